@@ -1,0 +1,31 @@
+"""The API, put together; nothing here touches the network."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from api import generate, health, images, jobs, problems
+from api.bodies import MAX_JSON_BYTES, BodyLimit
+from api.services import Services
+
+DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
+Errors are RFC 9457 problem details with a stable `code`."""
+
+
+def create_app(services: Services) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        hub = asyncio.create_task(services.hub.run())
+        yield
+        hub.cancel()
+        await services.store.client.aclose()
+
+    app = FastAPI(title="imagegen", version=services.version, description=DESCRIPTION, lifespan=lifespan)
+    app.state.services = services
+    app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
+    problems.install(app)
+    for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router):
+        app.include_router(router)
+    return app

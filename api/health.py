@@ -1,0 +1,196 @@
+"""How the service is: for people, for load balancers, for clients that choose a backend."""
+
+import asyncio
+import os
+import shutil
+from enum import StrEnum
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from api.services import Services, ServicesDep
+from shared.errors import StoreUnavailable
+from shared.schemas import Backend
+from shared.workers import Fleet, WorkerRecord, WorkerState
+
+router = APIRouter(tags=["service"])
+
+STARTER_NOTE = "The starter model is a small bundled model: 128x128 pictograms. SD_MODEL_ID switches to a large one."
+
+
+class BackendStatus(StrEnum):
+    READY = "ready"
+    LOADING = "loading"
+    BUSY = "busy"
+    OFFLINE = "offline"
+    UNCONFIGURED = "unconfigured"
+
+
+class Status(StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"
+    UNAVAILABLE = "unavailable"
+
+
+class BackendView(BaseModel):
+    name: Backend
+    status: BackendStatus
+    model: str | None
+    device: str | None
+    dtype: str | None
+    workers: list[WorkerRecord]
+    queued: int
+    capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null until known")
+
+
+class BackendListView(BaseModel):
+    default: Backend
+    backends: list[BackendView]
+
+
+class OutputsView(BaseModel):
+    writable: bool
+    free_bytes: int | None
+
+
+class HealthView(BaseModel):
+    status: Status
+    version: str
+    redis: bool
+    outputs: OutputsView
+    default_backend: Backend
+    backends: dict[Backend, BackendStatus]
+
+
+class InfoView(BaseModel):
+    name: str
+    version: str
+    default_backend: Backend
+    models: dict[Backend, str]
+    notes: list[str]
+    limits: dict[str, int]
+    links: dict[str, str]
+
+
+def backend_status(services: Services, fleet: Fleet, backend: Backend) -> BackendStatus:
+    states = {worker.state for worker in fleet.of(backend)}
+    for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
+        if state in states:
+            return BackendStatus(state)
+    known = backend in services.settings.backends or backend in fleet.capabilities
+    return BackendStatus.OFFLINE if known else BackendStatus.UNCONFIGURED
+
+
+def _shown(services: Services) -> list[Backend]:
+    """Every backend, but null only where it is switched on."""
+    return [backend for backend in Backend if backend is not Backend.NULL or backend in services.settings.backends]
+
+
+def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
+    workers = fleet.of(backend)
+    capabilities = fleet.capabilities.get(backend)
+    lead = next((worker for worker in workers if worker.device), None)
+    return BackendView(
+        name=backend,
+        status=backend_status(services, fleet, backend),
+        model=workers[0].model if workers else capabilities and capabilities.model,
+        device=lead and lead.device,
+        dtype=lead and lead.dtype,
+        workers=list(workers),
+        queued=fleet.queued[backend],
+        capabilities=capabilities and capabilities.request_schema(services.limits),
+    )
+
+
+@router.get("/api/backends")
+async def backends(services: ServicesDep) -> BackendListView:
+    """What can make pictures, what it takes, and how busy it is."""
+    fleet = await services.watch.fleet()
+    views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
+    return BackendListView(default=services.settings.fallback_backend, backends=views)
+
+
+@router.get("/health")
+async def health(services: ServicesDep) -> HealthView:
+    """Everything at a glance. Always 200: `status` says how it is."""
+    outputs = await asyncio.to_thread(_outputs, services)
+    try:
+        fleet = await services.watch.fleet()
+        statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
+    except StoreUnavailable:
+        statuses = {}
+    default = services.settings.fallback_backend
+    return HealthView(
+        status=_overall(statuses.get(default), outputs.writable),
+        version=services.version,
+        redis=bool(statuses),
+        outputs=outputs,
+        default_backend=default,
+        backends=statuses,
+    )
+
+
+@router.get("/health/live")
+async def live() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/health/ready", responses={503: {"description": "Redis is away or the default backend has no ready worker"}}
+)
+async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
+    """Whether a request to the default backend would be served now."""
+    try:
+        status = backend_status(services, await services.watch.fleet(), services.settings.fallback_backend)
+    except StoreUnavailable:
+        status = None
+    if status in (BackendStatus.READY, BackendStatus.BUSY):
+        return {"status": "ok"}
+    response.status_code = 503
+    return {"status": status or "redis-unavailable"}
+
+
+@router.get("/info")
+async def info(http: Request, services: ServicesDep) -> InfoView:
+    """What this service is."""
+    fleet = await services.watch.fleet()
+    models = {backend: known.model for backend, known in fleet.capabilities.items() if backend in _shown(services)}
+    base_url, settings = services.base_url(http), services.settings
+    return InfoView(
+        name="imagegen",
+        version=services.version,
+        default_backend=settings.fallback_backend,
+        models=models,
+        notes=[STARTER_NOTE] if "starter" in models.values() else [],
+        limits={
+            "max_pixels": settings.max_pixels,
+            "max_images_per_job": settings.max_images_per_job,
+            "max_queued_jobs": settings.max_queued_jobs,
+            "sync_timeout_seconds": settings.sync_timeout_seconds,
+            "job_timeout_seconds": settings.job_timeout_seconds,
+        },
+        links={name: f"{base_url}{path}" for name, path in _LINKS.items()},
+    )
+
+
+_LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "backends": "/api/backends"}
+
+
+def _overall(default: BackendStatus | None, writable: bool) -> Status:
+    match default:
+        case None:
+            return Status.UNAVAILABLE
+        case BackendStatus.READY | BackendStatus.BUSY:
+            return Status.OK if writable else Status.DEGRADED
+        case BackendStatus.LOADING | BackendStatus.OFFLINE | BackendStatus.UNCONFIGURED:
+            return Status.DEGRADED
+
+
+def _outputs(services: Services) -> OutputsView:
+    root = services.images.root
+    try:
+        return OutputsView(writable=os.access(root, os.W_OK), free_bytes=shutil.disk_usage(root).free)
+    except OSError:
+        return OutputsView(writable=False, free_bytes=None)

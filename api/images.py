@@ -1,0 +1,76 @@
+"""Picture bytes: one way to send them, with validators and ranges."""
+
+import asyncio
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+
+from api.events import read
+from api.problems import documented
+from api.services import ServicesDep
+from shared.errors import ImageNotFound
+from shared.images import ImageStore
+from shared.schemas import Image, Job
+
+router = APIRouter(tags=["jobs"])
+
+#: A picture never changes once it is recorded.
+CACHE_CONTROL = "private, max-age=31536000, immutable"
+
+
+@router.api_route(
+    "/api/jobs/{job_id}/images/{index}",
+    methods=["GET", "HEAD"],
+    response_class=FileResponse,
+    responses={
+        200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
+        206: {"description": "The part that `Range` asked for"},
+        304: {"description": "`If-None-Match` names this very picture"},
+        416: {"description": "`Range` lies outside of the picture"},
+        **documented("job-not-found", "store-unavailable"),
+    },
+)
+async def picture(http: Request, services: ServicesDep, job_id: str, index: int) -> Response:
+    """The bytes of one picture."""
+    job = (await read(services.store, services.jobs, job_id)).job
+    image = next((image for image in job.images if image.index == index), None)
+    if image is None:
+        raise ImageNotFound
+    return serve_picture(services.images, job, image, http)
+
+
+def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
+    """Raises ImageNotFound when the file is gone or is not the one that was recorded."""
+    path = _checked(store, job, image)
+    headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
+    headers |= {"X-Content-Type-Options": "nosniff", "X-Seed": str(image.seed)}
+    asked = http.headers.get("if-none-match", "")
+    if asked.strip() == "*" or f'"{image.sha256}"' in asked:
+        return Response(status_code=304, headers=headers)
+    # One range is served; a list of ranges is not, as RFC 9110 allows: it only serves to make work.
+    if "," in http.headers.get("range", ""):
+        http.scope["headers"] = [pair for pair in http.scope["headers"] if pair[0] != b"range"]
+    return FileResponse(
+        path, media_type=image.media_type, headers=headers, filename=path.name, content_disposition_type="inline"
+    )
+
+
+async def pictures_of(store: ImageStore, job: Job) -> dict[int, bytes]:
+    """The bytes of every picture, by index. Raises ImageNotFound."""
+
+    def read_all() -> dict[int, bytes]:
+        return {image.index: _checked(store, job, image).read_bytes() for image in job.images}
+
+    return await asyncio.to_thread(read_all)
+
+
+def _checked(store: ImageStore, job: Job, image: Image) -> Path:
+    path = store.path(job, image.index)
+    try:
+        whole = path.stat(follow_symlinks=False).st_size == image.bytes and not path.is_symlink()
+    except OSError:
+        whole = False
+    if not whole:
+        raise ImageNotFound("The file of this picture is gone or damaged.")
+    return path

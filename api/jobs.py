@@ -1,0 +1,142 @@
+"""Jobs as a resource: create, look at, list, follow, cancel."""
+
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api.bodies import JsonRoute
+from api.events import follow, read, server_sent
+from api.generate import SUBMIT_PROBLEMS, RequestBody, accepted, choose_backend, enqueue, job_answer
+from api.problems import documented
+from api.services import Services, ServicesDep
+from api.views import JobListView, JobView, job_view
+from shared.errors import InvalidTransition
+from shared.jobs import JobEvent, JobFilter, JobSnapshot
+from shared.schemas import Backend, Job
+from shared.states import State
+
+router = APIRouter(tags=["jobs"])
+submit_router = APIRouter(tags=["jobs"], route_class=JsonRoute)
+
+FIND_PROBLEMS = documented("job-not-found", "store-unavailable")
+
+
+@submit_router.post(
+    "/api/jobs", status_code=202, response_model=JobView, responses={202: {"model": JobView}, **SUBMIT_PROBLEMS}
+)
+async def create(http: Request, services: ServicesDep, request: RequestBody) -> Response:
+    """Accept a job and answer at once; its pictures come later."""
+    backend = await choose_backend(services, request)
+    job = Job.new(request, backend, datetime.now(UTC))
+    await enqueue(services, job)
+    return accepted(services, http, await read(services.store, services.jobs, job.id))
+
+
+@router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)
+async def show(http: Request, services: ServicesDep, job_id: str) -> Response:
+    """One job, as it is now."""
+    return await job_answer(services, http, await read(services.store, services.jobs, job_id))
+
+
+@router.get("/api/jobs", responses=documented("invalid-request", "store-unavailable"))
+async def index(
+    http: Request,
+    services: ServicesDep,
+    state: State | None = None,
+    backend: Backend | None = None,
+    label: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")] = None,
+) -> JobListView:
+    """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
+    wanted = JobFilter(state=state, backend=backend, label=label)
+    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
+    base_url = services.base_url(http)
+    return JobListView(jobs=[job_view(snapshot, base_url) for snapshot in page.jobs], cursor=page.cursor)
+
+
+@router.delete(
+    "/api/jobs/{job_id}",
+    response_model=JobView,
+    responses={**FIND_PROBLEMS, **documented("invalid-transition")},
+)
+async def cancel(http: Request, services: ServicesDep, job_id: str) -> Response:
+    """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
+    snapshot = await _cancelled(services, job_id)
+    return await job_answer(services, http, snapshot)
+
+
+@router.get(
+    "/api/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "Nothing more to come"},
+        **FIND_PROBLEMS,
+    },
+)
+async def events(
+    http: Request,
+    services: ServicesDep,
+    job_id: str,
+    last_event_id: Annotated[str, Header(description="Resume after this event")] = "",
+) -> Response:
+    """Server-Sent Events: `state`, `progress`, `preview` and, at the end, `done` with the whole job.
+
+    `Last-Event-ID` resumes without loss; previews are not repeated.
+    """
+    last = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id) else ""
+    snapshot = await read(services.store, services.jobs, job_id)
+    if snapshot.job.state.is_terminal and last and await _has_seen_the_end(services, job_id, last):
+        # EventSource reconnects whenever a stream ends; 204 is how it is told to stop.
+        return Response(status_code=204, headers={"X-Job-Id": job_id})
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "X-Job-Id": job_id}
+    stream = _stream(services, snapshot, last, services.base_url(http))
+    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+
+async def _cancelled(services: Services, job_id: str) -> JobSnapshot:
+    """Raises InvalidTransition for a job that has ended."""
+    while True:
+        await services.store.run(services.jobs.ask_to_cancel(job_id))
+        snapshot = await read(services.store, services.jobs, job_id)
+        job = snapshot.job
+        match job.state:
+            case State.RUNNING:
+                return snapshot
+            case State.QUEUED:
+                cancelled = job.cancel(datetime.now(UTC))
+                # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
+                if await services.store.run(services.jobs.move(job, cancelled)):
+                    return JobSnapshot(cancelled)
+            case _:
+                raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
+
+
+_ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
+    known = await services.store.run(services.jobs.events(job_id))
+    return bool(known) and known[-1].id == last
+
+
+async def _stream(services: Services, snapshot: JobSnapshot, last: str, base_url: str) -> AsyncIterator[bytes]:
+    job_id = snapshot.job.id
+    with services.hub.listen(job_id) as listener:
+        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
+            # The events have lapsed; the record tells the end.
+            yield server_sent(JobEvent(job_id, "0-1", "done", snapshot.job.state), _job_json(snapshot, base_url))
+            return
+        async for event in follow(services.store, services.jobs, listener, job_id, last):
+            if event is not None and event.type == "done":
+                snapshot = await read(services.store, services.jobs, job_id)
+            yield server_sent(event, _job_json(snapshot, base_url))
+
+
+def _job_json(snapshot: JobSnapshot, base_url: str) -> str:
+    return job_view(snapshot, base_url).model_dump_json()

@@ -1,0 +1,152 @@
+"""Every error answer: RFC 9457 problem details of one shape, and the one table from error code to status."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from shared import errors
+from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError
+from shared.schemas import JobError
+
+logger = logging.getLogger(__name__)
+
+STATUS: Mapping[str, int] = {
+    "invalid-request": 422,
+    "unsupported-media-type": 415,
+    "length-required": 411,
+    "payload-too-large": 413,
+    "not-acceptable": 406,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "job-not-found": 404,
+    "image-not-found": 404,
+    "invalid-transition": 409,
+    "queue-full": 429,
+    "backend-unavailable": 503,
+    "store-unavailable": 503,
+    "out-of-memory": 507,
+    "invalid-output": 502,
+    "deadline-passed": 504,
+    "timed-out": 504,
+    "worker-lost": 503,
+    "storage-full": 507,
+    "internal-error": 500,
+}
+
+
+class FieldProblem(BaseModel):
+    pointer: str = Field(description="JSON pointer to the field", examples=["/width"])
+    detail: str = Field(examples=["must be a multiple of 8 between 64 and 1024"])
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, sent as application/problem+json."""
+
+    type: str = Field(examples=["urn:imagegen:problem:invalid-request"])
+    title: str = Field(examples=["Invalid request"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["The starter model cannot make this picture."])
+    code: str = Field(description="Stable name of the error", examples=["invalid-request"])
+    retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])
+    errors: list[FieldProblem] = Field(default_factory=list, description="For invalid-request: what is wrong where")
+
+
+def documented(*codes: str) -> dict[int | str, dict[str, object]]:
+    """The `responses` of a route that may end in these problems."""
+    media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(STATUS[code], []).append(code)
+    return {status: {"description": ", ".join(names), "content": media} for status, names in by_status.items()}
+
+
+def problem_response(
+    code: str,
+    detail: str,
+    *,
+    retryable: bool = False,
+    fields: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    problem = Problem(
+        type=f"urn:imagegen:problem:{code}",
+        title=code.replace("-", " ").capitalize(),
+        status=STATUS[code],
+        detail=detail,
+        code=code,
+        retryable=retryable,
+        errors=[FieldProblem(pointer=field.pointer, detail=field.detail) for field in fields],
+    )
+    body = problem.model_dump_json()
+    return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
+
+
+def failed_job(error: JobError, headers: Mapping[str, str]) -> Response:
+    """What the synchronous call answers for a job that failed."""
+    return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ImagegenError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ImagegenError):
+        raise error
+    headers = {}
+    if isinstance(error, RequestError) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    fields = error.errors if isinstance(error, InvalidRequest) else ()
+    return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=headers)
+
+
+async def _on_validation_error(_: Request, error: Exception) -> Response:
+    """Says what is wrong where, and never repeats what was sent."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    fields = [FieldError(_pointer(problem), _sentence(problem)) for problem in error.errors()[:32]]
+    return problem_response(InvalidRequest.code, InvalidRequest.__doc__ or "", fields=fields)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    known: dict[int, type[RequestError]] = {
+        HTTPStatus.NOT_FOUND: errors.NotFound,
+        HTTPStatus.METHOD_NOT_ALLOWED: errors.MethodNotAllowed,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: errors.PayloadTooLarge,
+    }
+    answer = await _on_error(request, known.get(error.status_code, InvalidRequest)())
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    return problem_response(errors.InternalError.code, "An unexpected error; the log of the service has it.")
+
+
+def _pointer(problem: Mapping[str, Any]) -> str:
+    """RFC 6901, from the second part on: the first says where in the HTTP request (body, query...)."""
+    location = () if problem["type"] == "json_invalid" else problem["loc"][1:]
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:64] for part in location)
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    match problem["type"]:
+        case "json_invalid":
+            return "the body is not valid JSON"
+        case "extra_forbidden":
+            return "there is no such field"
+        case _:
+            return str(problem["msg"]).removeprefix("Value error, ")

@@ -1,0 +1,68 @@
+"""What routes may ask for, and the Annotated aliases they ask with."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.events import Hub
+from shared.capabilities import Limits
+from shared.images import ImageStore
+from shared.jobs import Jobs
+from shared.queues import JobQueue
+from shared.settings import ApiSettings
+from shared.store import AsyncStore
+from shared.workers import Fleet, Workers
+
+#: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
+FLEET_SECONDS = 0.5
+
+
+class FleetWatch:
+    """The workers as last seen, read anew when older than FLEET_SECONDS; one reader at a time."""
+
+    def __init__(self, store: AsyncStore, workers: Workers) -> None:
+        self._store = store
+        self._workers = workers
+        self._lock = asyncio.Lock()
+        self._seen: Fleet | None = None
+        self._expires = 0.0
+
+    async def fleet(self) -> Fleet:
+        """Raises StoreUnavailable."""
+        async with self._lock:
+            if self._seen is None or time.monotonic() >= self._expires:
+                self._seen = await self._store.run(self._workers.fleet())
+                self._expires = time.monotonic() + FLEET_SECONDS
+            return self._seen
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: ApiSettings
+    version: str
+    store: AsyncStore
+    jobs: Jobs
+    queue: JobQueue
+    images: ImageStore
+    hub: Hub
+    watch: FleetWatch
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = Limits(max_pixels=self.settings.max_pixels, max_images=self.settings.max_images_per_job)
+        object.__setattr__(self, "limits", limits)
+
+    def base_url(self, request: Request) -> str:
+        """What picture links begin with; no slash at the end."""
+        return self.settings.public_url or str(request.base_url).rstrip("/")
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,0 +1,138 @@
+"""What clients see of a job, built from its record."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from shared.jobs import JobSnapshot
+from shared.schemas import Backend, Image, JobError, Progress, Timings
+from shared.states import State
+
+_EXAMPLE: JsonValue = {
+    "id": "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
+    "state": "succeeded",
+    "backend": "sd",
+    "model": "starter",
+    "label": None,
+    "metadata": None,
+    "progress": None,
+    "queue_position": None,
+    "attempt": 1,
+    "created_at": "2026-11-23T10:00:00.000000Z",
+    "started_at": "2026-11-23T10:00:00.004000Z",
+    "finished_at": "2026-11-23T10:00:00.420000Z",
+    "request": {
+        "prompt": "a red heart on a blue background",
+        "width": 128,
+        "height": 128,
+        "num_inference_steps": 20,
+        "guidance_scale": 4.0,
+        "seed": 42,
+        "num_images": 1,
+        "output_format": "png",
+        "response_format": "url",
+        "priority": "normal",
+    },
+    "images": [
+        {
+            "index": 0,
+            "url": "http://localhost:7860/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/images/0",
+            "b64_json": None,
+            "media_type": "image/png",
+            "width": 128,
+            "height": 128,
+            "seed": 42,
+            "bytes": 12345,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "flagged": False,
+        }
+    ],
+    "error": None,
+    "warnings": [],
+    "timings": {"queued_ms": 4, "generate_ms": 410, "encode_ms": 2, "total_ms": 420},
+    "links": {
+        "self": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
+        "events": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/events",
+    },
+}
+
+
+class ImageView(Image):
+    url: str
+    """Where its bytes are."""
+    b64_json: str | None = None
+    """The bytes themselves, when `response_format` asks for them."""
+
+
+class JobView(BaseModel):
+    """A job: what was asked, how far it is, what came of it."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    id: str
+    state: State
+    backend: Backend
+    model: str | None
+    label: str | None
+    metadata: dict[str, Any] | None
+    progress: Progress | None
+    queue_position: int | None = Field(description="Jobs of the same backend before this one, while it is queued")
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: dict[str, Any]
+    images: list[ImageView]
+    error: JobError | None
+    warnings: list[str]
+    timings: Timings
+    links: dict[str, str]
+
+
+class JobListView(BaseModel):
+    jobs: list[JobView]
+    cursor: str | None = Field(description="Pass it to get the jobs before these; null when there are no more")
+
+
+def job_path(job_id: str) -> str:
+    return f"/api/jobs/{job_id}"
+
+
+def job_view(snapshot: JobSnapshot, base_url: str, pictures: Mapping[int, bytes] | None = None) -> JobView:
+    """`pictures` holds, by index, the bytes to put into the answer itself."""
+    job = snapshot.job
+    path = job_path(job.id)
+    return JobView(
+        id=job.id,
+        state=job.state,
+        backend=job.backend,
+        model=job.model,
+        label=job.request.label,
+        metadata=job.request.metadata,
+        progress=snapshot.progress,
+        queue_position=snapshot.queue_position,
+        attempt=job.attempt,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        request=job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"}),
+        images=_images(job.images, f"{base_url}{path}", pictures or {}),
+        error=job.error,
+        warnings=list(job.warnings),
+        timings=job.timings,
+        links={"self": path, "events": f"{path}/events"},
+    )
+
+
+def _images(images: Sequence[Image], job_url: str, pictures: Mapping[int, bytes]) -> list[ImageView]:
+    return [
+        ImageView(
+            **image.model_dump(),
+            url=f"{job_url}/images/{image.index}",
+            b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
+        )
+        for image in images
+    ]

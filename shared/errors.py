@@ -1,0 +1,184 @@
+"""Everything that can go wrong, as one tree. Codes never change once released.
+
+ImagegenError
+├── ConfigurationError            the process cannot start
+├── RequestError                  asked wrongly, told at once
+│   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
+│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
+│   ├── InvalidTransition
+│   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
+└── JobFailure                    happened later, kept on the job
+    └── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class ImagegenError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal-error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = detail or (type(self).__doc__ or "").strip()
+        super().__init__(self.detail)
+
+
+class ConfigurationError(ImagegenError):
+    """The settings do not allow a start."""
+
+    code = "configuration-error"
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field; `pointer` is its JSON pointer (RFC 6901)."""
+
+    pointer: str
+    detail: str
+
+
+class RequestError(ImagegenError):
+    """The request cannot be served."""
+
+    #: Seconds after which the same request may succeed.
+    retry_after: ClassVar[int | None] = None
+
+
+class InvalidRequest(RequestError):
+    """The request cannot be accepted; `errors` says what is wrong where."""
+
+    code = "invalid-request"
+
+    def __init__(self, detail: str | None = None, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.errors = tuple(errors)
+
+
+class UnsupportedMediaType(RequestError):
+    """Send the request as JSON, with the header `content-type: application/json`."""
+
+    code = "unsupported-media-type"
+
+
+class LengthRequired(RequestError):
+    """Send a Content-Length: a body of unknown size is not read."""
+
+    code = "length-required"
+
+
+class PayloadTooLarge(RequestError):
+    """The body is larger than this service accepts."""
+
+    code = "payload-too-large"
+
+
+class NotAcceptable(RequestError):
+    """Accept neither names application/json nor the format of the picture."""
+
+    code = "not-acceptable"
+
+
+class NotFound(RequestError):
+    """There is nothing at this address; /docs lists what there is."""
+
+    code = "not-found"
+
+
+class MethodNotAllowed(RequestError):
+    """This address does not take this method; the Allow header names those it takes."""
+
+    code = "method-not-allowed"
+
+
+class JobNotFound(RequestError):
+    """There is no job with this id."""
+
+    code = "job-not-found"
+
+
+class ImageNotFound(RequestError):
+    """The job has no picture with this number, or its file is gone."""
+
+    code = "image-not-found"
+
+
+class InvalidTransition(RequestError):
+    """The job is in a state that does not allow this."""
+
+    code = "invalid-transition"
+
+
+class QueueFull(RequestError):
+    """As many jobs are waiting as this service accepts; try again when some are done."""
+
+    code = "queue-full"
+    retryable = True
+    retry_after = 5
+
+
+class BackendUnavailable(RequestError):
+    """No worker serves this backend."""
+
+    code = "backend-unavailable"
+    retryable = True
+    retry_after = 10
+
+
+class StoreUnavailable(RequestError):
+    """The job store does not answer; nothing was accepted."""
+
+    code = "store-unavailable"
+    retryable = True
+    retry_after = 2
+
+
+class JobFailure(ImagegenError):
+    """The job could not be done."""
+
+
+class OutOfMemory(JobFailure):
+    """The device has too little memory for this size."""
+
+    code = "out-of-memory"
+
+
+class InvalidOutput(JobFailure):
+    """The model gave a picture that is black, broken or of the wrong size."""
+
+    code = "invalid-output"
+
+
+class DeadlinePassed(JobFailure):
+    """No worker was free before the job's deadline."""
+
+    code = "deadline-passed"
+
+
+class TimedOut(JobFailure):
+    """The job ran longer than this service allows and was stopped."""
+
+    code = "timed-out"
+
+
+class WorkerLost(JobFailure):
+    """The worker died each time it ran this job; it will not be tried again."""
+
+    code = "worker-lost"
+    retryable = True
+
+
+class StorageFull(JobFailure):
+    """The picture could not be written: the disk is full or read-only."""
+
+    code = "storage-full"
+    retryable = True
+
+
+class InternalError(JobFailure):
+    """An unexpected error; the log has it under the job's id."""
+
+    code = "internal-error"

@@ -1,0 +1,219 @@
+"""The values every process shares: what is asked for, the job that results, its pictures."""
+
+import json
+import re
+import secrets
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Self
+
+import uuid_utils.compat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from shared.errors import ImagegenError, InvalidTransition
+from shared.states import TRANSITIONS, State
+
+MAX_SEED = 2**32 - 1
+#: How often a job may be started. One that has ended its worker each time is not worth a fourth.
+MOST_ATTEMPTS = 3
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Backend(StrEnum):
+    """What generates: an engine with its own workers and its own queue."""
+
+    SD = "sd"
+    FLUX_LOCAL = "flux-local"
+    FLUX_API = "flux-api"
+    NULL = "null"
+    """Makes deterministic patterns without a model; for tests, benchmarks and users' CI."""
+
+
+class OutputFormat(StrEnum):
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self}"
+
+
+class ResponseFormat(StrEnum):
+    URL = "url"
+    B64_JSON = "b64_json"
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _without_control_characters(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("control characters are not allowed, except tab and line breaks")
+    return text
+
+
+def _small(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > 2048:
+        raise ValueError("metadata may take at most 2048 bytes as JSON")
+    return metadata
+
+
+Text = Annotated[str, AfterValidator(_without_control_characters)]
+
+
+class GenerationRequest(Frozen):
+    """What a caller asks for. Fields left out take the model's own defaults."""
+
+    prompt: Annotated[Text, Field(min_length=1, max_length=4000, examples=["a red heart on a blue background"])]
+    """What the picture shows."""
+    negative_prompt: Annotated[Text | None, Field(max_length=4000)] = None
+    """What the picture should not show."""
+    backend: Backend | None = None
+    """Which engine makes it; default: the service's default backend."""
+    width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
+    height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Pixels; default: the model's native size."""
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
+    """Denoising steps; more take longer."""
+    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    """How strictly the picture follows the prompt."""
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
+    """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""
+    num_images: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many pictures to make from the one prompt."""
+    scheduler: Annotated[str | None, Field(max_length=32)] = None
+    """How the noise is removed; only for sd, from the list in GET /api/backends."""
+    output_format: OutputFormat = OutputFormat.PNG
+    response_format: ResponseFormat = ResponseFormat.URL
+    """Whether answers carry a link to each picture, or its bytes as base64."""
+    label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
+    """The caller's own name for the job; jobs can be listed by it."""
+    metadata: Annotated[dict[str, JsonValue] | None, AfterValidator(_small)] = None
+    """Given back unchanged in every answer; at most 2 KB."""
+    priority: Priority = Priority.NORMAL
+    deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
+    """A job that has not started after this many seconds fails with `deadline-passed`."""
+
+    def with_seed(self) -> Self:
+        """The same request with a seed, so that the picture can be made again."""
+        return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+
+
+class Image(Frozen):
+    """A picture on record; where its file lies follows from the job (see ImageStore)."""
+
+    index: int
+    media_type: str
+    width: int
+    height: int
+    seed: int
+    bytes: int
+    sha256: str
+    flagged: bool = False
+
+
+class JobError(Frozen):
+    code: str
+    detail: str
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: ImagegenError) -> Self:
+        return cls(code=error.code, detail=error.detail, retryable=error.retryable)
+
+
+class Timings(Frozen):
+    """Milliseconds."""
+
+    queued_ms: int | None = None
+    generate_ms: int | None = None
+    encode_ms: int | None = None
+    total_ms: int | None = None
+
+
+class Progress(Frozen):
+    step: int
+    steps: int
+    fraction: float
+    """0 to 1."""
+    eta_seconds: float | None = None
+
+
+class Job(Frozen):
+    """One accepted request and what became of it.
+
+    A value: each move returns a new Job and raises InvalidTransition where states.TRANSITIONS has no such
+    arrow. Storing the move is another matter (shared.jobs).
+    """
+
+    id: str
+    state: State = State.QUEUED
+    backend: Backend
+    model: str | None = None
+    request: GenerationRequest
+    attempt: int = 0
+    """How often it was started; the fencing token of every later move."""
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    images: tuple[Image, ...] = ()
+    error: JobError | None = None
+    warnings: tuple[str, ...] = ()
+    timings: Timings = Timings()
+
+    @classmethod
+    def new(cls, request: GenerationRequest, backend: Backend, now: datetime) -> Self:
+        """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
+        return cls(id=str(uuid_utils.compat.uuid7()), backend=backend, request=request.with_seed(), created_at=now)
+
+    @property
+    def seed(self) -> int:
+        if self.request.seed is None:
+            raise ValueError("a job's request always carries a seed")
+        return self.request.seed
+
+    def is_overdue(self, now: datetime) -> bool:
+        limit = self.request.deadline_seconds
+        return limit is not None and now > self.created_at + timedelta(seconds=limit)
+
+    def start(self, model: str, now: datetime) -> Self:
+        timings = self.timings.model_copy(update={"queued_ms": _milliseconds(now - self.created_at)})
+        return self._move(State.RUNNING, attempt=self.attempt + 1, model=model, started_at=now, timings=timings)
+
+    def requeue(self) -> Self:
+        return self._move(State.QUEUED, started_at=None)
+
+    def succeed(self, images: tuple[Image, ...], timings: Timings, now: datetime) -> Self:
+        spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})
+        return self._end(State.SUCCEEDED, now, images=images, timings=spent)
+
+    def fail(self, error: JobError, now: datetime) -> Self:
+        return self._end(State.FAILED, now, error=error)
+
+    def cancel(self, now: datetime) -> Self:
+        return self._end(State.CANCELLED, now)
+
+    def _end(self, state: State, now: datetime, **changes: object) -> Self:
+        ended = self._move(state, finished_at=now, **changes)
+        timings = ended.timings.model_copy(update={"total_ms": _milliseconds(now - self.created_at)})
+        return ended.model_copy(update={"timings": timings})
+
+    def _move(self, state: State, **changes: object) -> Self:
+        if state not in TRANSITIONS[self.state]:
+            raise InvalidTransition(f"The job is {self.state} and cannot become {state}.")
+        return self.model_copy(update={"state": state, **changes})
+
+
+def _milliseconds(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)

@@ -1,0 +1,130 @@
+"""Every setting: read from the environment and `.env`, prefix `SD_`. Each field's sentence is its documentation."""
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import ConfigurationError
+from shared.schemas import Backend
+
+PREFIX = "SD_"
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [entry.strip() for entry in value.split(",") if entry.strip()]
+    return value
+
+
+def _http_url(value: str) -> str:
+    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+        raise ValueError("must be an http or https address such as https://pictures.example.com")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return value
+
+
+class Settings(BaseSettings):
+    """What every process needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = ""
+    """Redis or Valkey server, e.g. redis://:password@host:6379/0. Empty: `imagegen up` starts one of its own."""
+    redis_prefix: Annotated[str, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
+    """Begins every key, so that the server can be shared with other applications."""
+    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)] = (Backend.SD,)
+    """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
+    `imagegen up` starts a worker for each."""
+    output_dir: Path = Path("outputs")
+    """Where pictures are kept. Workers write here, the API serves from here."""
+    job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
+    """A job that runs longer is stopped and fails with `timed-out`."""
+    log_format: Literal["text", "json"] = "text"
+    """One line of text or one JSON object per log entry."""
+    log_prompts: bool = False
+    """Whether prompts may appear in logs."""
+
+
+class ApiSettings(Settings):
+    """What the API needs."""
+
+    host: str = "127.0.0.1"
+    """Address the API listens on; 0.0.0.0 for every network."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 7860
+    """Port of the API."""
+    default_backend: Backend | None = None
+    """Engine of requests that name none. Empty: the first of SD_BACKENDS."""
+    public_url: Annotated[str, AfterValidator(_http_url)] = ""
+    """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
+    sync_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 110
+    """How long /api/txt2img waits for the picture before it answers 202 and lets the job go on. Most clients give
+    up at 120."""
+    max_queued_jobs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Jobs that may wait; one more is answered 429."""
+    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
+    """Largest width x height of a picture."""
+    max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
+    """Largest num_images of a request."""
+
+    @property
+    def fallback_backend(self) -> Backend:
+        """The backend of requests that name none."""
+        return self.default_backend or self.backends[0]
+
+
+class WorkerSettings(Settings):
+    """What a worker needs."""
+
+    backend: Backend = Backend.SD
+    """The one engine this worker serves. `imagegen up` sets it for each worker it starts."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then Apple's GPU, then the CPU."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Precision of the model; auto takes what is safe on the device."""
+    model_id: Annotated[str, Field(min_length=1)] = "starter"
+    """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
+    or a local folder in diffusers' format."""
+    model_dir: Path = Path("models")
+    """Where downloaded models are kept."""
+    huggingface_token: SecretStr | None = None
+    """Token for models that need a login."""
+
+
+class LauncherSettings(ApiSettings, WorkerSettings):
+    """What `imagegen up` needs: everything."""
+
+    data_dir: Path = Path("data")
+    """Where the embedded Redis keeps the queue and the job records."""
+    flower_port: Annotated[int, Field(ge=0, le=65_535)] = 5555
+    """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
+    flower_basic_auth: SecretStr | None = None
+    """user:password for Flower. Needed unless SD_HOST is a loopback address."""
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+def load(family: type[S]) -> S:
+    """Read the settings. Raises ConfigurationError with one sentence that names the variable, never its value."""
+    try:
+        return family()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else "The settings"
+        raise ConfigurationError(f"{name} is wrong: {first['msg'].removeprefix('Value error, ')}.") from None

@@ -1,0 +1,49 @@
+"""Fixtures that are real: a Valkey server, API and worker processes, pictures on disk."""
+
+import os
+
+# Before anything imports torch: see worker.main.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+for name in [name for name in os.environ if name.startswith("SD_")]:
+    del os.environ[name]
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stack import Stack, valkey_server
+
+RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey server of this test run's own."""
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture
+def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
+    """An empty installation; the test starts the processes it wants."""
+    with Stack(redis_url, tmp_path) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def null(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API and a worker without a model, shared by every test that leaves them as they were."""
+    with Stack(redis_url, tmp_path_factory.mktemp("null"), SD_BACKENDS="null") as stack:
+        stack.start_worker("null")
+        stack.start_api()
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def sd(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API and a worker with the starter model."""
+    with Stack(redis_url, tmp_path_factory.mktemp("sd"), SD_BACKENDS="sd") as stack:
+        stack.start_worker("sd")
+        stack.start_api()
+        yield stack

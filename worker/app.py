@@ -1,0 +1,116 @@
+"""Celery's side of a worker: one queue, one child that renders, and what the parent does when the child is lost."""
+
+import logging
+import signal
+from datetime import UTC, datetime
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from celery import Celery, Task, bootsteps
+from celery.signals import setup_logging, task_failure, worker_process_init, worker_process_shutdown
+from celery.worker import state as celery_state
+
+from shared import logs
+from shared.queues import GENERATE, JobQueue, create_celery, queue_for
+from shared.settings import WorkerSettings
+from worker.rescue import Rescue
+
+if TYPE_CHECKING:
+    from worker.child import Child
+
+logger = logging.getLogger(__name__)
+
+#: A child may take this long to load its model, download included; Celery's own 4 s would kill it in a loop.
+LOAD_SECONDS = 6 * 3600
+#: How a child tells its parent that there is no use in starting another one.
+GIVE_UP = signal.SIGUSR2
+EXIT_FAILURE = 1
+
+
+def create_worker(settings: WorkerSettings) -> Celery:
+    """A worker for the one queue of `settings.backend`: Celery's prefork pool, one spawned child.
+
+    The parent never imports the backend, so it stays small and answers while the child renders; a child that
+    crashes or hangs costs only itself.
+    """
+    app = create_celery(settings)
+    app.conf.update(
+        # The spawned child is a new interpreter: this is how it finds the task.
+        include=["worker.main"],
+        task_queues=[queue_for(settings.backend)],
+        task_default_queue=f"generate.{settings.backend}",
+        task_time_limit=settings.job_timeout_seconds,
+        worker_pool="prefork",
+        worker_pool_start_method="spawn",
+        worker_concurrency=1,
+        worker_proc_alive_timeout=LOAD_SECONDS,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+    )
+    app.steps["worker"].add(ModelGate)
+    _serve_child(app, settings)
+    _rescue_jobs(app, settings)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+    return app
+
+
+def _serve_child(app: Celery, settings: WorkerSettings) -> None:
+    """What happens in the child: load, run jobs, end."""
+    children: list[Child] = []
+
+    def begin(sender: str, **_: object) -> None:
+        # Imported here, because only the child may carry the weight of what it imports.
+        from worker.child import Child
+
+        child = Child(settings, name=sender)
+        child.load()
+        children.append(child)
+
+    def end(**_: object) -> None:
+        for child in children:
+            child.end()
+
+    worker_process_init.connect(begin, weak=False)
+    worker_process_shutdown.connect(end, weak=False)
+
+    @app.task(name=GENERATE, bind=True)
+    def generate(self: Task[[str], None], job_id: str) -> None:
+        delivery = self.request.delivery_info or {}
+        children[0].run(job_id, handed_back=bool(delivery.get("redelivered")))
+
+
+def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
+    """What the parent does for the job of a child that was killed."""
+    rescue: list[Rescue] = []
+
+    def on_failure(task_id: str, exception: BaseException, **_: object) -> None:
+        if not rescue:
+            rescue.append(Rescue.connected(settings, JobQueue(app)))
+        match exception:
+            case TimeLimitExceeded():
+                rescue[0].timed_out(task_id, datetime.now(UTC))
+            case WorkerLostError():
+                rescue[0].child_lost(task_id, datetime.now(UTC))
+
+    task_failure.connect(on_failure, weak=False)
+
+
+class ModelGate(bootsteps.StartStopStep):
+    """Holds the worker back from its queue until the child has its model; ends the worker if it never will."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        signal.signal(GIVE_UP, _give_up)
+        child = worker.pool._pool._pool[0]
+        # The child's first message says that it is up; its sentinel that it has ended.
+        while not wait([child.outqR_fd, child._popen.sentinel], timeout=1.0):
+            celery_state.maybe_shutdown()
+        if not child._is_alive():
+            raise SystemExit(EXIT_FAILURE)
+
+
+def _give_up(*_: object) -> None:
+    # Celery looks at it between two turns of its loop, and exits with this code.
+    setattr(celery_state, "should_stop", EXIT_FAILURE)  # noqa: B010 - typed as None

@@ -1,0 +1,94 @@
+"""A backend without a model: deterministic patterns, for tests, benchmarks and users' CI.
+
+A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
+"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import ValidationError
+
+from shared import errors
+from shared.capabilities import Capabilities
+from shared.errors import InternalError, JobFailure
+from shared.schemas import Frozen, GenerationRequest
+from worker.backends.base import OnStep, Picture, Pixels, Step
+
+FAILURES: dict[str, type[JobFailure]] = {
+    failure.code: failure
+    for failure in (errors.OutOfMemory, errors.InvalidOutput, errors.StorageFull, errors.InternalError)
+}
+
+
+class Simulation(Frozen):
+    seconds: float = 0.0
+    """How long the job takes, over all its steps."""
+    fail: str | None = None
+    """Code of the failure it ends in."""
+    hang: bool = False
+    die: bool = False
+
+
+class NullBackend:
+    device = "none"
+    dtype = "uint8"
+    capabilities = Capabilities(
+        model="null",
+        width=64,
+        height=64,
+        multiple_of=1,
+        min_side=16,
+        max_side=4096,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        ignored=("negative_prompt", "scheduler"),
+    )
+
+    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+        if request.seed is None or request.width is None or request.height is None:
+            raise ValueError("the request is not resolved")
+        pictures = [
+            Picture(_pattern(request.width, request.height, request.seed + index), request.seed + index)
+            for index in range(request.num_images)
+        ]
+        simulation, steps = _simulation(request), request.num_inference_steps or 1
+        begin = time.monotonic()
+        for step in range(1, steps + 1):
+            _sleep_until(begin + simulation.seconds * step / steps)
+            on_step(Step(step, steps, lambda: pictures[0].pixels))
+        _misbehave(simulation)
+        return pictures
+
+
+def _simulation(request: GenerationRequest) -> Simulation:
+    try:
+        return Simulation.model_validate((request.metadata or {}).get("simulate", {}))
+    except ValidationError:
+        raise InternalError("metadata.simulate is not a simulation.") from None
+
+
+def _misbehave(simulation: Simulation) -> None:
+    if simulation.die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if simulation.hang:
+        threading.Event().wait()
+    if simulation.fail is not None:
+        raise FAILURES.get(simulation.fail, InternalError)
+
+
+def _sleep_until(moment: float) -> None:
+    if (left := moment - time.monotonic()) > 0:
+        time.sleep(left)
+
+
+def _pattern(width: int, height: int, seed: int) -> Pixels:
+    """Stripes whose colour and slant come from the seed: cheap, never of one colour, another for each seed."""
+    red, green, blue, slant = np.random.default_rng(seed).integers(1, 256, 4)
+    x, y = np.arange(width, dtype=np.uint32)[None, :], np.arange(height, dtype=np.uint32)[:, None]
+    wave = ((x * (1 + slant % 7) + y * (1 + slant % 5)) % 256).astype(np.uint8)
+    return np.stack([wave ^ np.uint8(red), wave ^ np.uint8(green), wave ^ np.uint8(blue)], axis=-1)

@@ -1,0 +1,24 @@
+"""The closed list of schedulers that a request may name."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import diffusers
+
+_DPM = diffusers.DPMSolverMultistepScheduler.from_config
+_EULER = diffusers.EulerDiscreteScheduler.from_config
+
+#: Name -> how to make it from the configuration of the scheduler that the model came with.
+SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
+    "ddim": diffusers.DDIMScheduler.from_config,
+    "dpm++_2m": partial(_DPM, algorithm_type="dpmsolver++", final_sigmas_type="zero"),
+    "dpm++_2m_karras": partial(_DPM, algorithm_type="dpmsolver++", final_sigmas_type="zero", use_karras_sigmas=True),
+    "dpm++_2m_sde": partial(_DPM, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"),
+    "euler": _EULER,
+    "euler_a": diffusers.EulerAncestralDiscreteScheduler.from_config,
+    "heun": diffusers.HeunDiscreteScheduler.from_config,
+    "lcm": diffusers.LCMScheduler.from_config,
+    "pndm": partial(diffusers.PNDMScheduler.from_config, skip_prk_steps=True),
+    "unipc": diffusers.UniPCMultistepScheduler.from_config,
+}

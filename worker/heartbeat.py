@@ -1,0 +1,46 @@
+"""A worker's sign of life: its record in Redis, renewed for as long as it lives."""
+
+import threading
+from contextlib import suppress
+
+from shared.errors import StoreUnavailable
+from shared.store import Store
+from shared.workers import BEAT_SECONDS, WorkerRecord, Workers
+
+
+class Heartbeat:
+    """Beats from a thread of its own; a change of the record is told at once."""
+
+    def __init__(self, store: Store, workers: Workers, record: WorkerRecord) -> None:
+        self._store = store
+        self._workers = workers
+        self._record = record
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def update(self, **changes: object) -> None:
+        """Change fields of the record."""
+        with self._changed:
+            self._record = self._record.model_copy(update=changes)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            record = self._record
+            with suppress(StoreUnavailable):
+                self._store.run(self._workers.beat(record))
+            with self._changed:
+                if self._record is record and not self._stopped:
+                    self._changed.wait(BEAT_SECONDS)
+        with suppress(StoreUnavailable):
+            self._store.run(self._workers.leave(self._record.name))
