@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import generate, health, images, jobs, problems
+from api import generate, health, images, jobs, openapi, problems
 from api.bodies import MAX_JSON_BYTES, BodyLimit
 from api.services import Services
 
@@ -20,12 +20,14 @@ def create_app(services: Services) -> FastAPI:
         hub = asyncio.create_task(services.hub.run())
         yield
         hub.cancel()
-        await services.store.client.aclose()
+        await asyncio.gather(hub, return_exceptions=True)
+        await services.store.client.aclose(close_connection_pool=True)
 
     app = FastAPI(title="imagegen", version=services.version, description=DESCRIPTION, lifespan=lifespan)
     app.state.services = services
     app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
     problems.install(app)
+    openapi.install(app)
     for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router):
         app.include_router(router)
     return app

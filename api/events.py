@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import redis.asyncio
 import redis.exceptions
@@ -15,6 +17,8 @@ from shared.jobs import JobEvent, Jobs, JobSnapshot
 from shared.store import AsyncStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Events a slow listener may be behind before it is told to read the record instead.
 BACKLOG = 128
@@ -69,25 +73,31 @@ class Hub:
 
     async def run(self) -> None:
         """Listen until cancelled. After each lost connection every listener is told that it may have missed news."""
-        while True:
-            try:
-                async with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.subscribe(self._channel)
-                    self._tell_all_to_catch_up()
-                    await self._forward(pubsub)
-            except (redis.exceptions.RedisError, OSError) as error:
-                logger.warning("the event subscription was lost (%s); subscribing again", type(error).__name__)
+        try:
+            while True:
+                await self._listen()
                 await asyncio.sleep(RECONNECT_SECONDS)
+        finally:
+            await self._client.aclose(close_connection_pool=True)
+
+    async def _listen(self) -> None:
+        try:
+            async with self._client.pubsub() as pubsub:
+                await pubsub.subscribe(self._channel)
+                await self._forward(pubsub)
+        except (redis.exceptions.RedisError, OSError) as error:
+            logger.warning("the event subscription was lost (%s); subscribing again", type(error).__name__)
 
     async def _forward(self, pubsub: redis.asyncio.client.PubSub) -> None:
         while True:
             # The timeout lets redis-py ping a silent connection, and so notice when it is dead.
-            message = await pubsub.get_message(timeout=10)
-            if message is None:
-                continue
-            text: str = message["data"]
-            for listener in self._listeners.get(text.partition(" ")[0], ()):
-                listener.tell(JobEvent.parse(text))
+            match await pubsub.get_message(timeout=10):
+                case {"type": "subscribe"}:
+                    # The server's word that from now on nothing is missed; redis-py may also subscribe anew by itself.
+                    self._tell_all_to_catch_up()
+                case {"type": "message", "data": str(text)}:
+                    for listener in self._listeners.get(text.partition(" ")[0], ()):
+                        listener.tell(JobEvent.parse(text))
 
     def _tell_all_to_catch_up(self) -> None:
         for listeners in self._listeners.values():
@@ -103,10 +113,18 @@ async def until_done(store: AsyncStore, jobs: Jobs, listener: Listener, job_id: 
     while True:
         event = await listener.next()
         if event is None or event.type == "done":
-            with suppress(StoreUnavailable):
-                snapshot = await read(store, jobs, job_id)
-                if snapshot.job.state.is_terminal:
-                    return snapshot
+            snapshot = await patiently(lambda: read(store, jobs, job_id))
+            if snapshot.job.state.is_terminal:
+                return snapshot
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """The result of a call, repeated for as long as the store is away."""
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(RECONNECT_SECONDS)
 
 
 async def read(store: AsyncStore, jobs: Jobs, job_id: str) -> JobSnapshot:
@@ -122,7 +140,8 @@ async def follow(
 ) -> AsyncIterator[JobEvent | None]:
     """Every event after `last` ('' for all) up to the end of the job; None whenever PING_SECONDS passed in silence."""
     while True:
-        for event in await store.run(jobs.events(job_id, last)):
+        unread = jobs.events(job_id, last)
+        for event in await patiently(partial(store.run, unread)):
             last = event.id
             yield event
             if event.type == "done":

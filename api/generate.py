@@ -12,10 +12,10 @@ from fastapi import APIRouter, Body, Header, Request, Response
 from api.bodies import JsonRoute
 from api.events import read, until_done
 from api.images import pictures_of, serve_picture
-from api.problems import documented, failed_job
+from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
 from api.views import JobView, job_path, job_view
-from shared.errors import BackendUnavailable, NotAcceptable, QueueFull, StoreUnavailable
+from shared.errors import BackendUnavailable, ImageNotFound, NotAcceptable, QueueFull, StoreUnavailable
 from shared.jobs import JobSnapshot
 from shared.schemas import Backend, GenerationRequest, Job, OutputFormat, ResponseFormat
 from shared.states import State
@@ -39,7 +39,15 @@ SUBMIT_PROBLEMS = documented(
     "store-unavailable",
 )
 FAILURES = documented(
-    "not-acceptable", "out-of-memory", "invalid-output", "timed-out", "worker-lost", "storage-full", "internal-error"
+    "not-acceptable",
+    "image-not-found",
+    "out-of-memory",
+    "invalid-output",
+    "deadline-passed",
+    "timed-out",
+    "worker-lost",
+    "storage-full",
+    "internal-error",
 )
 
 RequestBody = Annotated[GenerationRequest, Body(openapi_examples=EXAMPLES)]
@@ -74,8 +82,9 @@ async def txt2img(
         work = until_done(services.store, services.jobs, listener, job.id)
         budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
         snapshot = await _first_of(work, http, budget)
+    about(http, job)
     if snapshot is None:
-        return await _handed_over(services, http, job)
+        return await handed_over(services, http, job)
     return await _finished(services, http, snapshot, wants_bytes)
 
 
@@ -95,6 +104,8 @@ async def choose_backend(services: Services, request: GenerationRequest) -> Back
         raise BackendUnavailable(f"No worker serves {backend}; this service has: {names}.")
     if known:
         known.check(request, services.limits)
+    else:
+        services.limits.check(request)
     return backend
 
 
@@ -116,19 +127,27 @@ def negotiate(accept: str, request: GenerationRequest) -> tuple[bool, Generation
 
     Raises NotAcceptable.
     """
-    types = [part.partition(";")[0].strip().lower() for part in accept.split(",") if part.strip()] or ["*/*"]
     formats = {output.media_type: output for output in OutputFormat}
-    for media_type in types:
+    asked = request.output_format if "output_format" in request.model_fields_set else None
+    for media_type in _by_preference(accept):
         if media_type in ("application/json", "application/*", "*/*", "application/problem+json"):
             return False, request
         if media_type == "image/*":
             return True, request
-        if media_type in formats:
-            chosen = formats[media_type]
-            if "output_format" in request.model_fields_set and request.output_format is not chosen:
-                raise NotAcceptable(f"Accept wants {media_type}, but output_format is {request.output_format}.")
-            return True, request.model_copy(update={"output_format": chosen})
+        if media_type in formats and asked in (None, formats[media_type]):
+            return True, request.model_copy(update={"output_format": formats[media_type]})
     raise NotAcceptable
+
+
+def _by_preference(accept: str) -> list[str]:
+    """The media types of an Accept header, best first; those with `q=0` are refused and left out."""
+    weights: dict[str, float] = {}
+    for part in (accept.strip() or "*/*").split(","):
+        media_type, _, parameters = part.strip().lower().partition(";")
+        weight = re.search(r"(?:^|;)\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", parameters)
+        if media_type:
+            weights[media_type.strip()] = float(weight.group(1)) if weight else 1.0
+    return sorted((name for name in weights if weights[name]), key=lambda name: -weights[name])
 
 
 async def _first_of(work: Coroutine[Any, Any, JobSnapshot], http: Request, seconds: int) -> JobSnapshot | None:
@@ -148,17 +167,12 @@ async def _gone(http: Request) -> None:
         pass
 
 
-async def _handed_over(services: Services, http: Request, job: Job) -> Response:
+async def handed_over(services: Services, http: Request, job: Job) -> Response:
+    """202: where the job is to be found. It was accepted, so a store that has gone away since is no problem."""
     snapshot = JobSnapshot(job)
     with suppress(StoreUnavailable):
         snapshot = await read(services.store, services.jobs, job.id)
-    return accepted(services, http, snapshot)
-
-
-def accepted(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
-    """202: where the job is to be found."""
-    job_id = snapshot.job.id
-    headers = {"Location": job_path(job_id), "X-Job-Id": job_id}
+    headers = {"Location": job_path(job.id), "X-Job-Id": job.id}
     body = job_view(snapshot, services.base_url(http)).model_dump_json()
     return Response(body, 202, headers=headers, media_type="application/json")
 
@@ -168,7 +182,9 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     headers = {"X-Job-Id": job.id}
     if job.error is not None:
         return failed_job(job.error, headers)
-    if wants_bytes and job.state is State.SUCCEEDED:
+    if wants_bytes and job.state is State.CANCELLED:
+        raise ImageNotFound("The job was cancelled; it has no picture.")
+    if wants_bytes:
         return serve_picture(services.images, job, job.images[0], http)
     return await job_answer(services, http, snapshot)
 

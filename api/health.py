@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.schemas import Backend
@@ -103,7 +104,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
     )
 
 
-@router.get("/api/backends")
+@router.get("/api/backends", responses=documented("store-unavailable"))
 async def backends(services: ServicesDep) -> BackendListView:
     """What can make pictures, what it takes, and how busy it is."""
     fleet = await services.watch.fleet()
@@ -111,6 +112,7 @@ async def backends(services: ServicesDep) -> BackendListView:
     return BackendListView(default=services.settings.fallback_backend, backends=views)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
@@ -131,12 +133,14 @@ async def health(services: ServicesDep) -> HealthView:
     )
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready", responses={503: {"description": "Redis is away or the default backend has no ready worker"}}
 )
@@ -152,7 +156,7 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     return {"status": status or "redis-unavailable"}
 
 
-@router.get("/info")
+@router.get("/info", responses=documented("store-unavailable"))
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
     fleet = await services.watch.fleet()

@@ -1,13 +1,14 @@
 """Picture bytes: one way to send them, with validators and ranges."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from api.events import read
-from api.problems import documented
+from api.problems import about, documented
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
 from shared.images import ImageStore
@@ -19,21 +20,22 @@ router = APIRouter(tags=["jobs"])
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 
-@router.api_route(
+@router.head("/api/jobs/{job_id}/images/{index}", include_in_schema=False)
+@router.get(
     "/api/jobs/{job_id}/images/{index}",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses={
         200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
         206: {"description": "The part that `Range` asked for"},
         304: {"description": "`If-None-Match` names this very picture"},
         416: {"description": "`Range` lies outside of the picture"},
-        **documented("job-not-found", "store-unavailable"),
+        **documented("invalid-request", "job-not-found", "image-not-found", "store-unavailable"),
     },
 )
 async def picture(http: Request, services: ServicesDep, job_id: str, index: int) -> Response:
     """The bytes of one picture."""
     job = (await read(services.store, services.jobs, job_id)).job
+    about(http, job)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
         raise ImageNotFound
@@ -57,10 +59,14 @@ def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> R
 
 
 async def pictures_of(store: ImageStore, job: Job) -> dict[int, bytes]:
-    """The bytes of every picture, by index. Raises ImageNotFound."""
+    """The bytes by index of every picture whose file is still there."""
 
     def read_all() -> dict[int, bytes]:
-        return {image.index: _checked(store, job, image).read_bytes() for image in job.images}
+        found = {}
+        for image in job.images:
+            with suppress(ImageNotFound):
+                found[image.index] = _checked(store, job, image).read_bytes()
+        return found
 
     return await asyncio.to_thread(read_all)
 

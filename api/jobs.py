@@ -9,9 +9,9 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.bodies import JsonRoute
-from api.events import follow, read, server_sent
-from api.generate import SUBMIT_PROBLEMS, RequestBody, accepted, choose_backend, enqueue, job_answer
-from api.problems import documented
+from api.events import follow, patiently, read, server_sent
+from api.generate import SUBMIT_PROBLEMS, RequestBody, choose_backend, enqueue, handed_over, job_answer
+from api.problems import about, documented
 from api.services import Services, ServicesDep
 from api.views import JobListView, JobView, job_view
 from shared.errors import InvalidTransition
@@ -22,7 +22,9 @@ from shared.states import State
 router = APIRouter(tags=["jobs"])
 submit_router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
-FIND_PROBLEMS = documented("job-not-found", "store-unavailable")
+FIND_PROBLEMS = documented("invalid-request", "job-not-found", "store-unavailable")
+#: Id of the one event that is told of a job whose events have lapsed.
+LAPSED_END = "0-1"
 
 
 @submit_router.post(
@@ -33,13 +35,13 @@ async def create(http: Request, services: ServicesDep, request: RequestBody) -> 
     backend = await choose_backend(services, request)
     job = Job.new(request, backend, datetime.now(UTC))
     await enqueue(services, job)
-    return accepted(services, http, await read(services.store, services.jobs, job.id))
+    return await handed_over(services, http, job)
 
 
 @router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)
 async def show(http: Request, services: ServicesDep, job_id: str) -> Response:
     """One job, as it is now."""
-    return await job_answer(services, http, await read(services.store, services.jobs, job_id))
+    return await job_answer(services, http, await _found(services, http, job_id))
 
 
 @router.get("/api/jobs", responses=documented("invalid-request", "store-unavailable"))
@@ -66,8 +68,7 @@ async def index(
 )
 async def cancel(http: Request, services: ServicesDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
-    snapshot = await _cancelled(services, job_id)
-    return await job_answer(services, http, snapshot)
+    return await job_answer(services, http, await _cancelled(services, http, job_id))
 
 
 @router.get(
@@ -89,8 +90,9 @@ async def events(
 
     `Last-Event-ID` resumes without loss; previews are not repeated.
     """
-    last = last_event_id if re.fullmatch(r"\d{1,20}-\d{1,20}", last_event_id) else ""
-    snapshot = await read(services.store, services.jobs, job_id)
+    # Redis takes no number above 2^64.
+    last = last_event_id if re.fullmatch(r"\d{1,19}-\d{1,19}", last_event_id) else ""
+    snapshot = await _found(services, http, job_id)
     if snapshot.job.state.is_terminal and last and await _has_seen_the_end(services, job_id, last):
         # EventSource reconnects whenever a stream ends; 204 is how it is told to stop.
         return Response(status_code=204, headers={"X-Job-Id": job_id})
@@ -99,11 +101,17 @@ async def events(
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-async def _cancelled(services: Services, job_id: str) -> JobSnapshot:
+async def _found(services: Services, http: Request, job_id: str) -> JobSnapshot:
+    snapshot = await read(services.store, services.jobs, job_id)
+    about(http, snapshot.job)
+    return snapshot
+
+
+async def _cancelled(services: Services, http: Request, job_id: str) -> JobSnapshot:
     """Raises InvalidTransition for a job that has ended."""
     while True:
         await services.store.run(services.jobs.ask_to_cancel(job_id))
-        snapshot = await read(services.store, services.jobs, job_id)
+        snapshot = await _found(services, http, job_id)
         job = snapshot.job
         match job.state:
             case State.RUNNING:
@@ -122,7 +130,7 @@ _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED:
 
 async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
     known = await services.store.run(services.jobs.events(job_id))
-    return bool(known) and known[-1].id == last
+    return last == (known[-1].id if known else LAPSED_END)
 
 
 async def _stream(services: Services, snapshot: JobSnapshot, last: str, base_url: str) -> AsyncIterator[bytes]:
@@ -130,12 +138,14 @@ async def _stream(services: Services, snapshot: JobSnapshot, last: str, base_url
     with services.hub.listen(job_id) as listener:
         if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
             # The events have lapsed; the record tells the end.
-            yield server_sent(JobEvent(job_id, "0-1", "done", snapshot.job.state), _job_json(snapshot, base_url))
+            yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, base_url))
             return
         async for event in follow(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type == "done":
-                snapshot = await read(services.store, services.jobs, job_id)
-            yield server_sent(event, _job_json(snapshot, base_url))
+                snapshot = await patiently(lambda: read(services.store, services.jobs, job_id))
+                yield server_sent(event, _job_json(snapshot, base_url))
+            else:
+                yield server_sent(event)
 
 
 def _job_json(snapshot: JobSnapshot, base_url: str) -> str:

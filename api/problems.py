@@ -1,8 +1,10 @@
 """Every error answer: RFC 9457 problem details of one shape, and the one table from error code to status."""
 
+import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,10 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from shared import errors
 from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError
-from shared.schemas import JobError
+from shared.schemas import Job, JobError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,10 @@ STATUS: Mapping[str, int] = {
     "storage-full": 507,
     "internal-error": 500,
 }
+
+
+#: So many wrong fields are named at most: an answer stays small whatever was sent.
+MOST_FIELDS = 8
 
 
 class FieldProblem(BaseModel):
@@ -93,6 +100,11 @@ def failed_job(error: JobError, headers: Mapping[str, str]) -> Response:
     return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
 
 
+def about(request: Request, job: Job) -> None:
+    """From here on the request concerns this job, and a problem answers with its id."""
+    request.state.job_id = job.id
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ImagegenError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -100,10 +112,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
-async def _on_error(_: Request, error: Exception) -> Response:
+async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ImagegenError):
         raise error
-    headers = {}
+    headers = {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {}
     if isinstance(error, RequestError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     fields = error.errors if isinstance(error, InvalidRequest) else ()
@@ -114,7 +126,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Says what is wrong where, and never repeats what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), _sentence(problem)) for problem in error.errors()[:32]]
+    fields = [FieldError(_pointer(problem), _sentence(problem)) for problem in error.errors()[:MOST_FIELDS]]
     return problem_response(InvalidRequest.code, InvalidRequest.__doc__ or "", fields=fields)
 
 
@@ -128,7 +140,17 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     }
     answer = await _on_error(request, known.get(error.status_code, InvalidRequest)())
     answer.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        answer.headers["Allow"] = ", ".join(_methods(request))
     return answer
+
+
+def _methods(request: Request) -> Iterator[str]:
+    """All that the address takes. Starlette names those of the first route it finds there."""
+    for method in HTTPMethod:
+        scope = {**request.scope, "method": method.value}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            yield method.value
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -137,9 +159,14 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 def _pointer(problem: Mapping[str, Any]) -> str:
-    """RFC 6901, from the second part on: the first says where in the HTTP request (body, query...)."""
+    """RFC 6901: the field, and where in it if it is a list. The location's first part is where in the HTTP request.
+
+    The name of an unknown field is the caller's own text and given back only if it could be a misspelt name.
+    """
     location = () if problem["type"] == "json_invalid" else problem["loc"][1:]
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1")[:64] for part in location)
+    parts = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location[:1]))
+    index = [str(part) for part in location[1:2] if isinstance(part, int)]
+    return "".join(f"/{part}" for part in (*parts, *index))
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

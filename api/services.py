@@ -21,22 +21,29 @@ FLEET_SECONDS = 0.5
 
 
 class FleetWatch:
-    """The workers as last seen, read anew when older than FLEET_SECONDS; one reader at a time."""
+    """The workers as last seen, read anew when older than FLEET_SECONDS.
+
+    One reader at a time, and all who ask meanwhile share its answer, also when that is that Redis is away:
+    otherwise each of them would wait out a timeout of its own, one after the other.
+    """
 
     def __init__(self, store: AsyncStore, workers: Workers) -> None:
         self._store = store
         self._workers = workers
-        self._lock = asyncio.Lock()
-        self._seen: Fleet | None = None
+        self._reading: asyncio.Task[Fleet] | None = None
         self._expires = 0.0
 
     async def fleet(self) -> Fleet:
         """Raises StoreUnavailable."""
-        async with self._lock:
-            if self._seen is None or time.monotonic() >= self._expires:
-                self._seen = await self._store.run(self._workers.fleet())
-                self._expires = time.monotonic() + FLEET_SECONDS
-            return self._seen
+        if self._reading is None or (self._reading.done() and time.monotonic() >= self._expires):
+            self._reading = asyncio.create_task(self._read())
+        # A caller that leaves must not take the answer from the others.
+        return await asyncio.shield(self._reading)
+
+    async def _read(self) -> Fleet:
+        fleet = await self._store.run(self._workers.fleet())
+        self._expires = time.monotonic() + FLEET_SECONDS
+        return fleet
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from shared.jobs import JobSnapshot
 from shared.schemas import Backend, Image, JobError, Progress, Timings
 from shared.states import State
 
-_EXAMPLE: JsonValue = {
+#: A JobView as /openapi.json shows it.
+EXAMPLE: JsonValue = {
     "id": "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
     "state": "succeeded",
     "backend": "sd",
@@ -21,7 +22,7 @@ _EXAMPLE: JsonValue = {
     "progress": None,
     "queue_position": None,
     "attempt": 1,
-    "created_at": "2026-11-23T10:00:00.000000Z",
+    "created_at": "2026-11-23T10:00:00Z",
     "started_at": "2026-11-23T10:00:00.004000Z",
     "finished_at": "2026-11-23T10:00:00.420000Z",
     "request": {
@@ -69,8 +70,6 @@ class ImageView(Image):
 
 class JobView(BaseModel):
     """A job: what was asked, how far it is, what came of it."""
-
-    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     id: str
     state: State

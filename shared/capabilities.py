@@ -12,6 +12,19 @@ class Limits(Frozen):
     max_pixels: int
     max_images: int
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raises InvalidRequest. For a backend whose model is not known yet: sides left out cannot be judged."""
+        if errors := self.errors(request, request.width or 0, request.height or 0):
+            raise InvalidRequest("This service does not make such pictures.", errors)
+
+    def errors(self, request: GenerationRequest, width: int, height: int) -> list[FieldError]:
+        errors = []
+        if width * height > self.max_pixels:
+            errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
+        if request.num_images > self.max_images:
+            errors.append(FieldError("/num_images", f"at most {self.max_images} pictures per job"))
+        return errors
+
 
 class Capabilities(Frozen):
     """Told by a worker once its model is loaded; kept after it is gone, so that jobs can wait for its return."""
@@ -32,17 +45,8 @@ class Capabilities(Frozen):
     def check(self, request: GenerationRequest, limits: Limits) -> None:
         """Raises InvalidRequest naming every field that this backend would not take."""
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
-        width, height = request.width or self.width, request.height or self.height
-        if width * height > limits.max_pixels:
-            errors.append(FieldError("/width", f"width x height may be at most {limits.max_pixels} pixels"))
-        if request.num_images > limits.max_images:
-            errors.append(FieldError("/num_images", f"at most {limits.max_images} pictures per job"))
-        if (
-            request.scheduler is not None
-            and "scheduler" not in self.ignored
-            and request.scheduler not in self.schedulers
-        ):
-            errors.append(FieldError("/scheduler", f"must be one of {', '.join(self.schedulers)}"))
+        errors += limits.errors(request, request.width or self.width, request.height or self.height)
+        errors += self._scheduler_errors(request.scheduler)
         if errors:
             raise InvalidRequest(f"The {self.model} model cannot make this picture.", errors)
 
@@ -60,35 +64,43 @@ class Capabilities(Frozen):
         return request.model_copy(update=missing), warnings
 
     def request_schema(self, limits: Limits) -> dict[str, Any]:
-        """JSON Schema of the request fields that this backend takes, with its defaults and limits."""
+        """JSON Schema of the requests that `check` accepts, with this backend's defaults and limits.
+
+        What JSON Schema cannot say is in `x-max-pixels`. Fields marked `x-ignored` are taken, but change nothing.
+        """
         schema = GenerationRequest.model_json_schema()
-        fields = {name: field for name, field in schema["properties"].items() if name not in self.ignored}
+        fields: dict[str, dict[str, Any]] = schema["properties"]
+        for name, known in self._known_fields(limits).items():
+            sentence = fields[name].get("description")
+            fields[name] = {**known, "description": sentence} if sentence else known
+        for name in self.ignored:
+            fields[name]["x-ignored"] = True
+        return {**schema, "title": f"{self.model} request", "x-max-pixels": limits.max_pixels}
+
+    def _known_fields(self, limits: Limits) -> dict[str, dict[str, Any]]:
         side = {
-            "type": "integer",
+            "type": ["integer", "null"],
             "minimum": self.min_side,
             "maximum": self.max_side,
             "multipleOf": self.multiple_of,
         }
-        known: dict[str, dict[str, Any]] = {
+        steps = {"type": ["integer", "null"], "minimum": 1, "maximum": 150, "default": self.num_inference_steps}
+        guidance = {"type": ["number", "null"], "minimum": 0, "maximum": 50, "default": self.guidance_scale}
+        fields: dict[str, dict[str, Any]] = {
             "width": {**side, "default": self.width},
             "height": {**side, "default": self.height},
-            "num_inference_steps": {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": 150,
-                "default": self.num_inference_steps,
-            },
-            "guidance_scale": {"type": "number", "minimum": 0, "maximum": 50, "default": self.guidance_scale},
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
             "num_images": {"type": "integer", "minimum": 1, "maximum": limits.max_images, "default": 1},
-            "scheduler": {"type": "string", "enum": list(self.schedulers)},
         }
-        fields |= {name: field for name, field in known.items() if name in fields}
-        return {
-            **schema,
-            "title": f"{self.model} request",
-            "properties": fields,
-            "x-max-pixels": limits.max_pixels,
-        }
+        if "scheduler" not in self.ignored:
+            fields["scheduler"] = {"enum": [*self.schedulers, None], "default": None}
+        return fields
+
+    def _scheduler_errors(self, scheduler: str | None) -> list[FieldError]:
+        if scheduler is None or "scheduler" in self.ignored or scheduler in self.schedulers:
+            return []
+        return [FieldError("/scheduler", f"must be one of {', '.join(self.schedulers)}")]
 
     def _side_errors(self, name: str, side: int | None) -> list[FieldError]:
         if side is None or (self.min_side <= side <= self.max_side and side % self.multiple_of == 0):

@@ -11,6 +11,8 @@ from shared.store import Argument, Operation
 
 #: How long the events of a finished job can still be resumed; the record outlives them.
 EVENTS_LIFETIME_MS = 5 * 60 * 1000
+#: Events of one job that are kept, or a few more; the oldest go first.
+MOST_EVENTS = 1000
 #: Records one list call looks at before it hands back a cursor.
 LIST_BUDGET = 2000
 
@@ -98,7 +100,7 @@ class Jobs:
         """Tell of a running job; `preview` is one line of JSON."""
         keys = [self._record(job.id), self._events(job.id)]
         told = progress.model_dump_json() if progress else ""
-        return Operation("report", keys, [job.id, self.channel, job.attempt, told, preview], Verdict)
+        return Operation("report", keys, [job.id, self.channel, job.attempt, told, preview, MOST_EVENTS], Verdict)
 
     def ask_to_cancel(self, job_id: str) -> Operation[State | None]:
         """Flag the job if it runs; the state it is in, None for an unknown id."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Self
 
 import uuid_utils.compat
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from shared.errors import ImagegenError, InvalidTransition
 from shared.states import TRANSITIONS, State
@@ -53,7 +53,11 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+#: Everything but control characters; tab and line breaks are text. Also part of the JSON schema.
+_TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+MAX_METADATA_BYTES = 2048
+MAX_METADATA_DEPTH = 32
 
 
 def _without_control_characters(text: str) -> str:
@@ -63,12 +67,25 @@ def _without_control_characters(text: str) -> str:
 
 
 def _small(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-    if metadata is not None and len(json.dumps(metadata, ensure_ascii=False).encode()) > 2048:
-        raise ValueError("metadata may take at most 2048 bytes as JSON")
+    if metadata is None:
+        return None
+    # 1e999 is JSON, but becomes infinity, which is not; json.dumps then raises ValueError.
+    if len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
+        raise ValueError(f"metadata may take at most {MAX_METADATA_BYTES} bytes as JSON")
+    # The job's record is JSON around it, and parsers give up somewhere: what was accepted must be readable again.
+    if _is_deeper(metadata, MAX_METADATA_DEPTH):
+        raise ValueError(f"metadata may be nested at most {MAX_METADATA_DEPTH} levels deep")
     return metadata
 
 
-Text = Annotated[str, AfterValidator(_without_control_characters)]
+def _is_deeper(value: JsonValue, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
+
+
+Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
 
 
 class GenerationRequest(Frozen):
@@ -105,9 +122,17 @@ class GenerationRequest(Frozen):
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
 
+    @model_validator(mode="after")
+    def _every_seed_can_be_asked_for(self) -> Self:
+        if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
+            raise ValueError(f"seed + num_images - 1 may be at most {MAX_SEED}")
+        return self
+
     def with_seed(self) -> Self:
         """The same request with a seed, so that the picture can be made again."""
-        return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+        if self.seed is not None:
+            return self
+        return self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 2 - self.num_images)})
 
 
 class Image(Frozen):

@@ -57,8 +57,6 @@ class Settings(BaseSettings):
     """A job that runs longer is stopped and fails with `timed-out`."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
-    log_prompts: bool = False
-    """Whether prompts may appear in logs."""
 
 
 class ApiSettings(Settings):

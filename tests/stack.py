@@ -28,9 +28,11 @@ _prefixes = itertools.count()
 class Process:
     """A child process whose output is read line by line as it comes."""
 
-    def __init__(self, command: list[str], env: dict[str, str], cwd: Path) -> None:
+    def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
+        """`settings` are all the SD_ variables it sees."""
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
+        env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")} | settings
         self._popen = subprocess.Popen(
             command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -45,17 +47,17 @@ class Process:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, seconds: float = START_SECONDS) -> str:
-        """The first line not yet waited for that holds `text`."""
-        while True:
+    def wait_for(self, *texts: str, seconds: float = START_SECONDS) -> None:
+        """Until each text has stood, in any order, in a line that was not waited for before."""
+        missing = set(texts)
+        while missing:
             try:
                 line = self._news.get(timeout=seconds)
             except queue.Empty:
-                raise AssertionError(f"no {text!r} within {seconds} s in:\n{self.output}") from None
+                raise AssertionError(f"no {missing} within {seconds} s in:\n{self.output}") from None
             if line is None:
-                raise AssertionError(f"ended without {text!r}:\n{self.output}")
-            if text in line:
-                return line
+                raise AssertionError(f"ended without {missing}:\n{self.output}")
+            missing -= {text for text in missing if text in line}
 
     def wait(self, seconds: float = START_SECONDS) -> int:
         code = self._popen.wait(seconds)
@@ -65,11 +67,11 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self._popen.send_signal(number)
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 10) -> None:
         if self._popen.poll() is None:
             self._popen.terminate()
             try:
-                self._popen.wait(10)
+                self._popen.wait(seconds)
             except subprocess.TimeoutExpired:
                 self._popen.kill()
         self.wait()
@@ -171,15 +173,16 @@ class Stack:
         """`ready=False` returns before the model is loaded."""
         name = f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
         options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
-        process = self.run([sys.executable, "-m", "celery", "-A", "worker.main", *options], SD_BACKEND=backend, **settings)
+        process = self.run(
+            [sys.executable, "-m", "celery", "-A", "worker.main", *options], SD_BACKEND=backend, **settings
+        )
         self.workers.append(process)
         if ready:
             process.wait_for("ready.")
         return process
 
     def run(self, command: list[str], **settings: str) -> Process:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")}
-        return Process(command, {**env, **self.settings, **settings, "PYTHONWARNINGS": "default"}, self.folder)
+        return Process(command, self.folder, **{**self.settings, **settings})
 
 
 def free_port() -> int:
@@ -193,8 +196,18 @@ def free_port() -> int:
 def valkey_server(folder: Path) -> Iterator[str]:
     # A socket's path may take 108 bytes at most, and test folders are deep.
     sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
-    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(sockets / "s"), "--save", "", "--dir", str(folder)]
-    server = Process(command, dict(os.environ), folder)
+    command = [
+        str(get_binary_path()),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(sockets / "s"),
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
+    server = Process(command, folder)
     try:
         server.wait_for("Ready to accept connections")
         yield f"unix://{sockets / 's'}"

@@ -1,10 +1,11 @@
 """Celery's side of a worker: one queue, one child that renders, and what the parent does when the child is lost."""
 
 import logging
+import os
 import signal
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task, bootsteps
@@ -12,6 +13,7 @@ from celery.signals import setup_logging, task_failure, worker_process_init, wor
 from celery.worker import state as celery_state
 
 from shared import logs
+from shared.errors import ConfigurationError
 from shared.queues import GENERATE, JobQueue, create_celery, queue_for
 from shared.settings import WorkerSettings
 from worker.rescue import Rescue
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 #: A child may take this long to load its model, download included; Celery's own 4 s would kill it in a loop.
 LOAD_SECONDS = 6 * 3600
+#: How often the parent looks for a child that has ended. Celery hears of it at once, but asks too early whether it
+#: can be buried, and then asks again only after 5 s.
+BURIAL_SECONDS = 0.5
 #: How a child tells its parent that there is no use in starting another one.
 GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
@@ -60,12 +65,16 @@ def _serve_child(app: Celery, settings: WorkerSettings) -> None:
     children: list[Child] = []
 
     def begin(sender: str, **_: object) -> None:
-        # Imported here, because only the child may carry the weight of what it imports.
-        from worker.child import Child
+        try:
+            # Imported here, because only the child may carry the weight of what it imports.
+            from worker.child import Child
 
-        child = Child(settings, name=sender)
-        child.load()
-        children.append(child)
+            children.append(Child.loaded(settings, name=sender))
+        except ConfigurationError as error:
+            _give_up(error.detail)
+        except Exception as error:
+            logger.exception("unexpected error while loading")
+            _give_up(f"The {settings.backend} backend could not be loaded: {error}")
 
     def end(**_: object) -> None:
         for child in children:
@@ -101,8 +110,12 @@ class ModelGate(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        # Before the pool starts a child that could send it.
+        signal.signal(GIVE_UP, _stop)
+
     def start(self, worker: Any) -> None:
-        signal.signal(GIVE_UP, _give_up)
         child = worker.pool._pool._pool[0]
         # The child's first message says that it is up; its sentinel that it has ended.
         while not wait([child.outqR_fd, child._popen.sentinel], timeout=1.0):
@@ -110,7 +123,18 @@ class ModelGate(bootsteps.StartStopStep):
         if not child._is_alive():
             raise SystemExit(EXIT_FAILURE)
 
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        hub.call_repeatedly(BURIAL_SECONDS, worker.pool.maintain_pool)
 
-def _give_up(*_: object) -> None:
+
+def _stop(*_: object) -> None:
     # Celery looks at it between two turns of its loop, and exits with this code.
     setattr(celery_state, "should_stop", EXIT_FAILURE)  # noqa: B010 - typed as None
+
+
+def _give_up(sentence: str) -> NoReturn:
+    """End the child and its whole worker, which must not take jobs without a model."""
+    logger.critical(sentence)
+    os.kill(os.getppid(), GIVE_UP)
+    # Not sys.exit: billiard would report it as a crash, with a traceback, and Celery swallows it in signal handlers.
+    os._exit(os.EX_CONFIG)

@@ -7,7 +7,6 @@ from shared.errors import ConfigurationError
 from shared.settings import WorkerSettings, load
 from worker.app import create_worker
 
-
 # Before torch is loaded: idle OpenMP threads wait by spinning, and where another program wants the same cores, every
 # parallel region of a step then waits for a spinning thread. Measured on two cores with the starter model, picture
 # alone / beside two busy programs: 0.42 s / 30 s as it comes, 0.52 s / 1.2 s with this.

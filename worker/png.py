@@ -1,10 +1,10 @@
 """A fast lossless PNG encoder for RGB pictures, with text metadata.
 
 Pillow tries five filters on every row and then searches long for repeats. Here every row gets the Paeth filter, many
-rows at once, and deflate at most looks for runs of one byte. That takes a twentieth to a quarter of the time and 0.9 to
-1.15 of the bytes. Pictures that live on repeats (lettering, dithering, ripples) show on a sample of rows and get a
-level that does look for them. The exception are computed gradients without grain that run along neither axis: 1.3 to 3
-times Pillow's size, yet an eighth of the pixels or less.
+rows at once, and a sample of rows tells what deflate should look for: as a rule at most runs of one byte. That takes a
+twentieth to a quarter of the time and 0.9 to 1.2 of the bytes. The exception are computed pictures without grain that
+only a long search for repeats makes small, such as diagonal gradients: there the file is 1.3 to 4 times Pillow's, which
+is an eighth of the pixels or less.
 """
 
 import itertools
@@ -29,11 +29,16 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB8 = bytes([8, 2, 0, 0, 0])
 _FILTER_NONE, _FILTER_PAETH = 0, 4
 _PIXEL_BYTES = 3
+# A full flush after every so many bytes keeps zlib from ever moving its window of 64 KiB and its tables, which on flat
+# pictures is most of its work.
+_RESTART_BYTES = 65_000
 # Fastest of 2**14 to 2**20: the filter's few arrays of this size share a core's cache.
-_BAND_BYTES = 1 << 19
+_BAND_BYTES = 8 * _RESTART_BYTES
+# Of each of two bands: enough to see repeats from row to row, but of small pictures no more than one row in 32.
 _SAMPLE_ROWS = 16
-# A sample pressed this far belongs to a file so small that no other method is worth trying.
-_SMALL_ENOUGH = 1 / 50
+_SAMPLE_SHARE = 32
+# The share of its pixels at which a file is not worth a second look.
+_SMALL = 1 / 50
 _ZLIB_HEADER = b"\x78\x01"
 _ADLER_MODULUS = 65521
 # PNG 11.3.3.2: 1 to 79 printable Latin-1 characters, spaces only single and inside.
@@ -123,36 +128,47 @@ def _text_chunk(keyword: str, text: str) -> bytes:
 
 
 class _Method(NamedTuple):
-    """A filter and deflate's settings; `handicap` weighs its size against that of a faster method."""
+    """A filter and how deflate goes over what it gives. `flush` follows every _RESTART_BYTES."""
 
     filtered: Callable[[_Bytes, _Bytes], _Lines]
     level: int
-    memory: int
     strategy: int
-    handicap: float
+    flush: int
 
 
 def _compressed(rows: _Bytes) -> bytes:
     """The zlib stream of an IDAT chunk for rows of shape (height, width * 3)."""
-    return _deflated(_bands(rows), _best_method(list(_sample(rows))))
+    method = _best_method(list(_sample(rows)))
+    return _deflated((method.filtered(*band) for band in _bands(rows)), method)
 
 
 def _best_method(sample: list[_Band]) -> _Method:
-    runs_only, *others = _METHODS
-    sizes = {runs_only: float(len(_deflated(sample, runs_only)))}
-    if sizes[runs_only] > _SMALL_ENOUGH * sum(rows.size for rows, _ in sample):
-        sizes |= {method: method.handicap * len(_deflated(sample, method)) for method in others}
-    return min(sizes, key=sizes.__getitem__)
+    """The quickest method that comes close to the smallest size."""
+    filtered = [_paeth(*band) for band in sample]
+    total = sum(lines.size for lines, _ in filtered)
+    runs = len(_deflated(filtered, _RUNS))
+    if runs < _SMALL * total:
+        return _RUNS
+    repeats = len(_deflated(filtered, _REPEATS))
+    # A code takes a bit or more for every byte. Where that is not more than runs or repeats take, the picture is grain.
+    if runs > total / 8 and len(_deflated(filtered, _CODES)) < 1.02 * min(runs, repeats):
+        return _CODES
+    raw_repeats = len(_deflated([_unfiltered(*band) for band in sample], _RAW_REPEATS))
+    if min(repeats, raw_repeats) > 0.9 * runs:
+        return _RUNS
+    return _REPEATS if repeats < raw_repeats else _RAW_REPEATS
 
 
-def _deflated(bands: Iterable[_Band], method: _Method) -> bytes:
+def _deflated(filtered: Iterable[_Lines], method: _Method) -> bytes:
     """A zlib stream, put together here because a checksum of our own can skip the lines of zeros."""
-    deflate = zlib.compressobj(method.level, zlib.DEFLATED, -zlib.MAX_WBITS, method.memory, method.strategy)
+    deflate = zlib.compressobj(method.level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, method.strategy)
     parts, checksum = [_ZLIB_HEADER], 1
-    for rows, above in bands:
-        lines, filled = method.filtered(rows, above)
-        parts.append(deflate.compress(lines.data))
+    for lines, filled in filtered:
         checksum = _adler32(lines, filled, checksum)
+        data = lines.reshape(-1).data
+        for start in range(0, len(data), _RESTART_BYTES):
+            parts.append(deflate.compress(data[start : start + _RESTART_BYTES]))
+            parts.append(deflate.flush(method.flush))
     return b"".join([*parts, deflate.flush(), struct.pack(">I", checksum)])
 
 
@@ -182,18 +198,18 @@ def _adler32_past_zeros(first: int, count: int, length: int, checksum: int) -> i
 
 
 def _bands(rows: _Bytes) -> Iterator[_Band]:
-    yield rows[:1], np.zeros_like(rows[:1])
     count = max(1, _BAND_BYTES // rows.shape[1])
-    below, above = rows[1:], rows[:-1]
-    for top in range(0, len(below), count):
-        yield below[top : top + count], above[top : top + count]
+    yield rows[:count], np.concatenate([np.zeros_like(rows[:1]), rows[: count - 1][: len(rows) - 1]])
+    for top in range(count, len(rows), count):
+        yield rows[top : top + count], rows[top - 1 : -1][:count]
 
 
 def _sample(rows: _Bytes) -> Iterator[_Band]:
     """One band from the upper half and one from the lower."""
     below, above = rows[1:], rows[:-1]
+    count = min(_SAMPLE_ROWS, max(1, len(rows) // _SAMPLE_SHARE))
     for top in (len(below) // 4, len(below) * 3 // 4):
-        yield below[top : top + _SAMPLE_ROWS], above[top : top + _SAMPLE_ROWS]
+        yield below[top : top + count], above[top : top + count]
 
 
 def _unfiltered(rows: _Bytes, _above: _Bytes) -> _Lines:
@@ -225,22 +241,23 @@ def _paeth_residuals(rows: _Bytes, above: _Bytes) -> _Bytes:
     residuals = np.empty_like(rows)
     here, before = rows.reshape(-1), above.reshape(-1)
     left, up, corner = here[:-_PIXEL_BYTES], before[_PIXEL_BYTES:], before[:-_PIXEL_BYTES]
-    over_low = corner - np.minimum(np.minimum(left, up), corner)
-    under_high = np.maximum(np.maximum(left, up), corner) - corner
+    low, high = np.minimum(left, up), np.maximum(left, up)
+    over_low = np.subtract(corner, np.minimum(low, corner, out=low), out=low)
+    under_high = np.subtract(np.maximum(high, corner, out=high), corner, out=high)
     is_low = (over_low >> 1 >= under_high).view(np.uint8)
     is_high = (under_high >> 1 >= over_low).view(np.uint8)
+    over_low *= is_low
+    under_high *= is_high
     rest = residuals.reshape(-1)[_PIXEL_BYTES:]
     np.subtract(here[_PIXEL_BYTES:], corner, out=rest)
-    rest += over_low * is_low
-    rest -= under_high * is_high
+    rest += over_low
+    rest -= under_high
     # Row ends were taken for the left of the next row; there left and corner are outside the picture, which leaves up.
     residuals[:, :_PIXEL_BYTES] = rows[:, :_PIXEL_BYTES] - above[:, :_PIXEL_BYTES]
     return residuals
 
 
-_METHODS = (
-    _Method(_paeth, 1, 6, zlib.Z_RLE, 1.0),
-    _Method(_paeth, 1, 9, zlib.Z_HUFFMAN_ONLY, 1.0),
-    _Method(_paeth, 2, 8, zlib.Z_DEFAULT_STRATEGY, 1.1),
-    _Method(_unfiltered, 2, 8, zlib.Z_DEFAULT_STRATEGY, 1.1),
-)
+_RUNS = _Method(_paeth, 1, zlib.Z_RLE, zlib.Z_FULL_FLUSH)
+_CODES = _Method(_paeth, 1, zlib.Z_HUFFMAN_ONLY, zlib.Z_FULL_FLUSH)
+_REPEATS = _Method(_paeth, 1, zlib.Z_DEFAULT_STRATEGY, zlib.Z_FULL_FLUSH)
+_RAW_REPEATS = _Method(_unfiltered, 2, zlib.Z_DEFAULT_STRATEGY, zlib.Z_NO_FLUSH)

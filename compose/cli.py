@@ -1,0 +1,93 @@
+"""The command line: `imagegen up`, `imagegen generate`."""
+
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from compose.client import Client, Trouble
+from compose.launcher import up as launch
+from compose.supervisor import StartFailed
+from shared.errors import ConfigurationError
+from shared.settings import LauncherSettings, load
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
+
+
+@cli.callback()
+def _commands() -> None:
+    """Keeps sub-commands even while there are few."""
+
+
+@cli.command()
+def up() -> None:
+    """Start the whole service here: Redis, API, workers, dashboard. Ctrl-C stops it."""
+    console = Console()
+    try:
+        asyncio.run(launch(load(LauncherSettings), console, command=_how_called()))
+    except (ConfigurationError, StartFailed) as error:
+        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@cli.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where to put it; the ending chooses the format.")
+    ] = Path("picture.png"),
+    negative_prompt: Annotated[str | None, typer.Option(help="What the picture should not show.")] = None,
+    backend: Annotated[str | None, typer.Option(help="sd, flux-local or flux-api.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")
+    ] = None,
+) -> None:
+    """Make one picture with the running service, and watch it being made."""
+    body = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "backend": backend,
+        "width": width,
+        "height": height,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+    }
+    console = Console()
+    try:
+        job = Client(url or _own_url(), console).generate({k: v for k, v in body.items() if v is not None}, output)
+    except (ConfigurationError, Trouble) as error:
+        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    image = job["images"][0]
+    console.print(
+        f"{output}  {image['width']}x{image['height']}  seed {image['seed']}  {job['model']}", highlight=False
+    )
+
+
+def _how_called() -> str:
+    """`imagegen` where the shell finds it by that name, else the path that was typed."""
+    return "imagegen" if shutil.which("imagegen") else sys.argv[0]
+
+
+def _own_url() -> str:
+    settings = load(LauncherSettings)
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    return settings.public_url or f"http://{host}:{settings.port}"
+
+
+def main() -> None:
+    sys.exit(cli())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What the tests of the API share: jobs in every state, and a second API beside the first."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stack import Api, Stack
+
+
+@pytest.fixture(scope="session")
+def api(null: Stack) -> Api:
+    return null.api
+
+
+@pytest.fixture(scope="session")
+def other_api(null: Stack, api: Api) -> Api:
+    """A second process of the same service."""
+    return null.start_api()
+
+
+@pytest.fixture(scope="session")
+def finished(api: Api) -> dict[str, Any]:
+    """A job with two pictures."""
+    answer = api.post("/api/txt2img", {"prompt": "x", "num_images": 2, "seed": 7})
+    assert answer.status_code == 200
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+@pytest.fixture(scope="session")
+def idle(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API whose worker never comes: what is accepted stays queued."""
+    with Stack(redis_url, tmp_path_factory.mktemp("idle"), SD_BACKENDS="null,sd", SD_MAX_QUEUED_JOBS="100") as stack:
+        stack.start_api()
+        yield stack
+
+
+def picture_file(stack: Stack, job_id: str, index: int = 0) -> Path:
+    (path,) = stack.outputs.rglob(f"{job_id}-{index}.*")
+    return path

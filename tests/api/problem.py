@@ -1,0 +1,23 @@
+"""The one shape of an error answer."""
+
+import requests
+
+LARGEST_BYTES = 2048
+
+
+def assert_problem(answer: requests.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert len(answer.content) < LARGEST_BYTES
+    problem = answer.json()
+    assert list(problem) == ["type", "title", "status", "detail", "code", "retryable", "errors"]
+    assert problem["type"] == f"urn:imagegen:problem:{code}"
+    assert problem["status"] == status
+    assert problem["code"] == code
+    assert problem["title"]
+    assert problem["detail"].endswith((".", "what."))
+    assert all(list(error) == ["pointer", "detail"] for error in problem["errors"])
+    assert ("retry-after" in answer.headers) == (status in (429, 503))
+
+
+def pointers(answer: requests.Response) -> list[str]:
+    return [error["pointer"] for error in answer.json()["errors"]]

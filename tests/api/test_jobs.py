@@ -1,0 +1,101 @@
+"""/api/jobs: create and look at jobs, and how they get their turn."""
+
+from typing import Any
+
+from tests.api.problem import assert_problem
+from tests.stack import Api, Stack
+
+
+def submit(api: Api, seconds: float = 0, **fields: Any) -> dict[str, Any]:
+    body = {"prompt": "x", "metadata": {"simulate": {"seconds": seconds}}, **fields}
+    answer = api.post("/api/jobs", body)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def running(api: Api, **fields: Any) -> dict[str, Any]:
+    """A job that has begun, and takes a while."""
+    job = submit(api, **{"seconds": 1.0, **fields})
+    with api.events(job["id"]) as events:
+        next(event for event in events if event.type == "progress")
+    return job
+
+
+def test_an_accepted_job_is_answered_with_where_it_is(api: Api) -> None:
+    answer = api.post("/api/jobs", {"prompt": "x"})
+
+    job = answer.json()
+    assert answer.status_code == 202
+    assert answer.headers["location"] == job["links"]["self"] == f"/api/jobs/{job['id']}"
+    assert answer.headers["x-job-id"] == job["id"]
+    assert api.finished(job["id"])["state"] == "succeeded"
+
+
+def test_a_running_job_tells_how_far_it_is(api: Api) -> None:
+    job = running(api, seconds=1.0, num_inference_steps=10)
+
+    answer = api.get(job["links"]["self"])
+
+    progress = answer.json()["progress"]
+    assert answer.headers["x-job-id"] == job["id"]
+    assert 1 <= progress["step"] < progress["steps"] == 10
+    assert progress["fraction"] == progress["step"] / 10
+    assert 0 < progress["eta_seconds"] <= 1.5
+    assert api.finished(job["id"])["progress"] is None
+
+
+def test_queued_jobs_tell_how_many_are_before_them(api: Api) -> None:
+    busy = running(api)
+    jobs = [submit(api) for _ in range(3)]
+
+    positions = [api.get(job["links"]["self"]).json()["queue_position"] for job in jobs]
+
+    assert positions == [0, 1, 2]
+    assert api.get(busy["links"]["self"]).json()["queue_position"] is None
+    assert api.finished(jobs[2]["id"])["queue_position"] is None
+
+
+def test_jobs_of_higher_priority_are_done_first(api: Api) -> None:
+    running(api)
+    asked = ["low", "normal", "high", "low", "normal", "high"]
+    jobs = [submit(api, priority=priority) for priority in asked]
+
+    positions = [api.get(job["links"]["self"]).json()["queue_position"] for job in jobs]
+    ended = [api.finished(job["id"]) for job in jobs]
+
+    assert positions == [4, 2, 0, 5, 3, 1]
+    order = sorted(ended, key=lambda job: str(job["started_at"]))
+    assert [job["request"]["priority"] for job in order] == ["high", "high", "normal", "normal", "low", "low"]
+    assert [job["id"] for job in order[:2]] == [jobs[2]["id"], jobs[5]["id"]]
+
+
+def test_a_job_not_started_by_its_deadline_fails(api: Api) -> None:
+    running(api, seconds=1.5)
+    job = submit(api, deadline_seconds=1)
+
+    ended = api.finished(job["id"])
+
+    assert (ended["state"], ended["attempt"]) == ("failed", 0)
+    assert ended["error"]["code"] == "deadline-passed"
+
+
+def test_a_deadline_does_not_stop_a_job_that_has_started(api: Api) -> None:
+    job = submit(api, seconds=1.3, deadline_seconds=1)
+
+    assert api.finished(job["id"])["state"] == "succeeded"
+
+
+def test_a_full_queue_takes_no_more_until_one_leaves(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="2")
+    first, _ = submit(api), submit(api)
+
+    refused = api.post("/api/jobs", {"prompt": "x"})
+    refused_while_waiting = api.post("/api/txt2img", {"prompt": "x"})
+    api.delete(first["links"]["self"])
+
+    assert_problem(refused, 429, "queue-full")
+    assert_problem(refused_while_waiting, 429, "queue-full")
+    assert refused.json()["retryable"]
+    assert api.post("/api/jobs", {"prompt": "x"}).status_code == 202
+    assert len(api.get("/api/jobs").json()["jobs"]) == 3

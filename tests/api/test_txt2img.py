@@ -1,0 +1,204 @@
+"""POST /api/txt2img: pictures while you wait."""
+
+import base64
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.api.conftest import picture_file
+from tests.api.problem import assert_problem
+from tests.api.waiting import Waiting
+from tests.stack import Api, Stack
+
+SIGNATURES = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
+
+
+def generate(api: Api, accept: str = "*/*", prefer: str = "", **fields: Any) -> requests.Response:
+    headers = {"Accept": accept, "Prefer": prefer}
+    return api.post("/api/txt2img", {"prompt": "x", **fields}, headers=headers)
+
+
+def pixels(answer: requests.Response) -> bytes:
+    return Image.open(io.BytesIO(answer.content)).tobytes()
+
+
+def test_the_answer_is_the_finished_job(api: Api) -> None:
+    answer = generate(api, label="mine", metadata={"a": [1, None]}, width=80, height=48, seed=3)
+
+    job = answer.json()
+    assert (answer.status_code, job["state"], job["attempt"]) == (200, "succeeded", 1)
+    assert (job["label"], job["metadata"]) == ("mine", {"a": [1, None]})
+    assert job["request"]["seed"] == job["images"][0]["seed"] == 3
+    assert (job["images"][0]["width"], job["images"][0]["height"]) == (80, 48)
+    assert (job["progress"], job["queue_position"], job["error"], job["warnings"]) == (None, None, None, [])
+    assert all(job["timings"][name] is not None for name in ("queued_ms", "generate_ms", "encode_ms", "total_ms"))
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+    assert answer.headers["x-job-id"] == job["id"]
+
+
+def test_the_picture_is_at_its_url_as_described(api: Api) -> None:
+    image = generate(api).json()["images"][0]
+
+    data = requests.get(image["url"], timeout=10).content
+
+    assert (len(data), hashlib.sha256(data).hexdigest()) == (image["bytes"], image["sha256"])
+
+
+def test_a_job_that_outlasts_the_wait_goes_on(api: Api) -> None:
+    answer = generate(api, prefer="wait=1", metadata={"simulate": {"seconds": 1.5}})
+
+    job = answer.json()
+    assert (answer.status_code, job["state"]) == (202, "running")
+    assert answer.headers["location"] == job["links"]["self"] == f"/api/jobs/{answer.headers['x-job-id']}"
+    assert api.finished(job["id"])["state"] == "succeeded"
+
+
+def test_who_does_not_want_to_wait_is_answered_at_once(api: Api) -> None:
+    answer = generate(api, prefer="respond-async, wait=0")
+
+    assert answer.status_code == 202
+    assert api.finished(answer.json()["id"])["state"] == "succeeded"
+
+
+def test_the_operators_wait_is_the_longest(redis_url: str, null: Stack) -> None:
+    api = null.start_api(SD_SYNC_TIMEOUT_SECONDS="1")
+
+    answer = generate(api, prefer="wait=100", metadata={"simulate": {"seconds": 1.5}})
+
+    assert answer.status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("accept", "output_format"),
+    [
+        ("image/png", "png"),
+        ("image/webp", "webp"),
+        ("image/*", "png"),
+        ("image/avif, image/webp, */*;q=0.8", "webp"),
+        ("application/json;q=0.4, image/jpeg;q=0.8", "jpeg"),
+        ("application/json;q=0, IMAGE/PNG", "png"),
+    ],
+)
+def test_accept_picks_the_bytes_and_their_format(api: Api, accept: str, output_format: str) -> None:
+    answer = generate(api, accept)
+
+    assert answer.headers["content-type"] == f"image/{output_format}"
+    assert answer.content.startswith(SIGNATURES[output_format])
+    assert answer.headers["x-seed"].isdigit()
+    assert api.get(f"/api/jobs/{answer.headers['x-job-id']}").json()["request"]["output_format"] == output_format
+
+
+def test_the_bytes_come_in_the_format_that_was_asked_for(api: Api) -> None:
+    answer = generate(api, "image/png, image/webp", output_format="webp")
+
+    assert answer.content.startswith(SIGNATURES["webp"])
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/json",
+        "application/json, text/plain, */*",
+        "image/png;q=0.5, application/json",
+        "a/b,*/*",
+    ],
+)
+def test_json_is_answered_to_who_prefers_it(api: Api, accept: str) -> None:
+    assert generate(api, accept).json()["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("accept", ["text/html", "image/gif", "application/json;q=0", "image/png;q=0.0"])
+def test_what_cannot_be_made_is_not_acceptable(api: Api, accept: str) -> None:
+    assert_problem(generate(api, accept), 406, "not-acceptable")
+
+
+def test_a_format_that_accept_does_not_name_is_not_acceptable(api: Api) -> None:
+    assert_problem(generate(api, "image/png", output_format="jpeg"), 406, "not-acceptable")
+
+
+def test_pictures_can_come_inside_of_the_answer(api: Api) -> None:
+    job = generate(api, response_format="b64_json", num_images=2).json()
+
+    for image in job["images"]:
+        assert base64.b64decode(image["b64_json"]) == requests.get(image["url"], timeout=10).content
+
+
+def test_a_job_can_be_looked_at_after_its_inline_picture_is_gone(api: Api, null: Stack) -> None:
+    job = generate(api, response_format="b64_json").json()
+    picture_file(null, job["id"]).unlink()
+
+    answer = api.get(job["links"]["self"])
+
+    assert (answer.status_code, answer.json()["images"][0]["b64_json"]) == (200, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("out-of-memory", 507), ("invalid-output", 502), ("storage-full", 507), ("internal-error", 500)],
+)
+def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: str, status: int) -> None:
+    answer = generate(api, metadata={"simulate": {"fail": code}})
+
+    assert_problem(answer, status, code)
+    job = api.get(f"/api/jobs/{answer.headers['x-job-id']}").json()
+    assert (job["state"], job["error"]["code"], job["images"]) == ("failed", code, [])
+
+
+def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_picture(null: Stack, api: Api, other_api: Api) -> None:
+    with Waiting(null, other_api, "image/png") as waiting:
+        api.delete(waiting.job["links"]["self"])
+
+        answer = waiting.answer()
+
+    assert_problem(answer, 404, "image-not-found")
+    assert answer.headers["x-job-id"] == waiting.job["id"]
+
+
+def test_the_reported_seed_makes_the_same_picture_again(api: Api) -> None:
+    first = generate(api, "image/png")
+
+    again = generate(api, "image/png", seed=int(first.headers["x-seed"]))
+
+    assert pixels(again) == pixels(first)
+
+
+def test_picture_i_is_made_from_seed_plus_i(api: Api) -> None:
+    images = generate(api, num_images=3, seed=10).json()["images"]
+
+    alone = generate(api, "image/png", seed=12)
+
+    assert [image["seed"] for image in images] == [10, 11, 12]
+    assert pixels(requests.get(images[2]["url"], timeout=10)) == pixels(alone)
+
+
+def test_what_the_backend_ignores_is_said(api: Api) -> None:
+    job = generate(api, negative_prompt="y", num_inference_steps=2).json()
+
+    assert job["warnings"] == ["negative_prompt is ignored: null cannot honour it"]
+
+
+def test_links_begin_with_the_public_address(null: Stack, api: Api) -> None:
+    public = null.start_api(SD_PUBLIC_URL="https://pictures.example.com/")
+
+    job = generate(public).json()
+
+    assert job["images"][0]["url"] == f"https://pictures.example.com{job['links']['self']}/images/0"
+
+
+def test_everybody_who_waits_gets_their_own_picture(api: Api, other_api: Api) -> None:
+    def ask(seed: int) -> requests.Response:
+        url = (api, other_api)[seed % 2].url
+        return requests.post(f"{url}/api/txt2img", json={"prompt": "x", "seed": seed}, timeout=30)
+
+    with ThreadPoolExecutor(40) as callers:
+        answers = list(callers.map(ask, range(40)))
+
+    assert [answer.json()["images"][0]["seed"] for answer in answers] == list(range(40))
+    assert len({answer.headers["x-job-id"] for answer in answers}) == 40

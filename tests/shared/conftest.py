@@ -1,0 +1,55 @@
+"""Job records in a real Valkey, without processes around them."""
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from shared.jobs import Jobs
+from shared.queues import QueuedMessage
+from shared.schemas import Backend, GenerationRequest, Job
+from shared.store import Operation, Store, connect
+
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+_prefixes = itertools.count()
+
+
+class Records:
+    """Job records under a prefix of their own."""
+
+    def __init__(self, url: str) -> None:
+        self.prefix = f"records{next(_prefixes)}:"
+        self.jobs = Jobs(self.prefix)
+        self.store = Store(connect(url))
+
+    def run(self, operation: Operation[Any]) -> Any:
+        return self.store.run(operation)
+
+    def accepted(self, **fields: Any) -> Job:
+        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW)
+        assert self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), most_queued=100))
+        return job
+
+    def started(self, **fields: Any) -> Job:
+        queued = self.accepted(**fields)
+        job = queued.start("null", NOW)
+        assert self.run(self.jobs.move(queued, job))
+        return job
+
+    def held(self, job: Job) -> Job:
+        held: Job = self.run(self.jobs.read(job.id)).job
+        return held
+
+    def messages(self) -> list[str]:
+        """In the order in which workers take them."""
+        held: Any = self.store.client.lrange(f"{self.prefix}generate.null", 0, -1)
+        return list(reversed(held))
+
+
+@pytest.fixture
+def records(redis_url: str) -> Iterator[Records]:
+    records = Records(redis_url)
+    yield records
+    records.store.client.close()

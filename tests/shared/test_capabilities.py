@@ -1,0 +1,153 @@
+"""What a model can do: one source for checks, defaults and the published schema."""
+
+import re
+from typing import Any
+
+import pytest
+
+from shared.capabilities import Capabilities, Limits
+from shared.errors import InvalidRequest
+from shared.schemas import GenerationRequest
+
+LIMITS = Limits(max_pixels=512 * 512, max_images=2)
+MODEL = Capabilities(
+    model="some-model",
+    width=128,
+    height=256,
+    multiple_of=8,
+    min_side=64,
+    max_side=1024,
+    num_inference_steps=20,
+    guidance_scale=7.5,
+    schedulers=("ddim", "euler"),
+)
+DISTILLED = MODEL.model_copy(update={"schedulers": (), "ignored": ("negative_prompt", "scheduler")})
+
+
+def pointers(model: Capabilities, **fields: Any) -> list[str]:
+    """What the model refuses."""
+    try:
+        model.check(GenerationRequest(prompt="x", **fields), LIMITS)
+    except InvalidRequest as error:
+        return [field.pointer for field in error.errors]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({}, []),
+        ({"width": 64, "height": 1024}, []),
+        ({"width": 63}, ["/width"]),
+        ({"width": 56}, ["/width"]),
+        ({"width": 68}, ["/width"]),
+        ({"height": 1032}, ["/height", "/width"][:1]),
+        ({"width": 68, "height": 68}, ["/width", "/height"]),
+        ({"width": 512, "height": 520}, ["/width"]),
+        ({"width": 1024}, []),
+        ({"num_images": 2}, []),
+        ({"num_images": 3}, ["/num_images"]),
+        ({"scheduler": "ddim"}, []),
+        ({"scheduler": "other"}, ["/scheduler"]),
+        ({"negative_prompt": "y", "num_inference_steps": 150, "guidance_scale": 50}, []),
+    ],
+    ids=str,
+)
+def test_what_the_model_cannot_do_is_refused_by_field(fields: dict[str, Any], refused: list[str]) -> None:
+    assert pointers(MODEL, **fields) == refused
+
+
+def test_an_ignored_field_is_never_a_reason_to_refuse() -> None:
+    assert pointers(DISTILLED, scheduler="other", negative_prompt="y") == []
+
+
+def test_defaults_fill_what_was_left_out_and_nothing_else() -> None:
+    request = GenerationRequest(prompt="x", width=64, guidance_scale=0.0, label="mine")
+
+    resolved, warnings = MODEL.resolve(request)
+
+    assert warnings == ()
+    assert resolved == request.model_copy(update={"height": 256, "num_inference_steps": 20})
+
+
+def test_each_ignored_field_that_was_given_is_a_warning() -> None:
+    request = GenerationRequest(prompt="x", scheduler="ddim", negative_prompt="y")
+
+    _, warnings = DISTILLED.resolve(request)
+    _, none = DISTILLED.resolve(GenerationRequest(prompt="x"))
+
+    assert warnings == (
+        "negative_prompt is ignored: some-model cannot honour it",
+        "scheduler is ignored: some-model cannot honour it",
+    )
+    assert none == ()
+
+
+def accepts(field: dict[str, Any], value: Any) -> bool:
+    """As much of JSON Schema as the published fields use."""
+    if "anyOf" in field:
+        return any(accepts(choice, value) for choice in field["anyOf"])
+    if "enum" in field:
+        return value in field["enum"]
+    kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+    if value is None:
+        return "null" in kinds
+    if isinstance(value, str):
+        fits = field.get("minLength", 0) <= len(value) <= field.get("maxLength", len(value))
+        return "string" in kinds and fits and re.search(field.get("pattern", ""), value) is not None
+    if not ({"integer", "number"} & set(kinds)) or ("number" not in kinds and value != int(value)):
+        return False
+    within = field.get("minimum", value) <= value <= field.get("maximum", value)
+    return bool(within and value % field.get("multipleOf", 1) == 0 if "integer" in kinds else within)
+
+
+@pytest.mark.parametrize("model", [MODEL, DISTILLED], ids=["all", "distilled"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("prompt", ["", "x", "x\n", "x\0", "x" * 4000, "x" * 4001]),
+        ("negative_prompt", [None, "", "y", "\x1f"]),
+        ("width", [None, 0, 16, 56, 64, 65, 72, 1024, 1032, 8192]),
+        ("height", [None, 0, 16, 56, 64, 65, 72, 1024, 1032, 8192]),
+        ("num_inference_steps", [None, 0, 1, 150, 151]),
+        ("guidance_scale", [None, -0.5, 0, 7.5, 50, 50.5]),
+        ("seed", [None, -1, 0, 2**32 - 1, 2**32]),
+        ("num_images", [None, 0, 1, 2, 3, 64]),
+        ("scheduler", [None, "ddim", "other"]),
+        ("label", [None, "", "x", "x" * 128, "x" * 129]),
+        ("deadline_seconds", [None, 0, 1, 86_400, 86_401]),
+    ],
+)
+def test_the_published_schema_takes_exactly_what_is_accepted(model: Capabilities, name: str, values: list[Any]) -> None:
+    field = model.request_schema(LIMITS)["properties"][name]
+
+    for value in values:
+        assert accepts(field, value) is is_accepted(model, name, value), value
+
+
+def is_accepted(model: Capabilities, name: str, value: Any) -> bool:
+    try:
+        # Little of the other side, so that only this one counts.
+        sides = {"width": 64, "height": 64} if name in ("width", "height") else {}
+        request = GenerationRequest.model_validate({"prompt": "x", **sides, name: value})
+        model.check(request, LIMITS)
+    except (ValueError, InvalidRequest):
+        return False
+    return True
+
+
+def test_the_published_schema_has_every_field_of_a_request_and_no_other() -> None:
+    schema = DISTILLED.request_schema(LIMITS)
+
+    assert set(schema["properties"]) == set(GenerationRequest.model_fields)
+    assert schema["additionalProperties"] is False
+    assert schema["required"] == ["prompt"]
+    assert schema["x-max-pixels"] == LIMITS.max_pixels
+    assert {name for name, field in schema["properties"].items() if "x-ignored" in field} == set(DISTILLED.ignored)
+
+
+def test_the_published_schema_tells_the_models_defaults() -> None:
+    fields = MODEL.request_schema(LIMITS)["properties"]
+
+    names = ("width", "height", "num_inference_steps", "guidance_scale")
+    assert [fields[name]["default"] for name in names] == [128, 256, 20, 7.5]

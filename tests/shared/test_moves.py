@@ -1,0 +1,157 @@
+"""Moves of job records: each is one compare-and-set in a real Valkey."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+
+from shared.errors import OutOfMemory
+from shared.jobs import EVENTS_LIFETIME_MS, MOST_EVENTS, JobFilter, Verdict
+from shared.queues import QueuedMessage
+from shared.schemas import Job, JobError, Progress, Timings
+from shared.states import State
+from tests.shared.conftest import NOW, Records
+
+ERROR = JobError.of(OutOfMemory())
+STEP = Progress(step=1, steps=4, fraction=0.25)
+AGAIN = QueuedMessage("generate.null", "again")
+
+
+def ended(job: Job, state: str) -> Job:
+    match state:
+        case "succeeded":
+            return job.succeed((), Timings(), NOW)
+        case "failed":
+            return job.fail(ERROR, NOW)
+        case _:
+            return job.cancel(NOW)
+
+
+def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
+    job = records.accepted()
+    together = threading.Barrier(50)
+
+    def start(number: int) -> bool:
+        together.wait()
+        return bool(records.run(records.jobs.move(job, job.start(f"model {number}", NOW))))
+
+    with ThreadPoolExecutor(50) as workers:
+        won = list(workers.map(start, range(50)))
+
+    assert won.count(True) == 1
+    assert records.held(job) == job.start(f"model {won.index(True)}", NOW)
+
+
+def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
+    stale = records.started()
+    requeued = stale.requeue()
+    assert records.run(records.jobs.move(stale, requeued, AGAIN))
+    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
+
+    current = requeued.start("null", NOW)
+    assert records.run(records.jobs.move(requeued, current))
+
+    assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
+    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
+    assert records.run(records.jobs.report(current, STEP)) is Verdict.GO_ON
+    assert records.held(stale) == current
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(("succeeded", "failed", "cancelled"), repeat=2)))
+def test_what_has_ended_never_changes(records: Records, first: str, second: str) -> None:
+    job = records.started()
+    assert records.run(records.jobs.move(job, ended(job, first)))
+
+    assert not records.run(records.jobs.move(job, ended(job, second)))
+    assert not records.run(records.jobs.move(job, job.requeue(), AGAIN))
+    assert records.run(records.jobs.report(job, STEP)) is Verdict.LOST
+    assert records.run(records.jobs.ask_to_cancel(job.id)) == first
+    assert records.held(job) == ended(job, first)
+
+
+def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
+    job = records.accepted().model_copy(update={"id": "unknown"})
+
+    assert not records.run(records.jobs.move(job, job.start("null", NOW)))
+    assert records.run(records.jobs.read("unknown")) is None
+    assert records.run(records.jobs.ask_to_cancel("unknown")) is None
+
+
+def test_a_requeued_job_is_the_next_in_line_and_has_a_message(records: Records) -> None:
+    job = records.started()
+    later = records.accepted()
+    records.run(records.jobs.report(job, STEP))
+
+    assert records.run(records.jobs.move(job, job.requeue(), AGAIN))
+
+    snapshot = records.run(records.jobs.read(job.id))
+    assert (snapshot.job, snapshot.progress, snapshot.queue_position) == (job.requeue(), None, 0)
+    assert records.run(records.jobs.read(later.id)).queue_position == 1
+    assert records.messages()[0] == "again"
+
+
+def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
+    job = records.started()
+    assert records.run(records.jobs.report(job, STEP)) is Verdict.GO_ON
+
+    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.RUNNING
+
+    assert records.run(records.jobs.report(job)) is Verdict.CANCEL
+
+
+def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Records) -> None:
+    job = records.accepted()
+
+    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.QUEUED
+
+    running = job.start("null", NOW)
+    assert records.run(records.jobs.move(job, running))
+    assert records.run(records.jobs.report(running)) is Verdict.GO_ON
+
+
+def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
+    first = records.accepted()
+    job = first.model_copy(update={"id": "second"})
+
+    taken = records.run(records.jobs.create(job, AGAIN, most_queued=1))
+
+    assert not taken
+    assert records.run(records.jobs.read("second")) is None
+    assert records.messages() == [first.id]
+    assert records.run(records.jobs.page(JobFilter(), 10, None)).jobs[0].job == first
+
+
+def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
+    job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
+
+    assert records.run(records.jobs.create(job, AGAIN, most_queued=1))
+
+
+def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:
+    job = records.started()
+    for _ in range(MOST_EVENTS + 300):
+        records.run(records.jobs.report(job, STEP))
+    held = len(records.run(records.jobs.events(job.id)))
+
+    records.run(records.jobs.move(job, ended(job, "succeeded")))
+
+    assert MOST_EVENTS <= held < MOST_EVENTS + 200
+    assert records.run(records.jobs.events(job.id))[-1].data == "succeeded"
+    lifetime = records.store.client.pttl(f"{records.prefix}events:{job.id}")
+    assert EVENTS_LIFETIME_MS - 5000 < lifetime <= EVENTS_LIFETIME_MS
+
+
+def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> None:
+    jobs = [records.accepted() for _ in range(5)]
+    operation = records.jobs.page(JobFilter(state=State.FAILED), 2, None)
+    narrow = type(operation)(
+        operation.script,
+        [f"{records.prefix}jobs"],
+        [2 if argument == 2000 else argument for argument in operation.args],
+        operation.decode,
+    )
+
+    page = records.run(narrow)
+
+    assert (page.jobs, page.cursor) == ((), jobs[3].id)

@@ -1,0 +1,56 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.env_example import render
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("api", "worker", "shared", "compose")
+
+FORBIDDEN = {
+    "api/health.py": ["import torch", "import PIL.Image", "import numpy", "import worker.runner"],
+    "shared/images.py": ["import diffusers", "import fastapi", "import api.app"],
+    "compose/client.py": ["import transformers"],
+    "worker/app.py": ["import starlette.requests", "import uvicorn", "import api.app"],
+    "worker/runner.py": ["import celery", "import redis", "import shared.jobs"],
+    "worker/backends/null.py": ["import kombu", "import worker.backends.stable_diffusion"],
+}
+
+
+@pytest.mark.parametrize(("module", "line"), [(module, line) for module, lines in FORBIDDEN.items() for line in lines])
+def test_a_forbidden_import_breaks_the_check(tmp_path: Path, module: str, line: str) -> None:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    planted = tmp_path / module
+    planted.write_text(f"{line}\n{planted.read_text()}")
+
+    check = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert check.returncode == 1, check.stdout
+    assert "BROKEN" in check.stdout
+
+
+def test_only_process_entries_read_the_environment() -> None:
+    entries = {ROOT / "api/main.py", ROOT / "worker/main.py", ROOT / "compose/cli.py", ROOT / "shared/settings.py"}
+    # The supervisor hands its environment on; it reads nothing in it.
+    entries.add(ROOT / "compose/supervisor.py")
+
+    readers = {
+        path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if "os.environ" in path.read_text()
+    }
+
+    assert readers <= entries
+
+
+def test_the_example_of_settings_is_what_the_settings_say() -> None:
+    assert (ROOT / ".env.example").read_text() == render(), "run `make fix`"

@@ -1,0 +1,96 @@
+"""A runner on a table: everything real but Celery, and a backend that does what the test says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.images import ImageStore
+from shared.jobs import Jobs
+from shared.queues import JobQueue, create_celery
+from shared.schemas import Backend, GenerationRequest, Job
+from shared.settings import Settings
+from shared.store import Store, connect
+from tests.worker.looking import Pixels
+from worker.backends.base import OnStep, Picture
+from worker.backends.null import NullBackend
+from worker.ledger import RedisLedger
+from worker.pictures import Encoder
+from worker.runner import Runner
+
+Drawing = Callable[[GenerationRequest, OnStep], Sequence[Picture]]
+
+
+@dataclass
+class Drawn(NullBackend):
+    """Draws as it is told; as the null backend where it is told nothing."""
+
+    drawing: Drawing | None = None
+
+    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+        return self.drawing(request, on_step) if self.drawing else super().generate(request, on_step)
+
+
+@dataclass
+class Bench:
+    redis_url: str
+    prefix: str
+    folder: Path
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        self.store = Store(connect(self.redis_url))
+        self.jobs = Jobs(self.prefix)
+        self.ledger = RedisLedger(self.store, self.jobs)
+        settings = Settings(redis_url=self.redis_url, redis_prefix=self.prefix)
+        self._queue = JobQueue(create_celery(settings))
+
+    def accepted(self, **request: Any) -> Job:
+        """A new job in line."""
+        wanted = GenerationRequest.model_validate({"prompt": "x", **request})
+        job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
+        message = self._queue.message(job.id, job.backend, wanted.priority)
+        assert self.store.run(self.jobs.create(job, message, 1000))
+        return job
+
+    def started(self, job: Job) -> Job:
+        """The job as a worker has it that began and was not heard of again."""
+        running = job.start("null", datetime.now(UTC))
+        assert self.ledger.move(job, running)
+        return running
+
+    def requeued(self, job: Job) -> Job:
+        queued = job.requeue()
+        message = self._queue.message(job.id, job.backend, job.request.priority)
+        assert self.store.run(self.jobs.move(job, queued, message))
+        return queued
+
+    def run(self, job: Job, drawing: Drawing | None = None, *, handed_back: bool = False) -> Job:
+        """The job after a worker was given it."""
+        self.give(job, drawing, handed_back=handed_back)
+        return self.read(job)
+
+    def give(self, job: Job, drawing: Drawing | None = None, *, handed_back: bool = False) -> None:
+        runner = Runner(Drawn(drawing), self.ledger, ImageStore(self.folder), Encoder("1"), self.now)
+        runner.run(job.id, handed_back=handed_back)
+
+    def read(self, job: Job) -> Job:
+        found = self.ledger.read(job.id)
+        assert found is not None
+        return found
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file()]
+
+
+def canvas(pixels: Pixels) -> Drawing:
+    """A backend that gives these pixels, whatever was asked."""
+    return lambda request, _: [Picture(pixels, request.seed or 0)]
+
+
+def speckled(width: int, height: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

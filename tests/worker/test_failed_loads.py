@@ -1,0 +1,91 @@
+"""What a worker does that cannot have its model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RED_HEART
+from tests.stack import Stack
+from tests.worker.jobs import begun, child_of, seen, submitted
+from worker.backends.sources import STARTER
+
+SLOW = {**RED_HEART, "num_inference_steps": 60}
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+
+
+@pytest.fixture
+def waiting(stack: Stack) -> str:
+    """A job of the sd backend, accepted while no worker was there."""
+    stack.start_api()
+    return submitted(stack, **RED_HEART)
+
+
+def sentences(output: str) -> list[str]:
+    return [line for line in output.splitlines() if "CRITICAL" in line]
+
+
+def test_a_worker_without_its_model_ends_with_one_sentence(stack: Stack) -> None:
+    worker = stack.start_worker("sd", ready=False, SD_MODEL_ID="/nonexistent")
+
+    assert worker.wait(20) == 1
+    (sentence,) = sentences(worker.output)
+    assert sentence.endswith("SD_MODEL_ID is /nonexistent, but that folder has no model_index.json.")
+    assert "Traceback" not in worker.output
+
+
+def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> None:
+    worker = stack.start_worker("sd", ready=False, SD_MODEL_ID="/nonexistent")
+
+    worker.wait(20)
+
+    assert seen(stack, waiting)["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face cannot be reached."),
+        ({"SD_DEVICE": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
+        ({"SD_BACKEND": "flux-local"}, "SD_BACKEND is flux-local"),
+    ],
+    ids=["no network", "no such device", "no such engine"],
+)
+def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, str], sentence: str) -> None:
+    worker = stack.start_worker(settings.pop("SD_BACKEND", "sd"), ready=False, **settings)
+
+    assert worker.wait(20) == 1
+    (told,) = sentences(worker.output)
+    assert sentence in told
+    assert "Traceback" not in worker.output
+
+
+def test_a_worker_whose_installation_is_broken_ends(stack: Stack) -> None:
+    (stack.folder / "PIL.py").write_text("raise ImportError('no Pillow here')")
+
+    worker = stack.start_worker("null", ready=False, PYTHONPATH=str(stack.folder))
+
+    assert worker.wait(20) == 1
+    (sentence,) = sentences(worker.output)
+    assert sentence.endswith("The null backend could not be loaded: no Pillow here")
+
+
+@pytest.fixture
+def removable(stack: Stack) -> Path:
+    """A model that a worker has loaded and that may go."""
+    folder = shutil.copytree(STARTER, stack.folder / "model")
+    stack.start_worker("sd", SD_MODEL_ID=str(folder))
+    return folder
+
+
+def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack, removable: Path) -> None:
+    stack.start_api()
+    job_id = begun(stack, **SLOW)
+    shutil.rmtree(removable)
+
+    child_of(stack.worker).kill()
+
+    assert stack.worker.wait(20) == 1
+    assert sentences(stack.worker.output)
+    stack.start_worker("sd")
+    assert stack.api.finished(job_id)["attempt"] == 2

@@ -1,0 +1,94 @@
+"""What becomes of a job whose process hangs, crashes or is killed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.stack import Stack
+from tests.worker.jobs import begun, child_of, made, simulated, submitted
+
+
+@pytest.fixture(scope="module")
+def brief(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A worker without a model that stops a job after two seconds."""
+    folder = tmp_path_factory.mktemp("brief")
+    with Stack(redis_url, folder, SD_BACKENDS="null", SD_JOB_TIMEOUT_SECONDS="2") as stack:
+        stack.start_worker("null")
+        stack.start_api()
+        yield stack
+
+
+def test_a_job_that_hangs_is_timed_out(brief: Stack) -> None:
+    job = brief.api.finished(submitted(brief, **simulated(hang=True)))
+
+    assert job["error"]["code"] == "timed-out"
+    brief.worker.wait_for("Hard time limit (2s) exceeded", job["id"])
+
+
+def test_a_job_that_takes_too_long_is_timed_out(brief: Stack) -> None:
+    job = brief.api.finished(submitted(brief, **simulated(seconds=30)))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "timed-out")
+
+
+def test_the_job_after_one_that_hangs_gets_a_new_process(brief: Stack) -> None:
+    parent, child = psutil.Process(brief.worker.pid), child_of(brief.worker)
+    brief.api.finished(submitted(brief, **simulated(hang=True)))
+
+    made(brief, prompt="x")
+
+    assert parent.is_running()
+    assert child_of(brief.worker) != child
+
+
+def test_a_job_that_kills_its_process_each_time_is_given_up_after_three(brief: Stack) -> None:
+    job = brief.api.finished(submitted(brief, **simulated(die=True)))
+
+    assert (job["attempt"], job["error"]["code"]) == (3, "worker-lost")
+
+
+def test_the_queue_moves_on_past_a_job_that_kills_its_process(brief: Stack) -> None:
+    deadly = submitted(brief, **simulated(die=True))
+
+    made(brief, prompt="x")
+
+    assert brief.api.finished(deadly)["state"] == "failed"
+
+
+def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
+    job_id = begun(brief, **simulated(seconds=1))
+
+    child_of(brief.worker).kill()
+
+    job = brief.api.finished(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+
+
+def test_a_picture_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
+    job_id = begun(brief, **simulated(seconds=1))
+
+    child_of(brief.worker).kill()
+    brief.api.finished(job_id)
+
+    assert [path.name for path in brief.outputs.rglob("*") if job_id in path.name] == [f"{job_id}-0.png"]
+
+
+def test_a_worker_whose_process_is_killed_while_idle_goes_on(brief: Stack) -> None:
+    child_of(brief.worker).kill()
+
+    assert made(brief, prompt="x")["attempt"] == 1
+
+
+def test_a_failure_that_is_foreseen_costs_no_process(brief: Stack) -> None:
+    child = child_of(brief.worker)
+
+    job = brief.api.finished(submitted(brief, **simulated(fail="out-of-memory")))
+
+    assert job["error"]["code"] == "out-of-memory"
+    assert child_of(brief.worker) == child
+
+
+def test_folders_hold_no_half_written_files(brief: Stack) -> None:
+    assert list(Path(brief.outputs).rglob("*.tmp")) == []

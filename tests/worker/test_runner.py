@@ -1,0 +1,205 @@
+"""The life of one job in a worker."""
+
+import errno
+import itertools
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import InternalError, OutOfMemory
+from shared.schemas import Backend, GenerationRequest, Job
+from tests.worker.bench import Bench, canvas, speckled
+from worker.backends.base import OnStep, Picture, Step
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Bench:
+    return Bench(redis_url, f"bench{next(_numbers)}:", tmp_path / "outputs")
+
+
+def test_a_job_in_line_is_done(bench: Bench) -> None:
+    job = bench.run(bench.accepted())
+
+    assert (job.state, job.attempt, job.model) == ("succeeded", 1, "null")
+    assert [path.name for path in bench.files] == [f"{job.id}-0.png"]
+
+
+def test_the_record_tells_the_size_of_the_file(bench: Bench) -> None:
+    job = bench.run(bench.accepted())
+
+    assert [image.bytes for image in job.images] == [path.stat().st_size for path in bench.files]
+
+
+def test_a_field_that_the_backend_cannot_honour_leaves_a_warning(bench: Bench) -> None:
+    job = bench.run(bench.accepted(negative_prompt="y"))
+
+    assert job.warnings == ("negative_prompt is ignored: null cannot honour it",)
+
+
+@pytest.mark.parametrize("shade", [0, 255])
+def test_a_picture_of_one_colour_is_no_picture(bench: Bench, shade: int) -> None:
+    job = bench.run(bench.accepted(), canvas(np.full((64, 64, 3), shade, np.uint8)))
+
+    assert job.error is not None
+    assert job.error.code == "invalid-output"
+    assert bench.files == []
+
+
+def test_a_picture_of_the_wrong_size_is_no_picture(bench: Bench) -> None:
+    job = bench.run(bench.accepted(width=64, height=64), canvas(speckled(32, 64)))
+
+    assert job.error is not None
+    assert (job.error.code, job.error.detail) == ("invalid-output", "The model gave 32x64 pixels.")
+
+
+def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:
+    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        raise OutOfMemory("Too large.")
+
+    job = bench.run(bench.accepted(), fail)
+
+    assert job.error is not None
+    assert (job.state, job.error.code, job.error.detail) == ("failed", "out-of-memory", "Too large.")
+
+
+def test_an_unforeseen_failure_tells_no_internals(bench: Bench) -> None:
+    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        raise RuntimeError("secret path")
+
+    job = bench.run(bench.accepted(), fail)
+
+    assert job.error is not None
+    assert (job.error.code, job.error.detail) == ("internal-error", InternalError().detail)
+
+
+def test_an_unforeseen_failure_is_in_the_log_under_the_jobs_id(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        raise RuntimeError("secret path")
+
+    job = bench.run(bench.accepted(), fail)
+
+    assert f"job {job.id} failed unexpectedly" in caplog.text
+    assert "secret path" in caplog.text
+
+
+def test_a_job_that_begins_after_its_deadline_fails(bench: Bench) -> None:
+    bench.now = lambda: datetime.now(UTC) + timedelta(seconds=6)
+
+    job = bench.run(bench.accepted(deadline_seconds=5))
+
+    assert job.error is not None
+    assert (job.state, job.error.code, job.attempt) == ("failed", "deadline-passed", 0)
+
+
+def test_a_job_that_begins_before_its_deadline_is_done(bench: Bench) -> None:
+    bench.now = lambda: datetime.now(UTC) + timedelta(seconds=4)
+
+    assert bench.run(bench.accepted(deadline_seconds=5)).state == "succeeded"
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+
+
+def test_a_full_disk_fails_the_job(bench: Bench, full_disk: None) -> None:
+    job = bench.run(bench.accepted())
+
+    assert job.error is not None
+    assert (job.error.code, job.error.retryable) == ("storage-full", True)
+
+
+def test_a_full_disk_is_left_without_half_a_picture(bench: Bench, full_disk: None) -> None:
+    bench.run(bench.accepted())
+
+    assert bench.files == []
+
+
+def test_a_job_that_is_delivered_again_after_its_end_is_left_alone(bench: Bench) -> None:
+    done = bench.run(bench.accepted())
+
+    assert bench.run(done, handed_back=True) == done
+
+
+def test_a_job_that_another_worker_runs_is_left_alone(bench: Bench) -> None:
+    running = bench.started(bench.accepted())
+
+    assert bench.run(running) == running
+
+
+def test_an_unknown_job_is_left_alone(bench: Bench) -> None:
+    job = Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC))
+
+    bench.give(job)
+
+    assert bench.ledger.read(job.id) is None
+    assert bench.files == []
+
+
+def test_a_job_whose_worker_has_ended_is_taken_over(bench: Bench) -> None:
+    running = bench.started(bench.accepted())
+
+    job = bench.run(running, handed_back=True)
+
+    assert (job.state, job.attempt) == ("succeeded", 2)
+
+
+def test_a_job_that_was_taken_over_too_often_is_given_up(bench: Bench) -> None:
+    job = bench.accepted()
+    for _ in range(2):
+        job = bench.requeued(bench.started(job))
+
+    ended = bench.run(bench.started(job), handed_back=True)
+
+    assert ended.error is not None
+    assert (ended.error.code, ended.attempt) == ("worker-lost", 3)
+
+
+def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None:
+    job = bench.accepted()
+
+    def draw_for_ever(_: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+        other = bench.started(bench.requeued(bench.read(job)))
+        assert other.attempt == 2
+        for step in itertools.count(1):
+            on_step(Step(step, 10**9))
+        raise AssertionError
+
+    after = bench.run(job, draw_for_ever)
+
+    assert (after.state, after.attempt) == ("running", 2)
+    assert bench.files == []
+
+
+def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench: Bench) -> None:
+    job = bench.accepted()
+
+    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        bench.started(bench.requeued(bench.read(job)))
+        return [Picture(speckled(64, 64), 0)]
+
+    after = bench.run(job, draw)
+
+    assert (after.state, after.attempt, after.images) == ("running", 2, ())
+
+
+def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) -> None:
+    job = bench.accepted()
+
+    def draw_for_ever(_: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+        bench.store.run(bench.jobs.ask_to_cancel(job.id))
+        for step in itertools.count(1):
+            on_step(Step(step, 10**9))
+        raise AssertionError
+
+    assert bench.run(job, draw_for_ever).state == "cancelled"
+    assert bench.files == []

@@ -1,0 +1,73 @@
+"""What the bundled model makes of prompts, through HTTP."""
+
+import numpy as np
+import pytest
+
+from tests.conftest import RED_HEART
+from tests.stack import Stack
+from tests.worker.jobs import file_of, made
+from tests.worker.looking import corners, middle, opened, pixels, shows_a_red_heart_on_blue
+
+QUICK = {**RED_HEART, "num_inference_steps": 8}
+
+
+def test_a_red_heart_on_blue_is_a_red_heart_on_blue(sd: Stack) -> None:
+    job = made(sd, **RED_HEART)
+
+    assert shows_a_red_heart_on_blue(pixels(file_of(sd, job)))
+
+
+def test_a_yellow_star_on_green_is_a_yellow_star_on_green(sd: Stack) -> None:
+    picture = pixels(file_of(sd, made(sd, prompt="a yellow star on a green background", seed=1)))
+
+    (star_red, star_green, star_blue), (ground_red, ground_green, ground_blue) = middle(picture), corners(picture)
+    assert min(star_red, star_green) > 2 * star_blue
+    assert ground_green > 1.5 * max(ground_red, ground_blue)
+
+
+def test_the_same_request_gives_the_same_pixels(sd: Stack) -> None:
+    first, second = made(sd, **QUICK), made(sd, **QUICK)
+
+    assert np.array_equal(pixels(file_of(sd, first)), pixels(file_of(sd, second)))
+
+
+def test_another_seed_gives_another_picture(sd: Stack) -> None:
+    first, second = made(sd, **QUICK), made(sd, **{**QUICK, "seed": 43})
+
+    assert not np.array_equal(pixels(file_of(sd, first)), pixels(file_of(sd, second)))
+
+
+def test_picture_i_is_the_picture_of_seed_plus_i(sd: Stack) -> None:
+    pair, single = made(sd, **QUICK, num_images=2), made(sd, **{**QUICK, "seed": 43})
+
+    second, alone = pixels(file_of(sd, pair, 1)), pixels(file_of(sd, single))
+    assert [image["seed"] for image in pair["images"]] == [42, 43]
+    # A batch takes other paths through the processor's vector units, which round differently.
+    assert np.abs(second.astype(int) - alone.astype(int)).mean() < 1
+
+
+def test_a_negative_prompt_changes_the_picture(sd: Stack) -> None:
+    with_it, without = made(sd, **QUICK, negative_prompt="red"), made(sd, **QUICK)
+
+    assert with_it["warnings"] == []
+    assert not np.array_equal(pixels(file_of(sd, with_it)), pixels(file_of(sd, without)))
+
+
+def test_a_picture_may_be_larger_than_the_models_own_size(sd: Stack) -> None:
+    job = made(sd, **{**QUICK, "num_inference_steps": 2}, width=256, height=192)
+
+    assert opened(file_of(sd, job)).size == (256, 192)
+
+
+def test_a_width_that_is_no_multiple_of_eight_is_refused(sd: Stack) -> None:
+    answer = sd.api.post("/api/txt2img", {**RED_HEART, "width": 132})
+
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/width"]
+
+
+@pytest.mark.parametrize("scheduler", ["pndm", "dpm++_2m_karras"])
+def test_a_scheduler_that_spoils_the_model_is_not_offered(sd: Stack, scheduler: str) -> None:
+    answer = sd.api.post("/api/txt2img", {**RED_HEART, "scheduler": scheduler})
+
+    assert answer.status_code == 422

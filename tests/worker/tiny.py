@@ -1,0 +1,108 @@
+"""Pipelines of the usual architecture with random weights, small enough to be made anew for a test."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+#: What the default of 32 latent pixels comes to with an autoencoder of two levels.
+NATIVE_SIDE = 64
+_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+def save_sd(folder: Path) -> Path:
+    """As Stable Diffusion 1.5 is built."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    parts = {
+        "unet": _unet(block_out_channels=(4, 8), layers_per_block=1, cross_attention_dim=8, norm_num_groups=2),
+        "scheduler": DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False),
+        "vae": _autoencoder([4, 8], norm_num_groups=2),
+        "text_encoder": CLIPTextModel(_text_config(tokenizer, hidden_size=8)),
+        "tokenizer": tokenizer,
+    }
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    StableDiffusionPipeline(**parts, **none).save_pretrained(folder)
+    return folder
+
+
+def save_sdxl(folder: Path) -> Path:
+    """As Stable Diffusion XL is built: two text encoders, and sizes as a further input."""
+    torch.manual_seed(0)
+    tokenizer = _tokenizer()
+    config = _text_config(tokenizer, hidden_size=32)
+    parts = {
+        "unet": _unet(
+            block_out_channels=(2, 4),
+            layers_per_block=2,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            transformer_layers_per_block=(1, 2),
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+            cross_attention_dim=32 + 32,
+            norm_num_groups=1,
+        ),
+        "scheduler": EulerDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="leading"),
+        "vae": _autoencoder([32, 64]),
+        "text_encoder": CLIPTextModel(config),
+        "text_encoder_2": CLIPTextModelWithProjection(config),
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer,
+    }
+    StableDiffusionXLPipeline(**parts).save_pretrained(folder)
+    return folder
+
+
+def _unet(**config: Any) -> Any:
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **config,
+    )
+
+
+def _autoencoder(channels: list[int], **config: Any) -> Any:
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        sample_size=128,
+        **config,
+    )
+
+
+def _tokenizer() -> Any:
+    letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    words = ["<|unknown|>", *letters, "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    names = {"bos_token": words[-2], "eos_token": words[-1], "pad_token": words[-1], "unk_token": words[0]}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], **names, model_max_length=77)
+
+
+def _text_config(tokenizer: Any, hidden_size: int) -> Any:
+    return CLIPTextConfig(
+        hidden_size=hidden_size,
+        projection_dim=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
