@@ -32,6 +32,7 @@ class Listener:
 
     def __init__(self) -> None:
         self._heard: asyncio.Queue[JobEvent | None] = asyncio.Queue(BACKLOG)
+        self.closed = False
 
     async def next(self) -> JobEvent | None:
         """The next event, or None when some may have been missed."""
@@ -52,6 +53,8 @@ class Hub:
         self._client = client
         self._channel = channel
         self._listeners: dict[str, set[Listener]] = {}
+        #: Set when the process is about to end: nobody should go on waiting.
+        self.closing = asyncio.Event()
 
     @contextmanager
     def listen(self, job_id: str) -> Iterator[Listener]:
@@ -65,6 +68,13 @@ class Hub:
             listeners.discard(listener)
             if not listeners:
                 del self._listeners[job_id]
+
+    def close(self) -> None:
+        self.closing.set()
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.closed = True
+                listener.tell(None)
 
     @property
     def listening(self) -> int:
@@ -138,8 +148,11 @@ async def read(store: AsyncStore, jobs: Jobs, job_id: str) -> JobSnapshot:
 async def follow(
     store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str, last: str
 ) -> AsyncIterator[JobEvent | None]:
-    """Every event after `last` ('' for all) up to the end of the job; None whenever PING_SECONDS passed in silence."""
-    while True:
+    """Every event after `last` ('' for all) up to the end of the job, or until the listener is closed.
+
+    None stands for PING_SECONDS of silence.
+    """
+    while not listener.closed:
         unread = jobs.events(job_id, last)
         for event in await patiently(partial(store.run, unread)):
             last = event.id
@@ -174,15 +187,18 @@ def order(event_id: str) -> tuple[int, int]:
     return int(milliseconds or 0), int(number or 0)
 
 
-def server_sent(event: JobEvent | None, done: str = "") -> bytes:
-    """The event as the wire has it; `done` is the finished job as JSON, the data of the last event."""
+def server_sent(
+    event: JobEvent | None, job: str = "", queue_position: int | None = None, wait: float | None = None
+) -> bytes:
+    """The event as the wire has it. `job` is the job as JSON, the data of the last event."""
     if event is None:
         return format_sse_event(comment="ping")
     match event.type:
         case "done":
-            data = done
+            data = job
         case "state":
-            data = json.dumps({"id": event.job_id, "state": event.data})
+            place = {"queue_position": queue_position, "estimated_wait_seconds": wait}
+            data = json.dumps({"id": event.job_id, "state": event.data, **place})
         case _:
             data = event.data
     return format_sse_event(event=event.type, id=None if event.type == "preview" else event.id, data_str=data)

@@ -2,22 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Header, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 
+from api.admission import RepetitionDep, admit, draft, withdraw
 from api.bodies import JsonRoute
-from api.events import read, until_done
+from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
 from api.views import JobView, job_path, job_view
-from shared.errors import BackendUnavailable, ImageNotFound, NotAcceptable, QueueFull, StoreUnavailable
-from shared.jobs import JobSnapshot
-from shared.schemas import Backend, GenerationRequest, Job, OutputFormat, ResponseFormat
+from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
+from shared.jobs import JobSnapshot, Outcome
+from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
@@ -34,7 +34,9 @@ SUBMIT_PROBLEMS = documented(
     "unsupported-media-type",
     "length-required",
     "payload-too-large",
+    "idempotency-mismatch",
     "queue-full",
+    "storage-full",
     "backend-unavailable",
     "store-unavailable",
 )
@@ -50,6 +52,7 @@ FAILURES = documented(
     "internal-error",
 )
 
+OnDisconnect = Literal["keep", "cancel"]
 RequestBody = Annotated[GenerationRequest, Body(openapi_examples=EXAMPLES)]
 
 
@@ -70,50 +73,28 @@ async def txt2img(
     http: Request,
     services: ServicesDep,
     request: RequestBody,
+    repetition: RepetitionDep,
     accept: Annotated[str, Header(description="`image/*` answers the bytes of the picture")] = "*/*",
     prefer: Annotated[str, Header(description="`wait=N`: answer 202 after N seconds", examples=["wait=30"])] = "",
+    on_disconnect: Annotated[OnDisconnect, Query(description="What becomes of the job if you leave")] = "keep",
 ) -> Response:
     """Make pictures and wait for them."""
     wants_bytes, request = negotiate(accept, request)
-    backend = await choose_backend(services, request)
-    job = Job.new(request, backend, datetime.now(UTC))
+    job, expected_ms = await draft(services, request)
+    budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
     with services.hub.listen(job.id) as listener:
-        await enqueue(services, job)
-        work = until_done(services.store, services.jobs, listener, job.id)
-        budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
-        snapshot = await _first_of(work, http, budget)
-    about(http, job)
+        admission = await admit(services, job, expected_ms, repetition.of(request))
+        if admission.outcome is Outcome.CREATED:
+            snapshot = await _outcome(services, http, listener, job.id, budget, on_disconnect)
+    if admission.outcome is Outcome.KNOWN:
+        with services.hub.listen(admission.job_id) as listener:
+            # It may have ended long ago.
+            listener.tell(None)
+            snapshot = await _outcome(services, http, listener, admission.job_id, budget, "keep")
+    about(http, admission.job_id)
     if snapshot is None:
-        return await handed_over(services, http, job)
+        return await handed_over(services, http, JobSnapshot(job), admission.job_id)
     return await _finished(services, http, snapshot, wants_bytes)
-
-
-async def choose_backend(services: Services, request: GenerationRequest) -> Backend:
-    """Where the request goes, checked against what that backend was last known to do.
-
-    Raises BackendUnavailable where nobody would ever take the job, and InvalidRequest.
-    """
-    backend = request.backend or services.settings.fallback_backend
-    fleet = await services.watch.fleet()
-    known = fleet.capabilities.get(backend)
-    expected = backend in services.settings.backends
-    if backend is Backend.NULL and not expected:
-        raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
-    if not (expected or known or fleet.of(backend)):
-        names = ", ".join(services.settings.backends)
-        raise BackendUnavailable(f"No worker serves {backend}; this service has: {names}.")
-    if known:
-        known.check(request, services.limits)
-    else:
-        services.limits.check(request)
-    return backend
-
-
-async def enqueue(services: Services, job: Job) -> None:
-    """Accept the job: from here on it is not lost. Raises QueueFull and StoreUnavailable."""
-    message = services.queue.message(job.id, job.backend, job.request.priority)
-    if not await services.store.run(services.jobs.create(job, message, services.settings.max_queued_jobs)):
-        raise QueueFull
 
 
 def wait_seconds(prefer: str, longest: int) -> int:
@@ -150,16 +131,24 @@ def _by_preference(accept: str) -> list[str]:
     return sorted((name for name in weights if weights[name]), key=lambda name: -weights[name])
 
 
-async def _first_of(work: Coroutine[Any, Any, JobSnapshot], http: Request, seconds: int) -> JobSnapshot | None:
-    """The finished job, or None when time is up or the caller has left; the job itself goes on in either case."""
-    waiting = asyncio.ensure_future(work)
+async def _outcome(
+    services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: OnDisconnect
+) -> JobSnapshot | None:
+    """The finished job, or None when time is up, the caller has left or this process ends: the job goes on."""
+    waiting = asyncio.ensure_future(until_done(services.store, services.jobs, listener, job_id))
     leaving = asyncio.ensure_future(_gone(http))
+    closing = asyncio.ensure_future(services.hub.closing.wait())
     try:
-        await asyncio.wait({waiting, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else None
+        await asyncio.wait({waiting, leaving, closing}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        if leaving.done() and on_disconnect == "cancel":
+            with suppress(InvalidTransition, StoreUnavailable):
+                await withdraw(services, job_id)
+        return None
     finally:
-        waiting.cancel()
-        leaving.cancel()
+        for task in (waiting, leaving, closing):
+            task.cancel()
 
 
 async def _gone(http: Request) -> None:
@@ -167,14 +156,13 @@ async def _gone(http: Request) -> None:
         pass
 
 
-async def handed_over(services: Services, http: Request, job: Job) -> Response:
+async def handed_over(services: Services, http: Request, drafted: JobSnapshot, job_id: str) -> Response:
     """202: where the job is to be found. It was accepted, so a store that has gone away since is no problem."""
-    snapshot = JobSnapshot(job)
+    snapshot = drafted
     with suppress(StoreUnavailable):
-        snapshot = await read(services.store, services.jobs, job.id)
-    headers = {"Location": job_path(job.id), "X-Job-Id": job.id}
-    body = job_view(snapshot, services.base_url(http)).model_dump_json()
-    return Response(body, 202, headers=headers, media_type="application/json")
+        snapshot = await read(services.store, services.jobs, job_id)
+    headers = {"Location": job_path(job_id), "X-Job-Id": job_id}
+    return Response((await view(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
 
 
 async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wants_bytes: bool) -> Response:
@@ -194,5 +182,23 @@ async def job_answer(services: Services, http: Request, snapshot: JobSnapshot) -
     job = snapshot.job
     inline = job.request.response_format is ResponseFormat.B64_JSON
     pictures = await pictures_of(services.images, job) if inline else {}
-    body = job_view(snapshot, services.base_url(http), pictures).model_dump_json()
+    body = (await view(services, http, snapshot, pictures)).model_dump_json()
     return Response(body, headers={"X-Job-Id": job.id}, media_type="application/json")
+
+
+async def view(
+    services: Services, http: Request, snapshot: JobSnapshot, pictures: Mapping[int, bytes] | None = None
+) -> JobView:
+    """The job as clients see it, with an estimate of its wait while it is queued."""
+    return job_view(snapshot, services.base_url(http), pictures, await estimated_wait(services, snapshot))
+
+
+async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:
+    """Seconds until a queued job starts, None for any other and while Redis is away."""
+    if snapshot.queue_position is None:
+        return None
+    try:
+        fleet = await services.watch.fleet()
+    except StoreUnavailable:
+        return None
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_before_ms)

@@ -1,8 +1,5 @@
 """How the service is: for people, for load balancers, for clients that choose a backend."""
 
-import asyncio
-import os
-import shutil
 from enum import StrEnum
 from typing import Any
 
@@ -42,6 +39,7 @@ class BackendView(BaseModel):
     dtype: str | None
     workers: list[WorkerRecord]
     queued: int
+    estimated_wait_seconds: float = Field(description="For a job that would be submitted now, by recent experience")
     capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null until known")
 
 
@@ -100,6 +98,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         dtype=lead and lead.dtype,
         workers=list(workers),
         queued=fleet.queued[backend],
+        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )
 
@@ -116,7 +115,7 @@ async def backends(services: ServicesDep) -> BackendListView:
 @router.get("/health")
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
-    outputs = await asyncio.to_thread(_outputs, services)
+    disk = await services.disk.seen()
     try:
         fleet = await services.watch.fleet()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
@@ -124,10 +123,10 @@ async def health(services: ServicesDep) -> HealthView:
         statuses = {}
     default = services.settings.fallback_backend
     return HealthView(
-        status=_overall(statuses.get(default), outputs.writable),
+        status=_overall(statuses.get(default), await services.disk.has_room()),
         version=services.version,
         redis=bool(statuses),
-        outputs=outputs,
+        outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
     )
@@ -182,19 +181,11 @@ async def info(http: Request, services: ServicesDep) -> InfoView:
 _LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "backends": "/api/backends"}
 
 
-def _overall(default: BackendStatus | None, writable: bool) -> Status:
+def _overall(default: BackendStatus | None, room: bool) -> Status:
     match default:
         case None:
             return Status.UNAVAILABLE
         case BackendStatus.READY | BackendStatus.BUSY:
-            return Status.OK if writable else Status.DEGRADED
+            return Status.OK if room else Status.DEGRADED
         case BackendStatus.LOADING | BackendStatus.OFFLINE | BackendStatus.UNCONFIGURED:
             return Status.DEGRADED
-
-
-def _outputs(services: Services) -> OutputsView:
-    root = services.images.root
-    try:
-        return OutputsView(writable=os.access(root, os.W_OK), free_bytes=shutil.disk_usage(root).free)
-    except OSError:
-        return OutputsView(writable=False, free_bytes=None)

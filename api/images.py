@@ -35,7 +35,7 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
 async def picture(http: Request, services: ServicesDep, job_id: str, index: int) -> Response:
     """The bytes of one picture."""
     job = (await read(services.store, services.jobs, job_id)).job
-    about(http, job)
+    about(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
         raise ImageNotFound

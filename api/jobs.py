@@ -2,21 +2,20 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.admission import RepetitionDep, admit, draft, withdraw
 from api.bodies import JsonRoute
 from api.events import follow, patiently, read, server_sent
-from api.generate import SUBMIT_PROBLEMS, RequestBody, choose_backend, enqueue, handed_over, job_answer
+from api.generate import SUBMIT_PROBLEMS, RequestBody, estimated_wait, handed_over, job_answer, view
 from api.problems import about, documented
 from api.services import Services, ServicesDep
 from api.views import JobListView, JobView, job_view
-from shared.errors import InvalidTransition
 from shared.jobs import JobEvent, JobFilter, JobSnapshot
-from shared.schemas import Backend, Job
+from shared.schemas import Backend
 from shared.states import State
 
 router = APIRouter(tags=["jobs"])
@@ -30,12 +29,11 @@ LAPSED_END = "0-1"
 @submit_router.post(
     "/api/jobs", status_code=202, response_model=JobView, responses={202: {"model": JobView}, **SUBMIT_PROBLEMS}
 )
-async def create(http: Request, services: ServicesDep, request: RequestBody) -> Response:
+async def create(http: Request, services: ServicesDep, request: RequestBody, repetition: RepetitionDep) -> Response:
     """Accept a job and answer at once; its pictures come later."""
-    backend = await choose_backend(services, request)
-    job = Job.new(request, backend, datetime.now(UTC))
-    await enqueue(services, job)
-    return await handed_over(services, http, job)
+    job, expected_ms = await draft(services, request)
+    admission = await admit(services, job, expected_ms, repetition.of(request))
+    return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 
 
 @router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)
@@ -57,8 +55,7 @@ async def index(
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label)
     page = await services.store.run(services.jobs.page(wanted, limit, cursor))
-    base_url = services.base_url(http)
-    return JobListView(jobs=[job_view(snapshot, base_url) for snapshot in page.jobs], cursor=page.cursor)
+    return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
 @router.delete(
@@ -68,7 +65,22 @@ async def index(
 )
 async def cancel(http: Request, services: ServicesDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
-    return await job_answer(services, http, await _cancelled(services, http, job_id))
+    await _found(services, http, job_id)
+    return await job_answer(services, http, await withdraw(services, job_id))
+
+
+@router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=FIND_PROBLEMS)
+async def pin(http: Request, services: ServicesDep, job_id: str) -> Response:
+    """Keep the job and its pictures, whatever the retention rules say."""
+    await services.store.run(services.jobs.pin(job_id, pinned=True))
+    return await job_answer(services, http, await _found(services, http, job_id))
+
+
+@router.delete("/api/jobs/{job_id}/pin", response_model=JobView, responses=FIND_PROBLEMS)
+async def unpin(http: Request, services: ServicesDep, job_id: str) -> Response:
+    """Let the retention rules apply to the job again."""
+    await services.store.run(services.jobs.pin(job_id, pinned=False))
+    return await job_answer(services, http, await _found(services, http, job_id))
 
 
 @router.get(
@@ -103,29 +115,8 @@ async def events(
 
 async def _found(services: Services, http: Request, job_id: str) -> JobSnapshot:
     snapshot = await read(services.store, services.jobs, job_id)
-    about(http, snapshot.job)
+    about(http, job_id)
     return snapshot
-
-
-async def _cancelled(services: Services, http: Request, job_id: str) -> JobSnapshot:
-    """Raises InvalidTransition for a job that has ended."""
-    while True:
-        await services.store.run(services.jobs.ask_to_cancel(job_id))
-        snapshot = await _found(services, http, job_id)
-        job = snapshot.job
-        match job.state:
-            case State.RUNNING:
-                return snapshot
-            case State.QUEUED:
-                cancelled = job.cancel(datetime.now(UTC))
-                # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
-                if await services.store.run(services.jobs.move(job, cancelled)):
-                    return JobSnapshot(cancelled)
-            case _:
-                raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
-
-
-_ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
 
 
 async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
@@ -141,9 +132,11 @@ async def _stream(services: Services, snapshot: JobSnapshot, last: str, base_url
             yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, base_url))
             return
         async for event in follow(services.store, services.jobs, listener, job_id, last):
-            if event is not None and event.type == "done":
+            if event is not None and event.type in ("done", "state"):
                 snapshot = await patiently(lambda: read(services.store, services.jobs, job_id))
-                yield server_sent(event, _job_json(snapshot, base_url))
+                wait = await estimated_wait(services, snapshot)
+                place = snapshot.queue_position if event.data == State.QUEUED else None
+                yield server_sent(event, _job_json(snapshot, base_url), place, wait)
             else:
                 yield server_sent(event)
 

@@ -1,12 +1,16 @@
 """The API's process entry: reads the environment, serves."""
 
+import asyncio
+import socket
 import sys
 from importlib.metadata import version
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.disk import DiskWatch
 from api.events import Hub
 from api.services import FleetWatch, Services
 from shared import logs
@@ -15,7 +19,7 @@ from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import ApiSettings, load
-from shared.store import AsyncStore, connect_async
+from shared.store import AsyncStore, connect_async, require_redis
 from shared.workers import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
@@ -23,8 +27,6 @@ GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings) -> Services:
-    if not settings.redis_url:
-        raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = AsyncStore(connect_async(settings.redis_url))
     jobs = Jobs(settings.redis_prefix)
@@ -38,24 +40,43 @@ def create_services(settings: ApiSettings) -> Services:
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
+        disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
     )
 
 
-def app() -> FastAPI:
-    """For `uvicorn --factory api.main:app`."""
-    settings = load(ApiSettings)
+def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
-    return create_app(create_services(settings))
+    require_redis(settings.redis_url)
+    services = create_services(settings)
+    return create_app(services), services.hub
+
+
+class Server(uvicorn.Server):
+    """Lets go of those who wait as soon as it is told to stop: synchronous callers get their 202, streams end."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hub.close)
+        super().handle_exit(sig, frame)
 
 
 def main() -> None:
     try:
         settings = load(ApiSettings)
-        application = app()
+        app, hub = create(settings)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    uvicorn.run(
-        application,
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -63,6 +84,7 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    Server(config, hub).run()
 
 
 if __name__ == "__main__":

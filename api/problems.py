@@ -16,7 +16,7 @@ from starlette.routing import Match
 
 from shared import errors
 from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError
-from shared.schemas import Job, JobError
+from shared.schemas import JobError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ STATUS: Mapping[str, int] = {
     "job-not-found": 404,
     "image-not-found": 404,
     "invalid-transition": 409,
+    "idempotency-mismatch": 422,
     "queue-full": 429,
     "backend-unavailable": 503,
     "store-unavailable": 503,
@@ -100,9 +101,9 @@ def failed_job(error: JobError, headers: Mapping[str, str]) -> Response:
     return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
 
 
-def about(request: Request, job: Job) -> None:
+def about(request: Request, job_id: str) -> None:
     """From here on the request concerns this job, and a problem answers with its id."""
-    request.state.job_id = job.id
+    request.state.job_id = job_id
 
 
 def install(app: FastAPI) -> None:

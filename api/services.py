@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.disk import DiskWatch
 from api.events import Hub
 from shared.capabilities import Limits
 from shared.images import ImageStore
@@ -56,6 +57,7 @@ class Services:
     images: ImageStore
     hub: Hub
     watch: FleetWatch
+    disk: DiskWatch
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,9 @@ EXAMPLE: JsonValue = {
     "metadata": None,
     "progress": None,
     "queue_position": None,
+    "estimated_wait_seconds": None,
     "attempt": 1,
+    "pinned": False,
     "created_at": "2026-11-23T10:00:00Z",
     "started_at": "2026-11-23T10:00:00.004000Z",
     "finished_at": "2026-11-23T10:00:00.420000Z",
@@ -79,7 +81,11 @@ class JobView(BaseModel):
     metadata: dict[str, Any] | None
     progress: Progress | None
     queue_position: int | None = Field(description="Jobs of the same backend before this one, while it is queued")
+    estimated_wait_seconds: float | None = Field(
+        description="Until it starts, by recent experience, while it is queued"
+    )
     attempt: int
+    pinned: bool = Field(description="Kept from retention")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -100,8 +106,10 @@ def job_path(job_id: str) -> str:
     return f"/api/jobs/{job_id}"
 
 
-def job_view(snapshot: JobSnapshot, base_url: str, pictures: Mapping[int, bytes] | None = None) -> JobView:
-    """`pictures` holds, by index, the bytes to put into the answer itself."""
+def job_view(
+    snapshot: JobSnapshot, base_url: str, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
+) -> JobView:
+    """`pictures` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
     job = snapshot.job
     path = job_path(job.id)
     return JobView(
@@ -113,7 +121,9 @@ def job_view(snapshot: JobSnapshot, base_url: str, pictures: Mapping[int, bytes]
         metadata=job.request.metadata,
         progress=snapshot.progress,
         queue_position=snapshot.queue_position,
+        estimated_wait_seconds=wait,
         attempt=job.attempt,
+        pinned=snapshot.pinned,
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

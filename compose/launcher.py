@@ -56,7 +56,7 @@ async def _running(
     env = {f"{PREFIX}REDIS_URL": url}
     first = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     rest = [services.worker(settings, env, backend) for backend in settings.backends]
-    rest.append(services.api(settings, env))
+    rest += [services.housekeeper(settings, env), services.api(settings, env)]
     if settings.flower_port:
         rest.append(services.flower(settings, env))
     show("imagegen", f"starting {', '.join(service.name for service in (*first, *rest))}")

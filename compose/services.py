@@ -54,15 +54,20 @@ def api(_: LauncherSettings, env: Mapping[str, str]) -> Service:
 
 
 def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend) -> Service:
-    """Stopping waits for the running job, as long as jobs may take here, but at most half a minute."""
     options = ("worker", "--hostname", f"{backend}@%h", "--without-gossip", "--without-mingle", "--loglevel", "WARNING")
     return Service(
         f"worker-{backend}",
         (*CELERY, "--quiet", *APP, *options),
         ready="ready.",
         env={**env, f"{PREFIX}BACKEND": backend},
-        grace_seconds=min(30.0, settings.job_timeout_seconds),
+        grace_seconds=settings.shutdown_grace_seconds + 5.0,
     )
+
+
+def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
+    options = ("worker", "--beat", "--hostname", "housekeeper@%h", "--without-gossip", "--without-mingle")
+    command = (*CELERY, "--quiet", "-A", "worker.housekeeper.main", *options, "--loglevel", "WARNING")
+    return Service("housekeeper", command, ready="ready.", env=env)
 
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:

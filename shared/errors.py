@@ -5,7 +5,7 @@ ImagegenError
 ├── RequestError                  asked wrongly, told at once
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
-│   ├── InvalidTransition
+│   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
     └── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
@@ -112,6 +112,12 @@ class InvalidTransition(RequestError):
     code = "invalid-transition"
 
 
+class IdempotencyMismatch(RequestError):
+    """This Idempotency-Key came with another request within the last day; use a new key for a new request."""
+
+    code = "idempotency-mismatch"
+
+
 class QueueFull(RequestError):
     """As many jobs are waiting as this service accepts; try again when some are done."""
 
@@ -129,7 +135,7 @@ class BackendUnavailable(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The job store does not answer; nothing was accepted."""
+    """The job store does not answer; try again shortly."""
 
     code = "store-unavailable"
     retryable = True

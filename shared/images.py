@@ -1,14 +1,42 @@
 """Where pictures lie: `outputs/YYYY/MM/DD/<job id>-<index>.<format>`."""
 
 import errno
+import hashlib
 import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shared.errors import StorageFull
-from shared.schemas import Job, OutputFormat
+from shared.schemas import Frozen, Image, Job, Timings
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+_PICTURE = re.compile(r"([0-9a-f-]{36})-\d+\.(?:png|jpeg|webp)")
+
+
+class Made(Frozen):
+    """The pictures of a job, complete on disk."""
+
+    images: tuple[Image, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """`job_id` is None for what is not a picture."""
+
+    path: Path
+    job_id: str | None
+    size: int
+    modified_at: datetime
 
 
 @dataclass(frozen=True)
@@ -42,6 +70,47 @@ class ImageStore:
             raise
         return path
 
+    def note_made(self, job: Job, made: Made) -> None:
+        """Leave word beside the pictures of a job that they are complete, until that is on record."""
+        # Not synced to disk: it matters when a process dies. After a power cut the job is simply done again.
+        self._note(job).write_text(made.model_dump_json(), encoding="utf-8")
 
-def format_of(media_type: str) -> OutputFormat:
-    return OutputFormat(media_type.removeprefix("image/"))
+    def made(self, job: Job) -> Made | None:
+        """What a worker that died left behind of this job, if every picture of it is whole."""
+        try:
+            made = Made.model_validate_json(self._note(job).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return made if all(self.is_whole(job, image) for image in made.images) else None
+
+    def forget_made(self, job: Job) -> None:
+        self._note(job).unlink(missing_ok=True)
+
+    def is_whole(self, job: Job, image: Image) -> bool:
+        """Whether the file is the very one that was recorded."""
+        try:
+            data = self.path(job, image.index).read_bytes()
+        except OSError:
+            return False
+        return len(data) == image.bytes and hashlib.sha256(data).hexdigest() == image.sha256
+
+    def files(self) -> Iterator[StoredFile]:
+        """Every file below the root, in no order. Those that vanish meanwhile are left out."""
+        for path in self.root.rglob("*"):
+            with suppress(FileNotFoundError):
+                about = path.stat(follow_symlinks=False)
+                if stat.S_ISREG(about.st_mode):
+                    picture = _PICTURE.fullmatch(path.name)
+                    modified = datetime.fromtimestamp(about.st_mtime, UTC)
+                    yield StoredFile(path, picture.group(1) if picture else None, about.st_size, modified)
+
+    def drop_empty_folders(self) -> None:
+        """Of days that have passed; today's may be about to receive a picture."""
+        today = self.root / f"{datetime.now(UTC):%Y/%m/%d}"
+        for folder in sorted(self.root.glob("*/*/*"), reverse=True):
+            if folder.is_dir() and folder < today:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _note(self, job: Job) -> Path:
+        return self.path(job, 0).with_name(f".{job.id}.json")

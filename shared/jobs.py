@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from shared.keys import Keys
 from shared.queues import QueuedMessage
-from shared.schemas import Backend, Job, Priority, Progress
+from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress
 from shared.states import State
 from shared.store import Argument, Operation
 
 #: How long the events of a finished job can still be resumed; the record outlives them.
 EVENTS_LIFETIME_MS = 5 * 60 * 1000
+#: A running job whose worker was not heard of for so long is started again elsewhere. Workers report every second.
+LEASE_MS = 10_000
 #: Events of one job that are kept, or a few more; the oldest go first.
 MOST_EVENTS = 1000
 #: Records one list call looks at before it hands back a cursor.
@@ -25,6 +28,9 @@ class JobSnapshot:
     progress: Progress | None = None
     queue_position: int | None = None
     """Jobs of the same backend that are before it; None unless it is queued."""
+    work_before_ms: int = 0
+    """How long those jobs together will keep one worker, by recent experience."""
+    pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,52 @@ class JobEvent:
         return cls(job_id, event_id, kind, data)
 
 
+class Outcome(StrEnum):
+    """What became of a request to create a job."""
+
+    CREATED = "created"
+    KNOWN = "known"
+    MISMATCH = "mismatch"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`job_id` is the job that the caller gets: a new one, or the one that an earlier request made."""
+
+    outcome: Outcome
+    job_id: str
+
+
+class OnRepeat(StrEnum):
+    """What a request does that was made before."""
+
+    NEW = "new"
+    """It makes a job of its own."""
+    SAME = "same"
+    """It gets the same job, whatever became of it; another request under the same name is refused."""
+    AGAIN = "again"
+    """It gets the same job, unless that was in vain."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """How repetitions of a request are known: by a name that its caller gives it, or by what it asks for."""
+
+    name: str
+    request_hash: str
+    on_repeat: OnRepeat
+    remembered_ms: int
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Most jobs that may wait, in all and for one backend."""
+
+    queued: int
+    queued_per_backend: int
+
+
 class Verdict(StrEnum):
     """What a worker learns when it reports on a job."""
 
@@ -65,60 +117,74 @@ class Verdict(StrEnum):
 
 
 class Jobs:
-    """Operations on job records. `prefix` begins every key, so that several services may share one server."""
+    """Operations on job records."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.channel = f"{prefix}events"
+        self._keys = Keys(prefix)
+        self.channel = self._keys.channel
 
-    def create(self, job: Job, message: QueuedMessage, most_queued: int) -> Operation[bool]:
-        """Store a new job and its message in one step. False when the queue is full and nothing was stored."""
-        keys = [
-            self._record(job.id),
-            self._events(job.id),
-            self._state(State.QUEUED),
-            self._line(job.backend),
-        ]
-        keys += [self._prefix + message.key, self._all(), f"{self._prefix}jobs:backend:{job.backend}"]
+    def create(
+        self, job: Job, message: QueuedMessage, ceiling: Ceiling, repeat: Repeat | None = None, expected_ms: int = 0
+    ) -> Operation[Admission]:
+        """Store a new job and its message in one step, or nothing where there is no room or it is there already."""
+        keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.state(State.QUEUED)]
+        keys += [self._keys.line(job.backend), self._keys.broker(message.key)]
+        keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.jobs, self._keys.backend(job.backend)]
         if job.request.label is not None:
-            keys.append(self._label(job.request.label))
-        args = [job.id, self.channel, _dump(job), job.backend, job.request.label or "", message.payload]
-        return Operation("create", keys, [*args, _rank(job.request.priority), most_queued], bool)
+            keys.append(self._keys.label(job.request.label))
+        args: list[Argument] = [job.id, self.channel, _dump(job), job.backend, job.request.label or ""]
+        args += [message.payload, rank(job.request.priority), expected_ms, ceiling.queued, ceiling.queued_per_backend]
+        if repeat is None:
+            args += [OnRepeat.NEW, "", ""]
+        else:
+            args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
+        args.append(self._keys.record(""))
+        return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
 
     def move(self, old: Job, new: Job, message: QueuedMessage | None = None) -> Operation[bool]:
         """Compare-and-set on the old (state, attempt). False when the job was moved by somebody else first.
 
         `message` goes with a job that returns to the queue, and only then.
         """
-        keys = [self._record(old.id), self._events(old.id), self._state(old.state), self._state(new.state)]
-        keys += [self._line(old.backend), self._prefix + message.key if message else self._line(old.backend)]
+        line = self._keys.line(old.backend)
+        keys = [self._keys.record(old.id), self._keys.events(old.id)]
+        keys += [self._keys.state(old.state), self._keys.state(new.state), line]
+        keys += [self._keys.broker(message.key) if message else line, self._keys.leases, self._keys.pace(old.backend)]
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, _dump(new)]
-        args += [message.payload if message else "", _rank(new.request.priority)]
-        return Operation("move", keys, [*args, EVENTS_LIFETIME_MS if new.state.is_terminal else ""], bool)
+        args += [message.payload if message else "", rank(new.request.priority)]
+        args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]
+        args += [kind_of_work(new.model or "", new.request), new.work_ms] if new.work_ms is not None else ["", ""]
+        return Operation("move", keys, args, bool)
 
     def report(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:
-        """Tell of a running job; `preview` is one line of JSON."""
-        keys = [self._record(job.id), self._events(job.id)]
+        """Tell of a running job, and renew its lease; `preview` is one line of JSON."""
+        keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.leases]
         told = progress.model_dump_json() if progress else ""
-        return Operation("report", keys, [job.id, self.channel, job.attempt, told, preview, MOST_EVENTS], Verdict)
+        args: list[Argument] = [job.id, self.channel, job.attempt, told, preview, MOST_EVENTS, LEASE_MS]
+        return Operation("report", keys, args, Verdict)
 
     def ask_to_cancel(self, job_id: str) -> Operation[State | None]:
         """Flag the job if it runs; the state it is in, None for an unknown id."""
-        return Operation("cancel", [self._record(job_id)], [], lambda state: State(state) if state else None)
+        return Operation("cancel", [self._keys.record(job_id)], [], lambda state: State(state) if state else None)
+
+    def pin(self, job_id: str, *, pinned: bool) -> Operation[bool]:
+        """Keep a job and its pictures from retention, or no longer. False for an unknown id."""
+        return Operation("pin", [self._keys.record(job_id)], ["1" if pinned else ""], bool)
 
     def read(self, job_id: str) -> Operation[JobSnapshot | None]:
-        return Operation("read", [self._record(job_id)], [job_id, self._line("")], _snapshot)
+        args = [job_id, self._keys.line(""), self._keys.record("")]
+        return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is an id; the page begins with the job before it."""
         if wanted.label is not None:
-            index = self._label(wanted.label)
+            index = self._keys.label(wanted.label)
         elif wanted.state is not None:
-            index = self._state(wanted.state)
+            index = self._keys.state(wanted.state)
         else:
-            index = f"{self._prefix}jobs:backend:{wanted.backend}" if wanted.backend else self._all()
+            index = self._keys.backend(wanted.backend) if wanted.backend else self._keys.jobs
         filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
-        args: list[Argument] = [self._record(""), cursor or "", limit, *filters, LIST_BUDGET, self._line("")]
+        args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.line("")]
         return Operation("list", [index], args, _page)
 
     def events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
@@ -127,32 +193,21 @@ class Jobs:
         def decode(rows: list[tuple[str, list[str]]]) -> tuple[JobEvent, ...]:
             return tuple(JobEvent(job_id, event_id, fields[1], fields[3]) for event_id, fields in rows)
 
-        return Operation("events", [self._events(job_id)], [after], decode)
+        return Operation("events", [self._keys.events(job_id)], [after], decode)
 
-    def _record(self, job_id: str) -> str:
-        return f"{self._prefix}job:{job_id}"
 
-    def _events(self, job_id: str) -> str:
-        return f"{self._prefix}events:{job_id}"
-
-    def _all(self) -> str:
-        return f"{self._prefix}jobs"
-
-    def _state(self, state: State) -> str:
-        return f"{self._prefix}jobs:state:{state}"
-
-    def _label(self, label: str) -> str:
-        return f"{self._prefix}jobs:label:{label}"
-
-    def _line(self, backend: str) -> str:
-        return f"{self._prefix}line:{backend}"
+def kind_of_work(model: str, request: GenerationRequest) -> str:
+    """What jobs that take about as long have in common."""
+    size = f"{request.width}x{request.height}"
+    return f"{model} {size} {request.num_inference_steps} {request.num_images}"
 
 
 def _dump(job: Job) -> str:
     return job.model_dump_json(exclude_defaults=True)
 
 
-def _rank(priority: Priority) -> int:
+def rank(priority: Priority) -> int:
+    """Where in line: lower is sooner."""
     match priority:
         case Priority.HIGH:
             return 0
@@ -164,18 +219,21 @@ def _rank(priority: Priority) -> int:
             assert_never(priority)
 
 
-def _snapshot(reply: tuple[str, str, int] | None) -> JobSnapshot | None:
+def _snapshot(reply: tuple[str, str, int, int, str] | None) -> JobSnapshot | None:
     if reply is None:
         return None
-    doc, progress, before = reply
+    doc, progress, before, wait, pinned = reply
     return JobSnapshot(
         job=Job.model_validate_json(doc),
         progress=Progress.model_validate_json(progress) if progress else None,
         queue_position=before if before >= 0 else None,
+        work_before_ms=wait,
+        pinned=bool(pinned),
     )
 
 
 def _page(reply: list[Any]) -> JobPage:
     cursor, cells = reply[0], reply[1:]
-    rows = zip(cells[::3], cells[1::3], cells[2::3], strict=True)
-    return JobPage(tuple(snapshot for row in rows if (snapshot := _snapshot(row))), cursor or None)
+    rows = zip(cells[::4], cells[1::4], cells[2::4], cells[3::4], strict=True)
+    read = (_snapshot((doc, progress, before, 0, pinned)) for doc, progress, before, pinned in rows)
+    return JobPage(tuple(snapshot for snapshot in read if snapshot), cursor or None)

@@ -20,6 +20,15 @@ _STEPS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
 _SEPARATOR = "\x06\x16"
 
 
+def broker_lists(backend: Backend) -> list[str]:
+    """The lists that messages for a backend lie on, most urgent first."""
+    return [_list_name(f"generate.{backend}", step) for step in sorted(_STEPS.values())]
+
+
+def _list_name(queue: str, step: int) -> str:
+    return f"{queue}{_SEPARATOR}{step}" if step else queue
+
+
 @dataclass(frozen=True)
 class QueuedMessage:
     """A message in the broker's own format and the list it belongs on."""
@@ -92,4 +101,4 @@ class JobQueue:
                 "body_encoding": "base64",
             },
         }
-        return QueuedMessage(f"{queue.name}{_SEPARATOR}{step}" if step else queue.name, json.dumps(envelope))
+        return QueuedMessage(_list_name(queue.name, step), json.dumps(envelope))

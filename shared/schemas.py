@@ -14,8 +14,8 @@ from shared.errors import ImagegenError, InvalidTransition
 from shared.states import TRANSITIONS, State
 
 MAX_SEED = 2**32 - 1
-#: How often a job may be started. One that has ended its worker each time is not worth a fourth.
-MOST_ATTEMPTS = 3
+#: How many workers a job may cost. One that has ended its worker each time is not worth a fourth.
+MOST_LOSSES = 3
 
 
 class Frozen(BaseModel):
@@ -189,6 +189,10 @@ class Job(Frozen):
     request: GenerationRequest
     attempt: int = 0
     """How often it was started; the fencing token of every later move."""
+    worker: str | None = None
+    """Who runs it, or ran it last."""
+    losses: int = 0
+    """How often the worker that ran it was lost."""
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -212,12 +216,22 @@ class Job(Frozen):
         limit = self.request.deadline_seconds
         return limit is not None and now > self.created_at + timedelta(seconds=limit)
 
-    def start(self, model: str, now: datetime) -> Self:
+    def start(self, model: str, worker: str, now: datetime) -> Self:
         timings = self.timings.model_copy(update={"queued_ms": _milliseconds(now - self.created_at)})
-        return self._move(State.RUNNING, attempt=self.attempt + 1, model=model, started_at=now, timings=timings)
+        return self._move(
+            State.RUNNING, attempt=self.attempt + 1, model=model, worker=worker, started_at=now, timings=timings
+        )
 
-    def requeue(self) -> Self:
-        return self._move(State.QUEUED, started_at=None)
+    @property
+    def work_ms(self) -> int | None:
+        """How long a worker was busy with it; None unless it succeeded."""
+        if self.state is not State.SUCCEEDED or self.started_at is None or self.finished_at is None:
+            return None
+        return _milliseconds(self.finished_at - self.started_at)
+
+    def requeue(self, *, lost: bool = False) -> Self:
+        """Back in line; `lost` where it cost its worker, so that this can be counted."""
+        return self._move(State.QUEUED, started_at=None, losses=self.losses + lost)
 
     def succeed(self, images: tuple[Image, ...], timings: Timings, now: datetime) -> Self:
         spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})

@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     """Where pictures are kept. Workers write here, the API serves from here."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
+    shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
+    """How long a worker that is told to stop may take to finish its job; then the job goes back in line."""
+    job_retention_days: Annotated[int, Field(ge=0)] = 7
+    """Records of finished jobs are kept so long; 0 keeps them."""
+    output_retention_days: Annotated[int, Field(ge=0)] = 0
+    """Pictures are kept so long; 0 keeps them."""
+    output_max_bytes: Annotated[int, Field(ge=0)] = 0
+    """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
@@ -75,6 +83,10 @@ class ApiSettings(Settings):
     up at 120."""
     max_queued_jobs: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Jobs that may wait; one more is answered 429."""
+    max_queued_jobs_per_backend: Annotated[int, Field(ge=0)] = 0
+    """Jobs that may wait for one engine; 0 sets no limit of its own."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
+    """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
     max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
     """Largest width x height of a picture."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4

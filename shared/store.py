@@ -4,7 +4,9 @@ Each operation is one Lua script and so one atomic step and one round trip. It i
 runs it on asyncio, workers run it on threads.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -14,7 +16,7 @@ import redis
 import redis.asyncio
 import redis.exceptions
 
-from shared.errors import StoreUnavailable
+from shared.errors import ConfigurationError, StoreUnavailable
 
 #: Longest wait for one answer; a healthy server answers in under a millisecond.
 ANSWER_SECONDS = 2.0
@@ -46,16 +48,10 @@ class Store:
         self.client = client
 
     def run(self, operation: Operation[T]) -> T:
-        """Raises StoreUnavailable when the server does not answer."""
+        """Raises StoreUnavailable when the server does not answer or cannot write."""
         script = self.client.register_script(_source(operation.script))
-        try:
+        with _translated():
             reply = script(keys=operation.keys, args=operation.args)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-            redis.exceptions.BusyLoadingError,
-        ) as error:
-            raise StoreUnavailable from error
         return operation.decode(reply)
 
 
@@ -66,17 +62,44 @@ class AsyncStore:
         self.client = client
 
     async def run(self, operation: Operation[T]) -> T:
-        """Raises StoreUnavailable when the server does not answer or no connection is free in time."""
+        """Raises StoreUnavailable when the server does not answer, cannot write, or no connection is free in time."""
         script = self.client.register_script(_source(operation.script))
-        try:
-            reply = await script(keys=operation.keys, args=operation.args)
-        except (
-            redis.exceptions.ConnectionError,
-            redis.exceptions.TimeoutError,
-            redis.exceptions.BusyLoadingError,
-        ) as error:
-            raise StoreUnavailable from error
+        with _translated():
+            # Waiting for a connection and for the answer share the one limit.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reply = await script(keys=operation.keys, args=operation.args)
         return operation.decode(reply)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, TimeoutError) as error:
+        raise StoreUnavailable from error
+    except redis.exceptions.ResponseError as error:
+        if not str(error).startswith(_CANNOT_WRITE):
+            raise
+        raise StoreUnavailable from error
+
+
+#: Answers of a server that is there but full, a replica, unable to save, or still starting.
+_CANNOT_WRITE = ("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS")
+
+
+def require_redis(url: str) -> None:
+    """Raises ConfigurationError for no server, or one that refuses the login; one that is not there yet may come."""
+    if not url:
+        raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
+    client = connect(url)
+    try:
+        client.ping()
+    except redis.exceptions.AuthenticationError:
+        raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
+    except redis.exceptions.RedisError:
+        return
+    finally:
+        client.close()
 
 
 def connect(url: str) -> redis.Redis:

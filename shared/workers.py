@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from shared.capabilities import Capabilities
+from shared.keys import Keys
 from shared.schemas import Backend, Frozen
 from shared.store import Argument, Operation
 
@@ -33,49 +34,56 @@ class WorkerRecord(Frozen):
 
 @dataclass(frozen=True)
 class Fleet:
-    """Every living worker and, per backend, what it was last known to do and how many jobs wait for it."""
+    """Every living worker and, per backend, what it was last known to do, how fast, and how many jobs wait for it."""
 
     workers: tuple[WorkerRecord, ...]
     capabilities: dict[Backend, Capabilities]
     queued: dict[Backend, int]
+    pace: dict[Backend, dict[str, int]]
+    """Milliseconds that kinds of work have taken lately (see kind_of_work); `*` is the mean of all."""
 
     def of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
 
+    def wait_seconds(self, backend: Backend, work_ms: int) -> float:
+        """How long until so much work is done, shared by the workers that are there."""
+        return round(work_ms / 1000 / max(1, len(self.of(backend))), 1)
+
 
 class Workers:
-    """Operations on worker records. `prefix` begins every key."""
+    """Operations on worker records."""
 
     def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
+        self._keys = Keys(prefix)
 
     def beat(self, worker: WorkerRecord) -> Operation[bool]:
         """Renew the record; it lapses LIFETIME_MS after the last beat."""
         args: list[Argument] = [worker.name, worker.model_dump_json(), LIFETIME_MS]
-        return Operation("beat", [f"{self._prefix}worker:{worker.name}", self._index], args, bool)
+        return Operation("beat", [self._keys.worker(worker.name), self._keys.workers], args, bool)
 
     def leave(self, name: str) -> Operation[bool]:
-        return Operation("leave", [f"{self._prefix}worker:{name}", self._index], [name], bool)
+        return Operation("leave", [self._keys.worker(name), self._keys.workers], [name], bool)
 
     def tell(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
         """Remember what the backend can do, also while no worker is there."""
-        key = f"{self._prefix}capabilities:{backend}"
-        return Operation("tell", [key], [capabilities.model_dump_json()], bool)
+        return Operation("tell", [self._keys.capabilities(backend)], [capabilities.model_dump_json()], bool)
 
     def fleet(self) -> Operation[Fleet]:
-        prefixes = [f"{self._prefix}worker:", f"{self._prefix}capabilities:", f"{self._prefix}line:"]
-        return Operation("workers", [self._index], [*prefixes, *Backend], _fleet)
-
-    @property
-    def _index(self) -> str:
-        return f"{self._prefix}workers"
+        keys = self._keys
+        prefixes = [keys.worker(""), keys.capabilities(""), keys.line(""), keys.pace("")]
+        return Operation("workers", [keys.workers], [*prefixes, *Backend], _fleet)
 
 
-def _fleet(reply: tuple[list[str], list[str], list[int]]) -> Fleet:
-    records, models, queued = reply
+def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]]]) -> Fleet:
+    records, models, queued, paces = reply
     told = zip(Backend, models, strict=True)
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
         capabilities={backend: Capabilities.model_validate_json(model) for backend, model in told if model},
         queued=dict(zip(Backend, queued, strict=True)),
+        pace={backend: _pace(flat) for backend, flat in zip(Backend, paces, strict=True)},
     )
+
+
+def _pace(flat: list[str]) -> dict[str, int]:
+    return {kind: int(ms) for kind, ms in zip(flat[::2], flat[1::2], strict=True)}

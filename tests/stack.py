@@ -181,6 +181,20 @@ class Stack:
             process.wait_for("ready.")
         return process
 
+    def start_housekeeper(self) -> Process:
+        options = [
+            "worker",
+            "--beat",
+            "-n",
+            f"housekeeper@{self.prefix.rstrip(':')}",
+            "--without-gossip",
+            "--without-mingle",
+        ]
+        process = self.run([sys.executable, "-m", "celery", "-A", "worker.housekeeper.main", *options])
+        self.workers.append(process)
+        process.wait_for("ready.")
+        return process
+
     def run(self, command: list[str], **settings: str) -> Process:
         return Process(command, self.folder, **{**self.settings, **settings})
 

@@ -3,13 +3,21 @@
 import logging
 import os
 import signal
+import threading
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import Celery, Task, bootsteps
-from celery.signals import setup_logging, task_failure, worker_process_init, worker_process_shutdown
+from celery import Celery, bootsteps
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    task_failure,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutting_down,
+)
 from celery.worker import state as celery_state
 
 from shared import logs
@@ -83,26 +91,41 @@ def _serve_child(app: Celery, settings: WorkerSettings) -> None:
     worker_process_init.connect(begin, weak=False)
     worker_process_shutdown.connect(end, weak=False)
 
-    @app.task(name=GENERATE, bind=True)
-    def generate(self: Task[[str], None], job_id: str) -> None:
-        delivery = self.request.delivery_info or {}
-        children[0].run(job_id, handed_back=bool(delivery.get("redelivered")))
+    @app.task(name=GENERATE)
+    def generate(job_id: str) -> None:
+        children[0].run(job_id)
 
 
 def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
-    """What the parent does for the job of a child that was killed."""
-    rescue: list[Rescue] = []
+    """What the parent does for the job of a child that was killed, or that must not keep the worker from ending."""
+
+    rescues: list[Rescue] = []
+
+    def on_setup(sender: str, **_: object) -> None:
+        rescues.append(Rescue.connected(settings, JobQueue(app), worker=sender))
 
     def on_failure(task_id: str, exception: BaseException, **_: object) -> None:
-        if not rescue:
-            rescue.append(Rescue.connected(settings, JobQueue(app)))
         match exception:
             case TimeLimitExceeded():
-                rescue[0].timed_out(task_id, datetime.now(UTC))
+                rescues[0].timed_out(task_id, datetime.now(UTC))
             case WorkerLostError():
-                rescue[0].child_lost(task_id, datetime.now(UTC))
+                rescues[0].worker_lost(task_id, datetime.now(UTC))
 
+    def on_shutdown(**_: object) -> None:
+        # On a thread: Celery's own loop has stopped by then, and waits for the child.
+        timer = threading.Timer(settings.shutdown_grace_seconds, hand_back)
+        timer.daemon = True
+        timer.start()
+
+    def hand_back() -> None:
+        for request in list(celery_state.active_requests):
+            rescues[0].handed_back(request.id)
+            if request.worker_pid is not None:
+                os.kill(request.worker_pid, signal.SIGKILL)
+
+    celeryd_after_setup.connect(on_setup, weak=False)
     task_failure.connect(on_failure, weak=False)
+    worker_shutting_down.connect(on_shutdown, weak=False)
 
 
 class ModelGate(bootsteps.StartStopStep):

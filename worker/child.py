@@ -45,11 +45,11 @@ class Child:
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype)
         images = ImageStore(settings.output_dir)
-        return cls(Runner(backend, ledger, images, Encoder(version("imagegen"))), heartbeat)
+        return cls(Runner(backend, ledger, images, Encoder(version("imagegen")), name), heartbeat)
 
-    def run(self, job_id: str, *, handed_back: bool) -> None:
+    def run(self, job_id: str) -> None:
         with self._busy(job_id):
-            self._runner.run(job_id, handed_back=handed_back)
+            self._runner.run(job_id)
 
     def end(self) -> None:
         self._heartbeat.stop()

@@ -87,6 +87,11 @@ class RedisLine:
             case Verdict.GO_ON:
                 return
 
+    def confirm(self) -> None:
+        with suppress(StoreUnavailable):
+            self._verdict = self._store.run(self._jobs.report(self._job))
+        self.check()
+
     def close(self) -> None:
         with self._news:
             self._closed = True

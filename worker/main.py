@@ -5,6 +5,7 @@ import sys
 
 from shared.errors import ConfigurationError
 from shared.settings import WorkerSettings, load
+from shared.store import require_redis
 from worker.app import create_worker
 
 # Before torch is loaded: idle OpenMP threads wait by spinning, and where another program wants the same cores, every
@@ -16,10 +17,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 def _settings() -> WorkerSettings:
     try:
         settings = load(WorkerSettings)
+        require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    if not settings.redis_url:
-        sys.exit("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
     return settings
 
 

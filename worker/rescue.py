@@ -1,4 +1,4 @@
-"""What becomes of a job whose child process was killed: by the time limit, by a crash, for want of memory."""
+"""What becomes of a job whose worker can no longer run it."""
 
 import logging
 from datetime import datetime
@@ -7,8 +7,8 @@ from typing import Self
 from shared.errors import StoreUnavailable, TimedOut, WorkerLost
 from shared.jobs import Jobs
 from shared.queues import JobQueue
-from shared.schemas import MOST_ATTEMPTS, Job, JobError
-from shared.settings import WorkerSettings
+from shared.schemas import MOST_LOSSES, Job, JobError
+from shared.settings import Settings
 from shared.states import State
 from shared.store import Store, connect
 
@@ -16,38 +16,56 @@ logger = logging.getLogger(__name__)
 
 
 class Rescue:
-    """Runs in the worker's parent, between two turns of its event loop: one short call to Redis, no retries."""
+    """Never waits for Redis: what cannot be recorded now is found by the housekeeper, when the lease has lapsed."""
 
-    def __init__(self, store: Store, jobs: Jobs, queue: JobQueue) -> None:
+    def __init__(self, store: Store, jobs: Jobs, queue: JobQueue, worker: str | None = None) -> None:
+        """`worker` limits it to the jobs that this worker runs: those of another are not its to move."""
+        self._worker = worker
         self._store = store
         self._jobs = jobs
         self._queue = queue
 
     @classmethod
-    def connected(cls, settings: WorkerSettings, queue: JobQueue) -> Self:
-        return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), queue)
+    def connected(cls, settings: Settings, queue: JobQueue, worker: str) -> Self:
+        return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), queue, worker)
 
     def timed_out(self, job_id: str, now: datetime) -> None:
         job = self._running(job_id)
         if job is not None:
-            self._store.run(self._jobs.move(job, job.fail(JobError.of(TimedOut()), now)))
+            self._move(job, job.fail(JobError.of(TimedOut()), now))
 
-    def child_lost(self, job_id: str, now: datetime) -> None:
-        """Start the job again, elsewhere or here, unless it has cost a child too often already."""
+    def worker_lost(self, job_id: str, now: datetime) -> None:
+        """Back in line, unless the job has cost too many workers already."""
         job = self._running(job_id)
         if job is None:
             return
-        if job.attempt >= MOST_ATTEMPTS:
-            self._store.run(self._jobs.move(job, job.fail(JobError.of(WorkerLost()), now)))
+        if job.losses + 1 >= MOST_LOSSES:
+            self._move(job, job.fail(JobError.of(WorkerLost()), now))
             return
-        logger.warning("the process that ran job %s died; the job goes back in line", job_id, extra={"job_id": job_id})
-        message = self._queue.message(job.id, job.backend, job.request.priority)
-        self._store.run(self._jobs.move(job, job.requeue(), message))
+        logger.warning("the worker of job %s was lost; the job goes back in line", job_id, extra={"job_id": job_id})
+        self._move(job, job.requeue(lost=True), back_in_line=True)
+
+    def handed_back(self, job_id: str) -> None:
+        """Back in line, because the worker has to end."""
+        job = self._running(job_id)
+        if job is not None:
+            logger.info("job %s goes back in line", job_id, extra={"job_id": job_id})
+            self._move(job, job.requeue(), back_in_line=True)
 
     def _running(self, job_id: str) -> Job | None:
         try:
             snapshot = self._store.run(self._jobs.read(job_id))
         except StoreUnavailable:
-            logger.exception("the end of job %s could not be recorded", job_id, extra={"job_id": job_id})
+            logger.warning("Redis does not answer: job %s is left to its lease", job_id, extra={"job_id": job_id})
             return None
-        return snapshot.job if snapshot and snapshot.job.state is State.RUNNING else None
+        job = snapshot.job if snapshot else None
+        if job is None or job.state is not State.RUNNING:
+            return None
+        return job if self._worker in (None, job.worker) else None
+
+    def _move(self, old: Job, new: Job, *, back_in_line: bool = False) -> None:
+        message = self._queue.message(old.id, old.backend, old.request.priority) if back_in_line else None
+        try:
+            self._store.run(self._jobs.move(old, new, message))
+        except StoreUnavailable:
+            logger.warning("Redis does not answer: job %s is left to its lease", old.id, extra={"job_id": old.id})

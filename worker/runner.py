@@ -13,9 +13,9 @@ from typing import Protocol
 
 from PIL import Image as PillowImage
 
-from shared.errors import DeadlinePassed, ImagegenError, InternalError, InvalidOutput, WorkerLost
-from shared.images import ImageStore
-from shared.schemas import MOST_ATTEMPTS, GenerationRequest, Image, Job, JobError, Progress, Timings
+from shared.errors import DeadlinePassed, ImagegenError, InternalError, InvalidOutput
+from shared.images import ImageStore, Made
+from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Timings
 from shared.states import State
 from worker.backends.base import Backend, Picture, Pixels, Step
 from worker.pictures import Encoder
@@ -43,7 +43,11 @@ class Line(Protocol):
     def preview(self, preview_json: str) -> None: ...
 
     def check(self) -> None:
-        """Raises JobCancelled or JobLost."""
+        """Raises JobCancelled or JobLost, by what was last heard."""
+        ...
+
+    def confirm(self) -> None:
+        """Ask now. Raises JobCancelled or JobLost."""
         ...
 
 
@@ -65,16 +69,17 @@ class Runner:
     ledger: Ledger
     images: ImageStore
     encoder: Encoder
+    worker: str
+    """Its own name, as jobs record it."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
-    def run(self, job_id: str, *, handed_back: bool = False) -> None:
+    def run(self, job_id: str) -> None:
         """Do the job unless it has been done, taken or cancelled meanwhile.
 
-        `handed_back` says that the worker which had it before is known to have ended.
+        A job that is on record as running is another worker's, even if its message comes again: the housekeeper
+        puts it back in line when that worker is lost.
         """
         job = self.ledger.read(job_id)
-        if job is not None and handed_back and job.state is State.RUNNING:
-            job = self._take_over(job)
         if job is None or job.state is not State.QUEUED:
             logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
             return
@@ -85,25 +90,17 @@ class Runner:
         if started is not None:
             self._finish(started)
 
-    def _take_over(self, job: Job) -> Job | None:
-        if job.attempt >= MOST_ATTEMPTS:
-            self.ledger.move(job, job.fail(JobError.of(WorkerLost()), self.now()))
-            return None
-        queued = job.requeue()
-        return queued if self.ledger.move(job, queued) else None
-
     def _start(self, job: Job) -> Job | None:
         request, warnings = self.backend.capabilities.resolve(job.request)
-        started = job.start(self.backend.capabilities.model, self.now())
+        started = job.start(self.backend.capabilities.model, self.worker, self.now())
         started = started.model_copy(update={"request": request, "warnings": warnings})
         return started if self.ledger.move(job, started) else None
 
     def _finish(self, job: Job) -> None:
         fields = {"job_id": job.id}
         try:
-            with self.ledger.open_line(job) as line:
-                images, timings = self._make(job, line)
-            ended = job.succeed(images, timings, self.now())
+            made = self.images.made(job) or self._make(job)
+            ended = job.succeed(made.images, made.timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
             return
@@ -115,20 +112,24 @@ class Runner:
             logger.exception("job %s failed unexpectedly", job.id, extra=fields)
             ended = job.fail(JobError.of(InternalError()), self.now())
         recorded = self.ledger.move(job, ended)
+        self.images.forget_made(job)
         outcome = ended.error.code if ended.error else ended.state
         logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", ended.timings.total_ms, extra=fields)
 
-    def _make(self, job: Job, line: Line) -> tuple[tuple[Image, ...], Timings]:
-        begin = time.perf_counter()
-        follower = _Follower(line)
-        pictures = self.backend.generate(job.request, follower.on_step)
-        line.check()
-        rendered = time.perf_counter()
-        images = tuple(self._store(job, pictures))
-        encoded = time.perf_counter()
-        return images, Timings(
-            generate_ms=round((rendered - begin) * 1000), encode_ms=round((encoded - rendered) * 1000)
-        )
+    def _make(self, job: Job) -> Made:
+        """Render and store. From its last line on, a worker that dies leaves behind all that is needed to finish."""
+        with self.ledger.open_line(job) as line:
+            begin = time.perf_counter()
+            pictures = self.backend.generate(job.request, _Follower(line).on_step)
+            # Who was stopped for so long that the job went to somebody else must not write any more.
+            line.confirm()
+            rendered = time.perf_counter()
+            images = tuple(self._store(job, pictures))
+            encoded = time.perf_counter()
+        spent = Timings(generate_ms=round((rendered - begin) * 1000), encode_ms=round((encoded - rendered) * 1000))
+        made = Made(images=images, timings=spent)
+        self.images.note_made(job, made)
+        return made
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):

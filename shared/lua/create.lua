@@ -1,18 +1,37 @@
 -- Accept a job: its record, its place in line and its message to the workers, all or nothing.
--- KEYS: record, events, queued index, place in line, broker list, then every index the job appears in
--- ARGV: id, channel, doc, backend, label, broker message, priority rank, limit of queued jobs
--- Returns 1, or 0 when the queue is full.
-local id, channel = ARGV[1], ARGV[2]
-if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[8]) then
-  return 0
+-- KEYS: record, events, index of queued jobs, place in line, broker list, repeat, then every index it appears in
+-- ARGV: id, channel, doc, backend, label, broker message, priority rank, expected duration in ms,
+--       most queued jobs, most of this backend,
+--       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
+--       prefix of the records
+-- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch' or 'full'.
+local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
+if mode ~= 'new' then
+  local known = redis.call('HMGET', KEYS[6], 'id', 'hash')
+  if known[1] then
+    local state = redis.call('HGET', ARGV[14] .. known[1], 'state')
+    if mode == 'same' and known[2] ~= ARGV[12] then
+      return {'mismatch', known[1]}
+    elseif state and (mode == 'same' or (state ~= 'failed' and state ~= 'cancelled')) then
+      return {'known', known[1]}
+    end
+  end
 end
-redis.call('HSET', KEYS[1], 'doc', ARGV[3], 'state', 'queued', 'attempt', 0, 'backend', ARGV[4], 'label', ARGV[5])
+if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[9]) or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[10]) then
+  return {'full', ''}
+end
+redis.call('HSET', KEYS[1], 'doc', ARGV[3], 'state', 'queued', 'attempt', 0, 'backend', ARGV[4], 'label', ARGV[5],
+  'expected', ARGV[8])
 redis.call('ZADD', KEYS[4], ARGV[7], id)
-for i = 6, #KEYS do
+for i = 7, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end
 redis.call('ZADD', KEYS[3], 0, id)
 redis.call('LPUSH', KEYS[5], ARGV[6])
+if ARGV[13] ~= '' then
+  redis.call('HSET', KEYS[6], 'id', id, 'hash', ARGV[12])
+  redis.call('PEXPIRE', KEYS[6], ARGV[13])
+end
 local event = redis.call('XADD', KEYS[2], '*', 'type', 'state', 'data', 'queued')
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')
-return 1
+return {'created', id}

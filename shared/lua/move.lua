@@ -1,7 +1,8 @@
 -- Move a job, if it is still where the mover believes it to be: compare-and-set on (state, attempt).
--- KEYS: record, events, index of the old state, index of the new state, place in line, broker list
+-- KEYS: record, events, index of the old state, index of the new state, place in line, broker list, leases, pace
 -- ARGV: id, channel, old state, old attempt, new state, new attempt, doc,
---       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends)
+--       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends),
+--       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took
 -- Returns 1, or 0 when somebody else moved it first or it is gone.
 local id, channel, new = ARGV[1], ARGV[2], ARGV[5]
 local held = redis.call('HMGET', KEYS[1], 'state', 'attempt')
@@ -13,6 +14,12 @@ redis.call('HDEL', KEYS[1], 'progress')
 redis.call('ZREM', KEYS[3], id)
 redis.call('ZADD', KEYS[4], 0, id)
 redis.call('ZREM', KEYS[5], id)
+if new == 'running' then
+  local now = redis.call('TIME')
+  redis.call('ZADD', KEYS[7], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[11], id)
+else
+  redis.call('ZREM', KEYS[7], id)
+end
 if ARGV[8] ~= '' then
   redis.call('ZADD', KEYS[5], ARGV[9], id)
   -- It has waited already: it goes to the end from which workers take.
@@ -21,7 +28,17 @@ end
 local type = 'state'
 if ARGV[10] ~= '' then
   type = 'done'
-  redis.call('HDEL', KEYS[1], 'cancel')
+  redis.call('HDEL', KEYS[1], 'cancel', 'expected')
+end
+if ARGV[12] ~= '' then
+  -- A mean that forgets: the newest run counts for three tenths.
+  for _, kind in ipairs({ARGV[12], '*'}) do
+    local mean = tonumber(redis.call('HGET', KEYS[8], kind) or ARGV[13])
+    redis.call('HSET', KEYS[8], kind, math.floor(0.7 * mean + 0.3 * ARGV[13] + 0.5))
+  end
+  if redis.call('HLEN', KEYS[8]) > 256 then
+    redis.call('DEL', KEYS[8])
+  end
 end
 local event = redis.call('XADD', KEYS[2], '*', 'type', type, 'data', new)
 if ARGV[10] ~= '' then

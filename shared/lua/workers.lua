@@ -1,15 +1,16 @@
--- KEYS: index of workers    ARGV: prefix of worker records, prefix of the last known models, prefix of the places
---                                 in line, backends...
--- Returns {{worker records}, {capabilities or '' per backend}, {queued per backend}}.
-local records, models, queued = {}, {}, {}
+-- KEYS: index of workers    ARGV: prefixes of: worker records, last known models, places in line, paces;
+--                                 then the backends
+-- Returns {{worker records}, {capabilities or '' per backend}, {queued per backend}, {pace per backend, as a flat list}}.
+local records, models, queued, paces = {}, {}, {}, {}
 for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local record = redis.call('GET', ARGV[1] .. name)
   if record then
     records[#records + 1] = record
   end
 end
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   models[#models + 1] = redis.call('GET', ARGV[2] .. ARGV[i]) or ''
   queued[#queued + 1] = redis.call('ZCARD', ARGV[3] .. ARGV[i])
+  paces[#paces + 1] = redis.call('HGETALL', ARGV[4] .. ARGV[i])
 end
-return {records, models, queued}
+return {records, models, queued, paces}

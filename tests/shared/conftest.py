@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Jobs
+from shared.jobs import Admission, Ceiling, Jobs, Outcome
 from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.store import Operation, Store, connect
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()
+
+
+ROOM = Ceiling(queued=100, queued_per_backend=100)
 
 
 class Records:
@@ -29,12 +32,13 @@ class Records:
 
     def accepted(self, **fields: Any) -> Job:
         job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW)
-        assert self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), most_queued=100))
+        admission = self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), ROOM))
+        assert admission == Admission(Outcome.CREATED, job.id)
         return job
 
     def started(self, **fields: Any) -> Job:
         queued = self.accepted(**fields)
-        job = queued.start("null", NOW)
+        job = queued.start("null", "worker", NOW)
         assert self.run(self.jobs.move(queued, job))
         return job
 

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs import EVENTS_LIFETIME_MS, MOST_EVENTS, JobFilter, Verdict
+from shared.jobs import EVENTS_LIFETIME_MS, MOST_EVENTS, Ceiling, JobFilter, Outcome, Verdict
 from shared.queues import QueuedMessage
 from shared.schemas import Job, JobError, Progress, Timings
 from shared.states import State
@@ -34,13 +34,13 @@ def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
 
     def start(number: int) -> bool:
         together.wait()
-        return bool(records.run(records.jobs.move(job, job.start(f"model {number}", NOW))))
+        return bool(records.run(records.jobs.move(job, job.start(f"model {number}", "worker", NOW))))
 
     with ThreadPoolExecutor(50) as workers:
         won = list(workers.map(start, range(50)))
 
     assert won.count(True) == 1
-    assert records.held(job) == job.start(f"model {won.index(True)}", NOW)
+    assert records.held(job) == job.start(f"model {won.index(True)}", "worker", NOW)
 
 
 def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
@@ -49,7 +49,7 @@ def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
     assert records.run(records.jobs.move(stale, requeued, AGAIN))
     assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
 
-    current = requeued.start("null", NOW)
+    current = requeued.start("null", "worker", NOW)
     assert records.run(records.jobs.move(requeued, current))
 
     assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
@@ -73,7 +73,7 @@ def test_what_has_ended_never_changes(records: Records, first: str, second: str)
 def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
     job = records.accepted().model_copy(update={"id": "unknown"})
 
-    assert not records.run(records.jobs.move(job, job.start("null", NOW)))
+    assert not records.run(records.jobs.move(job, job.start("null", "worker", NOW)))
     assert records.run(records.jobs.read("unknown")) is None
     assert records.run(records.jobs.ask_to_cancel("unknown")) is None
 
@@ -105,7 +105,7 @@ def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Rec
 
     assert records.run(records.jobs.ask_to_cancel(job.id)) is State.QUEUED
 
-    running = job.start("null", NOW)
+    running = job.start("null", "worker", NOW)
     assert records.run(records.jobs.move(job, running))
     assert records.run(records.jobs.report(running)) is Verdict.GO_ON
 
@@ -114,9 +114,9 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
     first = records.accepted()
     job = first.model_copy(update={"id": "second"})
 
-    taken = records.run(records.jobs.create(job, AGAIN, most_queued=1))
+    admission = records.run(records.jobs.create(job, AGAIN, Ceiling(1, 1)))
 
-    assert not taken
+    assert admission.outcome is Outcome.FULL
     assert records.run(records.jobs.read("second")) is None
     assert records.messages() == [first.id]
     assert records.run(records.jobs.page(JobFilter(), 10, None)).jobs[0].job == first
@@ -125,7 +125,7 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
 def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
     job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
 
-    assert records.run(records.jobs.create(job, AGAIN, most_queued=1))
+    assert records.run(records.jobs.create(job, AGAIN, Ceiling(1, 1))).outcome is Outcome.CREATED
 
 
 def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:

@@ -30,7 +30,7 @@ def move(job: Job, state: State) -> Job:
         case State.QUEUED:
             return job.requeue()
         case State.RUNNING:
-            return job.start("model", NOW)
+            return job.start("model", "worker", NOW)
         case State.SUCCEEDED:
             return job.succeed((), Timings(), NOW)
         case State.FAILED:

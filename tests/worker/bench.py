@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from shared.images import ImageStore
-from shared.jobs import Jobs
+from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import JobQueue, create_celery
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.settings import Settings
+from shared.states import State
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
 from worker.backends.base import OnStep, Picture
@@ -34,6 +36,15 @@ class Drawn(NullBackend):
         return self.drawing(request, on_step) if self.drawing else super().generate(request, on_step)
 
 
+class Dying(RedisLedger):
+    """Ends the process, as a kill would, when a job is about to be recorded as done."""
+
+    def move(self, old: Job, new: Job) -> bool:
+        if new.state is State.SUCCEEDED:
+            raise SystemExit
+        return super().move(old, new)
+
+
 @dataclass
 class Bench:
     redis_url: str
@@ -53,12 +64,13 @@ class Bench:
         wanted = GenerationRequest.model_validate({"prompt": "x", **request})
         job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
         message = self._queue.message(job.id, job.backend, wanted.priority)
-        assert self.store.run(self.jobs.create(job, message, 1000))
+        admission = self.store.run(self.jobs.create(job, message, Ceiling(1000, 1000)))
+        assert admission.outcome is Outcome.CREATED
         return job
 
     def started(self, job: Job) -> Job:
         """The job as a worker has it that began and was not heard of again."""
-        running = job.start("null", datetime.now(UTC))
+        running = job.start("null", "another worker", datetime.now(UTC))
         assert self.ledger.move(job, running)
         return running
 
@@ -68,14 +80,22 @@ class Bench:
         assert self.store.run(self.jobs.move(job, queued, message))
         return queued
 
-    def run(self, job: Job, drawing: Drawing | None = None, *, handed_back: bool = False) -> Job:
+    def run(self, job: Job, drawing: Drawing | None = None) -> Job:
         """The job after a worker was given it."""
-        self.give(job, drawing, handed_back=handed_back)
+        self.give(job, drawing)
         return self.read(job)
 
-    def give(self, job: Job, drawing: Drawing | None = None, *, handed_back: bool = False) -> None:
-        runner = Runner(Drawn(drawing), self.ledger, ImageStore(self.folder), Encoder("1"), self.now)
-        runner.run(job.id, handed_back=handed_back)
+    def give(self, job: Job, drawing: Drawing | None = None) -> None:
+        self._runner(self.ledger, drawing).run(job.id)
+
+    def lose_worker_before_recording(self, job: Job) -> Job:
+        """The job back in line after its worker died with every picture on disk."""
+        with pytest.raises(SystemExit):
+            self._runner(Dying(self.store, self.jobs), None).run(job.id)
+        return self.requeued(self.read(job))
+
+    def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
+        return Runner(Drawn(drawing), ledger, ImageStore(self.folder), Encoder("1"), "bench", self.now)
 
     def read(self, job: Job) -> Job:
         found = self.ledger.read(job.id)

@@ -1,6 +1,7 @@
 """What those who follow a job see, and how a running job is stopped."""
 
 import base64
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.stack import Event, Stack
 from tests.worker.jobs import begun, made, simulated, submitted
 from tests.worker.looking import opened
 
-SLOW = {**RED_HEART, "num_inference_steps": 150, "width": 256, "height": 256}
+SLOW: dict[str, Any] = {**RED_HEART, "num_inference_steps": 150, "width": 256, "height": 256}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def test_a_running_job_can_be_cancelled(sd: Stack) -> None:
 
     sd.api.delete(f"/api/jobs/{job_id}")
 
-    assert sd.api.finished(job_id)["state"] == "cancelled"
+    *told, done = sd.api.follow(job_id)
+    assert done.data["state"] == "cancelled"
+    assert max(event.data["step"] for event in told if event.type == "progress") < SLOW["num_inference_steps"]
 
 
 def test_a_cancelled_job_leaves_no_file(sd: Stack) -> None:

@@ -59,7 +59,7 @@ def test_a_move_that_somebody_else_made_first_has_failed(bench: Bench) -> None:
     queued = bench.accepted()
     bench.started(queued)
 
-    assert not bench.ledger.move(queued, queued.start("another", datetime.now(UTC)))
+    assert not bench.ledger.move(queued, queued.start("another", "worker", datetime.now(UTC)))
 
 
 def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:

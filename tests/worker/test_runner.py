@@ -127,7 +127,7 @@ def test_a_full_disk_is_left_without_half_a_picture(bench: Bench, full_disk: Non
 def test_a_job_that_is_delivered_again_after_its_end_is_left_alone(bench: Bench) -> None:
     done = bench.run(bench.accepted())
 
-    assert bench.run(done, handed_back=True) == done
+    assert bench.run(done) == done
 
 
 def test_a_job_that_another_worker_runs_is_left_alone(bench: Bench) -> None:
@@ -145,23 +145,27 @@ def test_an_unknown_job_is_left_alone(bench: Bench) -> None:
     assert bench.files == []
 
 
-def test_a_job_whose_worker_has_ended_is_taken_over(bench: Bench) -> None:
-    running = bench.started(bench.accepted())
+def test_pictures_that_were_finished_before_the_worker_died_are_recorded_not_made_again(bench: Bench) -> None:
+    def never(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        raise AssertionError
 
-    job = bench.run(running, handed_back=True)
+    queued = bench.lose_worker_before_recording(bench.accepted())
 
-    assert (job.state, job.attempt) == ("succeeded", 2)
+    done = bench.run(queued, never)
+
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert [file.name for file in bench.files] == [f"{done.id}-0.png"]
 
 
-def test_a_job_that_was_taken_over_too_often_is_given_up(bench: Bench) -> None:
-    job = bench.accepted()
-    for _ in range(2):
-        job = bench.requeued(bench.started(job))
+def test_a_damaged_picture_of_a_worker_that_died_is_made_again(bench: Bench) -> None:
+    queued = bench.lose_worker_before_recording(bench.accepted())
+    picture = next(file for file in bench.files if file.suffix == ".png")
+    picture.write_bytes(picture.read_bytes()[:-1])
 
-    ended = bench.run(bench.started(job), handed_back=True)
+    done = bench.run(queued)
 
-    assert ended.error is not None
-    assert (ended.error.code, ended.attempt) == ("worker-lost", 3)
+    assert done.state == "succeeded"
+    assert picture.stat().st_size == done.images[0].bytes
 
 
 def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None:

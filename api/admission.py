@@ -1,0 +1,140 @@
+"""How jobs come in, and how they are withdrawn."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from api.events import read
+from api.services import Services
+from shared.capabilities import Capabilities
+from shared.errors import (
+    BackendUnavailable,
+    FieldError,
+    IdempotencyMismatch,
+    InvalidRequest,
+    InvalidTransition,
+    JobNotFound,
+    QueueFull,
+)
+from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
+from shared.schemas import Backend, GenerationRequest, Job
+from shared.states import State
+from shared.workers import Fleet
+
+#: How long an Idempotency-Key is remembered.
+KEY_MS = 24 * 3600 * 1000
+#: How long a retry without a key finds the request that it repeats: longer than clients take to give up and try again.
+RETRY_MS = 15 * 60 * 1000
+
+
+class Repetition:
+    """What a caller says about whether it has asked before."""
+
+    def __init__(
+        self,
+        http: Request,
+        idempotency_key: Annotated[
+            str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
+        ] = None,
+        x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
+    ) -> None:
+        if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
+            wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+            raise InvalidRequest(errors=[wrong])
+        self._caller = http.client.host if http.client else ""
+        self._key = idempotency_key
+        self._retry_count = x_stainless_retry_count
+
+    def of(self, request: GenerationRequest) -> Repeat | None:
+        """How this request would be recognised; None when it never will be.
+
+        SDKs that retry without a key number their attempts: the first makes a job, later ones get that job.
+        """
+        request_hash = _hash(request.model_dump_json())
+        if self._key is not None:
+            return Repeat(_hash(f"key {self._caller} {self._key}"), request_hash, OnRepeat.SAME, KEY_MS)
+        if self._retry_count is None:
+            return None
+        on_repeat = OnRepeat.NEW if self._retry_count == "0" else OnRepeat.AGAIN
+        return Repeat(_hash(f"retry {self._caller} {request_hash}"), request_hash, on_repeat, RETRY_MS)
+
+
+RepetitionDep = Annotated[Repetition, Depends()]
+
+
+async def draft(services: Services, request: GenerationRequest) -> tuple[Job, int]:
+    """The job that the request would become, and how many milliseconds it will probably take (0: not known).
+
+    Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
+    """
+    await services.disk.require_room()
+    fleet = await services.watch.fleet()
+    backend = _choose_backend(services, fleet, request)
+    known = fleet.capabilities.get(backend)
+    if known:
+        known.check(request, services.limits)
+    else:
+        services.limits.check(request)
+    return Job.new(request, backend, datetime.now(UTC)), _expected_ms(fleet, backend, known, request)
+
+
+async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+    """Accept the job: from here on it is not lost. Raises QueueFull, IdempotencyMismatch and StoreUnavailable."""
+    message = services.queue.message(job.id, job.backend, job.request.priority)
+    settings = services.settings
+    ceiling = Ceiling(settings.max_queued_jobs, settings.max_queued_jobs_per_backend or settings.max_queued_jobs)
+    admission = await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    match admission.outcome:
+        case Outcome.FULL:
+            raise QueueFull
+        case Outcome.MISMATCH:
+            raise IdempotencyMismatch
+        case Outcome.CREATED | Outcome.KNOWN:
+            return admission
+
+
+async def withdraw(services: Services, job_id: str) -> JobSnapshot:
+    """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
+    while True:
+        state = await services.store.run(services.jobs.ask_to_cancel(job_id))
+        if state is None:
+            raise JobNotFound
+        snapshot = await read(services.store, services.jobs, job_id)
+        job = snapshot.job
+        match job.state:
+            case State.RUNNING:
+                return snapshot
+            case State.QUEUED:
+                cancelled = job.cancel(datetime.now(UTC))
+                # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
+                if await services.store.run(services.jobs.move(job, cancelled)):
+                    return JobSnapshot(cancelled)
+            case _:
+                raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
+
+
+_ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
+    backend = request.backend or services.settings.fallback_backend
+    expected = backend in services.settings.backends
+    if backend is Backend.NULL and not expected:
+        raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
+    if not (expected or backend in fleet.capabilities or fleet.of(backend)):
+        names = ", ".join(services.settings.backends)
+        raise BackendUnavailable(f"No worker serves {backend}; this service has: {names}.")
+    return backend
+
+
+def _expected_ms(fleet: Fleet, backend: Backend, known: Capabilities | None, request: GenerationRequest) -> int:
+    pace = fleet.pace[backend]
+    resolved = known.resolve(request)[0] if known else request
+    return pace.get(kind_of_work(known.model if known else "", resolved), pace.get("*", 0))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

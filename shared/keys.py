@@ -1,0 +1,68 @@
+"""The names of everything that is kept in Redis."""
+
+from dataclasses import dataclass
+
+from shared.states import State
+
+
+@dataclass(frozen=True)
+class Keys:
+    """`prefix` begins every key, so that several services may share one server."""
+
+    prefix: str
+
+    @property
+    def channel(self) -> str:
+        """Where every event of every job is published."""
+        return f"{self.prefix}events"
+
+    @property
+    def leases(self) -> str:
+        """Running jobs by the time at which their worker counts as lost."""
+        return f"{self.prefix}leases"
+
+    @property
+    def jobs(self) -> str:
+        """Every job; ids sort by creation."""
+        return f"{self.prefix}jobs"
+
+    @property
+    def workers(self) -> str:
+        return f"{self.prefix}workers"
+
+    def broker(self, name: str) -> str:
+        """A list of the message broker."""
+        return f"{self.prefix}{name}"
+
+    def record(self, job_id: str) -> str:
+        return f"{self.prefix}job:{job_id}"
+
+    def events(self, job_id: str) -> str:
+        return f"{self.prefix}events:{job_id}"
+
+    def state(self, state: State | str) -> str:
+        return f"{self.prefix}jobs:state:{state}"
+
+    def backend(self, backend: str) -> str:
+        return f"{self.prefix}jobs:backend:{backend}"
+
+    def label(self, label: str) -> str:
+        return f"{self.prefix}jobs:label:{label}"
+
+    def line(self, backend: str) -> str:
+        """Queued jobs of a backend, in the order in which they will start."""
+        return f"{self.prefix}line:{backend}"
+
+    def pace(self, backend: str) -> str:
+        """How long jobs of a backend have taken lately, by what they asked for."""
+        return f"{self.prefix}pace:{backend}"
+
+    def repeat(self, name: str) -> str:
+        """The job that a repeated request gets."""
+        return f"{self.prefix}repeat:{name}"
+
+    def worker(self, name: str) -> str:
+        return f"{self.prefix}worker:{name}"
+
+    def capabilities(self, backend: str) -> str:
+        return f"{self.prefix}capabilities:{backend}"

@@ -1,0 +1,94 @@
+"""The housekeeper: a Celery worker that looks after jobs nobody else looks after, on a beat of its own."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from celery import Celery
+from celery.signals import setup_logging
+from kombu import Exchange, Queue
+
+from shared import logs
+from shared.errors import StoreUnavailable
+from shared.images import ImageStore
+from shared.jobs import Jobs
+from shared.queues import JobQueue, create_celery
+from shared.settings import Settings
+from shared.store import Store, connect
+from shared.upkeep import Upkeep
+from worker.housekeeper.leases import Reaper
+from worker.housekeeper.reconciler import Reconciler
+from worker.housekeeper.retention import Retention, Rules
+from worker.rescue import Rescue
+
+logger = logging.getLogger(__name__)
+
+QUEUE = "maintenance"
+#: Seconds between two runs. With LEASE_MS, the first is how long a job of a dead worker waits.
+EVERY = {"reap-leases": 2.0, "resend-messages": 15.0, "clear-away": 600.0}
+
+
+def create_housekeeper(settings: Settings) -> Celery:
+    """Any number may run: every task is a compare-and-set, so two at once do no harm."""
+    app = create_celery(settings)
+    app.conf.update(
+        task_queues=[Queue(QUEUE, Exchange(QUEUE), routing_key=QUEUE)],
+        task_default_queue=QUEUE,
+        # A round that was missed is made up for by the next one.
+        task_acks_late=False,
+        worker_pool="threads",
+        worker_concurrency=2,
+        worker_hijack_root_logger=False,
+        # In memory: the schedule is the same at each start, and needs no file.
+        beat_scheduler="celery.beat:Scheduler",
+        beat_schedule={
+            name: {"task": name, "schedule": seconds, "options": {"expires": seconds}}
+            for name, seconds in EVERY.items()
+        },
+    )
+    _keep_house(app, settings)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+    return app
+
+
+def _keep_house(app: Celery, settings: Settings) -> None:
+    store, jobs, upkeep = Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
+    queue = JobQueue(app)
+    reaper = Reaper(store, upkeep, Rescue(store, jobs, queue), _now)
+    reconciler = Reconciler(store, jobs, upkeep, queue)
+    retention = Retention(store, jobs, upkeep, ImageStore(settings.output_dir), _now)
+
+    @app.task(name="reap-leases")
+    def reap_leases() -> None:
+        _round("reap-leases", reaper.reap)
+
+    @app.task(name="resend-messages")
+    def resend_messages() -> None:
+        _round("resend-messages", reconciler.reconcile)
+
+    @app.task(name="clear-away")
+    def clear_away() -> None:
+        _round("clear-away", lambda: retention.apply(rules_of(settings)))
+
+
+def _round(name: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except StoreUnavailable:
+        logger.warning("Redis does not answer; %s comes round again", name)
+
+
+def rules_of(settings: Settings) -> Rules:
+    return Rules(
+        jobs_for=_days(settings.job_retention_days),
+        pictures_for=_days(settings.output_retention_days),
+        most_bytes=settings.output_max_bytes or None,
+    )
+
+
+def _days(days: int) -> timedelta | None:
+    return timedelta(days=days) if days else None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

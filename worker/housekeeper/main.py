@@ -1,0 +1,20 @@
+"""The housekeeper's process entry: `celery -A worker.housekeeper.main worker --beat`."""
+
+import sys
+
+from shared.errors import ConfigurationError
+from shared.settings import Settings, load
+from shared.store import require_redis
+from worker.housekeeper.app import create_housekeeper
+
+
+def _settings() -> Settings:
+    try:
+        settings = load(Settings)
+        require_redis(settings.redis_url)
+    except ConfigurationError as error:
+        sys.exit(error.detail)
+    return settings
+
+
+app = create_housekeeper(_settings())

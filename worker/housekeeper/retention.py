@@ -1,0 +1,102 @@
+"""What is old goes: job records, pictures, and what crashes left behind."""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from shared.images import ImageStore, StoredFile
+from shared.jobs import Jobs
+from shared.store import Store
+from shared.upkeep import Upkeep
+
+logger = logging.getLogger(__name__)
+
+BATCH = 500
+#: No job runs for as long as this, so no file of a running job is older.
+LEFTOVER_AGE = timedelta(days=1, hours=1)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """None keeps for ever."""
+
+    jobs_for: timedelta | None
+    pictures_for: timedelta | None
+    most_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Removed:
+    jobs: int
+    files: int
+    bytes: int
+
+
+class Retention:
+    """Pinned jobs keep their record and their pictures. A file that is being sent is sent to its end (POSIX)."""
+
+    def __init__(
+        self, store: Store, jobs: Jobs, upkeep: Upkeep, images: ImageStore, now: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._upkeep = upkeep
+        self._images = images
+        self._now = now
+
+    def apply(self, rules: Rules, *, dry_run: bool = False) -> Removed:
+        """Remove what the rules let go, or only count it. Raises StoreUnavailable."""
+        files = {file.path: file for file in self._doomed_files(rules)}
+        if not dry_run:
+            for path in files:
+                path.unlink(missing_ok=True)
+            self._images.drop_empty_folders()
+        jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
+        return Removed(jobs, len(files), sum(file.size for file in files.values()))
+
+    def _old_jobs(self, rules: Rules, dry_run: bool) -> Iterator[str]:
+        """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
+        if rules.jobs_for is None:
+            return
+        last, limit = "", first_id_at(self._now() - rules.jobs_for)
+        while ids := self._store.run(self._upkeep.older_than(limit, last, BATCH)):
+            last = ids[-1]
+            for job_id in ids:
+                if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
+                    yield job_id
+
+    def _doomed_files(self, rules: Rules) -> Iterator[StoredFile]:
+        files = sorted(self._images.files(), key=lambda file: file.modified_at)
+        yield from self._leftovers(files)
+        pictures = [file for file in files if file.job_id is not None and not self._is_pinned(file.job_id)]
+        if rules.pictures_for is not None:
+            oldest = self._now() - rules.pictures_for
+            yield from (file for file in pictures if file.modified_at < oldest)
+        if rules.most_bytes is not None:
+            yield from _beyond(pictures, sum(file.size for file in files) - rules.most_bytes)
+
+    def _leftovers(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
+        """Temporary files and journals of workers that died."""
+        oldest = self._now() - LEFTOVER_AGE
+        return (file for file in files if file.job_id is None and file.modified_at < oldest)
+
+    def _is_pinned(self, job_id: str) -> bool:
+        snapshot = self._store.run(self._jobs.read(job_id))
+        return snapshot is not None and snapshot.pinned
+
+
+def _beyond(files: Iterable[StoredFile], excess: int) -> Iterator[StoredFile]:
+    """The oldest files, until `excess` bytes are found."""
+    for file in files:
+        if excess <= 0:
+            return
+        excess -= file.size
+        yield file
+
+
+def first_id_at(moment: datetime) -> str:
+    """The lowest UUIDv7 of a millisecond (RFC 9562, 5.7)."""
+    milliseconds = int(moment.astimezone(UTC).timestamp() * 1000)
+    return str(uuid.UUID(int=milliseconds << 80))
