@@ -1,4 +1,4 @@
-"""The command line: `imagegen up`, `imagegen generate`."""
+"""The command line: `imagegen up`, `imagegen generate`, `imagegen prune`."""
 
 import asyncio
 import shutil
@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from compose.client import Client, Trouble
+from compose.housekeeping import age_of
+from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
 from compose.supervisor import StartFailed
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
@@ -72,6 +74,23 @@ def generate(
     console.print(
         f"{output}  {image['width']}x{image['height']}  seed {image['seed']}  {job['model']}", highlight=False
     )
+
+
+@cli.command()
+def prune(
+    older_than: Annotated[str, typer.Option(help="Age, such as 12h, 7d or 4w.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove old jobs and pictures. Pinned ones stay."""
+    console = Console()
+    try:
+        removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
+    except (ConfigurationError, StoreUnavailable, ValueError) as error:
+        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    verb = "Would remove" if dry_run else "Removed"
+    size = f"{removed.bytes / 1e6:.1f} MB"
+    console.print(f"{verb} {removed.jobs} jobs and {removed.files} files ({size})", highlight=False)
 
 
 def _how_called() -> str:

@@ -21,6 +21,9 @@ from shared.settings import PREFIX, LauncherSettings
 
 Show = Callable[[str, str], None]
 
+#: In the data folder while the service runs, for commands that work on its records: where its Redis is.
+REDIS_URL_FILE = "redis-url"
+
 EXAMPLE = (
     """curl -d '{{"prompt":"a red heart on a blue background"}}' -H 'content-type: application/json' """
     "{url}/api/txt2img"
@@ -39,7 +42,10 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     if settings.flower_port:
         _require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     with _owned(settings.data_dir), _socket_folder() as sockets:
-        async with _running(settings, sockets / "redis.sock", _shower(console), stopped):
+        url = settings.redis_url or f"unix://{sockets / 'redis.sock'}"
+        async with _running(settings, url, sockets / "redis.sock", _shower(console), stopped):
+            if not settings.redis_url:
+                (settings.data_dir / REDIS_URL_FILE).write_text(url)
             if not stopped.is_set():
                 console.print(_banner(settings, command), highlight=False, soft_wrap=True)
             await stopped.wait()
@@ -49,10 +55,9 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
 
 @asynccontextmanager
 async def _running(
-    settings: LauncherSettings, socket_path: Path, show: Show, stopped: asyncio.Event
+    settings: LauncherSettings, url: str, socket_path: Path, show: Show, stopped: asyncio.Event
 ) -> AsyncIterator[None]:
     """Everything, started in order and stopped in the opposite one: who takes work stops first, Redis last."""
-    url = settings.redis_url or f"unix://{socket_path}"
     env = {f"{PREFIX}REDIS_URL": url}
     first = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     rest = [services.worker(settings, env, backend) for backend in settings.backends]
@@ -106,7 +111,7 @@ def _require_free_port(host: str, port: int, setting: str) -> None:
 def _owned(folder: Path) -> Iterator[None]:
     """Two servers on the same files would destroy them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w") as lock, _removed(folder / REDIS_URL_FILE):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,6 +119,14 @@ def _owned(folder: Path) -> Iterator[None]:
                 f"imagegen is already running with {PREFIX}DATA_DIR={folder}: stop it, or choose another folder."
             ) from None
         yield
+
+
+@contextmanager
+def _removed(file: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

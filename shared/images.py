@@ -19,7 +19,7 @@ from shared.schemas import Frozen, Image, Job, Timings
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
-_PICTURE = re.compile(r"([0-9a-f-]{36})-\d+\.(?:png|jpeg|webp)")
+_PICTURE = re.compile(r"([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
 
 
 class Made(Frozen):
@@ -31,10 +31,11 @@ class Made(Frozen):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """`job_id` is None for what is not a picture."""
+    """`job_id` and `index` are None for what is not a picture."""
 
     path: Path
     job_id: str | None
+    index: int | None
     size: int
     modified_at: datetime
 
@@ -102,7 +103,8 @@ class ImageStore:
                 if stat.S_ISREG(about.st_mode):
                     picture = _PICTURE.fullmatch(path.name)
                     modified = datetime.fromtimestamp(about.st_mtime, UTC)
-                    yield StoredFile(path, picture.group(1) if picture else None, about.st_size, modified)
+                    job_id, index = (picture[1], int(picture[2])) if picture else (None, None)
+                    yield StoredFile(path, job_id, index, about.st_size, modified)
 
     def drop_empty_folders(self) -> None:
         """Of days that have passed; today's may be about to receive a picture."""

@@ -1,8 +1,11 @@
+import sys
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
 from tests.compose.conftest import Launched
-from tests.stack import free_port
+from tests.stack import Process, free_port
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
@@ -36,3 +39,29 @@ def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) ->
 
     assert command.wait() == 1
     assert not (service.folder / "out.gif").exists()
+
+
+def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
+    service.generate()
+
+    counted, kept = service.cli("prune", "--older-than", "0h", "--dry-run"), service.cli("prune", "--older-than", "1w")
+
+    assert (counted.wait(), kept.wait()) == (0, 0)
+    assert "Would remove" in counted.output
+    assert "Removed 0 jobs and 0 files" in kept.output
+    assert service.cli("prune", "--older-than", "0h").wait() == 0
+    assert not list((service.folder / "outputs").rglob("*.png"))
+
+
+def test_prune_says_what_an_age_looks_like(service: Launched) -> None:
+    command = service.cli("prune", "--older-than", "tomorrow")
+
+    assert command.wait() == 1
+    assert "7d" in command.output
+
+
+def test_prune_without_a_service_says_so(tmp_path: Path) -> None:
+    command = Process([sys.executable, "-m", "compose.cli", "prune", "--older-than", "7d"], tmp_path)
+
+    assert command.wait() == 1
+    assert "imagegen up" in command.output

@@ -57,13 +57,13 @@ class Bench:
         self.jobs = Jobs(self.prefix)
         self.ledger = RedisLedger(self.store, self.jobs)
         settings = Settings(redis_url=self.redis_url, redis_prefix=self.prefix)
-        self._queue = JobQueue(create_celery(settings))
+        self.queue = JobQueue(create_celery(settings))
 
     def accepted(self, **request: Any) -> Job:
         """A new job in line."""
         wanted = GenerationRequest.model_validate({"prompt": "x", **request})
         job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
-        message = self._queue.message(job.id, job.backend, wanted.priority)
+        message = self.queue.message(job.id, job.backend, wanted.priority)
         admission = self.store.run(self.jobs.create(job, message, Ceiling(1000, 1000)))
         assert admission.outcome is Outcome.CREATED
         return job
@@ -76,7 +76,7 @@ class Bench:
 
     def requeued(self, job: Job) -> Job:
         queued = job.requeue()
-        message = self._queue.message(job.id, job.backend, job.request.priority)
+        message = self.queue.message(job.id, job.backend, job.request.priority)
         assert self.store.run(self.jobs.move(job, queued, message))
         return queued
 

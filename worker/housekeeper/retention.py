@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared.images import ImageStore, StoredFile
-from shared.jobs import Jobs
+from shared.jobs import Jobs, JobSnapshot
 from shared.store import Store
 from shared.upkeep import Upkeep
 
@@ -70,21 +70,43 @@ class Retention:
     def _doomed_files(self, rules: Rules) -> Iterator[StoredFile]:
         files = sorted(self._images.files(), key=lambda file: file.modified_at)
         yield from self._leftovers(files)
-        pictures = [file for file in files if file.job_id is not None and not self._is_pinned(file.job_id)]
+        yield from self._orphans(files, rules)
+        pictures = [file for file in files if file.job_id is not None]
         if rules.pictures_for is not None:
             oldest = self._now() - rules.pictures_for
-            yield from (file for file in pictures if file.modified_at < oldest)
+            yield from (file for file in pictures if file.modified_at < oldest and not self._is_pinned(file))
         if rules.most_bytes is not None:
-            yield from _beyond(pictures, sum(file.size for file in files) - rules.most_bytes)
+            excess = sum(file.size for file in files) - rules.most_bytes
+            yield from _beyond((file for file in pictures if not self._is_pinned(file)), excess)
 
     def _leftovers(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-        """Temporary files and journals of workers that died."""
+        """Temporary files and notes of workers that died."""
         oldest = self._now() - LEFTOVER_AGE
         return (file for file in files if file.job_id is None and file.modified_at < oldest)
 
-    def _is_pinned(self, job_id: str) -> bool:
-        snapshot = self._store.run(self._jobs.read(job_id))
-        return snapshot is not None and snapshot.pinned
+    def _orphans(self, files: Iterable[StoredFile], rules: Rules) -> Iterator[StoredFile]:
+        """Pictures that no job will ever own to: of a worker that died between writing and recording.
+
+        Looked for in their second day only, so that a large archive is not read over and over; pictures older than
+        their job's record are kept on purpose.
+        """
+        youngest, oldest = self._now() - LEFTOVER_AGE, self._now() - 2 * LEFTOVER_AGE
+        if rules.jobs_for is not None and rules.jobs_for <= 2 * LEFTOVER_AGE:
+            return
+        for file in files:
+            if file.job_id is not None and oldest < file.modified_at < youngest and not self._is_on_record(file):
+                yield file
+
+    def _is_on_record(self, file: StoredFile) -> bool:
+        job = self._read(file)
+        return job is not None and file.index in {image.index for image in job.job.images}
+
+    def _is_pinned(self, file: StoredFile) -> bool:
+        job = self._read(file)
+        return job is not None and job.pinned
+
+    def _read(self, file: StoredFile) -> JobSnapshot | None:
+        return self._store.run(self._jobs.read(file.job_id)) if file.job_id is not None else None
 
 
 def _beyond(files: Iterable[StoredFile], excess: int) -> Iterator[StoredFile]:

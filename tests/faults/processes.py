@@ -1,0 +1,53 @@
+"""The processes of an installation, and how they come to harm."""
+
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+
+from tests.api.valkey import Valkey
+from tests.stack import Process
+
+
+class MortalValkey(Valkey):
+    """Keeps its data on disk, so that it can be killed and started again."""
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    def kill(self) -> None:
+        self._server.send(signal.SIGKILL)
+        self._server.wait()
+
+
+def children_of(worker: Process | int) -> list[psutil.Process]:
+    pid = worker if isinstance(worker, int) else worker.pid
+    return psutil.Process(pid).children(recursive=True)
+
+
+def child_of(worker: Process | int) -> psutil.Process:
+    """The process that renders."""
+    (child,) = [child for child in children_of(worker) if any("spawn_main" in part for part in child.cmdline())]
+    return child
+
+
+def kill_whole(worker: Process) -> None:
+    """The parent first: it would otherwise see its child die and act on that."""
+    family = [psutil.Process(worker.pid), *children_of(worker)]
+    for process in family:
+        process.suspend()
+    for process in family:
+        process.kill()
+    worker.wait()
+
+
+def ends_within(process: psutil.Process, seconds: float) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        end = time.monotonic() + seconds
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+    return True

@@ -1,0 +1,399 @@
+"""Many jobs while processes are killed at random: `python -m tests.faults.soak --jobs 20000 --every 30`.
+
+Ends with a table, and with 1 when a promise was broken.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import psutil
+import redis.asyncio
+import redis.exceptions
+
+from shared.schemas import Job
+from shared.states import State
+from tests.faults.invariant import Invariant, until
+from tests.faults.processes import MortalValkey, child_of, kill_whole
+from tests.stack import START_SECONDS, Process, Stack, free_port
+
+CALLERS = 32
+VICTIMS = ("api", "worker child", "worker parent", "worker", "housekeeper", "valkey")
+#: Jobs that take a while, so that a kill finds one running; the others are done at once.
+SLOW_SHARE, SLOW_SECONDS = 0.01, 2.0
+DOWN_SECONDS = 1.0
+QUIET_SECONDS = 120.0
+
+
+@dataclass
+class Tally:
+    answers: Counter[str] = field(default_factory=Counter)
+    accepted: dict[int, str] = field(default_factory=dict)
+    """Id of each job by its number."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """How often each job was heard to end."""
+    starts: dict[str, list[float]] = field(default_factory=dict)
+    recoveries: dict[str, list[float]] = field(default_factory=dict)
+    kills: Counter[str] = field(default_factory=Counter)
+    memory: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
+    """Resident bytes over time, by role and process."""
+
+
+class Service:
+    """All processes of an installation; each that ends is started again."""
+
+    def __init__(self, valkey: MortalValkey, stack: Stack) -> None:
+        self.valkey = valkey
+        self.stack = stack
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.processes: dict[str, Process] = {}
+
+    @property
+    def workers(self) -> list[str]:
+        return [name for name in self.processes if name.startswith("null-")]
+
+    def start(self) -> None:
+        for name in ("null-0", "null-1", "housekeeper", "api"):
+            self._start(name)
+        for process in self.processes.values():
+            process.wait_for("ready." if process is not self.processes["api"] else "Uvicorn running on")
+
+    def restart_what_ended(self) -> None:
+        for name, process in list(self.processes.items()):
+            if not psutil.pid_exists(process.pid) or psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+                process.wait()
+                self._start(name)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait(START_SECONDS)
+
+    def _start(self, name: str) -> None:
+        node = ["-n", f"{name}@soak", "--without-gossip", "--without-mingle"]
+        celery = [sys.executable, "-m", "celery", "-A"]
+        match name:
+            case "api":
+                command, settings = [sys.executable, "-m", "api.main"], {"SD_PORT": str(self.port)}
+            case "housekeeper":
+                command, settings = [*celery, "worker.housekeeper.main", "worker", "--beat", *node], {}
+            case _:
+                command, settings = [*celery, "worker.main", "worker", *node], {"SD_BACKEND": "null"}
+        self.processes[name] = self.stack.run(command, **settings)
+
+
+class Soak:
+    def __init__(self, service: Service, jobs: int, every: float, seed: int) -> None:
+        self._service = service
+        self._jobs = jobs
+        self._every = every
+        # What is asked for does not depend on how often something was killed.
+        self._asked, self._chance = random.Random(seed), random.Random(seed + 1)
+        self._store = redis.asyncio.Redis.from_url(service.valkey.url, decode_responses=True, socket_timeout=10)
+        self._prefix = service.stack.prefix
+        self._tally = Tally()
+        self._slow = {n for n in range(jobs) if self._asked.random() < SLOW_SHARE}
+
+    async def run(self) -> Tally:
+        begin = time.monotonic()
+        background = [asyncio.create_task(work()) for work in (self._watch, self._harm, self._measure, self._tell)]
+        numbers = iter(range(self._jobs))
+        limits = httpx2.Limits(max_connections=CALLERS)
+        async with httpx2.AsyncClient(base_url=self._service.url, timeout=90, limits=limits) as http:
+            await asyncio.gather(*(self._call(http, numbers) for _ in range(CALLERS)))
+        say(f"{self._jobs} jobs accepted after {time.monotonic() - begin:.0f} s; waiting for the last ones")
+        background[1].cancel()
+        await self._quiet()
+        for task in background:
+            task.cancel()
+        for outcome in await asyncio.gather(*background, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+        await self._store.aclose()
+        return self._tally
+
+    async def _quiet(self) -> None:
+        """Until every process is back and nothing is left to do."""
+        invariant = Invariant(self._service.stack)
+
+        def done() -> bool:
+            self._service.restart_what_ended()
+            with suppress(redis.exceptions.RedisError):
+                return not invariant.busy()
+            return False
+
+        await asyncio.to_thread(until, done, invariant.busy, QUIET_SECONDS)
+
+    # Callers
+
+    async def _call(self, http: httpx2.AsyncClient, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            while not await self._submit(http, number):
+                pass
+
+    async def _submit(self, http: httpx2.AsyncClient, number: int) -> bool:
+        seconds = SLOW_SECONDS if number in self._slow else 0
+        metadata = {"number": number, "simulate": {"seconds": seconds}}
+        body = {"prompt": "x", "seed": number, "metadata": metadata}
+        path = "/api/jobs" if number % 2 else "/api/txt2img"
+        try:
+            answer = await http.post(path, json=body, headers={"Idempotency-Key": f"soak-{number}"})
+        except httpx2.HTTPError as error:
+            self._tally.answers[type(error).__name__] += 1
+            await asyncio.sleep(0.2)
+            return False
+        self._tally.answers[str(answer.status_code)] += 1
+        if "x-job-id" in answer.headers:
+            known = self._tally.accepted.setdefault(number, answer.headers["x-job-id"])
+            if known != answer.headers["x-job-id"]:
+                self._tally.answers["another job for the same key"] += 1
+            return True
+        if answer.status_code not in (429, 503):
+            raise AssertionError(f"{answer.status_code}: {answer.text}")
+        await asyncio.sleep(float(answer.headers["retry-after"]) * random.uniform(0.5, 1.0))
+        return False
+
+    # Harm
+
+    async def _harm(self) -> None:
+        order: list[str] = []
+        while True:
+            await asyncio.sleep(self._every)
+            order = order or self._chance.sample(VICTIMS, len(VICTIMS))
+            victim = order.pop()
+            self._tally.kills[victim] += 1
+            say(f"kill -9 {victim}")
+            took = await self._kill(victim)
+            if took is not None:
+                self._tally.recoveries.setdefault(victim, []).append(took)
+                say(f"kill -9 {victim}: over after {took:.1f} s")
+
+    async def _kill(self, victim: str) -> float | None:
+        """How long it took until what was interrupted went on; None where nothing was."""
+        match victim:
+            case "api":
+                self._service.processes["api"].send(signal.SIGKILL)
+                return await self._again(self._answers)
+            case "housekeeper":
+                kill_whole(self._service.processes["housekeeper"])
+                return await self._again(lambda: self._says_ready("housekeeper"))
+            case "valkey":
+                self._service.valkey.kill()
+                begin = time.monotonic()
+                await asyncio.sleep(DOWN_SECONDS)
+                await asyncio.to_thread(self._service.valkey.start)
+                await self._until(self._accepts)
+                return time.monotonic() - begin
+            case _:
+                return await self._kill_worker(victim)
+
+    async def _kill_worker(self, part: str) -> float | None:
+        name = self._chance.choice(self._service.workers)
+        job = await self._slow_job_of(name)
+        process = self._service.processes[name]
+        begin = time.monotonic()
+        match part:
+            case "worker child":
+                child_of(process).kill()
+            case "worker parent":
+                process.send(signal.SIGKILL)
+            case _:
+                kill_whole(process)
+        self._service.restart_what_ended()
+        if job is None or part == "worker parent":
+            # The child of a killed parent finishes what it has begun.
+            return await self._again(lambda: self._says_ready(name)) if part == "worker parent" else None
+        await self._until(lambda: self._moved_on(job.id, begin))
+        later = [moment for moment in self._tally.starts.get(job.id, []) if moment > begin]
+        return later[0] - begin if later else None
+
+    async def _slow_job_of(self, worker: str) -> Job | None:
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            for job_id in await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1):
+                doc = await self._store.hget(f"{self._prefix}job:{job_id}", "doc")
+                job = Job.model_validate_json(doc) if doc else None
+                if job and job.worker == f"{worker}@soak" and (job.request.metadata or {})["number"] in self._slow:
+                    return job
+            await asyncio.sleep(0.05)
+        return None
+
+    async def _again(self, true: Callable[[], Awaitable[bool]]) -> float:
+        begin = time.monotonic()
+        await asyncio.sleep(0.1)
+        self._service.restart_what_ended()
+        await self._until(true)
+        return time.monotonic() - begin
+
+    async def _until(self, true: Callable[[], Awaitable[bool]]) -> None:
+        end = time.monotonic() + START_SECONDS
+        while not await true():
+            if time.monotonic() > end:
+                raise AssertionError("what was killed did not come back")
+            await asyncio.sleep(0.05)
+
+    async def _answers(self) -> bool:
+        async with httpx2.AsyncClient(base_url=self._service.url) as http:
+            with suppress(httpx2.HTTPError):
+                return (await http.get("/health/live")).status_code == 200
+        return False
+
+    async def _accepts(self) -> bool:
+        async with httpx2.AsyncClient(base_url=self._service.url) as http:
+            with suppress(httpx2.HTTPError):
+                return (await http.get("/health/ready")).status_code == 200
+        return False
+
+    async def _says_ready(self, name: str) -> bool:
+        return any("ready." in line for line in self._service.processes[name].lines)
+
+    async def _moved_on(self, job_id: str, begin: float) -> bool:
+        started = any(moment > begin for moment in self._tally.starts.get(job_id, []))
+        return started or self._tally.ends[job_id] > 0
+
+    # Watching
+
+    async def _watch(self) -> None:
+        while True:
+            with suppress(redis.exceptions.RedisError, OSError):
+                async with self._store.pubsub() as news:
+                    await news.subscribe(f"{self._prefix}events")
+                    while True:
+                        self._hear(await news.get_message(ignore_subscribe_messages=True, timeout=5))
+            await asyncio.sleep(0.05)
+
+    def _hear(self, message: dict[str, str] | None) -> None:
+        if message is None:
+            return
+        job_id, _, kind, data = message["data"].split(" ", 3)
+        if kind == "done":
+            self._tally.ends[job_id] += 1
+        elif (kind, data) == ("state", State.RUNNING):
+            self._tally.starts.setdefault(job_id, []).append(time.monotonic())
+
+    async def _measure(self) -> None:
+        while True:
+            for role, process in self._roles():
+                samples = self._tally.memory.setdefault(role, {}).setdefault(process.pid, [])
+                with suppress(psutil.Error):
+                    samples.append((time.time() - process.create_time(), process.memory_info().rss))
+            await asyncio.sleep(2)
+
+    def _roles(self) -> list[tuple[str, psutil.Process]]:
+        found = []
+        with suppress(psutil.Error, ValueError):
+            found.append(("api", psutil.Process(self._service.processes["api"].pid)))
+            for name in self._service.workers:
+                found.append(("worker parent", psutil.Process(self._service.processes[name].pid)))
+                found.append(("worker child", child_of(self._service.processes[name])))
+        return found
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(10)
+            say(f"{len(self._tally.accepted)} accepted, {len(self._tally.ends)} ended, {dict(self._tally.answers)}")
+
+
+def report(tally: Tally, invariant: Invariant, bytes_before: int) -> list[tuple[str, str]]:
+    jobs = invariant.jobs()
+    states = Counter(job.state for job in jobs.values())
+    numbers = Counter((job.request.metadata or {}).get("number") for job in jobs.values())
+    codes = Counter(job.error.code for job in jobs.values() if job.error)
+    ids = set(tally.accepted.values())
+    rows = [
+        ("jobs in", str(len(tally.accepted))),
+        ("jobs out", str(sum(states[state] for state in states if state.is_terminal))),
+        ("ends", json.dumps({**states, **codes})),
+        ("lost", str(len(ids - jobs.keys()))),
+        ("doubled", str(sum(count - 1 for count in numbers.values()))),
+        ("ended more than once", str(sum(count > 1 for count in tally.ends.values()))),
+        ("run again", str(sum(job.attempt > 1 for job in jobs.values()))),
+        ("killed", json.dumps(tally.kills)),
+    ]
+    for victim, times in sorted(tally.recoveries.items()):
+        rows.append(
+            (f"recovery from kill of {victim}", f"p50 {statistics.median(times):.1f} s, max {max(times):.1f} s")
+        )
+    for role, processes in sorted(tally.memory.items()):
+        rows.append((f"memory of {role}", growth(processes)))
+    used = int(invariant.redis.info("memory")["used_memory"])
+    rows.append(("Redis bytes per finished job, all in", f"{(used - bytes_before) / max(1, len(jobs)):.0f}"))
+    sample = random.Random(1).sample(sorted(jobs), min(500, len(jobs)))
+    sizes = [invariant.redis.memory_usage(f"{invariant.prefix}job:{job_id}") or 0 for job_id in sample]
+    rows.append(("of these the record", f"{statistics.mean(sizes):.0f}"))
+    return rows
+
+
+def growth(processes: dict[int, list[tuple[float, int]]]) -> str:
+    """Of the process that lived longest, once it had warmed up."""
+    samples = max(processes.values(), key=lambda samples: samples[-1][0] if samples else 0)
+    warm = [size for age, size in samples if age > 20] or [size for _, size in samples]
+    return f"{warm[0] / 1e6:.1f} MB -> {warm[-1] / 1e6:.1f} MB over {samples[-1][0]:.0f} s"
+
+
+def broken(tally: Tally, invariant: Invariant) -> list[str]:
+    found = list(invariant.violations(tally.accepted.values()))
+    if tally.answers["another job for the same key"]:
+        found.append("one key got two jobs")
+    found += [f"{job_id} was heard to end {count} times" for job_id, count in tally.ends.items() if count > 1]
+    return found
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stdout.flush()
+
+
+def table(rows: Collection[tuple[str, str]]) -> str:
+    return "\n".join(["| measured | result |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=20_000)
+    parser.add_argument("--every", type=float, default=30.0, help="seconds between two kills")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--table", type=Path, help="where to write the table too")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="imagegen-soak-"))
+    (folder / "valkey").mkdir()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        valkey = stack.enter_context(MortalValkey(folder / "valkey"))
+        settings = {"SD_BACKENDS": "null", "SD_MAX_QUEUED_JOBS": "200"}
+        service = Service(valkey, Stack(valkey.url, folder, **settings))
+        stack.callback(service.stop)
+        service.start()
+        invariant = Invariant(service.stack)
+        bytes_before = int(invariant.redis.info("memory")["used_memory"])
+        begin = time.monotonic()
+        tally = asyncio.run(Soak(service, args.jobs, args.every, args.seed).run())
+        rows = [("took", f"{time.monotonic() - begin:.0f} s"), *report(tally, invariant, bytes_before)]
+        failures = broken(tally, invariant)
+        if failures:
+            for name, process in service.processes.items():
+                (Path(tempfile.gettempdir()) / f"soak-{name}.log").write_text(process.output)
+    text = table([*rows, ("broken promises", str(len(failures)))])
+    say("\n" + "\n".join([*failures[:20], text]))
+    if args.table:
+        args.table.write_text(text + "\n")
+    return bool(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
