@@ -173,7 +173,7 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     if wants_bytes and job.state is State.CANCELLED:
         raise ImageNotFound("The job was cancelled; it has no picture.")
     if wants_bytes:
-        return serve_picture(services.images, job, job.images[0], http)
+        return await serve_picture(services.images, job, job.images[0], http)
     return await job_answer(services, http, snapshot)
 
 

@@ -207,20 +207,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def valkey_server(folder: Path) -> Iterator[str]:
+def valkey_server(folder: Path, *options: str) -> Iterator[str]:
     # A socket's path may take 108 bytes at most, and test folders are deep.
     sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
-    command = [
-        str(get_binary_path()),
-        "--port",
-        "0",
-        "--unixsocket",
-        str(sockets / "s"),
-        "--save",
-        "",
-        "--dir",
-        str(folder),
-    ]
+    files = ("--save", "", "--dir", str(folder))
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(sockets / "s"), *files, *options]
     server = Process(command, folder)
     try:
         server.wait_for("Ready to accept connections")

@@ -139,6 +139,16 @@ def test_a_truncated_file_is_not_served(api: Api, lone: tuple[str, Path]) -> Non
     assert_problem(api.get(path), 404, "image-not-found")
 
 
+def test_an_altered_file_is_not_served(api: Api, lone: tuple[str, Path]) -> None:
+    path, file = lone
+    assert api.get(path).status_code == 200
+    altered = bytearray(file.read_bytes())
+    altered[-20] ^= 1
+    file.write_bytes(altered)
+
+    assert_problem(api.get(path), 404, "image-not-found")
+
+
 def test_a_link_in_place_of_a_file_is_not_followed(api: Api, lone: tuple[str, Path]) -> None:
     path, file = lone
     elsewhere = file.rename(file.with_name("elsewhere.png"))

@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.invariant import Invariant
+from tests.faults.processes import MortalValkey
+from tests.faults.service import Service
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalValkey]:
+    with MortalValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="module")
+def installed(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(valkey.url, tmp_path_factory.mktemp("service"), SD_BACKENDS="null") as service:
+        yield service
+
+
+@pytest.fixture
+def service(installed: Service) -> Iterator[Service]:
+    """Two workers, an API and a housekeeper. Whatever a test does to them, every promise holds in the end."""
+    installed.mend()
+    yield installed
+    installed.mend()
+    Invariant(installed).hold(installed.accepted)
