@@ -129,7 +129,8 @@ class Jobs:
         """Store a new job and its message in one step, or nothing where there is no room or it is there already."""
         keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.state(State.QUEUED)]
         keys += [self._keys.line(job.backend), self._keys.broker(message.key)]
-        keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.jobs, self._keys.backend(job.backend)]
+        keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines]
+        keys += [self._keys.jobs, self._keys.backend(job.backend)]
         if job.request.label is not None:
             keys.append(self._keys.label(job.request.label))
         args: list[Argument] = [job.id, self.channel, _dump(job), job.backend, job.request.label or ""]
@@ -138,7 +139,7 @@ class Jobs:
             args += [OnRepeat.NEW, "", ""]
         else:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
-        args.append(self._keys.record(""))
+        args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
 
     def move(self, old: Job, new: Job, message: QueuedMessage | None = None) -> Operation[bool]:
@@ -150,6 +151,7 @@ class Jobs:
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
         keys += [self._keys.state(old.state), self._keys.state(new.state), line]
         keys += [self._keys.broker(message.key) if message else line, self._keys.leases, self._keys.pace(old.backend)]
+        keys.append(self._keys.deadlines)
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, _dump(new)]
         args += [message.payload if message else "", rank(new.request.priority)]
         args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]

@@ -22,6 +22,11 @@ class Keys:
         return f"{self.prefix}leases"
 
     @property
+    def deadlines(self) -> str:
+        """Queued jobs by the time at which they must have started."""
+        return f"{self.prefix}deadlines"
+
+    @property
     def jobs(self) -> str:
         """Every job; ids sort by creation."""
         return f"{self.prefix}jobs"

@@ -212,9 +212,14 @@ class Job(Frozen):
             raise ValueError("a job's request always carries a seed")
         return self.request.seed
 
-    def is_overdue(self, now: datetime) -> bool:
+    @property
+    def deadline(self) -> datetime | None:
+        """When it must have started."""
         limit = self.request.deadline_seconds
-        return limit is not None and now > self.created_at + timedelta(seconds=limit)
+        return self.created_at + timedelta(seconds=limit) if limit is not None else None
+
+    def is_overdue(self, now: datetime) -> bool:
+        return self.deadline is not None and self.attempt == 0 and now > self.deadline
 
     def start(self, model: str, worker: str, now: datetime) -> Self:
         timings = self.timings.model_copy(update={"queued_ms": _milliseconds(now - self.created_at)})

@@ -16,6 +16,10 @@ class Upkeep:
         """Ids of running jobs whose lease has run out."""
         return Operation("expired", [self._keys.leases], [most], list)
 
+    def overdue(self, most: int) -> Operation[list[str]]:
+        """Ids of queued jobs whose deadline has passed."""
+        return Operation("expired", [self._keys.deadlines], [most], list)
+
     def waiting(self) -> Operation[tuple[list[str], list[str]]]:
         """Ids of all queued jobs, and every message that is with the broker."""
         lists = [self._keys.broker(name) for backend in Backend for name in broker_lists(backend)]

@@ -4,7 +4,7 @@ import logging
 from datetime import datetime
 from typing import Self
 
-from shared.errors import StoreUnavailable, TimedOut, WorkerLost
+from shared.errors import DeadlinePassed, StoreUnavailable, TimedOut, WorkerLost
 from shared.jobs import Jobs
 from shared.queues import JobQueue
 from shared.schemas import MOST_LOSSES, Job, JobError
@@ -34,6 +34,12 @@ class Rescue:
         if job is not None:
             self._move(job, job.fail(JobError.of(TimedOut()), now))
 
+    def deadline_passed(self, job_id: str, now: datetime) -> None:
+        """For a job that nobody has started."""
+        job = self._found(job_id)
+        if job is not None and job.state is State.QUEUED:
+            self._move(job, job.fail(JobError.of(DeadlinePassed()), now))
+
     def worker_lost(self, job_id: str, now: datetime) -> None:
         """Back in line, unless the job has cost too many workers already."""
         job = self._running(job_id)
@@ -53,15 +59,18 @@ class Rescue:
             self._move(job, job.requeue(), back_in_line=True)
 
     def _running(self, job_id: str) -> Job | None:
+        job = self._found(job_id)
+        if job is None or job.state is not State.RUNNING:
+            return None
+        return job if self._worker in (None, job.worker) else None
+
+    def _found(self, job_id: str) -> Job | None:
         try:
             snapshot = self._store.run(self._jobs.read(job_id))
         except StoreUnavailable:
             logger.warning("Redis does not answer: job %s is left to its lease", job_id, extra={"job_id": job_id})
             return None
-        job = snapshot.job if snapshot else None
-        if job is None or job.state is not State.RUNNING:
-            return None
-        return job if self._worker in (None, job.worker) else None
+        return snapshot.job if snapshot else None
 
     def _move(self, old: Job, new: Job, *, back_in_line: bool = False) -> None:
         message = self._queue.message(old.id, old.backend, old.request.priority) if back_in_line else None

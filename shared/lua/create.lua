@@ -1,9 +1,10 @@
 -- Accept a job: its record, its place in line and its message to the workers, all or nothing.
--- KEYS: record, events, index of queued jobs, place in line, broker list, repeat, then every index it appears in
+-- KEYS: record, events, index of queued jobs, place in line, broker list, repeat, deadlines,
+--       then every index it appears in
 -- ARGV: id, channel, doc, backend, label, broker message, priority rank, expected duration in ms,
 --       most queued jobs, most of this backend,
 --       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
---       prefix of the records
+--       prefix of the records, the moment by which it must have started in ms ('' for none)
 -- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch' or 'full'.
 local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
 if mode ~= 'new' then
@@ -23,7 +24,7 @@ end
 redis.call('HSET', KEYS[1], 'doc', ARGV[3], 'state', 'queued', 'attempt', 0, 'backend', ARGV[4], 'label', ARGV[5],
   'expected', ARGV[8])
 redis.call('ZADD', KEYS[4], ARGV[7], id)
-for i = 7, #KEYS do
+for i = 8, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end
 redis.call('ZADD', KEYS[3], 0, id)
@@ -31,6 +32,9 @@ redis.call('LPUSH', KEYS[5], ARGV[6])
 if ARGV[13] ~= '' then
   redis.call('HSET', KEYS[6], 'id', id, 'hash', ARGV[12])
   redis.call('PEXPIRE', KEYS[6], ARGV[13])
+end
+if ARGV[15] ~= '' then
+  redis.call('ZADD', KEYS[7], ARGV[15], id)
 end
 local event = redis.call('XADD', KEYS[2], '*', 'type', 'state', 'data', 'queued')
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')

@@ -1,5 +1,6 @@
 -- Move a job, if it is still where the mover believes it to be: compare-and-set on (state, attempt).
--- KEYS: record, events, index of the old state, index of the new state, place in line, broker list, leases, pace
+-- KEYS: record, events, index of the old state, index of the new state, place in line, broker list, leases, pace,
+--       deadlines
 -- ARGV: id, channel, old state, old attempt, new state, new attempt, doc,
 --       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends),
 --       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took
@@ -14,6 +15,7 @@ redis.call('HDEL', KEYS[1], 'progress')
 redis.call('ZREM', KEYS[3], id)
 redis.call('ZADD', KEYS[4], 0, id)
 redis.call('ZREM', KEYS[5], id)
+redis.call('ZREM', KEYS[9], id)
 if new == 'running' then
   local now = redis.call('TIME')
   redis.call('ZADD', KEYS[7], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[11], id)

@@ -117,6 +117,25 @@ def test_a_worker_moves_no_job_that_another_runs(house: House) -> None:
     assert house.read(running) == running
 
 
+def test_a_job_that_nobody_starts_fails_at_its_deadline(house: House) -> None:
+    job, other = house.accepted(deadline_seconds=1), house.accepted(deadline_seconds=1000)
+    house.store.client.zadd(f"{house.prefix}deadlines", {job.id: 1})
+
+    assert house.reap() == 1
+
+    failed = house.read(job)
+    assert failed.error is not None
+    assert failed.error.code == "deadline-passed"
+    assert house.read(other) == other
+
+
+def test_a_deadline_is_met_by_starting(house: House) -> None:
+    running = house.started(house.accepted(deadline_seconds=1))
+
+    assert house.store.client.zcard(f"{house.prefix}deadlines") == 0
+    assert not house.read(running).is_overdue(datetime.now(UTC) + DAY)
+
+
 def test_a_lost_message_is_sent_again_at_the_second_look(house: House) -> None:
     house.accepted()
     house.store.client.delete(f"{house.prefix}generate.null\x06\x163")

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE = "maintenance"
 #: Seconds between two runs. With LEASE_MS, the first is how long a job of a dead worker waits.
-EVERY = {"reap-leases": 2.0, "resend-messages": 15.0, "clear-away": 600.0}
+EVERY = {"reap-leases": 4.0, "resend-messages": 15.0, "clear-away": 600.0}
 
 
 def create_housekeeper(settings: Settings) -> Celery:

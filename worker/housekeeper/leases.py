@@ -1,4 +1,4 @@
-"""Jobs whose worker fell silent go back in line."""
+"""Jobs whose time ran out: those of silent workers go back in line, those past their deadline fail."""
 
 import logging
 from collections.abc import Callable
@@ -23,9 +23,12 @@ class Reaper:
         self._now = now
 
     def reap(self) -> int:
-        """Take back every job whose lease has lapsed; how many there were. Raises StoreUnavailable."""
+        """Look after every job whose time has run out; how many there were. Raises StoreUnavailable."""
         lapsed = self._store.run(self._upkeep.lapsed(BATCH))
         for job_id in lapsed:
             logger.warning("the worker of job %s fell silent", job_id, extra={"job_id": job_id})
             self._rescue.worker_lost(job_id, self._now())
-        return len(lapsed)
+        overdue = self._store.run(self._upkeep.overdue(BATCH))
+        for job_id in overdue:
+            self._rescue.deadline_passed(job_id, self._now())
+        return len(lapsed) + len(overdue)
