@@ -82,15 +82,14 @@ async def txt2img(
     wants_bytes, request = negotiate(accept, request)
     job, expected_ms = await draft(services, request)
     budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
-    with services.hub.listen(job.id) as listener:
-        admission = await admit(services, job, expected_ms, repetition.of(request))
-        if admission.outcome is Outcome.CREATED:
-            snapshot = await _outcome(services, http, listener, job.id, budget, on_disconnect)
+    admission = await admit(services, job, expected_ms, repetition.of(request))
     if admission.outcome is Outcome.KNOWN:
-        with services.hub.listen(admission.job_id) as listener:
-            # It may have ended long ago.
-            listener.tell(None)
-            snapshot = await _outcome(services, http, listener, admission.job_id, budget, "keep")
+        # Somebody else may wait for it too.
+        on_disconnect = "keep"
+    with services.hub.listen(admission.job_id) as listener:
+        # It may have ended before anybody listened.
+        listener.tell(None)
+        snapshot = await _outcome(services, http, listener, admission.job_id, budget, on_disconnect)
     about(http, admission.job_id)
     if snapshot is None:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)

@@ -43,7 +43,9 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
         "",
     )
     door = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
-    command = (str(get_binary_path()), *door, *files, "--maxmemory-policy", "noeviction")
+    # A job's events are few and small: nodes of the usual 4 KB would take four times the rest of its record.
+    memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
+    command = (str(get_binary_path()), *door, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"
     return Service("redis", command, ready="Ready to accept connections", shown=shown)
