@@ -1,6 +1,6 @@
 # `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench clean
+.PHONY: help run test check fix bench faults clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,9 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 
 bench: $(VENV)/.dev ## Measure what is promised
 	@$(BIN)/python bench/png.py
+
+faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
+	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
 
 clean: ## Remove the environment; pictures, models and data stay
 	rm -rf $(VENV) build *.egg-info

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -30,23 +31,13 @@ KEY_MS = 24 * 3600 * 1000
 RETRY_MS = 15 * 60 * 1000
 
 
+@dataclass(frozen=True)
 class Repetition:
     """What a caller says about whether it has asked before."""
 
-    def __init__(
-        self,
-        http: Request,
-        idempotency_key: Annotated[
-            str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
-        ] = None,
-        x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
-    ) -> None:
-        if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
-            wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-            raise InvalidRequest(errors=[wrong])
-        self._caller = http.client.host if http.client else ""
-        self._key = idempotency_key
-        self._retry_count = x_stainless_retry_count
+    caller: str
+    key: str | None
+    retry_count: str | None
 
     def of(self, request: GenerationRequest) -> Repeat | None:
         """How this request would be recognised; None when it never will be.
@@ -54,15 +45,29 @@ class Repetition:
         SDKs that retry without a key number their attempts: the first makes a job, later ones get that job.
         """
         request_hash = _hash(request.model_dump_json())
-        if self._key is not None:
-            return Repeat(_hash(f"key {self._caller} {self._key}"), request_hash, OnRepeat.SAME, KEY_MS)
-        if self._retry_count is None:
+        if self.key is not None:
+            return Repeat(_hash(f"key {self.caller} {self.key}"), request_hash, OnRepeat.SAME, KEY_MS)
+        if self.retry_count is None:
             return None
-        on_repeat = OnRepeat.NEW if self._retry_count == "0" else OnRepeat.AGAIN
-        return Repeat(_hash(f"retry {self._caller} {request_hash}"), request_hash, on_repeat, RETRY_MS)
+        on_repeat = OnRepeat.NEW if self.retry_count == "0" else OnRepeat.AGAIN
+        return Repeat(_hash(f"retry {self.caller} {request_hash}"), request_hash, on_repeat, RETRY_MS)
 
 
-RepetitionDep = Annotated[Repetition, Depends()]
+# Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
+async def _repetition(
+    http: Request,
+    idempotency_key: Annotated[
+        str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
+    ] = None,
+    x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Repetition:
+    if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
+        wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+        raise InvalidRequest(errors=[wrong])
+    return Repetition(http.client.host if http.client else "", idempotency_key, x_stainless_retry_count)
+
+
+RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
 async def draft(services: Services, request: GenerationRequest) -> tuple[Job, int]:

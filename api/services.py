@@ -69,7 +69,8 @@ class Services:
         return self.settings.public_url or str(request.base_url).rstrip("/")
 
 
-def _services(request: Request) -> Services:
+# Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -65,7 +65,8 @@ class ImageStore:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             if error.errno in _NO_ROOM:
                 raise StorageFull(f"The picture could not be written: {error.strerror}.") from error
             raise
@@ -74,7 +75,8 @@ class ImageStore:
     def note_made(self, job: Job, made: Made) -> None:
         """Leave word beside the pictures of a job that they are complete, until that is on record."""
         # Not synced to disk: it matters when a process dies. After a power cut the job is simply done again.
-        self._note(job).write_text(made.model_dump_json(), encoding="utf-8")
+        with suppress(OSError):
+            self._note(job).write_text(made.model_dump_json(), encoding="utf-8")
 
     def made(self, job: Job) -> Made | None:
         """What a worker that died left behind of this job, if every picture of it is whole."""
@@ -85,7 +87,14 @@ class ImageStore:
         return made if all(self.is_whole(job, image) for image in made.images) else None
 
     def forget_made(self, job: Job) -> None:
-        self._note(job).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._note(job).unlink()
+
+    def discard(self, job: Job) -> None:
+        """Remove pictures that no record will ever name."""
+        for index in range(job.request.num_images):
+            with suppress(OSError):
+                self.path(job, index).unlink(missing_ok=True)
 
     def is_whole(self, job: Job, image: Image) -> bool:
         """Whether the file is the very one that was recorded."""

@@ -113,6 +113,8 @@ class Runner:
             ended = job.fail(JobError.of(InternalError()), self.now())
         recorded = self.ledger.move(job, ended)
         self.images.forget_made(job)
+        if recorded and not ended.images:
+            self.images.discard(job)
         outcome = ended.error.code if ended.error else ended.state
         logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", ended.timings.total_ms, extra=fields)
 

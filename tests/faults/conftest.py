@@ -7,15 +7,16 @@ from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalValkey]:
     with MortalValkey(tmp_path_factory.mktemp("valkey")) as valkey:
         yield valkey
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def installed(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(valkey.url, tmp_path_factory.mktemp("service"), SD_BACKENDS="null") as service:
+    names = ("null-0", "null-1", "housekeeper", "api-0")
+    with Service(valkey.url, tmp_path_factory.mktemp("service"), names) as service:
         yield service
 
 

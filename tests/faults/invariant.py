@@ -35,7 +35,8 @@ class Invariant:
     def hold(self, accepted: Collection[str]) -> None:
         """Wait until nothing is left to do, then check."""
         until(lambda: not self.busy(), self.busy)
-        assert list(self.violations(accepted)) == []
+        found = list(self.violations(accepted))
+        assert not found, "\n".join(found)
 
     def busy(self) -> list[str]:
         """Keys that hold work; none once all is done."""

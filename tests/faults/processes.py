@@ -1,7 +1,6 @@
 """The processes of an installation, and how they come to harm."""
 
 import signal
-import time
 from contextlib import suppress
 
 import psutil
@@ -43,11 +42,7 @@ def kill_whole(worker: Process) -> None:
     worker.wait()
 
 
-def ends_within(process: psutil.Process, seconds: float) -> bool:
+def lives(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
-        end = time.monotonic() + seconds
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-    return True
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False

@@ -28,10 +28,13 @@ from shared.schemas import Job
 from shared.states import State
 from tests.faults.invariant import Invariant, until
 from tests.faults.processes import MortalValkey, child_of, kill_whole
-from tests.stack import START_SECONDS, Process, Stack, free_port
+from tests.faults.service import Service
+from tests.stack import START_SECONDS
 
 CALLERS = 32
-VICTIMS = ("api", "worker child", "worker parent", "worker", "housekeeper", "valkey")
+API = "api-0"
+NAMES = ("null-0", "null-1", "housekeeper", API)
+VICTIMS = ("api", "worker child", "worker parent", "housekeeper", "valkey")
 #: Jobs that take a while, so that a kill finds one running; the others are done at once.
 SLOW_SHARE, SLOW_SECONDS = 0.01, 2.0
 DOWN_SECONDS = 1.0
@@ -48,88 +51,45 @@ class Tally:
     starts: dict[str, list[float]] = field(default_factory=dict)
     recoveries: dict[str, list[float]] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
+    ended_unasked: list[str] = field(default_factory=list)
+    """Processes that died without having been killed."""
     memory: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
     """Resident bytes over time, by role and process."""
 
 
-class Service:
-    """All processes of an installation; each that ends is started again."""
-
-    def __init__(self, valkey: MortalValkey, stack: Stack) -> None:
-        self.valkey = valkey
-        self.stack = stack
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.processes: dict[str, Process] = {}
-
-    @property
-    def workers(self) -> list[str]:
-        return [name for name in self.processes if name.startswith("null-")]
-
-    def start(self) -> None:
-        for name in ("null-0", "null-1", "housekeeper", "api"):
-            self._start(name)
-        for process in self.processes.values():
-            process.wait_for("ready." if process is not self.processes["api"] else "Uvicorn running on")
-
-    def restart_what_ended(self) -> None:
-        for name, process in list(self.processes.items()):
-            if not psutil.pid_exists(process.pid) or psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
-                process.wait()
-                self._start(name)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.send(signal.SIGTERM)
-        for process in self.processes.values():
-            process.wait(START_SECONDS)
-
-    def _start(self, name: str) -> None:
-        node = ["-n", f"{name}@soak", "--without-gossip", "--without-mingle"]
-        celery = [sys.executable, "-m", "celery", "-A"]
-        match name:
-            case "api":
-                command, settings = [sys.executable, "-m", "api.main"], {"SD_PORT": str(self.port)}
-            case "housekeeper":
-                command, settings = [*celery, "worker.housekeeper.main", "worker", "--beat", *node], {}
-            case _:
-                command, settings = [*celery, "worker.main", "worker", *node], {"SD_BACKEND": "null"}
-        self.processes[name] = self.stack.run(command, **settings)
-
-
 class Soak:
-    def __init__(self, service: Service, jobs: int, every: float, seed: int) -> None:
+    def __init__(self, valkey: MortalValkey, service: Service, jobs: int, every: float, seed: int) -> None:
+        self._valkey = valkey
         self._service = service
         self._jobs = jobs
         self._every = every
         # What is asked for does not depend on how often something was killed.
         self._asked, self._chance = random.Random(seed), random.Random(seed + 1)
-        self._store = redis.asyncio.Redis.from_url(service.valkey.url, decode_responses=True, socket_timeout=10)
-        self._prefix = service.stack.prefix
+        self._store = redis.asyncio.Redis.from_url(valkey.url, decode_responses=True, socket_timeout=10)
+        self._prefix = service.prefix
         self._tally = Tally()
         self._slow = {n for n in range(jobs) if self._asked.random() < SLOW_SHARE}
 
     async def run(self) -> Tally:
         begin = time.monotonic()
-        background = [asyncio.create_task(work()) for work in (self._watch, self._harm, self._measure, self._tell)]
-        numbers = iter(range(self._jobs))
-        limits = httpx2.Limits(max_connections=CALLERS)
-        async with httpx2.AsyncClient(base_url=self._service.url, timeout=90, limits=limits) as http:
-            await asyncio.gather(*(self._call(http, numbers) for _ in range(CALLERS)))
-        say(f"{self._jobs} jobs accepted after {time.monotonic() - begin:.0f} s; waiting for the last ones")
-        background[1].cancel()
-        await self._quiet()
-        for task in background:
-            task.cancel()
-        for outcome in await asyncio.gather(*background, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                raise outcome
-        await self._store.aclose()
+        over = asyncio.Event()
+        watching = [asyncio.create_task(work()) for work in (self._watch, self._measure, self._tell)]
+        harming, calling = asyncio.create_task(self._harm(over)), asyncio.create_task(self._call_all())
+        try:
+            await first_of(calling, harming, *watching)
+            say(f"{self._jobs} jobs accepted after {time.monotonic() - begin:.0f} s; waiting for the last ones")
+            over.set()
+            await first_of(harming, *watching)
+            await self._quiet()
+        finally:
+            for task in (harming, calling, *watching):
+                task.cancel()
+            await self._store.aclose()
         return self._tally
 
     async def _quiet(self) -> None:
         """Until every process is back and nothing is left to do."""
-        invariant = Invariant(self._service.stack)
+        invariant = Invariant(self._service)
 
         def done() -> bool:
             self._service.restart_what_ended()
@@ -140,6 +100,12 @@ class Soak:
         await asyncio.to_thread(until, done, invariant.busy, QUIET_SECONDS)
 
     # Callers
+
+    async def _call_all(self) -> None:
+        numbers = iter(range(self._jobs))
+        limits = httpx2.Limits(max_connections=CALLERS)
+        async with httpx2.AsyncClient(base_url=self._service.url(API), timeout=90, limits=limits) as http:
+            await asyncio.gather(*(self._call(http, numbers) for _ in range(CALLERS)))
 
     async def _call(self, http: httpx2.AsyncClient, numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -170,10 +136,14 @@ class Soak:
 
     # Harm
 
-    async def _harm(self) -> None:
+    async def _harm(self, over: asyncio.Event) -> None:
         order: list[str] = []
         while True:
-            await asyncio.sleep(self._every)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), self._every)
+            self._tally.ended_unasked += self._service.restart_what_ended()
+            if over.is_set():
+                return
             order = order or self._chance.sample(VICTIMS, len(VICTIMS))
             victim = order.pop()
             self._tally.kills[victim] += 1
@@ -187,40 +157,39 @@ class Soak:
         """How long it took until what was interrupted went on; None where nothing was."""
         match victim:
             case "api":
-                self._service.processes["api"].send(signal.SIGKILL)
+                self._service.processes[API].send(signal.SIGKILL)
                 return await self._again(self._answers)
             case "housekeeper":
                 kill_whole(self._service.processes["housekeeper"])
                 return await self._again(lambda: self._says_ready("housekeeper"))
             case "valkey":
-                self._service.valkey.kill()
+                self._valkey.kill()
                 begin = time.monotonic()
                 await asyncio.sleep(DOWN_SECONDS)
-                await asyncio.to_thread(self._service.valkey.start)
+                await asyncio.to_thread(self._valkey.start)
                 await self._until(self._accepts)
                 return time.monotonic() - begin
             case _:
                 return await self._kill_worker(victim)
 
     async def _kill_worker(self, part: str) -> float | None:
-        name = self._chance.choice(self._service.workers)
+        name = self._chance.choice(self._service.renderers)
         job = await self._slow_job_of(name)
         process = self._service.processes[name]
         begin = time.monotonic()
-        match part:
-            case "worker child":
+        if part == "worker child":
+            with suppress(psutil.Error, ValueError):
                 child_of(process).kill()
-            case "worker parent":
-                process.send(signal.SIGKILL)
-            case _:
-                kill_whole(process)
-        self._service.restart_what_ended()
-        if job is None or part == "worker parent":
-            # The child of a killed parent finishes what it has begun.
-            return await self._again(lambda: self._says_ready(name)) if part == "worker parent" else None
-        await self._until(lambda: self._moved_on(job.id, begin))
-        later = [moment for moment in self._tally.starts.get(job.id, []) if moment > begin]
-        return later[0] - begin if later else None
+        else:
+            # Its child dies with it.
+            process.send(signal.SIGKILL)
+            await asyncio.sleep(0.1)
+            self._service.restart_what_ended()
+        if job is None:
+            return None
+        await self._until(lambda: self._moved_on(job.id))
+        again = self._tally.starts.get(job.id, [])[1:]
+        return again[0] - begin if again else None
 
     async def _slow_job_of(self, worker: str) -> Job | None:
         end = time.monotonic() + 5
@@ -228,7 +197,11 @@ class Soak:
             for job_id in await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1):
                 doc = await self._store.hget(f"{self._prefix}job:{job_id}", "doc")
                 job = Job.model_validate_json(doc) if doc else None
-                if job and job.worker == f"{worker}@soak" and (job.request.metadata or {})["number"] in self._slow:
+                if (
+                    job
+                    and job.worker == f"{worker}@{self._prefix.rstrip(':')}"
+                    and (job.request.metadata or {})["number"] in self._slow
+                ):
                     return job
             await asyncio.sleep(0.05)
         return None
@@ -248,13 +221,13 @@ class Soak:
             await asyncio.sleep(0.05)
 
     async def _answers(self) -> bool:
-        async with httpx2.AsyncClient(base_url=self._service.url) as http:
+        async with httpx2.AsyncClient(base_url=self._service.url(API)) as http:
             with suppress(httpx2.HTTPError):
                 return (await http.get("/health/live")).status_code == 200
         return False
 
     async def _accepts(self) -> bool:
-        async with httpx2.AsyncClient(base_url=self._service.url) as http:
+        async with httpx2.AsyncClient(base_url=self._service.url(API)) as http:
             with suppress(httpx2.HTTPError):
                 return (await http.get("/health/ready")).status_code == 200
         return False
@@ -262,9 +235,8 @@ class Soak:
     async def _says_ready(self, name: str) -> bool:
         return any("ready." in line for line in self._service.processes[name].lines)
 
-    async def _moved_on(self, job_id: str, begin: float) -> bool:
-        started = any(moment > begin for moment in self._tally.starts.get(job_id, []))
-        return started or self._tally.ends[job_id] > 0
+    async def _moved_on(self, job_id: str) -> bool:
+        return len(self._tally.starts.get(job_id, [])) > 1 or self._tally.ends[job_id] > 0
 
     # Watching
 
@@ -291,14 +263,16 @@ class Soak:
             for role, process in self._roles():
                 samples = self._tally.memory.setdefault(role, {}).setdefault(process.pid, [])
                 with suppress(psutil.Error):
-                    samples.append((time.time() - process.create_time(), process.memory_info().rss))
+                    # One that has been killed and not been buried yet has no memory.
+                    if rss := process.memory_info().rss:
+                        samples.append((time.time() - process.create_time(), rss))
             await asyncio.sleep(2)
 
     def _roles(self) -> list[tuple[str, psutil.Process]]:
         found = []
         with suppress(psutil.Error, ValueError):
-            found.append(("api", psutil.Process(self._service.processes["api"].pid)))
-            for name in self._service.workers:
+            found.append(("api", psutil.Process(self._service.processes[API].pid)))
+            for name in self._service.renderers:
                 found.append(("worker parent", psutil.Process(self._service.processes[name].pid)))
                 found.append(("worker child", child_of(self._service.processes[name])))
         return found
@@ -306,7 +280,8 @@ class Soak:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(10)
-            say(f"{len(self._tally.accepted)} accepted, {len(self._tally.ends)} ended, {dict(self._tally.answers)}")
+            tally = self._tally
+            say(f"{len(tally.accepted)} accepted, {len(tally.ends)} ended, {json.dumps(tally.answers)}")
 
 
 def report(tally: Tally, invariant: Invariant, bytes_before: int) -> list[tuple[str, str]]:
@@ -341,7 +316,7 @@ def report(tally: Tally, invariant: Invariant, bytes_before: int) -> list[tuple[
 
 def growth(processes: dict[int, list[tuple[float, int]]]) -> str:
     """Of the process that lived longest, once it had warmed up."""
-    samples = max(processes.values(), key=lambda samples: samples[-1][0] if samples else 0)
+    samples = max(filter(None, processes.values()), key=lambda samples: samples[-1][0])
     warm = [size for age, size in samples if age > 20] or [size for _, size in samples]
     return f"{warm[0] / 1e6:.1f} MB -> {warm[-1] / 1e6:.1f} MB over {samples[-1][0]:.0f} s"
 
@@ -350,8 +325,18 @@ def broken(tally: Tally, invariant: Invariant) -> list[str]:
     found = list(invariant.violations(tally.accepted.values()))
     if tally.answers["another job for the same key"]:
         found.append("one key got two jobs")
+    found += [f"{name} ended without having been killed" for name in tally.ended_unasked]
     found += [f"{job_id} was heard to end {count} times" for job_id, count in tally.ends.items() if count > 1]
     return found
+
+
+async def first_of(*tasks: "asyncio.Task[None]") -> None:
+    """Until the first of them is done. The others should not end before; an error in any of them is raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+    if tasks[0] not in done:
+        raise AssertionError("a background task ended too early")
 
 
 def say(text: str) -> None:
@@ -375,14 +360,12 @@ def main() -> int:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         valkey = stack.enter_context(MortalValkey(folder / "valkey"))
-        settings = {"SD_BACKENDS": "null", "SD_MAX_QUEUED_JOBS": "200"}
-        service = Service(valkey, Stack(valkey.url, folder, **settings))
-        stack.callback(service.stop)
-        service.start()
-        invariant = Invariant(service.stack)
+        service = stack.enter_context(Service(valkey.url, folder, NAMES, quick=False, SD_MAX_QUEUED_JOBS="200"))
+        service.mend()
+        invariant = Invariant(service)
         bytes_before = int(invariant.redis.info("memory")["used_memory"])
         begin = time.monotonic()
-        tally = asyncio.run(Soak(service, args.jobs, args.every, args.seed).run())
+        tally = asyncio.run(Soak(valkey, service, args.jobs, args.every, args.seed).run())
         rows = [("took", f"{time.monotonic() - begin:.0f} s"), *report(tally, invariant, bytes_before)]
         failures = broken(tally, invariant)
         if failures:

@@ -124,6 +124,16 @@ def test_a_full_disk_is_left_without_half_a_picture(bench: Bench, full_disk: Non
     assert bench.files == []
 
 
+def test_a_job_that_fails_at_its_second_picture_leaves_none(bench: Bench) -> None:
+    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        return [Picture(speckled(64, 64), 0), Picture(speckled(32, 64), 1)]
+
+    job = bench.run(bench.accepted(num_images=2, width=64, height=64), draw)
+
+    assert job.state == "failed"
+    assert bench.files == []
+
+
 def test_a_job_that_is_delivered_again_after_its_end_is_left_alone(bench: Bench) -> None:
     done = bench.run(bench.accepted())
 

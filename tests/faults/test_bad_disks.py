@@ -1,0 +1,75 @@
+"""What becomes of jobs whose pictures have nowhere to go."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.invariant import Invariant
+from tests.faults.processes import MortalValkey
+from tests.faults.service import Service
+
+ROOM = "1m"
+ROOM_LEFT = 8192
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose file system holds a megabyte."""
+    folder = tmp_path_factory.mktemp("small")
+    if mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)) != 0:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607
+
+
+@pytest.fixture(scope="module")
+def installed(valkey: MortalValkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    settings = {"SD_OUTPUT_DIR": str(small), "SD_MIN_FREE_BYTES": "0"}
+    with Service(valkey.url, tmp_path_factory.mktemp("bad-disk"), ("null-0", "api-0"), **settings) as service:
+        service.outputs = small
+        service.mend()
+        yield service
+
+
+def mount(*options: str) -> int:
+    return subprocess.run(["mount", *options], check=False, capture_output=True).returncode  # noqa: S607
+
+
+@pytest.fixture
+def service(installed: Service) -> Iterator[Service]:
+    yield installed
+    Invariant(installed).hold(installed.accepted)
+
+
+def test_a_full_disk_fails_the_job_and_leaves_no_half_picture(service: Service, small: Path) -> None:
+    filler = small / "filler"
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with filler.open("rb+") as file:
+        # Room for the folders and part of a picture.
+        file.truncate(filler.stat().st_size - ROOM_LEFT)
+
+    failed = service.finished(service.submit(width=512, height=512))
+    filler.unlink()
+    succeeded = service.finished(service.submit())
+
+    assert failed.error is not None
+    assert failed.error.code == "storage-full"
+    assert succeeded.state == "succeeded"
+
+
+def test_a_disk_that_became_read_only_fails_the_job(service: Service, small: Path) -> None:
+    job_id = service.begin(1.0)
+
+    assert mount("-o", "remount,ro", str(small)) == 0
+    failed = service.finished(job_id)
+    assert mount("-o", "remount,rw", str(small)) == 0
+    succeeded = service.finished(service.submit())
+
+    assert failed.error is not None
+    assert failed.error.code == "storage-full"
+    assert succeeded.state == "succeeded"

@@ -1,0 +1,91 @@
+"""What becomes of accepted jobs, and of those who wait for them, when an API process ends."""
+
+import hashlib
+import signal
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import requests
+
+from tests.faults.invariant import Invariant, until
+from tests.faults.processes import MortalValkey
+from tests.faults.service import Service
+from tests.stack import Api
+
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def pair(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    names = ("null-0", "housekeeper", "api-0", "api-1")
+    with Service(valkey.url, tmp_path_factory.mktemp("pair"), names) as pair:
+        yield pair
+
+
+@pytest.fixture
+def apis(pair: Service) -> Iterator[Service]:
+    """Two API processes and one worker."""
+    pair.mend()
+    yield pair
+    Invariant(pair).hold(pair.accepted)
+
+
+@pytest.fixture
+def callers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as callers:
+        yield callers
+
+
+def ask(api: Api, key: str) -> requests.Response:
+    body = {"prompt": "x", "seed": 1, "label": key, "metadata": {"simulate": {"seconds": SECONDS}}}
+    return requests.post(f"{api.url}/api/txt2img", json=body, headers={"Idempotency-Key": key}, timeout=30)
+
+
+def asked(callers: ThreadPoolExecutor, apis: Service, count: int) -> list[tuple[str, "Future[requests.Response]"]]:
+    """Calls of the first API that wait for jobs which the second one knows of."""
+    first, second = apis.apis
+    keys = [str(uuid.uuid4()) for _ in range(count)]
+    calls = [(key, callers.submit(ask, first, key)) for key in keys]
+    for key in keys:
+        until(lambda key=key: jobs(second, key))  # type: ignore[misc]
+        apis.accepted.add(jobs(second, key)[0]["id"])
+    return calls
+
+
+def jobs(api: Api, key: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get("/api/jobs", params={"label": key}).json()["jobs"]
+    return found
+
+
+def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
+    apis: Service, callers: ThreadPoolExecutor
+) -> None:
+    (key, call), *_ = asked(callers, apis, 1)
+    first, second = apis.apis
+
+    first.process.send(signal.SIGKILL)
+    with pytest.raises(requests.ConnectionError):
+        call.result()
+    job = ask(second, key).json()
+
+    picture = second.get(f"/api/jobs/{job['id']}/images/0").content
+    assert (job["state"], job["attempt"]) == ("succeeded", 1)
+    assert hashlib.sha256(picture).hexdigest() == job["images"][0]["sha256"]
+    assert len(jobs(second, key)) == 1
+
+
+def test_callers_that_wait_are_told_where_their_job_is_when_the_api_is_stopped(
+    apis: Service, callers: ThreadPoolExecutor
+) -> None:
+    calls = asked(callers, apis, 3)
+    first, second = apis.apis
+
+    first.process.send(signal.SIGTERM)
+    answers = [call.result() for _, call in calls]
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert {second.finished(answer.headers["x-job-id"])["state"] for answer in answers} == {"succeeded"}
+    assert first.process.wait() in (0, -signal.SIGTERM)
