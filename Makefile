@@ -21,7 +21,7 @@ check: $(VENV)/.dev ## Check format, style, types and import rules; changes noth
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timings
+	@$(BIN)/lint-imports
 
 fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example anew
 	@$(BIN)/ruff format .
