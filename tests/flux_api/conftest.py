@@ -28,7 +28,9 @@ QUICK = Patience(
 
 
 class Anywhere:
-    def held(self, check: Callable[[], None]) -> AbstractContextManager[None]:
+    """Places without end."""
+
+    def held(self, _: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
 
 

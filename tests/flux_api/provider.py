@@ -69,13 +69,13 @@ class Provider:
         self.delivery_url = f"http://127.0.0.1:{self.delivery.server_port}"
         self._lock = threading.Lock()
 
-    def accept(self, asked: Asked) -> Reply:
+    def accept(self, _: Asked) -> Reply:
         number = len(self.posts)
         url = f"{self.api_url}/v1/get_result?id=task-{number}"
         return Reply(body={"id": f"task-{number}", "polling_url": url, "cost": 3.0, "unknown": [1]})
 
     def ready(self, **told: Any) -> Callable[[Asked], Reply]:
-        def reply(asked: Asked) -> Reply:
+        def reply(_: Asked) -> Reply:
             sample = f"{self.delivery_url}/picture?sig=abc"
             return Reply(body={"id": "x", "status": "Ready", "result": {"sample": sample}, **told})
 

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import struct
 import time
+import zlib
 from collections.abc import Callable
-from email.utils import format_datetime
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
+from pydantic import SecretStr
 
 from shared import bfl
 from shared.errors import AnswerLost, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
@@ -17,7 +20,7 @@ from tests.flux_api.provider import KEY, Asked, Reply, picture, refused, state
 from tests.worker.watching import Watching
 from worker.backends import decoding
 from worker.backends.base import Step
-from worker.backends.bfl_http import Http, Patience
+from worker.backends.bfl_http import Answer, Http, Patience
 from worker.backends.decoding import decode
 from worker.backends.flux_api import aspect_ratio
 
@@ -179,8 +182,6 @@ def test_they_say_how_long_to_wait(table: Table, where: str) -> None:
     ],
 )
 def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> None:
-    from worker.backends.bfl_http import Answer
-
     patience = Patience()
 
     assert patience.wait_seconds(0.5, Answer(429, {"Retry-After": told}, b"").retry_after()) == seconds
@@ -310,8 +311,6 @@ def test_the_key_goes_to_the_api_and_not_to_where_the_picture_lies(table: Table)
     ],
 )
 def test_only_the_apis_own_hosts_get_the_key(url: str, may: bool) -> None:
-    from pydantic import SecretStr
-
     assert Http("https://own.example.com:8000", SecretStr(KEY), Patience()).may_have_key(url) is may
 
 
@@ -331,8 +330,6 @@ def test_only_the_apis_own_hosts_get_the_key(url: str, may: bool) -> None:
     ],
 )
 def test_a_picture_is_fetched_from_public_https_alone(url: str, may: bool) -> None:
-    from pydantic import SecretStr
-
     assert Http("https://api.bfl.ai", SecretStr(KEY), Patience()).may_be_fetched(url) is may
 
 
@@ -366,7 +363,15 @@ def test_a_picture_is_what_its_bytes_say(table: Table, kind: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"<html>", picture()[:200], picture("JPEG")[:300], picture("WEBP")[:60], b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBP"],
+    [
+        b"",
+        b"<html>",
+        picture()[:200],
+        picture("JPEG")[:300],
+        picture("WEBP")[:60],
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF1234WEBP",
+    ],
     ids=["empty", "html", "half a PNG", "half a JPEG", "half a WebP", "PNG's name", "WebP's name"],
 )
 def test_a_broken_picture_is_none(data: bytes) -> None:
@@ -383,9 +388,6 @@ def test_a_picture_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
 def test_a_bomb_is_an_error(side: int) -> None:
-    import struct
-    import zlib
-
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 

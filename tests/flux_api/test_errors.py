@@ -112,7 +112,13 @@ def test_every_documented_failure_is_one_of_these() -> None:
 
 @pytest.mark.parametrize(
     "case",
-    ["submit: HTTP 400", "submit: HTTP 402", "submit: HTTP 422 about fields", "submit: HTTP 500", "submit: answer lost"],
+    [
+        "submit: HTTP 400",
+        "submit: HTTP 402",
+        "submit: HTTP 422 about fields",
+        "submit: HTTP 500",
+        "submit: answer lost",
+    ],
 )
 def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: Table, case: str) -> None:
     CASES[case](table)
@@ -183,5 +189,3 @@ def test_their_own_words_are_passed_on_with_care(table: Table, reply: Reply, det
 
     assert isinstance(told, UpstreamRejected)
     assert told.detail == f"Black Forest Labs {detail}"
-
-

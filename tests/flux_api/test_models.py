@@ -70,7 +70,13 @@ def test_a_request_keeps_the_model_that_was_the_default_when_it_began() -> None:
 
 def test_nothing_is_dropped_in_silence() -> None:
     asked = GenerationRequest(
-        prompt="x", negative_prompt="y", scheduler="ddim", num_inference_steps=9, guidance_scale=2, bfl_model=ULTRA, width=800
+        prompt="x",
+        negative_prompt="y",
+        scheduler="ddim",
+        num_inference_steps=9,
+        guidance_scale=2,
+        bfl_model=ULTRA,
+        width=800,
     )
 
     _, warnings = CLOUD.resolve(asked)

@@ -94,9 +94,7 @@ def test_the_account_and_the_models_are_told(served: Stack) -> None:
         (state("Error"), 502, "upstream-rejected"),
     ],
 )
-def test_what_becomes_of_a_task_is_answered(
-    served: Stack, bfl: Provider, reply: Reply, status: int, code: str
-) -> None:
+def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply: Reply, status: int, code: str) -> None:
     bfl.polls = [reply]
 
     answer = served.api.post("/api/txt2img", PROMPT)
