@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
+from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 
 from shared import logs
@@ -68,8 +69,10 @@ class _Cloud:
     def run(self, job_id: str) -> None:
         if self._child is None or self._rescue is None:
             raise RuntimeError("a job came before the worker was ready")
-        if not self._child.leaves:
-            self._child.run(job_id)
+        if self._child.leaves:
+            # It came while the worker was about to end, perhaps handed back a moment ago: it stays with the broker.
+            raise Reject(requeue=True)
+        self._child.run(job_id)
         # After it has ended, this does nothing.
         if self._child.leaves:
             self._rescue.handed_back(job_id)
