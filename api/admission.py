@@ -121,10 +121,9 @@ _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED:
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
     backend = request.backend or services.settings.fallback_backend
-    expected = services.is_configured(backend)
-    if backend is Backend.NULL and not expected:
+    if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
-    if not (expected or backend in fleet.capabilities or fleet.of(backend)):
+    if not services.is_known(fleet, backend):
         if backend is Backend.FLUX_API and backend in services.settings.backends:
             raise BackendUnavailable("flux-api has no key; the operator can set SD_BFL_API_KEY.")
         names = ", ".join(services.settings.backends)

@@ -78,8 +78,7 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
-    known = services.is_configured(backend) or (backend in fleet.capabilities and backend is not Backend.FLUX_API)
-    return BackendStatus.OFFLINE if known else BackendStatus.UNCONFIGURED
+    return BackendStatus.OFFLINE if services.is_known(fleet, backend) else BackendStatus.UNCONFIGURED
 
 
 def _shown(services: Services) -> list[Backend]:

@@ -113,7 +113,9 @@ class Runner:
     def _start(self, job: Job) -> Job | None:
         request, warnings = self.backend.capabilities.resolve(job.request)
         started = job.start(self.backend.capabilities.chosen(job.request).model, self.worker, self.now())
-        started = started.model_copy(update={"request": request, "warnings": warnings})
+        # A later attempt has a request that is resolved, and no longer tells what the caller left out.
+        told = job.warnings if job.attempt else warnings
+        started = started.model_copy(update={"request": request, "warnings": told})
         return started if self.ledger.move(job, started) else None
 
     def _finish(self, job: Job) -> None:

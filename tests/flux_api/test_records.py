@@ -77,6 +77,20 @@ def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
     assert seen == [(TASK,)]
 
 
+def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: Bench) -> None:
+    leaving = threading.Event()
+
+    def leave(watch: Watch) -> None:
+        leaving.set()
+        watch.check()
+
+    left = run(bench, bench.accepted(negative_prompt="y"), leave, leaving)
+    done = run(bench, bench.requeued(left), lambda _: None)
+
+    assert (done.attempt, done.warnings) == (2, left.warnings)
+    assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
+
+
 def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
     job = bench.accepted()
 

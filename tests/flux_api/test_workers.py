@@ -15,6 +15,7 @@ import redis
 from PIL import Image
 
 from tests.api.problem import assert_problem
+from tests.compose.conftest import Launched
 from tests.flux_api.provider import KEY, Asked, Provider, Reply, refused, state
 from tests.stack import Api, Process, Stack
 from tests.worker.jobs import file_of, made, seen, submitted
@@ -344,6 +345,30 @@ def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, 
     assert [field["pointer"] for field in answer.json()["errors"]] == ["/width", "/guidance_scale"]
     assert shown(api)["status"] == "offline"
     assert bfl.posts == []
+
+
+def test_one_command_starts_it(tmp_path: Path, bfl: Provider) -> None:
+    cloud = {"SD_BACKENDS": "null,flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}
+    with Launched(tmp_path, SD_FLOWER_PORT="0", **cloud) as launched:
+        job = launched.is_ready().generate().json()
+
+        assert (job["backend"], job["state"]) == ("flux-api", "succeeded")
+    assert KEY not in launched.launcher.output
+
+
+def test_one_command_without_a_key_says_what_is_missing(tmp_path: Path) -> None:
+    with Launched(tmp_path, SD_FLOWER_PORT="0", SD_BACKENDS="flux-api") as launched:
+        assert launched.launcher.wait(30) == 1
+
+    assert "SD_BFL_API_KEY is empty" in launched.launcher.output
+
+
+def test_a_backend_that_lost_its_key_takes_no_jobs(served: Stack) -> None:
+    served.worker.stop()
+    api = served.start_api(SD_BFL_API_KEY="")
+
+    assert shown(api)["status"] == "unconfigured"
+    assert_problem(api.post("/api/jobs", {**PROMPT, "backend": "flux-api"}), 503, "backend-unavailable")
 
 
 @ONLY_LINUX
