@@ -142,6 +142,12 @@ def test_fetching_goes_on_while_the_server_fails(table: Table) -> None:
     assert len(table.made()) == 1
 
 
+def test_any_good_answer_to_a_post_is_one(table: Table) -> None:
+    table.provider.submits = [Reply(202, body={"id": "a", "polling_url": f"{table.provider.api_url}/p"})]
+
+    assert len(table.made()) == 1
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_post_that_was_turned_away_is_sent_again(table: Table, status: int) -> None:
     table.provider.submits = [refused(status), table.provider.accept]

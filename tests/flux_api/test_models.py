@@ -1,5 +1,6 @@
 """The models of the cloud: their limits are checked before they cost anything, and published as they are checked."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ FLEX, DEV, PRO, ULTRA = "flux-2-flex", "flux-dev", "flux-pro-1.1", "flux-pro-1.1
 )
 def test_what_a_model_cannot_do_is_refused_by_field(fields: dict[str, Any], pointers: list[str]) -> None:
     assert refused(**fields) == pointers
+
+
+@pytest.mark.parametrize("model", bfl.MODELS)
+def test_every_model_is_documented(model: str) -> None:
+    assert f"`{model}`" in (Path(__file__).parents[2] / "docs/backends.md").read_text()
 
 
 @pytest.mark.parametrize("model", bfl.MODELS)

@@ -91,7 +91,7 @@ class Client:
             raise _lost("the answer was too long") from None
         if answer.status in (429, 503):
             raise TurnedAway(f"{NAME} takes no more work now ({answer.status})", answer.retry_after())
-        if answer.status != 200:
+        if not 200 <= answer.status < 300:
             raise self._refusal(answer)
         task = answer.json() or {}
         if not (isinstance(task.get("id"), str) and isinstance(task.get("polling_url"), str)):

@@ -41,7 +41,7 @@ class Patience:
     growth: float = 1.5
     longest_pause: float = 5.0
     longest_retry_after: float = 60.0
-    tries: int = 5
+    tries: int = 10
     """How often they may turn one request away, or answer it with what nobody can read."""
 
     def pauses(self) -> Iterator[float]:
