@@ -78,7 +78,7 @@ async def draft(services: Services, request: GenerationRequest) -> tuple[Job, in
     await services.disk.require_room()
     fleet = await services.watch.fleet()
     backend = _choose_backend(services, fleet, request)
-    known = fleet.capabilities.get(backend)
+    known = services.capabilities(fleet, backend)
     if known:
         known.check(request, services.limits)
     else:
@@ -126,10 +126,11 @@ _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED:
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
     backend = request.backend or services.settings.fallback_backend
-    expected = backend in services.settings.backends
-    if backend is Backend.NULL and not expected:
+    if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
-    if not (expected or backend in fleet.capabilities or fleet.of(backend)):
+    if not services.is_known(fleet, backend):
+        if backend is Backend.FLUX_API and backend in services.settings.backends:
+            raise BackendUnavailable("flux-api has no key; the operator can set SD_BFL_API_KEY.")
         names = ", ".join(services.settings.backends)
         raise BackendUnavailable(f"No worker serves {backend}; this service has: {names}.")
     return backend
@@ -138,7 +139,7 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
 def _expected_ms(fleet: Fleet, backend: Backend, known: Capabilities | None, request: GenerationRequest) -> int:
     pace = fleet.pace[backend]
     resolved = known.resolve(request)[0] if known else request
-    return pace.get(kind_of_work(known.model if known else "", resolved), pace.get("*", 0))
+    return pace.get(kind_of_work(known.chosen(request).model if known else "", resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

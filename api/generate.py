@@ -49,6 +49,10 @@ FAILURES = documented(
     "timed-out",
     "worker-lost",
     "storage-full",
+    "content-rejected",
+    "upstream-rejected",
+    "upstream-out-of-credits",
+    "upstream-unavailable",
     "internal-error",
 )
 

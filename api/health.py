@@ -40,6 +40,7 @@ class BackendView(BaseModel):
     workers: list[WorkerRecord]
     queued: int
     estimated_wait_seconds: float = Field(description="For a job that would be submitted now, by recent experience")
+    credits: float | None = Field(description="What the account with the provider still has, where there is one")
     capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null until known")
 
 
@@ -77,8 +78,7 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
-    known = backend in services.settings.backends or backend in fleet.capabilities
-    return BackendStatus.OFFLINE if known else BackendStatus.UNCONFIGURED
+    return BackendStatus.OFFLINE if services.is_known(fleet, backend) else BackendStatus.UNCONFIGURED
 
 
 def _shown(services: Services) -> list[Backend]:
@@ -88,7 +88,8 @@ def _shown(services: Services) -> list[Backend]:
 
 def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
     workers = fleet.of(backend)
-    capabilities = fleet.capabilities.get(backend)
+    capabilities = services.capabilities(fleet, backend)
+    told = [worker.credits for worker in workers if worker.credits is not None]
     lead = next((worker for worker in workers if worker.device), None)
     return BackendView(
         name=backend,
@@ -99,6 +100,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         workers=list(workers),
         queued=fleet.queued[backend],
         estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
+        credits=told[0] if told else None,
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )
 

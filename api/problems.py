@@ -41,6 +41,10 @@ STATUS: Mapping[str, int] = {
     "timed-out": 504,
     "worker-lost": 503,
     "storage-full": 507,
+    "content-rejected": 422,
+    "upstream-rejected": 502,
+    "upstream-out-of-credits": 402,
+    "upstream-unavailable": 503,
     "internal-error": 500,
 }
 

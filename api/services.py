@@ -9,10 +9,12 @@ from fastapi import Depends, Request
 
 from api.disk import DiskWatch
 from api.events import Hub
-from shared.capabilities import Limits
+from shared import bfl
+from shared.capabilities import Capabilities, Limits
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue
+from shared.schemas import Backend
 from shared.settings import ApiSettings
 from shared.store import AsyncStore
 from shared.workers import Fleet, Workers
@@ -63,6 +65,23 @@ class Services:
     def __post_init__(self) -> None:
         limits = Limits(max_pixels=self.settings.max_pixels, max_images=self.settings.max_images_per_job)
         object.__setattr__(self, "limits", limits)
+
+    def is_configured(self, backend: Backend) -> bool:
+        """Whether this installation has it, as far as the settings tell."""
+        keyless = backend is Backend.FLUX_API and self.settings.bfl_api_key is None
+        return backend in self.settings.backends and not keyless
+
+    def is_known(self, fleet: Fleet, backend: Backend) -> bool:
+        """Whether somebody serves it or will again. What the cloud could do is no promise without a key."""
+        remembered = backend in fleet.capabilities and backend is not Backend.FLUX_API
+        return self.is_configured(backend) or remembered or bool(fleet.of(backend))
+
+    def capabilities(self, fleet: Fleet, backend: Backend) -> Capabilities | None:
+        """What the backend can do, as its last worker told; of the cloud that is known without a worker."""
+        known = fleet.capabilities.get(backend)
+        if known is None and backend is Backend.FLUX_API and self.is_configured(backend):
+            return bfl.capabilities(self.settings.bfl_default_model)
+        return known
 
     def base_url(self, request: Request) -> str:
         """What picture links begin with; no slash at the end."""

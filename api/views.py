@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, JsonValue
 
 from shared.jobs import JobSnapshot
-from shared.schemas import Backend, Image, JobError, Progress, Timings
+from shared.schemas import Backend, Image, Job, JobError, Progress, Timings
 from shared.states import State
 
 #: A JobView as /openapi.json shows it.
@@ -56,6 +56,7 @@ EXAMPLE: JsonValue = {
     "error": None,
     "warnings": [],
     "timings": {"queued_ms": 4, "generate_ms": 410, "encode_ms": 2, "total_ms": 420},
+    "providers": [],
     "links": {
         "self": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
         "events": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/events",
@@ -68,6 +69,13 @@ class ImageView(Image):
     """Where its bytes are."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
+
+
+class ProviderView(BaseModel):
+    """A task with a provider that charges for it."""
+
+    id: str
+    cost: float | None = Field(description="In the provider's own credits")
 
 
 class JobView(BaseModel):
@@ -94,6 +102,7 @@ class JobView(BaseModel):
     error: JobError | None
     warnings: list[str]
     timings: Timings
+    providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each picture")
     links: dict[str, str]
 
 
@@ -132,8 +141,13 @@ def job_view(
         error=job.error,
         warnings=list(job.warnings),
         timings=job.timings,
+        providers=_providers(job),
         links={"self": path, "events": f"{path}/events"},
     )
+
+
+def _providers(job: Job) -> list[ProviderView]:
+    return [ProviderView(id=task.id, cost=task.cost) for task in job.providers if task.id is not None]
 
 
 def _images(images: Sequence[Image], job_url: str, pictures: Mapping[int, bytes]) -> list[ImageView]:

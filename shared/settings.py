@@ -1,5 +1,6 @@
 """Every setting: read from the environment and `.env`, prefix `SD_`. Each field's sentence is its documentation."""
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.bfl import DEFAULT_MODEL, MODELS
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
 
@@ -31,6 +33,37 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def _key(value: SecretStr) -> SecretStr:
+    # What cannot stand in a header would be quoted in the error of whoever puts it there.
+    key = value.get_secret_value().strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("there are characters in it that no key has")
+    return SecretStr(key)
+
+
+def _api_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme == "https" and url.hostname and not url.username:
+        return value.rstrip("/")
+    if url.scheme == "http" and is_loopback(url.hostname or ""):
+        return value.rstrip("/")
+    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+
+
+def _bfl_model(value: str) -> str:
+    if value not in MODELS:
+        raise ValueError(f"must be one of {', '.join(MODELS)}")
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host, a name or an address, is this machine and reachable from it alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """What every process needs."""
 
@@ -51,6 +84,10 @@ class Settings(BaseSettings):
     backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)] = (Backend.SD,)
     """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
     `imagegen up` starts a worker for each."""
+    bfl_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
+    """Key of Black Forest Labs (https://dashboard.bfl.ai), for flux-api."""
+    bfl_default_model: Annotated[str, AfterValidator(_bfl_model)] = DEFAULT_MODEL
+    """Model of flux-api for requests without `bfl_model`."""
     output_dir: Path = Path("outputs")
     """Where pictures are kept. Workers write here, the API serves from here."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
@@ -75,7 +112,8 @@ class ApiSettings(Settings):
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
     default_backend: Backend | None = None
-    """Engine of requests that name none. Empty: the first of SD_BACKENDS."""
+    """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
+    first of SD_BACKENDS."""
     public_url: Annotated[str, AfterValidator(_http_url)] = ""
     """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     sync_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 110
@@ -95,7 +133,10 @@ class ApiSettings(Settings):
     @property
     def fallback_backend(self) -> Backend:
         """The backend of requests that name none."""
-        return self.default_backend or self.backends[0]
+        if self.default_backend is not None:
+            return self.default_backend
+        cloud = Backend.FLUX_API in self.backends and self.bfl_api_key is not None
+        return Backend.FLUX_API if cloud else self.backends[0]
 
 
 class WorkerSettings(Settings):
@@ -114,6 +155,11 @@ class WorkerSettings(Settings):
     """Where downloaded models are kept."""
     huggingface_token: SecretStr | None = None
     """Token for models that need a login."""
+    bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
+    """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
+    bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Jobs of flux-api at a time, of all its workers together. Black Forest Labs takes 24 of an account, 6 of
+    flux-kontext-max."""
 
 
 class LauncherSettings(ApiSettings, WorkerSettings):

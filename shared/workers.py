@@ -29,6 +29,8 @@ class WorkerRecord(Frozen):
     """None until the model is loaded."""
     dtype: str | None = None
     current_job: str | None = None
+    credits: float | None = None
+    """What the account with the provider still has; None where there is no provider, or it does not tell."""
     started_at: datetime
 
 

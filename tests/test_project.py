@@ -16,6 +16,7 @@ FORBIDDEN = {
     "compose/client.py": ["import transformers"],
     "worker/app.py": ["import starlette.requests", "import uvicorn", "import api.app"],
     "worker/runner.py": ["import celery", "import redis", "import shared.jobs"],
+    "worker/backends/flux_api.py": ["import redis", "import worker.backends.null"],
     "worker/backends/null.py": ["import kombu", "import worker.backends.stable_diffusion"],
 }
 

@@ -23,7 +23,9 @@ from celery.worker import state as celery_state
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.queues import GENERATE, JobQueue, create_celery, queue_for
+from shared.schemas import Backend
 from shared.settings import WorkerSettings
+from worker.cloud import create_cloud_worker
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ EXIT_FAILURE = 1
 
 
 def create_worker(settings: WorkerSettings) -> Celery:
+    """The worker that `settings.backend` needs."""
+    return create_cloud_worker(settings) if settings.backend is Backend.FLUX_API else create_local_worker(settings)
+
+
+def create_local_worker(settings: WorkerSettings) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one spawned child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that

@@ -1,6 +1,7 @@
-"""The process that renders: loads the model once, then runs the jobs that the pool hands it."""
+"""The process that does the jobs: loads the backend once, then runs what the pool hands it."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +12,33 @@ from typing import Self, assert_never
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
+from shared.places import Places
 from shared.schemas import Backend as BackendName
 from shared.settings import WorkerSettings
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend
+from worker.backends.base import Backend, Metered
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
 from worker.pictures import Encoder
+from worker.places import RedisPlaces
 from worker.runner import Runner
 
 logger = logging.getLogger(__name__)
 
 
+#: How often the account with a provider is looked at.
+CREDITS_SECONDS = 300.0
+
+
 class Child:
+    """Safe to share between threads where the backend is."""
+
     def __init__(self, runner: Runner, heartbeat: Heartbeat) -> None:
         self._runner = runner
         self._heartbeat = heartbeat
+        self._running: list[str] = []
+        self._lock = threading.Lock()
 
     @classmethod
     def loaded(cls, settings: WorkerSettings, name: str) -> Self:
@@ -37,13 +48,15 @@ class Child:
         heartbeat = Heartbeat(store, workers, _record(settings, name))
         heartbeat.start()
         try:
-            backend = _timed_load(settings)
+            backend = _timed_load(settings, store)
         except BaseException:
             heartbeat.stop()
             raise
         ledger = RedisLedger(store, Jobs(settings.redis_prefix))
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype)
+        if isinstance(backend, Metered):
+            threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)
         return cls(Runner(backend, ledger, images, Encoder(version("imagegen")), name), heartbeat)
 
@@ -51,28 +64,50 @@ class Child:
         with self._busy(job_id):
             self._runner.run(job_id)
 
+    def leave(self) -> None:
+        """Let go of every job as soon as that costs nothing; they stay on record as running."""
+        self._runner.leaving.set()
+
+    @property
+    def leaves(self) -> bool:
+        return self._runner.leaving.is_set()
+
     def end(self) -> None:
         self._heartbeat.stop()
 
     @contextmanager
     def _busy(self, job_id: str) -> Iterator[None]:
-        self._heartbeat.update(state=WorkerState.BUSY, current_job=job_id)
+        self._tell(job_id, begins=True)
         try:
             yield
         finally:
-            self._heartbeat.update(state=WorkerState.READY, current_job=None)
+            self._tell(job_id, begins=False)
+
+    def _tell(self, job_id: str, *, begins: bool) -> None:
+        """Busy while any job runs; of several, the first is named."""
+        with self._lock:
+            (self._running.append if begins else self._running.remove)(job_id)
+            first = self._running[0] if self._running else None
+            self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
 
-def _timed_load(settings: WorkerSettings) -> Backend:
+def _tell_credits(backend: Metered, heartbeat: Heartbeat) -> None:
+    while True:
+        if (left := backend.credits()) is not None:
+            heartbeat.update(credits=left)
+        time.sleep(CREDITS_SECONDS)
+
+
+def _timed_load(settings: WorkerSettings, store: Store) -> Backend:
     begin = time.monotonic()
-    backend = load_backend(settings)
+    backend = load_backend(settings, store)
     spent = time.monotonic() - begin
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
     return backend
 
 
-def load_backend(settings: WorkerSettings) -> Backend:
+def load_backend(settings: WorkerSettings, store: Store) -> Backend:
     """The engine that SD_BACKEND names; only its own libraries are imported. Raises ConfigurationError."""
     match settings.backend:
         case BackendName.SD:
@@ -89,7 +124,20 @@ def load_backend(settings: WorkerSettings) -> Backend:
             from worker.backends.null import NullBackend
 
             return NullBackend()
-        case BackendName.FLUX_LOCAL | BackendName.FLUX_API:
+        case BackendName.FLUX_API:
+            from worker.backends.flux_api import FluxApi
+
+            if settings.bfl_api_key is None:
+                raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
+            places = Places(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
+            return FluxApi(
+                settings.bfl_base_url,
+                settings.bfl_api_key,
+                settings.bfl_default_model,
+                settings.job_timeout_seconds,
+                RedisPlaces(store, places),
+            )
+        case BackendName.FLUX_LOCAL:
             raise ConfigurationError(f"SD_BACKEND is {settings.backend}, which this version does not have.")
         case _:
             assert_never(settings.backend)

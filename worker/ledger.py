@@ -42,7 +42,11 @@ class RedisLedger:
         if _patiently(lambda: self._store.run(self._jobs.move(old, new))):
             return True
         # The answer to an attempt that did succeed may have been lost with the connection.
-        return self.read(old.id) == new
+        held = self.read(old.id)
+        return held is not None and held.model_copy(update={"providers": new.providers}) == new
+
+    def note(self, job: Job) -> bool:
+        return _patiently(lambda: self._store.run(self._jobs.note(job)))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:

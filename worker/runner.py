@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -13,9 +14,10 @@ from typing import Protocol
 
 from PIL import Image as PillowImage
 
-from shared.errors import DeadlinePassed, ImagegenError, InternalError, InvalidOutput
+from shared.capabilities import Capabilities
+from shared.errors import DeadlinePassed, ImagegenError, InternalError, InvalidOutput, InvalidRequest
 from shared.images import ImageStore, Made
-from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Timings
+from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Provider, Timings
 from shared.states import State
 from worker.backends.base import Backend, Picture, Pixels, Step
 from worker.pictures import Encoder
@@ -33,6 +35,10 @@ class JobCancelled(Exception):
 
 class JobLost(Exception):
     """The job is no longer this worker's: its record moved on without it."""
+
+
+class WorkerLeaves(Exception):
+    """The worker ends before the job does; the job is to go back in line."""
 
 
 class Line(Protocol):
@@ -60,11 +66,17 @@ class Ledger(Protocol):
         """Compare-and-set, retried until the record keeper answers. False when the job was moved by somebody else."""
         ...
 
+    def note(self, job: Job) -> bool:
+        """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
+        ...
+
     def open_line(self, job: Job) -> AbstractContextManager[Line]: ...
 
 
 @dataclass
 class Runner:
+    """Safe to share between threads where the backend is."""
+
     backend: Backend
     ledger: Ledger
     images: ImageStore
@@ -72,6 +84,8 @@ class Runner:
     worker: str
     """Its own name, as jobs record it."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    leaving: threading.Event = field(default_factory=threading.Event)
+    """Once set, every job that runs is left where it is as soon as that costs nothing."""
 
     def run(self, job_id: str) -> None:
         """Do the job unless it has been done, taken or cancelled meanwhile.
@@ -86,14 +100,22 @@ class Runner:
         if job.is_overdue(self.now()):
             self.ledger.move(job, job.fail(JobError.of(DeadlinePassed()), self.now()))
             return
+        try:
+            # Nobody could where it came in before a worker had told what it takes.
+            self.backend.capabilities.check(job.request)
+        except InvalidRequest as error:
+            self.ledger.move(job, job.fail(_refusal(error), self.now()))
+            return
         started = self._start(job)
         if started is not None:
             self._finish(started)
 
     def _start(self, job: Job) -> Job | None:
         request, warnings = self.backend.capabilities.resolve(job.request)
-        started = job.start(self.backend.capabilities.model, self.worker, self.now())
-        started = started.model_copy(update={"request": request, "warnings": warnings})
+        started = job.start(self.backend.capabilities.chosen(job.request).model, self.worker, self.now())
+        # A later attempt has a request that is resolved, and no longer tells what the caller left out.
+        told = job.warnings if job.attempt else warnings
+        started = started.model_copy(update={"request": request, "warnings": told})
         return started if self.ledger.move(job, started) else None
 
     def _finish(self, job: Job) -> None:
@@ -103,6 +125,8 @@ class Runner:
             ended = job.succeed(made.images, made.timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
+            return
+        except WorkerLeaves:
             return
         except JobCancelled:
             ended = job.cancel(self.now())
@@ -122,7 +146,7 @@ class Runner:
         """Render and store. From its last line on, a worker that dies leaves behind all that is needed to finish."""
         with self.ledger.open_line(job) as line:
             begin = time.perf_counter()
-            pictures = self.backend.generate(job.request, _Follower(line).on_step)
+            pictures = self.backend.generate(job.request, _Follower(job, self.ledger, line, self.leaving))
             # Who was stopped for so long that the job went to somebody else must not write any more.
             line.confirm()
             rendered = time.perf_counter()
@@ -135,7 +159,7 @@ class Runner:
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
-            _check(picture.pixels, job.request)
+            _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
             encoded = self.encoder.encode(picture, job)
             self.images.save(job, index, encoded.data)
             height, width, _ = picture.pixels.shape
@@ -153,12 +177,29 @@ class Runner:
 class _Follower:
     """Turns steps into progress with an estimate, and now and then into a preview."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, job: Job, ledger: Ledger, line: Line, leaving: threading.Event) -> None:
+        self._job = job
+        self._ledger = ledger
         self._line = line
+        self._leaving = leaving
         self._begin = self._last_preview = time.monotonic()
 
-    def on_step(self, step: Step) -> None:
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        return self._job.providers
+
+    def remember(self, providers: tuple[Provider, ...]) -> None:
+        self._job = self._job.model_copy(update={"providers": providers})
+        if not self._ledger.note(self._job):
+            raise JobLost
+
+    def check(self) -> None:
         self._line.check()
+        if self._leaving.is_set():
+            raise WorkerLeaves
+
+    def on_step(self, step: Step) -> None:
+        self.check()
         now = time.monotonic()
         fraction = step.step / step.steps
         eta = (now - self._begin) * (1 - fraction) / fraction
@@ -170,9 +211,14 @@ class _Follower:
             self._line.preview(_preview_json(step.step, step.preview()))
 
 
-def _check(pixels: Pixels, request: GenerationRequest) -> None:
+def _refusal(error: InvalidRequest) -> JobError:
+    reasons = "; ".join(f"{field.pointer[1:]} {field.detail}" for field in error.errors)
+    return JobError(code=error.code, detail=f"{error.detail} {reasons}".strip())
+
+
+def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:
     """Raises InvalidOutput. A decoder that overflows gives one colour everywhere, mostly black."""
-    if pixels.shape[:2] != (request.height, request.width):
+    if model.exact_size and pixels.shape[:2] != (request.height, request.width):
         raise InvalidOutput(f"The model gave {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

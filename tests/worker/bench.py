@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.states import State
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
-from worker.backends.base import OnStep, Picture
+from worker.backends.base import OnStep, Picture, Watch
 from worker.backends.null import NullBackend
 from worker.ledger import RedisLedger
 from worker.pictures import Encoder
@@ -32,8 +32,8 @@ class Drawn(NullBackend):
 
     drawing: Drawing | None = None
 
-    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
-        return self.drawing(request, on_step) if self.drawing else super().generate(request, on_step)
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+        return self.drawing(request, watch.on_step) if self.drawing else super().generate(request, watch)
 
 
 class Dying(RedisLedger):

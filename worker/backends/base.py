@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.capabilities import Capabilities
-from shared.schemas import GenerationRequest
+from shared.schemas import GenerationRequest, Provider
 
 Pixels = NDArray[np.uint8]
 
@@ -34,8 +34,29 @@ class Picture:
 OnStep = Callable[[Step], None]
 
 
+class Watch(Protocol):
+    """Who follows a job while it is done."""
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """Tasks with a provider that the job has, also from attempts before this one."""
+        ...
+
+    def on_step(self, step: Step) -> None:
+        """Call after each step, on the thread that renders. What it raises ends the rendering at once."""
+        ...
+
+    def check(self) -> None:
+        """Call where there are no steps. What it raises ends the job at once."""
+        ...
+
+    def remember(self, providers: tuple[Provider, ...]) -> None:
+        """From then on, attempts after this one know of these tasks. Raises when the job is no longer this worker's."""
+        ...
+
+
 class Backend(Protocol):
-    """An engine with its model loaded. One job at a time."""
+    """An engine with its model loaded. One job at a time, unless it says that it takes more."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -46,9 +67,18 @@ class Backend(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         """Make the pictures of a resolved request (see Capabilities.resolve): picture i from seed + i.
 
-        Raises JobFailure for what the caller should know, and whatever `on_step` raises.
+        Raises JobFailure for what the caller should know, and whatever `watch` raises.
         """
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A backend that spends from an account with a provider."""
+
+    def credits(self) -> float | None:
+        """What the account still has; None where that cannot be told."""
         ...

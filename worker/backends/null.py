@@ -17,7 +17,7 @@ from shared import errors
 from shared.capabilities import Capabilities
 from shared.errors import InternalError, JobFailure
 from shared.schemas import Frozen, GenerationRequest
-from worker.backends.base import OnStep, Picture, Pixels, Step
+from worker.backends.base import Picture, Pixels, Step, Watch
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -46,10 +46,10 @@ class NullBackend:
         max_side=4096,
         num_inference_steps=4,
         guidance_scale=0.0,
-        ignored=("negative_prompt", "scheduler"),
+        ignored=("bfl_model", "negative_prompt", "scheduler"),
     )
 
-    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         pictures = [
@@ -60,7 +60,7 @@ class NullBackend:
         begin = time.monotonic()
         for step in range(1, steps + 1):
             _sleep_until(begin + simulation.seconds * step / steps)
-            on_step(Step(step, steps, lambda: pictures[0].pixels))
+            watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
         _misbehave(simulation)
         return pictures
 

@@ -11,7 +11,7 @@ import torch
 from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError, OutOfMemory
 from shared.schemas import GenerationRequest
-from worker.backends.base import OnStep, Picture, Pixels
+from worker.backends.base import Picture, Pixels, Watch
 from worker.backends.pipeline import (
     choose_device,
     generators,
@@ -59,7 +59,7 @@ class StableDiffusion:
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, _capabilities(pipe, model))
 
-    def generate(self, request: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         steps, seed = request.num_inference_steps, request.seed
         if steps is None or seed is None:
             raise ValueError("the request is not resolved")
@@ -75,7 +75,7 @@ class StableDiffusion:
                 num_images_per_prompt=request.num_images,
                 generator=generators(seed, request.num_images),
                 output_type="np",
-                callback_on_step_end=step_callback(on_step, steps, self._preview),
+                callback_on_step_end=step_callback(watch.on_step, steps, self._preview),
             ).images
         except RuntimeError as error:
             if not out_of_memory(error):
@@ -137,4 +137,5 @@ def _capabilities(pipe: Any, model: Model) -> Capabilities:
         num_inference_steps=told.get("num_inference_steps", DEFAULT_STEPS),
         guidance_scale=told.get("guidance_scale", DEFAULT_GUIDANCE),
         schedulers=usable_schedulers(pipe.scheduler.config),
+        ignored=("bfl_model",),
     )

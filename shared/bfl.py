@@ -1,0 +1,67 @@
+"""The models of Black Forest Labs that make pictures from text, each with its own limits.
+
+From the openapi.json of their API, September 2026; sizes of FLUX.2 from their documentation.
+"""
+
+from shared.capabilities import Capabilities
+
+DEFAULT_MODEL = "flux-2-pro-preview"
+
+_NEITHER = ("guidance_scale", "num_inference_steps")
+_NEVER = ("negative_prompt", "scheduler")
+
+
+def _flux_2(model: str) -> Capabilities:
+    return Capabilities(
+        model=model,
+        width=1024,
+        height=1024,
+        multiple_of=16,
+        min_side=64,
+        max_side=8192,
+        # Told as 4 MP. Whether that means 2048x2048, which is more, is told nowhere.
+        max_pixels=4_000_000,
+        exact_size=False,
+        num_inference_steps=None,
+        guidance_scale=None,
+        ignored=(*_NEVER, *_NEITHER),
+    )
+
+
+def _flux_1(model: str) -> Capabilities:
+    sides = {"width": 1024, "height": 768, "multiple_of": 32, "min_side": 256, "max_side": 1440, "max_pixels": None}
+    return _flux_2(model).model_copy(update=sides)
+
+
+def _by_ratio(model: str, side: int) -> Capabilities:
+    sides = {"width": side, "height": side, "multiple_of": 1, "min_side": 16, "max_side": 8192, "max_pixels": None}
+    return _flux_2(model).model_copy(update={**sides, "max_ratio": 21 / 9, "only_ratio": True})
+
+
+def _with_steps(model: Capabilities, steps: int, guidance: float, lowest: float, highest: float) -> Capabilities:
+    told = {"num_inference_steps": steps, "max_steps": 50, "guidance_scale": guidance}
+    return model.model_copy(update={**told, "min_guidance": lowest, "max_guidance": highest, "ignored": _NEVER})
+
+
+_ALL = (
+    _flux_2("flux-2-max"),
+    _flux_2("flux-2-pro"),
+    _flux_2("flux-2-pro-preview"),
+    _with_steps(_flux_2("flux-2-flex"), 50, 5.0, 1.5, 10.0),
+    _flux_2("flux-2-klein-9b"),
+    _flux_2("flux-2-klein-9b-preview"),
+    _flux_2("flux-2-klein-4b"),
+    _by_ratio("flux-kontext-pro", 1024),
+    _by_ratio("flux-kontext-max", 1024),
+    _flux_1("flux-pro-1.1"),
+    _by_ratio("flux-pro-1.1-ultra", 2048),
+    _with_steps(_flux_1("flux-dev"), 28, 3.0, 1.5, 5.0),
+)
+
+#: By the name in their addresses, which is also what requests say in `bfl_model`.
+MODELS = {model.model: model for model in _ALL}
+
+
+def capabilities(default: str) -> Capabilities:
+    """What flux-api can do, where requests that name no model get `default`."""
+    return MODELS[default].model_copy(update={"choices": _ALL})

@@ -1,0 +1,167 @@
+"""Black Forest Labs as tests play it: a real HTTP server that answers as it is told and counts what it is asked."""
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+KEY = "5ecret-key-0123456789"
+
+
+def picture(kind: str = "PNG", width: int = 64, height: int = 64) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. `hang_up` ends the connection without one; `claim` is a length that the body does not have."""
+
+    status: int = 200
+    body: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes | None = None
+    seconds: float = 0.0
+    hang_up: bool = False
+    claim: int | None = None
+    trickle: bool = False
+
+    @property
+    def data(self) -> bytes:
+        return self.raw if self.raw is not None else json.dumps(self.body).encode()
+
+
+@dataclass(frozen=True)
+class Asked:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Any
+
+
+#: What it answers next: one reply, or what makes it from the request; the last of a list answers for ever.
+Script = list[Reply | Callable[[Asked], Reply]]
+
+
+class Provider:
+    """`submits`, `polls` and `downloads` are its script; what is left out goes well."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.submits: Script = [self.accept]
+        self.polls: Script = [self.ready()]
+        self.downloads: Script = [Reply(raw=picture())]
+        self.credits = Reply(body={"credits": 123.5})
+        self.api = self._serve("api")
+        #: A host of its own, as theirs: another port is another origin.
+        self.delivery = self._serve("delivery")
+        self.api_url = f"http://127.0.0.1:{self.api.server_port}"
+        self.delivery_url = f"http://127.0.0.1:{self.delivery.server_port}"
+        self._lock = threading.Lock()
+
+    def accept(self, _: Asked) -> Reply:
+        number = len(self.posts)
+        url = f"{self.api_url}/v1/get_result?id=task-{number}"
+        return Reply(body={"id": f"task-{number}", "polling_url": url, "cost": 3.0, "unknown": [1]})
+
+    def ready(self, **told: Any) -> Callable[[Asked], Reply]:
+        def reply(_: Asked) -> Reply:
+            sample = f"{self.delivery_url}/picture?sig=abc"
+            return Reply(body={"id": "x", "status": "Ready", "result": {"sample": sample}, **told})
+
+        return reply
+
+    @property
+    def posts(self) -> list[Asked]:
+        return [asked for asked in self.asked if asked.method == "POST"]
+
+    def count(self, start: str) -> int:
+        return sum(asked.path.startswith(start) for asked in self.asked)
+
+    def close(self) -> None:
+        for server in (self.api, self.delivery):
+            server.shutdown()
+            server.server_close()
+
+    def _serve(self, name: str) -> ThreadingHTTPServer:
+        provider = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self._answer()
+
+            def do_GET(self) -> None:
+                self._answer()
+
+            def _answer(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                body = json.loads(self.rfile.read(length)) if length else None
+                asked = Asked(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
+                provider._send(self, provider._reply(name, asked))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return server
+
+    def _reply(self, name: str, asked: Asked) -> Reply:
+        with self._lock:
+            self.asked.append(asked)
+            if asked.path == "/v1/credits":
+                return self.credits
+            script = self.submits if asked.method == "POST" else self.polls if name == "api" else self.downloads
+            entry = script.pop(0) if len(script) > 1 else script[0]
+        return entry if isinstance(entry, Reply) else entry(asked)
+
+    def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
+        time.sleep(reply.seconds)
+        if reply.hang_up:
+            handler.close_connection = True
+            return
+        try:
+            handler.send_response(reply.status)
+            for name, value in reply.headers.items():
+                handler.send_header(name, value)
+            handler.send_header("Content-Length", str(reply.claim or len(reply.data)))
+            handler.end_headers()
+            for start in range(0, len(reply.data), 1) if reply.trickle else [None]:
+                handler.wfile.write(reply.data if start is None else reply.data[start : start + 1])
+                time.sleep(0.05 if reply.trickle else 0)
+        except OSError:
+            handler.close_connection = True
+        if reply.claim is not None:
+            handler.close_connection = True
+
+
+@contextmanager
+def provider() -> Iterator[Provider]:
+    server = Provider()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def state(status: str, **told: Any) -> Reply:
+    """A poll's answer."""
+    return Reply(body={"id": "x", "status": status, "result": None, **told})
+
+
+def refused(status: int, detail: Any = None, **headers: str) -> Reply:
+    body = {"detail": detail}
+    return Reply(status=status, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})

@@ -1,0 +1,427 @@
+"""What is sent to the provider, what is taken from it, and for how long."""
+
+import itertools
+import json
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from pydantic import SecretStr
+
+from shared import bfl
+from shared.errors import AnswerLost, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
+from shared.schemas import Provider as Task
+from tests.flux_api.conftest import Table
+from tests.flux_api.provider import KEY, Asked, Reply, picture, refused, state
+from tests.worker.watching import Watching
+from worker.backends import decoding
+from worker.backends.base import Step
+from worker.backends.bfl_http import Answer, Http, Patience
+from worker.backends.decoding import decode
+from worker.backends.flux_api import aspect_ratio
+
+
+class Stop(Exception):
+    """What a watch raises."""
+
+
+def after(calls: int) -> Callable[[], None]:
+    """A check that stops the job when it was called so often."""
+    counter = itertools.count(1)
+
+    def check() -> None:
+        if next(counter) > calls:
+            raise Stop
+
+    return check
+
+
+def sent(table: Table, **fields: object) -> dict[str, object]:
+    table.made(**fields)
+    body: dict[str, object] = table.provider.posts[0].body
+    return body
+
+
+def test_a_picture_is_made_of_one_post(table: Table) -> None:
+    (made,) = table.made()
+
+    assert made.pixels.shape == (64, 64, 3)
+    assert made.seed == 7
+    assert [asked.path for asked in table.provider.posts] == ["/v1/flux-2-pro-preview"]
+
+
+@pytest.mark.parametrize("model", bfl.MODELS)
+def test_every_model_gets_the_fields_that_it_knows(table: Table, model: str) -> None:
+    own = bfl.MODELS[model]
+    body = sent(table, bfl_model=model, output_format="webp", num_inference_steps=20, guidance_scale=2.0)
+
+    expected: dict[str, object] = {"prompt": "a cat", "seed": 7, "output_format": "webp"}
+    expected |= {"aspect_ratio": "1:1"} if own.only_ratio else {"width": own.width, "height": own.height}
+    if model in ("flux-2-flex", "flux-dev"):
+        expected |= {"steps": 20, "guidance": 2.0}
+    assert body == expected
+    assert table.provider.posts[0].path == f"/v1/{model}"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio"),
+    [
+        (1024, 1024, "1:1"),
+        (1344, 768, "7:4"),
+        (1920, 1080, "16:9"),
+        (1080, 1920, "9:16"),
+        (2100, 900, "7:3"),
+        (900, 2100, "3:7"),
+        (1000, 999, "1:1"),
+    ],
+)
+def test_an_aspect_ratio_is_told_in_small_numbers(width: int, height: int, ratio: str) -> None:
+    assert aspect_ratio(width, height) == ratio
+
+
+def test_each_of_several_pictures_is_a_task_with_a_seed_of_its_own(table: Table) -> None:
+    pictures = table.made(num_images=3)
+
+    assert [made.seed for made in pictures] == [7, 8, 9]
+    assert [asked.body["seed"] for asked in table.provider.posts] == [7, 8, 9]
+
+
+@pytest.mark.parametrize("status", ["Pending", "Reasoning", "Generating"])
+def test_a_task_that_goes_on_is_asked_after_again(table: Table, status: str) -> None:
+    table.provider.polls = [state(status), state(status, progress=0.5), table.provider.ready()]
+    steps: list[Step] = []
+
+    table.made(Watching(steps.append))
+
+    assert table.provider.count("/v1/get_result") == 3
+    assert [(step.step, step.steps) for step in steps] == [(50, 100)]
+
+
+@pytest.mark.parametrize("progress", [None, "half", -1, 2, True, [], 1e400])
+def test_progress_that_is_none_is_left_out(table: Table, progress: object) -> None:
+    table.provider.polls = [state("Pending", progress=progress), table.provider.ready()]
+    steps: list[Step] = []
+
+    table.made(Watching(steps.append))
+
+    assert steps == []
+
+
+def test_progress_of_several_pictures_goes_on_growing(table: Table) -> None:
+    table.provider.polls = [state("Pending", progress=0.5), table.provider.ready()] * 2
+    steps: list[Step] = []
+
+    table.made(Watching(steps.append), num_images=2)
+
+    assert [step.step for step in steps] == [25, 75]
+
+
+def test_a_task_that_is_not_found_at_first_is_asked_after_again(table: Table) -> None:
+    table.provider.polls = [state("Task not found"), refused(404), state("Task not found"), table.provider.ready()]
+
+    assert len(table.made()) == 1
+
+
+def test_asking_goes_on_while_the_server_fails(table: Table) -> None:
+    bad = [refused(500), refused(502), refused(503), refused(504), Reply(hang_up=True), Reply(seconds=0.7, body={})]
+    table.provider.polls = [*bad, Reply(raw=b"<html>"), refused(429), table.provider.ready()]
+
+    assert len(table.made()) == 1
+    assert len(table.provider.posts) == 1
+
+
+def test_fetching_goes_on_while_the_server_fails(table: Table) -> None:
+    whole = picture()
+    bad = [refused(500), Reply(hang_up=True), Reply(raw=whole[:100], claim=len(whole)), Reply(seconds=0.7, raw=whole)]
+    table.provider.downloads = [*bad, Reply(raw=whole)]
+
+    assert len(table.made()) == 1
+
+
+def test_any_good_answer_to_a_post_is_one(table: Table) -> None:
+    table.provider.submits = [Reply(202, body={"id": "a", "polling_url": f"{table.provider.api_url}/p"})]
+
+    assert len(table.made()) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_post_that_was_turned_away_is_sent_again(table: Table, status: int) -> None:
+    table.provider.submits = [refused(status), table.provider.accept]
+    watch = Watching()
+
+    table.made(watch)
+
+    assert len(table.provider.posts) == 2
+    assert watch.remembered[:3] == [(Task(),), (), (Task(),)]
+
+
+@pytest.mark.parametrize("where", ["submit", "poll"])
+def test_they_say_how_long_to_wait(table: Table, where: str) -> None:
+    busy = refused(429, Retry_After="3600")
+    if where == "submit":
+        table.provider.submits = [busy, table.provider.accept]
+    else:
+        table.provider.polls = [busy, table.provider.ready()]
+    begin = time.monotonic()
+
+    table.made()
+
+    # Not an hour: the test's patience ends sooner.
+    assert 0.4 <= time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("2", 2.0),
+        ("0", 0.5),
+        ("-5", 0.5),
+        ("soon", 0.5),
+        ("", 0.5),
+        ("99999999999999999999", 60.0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60.0),
+        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0.5),
+    ],
+)
+def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> None:
+    patience = Patience()
+
+    assert patience.wait_seconds(0.5, Answer(429, {"Retry-After": told}, b"").retry_after()) == seconds
+
+
+def test_pauses_grow_to_a_limit_and_differ() -> None:
+    pauses = list(itertools.islice(Patience().pauses(), 200))
+
+    assert 0.4 <= pauses[0] <= 0.6
+    assert 0.6 <= pauses[1] <= 0.9
+    assert all(4 <= pause <= 6 for pause in pauses[10:])
+    assert len(set(pauses)) == 200
+
+
+def test_a_job_can_be_stopped_between_two_questions(table: Table) -> None:
+    table.provider.polls = [state("Pending")]
+
+    with pytest.raises(Stop):
+        table.made(Watching(check=after(20)))
+
+    assert len(table.provider.posts) == 1
+
+
+def test_a_job_can_be_stopped_while_it_waits_to_be_sent_again(table: Table) -> None:
+    table.provider.submits = [refused(429, Retry_After="60")]
+
+    with pytest.raises(Stop):
+        table.made(Watching(check=after(2)))
+
+
+def test_a_post_is_never_stopped_half_way(table: Table) -> None:
+    table.provider.submits = [Reply(seconds=0.3, body={"id": "a", "polling_url": f"{table.provider.api_url}/p"})]
+    watch = Watching(check=after(1))
+
+    with pytest.raises(Stop):
+        table.made(watch)
+
+    assert [task.id for task in watch.providers] == ["a"]
+
+
+def test_a_picture_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
+    table.provider.downloads = [Reply(raw=picture(), trickle=True)]
+    table.seconds = 1.0
+    begin = time.monotonic()
+
+    with pytest.raises(TimedOut):
+        table.made()
+
+    assert time.monotonic() - begin < 3
+
+
+def test_a_task_is_on_record_before_it_is_sent_and_before_it_is_asked_after(table: Table) -> None:
+    watch = Watching()
+    seen: list[tuple[str, tuple[Task, ...]]] = []
+
+    def note(asked: Asked) -> Reply:
+        seen.append((asked.method, watch.providers))
+        return (table.provider.accept if asked.method == "POST" else table.provider.ready())(asked)
+
+    table.provider.submits, table.provider.polls = [note], [note]
+
+    table.made(watch)
+
+    task = Task(id="task-1", polling_url=f"{table.provider.api_url}/v1/get_result?id=task-1", cost=3.0)
+    assert seen == [("POST", (Task(),)), ("GET", (task,))]
+
+
+def test_the_final_price_is_the_one_on_record(table: Table) -> None:
+    table.provider.polls = [table.provider.ready(cost=4.5)]
+    watch = Watching()
+
+    table.made(watch)
+
+    assert [task.cost for task in watch.providers] == [4.5]
+
+
+def test_a_task_that_an_earlier_attempt_sent_is_asked_after_and_not_sent_again(table: Table) -> None:
+    old = Task(id="old", polling_url=f"{table.provider.api_url}/v1/get_result?id=old", cost=3.0)
+
+    pictures = table.made(Watching(providers=(old,)), num_images=2)
+
+    assert len(pictures) == 2
+    assert [asked.body["seed"] for asked in table.provider.posts] == [8]
+    assert table.provider.count("/v1/get_result?id=old") == 1
+
+
+def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Table) -> None:
+    with pytest.raises(AnswerLost, match="may have charged"):
+        table.made(Watching(providers=(Task(),)))
+
+    assert table.provider.asked == []
+
+
+def test_the_key_goes_to_the_api_and_not_to_where_the_picture_lies(table: Table) -> None:
+    table.made()
+
+    asked = table.provider.asked
+    assert [one.headers.get("x-key") for one in asked] == [KEY, KEY, None]
+    assert KEY not in json.dumps([dict(one.headers) for one in asked if one.path.startswith("/picture")])
+
+
+@pytest.mark.parametrize(
+    ("url", "may"),
+    [
+        ("https://api.bfl.ai/v1/get_result?id=1", True),
+        ("https://api.eu2.bfl.ai/v1/get_result?id=1", True),
+        ("https://api.us-1.bfl.ai:443/x", True),
+        ("http://api.bfl.ai/x", False),
+        ("https://api.bfl.ai:8443/x", False),
+        ("https://api.a.b.bfl.ai/x", False),
+        ("https://api.bfl.ai.example.com/x", False),
+        ("https://evil-api.bfl.ai/x", False),
+        ("https://delivery-eu1.bfl.ai/x", False),
+        ("https://example.com/api.bfl.ai", False),
+        ("https://user@api.bfl.ai/x", False),
+        ("https://example.com\\@api.bfl.ai/x", False),
+        ("https://api.bfl.ai\\.example.com/x", False),
+        ("https://api.bfl.ai /x", False),
+        ("https://api.bfl.ai\n.example.com/", False),
+        ("https://api.bfl.ai:port/x", False),
+        ("https://[api.bfl.ai/x", False),
+        ("ftp://api.bfl.ai/x", False),
+        ("", False),
+        ("https://own.example.com:8000/x", True),
+        ("https://own.example.com/x", False),
+        ("http://own.example.com:8000/x", False),
+    ],
+)
+def test_only_the_apis_own_hosts_get_the_key(url: str, may: bool) -> None:
+    assert Http("https://own.example.com:8000", SecretStr(KEY), Patience()).may_have_key(url) is may
+
+
+@pytest.mark.parametrize(
+    ("url", "may"),
+    [
+        ("https://delivery-eu1.bfl.ai/a?sig=b", True),
+        ("https://bfldeliveryprod.blob.core.windows.net/a", True),
+        ("http://delivery-eu1.bfl.ai/a", False),
+        ("https://127.0.0.1/a", False),
+        ("https://10.1.2.3/a", False),
+        ("https://169.254.169.254/latest", False),
+        ("https://[::1]/a", False),
+        ("https://localhost/a", False),
+        ("https://metadata.internal/a", False),
+        ("file:///etc/passwd", False),
+    ],
+)
+def test_a_picture_is_fetched_from_public_https_alone(url: str, may: bool) -> None:
+    assert Http("https://api.bfl.ai", SecretStr(KEY), Patience()).may_be_fetched(url) is may
+
+
+def test_a_strange_address_to_ask_at_is_not_asked(table: Table) -> None:
+    url = f"{table.provider.delivery_url}/v1/get_result?id=1"
+    table.provider.submits = [Reply(body={"id": "a", "polling_url": url})]
+
+    with pytest.raises(UpstreamRejected, match="not its own"):
+        table.made()
+
+    assert len(table.provider.asked) == 1
+
+
+def test_a_redirect_is_not_followed(table: Table) -> None:
+    table.provider.submits = [Reply(307, headers={"Location": f"{table.provider.delivery_url}/steal"})]
+
+    with pytest.raises(UpstreamRejected):
+        table.made()
+
+    assert table.provider.count("/steal") == 0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_is_what_its_bytes_say(table: Table, kind: str) -> None:
+    table.provider.downloads = [Reply(raw=picture(kind, 48, 32), headers={"Content-Type": "text/html"})]
+
+    (made,) = table.made(output_format="png")
+
+    assert made.pixels.shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<html>",
+        picture()[:200],
+        picture("JPEG")[:300],
+        picture("WEBP")[:60],
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF1234WEBP",
+    ],
+    ids=["empty", "html", "half a PNG", "half a JPEG", "half a WebP", "PNG's name", "WebP's name"],
+)
+def test_a_broken_picture_is_none(data: bytes) -> None:
+    with pytest.raises(InvalidOutput):
+        decode(data)
+
+
+def test_a_picture_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
+
+    with pytest.raises(InvalidOutput, match="64x64"):
+        decode(picture())
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_a_bomb_is_an_error(side: int) -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+    with pytest.raises(InvalidOutput):
+        decode(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+
+
+def test_credits_are_told(table: Table) -> None:
+    assert table.backend.credits() == 123.5
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [refused(403), refused(500), Reply(raw=b"x"), Reply(body={}), Reply(body={"credits": "many"}), Reply(hang_up=True)],
+)
+def test_credits_that_cannot_be_told_are_no_failure(table: Table, reply: Reply) -> None:
+    table.provider.credits = reply
+
+    assert table.backend.credits() is None
+
+
+def test_the_key_is_in_no_text_of_a_failure(table: Table, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    table.provider.polls = [refused(500), Reply(hang_up=True), state("Error", details={"key": KEY})]
+
+    with pytest.raises(JobFailure) as raised:
+        table.made()
+
+    assert KEY not in caplog.text
+    assert KEY not in repr(raised.value)
+    assert KEY not in repr(vars(table.backend))

@@ -1,0 +1,191 @@
+"""What each answer of the provider means to the caller, as docs/backends.md has it."""
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api.problems import STATUS
+from shared.errors import AnswerLost, ContentRejected, JobFailure, UpstreamRejected
+from tests.flux_api.conftest import Table
+from tests.flux_api.provider import KEY, Reply, refused, state
+from worker.backends import bfl_client
+
+DOCS = Path(__file__).parents[2] / "docs/backends.md"
+ROW = re.compile(r"^\| ((?:submit|poll|picture): .*?) \| `([a-z-]+)` \| (\d{3}) \|$", re.MULTILINE)
+DOCUMENTED = {case: (code, int(status)) for case, code, status in ROW.findall(DOCS.read_text())}
+
+
+def submit(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.submits = list(replies)
+
+    return arrange
+
+
+def poll(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.polls = list(replies)
+        table.seconds = 1.5
+
+    return arrange
+
+
+def download(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.downloads = list(replies)
+
+    return arrange
+
+
+def nobody_there(table: Table) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        table.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def private_sample(table: Table) -> None:
+    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/picture"})]
+
+
+FIELDS = [{"loc": ["body", "width"], "msg": "must be a multiple of 16", "type": "multiple_of"}]
+
+CASES: dict[str, Callable[[Table], None]] = {
+    "submit: HTTP 400": submit(refused(400, "no")),
+    "submit: HTTP 401": submit(refused(401, "Not authenticated")),
+    "submit: HTTP 402": submit(refused(402, "Insufficient credits")),
+    "submit: HTTP 403": submit(refused(403, "Not authenticated - Invalid Authentication")),
+    "submit: HTTP 404": submit(refused(404, "Not Found")),
+    "submit: HTTP 422 about the key": submit(refused(422, "Invalid API key format")),
+    "submit: HTTP 422 about fields": submit(refused(422, FIELDS)),
+    "submit: HTTP 429, again and again": submit(refused(429, "Too many requests")),
+    "submit: HTTP 500": submit(refused(500)),
+    "submit: HTTP 503, again and again": submit(refused(503)),
+    "submit: no connection": nobody_there,
+    "submit: answer lost": submit(Reply(hang_up=True)),
+    "submit: answer without a task": submit(Reply(raw=b"<html>")),
+    "poll: Request Moderated": poll(state("Request Moderated")),
+    "poll: Content Moderated": poll(state("Content Moderated")),
+    "poll: Error": poll(state("Error")),
+    "poll: Failed": poll(state("Failed")),
+    "poll: Task not found, more than 3 times": poll(state("Task not found")),
+    "poll: any other status": poll(state("Dreaming")),
+    "poll: HTTP 403": poll(refused(403, "Not authenticated")),
+    "poll: HTTP 429, again and again": poll(refused(429)),
+    "poll: HTTP 500 until the time limit": poll(refused(500)),
+    "poll: nonsense, again and again": poll(Reply(raw=b"[[[")),
+    "poll: Pending until the time limit": poll(state("Pending")),
+    "picture: HTTP 403": download(Reply(403, raw=b"expired")),
+    "picture: a redirect": download(Reply(302, headers={"Location": "http://127.0.0.1:9/"})),
+    "picture: at an address that is not public": private_sample,
+    "picture: no picture": download(Reply(raw=b"GIF89a" + b"\0" * 100)),
+    "picture: too large": download(Reply(raw=b"\x89PNG\r\n\x1a\n" + b"\0" * 5000)),
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bfl_client, "MAX_PICTURE_BYTES", 2000)
+
+
+def failure(table: Table) -> JobFailure:
+    with pytest.raises(JobFailure) as raised:
+        table.made()
+    assert KEY not in str(raised.value)
+    return raised.value
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Table, case: str, small: None) -> None:
+    CASES[case](table)
+
+    code = failure(table).code
+
+    assert (code, STATUS[code]) == DOCUMENTED[case]
+
+
+def test_every_documented_failure_is_one_of_these() -> None:
+    assert list(DOCUMENTED) == list(CASES)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "submit: HTTP 400",
+        "submit: HTTP 402",
+        "submit: HTTP 422 about fields",
+        "submit: HTTP 500",
+        "submit: answer lost",
+    ],
+)
+def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: Table, case: str) -> None:
+    CASES[case](table)
+
+    failure(table)
+
+    assert len(table.provider.posts) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(hang_up=True),
+        Reply(body={"id": "x"}, claim=1000),
+        Reply(seconds=1.5, body={}),
+        Reply(raw=b"{}"),
+        Reply(raw=b"x" * 2_000_000),
+        Reply(500, raw=b""),
+        Reply(502, raw=b""),
+        Reply(504, raw=b""),
+    ],
+    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "504"],
+)
+def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Reply) -> None:
+    table.provider.submits = [reply]
+
+    told = failure(table)
+
+    assert isinstance(told, AnswerLost)
+    assert "may have charged" in told.detail
+    assert not told.retryable
+    assert len(table.provider.posts) == 1
+
+
+@pytest.mark.parametrize("status", ["Request Moderated", "Content Moderated"])
+def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None:
+    table.provider.polls = [state(status, details={"Moderation Reasons": ["Derivative Works", "Violence"]})]
+
+    told = failure(table)
+
+    assert isinstance(told, ContentRejected)
+    assert told.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
+
+
+def test_an_unknown_status_is_named(table: Table) -> None:
+    table.provider.polls = [state("Dreaming")]
+
+    assert failure(table).detail == "Black Forest Labs told a status that is not known: Dreaming."
+
+
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        (refused(422, "Invalid API key format"), "refuses the key in SD_BFL_API_KEY: Invalid API key format."),
+        (refused(422, FIELDS), "refuses the request (HTTP 422): width: must be a multiple of 16."),
+        (refused(403, "Not authenticated"), "refuses the key in SD_BFL_API_KEY: Not authenticated."),
+        (refused(400, f"bad key {KEY}"), "refuses the request (HTTP 400): bad key ***."),
+        (refused(400, "x" * 1000), "refuses the request (HTTP 400): " + "x" * 300 + "."),
+        (refused(400, {"odd": 1}), "refuses the request (HTTP 400)."),
+        (Reply(400, raw=b"[" * 100_000), "refuses the request (HTTP 400)."),
+    ],
+    ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
+)
+def test_their_own_words_are_passed_on_with_care(table: Table, reply: Reply, detail: str) -> None:
+    table.provider.submits = [reply]
+
+    told = failure(table)
+
+    assert isinstance(told, UpstreamRejected)
+    assert told.detail == f"Black Forest Labs {detail}"

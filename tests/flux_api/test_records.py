@@ -1,0 +1,205 @@
+"""What is on record of jobs that were bought, and of the places that they take."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from shared.images import ImageStore
+from shared.jobs import JobFilter
+from shared.places import Places
+from shared.schemas import Backend, GenerationRequest, Job, Provider
+from shared.store import Store, connect
+from tests.shared.conftest import Records
+from tests.worker.bench import Bench, speckled
+from worker.backends.base import Picture, Watch
+from worker.backends.null import NullBackend
+from worker.pictures import Encoder
+from worker.places import RedisPlaces
+from worker.runner import Runner
+
+TASK = Provider(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+Buying = Callable[[Watch], None]
+
+
+class Shop(NullBackend):
+    """Buys as it is told."""
+
+    def __init__(self, buying: Buying) -> None:
+        self._buying = buying
+
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+        self._buying(watch)
+        return [Picture(speckled(64, 64), request.seed or 0)]
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Bench:
+    return Bench(redis_url, f"bought-{tmp_path.name}:", tmp_path)
+
+
+def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
+    images = ImageStore(bench.folder)
+    runner = Runner(Shop(buying), bench.ledger, images, Encoder("1"), "bench", leaving=leaving or threading.Event())
+    runner.run(job.id)
+    return bench.read(job)
+
+
+def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
+    done = run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
+
+    assert (done.state, done.providers) == ("succeeded", (TASK,))
+
+
+def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
+    run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
+
+    page = bench.store.run(bench.jobs.page(JobFilter(), 10, None))
+
+    assert [snapshot.job.providers for snapshot in page.jobs] == [(TASK,)]
+
+
+def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
+    job = bench.accepted()
+    running = bench.started(job)
+    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+    # As whoever takes it back has it: a copy from before the purchase.
+    queued = bench.requeued(running)
+    seen: list[tuple[Provider, ...]] = []
+
+    run(bench, queued, lambda watch: seen.append(watch.providers))
+
+    assert seen == [(TASK,)]
+
+
+def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: Bench) -> None:
+    leaving = threading.Event()
+
+    def leave(watch: Watch) -> None:
+        leaving.set()
+        watch.check()
+
+    left = run(bench, bench.accepted(negative_prompt="y"), leave, leaving)
+    done = run(bench, bench.requeued(left), lambda _: None)
+
+    assert (done.attempt, done.warnings) == (2, left.warnings)
+    assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
+
+
+def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
+    job = bench.accepted()
+
+    def buy(watch: Watch) -> None:
+        bench.started(bench.requeued(bench.read(job)))
+        watch.remember((TASK,))
+
+    after = run(bench, job, buy)
+
+    assert (after.state, after.attempt, after.providers) == ("running", 2, ())
+
+
+def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) -> None:
+    leaving = threading.Event()
+
+    def buy(watch: Watch) -> None:
+        watch.remember((TASK,))
+        leaving.set()
+        watch.check()
+
+    after = run(bench, bench.accepted(), buy, leaving)
+
+    assert (after.state, after.providers) == ("running", (TASK,))
+    assert bench.files == []
+
+
+def test_a_request_that_nobody_could_check_before_is_refused_before_it_is_bought(bench: Bench) -> None:
+    bought: list[Watch] = []
+
+    after = run(bench, bench.accepted(width=8000), bought.append)
+
+    assert after.error is not None
+    assert (after.error.code, bought) == ("invalid-request", [])
+    assert after.error.detail == "The null model cannot make this picture. width must be between 16 and 4096"
+
+
+@pytest.mark.parametrize("state", ["queued", "succeeded"])
+def test_only_a_running_job_buys(records: Records, state: str) -> None:
+    job = records.accepted()
+    if state == "succeeded":
+        running = job.start("m", "w", NOW)
+        assert records.run(records.jobs.move(job, running))
+        job = running.succeed((), running.timings, NOW)
+        assert records.run(records.jobs.move(running, job))
+
+    assert not records.run(records.jobs.note(job.model_copy(update={"providers": (TASK,)})))
+    assert records.held(job).providers == ()
+
+
+@pytest.fixture
+def records(redis_url: str) -> Iterator[Records]:
+    records = Records(redis_url)
+    yield records
+    records.store.client.close()
+
+
+@pytest.fixture
+def places(records: Records) -> Places:
+    return Places(records.prefix, Backend.FLUX_API, 2)
+
+
+def test_there_are_so_many_places_and_no_more(records: Records, places: Places) -> None:
+    assert [records.run(places.take(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
+
+    records.run(places.release("a"))
+
+    assert records.run(places.take("c"))
+
+
+def test_a_place_that_is_not_kept_lapses(records: Records, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.places.PLACE_MS", 200)
+    records.run(places.take("a"))
+    records.run(places.take("b"))
+    monkeypatch.setattr("shared.places.PLACE_MS", 60_000)
+    records.run(places.keep(["b"]))
+
+    time.sleep(0.25)
+
+    assert records.run(places.take("c"))
+    assert not records.run(places.take("d"))
+
+
+def test_a_place_that_was_given_back_is_not_kept(records: Records, places: Places) -> None:
+    records.run(places.take("a"))
+    records.run(places.release("a"))
+
+    records.run(places.keep(["a"]))
+
+    assert [records.run(places.take(name)) for name in ("b", "c")] == [True, True]
+
+
+def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, places: Places) -> None:
+    for name in ("a", "b"):
+        records.run(places.take(name))
+    waiting = RedisPlaces(Store(connect(redis_url)), places)
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), waiting.held(stop):
+        raise AssertionError
+
+
+def test_who_waits_for_a_place_gets_the_next(redis_url: str, records: Records, places: Places) -> None:
+    for name in ("a", "b"):
+        records.run(places.take(name))
+    waiting = RedisPlaces(Store(connect(redis_url)), places)
+
+    with waiting.held(lambda: records.run(places.release("a"))):
+        assert not records.run(places.take("c"))
+
+    assert records.run(places.take("c"))

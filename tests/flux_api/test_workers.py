@@ -1,0 +1,378 @@
+"""Jobs of the cloud through real processes: the API, workers on threads, the housekeeper."""
+
+import io
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from PIL import Image
+
+from tests.api.problem import assert_problem
+from tests.compose.conftest import Launched
+from tests.flux_api.provider import KEY, Asked, Provider, Reply, refused, state
+from tests.stack import Api, Process, Stack
+from tests.worker.jobs import file_of, made, seen, submitted
+from tests.worker.test_parent import only, until
+
+PROMPT = {"prompt": "a cat", "seed": 7}
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@pytest.fixture
+def served(cloud: Stack) -> Stack:
+    cloud.start_worker("flux-api")
+    cloud.start_api()
+    return cloud
+
+
+def wait_for(told: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not told():
+        assert time.monotonic() < end
+        threading.Event().wait(0.02)
+
+
+def shown(api: Api) -> dict[str, Any]:
+    (view,) = [backend for backend in api.get("/api/backends").json()["backends"] if backend["name"] == "flux-api"]
+    found: dict[str, Any] = view
+    return found
+
+
+def test_a_picture_comes_through_the_api(served: Stack, bfl: Provider) -> None:
+    job = made(served, **PROMPT)
+
+    assert (job["backend"], job["model"]) == ("flux-api", "flux-2-pro-preview")
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+    assert "polling" not in json.dumps(job)
+    assert len(bfl.posts) == 1
+
+
+def test_its_file_holds_the_request_like_any_other(served: Stack) -> None:
+    job = made(served, **PROMPT)
+
+    with Image.open(io.BytesIO(file_of(served, job))) as image:
+        recipe = json.loads(image.info["imagegen"])
+    assert recipe["request"]["bfl_model"] == recipe["model"] == "flux-2-pro-preview"
+    assert (job["images"][0]["width"], job["images"][0]["height"]) == (64, 64)
+
+
+def test_the_list_of_jobs_tells_what_they_cost(served: Stack) -> None:
+    made(served, **PROMPT)
+
+    (job,) = served.api.get("/api/jobs").json()["jobs"]
+
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+
+
+def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
+    job = made(served, **PROMPT, bfl_model="flux-pro-1.1-ultra", width=1920, height=1080, negative_prompt="dogs")
+
+    assert job["warnings"] == [
+        "negative_prompt is ignored: flux-pro-1.1-ultra cannot honour it",
+        "width and height only set the aspect ratio: flux-pro-1.1-ultra chooses the size",
+    ]
+
+
+def test_the_account_and_the_models_are_told(served: Stack) -> None:
+    wait_for(lambda: shown(served.api)["credits"] == 123.5)
+
+    view = shown(served.api)
+    assert (view["status"], view["device"]) == ("ready", "127.0.0.1")
+    assert "flux-2-max" in view["capabilities"]["properties"]["bfl_model"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        (state("Request Moderated", details={"Moderation Reasons": ["Violence"]}), 422, "content-rejected"),
+        (state("Error"), 502, "upstream-rejected"),
+    ],
+)
+def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply: Reply, status: int, code: str) -> None:
+    bfl.polls = [reply]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert_problem(answer, status, code)
+    assert seen(served, answer.headers["x-job-id"])["providers"][0]["cost"] == 3.0
+    if code == "content-rejected":
+        assert "Violence" in answer.json()["detail"]
+
+
+def test_an_empty_account_is_answered(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [refused(402, "Insufficient credits")]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert_problem(answer, 402, "upstream-out-of-credits")
+    assert seen(served, answer.headers["x-job-id"])["providers"] == []
+
+
+def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    served.start_housekeeper()
+    job_id = submitted(served, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    served.worker.send(signal.SIGKILL)
+    bfl.polls = [bfl.ready()]
+    served.start_worker("flux-api")
+
+    job = served.api.finished(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+    assert len(bfl.posts) == 1
+
+
+def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [Reply(seconds=5, body={})]
+    served.start_housekeeper()
+    job_id = submitted(served, **PROMPT)
+    wait_for(lambda: len(bfl.posts) == 1)
+
+    served.worker.send(signal.SIGKILL)
+    served.start_worker("flux-api")
+
+    error = served.api.finished(job_id)["error"]
+    assert (error["code"], error["retryable"]) == ("upstream-unavailable", False)
+    assert "may have charged" in error["detail"]
+    assert len(bfl.posts) == 1
+
+
+def test_a_post_whose_answer_is_lost_is_not_repeated(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [Reply(hang_up=True)]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "upstream-unavailable")
+    assert "may have charged" in answer.json()["detail"]
+    # Nothing that would make a client send it again by itself.
+    assert (answer.json()["retryable"], answer.headers.get("retry-after")) == (False, None)
+    assert len(bfl.posts) == 1
+
+
+def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    job_id = submitted(served, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    served.api.delete(f"/api/jobs/{job_id}")
+
+    assert served.api.finished(job_id)["state"] == "cancelled"
+    assert len(bfl.posts) == 1
+
+
+def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending"), state("Generating", progress=0.4), state("Generating", progress=0.4), bfl.ready()]
+
+    events = served.api.follow(submitted(served, **PROMPT))
+
+    assert [event.data["fraction"] for event in events if event.type == "progress"][:1] == [0.4]
+
+
+def test_a_job_that_takes_too_long_is_given_up(cloud: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    cloud.settings["SD_JOB_TIMEOUT_SECONDS"] = "1"
+    cloud.start_worker("flux-api")
+    cloud.start_api()
+
+    assert_problem(cloud.api.post("/api/txt2img", PROMPT), 504, "timed-out")
+
+
+class Crowd:
+    """Counts the tasks that are in flight; each takes a few polls."""
+
+    def __init__(self, bfl: Provider) -> None:
+        self._bfl = bfl
+        self._left: dict[str, int] = {}
+        self.most = 0
+        bfl.submits, bfl.polls = [self._accept], [self._poll]
+
+    def _accept(self, asked: Asked) -> Reply:
+        reply = self._bfl.accept(asked)
+        self._left[reply.body["polling_url"].partition("=")[2]] = 2
+        self.most = max(self.most, len(self._left))
+        return reply
+
+    def _poll(self, asked: Asked) -> Reply:
+        task = asked.path.partition("=")[2]
+        self._left[task] -= 1
+        if self._left[task]:
+            return state("Pending")
+        del self._left[task]
+        return self._bfl.ready()(asked)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most: int) -> None:
+    crowd = Crowd(bfl)
+    cloud.settings["SD_BFL_CONCURRENCY"] = str(most)
+    for worker in [cloud.start_worker("flux-api", ready=False) for _ in range(2)]:
+        worker.wait_for("ready.")
+    cloud.start_api()
+
+    jobs = [submitted(cloud, **PROMPT) for _ in range(2 * most + 2)]
+
+    done = [cloud.api.finished(job_id) for job_id in jobs]
+    assert {job["state"] for job in done} == {"succeeded"}
+    assert crowd.most == most
+    assert len(bfl.posts) == len(jobs)
+
+
+def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    jobs = [submitted(served, **PROMPT) for _ in range(2)]
+
+    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
+
+    bfl.polls = [bfl.ready()]
+    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
+
+
+def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending"), state("Pending"), state("Pending"), bfl.ready()]
+    job_id = submitted(served, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    served.worker.send(signal.SIGTERM)
+
+    assert served.worker.wait(20) == 0
+    assert seen(served, job_id)["state"] == "succeeded"
+    assert only(served) is None
+
+
+def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
+    worker = cloud.start_worker("flux-api")
+    cloud.start_api()
+    job_id = submitted(cloud, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(20) == 0
+    assert seen(cloud, job_id)["state"] == "queued"
+    bfl.polls = [bfl.ready()]
+    cloud.start_worker("flux-api")
+    assert cloud.api.finished(job_id)["attempt"] == 2
+    assert len(bfl.posts) == 1
+
+
+def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack, bfl: Provider) -> None:
+    accept = bfl.accept
+
+    def slowly(asked: Asked) -> Reply:
+        time.sleep(1.5)
+        return accept(asked)
+
+    bfl.submits = [slowly]
+    cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
+    worker = cloud.start_worker("flux-api")
+    cloud.start_api()
+    job_id = submitted(cloud, **PROMPT)
+    wait_for(lambda: len(bfl.posts) == 1)
+
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(20) == 0
+    cloud.start_worker("flux-api")
+    assert cloud.api.finished(job_id)["state"] == "succeeded"
+    assert len(bfl.posts) == 1
+
+
+def everything_in(redis_url: str) -> str:
+    client = redis.Redis.from_url(redis_url)
+    try:
+        return "".join(repr(client.dump(key)) + repr(key) for key in client.scan_iter())
+    finally:
+        client.close()
+
+
+def test_the_key_is_in_no_log_no_record_and_no_answer(cloud: Stack, bfl: Provider, redis_url: str) -> None:
+    cloud.settings["SD_LOG_FORMAT"] = "json"
+    cloud.start_worker("flux-api")
+    cloud.start_api()
+    bfl.submits = [refused(403, f"no such key {KEY}"), Reply(hang_up=True), refused(429), bfl.accept]
+    bfl.polls = [refused(500), state("Error", details={"x": KEY}), bfl.ready()]
+
+    answers = [cloud.api.post("/api/txt2img", PROMPT).text for _ in range(4)]
+
+    answers += [cloud.api.get(path).text for path in ("/api/jobs", "/api/backends", "/health", "/info")]
+    assert "succeeded" in answers[3]
+    for process in (cloud.worker, cloud.api.process):
+        assert KEY not in process.output
+    assert KEY not in "".join(answers)
+    assert KEY not in everything_in(redis_url)
+    assert all("x-key" not in asked.headers for asked in bfl.asked if asked.path.startswith("/picture"))
+
+
+def sentences(worker: Process) -> list[str]:
+    return [line for line in worker.output.splitlines() if "CRITICAL" in line]
+
+
+def test_a_worker_without_a_key_ends_with_one_sentence(cloud: Stack) -> None:
+    worker = cloud.start_worker("flux-api", ready=False, SD_BFL_API_KEY="")
+
+    assert worker.wait(20) == 1
+    (sentence,) = sentences(worker)
+    assert sentence.endswith("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
+    assert "Traceback" not in worker.output
+
+
+def test_without_a_key_it_is_not_configured(cloud: Stack) -> None:
+    api = cloud.start_api(SD_BFL_API_KEY="")
+
+    assert shown(api)["status"] == api.get("/health").json()["backends"]["flux-api"] == "unconfigured"
+    answer = api.post("/api/jobs", {**PROMPT, "backend": "flux-api"})
+    assert_problem(answer, 503, "backend-unavailable")
+    assert "SD_BFL_API_KEY" in answer.json()["detail"]
+
+
+def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, bfl: Provider) -> None:
+    api = cloud.start_api()
+
+    answer = api.post("/api/jobs", {**PROMPT, "bfl_model": "flux-dev", "width": 200, "guidance_scale": 9})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert [field["pointer"] for field in answer.json()["errors"]] == ["/width", "/guidance_scale"]
+    assert shown(api)["status"] == "offline"
+    assert bfl.posts == []
+
+
+def test_one_command_starts_it(tmp_path: Path, bfl: Provider) -> None:
+    cloud = {"SD_BACKENDS": "null,flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}
+    with Launched(tmp_path, SD_FLOWER_PORT="0", **cloud) as launched:
+        job = launched.is_ready().generate().json()
+
+        assert (job["backend"], job["state"]) == ("flux-api", "succeeded")
+    assert KEY not in launched.launcher.output
+
+
+def test_one_command_without_a_key_says_what_is_missing(tmp_path: Path) -> None:
+    with Launched(tmp_path, SD_FLOWER_PORT="0", SD_BACKENDS="flux-api") as launched:
+        assert launched.launcher.wait(30) == 1
+
+    assert "SD_BFL_API_KEY is empty" in launched.launcher.output
+
+
+def test_a_backend_that_lost_its_key_takes_no_jobs(served: Stack) -> None:
+    served.worker.stop()
+    api = served.start_api(SD_BFL_API_KEY="")
+
+    assert shown(api)["status"] == "unconfigured"
+    assert_problem(api.post("/api/jobs", {**PROMPT, "backend": "flux-api"}), 503, "backend-unavailable")
+
+
+@ONLY_LINUX
+def test_the_worker_loads_no_model_library(served: Stack) -> None:
+    made(served, **PROMPT)
+
+    assert "libtorch" not in Path(f"/proc/{served.worker.pid}/maps").read_text()

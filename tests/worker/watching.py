@@ -1,0 +1,21 @@
+"""Who follows a job in tests that have no runner."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shared.schemas import Provider
+from worker.backends.base import Step
+
+
+@dataclass
+class Watching:
+    """Remembers everything; `check` does as the test says."""
+
+    on_step: Callable[[Step], None] = lambda _: None
+    check: Callable[[], None] = lambda: None
+    providers: tuple[Provider, ...] = ()
+    remembered: list[tuple[Provider, ...]] = field(default_factory=list)
+
+    def remember(self, providers: tuple[Provider, ...]) -> None:
+        self.providers = providers
+        self.remembered.append(providers)

@@ -1,0 +1,151 @@
+"""FLUX in the cloud of Black Forest Labs: pictures that are paid for, and so are asked for once."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from shared import bfl
+from shared.capabilities import Capabilities
+from shared.errors import AnswerLost, UpstreamUnavailable
+from shared.schemas import GenerationRequest, Provider
+from worker.backends.base import Picture, Step, Watch
+from worker.backends.bfl_client import NAME, Client, TurnedAway
+from worker.backends.bfl_http import Patience, Turn
+from worker.backends.decoding import decode
+
+#: Progress is told in hundredths.
+STEPS = 100
+#: Aspect ratios are told in small numbers, up to 21:9.
+MOST_IN_RATIO = 21
+
+
+class Places(Protocol):
+    """Where jobs wait for their turn."""
+
+    def held(self, check: Callable[[], None]) -> AbstractContextManager[None]:
+        """A place, waited for while `check` does not raise."""
+        ...
+
+
+class FluxApi:
+    """Takes any number of jobs at a time, each on a thread of its own."""
+
+    dtype = "cloud"
+
+    def __init__(
+        self,
+        base_url: str,
+        key: SecretStr,
+        default_model: str,
+        job_seconds: float,
+        places: Places,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
+        self._base_url = base_url
+        self._key = key
+        self._patience = patience
+        self._job_seconds = job_seconds
+        self._places = places
+        self.capabilities = bfl.capabilities(default_model)
+        self.device = urlsplit(base_url).hostname or ""
+
+    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+        """One task after the other: if one fails, those after it were not paid for."""
+        with self._places.held(watch.check), self._connect() as client:
+            order = _Order(client, self._patience, self.capabilities.chosen(request), request, watch)
+            turn = Turn(watch, self._job_seconds)
+            return [order.picture(index, turn) for index in range(request.num_images)]
+
+    def credits(self) -> float | None:
+        """What the account still has; None where that cannot be told."""
+        with self._connect() as client:
+            return client.credits()
+
+    def _connect(self) -> Client:
+        return Client(self._base_url, self._key, self._patience)
+
+
+class _Order:
+    """The pictures of one job, each a task that is on record before anybody waits for it."""
+
+    def __init__(
+        self, client: Client, patience: Patience, model: Capabilities, request: GenerationRequest, watch: Watch
+    ) -> None:
+        self._client = client
+        self._patience = patience
+        self._model = model
+        self._request = request
+        self._watch = watch
+
+    def picture(self, index: int, turn: Turn) -> Picture:
+        if self._request.seed is None:
+            raise ValueError("the request is not resolved")
+        task = self._known(index) or self._submit(index, turn)
+        result = self._client.result(task.polling_url or "", turn, lambda done: self._tell(index, done))
+        if result.cost is not None and result.cost != task.cost:
+            self._remember(index, task.model_copy(update={"cost": result.cost}))
+        return Picture(decode(self._client.download(result.sample, turn)), self._request.seed + index)
+
+    def _known(self, index: int) -> Provider | None:
+        """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
+        if index >= len(self._watch.providers):
+            return None
+        task = self._watch.providers[index]
+        if task.id is None:
+            raise AnswerLost(f"{NAME} may have charged for this: the worker was lost while it sent the request.")
+        return task
+
+    def _submit(self, index: int, turn: Turn) -> Provider:
+        body = request_body(self._request, self._model, index)
+        why = ""
+        for pause, _ in zip(self._patience.pauses(), range(self._patience.tries), strict=False):
+            turn.check()
+            # Before it is sent: whoever takes over must know that it may have been.
+            self._remember(index, Provider())
+            try:
+                task = self._client.submit(self._model.model, body)
+            except TurnedAway as error:
+                self._watch.remember(self._watch.providers[:index])
+                why = str(error)
+                turn.pause(self._patience.wait_seconds(pause, error.retry_after))
+            else:
+                self._remember(index, task)
+                return task
+        raise UpstreamUnavailable(f"{why}.")
+
+    def _remember(self, index: int, task: Provider) -> None:
+        self._watch.remember((*self._watch.providers[:index], task))
+
+    def _tell(self, index: int, done: float) -> None:
+        step = round(STEPS * (index + done) / self._request.num_images)
+        self._watch.on_step(Step(max(1, step), STEPS))
+
+
+def request_body(request: GenerationRequest, model: Capabilities, index: int) -> dict[str, Any]:
+    """A resolved request in their words. Picture i is made from seed + i."""
+    body: dict[str, Any] = {
+        "prompt": request.prompt,
+        "seed": (request.seed or 0) + index,
+        "output_format": request.output_format.value,
+    }
+    width, height = request.width or model.width, request.height or model.height
+    if model.only_ratio:
+        body["aspect_ratio"] = aspect_ratio(width, height)
+    else:
+        body |= {"width": width, "height": height}
+    if model.num_inference_steps is not None:
+        body["steps"] = request.num_inference_steps
+    if model.guidance_scale is not None:
+        body["guidance"] = request.guidance_scale
+    return body
+
+
+def aspect_ratio(width: int, height: int) -> str:
+    """The nearest one of small numbers."""
+    ratio = Fraction(max(width, height), min(width, height)).limit_denominator(MOST_IN_RATIO // 2)
+    longer, shorter = ratio.numerator, ratio.denominator
+    return f"{longer}:{shorter}" if width >= height else f"{shorter}:{longer}"

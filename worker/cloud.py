@@ -1,0 +1,111 @@
+"""Celery's side of a worker without a device: calls to a provider, many at a time, on threads of this process."""
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, bootsteps
+from celery.exceptions import Reject
+from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+
+from shared import logs
+from shared.errors import ConfigurationError
+from shared.queues import GENERATE, JobQueue, create_celery, queue_for
+from shared.settings import WorkerSettings
+from worker.rescue import Rescue
+
+if TYPE_CHECKING:
+    from worker.child import Child
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILURE = 1
+#: How long jobs may take to let go. One that is stuck in a call longer than that is found by its lease.
+LET_GO_SECONDS = 4.0
+
+
+def create_cloud_worker(settings: WorkerSettings) -> Celery:
+    """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
+    app = create_celery(settings)
+    app.conf.update(
+        task_queues=[queue_for(settings.backend)],
+        task_default_queue=f"generate.{settings.backend}",
+        worker_pool="threads",
+        worker_concurrency=settings.bfl_concurrency,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+    )
+    cloud = _Cloud(app, settings)
+    app.steps["worker"].add(_gate(cloud))
+    worker_shutting_down.connect(cloud.on_shutdown, weak=False)
+    worker_shutdown.connect(cloud.on_end, weak=False)
+    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+
+    @app.task(name=GENERATE)
+    def generate(job_id: str) -> None:
+        cloud.run(job_id)
+
+    return app
+
+
+class _Cloud:
+    """What this process has once it serves: the backend, and who puts back in line what it leaves."""
+
+    def __init__(self, app: Celery, settings: WorkerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._child: Child | None = None
+        self._rescue: Rescue | None = None
+
+    def begin(self, name: str) -> None:
+        """Raises ConfigurationError."""
+        # Only a process that serves carries the weight of what it imports; Flower has this module as well.
+        from worker.child import Child
+
+        self._rescue = Rescue.connected(self._settings, JobQueue(self._app), worker=name)
+        self._child = Child.loaded(self._settings, name)
+
+    def run(self, job_id: str) -> None:
+        if self._child is None or self._rescue is None:
+            raise RuntimeError("a job came before the worker was ready")
+        if self._child.leaves:
+            # It came while the worker was about to end, perhaps handed back a moment ago: it stays with the broker.
+            raise Reject(requeue=True)
+        self._child.run(job_id)
+        # After it has ended, this does nothing.
+        if self._child.leaves:
+            self._rescue.handed_back(job_id)
+
+    def on_shutdown(self, **_: object) -> None:
+        timer = threading.Timer(self._settings.shutdown_grace_seconds, self._leave)
+        timer.daemon = True
+        timer.start()
+
+    def on_end(self, **_: object) -> None:
+        if self._child is not None:
+            self._child.end()
+
+    def _leave(self) -> None:
+        if self._child is None:
+            return
+        self._child.leave()
+        threading.Event().wait(LET_GO_SECONDS)
+        self._child.end()
+        os._exit(os.EX_OK)
+
+
+def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
+    """Holds the worker back from its queue until it has its backend; ends the worker if it never will."""
+
+    class CloudGate(bootsteps.StartStopStep):
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, worker: Any) -> None:
+            try:
+                cloud.begin(worker.hostname)
+            except ConfigurationError as error:
+                logger.critical(error.detail)
+                raise SystemExit(EXIT_FAILURE) from None
+
+    return CloudGate
