@@ -30,7 +30,9 @@ class Valkey:
         shutil.rmtree(self._sockets)
 
     def start(self) -> None:
-        options = ["--port", "0", "--save", "", "--appendonly", "yes", "--dir", str(self._folder)]
+        # As `imagegen up` starts it.
+        options = ["--port", "0", "--save", "", "--appendonly", "yes", "--stream-node-max-bytes", "512"]
+        options += ["--dir", str(self._folder)]
         command = [str(get_binary_path()), "--unixsocket", str(self._sockets / "s"), *options]
         self._server = Process(command, self._folder)
         self._server.wait_for("Ready to accept connections")

@@ -9,14 +9,11 @@ import json
 import random
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
@@ -29,6 +26,7 @@ from shared.states import State
 from tests.faults.invariant import Invariant, until
 from tests.faults.processes import MortalValkey, child_of, kill_whole
 from tests.faults.service import Service
+from tests.faults.tally import Tally, broken, report, table
 from tests.stack import START_SECONDS
 
 CALLERS = 32
@@ -39,22 +37,6 @@ VICTIMS = ("api", "worker child", "worker parent", "housekeeper", "valkey")
 SLOW_SHARE, SLOW_SECONDS = 0.01, 2.0
 DOWN_SECONDS = 1.0
 QUIET_SECONDS = 120.0
-
-
-@dataclass
-class Tally:
-    answers: Counter[str] = field(default_factory=Counter)
-    accepted: dict[int, str] = field(default_factory=dict)
-    """Id of each job by its number."""
-    ends: Counter[str] = field(default_factory=Counter)
-    """How often each job was heard to end."""
-    starts: dict[str, list[float]] = field(default_factory=dict)
-    recoveries: dict[str, list[float]] = field(default_factory=dict)
-    kills: Counter[str] = field(default_factory=Counter)
-    ended_unasked: list[str] = field(default_factory=list)
-    """Processes that died without having been killed."""
-    memory: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
-    """Resident bytes over time, by role and process."""
 
 
 class Soak:
@@ -284,52 +266,6 @@ class Soak:
             say(f"{len(tally.accepted)} accepted, {len(tally.ends)} ended, {json.dumps(tally.answers)}")
 
 
-def report(tally: Tally, invariant: Invariant, bytes_before: int) -> list[tuple[str, str]]:
-    jobs = invariant.jobs()
-    states = Counter(job.state for job in jobs.values())
-    numbers = Counter((job.request.metadata or {}).get("number") for job in jobs.values())
-    codes = Counter(job.error.code for job in jobs.values() if job.error)
-    ids = set(tally.accepted.values())
-    rows = [
-        ("jobs in", str(len(tally.accepted))),
-        ("jobs out", str(sum(states[state] for state in states if state.is_terminal))),
-        ("ends", json.dumps({**states, **codes})),
-        ("lost", str(len(ids - jobs.keys()))),
-        ("doubled", str(sum(count - 1 for count in numbers.values()))),
-        ("ended more than once", str(sum(count > 1 for count in tally.ends.values()))),
-        ("run again", str(sum(job.attempt > 1 for job in jobs.values()))),
-        ("killed", json.dumps(tally.kills)),
-    ]
-    for victim, times in sorted(tally.recoveries.items()):
-        rows.append(
-            (f"recovery from kill of {victim}", f"p50 {statistics.median(times):.1f} s, max {max(times):.1f} s")
-        )
-    for role, processes in sorted(tally.memory.items()):
-        rows.append((f"memory of {role}", growth(processes)))
-    used = int(invariant.redis.info("memory")["used_memory"])
-    rows.append(("Redis bytes per finished job, all in", f"{(used - bytes_before) / max(1, len(jobs)):.0f}"))
-    sample = random.Random(1).sample(sorted(jobs), min(500, len(jobs)))
-    sizes = [invariant.redis.memory_usage(f"{invariant.prefix}job:{job_id}") or 0 for job_id in sample]
-    rows.append(("of these the record", f"{statistics.mean(sizes):.0f}"))
-    return rows
-
-
-def growth(processes: dict[int, list[tuple[float, int]]]) -> str:
-    """Of the process that lived longest, once it had warmed up."""
-    samples = max(filter(None, processes.values()), key=lambda samples: samples[-1][0])
-    warm = [size for age, size in samples if age > 20] or [size for _, size in samples]
-    return f"{warm[0] / 1e6:.1f} MB -> {warm[-1] / 1e6:.1f} MB over {samples[-1][0]:.0f} s"
-
-
-def broken(tally: Tally, invariant: Invariant) -> list[str]:
-    found = list(invariant.violations(tally.accepted.values()))
-    if tally.answers["another job for the same key"]:
-        found.append("one key got two jobs")
-    found += [f"{name} ended without having been killed" for name in tally.ended_unasked]
-    found += [f"{job_id} was heard to end {count} times" for job_id, count in tally.ends.items() if count > 1]
-    return found
-
-
 async def first_of(*tasks: "asyncio.Task[None]") -> None:
     """Until the first of them is done. The others should not end before; an error in any of them is raised."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -342,10 +278,6 @@ async def first_of(*tasks: "asyncio.Task[None]") -> None:
 def say(text: str) -> None:
     sys.stdout.write(f"{time.strftime('%H:%M:%S')} {text}\n")
     sys.stdout.flush()
-
-
-def table(rows: Collection[tuple[str, str]]) -> str:
-    return "\n".join(["| measured | result |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def main() -> int:
