@@ -180,7 +180,7 @@ class WorkerLost(JobFailure):
 
 
 class ContentRejected(JobFailure):
-    """The provider's moderation refused the prompt or the picture."""
+    """The prompt or the picture was refused: by the provider's moderation or by this service's safety checker."""
 
     code = "content-rejected"
 

@@ -1,7 +1,8 @@
 """A backend without a model: deterministic patterns, for tests, benchmarks and users' CI.
 
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
-"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would.
+"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld.
 """
 
 import os
@@ -32,6 +33,10 @@ class Simulation(Frozen):
     """Code of the failure it ends in."""
     hang: bool = False
     die: bool = False
+    retire: bool = False
+    """Whether another process has to do the jobs after it."""
+    flag: int = 0
+    """How many pictures, from the first on, a safety checker would withhold."""
 
 
 class NullBackend:
@@ -52,15 +57,18 @@ class NullBackend:
     def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
-        pictures = [
-            Picture(_pattern(request.width, request.height, request.seed + index), request.seed + index)
-            for index in range(request.num_images)
-        ]
         simulation, steps = _simulation(request), request.num_inference_steps or 1
+        seeds = range(request.seed, request.seed + request.num_images)
+        pictures = [
+            Picture(_pattern(request.width, request.height, seed), seed, flagged=index < simulation.flag)
+            for index, seed in enumerate(seeds)
+        ]
         begin = time.monotonic()
         for step in range(1, steps + 1):
             _sleep_until(begin + simulation.seconds * step / steps)
             watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
+        if simulation.retire:
+            watch.retire("metadata.simulate says so")
         _misbehave(simulation)
         return pictures
 
