@@ -14,11 +14,11 @@ from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
-from api.views import JobView, job_path, job_view
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
+from shared.views import JobView, job_path, job_view
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import stat
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,11 +64,8 @@ async def pictures_of(store: ImageStore, job: Job) -> dict[int, bytes]:
     """The bytes by index of every picture whose file is still there."""
 
     def read_all() -> dict[int, bytes]:
-        found = {}
-        for image in job.images:
-            with suppress(ImageNotFound):
-                found[image.index] = _checked(store, job, image).read_bytes()
-        return found
+        found = ((image.index, store.read(job, image)) for image in job.images)
+        return {index: data for index, data in found if data is not None}
 
     return await asyncio.to_thread(read_all)
 

@@ -84,7 +84,7 @@ class ImageStore:
             made = Made.model_validate_json(self._note(job).read_bytes())
         except (OSError, ValidationError):
             return None
-        return made if all(self.is_whole(job, image) for image in made.images) else None
+        return made if all(self.read(job, image) is not None for image in made.images) else None
 
     def forget_made(self, job: Job) -> None:
         with suppress(OSError):
@@ -96,13 +96,13 @@ class ImageStore:
             with suppress(OSError):
                 self.path(job, index).unlink(missing_ok=True)
 
-    def is_whole(self, job: Job, image: Image) -> bool:
-        """Whether the file is the very one that was recorded."""
+    def read(self, job: Job, image: Image) -> bytes | None:
+        """The picture; None when its file is gone or is not the very one that was recorded."""
         try:
             data = self.path(job, image.index).read_bytes()
         except OSError:
-            return False
-        return len(data) == image.bytes and hashlib.sha256(data).hexdigest() == image.sha256
+            return None
+        return data if hashlib.sha256(data).hexdigest() == image.sha256 else None
 
     def files(self) -> Iterator[StoredFile]:
         """Every file below the root, in no order. Those that vanish meanwhile are left out."""

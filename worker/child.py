@@ -112,7 +112,7 @@ def load_backend(settings: WorkerSettings, store: Store) -> Backend:
     """The engine that SD_BACKEND names; only its own libraries are imported. Raises ConfigurationError."""
     match settings.backend:
         case BackendName.SD:
-            from worker.backends.sources import Source
+            from worker.models.sources import Source
 
             token = settings.huggingface_token
             source = Source(settings.model_id, settings.model_dir, token.get_secret_value() if token else None)

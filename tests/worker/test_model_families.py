@@ -12,8 +12,8 @@ from tests.worker import tiny
 from tests.worker.conftest import loaded
 from tests.worker.watching import Watching
 from worker.backends.base import Inputs, Picture, Step
-from worker.backends.sources import STARTER, Source
 from worker.backends.stable_diffusion import StableDiffusion
+from worker.models.sources import STARTER, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 

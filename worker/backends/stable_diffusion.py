@@ -22,7 +22,7 @@ from worker.backends.pipeline import (
     to_preview,
 )
 from worker.backends.schedulers import SCHEDULERS, usable_schedulers
-from worker.backends.sources import Model
+from worker.models.sources import Model
 
 #: Named instead of found by AutoPipelineForText2Image, which imports every pipeline of diffusers: half a second.
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
