@@ -8,7 +8,8 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
-    ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
+    │   · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
         · UpstreamUnavailable (AnswerLost)
 """
@@ -146,6 +147,12 @@ class StoreUnavailable(RequestError):
 
 class JobFailure(ImagegenError):
     """The job could not be done."""
+
+
+class InvalidImage(JobFailure):
+    """A picture that came with the request cannot be used; send PNG, JPEG or WebP."""
+
+    code = "invalid-image"
 
 
 class OutOfMemory(JobFailure):

@@ -1,6 +1,5 @@
 """Where pictures lie: `outputs/YYYY/MM/DD/<job id>-<index>.<format>`."""
 
-import errno
 import hashlib
 import os
 import re
@@ -13,11 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.errors import StorageFull
+from shared.disk import writing
+from shared.inputs import InputStore
 from shared.schemas import Frozen, Image, Job, Timings
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-
 
 _PICTURE = re.compile(r"([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
 
@@ -48,6 +45,11 @@ class ImageStore:
 
     root: Path
 
+    @property
+    def inputs(self) -> InputStore:
+        """The home of what came with requests."""
+        return InputStore(self.root / "inputs")
+
     def path(self, job: Job, index: int) -> Path:
         name = f"{job.id}-{index}.{job.request.output_format}"
         return self.root / f"{job.created_at:%Y/%m/%d}" / name
@@ -60,18 +62,16 @@ class ImageStore:
         path = self.path(job, index)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
+            with writing():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        finally:
             with suppress(OSError):
                 temporary.unlink()
-            if error.errno in _NO_ROOM:
-                raise StorageFull(f"The picture could not be written: {error.strerror}.") from error
-            raise
         return path
 
     def note_made(self, job: Job, made: Made) -> None:

@@ -136,7 +136,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"}),
+        request=_request(job),
         images=_images(job.images, f"{base_url}{path}", pictures or {}),
         error=job.error,
         warnings=list(job.warnings),
@@ -144,6 +144,12 @@ def job_view(
         providers=_providers(job),
         links={"self": path, "events": f"{path}/events"},
     )
+
+
+def _request(job: Job) -> dict[str, Any]:
+    """Without what was left out and what the job itself tells."""
+    told = job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"})
+    return {name: value for name, value in told.items() if value != []}
 
 
 def _providers(job: Job) -> list[ProviderView]:

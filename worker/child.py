@@ -59,7 +59,8 @@ class Child:
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)
-        return cls(Runner(backend, ledger, images, Encoder(version("imagegen")), name), heartbeat)
+        encoder, most = Encoder(version("imagegen")), (settings.max_pixels, settings.max_image_pixels)
+        return cls(Runner(backend, ledger, images, encoder, name, *most), heartbeat)
 
     def run(self, job_id: str) -> None:
         """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""

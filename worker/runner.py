@@ -14,12 +14,13 @@ from typing import Protocol
 
 from PIL import Image as PillowImage
 
-from shared.capabilities import Capabilities
+from shared.capabilities import Capabilities, Size
 from shared.errors import (
     ContentRejected,
     DeadlinePassed,
     ImagegenError,
     InternalError,
+    InvalidImage,
     InvalidOutput,
     InvalidRequest,
 )
@@ -27,6 +28,7 @@ from shared.images import ImageStore, Made
 from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Provider, Timings
 from shared.states import State
 from worker.backends.base import Backend, Picture, Pixels, Step
+from worker.inputs import Reader
 from worker.pictures import Encoder
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,10 @@ class Runner:
     encoder: Encoder
     worker: str
     """Its own name, as jobs record it."""
+    max_pixels: int | None = None
+    """Of a picture whose size follows from one that came with the request."""
+    max_image_pixels: int = 25_000_000
+    """Of a picture that came with a request."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
@@ -108,20 +114,33 @@ class Runner:
             logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
             return
         if job.is_overdue(self.now()):
-            self.ledger.move(job, job.fail(JobError.of(DeadlinePassed()), self.now()))
+            self._refuse(job, JobError.of(DeadlinePassed()))
             return
         try:
+            input_size = self._reader.size(job)
             # Nobody could where it came in before a worker had told what it takes.
-            self.backend.capabilities.check(job.request)
+            self.backend.capabilities.check(job.request, input_size=input_size)
         except InvalidRequest as error:
-            self.ledger.move(job, job.fail(_refusal(error), self.now()))
+            self._refuse(job, _refusal(error))
             return
-        started = self._start(job)
+        except InvalidImage as error:
+            self._refuse(job, JobError.of(error))
+            return
+        started = self._start(job, input_size)
         if started is not None:
             self._finish(started)
 
-    def _start(self, job: Job) -> Job | None:
-        request, warnings = self.backend.capabilities.resolve(job.request)
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.images.inputs, self.max_image_pixels)
+
+    def _refuse(self, job: Job, error: JobError) -> None:
+        """Fail a job that was not started."""
+        if self.ledger.move(job, job.fail(error, self.now())):
+            self.images.inputs.discard(job.id)
+
+    def _start(self, job: Job, input_size: Size | None) -> Job | None:
+        request, warnings = self.backend.capabilities.resolve(job.request, input_size, self.max_pixels)
         started = job.start(self.backend.capabilities.chosen(job.request).model, self.worker, self.now())
         # A later attempt has a request that is resolved, and no longer tells what the caller left out.
         told = job.warnings if job.attempt else warnings
@@ -149,6 +168,8 @@ class Runner:
             ended = job.fail(JobError.of(InternalError()), self.now())
         recorded = self.ledger.move(job, ended.warned(warnings))
         self.images.forget_made(job)
+        if recorded:
+            self.images.inputs.discard(job.id)
         if recorded and not ended.images:
             self.images.discard(job)
         outcome = ended.error.code if ended.error else ended.state
@@ -162,7 +183,7 @@ class Runner:
         with self.ledger.open_line(job) as line:
             begin = time.perf_counter()
             follower = _Follower(job, self, line, warnings)
-            pictures = self.backend.generate(job.request, follower)
+            pictures = self.backend.generate(job.request, self._reader.read(job), follower)
             if flagged := sum(picture.flagged for picture in pictures):
                 follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
             if flagged == len(pictures):

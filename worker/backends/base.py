@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from shared.capabilities import Capabilities
 from shared.schemas import GenerationRequest, Provider
 
+#: RGB of shape (height, width, 3).
 Pixels = NDArray[np.uint8]
+#: Of shape (height, width): 255 where to repaint, 0 elsewhere.
+Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,16 @@ class Step:
     preview: Callable[[], Pixels] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What came with a request: upright, and of the size it was sent in. The mask has that of the first picture."""
+
+    images: tuple[Pixels, ...] = ()
+    mask: Mask | None = None
+
+
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` is RGB of shape (height, width, 3)."""
-
     pixels: Pixels
     seed: int
     flagged: bool = False
@@ -77,8 +86,10 @@ class Backend(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         """Make the pictures of a resolved request (see Capabilities.resolve): picture i from seed + i.
+
+        `inputs` has as many pictures as `request.image`, and a mask if the request has one.
 
         Raises JobFailure for what the caller should know, and whatever `watch` raises.
         """

@@ -11,7 +11,7 @@ import torch
 from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError
 from shared.schemas import GenerationRequest
-from worker.backends.base import Picture, Pixels, Watch
+from worker.backends.base import Inputs, Picture, Pixels, Watch
 from worker.backends.memory import Ladder, Room
 from worker.backends.pipeline import (
     choose_device,
@@ -64,7 +64,7 @@ class StableDiffusion:
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, _capabilities(pipe, model))
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
         steps, seed = request.num_inference_steps, request.seed
         if steps is None or seed is None:
             raise ValueError("the request is not resolved")
