@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api.problems import Problem
-from api.views import EXAMPLE
+from shared.views import EXAMPLE
 
 
 def install(app: FastAPI) -> None:
