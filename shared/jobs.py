@@ -187,6 +187,11 @@ class Jobs:
         args = [job_id, self._keys.line(""), self._keys.record("")]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
+    def waiting(self, backend: Backend, most: int) -> Operation[tuple[Job, ...]]:
+        """The first jobs in line that nobody has started yet."""
+        args: list[Argument] = [self._keys.record(""), most]
+        return Operation("first", [self._keys.line(backend)], args, _jobs)
+
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is an id; the page begins with the job before it."""
         if wanted.label is not None:
@@ -248,6 +253,10 @@ def _snapshot(reply: tuple[str, str, int, int, str, str] | None) -> JobSnapshot 
         work_before_ms=wait,
         pinned=bool(pinned),
     )
+
+
+def _jobs(reply: list[str]) -> tuple[Job, ...]:
+    return tuple(Job.model_validate_json(doc) for doc in reply)
 
 
 def _page(reply: list[Any]) -> JobPage:

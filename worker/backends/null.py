@@ -72,7 +72,7 @@ class NullBackend:
         begin = time.monotonic()
         for step in range(1, steps + 1):
             _sleep_until(begin + simulation.seconds * step / steps)
-            watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
+            watch.on_step(Step(step, steps, lambda index: pictures[index].pixels))
         if simulation.retire:
             watch.retire("metadata.simulate says so")
         _misbehave(simulation)
