@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from api.disk import DiskWatch
 from api.events import Hub
+from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.images import ImageStore
@@ -60,6 +61,7 @@ class Services:
     hub: Hub
     watch: FleetWatch
     disk: DiskWatch
+    intake: Intake
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
