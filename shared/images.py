@@ -23,7 +23,9 @@ class Made(Frozen):
     """The pictures of a job, complete on disk."""
 
     images: tuple[Image, ...]
+    """Those that are withheld among them."""
     timings: Timings
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class ImageStore:
             made = Made.model_validate_json(self._note(job).read_bytes())
         except (OSError, ValidationError):
             return None
-        return made if all(self.read(job, image) is not None for image in made.images) else None
+        whole = (image.flagged or self.read(job, image) is not None for image in made.images)
+        return made if all(whole) else None
 
     def forget_made(self, job: Job) -> None:
         with suppress(OSError):

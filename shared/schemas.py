@@ -3,6 +3,7 @@
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
@@ -183,9 +184,10 @@ class Image(Frozen):
     width: int
     height: int
     seed: int
-    bytes: int
-    sha256: str
+    bytes: int | None
+    sha256: str | None
     flagged: bool = False
+    """Whether the safety checker objected. Such a picture is withheld: it has no file, and so no bytes and no hash."""
 
 
 class JobError(Frozen):
@@ -291,6 +293,10 @@ class Job(Frozen):
     def requeue(self, *, lost: bool = False) -> Self:
         """Back in line; `lost` where it cost its worker, so that this can be counted."""
         return self._move(State.QUEUED, started_at=None, losses=self.losses + lost)
+
+    def warned(self, warnings: Iterable[str]) -> Self:
+        """The same job with these warnings beside those that it has, each of them once."""
+        return self.model_copy(update={"warnings": tuple(dict.fromkeys((*self.warnings, *warnings)))})
 
     def succeed(self, images: tuple[Image, ...], timings: Timings, now: datetime) -> Self:
         spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})

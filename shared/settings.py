@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
 
 PREFIX = "SD_"
@@ -48,6 +49,16 @@ def _api_url(value: str) -> str:
     if url.scheme == "http" and is_loopback(url.hostname or ""):
         return value.rstrip("/")
     raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+
+
+def _origin(value: str) -> str:
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or url.origin != value:
+        raise ValueError("each entry must be an origin, with its port and nothing else, such as http://n8n:5678")
+    return value
 
 
 def _bfl_model(value: str) -> str:
@@ -104,6 +115,11 @@ class Settings(BaseSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
+    webhook_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = ()
+    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
+    and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 

@@ -65,8 +65,8 @@ EXAMPLE: JsonValue = {
 
 
 class ImageView(Image):
-    url: str
-    """Where its bytes are."""
+    url: str | None
+    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
 
@@ -160,7 +160,7 @@ def _images(images: Sequence[Image], job_url: str, pictures: Mapping[int, bytes]
     return [
         ImageView(
             **image.model_dump(),
-            url=f"{job_url}/images/{image.index}",
+            url=None if image.flagged else f"{job_url}/images/{image.index}",
             b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
         )
         for image in images

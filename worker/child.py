@@ -1,6 +1,7 @@
 """The process that does the jobs: loads the backend once, then runs what the pool hands it."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -62,8 +63,11 @@ class Child:
         return cls(Runner(backend, ledger, images, encoder, name, *most), heartbeat)
 
     def run(self, job_id: str) -> None:
+        """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
         with self._busy(job_id):
             self._runner.run(job_id)
+        if self._runner.retiring.is_set():
+            raise SystemExit(os.EX_SOFTWARE)
 
     def leave(self) -> None:
         """Let go of every job as soon as that costs nothing; they stay on record as running."""

@@ -17,13 +17,13 @@ from shared.settings import Settings
 from shared.states import State
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
-from worker.backends.base import Inputs, OnStep, Picture, Watch
+from worker.backends.base import Inputs, Picture, Watch
 from worker.backends.null import NullBackend
 from worker.ledger import RedisLedger
 from worker.pictures import Encoder
 from worker.runner import Runner
 
-Drawing = Callable[[GenerationRequest, OnStep], Sequence[Picture]]
+Drawing = Callable[[GenerationRequest, Watch], Sequence[Picture]]
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Drawn(NullBackend):
     drawing: Drawing | None = None
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
-        return self.drawing(request, watch.on_step) if self.drawing else super().generate(request, inputs, watch)
+        return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
 
 
 class Dying(RedisLedger):

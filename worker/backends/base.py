@@ -37,6 +37,8 @@ class Inputs:
 class Picture:
     pixels: Pixels
     seed: int
+    flagged: bool = False
+    """Whether the safety checker objects: then it is withheld."""
 
 
 #: Called after each step, on the thread that renders. What it raises ends the rendering at once.
@@ -61,6 +63,14 @@ class Watch(Protocol):
 
     def remember(self, providers: tuple[Provider, ...]) -> None:
         """From then on, attempts after this one know of these tasks. Raises when the job is no longer this worker's."""
+        ...
+
+    def warn(self, sentence: str) -> None:
+        """Leave a warning on the job, whatever becomes of it. What is said twice is told once."""
+        ...
+
+    def retire(self, reason: str) -> None:
+        """This process is to do no other job: once this one has ended, well or badly, a fresh process takes over."""
         ...
 
 

@@ -3,7 +3,8 @@
 Pictures that come with a request are mixed with the pattern, by `strength` and within the mask.
 
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
-"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would.
+"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld.
 """
 
 import os
@@ -34,6 +35,10 @@ class Simulation(Frozen):
     """Code of the failure it ends in."""
     hang: bool = False
     die: bool = False
+    retire: bool = False
+    """Whether another process has to do the jobs after it."""
+    flag: int = 0
+    """How many pictures, from the first on, a safety checker would withhold."""
 
 
 class NullBackend:
@@ -57,14 +62,19 @@ class NullBackend:
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
+        simulation, steps = _simulation(request), request.num_inference_steps or 1
         seeds = range(request.seed, request.seed + request.num_images)
         size, strength = (request.width, request.height), request.strength or 1.0
-        pictures = [Picture(_changed(_pattern(*size, seed), inputs, strength), seed) for seed in seeds]
-        simulation, steps = _simulation(request), request.num_inference_steps or 1
+        pictures = [
+            Picture(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+            for index, seed in enumerate(seeds)
+        ]
         begin = time.monotonic()
         for step in range(1, steps + 1):
             _sleep_until(begin + simulation.seconds * step / steps)
             watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
+        if simulation.retire:
+            watch.retire("metadata.simulate says so")
         _misbehave(simulation)
         return pictures
 
