@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from api.bodies import MAX_JSON_BYTES, media_type, parsed, received
-from api.forms import Form, Part
+from api.forms import Form
 from api.services import ServicesDep
 from api.sources import decoded, fetched, is_address
 from api.uploads import Uploads
@@ -48,7 +48,7 @@ async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[S
         read = _form_fields if media_type(http) == FORM else _json_fields
         request = _checked(await read(http, uploads))
         if not request.image:
-            raise InvalidRequest(errors=[FieldError("/image", "send the picture, as a file part of this name")])
+            raise _wrong("/image", "send the picture, as a file part of this name")
         yield Submission(request, uploads)
 
 
@@ -76,47 +76,68 @@ async def _json_fields(http: Request, uploads: Uploads) -> Any:
     """The body with references in the place of pictures."""
     if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
         fields = parsed(b"".join([piece async for piece in received(http)]))
-        await _take(fields, uploads, decoded)
+        sources = _sources(fields)
+        await _take((source for source in sources if not source.is_address), uploads, decoded)
     else:
         async with uploads.spooled(received(http)) as body:
             fields = await asyncio.to_thread(lambda: parsed(body.content()))
-            await _take(fields, uploads, decoded)
+            sources = _sources(fields)
+            await _take((source for source in sources if not source.is_address), uploads, decoded)
     # Not while others wait for their turn: somebody else's server may take its time.
-    await _take(fields, uploads, fetched)
+    await _take((source for source in sources if source.is_address), uploads, fetched)
     return fields
 
 
-async def _take(fields: Any, uploads: Uploads, read: Callable[[str, int, str], Awaitable[bytes]]) -> None:
-    """Put references in the place of the sources that are for `read`."""
-    for holder, key, pointer in _places(fields):
-        if is_address(holder[key]) is (read is fetched):
-            data = await read(holder[key], uploads.max_bytes, pointer)
-            holder[key] = await uploads.take(_whole(data), pointer)
+async def _take(
+    sources: Iterable["_Source"], uploads: Uploads, read: Callable[[str, int, str], Awaitable[bytes]]
+) -> None:
+    """Put references in the place of sources."""
+    for source in sources:
+        data = await read(source.text, uploads.max_bytes, source.pointer)
+        source.holder[source.key] = await uploads.take(_whole(data), source.pointer)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where in the fields there is one: what holds it, and under which key."""
+
+    holder: Any
+    key: Any
+    pointer: str
+
+    @property
+    def text(self) -> Any:
+        return self.holder[self.key]
+
+    @property
+    def is_address(self) -> bool:
+        return is_address(self.text)
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _places(fields: Any) -> list[tuple[Any, Any, str]]:
-    """Where there are sources: what holds them, under which key, and the pointer to them. Raises InvalidRequest."""
+def _sources(fields: Any) -> list[_Source]:
+    """Raises InvalidRequest for what cannot be one."""
     if not isinstance(fields, dict):
         return []
-    image, mask = fields.get("image"), fields.get("mask")
-    several = isinstance(image, list)
-    places: list[tuple[Any, Any, str]] = []
-    if image is not None:
-        fields["image"] = image if several else [image]
-        if len(fields["image"]) > MAX_INPUT_IMAGES:
-            raise InvalidRequest(errors=[FieldError("/image", f"may be at most {MAX_INPUT_IMAGES} pictures")])
-        places += [(fields["image"], at, f"/image/{at}" if several else "/image") for at in range(len(fields["image"]))]
-    elif "image" in fields:
-        del fields["image"]
-    if mask is not None:
-        places.append((fields, "mask", "/mask"))
-    if wrong := [pointer for holder, key, pointer in places if not isinstance(holder[key], str)]:
-        raise InvalidRequest(errors=[FieldError(pointer, "must be a string") for pointer in wrong])
-    return places
+    image = fields.pop("image", None)
+    sources = []
+    if isinstance(image, list):
+        if len(image) > MAX_INPUT_IMAGES:
+            raise _wrong("/image", f"may be at most {MAX_INPUT_IMAGES} pictures")
+        fields["image"] = image
+        sources = [_Source(image, at, f"/image/{at}") for at in range(len(image))]
+    elif image is not None:
+        fields["image"] = [image]
+        sources = [_Source(fields["image"], 0, "/image")]
+    if fields.get("mask") is not None:
+        sources.append(_Source(fields, "mask", "/mask"))
+    for source in sources:
+        if not isinstance(source.text, str):
+            raise _wrong(source.pointer, "must be a string")
+    return sources
 
 
 async def _form_fields(http: Request, uploads: Uploads) -> dict[str, Any]:
@@ -129,20 +150,17 @@ async def _form_fields(http: Request, uploads: Uploads) -> dict[str, Any]:
         field = PICTURES.get(part.name)
         if field is None:
             texts[part.name].append(await form.text())
-        # Browsers send a part without a name or bytes for a picture that nobody chose.
-        elif part.file_name != "":
-            pictures[field].append(await _picture(form, part, uploads, f"/{field}"))
-    if wrong := [FieldError(f"/{name}", "must be a file part") for name in ("image", "mask") if name in texts]:
-        raise InvalidRequest(errors=wrong)
+        # Without a name: a field, or what browsers send for a picture that nobody chose.
+        elif not part.file_name:
+            texts[field].append(await form.text())
+        else:
+            pictures[field].append(await uploads.take(form.data(), f"/{field}"))
+    for name in ("image", "mask"):
+        if any(texts.pop(name, ())):
+            raise _wrong(f"/{name}", "must be a file part, with a file name")
     if len(pictures["mask"]) > 1:
-        raise InvalidRequest(errors=[FieldError("/mask", "must be one picture")])
+        raise _wrong("/mask", "must be one picture")
     return {**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)}
-
-
-async def _picture(form: Form, part: Part, uploads: Uploads, pointer: str) -> str:
-    if part.file_name is None:
-        raise InvalidRequest(errors=[FieldError(pointer, "must be a file part, with a file name")])
-    return await uploads.take(form.data(), pointer)
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if name in STRUCTURED and told:
             fields[name] = _structure(name, told)
         elif len(told) > 1 and name in GenerationRequest.model_fields:
-            raise InvalidRequest(errors=[FieldError(f"/{name}", "is told twice, and not the same")])
+            raise _wrong(f"/{name}", "is told twice, and not the same")
         elif told:
             fields[name] = told[0]
     return fields
@@ -166,7 +184,11 @@ def _structure(name: str, told: list[str]) -> Any:
     try:
         return from_json(told[0], allow_inf_nan=False)
     except ValueError:
-        raise InvalidRequest(errors=[FieldError(f"/{name}", "is not valid JSON")]) from None
+        raise _wrong(f"/{name}", "is not valid JSON") from None
+
+
+def _wrong(pointer: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(errors=[FieldError(pointer, detail)])
 
 
 def _structured() -> frozenset[str]:
