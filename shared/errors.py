@@ -6,6 +6,7 @@ ImagegenError
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
+│   ├── Unauthorized · Forbidden
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
     ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
@@ -118,6 +119,18 @@ class IdempotencyMismatch(RequestError):
     """This Idempotency-Key came with another request within the last day; use a new key for a new request."""
 
     code = "idempotency-mismatch"
+
+
+class Unauthorized(RequestError):
+    """Send a key of this service as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """This key does not allow that."""
+
+    code = "forbidden"
 
 
 class QueueFull(RequestError):

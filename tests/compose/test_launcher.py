@@ -105,7 +105,7 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_is_not_opened_to_the_network_without_a_password(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, SD_HOST="0.0.0.0")
+    launched = Launched(tmp_path, SD_HOST="0.0.0.0", SD_API_KEY="0123456789abcdef")
 
     assert launched.launcher.wait() == 1
     assert "SD_FLOWER_BASIC_AUTH" in launched.launcher.output

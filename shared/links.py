@@ -1,0 +1,40 @@
+"""Links that work without a key: signed for one path, and only for a time."""
+
+import hmac
+import re
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+from shared.keys import Keys
+from shared.store import Operation
+
+
+class Signer:
+    """`lifetime_seconds` is how long a link works at least."""
+
+    def __init__(self, secret: bytes, lifetime_seconds: int, clock: Callable[[], float] = time.time) -> None:
+        self._secret = secret
+        self._lifetime = lifetime_seconds
+        self._clock = clock
+        # Links made shortly after each other are the same, so that a page which loads again finds its pictures cached.
+        self._step = max(1, lifetime_seconds // 24)
+
+    def query(self, path: str) -> str:
+        """What to append to the path, after a question mark."""
+        expires = str((int(self._clock()) // self._step + 1) * self._step + self._lifetime)
+        return f"expires={expires}&signature={self._signature(path, expires)}"
+
+    def is_valid(self, path: str, expires: str, signature: str) -> bool:
+        if not re.fullmatch(r"[0-9]{1,12}", expires) or not signature.isascii():
+            return False
+        right = hmac.compare_digest(self._signature(path, expires), signature)
+        return right and self._clock() < int(expires)
+
+    def _signature(self, path: str, expires: str) -> str:
+        return hmac.new(self._secret, f"{expires} {path}".encode(), sha256).hexdigest()
+
+
+def link_secret(prefix: str, proposed: str) -> Operation[str]:
+    """The secret of all processes of the service: the first that one of them proposed."""
+    return Operation("secret", [Keys(prefix).link_secret], [proposed], str)
