@@ -13,14 +13,14 @@ from api.bodies import JsonRoute
 from api.callers import CallerDep
 from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
-from api.links import job_path
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
-from api.views import JobView, job_view
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
+from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
+from shared.views import JobView, job_view
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
@@ -181,7 +181,9 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     if wants_bytes and job.state is State.CANCELLED:
         raise ImageNotFound("The job was cancelled; it has no picture.")
     if wants_bytes:
-        return await serve_picture(services.images, job, job.images[0], http)
+        # One that is withheld has no bytes; a job of which all are has failed.
+        first = next(image for image in job.images if not image.flagged)
+        return await serve_picture(services.images, job, first, http)
     return await job_answer(services, http, snapshot)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import stat
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -47,7 +46,9 @@ async def picture(http: Request, services: ServicesDep, caller: CallerDep, job_i
 
 
 async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
-    """Raises ImageNotFound when the file is gone or is not the one that was recorded."""
+    """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen."""
+    if image.flagged:
+        raise ImageNotFound("The safety checker withheld this picture.")
     path = await asyncio.to_thread(_checked, store, job, image)
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers |= {"X-Content-Type-Options": "nosniff", "X-Seed": str(image.seed)}
@@ -66,11 +67,8 @@ async def pictures_of(store: ImageStore, job: Job) -> dict[int, bytes]:
     """The bytes by index of every picture whose file is still there."""
 
     def read_all() -> dict[int, bytes]:
-        found = {}
-        for image in job.images:
-            with suppress(ImageNotFound):
-                found[image.index] = _checked(store, job, image).read_bytes()
-        return found
+        found = ((image.index, store.read(job, image)) for image in job.images)
+        return {index: data for index, data in found if data is not None}
 
     return await asyncio.to_thread(read_all)
 

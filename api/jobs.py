@@ -13,14 +13,14 @@ from api.bodies import JsonRoute
 from api.callers import Caller, CallerDep
 from api.events import follow, patiently, read, server_sent
 from api.generate import SUBMIT_PROBLEMS, RequestBody, estimated_wait, handed_over, job_answer, view
-from api.links import Links
 from api.problems import about, documented
 from api.services import Services, ServicesDep
-from api.views import JobListView, JobView, job_view
 from shared.errors import JobNotFound
 from shared.jobs import JobEvent, JobFilter, JobSnapshot
+from shared.links import Links
 from shared.schemas import Backend
 from shared.states import State
+from shared.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
 submit_router = APIRouter(tags=["jobs"], route_class=JsonRoute)

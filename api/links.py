@@ -1,33 +1,14 @@
-"""Addresses of jobs and their pictures, and the signatures by which pictures open without a key."""
+"""What picture links are signed with, and which requests a signature opens."""
 
 import re
 import secrets
-from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from shared.links import Signer, link_secret
 from shared.settings import ApiSettings
 from shared.store import AsyncStore
 
-
-def job_path(job_id: str) -> str:
-    return f"/api/jobs/{job_id}"
-
-
 _PICTURE = re.compile(r"/api/jobs/[0-9a-f-]{36}/images/\d{1,3}")
-
-
-@dataclass(frozen=True)
-class Links:
-    """Makes the picture links of one answer; `base_url` has no slash at its end."""
-
-    base_url: str
-    signer: Signer | None
-
-    def picture(self, job_id: str, index: int) -> str:
-        path = f"{job_path(job_id)}/images/{index}"
-        url = f"{self.base_url}{path}"
-        return f"{url}?{self.signer.query(path)}" if self.signer else url
 
 
 class LinkSecret:

@@ -7,7 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.callers import OPEN
 from api.problems import Problem
-from api.views import EXAMPLE
+from shared.views import EXAMPLE
 
 #: The three ways to send a key, any of which is enough.
 SECURITY = {

@@ -9,11 +9,12 @@ from fastapi import Depends, Request
 
 from api.disk import DiskWatch
 from api.events import Hub
-from api.links import Links, LinkSecret
+from api.links import LinkSecret
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.images import ImageStore
 from shared.jobs import Jobs
+from shared.links import Links
 from shared.queues import JobQueue
 from shared.schemas import Backend
 from shared.settings import ApiSettings

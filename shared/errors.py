@@ -8,8 +8,11 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── Unauthorized · Forbidden
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
+├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
+│   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
-    ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
+    │   · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
         · UpstreamUnavailable (AnswerLost)
 """
@@ -157,8 +160,41 @@ class StoreUnavailable(RequestError):
     retry_after = 2
 
 
+class OutboundError(ImagegenError):
+    """Nothing could be had from an address outside.
+
+    `status` is what the server answered before that, where it got so far. No detail names an address of the network.
+    """
+
+    def __init__(self, detail: str | None = None, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ForbiddenUrl(OutboundError):
+    """The address is none that this service connects to."""
+
+
+class Unreachable(OutboundError):
+    """No whole answer came."""
+
+
+class TooLarge(OutboundError):
+    """The answer was larger than is taken."""
+
+
+class TooSlow(OutboundError):
+    """The answer took longer than is waited."""
+
+
 class JobFailure(ImagegenError):
     """The job could not be done."""
+
+
+class InvalidImage(JobFailure):
+    """A picture that came with the request cannot be used; send PNG, JPEG or WebP."""
+
+    code = "invalid-image"
 
 
 class OutOfMemory(JobFailure):
@@ -193,7 +229,7 @@ class WorkerLost(JobFailure):
 
 
 class ContentRejected(JobFailure):
-    """The provider's moderation refused the prompt or the picture."""
+    """The prompt or the picture was refused: by the provider's moderation or by this service's safety checker."""
 
     code = "content-rejected"
 

@@ -1,13 +1,18 @@
-"""Links that work without a key: signed for one path, and only for a time."""
+"""Addresses of jobs and their pictures, and signatures by which pictures open without a key for a time."""
 
 import hmac
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 
 from shared.keys import Keys
 from shared.store import Operation
+
+
+def job_path(job_id: str) -> str:
+    return f"/api/jobs/{job_id}"
 
 
 class Signer:
@@ -33,6 +38,19 @@ class Signer:
 
     def _signature(self, path: str, expires: str) -> str:
         return hmac.new(self._secret, f"{expires} {path}".encode(), sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Links:
+    """Makes the picture links of one answer; `base_url` has no slash at its end."""
+
+    base_url: str
+    signer: Signer | None
+
+    def picture(self, job_id: str, index: int) -> str:
+        path = f"{job_path(job_id)}/images/{index}"
+        url = f"{self.base_url}{path}"
+        return f"{url}?{self.signer.query(path)}" if self.signer else url
 
 
 def link_secret(prefix: str, proposed: str) -> Operation[str]:

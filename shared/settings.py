@@ -9,8 +9,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.access import ApiKey, parse_keys
+from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
 
 PREFIX = "SD_"
@@ -55,6 +56,16 @@ def _api_keys(value: object) -> object:
     return parse_keys(value) if isinstance(value, str) else value
 
 
+def _origin(value: str) -> str:
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or url.origin != value:
+        raise ValueError("each entry must be an origin, with its port and nothing else, such as http://n8n:5678")
+    return value
+
+
 def _bfl_model(value: str) -> str:
     if value not in MODELS:
         raise ValueError(f"must be one of {', '.join(MODELS)}")
@@ -95,6 +106,10 @@ class Settings(BaseSettings):
     """Model of flux-api for requests without `bfl_model`."""
     output_dir: Path = Path("outputs")
     """Where pictures are kept. Workers write here, the API serves from here."""
+    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
+    """Largest width x height of a picture."""
+    max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
+    """Largest width x height of a picture that comes with a request."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
@@ -105,6 +120,11 @@ class Settings(BaseSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
+    webhook_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = ()
+    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
+    and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
@@ -156,8 +176,6 @@ class ApiSettings(DoorSettings):
     """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
-    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
-    """Largest width x height of a picture."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
 

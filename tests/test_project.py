@@ -24,7 +24,7 @@ FORBIDDEN = {
 @pytest.mark.parametrize(("module", "line"), [(module, line) for module, lines in FORBIDDEN.items() for line in lines])
 def test_a_forbidden_import_breaks_the_check(tmp_path: Path, module: str, line: str) -> None:
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("models", "__pycache__"))
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("starter", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     planted = tmp_path / module
     planted.write_text(f"{line}\n{planted.read_text()}")

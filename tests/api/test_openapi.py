@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from api.problems import STATUS, Problem
-from api.views import JobView
 from shared import errors
 from shared.errors import ConfigurationError, ImagegenError
 from shared.schemas import GenerationRequest
+from shared.views import JobView
 from tests.stack import Api
 
 PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}

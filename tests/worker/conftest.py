@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.backends.sources import Source
+from worker.models.sources import Source
 
 with warnings.catch_warnings():
     # Of others' code, while it is imported.

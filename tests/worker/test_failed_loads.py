@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.jobs import begun, child_of, seen, submitted
-from worker.backends.sources import STARTER
+from worker.models.sources import STARTER
 
 SLOW = {**RED_HEART, "num_inference_steps": 60}
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -11,7 +11,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from tests.worker.hub import Hub, hub_serving
-from worker.backends.sources import MOVED, STARTER, Source
+from worker.models.sources import MOVED, STARTER, Source
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
 

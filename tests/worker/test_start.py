@@ -4,7 +4,7 @@ from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.hub import hub_serving
 from tests.worker.jobs import made
-from worker.backends.sources import STARTER
+from worker.models.sources import STARTER
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
 

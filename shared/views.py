@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue
 
-from api.links import Links, job_path
 from shared.jobs import JobSnapshot
+from shared.links import Links, job_path
 from shared.schemas import Backend, Image, Job, JobError, Progress, Timings
 from shared.states import State
 
@@ -67,8 +67,8 @@ EXAMPLE: JsonValue = {
 
 
 class ImageView(Image):
-    url: str
-    """Where its bytes are."""
+    url: str | None
+    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
 
@@ -136,7 +136,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"}),
+        request=_request(job),
         images=_images(job, links, pictures or {}),
         error=job.error,
         warnings=list(job.warnings),
@@ -144,6 +144,12 @@ def job_view(
         providers=_providers(job),
         links={"self": path, "events": f"{path}/events"},
     )
+
+
+def _request(job: Job) -> dict[str, Any]:
+    """Without what was left out and what the job itself tells."""
+    told = job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"})
+    return {name: value for name, value in told.items() if value != []}
 
 
 def _providers(job: Job) -> list[ProviderView]:
@@ -154,7 +160,7 @@ def _images(job: Job, links: Links, pictures: Mapping[int, bytes]) -> list[Image
     return [
         ImageView(
             **image.model_dump(),
-            url=links.picture(job.id, image.index),
+            url=None if image.flagged else links.picture(job.id, image.index),
             b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
         )
         for image in job.images
