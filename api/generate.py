@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.admission import Repetition, RepetitionDep, admit, draft, withdraw
+from api.callers import Caller, CallerDep
 from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
 from api.problems import about, documented, failed_job
@@ -17,9 +18,10 @@ from api.services import Services, ServicesDep
 from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
+from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
-from shared.views import JobView, job_path, job_view
+from shared.views import JobView, job_view
 
 router = APIRouter(tags=["generate"])
 
@@ -31,6 +33,8 @@ EXAMPLES = {
     },
 }
 SUBMIT_PROBLEMS = documented(
+    "unauthorized",
+    "forbidden",
     "invalid-request",
     "invalid-image",
     "unsupported-media-type",
@@ -94,29 +98,39 @@ WishDep = Annotated[Wish, Depends(_wish)]
 
 @router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
 async def txt2img(
-    http: Request, services: ServicesDep, submission: JsonSubmission, repetition: RepetitionDep, wish: WishDep
+    http: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    submission: JsonSubmission,
+    repetition: RepetitionDep,
+    wish: WishDep,
 ) -> Response:
     """Make pictures and wait for them."""
-    return await _made(http, services, submission, repetition, wish)
+    return await _made(http, services, caller, submission, repetition, wish)
 
 
 @router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
 async def img2img(
-    http: Request, services: ServicesDep, submission: PictureSubmission, repetition: RepetitionDep, wish: WishDep
+    http: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    submission: PictureSubmission,
+    repetition: RepetitionDep,
+    wish: WishDep,
 ) -> Response:
     """Make pictures from a picture and wait for them.
 
     The picture is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
     are parts of the form or parameters of the query. JSON as for `/api/txt2img` is taken as well.
     """
-    return await _made(http, services, submission, repetition, wish)
+    return await _made(http, services, caller, submission, repetition, wish)
 
 
 async def _made(
-    http: Request, services: Services, submission: Submission, repetition: Repetition, wish: Wish
+    http: Request, services: Services, caller: Caller, submission: Submission, repetition: Repetition, wish: Wish
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
-    job, expected_ms = await draft(services, request, submission.uploads.size(request))
+    job, expected_ms = await draft(services, caller, request, submission.uploads.size(request))
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
     admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
     # Somebody else may wait for a known one too.
@@ -226,7 +240,7 @@ async def view(
     services: Services, http: Request, snapshot: JobSnapshot, pictures: Mapping[int, bytes] | None = None
 ) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    return job_view(snapshot, services.base_url(http), pictures, await estimated_wait(services, snapshot))
+    return job_view(snapshot, await services.links(http), pictures, await estimated_wait(services, snapshot))
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:

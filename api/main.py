@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.disk import DiskWatch
 from api.events import Hub
+from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.uploads import Intake
 from shared import logs
@@ -44,11 +45,13 @@ def create_services(settings: ApiSettings) -> Services:
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=disk,
         intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
+        link_secret=LinkSecret(settings, store),
     )
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
+    settings.require_keys()
     require_redis(settings.redis_url)
     services = create_services(settings)
     return create_app(services), services.hub
