@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -56,6 +56,10 @@ class RedisLedger:
         with suppress(StoreUnavailable):
             return self._store.run(self._jobs.waiting(backend, most))
         return ()
+
+    def started_together(self, jobs: Sequence[Job]) -> None:
+        with suppress(StoreUnavailable):
+            self._store.run(self._jobs.take_back(jobs))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:
