@@ -208,6 +208,9 @@ class WorkerSettings(Settings):
     """Where downloaded models are kept."""
     huggingface_token: SecretStr | None = None
     """Token for models that need a login."""
+    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+    """Most pictures of waiting jobs of one size and with the same options that are rendered in one go; 1 makes each
+    alone. A job that is alone waits for nobody."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8

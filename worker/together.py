@@ -7,15 +7,20 @@ from typing import Any
 from shared.schemas import GenerationRequest, Provider
 from worker.backends.base import Step, Watch
 
-#: What requests must share to be rendered in one go. Each keeps its own prompt, seed and number of pictures.
-_SHARED = ("width", "height", "num_inference_steps", "guidance_scale", "scheduler", "loras", "bfl_model")
+#: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
+#: nobody has thought of here.
+_OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images"})
+_NOT_OF_THE_PICTURE = frozenset(
+    {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
+)
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Of resolved requests. Those that come with pictures are made alone."""
-    if first.image or second.image:
+    """Whether resolved requests can be rendered in one go. Those that come with pictures are made alone."""
+    if first.image or second.image or (first.negative_prompt is None) != (second.negative_prompt is None):
         return False
-    return all(getattr(first, name) == getattr(second, name) for name in _SHARED)
+    fields = GenerationRequest.model_fields.keys() - _OWN - _NOT_OF_THE_PICTURE
+    return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 
 class Together:
