@@ -59,9 +59,7 @@ class Notes(Protocol):
 class Follower:
     """The Watch of one job."""
 
-    def __init__(
-        self, job: Job, line: Line, notes: Notes, leaving: threading.Event, retiring: threading.Event
-    ) -> None:
+    def __init__(self, job: Job, line: Line, notes: Notes, leaving: threading.Event, retiring: threading.Event) -> None:
         self.line = line
         self.warnings: list[str] = []
         """What there is to say of the job, whatever becomes of it."""

@@ -136,8 +136,11 @@ class Runner:
         return self._start(job, input_size)
 
     def _mates(self, job: Job) -> list[Job]:
-        """Jobs that wait and can be rendered in one go with this one, now this worker's too. None is waited for."""
-        if not isinstance(self.backend, Batching) or job.request.image:
+        """Jobs that wait and can be rendered in one go with this one, now this worker's too. None is waited for.
+
+        A job that has cost a worker before is done alone: it may take others along.
+        """
+        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
             return []
         room = min(self.max_batch_size, self.backend.most_together(job.request)) - job.request.num_images
         mates: list[Job] = []

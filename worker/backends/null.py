@@ -4,7 +4,8 @@ Pictures that come with a request are mixed with the pattern, by `strength` and 
 
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
 "out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
-`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld.
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld. Jobs that simulate
+something are made alone, unless `{"together": true}` allows otherwise.
 """
 
 import itertools
@@ -38,6 +39,8 @@ class Simulation(Frozen):
     die: bool = False
     retire: bool = False
     """Whether another process has to do the jobs after it."""
+    together: bool = False
+    """Whether it may be rendered in one go with others, although it simulates something."""
     flag: int = 0
     """How many pictures, from the first on, a safety checker would withhold."""
 
