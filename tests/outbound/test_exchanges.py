@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
+from shared import logs
 from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
 from shared.urls import Answer, Guard
 from tests.outbound.conftest import Names
@@ -169,6 +170,24 @@ def test_what_is_found_is_logged_for_the_operator_and_told_to_nobody(
     assert "10.9.8.7" in caplog.text
     assert "10.9.8.7" not in str(raised.value)
     assert "s3cret" not in caplog.text
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure("text")
+    yield
+    root.handlers, root.level = handlers, level
+
+
+@pytest.mark.usefixtures("configured")
+def test_no_address_is_logged_whole(caller: Caller, server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    server.script.act = say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\n\r\nok")
+
+    caller.get("/webhook-waiting/5ecret")
+
+    assert "5ecret" not in capfd.readouterr().err
 
 
 # TLS
