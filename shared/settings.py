@@ -44,12 +44,13 @@ def _key(value: SecretStr) -> SecretStr:
 
 
 def _api_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme == "https" and url.hostname and not url.username:
-        return value.rstrip("/")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or (url.scheme == "http" and not is_loopback(url.host)):
+        raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    return value.rstrip("/")
 
 
 def _api_keys(value: object) -> object:
