@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header
 
+from api.callers import Caller, CallerDep
 from api.events import read
 from api.services import Services
 from shared.capabilities import Capabilities
@@ -55,7 +56,7 @@ class Repetition:
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
 async def _repetition(
-    http: Request,
+    caller: CallerDep,
     idempotency_key: Annotated[
         str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
     ] = None,
@@ -64,18 +65,20 @@ async def _repetition(
     if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
         wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         raise InvalidRequest(errors=[wrong])
-    return Repetition(http.client.host if http.client else "", idempotency_key, x_stainless_retry_count)
+    return Repetition(caller.account, idempotency_key, x_stainless_retry_count)
 
 
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
-async def draft(services: Services, request: GenerationRequest) -> tuple[Job, int]:
+async def draft(services: Services, caller: Caller, request: GenerationRequest) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
     await services.disk.require_room()
+    # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
+    await services.link_secret.signer()
     fleet = await services.watch.fleet()
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
@@ -83,18 +86,22 @@ async def draft(services: Services, request: GenerationRequest) -> tuple[Job, in
         known.check(request, services.limits)
     else:
         services.limits.check(request)
-    return Job.new(request, backend, datetime.now(UTC)), _expected_ms(fleet, backend, known, request)
+    job = Job.new(request, backend, datetime.now(UTC), caller.owner)
+    return job, _expected_ms(fleet, backend, known, request)
 
 
 async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
     """Accept the job: from here on it is not lost. Raises QueueFull, IdempotencyMismatch and StoreUnavailable."""
     message = services.queue.message(job.id, job.backend, job.request.priority)
     settings = services.settings
-    ceiling = Ceiling(settings.max_queued_jobs, settings.max_queued_jobs_per_backend or settings.max_queued_jobs)
+    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
+    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
     admission = await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
+        case Outcome.CROWDED:
+            raise QueueFull("This key has as many jobs waiting or running as it may; try again when some are done.")
         case Outcome.MISMATCH:
             raise IdempotencyMismatch
         case Outcome.CREATED | Outcome.KNOWN:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from api import generate, health, images, jobs, openapi, problems
 from api.bodies import MAX_JSON_BYTES, BodyLimit
+from api.callers import Authentication
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
@@ -25,7 +26,9 @@ def create_app(services: Services) -> FastAPI:
 
     app = FastAPI(title="imagegen", version=services.version, description=DESCRIPTION, lifespan=lifespan)
     app.state.services = services
+    # The last one added comes first.
     app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
+    app.add_middleware(Authentication, keys=services.settings.api_key, links=services.link_secret)
     problems.install(app)
     openapi.install(app)
     for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router):

@@ -10,15 +10,17 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 
 from api.admission import RepetitionDep, admit, draft, withdraw
 from api.bodies import JsonRoute
+from api.callers import CallerDep
 from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
+from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
-from shared.views import JobView, job_path, job_view
+from shared.views import JobView, job_view
 
 router = APIRouter(tags=["generate"], route_class=JsonRoute)
 
@@ -30,6 +32,8 @@ EXAMPLES = {
     },
 }
 SUBMIT_PROBLEMS = documented(
+    "unauthorized",
+    "forbidden",
     "invalid-request",
     "unsupported-media-type",
     "length-required",
@@ -76,6 +80,7 @@ RequestBody = Annotated[GenerationRequest, Body(openapi_examples=EXAMPLES)]
 async def txt2img(
     http: Request,
     services: ServicesDep,
+    caller: CallerDep,
     request: RequestBody,
     repetition: RepetitionDep,
     accept: Annotated[str, Header(description="`image/*` answers the bytes of the picture")] = "*/*",
@@ -84,7 +89,7 @@ async def txt2img(
 ) -> Response:
     """Make pictures and wait for them."""
     wants_bytes, request = negotiate(accept, request)
-    job, expected_ms = await draft(services, request)
+    job, expected_ms = await draft(services, caller, request)
     budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
     admission = await admit(services, job, expected_ms, repetition.of(request))
     if admission.outcome is Outcome.KNOWN:
@@ -195,7 +200,7 @@ async def view(
     services: Services, http: Request, snapshot: JobSnapshot, pictures: Mapping[int, bytes] | None = None
 ) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    return job_view(snapshot, services.base_url(http), pictures, await estimated_wait(services, snapshot))
+    return job_view(snapshot, await services.links(http), pictures, await estimated_wait(services, snapshot))
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.disk import DiskWatch
 from api.events import Hub
+from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from shared import logs
 from shared.errors import ConfigurationError
@@ -41,11 +42,13 @@ def create_services(settings: ApiSettings) -> Services:
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
+        link_secret=LinkSecret(settings, store),
     )
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
+    settings.require_keys()
     require_redis(settings.redis_url)
     services = create_services(settings)
     return create_app(services), services.hub

@@ -5,8 +5,16 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from api.callers import OPEN
 from api.problems import Problem
 from shared.views import EXAMPLE
+
+#: The three ways to send a key, any of which is enough.
+SECURITY = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key is the password; any user name will do."},
+}
 
 
 def install(app: FastAPI) -> None:
@@ -20,6 +28,11 @@ def install(app: FastAPI) -> None:
         schemas |= problems["$defs"]
         # As part of the model it would lose its nulls.
         schemas["JobView"]["examples"] = [EXAMPLE]
+        described["components"]["securitySchemes"] = SECURITY
+        for path, operations in described["paths"].items():
+            if path not in OPEN:
+                for operation in operations.values():
+                    operation["security"] = [{name: []} for name in SECURITY]
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]
