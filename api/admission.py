@@ -11,7 +11,8 @@ from fastapi import Depends, Header
 from api.callers import Caller, CallerDep
 from api.events import read
 from api.services import Services
-from shared.capabilities import Capabilities
+from api.uploads import Uploads
+from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
@@ -71,8 +72,12 @@ async def _repetition(
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
-async def draft(services: Services, caller: Caller, request: GenerationRequest) -> tuple[Job, int]:
+async def draft(
+    services: Services, caller: Caller, request: GenerationRequest, input_size: Size | None = None
+) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
+
+    `input_size` is that of the first picture that the request brings.
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
@@ -83,20 +88,22 @@ async def draft(services: Services, caller: Caller, request: GenerationRequest) 
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        known.check(request, services.limits)
+        _require_takers(fleet, known.chosen(request), request)
+        known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
     job = Job.new(request, backend, datetime.now(UTC), caller.owner)
-    return job, _expected_ms(fleet, backend, known, request)
+    return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads) -> Admission:
     """Accept the job: from here on it is not lost. Raises QueueFull, IdempotencyMismatch and StoreUnavailable."""
-    message = services.queue.message(job.id, job.backend, job.request.priority)
-    settings = services.settings
-    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
-    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    admission = await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    await uploads.keep(job)
+    # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
+    # removes them if there is none.
+    admission = await _create(services, job, expected_ms, repeat)
+    if admission.outcome is not Outcome.CREATED:
+        await services.intake.discard(job)
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
@@ -106,6 +113,14 @@ async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat |
             raise IdempotencyMismatch
         case Outcome.CREATED | Outcome.KNOWN:
             return admission
+
+
+async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+    message = services.queue.message(job.id, job.backend, job.request.priority)
+    settings = services.settings
+    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
+    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
+    return await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
@@ -123,6 +138,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(datetime.now(UTC))
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
+                    await services.intake.discard(job)
                     return JobSnapshot(cancelled)
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
@@ -143,10 +159,25 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
     return backend
 
 
-def _expected_ms(fleet: Fleet, backend: Backend, known: Capabilities | None, request: GenerationRequest) -> int:
-    pace = fleet.pace[backend]
-    resolved = known.resolve(request)[0] if known else request
-    return pace.get(kind_of_work(known.chosen(request).model if known else "", resolved), pace.get("*", 0))
+def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationRequest) -> None:
+    """Raises InvalidRequest naming who takes pictures, where the chosen one does not."""
+    if not request.image or known.max_input_images:
+        return
+    known_ones = fleet.capabilities.items()
+    takers = [str(backend) for backend, others in known_ones if others.max_input_images]
+    takers += [model.model for _, others in known_ones for model in others.choices if model.max_input_images]
+    told = f"; {', '.join(takers)} can" if takers else ""
+    raise InvalidRequest(errors=[FieldError("/image", f"{known.model} takes no pictures{told}")])
+
+
+def _expected_ms(
+    services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
+) -> int:
+    pace, known = fleet.pace[backend], services.capabilities(fleet, backend)
+    if known is None:
+        return pace.get("*", 0)
+    resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
+    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

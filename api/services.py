@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
+from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.images import ImageStore
@@ -62,6 +63,7 @@ class Services:
     hub: Hub
     watch: FleetWatch
     disk: DiskWatch
+    intake: Intake
     link_secret: LinkSecret
     limits: Limits = field(init=False)
 

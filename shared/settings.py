@@ -44,12 +44,13 @@ def _key(value: SecretStr) -> SecretStr:
 
 
 def _api_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme == "https" and url.hostname and not url.username:
-        return value.rstrip("/")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or (url.scheme == "http" and not is_loopback(url.host)):
+        raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    return value.rstrip("/")
 
 
 def _api_keys(value: object) -> object:
@@ -176,6 +177,10 @@ class ApiSettings(DoorSettings):
     """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 20_971_520
+    """Largest file of a picture that comes with a request."""
+    max_body_bytes: Annotated[int, Field(ge=131_072)] = 67_108_864
+    """Largest request with all its pictures. In JSON they are base64, and take a third more than their files."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
 
