@@ -20,7 +20,7 @@ from shared.errors import (
     InvalidOutput,
     InvalidRequest,
 )
-from shared.images import ImageStore, Made
+from shared.images import ImageStore
 from shared.schemas import Backend as BackendName
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.states import State
@@ -110,8 +110,8 @@ class Runner:
         started = self._claim(job)
         if started is None:
             return
-        if made := self.images.made(started) if started.attempt > 1 else None:
-            self._record(started, started.succeed(made.images, made.timings, self.now()).warned(made.warnings))
+        if images := self.images.made(started) if started.attempt > 1 else None:
+            self._record(started, started.succeed(images, Timings(), self.now()))
             return
         with ExitStack() as lines:
             renderings = [self._rendering(job, lines) for job in (started, *self._mates(started))]
@@ -218,8 +218,8 @@ class Runner:
     def _conclude(self, rendering: Rendering) -> None:
         job, fields = rendering.job, {"job_id": rendering.job.id}
         try:
-            made = self._make(rendering)
-            ended = job.succeed(made.images, made.timings, self.now())
+            images, timings = self._keep(rendering)
+            ended = job.succeed(images, timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
             return
@@ -236,7 +236,6 @@ class Runner:
 
     def _record(self, job: Job, ended: Job) -> None:
         recorded = self.ledger.move(job, ended)
-        self.images.forget_made(job)
         if recorded:
             self.images.inputs.discard(job.id)
         if recorded and not ended.images:
@@ -245,10 +244,10 @@ class Runner:
         spent = ended.timings.total_ms
         logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", spent, extra={"job_id": job.id})
 
-    def _make(self, rendering: Rendering) -> Made:
+    def _keep(self, rendering: Rendering) -> tuple[tuple[Image, ...], Timings]:
         """Store what was rendered. Raises what rendering it raised.
 
-        From its last line on, a worker that dies leaves behind all that is needed to finish.
+        From then on, a worker that dies leaves behind all that is needed to finish.
         """
         if rendering.error is not None:
             raise rendering.error
@@ -260,12 +259,8 @@ class Runner:
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         images = tuple(self._store(rendering.job, pictures))
-        spent = Timings(
-            generate_ms=rendering.milliseconds, encode_ms=_milliseconds_since(begin), batch_size=rendering.batch_size
-        )
-        made = Made(images=images, timings=spent, warnings=tuple(follower.warnings))
-        self.images.note_made(rendering.job, made)
-        return made
+        encode_ms = _milliseconds_since(begin)
+        return images, Timings(generate_ms=rendering.milliseconds, encode_ms=encode_ms, batch_size=rendering.batch_size)
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
