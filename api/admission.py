@@ -14,6 +14,7 @@ from shared.capabilities import Capabilities
 from shared.errors import (
     BackendUnavailable,
     FieldError,
+    ForbiddenUrl,
     IdempotencyMismatch,
     InvalidRequest,
     InvalidTransition,
@@ -70,11 +71,12 @@ async def _repetition(
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
-async def draft(services: Services, request: GenerationRequest) -> tuple[Job, int]:
+async def draft(services: Services, request: GenerationRequest, base_url: str) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
+    _check_receiver(services, request)
     await services.disk.require_room()
     fleet = await services.watch.fleet()
     backend = _choose_backend(services, fleet, request)
@@ -83,7 +85,9 @@ async def draft(services: Services, request: GenerationRequest) -> tuple[Job, in
         known.check(request, services.limits)
     else:
         services.limits.check(request)
-    return Job.new(request, backend, datetime.now(UTC)), _expected_ms(fleet, backend, known, request)
+    # Who is told of the job without asking has no request of its own that links could begin like.
+    links = base_url if request.webhook_url is not None else ""
+    return Job.new(request, backend, datetime.now(UTC), links), _expected_ms(fleet, backend, known, request)
 
 
 async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
@@ -122,6 +126,15 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
 
 
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+def _check_receiver(services: Services, request: GenerationRequest) -> None:
+    if request.webhook_url is None:
+        return
+    try:
+        services.guard.check(request.webhook_url)
+    except ForbiddenUrl as error:
+        raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:

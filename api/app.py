@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import generate, health, images, jobs, openapi, problems
+from api import generate, health, images, jobs, openapi, problems, webhooks
 from api.bodies import MAX_JSON_BYTES, BodyLimit
 from api.services import Services
 
@@ -28,6 +28,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
     problems.install(app)
     openapi.install(app)
-    for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router):
+    webhooks.describe(app)
+    for router in (generate.router, jobs.submit_router, jobs.router, images.router, webhooks.router, health.router):
         app.include_router(router)
     return app

@@ -84,7 +84,7 @@ async def txt2img(
 ) -> Response:
     """Make pictures and wait for them."""
     wants_bytes, request = negotiate(accept, request)
-    job, expected_ms = await draft(services, request)
+    job, expected_ms = await draft(services, request, services.base_url(http))
     budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
     admission = await admit(services, job, expected_ms, repetition.of(request))
     if admission.outcome is Outcome.KNOWN:

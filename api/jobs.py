@@ -31,7 +31,7 @@ LAPSED_END = "0-1"
 )
 async def create(http: Request, services: ServicesDep, request: RequestBody, repetition: RepetitionDep) -> Response:
     """Accept a job and answer at once; its pictures come later."""
-    job, expected_ms = await draft(services, request)
+    job, expected_ms = await draft(services, request, services.base_url(http))
     admission = await admit(services, job, expected_ms, repetition.of(request))
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 

@@ -20,6 +20,8 @@ from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
@@ -41,6 +43,8 @@ def create_services(settings: ApiSettings) -> Services:
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
+        webhooks=Webhooks(settings.redis_prefix),
+        guard=Guard(settings.webhook_allow),
     )
 
 

@@ -4,7 +4,7 @@ ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
-│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
+│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
@@ -108,6 +108,12 @@ class ImageNotFound(RequestError):
     code = "image-not-found"
 
 
+class WebhookNotFound(RequestError):
+    """There is no webhook with this id that waits or was given up; those that arrived are not kept."""
+
+    code = "webhook-not-found"
+
+
 class InvalidTransition(RequestError):
     """The job is in a state that does not allow this."""
 
@@ -142,6 +148,33 @@ class StoreUnavailable(RequestError):
     code = "store-unavailable"
     retryable = True
     retry_after = 2
+
+
+class OutboundError(ImagegenError):
+    """Nothing could be had from an address outside.
+
+    `status` is what the server answered before that, where it got so far. No detail names an address of the network.
+    """
+
+    def __init__(self, detail: str | None = None, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ForbiddenUrl(OutboundError):
+    """The address is none that this service connects to."""
+
+
+class Unreachable(OutboundError):
+    """No whole answer came."""
+
+
+class TooLarge(OutboundError):
+    """The answer was larger than is taken."""
+
+
+class TooSlow(OutboundError):
+    """The answer took longer than is waited."""
 
 
 class JobFailure(ImagegenError):

@@ -53,6 +53,24 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class WebhookEvent(StrEnum):
+    """What a receiver of webhooks can be told of."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED)
+
+
+def _with_failures(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
+    """Who waits to be told must not wait in vain."""
+    return tuple(event for event in WebhookEvent if event in (*events, WebhookEvent.FAILED))
+
+
 #: Everything but control characters; tab and line breaks are text. Also part of the JSON schema.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -123,6 +141,19 @@ class GenerationRequest(Frozen):
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
+    webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/pictures"])] = None
+    """Where the service posts news of the job, signed (docs/webhooks.md)."""
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Field(max_length=8), AfterValidator(_with_failures)] = ENDS
+    """News of what; default: how the job ended. A failure is told in any case."""
+    webhook_inline_images: bool = False
+    """Whether the news of success carries the pictures themselves as base64, as far as they are small
+    (SD_WEBHOOK_INLINE_MAX_BYTES); there is a link to each in any case."""
+
+    @model_validator(mode="after")
+    def _news_goes_somewhere(self) -> Self:
+        if self.webhook_url is None and (self.webhook_events != ENDS or self.webhook_inline_images):
+            raise ValueError("webhook_events and webhook_inline_images need a webhook_url")
+        return self
 
     @model_validator(mode="after")
     def _every_seed_can_be_asked_for(self) -> Self:
@@ -214,13 +245,21 @@ class Job(Frozen):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
+    base_url: str = ""
+    """What links to its pictures begin with in webhooks; no slash at the end."""
     providers: tuple[Provider, ...] = ()
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime) -> Self:
+    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, base_url: str = "") -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        return cls(id=str(uuid_utils.compat.uuid7()), backend=backend, request=request.with_seed(), created_at=now)
+        return cls(
+            id=str(uuid_utils.compat.uuid7()),
+            backend=backend,
+            request=request.with_seed(),
+            created_at=now,
+            base_url=base_url,
+        )
 
     @property
     def seed(self) -> int:

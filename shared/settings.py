@@ -1,5 +1,7 @@
 """Every setting: read from the environment and `.env`, prefix `SD_`. Each field's sentence is its documentation."""
 
+import base64
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -8,8 +10,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
 
 PREFIX = "SD_"
@@ -39,6 +42,47 @@ def _key(value: SecretStr) -> SecretStr:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ValueError("there are characters in it that no key has")
     return SecretStr(key)
+
+
+def _origin(value: str) -> str:
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl as error:
+        raise ValueError(f"{value} is no receiver: {error.detail}") from None
+    if url.target != "/":
+        raise ValueError(f"{value} has a path: name scheme://host:port alone")
+    return url.origin
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    signing_keys(value)
+    return value
+
+
+def signing_keys(secret: SecretStr) -> list[bytes]:
+    """What webhooks are signed with. Raises ValueError."""
+    entries = secret.get_secret_value().replace(",", " ").split()
+    try:
+        keys = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in entries]
+    except ValueError:
+        keys = []
+    sound = all(entry.startswith("whsec_") for entry in entries) and all(24 <= len(key) <= 64 for key in keys)
+    if not keys or not sound:
+        raise ValueError("must be whsec_ and 24 to 64 bytes as base64, e.g. of: openssl rand -base64 32")
+    return keys
+
+
+def _header(value: SecretStr) -> SecretStr:
+    name, colon, content = value.get_secret_value().partition(":")
+    if not (re.fullmatch(r"[A-Za-z0-9-]{1,64}", name) and colon and re.fullmatch(r"[\x20-\x7e]+", content.strip())):
+        raise ValueError("must be a header as `Name: value`")
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError("names a header that every webhook has already")
+    return value
+
+
+_OWN_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
+_OWN_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
 def _api_url(value: str) -> str:
@@ -100,6 +144,11 @@ class Settings(BaseSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
+    webhook_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = ()
+    """Receivers of webhooks that may be in a private network, comma-separated, e.g. http://n8n:5678. Others must be
+    public."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
@@ -162,7 +211,22 @@ class WorkerSettings(Settings):
     flux-kontext-max."""
 
 
-class LauncherSettings(ApiSettings, WorkerSettings):
+class HousekeeperSettings(Settings):
+    """What the housekeeper needs."""
+
+    webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    """Signs webhooks: whsec_ and 24 to 64 random bytes as base64. Several, comma-separated, sign side by side, for a
+    change of secret. Empty: webhooks are not signed."""
+    webhook_header: Annotated[SecretStr, AfterValidator(_header)] | None = None
+    """A header that webhooks carry, as `Name: value`, e.g. for Header Auth in n8n. Sent to receivers of
+    SD_WEBHOOK_ALLOW alone, because callers choose the others."""
+    webhook_inline_max_bytes: Annotated[int, Field(ge=0, le=16_777_216)] = 2_097_152
+    """Most bytes of pictures that a webhook carries itself, where its caller asks for that."""
+    webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = 32
+    """Webhooks that one housekeeper sends at a time, to all receivers together."""
+
+
+class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """What `imagegen up` needs: everything."""
 
     data_dir: Path = Path("data")

@@ -4,12 +4,13 @@ import textwrap
 
 from pydantic_core import PydanticUndefined
 
-from shared.settings import PREFIX, ApiSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
 
 SECTIONS = {
     "Everything": Settings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
+    "Housekeeper": HousekeeperSettings,
     "imagegen up": LauncherSettings,
 }
 
