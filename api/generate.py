@@ -176,7 +176,9 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     if wants_bytes and job.state is State.CANCELLED:
         raise ImageNotFound("The job was cancelled; it has no picture.")
     if wants_bytes:
-        return await serve_picture(services.images, job, job.images[0], http)
+        # One that is withheld has no bytes; a job of which all are has failed.
+        first = next(image for image in job.images if not image.flagged)
+        return await serve_picture(services.images, job, first, http)
     return await job_answer(services, http, snapshot)
 
 

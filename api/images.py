@@ -45,7 +45,9 @@ async def picture(http: Request, services: ServicesDep, job_id: str, index: int)
 
 
 async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
-    """Raises ImageNotFound when the file is gone or is not the one that was recorded."""
+    """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen."""
+    if image.flagged:
+        raise ImageNotFound("The safety checker withheld this picture.")
     path = await asyncio.to_thread(_checked, store, job, image)
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers |= {"X-Content-Type-Options": "nosniff", "X-Seed": str(image.seed)}

@@ -36,6 +36,7 @@ STATUS: Mapping[str, int] = {
     "queue-full": 429,
     "backend-unavailable": 503,
     "store-unavailable": 503,
+    "invalid-image": 422,
     "out-of-memory": 507,
     "invalid-output": 502,
     "deadline-passed": 504,

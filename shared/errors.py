@@ -8,7 +8,8 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 └── JobFailure                    happened later, kept on the job
-    ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
+    │   · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
         · UpstreamUnavailable (AnswerLost)
 """
@@ -181,6 +182,12 @@ class JobFailure(ImagegenError):
     """The job could not be done."""
 
 
+class InvalidImage(JobFailure):
+    """A picture that came with the request cannot be used; send PNG, JPEG or WebP."""
+
+    code = "invalid-image"
+
+
 class OutOfMemory(JobFailure):
     """The device has too little memory for this size."""
 
@@ -213,7 +220,7 @@ class WorkerLost(JobFailure):
 
 
 class ContentRejected(JobFailure):
-    """The provider's moderation refused the prompt or the picture."""
+    """The prompt or the picture was refused: by the provider's moderation or by this service's safety checker."""
 
     code = "content-rejected"
 

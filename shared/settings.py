@@ -134,6 +134,10 @@ class Settings(BaseSettings):
     """Model of flux-api for requests without `bfl_model`."""
     output_dir: Path = Path("outputs")
     """Where pictures are kept. Workers write here, the API serves from here."""
+    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
+    """Largest width x height of a picture."""
+    max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
+    """Largest width x height of a picture that comes with a request."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
@@ -174,8 +178,6 @@ class ApiSettings(Settings):
     """Jobs that may wait for one engine; 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
-    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
-    """Largest width x height of a picture."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
 

@@ -67,8 +67,8 @@ EXAMPLE: JsonValue = {
 
 
 class ImageView(Image):
-    url: str
-    """Where its bytes are."""
+    url: str | None
+    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
 
@@ -156,7 +156,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ELSEWHERE),
+        request=_request(job),
         images=_images(job.images, f"{base_url}{path}", pictures or {}),
         error=job.error,
         warnings=list(job.warnings),
@@ -169,6 +169,12 @@ def job_view(
 
 #: Fields of the request that the job has as fields of its own.
 _SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
+def _request(job: Job) -> dict[str, Any]:
+    """Without what was left out and what the job itself tells."""
+    told = job.request.model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ELSEWHERE)
+    return {name: value for name, value in told.items() if value != []}
 
 
 def _webhook(snapshot: JobSnapshot) -> WebhookView | None:
@@ -191,7 +197,7 @@ def _images(images: Sequence[Image], job_url: str, pictures: Mapping[int, bytes]
     return [
         ImageView(
             **image.model_dump(),
-            url=f"{job_url}/images/{image.index}",
+            url=None if image.flagged else f"{job_url}/images/{image.index}",
             b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
         )
         for image in images

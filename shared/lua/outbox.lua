@@ -99,7 +99,11 @@ function OUTBOX.tell(p, record, job, event, id, doc, progress)
   redis.call('ZADD', p .. 'pending', 0, id)
   redis.call('HSET', record, 'told', id)
   OUTBOX.remember(p, record, id, 'pending', at)
-  OUTBOX.schedule(p, receiver)
+  local turn = redis.call('ZSCORE', p .. 'due', receiver)
+  -- One that has its turn already keeps it, however much comes after.
+  if not turn or tonumber(turn) > at then
+    OUTBOX.schedule(p, receiver)
+  end
   redis.call('PUBLISH', p .. 'news', receiver)
 end
 

@@ -70,9 +70,10 @@ class Courier:
     own_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent to `own_receivers` alone: they are the operator's, others are whoever a caller names."""
     own_receivers: frozenset[str] = frozenset()
+    total_seconds: float = TOTAL_SECONDS
 
     def deliver(self, webhook: Webhook) -> Receipt:
-        """Blocks for TOTAL_SECONDS at most."""
+        """Blocks for `total_seconds` at most."""
         snapshot = webhook.snapshot()
         body = self._body(webhook, snapshot)
         headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
@@ -85,7 +86,7 @@ class Courier:
                 snapshot.job.request.webhook_url or "",
                 headers=headers,
                 body=body,
-                timeout_seconds=TOTAL_SECONDS,
+                timeout_seconds=self.total_seconds,
                 max_bytes=MOST_ANSWER_BYTES,
             )
         except OutboundError as error:
@@ -102,10 +103,10 @@ class Courier:
         """By index, those that are asked for and small enough: the first ones, when not all of them fit."""
         found, left = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
         for image in job.images:
-            left -= image.bytes
+            left -= image.bytes or 0
             if left < 0:
                 break
-            if (data := self.images.read(job, image)) is not None:
+            if not image.flagged and (data := self.images.read(job, image)) is not None:
                 found[image.index] = data
         return found
 
@@ -128,7 +129,7 @@ class Courier:
 def _why(error: OutboundError) -> str:
     match error:
         case TooSlow():
-            return f"gave no whole answer within {TOTAL_SECONDS:.0f} s"
+            return "gave no whole answer in time"
         case TooLarge():
             return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
         case ForbiddenUrl():
