@@ -7,6 +7,8 @@ ImagegenError
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
+├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
+│   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
     ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
     │   · InternalError

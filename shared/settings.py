@@ -44,16 +44,6 @@ def _key(value: SecretStr) -> SecretStr:
     return SecretStr(key)
 
 
-def _origin(value: str) -> str:
-    try:
-        url = Url.parse(value)
-    except ForbiddenUrl as error:
-        raise ValueError(f"{value} is no receiver: {error.detail}") from None
-    if url.target != "/":
-        raise ValueError(f"{value} has a path: name scheme://host:port alone")
-    return url.origin
-
-
 def _webhook_secret(value: SecretStr) -> SecretStr:
     signing_keys(value)
     return value
@@ -92,6 +82,16 @@ def _api_url(value: str) -> str:
     if url.scheme == "http" and is_loopback(url.hostname or ""):
         return value.rstrip("/")
     raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+
+
+def _origin(value: str) -> str:
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or url.origin != value:
+        raise ValueError("each entry must be an origin, with its port and nothing else, such as http://n8n:5678")
+    return value
 
 
 def _bfl_model(value: str) -> str:
@@ -151,8 +151,8 @@ class Settings(BaseSettings):
     webhook_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
     ] = ()
-    """Receivers of webhooks that may be in a private network, comma-separated, e.g. http://n8n:5678. Others must be
-    public."""
+    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
+    and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
