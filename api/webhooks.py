@@ -68,13 +68,14 @@ def _view(webhook: Listing) -> KeptWebhookView:
 def describe(app: FastAPI) -> None:
     """Add to /openapi.json what is sent to receivers."""
     for event in WebhookEvent:
-        app.webhooks.post(f"job.{event}", name=f"job_{event}", description=_SENT)(_sent)
+        app.webhooks.post(
+            f"job.{event}", name=f"job_{event}", description=_SENT, status_code=204, responses={"default": _FAILED}
+        )(_sent)
 
 
-_SENT = (
-    "Posted to the `webhook_url` of a job that asks for this event. Answer with any 2xx status within 15 seconds, and "
-    "see docs/webhooks.md for how to check the signature."
-)
+_SENT = """Posted to the `webhook_url` of a job that asks for it. Any 2xx status within 15 seconds says that it arrived;
+docs/webhooks.md says how to check the signature."""
+_FAILED = {"description": "Sent again later, for about 16 hours; 410 ends it at once"}
 
 
 def _sent(message: WebhookMessage) -> None:

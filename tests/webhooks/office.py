@@ -32,9 +32,9 @@ URL = "http://127.0.0.1:9/hook?token=secret-of-the-caller"
 
 class Office:
     def __init__(self, redis_url: str, folder: Path) -> None:
-        self.redis_url = redis_url
         self.prefix = f"office{next(_numbers)}:"
         self.store = Store(connect(redis_url))
+        self.news = connect(redis_url)
         self.jobs = Jobs(self.prefix)
         self.webhooks = Webhooks(self.prefix)
         self.images = ImageStore(folder)
@@ -125,8 +125,7 @@ class Office:
 
     @contextmanager
     def sending(self, courier: Courier, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16) -> Iterator[None]:
-        news = connect(self.redis_url)
-        dispatcher = Dispatcher(self.store, news, self.webhooks, courier, Retries(schedule), threads)
+        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, Retries(schedule), threads)
         dispatcher.start()
         yield
         dispatcher.stop()

@@ -72,6 +72,10 @@ class Receiver:
             heard.append(self.next())
         return heard
 
+    def forget(self) -> None:
+        """All that has come."""
+        self.arrivals, self._news = [], queue.Queue()
+
     @property
     def types(self) -> list[str]:
         return [arrival.type for arrival in self.arrivals]
