@@ -270,6 +270,8 @@ class Job(Frozen):
     id: str
     state: State = State.QUEUED
     backend: Backend
+    owner: str = ""
+    """Name of the key that it was submitted with; empty where no keys are set."""
     model: str | None = None
     request: GenerationRequest
     attempt: int = 0
@@ -291,15 +293,12 @@ class Job(Frozen):
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, base_url: str = "") -> Self:
+    def new(
+        cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "", base_url: str = ""
+    ) -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        return cls(
-            id=str(uuid_utils.compat.uuid7()),
-            backend=backend,
-            request=request.with_seed(),
-            created_at=now,
-            base_url=base_url,
-        )
+        job_id, seeded = str(uuid_utils.compat.uuid7()), request.with_seed()
+        return cls(id=job_id, backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
 
     @property
     def seed(self) -> int:

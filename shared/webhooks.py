@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from shared.deliveries import Delivery, DeliveryState, shown
-from shared.jobs import JobSnapshot, job_of
+from shared.jobs import ANYONE, JobSnapshot, job_of
 from shared.keys import Keys
 from shared.schemas import Progress, WebhookEvent
 from shared.store import Argument, Operation
@@ -113,23 +113,27 @@ class Webhooks:
         args += [DEAD_MS, MOST_DEAD]
         return Operation("settle", keys, args, bool)
 
-    def page(self, state: Kept, limit: int, cursor: str | None) -> Operation[WebhookPage]:
-        """Those of the newest jobs first. `cursor` is an id; the page begins after it."""
+    def page(self, state: Kept, limit: int, cursor: str | None, owner: str | None = None) -> Operation[WebhookPage]:
+        """Those of the newest jobs first, of one owner if given. `cursor` is an id; the page begins after it."""
+        index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
 
         def decode(reply: list[list[str]]) -> WebhookPage:
             cursor, *rows = reply
             return WebhookPage(tuple(_listing(row, state) for row in rows), str(cursor) or None)
 
-        return Operation("webhooks", [f"{self._prefix}{state}"], [self._prefix, cursor or "", limit], decode)
+        return Operation("webhooks", [index], [self._prefix, cursor or "", limit], decode)
 
-    def redeliver(self, webhook_id: str) -> Operation[Listing | None]:
-        """Send now what was given up, or waits for its next attempt; None where there is no such webhook."""
+    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[Listing | None]:
+        """Send now what was given up, or waits for its next attempt; None where there is no such webhook.
+
+        To one who is not its owner, where one is given, there is none.
+        """
         keys = [self._keys.record(webhook_id.partition("_")[0])]
 
         def decode(row: list[str] | None) -> Listing | None:
             return _listing(row, DeliveryState.PENDING) if row else None
 
-        return Operation("redeliver", keys, [self._prefix, webhook_id], decode)
+        return Operation("redeliver", keys, [self._prefix, webhook_id, ANYONE if owner is None else owner], decode)
 
 
 def _flag(value: bool) -> str:

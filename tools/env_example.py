@@ -4,10 +4,19 @@ import textwrap
 
 from pydantic_core import PydanticUndefined
 
-from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import (
+    PREFIX,
+    ApiSettings,
+    DoorSettings,
+    HousekeeperSettings,
+    LauncherSettings,
+    Settings,
+    WorkerSettings,
+)
 
 SECTIONS = {
     "Everything": Settings,
+    "Doors": DoorSettings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
     "Housekeeper": HousekeeperSettings,

@@ -4,7 +4,7 @@
 --   flying:<receiver>  ids of those being sent, by the same
 --   health:<receiver>  how often in a row it could not be reached, and until when it is left alone
 --   event:<id>         the webhook itself
---   pending, dead      ids of those on their way, and of those given up
+--   pending, dead      ids of those on their way, and of those given up; of one owner alone: pending:<owner>, dead:<owner>
 --   news               the channel on which those who send hear that something is due
 -- Times are in ms, by the server's clock.
 local OUTBOX = {}
@@ -55,11 +55,24 @@ function OUTBOX.remember(p, record, id, state, next_at)
   redis.call('HSET', record, 'deliveries', cjson.encode(all))
 end
 
+-- Put a webhook on one of the lists, and take it off another ('' for none).
+function OUTBOX.list(p, id, on, off)
+  local owner = redis.call('HGET', p .. 'event:' .. id, 'owner') or ''
+  for _, suffix in ipairs(owner == '' and { '' } or { '', ':' .. owner }) do
+    if on ~= '' then
+      redis.call('ZADD', p .. on .. suffix, 0, id)
+    end
+    if off ~= '' then
+      redis.call('ZREM', p .. off .. suffix, id)
+    end
+  end
+end
+
 function OUTBOX.discard(p, receiver, id)
+  OUTBOX.list(p, id, '', 'pending')
   redis.call('DEL', p .. 'event:' .. id)
   redis.call('ZREM', p .. 'queue:' .. receiver, id)
   redis.call('ZREM', p .. 'flying:' .. receiver, id)
-  redis.call('ZREM', p .. 'pending', id)
 end
 
 -- The webhook of a job that was told of last, if nobody has tried to send it yet: {id, event, attempts}.
@@ -77,7 +90,7 @@ end
 
 -- Put a webhook on its way, where the job's caller asked for it.
 function OUTBOX.tell(p, record, job, event, id, doc, progress)
-  local held = redis.call('HMGET', record, 'receiver', 'wanted', 'providers', 'pinned')
+  local held = redis.call('HMGET', record, 'receiver', 'wanted', 'providers', 'pinned', 'owner')
   local receiver = held[1]
   if not receiver or not string.find(held[2], event, 1, true) then
     return
@@ -94,9 +107,10 @@ function OUTBOX.tell(p, record, job, event, id, doc, progress)
     at = now + OUTBOX.hold
   end
   redis.call('HSET', p .. 'event:' .. id, 'job', job, 'event', event, 'receiver', receiver, 'at', now, 'attempts', 0,
-    'doc', doc, 'progress', progress, 'providers', held[3] or '', 'pinned', held[4] or '')
+    'doc', doc, 'progress', progress, 'providers', held[3] or '', 'pinned', held[4] or '',
+    'owner', held[5] or '')
   redis.call('ZADD', p .. 'queue:' .. receiver, at, id)
-  redis.call('ZADD', p .. 'pending', 0, id)
+  OUTBOX.list(p, id, 'pending', '')
   redis.call('HSET', record, 'told', id)
   OUTBOX.remember(p, record, id, 'pending', at)
   local turn = redis.call('ZSCORE', p .. 'due', receiver)

@@ -1,11 +1,12 @@
 -- Send a webhook now: one that was given up, or one that waits for its next attempt.
--- KEYS: record of its job    ARGV: prefix of the webhooks, id
+-- KEYS: record of its job    ARGV: prefix of the webhooks, id, whose it must be ('*' for anyone's)
 -- Returns its row (see OUTBOX.row), or nothing when there is no such webhook.
 -- include outbox
 local p, id = ARGV[1], ARGV[2]
 local key, now = p .. 'event:' .. id, OUTBOX.clock()
-local receiver = redis.call('HGET', key, 'receiver')
-if not receiver then
+local held = redis.call('HMGET', key, 'receiver', 'owner')
+local receiver = held[1]
+if not receiver or (ARGV[3] ~= '*' and held[2] ~= ARGV[3]) then
   return nil
 end
 if redis.call('ZSCORE', p .. 'flying:' .. receiver, id) then
@@ -13,8 +14,7 @@ if redis.call('ZSCORE', p .. 'flying:' .. receiver, id) then
 end
 redis.call('HSET', key, 'attempts', 0)
 redis.call('PERSIST', key)
-redis.call('ZREM', p .. 'dead', id)
-redis.call('ZADD', p .. 'pending', 0, id)
+OUTBOX.list(p, id, 'pending', 'dead')
 redis.call('ZADD', p .. 'queue:' .. receiver, now, id)
 redis.call('HDEL', p .. 'health:' .. receiver, 'until')
 OUTBOX.remember(p, KEYS[1], id, 'pending', now)

@@ -25,14 +25,15 @@ end
 
 local function bury()
   redis.call('ZREM', p .. 'queue:' .. receiver, id)
-  redis.call('ZREM', p .. 'pending', id)
-  redis.call('ZADD', p .. 'dead', 0, id)
+  OUTBOX.list(p, id, 'dead', 'pending')
   redis.call('PEXPIRE', key, ARGV[14])
   redis.call('PEXPIRE', p .. 'dead', ARGV[14])
+  redis.call('PEXPIRE', p .. 'dead:' .. redis.call('HGET', key, 'owner'), ARGV[14])
   local oldest = redis.call('ZRANGE', p .. 'dead', 0, 9)
   local surplus = redis.call('ZCARD', p .. 'dead') - ARGV[15]
   for place, buried in ipairs(oldest) do
     if place <= surplus or redis.call('EXISTS', p .. 'event:' .. buried) == 0 then
+      OUTBOX.list(p, buried, '', 'dead')
       redis.call('DEL', p .. 'event:' .. buried)
       redis.call('ZREM', p .. 'dead', buried)
     end

@@ -12,7 +12,6 @@ def office(redis_url: str, tmp_path: Path) -> Iterator[Office]:
     office = Office(redis_url, tmp_path)
     yield office
     office.store.client.close()
-    office.news.close()
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from shared.images import ImageStore
 from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
-from shared.settings import signing_keys
+from shared.settings import LinkSettings, signing_keys
 from shared.store import Operation, Store, connect
 from shared.urls import Guard
 from shared.webhooks import Claimed, Fate, Webhook, Webhooks
 from tests.webhooks.receiver import SECRET
 from worker.housekeeper.courier import Courier
+from worker.housekeeper.links import JobLinks
 from worker.housekeeper.retries import Retries
 from worker.housekeeper.signing import Signer
 from worker.housekeeper.webhooks import Dispatcher
@@ -49,9 +50,9 @@ class Office:
         found: set[str] = {key.removeprefix(begin) for key in self.store.client.scan_iter(f"{begin}*")}
         return {key for key in found if not key.startswith("health:")}
 
-    def accepted(self, **fields: Any) -> Job:
+    def accepted(self, owner: str = "", **fields: Any) -> Job:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
-        job = Job.new(request, Backend.NULL, datetime.now(UTC), "http://pictures.example.com")
+        job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://pictures.example.com")
         admission = self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), Ceiling(10_000, 10_000)))
         assert admission.outcome is Outcome.CREATED
         return job
@@ -117,6 +118,7 @@ class Office:
             guard=Guard(allow),
             signer=Signer(signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
+            links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
             user_agent="imagegen/test",
             now=lambda: datetime.now(UTC),

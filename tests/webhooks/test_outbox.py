@@ -270,6 +270,28 @@ def test_what_has_arrived_or_never_was_cannot_be_sent_again(office: Office) -> N
     assert office.run(office.webhooks.redeliver("unknown")) is None
 
 
+def test_an_owner_sees_and_sends_its_own_alone(office: Office) -> None:
+    jobs = {owner: office.succeeded(office.started(office.accepted(owner))) for owner in ("dify", "n8n")}
+    taken = {webhook.job_id: webhook for webhook in office.take()}
+    own, foreign = taken[jobs["n8n"].id], taken[jobs["dify"].id]
+
+    def listed(state: DeliveryState, owner: str | None) -> list[str]:
+        return [one.job_id for one in office.run(office.webhooks.page(state, 10, None, owner)).webhooks]
+
+    assert listed(DeliveryState.PENDING, "n8n") == [own.job_id]
+    for webhook in (own, foreign):
+        office.settle(webhook, DEAD)
+    assert listed(DeliveryState.PENDING, "n8n") == []
+    assert listed(DeliveryState.DEAD, "n8n") == [own.job_id]
+    assert listed(DeliveryState.DEAD, None) == [own.job_id, foreign.job_id]
+    assert office.run(office.webhooks.redeliver(foreign.id, "n8n")) is None
+    assert office.run(office.webhooks.redeliver(own.id, "n8n")).job_id == own.job_id
+    assert office.run(office.webhooks.redeliver(foreign.id)).job_id == foreign.job_id
+    for webhook in office.take():
+        office.settle(webhook, DELIVERED)
+    assert office.keys == set()
+
+
 def test_what_waits_can_be_sent_now(office: Office) -> None:
     job = office.done()
     office.settle(office.take()[0], LATER)

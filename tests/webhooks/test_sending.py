@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks import WebhookVerificationError
 
+from shared.links import Signer, link_secret
 from tests.faults.invariant import until
 from tests.webhooks.office import Office
 from tests.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
@@ -36,6 +37,18 @@ def test_what_is_sent_is_the_job_in_the_form_of_standard_webhooks(office: Office
     assert told["images"][0]["b64_json"] is None
     assert abs(datetime.fromisoformat(arrival.message["timestamp"]).timestamp() - arrival.at) < 5
     assert "secret-of-the-caller" not in str(told)
+
+
+def test_links_to_pictures_of_a_job_that_came_with_a_key_are_signed(office: Office, receiver: Receiver) -> None:
+    with office.sending(office.courier([receiver.origin])):
+        job = office.started(office.accepted("n8n", webhook_url=receiver.url))
+        office.succeeded(job, b"a picture")
+        (image,) = receiver.next().message["data"]["images"]
+
+    url, _, query = image["url"].partition("?")
+    secret = office.run(link_secret(office.prefix, "another proposal"))
+    signed = dict(part.split("=") for part in query.split("&"))
+    assert Signer(secret.encode(), 60).is_valid(url.removeprefix("http://pictures.example.com"), **signed)
 
 
 def test_each_of_several_secrets_verifies_and_no_other(office: Office, receiver: Receiver) -> None:
@@ -242,7 +255,9 @@ def test_a_sender_whose_line_to_redis_is_cut_sends_what_came_meanwhile(office: O
     with office.sending(office.courier([receiver.origin])):
         office.done(webhook_url=receiver.url)
         receiver.next()
-        office.news.connection_pool.disconnect()
+        listeners = office.store.client.client_list(_type="pubsub")
+        # The newest is this test's own.
+        office.store.client.client_kill_filter(_id=max(listeners, key=lambda one: int(one["id"]))["id"])
         office.done(webhook_url=receiver.url)
 
         receiver.next()

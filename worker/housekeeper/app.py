@@ -21,6 +21,7 @@ from shared.urls import Guard
 from shared.webhooks import Webhooks
 from worker.housekeeper.courier import Courier
 from worker.housekeeper.leases import Reaper
+from worker.housekeeper.links import JobLinks
 from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Retention, Rules
 from worker.housekeeper.retries import Retries
@@ -80,11 +81,12 @@ def _keep_house(app: Celery, settings: Settings) -> None:
 
 
 def _send_webhooks(settings: HousekeeperSettings) -> None:
+    store = Store(connect(settings.redis_url))
     dispatcher = Dispatcher(
-        Store(connect(settings.redis_url)),
+        store,
         connect(settings.redis_url),
         Webhooks(settings.redis_prefix),
-        create_courier(settings),
+        create_courier(settings, JobLinks(settings, store)),
         Retries(),
         settings.webhook_concurrency,
     )
@@ -94,7 +96,7 @@ def _send_webhooks(settings: HousekeeperSettings) -> None:
     worker_shutdown.connect(lambda **_: dispatcher.stop(), weak=False)
 
 
-def create_courier(settings: HousekeeperSettings) -> Courier:
+def create_courier(settings: HousekeeperSettings, links: JobLinks) -> Courier:
     name, _, content = (
         settings.webhook_header.get_secret_value().partition(":") if settings.webhook_header else ("",) * 3
     )
@@ -102,6 +104,7 @@ def create_courier(settings: HousekeeperSettings) -> Courier:
         guard=Guard(settings.webhook_allow),
         signer=Signer(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=ImageStore(settings.output_dir),
+        links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
         user_agent=f"imagegen/{version('imagegen')}",
         now=_now,

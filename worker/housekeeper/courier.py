@@ -11,6 +11,7 @@ from http import HTTPStatus
 from shared.errors import ForbiddenUrl, OutboundError, TooLarge, TooSlow, Unreachable
 from shared.images import ImageStore
 from shared.jobs import JobSnapshot
+from shared.links import Links
 from shared.schemas import Job
 from shared.urls import Answer, Guard
 from shared.views import WebhookMessage, job_view
@@ -64,6 +65,7 @@ class Courier:
     guard: Guard
     signer: Signer
     images: ImageStore
+    links: Callable[[Job], Links]
     inline_max_bytes: int
     user_agent: str
     now: Callable[[], datetime]
@@ -95,7 +97,7 @@ class Courier:
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
-        view = job_view(snapshot, snapshot.job.base_url, self._pictures(snapshot.job))
+        view = job_view(snapshot, self.links(snapshot.job), self._pictures(snapshot.job))
         message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
         return message.model_dump_json().encode()
 
