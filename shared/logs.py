@@ -6,7 +6,7 @@ import logging.config
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "urllib3")
+_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy")
 #: What a caller of logging may add with `extra=` and JSON logs then carry as fields of their own.
 FIELDS = ("job_id", "backend", "state")
 
@@ -33,9 +33,12 @@ def configure(log_format: Literal["text", "json"]) -> None:
             "disable_existing_loggers": False,
             "formatters": {"text": text, "json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
-            # What Celery says of each task that comes and goes, workers say themselves, with the job's outcome; urllib3
-            # would tell whole addresses, with the secrets in their queries.
-            "loggers": {name: {"level": "WARNING"} for name in _CHATTY},
+            "loggers": {
+                # What Celery says of each task that comes and goes, workers say themselves, with the job's outcome.
+                **{name: {"level": "WARNING"} for name in _CHATTY},
+                # Warns of odd answers with the whole address, and addresses may be secrets.
+                "urllib3": {"level": "ERROR"},
+            },
             "root": {"level": "INFO", "handlers": ["stderr"]},
         }
     )

@@ -77,12 +77,13 @@ _OWN_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
 def _api_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme == "https" and url.hostname and not url.username:
-        return value.rstrip("/")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or (url.scheme == "http" and not is_loopback(url.host)):
+        raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    return value.rstrip("/")
 
 
 def _api_keys(value: object) -> object:
@@ -244,6 +245,14 @@ class WorkerSettings(Settings):
     or a local folder in diffusers' format."""
     model_dir: Path = Path("models")
     """Where downloaded models are kept."""
+    lora_dir: Path = Path("models/loras")
+    """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
+    safety_checker: bool = True
+    """Whether pictures of local models are checked, and withheld where the checker objects."""
+    safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"
+    """Checker for models that bring none: a Hugging Face id or a local folder."""
+    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+    """Pictures of one job that are made at once."""
     huggingface_token: SecretStr | None = None
     """Token for models that need a login."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"

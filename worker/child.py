@@ -122,9 +122,18 @@ def load_backend(settings: WorkerSettings, store: Store) -> Backend:
             source = Source(settings.model_id, settings.model_dir, token.get_secret_value() if token else None)
             model = source.find()
             # Takes seconds: a wrong SD_MODEL_ID is told before.
-            from worker.backends.stable_diffusion import StableDiffusion
+            from worker.backends.stable_diffusion import Options, StableDiffusion
 
-            return StableDiffusion.load(model, settings.device, settings.dtype)
+            options = Options(
+                device=settings.device,
+                dtype=settings.dtype,
+                safety_checker=settings.safety_checker_id if settings.safety_checker else None,
+                hub_access={"cache_dir": settings.model_dir, "token": source.token},
+                lora_dir=settings.lora_dir,
+                max_batch_size=settings.max_batch_size,
+                cloud=BackendName.FLUX_API in settings.backends and settings.bfl_api_key is not None,
+            )
+            return StableDiffusion.load(model, options)
         case BackendName.NULL:
             from worker.backends.null import NullBackend
 
