@@ -55,7 +55,7 @@ class StableDiffusion:
         pipeline = _pipeline_class(model)
         try:
             pipe = pipeline.from_pretrained(
-                model.location, dtype=choose_dtype(dtype, place, HALF), use_safetensors=True, **model.access
+                model.location, dtype=choose_dtype(dtype, place, HALF), use_safetensors=True, local_files_only=True
             )
             pipe.to(place)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
