@@ -6,6 +6,7 @@ ImagegenError
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
+│   ├── Unauthorized · Forbidden
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
 ├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
 │   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
@@ -121,6 +122,18 @@ class IdempotencyMismatch(RequestError):
     """This Idempotency-Key came with another request within the last day; use a new key for a new request."""
 
     code = "idempotency-mismatch"
+
+
+class Unauthorized(RequestError):
+    """Send a key of this service as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """This key does not allow that."""
+
+    code = "forbidden"
 
 
 class QueueFull(RequestError):

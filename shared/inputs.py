@@ -37,7 +37,7 @@ class InputStore:
     root: Path
 
     def stage(self) -> "Staged":
-        return Staged(self.root, self.root / f"{_STAGED}{uuid4()}")
+        return Staged(self.root)
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises InvalidImage when the file is gone or is not the one that was accepted."""
@@ -68,20 +68,23 @@ class Staged:
     Every method may raise StorageFull.
     """
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path) -> None:
         self._home = home
-        self._folder = folder
+        self._folder = home / f"{_STAGED}{uuid4()}"
+        self.holds_files = False
 
     def receive(self) -> "Arriving":
         with writing():
             self._folder.mkdir(parents=True, exist_ok=True)
+            self.holds_files = True
             return Arriving(self._folder)
 
     def keep(self, job: Job) -> None:
         """When this returns they are on disk as the inputs of this job."""
         with writing():
             _sync(self._folder)
-            self._folder = self._folder.rename(self._home / job.id)
+            self._folder.rename(self._home / job.id)
+            self.holds_files = False
             _sync(self._home)
 
     def drop(self) -> None:
@@ -95,7 +98,7 @@ class Arrived:
 
 
 class Arriving:
-    """One picture that comes in pieces."""
+    """A file that comes in pieces. One that did not become a picture goes when it is closed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{_STAGED}{uuid4()}"
@@ -107,6 +110,7 @@ class Arriving:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._file.close()
+        self._path.unlink(missing_ok=True)
 
     @property
     def size(self) -> int:
@@ -117,6 +121,10 @@ class Arriving:
         self._hash.update(data)
         with writing():
             self._file.write(data)
+
+    def content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
 
     def finish(self, max_pixels: int) -> Arrived:
         """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""

@@ -239,6 +239,8 @@ class Job(Frozen):
     id: str
     state: State = State.QUEUED
     backend: Backend
+    owner: str = ""
+    """Name of the key that it was submitted with; empty where no keys are set."""
     model: str | None = None
     request: GenerationRequest
     attempt: int = 0
@@ -258,9 +260,10 @@ class Job(Frozen):
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime) -> Self:
+    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "") -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        return cls(id=str(uuid_utils.compat.uuid7()), backend=backend, request=request.with_seed(), created_at=now)
+        job_id = str(uuid_utils.compat.uuid7())
+        return cls(id=job_id, backend=backend, owner=owner, request=request.with_seed(), created_at=now)
 
     @property
     def seed(self) -> int:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.access import ApiKey, parse_keys
 from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
 from shared.errors import ConfigurationError, ForbiddenUrl
@@ -43,12 +44,17 @@ def _key(value: SecretStr) -> SecretStr:
 
 
 def _api_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme == "https" and url.hostname and not url.username:
-        return value.rstrip("/")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or (url.scheme == "http" and not is_loopback(url.host)):
+        raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    return value.rstrip("/")
+
+
+def _api_keys(value: object) -> object:
+    return parse_keys(value) if isinstance(value, str) else value
 
 
 def _origin(value: str) -> str:
@@ -124,13 +130,37 @@ class Settings(BaseSettings):
     """One line of text or one JSON object per log entry."""
 
 
-class ApiSettings(Settings):
-    """What the API needs."""
+class DoorSettings(Settings):
+    """Where the API listens, and whom it lets in."""
 
     host: str = "127.0.0.1"
-    """Address the API listens on; 0.0.0.0 for every network."""
+    """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
+    api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
+    """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
+    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
+    least 16 characters; `openssl rand -hex 24` makes one. Clients send it as X-API-Key, as Authorization: Bearer, or as
+    the password of HTTP Basic. Empty: no key is asked for."""
+    allow_open: bool = False
+    """Whether the service may be open to the network without any key."""
+    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
+    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
+    """How long a picture link works without a key."""
+
+    def require_keys(self) -> None:
+        """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
+        if not (self.api_key or self.allow_open or is_loopback(self.host)):
+            raise ConfigurationError(
+                f"SD_API_KEY is empty, and with SD_HOST={self.host} everybody on the network could use the service: "
+                "set a key, or SD_ALLOW_OPEN=true if that is what you want."
+            )
+
+
+class ApiSettings(DoorSettings):
+    """What the API needs."""
+
     default_backend: Backend | None = None
     """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
     first of SD_BACKENDS."""
@@ -143,8 +173,14 @@ class ApiSettings(Settings):
     """Jobs that may wait; one more is answered 429."""
     max_queued_jobs_per_backend: Annotated[int, Field(ge=0)] = 0
     """Jobs that may wait for one engine; 0 sets no limit of its own."""
+    max_jobs_per_key: Annotated[int, Field(ge=0)] = 500
+    """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 20_971_520
+    """Largest file of a picture that comes with a request."""
+    max_body_bytes: Annotated[int, Field(ge=131_072)] = 67_108_864
+    """Largest request with all its pictures. In JSON they are base64, and take a third more than their files."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
 

@@ -107,7 +107,7 @@ def test_a_wrong_setting_is_named(launch: Launch) -> None:
 
 
 def test_the_dashboard_is_not_opened_to_the_network_without_a_password(launch: Launch) -> None:
-    launched = launch(SD_HOST="0.0.0.0", SD_FLOWER_PORT=str(free_port()))
+    launched = launch(SD_HOST="0.0.0.0", SD_API_KEY="0123456789abcdef", SD_FLOWER_PORT=str(free_port()))
 
     assert launched.launcher.wait() == 1
     assert "SD_FLOWER_BASIC_AUTH" in launched.launcher.output
