@@ -69,6 +69,9 @@ class InfoView(BaseModel):
     version: str
     default_backend: Backend
     models: dict[Backend, str]
+    safety: dict[Backend, str] = Field(
+        description="What local engines do about unsafe pictures: `checked`, `off`, or `exempt` and why"
+    )
     notes: list[str]
     limits: dict[str, int]
     links: dict[str, str]
@@ -164,13 +167,15 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
     fleet = await services.watch.fleet()
-    models = {backend: known.model for backend, known in fleet.capabilities.items() if backend in _shown(services)}
+    shown = {backend: known for backend, known in fleet.capabilities.items() if backend in _shown(services)}
+    models = {backend: known.model for backend, known in shown.items()}
     base_url, settings = services.base_url(http), services.settings
     return InfoView(
         name="imagegen",
         version=services.version,
         default_backend=settings.fallback_backend,
         models=models,
+        safety={backend: known.safety for backend, known in shown.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],
         limits={
             "max_pixels": settings.max_pixels,

@@ -67,7 +67,7 @@ def _pull(source: Source, console: Console) -> None:
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(escape(source.repository), total=None)
-        model = source.find(lambda done, total: progress.update(bar, completed=done, total=total))
+        model = source.find(lambda _, done, total: progress.update(bar, completed=done, total=total))
     console.print(f"{model.name} is in {model.location}", highlight=False, soft_wrap=True, markup=False)
 
 

@@ -114,6 +114,26 @@ Source = Annotated[Reference | None, WithJsonSchema({"anyOf": [_SOURCE, {"type":
 Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
 
 
+#: Names of files without their ending, and nothing that could be a path.
+LORA_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}"
+MAX_LORAS = 5
+
+
+class Lora(Frozen):
+    """A small addition to the model."""
+
+    name: Annotated[str, Field(pattern=rf"^{LORA_NAME}$", examples=["watercolour"])]
+    """One of those that the worker has; listed in GET /api/backends."""
+    scale: Annotated[float, Field(ge=-2, le=2)] = 1.0
+    """How much of it: 0 is nothing, 1 is what it was trained for."""
+
+
+def _named_once(loras: tuple[Lora, ...] | None) -> tuple[Lora, ...] | None:
+    if loras is not None and len({lora.name for lora in loras}) < len(loras):
+        raise ValueError("each may be named once")
+    return loras
+
+
 class GenerationRequest(Frozen):
     """What a caller asks for. Fields left out take the model's own defaults."""
 
@@ -145,6 +165,8 @@ class GenerationRequest(Frozen):
     """Which model of Black Forest Labs makes it; only for flux-api, from the list in GET /api/backends."""
     scheduler: Annotated[str | None, Field(max_length=32)] = None
     """How the noise is removed; only for sd, from the list in GET /api/backends."""
+    loras: Annotated[tuple[Lora, ...] | None, AfterValidator(_named_once), Field(max_length=MAX_LORAS)] = None
+    """Small additions to the model; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
     response_format: ResponseFormat = ResponseFormat.URL
     """Whether answers carry a link to each picture, or its bytes as base64."""

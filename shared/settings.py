@@ -209,6 +209,14 @@ class WorkerSettings(Settings):
     """Model of the flux-local backend: a FLUX.2 Klein of Hugging Face, or a local folder in diffusers' format."""
     model_dir: Path = Path("models")
     """Where downloaded models are kept, each as <owner>/<name>."""
+    lora_dir: Path = Path("models/loras")
+    """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
+    safety_checker: bool = True
+    """Whether pictures of local models are checked, and withheld where the checker objects."""
+    safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"
+    """Checker for models that bring none: a Hugging Face id or a local folder."""
+    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+    """Pictures of one job that are made at once."""
     huggingface_token: SecretStr | None = None
     """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"

@@ -23,6 +23,7 @@ class WorkerState(StrEnum):
 class Download(Frozen):
     """How far the download of a model is."""
 
+    model: str
     bytes_done: int
     bytes_total: int
 

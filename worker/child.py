@@ -4,10 +4,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Self, assert_never
 
 from shared.errors import ConfigurationError
@@ -23,6 +24,7 @@ from worker.download_report import DownloadReport
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
 from worker.models.downloads import OnProgress
+from worker.models.pipelines import CONFIG
 from worker.models.sources import FIELDS, Source
 from worker.pictures import Encoder
 from worker.places import RedisPlaces
@@ -53,7 +55,7 @@ class Child:
         heartbeat = Heartbeat(store, workers, record)
         heartbeat.start()
         try:
-            backend = _timed_load(settings, store, DownloadReport(record.model, heartbeat))
+            backend = _timed_load(settings, store, DownloadReport(heartbeat))
         except BaseException:
             heartbeat.stop()
             raise
@@ -122,9 +124,17 @@ def load_backend(settings: WorkerSettings, store: Store, on_download: OnProgress
         case BackendName.SD:
             model = Source.of(settings, settings.backend).find(on_download)
             # Takes seconds: a wrong SD_MODEL_ID is told before.
-            from worker.backends.stable_diffusion import StableDiffusion
+            from worker.backends.stable_diffusion import Options, StableDiffusion
 
-            return StableDiffusion.load(model, settings.device, settings.dtype)
+            options = Options(
+                device=settings.device,
+                dtype=settings.dtype,
+                safety_checker=_checker_of(settings, on_download),
+                lora_dir=settings.lora_dir,
+                max_batch_size=settings.max_batch_size,
+                cloud=BackendName.FLUX_API in settings.backends and settings.bfl_api_key is not None,
+            )
+            return StableDiffusion.load(model, options)
         case BackendName.NULL:
             from worker.backends.null import NullBackend
 
@@ -146,6 +156,22 @@ def load_backend(settings: WorkerSettings, store: Store, on_download: OnProgress
             raise ConfigurationError(f"SD_BACKEND is {settings.backend}, which this version does not have.")
         case _:
             assert_never(settings.backend)
+
+
+def _checker_of(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
+    """Finds the safety checker for models that bring none; None where the operator wants none."""
+    source = Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG)
+
+    def find() -> Path:
+        try:
+            return Path(source.find(on_download).location)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"Pictures cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
+                "folder too; SD_SAFETY_CHECKER=false works without."
+            ) from None
+
+    return find if settings.safety_checker else None
 
 
 def _record(settings: WorkerSettings, name: str) -> WorkerRecord:

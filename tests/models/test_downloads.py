@@ -27,7 +27,7 @@ def fetch(
     folder: Path,
     token: str | None = TOKEN,
     half: bool = True,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> None:
     Downloader(Client(token), half, on_progress, pauses=(0.01, 0.01)).fetch(NAME, folder)
 
@@ -103,7 +103,7 @@ def test_a_later_start_goes_on_where_an_earlier_one_was_cut(hub: Hub, cut: Path,
 def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
     told: list[tuple[int, int]] = []
 
-    fetch(cut, on_progress=lambda done, total: told.append((done, total)))
+    fetch(cut, on_progress=lambda _, done, total: told.append((done, total)))
 
     size = sum((cut / path).stat().st_size for path in NEEDED.values())
     rest = MEGABYTE + (cut / "model_index.json").stat().st_size
@@ -114,7 +114,7 @@ def test_a_server_that_sends_no_parts_sends_the_whole_file_again(hub: Hub, cut: 
     hub.ranges = False
     told: list[int] = []
 
-    fetch(cut, on_progress=lambda done, total: told.append(total - done))
+    fetch(cut, on_progress=lambda _, done, total: told.append(total - done))
 
     assert told[-1] == 0
     assert (cut / WEIGHTS).read_bytes() == (published / SOURCE).read_bytes()
@@ -239,7 +239,7 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 ) -> None:
     hub.folder = published / "unet"
 
-    model = Source("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=CONFIG).find(lambda *_: None)
+    model = Source("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=CONFIG).find()
 
     assert files_in(Path(model.location)) == {"config.json", "diffusion_pytorch_model.safetensors", "download.json"}
     assert hub.sent[-1] == ("config.json", 0)

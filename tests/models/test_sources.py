@@ -14,7 +14,7 @@ from worker.models.sources import MOVED, STARTER, Model, Source
 
 
 def found(model_id: str | Path, shelf: Path, token: str | None = TOKEN) -> Model:
-    return Source("SD_MODEL_ID", str(model_id), shelf, token).find(lambda *_: None)
+    return Source("SD_MODEL_ID", str(model_id), shelf, token).find()
 
 
 def refusal(model_id: str | Path, shelf: Path) -> str:

@@ -74,7 +74,7 @@ def test_a_worker_whose_installation_is_broken_ends(stack: Stack) -> None:
 def removable(stack: Stack) -> Path:
     """A model that a worker has loaded and that may go."""
     folder = shutil.copytree(STARTER, stack.folder / "model")
-    stack.start_worker("sd", SD_MODEL_ID=str(folder))
+    stack.start_worker("sd", SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER="false")
     return folder
 
 

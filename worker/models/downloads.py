@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ TELL_SECONDS = 1.0
 #: What a disk should keep for everything else.
 SPARE_BYTES = 256 << 20
 
-#: Called with the bytes that are there and those there will be.
-OnProgress = Callable[[int, int], None]
+#: Called with the model's name, the bytes that are there, and those there will be.
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Downloader:
 
     def _fetch(self, name: str, folder: Path) -> None:
         plan = Plan.found_in(folder) or self._plan(name, folder)
-        counter = _Counter(self.on_progress, plan.bytes_done(folder), plan.bytes_total)
+        counter = _Counter(partial(self.on_progress, name), plan.bytes_done(folder), plan.bytes_total)
         _require_room(name, folder, counter.missing)
         transfer = Transfer(self.hub, name, plan.commit, folder, counter.add, self.pauses)
         for file in plan.files:
@@ -88,7 +89,7 @@ def read_index(name: str, text: bytes) -> dict[str, Any]:
 class _Counter:
     """Counts bytes and tells of them now and then."""
 
-    def __init__(self, on_progress: OnProgress, done: int, total: int) -> None:
+    def __init__(self, on_progress: Callable[[int, int], None], done: int, total: int) -> None:
         self._on_progress = on_progress
         self._done = done
         self._total = total

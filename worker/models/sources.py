@@ -79,7 +79,7 @@ class Source:
         """The name that Hugging Face has for it."""
         return MOVED.get(self.model_id, self.model_id)
 
-    def find(self, on_progress: OnProgress) -> Model:
+    def find(self, on_progress: OnProgress = lambda *_: None) -> Model:
         """The model, downloaded where it is not here yet; without a look at the network where it is.
 
         Raises ConfigurationError where there is no such model, or one that would bring code of its own.
