@@ -243,8 +243,10 @@ class WorkerSettings(Settings):
     model_id: Annotated[str, Field(min_length=1)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
+    flux_model_id: Annotated[str, Field(min_length=1)] = "black-forest-labs/FLUX.2-klein-4B"
+    """Model of the flux-local backend: a FLUX.2 Klein of Hugging Face, or a local folder in diffusers' format."""
     model_dir: Path = Path("models")
-    """Where downloaded models are kept."""
+    """Where downloaded models are kept, each as <owner>/<name>."""
     lora_dir: Path = Path("models/loras")
     """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
     safety_checker: bool = True
@@ -254,7 +256,7 @@ class WorkerSettings(Settings):
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
     """Pictures of one job that are made at once."""
     huggingface_token: SecretStr | None = None
-    """Token for models that need a login."""
+    """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
