@@ -75,7 +75,6 @@ def test_a_picture_is_the_same_sent_or_fetched(api: Api, shown: Server) -> None:
     sent, fetched = posted(api, SCENE).json(), asked(api, f"{origin(shown)}/scene?sig=a%2Fb").json()
 
     assert fetched["request"] == sent["request"]
-    assert [image["sha256"] for image in fetched["images"]] == [image["sha256"] for image in sent["images"]]
     assert shown.requests[0].line == "GET /scene?sig=a%2Fb HTTP/1.1"
 
 
