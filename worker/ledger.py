@@ -1,30 +1,22 @@
 """The record of jobs as a worker keeps it, in Redis."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TypeVar
 
 from shared.errors import StoreUnavailable
 from shared.jobs import LEASE_MS, Jobs, Verdict
 from shared.schemas import Backend, Job, Progress
 from shared.store import Operation, Store
 from worker.follower import JobCancelled, JobLost
-
-logger = logging.getLogger(__name__)
+from worker.patience import patiently
 
 #: Progress goes out at most this often, and a silent job still asks this often whether it should stop.
 MIN_INTERVAL_SECONDS = 0.05
 BEAT_SECONDS = 1.0
 #: A job whose lease was renewed so lately is certainly still its worker's.
 SURE_SECONDS = LEASE_MS / 1000 / 4
-#: Longest pause between attempts to record the end of a job while Redis is away.
-MAX_BACKOFF_SECONDS = 5.0
-
-
-T = TypeVar("T")
 
 
 class RedisLedger:
@@ -35,21 +27,21 @@ class RedisLedger:
 
     def tell(self, news: Operation[bool]) -> None:
         """Record something that is not about a job."""
-        _patiently(lambda: self._store.run(news))
+        patiently(lambda: self._store.run(news))
 
     def read(self, job_id: str) -> Job | None:
-        snapshot = _patiently(lambda: self._store.run(self._jobs.read(job_id)))
+        snapshot = patiently(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
     def move(self, old: Job, new: Job) -> bool:
-        if _patiently(lambda: self._store.run(self._jobs.move(old, new))):
+        if patiently(lambda: self._store.run(self._jobs.move(old, new))):
             return True
         # The answer to an attempt that did succeed may have been lost with the connection.
         held = self.read(old.id)
         return held is not None and held.model_copy(update={"providers": new.providers}) == new
 
     def note(self, job: Job) -> bool:
-        return _patiently(lambda: self._store.run(self._jobs.note(job)))
+        return patiently(lambda: self._store.run(self._jobs.note(job)))
 
     def waiting(self, backend: Backend, most: int) -> tuple[Job, ...]:
         # Nothing is lost where Redis does not answer: they are only what could be done at the same time.
@@ -167,15 +159,3 @@ class RedisLine:
 def _moment() -> tuple[float, float]:
     """By both clocks: one stands still while the machine sleeps, the other may be set."""
     return time.monotonic(), time.time()
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """The result of a call, repeated for as long as Redis is away: what has been done must not be forgotten."""
-    pause = 0.1
-    while True:
-        try:
-            return call()
-        except StoreUnavailable:
-            logger.warning("Redis does not answer; trying again in %.1f s", pause)
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_BACKOFF_SECONDS)
