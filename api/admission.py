@@ -90,13 +90,16 @@ async def draft(services: Services, caller: Caller, request: GenerationRequest) 
     return job, _expected_ms(fleet, backend, known, request)
 
 
-async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
-    """Accept the job: from here on it is not lost. Raises QueueFull, IdempotencyMismatch and StoreUnavailable."""
+async def admit(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+    """Accept the job: from here on it is not lost.
+
+    Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
+    """
     message = services.queue.message(job.id, job.backend, job.request.priority)
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    admission = await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    admission = await services.ask(caller, services.jobs.create(job, message, ceiling, repeat, expected_ms))
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull

