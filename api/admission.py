@@ -11,10 +11,12 @@ from fastapi import Depends, Header
 from api.callers import Caller, CallerDep
 from api.events import read
 from api.services import Services
-from shared.capabilities import Capabilities
+from api.uploads import Uploads
+from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
+    ForbiddenUrl,
     IdempotencyMismatch,
     InvalidRequest,
     InvalidTransition,
@@ -71,11 +73,16 @@ async def _repetition(
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
-async def draft(services: Services, caller: Caller, request: GenerationRequest) -> tuple[Job, int]:
+async def draft(
+    services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
+) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
+
+    `input_size` is that of the first picture that the request brings.
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
+    _check_receiver(services, request)
     await services.disk.require_room()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
@@ -83,23 +90,29 @@ async def draft(services: Services, caller: Caller, request: GenerationRequest) 
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        known.check(request, services.limits)
+        _require_takers(fleet, known.chosen(request), request)
+        known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
-    job = Job.new(request, backend, datetime.now(UTC), caller.owner)
-    return job, _expected_ms(fleet, backend, known, request)
+    # Whoever is told of the job without asking has no request of its own that links could begin like.
+    links = base_url if request.webhook_url is not None else ""
+    job = Job.new(request, backend, datetime.now(UTC), caller.owner, links)
+    return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+async def admit(
+    services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads
+) -> Admission:
     """Accept the job: from here on it is not lost.
 
     Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
     """
-    message = services.queue.message(job.id, job.backend, job.request.priority)
-    settings = services.settings
-    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
-    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    admission = await services.ask(caller, services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    await uploads.keep(job)
+    # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
+    # removes them if there is none.
+    admission = await _create(services, caller, job, expected_ms, repeat)
+    if admission.outcome is not Outcome.CREATED:
+        await services.intake.discard(job)
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
@@ -109,6 +122,14 @@ async def admit(services: Services, caller: Caller, job: Job, expected_ms: int, 
             raise IdempotencyMismatch
         case Outcome.CREATED | Outcome.KNOWN:
             return admission
+
+
+async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+    message = services.queue.message(job.id, job.backend, job.request.priority)
+    settings = services.settings
+    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
+    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
+    return await services.ask(caller, services.jobs.create(job, message, ceiling, repeat, expected_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
@@ -126,12 +147,22 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(datetime.now(UTC))
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
+                    await services.intake.discard(job)
                     return JobSnapshot(cancelled)
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
 
 
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+def _check_receiver(services: Services, request: GenerationRequest) -> None:
+    if request.webhook_url is None:
+        return
+    try:
+        services.guard.check(request.webhook_url)
+    except ForbiddenUrl as error:
+        raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
@@ -146,10 +177,25 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
     return backend
 
 
-def _expected_ms(fleet: Fleet, backend: Backend, known: Capabilities | None, request: GenerationRequest) -> int:
-    pace = fleet.pace[backend]
-    resolved = known.resolve(request)[0] if known else request
-    return pace.get(kind_of_work(known.chosen(request).model if known else "", resolved), pace.get("*", 0))
+def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationRequest) -> None:
+    """Raises InvalidRequest naming who takes pictures, where the chosen one does not."""
+    if not request.image or known.max_input_images:
+        return
+    known_ones = fleet.capabilities.items()
+    takers = [str(backend) for backend, others in known_ones if others.max_input_images]
+    takers += [model.model for _, others in known_ones for model in others.choices if model.max_input_images]
+    told = f"; {', '.join(takers)} can" if takers else ""
+    raise InvalidRequest(errors=[FieldError("/image", f"{known.model} takes no pictures{told}")])
+
+
+def _expected_ms(
+    services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
+) -> int:
+    pace, known = fleet.pace[backend], services.capabilities(fleet, backend)
+    if known is None:
+        return pace.get("*", 0)
+    resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
+    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

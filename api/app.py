@@ -8,8 +8,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from api import docs, generate, health, images, jobs, openapi, problems
-from api.bodies import MAX_JSON_BYTES, BodyLimit
+from api import docs, generate, health, images, jobs, openapi, problems, webhooks
+from api.bodies import BodyLimit
 from api.callers import Authentication
 from api.headers import SecurityHeaders
 from api.hosts import Hosts
@@ -19,6 +19,9 @@ from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
 Errors are RFC 9457 problem details with a stable `code`."""
+
+#: Calls that pictures may come with.
+TAKE_PICTURES = ("/api/txt2img", "/api/img2img", "/api/jobs")
 
 
 def create_app(services: Services) -> FastAPI:
@@ -42,7 +45,8 @@ def create_app(services: Services) -> FastAPI:
     _add_doors(app, services)
     problems.install(app)
     openapi.install(app)
-    for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router, docs.router):
+    webhooks.describe(app)
+    for router in (generate.router, jobs.router, images.router, webhooks.router, health.router, docs.router):
         app.include_router(router)
     return app
 
@@ -57,7 +61,7 @@ def _add_doors(app: FastAPI, services: Services) -> None:
     """What a request passes before a route sees it; the last one added comes first."""
     settings = services.settings
     app.add_middleware(Patience, seconds=settings.body_timeout_seconds)
-    app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, settings.max_body_bytes))
     app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret)
     if settings.cors_origins:
         app.add_middleware(

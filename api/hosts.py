@@ -46,12 +46,16 @@ class Hosts:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or len(hosts[0]) > 300 or not self._goes_by(hosts[0]):
             return MisdirectedRequest()
-        origin = headers.get("origin")
-        if method in LOOKING or origin is None or origin in self._sites:
-            return None
-        if origin.lower().partition("://")[2] in {hosts[0].lower(), *self._public}:
+        if method in LOOKING or self._may_change(headers, hosts[0]):
             return None
         return Forbidden("Pages of this web site may not use the service; the operator can add it to SD_CORS_ORIGINS.")
+
+    def _may_change(self, headers: Headers, host: str) -> bool:
+        """Whether no page asks, or one that may."""
+        origin = headers.get("origin")
+        if origin is None:
+            return headers.get("sec-fetch-site") not in ("cross-site", "same-site")
+        return origin in self._sites or origin.lower().partition("://")[2] in {host.lower(), *self._public}
 
 
 class Names:

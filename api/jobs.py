@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.admission import RepetitionDep, admit, draft, withdraw
-from api.bodies import JsonRoute
 from api.callers import Caller, CallerDep
 from api.events import follow, patiently, read, server_sent
-from api.generate import SUBMIT_PROBLEMS, RequestBody, estimated_wait, handed_over, job_answer, view
+from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, job_answer, view
 from api.problems import about, documented
 from api.services import Services, ServicesDep
+from api.submissions import JsonSubmission, json_body
 from shared.errors import JobNotFound
 from shared.jobs import JobEvent, JobFilter, JobSnapshot
 from shared.links import Links
@@ -23,7 +23,6 @@ from shared.states import State
 from shared.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
-submit_router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
 FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable")
 CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
@@ -31,15 +30,20 @@ CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
 LAPSED_END = "0-1"
 
 
-@submit_router.post(
-    "/api/jobs", status_code=202, response_model=JobView, responses={202: {"model": JobView}, **SUBMIT_PROBLEMS}
+@router.post(
+    "/api/jobs",
+    status_code=202,
+    response_model=JobView,
+    responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
+    openapi_extra=json_body(EXAMPLES),
 )
 async def create(
-    http: Request, services: ServicesDep, caller: CallerDep, request: RequestBody, repetition: RepetitionDep
+    http: Request, services: ServicesDep, caller: CallerDep, submission: JsonSubmission, repetition: RepetitionDep
 ) -> Response:
     """Accept a job and answer at once; its pictures come later."""
-    job, expected_ms = await draft(services, caller, request)
-    admission = await admit(services, caller, job, expected_ms, repetition.of(request))
+    request, uploads = submission.request, submission.uploads
+    job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
+    admission = await admit(services, caller, job, expected_ms, repetition.of(request), uploads)
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 
 

@@ -16,6 +16,7 @@ from api.events import Hub
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
+from api.uploads import Intake
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
@@ -24,6 +25,8 @@ from shared.queues import JobQueue, create_celery
 from shared.rates import Rates
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
@@ -33,21 +36,25 @@ GRACE_SECONDS = 10
 def create_services(settings: ApiSettings) -> Services:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs = Jobs(settings.redis_prefix)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
+    disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
     return Services(
         settings=settings,
         version=version("imagegen"),
         store=store,
         jobs=jobs,
         queue=JobQueue(create_celery(settings)),
-        images=ImageStore(settings.output_dir),
+        images=images,
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
-        disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
+        disk=disk,
+        intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
         streams=Streams(settings.max_event_streams),
+        webhooks=Webhooks(settings.redis_prefix),
+        guard=Guard(settings.webhook_allow),
     )
 
 

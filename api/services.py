@@ -12,6 +12,7 @@ from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
 from api.streams import Streams
+from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.errors import JobNotFound
@@ -23,6 +24,8 @@ from shared.rates import Rates
 from shared.schemas import Backend
 from shared.settings import ApiSettings
 from shared.store import AsyncStore, Operation
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Fleet, Workers
 
 T = TypeVar("T")
@@ -68,9 +71,12 @@ class Services:
     hub: Hub
     watch: FleetWatch
     disk: DiskWatch
+    intake: Intake
     link_secret: LinkSecret
     rates: Rates
     streams: Streams
+    webhooks: Webhooks
+    guard: Guard
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.access import ApiKey, parse_keys
@@ -74,10 +74,6 @@ class DoorSettings(BaseSettings):
     the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
-    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
-    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
-    """How long a picture link works without a key."""
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(split)] = ()
     """Names that clients may call this service by, comma-separated, beside loopback's and that of SD_PUBLIC_URL;
     *.example.com is all below one, * any. Empty: addresses, names without a dot, and names that end in .internal,

@@ -4,7 +4,7 @@ ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
-│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
+│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
@@ -111,6 +111,12 @@ class ImageNotFound(RequestError):
     """The job has no picture with this number, or its file is gone."""
 
     code = "image-not-found"
+
+
+class WebhookNotFound(RequestError):
+    """There is no webhook with this id that waits or was given up; those that arrived are not kept."""
+
+    code = "webhook-not-found"
 
 
 class InvalidTransition(RequestError):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,15 +20,18 @@ from shared.schemas import Job
 
 _SCHEME = "sha256:"
 _STAGED = "."
+_FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True)
 class Folder:
     """The inputs of a job; `job_id` is None where none was accepted for them yet."""
 
-    path: Path
+    name: str
     job_id: str | None
     modified_at: datetime
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class InputStore:
     root: Path
 
     def stage(self) -> "Staged":
-        return Staged(self.root, self.root / f"{_STAGED}{uuid4()}")
+        return Staged(self.root)
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises InvalidImage when the file is gone or is not the one that was accepted."""
@@ -49,17 +53,21 @@ class InputStore:
             raise InvalidImage("A picture that came with the request is damaged.")
         return data
 
-    def discard(self, job_id: str) -> None:
-        shutil.rmtree(self.root / job_id, ignore_errors=True)
+    def discard(self, name: str) -> None:
+        """Remove a folder: a job's is named by its id."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
 
     def folders(self) -> Iterator[Folder]:
-        """Everything that is there, in no order."""
-        with suppress(FileNotFoundError):
-            for path in self.root.iterdir():
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    times = [entry.stat().st_mtime for entry in (path, *path.iterdir())]
-                    job_id = None if path.name.startswith(_STAGED) else path.name
-                    yield Folder(path, job_id, datetime.fromtimestamp(max(times), UTC))
+        """All of them, in no order. Those that vanish meanwhile are left out."""
+        for path in self.root.glob("*"):
+            name = _FOLDER.fullmatch(path.name)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                files = [file.stat() for file in path.iterdir()]
+                newest = max(about.st_mtime for about in (path.stat(), *files))
+                size = sum(about.st_size for about in files)
+                if name:
+                    job_id = None if name[1] else name[2]
+                    yield Folder(path.name, job_id, datetime.fromtimestamp(newest, UTC), len(files), size)
 
 
 class Staged:
@@ -68,20 +76,23 @@ class Staged:
     Every method may raise StorageFull.
     """
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path) -> None:
         self._home = home
-        self._folder = folder
+        self._folder = home / f"{_STAGED}{uuid4()}"
+        self.holds_files = False
 
     def receive(self) -> "Arriving":
         with writing():
             self._folder.mkdir(parents=True, exist_ok=True)
+            self.holds_files = True
             return Arriving(self._folder)
 
     def keep(self, job: Job) -> None:
         """When this returns they are on disk as the inputs of this job."""
         with writing():
             _sync(self._folder)
-            self._folder = self._folder.rename(self._home / job.id)
+            self._folder.rename(self._home / job.id)
+            self.holds_files = False
             _sync(self._home)
 
     def drop(self) -> None:
@@ -95,7 +106,7 @@ class Arrived:
 
 
 class Arriving:
-    """One picture that comes in pieces."""
+    """A file that comes in pieces. One that did not become a picture goes when it is closed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{_STAGED}{uuid4()}"
@@ -107,6 +118,7 @@ class Arriving:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._file.close()
+        self._path.unlink(missing_ok=True)
 
     @property
     def size(self) -> int:
@@ -117,6 +129,10 @@ class Arriving:
         self._hash.update(data)
         with writing():
             self._file.write(data)
+
+    def content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
 
     def finish(self, max_pixels: int) -> Arrived:
         """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""

@@ -5,6 +5,7 @@ runs it on asyncio, workers run it on threads.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,10 +41,15 @@ class Operation(Generic[T]):
     decode: Callable[[Any], T]
 
 
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
+
 @cache
 def _source(script: str) -> str:
+    """The script with what it includes in place: scripts on the server cannot share code."""
     folder = resources.files("shared").joinpath("lua")
-    return "\n".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in script.split("+"))
+    text = "\n".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in script.split("+"))
+    return _INCLUDE.sub(lambda found: _source(found[1]), text)
 
 
 class Store:

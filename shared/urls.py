@@ -1,14 +1,16 @@
 """Requests to addresses that come from outside: a webhook's, a picture's. They go to the public net, and no further."""
 
+import json
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urljoin
 
 import requests
@@ -16,7 +18,7 @@ import requests
 from shared.addresses import Url
 from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
 from shared.networks import Address, objection
-from shared.pinned import Allowance, exchange, tls_context
+from shared.pinned import Allowance, exchange
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,25 @@ class Answer:
     """Their names in any case."""
     body: bytes
     """As it was sent: a server that compressed it unasked is not helped."""
+
+    def json(self) -> dict[str, Any] | None:
+        """None for what is no JSON object."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def retry_after(self) -> float | None:
+        """Seconds until they want to be asked again; below zero for a moment that is past. None if they do not say."""
+        told = self.headers.get("Retry-After", "").strip()
+        if told.isascii() and told.isdigit():
+            return float(told[:6])
+        try:
+            moment = parsedate_to_datetime(told)
+        except ValueError:
+            return None
+        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
 class Guard:
@@ -88,16 +109,12 @@ class Guard:
         here, own = self._read(url), dict(headers or {})
         while True:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
-            with exchange(request, here, self._addresses(here, allowance), self._tls, allowance) as response:
+            with exchange(request, here, self._addresses(here, allowance), allowance) as response:
                 there = self._next(here, response) if redirects else None
                 if there is None:
                     return Answer(response.status_code, response.headers, _body(response, max_bytes, tick))
             own = own if there.origin == here.origin else {}
             here, redirects = there, redirects - 1
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return tls_context()
 
     def _read(self, text: str) -> Url:
         url = Url.parse(text)

@@ -6,13 +6,14 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
 from shared.doors import DoorSettings
-from shared.settings import PREFIX, ApiSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
 
 SECTIONS: dict[str, type[BaseSettings]] = {
     "Everything": Settings,
     "Doors": DoorSettings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
+    "Housekeeper": HousekeeperSettings,
     "imagegen up": LauncherSettings,
 }
 

@@ -21,6 +21,7 @@ QUICK = Patience(
     connect_seconds=2.0,
     submit_seconds=1.0,
     answer_seconds=0.5,
+    picture_seconds=0.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,

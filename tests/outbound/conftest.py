@@ -7,6 +7,7 @@ import pytest
 import trustme
 
 from shared.networks import Address
+from shared.pinned import tls_context
 from tests.outbound.servers import OK, Script, Server, say, serve
 
 
@@ -46,8 +47,13 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-def trusted(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def trusted(
+    authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     """This machine trusts the authority."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    tls_context.cache_clear()
+    yield
+    tls_context.cache_clear()

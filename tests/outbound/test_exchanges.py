@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
+from shared import logs
 from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
 from shared.urls import Answer, Guard
 from tests.outbound.conftest import Names
@@ -169,6 +170,27 @@ def test_what_is_found_is_logged_for_the_operator_and_told_to_nobody(
     assert "10.9.8.7" in caplog.text
     assert "10.9.8.7" not in str(raised.value)
     assert "s3cret" not in caplog.text
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What a process of ours logs."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure("text")
+    yield lambda: capsys.readouterr().err
+    root.handlers, root.level = handlers, level
+
+
+def test_no_address_is_logged_whole(caller: Caller, server: Server, log: Callable[[], str]) -> None:
+    server.script.act = say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\n\r\nok")
+
+    caller.get("/webhook-waiting/5ecret")
+    logging.getLogger("shared.urls").warning("this is logged")
+
+    seen = log()
+    assert "this is logged" in seen
+    assert "5ecret" not in seen
 
 
 # TLS
