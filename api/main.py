@@ -13,6 +13,7 @@ from api.app import create_app
 from api.connections import Config
 from api.disk import DiskWatch
 from api.events import Hub
+from api.fetching import Fetcher
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
@@ -38,6 +39,7 @@ def create_services(settings: ApiSettings) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
     disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
+    guard = Guard(settings.webhook_allow)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -49,12 +51,12 @@ def create_services(settings: ApiSettings) -> Services:
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=disk,
-        intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
+        intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
         streams=Streams(settings.max_event_streams),
         webhooks=Webhooks(settings.redis_prefix),
-        guard=Guard(settings.webhook_allow),
+        guard=guard,
     )
 
 
