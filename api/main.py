@@ -22,6 +22,8 @@ from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
@@ -46,6 +48,8 @@ def create_services(settings: ApiSettings) -> Services:
         disk=disk,
         intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
+        webhooks=Webhooks(settings.redis_prefix),
+        guard=Guard(settings.webhook_allow),
     )
 
 
