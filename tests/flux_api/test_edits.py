@@ -179,7 +179,9 @@ def test_how_much_may_change_is_not_theirs_to_honour() -> None:
 
 
 def test_the_published_schema_tells_who_takes_which_pictures() -> None:
-    told = {entry["title"]: entry["then"] for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4))["allOf"]}
+    told = {
+        entry["title"]: entry["then"] for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4))["allOf"]
+    }
 
     assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
     assert told["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
