@@ -119,7 +119,7 @@ MAX_INPUT_IMAGES = 16
 #: A submitted picture on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
 Reference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 #: What callers send in place of a reference.
-_SOURCE = {"type": "string", "description": "base64, or a data: URL"}
+_SOURCE = {"type": "string", "description": "base64, a data: URL, or a public http(s) address"}
 Sources = Annotated[
     tuple[Reference, ...],
     WithJsonSchema(

@@ -157,8 +157,8 @@ class Settings(BaseSettings):
     webhook_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
     ] = ()
-    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
-    and on port 80 or 443."""
+    """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
+    requests may come from there. All others must be public, and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
