@@ -111,6 +111,8 @@ class ApiSettings(Settings):
     """Address the API listens on; 0.0.0.0 for every network."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
+    published_on: str = ""
+    """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
     default_backend: Backend | None = None
     """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
     first of SD_BACKENDS."""
@@ -129,6 +131,11 @@ class ApiSettings(Settings):
     """Largest width x height of a picture."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
+
+    @property
+    def reachable_at(self) -> str:
+        """The address that decides who can come in."""
+        return self.published_on or self.host
 
     @property
     def fallback_backend(self) -> Backend:
@@ -171,6 +178,14 @@ class LauncherSettings(ApiSettings, WorkerSettings):
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
     flower_basic_auth: SecretStr | None = None
     """user:password for Flower. Needed unless SD_HOST is a loopback address."""
+
+    def require_login(self) -> None:
+        """Raises ConfigurationError where the dashboard would be open to the network."""
+        if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
+            raise ConfigurationError(
+                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the dashboard: "
+                "set it to user:password, or SD_FLOWER_PORT=0 to start none."
+            )
 
 
 S = TypeVar("S", bound=BaseSettings)

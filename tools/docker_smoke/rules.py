@@ -1,0 +1,66 @@
+"""What holds of every container while it runs."""
+
+import http.client
+
+from tools.docker_smoke.checks import check, inspect, run, until
+from tools.docker_smoke.stack import CANARY, Stack
+
+SERVICES = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
+WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
+
+
+def refusals() -> None:
+    said = run(
+        "docker",
+        "run",
+        "--rm",
+        "-e",
+        "SD_PUBLISHED_ON=0.0.0.0",
+        "-e",
+        "SD_REDIS_URL=redis://nowhere",
+        "imagegen-api",
+        fails=True,
+    )
+    check("SD_API_KEY is empty" in said, "open to the network, the API does not start without a key")
+
+
+def hardened(stack: Stack) -> None:
+    services = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
+WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
+    for container in (one for service in services for one in stack.containers(service)):
+        name = inspect(container, ".Name").strip("/")
+        shell = ("docker", "exec", container, "sh", "-c")
+        check(run(*shell, "id -u") != "0", f"{name} does not run as root")
+        status = run(*shell, "cat /proc/1/status /proc/self/status")
+        check(status.count("CapEff:\t0000000000000000") == 2, f"{name} has no capability")
+        check("NoNewPrivs:\t1" in status, f"{name} can gain no privilege")
+        run(*shell, "touch /anywhere /app/here /usr/lib/there", fails=True)
+        mounts = [line.split() for line in run(*shell, "cat /proc/mounts").splitlines()]
+        roots = {options.split(",")[0] for _, place, _, options, *_ in mounts if place == "/"}
+        kept = {
+            place
+            for _, place, kind, options, *_ in mounts
+            if place.startswith(WRITABLE) and "rw" in options.split(",")
+        }
+        check(roots == {"ro"}, f"{name} has a read-only root", f"writable: {' '.join(sorted(kept))}")
+        until(f"{name} is healthy", lambda one=container: inspect(one, ".State.Health.Status") == "healthy" or None)  # type: ignore[misc]
+        check(True, f"{name} is healthy")
+
+
+def redis_rules(stack: Stack) -> None:
+    redis = stack.containers("redis")[0]
+    wanted = {"appendonly": "yes", "maxmemory-policy": "noeviction", "stream-node-max-bytes": "512"}
+    for setting, value in wanted.items():
+        said = run("docker", "exec", redis, "valkey-cli", "config", "get", setting).splitlines()
+        check(said[-1] == value, f"redis has {setting} {value}")
+    refused = run("docker", "exec", "-e", "REDISCLI_AUTH=", redis, "valkey-cli", "ping")
+    check("NOAUTH" in refused, "redis wants its password")
+    check(CANARY not in run("docker", "exec", redis, "sh", "-c", "cat /proc/*/cmdline"), "no command line shows it")
+    check(inspect(redis, "json .NetworkSettings.Ports") in ("{}", '{"6379/tcp":null}'), "redis is published nowhere")
+
+
+def flower_rules() -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", 5555, timeout=20)
+    connection.request("GET", "/workers")
+    check(connection.getresponse().status == http.client.UNAUTHORIZED, "flower wants a login")
+    connection.close()
