@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header
 
+from api.callers import Caller, CallerDep
 from api.events import read
 from api.services import Services
-from shared.capabilities import Capabilities
+from api.uploads import Uploads
+from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
@@ -55,7 +57,7 @@ class Repetition:
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
 async def _repetition(
-    http: Request,
+    caller: CallerDep,
     idempotency_key: Annotated[
         str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
     ] = None,
@@ -64,41 +66,61 @@ async def _repetition(
     if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
         wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         raise InvalidRequest(errors=[wrong])
-    return Repetition(http.client.host if http.client else "", idempotency_key, x_stainless_retry_count)
+    return Repetition(caller.account, idempotency_key, x_stainless_retry_count)
 
 
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
-async def draft(services: Services, request: GenerationRequest) -> tuple[Job, int]:
+async def draft(
+    services: Services, caller: Caller, request: GenerationRequest, input_size: Size | None = None
+) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
+
+    `input_size` is that of the first picture that the request brings.
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
     await services.disk.require_room()
+    # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
+    await services.link_secret.signer()
     fleet = await services.watch.fleet()
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        known.check(request, services.limits)
+        _require_takers(fleet, known.chosen(request), request)
+        known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
-    return Job.new(request, backend, datetime.now(UTC)), _expected_ms(fleet, backend, known, request)
+    job = Job.new(request, backend, datetime.now(UTC), caller.owner)
+    return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads) -> Admission:
     """Accept the job: from here on it is not lost. Raises QueueFull, IdempotencyMismatch and StoreUnavailable."""
-    message = services.queue.message(job.id, job.backend, job.request.priority)
-    settings = services.settings
-    ceiling = Ceiling(settings.max_queued_jobs, settings.max_queued_jobs_per_backend or settings.max_queued_jobs)
-    admission = await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    await uploads.keep(job)
+    # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
+    # removes them if there is none.
+    admission = await _create(services, job, expected_ms, repeat)
+    if admission.outcome is not Outcome.CREATED:
+        await services.intake.discard(job)
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
+        case Outcome.CROWDED:
+            raise QueueFull("This key has as many jobs waiting or running as it may; try again when some are done.")
         case Outcome.MISMATCH:
             raise IdempotencyMismatch
         case Outcome.CREATED | Outcome.KNOWN:
             return admission
+
+
+async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+    message = services.queue.message(job.id, job.backend, job.request.priority)
+    settings = services.settings
+    per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
+    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
+    return await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
@@ -116,6 +138,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(datetime.now(UTC))
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
+                    await services.intake.discard(job)
                     return JobSnapshot(cancelled)
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
@@ -136,10 +159,25 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
     return backend
 
 
-def _expected_ms(fleet: Fleet, backend: Backend, known: Capabilities | None, request: GenerationRequest) -> int:
-    pace = fleet.pace[backend]
-    resolved = known.resolve(request)[0] if known else request
-    return pace.get(kind_of_work(known.chosen(request).model if known else "", resolved), pace.get("*", 0))
+def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationRequest) -> None:
+    """Raises InvalidRequest naming who takes pictures, where the chosen one does not."""
+    if not request.image or known.max_input_images:
+        return
+    known_ones = fleet.capabilities.items()
+    takers = [str(backend) for backend, others in known_ones if others.max_input_images]
+    takers += [model.model for _, others in known_ones for model in others.choices if model.max_input_images]
+    told = f"; {', '.join(takers)} can" if takers else ""
+    raise InvalidRequest(errors=[FieldError("/image", f"{known.model} takes no pictures{told}")])
+
+
+def _expected_ms(
+    services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
+) -> int:
+    pace, known = fleet.pace[backend], services.capabilities(fleet, backend)
+    if known is None:
+        return pace.get("*", 0)
+    resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
+    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

@@ -7,11 +7,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from api import generate, health, images, jobs, openapi, problems
-from api.bodies import MAX_JSON_BYTES, BodyLimit
+from api.bodies import BodyLimit
+from api.callers import Authentication
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
 Errors are RFC 9457 problem details with a stable `code`."""
+
+#: Calls that pictures may come with.
+TAKE_PICTURES = ("/api/txt2img", "/api/img2img", "/api/jobs")
 
 
 def create_app(services: Services) -> FastAPI:
@@ -25,9 +29,11 @@ def create_app(services: Services) -> FastAPI:
 
     app = FastAPI(title="imagegen", version=services.version, description=DESCRIPTION, lifespan=lifespan)
     app.state.services = services
-    app.add_middleware(BodyLimit, max_bytes=MAX_JSON_BYTES)
+    # The last one added comes first.
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, services.settings.max_body_bytes))
+    app.add_middleware(Authentication, keys=services.settings.api_key, links=services.link_secret)
     problems.install(app)
     openapi.install(app)
-    for router in (generate.router, jobs.submit_router, jobs.router, images.router, health.router):
+    for router in (generate.router, jobs.router, images.router, health.router):
         app.include_router(router)
     return app

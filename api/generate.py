@@ -4,23 +4,26 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from api.admission import RepetitionDep, admit, draft, withdraw
-from api.bodies import JsonRoute
+from api.admission import Repetition, RepetitionDep, admit, draft, withdraw
+from api.callers import Caller, CallerDep
 from api.events import Listener, read, until_done
 from api.images import pictures_of, serve_picture
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
+from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
+from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
-from shared.views import JobView, job_path, job_view
+from shared.views import JobView, job_view
 
-router = APIRouter(tags=["generate"], route_class=JsonRoute)
+router = APIRouter(tags=["generate"])
 
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
@@ -30,7 +33,10 @@ EXAMPLES = {
     },
 }
 SUBMIT_PROBLEMS = documented(
+    "unauthorized",
+    "forbidden",
     "invalid-request",
+    "invalid-image",
     "unsupported-media-type",
     "length-required",
     "payload-too-large",
@@ -41,6 +47,8 @@ SUBMIT_PROBLEMS = documented(
     "store-unavailable",
 )
 FAILURES = documented(
+    "invalid-request",
+    "invalid-image",
     "not-acceptable",
     "image-not-found",
     "out-of-memory",
@@ -56,40 +64,77 @@ FAILURES = documented(
     "internal-error",
 )
 
-OnDisconnect = Literal["keep", "cancel"]
-RequestBody = Annotated[GenerationRequest, Body(openapi_examples=EXAMPLES)]
-
-
-@router.post(
-    "/api/txt2img",
-    response_model=JobView,
-    responses={
-        200: {
-            "description": "The finished job, or with `Accept: image/*` the bytes of its first picture",
-            "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}},
-        },
-        202: {"description": "Not finished in time: the job goes on at `Location`", "model": JobView},
-        **SUBMIT_PROBLEMS,
-        **{status: FAILURES[status] for status in FAILURES if status not in SUBMIT_PROBLEMS},
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The finished job, or with `Accept: image/*` the bytes of its first picture",
+        "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}},
     },
-)
+    202: {"description": "Not finished in time: the job goes on at `Location`", "model": JobView},
+    **SUBMIT_PROBLEMS,
+    **FAILURES,
+}
+
+Accept = Annotated[str, Header(description="`image/*` answers the bytes of the picture")]
+Prefer = Annotated[str, Header(description="`wait=N`: answer 202 after N seconds", examples=["wait=30"])]
+Leaving = Literal["keep", "cancel"]
+OnDisconnect = Annotated[Leaving, Query(description="What becomes of the job if you leave")]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a caller wants to be answered."""
+
+    accept: str
+    prefer: str
+    on_disconnect: Leaving
+
+
+async def _wish(accept: Accept = "*/*", prefer: Prefer = "", on_disconnect: OnDisconnect = "keep") -> Wish:
+    return Wish(accept, prefer, on_disconnect)
+
+
+WishDep = Annotated[Wish, Depends(_wish)]
+
+
+@router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
 async def txt2img(
     http: Request,
     services: ServicesDep,
-    request: RequestBody,
+    caller: CallerDep,
+    submission: JsonSubmission,
     repetition: RepetitionDep,
-    accept: Annotated[str, Header(description="`image/*` answers the bytes of the picture")] = "*/*",
-    prefer: Annotated[str, Header(description="`wait=N`: answer 202 after N seconds", examples=["wait=30"])] = "",
-    on_disconnect: Annotated[OnDisconnect, Query(description="What becomes of the job if you leave")] = "keep",
+    wish: WishDep,
 ) -> Response:
     """Make pictures and wait for them."""
-    wants_bytes, request = negotiate(accept, request)
-    job, expected_ms = await draft(services, request)
-    budget = wait_seconds(prefer, services.settings.sync_timeout_seconds)
-    admission = await admit(services, job, expected_ms, repetition.of(request))
-    if admission.outcome is Outcome.KNOWN:
-        # Somebody else may wait for it too.
-        on_disconnect = "keep"
+    return await _made(http, services, caller, submission, repetition, wish)
+
+
+@router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
+async def img2img(
+    http: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    submission: PictureSubmission,
+    repetition: RepetitionDep,
+    wish: WishDep,
+) -> Response:
+    """Make pictures from a picture and wait for them.
+
+    The picture is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
+    are parts of the form or parameters of the query. JSON as for `/api/txt2img` is taken as well.
+    """
+    return await _made(http, services, caller, submission, repetition, wish)
+
+
+async def _made(
+    http: Request, services: Services, caller: Caller, submission: Submission, repetition: Repetition, wish: Wish
+) -> Response:
+    wants_bytes, request = negotiate(wish.accept, submission.request)
+    job, expected_ms = await draft(services, caller, request, submission.uploads.size(request))
+    budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
+    admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
+    # Somebody else may wait for a known one too.
+    on_disconnect = wish.on_disconnect if admission.outcome is Outcome.CREATED else "keep"
     with services.hub.listen(admission.job_id) as listener:
         # It may have ended before anybody listened.
         listener.tell(None)
@@ -135,7 +180,7 @@ def _by_preference(accept: str) -> list[str]:
 
 
 async def _outcome(
-    services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: OnDisconnect
+    services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: Leaving
 ) -> JobSnapshot | None:
     """The finished job, or None when time is up, the caller has left or this process ends: the job goes on."""
     waiting = asyncio.ensure_future(until_done(services.store, services.jobs, listener, job_id))
@@ -176,7 +221,9 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     if wants_bytes and job.state is State.CANCELLED:
         raise ImageNotFound("The job was cancelled; it has no picture.")
     if wants_bytes:
-        return await serve_picture(services.images, job, job.images[0], http)
+        # One that is withheld has no bytes; a job of which all are has failed.
+        first = next(image for image in job.images if not image.flagged)
+        return await serve_picture(services.images, job, first, http)
     return await job_answer(services, http, snapshot)
 
 
@@ -193,7 +240,7 @@ async def view(
     services: Services, http: Request, snapshot: JobSnapshot, pictures: Mapping[int, bytes] | None = None
 ) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    return job_view(snapshot, services.base_url(http), pictures, await estimated_wait(services, snapshot))
+    return job_view(snapshot, await services.links(http), pictures, await estimated_wait(services, snapshot))
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:

@@ -105,7 +105,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
     )
 
 
-@router.get("/api/backends", responses=documented("store-unavailable"))
+@router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
 async def backends(services: ServicesDep) -> BackendListView:
     """What can make pictures, what it takes, and how busy it is."""
     fleet = await services.watch.fleet()
@@ -114,7 +114,7 @@ async def backends(services: ServicesDep) -> BackendListView:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health")
+@router.get("/health", responses=documented("unauthorized"))
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
     disk = await services.disk.seen()
@@ -157,7 +157,7 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     return {"status": status or "redis-unavailable"}
 
 
-@router.get("/info", responses=documented("store-unavailable"))
+@router.get("/info", responses=documented("unauthorized", "store-unavailable"))
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
     fleet = await services.watch.fleet()

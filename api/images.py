@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
+from api.callers import CallerDep
 from api.events import read
 from api.problems import about, documented
 from api.services import ServicesDep
@@ -31,12 +32,12 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
         206: {"description": "The part that `Range` asked for"},
         304: {"description": "`If-None-Match` names this very picture"},
         416: {"description": "`Range` lies outside of the picture"},
-        **documented("invalid-request", "job-not-found", "image-not-found", "store-unavailable"),
+        **documented("unauthorized", "invalid-request", "job-not-found", "image-not-found", "store-unavailable"),
     },
 )
-async def picture(http: Request, services: ServicesDep, job_id: str, index: int) -> Response:
+async def picture(http: Request, services: ServicesDep, caller: CallerDep, job_id: str, index: int) -> Response:
     """The bytes of one picture."""
-    job = (await read(services.store, services.jobs, job_id)).job
+    job = (await read(services.store, services.jobs, job_id, caller.sees)).job
     about(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
@@ -45,7 +46,9 @@ async def picture(http: Request, services: ServicesDep, job_id: str, index: int)
 
 
 async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
-    """Raises ImageNotFound when the file is gone or is not the one that was recorded."""
+    """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen."""
+    if image.flagged:
+        raise ImageNotFound("The safety checker withheld this picture.")
     path = await asyncio.to_thread(_checked, store, job, image)
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers |= {"X-Content-Type-Options": "nosniff", "X-Seed": str(image.seed)}

@@ -2,50 +2,62 @@
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.admission import RepetitionDep, admit, draft, withdraw
-from api.bodies import JsonRoute
+from api.callers import Caller, CallerDep
 from api.events import follow, patiently, read, server_sent
-from api.generate import SUBMIT_PROBLEMS, RequestBody, estimated_wait, handed_over, job_answer, view
+from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, job_answer, view
 from api.problems import about, documented
 from api.services import Services, ServicesDep
+from api.submissions import JsonSubmission, json_body
+from shared.errors import JobNotFound
 from shared.jobs import JobEvent, JobFilter, JobSnapshot
+from shared.links import Links
 from shared.schemas import Backend
 from shared.states import State
 from shared.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
-submit_router = APIRouter(tags=["jobs"], route_class=JsonRoute)
 
-FIND_PROBLEMS = documented("invalid-request", "job-not-found", "store-unavailable")
+FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "store-unavailable")
+CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
 #: Id of the one event that is told of a job whose events have lapsed.
 LAPSED_END = "0-1"
 
 
-@submit_router.post(
-    "/api/jobs", status_code=202, response_model=JobView, responses={202: {"model": JobView}, **SUBMIT_PROBLEMS}
+@router.post(
+    "/api/jobs",
+    status_code=202,
+    response_model=JobView,
+    responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
+    openapi_extra=json_body(EXAMPLES),
 )
-async def create(http: Request, services: ServicesDep, request: RequestBody, repetition: RepetitionDep) -> Response:
+async def create(
+    http: Request, services: ServicesDep, caller: CallerDep, submission: JsonSubmission, repetition: RepetitionDep
+) -> Response:
     """Accept a job and answer at once; its pictures come later."""
-    job, expected_ms = await draft(services, request)
-    admission = await admit(services, job, expected_ms, repetition.of(request))
+    request, uploads = submission.request, submission.uploads
+    job, expected_ms = await draft(services, caller, request, uploads.size(request))
+    admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 
 
 @router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)
-async def show(http: Request, services: ServicesDep, job_id: str) -> Response:
+async def show(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """One job, as it is now."""
-    return await job_answer(services, http, await _found(services, http, job_id))
+    return await job_answer(services, http, await _found(services, http, caller, job_id))
 
 
-@router.get("/api/jobs", responses=documented("invalid-request", "store-unavailable"))
+@router.get("/api/jobs", responses=documented("unauthorized", "invalid-request", "store-unavailable"))
 async def index(
     http: Request,
     services: ServicesDep,
+    caller: CallerDep,
     state: State | None = None,
     backend: Backend | None = None,
     label: Annotated[str | None, Query(max_length=128)] = None,
@@ -53,7 +65,7 @@ async def index(
     cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")] = None,
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
-    wanted = JobFilter(state=state, backend=backend, label=label)
+    wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
     page = await services.store.run(services.jobs.page(wanted, limit, cursor))
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
@@ -61,26 +73,24 @@ async def index(
 @router.delete(
     "/api/jobs/{job_id}",
     response_model=JobView,
-    responses={**FIND_PROBLEMS, **documented("invalid-transition")},
+    responses={**CHANGE_PROBLEMS, **documented("invalid-transition")},
 )
-async def cancel(http: Request, services: ServicesDep, job_id: str) -> Response:
+async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
-    await _found(services, http, job_id)
+    await _found(services, http, caller, job_id)
     return await job_answer(services, http, await withdraw(services, job_id))
 
 
-@router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=FIND_PROBLEMS)
-async def pin(http: Request, services: ServicesDep, job_id: str) -> Response:
+@router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=CHANGE_PROBLEMS)
+async def pin(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Keep the job and its pictures, whatever the retention rules say."""
-    await services.store.run(services.jobs.pin(job_id, pinned=True))
-    return await job_answer(services, http, await _found(services, http, job_id))
+    return await _pinned(services, http, caller, job_id, pinned=True)
 
 
-@router.delete("/api/jobs/{job_id}/pin", response_model=JobView, responses=FIND_PROBLEMS)
-async def unpin(http: Request, services: ServicesDep, job_id: str) -> Response:
+@router.delete("/api/jobs/{job_id}/pin", response_model=JobView, responses=CHANGE_PROBLEMS)
+async def unpin(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Let the retention rules apply to the job again."""
-    await services.store.run(services.jobs.pin(job_id, pinned=False))
-    return await job_answer(services, http, await _found(services, http, job_id))
+    return await _pinned(services, http, caller, job_id, pinned=False)
 
 
 @router.get(
@@ -95,6 +105,7 @@ async def unpin(http: Request, services: ServicesDep, job_id: str) -> Response:
 async def events(
     http: Request,
     services: ServicesDep,
+    caller: CallerDep,
     job_id: str,
     last_event_id: Annotated[str, Header(description="Resume after this event")] = "",
 ) -> Response:
@@ -104,17 +115,24 @@ async def events(
     """
     # Redis takes no number above 2^64.
     last = last_event_id if re.fullmatch(r"\d{1,19}-\d{1,19}", last_event_id) else ""
-    snapshot = await _found(services, http, job_id)
+    snapshot = await _found(services, http, caller, job_id)
     if snapshot.job.state.is_terminal and last and await _has_seen_the_end(services, job_id, last):
         # EventSource reconnects whenever a stream ends; 204 is how it is told to stop.
         return Response(status_code=204, headers={"X-Job-Id": job_id})
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "X-Job-Id": job_id}
-    stream = _stream(services, snapshot, last, services.base_url(http))
+    stream = _stream(services, snapshot, last, await services.links(http))
     return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
 
-async def _found(services: Services, http: Request, job_id: str) -> JobSnapshot:
-    snapshot = await read(services.store, services.jobs, job_id)
+async def _pinned(services: Services, http: Request, caller: Caller, job_id: str, *, pinned: bool) -> Response:
+    snapshot = await _found(services, http, caller, job_id)
+    if not await services.store.run(services.jobs.pin(job_id, pinned=pinned)):
+        raise JobNotFound
+    return await job_answer(services, http, replace(snapshot, pinned=pinned))
+
+
+async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
+    snapshot = await read(services.store, services.jobs, job_id, caller.sees)
     about(http, job_id)
     return snapshot
 
@@ -124,22 +142,22 @@ async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
     return last == (known[-1].id if known else LAPSED_END)
 
 
-async def _stream(services: Services, snapshot: JobSnapshot, last: str, base_url: str) -> AsyncIterator[bytes]:
+async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
     job_id = snapshot.job.id
     with services.hub.listen(job_id) as listener:
         if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
             # The events have lapsed; the record tells the end.
-            yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, base_url))
+            yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return
         async for event in follow(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type in ("done", "state"):
                 snapshot = await patiently(lambda: read(services.store, services.jobs, job_id))
                 wait = await estimated_wait(services, snapshot)
                 place = snapshot.queue_position if event.data == State.QUEUED else None
-                yield server_sent(event, _job_json(snapshot, base_url), place, wait)
+                yield server_sent(event, _job_json(snapshot, links), place, wait)
             else:
                 yield server_sent(event)
 
 
-def _job_json(snapshot: JobSnapshot, base_url: str) -> str:
-    return job_view(snapshot, base_url).model_dump_json()
+def _job_json(snapshot: JobSnapshot, links: Links) -> str:
+    return job_view(snapshot, links).model_dump_json()

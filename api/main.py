@@ -12,7 +12,9 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.disk import DiskWatch
 from api.events import Hub
+from api.links import LinkSecret
 from api.services import FleetWatch, Services
+from api.uploads import Intake
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
@@ -29,23 +31,27 @@ GRACE_SECONDS = 10
 def create_services(settings: ApiSettings) -> Services:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs = Jobs(settings.redis_prefix)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
+    disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
     return Services(
         settings=settings,
         version=version("imagegen"),
         store=store,
         jobs=jobs,
         queue=JobQueue(create_celery(settings)),
-        images=ImageStore(settings.output_dir),
+        images=images,
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
-        disk=DiskWatch(settings.output_dir, settings.min_free_bytes),
+        disk=disk,
+        intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
+        link_secret=LinkSecret(settings, store),
     )
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
+    settings.require_keys()
     require_redis(settings.redis_url)
     services = create_services(settings)
     return create_app(services), services.hub

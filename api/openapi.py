@@ -5,21 +5,37 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
+from api.callers import OPEN
 from api.problems import Problem
+from shared.schemas import GenerationRequest
 from shared.views import EXAMPLE
+
+#: The three ways to send a key, any of which is enough.
+SECURITY = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "The key is the password; any user name will do."},
+}
 
 
 def install(app: FastAPI) -> None:
     describe = app.openapi
-    _, problems = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+    _, referred = models_json_schema(
+        [(Problem, "serialization"), (GenerationRequest, "validation")], ref_template="#/components/schemas/{model}"
+    )
 
     def openapi() -> dict[str, Any]:
         described = describe()
         schemas = described["components"]["schemas"]
-        # Routes refer to it by name only: as a model of theirs it would be documented as plain JSON.
-        schemas |= problems["$defs"]
+        # Routes refer to them by name only: problems are no plain JSON, and requests are read by the routes themselves.
+        schemas |= referred["$defs"]
         # As part of the model it would lose its nulls.
         schemas["JobView"]["examples"] = [EXAMPLE]
+        described["components"]["securitySchemes"] = SECURITY
+        for path, operations in described["paths"].items():
+            if path not in OPEN:
+                for operation in operations.values():
+                    operation["security"] = [{name: []} for name in SECURITY]
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -15,13 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from shared import errors
-from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError
+from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError, Unauthorized
 from shared.schemas import JobError
 
 logger = logging.getLogger(__name__)
 
 STATUS: Mapping[str, int] = {
     "invalid-request": 422,
+    "unauthorized": 401,
+    "forbidden": 403,
     "unsupported-media-type": 415,
     "length-required": 411,
     "payload-too-large": 413,
@@ -35,6 +37,7 @@ STATUS: Mapping[str, int] = {
     "queue-full": 429,
     "backend-unavailable": 503,
     "store-unavailable": 503,
+    "invalid-image": 422,
     "out-of-memory": 507,
     "invalid-output": 502,
     "deadline-passed": 504,
@@ -120,11 +123,18 @@ def install(app: FastAPI) -> None:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ImagegenError):
         raise error
-    headers = {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {}
+    return refusal(error, {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {})
+
+
+def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
+    """The answer that tells of an error, with what its headers must say."""
+    told = dict(headers)
     if isinstance(error, RequestError) and error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
+        told["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        told["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=headers)
+    return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=told)
 
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:

@@ -9,10 +9,13 @@ from fastapi import Depends, Request
 
 from api.disk import DiskWatch
 from api.events import Hub
+from api.links import LinkSecret
+from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.images import ImageStore
 from shared.jobs import Jobs
+from shared.links import Links
 from shared.queues import JobQueue
 from shared.schemas import Backend
 from shared.settings import ApiSettings
@@ -60,6 +63,8 @@ class Services:
     hub: Hub
     watch: FleetWatch
     disk: DiskWatch
+    intake: Intake
+    link_secret: LinkSecret
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,8 +89,12 @@ class Services:
         return known
 
     def base_url(self, request: Request) -> str:
-        """What picture links begin with; no slash at the end."""
+        """What links begin with; no slash at the end."""
         return self.settings.public_url or str(request.base_url).rstrip("/")
+
+    async def links(self, request: Request) -> Links:
+        """Raises StoreUnavailable."""
+        return Links(self.base_url(request), await self.link_secret.signer())
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.

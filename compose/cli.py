@@ -14,6 +14,7 @@ from compose.housekeeping import age_of
 from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
 from compose.supervisor import StartFailed
+from shared.access import Scope
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
@@ -54,7 +55,7 @@ def generate(
         str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")
     ] = None,
 ) -> None:
-    """Make one picture with the running service, and watch it being made."""
+    """Make one picture with the running service, and watch it being made. SD_API_KEY is sent if it is set."""
     body = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -68,7 +69,9 @@ def generate(
     }
     console = Console()
     try:
-        job = Client(url or _own_url(), console).generate({k: v for k, v in body.items() if v is not None}, output)
+        settings = load(LauncherSettings)
+        client = Client(url or _own_url(settings), console, _own_key(settings))
+        job = client.generate({k: v for k, v in body.items() if v is not None}, output)
     except (ConfigurationError, Trouble) as error:
         console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -100,8 +103,13 @@ def _how_called() -> str:
     return "imagegen" if shutil.which("imagegen") else sys.argv[0]
 
 
-def _own_url() -> str:
-    settings = load(LauncherSettings)
+def _own_key(settings: LauncherSettings) -> str | None:
+    """One that may make jobs, if there is one."""
+    keys = sorted(settings.api_key, key=lambda key: not key.scope.includes(Scope.WRITE))
+    return keys[0].secret.get_secret_value() if keys else None
+
+
+def _own_url(settings: LauncherSettings) -> str:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     return settings.public_url or f"http://{host}:{settings.port}"
 

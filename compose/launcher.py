@@ -26,7 +26,7 @@ REDIS_URL_FILE = "redis-url"
 
 EXAMPLE = (
     """curl -d '{{"prompt":"a red heart on a blue background"}}' -H 'content-type: application/json' """
-    "{url}/api/txt2img"
+    "{key}{url}/api/txt2img"
 )
 
 
@@ -38,6 +38,7 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    settings.require_keys()
     _require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port:
         _require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
@@ -156,6 +157,7 @@ def _shower(console: Console) -> Show:
 def _banner(settings: LauncherSettings, command: str) -> str:
     host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else settings.host  # noqa: S104
     url = settings.public_url or f"http://{host}:{settings.port}"
+    key = "-H 'x-api-key: YOUR-KEY' " if settings.api_key else ""
     lines = ["", "[bold green]imagegen is ready[/]", f"  API        {url}   (try it at {url}/docs)"]
     if settings.flower_port:
         lines.append(f"  Dashboard  http://{host}:{settings.flower_port}")
@@ -163,7 +165,7 @@ def _banner(settings: LauncherSettings, command: str) -> str:
         f"  Pictures   {settings.output_dir.resolve()}",
         "",
         "  Your first picture:",
-        f"    {escape(EXAMPLE.format(url=url))}",
+        f"    {escape(EXAMPLE.format(url=url, key=key))}",
     ]
     lines += [
         f'  or: [bold]{escape(command)} generate "a red heart on a blue background" -o heart.png[/]',

@@ -1,9 +1,13 @@
 """What a backend with its model can do: the one source for checks, defaults and GET /api/backends."""
 
+from math import sqrt
 from typing import Any
 
 from shared.errors import FieldError, InvalidRequest
 from shared.schemas import Frozen, GenerationRequest
+
+#: Width and height in pixels.
+Size = tuple[int, int]
 
 
 class Limits(Frozen):
@@ -52,6 +56,14 @@ class Capabilities(Frozen):
     min_guidance: float = 0
     max_guidance: float = 50
     schedulers: tuple[str, ...] = ()
+    max_input_images: int = 0
+    """Pictures that a request may bring in `image`."""
+    inpainting: bool = False
+    """Whether it takes a `mask`."""
+    strength: float | None = None
+    """None where the model has no such thing."""
+    requires: tuple[str, ...] = ()
+    """Request fields without which this model makes nothing."""
     ignored: tuple[str, ...] = ()
     """Request fields that this backend cannot honour."""
     choices: tuple["Capabilities", ...] = ()
@@ -67,20 +79,29 @@ class Capabilities(Frozen):
         names = ", ".join(choice.model for choice in self.choices)
         raise InvalidRequest("There is no such model.", [FieldError("/bfl_model", f"must be one of {names}")])
 
-    def check(self, request: GenerationRequest, limits: Limits | None = None) -> None:
-        """Raises InvalidRequest naming every field that this backend would not take."""
-        errors = self.chosen(request)._errors(request, limits)
+    def check(self, request: GenerationRequest, limits: Limits | None = None, input_size: Size | None = None) -> None:
+        """Raises InvalidRequest naming every field that this backend would not take.
+
+        `input_size` is that of the first picture in `image`, as it is shown.
+        """
+        errors = self.chosen(request)._errors(request, limits, input_size)
         if errors:
             raise InvalidRequest(f"The {self.chosen(request).model} model cannot make this picture.", errors)
 
-    def resolve(self, request: GenerationRequest) -> tuple[GenerationRequest, tuple[str, ...]]:
-        """The request with the model's defaults filled in, and a warning for each field that is not as asked."""
+    def resolve(
+        self, request: GenerationRequest, input_size: Size | None = None, max_pixels: int | None = None
+    ) -> tuple[GenerationRequest, tuple[str, ...]]:
+        """The request with the model's defaults filled in, and a warning for each field that is not as asked.
+
+        With a picture to begin with, sides that were left out follow from its own: of the same ratio, in multiples,
+        and no larger than the model and `max_pixels` allow.
+        """
         own = self.chosen(request)
+        width, height = own._size(request, input_size, max_pixels)
         defaults = {
-            "width": own.width,
-            "height": own.height,
             "num_inference_steps": own.num_inference_steps,
             "guidance_scale": own.guidance_scale,
+            "strength": own.strength if request.image else None,
             "bfl_model": own.model if self.choices else None,
         }
         given = {name for name in own.ignored if getattr(request, name) is not None}
@@ -88,7 +109,7 @@ class Capabilities(Frozen):
         warnings = [f"{name} is ignored: {own.model} cannot honour it" for name in sorted(given)]
         if own.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {own.model} chooses the size")
-        return request.model_copy(update=missing), tuple(warnings)
+        return request.model_copy(update={"width": width, "height": height, **missing}), tuple(warnings)
 
     def request_schema(self, limits: Limits) -> dict[str, Any]:
         """JSON Schema of the requests that `check` accepts, with this backend's defaults and limits.
@@ -104,7 +125,9 @@ class Capabilities(Frozen):
         for name in () if self.choices else self.ignored:
             fields[name]["x-ignored"] = True
         schema |= {"title": f"{self.model} request", "x-max-pixels": limits.max_pixels}
-        if self.choices:
+        if not self.choices:
+            schema["required"] += self.requires
+        else:
             schema["allOf"] = [self._condition(choice, limits) for choice in self.choices]
         return schema
 
@@ -119,6 +142,7 @@ class Capabilities(Frozen):
             fields[name] = {**fields.get(name, {}), "x-ignored": True}
         pixels = min(limits.max_pixels, choice.max_pixels or limits.max_pixels)
         told = {"properties": fields, "x-max-pixels": pixels, "x-max-ratio": choice.max_ratio}
+        told |= {"required": list(choice.requires)} if choice.requires else {}
         return {"title": choice.model, "if": condition, "then": told}
 
     def _known_fields(self, limits: Limits) -> dict[str, dict[str, Any]]:
@@ -136,6 +160,7 @@ class Capabilities(Frozen):
             "width": {**side, "default": self.width},
             "height": {**side, "default": self.height},
             "num_images": images,
+            **self._picture_fields(),
         }
         if self.num_inference_steps is not None:
             steps = {"minimum": self.min_steps, "maximum": self.max_steps, "default": self.num_inference_steps}
@@ -147,8 +172,22 @@ class Capabilities(Frozen):
             fields["scheduler"] = {"enum": [*self.schedulers, None], "default": None}
         return fields
 
-    def _errors(self, request: GenerationRequest, limits: Limits | None) -> list[FieldError]:
-        width, height = request.width or self.width, request.height or self.height
+    def _picture_fields(self) -> dict[str, dict[str, Any]]:
+        source, none = {"type": "string"}, {"type": "null"}
+        if not self.max_input_images:
+            return {"image": none, "mask": none, "strength": none}
+        several = {"type": "array", "items": source, "maxItems": self.max_input_images}
+        fields: dict[str, dict[str, Any]] = {
+            "image": {"anyOf": [source, several, none]},
+            "mask": {"anyOf": [source, none]} if self.inpainting else none,
+        }
+        if self.strength is not None:
+            bounds = {"exclusiveMinimum": 0, "maximum": 1, "default": self.strength}
+            fields["strength"] = {"type": ["number", "null"], **bounds}
+        return fields
+
+    def _errors(self, request: GenerationRequest, limits: Limits | None, input_size: Size | None) -> list[FieldError]:
+        width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
         errors += self._shape_errors(width, height)
         errors += limits.errors(request, width, height) if limits else []
@@ -158,7 +197,43 @@ class Capabilities(Frozen):
         if self.guidance_scale is not None:
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
-        return errors + self._scheduler_errors(request.scheduler)
+        return errors + self._scheduler_errors(request.scheduler) + self._picture_errors(request)
+
+    def _picture_errors(self, request: GenerationRequest) -> list[FieldError]:
+        errors, most = [], self.max_input_images
+        if len(request.image) > most:
+            errors.append(FieldError("/image", f"may be at most {most} pictures" if most else "is not taken"))
+        if request.mask is not None and not self.inpainting:
+            errors.append(FieldError("/mask", "is not taken"))
+        missing = (name for name in self.requires if not getattr(request, name))
+        return errors + [FieldError(f"/{name}", "is needed by this model") for name in missing]
+
+    def _size(self, request: GenerationRequest, input_size: Size | None, max_pixels: int | None) -> Size:
+        """The size of the picture: what is asked for, else that of the input as far as it can be, else the native."""
+        width = None if "width" in self.ignored else request.width
+        height = None if "height" in self.ignored else request.height
+        if input_size is None or (width and height):
+            return width or self.width, height or self.height
+        if width:
+            return width, self._side(input_size[1] * width / input_size[0])
+        if height:
+            return self._side(input_size[0] * height / input_size[1]), height
+        return self._fitted(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
+
+    def _fitted(self, size: Size, max_pixels: int) -> Size:
+        shorter, longer = sorted(size)
+        longer = min(longer, int(shorter * (self.max_ratio or longer)))
+        largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))
+        scale = min(max(1.0, self.min_side / shorter), largest)
+        low = self._side(shorter * scale)
+        high = self._side(min(longer * scale, low * (self.max_ratio or longer)))
+        return (high, low) if size[0] >= size[1] else (low, high)
+
+    def _side(self, length: float) -> int:
+        """The side that comes next below, for the product of two such sides to stay below that of the lengths."""
+        # A hair above, for what floats make of whole numbers.
+        whole = int(length + 1e-6) // self.multiple_of * self.multiple_of
+        return min(max(whole, self.min_side), self.max_side)
 
     def _shape_errors(self, width: int, height: int) -> list[FieldError]:
         errors = []
@@ -174,7 +249,11 @@ class Capabilities(Frozen):
         return [FieldError("/scheduler", f"must be one of {', '.join(self.schedulers)}")]
 
     def _side_errors(self, name: str, side: int | None) -> list[FieldError]:
-        if side is None or (self.min_side <= side <= self.max_side and side % self.multiple_of == 0):
+        if (
+            side is None
+            or name in self.ignored
+            or (self.min_side <= side <= self.max_side and side % self.multiple_of == 0)
+        ):
             return []
         kind = f"a multiple of {self.multiple_of} " if self.multiple_of > 1 else ""
         wanted = f"must be {kind}between {self.min_side} and {self.max_side}"

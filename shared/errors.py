@@ -6,9 +6,13 @@ ImagegenError
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
+│   ├── Unauthorized · Forbidden
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
+├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
+│   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
-    ├── OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull · InternalError
+    ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
+    │   · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
         · UpstreamUnavailable (AnswerLost)
 """
@@ -120,6 +124,18 @@ class IdempotencyMismatch(RequestError):
     code = "idempotency-mismatch"
 
 
+class Unauthorized(RequestError):
+    """Send a key of this service as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
+
+    code = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """This key does not allow that."""
+
+    code = "forbidden"
+
+
 class QueueFull(RequestError):
     """As many jobs are waiting as this service accepts; try again when some are done."""
 
@@ -144,8 +160,41 @@ class StoreUnavailable(RequestError):
     retry_after = 2
 
 
+class OutboundError(ImagegenError):
+    """Nothing could be had from an address outside.
+
+    `status` is what the server answered before that, where it got so far. No detail names an address of the network.
+    """
+
+    def __init__(self, detail: str | None = None, status: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class ForbiddenUrl(OutboundError):
+    """The address is none that this service connects to."""
+
+
+class Unreachable(OutboundError):
+    """No whole answer came."""
+
+
+class TooLarge(OutboundError):
+    """The answer was larger than is taken."""
+
+
+class TooSlow(OutboundError):
+    """The answer took longer than is waited."""
+
+
 class JobFailure(ImagegenError):
     """The job could not be done."""
+
+
+class InvalidImage(JobFailure):
+    """A picture that came with the request cannot be used; send PNG, JPEG or WebP."""
+
+    code = "invalid-image"
 
 
 class OutOfMemory(JobFailure):
@@ -180,7 +229,7 @@ class WorkerLost(JobFailure):
 
 
 class ContentRejected(JobFailure):
-    """The provider's moderation refused the prompt or the picture."""
+    """The prompt or the picture was refused: by the provider's moderation or by this service's safety checker."""
 
     code = "content-rejected"
 

@@ -1,6 +1,5 @@
 """Where pictures lie: `outputs/YYYY/MM/DD/<job id>-<index>.<format>`."""
 
-import errno
 import hashlib
 import os
 import re
@@ -13,11 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from shared.errors import StorageFull
+from shared.disk import writing
+from shared.inputs import InputStore
 from shared.schemas import Frozen, Image, Job, Timings
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-
 
 _PICTURE = re.compile(r"([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
 
@@ -26,7 +23,9 @@ class Made(Frozen):
     """The pictures of a job, complete on disk."""
 
     images: tuple[Image, ...]
+    """Those that are withheld among them."""
     timings: Timings
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class ImageStore:
 
     root: Path
 
+    @property
+    def inputs(self) -> InputStore:
+        """The home of what came with requests."""
+        return InputStore(self.root / "inputs")
+
     def path(self, job: Job, index: int) -> Path:
         name = f"{job.id}-{index}.{job.request.output_format}"
         return self.root / f"{job.created_at:%Y/%m/%d}" / name
@@ -58,18 +62,16 @@ class ImageStore:
         path = self.path(job, index)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
+            with writing():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        finally:
             with suppress(OSError):
                 temporary.unlink()
-            if error.errno in _NO_ROOM:
-                raise StorageFull(f"The picture could not be written: {error.strerror}.") from error
-            raise
         return path
 
     def note_made(self, job: Job, made: Made) -> None:
@@ -84,7 +86,8 @@ class ImageStore:
             made = Made.model_validate_json(self._note(job).read_bytes())
         except (OSError, ValidationError):
             return None
-        return made if all(self.read(job, image) is not None for image in made.images) else None
+        whole = (image.flagged or self.read(job, image) is not None for image in made.images)
+        return made if all(whole) else None
 
     def forget_made(self, job: Job) -> None:
         with suppress(OSError):

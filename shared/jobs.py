@@ -18,6 +18,8 @@ EVENTS_LIFETIME_MS = 5 * 60 * 1000
 LEASE_MS = 10_000
 #: Events of one job that are kept, or a few more; the oldest go first.
 MOST_EVENTS = 1000
+#: Stands for every owner; no key has this name.
+ANYONE = "*"
 #: Records one list call looks at before it hands back a cursor.
 LIST_BUDGET = 2000
 
@@ -46,6 +48,7 @@ class JobFilter:
     state: State | None = None
     backend: Backend | None = None
     label: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Outcome(StrEnum):
     KNOWN = "known"
     MISMATCH = "mismatch"
     FULL = "full"
+    CROWDED = "crowded"
+    """The owner has as many jobs as it may."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,12 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """Most jobs that may wait, in all and for one backend."""
+    """Most jobs that may wait, in all and for one backend, and most of one owner that may wait or run."""
 
     queued: int
     queued_per_backend: int
+    of_owner: int = 0
+    """0 for no limit; jobs without an owner have none."""
 
 
 class Verdict(StrEnum):
@@ -131,10 +138,8 @@ class Jobs:
         """Store a new job and its message in one step, or nothing where there is no room or it is there already."""
         keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.state(State.QUEUED)]
         keys += [self._keys.line(job.backend), self._keys.broker(message.key)]
-        keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines]
-        keys += [self._keys.jobs, self._keys.backend(job.backend)]
-        if job.request.label is not None:
-            keys.append(self._keys.label(job.request.label))
+        keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines, self._keys.active(job.owner)]
+        keys += self._indexes(job)
         args: list[Argument] = [job.id, self.channel, _dump(job), job.backend, job.request.label or ""]
         args += [message.payload, rank(job.request.priority), expected_ms, ceiling.queued, ceiling.queued_per_backend]
         if repeat is None:
@@ -142,7 +147,19 @@ class Jobs:
         else:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
+        args += [job.owner, ceiling.of_owner]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
+
+    def _indexes(self, job: Job) -> list[str]:
+        """Every list that the job is in for as long as it is known."""
+        indexes, label = [self._keys.jobs, self._keys.backend(job.backend)], job.request.label
+        if label is not None:
+            indexes.append(self._keys.label(label))
+        if job.owner:
+            indexes.append(self._keys.owner(job.owner))
+        if job.owner and label is not None:
+            indexes.append(self._keys.owner_label(job.owner, label))
+        return indexes
 
     def move(self, old: Job, new: Job, message: QueuedMessage | None = None) -> Operation[bool]:
         """Compare-and-set on the old (state, attempt). False when the job was moved by somebody else first.
@@ -153,7 +170,7 @@ class Jobs:
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
         keys += [self._keys.state(old.state), self._keys.state(new.state), line]
         keys += [self._keys.broker(message.key) if message else line, self._keys.leases, self._keys.pace(old.backend)]
-        keys.append(self._keys.deadlines)
+        keys += [self._keys.deadlines, self._keys.active(old.owner)]
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, _dump(new)]
         args += [message.payload if message else "", rank(new.request.priority)]
         args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]
@@ -183,21 +200,27 @@ class Jobs:
         """Keep a job and its pictures from retention, or no longer. False for an unknown id."""
         return Operation("pin", [self._keys.record(job_id)], ["1" if pinned else ""], bool)
 
-    def read(self, job_id: str) -> Operation[JobSnapshot | None]:
-        args = [job_id, self._keys.line(""), self._keys.record("")]
+    def read(self, job_id: str, owner: str | None = None) -> Operation[JobSnapshot | None]:
+        """None for an unknown id, and in the same way for a job that is not `owner`'s where one is given."""
+        args = [job_id, self._keys.line(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is an id; the page begins with the job before it."""
-        if wanted.label is not None:
-            index = self._keys.label(wanted.label)
-        elif wanted.state is not None:
-            index = self._keys.state(wanted.state)
-        else:
-            index = self._keys.backend(wanted.backend) if wanted.backend else self._keys.jobs
         filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
         args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.line("")]
-        return Operation("list", [index], args, _page)
+        return Operation("list", [self._index(wanted)], args, _page)
+
+    def _index(self, wanted: JobFilter) -> str:
+        """The shortest list that holds all that is wanted, and nothing of other owners: a cursor names what it saw."""
+        if wanted.owner is not None:
+            owner, label = wanted.owner, wanted.label
+            return self._keys.owner(owner) if label is None else self._keys.owner_label(owner, label)
+        if wanted.label is not None:
+            return self._keys.label(wanted.label)
+        if wanted.state is not None:
+            return self._keys.state(wanted.state)
+        return self._keys.backend(wanted.backend) if wanted.backend else self._keys.jobs
 
     def events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
         """What happened to a job after the event `after`, oldest first."""

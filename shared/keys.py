@@ -32,6 +32,11 @@ class Keys:
         return f"{self.prefix}jobs"
 
     @property
+    def link_secret(self) -> str:
+        """What picture links are signed with."""
+        return f"{self.prefix}link-secret"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}workers"
 
@@ -53,6 +58,17 @@ class Keys:
 
     def label(self, label: str) -> str:
         return f"{self.prefix}jobs:label:{label}"
+
+    def owner(self, owner: str) -> str:
+        """Every job of one owner."""
+        return f"{self.prefix}jobs:owner:{owner}"
+
+    def owner_label(self, owner: str, label: str) -> str:
+        return f"{self.owner(owner)}:label:{label}"
+
+    def active(self, owner: str) -> str:
+        """The jobs of one owner that have not ended."""
+        return f"{self.prefix}jobs:active:{owner}"
 
     def line(self, backend: str) -> str:
         """Queued jobs of a backend, in the order in which they will start."""

@@ -33,8 +33,12 @@ def configure(log_format: Literal["text", "json"]) -> None:
             "disable_existing_loggers": False,
             "formatters": {"text": text, "json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
-            # What Celery says of each task that comes and goes, workers say themselves, with the job's outcome.
-            "loggers": {name: {"level": "WARNING"} for name in _CHATTY},
+            "loggers": {
+                # What Celery says of each task that comes and goes, workers say themselves, with the job's outcome.
+                **{name: {"level": "WARNING"} for name in _CHATTY},
+                # Warns of odd answers with the whole address, and addresses may be secrets.
+                "urllib3": {"level": "ERROR"},
+            },
             "root": {"level": "INFO", "handlers": ["stderr"]},
         }
     )

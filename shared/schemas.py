@@ -3,12 +3,23 @@
 import json
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
 
 import uuid_utils.compat
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from shared.errors import ImagegenError, InvalidTransition
 from shared.states import TRANSITIONS, State
@@ -85,6 +96,21 @@ def _is_deeper(value: JsonValue, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
+#: So many pictures may come with a request, whatever its model takes.
+MAX_INPUT_IMAGES = 16
+#: A submitted picture on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
+Reference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+#: What callers send in place of a reference.
+_SOURCE = {"type": "string", "description": "base64, or a data: URL"}
+Sources = Annotated[
+    tuple[Reference, ...],
+    WithJsonSchema(
+        {"anyOf": [_SOURCE, {"type": "array", "items": _SOURCE, "maxItems": MAX_INPUT_IMAGES}, {"type": "null"}]}
+    ),
+]
+Source = Annotated[Reference | None, WithJsonSchema({"anyOf": [_SOURCE, {"type": "null"}]})]
+
+
 Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
 
 
@@ -107,6 +133,12 @@ class GenerationRequest(Frozen):
     """How strictly the picture follows the prompt."""
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
     """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""
+    image: Annotated[Sources, Field(max_length=MAX_INPUT_IMAGES)] = ()
+    """What to begin with or to go by: one picture or a list, PNG, JPEG or WebP. Answers name them by their hash."""
+    mask: Source = None
+    """Where to repaint the picture in `image`: white there, black elsewhere, and of the same size."""
+    strength: Annotated[float | None, Field(gt=0, le=1)] = None
+    """How much of the picture in `image` may change: 1 is all of it; default: the model's."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many pictures to make from the one prompt."""
     bfl_model: Annotated[str | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
@@ -123,6 +155,13 @@ class GenerationRequest(Frozen):
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
+
+    @field_validator("mask", "strength")
+    @classmethod
+    def _only_with_an_image(cls, value: object, known: ValidationInfo) -> object:
+        if value is not None and known.data.get("image") == ():
+            raise ValueError("makes sense only with an image")
+        return value
 
     @model_validator(mode="after")
     def _every_seed_can_be_asked_for(self) -> Self:
@@ -145,9 +184,10 @@ class Image(Frozen):
     width: int
     height: int
     seed: int
-    bytes: int
-    sha256: str
+    bytes: int | None
+    sha256: str | None
     flagged: bool = False
+    """Whether the safety checker objected. Such a picture is withheld: it has no file, and so no bytes and no hash."""
 
 
 class JobError(Frozen):
@@ -199,6 +239,8 @@ class Job(Frozen):
     id: str
     state: State = State.QUEUED
     backend: Backend
+    owner: str = ""
+    """Name of the key that it was submitted with; empty where no keys are set."""
     model: str | None = None
     request: GenerationRequest
     attempt: int = 0
@@ -218,9 +260,10 @@ class Job(Frozen):
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime) -> Self:
+    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "") -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        return cls(id=str(uuid_utils.compat.uuid7()), backend=backend, request=request.with_seed(), created_at=now)
+        job_id = str(uuid_utils.compat.uuid7())
+        return cls(id=job_id, backend=backend, owner=owner, request=request.with_seed(), created_at=now)
 
     @property
     def seed(self) -> int:
@@ -253,6 +296,10 @@ class Job(Frozen):
     def requeue(self, *, lost: bool = False) -> Self:
         """Back in line; `lost` where it cost its worker, so that this can be counted."""
         return self._move(State.QUEUED, started_at=None, losses=self.losses + lost)
+
+    def warned(self, warnings: Iterable[str]) -> Self:
+        """The same job with these warnings beside those that it has, each of them once."""
+        return self.model_copy(update={"warnings": tuple(dict.fromkeys((*self.warnings, *warnings)))})
 
     def succeed(self, images: tuple[Image, ...], timings: Timings, now: datetime) -> Self:
         spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})

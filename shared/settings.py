@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.access import ApiKey, parse_keys
+from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
 
 PREFIX = "SD_"
@@ -42,12 +44,27 @@ def _key(value: SecretStr) -> SecretStr:
 
 
 def _api_url(value: str) -> str:
-    url = urlsplit(value)
-    if url.scheme == "https" and url.hostname and not url.username:
-        return value.rstrip("/")
-    if url.scheme == "http" and is_loopback(url.hostname or ""):
-        return value.rstrip("/")
-    raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or (url.scheme == "http" and not is_loopback(url.host)):
+        raise ValueError("must be an https address, because the key goes there; http is for tests on this machine")
+    return value.rstrip("/")
+
+
+def _api_keys(value: object) -> object:
+    return parse_keys(value) if isinstance(value, str) else value
+
+
+def _origin(value: str) -> str:
+    try:
+        url = Url.parse(value)
+    except ForbiddenUrl:
+        url = None
+    if url is None or url.origin != value:
+        raise ValueError("each entry must be an origin, with its port and nothing else, such as http://n8n:5678")
+    return value
 
 
 def _bfl_model(value: str) -> str:
@@ -90,6 +107,10 @@ class Settings(BaseSettings):
     """Model of flux-api for requests without `bfl_model`."""
     output_dir: Path = Path("outputs")
     """Where pictures are kept. Workers write here, the API serves from here."""
+    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
+    """Largest width x height of a picture."""
+    max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
+    """Largest width x height of a picture that comes with a request."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
@@ -100,19 +121,53 @@ class Settings(BaseSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
+    webhook_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = ()
+    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
+    and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
 
-class ApiSettings(Settings):
-    """What the API needs."""
+class DoorSettings(Settings):
+    """Where the API listens, and whom it lets in."""
 
     host: str = "127.0.0.1"
-    """Address the API listens on; 0.0.0.0 for every network."""
+    """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
     published_on: str = ""
     """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
+    api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
+    """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
+    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
+    least 16 characters; `openssl rand -hex 24` makes one. Clients send it as X-API-Key, as Authorization: Bearer, or as
+    the password of HTTP Basic. Empty: no key is asked for."""
+    allow_open: bool = False
+    """Whether the service may be open to the network without any key."""
+    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
+    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
+    """How long a picture link works without a key."""
+
+    @property
+    def reachable_at(self) -> str:
+        """The address that decides who can come in."""
+        return self.published_on or self.host
+
+    def require_keys(self) -> None:
+        """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
+        if not (self.api_key or self.allow_open or is_loopback(self.reachable_at)):
+            raise ConfigurationError(
+                f"SD_API_KEY is empty, and with SD_HOST={self.reachable_at} everybody on the network could use the "
+                "service: set a key, or SD_ALLOW_OPEN=true if that is what you want."
+            )
+
+
+class ApiSettings(DoorSettings):
+    """What the API needs."""
+
     default_backend: Backend | None = None
     """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
     first of SD_BACKENDS."""
@@ -125,17 +180,16 @@ class ApiSettings(Settings):
     """Jobs that may wait; one more is answered 429."""
     max_queued_jobs_per_backend: Annotated[int, Field(ge=0)] = 0
     """Jobs that may wait for one engine; 0 sets no limit of its own."""
+    max_jobs_per_key: Annotated[int, Field(ge=0)] = 500
+    """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
-    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
-    """Largest width x height of a picture."""
+    max_image_bytes: Annotated[int, Field(ge=1024)] = 20_971_520
+    """Largest file of a picture that comes with a request."""
+    max_body_bytes: Annotated[int, Field(ge=131_072)] = 67_108_864
+    """Largest request with all its pictures. In JSON they are base64, and take a third more than their files."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
-
-    @property
-    def reachable_at(self) -> str:
-        """The address that decides who can come in."""
-        return self.published_on or self.host
 
     @property
     def fallback_backend(self) -> Backend:
@@ -183,8 +237,8 @@ class LauncherSettings(ApiSettings, WorkerSettings):
         """Raises ConfigurationError where the dashboard would be open to the network."""
         if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
             raise ConfigurationError(
-                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the dashboard: "
-                "set it to user:password, or SD_FLOWER_PORT=0 to start none."
+                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the "
+                "dashboard: set it to user:password, or SD_FLOWER_PORT=0 to start none."
             )
 
 

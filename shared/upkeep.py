@@ -37,5 +37,5 @@ class Upkeep:
     def forget(self, job_id: str, *, dry_run: bool = False) -> Operation[bool]:
         """Remove an ended job that is not pinned; False for any other."""
         keys = [self._keys.record(job_id), self._keys.events(job_id), self._keys.jobs]
-        indexes = [self._keys.state(""), self._keys.backend(""), self._keys.label("")]
+        indexes = [self._keys.state(""), self._keys.backend(""), self._keys.label(""), self._keys.owner("")]
         return Operation("forget", keys, [job_id, *indexes, "1" if dry_run else ""], bool)

@@ -1,13 +1,14 @@
 """What clients see of a job, built from its record."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue
 
 from shared.jobs import JobSnapshot
+from shared.links import Links, job_path
 from shared.schemas import Backend, Image, Job, JobError, Progress, Timings
 from shared.states import State
 
@@ -16,6 +17,7 @@ EXAMPLE: JsonValue = {
     "id": "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
     "state": "succeeded",
     "backend": "sd",
+    "owner": None,
     "model": "starter",
     "label": None,
     "metadata": None,
@@ -65,8 +67,8 @@ EXAMPLE: JsonValue = {
 
 
 class ImageView(Image):
-    url: str
-    """Where its bytes are."""
+    url: str | None
+    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
 
@@ -84,6 +86,7 @@ class JobView(BaseModel):
     id: str
     state: State
     backend: Backend
+    owner: str | None = Field(description="Name of the key that it was submitted with; null where no keys are set")
     model: str | None
     label: str | None
     metadata: dict[str, Any] | None
@@ -111,12 +114,8 @@ class JobListView(BaseModel):
     cursor: str | None = Field(description="Pass it to get the jobs before these; null when there are no more")
 
 
-def job_path(job_id: str) -> str:
-    return f"/api/jobs/{job_id}"
-
-
 def job_view(
-    snapshot: JobSnapshot, base_url: str, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
+    snapshot: JobSnapshot, links: Links, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
 ) -> JobView:
     """`pictures` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
     job = snapshot.job
@@ -125,6 +124,7 @@ def job_view(
         id=job.id,
         state=job.state,
         backend=job.backend,
+        owner=job.owner or None,
         model=job.model,
         label=job.request.label,
         metadata=job.request.metadata,
@@ -136,8 +136,8 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"}),
-        images=_images(job.images, f"{base_url}{path}", pictures or {}),
+        request=_request(job),
+        images=_images(job, links, pictures or {}),
         error=job.error,
         warnings=list(job.warnings),
         timings=job.timings,
@@ -146,16 +146,22 @@ def job_view(
     )
 
 
+def _request(job: Job) -> dict[str, Any]:
+    """Without what was left out and what the job itself tells."""
+    told = job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"})
+    return {name: value for name, value in told.items() if value != []}
+
+
 def _providers(job: Job) -> list[ProviderView]:
     return [ProviderView(id=task.id, cost=task.cost) for task in job.providers if task.id is not None]
 
 
-def _images(images: Sequence[Image], job_url: str, pictures: Mapping[int, bytes]) -> list[ImageView]:
+def _images(job: Job, links: Links, pictures: Mapping[int, bytes]) -> list[ImageView]:
     return [
         ImageView(
             **image.model_dump(),
-            url=f"{job_url}/images/{image.index}",
+            url=None if image.flagged else links.picture(job.id, image.index),
             b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
         )
-        for image in images
+        for image in job.images
     ]

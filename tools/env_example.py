@@ -4,10 +4,11 @@ import textwrap
 
 from pydantic_core import PydanticUndefined
 
-from shared.settings import PREFIX, ApiSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import PREFIX, ApiSettings, DoorSettings, LauncherSettings, Settings, WorkerSettings
 
 SECTIONS = {
     "Everything": Settings,
+    "Doors": DoorSettings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
     "imagegen up": LauncherSettings,

@@ -1,6 +1,7 @@
 """The process that does the jobs: loads the backend once, then runs what the pool hands it."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -58,11 +59,15 @@ class Child:
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)
-        return cls(Runner(backend, ledger, images, Encoder(version("imagegen")), name), heartbeat)
+        encoder, most = Encoder(version("imagegen")), (settings.max_pixels, settings.max_image_pixels)
+        return cls(Runner(backend, ledger, images, encoder, name, *most), heartbeat)
 
     def run(self, job_id: str) -> None:
+        """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
         with self._busy(job_id):
             self._runner.run(job_id)
+        if self._runner.retiring.is_set():
+            raise SystemExit(os.EX_SOFTWARE)
 
     def leave(self) -> None:
         """Let go of every job as soon as that costs nothing; they stay on record as running."""

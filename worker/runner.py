@@ -14,12 +14,21 @@ from typing import Protocol
 
 from PIL import Image as PillowImage
 
-from shared.capabilities import Capabilities
-from shared.errors import DeadlinePassed, ImagegenError, InternalError, InvalidOutput, InvalidRequest
+from shared.capabilities import Capabilities, Size
+from shared.errors import (
+    ContentRejected,
+    DeadlinePassed,
+    ImagegenError,
+    InternalError,
+    InvalidImage,
+    InvalidOutput,
+    InvalidRequest,
+)
 from shared.images import ImageStore, Made
 from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Provider, Timings
 from shared.states import State
 from worker.backends.base import Backend, Picture, Pixels, Step
+from worker.inputs import Reader
 from worker.pictures import Encoder
 
 logger = logging.getLogger(__name__)
@@ -27,6 +36,7 @@ logger = logging.getLogger(__name__)
 #: A job must be this old before its first preview, and previews this far apart: short jobs cost nothing extra.
 PREVIEW_SECONDS = 1.0
 PREVIEW_SIDE = 256
+WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
 
 
 class JobCancelled(Exception):
@@ -83,9 +93,15 @@ class Runner:
     encoder: Encoder
     worker: str
     """Its own name, as jobs record it."""
+    max_pixels: int | None = None
+    """Of a picture whose size follows from one that came with the request."""
+    max_image_pixels: int = 25_000_000
+    """Of a picture that came with a request."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
+    retiring: threading.Event = field(default_factory=threading.Event)
+    """Set by a job that leaves behind a process which is not fit for another one."""
 
     def run(self, job_id: str) -> None:
         """Do the job unless it has been done, taken or cancelled meanwhile.
@@ -98,20 +114,33 @@ class Runner:
             logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
             return
         if job.is_overdue(self.now()):
-            self.ledger.move(job, job.fail(JobError.of(DeadlinePassed()), self.now()))
+            self._refuse(job, JobError.of(DeadlinePassed()))
             return
         try:
+            input_size = self._reader.size(job)
             # Nobody could where it came in before a worker had told what it takes.
-            self.backend.capabilities.check(job.request)
+            self.backend.capabilities.check(job.request, input_size=input_size)
         except InvalidRequest as error:
-            self.ledger.move(job, job.fail(_refusal(error), self.now()))
+            self._refuse(job, _refusal(error))
             return
-        started = self._start(job)
+        except InvalidImage as error:
+            self._refuse(job, JobError.of(error))
+            return
+        started = self._start(job, input_size)
         if started is not None:
             self._finish(started)
 
-    def _start(self, job: Job) -> Job | None:
-        request, warnings = self.backend.capabilities.resolve(job.request)
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.images.inputs, self.max_image_pixels)
+
+    def _refuse(self, job: Job, error: JobError) -> None:
+        """Fail a job that was not started."""
+        if self.ledger.move(job, job.fail(error, self.now())):
+            self.images.inputs.discard(job.id)
+
+    def _start(self, job: Job, input_size: Size | None) -> Job | None:
+        request, warnings = self.backend.capabilities.resolve(job.request, input_size, self.max_pixels)
         started = job.start(self.backend.capabilities.chosen(job.request).model, self.worker, self.now())
         # A later attempt has a request that is resolved, and no longer tells what the caller left out.
         told = job.warnings if job.attempt else warnings
@@ -120,8 +149,10 @@ class Runner:
 
     def _finish(self, job: Job) -> None:
         fields = {"job_id": job.id}
+        warnings: list[str] = []
         try:
-            made = self.images.made(job) or self._make(job)
+            made = self.images.made(job) or self._make(job, warnings)
+            warnings.extend(made.warnings)
             ended = job.succeed(made.images, made.timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
@@ -135,33 +166,44 @@ class Runner:
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id, extra=fields)
             ended = job.fail(JobError.of(InternalError()), self.now())
-        recorded = self.ledger.move(job, ended)
+        recorded = self.ledger.move(job, ended.warned(warnings))
         self.images.forget_made(job)
+        if recorded:
+            self.images.inputs.discard(job.id)
         if recorded and not ended.images:
             self.images.discard(job)
         outcome = ended.error.code if ended.error else ended.state
         logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", ended.timings.total_ms, extra=fields)
 
-    def _make(self, job: Job) -> Made:
-        """Render and store. From its last line on, a worker that dies leaves behind all that is needed to finish."""
+    def _make(self, job: Job, warnings: list[str]) -> Made:
+        """Render and store, and leave in `warnings` what there is to say, also where this raises.
+
+        From its last line on, a worker that dies leaves behind all that is needed to finish.
+        """
         with self.ledger.open_line(job) as line:
             begin = time.perf_counter()
-            pictures = self.backend.generate(job.request, _Follower(job, self.ledger, line, self.leaving))
+            follower = _Follower(job, self, line, warnings)
+            pictures = self.backend.generate(job.request, self._reader.read(job), follower)
+            if flagged := sum(picture.flagged for picture in pictures):
+                follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
+            if flagged == len(pictures):
+                raise ContentRejected(WITHHELD)
             # Who was stopped for so long that the job went to somebody else must not write any more.
             line.confirm()
             rendered = time.perf_counter()
             images = tuple(self._store(job, pictures))
             encoded = time.perf_counter()
         spent = Timings(generate_ms=round((rendered - begin) * 1000), encode_ms=round((encoded - rendered) * 1000))
-        made = Made(images=images, timings=spent)
+        made = Made(images=images, timings=spent, warnings=tuple(warnings))
         self.images.note_made(job, made)
         return made
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
             _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
-            encoded = self.encoder.encode(picture, job)
-            self.images.save(job, index, encoded.data)
+            encoded = None if picture.flagged else self.encoder.encode(picture, job)
+            if encoded:
+                self.images.save(job, index, encoded.data)
             height, width, _ = picture.pixels.shape
             yield Image(
                 index=index,
@@ -169,19 +211,20 @@ class Runner:
                 width=width,
                 height=height,
                 seed=picture.seed,
-                bytes=len(encoded.data),
-                sha256=encoded.sha256,
+                bytes=len(encoded.data) if encoded else None,
+                sha256=encoded.sha256 if encoded else None,
+                flagged=picture.flagged,
             )
 
 
 class _Follower:
     """Turns steps into progress with an estimate, and now and then into a preview."""
 
-    def __init__(self, job: Job, ledger: Ledger, line: Line, leaving: threading.Event) -> None:
+    def __init__(self, job: Job, runner: Runner, line: Line, warnings: list[str]) -> None:
         self._job = job
-        self._ledger = ledger
+        self._runner = runner
         self._line = line
-        self._leaving = leaving
+        self._warnings = warnings
         self._begin = self._last_preview = time.monotonic()
 
     @property
@@ -190,12 +233,19 @@ class _Follower:
 
     def remember(self, providers: tuple[Provider, ...]) -> None:
         self._job = self._job.model_copy(update={"providers": providers})
-        if not self._ledger.note(self._job):
+        if not self._runner.ledger.note(self._job):
             raise JobLost
+
+    def warn(self, sentence: str) -> None:
+        self._warnings.append(sentence)
+
+    def retire(self, reason: str) -> None:
+        logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
+        self._runner.retiring.set()
 
     def check(self) -> None:
         self._line.check()
-        if self._leaving.is_set():
+        if self._runner.leaving.is_set():
             raise WorkerLeaves
 
     def on_step(self, step: Step) -> None:

@@ -1,11 +1,12 @@
 -- Accept a job: its record, its place in line and its message to the workers, all or nothing.
 -- KEYS: record, events, index of queued jobs, place in line, broker list, repeat, deadlines,
---       then every index it appears in
+--       the owner's jobs that have not ended, then every index it appears in
 -- ARGV: id, channel, doc, backend, label, broker message, priority rank, expected duration in ms,
 --       most queued jobs, most of this backend,
 --       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
---       prefix of the records, the moment by which it must have started in ms ('' for none)
--- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch' or 'full'.
+--       prefix of the records, the moment by which it must have started in ms ('' for none),
+--       owner ('' for none), most jobs of the owner that have not ended (0 for no limit)
+-- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
 local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
 if mode ~= 'new' then
   local known = redis.call('HMGET', KEYS[6], 'id', 'hash')
@@ -21,10 +22,18 @@ end
 if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[9]) or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[10]) then
   return {'full', ''}
 end
+local owner, most = ARGV[16], tonumber(ARGV[17])
+if owner ~= '' then
+  if most > 0 and redis.call('SCARD', KEYS[8]) >= most then
+    return {'crowded', ''}
+  end
+  redis.call('SADD', KEYS[8], id)
+  redis.call('HSET', KEYS[1], 'owner', owner)
+end
 redis.call('HSET', KEYS[1], 'doc', ARGV[3], 'state', 'queued', 'attempt', 0, 'backend', ARGV[4], 'label', ARGV[5],
   'expected', ARGV[8])
 redis.call('ZADD', KEYS[4], ARGV[7], id)
-for i = 8, #KEYS do
+for i = 9, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end
 redis.call('ZADD', KEYS[3], 0, id)

@@ -1,6 +1,6 @@
 -- Move a job, if it is still where the mover believes it to be: compare-and-set on (state, attempt).
 -- KEYS: record, events, index of the old state, index of the new state, place in line, broker list, leases, pace,
---       deadlines
+--       deadlines, the owner's jobs that have not ended
 -- ARGV: id, channel, old state, old attempt, new state, new attempt, doc,
 --       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends),
 --       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took
@@ -31,6 +31,7 @@ local type = 'state'
 if ARGV[10] ~= '' then
   type = 'done'
   redis.call('HDEL', KEYS[1], 'cancel', 'expected')
+  redis.call('SREM', KEYS[10], id)
 end
 if ARGV[12] ~= '' then
   -- A mean that forgets: the newest run counts for three tenths.

@@ -1,8 +1,8 @@
--- KEYS: record    ARGV: id, prefix of the places in line, prefix of the records
+-- KEYS: record    ARGV: id, prefix of the places in line, prefix of the records, whose it must be ('*' for anyone's)
 -- Returns {doc, progress or '', number of jobs before it or -1, their expected durations together in ms, pinned or '',
 -- tasks with a provider or ''}, or nothing. The sum is taken over the first 200 and scaled up, so that reading stays cheap in a long line.
-local held = redis.call('HMGET', KEYS[1], 'doc', 'progress', 'backend', 'pinned', 'providers')
-if not held[1] then
+local held = redis.call('HMGET', KEYS[1], 'doc', 'progress', 'backend', 'pinned', 'providers', 'owner')
+if not held[1] or (ARGV[4] ~= '*' and held[6] ~= ARGV[4]) then
   return nil
 end
 local line = ARGV[2] .. held[3]

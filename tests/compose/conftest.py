@@ -1,5 +1,6 @@
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -7,7 +8,7 @@ import psutil
 import pytest
 import requests
 
-from tests.stack import Process, free_port
+from tests.stack import Process, free_port, socket_folder
 
 STOP_SECONDS = 45
 
@@ -18,10 +19,13 @@ class Launched:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port, self.flower_port = free_port(), free_port()
+        self._sockets = socket_folder()
         self.settings = {
             "SD_PORT": str(self.port),
             "SD_FLOWER_PORT": str(self.flower_port),
             "SD_BACKENDS": "null",
+            # A launcher that was killed does not remove its socket's folder.
+            "TMPDIR": self._sockets.name,
             **settings,
         }
         self.url = f"http://127.0.0.1:{self.port}"
@@ -31,7 +35,8 @@ class Launched:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.launcher.stop(STOP_SECONDS)
+        self.launcher.kill()
+        self._sockets.cleanup()
 
     def cli(self, *arguments: str) -> Process:
         return Process([sys.executable, "-m", "compose.cli", *arguments], self.folder, **self.settings)
@@ -52,10 +57,14 @@ class Launched:
         return requests.post(f"{self.url}/api/txt2img", json={"prompt": "x"}, timeout=30)
 
 
+Launch = Callable[..., Launched]
+
+
 @pytest.fixture
-def launched(tmp_path: Path) -> Iterator[Launched]:
-    with Launched(tmp_path) as launched:
-        yield launched.is_ready()
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """Starts services in the test's folder, without their dashboard; `settings` are theirs."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(Launched(tmp_path, **{"SD_FLOWER_PORT": "0", **settings}))
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from tests.compose.conftest import STOP_SECONDS, Launched
+from tests.compose.conftest import STOP_SECONDS, Launch, Launched
+from tests.stack import free_port
 
 
 def test_one_command_starts_a_service_that_makes_pictures(service: Launched) -> None:
@@ -24,8 +24,8 @@ def test_the_dashboard_shows_the_worker(service: Launched) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_being_told_to_stop_stops_everything_in_order(tmp_path: Path, number: signal.Signals) -> None:
-    launched = Launched(tmp_path, SD_FLOWER_PORT="0").is_ready()
+def test_being_told_to_stop_stops_everything_in_order(launch: Launch, number: signal.Signals) -> None:
+    launched = launch().is_ready()
     processes = launched.descendants()
 
     launched.launcher.send(number)
@@ -36,8 +36,8 @@ def test_being_told_to_stop_stops_everything_in_order(tmp_path: Path, number: si
     assert stops == sorted(stops)
 
 
-def test_a_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, SD_FLOWER_PORT="0").is_ready()
+def test_a_killed_launcher_leaves_no_process_behind(launch: Launch) -> None:
+    launched = launch().is_ready()
     processes = launched.descendants()
     assert len(processes) >= 5
 
@@ -48,7 +48,8 @@ def test_a_killed_launcher_leaves_no_process_behind(tmp_path: Path) -> None:
     assert not left
 
 
-def test_what_dies_is_started_again_and_remembers(launched: Launched) -> None:
+def test_what_dies_is_started_again_and_remembers(launch: Launch) -> None:
+    launched = launch().is_ready()
     before = launched.generate().json()
     for part in ("api.main", "worker.main worker", "valkey-server"):
         launched.service(part).kill()
@@ -61,34 +62,35 @@ def test_what_dies_is_started_again_and_remembers(launched: Launched) -> None:
     assert launched.generate().json()["state"] == "succeeded"
 
 
-def test_jobs_are_known_after_a_restart_of_everything(tmp_path: Path) -> None:
-    with Launched(tmp_path, SD_FLOWER_PORT="0") as first:
-        job = first.is_ready().generate().json()
+def test_jobs_are_known_after_a_restart_of_everything(launch: Launch) -> None:
+    first = launch().is_ready()
+    job = first.generate().json()
+    first.launcher.stop(STOP_SECONDS)
 
-    with Launched(tmp_path, SD_FLOWER_PORT="0") as second:
-        known = requests.get(f"{second.is_ready().url}{job['links']['self']}", timeout=10).json()
+    second = launch().is_ready()
+    known = requests.get(f"{second.url}{job['links']['self']}", timeout=10).json()
 
     assert known["id"] == job["id"]
     assert known["state"] == "succeeded"
 
 
-def test_a_taken_port_is_told_in_one_sentence(service: Launched, tmp_path: Path) -> None:
-    other = Launched(tmp_path, SD_PORT=str(service.port))
+def test_a_taken_port_is_told_in_one_sentence(service: Launched, launch: Launch) -> None:
+    other = launch(SD_PORT=str(service.port))
 
     assert other.launcher.wait() == 1
     assert "SD_PORT=" in other.launcher.output
     assert "Traceback" not in other.launcher.output
 
 
-def test_two_services_never_share_their_data(service: Launched) -> None:
-    other = Launched(service.folder)
+def test_two_services_never_share_their_data(service: Launched, launch: Launch) -> None:
+    other = launch(SD_DATA_DIR=str(service.folder / "data"))
 
     assert other.launcher.wait() == 1
     assert "already running with SD_DATA_DIR" in other.launcher.output
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_reason(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, SD_BACKENDS="sd", SD_MODEL_ID="/no/such/folder", SD_FLOWER_PORT="0")
+def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_reason(launch: Launch) -> None:
+    launched = launch(SD_BACKENDS="sd", SD_MODEL_ID="/no/such/folder")
 
     assert launched.launcher.wait() == 1
     assert "SD_MODEL_ID is /no/such/folder" in launched.launcher.output
@@ -96,16 +98,16 @@ def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_reason(tmp_path: 
     assert "Traceback" not in launched.launcher.output
 
 
-def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, SD_PORT="eighty")
+def test_a_wrong_setting_is_named(launch: Launch) -> None:
+    launched = launch(SD_PORT="eighty")
 
     assert launched.launcher.wait() == 1
     assert "SD_PORT is wrong" in launched.launcher.output
     assert "Traceback" not in launched.launcher.output
 
 
-def test_the_dashboard_is_not_opened_to_the_network_without_a_password(tmp_path: Path) -> None:
-    launched = Launched(tmp_path, SD_HOST="0.0.0.0")
+def test_the_dashboard_is_not_opened_to_the_network_without_a_password(launch: Launch) -> None:
+    launched = launch(SD_HOST="0.0.0.0", SD_API_KEY="0123456789abcdef", SD_FLOWER_PORT=str(free_port()))
 
     assert launched.launcher.wait() == 1
     assert "SD_FLOWER_BASIC_AUTH" in launched.launcher.output

@@ -1,10 +1,8 @@
 """An installation that is mended after each fault, and remembers what it has promised."""
 
-import signal
 import sys
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import redis
 
@@ -35,16 +33,6 @@ class Service(Stack):
         self._names = names
         self._quick = quick
         self._ports = {name: free_port() for name in names if name.startswith("api")}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        for process in self.processes.values():
-            if lives(process.pid):
-                process.send(signal.SIGTERM)
-        for process in self.processes.values():
-            process.stop()
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self._ports[name]}"

@@ -12,7 +12,7 @@ from shared.schemas import GenerationRequest
 from tests.flux_api.provider import KEY, Provider, provider
 from tests.stack import Stack
 from tests.worker.watching import Watching
-from worker.backends.base import Picture
+from worker.backends.base import Inputs, Picture
 from worker.backends.bfl_http import Patience
 from worker.backends.flux_api import FluxApi
 
@@ -21,6 +21,7 @@ QUICK = Patience(
     connect_seconds=2.0,
     submit_seconds=1.0,
     answer_seconds=0.5,
+    picture_seconds=0.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
@@ -50,7 +51,7 @@ class Table:
     def made(self, watch: Watching | None = None, **fields: Any) -> list[Picture]:
         asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
         request, _ = self.backend.capabilities.resolve(asked)
-        return list(self.backend.generate(request, watch or Watching()))
+        return list(self.backend.generate(request, Inputs(), watch or Watching()))
 
 
 @pytest.fixture

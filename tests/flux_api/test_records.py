@@ -15,7 +15,7 @@ from shared.schemas import Backend, GenerationRequest, Job, Provider
 from shared.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled
-from worker.backends.base import Picture, Watch
+from worker.backends.base import Inputs, Picture, Watch
 from worker.backends.null import NullBackend
 from worker.pictures import Encoder
 from worker.places import RedisPlaces
@@ -33,7 +33,7 @@ class Shop(NullBackend):
     def __init__(self, buying: Buying) -> None:
         self._buying = buying
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
         self._buying(watch)
         return [Picture(speckled(64, 64), request.seed or 0)]
 

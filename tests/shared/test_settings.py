@@ -32,6 +32,16 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("SD_SYNC_TIMEOUT_SECONDS", "5ecret"),
         ("SD_DEVICE", "cuda:5ecret"),
         ("SD_DTYPE", "5ecret"),
+        ("SD_WEBHOOK_ALLOW", "5ecret"),
+        ("SD_WEBHOOK_ALLOW", "5ecret:5678"),
+        ("SD_WEBHOOK_ALLOW", "http://5ecret"),
+        ("SD_WEBHOOK_ALLOW", "http://5ecret:5678/"),
+        ("SD_WEBHOOK_ALLOW", "http://5ecret:5678/webhook"),
+        ("SD_WEBHOOK_ALLOW", "HTTP://5ecret:5678"),
+        ("SD_WEBHOOK_ALLOW", "ftp://5ecret:21"),
+        ("SD_WEBHOOK_ALLOW", "http://user:5ecret@n8n:5678"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678,*.5ecret"),
+        ("SD_WEBHOOK_ALLOW", "http://5ecret:99999"),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -85,6 +95,14 @@ def test_backends_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     settings = load(ApiSettings)
 
     assert settings.backends == (Backend.NULL, Backend.SD)
+
+
+def test_private_receivers_are_a_list_of_origins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_WEBHOOK_ALLOW", "http://n8n:5678, https://10.0.0.5:443,http://[fd00::1]:80")
+
+    settings = load(Settings)
+
+    assert settings.webhook_allow == ("http://n8n:5678", "https://10.0.0.5:443", "http://[fd00::1]:80")
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,13 @@ from shared.settings import Settings
 from shared.states import State
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
-from worker.backends.base import OnStep, Picture, Watch
+from worker.backends.base import Inputs, Picture, Watch
 from worker.backends.null import NullBackend
 from worker.ledger import RedisLedger
 from worker.pictures import Encoder
 from worker.runner import Runner
 
-Drawing = Callable[[GenerationRequest, OnStep], Sequence[Picture]]
+Drawing = Callable[[GenerationRequest, Watch], Sequence[Picture]]
 
 
 @dataclass
@@ -32,8 +32,8 @@ class Drawn(NullBackend):
 
     drawing: Drawing | None = None
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
-        return self.drawing(request, watch.on_step) if self.drawing else super().generate(request, watch)
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+        return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
 
 
 class Dying(RedisLedger):
@@ -95,7 +95,7 @@ class Bench:
         return self.requeued(self.read(job))
 
     def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
-        return Runner(Drawn(drawing), ledger, ImageStore(self.folder), Encoder("1"), "bench", self.now)
+        return Runner(Drawn(drawing), ledger, ImageStore(self.folder), Encoder("1"), "bench", now=self.now)
 
     def read(self, job: Job) -> Job:
         found = self.ledger.read(job.id)

@@ -90,5 +90,16 @@ def test_a_failure_that_is_foreseen_costs_no_process(brief: Stack) -> None:
     assert child_of(brief.worker) == child
 
 
+def test_a_process_that_is_not_fit_for_another_job_ends_when_its_job_is_on_record(brief: Stack) -> None:
+    child = child_of(brief.worker)
+
+    job = made(brief, prompt="x", metadata={"simulate": {"retire": True}})
+
+    assert job["attempt"] == 1
+    brief.worker.wait_for("this process will do no other job: metadata.simulate says so")
+    assert made(brief, prompt="x")["attempt"] == 1
+    assert child_of(brief.worker) != child
+
+
 def test_folders_hold_no_half_written_files(brief: Stack) -> None:
     assert list(Path(brief.outputs).rglob("*.tmp")) == []

@@ -11,7 +11,7 @@ from shared.schemas import GenerationRequest
 from tests.worker import tiny
 from tests.worker.conftest import loaded
 from tests.worker.watching import Watching
-from worker.backends.base import Picture, Step
+from worker.backends.base import Inputs, Picture, Step
 from worker.backends.stable_diffusion import StableDiffusion
 from worker.models.sources import STARTER, Source
 
@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def drawn(model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object) -> list[Picture]:
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
     request, _ = model.capabilities.resolve(asked)
-    return list(model.generate(request, Watching(on_step)))
+    return list(model.generate(request, Inputs(), Watching(on_step)))
 
 
 def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:

@@ -13,7 +13,7 @@ import pytest
 from shared.errors import InternalError, OutOfMemory
 from shared.schemas import Backend, GenerationRequest, Job
 from tests.worker.bench import Bench, canvas, speckled
-from worker.backends.base import OnStep, Picture, Step
+from worker.backends.base import Picture, Step, Watch
 
 _numbers = itertools.count()
 
@@ -42,6 +42,50 @@ def test_a_field_that_the_backend_cannot_honour_leaves_a_warning(bench: Bench) -
     assert job.warnings == ("negative_prompt is ignored: null cannot honour it",)
 
 
+def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
+    def draw(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+        watch.warn("the prompt was cut")
+        watch.warn("the prompt was cut")
+        return [Picture(speckled(64, 64), 0)]
+
+    job = bench.run(bench.accepted(negative_prompt="y"), draw)
+
+    assert job.warnings == ("negative_prompt is ignored: null cannot honour it", "the prompt was cut")
+
+
+def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> None:
+    def fail(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+        watch.warn("memory was short")
+        raise OutOfMemory
+
+    assert bench.run(bench.accepted(), fail).warnings == ("memory was short",)
+
+
+def test_what_was_said_before_the_worker_died_is_not_lost(bench: Bench) -> None:
+    queued = bench.lose_worker_before_recording(bench.accepted(num_images=2, metadata={"simulate": {"flag": 1}}))
+
+    assert bench.run(queued).warnings == ("1 of 2 pictures are withheld: the safety checker objects",)
+
+
+def test_a_flagged_picture_is_told_of_and_has_no_file(bench: Bench) -> None:
+    job = bench.run(bench.accepted(num_images=2, metadata={"simulate": {"flag": 1}}))
+
+    assert [(image.flagged, image.bytes is None, image.sha256 is None) for image in job.images] == [
+        (True, True, True),
+        (False, False, False),
+    ]
+    assert [path.name for path in bench.files] == [f"{job.id}-1.png"]
+    assert job.warnings == ("1 of 2 pictures are withheld: the safety checker objects",)
+
+
+def test_a_job_of_which_every_picture_is_flagged_fails(bench: Bench) -> None:
+    job = bench.run(bench.accepted(num_images=2, metadata={"simulate": {"flag": 2}}))
+
+    assert job.error is not None
+    assert (job.state, job.error.code) == ("failed", "content-rejected")
+    assert bench.files == []
+
+
 @pytest.mark.parametrize("shade", [0, 255])
 def test_a_picture_of_one_colour_is_no_picture(bench: Bench, shade: int) -> None:
     job = bench.run(bench.accepted(), canvas(np.full((64, 64, 3), shade, np.uint8)))
@@ -59,7 +103,7 @@ def test_a_picture_of_the_wrong_size_is_no_picture(bench: Bench) -> None:
 
 
 def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:
-    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         raise OutOfMemory("Too large.")
 
     job = bench.run(bench.accepted(), fail)
@@ -69,7 +113,7 @@ def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:
 
 
 def test_an_unforeseen_failure_tells_no_internals(bench: Bench) -> None:
-    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         raise RuntimeError("secret path")
 
     job = bench.run(bench.accepted(), fail)
@@ -79,7 +123,7 @@ def test_an_unforeseen_failure_tells_no_internals(bench: Bench) -> None:
 
 
 def test_an_unforeseen_failure_is_in_the_log_under_the_jobs_id(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         raise RuntimeError("secret path")
 
     job = bench.run(bench.accepted(), fail)
@@ -125,7 +169,7 @@ def test_a_full_disk_is_left_without_half_a_picture(bench: Bench, full_disk: Non
 
 
 def test_a_job_that_fails_at_its_second_picture_leaves_none(bench: Bench) -> None:
-    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         return [Picture(speckled(64, 64), 0), Picture(speckled(32, 64), 1)]
 
     job = bench.run(bench.accepted(num_images=2, width=64, height=64), draw)
@@ -156,7 +200,7 @@ def test_an_unknown_job_is_left_alone(bench: Bench) -> None:
 
 
 def test_pictures_that_were_finished_before_the_worker_died_are_recorded_not_made_again(bench: Bench) -> None:
-    def never(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def never(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         raise AssertionError
 
     queued = bench.lose_worker_before_recording(bench.accepted())
@@ -181,11 +225,11 @@ def test_a_damaged_picture_of_a_worker_that_died_is_made_again(bench: Bench) -> 
 def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw_for_ever(_: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+    def draw_for_ever(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         other = bench.started(bench.requeued(bench.read(job)))
         assert other.attempt == 2
         for step in itertools.count(1):
-            on_step(Step(step, 10**9))
+            watch.on_step(Step(step, 10**9))
         raise AssertionError
 
     after = bench.run(job, draw_for_ever)
@@ -197,7 +241,7 @@ def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None
 def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
         bench.started(bench.requeued(bench.read(job)))
         return [Picture(speckled(64, 64), 0)]
 
@@ -209,10 +253,10 @@ def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench
 def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw_for_ever(_: GenerationRequest, on_step: OnStep) -> Sequence[Picture]:
+    def draw_for_ever(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
         bench.store.run(bench.jobs.ask_to_cancel(job.id))
         for step in itertools.count(1):
-            on_step(Step(step, 10**9))
+            watch.on_step(Step(step, 10**9))
         raise AssertionError
 
     assert bench.run(job, draw_for_ever).state == "cancelled"

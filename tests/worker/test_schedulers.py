@@ -7,7 +7,7 @@ from shared.schemas import GenerationRequest
 from tests.conftest import RED_HEART
 from tests.worker.looking import Pixels, shows_a_red_heart_on_blue
 from tests.worker.watching import Watching
-from worker.backends.base import Step
+from worker.backends.base import Inputs, Step
 from worker.backends.schedulers import SCHEDULERS, usable_schedulers
 from worker.backends.stable_diffusion import StableDiffusion
 
@@ -20,7 +20,7 @@ USABLE = usable_schedulers({"rescale_betas_zero_snr": True})
 def drawn(starter: StableDiffusion, scheduler: str, steps: list[Step]) -> Pixels:
     asked = GenerationRequest(**RED_HEART, scheduler=scheduler, num_inference_steps=STEPS)
     request, _ = starter.capabilities.resolve(asked)
-    (picture,) = starter.generate(request, Watching(steps.append))
+    (picture,) = starter.generate(request, Inputs(), Watching(steps.append))
     return picture.pixels
 
 

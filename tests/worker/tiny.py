@@ -12,7 +12,15 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 #: What the default of 32 latent pixels comes to with an autoencoder of two levels.
 NATIVE_SIDE = 64
@@ -61,6 +69,21 @@ def save_sdxl(folder: Path) -> Path:
         "tokenizer_2": tokenizer,
     }
     StableDiffusionXLPipeline(**parts).save_pretrained(folder)
+    return folder
+
+
+def save_checker(folder: Path, *, strict: bool) -> Path:
+    """A safety checker that objects to everything, or to nothing."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
+    vision = {**tower, "image_size": 32, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=16, text_config=text, vision_config=vision))
+    # What it compares are cosines: nothing is above 1, and everything is above -1.5.
+    checker.concept_embeds_weights.data.fill_(-1.5 if strict else 1.5)
+    checker.special_care_embeds_weights.data.fill_(1.5)
+    checker.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 

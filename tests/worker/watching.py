@@ -15,7 +15,15 @@ class Watching:
     check: Callable[[], None] = lambda: None
     providers: tuple[Provider, ...] = ()
     remembered: list[tuple[Provider, ...]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    retired: list[str] = field(default_factory=list)
 
     def remember(self, providers: tuple[Provider, ...]) -> None:
         self.providers = providers
         self.remembered.append(providers)
+
+    def warn(self, sentence: str) -> None:
+        self.warnings.append(sentence)
+
+    def retire(self, reason: str) -> None:
+        self.retired.append(reason)

@@ -7,6 +7,7 @@ from tools.docker_smoke.stack import CANARY, Stack
 
 SERVICES = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
 WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
+WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
 
 
 def refusals() -> None:
@@ -25,9 +26,7 @@ def refusals() -> None:
 
 
 def hardened(stack: Stack) -> None:
-    services = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
-WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
-    for container in (one for service in services for one in stack.containers(service)):
+    for container in (one for service in SERVICES for one in stack.containers(service)):
         name = inspect(container, ".Name").strip("/")
         shell = ("docker", "exec", container, "sh", "-c")
         check(run(*shell, "id -u") != "0", f"{name} does not run as root")
@@ -38,9 +37,7 @@ WRITABLE = ("/app", "/data", "/tmp")  # noqa: S108 - places in containers
         mounts = [line.split() for line in run(*shell, "cat /proc/mounts").splitlines()]
         roots = {options.split(",")[0] for _, place, _, options, *_ in mounts if place == "/"}
         kept = {
-            place
-            for _, place, kind, options, *_ in mounts
-            if place.startswith(WRITABLE) and "rw" in options.split(",")
+            place for _, place, kind, options, *_ in mounts if place.startswith(WRITABLE) and "rw" in options.split(",")
         }
         check(roots == {"ro"}, f"{name} has a read-only root", f"writable: {' '.join(sorted(kept))}")
         until(f"{name} is healthy", lambda one=container: inspect(one, ".State.Health.Status") == "healthy" or None)  # type: ignore[misc]

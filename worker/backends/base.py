@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from shared.capabilities import Capabilities
 from shared.schemas import GenerationRequest, Provider
 
+#: RGB of shape (height, width, 3).
 Pixels = NDArray[np.uint8]
+#: Of shape (height, width): 255 where to repaint, 0 elsewhere.
+Mask = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,20 @@ class Step:
     preview: Callable[[], Pixels] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What came with a request: upright, and of the size it was sent in. The mask has that of the first picture."""
+
+    images: tuple[Pixels, ...] = ()
+    mask: Mask | None = None
+
+
 @dataclass(frozen=True)
 class Picture:
-    """`pixels` is RGB of shape (height, width, 3)."""
-
     pixels: Pixels
     seed: int
+    flagged: bool = False
+    """Whether the safety checker objects: then it is withheld."""
 
 
 #: Called after each step, on the thread that renders. What it raises ends the rendering at once.
@@ -54,6 +65,14 @@ class Watch(Protocol):
         """From then on, attempts after this one know of these tasks. Raises when the job is no longer this worker's."""
         ...
 
+    def warn(self, sentence: str) -> None:
+        """Leave a warning on the job, whatever becomes of it. What is said twice is told once."""
+        ...
+
+    def retire(self, reason: str) -> None:
+        """This process is to do no other job: once this one has ended, well or badly, a fresh process takes over."""
+        ...
+
 
 class Backend(Protocol):
     """An engine with its model loaded. One job at a time, unless it says that it takes more."""
@@ -67,8 +86,10 @@ class Backend(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         """Make the pictures of a resolved request (see Capabilities.resolve): picture i from seed + i.
+
+        `inputs` has as many pictures as `request.image`, and a mask if the request has one.
 
         Raises JobFailure for what the caller should know, and whatever `watch` raises.
         """

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from shared.errors import (
     AnswerLost,
     ContentRejected,
+    ForbiddenUrl,
     InvalidOutput,
     JobFailure,
     UpstreamOutOfCredits,
@@ -20,7 +21,8 @@ from shared.errors import (
     UpstreamUnavailable,
 )
 from shared.schemas import Provider
-from worker.backends.bfl_http import Answer, Http, Patience, Turn, Unreachable
+from shared.urls import Answer
+from worker.backends.bfl_http import Http, NoAnswer, Patience, Turn
 
 NAME = "Black Forest Labs"
 #: Statuses of a task that goes on, and what the others mean. `Ready` is neither.
@@ -77,13 +79,13 @@ class Client:
 
         def check() -> None:
             if time.monotonic() > end:
-                raise Unreachable("the answer took too long", sent=True)
+                raise NoAnswer("the answer took too long", sent=True)
 
         # On a new connection: one that was idle may be closed by them just now, which looks like a lost answer.
         self._http.close()
         try:
-            answer = self._http.call("POST", url, seconds, MAX_ANSWER_BYTES, check, with_key=True, body=body)
-        except Unreachable as error:
+            answer = self._http.call("POST", url, seconds, MAX_ANSWER_BYTES, check, body)
+        except NoAnswer as error:
             if not error.sent:
                 raise TurnedAway(f"{NAME} cannot be reached") from None
             raise _lost(f"the answer was lost ({error})") from None
@@ -119,9 +121,12 @@ class Client:
 
     def download(self, url: str, turn: Turn) -> bytes:
         """Fetch a picture; the key stays here. Raises JobFailure, and what `turn` raises."""
-        if not self._http.may_be_fetched(url):
-            raise UpstreamRejected(f"{NAME} named an address of the picture that is not asked: not a public https one.")
-        answer = self._http.get(url, turn, MAX_PICTURE_BYTES, with_key=False)
+        try:
+            answer = self._http.fetch(url, turn, MAX_PICTURE_BYTES)
+        except ForbiddenUrl as error:
+            raise UpstreamRejected(
+                f"{NAME} named an address of the picture that is not asked. {error.detail}"
+            ) from None
         if answer.status != 200:
             raise UpstreamRejected(f"The picture could not be fetched from {NAME}: HTTP {answer.status}.")
         return answer.body
@@ -131,14 +136,14 @@ class Client:
         try:
             seconds = self._patience.answer_seconds
             url = f"{self._base}/v1/credits"
-            answer = self._http.call("GET", url, seconds, MAX_ANSWER_BYTES, lambda: None, with_key=True)
-        except (Unreachable, InvalidOutput):
+            answer = self._http.call("GET", url, seconds, MAX_ANSWER_BYTES, lambda: None)
+        except (NoAnswer, InvalidOutput):
             return None
         return _number((answer.json() or {}).get("credits")) if answer.status == 200 else None
 
     def _ask(self, polling_url: str, turn: Turn) -> dict[str, Any]:
         """What they tell of a task; empty where that cannot be read."""
-        answer = self._http.get(polling_url, turn, MAX_ANSWER_BYTES, with_key=True)
+        answer = self._http.get(polling_url, turn, MAX_ANSWER_BYTES)
         if answer.status == 404:
             return {"status": NOT_FOUND}
         if answer.status != 200:

@@ -1,32 +1,27 @@
 """HTTP as a job needs it: bounded in time and size, followed nowhere, and the key sent to its owner alone."""
 
 import itertools
-import json
 import logging
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 import requests
 import urllib3.exceptions
 from pydantic import SecretStr
 
-from shared.errors import InvalidOutput, TimedOut, UpstreamUnavailable
+from shared.addresses import Url
+from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable, UpstreamUnavailable
 from shared.settings import is_loopback
+from shared.urls import Answer, Guard
 from worker.backends.base import Watch
 
 logger = logging.getLogger(__name__)
 
 _API_HOST = re.compile(r"api(\.[a-z0-9-]+)?\.bfl\.ai")
-#: No blanks, and no backslash, which some parsers of addresses take for a slash.
-_PLAIN_URL = re.compile(r"[!-\[\]-~]+")
 _TICK_SECONDS = 0.2
 
 
@@ -37,6 +32,8 @@ class Patience:
     """For the answer to a submit, which is waited for as long as makes sense: who gives up may have paid."""
     answer_seconds: float = 10.0
     """For any other, which can be asked for again."""
+    picture_seconds: float = 60.0
+    """For all of a picture, which can be asked for again, too."""
     first_pause: float = 0.5
     growth: float = 1.5
     longest_pause: float = 5.0
@@ -80,7 +77,7 @@ class Turn:
         self.check()
 
 
-class Unreachable(Exception):
+class NoAnswer(Exception):
     """No whole answer came. `sent` says whether the request may have arrived."""
 
     def __init__(self, why: str, *, sent: bool) -> None:
@@ -88,38 +85,13 @@ class Unreachable(Exception):
         self.sent = sent
 
 
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> dict[str, Any] | None:
-        """None for what is no JSON object."""
-        try:
-            found = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) else None
-
-    def retry_after(self) -> float | None:
-        told = self.headers.get("Retry-After", "").strip()
-        if told.isascii() and told.isdigit():
-            return float(told[:6])
-        try:
-            moment = parsedate_to_datetime(told)
-        except ValueError:
-            return None
-        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-
-
 class Http:
     """One connection, for one job at a time."""
 
     def __init__(self, base_url: str, key: SecretStr, patience: Patience) -> None:
-        base = urlsplit(base_url)
-        self._origin = _origin(base)
-        self._local = is_loopback(base.hostname or "")
+        base = Url.parse(base_url)
+        self._origin = base.origin
+        self._local = is_loopback(base.host)
         self._key = key
         self._patience = patience
         self._session = requests.Session()
@@ -131,16 +103,35 @@ class Http:
     def close(self) -> None:
         self._session.close()
 
-    def get(self, url: str, turn: Turn, most: int, *, with_key: bool) -> Answer:
-        """Ask again for as long as the server fails or cannot be reached: that costs nothing."""
+    def get(self, url: str, turn: Turn, most: int) -> Answer:
+        """With the key. Asks again for as long as the server fails or cannot be reached: that costs nothing."""
+
+        def ask() -> Answer:
+            seconds = min(self._patience.answer_seconds, turn.left())
+            return self.call("GET", url, seconds, most, turn.check)
+
+        return self._insist(ask, turn)
+
+    def fetch(self, url: str, turn: Turn, most: int) -> Answer:
+        """Without the key, from anywhere in the public net. Asks again as `get` does. Raises ForbiddenUrl."""
+        guard = self._guard(url)
+
+        def ask() -> Answer:
+            seconds = min(self._patience.picture_seconds, turn.left())
+            return guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, tick=turn.check)
+
+        return self._insist(ask, turn)
+
+    def _insist(self, ask: Callable[[], Answer], turn: Turn) -> Answer:
         turned_away = 0
         for pause in self._patience.pauses():
             turn.check()
             retry_after = None
             try:
-                seconds = min(self._patience.answer_seconds, turn.left())
-                answer = self.call("GET", url, seconds, most, turn.check, with_key=with_key)
-            except Unreachable as error:
+                answer = ask()
+            except TooLarge:
+                raise InvalidOutput("The provider sent more than makes sense.") from None
+            except (NoAnswer, Unreachable, TooSlow) as error:
                 logger.info("the provider could not be asked: %s", error)
             else:
                 if answer.status != 429 and answer.status < 500:
@@ -160,13 +151,10 @@ class Http:
         seconds: float,
         most: int,
         check: Callable[[], None],
-        *,
-        with_key: bool,
         body: Mapping[str, Any] | None = None,
     ) -> Answer:
-        headers = {"Accept-Encoding": "identity"}
-        if with_key:
-            headers["x-key"] = self._key.get_secret_value()
+        """Once, with the key. Raises NoAnswer, InvalidOutput and what `check` raises, which is called as it comes."""
+        headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
         timeout = (self._patience.connect_seconds, seconds)
         try:
             with self._session.request(
@@ -174,24 +162,25 @@ class Http:
             ) as response:
                 return Answer(response.status_code, response.headers, _read(response, most, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(type(error).__name__, sent=_may_have_arrived(error)) from None
+            raise NoAnswer(type(error).__name__, sent=_may_have_arrived(error)) from None
 
-    def may_have_key(self, url: str) -> bool:
-        parts = _parsed(url)
-        if parts is None:
+    def may_have_key(self, text: str) -> bool:
+        try:
+            url = Url.parse(text)
+        except ForbiddenUrl:
             return False
-        if _origin(parts) == self._origin:
-            return True
-        host = parts.hostname or ""
-        return _origin(parts) == ("https", host, 443) and _API_HOST.fullmatch(host) is not None
+        is_theirs = (url.scheme, url.port) == ("https", 443) and _API_HOST.fullmatch(url.host) is not None
+        return is_theirs or url.origin == self._origin
 
-    def may_be_fetched(self, url: str) -> bool:
-        parts = _parsed(url)
-        if parts is None or not parts.hostname:
-            return False
-        if self._local and is_loopback(parts.hostname):
-            return parts.scheme in ("http", "https")
-        return parts.scheme == "https" and _is_public(parts.hostname)
+    def _guard(self, text: str) -> Guard:
+        """For a picture's address. Raises ForbiddenUrl."""
+        url = Url.parse(text)
+        # A provider on this machine has its pictures here, too.
+        if self._local and is_loopback(url.host):
+            return Guard([url.origin])
+        if url.scheme != "https":
+            raise ForbiddenUrl("The address is not https.")
+        return Guard()
 
 
 def _no_login(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -215,26 +204,3 @@ def _may_have_arrived(error: Exception) -> bool:
     reason = getattr(error.args[0], "reason", None) if error.args else None
     never = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
     return not isinstance(reason, never)
-
-
-def _parsed(url: str) -> SplitResult | None:
-    """None for what could be read in two ways, or holds a login."""
-    if not _PLAIN_URL.fullmatch(url):
-        return None
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return None if "@" in parts.netloc else parts
-
-
-def _origin(parts: SplitResult) -> tuple[str, str, int]:
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _is_public(host: str) -> bool:
-    try:
-        return ip_address(host).is_global
-    except ValueError:
-        return "." in host and not host.endswith((".local", ".internal", ".localhost"))

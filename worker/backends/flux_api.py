@@ -12,7 +12,7 @@ from shared import bfl
 from shared.capabilities import Capabilities
 from shared.errors import AnswerLost, UpstreamUnavailable
 from shared.schemas import GenerationRequest, Provider
-from worker.backends.base import Picture, Step, Watch
+from worker.backends.base import Inputs, Picture, Step, Watch
 from worker.backends.bfl_client import NAME, Client, TurnedAway
 from worker.backends.bfl_http import Patience, Turn
 from worker.backends.decoding import decode
@@ -53,7 +53,7 @@ class FluxApi:
         self.capabilities = bfl.capabilities(default_model)
         self.device = urlsplit(base_url).hostname or ""
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
             order = _Order(client, self._patience, self.capabilities.chosen(request), request, watch)

@@ -1,7 +1,10 @@
 """A backend without a model: deterministic patterns, for tests, benchmarks and users' CI.
 
+Pictures that come with a request are mixed with the pattern, by `strength` and within the mask.
+
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
-"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would.
+"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld.
 """
 
 import os
@@ -17,7 +20,7 @@ from shared import errors
 from shared.capabilities import Capabilities
 from shared.errors import InternalError, JobFailure
 from shared.schemas import Frozen, GenerationRequest
-from worker.backends.base import Picture, Pixels, Step, Watch
+from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -32,6 +35,10 @@ class Simulation(Frozen):
     """Code of the failure it ends in."""
     hang: bool = False
     die: bool = False
+    retire: bool = False
+    """Whether another process has to do the jobs after it."""
+    flag: int = 0
+    """How many pictures, from the first on, a safety checker would withhold."""
 
 
 class NullBackend:
@@ -46,21 +53,28 @@ class NullBackend:
         max_side=4096,
         num_inference_steps=4,
         guidance_scale=0.0,
+        max_input_images=4,
+        inpainting=True,
+        strength=0.5,
         ignored=("bfl_model", "negative_prompt", "scheduler"),
     )
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
-        pictures = [
-            Picture(_pattern(request.width, request.height, request.seed + index), request.seed + index)
-            for index in range(request.num_images)
-        ]
         simulation, steps = _simulation(request), request.num_inference_steps or 1
+        seeds = range(request.seed, request.seed + request.num_images)
+        size, strength = (request.width, request.height), request.strength or 1.0
+        pictures = [
+            Picture(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+            for index, seed in enumerate(seeds)
+        ]
         begin = time.monotonic()
         for step in range(1, steps + 1):
             _sleep_until(begin + simulation.seconds * step / steps)
             watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
+        if simulation.retire:
+            watch.retire("metadata.simulate says so")
         _misbehave(simulation)
         return pictures
 
@@ -92,3 +106,25 @@ def _pattern(width: int, height: int, seed: int) -> Pixels:
     x, y = np.arange(width, dtype=np.uint32)[None, :], np.arange(height, dtype=np.uint32)[:, None]
     wave = ((x * (1 + slant % 7) + y * (1 + slant % 5)) % 256).astype(np.uint8)
     return np.stack([wave ^ np.uint8(red), wave ^ np.uint8(green), wave ^ np.uint8(blue)], axis=-1)
+
+
+def _changed(pattern: Pixels, inputs: Inputs, strength: float) -> Pixels:
+    """The mean of the inputs in the pattern's size, moved that much towards the pattern, and only where the mask is."""
+    if not inputs.images:
+        return pattern
+    scaled = [_scaled(image, pattern).astype(np.float32) for image in inputs.images]
+    start = np.mean(scaled, axis=0)
+    blended = start + strength * (pattern - start)
+    if inputs.mask is not None:
+        blended = np.where(_scaled(inputs.mask, pattern)[..., None] > 0, blended, start)
+    pixels: Pixels = blended.round().astype(np.uint8)
+    return pixels
+
+
+def _scaled(array: Pixels, like: Pixels) -> Pixels:
+    """Nearest neighbours."""
+    rows, columns = (
+        np.arange(wanted) * given // wanted for wanted, given in zip(like.shape[:2], array.shape, strict=False)
+    )
+    scaled: Pixels = array[rows][:, columns]
+    return scaled

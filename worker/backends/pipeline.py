@@ -1,6 +1,12 @@
-"""What backends on diffusers share: where the model runs, seeds, steps, previews, memory."""
+"""What backends on diffusers share: where and how precisely the model runs, seeds, steps, previews, sound pictures.
 
-from collections.abc import Callable
+Memory is in memory.py, the safety checker in safety.py.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers.utils.logging
@@ -11,6 +17,11 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigurationError, InvalidOutput
 from worker.backends.base import OnStep, Pixels, Step
+
+logger = logging.getLogger(__name__)
+
+#: One picture of diffusers' `output_type="np"`: 0..1, shape (height, width, 3).
+Image = NDArray[np.float32]
 
 
 def quieten_libraries() -> None:
@@ -39,6 +50,19 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
+    """`auto` takes what `half` has for the device's type, where the model family is known to survive it, or float32."""
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    return half.get(device.type, torch.float32)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As settings have it: `float16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def generators(seed: int, count: int) -> list[torch.Generator]:
     """One generator per picture, on the CPU: the noise is then the same on every device, and alone or in a batch."""
     return [torch.Generator("cpu").manual_seed(seed + index) for index in range(count)]
@@ -62,11 +86,50 @@ def step_callback(
     return on_step_end
 
 
-def to_pixels(images: NDArray[np.float32]) -> list[Pixels]:
-    """From diffusers' `output_type="np"`: 0..1, shape (pictures, height, width, 3). Raises InvalidOutput for NaN."""
-    if not np.isfinite(images).all():
-        raise InvalidOutput("The model gave values that are no colours; SD_DTYPE=float32 may help.")
-    return list((images * 255).round().clip(0, 255).astype(np.uint8))
+def is_sound(image: Image) -> bool:
+    """Whether this is a picture at all.
+
+    What overflows in half precision becomes NaN, or one colour everywhere, mostly black.
+    """
+    return bool(np.isfinite(image).all()) and to_pixels(image).min() != to_pixels(image).max()
+
+
+def to_pixels(image: Image) -> Pixels:
+    pixels: Pixels = (image * 255).round().clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to make a picture, and what the job's warnings say where it had to be this one."""
+
+    told: str
+    make: Callable[[], Image]
+
+
+def soundest(attempts: Iterable[Attempt], warn: Callable[[str], None]) -> Pixels:
+    """The first attempt that gives a sound picture. Raises InvalidOutput where none does."""
+    for number, attempt in enumerate(attempts):
+        if number:
+            logger.warning("the picture was black or broken: %s", attempt.told)
+            warn(f"the picture came out black or broken: {attempt.told}")
+        image = attempt.make()
+        if is_sound(image):
+            return to_pixels(image)
+    raise InvalidOutput
+
+
+@contextmanager
+def in_float32(*modules: torch.nn.Module) -> Iterator[None]:
+    """The modules in full precision until the block is left: what overflowed in half does not there."""
+    before = [next(module.parameters()).dtype for module in modules]
+    try:
+        for module in modules:
+            module.to(torch.float32)
+        yield
+    finally:
+        for module, dtype in zip(modules, before, strict=True):
+            module.to(dtype)
 
 
 def to_preview(image: torch.Tensor) -> Pixels:
@@ -74,12 +137,3 @@ def to_preview(image: torch.Tensor) -> Pixels:
     array = np.nan_to_num(image[0].permute(1, 2, 0).float().cpu().numpy(), posinf=1.0, neginf=0.0)
     pixels: Pixels = (array * 255).round().clip(0, 255).astype(np.uint8)
     return pixels
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether that is what the error says; gives the device's cached memory back, for the next job."""
-    if isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()
-        return True
-    # On CPUs there is no error class of its own for it.
-    return "can't allocate memory" in str(error)

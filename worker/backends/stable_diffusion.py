@@ -9,13 +9,15 @@ import diffusers
 import torch
 
 from shared.capabilities import Capabilities
-from shared.errors import ConfigurationError, OutOfMemory
+from shared.errors import ConfigurationError
 from shared.schemas import GenerationRequest
-from worker.backends.base import Picture, Pixels, Watch
+from worker.backends.base import Inputs, Picture, Pixels, Watch
+from worker.backends.memory import Ladder, Room
 from worker.backends.pipeline import (
     choose_device,
+    choose_dtype,
     generators,
-    out_of_memory,
+    name_of,
     quieten_libraries,
     step_callback,
     to_pixels,
@@ -28,6 +30,8 @@ from worker.models.sources import Model
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 #: A model folder may say how it likes to be used.
 DEFAULTS_FILE = "imagegen.json"
+#: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black pictures (diffusers#6136).
+HALF = {"cuda": torch.float16}
 #: For models that do not say: 25 steps is where common schedulers have converged, 7.5 is diffusers' own default.
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 25, 7.5
 
@@ -39,8 +43,9 @@ class StableDiffusion:
         self._pipe = pipe
         self._own_scheduler = pipe.scheduler
         self.capabilities = capabilities
+        self._room = Room(capabilities, cloud=False)
         self.device = str(pipe.device)
-        self.dtype = str(pipe.unet.dtype).removeprefix("torch.")
+        self.dtype = name_of(pipe.unet.dtype)
 
     @classmethod
     def load(cls, model: Model, device: str, dtype: str) -> "StableDiffusion":
@@ -50,7 +55,7 @@ class StableDiffusion:
         pipeline = _pipeline_class(model)
         try:
             pipe = pipeline.from_pretrained(
-                model.location, dtype=_choose_dtype(dtype, place), use_safetensors=True, **model.access
+                model.location, dtype=choose_dtype(dtype, place, HALF), use_safetensors=True, **model.access
             )
             pipe.to(place)
         except (OSError, ValueError, torch.OutOfMemoryError) as error:
@@ -59,13 +64,14 @@ class StableDiffusion:
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe, _capabilities(pipe, model))
 
-    def generate(self, request: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
         steps, seed = request.num_inference_steps, request.seed
         if steps is None or seed is None:
             raise ValueError("the request is not resolved")
         self._pipe.scheduler = self._scheduler(request.scheduler)
-        try:
-            images = self._pipe(
+
+        def make() -> Any:
+            return self._pipe(
                 prompt=request.prompt,
                 negative_prompt=request.negative_prompt,
                 width=request.width,
@@ -77,11 +83,10 @@ class StableDiffusion:
                 output_type="np",
                 callback_on_step_end=step_callback(watch.on_step, steps, self._preview),
             ).images
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            raise self._too_large(request) from error
-        return [Picture(pixels, seed + index) for index, pixels in enumerate(to_pixels(images))]
+
+        with Ladder(request, self._room, watch) as ladder:
+            images = ladder.run(make)
+        return [Picture(to_pixels(image), seed + index) for index, image in enumerate(images)]
 
     def _scheduler(self, name: str | None) -> Any:
         """A new one for each job: schedulers keep state between steps."""
@@ -98,28 +103,12 @@ class StableDiffusion:
         low, high = channels.amin((2, 3), keepdim=True), channels.amax((2, 3), keepdim=True)
         return to_preview((channels - low) / (high - low).clamp(min=1e-6))
 
-    def _too_large(self, request: GenerationRequest) -> OutOfMemory:
-        own = self.capabilities
-        wanted = f"{request.num_images} x {request.width}x{request.height}"
-        return OutOfMemory(
-            f"The device has too little memory for {wanted}; {own.model} is made for {own.width}x{own.height}, "
-            "one picture at a time."
-        )
-
 
 def _pipeline_class(model: Model) -> Any:
     name = model.index.get("_class_name")
     if name not in PIPELINES:
         raise ConfigurationError(f"The model {model.name} is a {name}; the sd backend runs {', '.join(PIPELINES)}.")
     return getattr(diffusers, name)
-
-
-def _choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """float16 is safe on CUDA only: on Apple's GPU and on CPUs it gives black pictures (diffusers#6136)."""
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def _capabilities(pipe: Any, model: Model) -> Capabilities:

@@ -1,0 +1,140 @@
+"""Who asks: the key of each request, before anything else of it is looked at."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.links import LinkSecret
+from api.problems import refusal
+from shared import access
+from shared.access import ApiKey
+from shared.errors import Forbidden, RequestError, Unauthorized
+
+#: What orchestrators ask, who have no key, and what is the same for every installation of this version.
+OPEN = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
+LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: A refused body up to this size is still taken off the line, so that the refusal is surely read.
+SMALL_BODY = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sent a request."""
+
+    owner: str
+    """Whose jobs it makes; empty where no keys are set."""
+    sees: str | None
+    """Whose jobs it may know of; None for everybody's."""
+    account: str
+    """What its requests are counted by."""
+
+
+class Keyring:
+    """The keys of the service, as digests: how long a comparison takes tells nothing of them."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._keys = [(sha256(key.secret.get_secret_value().encode()).digest(), key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def find(self, secret: bytes) -> ApiKey | None:
+        digest, found = sha256(secret).digest(), None
+        for known, key in self._keys:
+            # All are compared, whichever it is.
+            if hmac.compare_digest(known, digest):
+                found = key
+        return found
+
+
+class Authentication:
+    """Answers 401 and 403 before the body is read; routes find the Caller in the request's state."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], links: LinkSecret) -> None:
+        self._app = app
+        self._keyring = Keyring(keys)
+        self._links = links
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+            except RequestError as error:
+                await refusal(error, _closing(Headers(scope=scope)))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller | None:
+        """None for a stranger where strangers may look. Raises Unauthorized, Forbidden and StoreUnavailable."""
+        address = f"@{scope['client'][0]}" if scope.get("client") else "@"
+        if not self._keyring:
+            return Caller(owner="", sees=None, account=address)
+        secret = _presented(scope["headers"])
+        key = self._keyring.find(secret) if secret else None
+        if key is not None:
+            return _holder(key, scope["method"])
+        if scope["path"] in OPEN:
+            return None
+        if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
+            # For this one picture, whosever it is.
+            return Caller(owner="", sees=None, account=address)
+        raise Unauthorized
+
+
+def _holder(key: ApiKey, method: str) -> Caller:
+    if method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
+        raise Forbidden("This key may only look.")
+    everybody = key.scope.includes(access.Scope.ADMIN)
+    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name)
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The key that came with a request. X-API-Key counts first: Authorization may be meant for a proxy."""
+    found = None
+    for name, value in headers:
+        if name == b"x-api-key" and value.strip():
+            return value.strip()
+        if name == b"authorization" and found is None:
+            found = _authorized(value)
+    return found
+
+
+def _authorized(value: bytes) -> bytes | None:
+    scheme, _, credentials = value.strip().partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return credentials.strip()
+        case b"basic":
+            try:
+                _, _, password = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+            except binascii.Error:
+                return None
+            return password
+        case _:
+            return None
+
+
+def _closing(headers: Headers) -> dict[str, str]:
+    """Whoever announces a large body is hung up on instead of heard out."""
+    length = headers.get("content-length", "0")
+    small = "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY
+    return {} if small else {"Connection": "close"}
+
+
+# Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
+async def _caller(request: Request) -> Caller:
+    caller: Caller | None = request.state.caller
+    if caller is None:
+        raise Unauthorized
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]

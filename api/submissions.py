@@ -1,0 +1,224 @@
+"""What is submitted, however it comes: a request whose pictures are stored already, as JSON or as a form."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from api.bodies import MAX_JSON_BYTES, media_type, parsed, received
+from api.forms import Form
+from api.services import ServicesDep
+from api.sources import decoded, fetched, is_address
+from api.uploads import Uploads
+from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
+from shared.schemas import MAX_INPUT_IMAGES, GenerationRequest
+
+FORM = "multipart/form-data"
+#: Names of parts that are pictures, and the fields that they make. Some clients mark lists with brackets.
+PICTURES = {"image": "image", "image[]": "image", "mask": "mask"}
+
+
+@dataclass(frozen=True)
+class Submission:
+    request: GenerationRequest
+    uploads: Uploads
+
+
+async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+    # A page in a browser can post text/plain anywhere; only JSON makes it ask for permission first (CORS).
+    if media_type(http) != "application/json":
+        raise UnsupportedMediaType
+    async with services.intake.open() as uploads:
+        yield Submission(_checked(await _json_fields(http, uploads)), uploads)
+
+
+async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+    if media_type(http) not in (FORM, "application/json"):
+        raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
+    if media_type(http) == FORM and _is_from_elsewhere(http):
+        raise UnsupportedMediaType("From a page of another site, send the request as JSON.")
+    async with services.intake.open() as uploads:
+        read = _form_fields if media_type(http) == FORM else _json_fields
+        request = _checked(await read(http, uploads))
+        if not request.image:
+            raise _wrong("/image", "send the picture, as a file part of this name")
+        yield Submission(request, uploads)
+
+
+JsonSubmission = Annotated[Submission, Depends(_as_json)]
+PictureSubmission = Annotated[Submission, Depends(_with_picture)]
+
+
+def _is_from_elsewhere(http: Request) -> bool:
+    """Whether a page of another origin sends it: browsers let any page post a form without asking."""
+    site, origin = http.headers.get("sec-fetch-site"), http.headers.get("origin")
+    if site is not None:
+        return site in ("cross-site", "same-site")
+    return origin is not None and urlsplit(origin).netloc != http.headers.get("host")
+
+
+def _checked(fields: Any) -> GenerationRequest:
+    try:
+        return GenerationRequest.model_validate(fields)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**field, "loc": ("body", *field["loc"])} for field in wrong]) from None
+
+
+async def _json_fields(http: Request, uploads: Uploads) -> Any:
+    """The body with references in the place of pictures."""
+    if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
+        fields = parsed(b"".join([piece async for piece in received(http)]))
+        sources = _sources(fields)
+        await _take((source for source in sources if not source.is_address), uploads, decoded)
+    else:
+        async with uploads.spooled(received(http)) as body:
+            fields = await asyncio.to_thread(lambda: parsed(body.content()))
+            sources = _sources(fields)
+            await _take((source for source in sources if not source.is_address), uploads, decoded)
+    # Not while others wait for their turn: somebody else's server may take its time.
+    await _take((source for source in sources if source.is_address), uploads, fetched)
+    return fields
+
+
+async def _take(
+    sources: Iterable["_Source"], uploads: Uploads, read: Callable[[str, int, str], Awaitable[bytes]]
+) -> None:
+    """Put references in the place of sources."""
+    for source in sources:
+        data = await read(source.text, uploads.max_bytes, source.pointer)
+        source.holder[source.key] = await uploads.take(_whole(data), source.pointer)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where in the fields there is one: what holds it, and under which key."""
+
+    holder: Any
+    key: Any
+    pointer: str
+
+    @property
+    def text(self) -> Any:
+        return self.holder[self.key]
+
+    @property
+    def is_address(self) -> bool:
+        return is_address(self.text)
+
+
+async def _whole(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def _sources(fields: Any) -> list[_Source]:
+    """Raises InvalidRequest for what cannot be one."""
+    if not isinstance(fields, dict):
+        return []
+    image = fields.pop("image", None)
+    sources = []
+    if isinstance(image, list):
+        if len(image) > MAX_INPUT_IMAGES:
+            raise _wrong("/image", f"may be at most {MAX_INPUT_IMAGES} pictures")
+        fields["image"] = image
+        sources = [_Source(image, at, f"/image/{at}") for at in range(len(image))]
+    elif image is not None:
+        fields["image"] = [image]
+        sources = [_Source(fields["image"], 0, "/image")]
+    if fields.get("mask") is not None:
+        sources.append(_Source(fields, "mask", "/mask"))
+    for source in sources:
+        if not isinstance(source.text, str):
+            raise _wrong(source.pointer, "must be a string")
+    return sources
+
+
+async def _form_fields(http: Request, uploads: Uploads) -> dict[str, Any]:
+    """The fields of the form and of the query, with references for the parts that are pictures."""
+    form, texts, pictures = Form(http), defaultdict(list), defaultdict(list)
+    for name, value in http.query_params.multi_items():
+        if name not in NO_FIELDS:
+            texts[name].append(value)
+    async for part in form.parts():
+        field = PICTURES.get(part.name)
+        if field is None:
+            texts[part.name].append(await form.text())
+        # Without a name: a field, or what browsers send for a picture that nobody chose.
+        elif not part.file_name:
+            texts[field].append(await form.text())
+        else:
+            pictures[field].append(await uploads.take(form.data(), f"/{field}"))
+    for name in ("image", "mask"):
+        if any(texts.pop(name, ())):
+            raise _wrong(f"/{name}", "must be a file part, with a file name")
+    if len(pictures["mask"]) > 1:
+        raise _wrong("/mask", "must be one picture")
+    return {**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)}
+
+
+def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Fields from texts. What is left empty is left out; what is told twice must be the same."""
+    fields: dict[str, Any] = {}
+    for name, given in texts.items():
+        told = list(dict.fromkeys(text for text in given if text))
+        if name in STRUCTURED and told:
+            fields[name] = _structure(name, told)
+        elif len(told) > 1 and name in GenerationRequest.model_fields:
+            raise _wrong(f"/{name}", "is told twice, and not the same")
+        elif told:
+            fields[name] = told[0]
+    return fields
+
+
+def _structure(name: str, told: list[str]) -> Any:
+    """JSON, or the entries of a list, one a part or separated by commas."""
+    if len(told) > 1 or told[0].strip()[:1] not in ("{", "["):
+        return [entry.strip() for text in told for entry in text.split(",")]
+    try:
+        return from_json(told[0], allow_inf_nan=False)
+    except ValueError:
+        raise _wrong(f"/{name}", "is not valid JSON") from None
+
+
+def _wrong(pointer: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(errors=[FieldError(pointer, detail)])
+
+
+def _structured() -> frozenset[str]:
+    fields = GenerationRequest.model_json_schema()["properties"]
+    kinds = {name: {kind.get("type") for kind in (field, *field.get("anyOf", ()))} for name, field in fields.items()}
+    return frozenset(name for name in kinds if kinds[name] & {"array", "object"})
+
+
+#: Fields that are more than a text or a number; in forms they are JSON, or lists.
+STRUCTURED = _structured() - {"image"}
+#: Of the query: what is said to the call and not of the picture.
+NO_FIELDS = frozenset({"on_disconnect"})
+
+
+def json_body(examples: Mapping[str, Any]) -> dict[str, Any]:
+    """For `openapi_extra`: what JsonSubmission reads."""
+    schema = {"$ref": "#/components/schemas/GenerationRequest"}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
+    }
+
+
+def form_body() -> dict[str, Any]:
+    """For `openapi_extra`: what PictureSubmission reads."""
+    schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    file = {"type": "string", "format": "binary"}
+    pictures: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
+    fields = {name: {**field, **pictures.get(name, {})} for name, field in schema["properties"].items()}
+    for name in pictures:
+        fields[name].pop("anyOf")
+    form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
+    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest"}}
+    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, "application/json": json}}}

@@ -1,0 +1,93 @@
+"""Pictures on their way in: from the moment that they come to the one in which a job has them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from api.disk import DiskWatch
+from shared.capabilities import Size
+from shared.errors import InvalidImage, PayloadTooLarge
+from shared.headers import Header
+from shared.inputs import Arriving, InputStore, Staged
+from shared.schemas import GenerationRequest, Job
+
+
+class Intake:
+    """Where uploads begin. Files are written on threads, in pieces as they come, so that memory does not grow."""
+
+    def __init__(self, store: InputStore, disk: DiskWatch, max_bytes: int, max_pixels: int) -> None:
+        """`max_bytes` and `max_pixels` are those of one picture."""
+        self._store = store
+        self._disk = disk
+        self.max_bytes = max_bytes
+        self.max_pixels = max_pixels
+        #: Pictures in JSON have to be in memory, if only for a moment. One request at a time has that moment.
+        self.turn = asyncio.Semaphore(1)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Uploads"]:
+        """The uploads of one request. What no job has at the end is removed."""
+        staged = self._store.stage()
+        try:
+            yield Uploads(self, staged)
+        finally:
+            if staged.holds_files:
+                await asyncio.to_thread(staged.drop)
+
+    @asynccontextmanager
+    async def file(self, staged: Staged) -> AsyncIterator[Arriving]:
+        """A file that goes at the end, unless it became a picture. Raises StorageFull."""
+        await self._disk.require_room()
+        with await asyncio.to_thread(staged.receive) as arriving:
+            yield arriving
+
+    async def discard(self, job: Job) -> None:
+        """Remove what came with a job that was not accepted, or will not run."""
+        if job.request.image:
+            await asyncio.to_thread(self._store.discard, job.id)
+
+
+class Uploads:
+    """What one request brings. Every method may raise StorageFull."""
+
+    def __init__(self, intake: Intake, staged: Staged) -> None:
+        self._intake = intake
+        self._staged = staged
+        self._headers: dict[str, Header] = {}
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one picture."""
+        return self._intake.max_bytes
+
+    async def take(self, pieces: AsyncIterator[bytes], pointer: str) -> str:
+        """Store a picture; the reference to it. Raises PayloadTooLarge, and InvalidImage for what is none."""
+        async with self._intake.file(self._staged) as file:
+            async for piece in pieces:
+                if file.size + len(piece) > self.max_bytes:
+                    raise PayloadTooLarge(f"{pointer}: a picture may take at most {self.max_bytes} bytes.")
+                await asyncio.to_thread(file.write, piece)
+            try:
+                arrived = await asyncio.to_thread(file.finish, self._intake.max_pixels)
+            except InvalidImage as error:
+                raise InvalidImage(f"{pointer}: {error.detail}") from None
+        self._headers[arrived.reference] = arrived.header
+        return arrived.reference
+
+    @asynccontextmanager
+    async def spooled(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Arriving]:
+        """What is too large to be in memory while it comes, complete; with the turn to have it there now."""
+        async with self._intake.file(self._staged) as file:
+            async for piece in pieces:
+                await asyncio.to_thread(file.write, piece)
+            async with self._intake.turn:
+                yield file
+
+    def size(self, request: GenerationRequest) -> Size | None:
+        """Of the first picture in the request, as it is shown."""
+        return self._headers[request.image[0]].size if request.image else None
+
+    async def keep(self, job: Job) -> None:
+        """From here on they are the job's."""
+        if self._staged.holds_files:
+            await asyncio.to_thread(self._staged.keep, job)

@@ -1,0 +1,202 @@
+"""HTTP with one server at addresses that were chosen before, within a time and a number of bytes for all of it.
+
+Everything that arrives, be it a header, a body or the framing between, goes through one place that counts and times it:
+the timeouts of sockets are for one read each, and a server that sends a byte now and then meets all of them.
+"""
+
+import functools
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import certifi
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
+
+from shared.addresses import Url
+from shared.errors import OutboundError, TooLarge, TooSlow, Unreachable
+from shared.networks import Address
+
+#: For one of the server's addresses, so that the next one gets its turn.
+CONNECT_SECONDS = 3.0
+#: A name may have any number of addresses; who gave it to us does not get us to knock on all of them.
+MOST_TRIED = 4
+#: What headers may take.
+HEADER_BYTES = 64 << 10
+#: No one write may outlast the time that is left.
+_WRITE_BYTES = 16 << 10
+
+
+class Allowance:
+    """What an exchange may still cost."""
+
+    def __init__(self, seconds: float, body_bytes: int) -> None:
+        self._end = time.monotonic() + seconds
+        # A body in chunks has some bytes of framing to each.
+        self._bytes = body_bytes + body_bytes // 4 + HEADER_BYTES
+
+    @property
+    def is_spent(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def seconds(self) -> float:
+        """Raises TooSlow where none are left."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TooSlow
+        return left
+
+    def spend(self, count: int) -> None:
+        """Raises TooLarge."""
+        self._bytes -= count
+        if self._bytes < 0:
+            raise TooLarge
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Trusts who the machine trusts (SSL_CERT_FILE adds an authority of one's own) and the public authorities.
+
+    One for all: it takes a fifth of a second to build.
+    """
+    context = ssl.create_default_context()
+    context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+@contextmanager
+def exchange(
+    request: requests.PreparedRequest, url: Url, addresses: Sequence[Address], allowance: Allowance
+) -> Iterator[requests.Response]:
+    """The answer, its body not read yet. Raises Unreachable, TooSlow and TooLarge, also from within the block."""
+    status: int | None = None
+    try:
+        adapter = _Adapter(url, addresses, allowance)
+        with closing(adapter), adapter.send(request, stream=True) as response:
+            status = response.status_code
+            yield response
+    except OutboundError as error:
+        error.status = status
+        raise
+    except (requests.RequestException, HTTPError, OSError) as error:
+        raise (TooSlow(status=status) if allowance.is_spent else Unreachable(_why(error), status)) from error
+
+
+class _Adapter(HTTPAdapter):
+    """For one request. Without a session around it there is no proxy, login, cookie or redirect.
+
+    Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
+    """
+
+    def __init__(self, url: Url, addresses: Sequence[Address], allowance: Allowance) -> None:
+        super().__init__()
+        self._url = url
+        wire: dict[str, Any] = {"addresses": addresses[:MOST_TRIED], "allowance": allowance}
+        self._pool: urllib3.HTTPConnectionPool
+        if url.scheme == "https":
+            self._pool = _HttpsPool(url.host, url.port, ssl_context=tls_context(), **wire)
+        else:
+            self._pool = _HttpPool(url.host, url.port, **wire)
+
+    def close(self) -> None:
+        self._pool.close()
+        super().close()
+
+    def get_connection_with_tls_context(self, *_: object, **__: object) -> urllib3.HTTPConnectionPool:
+        return self._pool
+
+    def request_url(self, *_: object) -> str:
+        return self._url.target
+
+    def cert_verify(self, *_: object) -> None:
+        """The context does."""
+
+
+class _Receiving(io.RawIOBase):
+    """What a socket receives, counted and timed."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, allowance: Allowance) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._allowance = allowance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._allowance.seconds())
+        count = self._raw.readinto(buffer)
+        self._allowance.spend(count or 0)
+        return count
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+class _Answer(http.client.HTTPResponse):
+    def __init__(self, allowance: Allowance, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Receiving(sock, self.fp.detach(), allowance))
+
+
+class _Pinned(HTTPConnection):
+    """Connects to the addresses, in turn; for the Host header and for TLS it is a connection to the name."""
+
+    def __init__(self, *args: Any, addresses: Sequence[Address], allowance: Allowance, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._addresses = addresses
+        self._allowance = allowance
+        self.response_class = functools.partial(_Answer, allowance)  # type: ignore[assignment]
+
+    def _new_conn(self) -> socket.socket:
+        for address in self._addresses:
+            try:
+                seconds = min(CONNECT_SECONDS, self._allowance.seconds())
+                sock = socket.create_connection((str(address), self.port), seconds)
+            except OSError:
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # For the handshake of TLS, of which the timeout bounds the whole.
+            sock.settimeout(self._allowance.seconds())
+            return sock
+        raise NewConnectionError(self, "none of the addresses takes connections")
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        for start in range(0, len(data), _WRITE_BYTES):
+            self.sock.settimeout(self._allowance.seconds())
+            super().send(data[start : start + _WRITE_BYTES])
+
+
+class _PinnedTls(_Pinned, HTTPSConnection):
+    pass
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Pinned
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _PinnedTls
+
+
+def _why(error: Exception) -> str:
+    """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
+    match error:
+        case requests.exceptions.SSLError():
+            return "No secure connection: the certificate is not trusted, not valid or not for this host."
+        case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
+            return "The server takes no connections."
+        case _:
+            return "The server gave no whole answer in HTTP."

@@ -1,0 +1,187 @@
+"""Requests to addresses that come from outside: a webhook's, a picture's. They go to the public net, and no further."""
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from shared.addresses import Url
+from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
+from shared.networks import Address, objection
+from shared.pinned import Allowance, exchange
+
+logger = logging.getLogger(__name__)
+
+#: Other ports are those of services that were never meant to be asked by strangers.
+PORTS = (80, 443)
+#: Names that mean something in one network only, told at once where a lookup would tell it late.
+PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
+REDIRECTS = (301, 302, 303, 307, 308)
+#: Lookups that nobody waits for any more go on until the resolver gives up; more are not begun.
+MOST_LOOKUPS = 64
+_CHUNK_BYTES = 64 << 10
+_HEADERS = {"User-Agent": "imagegen", "Accept-Encoding": "identity", "Connection": "close"}
+
+#: A name's addresses, all of them. Raises OSError where there are none. May block; runs on a thread of its own.
+Resolve = Callable[[str], Sequence[Address]]
+
+
+def resolve(host: str) -> list[Address]:
+    """As the machine resolves names."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(str(entry[4][0])) for entry in found))
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    """Their names in any case."""
+    body: bytes
+    """As it was sent: a server that compressed it unasked is not helped."""
+
+    def json(self) -> dict[str, Any] | None:
+        """None for what is no JSON object."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def retry_after(self) -> float | None:
+        """Seconds until they want to be asked again; below zero for a moment that is past. None if they do not say."""
+        told = self.headers.get("Retry-After", "").strip()
+        if told.isascii() and told.isdigit():
+            return float(told[:6])
+        try:
+            moment = parsedate_to_datetime(told)
+        except ValueError:
+            return None
+        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+class Guard:
+    """Sends requests where everybody may send them. Holds nothing between two, so threads may share it.
+
+    `allow` are origins, `scheme://host:port`, that the operator vouches for: they may be private and have any port.
+    """
+
+    def __init__(self, allow: Sequence[str] = (), *, resolve: Resolve = resolve) -> None:
+        self._allow = frozenset(allow)
+        self._resolve = resolve
+        self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
+
+    def check(self, url: str) -> None:
+        """All that can be told without the network. Raises ForbiddenUrl."""
+        self._read(url)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        timeout_seconds: float,
+        max_bytes: int,
+        redirects: int = 0,
+        tick: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
+
+        Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
+        of them is the answer. `headers` go to the origin of `url` alone. `tick` is called as the body arrives, and what
+        it raises ends the exchange. Raises ForbiddenUrl, Unreachable, TooLarge and TooSlow.
+        """
+        if redirects and method != "GET":
+            raise ValueError("only GET can be sent again elsewhere")
+        allowance = Allowance(timeout_seconds, max_bytes)
+        here, own = self._read(url), dict(headers or {})
+        while True:
+            request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
+            with exchange(request, here, self._addresses(here, allowance), allowance) as response:
+                there = self._next(here, response) if redirects else None
+                if there is None:
+                    return Answer(response.status_code, response.headers, _body(response, max_bytes, tick))
+            own = own if there.origin == here.origin else {}
+            here, redirects = there, redirects - 1
+
+    def _read(self, text: str) -> Url:
+        url = Url.parse(text)
+        vouched = url.origin in self._allow
+        if url.address is not None:
+            if what := objection(url.address, vouched=vouched):
+                raise ForbiddenUrl(f"The host of the address is not public: {what}.")
+        elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
+            raise ForbiddenUrl("The host of the address is a name of private networks.")
+        if not vouched and url.port not in PORTS:
+            raise ForbiddenUrl(f"The port of the address is neither {PORTS[0]} nor {PORTS[1]}.")
+        return url
+
+    def _addresses(self, url: Url, allowance: Allowance) -> Sequence[Address]:
+        """Where to connect to. One bad address spoils them all: who mixes them in means to have us fall for it."""
+        if url.address is not None:
+            return [url.address]
+        addresses = self._looked_up(url.host, allowance)
+        for address in addresses:
+            if what := objection(address, vouched=url.origin in self._allow):
+                logger.warning("not connected to %s: it is at %s, %s", url.host, address, what)
+                raise ForbiddenUrl("The host of the address is at an address that is not public.")
+        return addresses
+
+    def _looked_up(self, host: str, allowance: Allowance) -> Sequence[Address]:
+        if not self._lookups.acquire(timeout=allowance.seconds()):
+            raise TooSlow
+        found: Future[Sequence[Address]] = Future()
+
+        def look() -> None:
+            try:
+                found.set_result(self._resolve(host))
+            except (OSError, ValueError) as error:
+                found.set_exception(error)
+            finally:
+                self._lookups.release()
+
+        # Nobody can stop a lookup. A daemon, so that the process does not wait for it either.
+        threading.Thread(target=look, name="lookup", daemon=True).start()
+        try:
+            return found.result(allowance.seconds())
+        except TimeoutError:
+            raise TooSlow from None
+        except (OSError, ValueError) as error:
+            raise Unreachable("The host of the address is not known.") from error
+
+    def _next(self, here: Url, response: requests.Response) -> Url | None:
+        location = response.headers.get("Location")
+        if response.status_code not in REDIRECTS or location is None:
+            return None
+        try:
+            there = self._read(urljoin(here.origin + here.target, location))
+        except ValueError:
+            raise ForbiddenUrl("The address leads on to what is no address.") from None
+        if (here.scheme, there.scheme) == ("https", "http"):
+            raise ForbiddenUrl("The address leads on from https to http.")
+        return there
+
+
+def _body(response: requests.Response, max_bytes: int, tick: Callable[[], None]) -> bytes:
+    if (response.raw.length_remaining or 0) > max_bytes:
+        raise TooLarge
+    data = bytearray()
+    # As it comes, and not a full buffer at a time, so that `tick` is called.
+    while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
+        data += chunk
+        if len(data) > max_bytes:
+            raise TooLarge
+        tick()
+    return bytes(data)

@@ -1,0 +1,130 @@
+"""A job belongs to the key that made it: to every other key it is one that never was."""
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from tests.api.keyed import ALICE, BOB, KEYS, UNKNOWN, Person
+from tests.api.problem import assert_problem
+from tests.stack import Stack
+
+ROUTES = [
+    ("GET", "/api/jobs/{id}"),
+    ("HEAD", "/api/jobs/{id}/images/0"),
+    ("GET", "/api/jobs/{id}/images/0"),
+    ("GET", "/api/jobs/{id}/images/9"),
+    ("GET", "/api/jobs/{id}/images/x"),
+    ("GET", "/api/jobs/{id}/events"),
+    ("DELETE", "/api/jobs/{id}"),
+    ("PUT", "/api/jobs/{id}/pin"),
+    ("DELETE", "/api/jobs/{id}/pin"),
+]
+
+
+def seen(answer: requests.Response) -> tuple[int, bytes, dict[str, str]]:
+    """All that can be told of an answer, but when it came."""
+    return answer.status_code, answer.content, {k: v for k, v in answer.headers.items() if k.lower() != "date"}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("state", ["succeeded", "queued"])
+def test_anothers_job_answers_exactly_as_an_unknown_one(
+    alice: Person, bob: Person, method: str, path: str, state: str
+) -> None:
+    job = alice.make() if state == "succeeded" else alice.submit(metadata={"simulate": {"seconds": 0.2}})
+
+    foreign, unknown = (bob.ask(method, path.format(id=job_id)) for job_id in (job["id"], UNKNOWN))
+
+    assert foreign.status_code in (404, 422)
+    assert seen(foreign) == seen(unknown)
+    assert alice.get(job["links"]["self"]).json()["state"] != "cancelled"
+
+
+def test_an_unknown_job_takes_no_less_time_than_anothers(alice: Person, bob: Person) -> None:
+    job = alice.make()
+    spent: dict[str, list[float]] = {job["id"]: [], UNKNOWN: []}
+
+    for _ in range(150):
+        for job_id, times in spent.items():
+            begin = time.perf_counter()
+            bob.get(f"/api/jobs/{job_id}")
+            times.append(time.perf_counter() - begin)
+
+    foreign, unknown = (statistics.median(times) for times in spent.values())
+    assert foreign == pytest.approx(unknown, rel=0.25)
+
+
+def test_lists_hold_ones_own_jobs_alone(alice: Person, bob: Person) -> None:
+    label = "lists hold ones own"
+    hers, his = alice.make(label=label), bob.make(label=label)
+
+    for filters in ({}, {"label": label}, {"state": "succeeded"}, {"backend": "null"}):
+        assert hers["id"] in alice.listed(**filters)
+        assert his["id"] not in alice.listed(**filters)
+        assert bob.listed(**filters)[0] == his["id"]
+
+
+def test_a_cursor_names_no_job_of_anothers(alice: Person, bob: Person) -> None:
+    own = alice.make(label="cursors")
+    bob.make(label="cursors")
+
+    page = alice.get("/api/jobs", params={"label": "cursors", "limit": 1}).json()
+
+    assert page["cursor"] == own["id"]
+
+
+def test_an_admin_sees_and_cancels_everybodys_jobs(alice: Person, bob: Person, admin: Person) -> None:
+    jobs = [
+        alice.make(label="admin"),
+        bob.submit(label="admin", num_inference_steps=100, metadata={"simulate": {"seconds": 5}}),
+    ]
+
+    assert {job["id"] for job in jobs} == set(admin.listed(label="admin"))
+    assert [admin.get(job["links"]["self"]).json()["owner"] for job in jobs] == ["alice", "bob"]
+    assert admin.ask("DELETE", jobs[1]["links"]["self"]).status_code == 200
+
+
+def test_one_idempotency_key_of_two_owners_makes_two_jobs(alice: Person, bob: Person) -> None:
+    headers = {"Idempotency-Key": "the-same"}
+
+    answers = [
+        person.ask("POST", "/api/jobs", json={"prompt": prompt}, headers=headers)
+        for person, prompt in ((alice, "x"), (bob, "y"), (alice, "x"))
+    ]
+
+    assert [answer.status_code for answer in answers] == [202, 202, 202]
+    assert answers[0].json()["id"] == answers[2].json()["id"] != answers[1].json()["id"]
+
+
+def test_an_owner_has_only_so_many_jobs_at_a_time(keyed: Stack) -> None:
+    carols = f"carols{BOB}"
+    api = keyed.start_api(SD_MAX_JOBS_PER_KEY="3", SD_API_KEY=f"{KEYS},carol:{carols}")
+    alice, carol = Person(api, ALICE), Person(api, carols)
+    slow = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 10}}}
+    with ThreadPoolExecutor(8) as many:
+        answers = list(many.map(lambda _: carol.ask("POST", "/api/jobs", json={"prompt": "x", **slow}), range(8)))
+
+    accepted = [answer.json()["links"] for answer in answers if answer.status_code == 202]
+    refused = [answer for answer in answers if answer.status_code != 202]
+    other = alice.submit()
+    for links in accepted:
+        carol.ask("DELETE", links["self"])
+        carol.get(links["events"])
+
+    assert len(accepted) == 3
+    for answer in refused:
+        assert_problem(answer, 429, "queue-full")
+    assert alice.get(other["links"]["events"]).text.count("event: done") == 1
+    assert carol.make()["state"] == "succeeded"
+
+
+def test_jobs_of_before_there_were_keys_are_the_admins(redis_url: str, stack: Stack) -> None:
+    job = Person(stack.start_api(SD_BACKENDS="null"), None).submit()
+    api = stack.start_api(SD_BACKENDS="null", SD_API_KEY=f"alice:{ALICE},ops:{ALICE}x:admin")
+
+    assert Person(api, ALICE).get(job["links"]["self"]).status_code == 404
+    assert Person(api, ALICE).listed() == []
+    assert Person(api, f"{ALICE}x").listed() == [job["id"]]

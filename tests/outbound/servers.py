@@ -1,0 +1,118 @@
+"""Servers that do what a test says, byte by byte, and remember who came."""
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+#: What is done with a connection once the request is read.
+Act = Callable[[socket.socket], None]
+
+
+def say(answer: bytes) -> Act:
+    return lambda connection: connection.sendall(answer)
+
+
+def moved(location: str, status: int = 302) -> Act:
+    return say(f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
+def again(piece: bytes, first: bytes = b"", seconds: float = 0.0) -> Act:
+    """Something, and then the same for ever."""
+
+    def act(connection: socket.socket) -> None:
+        connection.sendall(first)
+        while True:
+            connection.sendall(piece)
+            time.sleep(seconds)
+
+    return act
+
+
+@dataclass
+class Script:
+    act: Act
+    tls: ssl.SSLContext | None = None
+    silent: bool = False
+    """Reads nothing, and so says nothing."""
+
+
+@dataclass
+class Request:
+    line: str
+    headers: dict[str, str]
+    """Their names in lower case."""
+    body: bytes
+    to: str
+    """The address that the connection came to."""
+    sni: str | None
+
+
+@dataclass
+class Server:
+    listener: socket.socket
+    script: Script
+    requests: list[Request] = field(default_factory=list)
+    connections: int = 0
+
+    @property
+    def port(self) -> int:
+        port: int = self.listener.getsockname()[1]
+        return port
+
+    def run(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
+
+    def _handle(self, plain: socket.socket) -> None:
+        # Who went away, or trusts nobody, is no matter of the server.
+        with plain, contextlib.suppress(OSError):
+            plain.settimeout(10)
+            connection, sni = self._secured(plain) if self.script.tls else (plain, None)
+            with connection:
+                if self.script.silent:
+                    self.script.act(connection)
+                    return
+                self.requests.append(_read(connection, sni))
+                self.script.act(connection)
+
+    def _secured(self, plain: socket.socket) -> tuple[socket.socket, str | None]:
+        named: list[str | None] = [None]
+        assert self.script.tls is not None
+        self.script.tls.sni_callback = lambda _, name, __: named.append(name)
+        return self.script.tls.wrap_socket(plain, server_side=True), named[-1]
+
+
+def _read(connection: socket.socket, sni: str | None) -> Request:
+    with connection.makefile("rb") as stream:
+        line = stream.readline().decode().strip()
+        headers: dict[str, str] = {}
+        while (header := stream.readline().decode().strip()) != "":
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        body = stream.read(int(headers.get("content-length", 0)))
+    return Request(line, headers, body, connection.getsockname()[0], sni)
+
+
+@contextmanager
+def serve(script: Script, address: str = "127.0.0.1", port: int = 0) -> Iterator[Server]:
+    with socket.create_server((address, port)) as listener:
+        server = Server(listener, script)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()

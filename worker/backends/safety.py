@@ -1,0 +1,87 @@
+"""Which pictures are not to be shown: CLIP compares them with concepts that its publisher keeps to itself."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from shared.errors import ConfigurationError
+from worker.backends.base import Pixels
+from worker.backends.memory import free_memory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+#: The folders that a Stable Diffusion 1.5 model has its own checker in.
+PART, PROCESSOR_PART = "safety_checker", "feature_extractor"
+#: What capabilities tell of a model whose pictures are checked, and where the operator has switched that off.
+CHECKED, OFF = "checked", "off"
+
+
+class SafetyChecker:
+    """Its verdict is data: it changes no picture."""
+
+    def __init__(self, checker: Any, processor: Any, device: torch.device) -> None:
+        # On Apple's GPU, half precision is not to be relied on; the CPU takes a second.
+        self._device = device if device.type == "cuda" else torch.device("cpu")
+        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
+        self._checker = checker.to(self._device, dtype).eval()
+        self._processor = processor
+
+    @classmethod
+    def load(cls, name: str, device: torch.device, access: dict[str, Any]) -> "SafetyChecker":
+        """From a local folder or a Hugging Face id: a checker of its own, or a model that has one among its parts.
+
+        `access` is what `from_pretrained` gets besides. Raises ConfigurationError.
+        """
+        try:
+            checker, processor = _parts(name, access)
+            return cls(checker, processor, device)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ConfigurationError(
+                f"The safety checker {name} could not be loaded: {reason}. SD_SAFETY_CHECKER_ID names another one, a "
+                "local folder too; SD_SAFETY_CHECKER=false works without."
+            ) from error
+
+    def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+        """Which of them to withhold."""
+        return [self._flags(pixels) for pixels in pictures]
+
+    def _flags(self, pixels: Pixels) -> bool:
+        try:
+            return self._judge(pixels)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self._device.type == "cpu":
+                raise
+        logger.warning("the safety checker does not fit beside the model any more; it goes on on the CPU")
+        self._device = torch.device("cpu")
+        self._checker.to(self._device, torch.float32)
+        free_memory()
+        return self._judge(pixels)
+
+    @torch.no_grad()
+    def _judge(self, pixels: Pixels) -> bool:
+        values = self._processor(Image.fromarray(pixels), return_tensors="pt").pixel_values
+        # It would paint over what it flags; it gets something else to paint over.
+        canvas = [np.zeros((1, 1, 3), np.float32)]
+        _, flagged = self._checker(clip_input=values.to(self._device, self._checker.dtype), images=canvas)
+        return bool(flagged[0])
+
+
+def _parts(name: str, access: dict[str, Any]) -> tuple[Any, Any]:
+    local = Path(name).expanduser()
+    place = str(local) if local.is_dir() else name
+    part, processor_part = (PART, PROCESSOR_PART) if (local / PART).is_dir() else ("", "")
+    checker, about = StableDiffusionSafetyChecker.from_pretrained(
+        place, subfolder=part, use_safetensors=True, output_loading_info=True, **access
+    )
+    # They would be made up, and a checker with made up weights finds nothing to object to.
+    if missing := set(about["missing_keys"]) & {key for key, _ in checker.named_parameters()}:
+        raise ValueError(f"its weights are not complete: {min(missing)} is missing")
+    return checker, CLIPImageProcessorPil.from_pretrained(place, subfolder=processor_part, **access)
