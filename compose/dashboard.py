@@ -12,7 +12,7 @@ MEMORY = ("--max_tasks=2000", "--max_workers=200")
 
 def command(settings: LauncherSettings) -> tuple[str, ...]:
     place = (f"--address={settings.host}", f"--port={settings.flower_port}")
-    celery = (sys.executable, "-m", "celery", "--quiet", "-A", "worker.main")
+    celery = (sys.executable, "-m", "celery", "-A", "worker.main")
     return (*celery, "flower", *place, "--read_only=True", *MEMORY)
 
 
