@@ -10,7 +10,7 @@ from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.schemas import Backend
-from shared.workers import Fleet, WorkerRecord, WorkerState
+from shared.workers import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
 
@@ -61,6 +61,7 @@ class HealthView(BaseModel):
     outputs: OutputsView
     default_backend: Backend
     backends: dict[Backend, BackendStatus]
+    downloads: dict[Backend, Download] = Field(description="Models on their way to a backend that is loading")
 
 
 class InfoView(BaseModel):
@@ -68,6 +69,9 @@ class InfoView(BaseModel):
     version: str
     default_backend: Backend
     models: dict[Backend, str]
+    safety: dict[Backend, str] = Field(
+        description="What local engines do about unsafe pictures: `checked`, `off`, or `exempt` and why"
+    )
     notes: list[str]
     limits: dict[str, int]
     links: dict[str, str]
@@ -121,8 +125,9 @@ async def health(services: ServicesDep) -> HealthView:
     try:
         fleet = await services.watch.fleet()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
+        downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
-        statuses = {}
+        statuses, downloads = {}, {}
     default = services.settings.fallback_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk.has_room()),
@@ -131,6 +136,7 @@ async def health(services: ServicesDep) -> HealthView:
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
+        downloads=downloads,
     )
 
 
@@ -161,13 +167,15 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
     fleet = await services.watch.fleet()
-    models = {backend: known.model for backend, known in fleet.capabilities.items() if backend in _shown(services)}
+    shown = {backend: known for backend, known in fleet.capabilities.items() if backend in _shown(services)}
+    models = {backend: known.model for backend, known in shown.items()}
     base_url, settings = services.base_url(http), services.settings
     return InfoView(
         name="imagegen",
         version=services.version,
         default_backend=settings.fallback_backend,
         models=models,
+        safety={backend: known.safety for backend, known in shown.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],
         limits={
             "max_pixels": settings.max_pixels,

@@ -8,7 +8,7 @@ from shared.capabilities import Capabilities
 DEFAULT_MODEL = "flux-2-pro-preview"
 
 _NEITHER = ("guidance_scale", "num_inference_steps")
-_NEVER = ("negative_prompt", "scheduler")
+_NEVER = ("loras", "negative_prompt", "scheduler")
 
 
 def _flux_2(model: str) -> Capabilities:

@@ -4,7 +4,7 @@ from math import sqrt
 from typing import Any
 
 from shared.errors import FieldError, InvalidRequest
-from shared.schemas import Frozen, GenerationRequest
+from shared.schemas import MAX_LORAS, Frozen, GenerationRequest, Lora
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -62,6 +62,10 @@ class Capabilities(Frozen):
     """Whether it takes a `mask`."""
     strength: float | None = None
     """None where the model has no such thing."""
+    loras: tuple[str, ...] = ()
+    """Names that a request may have in `loras`."""
+    safety: str | None = None
+    """What is done about unsafe pictures: `checked`, `off`, or `exempt` and why; None where a provider sees to it."""
     requires: tuple[str, ...] = ()
     """Request fields without which this model makes nothing."""
     ignored: tuple[str, ...] = ()
@@ -101,7 +105,8 @@ class Capabilities(Frozen):
         defaults = {
             "num_inference_steps": own.num_inference_steps,
             "guidance_scale": own.guidance_scale,
-            "strength": own.strength if request.image else None,
+            # What is under the mask is there to be replaced.
+            "strength": (own.strength and 1.0 if request.mask else own.strength) if request.image else None,
             "bfl_model": own.model if self.choices else None,
         }
         given = {name for name in own.ignored if getattr(request, name) is not None}
@@ -170,6 +175,8 @@ class Capabilities(Frozen):
             fields["guidance_scale"] = {"type": ["number", "null"], **guidance}
         if "scheduler" not in self.ignored:
             fields["scheduler"] = {"enum": [*self.schedulers, None], "default": None}
+        if "loras" not in self.ignored:
+            fields["loras"] = self._lora_field()
         return fields
 
     def _picture_fields(self) -> dict[str, dict[str, Any]]:
@@ -186,6 +193,15 @@ class Capabilities(Frozen):
             fields["strength"] = {"type": ["number", "null"], **bounds}
         return fields
 
+    def _lora_field(self) -> dict[str, Any]:
+        if not self.loras:
+            return {"type": ["array", "null"], "maxItems": 0, "default": None}
+        scale = Lora.model_json_schema()["properties"]["scale"]
+        names = {"type": "string", "enum": list(self.loras)}
+        lora = {"type": "object", "properties": {"name": names, "scale": scale}, "required": ["name"]}
+        item = {**lora, "additionalProperties": False}
+        return {"type": ["array", "null"], "maxItems": MAX_LORAS, "default": None, "items": item}
+
     def _errors(self, request: GenerationRequest, limits: Limits | None, input_size: Size | None) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
@@ -197,7 +213,8 @@ class Capabilities(Frozen):
         if self.guidance_scale is not None:
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
-        return errors + self._scheduler_errors(request.scheduler) + self._picture_errors(request)
+        errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
+        return errors + self._picture_errors(request)
 
     def _picture_errors(self, request: GenerationRequest) -> list[FieldError]:
         errors, most = [], self.max_input_images
@@ -242,6 +259,16 @@ class Capabilities(Frozen):
         if self.max_ratio is not None and max(width, height) > self.max_ratio * min(width, height) + 1e-6:
             errors.append(FieldError("/width", f"one side may be at most {self.max_ratio:.4g} times the other"))
         return errors
+
+    def _lora_errors(self, request: GenerationRequest) -> list[FieldError]:
+        if "loras" in self.ignored:
+            return []
+        known = f"must be one of {', '.join(self.loras)}" if self.loras else "there are none: SD_LORA_DIR is empty"
+        return [
+            FieldError(f"/loras/{index}/name", known)
+            for index, lora in enumerate(request.loras or ())
+            if lora.name not in self.loras
+        ]
 
     def _scheduler_errors(self, scheduler: str | None) -> list[FieldError]:
         if scheduler is None or "scheduler" in self.ignored or scheduler in self.schedulers:

@@ -64,6 +64,24 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class WebhookEvent(StrEnum):
+    """What a receiver of webhooks can be told of."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED)
+
+
+def _with_failures(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
+    """Who waits to be told must not wait in vain."""
+    return tuple(event for event in WebhookEvent if event in (*events, WebhookEvent.FAILED))
+
+
 #: Everything but control characters; tab and line breaks are text. Also part of the JSON schema.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -101,7 +119,7 @@ MAX_INPUT_IMAGES = 16
 #: A submitted picture on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
 Reference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 #: What callers send in place of a reference.
-_SOURCE = {"type": "string", "description": "base64, or a data: URL"}
+_SOURCE = {"type": "string", "description": "base64, a data: URL, or a public http(s) address"}
 Sources = Annotated[
     tuple[Reference, ...],
     WithJsonSchema(
@@ -112,6 +130,26 @@ Source = Annotated[Reference | None, WithJsonSchema({"anyOf": [_SOURCE, {"type":
 
 
 Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
+
+
+#: Names of files without their ending, and nothing that could be a path.
+LORA_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}"
+MAX_LORAS = 5
+
+
+class Lora(Frozen):
+    """A small addition to the model."""
+
+    name: Annotated[str, Field(pattern=rf"^{LORA_NAME}$", examples=["watercolour"])]
+    """One of those that the worker has; listed in GET /api/backends."""
+    scale: Annotated[float, Field(ge=-2, le=2)] = 1.0
+    """How much of it: 0 is nothing, 1 is what it was trained for."""
+
+
+def _named_once(loras: tuple[Lora, ...] | None) -> tuple[Lora, ...] | None:
+    if loras is not None and len({lora.name for lora in loras}) < len(loras):
+        raise ValueError("each may be named once")
+    return loras
 
 
 class GenerationRequest(Frozen):
@@ -145,6 +183,8 @@ class GenerationRequest(Frozen):
     """Which model of Black Forest Labs makes it; only for flux-api, from the list in GET /api/backends."""
     scheduler: Annotated[str | None, Field(max_length=32)] = None
     """How the noise is removed; only for sd, from the list in GET /api/backends."""
+    loras: Annotated[tuple[Lora, ...] | None, AfterValidator(_named_once), Field(max_length=MAX_LORAS)] = None
+    """Small additions to the model; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
     response_format: ResponseFormat = ResponseFormat.URL
     """Whether answers carry a link to each picture, or its bytes as base64."""
@@ -155,6 +195,19 @@ class GenerationRequest(Frozen):
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
+    webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/pictures"])] = None
+    """Where the service posts news of the job, signed (docs/webhooks.md)."""
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Field(max_length=8), AfterValidator(_with_failures)] = ENDS
+    """News of what; default: how the job ended. A failure is told in any case."""
+    webhook_inline_images: bool = False
+    """Whether the news of success carries the pictures themselves as base64, as far as they are small
+    (SD_WEBHOOK_INLINE_MAX_BYTES); there is a link to each in any case."""
+
+    @model_validator(mode="after")
+    def _news_goes_somewhere(self) -> Self:
+        if self.webhook_url is None and (self.webhook_events != ENDS or self.webhook_inline_images):
+            raise ValueError("webhook_events and webhook_inline_images need a webhook_url")
+        return self
 
     @field_validator("mask", "strength")
     @classmethod
@@ -256,14 +309,18 @@ class Job(Frozen):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
+    base_url: str = ""
+    """What links to its pictures begin with in webhooks; no slash at the end."""
     providers: tuple[Provider, ...] = ()
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "") -> Self:
+    def new(
+        cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "", base_url: str = ""
+    ) -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        job_id = str(uuid_utils.compat.uuid7())
-        return cls(id=job_id, backend=backend, owner=owner, request=request.with_seed(), created_at=now)
+        job_id, seeded = str(uuid_utils.compat.uuid7()), request.with_seed()
+        return cls(id=job_id, backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
 
     @property
     def seed(self) -> int:

@@ -10,7 +10,7 @@ import yaml
 
 from compose import services
 from shared.schemas import Backend
-from shared.settings import PREFIX, ApiSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, WorkerSettings
 from tests.stack import Process
 from tools import env_example
 
@@ -20,10 +20,10 @@ SERVICES: dict[str, Any] = STACK["services"]
 OVERLAYS = ("nvidia", "join-network", "other-redis")
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
 #: The places in the image, and where the processes in it listen.
-FIXED = {"host", "port", "output_dir", "model_dir", "data_dir"}
+FIXED = {"host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
 FAMILIES = {
     "stable-diffusion": ApiSettings,
-    "housekeeper": Settings,
+    "housekeeper": HousekeeperSettings,
     "worker-sd": WorkerSettings,
     "worker-flux-local": WorkerSettings,
     "worker-flux-api": WorkerSettings,

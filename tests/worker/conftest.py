@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,12 +11,14 @@ from worker.models.sources import Source
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
     warnings.simplefilter("ignore")
-    from worker.backends.stable_diffusion import StableDiffusion
+    from worker.backends.stable_diffusion import Options, StableDiffusion
 
 
-def loaded(model_id: str | Path) -> StableDiffusion:
-    """A model as workers load it."""
-    return StableDiffusion.load(Source(str(model_id), Path("unused"), None).find(), "cpu", "auto")
+def loaded(model_id: str | Path, **options: Any) -> StableDiffusion:
+    """A model as workers load it; its pictures are not checked, unless the options say so."""
+    return StableDiffusion.load(
+        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), Options(device="cpu", **options)
+    )
 
 
 @pytest.fixture(scope="session")

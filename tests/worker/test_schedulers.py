@@ -8,8 +8,8 @@ from tests.conftest import RED_HEART
 from tests.worker.looking import Pixels, shows_a_red_heart_on_blue
 from tests.worker.watching import Watching
 from worker.backends.base import Inputs, Step
-from worker.backends.schedulers import SCHEDULERS, usable_schedulers
 from worker.backends.stable_diffusion import StableDiffusion
+from worker.backends.stable_diffusion.schedulers import SCHEDULERS, usable_schedulers
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 

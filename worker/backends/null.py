@@ -56,7 +56,7 @@ class NullBackend:
         max_input_images=4,
         inpainting=True,
         strength=0.5,
-        ignored=("bfl_model", "negative_prompt", "scheduler"),
+        ignored=("bfl_model", "loras", "negative_prompt", "scheduler"),
     )
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:

@@ -27,7 +27,9 @@ SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
 _NEED_SOME_SIGNAL = frozenset({"dpm++_2m_karras", "pndm"})
 
 
-def usable_schedulers(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of those that suit a model with this scheduler configuration."""
+def usable_schedulers(config: Mapping[str, Any], *, only_lcm: bool = False) -> tuple[str, ...]:
+    """Names of those that suit a model with this scheduler configuration; some are trained for that of LCMs alone."""
+    if only_lcm:
+        return ("lcm",)
     unsuited = _NEED_SOME_SIGNAL if config.get("rescale_betas_zero_snr") else frozenset()
     return tuple(name for name in SCHEDULERS if name not in unsuited)

@@ -1,0 +1,131 @@
+"""The engine as the worker knows it."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+
+from shared.capabilities import Capabilities
+from shared.errors import ConfigurationError, InvalidRequest
+from shared.schemas import GenerationRequest
+from worker.backends.base import Inputs, Picture, Watch
+from worker.backends.memory import Ladder, Room
+from worker.backends.pipeline import choose_device, choose_dtype, name_of, quieten_libraries
+from worker.backends.safety import CHECKED, OFF, PART, SafetyChecker
+from worker.backends.stable_diffusion import loading, prompts
+from worker.backends.stable_diffusion.autoencoder import Autoencoder
+from worker.backends.stable_diffusion.canvas import Canvas
+from worker.backends.stable_diffusion.defaults import capabilities_of
+from worker.backends.stable_diffusion.loading import Engine
+from worker.backends.stable_diffusion.loras import Loras, found_in
+from worker.backends.stable_diffusion.modes import mode_of
+from worker.backends.stable_diffusion.rendering import Rendering
+from worker.backends.stable_diffusion.schedulers import SCHEDULERS
+from worker.models.sources import STARTER, Model
+
+logger = logging.getLogger(__name__)
+
+EXEMPT = "exempt: the starter model was trained on a closed set of pictograms"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator chooses beside the model."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    safety_checker: Callable[[], Path] | None = None
+    """Finds the checker for models that bring none; None checks nothing."""
+    lora_dir: Path | None = None
+    max_batch_size: int = 4
+    cloud: bool = False
+    """Whether callers whose pictures do not fit can be sent to flux-api."""
+
+
+class StableDiffusion:
+    """Not thread-safe: one job at a time, as the worker has it."""
+
+    def __init__(
+        self, engine: Engine, capabilities: Capabilities, checker: SafetyChecker | None, loras: Loras, options: Options
+    ) -> None:
+        self.capabilities = capabilities
+        self.device = str(engine.device)
+        self.dtype = name_of(engine.text.unet.dtype)
+        self._engine = engine
+        self._own_scheduler = engine.text.scheduler
+        self._autoencoder = Autoencoder(engine.text.vae, faithful_previews=checker is None, is_xl=engine.is_xl)
+        self._checker = checker
+        self._loras = loras
+        self._room = Room(capabilities, cloud=options.cloud)
+        # Apple's GPU may crash with more than one (diffusers' own notes on MPS).
+        self._batch_size = 1 if engine.device.type == "mps" else options.max_batch_size
+
+    @classmethod
+    def load(cls, model: Model, options: Options) -> "StableDiffusion":
+        """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
+        quieten_libraries()
+        device = choose_device(options.device)
+        engine = loading.load(model, device, choose_dtype(options.dtype, device, loading.HALF))
+        exempt = Path(model.location) == STARTER
+        find = None if exempt else options.safety_checker
+        checker = _checker(model, engine, find) if find else None
+        files = found_in(options.lora_dir) if options.lora_dir else {}
+        safety = EXEMPT if exempt else CHECKED if checker else OFF
+        capabilities = capabilities_of(engine, model, loras=tuple(files), safety=safety)
+        return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options)
+
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+        if request.seed is None or request.width is None or request.height is None:
+            raise ValueError("the request is not resolved")
+        for sentence in prompts.warnings(self._engine.text, request):
+            watch.warn(sentence)
+        self._scheduler(request)
+        canvas = Canvas.of(inputs, request.width, request.height)
+        loras = request.loras or ()
+        with Ladder(request, self._room, watch) as ladder:
+            ladder.run(lambda: self._loras.require(loras))
+            with self._loras.applied(loras):
+                rendering = self._rendering(request, canvas, watch, ladder)
+                made = [canvas.composited(pixels) if canvas else pixels for pixels in rendering.pictures()]
+        flags = self._checker.flags(made) if self._checker else [False] * len(made)
+        return [
+            Picture(pixels, request.seed + index, flagged)
+            for index, (pixels, flagged) in enumerate(zip(made, flags, strict=True))
+        ]
+
+    def _rendering(self, request: GenerationRequest, canvas: Canvas | None, watch: Watch, ladder: Ladder) -> Rendering:
+        return Rendering(
+            self._engine,
+            self._autoencoder,
+            request,
+            mode_of(self._engine, request, canvas),
+            lambda: self._scheduler(request),
+            watch,
+            ladder,
+            self._batch_size,
+        )
+
+    def _scheduler(self, request: GenerationRequest) -> Any:
+        """A new one. Raises InvalidRequest where it has too few steps."""
+        config = self._own_scheduler.config
+        if request.scheduler:
+            scheduler = SCHEDULERS[request.scheduler](config)
+        else:
+            scheduler = type(self._own_scheduler).from_config(config)
+        most = scheduler.config.get("original_inference_steps")
+        if isinstance(scheduler, diffusers.LCMScheduler) and (request.num_inference_steps or 0) > most:
+            raise InvalidRequest(f"num_inference_steps may be at most {most} with the scheduler lcm.")
+        return scheduler
+
+
+def _checker(model: Model, engine: Engine, find: Callable[[], Path]) -> SafetyChecker:
+    """The model's own, or the one for all others."""
+    if (Path(model.location) / PART).is_dir():
+        try:
+            return SafetyChecker.load(Path(model.location), engine.device)
+        except ConfigurationError as error:
+            logger.warning("taking the one of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
+    return SafetyChecker.load(find(), engine.device)
