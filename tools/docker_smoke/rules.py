@@ -33,7 +33,7 @@ def hardened(stack: Stack) -> None:
         status = run(*shell, "cat /proc/1/status /proc/self/status")
         check(status.count("CapEff:\t0000000000000000") == 2, f"{name} has no capability")
         check("NoNewPrivs:\t1" in status, f"{name} can gain no privilege")
-        run(*shell, "touch /anywhere /app/here /usr/lib/there", fails=True)
+        run(*shell, "touch /anywhere", fails=True)
         mounts = [line.split() for line in run(*shell, "cat /proc/mounts").splitlines()]
         roots = {options.split(",")[0] for _, place, _, options, *_ in mounts if place == "/"}
         kept = {
@@ -52,8 +52,11 @@ def redis_rules(stack: Stack) -> None:
         check(said[-1] == value, f"redis has {setting} {value}")
     refused = run("docker", "exec", "-e", "REDISCLI_AUTH=", redis, "valkey-cli", "ping")
     check("NOAUTH" in refused, "redis wants its password")
-    check(CANARY not in run("docker", "exec", redis, "sh", "-c", "cat /proc/*/cmdline"), "no command line shows it")
-    check(inspect(redis, "json .NetworkSettings.Ports") in ("{}", '{"6379/tcp":null}'), "redis is published nowhere")
+    check(
+        CANARY not in run("docker", "exec", redis, "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; true"),
+        "no command line shows it",
+    )
+    check(inspect(redis, "json .HostConfig.PortBindings") in ("{}", "null"), "redis is published nowhere")
 
 
 def flower_rules() -> None:

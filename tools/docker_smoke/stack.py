@@ -4,12 +4,14 @@ import http.client
 import json
 import os
 import subprocess
+import tempfile
 from typing import Any
 
 from tools.docker_smoke.checks import Failed, run, until
 
 PORT = 7860
 PROJECT = "imagegen-smoke"
+PROFILES = ("--profile", "sd", "--profile", "flux-api")
 #: Stands where secrets stand, in the settings and in the build context: no image may hold it.
 CANARY = "canary-7d1e2c5b9a4f4c0e"
 GRACE_SECONDS = 4
@@ -28,14 +30,16 @@ class Stack:
 
     def __init__(self) -> None:
         v2 = subprocess.run(("docker", "compose", "version"), capture_output=True, check=False).returncode == 0  # noqa: S607
-        self._command = (*(("docker", "compose") if v2 else ("docker-compose",)), "-f", "compose/compose.yaml")
-        bare = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "COMPOSE_"))}
-        self._env = {**bare, **SETTINGS}
+        self._command = ("docker", "compose") if v2 else ("docker-compose",)
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "COMPOSE_"))}
         self.version = run(*self._command, "version").splitlines()[0]
 
     def compose(self, *arguments: str) -> str:
-        options = ("-p", PROJECT, "--env-file", os.devnull, "--profile", "sd", "--profile", "flux-api")
-        return run(*self._command, *options, *arguments, env=self._env)
+        with tempfile.NamedTemporaryFile("w", suffix=".env") as settings:
+            settings.writelines(f"{name}={value}\n" for name, value in SETTINGS.items())
+            settings.flush()
+            options = ("-f", "compose/compose.yaml", "-p", PROJECT, "--env-file", settings.name)
+            return run(*self._command, *options, *PROFILES, *arguments, env=self._env)
 
     def up(self, *services: str, workers: int = 1) -> None:
         self.compose("up", "-d", "--no-build", "--scale", f"worker-sd={workers}", *services)
