@@ -67,11 +67,14 @@ def build(folder: Path, options: argparse.Namespace) -> None:
 
 def holds_canary(image: str) -> bool:
     """Whether any file of any layer has it, also one that a later layer removed."""
-    with subprocess.Popen(("docker", "save", image), stdout=subprocess.PIPE) as save:  # noqa: S603, S607
-        with tarfile.open(fileobj=save.stdout, mode="r|") as layers:
-            files = (layers.extractfile(member) for member in layers if member.isfile())
-            found = [CANARY for file in files if file is not None and has_canary(file)]
-    return bool(found)
+    command = ("docker", "save", image)
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as save,  # noqa: S603
+        tarfile.open(fileobj=save.stdout, mode="r|") as layers,
+    ):
+        files = (layers.extractfile(member) for member in layers if member.isfile())
+        # A list: every layer is read to its end, or the engine would wait for a reader.
+        return any([has_canary(file) for file in files if file is not None])
 
 
 def has_canary(layer: IO[bytes]) -> bool:
