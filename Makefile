@@ -31,6 +31,7 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 
 bench: $(VENV)/.dev ## Measure what is promised
 	@$(BIN)/python bench/png.py
+	@$(BIN)/python -m bench.webhooks
 
 faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
