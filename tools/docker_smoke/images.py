@@ -73,8 +73,8 @@ def holds_canary(image: str) -> bool:
         tarfile.open(fileobj=save.stdout, mode="r|") as layers,
     ):
         files = (layers.extractfile(member) for member in layers if member.isfile())
-        # A list: every layer is read to its end, or the engine would wait for a reader.
-        return any([has_canary(file) for file in files if file is not None])
+        # Every layer is read to its end: the engine would wait for a reader.
+        return sum(has_canary(file) for file in files if file is not None) > 0
 
 
 def has_canary(layer: IO[bytes]) -> bool:
