@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,18 @@ def test_the_api_image_holds_the_api_alone() -> None:
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile.api").read_text(), re.MULTILINE)
 
     assert " ".join(copied).split() == ["pyproject.toml", "constraints.txt", "LICENSE", "LICENSE", "shared", "api"]
+
+
+def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_path: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    heavy = [re.split(r"[>=\[]", name)[0].replace("-", "_") for name in extras["worker"] if "imagegen" not in name]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({heavy}))"
+    modules = "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.alive, compose.dashboard"
+
+    process = Process([sys.executable, "-c", f"{blocked}; import {modules}"], tmp_path)
+
+    assert "torch" in heavy
+    assert process.wait() == 0, process.output
 
 
 def test_nothing_gets_into_a_build_unless_it_is_named() -> None:
