@@ -14,7 +14,7 @@ PROJECT = "imagegen-smoke"
 PROFILES = ("--profile", "sd", "--profile", "flux-api")
 #: Stands where secrets stand, in the settings and in the build context: no image may hold it.
 CANARY = "canary-7d1e2c5b9a4f4c0e"
-GRACE_SECONDS = 4
+GRACE_SECONDS = 2
 SETTINGS = {
     "REDIS_PASSWORD": CANARY,
     "SD_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
