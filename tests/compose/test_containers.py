@@ -49,7 +49,7 @@ def test_the_stack_has_the_names_that_others_rely_on() -> None:
 def test_every_setting_reaches_the_processes_that_read_it_and_no_others(name: str) -> None:
     wanted = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
 
-    assert set(SERVICES[name]["environment"]) == wanted
+    assert set(SERVICES[name]["environment"]) == wanted, "compose/compose.yaml names what it passes on"
 
 
 def test_the_dashboard_gets_no_key_and_no_prompt_of_anybody() -> None:
