@@ -257,7 +257,8 @@ class Capabilities(Frozen):
         largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))
         scale = min(max(1.0, self.min_side / shorter), largest)
         low = self._side(shorter * scale)
-        high = self._side(min(longer * scale, low * (self.max_ratio or longer)))
+        # The shorter one may be longer now than its share.
+        high = self._side(min(longer * scale, low * (self.max_ratio or longer), max_pixels / low))
         return (high, low) if size[0] >= size[1] else (low, high)
 
     def _side(self, length: float) -> int:

@@ -1,10 +1,16 @@
 """Pictures that come with requests, on their way to the provider."""
 
 import base64
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from shared import bfl
 from shared.capabilities import Limits, Size
@@ -12,12 +18,13 @@ from shared.errors import InvalidRequest
 from shared.schemas import GenerationRequest
 from tests.api.pictures import encoded, half, scene
 from tests.flux_api.conftest import Table
-from tests.flux_api.provider import Provider
+from tests.flux_api.provider import KEY, Provider
 from tests.stack import Stack
 from tests.worker.looking import Pixels, pixels
 from tests.worker.test_parent import until
 from tests.worker.watching import Watching
 from worker.backends.base import Inputs
+from worker.backends.bfl_http import Http, Patience
 
 SCENE: Pixels = np.asarray(scene())
 MASK: Pixels = np.asarray(half())
@@ -122,10 +129,37 @@ def test_several_pictures_of_one_edit_differ_in_their_seed_alone(table: Table) -
     assert first == second
 
 
-def test_a_slow_line_has_the_time_that_it_needs(table: Table) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+@contextmanager
+def slow_reader() -> Iterator[str]:
+    """Takes 200 KB in 20 ms, and answers at the end."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
 
-    assert len(sent(table, "flux-2-pro", noise)["input_image"]) > 6_000_000
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rb") as stream:
+                length = next(int(line.split()[1]) for line in stream if line.lower().startswith(b"content-length"))
+                while stream.readline().strip():
+                    pass
+                for _ in range(0, length, 200_000):
+                    length -= len(stream.read(min(200_000, length)))
+                    time.sleep(0.02)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join(5)
+
+
+def test_a_slow_line_has_the_time_that_it_needs() -> None:
+    body = {"input_image": "x" * 12_000_000}
+    with slow_reader() as url:
+        http = Http(url, SecretStr(KEY), Patience(connect_seconds=0.2))
+
+        assert http.call("POST", url, 5.0, 1000, lambda: None, body).status == 200
 
 
 def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -> list[str]:
