@@ -15,7 +15,7 @@ run: $(VENV)/.run ## Start the service here: http://localhost:7860
 	@$(BIN)/imagegen up
 
 test: $(VENV)/.dev ## Run every test
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n auto $(TESTS)
 
 check: $(VENV)/.dev ## Check format, style, types and import rules; changes nothing
 	@$(BIN)/ruff format --check .

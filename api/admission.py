@@ -16,6 +16,7 @@ from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
+    ForbiddenUrl,
     IdempotencyMismatch,
     InvalidRequest,
     InvalidTransition,
@@ -73,7 +74,7 @@ RepetitionDep = Annotated[Repetition, Depends(_repetition)]
 
 
 async def draft(
-    services: Services, caller: Caller, request: GenerationRequest, input_size: Size | None = None
+    services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
 ) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
 
@@ -81,6 +82,7 @@ async def draft(
 
     Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
     """
+    _check_receiver(services, request)
     await services.disk.require_room()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
@@ -92,7 +94,9 @@ async def draft(
         known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
-    job = Job.new(request, backend, datetime.now(UTC), caller.owner)
+    # Whoever is told of the job without asking has no request of its own that links could begin like.
+    links = base_url if request.webhook_url is not None else ""
+    job = Job.new(request, backend, datetime.now(UTC), caller.owner, links)
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
@@ -145,6 +149,15 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
 
 
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
+
+
+def _check_receiver(services: Services, request: GenerationRequest) -> None:
+    if request.webhook_url is None:
+        return
+    try:
+        services.guard.check(request.webhook_url)
+    except ForbiddenUrl as error:
+        raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import generate, health, images, jobs, openapi, problems
+from api import generate, health, images, jobs, openapi, problems, webhooks
 from api.bodies import BodyLimit
 from api.callers import Authentication
 from api.services import Services
@@ -34,6 +34,7 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Authentication, keys=services.settings.api_key, links=services.link_secret)
     problems.install(app)
     openapi.install(app)
-    for router in (generate.router, jobs.router, images.router, health.router):
+    webhooks.describe(app)
+    for router in (generate.router, jobs.router, images.router, webhooks.router, health.router):
         app.include_router(router)
     return app

@@ -130,7 +130,7 @@ async def _made(
     http: Request, services: Services, caller: Caller, submission: Submission, repetition: Repetition, wish: Wish
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
-    job, expected_ms = await draft(services, caller, request, submission.uploads.size(request))
+    job, expected_ms = await draft(services, caller, request, services.base_url(http), submission.uploads.size(request))
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
     admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
     # Somebody else may wait for a known one too.

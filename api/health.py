@@ -10,7 +10,7 @@ from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.schemas import Backend
-from shared.workers import Fleet, WorkerRecord, WorkerState
+from shared.workers import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
 
@@ -61,6 +61,7 @@ class HealthView(BaseModel):
     outputs: OutputsView
     default_backend: Backend
     backends: dict[Backend, BackendStatus]
+    downloads: dict[Backend, Download] = Field(description="Models on their way to a backend that is loading")
 
 
 class InfoView(BaseModel):
@@ -124,8 +125,9 @@ async def health(services: ServicesDep) -> HealthView:
     try:
         fleet = await services.watch.fleet()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
+        downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
-        statuses = {}
+        statuses, downloads = {}, {}
     default = services.settings.fallback_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk.has_room()),
@@ -134,6 +136,7 @@ async def health(services: ServicesDep) -> HealthView:
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
+        downloads=downloads,
     )
 
 

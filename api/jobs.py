@@ -42,7 +42,7 @@ async def create(
 ) -> Response:
     """Accept a job and answer at once; its pictures come later."""
     request, uploads = submission.request, submission.uploads
-    job, expected_ms = await draft(services, caller, request, uploads.size(request))
+    job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
     admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.disk import DiskWatch
 from api.events import Hub
+from api.fetching import Fetcher
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.uploads import Intake
@@ -22,6 +23,8 @@ from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
@@ -33,6 +36,7 @@ def create_services(settings: ApiSettings) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
     disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
+    guard = Guard(settings.webhook_allow)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -44,8 +48,10 @@ def create_services(settings: ApiSettings) -> Services:
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix)),
         disk=disk,
-        intake=Intake(images.inputs, disk, settings.max_image_bytes, settings.max_image_pixels),
+        intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
+        webhooks=Webhooks(settings.redis_prefix),
+        guard=guard,
     )
 
 

@@ -32,6 +32,7 @@ STATUS: Mapping[str, int] = {
     "method-not-allowed": 405,
     "job-not-found": 404,
     "image-not-found": 404,
+    "webhook-not-found": 404,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
     "queue-full": 429,

@@ -20,6 +20,8 @@ from shared.queues import JobQueue
 from shared.schemas import Backend
 from shared.settings import ApiSettings
 from shared.store import AsyncStore
+from shared.urls import Guard
+from shared.webhooks import Webhooks
 from shared.workers import Fleet, Workers
 
 #: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
@@ -65,6 +67,8 @@ class Services:
     disk: DiskWatch
     intake: Intake
     link_secret: LinkSecret
+    webhooks: Webhooks
+    guard: Guard
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How a string in a request becomes a picture: base64 and data: URLs are decoded, addresses are not fetched."""
+"""How a string in a request becomes a picture: base64 and data: URLs are decoded, addresses are for api.fetching."""
 
 import asyncio
 import base64
@@ -9,11 +9,6 @@ from shared.errors import FieldError, InvalidRequest, PayloadTooLarge
 
 def is_address(source: str) -> bool:
     return source[:8].lower().startswith(("http://", "https://"))
-
-
-async def fetched(address: str, max_bytes: int, pointer: str) -> bytes:  # noqa: ARG001
-    """Raises InvalidRequest."""
-    raise _wrong(pointer, "addresses are not fetched; send the picture itself, as base64 or with POST /api/img2img")
 
 
 async def decoded(source: str, max_bytes: int, pointer: str) -> bytes:

@@ -1,8 +1,9 @@
 """What is submitted, however it comes: a request whose pictures are stored already, as JSON or as a form."""
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -13,9 +14,10 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from api.bodies import MAX_JSON_BYTES, media_type, parsed, received
+from api.fetching import SECONDS
 from api.forms import Form
 from api.services import ServicesDep
-from api.sources import decoded, fetched, is_address
+from api.sources import decoded, is_address
 from api.uploads import Uploads
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.schemas import MAX_INPUT_IMAGES, GenerationRequest
@@ -77,24 +79,31 @@ async def _json_fields(http: Request, uploads: Uploads) -> Any:
     if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
         fields = parsed(b"".join([piece async for piece in received(http)]))
         sources = _sources(fields)
-        await _take((source for source in sources if not source.is_address), uploads, decoded)
+        await _decode(sources, uploads)
     else:
         async with uploads.spooled(received(http)) as body:
             fields = await asyncio.to_thread(lambda: parsed(body.content()))
             sources = _sources(fields)
-            await _take((source for source in sources if not source.is_address), uploads, decoded)
+            await _decode(sources, uploads)
     # Not while others wait for their turn: somebody else's server may take its time.
-    await _take((source for source in sources if source.is_address), uploads, fetched)
+    await _fetch(sources, uploads)
     return fields
 
 
-async def _take(
-    sources: Iterable["_Source"], uploads: Uploads, read: Callable[[str, int, str], Awaitable[bytes]]
-) -> None:
-    """Put references in the place of sources."""
+async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
+    """Put references in the place of sources that are no addresses."""
     for source in sources:
-        data = await read(source.text, uploads.max_bytes, source.pointer)
-        source.holder[source.key] = await uploads.take(_whole(data), source.pointer)
+        if not is_address(source.text):
+            data = await decoded(source.text, uploads.max_bytes, source.pointer)
+            source.replace(await uploads.take(_whole(data), source.pointer))
+
+
+async def _fetch(sources: Sequence["_Source"], uploads: Uploads) -> None:
+    """Put references in the place of sources that are addresses."""
+    end = time.monotonic() + SECONDS
+    for source in sources:
+        if is_address(source.text):
+            source.replace(await uploads.fetch(source.text, source.pointer, end - time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -109,9 +118,8 @@ class _Source:
     def text(self) -> Any:
         return self.holder[self.key]
 
-    @property
-    def is_address(self) -> bool:
-        return is_address(self.text)
+    def replace(self, reference: str) -> None:
+        self.holder[self.key] = reference
 
 
 async def _whole(data: bytes) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from api.disk import DiskWatch
+from api.fetching import Fetcher
 from shared.capabilities import Size
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.headers import Header
@@ -15,10 +16,11 @@ from shared.schemas import GenerationRequest, Job
 class Intake:
     """Where uploads begin. Files are written on threads, in pieces as they come, so that memory does not grow."""
 
-    def __init__(self, store: InputStore, disk: DiskWatch, max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, store: InputStore, disk: DiskWatch, fetcher: Fetcher, max_bytes: int, max_pixels: int) -> None:
         """`max_bytes` and `max_pixels` are those of one picture."""
         self._store = store
         self._disk = disk
+        self.fetcher = fetcher
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         #: Pictures in JSON have to be in memory, if only for a moment. One request at a time has that moment.
@@ -67,10 +69,19 @@ class Uploads:
                 if file.size + len(piece) > self.max_bytes:
                     raise PayloadTooLarge(f"{pointer}: a picture may take at most {self.max_bytes} bytes.")
                 await asyncio.to_thread(file.write, piece)
-            try:
-                arrived = await asyncio.to_thread(file.finish, self._intake.max_pixels)
-            except InvalidImage as error:
-                raise InvalidImage(f"{pointer}: {error.detail}") from None
+            return await self._finish(file, pointer)
+
+    async def fetch(self, url: str, pointer: str, seconds: float) -> str:
+        """Store a picture that lies elsewhere; the reference to it. Raises as `Fetcher.fetch` does."""
+        async with self._intake.file(self._staged) as file:
+            await self._intake.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write)
+            return await self._finish(file, pointer)
+
+    async def _finish(self, file: Arriving, pointer: str) -> str:
+        try:
+            arrived = await asyncio.to_thread(file.finish, self._intake.max_pixels)
+        except InvalidImage as error:
+            raise InvalidImage(f"{pointer}: {error.detail}") from None
         self._headers[arrived.reference] = arrived.header
         return arrived.reference
 

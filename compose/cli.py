@@ -1,4 +1,4 @@
-"""The command line: `imagegen up`, `imagegen generate`, `imagegen prune`."""
+"""The command line: `imagegen up`, `imagegen generate`, `imagegen prune`, `imagegen models`."""
 
 import asyncio
 import shutil
@@ -13,12 +13,14 @@ from compose.client import Client, Trouble
 from compose.housekeeping import age_of
 from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
+from compose.models import models
 from compose.supervisor import StartFailed
 from shared.access import Scope
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
+cli.add_typer(models, name="models")
 
 
 @cli.callback()

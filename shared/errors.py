@@ -4,7 +4,7 @@ ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
-│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound
+│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── Unauthorized · Forbidden
 │   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
@@ -110,6 +110,12 @@ class ImageNotFound(RequestError):
     """The job has no picture with this number, or its file is gone."""
 
     code = "image-not-found"
+
+
+class WebhookNotFound(RequestError):
+    """There is no webhook with this id that waits or was given up; those that arrived are not kept."""
+
+    code = "webhook-not-found"
 
 
 class InvalidTransition(RequestError):

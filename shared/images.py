@@ -108,8 +108,10 @@ class ImageStore:
         return data if hashlib.sha256(data).hexdigest() == image.sha256 else None
 
     def files(self) -> Iterator[StoredFile]:
-        """Every file below the root, in no order. Those that vanish meanwhile are left out."""
+        """Every file below the root but inputs, in no order. Those that vanish meanwhile are left out."""
         for path in self.root.rglob("*"):
+            if self.inputs.root in path.parents:
+                continue
             with suppress(FileNotFoundError):
                 about = path.stat(follow_symlinks=False)
                 if stat.S_ISREG(about.st_mode):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,15 +20,18 @@ from shared.schemas import Job
 
 _SCHEME = "sha256:"
 _STAGED = "."
+_FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True)
 class Folder:
     """The inputs of a job; `job_id` is None where none was accepted for them yet."""
 
-    path: Path
+    name: str
     job_id: str | None
     modified_at: datetime
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,21 @@ class InputStore:
             raise InvalidImage("A picture that came with the request is damaged.")
         return data
 
-    def discard(self, job_id: str) -> None:
-        shutil.rmtree(self.root / job_id, ignore_errors=True)
+    def discard(self, name: str) -> None:
+        """Remove a folder: a job's is named by its id."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
 
     def folders(self) -> Iterator[Folder]:
-        """Everything that is there, in no order."""
-        with suppress(FileNotFoundError):
-            for path in self.root.iterdir():
-                with suppress(FileNotFoundError, NotADirectoryError):
-                    times = [entry.stat().st_mtime for entry in (path, *path.iterdir())]
-                    job_id = None if path.name.startswith(_STAGED) else path.name
-                    yield Folder(path, job_id, datetime.fromtimestamp(max(times), UTC))
+        """All of them, in no order. Those that vanish meanwhile are left out."""
+        for path in self.root.glob("*"):
+            name = _FOLDER.fullmatch(path.name)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                files = [file.stat() for file in path.iterdir()]
+                newest = max(about.st_mtime for about in (path.stat(), *files))
+                size = sum(about.st_size for about in files)
+                if name:
+                    job_id = None if name[1] else name[2]
+                    yield Folder(path.name, job_id, datetime.fromtimestamp(newest, UTC), len(files), size)
 
 
 class Staged:

@@ -6,6 +6,8 @@ from typing import Any, assert_never
 
 from pydantic import TypeAdapter
 
+from shared.addresses import Url
+from shared.deliveries import Delivery, deliveries
 from shared.keys import Keys
 from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress, Provider
@@ -35,6 +37,8 @@ class JobSnapshot:
     work_before_ms: int = 0
     """How long those jobs together will keep one worker, by recent experience."""
     pinned: bool = False
+    deliveries: tuple[Delivery, ...] = ()
+    """The latest webhook of each kind of event."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ class Jobs:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [job.owner, ceiling.of_owner]
+        args += _told(job.request)
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
 
     def _indexes(self, job: Job) -> list[str]:
@@ -175,6 +180,7 @@ class Jobs:
         args += [message.payload if message else "", rank(new.request.priority)]
         args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]
         args += [kind_of_work(new.model or "", new.request), new.work_ms] if new.work_ms is not None else ["", ""]
+        args.append(self._keys.webhooks)
         return Operation("move", keys, args, bool)
 
     def report(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:
@@ -182,6 +188,7 @@ class Jobs:
         keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.leases]
         told = progress.model_dump_json() if progress else ""
         args: list[Argument] = [job.id, self.channel, job.attempt, told, preview, MOST_EVENTS, LEASE_MS]
+        args.append(self._keys.webhooks)
         return Operation("report", keys, args, Verdict)
 
     def note(self, job: Job) -> Operation[bool]:
@@ -241,6 +248,13 @@ def _dump(job: Job) -> str:
     return job.model_dump_json(exclude_defaults=True, exclude={"providers"})
 
 
+def _told(request: GenerationRequest) -> tuple[str, str]:
+    """Who is told of the job, and of which events."""
+    if request.webhook_url is None:
+        return "", ""
+    return Url.parse(request.webhook_url).origin, " ".join(request.webhook_events)
+
+
 def rank(priority: Priority) -> int:
     """Where in line: lower is sooner."""
     match priority:
@@ -257,24 +271,28 @@ def rank(priority: Priority) -> int:
 _PROVIDERS = TypeAdapter(tuple[Provider, ...])
 
 
-def _snapshot(reply: tuple[str, str, int, int, str, str] | None) -> JobSnapshot | None:
+def job_of(doc: str, providers: str) -> Job:
+    """A job as its record has it; `providers` is '' for none."""
+    job = Job.model_validate_json(doc)
+    return job.model_copy(update={"providers": _PROVIDERS.validate_json(providers)}) if providers else job
+
+
+def _snapshot(reply: tuple[str, str, int, int, str, str, str] | None) -> JobSnapshot | None:
     if reply is None:
         return None
-    doc, progress, before, wait, pinned, providers = reply
-    job = Job.model_validate_json(doc)
-    if providers:
-        job = job.model_copy(update={"providers": _PROVIDERS.validate_json(providers)})
+    doc, progress, before, wait, pinned, providers, told = reply
     return JobSnapshot(
-        job=job,
+        job=job_of(doc, providers),
         progress=Progress.model_validate_json(progress) if progress else None,
         queue_position=before if before >= 0 else None,
         work_before_ms=wait,
         pinned=bool(pinned),
+        deliveries=deliveries(told),
     )
 
 
 def _page(reply: list[Any]) -> JobPage:
     cursor, cells = reply[0], reply[1:]
-    rows = zip(cells[::5], cells[1::5], cells[2::5], cells[3::5], cells[4::5], strict=True)
-    read = (_snapshot((doc, progress, before, 0, pinned, paid)) for doc, progress, before, pinned, paid in rows)
+    rows = zip(*(cells[column::6] for column in range(6)), strict=True)
+    read = (_snapshot((doc, progress, before, 0, *rest)) for doc, progress, before, *rest in rows)
     return JobPage(tuple(snapshot for snapshot in read if snapshot), cursor or None)

@@ -40,6 +40,11 @@ class Keys:
     def workers(self) -> str:
         return f"{self.prefix}workers"
 
+    @property
+    def webhooks(self) -> str:
+        """Begins the keys of webhooks on their way; shared/lua/outbox.lua says which there are."""
+        return f"{self.prefix}webhooks:"
+
     def broker(self, name: str) -> str:
         """A list of the message broker."""
         return f"{self.prefix}{name}"

@@ -33,6 +33,7 @@ MOST_TRIED = 4
 HEADER_BYTES = 64 << 10
 #: No one write may outlast the time that is left.
 _WRITE_BYTES = 16 << 10
+_PIECE_BYTES = 64 << 10
 
 
 class Allowance:
@@ -77,13 +78,29 @@ def tls_context() -> ssl.SSLContext:
 def exchange(
     request: requests.PreparedRequest, url: Url, addresses: Sequence[Address], allowance: Allowance
 ) -> Iterator[requests.Response]:
-    """The answer, its body not read yet. Raises Unreachable, TooSlow and TooLarge, also from within the block."""
-    status: int | None = None
-    try:
-        adapter = _Adapter(url, addresses, allowance)
-        with closing(adapter), adapter.send(request, stream=True) as response:
-            status = response.status_code
+    """The answer, its body not read yet. Raises Unreachable, TooSlow and TooLarge."""
+    with closing(_Adapter(url, addresses, allowance)) as adapter:
+        with _judged(allowance):
+            response = adapter.send(request, stream=True)
+        with response:
             yield response
+
+
+def pieces(response: requests.Response, allowance: Allowance) -> Iterator[bytes]:
+    """The body as it comes, and not a full buffer at a time. Raises Unreachable, TooSlow and TooLarge."""
+    while True:
+        with _judged(allowance, response.status_code):
+            piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
+        if not piece:
+            return
+        yield piece
+
+
+@contextmanager
+def _judged(allowance: Allowance, status: int | None = None) -> Iterator[None]:
+    """Says in words of ours what went wrong with the other side."""
+    try:
+        yield
     except OutboundError as error:
         error.status = status
         raise

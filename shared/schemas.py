@@ -64,6 +64,24 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class WebhookEvent(StrEnum):
+    """What a receiver of webhooks can be told of."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED)
+
+
+def _with_failures(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
+    """Who waits to be told must not wait in vain."""
+    return tuple(event for event in WebhookEvent if event in (*events, WebhookEvent.FAILED))
+
+
 #: Everything but control characters; tab and line breaks are text. Also part of the JSON schema.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -101,7 +119,7 @@ MAX_INPUT_IMAGES = 16
 #: A submitted picture on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
 Reference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 #: What callers send in place of a reference.
-_SOURCE = {"type": "string", "description": "base64, or a data: URL"}
+_SOURCE = {"type": "string", "description": "base64, a data: URL, or a public http(s) address"}
 Sources = Annotated[
     tuple[Reference, ...],
     WithJsonSchema(
@@ -177,6 +195,19 @@ class GenerationRequest(Frozen):
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
+    webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/pictures"])] = None
+    """Where the service posts news of the job, signed (docs/webhooks.md)."""
+    webhook_events: Annotated[tuple[WebhookEvent, ...], Field(max_length=8), AfterValidator(_with_failures)] = ENDS
+    """News of what; default: how the job ended. A failure is told in any case."""
+    webhook_inline_images: bool = False
+    """Whether the news of success carries the pictures themselves as base64, as far as they are small
+    (SD_WEBHOOK_INLINE_MAX_BYTES); there is a link to each in any case."""
+
+    @model_validator(mode="after")
+    def _news_goes_somewhere(self) -> Self:
+        if self.webhook_url is None and (self.webhook_events != ENDS or self.webhook_inline_images):
+            raise ValueError("webhook_events and webhook_inline_images need a webhook_url")
+        return self
 
     @field_validator("mask", "strength")
     @classmethod
@@ -278,14 +309,18 @@ class Job(Frozen):
     error: JobError | None = None
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
+    base_url: str = ""
+    """What links to its pictures begin with in webhooks; no slash at the end."""
     providers: tuple[Provider, ...] = ()
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 
     @classmethod
-    def new(cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "") -> Self:
+    def new(
+        cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "", base_url: str = ""
+    ) -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        job_id = str(uuid_utils.compat.uuid7())
-        return cls(id=job_id, backend=backend, owner=owner, request=request.with_seed(), created_at=now)
+        job_id, seeded = str(uuid_utils.compat.uuid7()), request.with_seed()
+        return cls(id=job_id, backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
 
     @property
     def seed(self) -> int:

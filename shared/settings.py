@@ -1,5 +1,7 @@
 """Every setting: read from the environment and `.env`, prefix `SD_`. Each field's sentence is its documentation."""
 
+import base64
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -41,6 +43,37 @@ def _key(value: SecretStr) -> SecretStr:
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ValueError("there are characters in it that no key has")
     return SecretStr(key)
+
+
+def _webhook_secret(value: SecretStr) -> SecretStr:
+    signing_keys(value)
+    return value
+
+
+def signing_keys(secret: SecretStr) -> list[bytes]:
+    """What webhooks are signed with. Raises ValueError."""
+    entries = secret.get_secret_value().replace(",", " ").split()
+    try:
+        keys = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in entries]
+    except ValueError:
+        keys = []
+    sound = all(entry.startswith("whsec_") for entry in entries) and all(24 <= len(key) <= 64 for key in keys)
+    if not keys or not sound:
+        raise ValueError("must be whsec_ and 24 to 64 bytes as base64, e.g. of: openssl rand -base64 32")
+    return keys
+
+
+def _header(value: SecretStr) -> SecretStr:
+    name, colon, content = value.get_secret_value().partition(":")
+    if not (re.fullmatch(r"[A-Za-z0-9-]{1,64}", name) and colon and re.fullmatch(r"[\x20-\x7e]+", content.strip())):
+        raise ValueError("must be a header as `Name: value`")
+    if name.lower() in _OWN_HEADERS:
+        raise ValueError("names a header that every webhook has already")
+    return value
+
+
+_OWN_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
+_OWN_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
 def _api_url(value: str) -> str:
@@ -124,13 +157,22 @@ class Settings(BaseSettings):
     webhook_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
     ] = ()
-    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678. All others must be public
-    and on port 80 or 443."""
+    """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
+    requests may come from there. All others must be public, and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
     """One line of text or one JSON object per log entry."""
 
 
-class DoorSettings(Settings):
+class LinkSettings(Settings):
+    """What those need who tell where pictures are."""
+
+    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
+    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
+    """How long a picture link works without a key."""
+
+
+class DoorSettings(LinkSettings):
     """Where the API listens, and whom it lets in."""
 
     host: str = "127.0.0.1"
@@ -144,10 +186,6 @@ class DoorSettings(Settings):
     the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
-    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
-    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
-    """How long a picture link works without a key."""
 
     def require_keys(self) -> None:
         """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
@@ -205,8 +243,10 @@ class WorkerSettings(Settings):
     model_id: Annotated[str, Field(min_length=1)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
+    flux_model_id: Annotated[str, Field(min_length=1)] = "black-forest-labs/FLUX.2-klein-4B"
+    """Model of the flux-local backend: a FLUX.2 Klein of Hugging Face, or a local folder in diffusers' format."""
     model_dir: Path = Path("models")
-    """Where downloaded models are kept."""
+    """Where downloaded models are kept, each as <owner>/<name>."""
     lora_dir: Path = Path("models/loras")
     """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
     safety_checker: bool = True
@@ -216,7 +256,7 @@ class WorkerSettings(Settings):
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
     """Pictures of one job that are made at once."""
     huggingface_token: SecretStr | None = None
-    """Token for models that need a login."""
+    """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
@@ -224,7 +264,22 @@ class WorkerSettings(Settings):
     flux-kontext-max."""
 
 
-class LauncherSettings(ApiSettings, WorkerSettings):
+class HousekeeperSettings(LinkSettings):
+    """What the housekeeper needs."""
+
+    webhook_secret: Annotated[SecretStr, AfterValidator(_webhook_secret)] | None = None
+    """Signs webhooks: whsec_ and 24 to 64 random bytes as base64. Several, comma-separated, sign side by side, for a
+    change of secret. Empty: webhooks are not signed."""
+    webhook_header: Annotated[SecretStr, AfterValidator(_header)] | None = None
+    """A header that webhooks carry, as `Name: value`, e.g. for Header Auth in n8n. Sent to receivers of
+    SD_WEBHOOK_ALLOW alone, because callers choose the others."""
+    webhook_inline_max_bytes: Annotated[int, Field(ge=0, le=16_777_216)] = 2_097_152
+    """Most bytes of pictures that a webhook carries itself, where its caller asks for that."""
+    webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = 32
+    """Webhooks that one housekeeper sends at a time, to all receivers together."""
+
+
+class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """What `imagegen up` needs: everything."""
 
     data_dir: Path = Path("data")

@@ -5,6 +5,7 @@ runs it on asyncio, workers run it on threads.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +37,14 @@ class Operation(Generic[T]):
     decode: Callable[[Any], T]
 
 
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
+
 @cache
 def _source(script: str) -> str:
-    return resources.files("shared").joinpath("lua", f"{script}.lua").read_text(encoding="utf-8")
+    """The script with what it includes in place: scripts on the server cannot share code."""
+    text = resources.files("shared").joinpath("lua", f"{script}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: _source(found[1]), text)
 
 
 class Store:

@@ -18,7 +18,7 @@ import requests
 from shared.addresses import Url
 from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
 from shared.networks import Address, objection
-from shared.pinned import Allowance, exchange
+from shared.pinned import Allowance, exchange, pieces
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +29,9 @@ PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 REDIRECTS = (301, 302, 303, 307, 308)
 #: Lookups that nobody waits for any more go on until the resolver gives up; more are not begun.
 MOST_LOOKUPS = 64
-_CHUNK_BYTES = 64 << 10
 _HEADERS = {"User-Agent": "imagegen", "Accept-Encoding": "identity", "Connection": "close"}
 
+Sink = Callable[[bytes], None]
 #: A name's addresses, all of them. Raises OSError where there are none. May block; runs on a thread of its own.
 Resolve = Callable[[str], Sequence[Address]]
 
@@ -83,7 +83,7 @@ class Guard:
 
     def check(self, url: str) -> None:
         """All that can be told without the network. Raises ForbiddenUrl."""
-        self._read(url)
+        self._admitted(url)
 
     def send(
         self,
@@ -95,28 +95,31 @@ class Guard:
         timeout_seconds: float,
         max_bytes: int,
         redirects: int = 0,
-        tick: Callable[[], None] = lambda: None,
+        sink: Sink | None = None,
     ) -> Answer:
         """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
 
         Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
-        of them is the answer. `headers` go to the origin of `url` alone. `tick` is called as the body arrives, and what
-        it raises ends the exchange. Raises ForbiddenUrl, Unreachable, TooLarge and TooSlow.
+        of them is the answer. `headers` go to the origin of `url` alone. A `sink` gets the body as it arrives, of
+        whatever status, and the answer is without it; what the sink raises ends the exchange. Raises ForbiddenUrl,
+        Unreachable, TooLarge and TooSlow.
         """
         if redirects and method != "GET":
             raise ValueError("only GET can be sent again elsewhere")
         allowance = Allowance(timeout_seconds, max_bytes)
-        here, own = self._read(url), dict(headers or {})
+        here, own = self._admitted(url), dict(headers or {})
         while True:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
             with exchange(request, here, self._addresses(here, allowance), allowance) as response:
                 there = self._next(here, response) if redirects else None
                 if there is None:
-                    return Answer(response.status_code, response.headers, _body(response, max_bytes, tick))
+                    received = bytearray()
+                    _drain(response, allowance, max_bytes, sink or received.extend)
+                    return Answer(response.status_code, response.headers, bytes(received))
             own = own if there.origin == here.origin else {}
             here, redirects = there, redirects - 1
 
-    def _read(self, text: str) -> Url:
+    def _admitted(self, text: str) -> Url:
         url = Url.parse(text)
         vouched = url.origin in self._allow
         if url.address is not None:
@@ -166,7 +169,7 @@ class Guard:
         if response.status_code not in REDIRECTS or location is None:
             return None
         try:
-            there = self._read(urljoin(here.origin + here.target, location))
+            there = self._admitted(urljoin(here.origin + here.target, location))
         except ValueError:
             raise ForbiddenUrl("The address leads on to what is no address.") from None
         if (here.scheme, there.scheme) == ("https", "http"):
@@ -174,14 +177,12 @@ class Guard:
         return there
 
 
-def _body(response: requests.Response, max_bytes: int, tick: Callable[[], None]) -> bytes:
+def _drain(response: requests.Response, allowance: Allowance, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
-        raise TooLarge
-    data = bytearray()
-    # As it comes, and not a full buffer at a time, so that `tick` is called.
-    while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
-        data += chunk
-        if len(data) > max_bytes:
-            raise TooLarge
-        tick()
-    return bytes(data)
+        raise TooLarge(status=response.status_code)
+    count = 0
+    for piece in pieces(response, allowance):
+        count += len(piece)
+        if count > max_bytes:
+            raise TooLarge(status=response.status_code)
+        sink(piece)

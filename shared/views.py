@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, JsonValue
 
+from shared.deliveries import Delivery, shown
 from shared.jobs import JobSnapshot
 from shared.links import Links, job_path
-from shared.schemas import Backend, Image, Job, JobError, Progress, Timings
+from shared.schemas import Backend, Image, Job, JobError, Progress, Timings, WebhookEvent
 from shared.states import State
 
 #: A JobView as /openapi.json shows it.
@@ -59,6 +60,7 @@ EXAMPLE: JsonValue = {
     "warnings": [],
     "timings": {"queued_ms": 4, "generate_ms": 410, "encode_ms": 2, "total_ms": 420},
     "providers": [],
+    "webhook": None,
     "links": {
         "self": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
         "events": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/events",
@@ -78,6 +80,15 @@ class ProviderView(BaseModel):
 
     id: str
     cost: float | None = Field(description="In the provider's own credits")
+
+
+class WebhookView(BaseModel):
+    """Who is told of the job, and what came of it."""
+
+    url: str = Field(description="Without its query, which may hold a secret")
+    events: list[WebhookEvent]
+    inline_images: bool
+    deliveries: list[Delivery] = Field(description="The latest of each kind of event")
 
 
 class JobView(BaseModel):
@@ -106,7 +117,16 @@ class JobView(BaseModel):
     warnings: list[str]
     timings: Timings
     providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each picture")
+    webhook: WebhookView | None
     links: dict[str, str]
+
+
+class WebhookMessage(BaseModel):
+    """What is posted to `webhook_url`, in the form of https://www.standardwebhooks.com."""
+
+    type: str = Field(examples=["job.succeeded"], description="`job.` and the event")
+    timestamp: datetime = Field(description="When it happened")
+    data: JobView = Field(description="The job as it was then")
 
 
 class JobListView(BaseModel):
@@ -142,14 +162,31 @@ def job_view(
         warnings=list(job.warnings),
         timings=job.timings,
         providers=_providers(job),
+        webhook=_webhook(snapshot),
         links={"self": path, "events": f"{path}/events"},
     )
 
 
+#: Fields of the request that the job has as fields of its own.
+_SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
 def _request(job: Job) -> dict[str, Any]:
     """Without what was left out and what the job itself tells."""
-    told = job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata", "backend"})
+    told = job.request.model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ELSEWHERE)
     return {name: value for name, value in told.items() if value != []}
+
+
+def _webhook(snapshot: JobSnapshot) -> WebhookView | None:
+    request = snapshot.job.request
+    if request.webhook_url is None:
+        return None
+    return WebhookView(
+        url=shown(request.webhook_url),
+        events=list(request.webhook_events),
+        inline_images=request.webhook_inline_images,
+        deliveries=list(snapshot.deliveries),
+    )
 
 
 def _providers(job: Job) -> list[ProviderView]:

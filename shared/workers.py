@@ -20,6 +20,14 @@ class WorkerState(StrEnum):
     BUSY = "busy"
 
 
+class Download(Frozen):
+    """How far the download of a model is."""
+
+    model: str
+    bytes_done: int
+    bytes_total: int
+
+
 class WorkerRecord(Frozen):
     name: str
     backend: Backend
@@ -28,6 +36,8 @@ class WorkerRecord(Frozen):
     device: str | None = None
     """None until the model is loaded."""
     dtype: str | None = None
+    download: Download | None = None
+    """Of the model, while that is not on this machine yet."""
     current_job: str | None = None
     credits: float | None = None
     """What the account with the provider still has; None where there is no provider, or it does not tell."""

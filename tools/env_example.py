@@ -4,13 +4,22 @@ import textwrap
 
 from pydantic_core import PydanticUndefined
 
-from shared.settings import PREFIX, ApiSettings, DoorSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import (
+    PREFIX,
+    ApiSettings,
+    DoorSettings,
+    HousekeeperSettings,
+    LauncherSettings,
+    Settings,
+    WorkerSettings,
+)
 
 SECTIONS = {
     "Everything": Settings,
     "Doors": DoorSettings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
+    "Housekeeper": HousekeeperSettings,
     "imagegen up": LauncherSettings,
 }
 

@@ -4,10 +4,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Self, assert_never
 
 from shared.errors import ConfigurationError
@@ -19,8 +20,12 @@ from shared.settings import WorkerSettings
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Metered
+from worker.download_report import DownloadReport
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
+from worker.models.downloads import OnProgress
+from worker.models.pipelines import CONFIG
+from worker.models.sources import FIELDS, Source
 from worker.pictures import Encoder
 from worker.places import RedisPlaces
 from worker.runner import Runner
@@ -46,10 +51,11 @@ class Child:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
-        heartbeat = Heartbeat(store, workers, _record(settings, name))
+        record = _record(settings, name)
+        heartbeat = Heartbeat(store, workers, record)
         heartbeat.start()
         try:
-            backend = _timed_load(settings, store)
+            backend = _timed_load(settings, store, DownloadReport(heartbeat))
         except BaseException:
             heartbeat.stop()
             raise
@@ -103,32 +109,27 @@ def _tell_credits(backend: Metered, heartbeat: Heartbeat) -> None:
         time.sleep(CREDITS_SECONDS)
 
 
-def _timed_load(settings: WorkerSettings, store: Store) -> Backend:
+def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Backend:
     begin = time.monotonic()
-    backend = load_backend(settings, store)
+    backend = load_backend(settings, store, on_download)
     spent = time.monotonic() - begin
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
     return backend
 
 
-def load_backend(settings: WorkerSettings, store: Store) -> Backend:
+def load_backend(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Backend:
     """The engine that SD_BACKEND names; only its own libraries are imported. Raises ConfigurationError."""
     match settings.backend:
         case BackendName.SD:
-            from worker.models.sources import Source
-
-            token = settings.huggingface_token
-            source = Source(settings.model_id, settings.model_dir, token.get_secret_value() if token else None)
-            model = source.find()
+            model = Source.of(settings, settings.backend).find(on_download)
             # Takes seconds: a wrong SD_MODEL_ID is told before.
             from worker.backends.stable_diffusion import Options, StableDiffusion
 
             options = Options(
                 device=settings.device,
                 dtype=settings.dtype,
-                safety_checker=settings.safety_checker_id if settings.safety_checker else None,
-                hub_access={"cache_dir": settings.model_dir, "token": source.token},
+                safety_checker=_checker_of(settings, on_download),
                 lora_dir=settings.lora_dir,
                 max_batch_size=settings.max_batch_size,
                 cloud=BackendName.FLUX_API in settings.backends and settings.bfl_api_key is not None,
@@ -157,7 +158,24 @@ def load_backend(settings: WorkerSettings, store: Store) -> Backend:
             assert_never(settings.backend)
 
 
+def _checker_of(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
+    """Finds the safety checker for models that bring none; None where the operator wants none."""
+    source = Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG)
+
+    def find() -> Path:
+        try:
+            return Path(source.find(on_download).location)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"Pictures cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
+                "folder too; SD_SAFETY_CHECKER=false works without."
+            ) from None
+
+    return find if settings.safety_checker else None
+
+
 def _record(settings: WorkerSettings, name: str) -> WorkerRecord:
-    model = settings.model_id if settings.backend is BackendName.SD else str(settings.backend)
+    field = FIELDS.get(settings.backend)
+    model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(name=name, backend=settings.backend, state=state, model=model, started_at=now)

@@ -1,28 +1,19 @@
 """The record of jobs as a worker keeps it, in Redis."""
 
-import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
 
 from shared.errors import StoreUnavailable
 from shared.jobs import Jobs, Verdict
 from shared.schemas import Job, Progress
 from shared.store import Operation, Store
+from worker.patience import patiently
 from worker.runner import JobCancelled, JobLost
-
-logger = logging.getLogger(__name__)
 
 #: Progress goes out at most this often, and a silent job still asks this often whether it should stop.
 MIN_INTERVAL_SECONDS = 0.05
 BEAT_SECONDS = 1.0
-#: Longest pause between attempts to record the end of a job while Redis is away.
-MAX_BACKOFF_SECONDS = 5.0
-
-
-T = TypeVar("T")
 
 
 class RedisLedger:
@@ -32,21 +23,21 @@ class RedisLedger:
 
     def tell(self, news: Operation[bool]) -> None:
         """Record something that is not about a job."""
-        _patiently(lambda: self._store.run(news))
+        patiently(lambda: self._store.run(news))
 
     def read(self, job_id: str) -> Job | None:
-        snapshot = _patiently(lambda: self._store.run(self._jobs.read(job_id)))
+        snapshot = patiently(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
     def move(self, old: Job, new: Job) -> bool:
-        if _patiently(lambda: self._store.run(self._jobs.move(old, new))):
+        if patiently(lambda: self._store.run(self._jobs.move(old, new))):
             return True
         # The answer to an attempt that did succeed may have been lost with the connection.
         held = self.read(old.id)
         return held is not None and held.model_copy(update={"providers": new.providers}) == new
 
     def note(self, job: Job) -> bool:
-        return _patiently(lambda: self._store.run(self._jobs.note(job)))
+        return patiently(lambda: self._store.run(self._jobs.note(job)))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:
@@ -114,15 +105,3 @@ class RedisLine:
                 self._verdict = self._store.run(self._jobs.report(self._job, progress, preview))
             with self._news:
                 self._news.wait_for(lambda: self._closed, MIN_INTERVAL_SECONDS)
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """The result of a call, repeated for as long as Redis is away: what has been done must not be forgotten."""
-    pause = 0.1
-    while True:
-        try:
-            return call()
-        except StoreUnavailable:
-            logger.warning("Redis does not answer; trying again in %.1f s", pause)
-            time.sleep(pause)
-            pause = min(2 * pause, MAX_BACKOFF_SECONDS)

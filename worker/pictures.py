@@ -23,6 +23,10 @@ class EncodedPicture:
     sha256: str
 
 
+#: What concerns the caller alone, and not whoever gets to see the picture.
+_PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
 @dataclass(frozen=True)
 class Encoder:
     """`version` is the service's own, written into each file."""
@@ -60,7 +64,7 @@ class Encoder:
 
     def _recipe(self, picture: Picture, job: Job) -> str:
         recipe = {
-            "request": job.request.model_dump(mode="json", exclude_none=True, exclude={"label", "metadata"}),
+            "request": job.request.model_dump(mode="json", exclude_none=True, exclude=_PRIVATE),
             "seed": picture.seed,
             "backend": job.backend,
             "model": job.model,

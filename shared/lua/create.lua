@@ -5,7 +5,8 @@
 --       most queued jobs, most of this backend,
 --       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
 --       prefix of the records, the moment by which it must have started in ms ('' for none),
---       owner ('' for none), most jobs of the owner that have not ended (0 for no limit)
+--       owner ('' for none), most jobs of the owner that have not ended (0 for no limit),
+--       who is told of it ('' for nobody), and of which events
 -- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
 local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
 if mode ~= 'new' then
@@ -44,6 +45,9 @@ if ARGV[13] ~= '' then
 end
 if ARGV[15] ~= '' then
   redis.call('ZADD', KEYS[7], ARGV[15], id)
+end
+if ARGV[18] ~= '' then
+  redis.call('HSET', KEYS[1], 'receiver', ARGV[18], 'wanted', ARGV[19])
 end
 local event = redis.call('XADD', KEYS[2], '*', 'type', 'state', 'data', 'queued')
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')

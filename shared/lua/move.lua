@@ -3,8 +3,10 @@
 --       deadlines, the owner's jobs that have not ended
 -- ARGV: id, channel, old state, old attempt, new state, new attempt, doc,
 --       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends),
---       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took
+--       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took, prefix of the webhooks
 -- Returns 1, or 0 when somebody else moved it first or it is gone.
+-- include outbox
+local TOLD_AS = { running = 'started', succeeded = 'succeeded', failed = 'failed', cancelled = 'cancelled' }
 local id, channel, new = ARGV[1], ARGV[2], ARGV[5]
 local held = redis.call('HMGET', KEYS[1], 'state', 'attempt')
 if held[1] ~= ARGV[3] or held[2] ~= ARGV[4] then
@@ -48,4 +50,8 @@ if ARGV[10] ~= '' then
   redis.call('PEXPIRE', KEYS[2], ARGV[10])
 end
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' ' .. type .. ' ' .. new)
+local told_as = TOLD_AS[new]
+if told_as then
+  OUTBOX.tell(ARGV[14], KEYS[1], id, told_as, id .. '_' .. told_as .. '_' .. ARGV[6], ARGV[7], '')
+end
 return 1

@@ -186,7 +186,11 @@ def test_a_text_job_says_nothing_of_pictures(null: Stack) -> None:
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
-        ({"image": "http://example.com/a.png"}, "/image"),
+        ({"image": "http://169.254.169.254/a.png"}, "/image"),
+        ({"image": [base64_of(SCENE), "http://localhost/a.png"]}, "/image/1"),
+        ({"image": base64_of(SCENE), "mask": "https://[::1]/a.png"}, "/mask"),
+        ({"image": "file:///etc/passwd"}, "/image"),
+        ({"image": "https:\\\\example.com"}, "/image"),
         ({"image": [7]}, "/image/0"),
         ({"image": {"a": 1}}, "/image"),
         ({"image": "sha256:" + "0" * 64}, "/image"),

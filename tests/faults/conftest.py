@@ -5,6 +5,7 @@ import pytest
 from tests.faults.invariant import Invariant
 from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
+from tests.webhooks.receiver import SECRET, Receiver, answer, receiving
 
 
 @pytest.fixture(scope="package")
@@ -14,9 +15,25 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalValkey]:
 
 
 @pytest.fixture(scope="package")
-def installed(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def listening() -> Iterator[Receiver]:
+    """Who webhooks may be sent to."""
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def receiver(listening: Receiver) -> Receiver:
+    """The same, behaving well, and having heard of nothing yet."""
+    listening.forget()
+    listening.behave = answer(204)
+    return listening
+
+
+@pytest.fixture(scope="package")
+def installed(valkey: MortalValkey, listening: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     names = ("null-0", "null-1", "housekeeper", "api-0")
-    with Service(valkey.url, tmp_path_factory.mktemp("service"), names) as service:
+    settings = {"SD_WEBHOOK_ALLOW": listening.origin, "SD_WEBHOOK_SECRET": SECRET}
+    with Service(valkey.url, tmp_path_factory.mktemp("service"), names, **settings) as service:
         yield service
 
 

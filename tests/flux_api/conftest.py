@@ -68,5 +68,9 @@ def table(bfl: Provider) -> Table:
 @pytest.fixture
 def cloud(stack: Stack, bfl: Provider) -> Stack:
     """An installation with a key, and a provider that it takes for theirs."""
-    stack.settings |= {"SD_BACKENDS": "flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}
+    stack.settings |= cloud_settings(bfl)
     return stack
+
+
+def cloud_settings(bfl: Provider) -> dict[str, str]:
+    return {"SD_BACKENDS": "flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}

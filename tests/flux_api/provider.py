@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,21 +54,34 @@ class Asked:
 Script = list[Reply | Callable[[Asked], Reply]]
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *connection: Any) -> None:
+        # Clients that tests kill hang up.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*connection)
+
+
 class Provider:
     """`submits`, `polls` and `downloads` are its script; what is left out goes well."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.submits: Script = [self.accept]
-        self.polls: Script = [self.ready()]
-        self.downloads: Script = [Reply(raw=picture())]
-        self.credits = Reply(body={"credits": 123.5})
+        self._lock = threading.Lock()
+        self.reset()
         self.api = self._serve("api")
         #: A host of its own, as theirs: another port is another origin.
         self.delivery = self._serve("delivery")
         self.api_url = f"http://127.0.0.1:{self.api.server_port}"
         self.delivery_url = f"http://127.0.0.1:{self.delivery.server_port}"
-        self._lock = threading.Lock()
+
+    def reset(self) -> None:
+        """As if nobody had asked or told it anything yet."""
+        self.asked: list[Asked] = []
+        self.submits: Script = [self.accept]
+        self.polls: Script = [self.ready()]
+        self.downloads: Script = [Reply(raw=picture())]
+        self.credits = Reply(body={"credits": 123.5})
 
     def accept(self, _: Asked) -> Reply:
         number = len(self.posts)
@@ -93,7 +107,7 @@ class Provider:
             server.shutdown()
             server.server_close()
 
-    def _serve(self, name: str) -> ThreadingHTTPServer:
+    def _serve(self, name: str) -> Server:
         provider = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -114,8 +128,7 @@ class Provider:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
+        server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server
 

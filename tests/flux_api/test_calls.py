@@ -187,6 +187,8 @@ def test_they_say_how_long_to_wait(table: Table, where: str) -> None:
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60.0),
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0.5),
     ],
+    # Every process that runs tests must find the same names.
+    ids=["seconds", "none", "less than none", "words", "nothing", "ages", "a moment to come", "a moment past"],
 )
 def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> None:
     patience = Patience()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import requests
 import trustme
 
 from shared import logs
@@ -509,14 +510,25 @@ def test_redirects_share_the_time(caller: Caller, server: Server) -> None:
         caller.get(redirects=100, timeout_seconds=SECONDS)
 
 
-def test_who_waits_is_asked_whether_to_go_on(caller: Caller, server: Server) -> None:
-    class Stop(Exception):
-        pass
+def test_a_body_may_go_elsewhere_as_it_comes(caller: Caller, server: Server) -> None:
+    server.script.act = say(HEAD + b"Content-Length: 1000\r\n\r\n" + b"x" * 1000)
+    received = bytearray()
 
-    def tick() -> None:
-        raise Stop
+    answer = caller.get(sink=received.extend)
+
+    assert (answer.status, answer.body, received) == (200, b"", b"x" * 1000)
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError, requests.ConnectionError, TooLarge])
+def test_what_goes_wrong_there_ends_the_exchange_and_keeps_its_name(
+    caller: Caller, server: Server, error: type[Exception]
+) -> None:
+    def fail(_: bytes) -> None:
+        raise error
 
     server.script.act = again(b"x", HEAD + b"\r\n", 0.05)
 
-    with soon(), pytest.raises(Stop):
-        caller.get(tick=tick)
+    with soon(), pytest.raises(error) as raised:
+        caller.get(sink=fail)
+
+    assert raised.type is error

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from shared.images import ImageStore
+from shared.inputs import InputStore, Staged
 from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import JobQueue, create_celery
 from shared.schemas import Backend, GenerationRequest, Job
@@ -59,10 +60,19 @@ class Bench:
         settings = Settings(redis_url=self.redis_url, redis_prefix=self.prefix)
         self.queue = JobQueue(create_celery(settings))
 
-    def accepted(self, **request: Any) -> Job:
-        """A new job in line."""
-        wanted = GenerationRequest.model_validate({"prompt": "x", **request})
+    @property
+    def inputs(self) -> InputStore:
+        return ImageStore(self.folder).inputs
+
+    def accepted(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
+        """A new job in line, with what came with it in its place."""
+        staged = self.inputs.stage()
+        pictures: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
+        pictures |= {"mask": arrived(staged, mask)} if mask is not None else {}
+        wanted = GenerationRequest.model_validate({"prompt": "x", **pictures, **request})
         job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
+        if images:
+            staged.keep(job)
         message = self.queue.message(job.id, job.backend, wanted.priority)
         admission = self.store.run(self.jobs.create(job, message, Ceiling(1000, 1000)))
         assert admission.outcome is Outcome.CREATED
@@ -105,6 +115,13 @@ class Bench:
     @property
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
+
+
+def arrived(staged: Staged, data: bytes) -> str:
+    """Reference to a picture that was accepted, whatever a decoder makes of it."""
+    with staged.receive() as file:
+        file.write(data)
+        return file.finish(max_pixels=10**9).reference
 
 
 def canvas(pixels: Pixels) -> Drawing:

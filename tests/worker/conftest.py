@@ -16,7 +16,9 @@ with warnings.catch_warnings():
 
 def loaded(model_id: str | Path, **options: Any) -> StableDiffusion:
     """A model as workers load it; its pictures are not checked, unless the options say so."""
-    return StableDiffusion.load(Source(str(model_id), Path("unused"), None).find(), Options(device="cpu", **options))
+    return StableDiffusion.load(
+        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), Options(device="cpu", **options)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ import pytest
 
 from shared.images import ImageStore
 from shared.jobs import Verdict
-from shared.schemas import Job
+from shared.schemas import Backend, GenerationRequest, Job
 from shared.upkeep import Upkeep
-from tests.worker.bench import Bench
+from tests.api.pictures import encoded, scene
+from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Removed, Retention, Rules, first_id_at
@@ -21,6 +22,7 @@ from worker.rescue import Rescue
 
 _numbers = itertools.count()
 DAY = timedelta(days=1)
+PICTURE = encoded(scene())
 KEEP_ALL = Rules(jobs_for=None, pictures_for=None, most_bytes=None)
 
 
@@ -250,3 +252,48 @@ def test_the_first_id_of_a_moment_parts_older_ids_from_younger_ones(house: House
 
     assert before.id < first_id_at(moment)
     assert first_id_at(moment) < first_id_at(moment + timedelta(milliseconds=1))
+
+
+def test_pictures_that_came_with_a_job_stay_until_it_has_ended(house: House) -> None:
+    waiting, running, ended = (house.accepted([PICTURE]) for _ in range(3))
+    house.started(running)
+    cancelled = ended.cancel(datetime.now(UTC))
+    assert house.store.run(house.jobs.move(ended, cancelled))
+
+    removed = house.clear(Rules(None, DAY, None), after=30 * DAY)
+
+    assert removed == Removed(jobs=0, files=1, bytes=len(PICTURE))
+    assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
+
+
+def test_pictures_that_came_with_no_job_go_after_an_hour(house: House) -> None:
+    staged, lost = house.inputs.stage(), house.inputs.stage()
+    for arriving in (staged, lost):
+        arrived(arriving, PICTURE)
+    lost.keep(Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC)))
+
+    assert house.clear(KEEP_ALL).files == 0
+    assert house.clear(KEEP_ALL, after=timedelta(hours=2), dry_run=True).files == 2
+    assert house.clear(KEEP_ALL, after=timedelta(hours=2)).files == 2
+    assert list(house.inputs.folders()) == []
+
+
+def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
+    house.accepted([PICTURE])
+    (house.inputs.root / "mine").mkdir()
+    (house.inputs.root / "mine" / "a.png").write_bytes(PICTURE)
+    (house.inputs.root / "note").write_text("mine")
+
+    house.clear(KEEP_ALL, after=30 * DAY)
+
+    assert {path.name for path in house.inputs.root.iterdir()} >= {"mine", "note"}
+
+
+def test_pictures_that_wait_count_as_room_that_is_taken(house: House) -> None:
+    made = house.run(house.accepted())
+    house.accepted([PICTURE])
+
+    removed = house.clear(Rules(None, None, most_bytes=made.images[0].bytes))
+
+    assert removed.files == 1
+    assert [folder.bytes for folder in house.inputs.folders()] == [len(PICTURE)]

@@ -111,7 +111,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
-        StableDiffusion.load(Source("starter", Path("unused"), None).find(), Options(device="cuda:99"))
+        StableDiffusion.load(Source("SD_MODEL_ID", "starter", Path("unused")).find(), Options(device="cuda:99"))
 
 
 def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:

@@ -55,7 +55,7 @@ def test_the_parent_answers_while_a_job_is_rendered(null: Stack) -> None:
 
     ping = null.run([sys.executable, "-m", "celery", "-A", "worker.main", "inspect", "ping"], SD_BACKEND="null")
 
-    assert ping.wait(20) == 0
+    assert ping.wait() == 0
     assert "pong" in ping.output
     assert seen(null, job_id)["state"] == "running"
     null.api.delete(f"/api/jobs/{job_id}")
@@ -103,7 +103,7 @@ def test_a_worker_that_is_asked_to_end_finishes_its_job_and_leaves(own: Stack) -
 
     own.worker.send(signal.SIGTERM)
 
-    assert own.worker.wait(20) == 0
+    assert own.worker.wait() == 0
     assert seen(own, job_id)["state"] == "succeeded"
     assert workers_of(own) == ()
 
@@ -114,4 +114,4 @@ def test_a_worker_that_is_asked_to_end_while_loading_ends(stack: Stack) -> None:
 
     worker.send(signal.SIGTERM)
 
-    assert worker.wait(20) == 0
+    assert worker.wait() == 0

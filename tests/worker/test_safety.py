@@ -19,8 +19,6 @@ from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
-LOCAL = {"local_files_only": True}
-
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,7 +31,7 @@ def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checker(folder: Path) -> SafetyChecker:
-    return SafetyChecker.load(str(folder), torch.device("cpu"), LOCAL)
+    return SafetyChecker.load(folder, torch.device("cpu"))
 
 
 def refusal(folder: Path) -> str:

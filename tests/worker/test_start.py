@@ -1,12 +1,34 @@
 """What a worker's start looks like to who watches it."""
 
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
 from tests.conftest import RED_HEART
-from tests.stack import Stack
-from tests.worker.hub import hub_serving
-from tests.worker.jobs import made
+from tests.models.hub import hub_serving
+from tests.stack import Api, Stack
+from tests.worker.jobs import child_of, made
 from worker.models.sources import STARTER
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+HALF = 10_000_000
+
+
+def told(api: Api, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What /health says, as soon as it is that."""
+    end = time.monotonic() + 30
+    while not what(health := api.get("/health").json()):
+        assert time.monotonic() < end, health
+        threading.Event().wait(0.1)
+    return health
+
+
+def sd_of(api: Api) -> dict[str, Any]:
+    backends = api.get("/api/backends").json()["backends"]
+    found: dict[str, Any] = next(backend for backend in backends if backend["name"] == "sd")
+    return found
 
 
 def entries(output: str) -> list[str]:
@@ -24,13 +46,25 @@ def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
     assert ready.endswith("ready.")
 
 
-def test_a_model_from_hugging_face_is_fetched_and_used(stack: Stack) -> None:
+def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_end(stack: Stack) -> None:
+    api = stack.start_api()
+    settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN}
     with hub_serving(NAME, STARTER, TOKEN) as hub:
-        stack.start_worker("sd", SD_MODEL_ID=NAME, SD_HUGGINGFACE_TOKEN=TOKEN, HF_ENDPOINT=hub.url)
-    stack.start_api()
+        hub.stalls = {UNET: HALF}
+        stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
+        health = told(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) > HALF)
+        (worker,) = sd_of(api)["workers"]
+        assert health["backends"]["sd"] == sd_of(api)["status"] == worker["state"] == "loading"
+        assert worker["download"]["bytes_total"] == health["downloads"]["sd"]["bytes_total"] > 2 * HALF
+        child_of(stack.worker).kill()
+        stack.worker.stop()
+        hub.stalls = {}
+        last = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
 
-    job = made(stack, **RED_HEART, num_inference_steps=4)
-
-    assert job["model"] == NAME
-    assert list((stack.folder / "models").rglob("*.safetensors"))
-    assert TOKEN not in stack.worker.output
+    starts = [start for name, start in hub.sent if name == UNET]
+    assert starts == sorted(set(starts))
+    assert len(starts) > 1
+    assert made(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
+    assert api.get("/health").json()["downloads"] == {}
+    assert "downloading someone/starter-copy: " in last.output
+    assert TOKEN not in last.output

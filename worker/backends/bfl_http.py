@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import requests
@@ -117,8 +117,15 @@ class Http:
         guard = self._guard(url)
 
         def ask() -> Answer:
+            data = bytearray()
+
+            def take(piece: bytes) -> None:
+                data.extend(piece)
+                turn.check()
+
             seconds = min(self._patience.picture_seconds, turn.left())
-            return guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, tick=turn.check)
+            answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, sink=take)
+            return replace(answer, body=bytes(data))
 
         return self._insist(ask, turn)
 

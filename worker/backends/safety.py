@@ -34,18 +34,15 @@ class SafetyChecker:
         self._processor = processor
 
     @classmethod
-    def load(cls, name: str, device: torch.device, access: dict[str, Any]) -> "SafetyChecker":
-        """From a local folder or a Hugging Face id: a checker of its own, or a model that has one among its parts.
-
-        `access` is what `from_pretrained` gets besides. Raises ConfigurationError.
-        """
+    def load(cls, folder: Path, device: torch.device) -> "SafetyChecker":
+        """From the folder of a checker, or of a model that has one among its parts. Raises ConfigurationError."""
         try:
-            checker, processor = _parts(name, access)
+            checker, processor = _parts(folder)
             return cls(checker, processor, device)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise ConfigurationError(
-                f"The safety checker {name} could not be loaded: {reason}. SD_SAFETY_CHECKER_ID names another one, a "
+                f"The safety checker {folder} could not be loaded: {reason}. SD_SAFETY_CHECKER_ID names another one, a "
                 "local folder too; SD_SAFETY_CHECKER=false works without."
             ) from error
 
@@ -74,14 +71,12 @@ class SafetyChecker:
         return bool(flagged[0])
 
 
-def _parts(name: str, access: dict[str, Any]) -> tuple[Any, Any]:
-    local = Path(name).expanduser()
-    place = str(local) if local.is_dir() else name
-    part, processor_part = (PART, PROCESSOR_PART) if (local / PART).is_dir() else ("", "")
+def _parts(folder: Path) -> tuple[Any, Any]:
+    part, processor_part = (PART, PROCESSOR_PART) if (folder / PART).is_dir() else ("", "")
     checker, about = StableDiffusionSafetyChecker.from_pretrained(
-        place, subfolder=part, use_safetensors=True, output_loading_info=True, **access
+        str(folder), subfolder=part, use_safetensors=True, output_loading_info=True, local_files_only=True
     )
     # They would be made up, and a checker with made up weights finds nothing to object to.
     if missing := set(about["missing_keys"]) & {key for key, _ in checker.named_parameters()}:
         raise ValueError(f"its weights are not complete: {min(missing)} is missing")
-    return checker, CLIPImageProcessorPil.from_pretrained(place, subfolder=processor_part, **access)
+    return checker, CLIPImageProcessorPil.from_pretrained(str(folder), subfolder=processor_part, local_files_only=True)

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_ready, worker_shutdown
 from kombu import Exchange, Queue
 
 from shared import logs
@@ -13,12 +14,19 @@ from shared.errors import StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
-from shared.settings import Settings
+from shared.settings import HousekeeperSettings, Settings, signing_keys
 from shared.store import Store, connect
 from shared.upkeep import Upkeep
+from shared.urls import Guard
+from shared.webhooks import Webhooks
+from worker.housekeeper.courier import Courier
 from worker.housekeeper.leases import Reaper
+from worker.housekeeper.links import JobLinks
 from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Retention, Rules
+from worker.housekeeper.retries import Retries
+from worker.housekeeper.signing import Signer
+from worker.housekeeper.webhooks import Dispatcher
 from worker.rescue import Rescue
 
 logger = logging.getLogger(__name__)
@@ -28,8 +36,8 @@ QUEUE = "maintenance"
 EVERY = {"reap-leases": 4.0, "resend-messages": 15.0, "clear-away": 600.0}
 
 
-def create_housekeeper(settings: Settings) -> Celery:
-    """Any number may run: every task is a compare-and-set, so two at once do no harm."""
+def create_housekeeper(settings: HousekeeperSettings) -> Celery:
+    """Any number may run: every task is a compare-and-set, and webhooks are taken under leases."""
     app = create_celery(settings)
     app.conf.update(
         task_queues=[Queue(QUEUE, Exchange(QUEUE), routing_key=QUEUE)],
@@ -47,6 +55,7 @@ def create_housekeeper(settings: Settings) -> Celery:
         },
     )
     _keep_house(app, settings)
+    _send_webhooks(settings)
     setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
     return app
 
@@ -69,6 +78,39 @@ def _keep_house(app: Celery, settings: Settings) -> None:
     @app.task(name="clear-away")
     def clear_away() -> None:
         _round("clear-away", lambda: retention.apply(rules_of(settings)))
+
+
+def _send_webhooks(settings: HousekeeperSettings) -> None:
+    store = Store(connect(settings.redis_url))
+    dispatcher = Dispatcher(
+        store,
+        connect(settings.redis_url),
+        Webhooks(settings.redis_prefix),
+        create_courier(settings, JobLinks(settings, store)),
+        Retries(),
+        settings.webhook_concurrency,
+    )
+
+    # Once Celery has begun: beat is a fork of this process, and must not inherit threads half-way.
+    worker_ready.connect(lambda **_: dispatcher.start(), weak=False)
+    worker_shutdown.connect(lambda **_: dispatcher.stop(), weak=False)
+
+
+def create_courier(settings: HousekeeperSettings, links: JobLinks) -> Courier:
+    name, _, content = (
+        settings.webhook_header.get_secret_value().partition(":") if settings.webhook_header else ("",) * 3
+    )
+    return Courier(
+        guard=Guard(settings.webhook_allow),
+        signer=Signer(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
+        images=ImageStore(settings.output_dir),
+        links=links.of,
+        inline_max_bytes=settings.webhook_inline_max_bytes,
+        user_agent=f"imagegen/{version('imagegen')}",
+        now=_now,
+        own_headers={name: content.strip()} if name else {},
+        own_receivers=frozenset(settings.webhook_allow),
+    )
 
 
 def _round(name: str, work: Callable[[], object]) -> None:

@@ -3,14 +3,14 @@
 import sys
 
 from shared.errors import ConfigurationError
-from shared.settings import Settings, load
+from shared.settings import HousekeeperSettings, load
 from shared.store import require_redis
 from worker.housekeeper.app import create_housekeeper
 
 
-def _settings() -> Settings:
+def _settings() -> HousekeeperSettings:
     try:
-        settings = load(Settings)
+        settings = load(HousekeeperSettings)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)

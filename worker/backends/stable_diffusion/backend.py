@@ -1,8 +1,8 @@
 """The engine as the worker knows it."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,8 @@ class Options:
 
     device: str = "auto"
     dtype: str = "auto"
-    safety_checker: str | None = None
-    """Where the checker comes from for models that bring none; None checks nothing."""
-    hub_access: dict[str, Any] = field(default_factory=dict)
-    """How `from_pretrained` gets at what is on Hugging Face."""
+    safety_checker: Callable[[], Path] | None = None
+    """Finds the checker for models that bring none; None checks nothing."""
     lora_dir: Path | None = None
     max_batch_size: int = 4
     cloud: bool = False
@@ -72,7 +70,8 @@ class StableDiffusion:
         device = choose_device(options.device)
         engine = loading.load(model, device, choose_dtype(options.dtype, device, loading.HALF))
         exempt = Path(model.location) == STARTER
-        checker = None if exempt or options.safety_checker is None else _checker(model, engine, options)
+        find = None if exempt else options.safety_checker
+        checker = _checker(model, engine, find) if find else None
         files = found_in(options.lora_dir) if options.lora_dir else {}
         safety = EXEMPT if exempt else CHECKED if checker else OFF
         capabilities = capabilities_of(engine, model, loras=tuple(files), safety=safety)
@@ -122,11 +121,11 @@ class StableDiffusion:
         return scheduler
 
 
-def _checker(model: Model, engine: Engine, options: Options) -> SafetyChecker:
+def _checker(model: Model, engine: Engine, find: Callable[[], Path]) -> SafetyChecker:
     """The model's own, or the one for all others."""
     if (Path(model.location) / PART).is_dir():
         try:
-            return SafetyChecker.load(model.location, engine.device, model.access)
+            return SafetyChecker.load(Path(model.location), engine.device)
         except ConfigurationError as error:
-            logger.warning("taking %s instead: %s", options.safety_checker, error.detail)
-    return SafetyChecker.load(options.safety_checker or "", engine.device, options.hub_access)
+            logger.warning("taking the one of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
+    return SafetyChecker.load(find(), engine.device)

@@ -92,7 +92,7 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
             use_safetensors=True,
             variant=_variant(Path(model.location), half=dtype is not torch.float32),
             **family.extras,
-            **model.access,
+            local_files_only=True,
         )
         pipe.to(device)
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,0 +1,85 @@
+"""Models on this machine: `imagegen models list|pull|remove`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from shared.errors import ConfigurationError
+from shared.settings import LauncherSettings, load
+from worker.models import shelf
+from worker.models.sources import FIELDS, STARTER_NAME, Source
+
+models = typer.Typer(no_args_is_help=True, help="Models on this machine: what is there, fetch one, be rid of one.")
+
+
+@models.command("list")
+def show() -> None:
+    """What is in SD_MODEL_DIR, and what the settings name."""
+    with _console() as console:
+        settings = load(LauncherSettings)
+        named = {source.repository: source for source in (Source.of(settings, backend) for backend in FIELDS)}
+        table = Table("model", "size", "state", "named by", box=None, pad_edge=False)
+        for kept in shelf.kept_in(settings.model_dir):
+            state = f"{_size(kept.bytes_missing)} to go" if kept.bytes_missing else "complete"
+            source = named.pop(kept.name, None)
+            table.add_row(escape(kept.name), _size(kept.bytes_there), state, source.setting if source else "")
+        for name, source in named.items():
+            state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "your own folder"
+            table.add_row(escape(name), "", state, source.setting)
+        console.print(table)
+
+
+@models.command()
+def pull(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="As Hugging Face has them; default: those of the engines in SD_BACKENDS.")
+    ] = None,
+) -> None:
+    """Download models, or what is missing of them."""
+    with _console() as console:
+        settings = load(LauncherSettings)
+        configured = [Source.of(settings, backend) for backend in settings.backends if backend in FIELDS]
+        for source in [Source.called(settings, name) for name in names] if names else configured:
+            _pull(source, console)
+
+
+@models.command()
+def remove(name: Annotated[str, typer.Argument(help="As `imagegen models list` has it.")]) -> None:
+    """Delete a downloaded model."""
+    with _console() as console:
+        gone = shelf.remove(load(LauncherSettings).model_dir, name)
+        console.print(f"Removed {gone.name} ({_size(gone.bytes_there)})", highlight=False)
+
+
+def _pull(source: Source, console: Console) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(escape(source.repository), total=None)
+        model = source.find(lambda _, done, total: progress.update(bar, completed=done, total=total))
+    console.print(f"{model.name} is in {model.location}", highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _console() -> Iterator[Console]:
+    console = Console()
+    try:
+        yield console
+    except ConfigurationError as error:
+        console.print(f"[bold red]{escape(error.detail)}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

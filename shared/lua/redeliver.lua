@@ -1,0 +1,23 @@
+-- Send a webhook now: one that was given up, or one that waits for its next attempt.
+-- KEYS: record of its job    ARGV: prefix of the webhooks, id, whose it must be ('*' for anyone's)
+-- Returns its row (see OUTBOX.row), or nothing when there is no such webhook.
+-- include outbox
+local p, id = ARGV[1], ARGV[2]
+local key, now = p .. 'event:' .. id, OUTBOX.clock()
+local held = redis.call('HMGET', key, 'receiver', 'owner')
+local receiver = held[1]
+if not receiver or (ARGV[3] ~= '*' and held[2] ~= ARGV[3]) then
+  return nil
+end
+if redis.call('ZSCORE', p .. 'flying:' .. receiver, id) then
+  return OUTBOX.row(p, id)
+end
+redis.call('HSET', key, 'attempts', 0)
+redis.call('PERSIST', key)
+OUTBOX.list(p, id, 'pending', 'dead')
+redis.call('ZADD', p .. 'queue:' .. receiver, now, id)
+redis.call('HDEL', p .. 'health:' .. receiver, 'until')
+OUTBOX.remember(p, KEYS[1], id, 'pending', now)
+OUTBOX.schedule(p, receiver)
+redis.call('PUBLISH', p .. 'news', receiver)
+return OUTBOX.row(p, id)

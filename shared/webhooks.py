@@ -1,0 +1,180 @@
+"""Webhooks on their way: made with the moves of their job (shared/lua/outbox.lua), taken, settled, sent again."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from shared.deliveries import Delivery, DeliveryState, shown
+from shared.jobs import ANYONE, JobSnapshot, job_of
+from shared.keys import Keys
+from shared.schemas import Progress, WebhookEvent
+from shared.store import Argument, Operation
+
+#: Longer than any attempt may take: what has not been settled by then is sent by somebody else.
+LEASE_MS = 20_000
+#: Webhooks under way to one receiver at a time.
+MOST_TOGETHER = 4
+#: A receiver that could not be reached so often in a row is left alone: at first so long, then twice as long each time.
+FAILURES_IN_A_ROW = 5
+COOLING_MS = 10_000
+MOST_COOLING_MS = 5 * 60 * 1000
+#: What was given up can be sent again for so long, and only the newest of so many.
+DEAD_MS = 7 * 24 * 3600 * 1000
+MOST_DEAD = 10_000
+
+#: Those that are kept, and can be listed.
+Kept = Literal[DeliveryState.PENDING, DeliveryState.DEAD]
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """One event to be told to one receiver. The same in every attempt, but for the number of the attempt."""
+
+    id: str
+    event: WebhookEvent
+    at: datetime
+    """When it happened."""
+    receiver: str
+    """scheme://host:port"""
+    attempt: int
+    doc: str
+    progress: str
+    providers: str
+    pinned: bool
+
+    @property
+    def job_id(self) -> str:
+        return self.id.partition("_")[0]
+
+    def snapshot(self) -> JobSnapshot:
+        """The job as it was then. Read late: one that cannot be read is the trouble of nobody else."""
+        progress = Progress.model_validate_json(self.progress) if self.progress else None
+        return JobSnapshot(job=job_of(self.doc, self.providers), progress=progress, pinned=self.pinned)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    webhooks: tuple[Webhook, ...]
+    wait_ms: int | None
+    """How long until there are more; None when nothing is on its way."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What an attempt came to."""
+
+    state: DeliveryState
+    status: int | None = None
+    error: str = ""
+    delay_ms: int = 0
+    """Until the next attempt of one that is still pending."""
+    reached: bool = True
+    """Whether the receiver is there at all."""
+    gone: bool = False
+    """Whether it wants to hear no more of this job."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A webhook as lists show it."""
+
+    job_id: str
+    url: str
+    """Without its query."""
+    created_at: datetime
+    delivery: Delivery
+
+
+@dataclass(frozen=True)
+class WebhookPage:
+    webhooks: tuple[Listing, ...]
+    cursor: str | None
+
+
+class Webhooks:
+    """Operations on webhooks that have not been delivered."""
+
+    def __init__(self, prefix: str) -> None:
+        self._keys = Keys(prefix)
+        self._prefix = self._keys.webhooks
+        self.channel = f"{self._prefix}news"
+
+    def claim(self, most: int) -> Operation[Claimed]:
+        """Take up to so many that are due, for LEASE_MS."""
+        args: list[Argument] = [self._prefix, most, MOST_TOGETHER, LEASE_MS]
+        return Operation("claim", [f"{self._prefix}due"], args, _claimed)
+
+    def settle(self, webhook: Webhook, fate: Fate) -> Operation[bool]:
+        """Write down what an attempt came to. One that was delivered, dropped or given up is not sent again."""
+        keys = [self._keys.record(webhook.job_id)]
+        args: list[Argument] = [self._prefix, webhook.id, webhook.receiver, webhook.attempt, fate.state]
+        args += ["" if fate.status is None else fate.status, fate.error, fate.delay_ms]
+        args += [_flag(fate.reached), _flag(fate.gone), FAILURES_IN_A_ROW, COOLING_MS, MOST_COOLING_MS]
+        args += [DEAD_MS, MOST_DEAD]
+        return Operation("settle", keys, args, bool)
+
+    def page(self, state: Kept, limit: int, cursor: str | None, owner: str | None = None) -> Operation[WebhookPage]:
+        """Those of the newest jobs first, of one owner if given. `cursor` is an id; the page begins after it."""
+        index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
+
+        def decode(reply: list[list[str]]) -> WebhookPage:
+            cursor, *rows = reply
+            return WebhookPage(tuple(_listing(row, state) for row in rows), str(cursor) or None)
+
+        return Operation("webhooks", [index], [self._prefix, cursor or "", limit], decode)
+
+    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[Listing | None]:
+        """Send now what was given up, or waits for its next attempt; None where there is no such webhook.
+
+        To one who is not its owner, where one is given, there is none.
+        """
+        keys = [self._keys.record(webhook_id.partition("_")[0])]
+
+        def decode(row: list[str] | None) -> Listing | None:
+            return _listing(row, DeliveryState.PENDING) if row else None
+
+        return Operation("redeliver", keys, [self._prefix, webhook_id, ANYONE if owner is None else owner], decode)
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else ""
+
+
+def _claimed(reply: tuple[int, list[list[str]]]) -> Claimed:
+    wait, rows = reply
+    return Claimed(tuple(map(_webhook, rows)), wait if wait >= 0 else None)
+
+
+def _webhook(row: list[str]) -> Webhook:
+    webhook_id, receiver, event, attempt, at, doc, progress, providers, pinned = row
+    return Webhook(
+        id=webhook_id,
+        event=WebhookEvent(event),
+        at=_moment(at),
+        receiver=receiver,
+        attempt=int(attempt),
+        doc=doc,
+        progress=progress,
+        providers=providers,
+        pinned=bool(pinned),
+    )
+
+
+def _listing(row: list[str], state: Kept) -> Listing:
+    webhook_id, event, at, attempts, status, error, tried, due, doc = row
+    job = job_of(doc, "")
+    delivery = Delivery(
+        id=webhook_id,
+        event=WebhookEvent(event),
+        state=state,
+        attempts=int(attempts),
+        last_status=int(status) if status else None,
+        last_error=error or None,
+        last_attempt_at=_moment(tried) if tried else None,
+        next_attempt_at=_moment(due) if due else None,
+    )
+    return Listing(job.id, shown(job.request.webhook_url or ""), _moment(at), delivery)
+
+
+def _moment(milliseconds: str) -> datetime:
+    return datetime.fromtimestamp(float(milliseconds) / 1000, UTC)

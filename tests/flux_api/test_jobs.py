@@ -1,0 +1,163 @@
+"""Jobs of the cloud through real processes: the API and a worker on threads, the same for every test."""
+
+import io
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.api.problem import assert_problem
+from tests.flux_api.conftest import cloud_settings
+from tests.flux_api.provider import Provider, Reply, provider, refused, state
+from tests.flux_api.test_workers import PROMPT, shown, wait_for
+from tests.stack import Stack
+from tests.worker.jobs import file_of, made, seen, submitted
+from tests.worker.test_parent import only, until
+
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@pytest.fixture(scope="module")
+def everyones() -> Iterator[Provider]:
+    with provider() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def installed(everyones: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **cloud_settings(everyones)) as stack:
+        stack.start_worker("flux-api")
+        stack.start_api()
+        yield stack
+
+
+@pytest.fixture
+def bfl(everyones: Provider) -> Provider:
+    everyones.reset()
+    return everyones
+
+
+@pytest.fixture
+def served(installed: Stack, bfl: Provider) -> Stack:
+    return installed
+
+
+def test_a_picture_comes_through_the_api(served: Stack, bfl: Provider) -> None:
+    job = made(served, **PROMPT)
+
+    assert (job["backend"], job["model"]) == ("flux-api", "flux-2-pro-preview")
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+    assert "polling" not in json.dumps(job)
+    assert len(bfl.posts) == 1
+
+
+def test_its_file_holds_the_request_like_any_other(served: Stack) -> None:
+    job = made(served, **PROMPT)
+
+    with Image.open(io.BytesIO(file_of(served, job))) as image:
+        recipe = json.loads(image.info["imagegen"])
+    assert recipe["request"]["bfl_model"] == recipe["model"] == "flux-2-pro-preview"
+    assert (job["images"][0]["width"], job["images"][0]["height"]) == (64, 64)
+
+
+def test_the_list_of_jobs_tells_what_they_cost(served: Stack) -> None:
+    made(served, **PROMPT)
+
+    job, *_ = served.api.get("/api/jobs").json()["jobs"]
+
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+
+
+def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
+    job = made(served, **PROMPT, bfl_model="flux-pro-1.1-ultra", width=1920, height=1080, negative_prompt="dogs")
+
+    assert job["warnings"] == [
+        "negative_prompt is ignored: flux-pro-1.1-ultra cannot honour it",
+        "width and height only set the aspect ratio: flux-pro-1.1-ultra chooses the size",
+    ]
+
+
+def test_the_account_and_the_models_are_told(served: Stack) -> None:
+    wait_for(lambda: shown(served.api)["credits"] == 123.5)
+
+    view = shown(served.api)
+    assert (view["status"], view["device"]) == ("ready", "127.0.0.1")
+    assert "flux-2-max" in view["capabilities"]["properties"]["bfl_model"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        (state("Request Moderated", details={"Moderation Reasons": ["Violence"]}), 422, "content-rejected"),
+        (state("Error"), 502, "upstream-rejected"),
+    ],
+)
+def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply: Reply, status: int, code: str) -> None:
+    bfl.polls = [reply]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert_problem(answer, status, code)
+    assert seen(served, answer.headers["x-job-id"])["providers"][0]["cost"] == 3.0
+    if code == "content-rejected":
+        assert "Violence" in answer.json()["detail"]
+
+
+def test_an_empty_account_is_answered(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [refused(402, "Insufficient credits")]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert_problem(answer, 402, "upstream-out-of-credits")
+    assert seen(served, answer.headers["x-job-id"])["providers"] == []
+
+
+def test_a_post_whose_answer_is_lost_is_not_repeated(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [Reply(hang_up=True)]
+
+    answer = served.api.post("/api/txt2img", PROMPT)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "upstream-unavailable")
+    assert "may have charged" in answer.json()["detail"]
+    # Nothing that would make a client send it again by itself.
+    assert (answer.json()["retryable"], answer.headers.get("retry-after")) == (False, None)
+    assert len(bfl.posts) == 1
+
+
+def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    job_id = submitted(served, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    served.api.delete(f"/api/jobs/{job_id}")
+
+    assert served.api.finished(job_id)["state"] == "cancelled"
+    assert len(bfl.posts) == 1
+
+
+def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending"), state("Generating", progress=0.4), state("Generating", progress=0.4), bfl.ready()]
+
+    events = served.api.follow(submitted(served, **PROMPT))
+
+    assert [event.data["fraction"] for event in events if event.type == "progress"][:1] == [0.4]
+
+
+def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    jobs = [submitted(served, **PROMPT) for _ in range(2)]
+
+    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
+
+    bfl.polls = [bfl.ready()]
+    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
+
+
+@ONLY_LINUX
+def test_the_worker_loads_no_model_library(served: Stack) -> None:
+    made(served, **PROMPT)
+
+    assert "libtorch" not in Path(f"/proc/{served.worker.pid}/maps").read_text()

@@ -1,0 +1,36 @@
+"""How downloads of models are told: in the worker's record, which clients see, and in its log."""
+
+import logging
+import time
+
+from shared.workers import Download
+from worker.heartbeat import Heartbeat
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 10.0
+
+
+class DownloadReport:
+    """Called with each news of one download after the other."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
+        self._model = ""
+        self._begin = 0.0, 0
+        self._logged = 0.0
+
+    def __call__(self, model: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        download = Download(model=model, bytes_done=done, bytes_total=total)
+        self._heartbeat.update(download=download if done < total else None)
+        if model != self._model:
+            self._model, self._begin = model, (now, done)
+            logger.info("downloading %s: %.1f of %.1f GB to go", model, (total - done) / 1e9, total / 1e9)
+        elif done == total or now >= self._logged + LOG_SECONDS:
+            begin, before = self._begin
+            rate = (done - before) / max(now - begin, 1e-3)
+            logger.info("%s: %.1f of %.1f GB, %.0f MB/s", model, done / 1e9, total / 1e9, rate / 1e6)
+        else:
+            return
+        self._logged = now

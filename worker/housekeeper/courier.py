@@ -1,0 +1,142 @@
+"""One attempt to bring a webhook to its receiver, and what it came to."""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from shared.errors import ForbiddenUrl, OutboundError, TooLarge, TooSlow, Unreachable
+from shared.images import ImageStore
+from shared.jobs import JobSnapshot
+from shared.links import Links
+from shared.schemas import Job
+from shared.urls import Answer, Guard
+from shared.views import WebhookMessage, job_view
+from shared.webhooks import Webhook
+from worker.housekeeper.signing import Signer
+
+logger = logging.getLogger(__name__)
+
+#: What a receiver may cost, from the lookup of its name to the last byte of its answer.
+TOTAL_SECONDS = 15.0
+MOST_ANSWER_BYTES = 64 * 1024
+#: Longest wait that a receiver can ask for.
+MOST_WAIT_SECONDS = 3600
+#: These say of the receiver as a whole that it cannot take anything now, and not only this.
+OVERWHELMED = frozenset(
+    {
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What came back."""
+
+    status: int | None = None
+    error: str = ""
+    """What was wrong, unless it was accepted. In our words: a receiver's own could hold anything."""
+    wait_seconds: int = 0
+    """How long the receiver asks to be left alone."""
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+    @property
+    def is_gone(self) -> bool:
+        return self.status == HTTPStatus.GONE
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the receiver takes requests at all, whatever it makes of this one."""
+        return self.status is not None and self.status not in OVERWHELMED
+
+
+@dataclass(frozen=True)
+class Courier:
+    guard: Guard
+    signer: Signer
+    images: ImageStore
+    links: Callable[[Job], Links]
+    inline_max_bytes: int
+    user_agent: str
+    now: Callable[[], datetime]
+    own_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent to `own_receivers` alone: they are the operator's, others are whoever a caller names."""
+    own_receivers: frozenset[str] = frozenset()
+    total_seconds: float = TOTAL_SECONDS
+
+    def deliver(self, webhook: Webhook) -> Receipt:
+        """Blocks for `total_seconds` at most."""
+        snapshot = webhook.snapshot()
+        body = self._body(webhook, snapshot)
+        headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
+        if webhook.receiver in self.own_receivers:
+            headers |= self.own_headers
+        headers |= self.signer.headers(webhook.id, body, self.now())
+        try:
+            answer = self.guard.send(
+                "POST",
+                snapshot.job.request.webhook_url or "",
+                headers=headers,
+                body=body,
+                timeout_seconds=self.total_seconds,
+                max_bytes=MOST_ANSWER_BYTES,
+            )
+        except OutboundError as error:
+            # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
+            return Receipt(error.status, _why(error))
+        return self._receipt(answer)
+
+    def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
+        view = job_view(snapshot, self.links(snapshot.job), self._pictures(snapshot.job))
+        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
+        return message.model_dump_json().encode()
+
+    def _pictures(self, job: Job) -> dict[int, bytes]:
+        """By index, those that are asked for and small enough: the first ones, when not all of them fit."""
+        found, left = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
+        for image in job.images:
+            left -= image.bytes or 0
+            if left < 0:
+                break
+            if not image.flagged and (data := self.images.read(job, image)) is not None:
+                found[image.index] = data
+        return found
+
+    def _receipt(self, answer: Answer) -> Receipt:
+        if 300 <= answer.status < 400:
+            return Receipt(answer.status, "answered with a redirect, which is not followed")
+        return Receipt(answer.status, f"answered {answer.status}", self._wait(answer.headers.get("retry-after", "")))
+
+    def _wait(self, asked: str) -> int:
+        """Seconds, from either form of Retry-After; 0 for what is neither."""
+        if re.fullmatch(r"[0-9]{1,9}", asked):
+            return min(int(asked), MOST_WAIT_SECONDS)
+        try:
+            seconds = (parsedate_to_datetime(asked) - self.now()).total_seconds()
+        except (ValueError, TypeError):
+            return 0
+        return max(0, min(round(seconds), MOST_WAIT_SECONDS))
+
+
+def _why(error: OutboundError) -> str:
+    match error:
+        case TooSlow():
+            return "gave no whole answer in time"
+        case TooLarge():
+            return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
+        case ForbiddenUrl():
+            return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"
+        case Unreachable():
+            return "could not be reached"
+        case _:
+            return "could not be sent to"

@@ -1,0 +1,36 @@
+"""Signatures of webhooks, as https://www.standardwebhooks.com has them."""
+
+import base64
+import hashlib
+import hmac
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+logger = logging.getLogger(__name__)
+
+
+class Signer:
+    """Signs with every key, so that receivers may change from one to the next in their own time."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = tuple(keys)
+        self._told = False
+
+    def headers(self, webhook_id: str, body: bytes, now: datetime) -> dict[str, str]:
+        """`now` is the moment of this attempt: receivers refuse what was signed minutes ago."""
+        timestamp = str(int(now.timestamp()))
+        signed = b".".join((webhook_id.encode(), timestamp.encode(), body))
+        headers = {"webhook-id": webhook_id, "webhook-timestamp": timestamp}
+        if self._keys:
+            headers["webhook-signature"] = " ".join(_signature(key, signed) for key in self._keys)
+        elif not self._told:
+            self._told = True
+            logger.warning(
+                "SD_WEBHOOK_SECRET is empty: webhooks are not signed, and receivers cannot tell who sent them"
+            )
+        return headers
+
+
+def _signature(key: bytes, signed: bytes) -> str:
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()

@@ -1,0 +1,27 @@
+"""Waiting for Redis where what has been done must not be forgotten."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from shared.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+#: Longest pause between two attempts.
+MAX_BACKOFF_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The result of a call, repeated for as long as Redis is away."""
+    pause = 0.1
+    while True:
+        try:
+            return call()
+        except StoreUnavailable:
+            logger.warning("Redis does not answer; trying again in %.1f s", pause)
+            time.sleep(pause)
+            pause = min(2 * pause, MAX_BACKOFF_SECONDS)
