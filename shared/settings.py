@@ -179,6 +179,8 @@ class DoorSettings(LinkSettings):
     """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
+    published_on: str = ""
+    """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
     Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
@@ -187,12 +189,17 @@ class DoorSettings(LinkSettings):
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
 
+    @property
+    def reachable_at(self) -> str:
+        """The address that decides who can come in."""
+        return self.published_on or self.host
+
     def require_keys(self) -> None:
         """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
-        if not (self.api_key or self.allow_open or is_loopback(self.host)):
+        if not (self.api_key or self.allow_open or is_loopback(self.reachable_at)):
             raise ConfigurationError(
-                f"SD_API_KEY is empty, and with SD_HOST={self.host} everybody on the network could use the service: "
-                "set a key, or SD_ALLOW_OPEN=true if that is what you want."
+                f"SD_API_KEY is empty, and with SD_HOST={self.reachable_at} everybody on the network could use the "
+                "service: set a key, or SD_ALLOW_OPEN=true if that is what you want."
             )
 
 
@@ -288,6 +295,14 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
     flower_basic_auth: SecretStr | None = None
     """user:password for Flower. Needed unless SD_HOST is a loopback address."""
+
+    def require_login(self) -> None:
+        """Raises ConfigurationError where the dashboard would be open to the network."""
+        if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
+            raise ConfigurationError(
+                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the "
+                "dashboard: set it to user:password, or SD_FLOWER_PORT=0 to start none."
+            )
 
 
 S = TypeVar("S", bound=BaseSettings)
