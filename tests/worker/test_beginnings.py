@@ -35,7 +35,7 @@ def model(folder: Path) -> StableDiffusion:
 
 
 def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
-    found = Source(str(folder), Path("unused"), None).find()
+    found = Source("SD_MODEL_ID", str(folder), Path("unused")).find()
 
     engine = loading.load(found, torch.device("cpu"), torch.float32)
 

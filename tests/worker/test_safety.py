@@ -107,7 +107,7 @@ def with_checker(model: Path, checker: Path, to: Path) -> Path:
 
 
 def test_every_picture_of_a_model_without_a_checker_is_checked(plain: Path, strict: Path, lenient: Path) -> None:
-    models = [loaded(plain, safety_checker=str(folder)) for folder in (strict, lenient)]
+    models = [loaded(plain, safety_checker=find) for find in (lambda: strict, lambda: lenient)]
 
     flags = [[picture.flagged for picture in draw(model, num_images=2).pictures] for model in models]
 
@@ -116,13 +116,13 @@ def test_every_picture_of_a_model_without_a_checker_is_checked(plain: Path, stri
 
 
 def test_a_picture_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
-    checked, unchecked = loaded(plain, safety_checker=str(strict)), loaded(plain)
+    checked, unchecked = loaded(plain, safety_checker=lambda: strict), loaded(plain)
 
     assert np.array_equal(draw(checked).pixels, draw(unchecked).pixels)
 
 
 def test_the_checker_that_a_model_brings_goes_first(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
-    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=str(lenient))
+    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=lambda: lenient)
 
     assert draw(model).pictures[0].flagged
 
@@ -133,12 +133,12 @@ def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
     folder = with_checker(plain, lenient, tmp_path / "own")
     (folder / "safety_checker" / "model.safetensors").rename(folder / "safety_checker" / "pytorch_model.bin")
 
-    assert draw(loaded(folder, safety_checker=str(strict))).pictures[0].flagged
+    assert draw(loaded(folder, safety_checker=lambda: strict)).pictures[0].flagged
 
 
 def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false works without"):
-        loaded(plain, safety_checker=str(tmp_path))
+        loaded(plain, safety_checker=lambda: tmp_path)
 
 
 def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -> None:
@@ -150,10 +150,10 @@ def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -
 
 def test_the_starter_model_is_exempt(starter: StableDiffusion, strict: Path) -> None:
     assert starter.capabilities.safety == "exempt: the starter model was trained on a closed set of pictograms"
-    assert loaded("starter", safety_checker=str(strict)).capabilities.safety == starter.capabilities.safety
+    assert loaded("starter", safety_checker=lambda: strict).capabilities.safety == starter.capabilities.safety
 
 
 def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(STARTER, tmp_path / "copy")
 
-    assert loaded(copy, safety_checker=str(strict)).capabilities.safety == "checked"
+    assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"
