@@ -27,6 +27,15 @@ router = APIRouter(tags=["generate"])
 
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
+    "changed": {
+        "summary": "From a picture, the smallest there is",
+        "value": {
+            "prompt": "a red heart on a blue background",
+            "image": "data:image/png;base64,"
+            "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR42mM8IafBwMAAAAX0ARC3QJRhAAAAAElFTkSuQmCC",
+            "strength": 0.6,
+        },
+    },
     "reproducible": {
         "summary": "The same picture every time",
         "value": {"prompt": "a yellow star", "seed": 42, "num_inference_steps": 20, "label": "star-42"},

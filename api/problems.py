@@ -195,10 +195,11 @@ def _pointer(problem: Mapping[str, Any]) -> str:
 
     The name of an unknown field is the caller's own text and given back only if it could be a misspelt name.
     """
-    location = () if problem["type"] == "json_invalid" else problem["loc"][1:]
-    parts = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location[:1]))
-    index = [str(part) for part in location[1:2] if isinstance(part, int)]
-    return "".join(f"/{part}" for part in (*parts, *index))
+    location = [] if problem["type"] == "json_invalid" else list(problem["loc"][1:4])
+    # What lies in anything but a list is within a value of the caller's own, or names one of several schemas.
+    in_list = len(location) > 1 and isinstance(location[1], int)
+    told = map(str, location if in_list else location[:1])
+    return "".join(f"/{part}" for part in itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, told))
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

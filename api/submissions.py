@@ -1,10 +1,10 @@
 """What is submitted, however it comes: a request whose pictures are stored already, as JSON or as a form."""
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -71,7 +71,7 @@ async def _json_fields(http: Request, uploads: Uploads) -> Any:
         await _decode(sources, uploads)
     else:
         async with uploads.spooled(received(http)) as body:
-            fields = await asyncio.to_thread(lambda: parsed(body.content()))
+            fields = await uploads.aside(lambda: parsed(body.content()))
             sources = _sources(fields)
             await _decode(sources, uploads)
     # Not while others wait for their turn: somebody else's server may take its time.
@@ -83,7 +83,7 @@ async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
     """Put references in the place of sources that are no addresses."""
     for source in sources:
         if not is_address(source.text):
-            data = await decoded(source.text, uploads.max_bytes, source.pointer)
+            data = await uploads.aside(partial(decoded, source.text, uploads.max_bytes, source.pointer))
             source.replace(await uploads.take(_whole(data), source.pointer))
 
 

@@ -73,6 +73,8 @@ class Capabilities(Frozen):
     """Names that a request may have in `loras`."""
     safety: str | None = None
     """What is done about unsafe pictures: `checked`, `off`, or `exempt` and why; None where a provider sees to it."""
+    max_added: int | None = None
+    """Where width and height are those of the input with something added on every side: how much that may be."""
     requires: tuple[str, ...] = ()
     """Request fields without which this model makes nothing."""
     ignored: tuple[str, ...] = ()
@@ -213,7 +215,7 @@ class Capabilities(Frozen):
     def _errors(self, request: GenerationRequest, limits: Limits | None, input_size: Size | None) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
-        errors += self._shape_errors(width, height)
+        errors += self._shape_errors(width, height) + self._added_errors(request, input_size)
         steps = None if self.num_inference_steps is None else request.num_inference_steps or self.num_inference_steps
         errors += limits.errors(request, width, height, steps) if limits else []
         if self.num_inference_steps is not None:
@@ -223,6 +225,18 @@ class Capabilities(Frozen):
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
         errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
         return errors + self._picture_errors(request)
+
+    def _added_errors(self, request: GenerationRequest, input_size: Size | None) -> list[FieldError]:
+        if self.max_added is None or input_size is None or not (request.width and request.height):
+            return []
+        if input_size == (request.width, request.height):
+            return [FieldError("/width", "nothing would be added: the picture is of this size already")]
+        sides = zip(("width", "height"), (request.width, request.height), input_size, strict=True)
+        return [
+            error
+            for name, side, given in sides
+            for error in _range_errors(name, side, given, given + 2 * self.max_added)
+        ]
 
     def _picture_errors(self, request: GenerationRequest) -> list[FieldError]:
         errors, most = [], self.max_input_images
@@ -251,7 +265,8 @@ class Capabilities(Frozen):
         largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))
         scale = min(max(1.0, self.min_side / shorter), largest)
         low = self._side(shorter * scale)
-        high = self._side(min(longer * scale, low * (self.max_ratio or longer)))
+        # The shorter one may be longer now than its share.
+        high = self._side(min(longer * scale, low * (self.max_ratio or longer), max_pixels / low))
         return (high, low) if size[0] >= size[1] else (low, high)
 
     def _side(self, length: float) -> int:

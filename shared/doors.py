@@ -65,6 +65,8 @@ class DoorSettings(BaseSettings):
     """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
+    published_on: str = ""
+    """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
     public_url: Annotated[str, AfterValidator(_http_url)] = ""
     """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
@@ -102,10 +104,15 @@ class DoorSettings(BaseSettings):
     body_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 20
     """How long a client may take to send a body, and one second more for each 16 KB of it; then it is answered 408."""
 
+    @property
+    def reachable_at(self) -> str:
+        """The address that decides who can come in."""
+        return self.published_on or self.host
+
     def require_keys(self) -> None:
         """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
-        if not (self.api_key or self.allow_open or is_loopback(self.host)):
+        if not (self.api_key or self.allow_open or is_loopback(self.reachable_at)):
             raise ConfigurationError(
-                f"SD_API_KEY is empty, and with SD_HOST={self.host} everybody on the network could use the service: "
-                "set a key, or SD_ALLOW_OPEN=true if that is what you want."
+                f"SD_API_KEY is empty, and with SD_HOST={self.reachable_at} everybody on the network could use the "
+                "service: set a key, or SD_ALLOW_OPEN=true if that is what you want."
             )

@@ -167,7 +167,7 @@ class GenerationRequest(Frozen):
     """Pixels; default: the model's native size."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
-    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=100)] = None
     """How strictly the picture follows the prompt."""
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
     """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""

@@ -23,8 +23,8 @@ from worker.backends.base import Backend, Metered
 from worker.download_report import DownloadReport
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
-from worker.models.downloads import OnProgress
 from worker.models.pipelines import CONFIG
+from worker.models.plans import OnProgress
 from worker.models.sources import FIELDS, Source
 from worker.pictures import Encoder
 from worker.places import RedisPlaces

@@ -60,6 +60,17 @@ def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, 
     assert "Traceback" not in worker.output
 
 
+def test_a_worker_whose_pictures_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
+    folder = shutil.copytree(STARTER, stack.folder / "model")
+
+    worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
+
+    assert worker.wait(20) == 1
+    (sentence,) = sentences(worker.output)
+    assert "SD_SAFETY_CHECKER_ID is /nonexistent" in sentence
+    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
+
+
 def test_a_worker_whose_installation_is_broken_ends(stack: Stack) -> None:
     (stack.folder / "PIL.py").write_text("raise ImportError('no Pillow here')")
 

@@ -1,13 +1,18 @@
 """What becomes of a job whose process hangs, crashes or is killed."""
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
+from tests.api.pictures import encoded, scene
 from tests.stack import Stack
-from tests.worker.jobs import begun, child_of, made, simulated, submitted
+from tests.worker.jobs import begun, child_of, file_of, made, simulated, submitted
+from tests.worker.looking import pixels
+from tests.worker.test_parent import until
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +108,15 @@ def test_a_process_that_is_not_fit_for_another_job_ends_when_its_job_is_on_recor
 
 def test_folders_hold_no_half_written_files(brief: Stack) -> None:
     assert list(Path(brief.outputs).rglob("*.tmp")) == []
+
+
+def test_pictures_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
+    picture = base64.b64encode(encoded(scene())).decode()
+    job_id = begun(brief, **simulated(seconds=1), image=picture, strength=0.001)
+
+    child_of(brief.worker).kill()
+
+    job = brief.api.finished(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert np.abs(pixels(file_of(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
+    until(lambda: not (brief.outputs / "inputs" / job_id).exists())

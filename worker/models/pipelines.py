@@ -1,5 +1,6 @@
 """What of a repository a pipeline needs: its index, and of each part the configuration and one set of safetensors."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,17 @@ class Wanted:
 
     file: RemoteFile
     path: str
+
+
+def read_index(name: str, text: bytes) -> dict[str, Any]:
+    """Raises ConfigurationError."""
+    try:
+        index = json.loads(text)
+    except ValueError:
+        index = None
+    if not isinstance(index, dict):
+        raise ConfigurationError(f"The index of the model {name} cannot be read.")
+    return index
 
 
 def parts_of(content: dict[str, Any], name: str, index: str = INDEX) -> list[str]:
