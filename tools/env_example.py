@@ -3,12 +3,18 @@
 import textwrap
 
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings
 
-from shared.doors import DoorSettings
-from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings import (
+    PREFIX,
+    ApiSettings,
+    DoorSettings,
+    HousekeeperSettings,
+    LauncherSettings,
+    Settings,
+    WorkerSettings,
+)
 
-SECTIONS: dict[str, type[BaseSettings]] = {
+SECTIONS = {
     "Everything": Settings,
     "Doors": DoorSettings,
     "API": ApiSettings,
