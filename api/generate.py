@@ -50,6 +50,7 @@ SUBMIT_PROBLEMS = documented(
     "length-required",
     "payload-too-large",
     "idempotency-mismatch",
+    "rate-limited",
     "queue-full",
     "storage-full",
     "backend-unavailable",
@@ -141,7 +142,7 @@ async def _made(
     wants_bytes, request = negotiate(wish.accept, submission.request)
     job, expected_ms = await draft(services, caller, request, services.base_url(http), submission.uploads.size(request))
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
-    admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
+    admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
     # Somebody else may wait for a known one too.
     on_disconnect = wish.on_disconnect if admission.outcome is Outcome.CREATED else "keep"
     with services.hub.listen(admission.job_id) as listener:

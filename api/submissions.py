@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -44,8 +43,6 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
 async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
-    if media_type(http) == FORM and _is_from_elsewhere(http):
-        raise UnsupportedMediaType("From a page of another site, send the request as JSON.")
     async with services.intake.open() as uploads:
         read = _form_fields if media_type(http) == FORM else _json_fields
         request = _checked(await read(http, uploads))
@@ -56,14 +53,6 @@ async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[S
 
 JsonSubmission = Annotated[Submission, Depends(_as_json)]
 PictureSubmission = Annotated[Submission, Depends(_with_picture)]
-
-
-def _is_from_elsewhere(http: Request) -> bool:
-    """Whether a page of another origin sends it: browsers let any page post a form without asking."""
-    site, origin = http.headers.get("sec-fetch-site"), http.headers.get("origin")
-    if site is not None:
-        return site in ("cross-site", "same-site")
-    return origin is not None and urlsplit(origin).netloc != http.headers.get("host")
 
 
 def _checked(fields: Any) -> GenerationRequest:

@@ -3,18 +3,12 @@
 import textwrap
 
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
-from shared.settings import (
-    PREFIX,
-    ApiSettings,
-    DoorSettings,
-    HousekeeperSettings,
-    LauncherSettings,
-    Settings,
-    WorkerSettings,
-)
+from shared.doors import DoorSettings
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
 
-SECTIONS = {
+SECTIONS: dict[str, type[BaseSettings]] = {
     "Everything": Settings,
     "Doors": DoorSettings,
     "API": ApiSettings,

@@ -253,7 +253,7 @@ def test_a_picture_that_is_no_file_part_is_refused(api: Api) -> None:
 def test_a_page_of_another_site_cannot_make_its_visitors_pay(api: Api, headers: dict[str, str]) -> None:
     answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=headers, timeout=30)
 
-    assert_problem(answer, 415, "unsupported-media-type")
+    assert_problem(answer, 403, "forbidden")
 
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": ""}])

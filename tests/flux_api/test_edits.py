@@ -165,7 +165,11 @@ def test_a_slow_line_has_the_time_that_it_needs() -> None:
 def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -> list[str]:
     asked = {"prompt": "x", "bfl_model": model, "image": [REFERENCE] * images, **fields}
     try:
-        CLOUD.check(GenerationRequest.model_validate(asked), Limits(max_pixels=4_194_304, max_images=4), size)
+        CLOUD.check(
+            GenerationRequest.model_validate(asked),
+            Limits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
+            size,
+        )
     except InvalidRequest as error:
         return [field.pointer for field in error.errors]
     return []
@@ -214,7 +218,8 @@ def test_how_much_may_change_is_not_theirs_to_honour() -> None:
 
 def test_the_published_schema_tells_who_takes_which_pictures() -> None:
     told = {
-        entry["title"]: entry["then"] for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4))["allOf"]
+        entry["title"]: entry["then"]
+        for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
     }
 
     assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4

@@ -12,7 +12,7 @@ from shared.schemas import Backend, GenerationRequest
 from shared.settings import ApiSettings, WorkerSettings, load
 from tests.flux_api.provider import KEY
 
-LIMITS = Limits(max_pixels=4_194_304, max_images=4)
+LIMITS = Limits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9)
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 
 

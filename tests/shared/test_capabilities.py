@@ -12,7 +12,7 @@ from shared.capabilities import Capabilities, Limits
 from shared.errors import InvalidRequest
 from shared.schemas import GenerationRequest
 
-LIMITS = Limits(max_pixels=512 * 512, max_images=2)
+LIMITS = Limits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
     model="some-model",
     width=128,

@@ -130,14 +130,3 @@ def test_a_job_is_cancelled_at_its_next_step_while_the_backend_is_busy(flux: Sta
     ended = flux.api.finished(job_id)
     assert (ended["state"], ended["images"]) == ("cancelled", [])
     assert is_seen(flux.api, "ready")
-
-
-def test_without_a_safety_checker_it_does_not_start_unless_it_is_told_to(flux: Stack) -> None:
-    hub = "http://127.0.0.1:9"
-
-    worker = flux.start_worker("flux-local", ready=False, SD_SAFETY_CHECKER="true", HF_ENDPOINT=hub)
-
-    assert worker.wait() == 1
-    (sentence,) = [line for line in worker.output.splitlines() if "CRITICAL" in line]
-    assert "Pictures cannot be checked: The model CompVis/stable-diffusion-safety-checker is not in" in sentence
-    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")

@@ -16,8 +16,8 @@ import urllib3.exceptions
 from pydantic import SecretStr
 
 from shared.addresses import Url
+from shared.doors import is_loopback
 from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable, UpstreamUnavailable
-from shared.settings import is_loopback
 from shared.urls import Answer, Guard
 from worker.backends.base import Watch
 
