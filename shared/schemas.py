@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import uuid_utils.compat
 from pydantic import (
@@ -227,6 +227,11 @@ class GenerationRequest(Frozen):
         if self.seed is not None:
             return self
         return self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 2 - self.num_images)})
+
+    def told(self, *, without: set[str]) -> dict[str, Any]:
+        """As JSON has it, but for what was left out and has no default."""
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=without)
+        return {name: value for name, value in fields.items() if value != []}
 
 
 class Image(Frozen):

@@ -8,8 +8,7 @@ import numpy as np
 from shared.schemas import GenerationRequest
 from tests.worker.looking import Pixels
 from tests.worker.watching import Watching
-from worker.backends.base import Inputs, Picture, Step
-from worker.backends.stable_diffusion import StableDiffusion
+from worker.backends.base import Backend, Inputs, Picture, Step
 
 #: What stands in a request for a picture that came with it.
 REFERENCE = "sha256:" + "0" * 64
@@ -34,7 +33,7 @@ class Drawn:
 
 
 def draw(
-    model: StableDiffusion,
+    model: Backend,
     inputs: Inputs = NOTHING,
     watch: Watching | None = None,
     on_step: Callable[[Step], None] = lambda _: None,

@@ -47,9 +47,9 @@ def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> 
     [
         ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face cannot be reached"),
         ({"SD_DEVICE": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
-        ({"SD_BACKEND": "flux-local"}, "SD_BACKEND is flux-local"),
+        ({"SD_BACKEND": "flux-local", **NO_HUB}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
     ],
-    ids=["no network", "no such device", "no such engine"],
+    ids=["no network", "no such device", "no network for flux-local"],
 )
 def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, str], sentence: str) -> None:
     worker = stack.start_worker(settings.pop("SD_BACKEND", "sd"), ready=False, **settings)

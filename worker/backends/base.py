@@ -97,6 +97,14 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Placed(Protocol):
+    """A backend that chooses how much of its model is on the device."""
+
+    @property
+    def placement(self) -> str: ...
+
+
+@runtime_checkable
 class Metered(Protocol):
     """A backend that spends from an account with a provider."""
 

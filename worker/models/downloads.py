@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 from worker.models.hub import Hub, HubAway
 from worker.models.pipelines import INDEX, parts_of, read_index, wanted
-from worker.models.plans import OnProgress, Plan
+from worker.models.plans import OnProgress, Plan, readable
 from worker.models.transfers import PAUSES, Transfer
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _gone_if_empty(folder: Path) -> Iterator[None]:
 def _require_room(name: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing and missing + SPARE_BYTES > free:
-        raise _no_room(name, folder, f"{gigabytes(missing)} more are needed and {gigabytes(free)} are free")
+        raise _no_room(name, folder, f"{readable(missing)} more are needed and {readable(free)} are free")
 
 
 @contextmanager
@@ -155,7 +155,3 @@ def _no_room(name: str, folder: Path, why: str) -> ConfigurationError:
         f"The model {name} does not fit into {folder.absolute()}: {why}. Make room, or name another disk with "
         "SD_MODEL_DIR."
     )
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

@@ -60,6 +60,10 @@ class Plan(Frozen):
         return sum(file.bytes_done(folder) for file in self.files)
 
 
+def readable(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
 def size_of(path: Path) -> int | None:
     """None where there is no such file."""
     try:
