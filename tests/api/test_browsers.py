@@ -181,7 +181,10 @@ def test_the_docs_page_may_run_what_is_in_it_and_nothing_else(api: Api) -> None:
 FORWARDED = {"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "localhost"}
 
 
-def test_what_a_stranger_says_of_who_is_behind_it_is_not_believed(api: Api) -> None:
+@pytest.mark.parametrize("trusted", ["", "192.0.2.0/24"])
+def test_what_a_stranger_says_of_who_is_behind_it_is_not_believed(null: Stack, trusted: str) -> None:
+    api = null.start_api(SD_TRUSTED_PROXIES=trusted)
+
     links = called(api, "127.0.0.1:7860", **FORWARDED).json()["links"]
 
     assert links["docs"] == "http://127.0.0.1:7860/docs"
