@@ -1,12 +1,13 @@
 # `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench faults clean
+.PHONY: help run test check fix bench faults docker smoke clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests
+DOCKER_BUILD ?= docker build
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -30,9 +31,18 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 
 bench: $(VENV)/.dev ## Measure what is promised
 	@$(BIN)/python bench/png.py
+	@$(BIN)/python -m bench.webhooks
 
 faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
+
+docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-slim
+	$(DOCKER_BUILD) -f Dockerfile.api -t imagegen-api .
+	$(DOCKER_BUILD) -f Dockerfile.worker --target slim -t imagegen-worker-slim .
+	$(DOCKER_BUILD) -f Dockerfile.worker -t imagegen-worker .
+
+smoke: ## Build the images, start the stack with Compose, break it, and print what was checked
+	@$(PYTHON) -m tools.docker_smoke $(SMOKE)
 
 clean: ## Remove the environment; pictures, models and data stay
 	rm -rf $(VENV) build *.egg-info

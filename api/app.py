@@ -5,10 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
-from api import generate, health, images, jobs, openapi, problems, webhooks
+from api import docs, generate, health, images, jobs, openapi, problems, webhooks
 from api.bodies import BodyLimit
 from api.callers import Authentication
+from api.headers import SecurityHeaders
+from api.hosts import Hosts
+from api.patience import Patience
+from api.proxies import Forwarded
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
@@ -27,14 +33,44 @@ def create_app(services: Services) -> FastAPI:
         await asyncio.gather(hub, return_exceptions=True)
         await services.store.client.aclose(close_connection_pool=True)
 
-    app = FastAPI(title="imagegen", version=services.version, description=DESCRIPTION, lifespan=lifespan)
+    app = Api(
+        title="imagegen",
+        version=services.version,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.services = services
-    # The last one added comes first.
-    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, services.settings.max_body_bytes))
-    app.add_middleware(Authentication, keys=services.settings.api_key, links=services.link_secret)
+    _add_doors(app, services)
     problems.install(app)
     openapi.install(app)
     webhooks.describe(app)
-    for router in (generate.router, jobs.router, images.router, webhooks.router, health.router):
+    for router in (generate.router, jobs.router, images.router, webhooks.router, health.router, docs.router):
         app.include_router(router)
     return app
+
+
+class Api(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        # Around what Starlette itself puts outermost: the answer to a bug has these headers too.
+        return SecurityHeaders(super().build_middleware_stack())
+
+
+def _add_doors(app: FastAPI, services: Services) -> None:
+    """What a request passes before a route sees it; the last one added comes first."""
+    settings = services.settings
+    app.add_middleware(Patience, seconds=settings.body_timeout_seconds)
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, settings.max_body_bytes))
+    app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_headers=("Authorization", "X-API-Key", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range"),
+            expose_headers=("ETag", "Location", "Retry-After", "X-Job-Id", "X-Seed"),
+        )
+    app.add_middleware(Hosts, settings=settings)
+    if settings.trusted_proxies:
+        app.add_middleware(Forwarded, trusted=settings.trusted_proxies)

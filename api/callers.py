@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.links import LinkSecret
-from api.problems import refusal
+from api.problems import turned_away
 from shared import access
 from shared.access import ApiKey
 from shared.errors import Forbidden, RequestError, Unauthorized
@@ -21,8 +21,6 @@ from shared.errors import Forbidden, RequestError, Unauthorized
 #: What orchestrators ask, who have no key, and what is the same for every installation of this version.
 OPEN = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
-#: A refused body up to this size is still taken off the line, so that the refusal is surely read.
-SMALL_BODY = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Authentication:
             try:
                 scope.setdefault("state", {})["caller"] = await self._caller(scope)
             except RequestError as error:
-                await refusal(error, _closing(Headers(scope=scope)))(scope, receive, send)
+                await turned_away(error, Headers(scope=scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -120,13 +118,6 @@ def _authorized(value: bytes) -> bytes | None:
             return password
         case _:
             return None
-
-
-def _closing(headers: Headers) -> dict[str, str]:
-    """Whoever announces a large body is hung up on instead of heard out."""
-    length = headers.get("content-length", "0")
-    small = "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY
-    return {} if small else {"Connection": "close"}
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.

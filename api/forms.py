@@ -36,6 +36,7 @@ class Form:
         self._header = (b"", b"")
         self._disposition = b""
         self._left = MAX_JSON_BYTES
+        self._complete = False
         _, options = parse_options_header(http.headers.get("content-type"))
         try:
             self._parser = MultipartParser(options[b"boundary"], self._callbacks())
@@ -81,9 +82,10 @@ class Form:
                 for event in self._happened:
                     yield event
                 self._happened.clear()
-            self._parser.finalize()
         except FormParserError:
             raise InvalidRequest("The body is not the form that its content type says.") from None
+        if not self._complete:
+            raise InvalidRequest("The form ends before its end.")
 
     def _callbacks(self) -> Any:
         return {
@@ -94,7 +96,11 @@ class Form:
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_data,
             "on_part_end": lambda: self._happened.append(End()),
+            "on_end": self._on_end,
         }
+
+    def _on_end(self) -> None:
+        self._complete = True
 
     def _begin(self) -> None:
         self._header, self._disposition = (b"", b""), b""

@@ -27,6 +27,15 @@ router = APIRouter(tags=["generate"])
 
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
+    "changed": {
+        "summary": "From a picture, the smallest there is",
+        "value": {
+            "prompt": "a red heart on a blue background",
+            "image": "data:image/png;base64,"
+            "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAIAAAB7QOjdAAAAD0lEQVR42mM8IafBwMAAAAX0ARC3QJRhAAAAAElFTkSuQmCC",
+            "strength": 0.6,
+        },
+    },
     "reproducible": {
         "summary": "The same picture every time",
         "value": {"prompt": "a yellow star", "seed": 42, "num_inference_steps": 20, "label": "star-42"},
@@ -41,6 +50,7 @@ SUBMIT_PROBLEMS = documented(
     "length-required",
     "payload-too-large",
     "idempotency-mismatch",
+    "rate-limited",
     "queue-full",
     "storage-full",
     "backend-unavailable",
@@ -132,7 +142,7 @@ async def _made(
     wants_bytes, request = negotiate(wish.accept, submission.request)
     job, expected_ms = await draft(services, caller, request, services.base_url(http), submission.uploads.size(request))
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
-    admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
+    admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
     # Somebody else may wait for a known one too.
     on_disconnect = wish.on_disconnect if admission.outcome is Outcome.CREATED else "keep"
     with services.hub.listen(admission.job_id) as listener:

@@ -179,6 +179,7 @@ async def info(http: Request, services: ServicesDep) -> InfoView:
         notes=[STARTER_NOTE] if "starter" in models.values() else [],
         limits={
             "max_pixels": settings.max_pixels,
+            "max_pixel_steps": settings.max_pixel_steps,
             "max_images_per_job": settings.max_images_per_job,
             "max_queued_jobs": settings.max_queued_jobs,
             "sync_timeout_seconds": settings.sync_timeout_seconds,

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from api.callers import CallerDep
-from api.events import read
 from api.problems import about, documented
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
@@ -32,12 +31,14 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
         206: {"description": "The part that `Range` asked for"},
         304: {"description": "`If-None-Match` names this very picture"},
         416: {"description": "`Range` lies outside of the picture"},
-        **documented("unauthorized", "invalid-request", "job-not-found", "image-not-found", "store-unavailable"),
+        **documented(
+            "unauthorized", "invalid-request", "job-not-found", "image-not-found", "rate-limited", "store-unavailable"
+        ),
     },
 )
 async def picture(http: Request, services: ServicesDep, caller: CallerDep, job_id: str, index: int) -> Response:
     """The bytes of one picture."""
-    job = (await read(services.store, services.jobs, job_id, caller.sees)).job
+    job = (await services.find(caller, job_id)).job
     about(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
@@ -51,7 +52,7 @@ async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request
         raise ImageNotFound("The safety checker withheld this picture.")
     path = await asyncio.to_thread(_checked, store, job, image)
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
-    headers |= {"X-Content-Type-Options": "nosniff", "X-Seed": str(image.seed)}
+    headers["X-Seed"] = str(image.seed)
     asked = http.headers.get("if-none-match", "")
     if asked.strip() == "*" or f'"{image.sha256}"' in asked:
         return Response(status_code=304, headers=headers)

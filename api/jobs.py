@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.admission import RepetitionDep, admit, draft, withdraw
@@ -24,7 +24,7 @@ from shared.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
 
-FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "store-unavailable")
+FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable")
 CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
 #: Id of the one event that is told of a job whose events have lapsed.
 LAPSED_END = "0-1"
@@ -43,7 +43,7 @@ async def create(
     """Accept a job and answer at once; its pictures come later."""
     request, uploads = submission.request, submission.uploads
     job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
-    admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
+    admission = await admit(services, caller, job, expected_ms, repetition.of(request), uploads)
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 
 
@@ -53,7 +53,7 @@ async def show(http: Request, services: ServicesDep, caller: CallerDep, job_id: 
     return await job_answer(services, http, await _found(services, http, caller, job_id))
 
 
-@router.get("/api/jobs", responses=documented("unauthorized", "invalid-request", "store-unavailable"))
+@router.get("/api/jobs", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable"))
 async def index(
     http: Request,
     services: ServicesDep,
@@ -66,7 +66,7 @@ async def index(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
-    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
+    page = await services.ask(caller, services.jobs.page(wanted, limit, cursor))
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
@@ -93,8 +93,15 @@ async def unpin(http: Request, services: ServicesDep, caller: CallerDep, job_id:
     return await _pinned(services, http, caller, job_id, pinned=False)
 
 
+async def _stream_place(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
+    """Taken until the stream has ended."""
+    with services.streams.place(caller.account):
+        yield
+
+
 @router.get(
     "/api/jobs/{job_id}/events",
+    dependencies=[Depends(_stream_place)],
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}},
@@ -132,7 +139,7 @@ async def _pinned(services: Services, http: Request, caller: Caller, job_id: str
 
 
 async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
-    snapshot = await read(services.store, services.jobs, job_id, caller.sees)
+    snapshot = await services.find(caller, job_id)
     about(http, job_id)
     return snapshot
 

@@ -10,17 +10,20 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.connections import Config
 from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
+from api.streams import Streams
 from api.uploads import Intake
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
+from shared.rates import Rates
 from shared.settings import ApiSettings, load
 from shared.store import AsyncStore, connect_async, require_redis
 from shared.urls import Guard
@@ -50,6 +53,8 @@ def create_services(settings: ApiSettings) -> Services:
         disk=disk,
         intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
+        rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
+        streams=Streams(settings.max_event_streams),
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
     )
@@ -87,13 +92,16 @@ def main() -> None:
         app, hub = create(settings)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    config = uvicorn.Config(
+    config = Config(
         app,
+        settings,
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     Server(config, hub).run()

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 STATUS: Mapping[str, int] = {
     "invalid-request": 422,
+    "malformed-request": 400,
+    "request-timed-out": 408,
+    "headers-too-large": 431,
+    "misdirected-request": 421,
     "unauthorized": 401,
     "forbidden": 403,
     "unsupported-media-type": 415,
@@ -35,6 +40,7 @@ STATUS: Mapping[str, int] = {
     "webhook-not-found": 404,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
+    "rate-limited": 429,
     "queue-full": 429,
     "backend-unavailable": 503,
     "store-unavailable": 503,
@@ -53,6 +59,8 @@ STATUS: Mapping[str, int] = {
 }
 
 
+#: A refused body up to this size is still taken off the line, so that the refusal is surely read.
+SMALL_BODY = 64 * 1024
 #: So many wrong fields are named at most: an answer stays small whatever was sent.
 MOST_FIELDS = 8
 
@@ -138,6 +146,13 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=told)
 
 
+def turned_away(error: RequestError, headers: Headers) -> Response:
+    """A refusal from before the body was read. Whoever announces a large one is hung up on instead of heard out."""
+    length = headers.get("content-length", "0")
+    small = "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY
+    return refusal(error, {} if small else {"Connection": "close"})
+
+
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Says what is wrong where, and never repeats what was sent."""
     if not isinstance(error, RequestValidationError):
@@ -153,6 +168,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         HTTPStatus.NOT_FOUND: errors.NotFound,
         HTTPStatus.METHOD_NOT_ALLOWED: errors.MethodNotAllowed,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: errors.PayloadTooLarge,
+        HTTPStatus.REQUEST_TIMEOUT: errors.RequestTimedOut,
     }
     answer = await _on_error(request, known.get(error.status_code, InvalidRequest)())
     answer.headers.update(error.headers or {})
@@ -179,10 +195,11 @@ def _pointer(problem: Mapping[str, Any]) -> str:
 
     The name of an unknown field is the caller's own text and given back only if it could be a misspelt name.
     """
-    location = () if problem["type"] == "json_invalid" else problem["loc"][1:]
-    parts = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location[:1]))
-    index = [str(part) for part in location[1:2] if isinstance(part, int)]
-    return "".join(f"/{part}" for part in (*parts, *index))
+    location = [] if problem["type"] == "json_invalid" else list(problem["loc"][1:4])
+    # What lies in anything but a list is within a value of the caller's own, or names one of several schemas.
+    in_list = len(location) > 1 and isinstance(location[1], int)
+    told = map(str, location if in_list else location[:1])
+    return "".join(f"/{part}" for part in itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, told))
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

@@ -3,26 +3,32 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from api.callers import Caller
 from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
+from api.streams import Streams
 from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
+from shared.errors import JobNotFound
 from shared.images import ImageStore
-from shared.jobs import Jobs
+from shared.jobs import Jobs, JobSnapshot
 from shared.links import Links
 from shared.queues import JobQueue
+from shared.rates import Rates
 from shared.schemas import Backend
 from shared.settings import ApiSettings
-from shared.store import AsyncStore
+from shared.store import AsyncStore, Operation
 from shared.urls import Guard
 from shared.webhooks import Webhooks
 from shared.workers import Fleet, Workers
+
+T = TypeVar("T")
 
 #: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
 FLEET_SECONDS = 0.5
@@ -67,13 +73,31 @@ class Services:
     disk: DiskWatch
     intake: Intake
     link_secret: LinkSecret
+    rates: Rates
+    streams: Streams
     webhooks: Webhooks
     guard: Guard
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
-        limits = Limits(max_pixels=self.settings.max_pixels, max_images=self.settings.max_images_per_job)
+        settings = self.settings
+        limits = Limits(
+            max_pixels=settings.max_pixels,
+            max_images=settings.max_images_per_job,
+            max_pixel_steps=settings.max_pixel_steps,
+        )
         object.__setattr__(self, "limits", limits)
+
+    async def ask(self, caller: Caller, operation: Operation[T]) -> T:
+        """Run what a caller's request is about, and count the request with it. Raises RateLimited, StoreUnavailable."""
+        return await self.store.run(self.rates.counted(operation, caller.account))
+
+    async def find(self, caller: Caller, job_id: str) -> JobSnapshot:
+        """Raises JobNotFound, in the same way for a job that is not the caller's; RateLimited and StoreUnavailable."""
+        snapshot = await self.ask(caller, self.jobs.read(job_id, caller.sees))
+        if snapshot is None:
+            raise JobNotFound
+        return snapshot
 
     def is_configured(self, backend: Backend) -> bool:
         """Whether this installation has it, as far as the settings tell."""

@@ -1,12 +1,11 @@
 """What is submitted, however it comes: a request whose pictures are stored already, as JSON or as a form."""
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -44,8 +43,6 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
 async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
-    if media_type(http) == FORM and _is_from_elsewhere(http):
-        raise UnsupportedMediaType("From a page of another site, send the request as JSON.")
     async with services.intake.open() as uploads:
         read = _form_fields if media_type(http) == FORM else _json_fields
         request = _checked(await read(http, uploads))
@@ -56,14 +53,6 @@ async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[S
 
 JsonSubmission = Annotated[Submission, Depends(_as_json)]
 PictureSubmission = Annotated[Submission, Depends(_with_picture)]
-
-
-def _is_from_elsewhere(http: Request) -> bool:
-    """Whether a page of another origin sends it: browsers let any page post a form without asking."""
-    site, origin = http.headers.get("sec-fetch-site"), http.headers.get("origin")
-    if site is not None:
-        return site in ("cross-site", "same-site")
-    return origin is not None and urlsplit(origin).netloc != http.headers.get("host")
 
 
 def _checked(fields: Any) -> GenerationRequest:
@@ -82,7 +71,7 @@ async def _json_fields(http: Request, uploads: Uploads) -> Any:
         await _decode(sources, uploads)
     else:
         async with uploads.spooled(received(http)) as body:
-            fields = await asyncio.to_thread(lambda: parsed(body.content()))
+            fields = await uploads.aside(lambda: parsed(body.content()))
             sources = _sources(fields)
             await _decode(sources, uploads)
     # Not while others wait for their turn: somebody else's server may take its time.
@@ -94,7 +83,7 @@ async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
     """Put references in the place of sources that are no addresses."""
     for source in sources:
         if not is_address(source.text):
-            data = await decoded(source.text, uploads.max_bytes, source.pointer)
+            data = await uploads.aside(partial(decoded, source.text, uploads.max_bytes, source.pointer))
             source.replace(await uploads.take(_whole(data), source.pointer))
 
 

@@ -32,7 +32,9 @@ class WebhookListView(BaseModel):
     cursor: str | None = Field(description="Pass it to get those after these; null when there are no more")
 
 
-@router.get("/api/webhooks", responses=documented("unauthorized", "invalid-request", "store-unavailable"))
+@router.get(
+    "/api/webhooks", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable")
+)
 async def index(
     services: ServicesDep,
     caller: CallerDep,
@@ -41,20 +43,22 @@ async def index(
     cursor: Annotated[str | None, Query(pattern=ID)] = None,
 ) -> WebhookListView:
     """Webhooks that have not arrived, those of the newest jobs first. A page may be short and still have a cursor."""
-    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.sees))
+    page = await services.ask(caller, services.webhooks.page(state, limit, cursor, caller.sees))
     return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
 
 
 @router.post(
     "/api/webhooks/{webhook_id}/redeliver",
     status_code=202,
-    responses=documented("unauthorized", "forbidden", "invalid-request", "webhook-not-found", "store-unavailable"),
+    responses=documented(
+        "unauthorized", "forbidden", "invalid-request", "webhook-not-found", "rate-limited", "store-unavailable"
+    ),
 )
 async def redeliver(
     services: ServicesDep, caller: CallerDep, response: Response, webhook_id: Annotated[str, Path(pattern=ID)]
 ) -> KeptWebhookView:
     """Send a webhook that was given up, or that waits for its next attempt, now; its attempts begin anew."""
-    webhook = await services.store.run(services.webhooks.redeliver(webhook_id, caller.sees))
+    webhook = await services.ask(caller, services.webhooks.redeliver(webhook_id, caller.sees))
     if webhook is None:
         raise WebhookNotFound
     response.headers["X-Job-Id"] = webhook.job_id

@@ -4,12 +4,12 @@ import asyncio
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from compose.client import Client, Trouble
+from compose.client import Client, Trouble, base64_of
 from compose.housekeeping import age_of
 from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
@@ -47,6 +47,11 @@ def generate(
     ] = Path("picture.png"),
     negative_prompt: Annotated[str | None, typer.Option(help="What the picture should not show.")] = None,
     backend: Annotated[str | None, typer.Option(help="sd, flux-local or flux-api.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture to begin with or to go by; may be told several times.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the picture is to be repainted.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How much of the picture may change, up to 1.")] = None,
     bfl_model: Annotated[str | None, typer.Option(help="Model of flux-api, such as flux-2-klein-4b.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
@@ -58,10 +63,11 @@ def generate(
     ] = None,
 ) -> None:
     """Make one picture with the running service, and watch it being made. SD_API_KEY is sent if it is set."""
-    body = {
+    body: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "backend": backend,
+        "strength": strength,
         "bfl_model": bfl_model,
         "width": width,
         "height": height,
@@ -73,14 +79,13 @@ def generate(
     try:
         settings = load(LauncherSettings)
         client = Client(url or _own_url(settings), console, _own_key(settings))
+        body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
     except (ConfigurationError, Trouble) as error:
         console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-    image = job["images"][0]
-    console.print(
-        f"{output}  {image['width']}x{image['height']}  seed {image['seed']}  {job['model']}", highlight=False
-    )
+    made = job["images"][0]
+    console.print(f"{output}  {made['width']}x{made['height']}  seed {made['seed']}  {job['model']}", highlight=False)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """The command line's own client of the API."""
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -99,6 +100,14 @@ def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedR
         return request
 
     return authorize
+
+
+def base64_of(picture: Path) -> str:
+    """Raises Trouble."""
+    try:
+        return base64.b64encode(picture.read_bytes()).decode()
+    except OSError as error:
+        raise Trouble(f"{picture} cannot be read: {error.strerror}.") from None
 
 
 def _succeeded(job: dict[str, Any]) -> dict[str, Any]:

@@ -112,14 +112,15 @@ def _require_free_port(host: str, port: int, setting: str) -> None:
 def _owned(folder: Path) -> Iterator[None]:
     """Two servers on the same files would destroy them."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock, _removed(folder / REDIS_URL_FILE):
+    with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
                 f"imagegen is already running with {PREFIX}DATA_DIR={folder}: stop it, or choose another folder."
             ) from None
-        yield
+        with _removed(folder / REDIS_URL_FILE):
+            yield
 
 
 @contextmanager

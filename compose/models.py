@@ -13,6 +13,7 @@ from rich.table import Table
 from shared.errors import ConfigurationError
 from shared.settings import LauncherSettings, load
 from worker.models import shelf
+from worker.models.plans import readable
 from worker.models.sources import FIELDS, STARTER_NAME, Source
 
 models = typer.Typer(no_args_is_help=True, help="Models on this machine: what is there, fetch one, be rid of one.")
@@ -26,9 +27,9 @@ def show() -> None:
         named = {source.repository: source for source in (Source.of(settings, backend) for backend in FIELDS)}
         table = Table("model", "size", "state", "named by", box=None, pad_edge=False)
         for kept in shelf.kept_in(settings.model_dir):
-            state = f"{_size(kept.bytes_missing)} to go" if kept.bytes_missing else "complete"
+            state = f"{readable(kept.bytes_missing)} to go" if kept.bytes_missing else "complete"
             source = named.pop(kept.name, None)
-            table.add_row(escape(kept.name), _size(kept.bytes_there), state, source.setting if source else "")
+            table.add_row(escape(kept.name), readable(kept.bytes_there), state, source.setting if source else "")
         for name, source in named.items():
             state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "your own folder"
             table.add_row(escape(name), "", state, source.setting)
@@ -54,7 +55,7 @@ def remove(name: Annotated[str, typer.Argument(help="As `imagegen models list` h
     """Delete a downloaded model."""
     with _console() as console:
         gone = shelf.remove(load(LauncherSettings).model_dir, name)
-        console.print(f"Removed {gone.name} ({_size(gone.bytes_there)})", highlight=False)
+        console.print(f"Removed {gone.name} ({readable(gone.bytes_there)})", highlight=False)
 
 
 def _pull(source: Source, console: Console) -> None:
@@ -79,7 +80,3 @@ def _console() -> Iterator[Console]:
     except ConfigurationError as error:
         console.print(f"[bold red]{escape(error.detail)}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

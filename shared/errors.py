@@ -6,8 +6,9 @@ ImagegenError
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
+│   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
-│   └── QueueFull · BackendUnavailable · StoreUnavailable        try again later
+│   └── RateLimited · QueueFull · BackendUnavailable · StoreUnavailable        try again later
 ├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
 │   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
@@ -51,7 +52,7 @@ class RequestError(ImagegenError):
     """The request cannot be served."""
 
     #: Seconds after which the same request may succeed.
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
 
 
 class InvalidRequest(RequestError):
@@ -130,6 +131,31 @@ class IdempotencyMismatch(RequestError):
     code = "idempotency-mismatch"
 
 
+class MalformedRequest(RequestError):
+    """This is not HTTP as it should be."""
+
+    code = "malformed-request"
+
+
+class RequestTimedOut(RequestError):
+    """The request took too long to come; send it again, and faster."""
+
+    code = "request-timed-out"
+    retryable = True
+
+
+class HeadersTooLarge(RequestError):
+    """The address and headers of the request are larger than this service accepts."""
+
+    code = "headers-too-large"
+
+
+class MisdirectedRequest(RequestError):
+    """This service does not go by the name in the Host header; the operator can add it to SD_ALLOWED_HOSTS."""
+
+    code = "misdirected-request"
+
+
 class Unauthorized(RequestError):
     """Send a key of this service as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
 
@@ -140,6 +166,17 @@ class Forbidden(RequestError):
     """This key does not allow that."""
 
     code = "forbidden"
+
+
+class RateLimited(RequestError):
+    """More requests came than this service takes from one caller; ask more slowly."""
+
+    code = "rate-limited"
+    retryable = True
+
+    def __init__(self, detail: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class QueueFull(RequestError):

@@ -87,6 +87,10 @@ class Keys:
         """The job that a repeated request gets."""
         return f"{self.prefix}repeat:{name}"
 
+    def rate(self, account: str) -> str:
+        """Until when somebody has used up its share of requests."""
+        return f"{self.prefix}rate:{account}"
+
     def places(self, backend: str) -> str:
         """Places for jobs that run at the same time, of all workers of a backend together."""
         return f"{self.prefix}places:{backend}"

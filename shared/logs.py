@@ -6,7 +6,9 @@ import logging.config
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy")
+#: Celery on each task that comes and goes, of which workers tell themselves; and requests with all of their addresses,
+#: which may be signed.
+_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "httpx2")
 #: What a caller of logging may add with `extra=` and JSON logs then carry as fields of their own.
 FIELDS = ("job_id", "backend", "state")
 
@@ -34,7 +36,6 @@ def configure(log_format: Literal["text", "json"]) -> None:
             "formatters": {"text": text, "json": {"()": JsonFormatter}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
             "loggers": {
-                # What Celery says of each task that comes and goes, workers say themselves, with the job's outcome.
                 **{name: {"level": "WARNING"} for name in _CHATTY},
                 # Warns of odd answers with the whole address, and addresses may be secrets.
                 "urllib3": {"level": "ERROR"},

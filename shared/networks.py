@@ -1,8 +1,7 @@
 """Which addresses of the network strangers may have us connect to: our own table, after IANA's two registries of
 special-purpose addresses and the addresses at which clouds tell a machine its secrets."""
 
-from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 Address = IPv4Address | IPv6Address
 
@@ -30,7 +29,8 @@ NEVER = {
     "203.0.113.0/24": "an address for documentation",
     "224.0.0.0/4": "a multicast address",
     "240.0.0.0/4": "a reserved address",
-    "::/96": "no address, or an IPv4 address in the oldest disguise",
+    "::/96": "an IPv4 address in the oldest disguise",
+    "::/128": "no address",
     "::ffff:0:0/96": "an IPv4 address in disguise",
     "::ffff:0:0:0/96": "an IPv4 address in disguise",
     "64:ff9b:1::/48": "a translator to IPv4 that leads wherever its owner wants",
@@ -47,7 +47,7 @@ NEVER = {
 }
 
 _PRIVATE = {ip_network(network): what for network, what in PRIVATE.items()}
-_NEVER = {ip_network(network): what for network, what in NEVER.items()}
+_TABLE = _PRIVATE | {ip_network(network): what for network, what in NEVER.items()}
 #: Machines that have IPv6 alone reach every IPv4 address through this one, so it is as good as what it stands for.
 _NAT64 = IPv6Network("64:ff9b::/96")
 #: All of IPv6 that is given out. Whatever else there may be is nobody's web server.
@@ -58,12 +58,9 @@ def objection(address: Address, *, vouched: bool = False) -> str | None:
     """What the address is that nobody may connect to; None if it may be. `vouched`: it may be private, too."""
     if address.version == 6 and address in _NAT64:
         return objection(IPv4Address(int(address) & 0xFFFF_FFFF), vouched=vouched)
-    if what := _found(_NEVER, address):
-        return what
-    if what := _found(_PRIVATE, address):
-        return None if vouched else what
+    found = [network for network in _TABLE if address in network]
+    if found:
+        # Of two that hold it, one within the other, the inner one says more.
+        network = max(found, key=lambda one: one.prefixlen)
+        return None if vouched and network in _PRIVATE else _TABLE[network]
     return "a reserved address" if address.version == 6 and address not in _GIVEN_OUT else None
-
-
-def _found(table: Mapping[IPv4Network | IPv6Network, str], address: Address) -> str | None:
-    return next((what for network, what in table.items() if address in network), None)

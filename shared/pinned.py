@@ -7,6 +7,7 @@ the timeouts of sockets are for one read each, and a server that sends a byte no
 import functools
 import http.client
 import io
+import itertools
 import socket
 import ssl
 import time
@@ -34,6 +35,8 @@ HEADER_BYTES = 64 << 10
 #: No one write may outlast the time that is left.
 _WRITE_BYTES = 16 << 10
 _PIECE_BYTES = 64 << 10
+#: Zero would mean to a socket that it must not wait at all.
+_INSTANT = 0.001
 
 
 class Allowance:
@@ -45,13 +48,13 @@ class Allowance:
         self._bytes = body_bytes + body_bytes // 4 + HEADER_BYTES
 
     @property
-    def is_spent(self) -> bool:
-        return time.monotonic() >= self._end
+    def left(self) -> float:
+        """Seconds, below zero when there are none."""
+        return self._end - time.monotonic()
 
     def seconds(self) -> float:
         """Raises TooSlow where none are left."""
-        left = self._end - time.monotonic()
-        if left <= 0:
+        if (left := self.left) <= 0:
             raise TooSlow
         return left
 
@@ -105,7 +108,7 @@ def _judged(allowance: Allowance, status: int | None = None) -> Iterator[None]:
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if allowance.is_spent else Unreachable(_why(error), status)) from error
+        raise (TooSlow(status=status) if allowance.left <= 0 else Unreachable(_why(error), status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -117,7 +120,7 @@ class _Adapter(HTTPAdapter):
     def __init__(self, url: Url, addresses: Sequence[Address], allowance: Allowance) -> None:
         super().__init__()
         self._url = url
-        wire: dict[str, Any] = {"addresses": addresses[:MOST_TRIED], "allowance": allowance}
+        wire: dict[str, Any] = {"addresses": _in_turns(addresses)[:MOST_TRIED], "allowance": allowance}
         self._pool: urllib3.HTTPConnectionPool
         if url.scheme == "https":
             self._pool = _HttpsPool(url.host, url.port, ssl_context=tls_context(), **wire)
@@ -183,8 +186,6 @@ class _Pinned(HTTPConnection):
             except OSError:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # For the handshake of TLS, of which the timeout bounds the whole.
-            sock.settimeout(self._allowance.seconds())
             return sock
         raise NewConnectionError(self, "none of the addresses takes connections")
 
@@ -197,7 +198,11 @@ class _Pinned(HTTPConnection):
 
 
 class _PinnedTls(_Pinned, HTTPSConnection):
-    pass
+    def _new_conn(self) -> socket.socket:
+        sock = super()._new_conn()
+        # For the handshake, of which the timeout bounds the whole.
+        sock.settimeout(max(_INSTANT, self._allowance.left))
+        return sock
 
 
 class _HttpPool(urllib3.HTTPConnectionPool):
@@ -206,6 +211,12 @@ class _HttpPool(urllib3.HTTPConnectionPool):
 
 class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _PinnedTls
+
+
+def _in_turns(addresses: Sequence[Address]) -> list[Address]:
+    """One of each family after the other: a machine may have no way to all of one."""
+    places = {4: itertools.count(), 6: itertools.count()}
+    return sorted(addresses, key=lambda address: next(places[address.version]))
 
 
 def _why(error: Exception) -> str:

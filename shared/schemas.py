@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import uuid_utils.compat
 from pydantic import (
@@ -167,7 +167,7 @@ class GenerationRequest(Frozen):
     """Pixels; default: the model's native size."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
-    guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=100)] = None
     """How strictly the picture follows the prompt."""
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
     """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""
@@ -227,6 +227,11 @@ class GenerationRequest(Frozen):
         if self.seed is not None:
             return self
         return self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 2 - self.num_images)})
+
+    def told(self, *, without: set[str]) -> dict[str, Any]:
+        """As JSON has it, but for what was left out and has no default."""
+        fields = self.model_dump(mode="json", exclude_none=True, exclude=without)
+        return {name: value for name, value in fields.items() if value != []}
 
 
 class Image(Frozen):

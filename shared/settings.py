@@ -2,7 +2,6 @@
 
 import base64
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -10,25 +9,13 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.access import ApiKey, parse_keys
 from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
+from shared.doors import DoorSettings, is_loopback, split
 from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
 
 PREFIX = "SD_"
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return [entry.strip() for entry in value.split(",") if entry.strip()]
-    return value
-
-
-def _http_url(value: str) -> str:
-    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ValueError("must be an http or https address such as https://pictures.example.com")
-    return value.rstrip("/")
 
 
 def _redis_url(value: str) -> str:
@@ -86,10 +73,6 @@ def _api_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _api_keys(value: object) -> object:
-    return parse_keys(value) if isinstance(value, str) else value
-
-
 def _origin(value: str) -> str:
     try:
         url = Url.parse(value)
@@ -104,14 +87,6 @@ def _bfl_model(value: str) -> str:
     if value not in MODELS:
         raise ValueError(f"must be one of {', '.join(MODELS)}")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the host, a name or an address, is this machine and reachable from it alone."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -131,7 +106,7 @@ class Settings(BaseSettings):
     """Redis or Valkey server, e.g. redis://:password@host:6379/0. Empty: `imagegen up` starts one of its own."""
     redis_prefix: Annotated[str, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
     """Begins every key, so that the server can be shared with other applications."""
-    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)] = (Backend.SD,)
+    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(split), Field(min_length=1)] = (Backend.SD,)
     """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
     `imagegen up` starts a worker for each."""
     bfl_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
@@ -154,9 +129,7 @@ class Settings(BaseSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
-    webhook_allow: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
-    ] = ()
+    webhook_allow: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split)] = ()
     """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
     requests may come from there. All others must be public, and on port 80 or 443."""
     log_format: Literal["text", "json"] = "text"
@@ -172,38 +145,12 @@ class LinkSettings(Settings):
     """How long a picture link works without a key."""
 
 
-class DoorSettings(LinkSettings):
-    """Where the API listens, and whom it lets in."""
-
-    host: str = "127.0.0.1"
-    """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
-    port: Annotated[int, Field(ge=1, le=65_535)] = 7860
-    """Port of the API."""
-    api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
-    """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
-    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
-    least 16 characters; `openssl rand -hex 24` makes one. Clients send it as X-API-Key, as Authorization: Bearer, or as
-    the password of HTTP Basic. Empty: no key is asked for."""
-    allow_open: bool = False
-    """Whether the service may be open to the network without any key."""
-
-    def require_keys(self) -> None:
-        """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
-        if not (self.api_key or self.allow_open or is_loopback(self.host)):
-            raise ConfigurationError(
-                f"SD_API_KEY is empty, and with SD_HOST={self.host} everybody on the network could use the service: "
-                "set a key, or SD_ALLOW_OPEN=true if that is what you want."
-            )
-
-
-class ApiSettings(DoorSettings):
+class ApiSettings(DoorSettings, LinkSettings):
     """What the API needs."""
 
     default_backend: Backend | None = None
     """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
     first of SD_BACKENDS."""
-    public_url: Annotated[str, AfterValidator(_http_url)] = ""
-    """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     sync_timeout_seconds: Annotated[int, Field(ge=1, le=3600)] = 110
     """How long /api/txt2img waits for the picture before it answers 202 and lets the job go on. Most clients give
     up at 120."""
@@ -211,8 +158,6 @@ class ApiSettings(DoorSettings):
     """Jobs that may wait; one more is answered 429."""
     max_queued_jobs_per_backend: Annotated[int, Field(ge=0)] = 0
     """Jobs that may wait for one engine; 0 sets no limit of its own."""
-    max_jobs_per_key: Annotated[int, Field(ge=0)] = 500
-    """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 268_435_456
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
     max_image_bytes: Annotated[int, Field(ge=1024)] = 20_971_520
@@ -221,6 +166,8 @@ class ApiSettings(DoorSettings):
     """Largest request with all its pictures. In JSON they are base64, and take a third more than their files."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
     """Largest num_images of a request."""
+    max_pixel_steps: Annotated[int, Field(ge=1)] = 500_000_000
+    """Most work of a request: width x height x num_inference_steps x num_images."""
 
     @property
     def fallback_backend(self) -> Backend:
@@ -289,6 +236,14 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
     flower_basic_auth: SecretStr | None = None
     """user:password for Flower. Needed unless SD_HOST is a loopback address."""
+
+    def require_login(self) -> None:
+        """Raises ConfigurationError where the dashboard would be open to the network."""
+        if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
+            raise ConfigurationError(
+                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the "
+                "dashboard: set it to user:password, or SD_FLOWER_PORT=0 to start none."
+            )
 
 
 S = TypeVar("S", bound=BaseSettings)

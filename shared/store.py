@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from math import ceil
 from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
 import redis.exceptions
 
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 
 #: Longest wait for one answer; a healthy server answers in under a millisecond.
 ANSWER_SECONDS = 2.0
@@ -29,7 +30,10 @@ Argument = str | int
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """`script` names a file in shared/lua; `decode` turns its reply into a value."""
+    """`script` names a file in shared/lua, or several with + between them, one after the other in one step.
+
+    `decode` turns its reply into a value.
+    """
 
     script: str
     keys: Sequence[str]
@@ -43,7 +47,8 @@ _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 @cache
 def _source(script: str) -> str:
     """The script with what it includes in place: scripts on the server cannot share code."""
-    text = resources.files("shared").joinpath("lua", f"{script}.lua").read_text(encoding="utf-8")
+    folder = resources.files("shared").joinpath("lua")
+    text = "\n".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in script.split("+"))
     return _INCLUDE.sub(lambda found: _source(found[1]), text)
 
 
@@ -84,7 +89,10 @@ def _translated() -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, TimeoutError) as error:
         raise StoreUnavailable from error
     except redis.exceptions.ResponseError as error:
-        if not str(error).startswith(_CANNOT_WRITE):
+        told, _, wait_ms = str(error).partition(" ")
+        if told == "RATE":
+            raise RateLimited(retry_after=ceil(int(wait_ms) / 1000)) from None
+        if not told.startswith(_CANNOT_WRITE):
             raise
         raise StoreUnavailable from error
 

@@ -134,6 +134,10 @@ class JobListView(BaseModel):
     cursor: str | None = Field(description="Pass it to get the jobs before these; null when there are no more")
 
 
+#: Fields of the request that the job has as fields of its own.
+_SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
 def job_view(
     snapshot: JobSnapshot, links: Links, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
 ) -> JobView:
@@ -156,7 +160,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=_request(job),
+        request=job.request.told(without=_SHOWN_ELSEWHERE),
         images=_images(job, links, pictures or {}),
         error=job.error,
         warnings=list(job.warnings),
@@ -165,16 +169,6 @@ def job_view(
         webhook=_webhook(snapshot),
         links={"self": path, "events": f"{path}/events"},
     )
-
-
-#: Fields of the request that the job has as fields of its own.
-_SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
-
-
-def _request(job: Job) -> dict[str, Any]:
-    """Without what was left out and what the job itself tells."""
-    told = job.request.model_dump(mode="json", exclude_none=True, exclude=_SHOWN_ELSEWHERE)
-    return {name: value for name, value in told.items() if value != []}
 
 
 def _webhook(snapshot: JobSnapshot) -> WebhookView | None:

@@ -36,6 +36,8 @@ class WorkerRecord(Frozen):
     device: str | None = None
     """None until the model is loaded."""
     dtype: str | None = None
+    placement: str | None = None
+    """How much of the model is on the device: resident, model-offload, group-offload. None where that is no choice."""
     download: Download | None = None
     """Of the model, while that is not on this machine yet."""
     current_job: str | None = None

@@ -3,18 +3,12 @@
 import textwrap
 
 from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings
 
-from shared.settings import (
-    PREFIX,
-    ApiSettings,
-    DoorSettings,
-    HousekeeperSettings,
-    LauncherSettings,
-    Settings,
-    WorkerSettings,
-)
+from shared.doors import DoorSettings
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
 
-SECTIONS = {
+SECTIONS: dict[str, type[BaseSettings]] = {
     "Everything": Settings,
     "Doors": DoorSettings,
     "API": ApiSettings,
@@ -22,6 +16,28 @@ SECTIONS = {
     "Housekeeper": HousekeeperSettings,
     "imagegen up": LauncherSettings,
 }
+
+
+#: What Docker Compose reads and no process does: name, sentence, value, whether it is set in the example already.
+COMPOSE = (
+    (
+        "COMPOSE_FILE",
+        "The stack and its overlays, joined by colons: compose/nvidia.yaml, compose/join-network.yaml, "
+        "compose/other-redis.yaml. See docs/docker.md.",
+        "compose/compose.yaml",
+        True,
+    ),
+    ("COMPOSE_PROJECT_NAME", "Begins the names of containers and volumes.", "imagegen", True),
+    ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api.", "sd", True),
+    ("REDIS_PASSWORD", "Password of the stack's own Redis; letters and digits.", "imagegen", False),
+    ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
+    (
+        "TORCH_INDEX",
+        "Where the build takes PyTorch from, but compose/nvidia.yaml takes the one for GPUs.",
+        "https://download.pytorch.org/whl/cpu",
+        False,
+    ),
+)
 
 
 def render() -> str:
@@ -33,9 +49,15 @@ def render() -> str:
             if name in seen:
                 continue
             seen.add(name)
-            lines += ["", *textwrap.wrap(field.description or "", 110, initial_indent="# ", subsequent_indent="# ")]
-            lines.append(f"#{PREFIX}{name.upper()}={_text(field.default)}")
+            lines += ["", *_comment(field.description or ""), f"#{PREFIX}{name.upper()}={_text(field.default)}"]
+    lines += ["", "## Docker Compose"]
+    for name, sentence, value, is_set in COMPOSE:
+        lines += ["", *_comment(sentence), f"{'' if is_set else '#'}{name}={value}"]
     return "\n".join(lines) + "\n"
+
+
+def _comment(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, 110, initial_indent="# ", subsequent_indent="# ")
 
 
 def _text(default: object) -> str:

@@ -4,31 +4,26 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
-from typing import Self, assert_never
+from typing import Self
 
-from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
-from shared.places import Places
-from shared.schemas import Backend as BackendName
 from shared.settings import WorkerSettings
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend, Metered
+from worker.backends.base import Backend, Metered, Placed
 from worker.download_report import DownloadReport
 from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
-from worker.models.downloads import OnProgress
-from worker.models.pipelines import CONFIG
-from worker.models.sources import FIELDS, Source
+from worker.loading import load_backend
+from worker.models.plans import OnProgress
+from worker.models.sources import FIELDS
 from worker.pictures import Encoder
-from worker.places import RedisPlaces
 from worker.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -62,7 +57,8 @@ class Child:
             raise
         ledger = RedisLedger(store, Jobs(settings.redis_prefix))
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
-        heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype)
+        placement = backend.placement if isinstance(backend, Placed) else None
+        heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)
@@ -131,62 +127,6 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress)
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
     return backend
-
-
-def load_backend(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Backend:
-    """The engine that SD_BACKEND names; only its own libraries are imported. Raises ConfigurationError."""
-    match settings.backend:
-        case BackendName.SD:
-            model = Source.of(settings, settings.backend).find(on_download)
-            # Takes seconds: a wrong SD_MODEL_ID is told before.
-            from worker.backends.stable_diffusion import Options, StableDiffusion
-
-            options = Options(
-                device=settings.device,
-                dtype=settings.dtype,
-                safety_checker=_checker_of(settings, on_download),
-                lora_dir=settings.lora_dir,
-                max_batch_size=settings.max_batch_size,
-                cloud=BackendName.FLUX_API in settings.backends and settings.bfl_api_key is not None,
-            )
-            return StableDiffusion.load(model, options)
-        case BackendName.NULL:
-            from worker.backends.null import NullBackend
-
-            return NullBackend()
-        case BackendName.FLUX_API:
-            from worker.backends.flux_api import FluxApi
-
-            if settings.bfl_api_key is None:
-                raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
-            places = Places(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
-            return FluxApi(
-                settings.bfl_base_url,
-                settings.bfl_api_key,
-                settings.bfl_default_model,
-                settings.job_timeout_seconds,
-                RedisPlaces(store, places),
-            )
-        case BackendName.FLUX_LOCAL:
-            raise ConfigurationError(f"SD_BACKEND is {settings.backend}, which this version does not have.")
-        case _:
-            assert_never(settings.backend)
-
-
-def _checker_of(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
-    """Finds the safety checker for models that bring none; None where the operator wants none."""
-    source = Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG)
-
-    def find() -> Path:
-        try:
-            return Path(source.find(on_download).location)
-        except ConfigurationError as error:
-            raise ConfigurationError(
-                f"Pictures cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
-                "folder too; SD_SAFETY_CHECKER=false works without."
-            ) from None
-
-    return find if settings.safety_checker else None
 
 
 def _record(settings: WorkerSettings, name: str) -> WorkerRecord:

@@ -5,6 +5,7 @@ import time
 
 from shared.workers import Download
 from worker.heartbeat import Heartbeat
+from worker.models.plans import readable
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,11 @@ class DownloadReport:
         self._heartbeat.update(download=download if done < total else None)
         if model != self._model:
             self._model, self._begin = model, (now, done)
-            logger.info("downloading %s: %.1f of %.1f GB to go", model, (total - done) / 1e9, total / 1e9)
+            logger.info("downloading %s: %s of %s to go", model, readable(total - done), readable(total))
         elif done == total or now >= self._logged + LOG_SECONDS:
             begin, before = self._begin
             rate = (done - before) / max(now - begin, 1e-3)
-            logger.info("%s: %.1f of %.1f GB, %.0f MB/s", model, done / 1e9, total / 1e9, rate / 1e6)
+            logger.info("%s: %s of %s, %.0f MB/s", model, readable(done), readable(total), rate / 1e6)
         else:
             return
         self._logged = now

@@ -64,7 +64,7 @@ class Encoder:
 
     def _recipe(self, picture: Picture, job: Job) -> str:
         recipe = {
-            "request": job.request.model_dump(mode="json", exclude_none=True, exclude=_PRIVATE),
+            "request": job.request.told(without=_PRIVATE),
             "seed": picture.seed,
             "backend": job.backend,
             "model": job.model,

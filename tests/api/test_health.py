@@ -139,6 +139,7 @@ def test_info_says_what_this_is(api: Api) -> None:
     assert (info["name"], info["default_backend"], info["models"]) == ("imagegen", "null", {"null": "null"})
     assert info["limits"] == {
         "max_pixels": 4_194_304,
+        "max_pixel_steps": 500_000_000,
         "max_images_per_job": 4,
         "max_queued_jobs": 1000,
         "sync_timeout_seconds": 110,

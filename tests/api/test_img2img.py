@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import requests
 
+from shared.schemas import Backend
+from shared.store import Store, connect
+from shared.workers import Workers
 from tests.api.pictures import PROMPT, encoded, half, posted, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 from tests.worker.jobs import file_of
 from tests.worker.looking import Pixels, pixels
+from worker.backends.null import NullBackend
 
 SCENE, MASK = encoded(scene()), encoded(half())
 
@@ -249,7 +253,7 @@ def test_a_picture_that_is_no_file_part_is_refused(api: Api) -> None:
 def test_a_page_of_another_site_cannot_make_its_visitors_pay(api: Api, headers: dict[str, str]) -> None:
     answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=headers, timeout=30)
 
-    assert_problem(answer, 415, "unsupported-media-type")
+    assert_problem(answer, 403, "forbidden")
 
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": ""}])
@@ -262,12 +266,15 @@ def test_a_page_of_this_service_may_send_forms(api: Api, headers: dict[str, str]
 
 
 def test_a_backend_that_takes_no_pictures_says_who_does(redis_url: str, tmp_path: Path) -> None:
-    with Stack(redis_url, tmp_path, SD_BACKENDS="null,flux-api", SD_BFL_API_KEY="5ecret-key") as stack:
-        stack.start_worker("null")
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null,sd") as stack:
+        store, workers = Store(connect(redis_url)), Workers(stack.prefix)
+        for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
+            told = NullBackend.capabilities.model_copy(update={"max_input_images": most})
+            store.run(workers.tell(backend, told))
         api = stack.start_api()
 
-        answer = posted(api, SCENE, backend="flux-api", bfl_model="flux-pro-1.1")
+        answer = posted(api, SCENE, backend="sd")
 
         assert_problem(answer, 422, "invalid-request")
         assert pointers(answer) == ["/image"]
-        assert "null" in answer.json()["errors"][0]["detail"]
+        assert answer.json()["errors"][0]["detail"] == "null takes no pictures; null can"

@@ -20,7 +20,11 @@ SCOPE = {
     "path": "/api/txt2img",
     "raw_path": b"/api/txt2img",
     "query_string": b"",
-    "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())],
+    "headers": [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(BODY)).encode()),
+    ],
     "server": ("localhost", 7860),
     "scheme": "http",
     "http_version": "1.1",

@@ -81,11 +81,20 @@ def test_the_example_of_a_job_is_one(schema: dict[str, Any]) -> None:
     assert JobView.model_validate(example).model_dump(mode="json") == example
 
 
-def test_the_examples_of_requests_can_be_sent(schema: dict[str, Any]) -> None:
+def test_the_examples_of_requests_can_be_sent(api: Api, schema: dict[str, Any]) -> None:
     for path in ("/api/txt2img", "/api/jobs"):
         examples = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
         for example in examples.values():
-            assert GenerationRequest.model_validate(example["value"]).prompt
+            assert api.post("/api/jobs", example["value"]).status_code == 202
+
+
+def test_the_form_has_the_fields_of_a_request(schema: dict[str, Any]) -> None:
+    content = schema["paths"]["/api/img2img"]["post"]["requestBody"]["content"]
+
+    form = content["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == set(GenerationRequest.model_fields)
+    assert form["properties"]["mask"]["format"] == "binary"
+    assert form["required"] == ["image", "prompt"]
 
 
 def test_every_field_of_a_request_is_explained(schema: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, BOB, KEYS, UNKNOWN, Person
+from tests.api.keyed import ALICE, ALICE_LOOKS, BOB, KEYS, UNKNOWN, Person
 from tests.api.problem import assert_problem
 from tests.stack import Stack
 
@@ -97,6 +97,25 @@ def test_one_idempotency_key_of_two_owners_makes_two_jobs(alice: Person, bob: Pe
 
     assert [answer.status_code for answer in answers] == [202, 202, 202]
     assert answers[0].json()["id"] == answers[2].json()["id"] != answers[1].json()["id"]
+
+
+def test_webhooks_are_seen_and_sent_again_by_the_owner_of_their_job_alone(
+    keyed: Stack, alice: Person, bob: Person, admin: Person
+) -> None:
+    job = alice.make(webhook_url="https://hooks.example.com/?token=alices")
+    waiting = {"state": "pending"}
+
+    (webhook,) = alice.get("/api/webhooks", params=waiting).json()["webhooks"]
+    again = f"/api/webhooks/{webhook['id']}/redeliver"
+    foreign, unknown = (bob.ask("POST", path) for path in (again, again.replace(job["id"], UNKNOWN)))
+
+    assert webhook["job_id"] == job["id"]
+    assert bob.get("/api/webhooks", params=waiting).json() == {"webhooks": [], "cursor": None}
+    assert_problem(foreign, 404, "webhook-not-found")
+    assert seen(foreign) == seen(unknown)
+    assert [one["id"] for one in admin.get("/api/webhooks", params=waiting).json()["webhooks"]] == [webhook["id"]]
+    assert [person.ask("POST", again).status_code for person in (alice, admin)] == [202, 202]
+    assert Person(keyed.api, ALICE_LOOKS).ask("POST", again).status_code == 403
 
 
 def test_an_owner_has_only_so_many_jobs_at_a_time(keyed: Stack) -> None:

@@ -1,11 +1,14 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from tests.api.pictures import encoded, half, scene
 from tests.compose.conftest import Launched
 from tests.stack import Process, free_port
+from tests.worker.looking import pixels
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
@@ -39,6 +42,26 @@ def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) ->
 
     assert command.wait() == 1
     assert not (service.folder / "out.gif").exists()
+
+
+def test_generate_begins_with_a_picture(service: Launched) -> None:
+    (service.folder / "in.png").write_bytes(encoded(scene()))
+    (service.folder / "mask.png").write_bytes(encoded(half()))
+    pictures = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
+
+    command = service.cli("generate", "a prompt", "-o", "changed.png", *pictures)
+
+    assert command.wait() == 0
+    before, after = np.asarray(scene()), pixels((service.folder / "changed.png").read_bytes())
+    assert (after[:, :48] == before[:, :48]).all()
+    assert (after != before).any()
+
+
+def test_generate_says_which_picture_cannot_be_read(service: Launched) -> None:
+    command = service.cli("generate", "a prompt", "--image", "nowhere.png")
+
+    assert command.wait() == 1
+    assert "nowhere.png cannot be read: No such file or directory." in command.output
 
 
 def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:

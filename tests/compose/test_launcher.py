@@ -4,6 +4,7 @@ import psutil
 import pytest
 import requests
 
+from compose.launcher import REDIS_URL_FILE
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
 from tests.stack import free_port
 
@@ -87,6 +88,7 @@ def test_two_services_never_share_their_data(service: Launched, launch: Launch) 
 
     assert other.launcher.wait() == 1
     assert "already running with SD_DATA_DIR" in other.launcher.output
+    assert (service.folder / "data" / REDIS_URL_FILE).exists(), "commands still find the one that runs"
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_start_with_the_reason(launch: Launch) -> None:

@@ -4,7 +4,7 @@ import signal
 from http.server import BaseHTTPRequestHandler
 
 from tests.faults.invariant import until
-from tests.faults.processes import MortalValkey, child_of, lives
+from tests.faults.processes import MortalValkey, child_of, children_of, lives
 from tests.faults.service import Service
 from tests.webhooks.receiver import Arrival, Receiver, answer
 
@@ -52,8 +52,9 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     service: Service, receiver: Receiver
 ) -> None:
     housekeeper = service.processes["housekeeper"]
+    family = [housekeeper.pid, *(child.pid for child in children_of(housekeeper))]
     housekeeper.send(signal.SIGKILL)
-    until(lambda: not lives(housekeeper.pid))
+    until(lambda: not any(map(lives, family)))
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(10)]
     for job_id in jobs:
         service.finished(job_id)

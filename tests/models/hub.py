@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -33,7 +33,7 @@ class Hub:
         self.cuts: dict[str, list[int]] = {}
         """Of a file: bytes after which the connection breaks, one time after the other."""
         self.stalls: dict[str, int] = {}
-        """Of a file: bytes after which nothing comes any more, until the server ends."""
+        """Of a file: bytes after which hardly anything comes any more, until the server ends."""
         self.ended = threading.Event()
         self.ranges = True
         """Whether it can send a part of a file."""
@@ -92,9 +92,18 @@ def hub_serving(name: str, folder: Path, token: str | None) -> Iterator[Hub]:
                 self.send_header(header, value)
             self.end_headers()
             cuts = hub.cuts.get(name := path.partition(f"/{hub.commit}/")[2])
-            self.wfile.write(body[: cuts.pop(0) if cuts else hub.stalls.get(name)])
             if name in hub.stalls:
-                hub.ended.wait()
+                self.trickle(body, hub.stalls[name])
+            else:
+                self.wfile.write(body[: cuts.pop(0) if cuts else None])
+
+        def trickle(self, body: bytes, sent: int) -> None:
+            self.wfile.write(body[:sent])
+            # Who asked may be gone.
+            with suppress(OSError):
+                while not hub.ended.wait(0.1):
+                    self.wfile.write(body[sent : sent + 1])
+                    sent += 1
 
         def log_message(self, *_: object) -> None:
             pass

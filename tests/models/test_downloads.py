@@ -1,6 +1,7 @@
 """What comes of a download, whatever happens on its way."""
 
 import errno
+import json
 import shutil
 import threading
 from collections import namedtuple
@@ -77,6 +78,19 @@ def test_pickled_weights_are_never_fetched(hub: Hub, folder: Path, published: Pa
 
     assert refusal(folder) == f"The text_encoder of {NAME} is there only as a pickle, which is never read."
     assert [name for name, _ in hub.sent] == ["model_index.json"]
+
+
+def test_a_safety_checker_that_is_a_pickle_is_left_to_another_one(
+    hub: Hub, folder: Path, published: Path, tmp_path: Path
+) -> None:
+    hub.folder = shutil.copytree(published, tmp_path / "pickled")
+    (hub.folder / "model_index.json").write_text(json.dumps(INDEX | {"safety_checker": ["stable_diffusion", "Some"]}))
+    (hub.folder / "safety_checker" / "config.json").write_text("{}")
+    (hub.folder / "safety_checker" / "model.safetensors").rename(hub.folder / "safety_checker" / "pytorch_model.bin")
+
+    fetch(folder)
+
+    assert files_in(folder) == {*NEEDED.values(), "download.json"}
 
 
 def test_a_model_is_whole_only_when_all_of_it_is_there(cut: Path) -> None:
@@ -172,7 +186,7 @@ def test_too_little_room_is_told_before_anything_is_fetched(
 
     told = refusal(folder)
 
-    assert "0.0 GB more are needed and 0.3 GB are free. Make room, or name another disk with SD_MODEL_DIR." in told
+    assert "9.0 MB more are needed and 0.3 GB are free. Make room, or name another disk with SD_MODEL_DIR." in told
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
 

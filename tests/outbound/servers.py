@@ -107,7 +107,8 @@ def _read(connection: socket.socket, sni: str | None) -> Request:
 
 @contextmanager
 def serve(script: Script, address: str = "127.0.0.1", port: int = 0) -> Iterator[Server]:
-    with socket.create_server((address, port)) as listener:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, port), family=family) as listener:
         server = Server(listener, script)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

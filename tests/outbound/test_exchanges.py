@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 import ssl
 import sys
 import time
@@ -152,6 +153,26 @@ def test_the_next_address_is_tried_but_not_every_one(names: Names, server: Serve
         Guard(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     assert len(set(dialled)) == 8
+
+
+def test_each_family_of_addresses_gets_its_turn(names: Names, dialled: list[object]) -> None:
+    names.lead("hooks.example.com", " ".join(f"2606::{number}" for number in range(8)) + " 1.1.1.1 1.1.1.2")
+
+    with pytest.raises(Unreachable):
+        Guard(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+
+    addresses = [entry for entry in dialled if isinstance(entry, str)]
+    assert addresses == ["2606::", "1.1.1.1", "2606::1", "1.1.1.2"]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_an_ipv6_address_keeps_its_brackets() -> None:
+    with serve(Script(say(OK)), "::1") as server:
+        origin = f"http://[::1]:{server.port}"
+
+        Guard([origin]).send("GET", f"{origin}/", timeout_seconds=5, max_bytes=10)
+
+        assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
 
 
 def test_an_address_that_takes_no_connections_is_passed_over(names: Names, caller: Caller) -> None:

@@ -4,12 +4,15 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shared import bfl
 from shared.capabilities import Capabilities, Limits
 from shared.errors import InvalidRequest
 from shared.schemas import GenerationRequest
 
-LIMITS = Limits(max_pixels=512 * 512, max_images=2)
+LIMITS = Limits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
     model="some-model",
     width=128,
@@ -151,3 +154,56 @@ def test_the_published_schema_tells_the_models_defaults() -> None:
 
     names = ("width", "height", "num_inference_steps", "guidance_scale")
     assert [fields[name]["default"] for name in names] == [128, 256, 20, 7.5]
+
+
+REFERENCE = "sha256:" + "0" * 64
+SIDES = st.integers(1, 20_000)
+EDITORS = {
+    "some": MODEL.model_copy(update={"max_input_images": 1}),
+    **{name: bfl.MODELS[name] for name in ("flux-2-pro", "flux-pro-1.1", "flux-kontext-pro")},
+}
+
+
+@pytest.mark.parametrize("model", EDITORS.values(), ids=EDITORS)
+@given(width=SIDES, height=SIDES)
+def test_the_size_that_follows_from_a_picture_is_one_that_the_model_takes(
+    model: Capabilities, width: int, height: int
+) -> None:
+    request = GenerationRequest(prompt="x", image=(REFERENCE,))
+
+    resolved, _ = model.resolve(request, (width, height), LIMITS.max_pixels)
+
+    model.check(resolved, LIMITS, (width, height))
+    model.check(request, LIMITS, (width, height))
+
+
+@pytest.mark.parametrize(
+    ("size", "fields", "expected"),
+    [
+        ((512, 256), {}, (512, 256)),
+        ((517, 263), {}, (512, 256)),
+        ((4000, 2000), {}, (720, 360)),
+        ((16, 8), {}, (128, 64)),
+        ((300, 200), {"width": 600}, (600, 400)),
+        ((300, 200), {"height": 400}, (600, 400)),
+        ((300, 200), {"width": 128, "height": 512}, (128, 512)),
+    ],
+    ids=str,
+)
+def test_sides_left_out_follow_from_the_picture(
+    size: tuple[int, int], fields: dict[str, int], expected: tuple[int, int]
+) -> None:
+    request = GenerationRequest(prompt="x", image=(REFERENCE,), **fields)  # type: ignore[arg-type]
+
+    resolved, _ = EDITORS["some"].resolve(request, size, LIMITS.max_pixels)
+
+    assert (resolved.width, resolved.height) == expected
+
+
+def test_strength_has_a_default_only_where_there_is_a_picture() -> None:
+    model = MODEL.model_copy(update={"max_input_images": 1, "strength": 0.8})
+
+    assert model.resolve(GenerationRequest(prompt="x"))[0].strength is None
+    assert model.resolve(GenerationRequest(prompt="x", image=(REFERENCE,)), (64, 64))[0].strength == 0.8
+    assert model.request_schema(LIMITS)["properties"]["strength"]["default"] == 0.8
+    assert MODEL.request_schema(LIMITS)["properties"]["strength"]["type"] == "null"

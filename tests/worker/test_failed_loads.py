@@ -47,9 +47,9 @@ def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> 
     [
         ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face cannot be reached"),
         ({"SD_DEVICE": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
-        ({"SD_BACKEND": "flux-local"}, "SD_BACKEND is flux-local"),
+        ({"SD_BACKEND": "flux-local", **NO_HUB}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
     ],
-    ids=["no network", "no such device", "no such engine"],
+    ids=["no network", "no such device", "no network for flux-local"],
 )
 def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, str], sentence: str) -> None:
     worker = stack.start_worker(settings.pop("SD_BACKEND", "sd"), ready=False, **settings)
@@ -58,6 +58,17 @@ def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, 
     (told,) = sentences(worker.output)
     assert sentence in told
     assert "Traceback" not in worker.output
+
+
+def test_a_worker_whose_pictures_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
+    folder = shutil.copytree(STARTER, stack.folder / "model")
+
+    worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
+
+    assert worker.wait(20) == 1
+    (sentence,) = sentences(worker.output)
+    assert "SD_SAFETY_CHECKER_ID is /nonexistent" in sentence
+    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
 
 
 def test_a_worker_whose_installation_is_broken_ends(stack: Stack) -> None:

@@ -1,15 +1,20 @@
 """What becomes of a job whose process hangs, crashes or is killed."""
 
+import base64
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from shared.jobs import LEASE_MS
+from tests.api.pictures import encoded, scene
 from tests.stack import Stack
-from tests.worker.jobs import begun, child_of, made, simulated, submitted
+from tests.worker.jobs import begun, child_of, file_of, made, simulated, submitted
+from tests.worker.looking import pixels
+from tests.worker.test_parent import until
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +127,15 @@ def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_onc
     # Sooner than their leases lapse.
     assert time.monotonic() - begin < LEASE_MS / 1000
     assert [(job["state"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 3
+
+
+def test_pictures_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
+    picture = base64.b64encode(encoded(scene())).decode()
+    job_id = begun(brief, **simulated(seconds=1), image=picture, strength=0.001)
+
+    child_of(brief.worker).kill()
+
+    job = brief.api.finished(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert np.abs(pixels(file_of(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
+    until(lambda: not (brief.outputs / "inputs" / job_id).exists())

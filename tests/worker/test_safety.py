@@ -1,5 +1,6 @@
 """What the safety checker says, and what is said when there is none."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from shared.errors import ConfigurationError
 from tests.worker import tiny
-from tests.worker.bench import speckled
+from tests.worker.conftest import loaded
+from tests.worker.drawing import draw, speckled
 from worker.backends.safety import SafetyChecker
+from worker.backends.stable_diffusion import StableDiffusion
+from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -81,3 +85,75 @@ def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
     assert "could not be loaded" in refusal(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a checker of its own."""
+    return tiny.save_sd(tmp_path_factory.mktemp("plain"))
+
+
+def with_checker(model: Path, checker: Path, to: Path) -> Path:
+    """A model with a checker among its parts, as Stable Diffusion 1.5 has one."""
+    folder = shutil.copytree(model, to)
+    shutil.copytree(checker, folder / "safety_checker")
+    (folder / "feature_extractor").mkdir()
+    shutil.move(folder / "safety_checker" / "preprocessor_config.json", folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_every_picture_of_a_model_without_a_checker_is_checked(plain: Path, strict: Path, lenient: Path) -> None:
+    models = [loaded(plain, safety_checker=find) for find in (lambda: strict, lambda: lenient)]
+
+    flags = [[picture.flagged for picture in draw(model, num_images=2).pictures] for model in models]
+
+    assert flags == [[True, True], [False, False]]
+    assert [model.capabilities.safety for model in models] == ["checked", "checked"]
+
+
+def test_a_picture_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
+    checked, unchecked = loaded(plain, safety_checker=lambda: strict), loaded(plain)
+
+    assert np.array_equal(draw(checked).pixels, draw(unchecked).pixels)
+
+
+def test_the_checker_that_a_model_brings_goes_first(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
+    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=lambda: lenient)
+
+    assert draw(model).pictures[0].flagged
+
+
+def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
+    plain: Path, strict: Path, lenient: Path, tmp_path: Path
+) -> None:
+    folder = with_checker(plain, lenient, tmp_path / "own")
+    (folder / "safety_checker" / "model.safetensors").rename(folder / "safety_checker" / "pytorch_model.bin")
+
+    assert draw(loaded(folder, safety_checker=lambda: strict)).pictures[0].flagged
+
+
+def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false works without"):
+        loaded(plain, safety_checker=lambda: tmp_path)
+
+
+def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -> None:
+    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=None)
+
+    assert model.capabilities.safety == "off"
+    assert not draw(model).pictures[0].flagged
+
+
+def test_the_starter_model_is_exempt(starter: StableDiffusion, strict: Path) -> None:
+    assert starter.capabilities.safety == "exempt: the starter model was trained on a closed set of pictograms"
+    assert loaded("starter", safety_checker=lambda: strict).capabilities.safety == starter.capabilities.safety
+
+
+def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(STARTER, tmp_path / "copy")
+
+    assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"

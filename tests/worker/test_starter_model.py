@@ -1,12 +1,17 @@
 """What the bundled model makes of prompts, through HTTP."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+import requests
+from PIL import Image
 
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.jobs import file_of, made
-from tests.worker.looking import corners, middle, opened, pixels, shows_a_red_heart_on_blue
+from tests.worker.looking import Pixels, corners, middle, opened, pixels, shows_a_red_heart_on_blue
 
 QUICK = {**RED_HEART, "num_inference_steps": 8}
 
@@ -71,3 +76,61 @@ def test_a_scheduler_that_spoils_the_model_is_not_offered(sd: Stack, scheduler: 
     answer = sd.api.post("/api/txt2img", {**RED_HEART, "scheduler": scheduler})
 
     assert answer.status_code == 422
+
+
+def encoded(picture: Pixels) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_picture_that_begins_with_a_heart_becomes_the_star_that_was_asked_for(sd: Stack) -> None:
+    heart = file_of(sd, made(sd, **RED_HEART))
+    form = {"prompt": "a yellow star on a blue background", "strength": "0.6", "seed": "42"}
+
+    answer = requests.post(f"{sd.api.url}/api/img2img", data=form, files={"image": ("x.png", heart)}, timeout=60)
+
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    star = pixels(file_of(sd, job))
+    red, green, blue = middle(star)
+    assert min(red, green) > 2 * blue
+    assert corners(star)[2] > 1.5 * max(corners(star)[:2])
+    assert job["request"]["strength"] == 0.6
+
+
+def test_what_lies_outside_of_the_mask_is_delivered_as_it_came(sd: Stack) -> None:
+    heart = pixels(file_of(sd, made(sd, **RED_HEART)))
+    mask = np.zeros((128, 128), np.uint8)
+    mask[:, 64:] = 255
+
+    job = made(
+        sd, prompt="a green apple on a blue background", image=encoded(heart), mask=encoded(mask), num_inference_steps=8
+    )
+
+    picture = pixels(file_of(sd, job))
+    assert np.array_equal(picture[:, :64], heart[:, :64])
+    (_, green, _), (before, _, _) = picture[40:90, 70:90].mean((0, 1)), heart[40:90, 70:90].mean((0, 1))
+    assert green > picture[40:90, 70:90, 0].mean()
+    assert before > 150
+
+
+def test_the_service_says_that_its_pictures_are_not_checked_and_why(sd: Stack) -> None:
+    assert sd.api.get("/info").json()["safety"] == {
+        "sd": "exempt: the starter model was trained on a closed set of pictograms"
+    }
+
+
+def test_a_lora_that_nobody_has_is_refused(sd: Stack) -> None:
+    answer = sd.api.post("/api/txt2img", {**RED_HEART, "loras": [{"name": "fine"}]})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": "there are none: SD_LORA_DIR is empty"}]
+
+
+@pytest.mark.parametrize("name", ["../fine", "/etc/passwd", "a/b", "", "fine\n"])
+def test_a_lora_is_never_named_by_a_path(sd: Stack, name: str) -> None:
+    answer = sd.api.post("/api/txt2img", {**RED_HEART, "loras": [{"name": name}]})
+
+    assert answer.status_code == 422
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/loras/0/name"]

@@ -1,5 +1,6 @@
 """Pipelines of the usual architecture with random weights, small enough to be made anew for a test."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,15 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -24,17 +28,20 @@ from transformers import (
 
 #: What the default of 32 latent pixels comes to with an autoencoder of two levels.
 NATIVE_SIDE = 64
+#: Larger pictures are decoded in tiles of this size, where they are.
+TILE_SIDE = 64
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def save_sd(folder: Path) -> Path:
+def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
     """As Stable Diffusion 1.5 is built."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
+    sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "cross_attention_dim": 8, "norm_num_groups": 2}
     parts = {
-        "unet": _unet(block_out_channels=(4, 8), layers_per_block=1, cross_attention_dim=8, norm_num_groups=2),
-        "scheduler": DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False),
-        "vae": _autoencoder([4, 8], norm_num_groups=2),
+        "unet": _unet(**{**sizes, **unet}),
+        "scheduler": scheduler or DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False),
+        "vae": _autoencoder(),
         "text_encoder": CLIPTextModel(_text_config(tokenizer, hidden_size=8)),
         "tokenizer": tokenizer,
     }
@@ -43,7 +50,29 @@ def save_sd(folder: Path) -> Path:
     return folder
 
 
-def save_sdxl(folder: Path) -> Path:
+def save_sd2(folder: Path, prediction_type: str = "v_prediction") -> Path:
+    """As Stable Diffusion 2.1 is built: larger, and trained to predict velocities."""
+    scheduler = DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type)
+    return save_sd(folder, scheduler, sample_size=48, attention_head_dim=(2, 4), use_linear_projection=True)
+
+
+def save_lcm(folder: Path) -> Path:
+    """As latent consistency models are built: guidance is an input, and their pipeline has a name of its own."""
+    save_sd(folder, LCMScheduler(**_BETAS), time_cond_proj_dim=16)
+    return _renamed(folder, "LatentConsistencyModelPipeline")
+
+
+def save_inpainting(folder: Path) -> Path:
+    """As inpainting models are built: the mask and what is around it are inputs."""
+    return _renamed(save_sd(folder, in_channels=9), "StableDiffusionInpaintPipeline")
+
+
+def save_turbo(folder: Path) -> Path:
+    """As SDXL-Turbo is built: like Stable Diffusion XL, but for its scheduler."""
+    return save_sdxl(folder, EulerAncestralDiscreteScheduler(**_BETAS, timestep_spacing="trailing"))
+
+
+def save_sdxl(folder: Path, scheduler: Any = None) -> Path:
     """As Stable Diffusion XL is built: two text encoders, and sizes as a further input."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
@@ -61,8 +90,8 @@ def save_sdxl(folder: Path) -> Path:
             cross_attention_dim=32 + 32,
             norm_num_groups=1,
         ),
-        "scheduler": EulerDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="leading"),
-        "vae": _autoencoder([32, 64]),
+        "scheduler": scheduler or EulerDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="leading"),
+        "vae": _autoencoder(),
         "text_encoder": CLIPTextModel(config),
         "text_encoder_2": CLIPTextModelWithProjection(config),
         "tokenizer": tokenizer,
@@ -87,25 +116,42 @@ def save_checker(folder: Path, *, strict: bool) -> Path:
     return folder
 
 
+def save_lora(folder: Path, name: str, model: Path, rank: int = 2) -> Path:
+    """An addition to the attention of the model's UNet that can be seen."""
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_pretrained(model / "unet")
+    weights = {}
+    for path, module in unet.named_modules():
+        if path.endswith(("to_q", "to_v")):
+            weights[f"unet.{path}.lora_A.weight"] = torch.randn(rank, module.in_features)
+            weights[f"unet.{path}.lora_B.weight"] = torch.randn(module.out_features, rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / f"{name}.safetensors")
+    return folder
+
+
+def _renamed(folder: Path, pipeline: str) -> Path:
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": pipeline}))
+    return folder
+
+
 def _unet(**config: Any) -> Any:
-    return UNet2DConditionModel(
-        sample_size=32,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        **config,
-    )
+    blocks = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    }
+    return UNet2DConditionModel(**{"sample_size": 32, "in_channels": 4, "out_channels": 4, **blocks, **config})
 
 
-def _autoencoder(channels: list[int], **config: Any) -> Any:
+def _autoencoder() -> Any:
     return AutoencoderKL(
-        block_out_channels=channels,
+        block_out_channels=[4, 8],
         down_block_types=["DownEncoderBlock2D"] * 2,
         up_block_types=["UpDecoderBlock2D"] * 2,
         latent_channels=4,
-        sample_size=128,
-        **config,
+        norm_num_groups=2,
+        sample_size=TILE_SIDE,
     )
 
 

@@ -114,6 +114,14 @@ class Batching(Protocol):
 
 
 @runtime_checkable
+class Placed(Protocol):
+    """A backend that chooses how much of its model is on the device."""
+
+    @property
+    def placement(self) -> str: ...
+
+
+@runtime_checkable
 class Metered(Protocol):
     """A backend that spends from an account with a provider."""
 

@@ -1,6 +1,8 @@
 """HTTP as a job needs it: bounded in time and size, followed nowhere, and the key sent to its owner alone."""
 
+import io
 import itertools
+import json
 import logging
 import random
 import re
@@ -14,8 +16,8 @@ import urllib3.exceptions
 from pydantic import SecretStr
 
 from shared.addresses import Url
+from shared.doors import is_loopback
 from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable, UpstreamUnavailable
-from shared.settings import is_loopback
 from shared.urls import Answer, Guard
 from worker.backends.base import Watch
 
@@ -162,10 +164,13 @@ class Http:
     ) -> Answer:
         """Once, with the key. Raises NoAnswer, InvalidOutput and what `check` raises, which is called as it comes."""
         headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
+        headers |= {"Content-Type": "application/json"} if body is not None else {}
+        # A file is sent in pieces, each with the time limit of a connection; bytes would have that one for the whole.
+        data = io.BytesIO(json.dumps(body).encode()) if body is not None else None
         timeout = (self._patience.connect_seconds, seconds)
         try:
             with self._session.request(
-                method, url, json=body, headers=headers, timeout=timeout, allow_redirects=False, stream=True
+                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False, stream=True
             ) as response:
                 return Answer(response.status_code, response.headers, _read(response, most, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

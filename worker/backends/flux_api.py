@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from fractions import Fraction
+from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -15,12 +15,11 @@ from shared.schemas import GenerationRequest, Provider
 from worker.backends.base import Inputs, Picture, Step, Watch
 from worker.backends.bfl_client import NAME, Client, TurnedAway
 from worker.backends.bfl_http import Patience, Turn
+from worker.backends.bfl_requests import request_body
 from worker.backends.decoding import decode
 
 #: Progress is told in hundredths.
 STEPS = 100
-#: Aspect ratios are told in small numbers, up to 21:9.
-MOST_IN_RATIO = 21
 
 
 class Places(Protocol):
@@ -53,10 +52,11 @@ class FluxApi:
         self.capabilities = bfl.capabilities(default_model)
         self.device = urlsplit(base_url).hostname or ""
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
-            order = _Order(client, self._patience, self.capabilities.chosen(request), request, watch)
+            model = self.capabilities.chosen(request)
+            order = _Order(client, self._patience, model, request, inputs, watch)
             turn = Turn(watch, self._job_seconds)
             return [order.picture(index, turn) for index in range(request.num_images)]
 
@@ -73,13 +73,25 @@ class _Order:
     """The pictures of one job, each a task that is on record before anybody waits for it."""
 
     def __init__(
-        self, client: Client, patience: Patience, model: Capabilities, request: GenerationRequest, watch: Watch
+        self,
+        client: Client,
+        patience: Patience,
+        model: Capabilities,
+        request: GenerationRequest,
+        inputs: Inputs,
+        watch: Watch,
     ) -> None:
         self._client = client
         self._patience = patience
         self._model = model
         self._request = request
+        self._inputs = inputs
         self._watch = watch
+
+    @cached_property
+    def _body(self) -> dict[str, Any]:
+        """Not made where every task is on record already."""
+        return request_body(self._request, self._model, self._inputs)
 
     def picture(self, index: int, turn: Turn) -> Picture:
         if self._request.seed is None:
@@ -100,7 +112,7 @@ class _Order:
         return task
 
     def _submit(self, index: int, turn: Turn) -> Provider:
-        body = request_body(self._request, self._model, index)
+        body = {**self._body, "seed": (self._request.seed or 0) + index}
         why = ""
         for pause, _ in zip(self._patience.pauses(), range(self._patience.tries), strict=False):
             turn.check()
@@ -123,29 +135,3 @@ class _Order:
     def _tell(self, index: int, done: float) -> None:
         step = round(STEPS * (index + done) / self._request.num_images)
         self._watch.on_step(Step(max(1, step), STEPS))
-
-
-def request_body(request: GenerationRequest, model: Capabilities, index: int) -> dict[str, Any]:
-    """A resolved request in their words. Picture i is made from seed + i."""
-    body: dict[str, Any] = {
-        "prompt": request.prompt,
-        "seed": (request.seed or 0) + index,
-        "output_format": request.output_format.value,
-    }
-    width, height = request.width or model.width, request.height or model.height
-    if model.only_ratio:
-        body["aspect_ratio"] = aspect_ratio(width, height)
-    else:
-        body |= {"width": width, "height": height}
-    if model.num_inference_steps is not None:
-        body["steps"] = request.num_inference_steps
-    if model.guidance_scale is not None:
-        body["guidance"] = request.guidance_scale
-    return body
-
-
-def aspect_ratio(width: int, height: int) -> str:
-    """The nearest one of small numbers."""
-    ratio = Fraction(max(width, height), min(width, height)).limit_denominator(MOST_IN_RATIO // 2)
-    longer, shorter = ratio.numerator, ratio.denominator
-    return f"{longer}:{shorter}" if width >= height else f"{shorter}:{longer}"

@@ -4,11 +4,11 @@ import gc
 import logging
 import math
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -19,6 +19,9 @@ from worker.backends.base import Watch
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: The autoencoders' own tiles are as large as the pictures of their training, which is of no help for just those.
+TILE = 512
 
 #: What is in the messages of the errors that are no torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's
 #: own libraries, which ask for memory past torch.
@@ -48,6 +51,20 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+@contextmanager
+def tiled(autoencoder: Any) -> Iterator[None]:
+    """Encode and decode in tiles until the block is left."""
+    before = autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
+    autoencoder.tile_sample_min_size = min(TILE, before[0])
+    autoencoder.tile_latent_min_size = max(1, before[1] * autoencoder.tile_sample_min_size // before[0])
+    autoencoder.enable_tiling()
+    try:
+        yield
+    finally:
+        autoencoder.disable_tiling()
+        autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
 from celery import Celery
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]
+from celery.signals import beat_embedded_init, setup_logging, worker_ready, worker_shutdown
 from kombu import Exchange, Queue
 
 from shared import logs
@@ -56,6 +57,8 @@ def create_housekeeper(settings: HousekeeperSettings) -> Celery:
     )
     _keep_house(app, settings)
     _send_webhooks(settings)
+    # Beat is a process beside this one; without it, it would go on for nobody.
+    beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
     setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
     return app
 

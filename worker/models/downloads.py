@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -12,12 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from shared.errors import ConfigurationError
 from worker.models.hub import Hub, HubAway
-from worker.models.pipelines import INDEX, parts_of, wanted
-from worker.models.plans import Plan
+from worker.models.pipelines import INDEX, parts_of, read_index, wanted
+from worker.models.plans import OnProgress, Plan, readable
 from worker.models.transfers import PAUSES, Transfer
 
 logger = logging.getLogger(__name__)
@@ -26,9 +24,6 @@ logger = logging.getLogger(__name__)
 TELL_SECONDS = 1.0
 #: What a disk should keep for everything else.
 SPARE_BYTES = 256 << 20
-
-#: Called with the model's name, the bytes that are there, and those there will be.
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -73,17 +68,6 @@ class Downloader:
         plan = Plan.of(repository.commit, files)
         plan.write(folder)
         return plan
-
-
-def read_index(name: str, text: bytes) -> dict[str, Any]:
-    """Raises ConfigurationError."""
-    try:
-        index = json.loads(text)
-    except ValueError:
-        index = None
-    if not isinstance(index, dict):
-        raise ConfigurationError(f"The index of the model {name} cannot be read.")
-    return index
 
 
 class _Counter:
@@ -138,7 +122,7 @@ def _gone_if_empty(folder: Path) -> Iterator[None]:
 def _require_room(name: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing and missing + SPARE_BYTES > free:
-        raise _no_room(name, folder, f"{gigabytes(missing)} more are needed and {gigabytes(free)} are free")
+        raise _no_room(name, folder, f"{readable(missing)} more are needed and {readable(free)} are free")
 
 
 @contextmanager
@@ -171,7 +155,3 @@ def _no_room(name: str, folder: Path, why: str) -> ConfigurationError:
         f"The model {name} does not fit into {folder.absolute()}: {why}. Make room, or name another disk with "
         "SD_MODEL_DIR."
     )
-
-
-def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

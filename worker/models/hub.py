@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx2
-from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -19,6 +19,9 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validat
 
 from shared.errors import ConfigurationError
 from worker.models.pipelines import RemoteFile
+
+# It would look up on the network which coding assistant runs this program, to tell of it.
+constants.HF_HUB_DISABLE_TELEMETRY = True
 
 #: Hugging Face answers in well under a second; without the network, its own client would try for half a minute.
 ANSWER_SECONDS = 10.0

@@ -1,5 +1,6 @@
 """What of a repository a pipeline needs: its index, and of each part the configuration and one set of safetensors."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _WEIGHTS = re.compile(
     r"|(?P<map>model|diffusion_pytorch_model)\.safetensors\.index(?P<half_map>\.fp16)?\.json",
     re.ASCII,
 )
+#: Parts that others can stand in for.
+_DISPENSABLE = frozenset({"safety_checker"})
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -40,6 +43,17 @@ class Wanted:
 
     file: RemoteFile
     path: str
+
+
+def read_index(name: str, text: bytes) -> dict[str, Any]:
+    """Raises ConfigurationError."""
+    try:
+        index = json.loads(text)
+    except ValueError:
+        index = None
+    if not isinstance(index, dict):
+        raise ConfigurationError(f"The index of the model {name} cannot be read.")
+    return index
 
 
 def parts_of(content: dict[str, Any], name: str, index: str = INDEX) -> list[str]:
@@ -74,12 +88,13 @@ def wanted(
         elif match is not None and (match["part"] or ROOT) in folders:
             folders[match["part"] or ROOT].append((match["file"], file))
     for part, inside in folders.items():
-        found += [Wanted(file, file.path) for own, file in inside if _CONFIGURATION.fullmatch(own)]
         weights = _weights(part, inside, half=half)
         safe = any(entry.path.endswith(".safetensors") for entry in weights)
-        if not safe and any(own.endswith(_PICKLED) for own, _ in inside):
+        if safe or not any(own.endswith(_PICKLED) for own, _ in inside):
+            found += [Wanted(file, file.path) for own, file in inside if _CONFIGURATION.fullmatch(own)]
+            found += weights
+        elif part not in _DISPENSABLE:
             raise ConfigurationError(f"The {part or 'model'} of {name} is there only as a pickle, which is never read.")
-        found += weights
     return found + last
 
 

@@ -1,5 +1,6 @@
 """What is to be had of a model, written down beside it: whoever goes on with a download gets the same version."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,9 @@ from worker.models.pipelines import RemoteFile, Wanted
 FILE = "download.json"
 #: Ends the name of a file that is not all there.
 PARTIAL = ".part"
+
+#: Called with the model's name, the bytes that are there, and those there will be.
+OnProgress = Callable[[str, int, int], None]
 
 
 class PlannedFile(Frozen):
@@ -54,6 +58,10 @@ class Plan(Frozen):
 
     def bytes_done(self, folder: Path) -> int:
         return sum(file.bytes_done(folder) for file in self.files)
+
+
+def readable(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def size_of(path: Path) -> int | None:

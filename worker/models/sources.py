@@ -9,9 +9,8 @@ from typing import Any, Self
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
 from shared.settings import PREFIX, WorkerSettings
-from worker.models.downloads import Downloader, OnProgress, read_index
-from worker.models.hub import Hub, require_name
-from worker.models.pipelines import INDEX, parts_of
+from worker.models.pipelines import INDEX, parts_of, read_index
+from worker.models.plans import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +108,10 @@ class Source:
         return folder if local else None
 
     def _fetched(self, on_progress: OnProgress) -> Path:
+        # Only where a model is to be had from there: workers without one do not have the hub's client.
+        from worker.models.downloads import Downloader
+        from worker.models.hub import Hub, require_name
+
         name = self.repository
         if name != self.model_id:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)

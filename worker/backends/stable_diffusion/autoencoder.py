@@ -1,17 +1,14 @@
 """From latents to pictures."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import diffusers
 import torch
 
 from worker.backends.base import Pixels
+from worker.backends.memory import tiled
 from worker.backends.pipeline import Image, in_float32, to_preview
-
-#: The autoencoders' own tiles are as large as the pictures of their training, which is of no help for just those.
-TILE = 512
 
 
 class Autoencoder:
@@ -41,18 +38,8 @@ class Autoencoder:
         low, high = channels.amin((2, 3), keepdim=True), channels.amax((2, 3), keepdim=True)
         return to_preview((channels - low) / (high - low).clamp(min=1e-6))
 
-    @contextmanager
-    def tiled(self) -> Iterator[None]:
-        vae = self._vae
-        before = vae.tile_sample_min_size, vae.tile_latent_min_size
-        vae.tile_sample_min_size = min(TILE, before[0])
-        vae.tile_latent_min_size = max(1, before[1] * vae.tile_sample_min_size // before[0])
-        vae.enable_tiling()
-        try:
-            yield
-        finally:
-            vae.disable_tiling()
-            vae.tile_sample_min_size, vae.tile_latent_min_size = before
+    def tiled(self) -> AbstractContextManager[None]:
+        return tiled(self._vae)
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         """As the decoder takes them: pipelines work on latents of about unit variance."""

@@ -27,4 +27,4 @@ def _cut(tokenizer: Any, text: str) -> str:
     tokens = tokenizer(text).input_ids
     lost = tokens[tokenizer.model_max_length - 1 : -1]
     told: str = tokenizer.decode(lost).strip()
-    return told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}..."
+    return told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD].rstrip()}..."

@@ -1,0 +1,28 @@
+"""How many event streams somebody may have open: each takes a socket and memory of this very process."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from shared.errors import RateLimited
+
+RETRY_SECONDS = 5
+
+
+class Streams:
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, account: str) -> Iterator[None]:
+        """Raises RateLimited."""
+        if self._open[account] >= self._most:
+            raise RateLimited("As many event streams are open as may be; close one first.", RETRY_SECONDS)
+        self._open[account] += 1
+        try:
+            yield
+        finally:
+            self._open[account] -= 1
+            if not self._open[account]:
+                del self._open[account]

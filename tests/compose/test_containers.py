@@ -1,0 +1,171 @@
+"""What can be told of the images and the stack without an engine; `make smoke` does the rest."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from compose import services
+from shared.schemas import Backend
+from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, WorkerSettings
+from tests.stack import Process
+from tools import env_example
+
+ROOT = Path(__file__).parents[2]
+STACK = yaml.safe_load((ROOT / "compose/compose.yaml").read_text())
+SERVICES: dict[str, Any] = STACK["services"]
+OVERLAYS = ("nvidia", "join-network", "other-redis")
+DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
+#: The places in the image, and where the processes in it listen.
+FIXED = {"host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
+FAMILIES = {
+    "stable-diffusion": ApiSettings,
+    "housekeeper": HousekeeperSettings,
+    "worker-sd": WorkerSettings,
+    "worker-flux-local": WorkerSettings,
+    "worker-flux-api": WorkerSettings,
+}
+
+
+def test_the_stack_has_the_names_that_others_rely_on() -> None:
+    api = SERVICES["stable-diffusion"]
+
+    assert set(SERVICES) == {*FAMILIES, "flower", "redis"}
+    assert {"sd_models", "sd_outputs"} < set(STACK["volumes"])
+    assert api["container_name"] == "iti-image-generation"
+    assert api["ports"] == ["${SD_HOST:-127.0.0.1}:${SD_PORT:-7860}:7860"]
+    assert {name for name, service in SERVICES.items() if "sd" in service["profiles"]} == {*SERVICES} - {
+        "worker-flux-local",
+        "worker-flux-api",
+    }
+    assert set(api["depends_on"]) == {"redis", "worker-sd", "housekeeper"}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_setting_reaches_the_processes_that_read_it_and_no_others(name: str) -> None:
+    wanted = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
+
+    assert set(SERVICES[name]["environment"]) == wanted, "compose/compose.yaml names what it passes on"
+
+
+def test_the_dashboard_gets_no_key_and_no_prompt_of_anybody() -> None:
+    names = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
+
+    assert set(SERVICES["flower"]["environment"]) < names
+    assert not [name for name in SERVICES["flower"]["environment"] if "KEY" in name or "TOKEN" in name]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_hardened_and_comes_back(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["read_only"]
+    assert service["init"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert "privileged" not in service
+    assert {volume.partition(":")[0] for volume in service.get("volumes", ())} <= set(STACK["volumes"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_only_the_api_has_a_name_of_its_own_so_that_the_others_can_be_many(name: str) -> None:
+    assert ("container_name" in SERVICES[name]) is (name == "stable-diffusion")
+    assert ("ports" in SERVICES[name]) is (name in ("stable-diffusion", "flower"))
+
+
+def test_workers_are_given_longer_to_stop_than_they_take() -> None:
+    workers = [service for name, service in SERVICES.items() if name.startswith("worker-")]
+
+    assert {worker["stop_grace_period"] for worker in workers} == {"1m${SD_SHUTDOWN_GRACE_SECONDS:-30}s"}
+
+
+def test_containers_run_what_the_launcher_runs() -> None:
+    settings = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
+    module = [sys.executable, "-m"]
+    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper(settings, {})
+    shell = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
+
+    assert [*module, *SERVICES["housekeeper"]["command"]] == list(housekeeper.command)
+    assert shell.replace('\\"$SD_BACKEND@%h\\"', "sd@%h") == f'CMD ["sh", "-c", "exec {" ".join(worker.command[2:])}"]'
+    assert ["-m", *SERVICES["flower"]["command"][2:]] == list(services.flower(settings, {}).command[1:])
+
+
+def test_redis_keeps_jobs_as_the_embedded_one_does(tmp_path: Path) -> None:
+    script = SERVICES["redis"]["command"][-1]
+    options = services.redis_server(LauncherSettings(_env_file=None), tmp_path / "socket").command  # type: ignore[call-arg]
+
+    for name in ("appendonly", "appendfsync", "save", "maxmemory-policy", "stream-node-max-bytes"):
+        value = options[options.index(f"--{name}") + 1] or '""'
+        assert f"{name} {value}\n" in script
+    assert "requirepass $$REDISCLI_AUTH" in script
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_changes_only_what_is_there(overlay: str) -> None:
+    content = yaml.safe_load((ROOT / f"compose/{overlay}.yaml").read_text())
+
+    assert set(content["services"]) <= set(SERVICES)
+    for name, service in content["services"].items():
+        assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
+
+
+def test_every_variable_is_a_setting_or_explained_in_the_example() -> None:
+    known = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
+    known |= {name for name, *_ in env_example.COMPOSE}
+
+    for path in (ROOT / "compose").glob("*.yaml"):
+        assert set(re.findall(r"(?<!\$)\$\{?([A-Z_]+)", path.read_text())) <= known
+
+
+@pytest.mark.parametrize("name", DOCKERFILES)
+def test_images_are_of_one_base_not_for_root_and_end_on_what_changes_most(name: str) -> None:
+    stages = re.split(r"^FROM ", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
+    code = [stage for stage in stages if "COPY shared shared" in stage]
+
+    assert code
+    for stage in code:
+        lines = stage.splitlines()
+        assert "USER 10001:10001" in lines
+        assert lines.index("COPY shared shared") > next(i for i, line in enumerate(lines) if "COPY --from" in line)
+    assert all(stage.startswith(("${PYTHON_IMAGE}", "base", "slim-dependencies")) for stage in stages)
+
+
+def test_the_api_image_holds_the_api_alone() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile.api").read_text(), re.MULTILINE)
+
+    assert " ".join(copied).split() == ["pyproject.toml", "constraints.txt", "LICENSE", "LICENSE", "shared", "api"]
+
+
+def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_path: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    heavy = [re.split(r"[>=\[]", name)[0].replace("-", "_") for name in extras["worker"] if "imagegen" not in name]
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({heavy}))"
+    modules = "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.alive, compose.dashboard"
+
+    process = Process([sys.executable, "-c", f"{blocked}; import {modules}"], tmp_path)
+
+    assert "torch" in heavy
+    assert process.wait() == 0, process.output
+
+
+def test_nothing_gets_into_a_build_unless_it_is_named() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+
+    assert lines[0] == "*"
+    assert not [line for line in lines if line.startswith("!") and (".env" in line or "*" in line)]
+
+
+@pytest.mark.parametrize(
+    ("module", "setting"), [("api.main", "SD_API_KEY"), ("compose.dashboard", "SD_FLOWER_BASIC_AUTH")]
+)
+def test_what_is_published_to_the_network_wants_a_key(tmp_path: Path, module: str, setting: str) -> None:
+    process = Process([sys.executable, "-m", module], tmp_path, SD_HOST="127.0.0.1", SD_PUBLISHED_ON="0.0.0.0")
+
+    assert process.wait() == 1
+    assert f"{setting} is empty, and with SD_HOST=0.0.0.0" in process.output
+    assert "Traceback" not in process.output

@@ -1,0 +1,62 @@
+"""Builds the images, starts the stack on a real engine, breaks it, and prints what was checked: `make smoke`.
+
+Needs Docker, Compose (v2, or 1.29) and a free port 7860; no Python package. On a machine that has prepared base images
+and must build through the host's network: `--network host --torch-index ''`.
+"""
+
+import argparse
+import http.client
+import sys
+
+from tools.docker_smoke.checks import Failed, check, run, timed
+from tools.docker_smoke.faults import deaths, restarts
+from tools.docker_smoke.images import images
+from tools.docker_smoke.rules import flower_rules, hardened, redis_rules, refusals
+from tools.docker_smoke.stack import Stack, call
+
+API = "iti-image-generation"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", help="network for the steps of the builds, such as host")
+    parser.add_argument("--torch-index", help="where PyTorch comes from, instead of the Dockerfile's default")
+    options = parser.parse_args()
+    stack = Stack()
+    if run("docker", "ps", "-aq", "--filter", f"name=^{API}$"):
+        sys.exit(f"A container {API} is there already: this needs its name and port 7860.")
+    print(f"docker {run('docker', 'version', '--format', '{{.Server.Version}}')}, {stack.version}")
+    try:
+        images(options)
+        refusals()
+        start(stack)
+        hardened(stack)
+        redis_rules(stack)
+        flower_rules()
+        restarts(stack, deaths(stack))
+    except Failed as failed:
+        print(f"\n{failed}\n\n{stack.compose('logs', '--tail', '15')}")
+        sys.exit(1)
+    finally:
+        stack.compose("down", "--volumes")
+    print("All of it holds; nothing is left running.")
+
+
+def start(stack: Stack) -> None:
+    spent = timed(lambda: stack.up("stable-diffusion"))
+    check(True, "one command starts the API and all that it needs", f"{spent:.1f} s")
+    spent = timed(lambda: stack.serves(1))
+    check(True, "the worker has its model", f"after {spent:.1f} s more")
+    status, picture = call("POST", "/api/txt2img", {"prompt": "a red heart on a blue background"}, accept="image/png")
+    check(
+        status == http.client.OK and picture[:4] == b"\x89PNG",
+        "a picture comes out of port 7860",
+        f"{len(picture)} bytes",
+    )
+    spent = timed(lambda: stack.up("stable-diffusion", "flower", "worker-flux-api", workers=2))
+    stack.serves(2)
+    check(True, "--scale worker-sd=2 starts another worker, under a name of its own", f"{spent:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What the running stack is put through."""
+
+import http.client
+import time
+
+from tools.docker_smoke.checks import check, inspect, run, timed, until
+from tools.docker_smoke.stack import GRACE_SECONDS, Stack, call, sd_workers, told
+
+#: Longer than the grace, on the fastest of machines: some ten seconds on two cores of their own.
+LONG = {"prompt": "a red heart on a blue background", "num_inference_steps": 150, "num_images": 4}
+
+
+def deaths(stack: Stack) -> str:
+    job, worker = in_the_middle()
+    run("docker", "kill", worker)
+    survives(job, "docker kill of the worker in the middle of a job: another one finishes it")
+    run("docker", "start", worker)
+    stack.serves(2)
+    job, worker = in_the_middle()
+    spent = timed(lambda: run("docker", "stop", "--time", inspect(worker, ".Config.StopTimeout"), worker))
+    check(inspect(worker, ".State.ExitCode") == "0", "docker stop in the middle of a job: the worker exits with 0")
+    check(spent < GRACE_SECONDS + 10, f"within its grace of {GRACE_SECONDS} s and some", f"{spent:.1f} s")
+    survives(job, "the job that it put back is finished by another one")
+    return job
+
+
+def restarts(stack: Stack, job: str) -> None:
+    spent = timed(lambda: stack.compose("down"))
+    check(spent < 60, "the whole stack stops by itself", f"{spent:.1f} s")
+    stack.up("stable-diffusion")
+    until("the API answers", lambda: call("GET", "/health/live")[0] == http.client.OK or None)
+    check(
+        told("GET", f"/api/jobs/{job}")["state"] == "succeeded", "after a new start, jobs and pictures are still there"
+    )
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and so are their pictures")
+
+
+def in_the_middle() -> tuple[str, str]:
+    """A job that has begun, and the container that works on it."""
+    job = told("POST", "/api/jobs", LONG)["id"]
+
+    def at_work() -> tuple[str, str] | None:
+        progress = told("GET", f"/api/jobs/{job}")["progress"]
+        busy = [worker for worker in sd_workers() if worker["current_job"] == job]
+        return (job, busy[0]["name"].partition("@")[2]) if busy and progress else None
+
+    return until("the job has begun", at_work)
+
+
+def survives(job: str, promise: str) -> None:
+    begin = time.monotonic()
+    states = ("succeeded", "failed", "cancelled")
+    ended = until(promise, lambda: (now := told("GET", f"/api/jobs/{job}"))["state"] in states and now, 600)
+    detail = f"{ended['state']} {time.monotonic() - begin:.1f} s later, attempt {ended['attempt']}"
+    check(ended["state"] == "succeeded" and ended["attempt"] > 1, promise, detail)
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and its picture is there")

@@ -1,0 +1,98 @@
+"""The images: built as a commit has them, small, without secrets, and built again in seconds."""
+
+import argparse
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tools.docker_smoke.checks import ROOT, check, inspect, run, timed
+from tools.docker_smoke.stack import CANARY
+
+BASE = "python:3.11-slim-bookworm"
+IMAGES = {
+    "imagegen-api": ("Dockerfile.api",),
+    "imagegen-worker-slim": ("Dockerfile.worker", "--target", "slim"),
+    "imagegen-worker": ("Dockerfile.worker",),
+}
+
+
+def images(options: argparse.Namespace) -> None:
+    with context() as folder:
+        build(folder, options)
+        with (folder / "shared/errors.py").open("a") as code:
+            code.write(f"# {time.time_ns()}\n")
+        print("  ...   again, after a change of code")
+        spent = timed(lambda: build(folder, options, tag=":changed"))
+        run("docker", "rmi", *(f"{image}:changed" for image in IMAGES))
+        check(spent < 90, "a change of code builds all three again in seconds", f"{spent:.1f} s")
+    base = size_of_base()
+    for image in IMAGES:
+        size = int(inspect(image, ".Size"))
+        print(f"  ...   {image}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of it above the Python base")
+        check(inspect(image, ".Config.User") == "10001:10001", f"{image} does not run as root")
+        check(not holds_canary(image), f"{image} holds no secret and no file that is not the service's, in no layer")
+    check(int(inspect("imagegen-api", ".Size")) < 250e6, "the API's image is smaller than 250 MB")
+    for image in ("imagegen-api", "imagegen-worker-slim"):
+        run("docker", "run", "--rm", image, "python3", "-c", "import torch", fails=True)
+        check(True, f"{image} has no torch")
+
+
+@contextmanager
+def context() -> Iterator[Path]:
+    """The sources as a commit would have them, and beside them what must never get into an image."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+            if (ROOT / name).is_file():
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, Path(folder) / name)
+        for name in (".env", "outputs/private.txt", "data/appendonly.aof", "api/.env", "worker/.env.local"):
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / name).write_text(f"SD_API_KEY={CANARY}\n")
+        yield Path(folder)
+
+
+def build(folder: Path, options: argparse.Namespace, tag: str = "") -> None:
+    for image, (dockerfile, *target) in IMAGES.items():
+        index = () if options.torch_index is None else ("--build-arg", f"TORCH_INDEX={options.torch_index}")
+        network = ("--network", options.network) if options.network else ()
+        torch = index if image == "imagegen-worker" else ()
+        command = ("docker", "build", *network, *torch, "-f", dockerfile, *target, "-t", image + tag, ".")
+        print(f"  ...   {image} built in {timed(lambda c=command: run(*c, cwd=folder)):.1f} s", flush=True)  # type: ignore[misc]
+
+
+def holds_canary(image: str) -> bool:
+    """Whether any file of any layer has it, also one that a later layer removed."""
+    command = ("docker", "save", image)
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as save,  # noqa: S603
+        tarfile.open(fileobj=save.stdout, mode="r|") as layers,
+    ):
+        files = (layers.extractfile(member) for member in layers if member.isfile())
+        # Every layer is read to its end: the engine would wait for a reader.
+        return sum(has_canary(file) for file in files if file is not None) > 0
+
+
+def has_canary(layer: IO[bytes]) -> bool:
+    """Some engines save layers as they are, others compress them."""
+    first = layer.read(2)
+    unpack = zlib.decompressobj(wbits=31).decompress if first == b"\x1f\x8b" else bytes
+    before, found, chunk = b"", False, first
+    while chunk:
+        text = before + unpack(chunk)
+        found = found or CANARY.encode() in text
+        before, chunk = text[-len(CANARY) :], layer.read(1 << 20)
+    return found
+
+
+def size_of_base() -> int:
+    """Builders of today use the base without keeping it under its name."""
+    if not run("docker", "images", "--quiet", BASE):
+        run("docker", "pull", "--quiet", BASE)
+    return int(inspect(BASE, ".Size"))

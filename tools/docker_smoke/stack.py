@@ -1,0 +1,78 @@
+"""The service in containers, and how it is asked."""
+
+import http.client
+import json
+import os
+import subprocess
+import tempfile
+from typing import Any
+
+from tools.docker_smoke.checks import Failed, run, until
+
+PORT = 7860
+PROJECT = "imagegen-smoke"
+PROFILES = ("--profile", "sd", "--profile", "flux-api")
+#: Stands where secrets stand, in the settings and in the build context: no image may hold it.
+CANARY = "canary-7d1e2c5b9a4f4c0e"
+GRACE_SECONDS = 2
+SETTINGS = {
+    "REDIS_PASSWORD": CANARY,
+    "SD_SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS),
+    "SD_FLOWER_BASIC_AUTH": f"smoke:{CANARY}",
+    "SD_BACKENDS": "sd,flux-api",
+    "SD_DEFAULT_BACKEND": "sd",
+    "SD_BFL_API_KEY": CANARY,
+}
+
+
+class Stack:
+    """The service in containers, with settings of its own and none of this machine's."""
+
+    def __init__(self) -> None:
+        v2 = subprocess.run(("docker", "compose", "version"), capture_output=True, check=False).returncode == 0  # noqa: S607
+        self._command = ("docker", "compose") if v2 else ("docker-compose",)
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "COMPOSE_"))}
+        self.version = run(*self._command, "version").splitlines()[0]
+
+    def compose(self, *arguments: str) -> str:
+        with tempfile.NamedTemporaryFile("w", suffix=".env") as settings:
+            settings.writelines(f"{name}={value}\n" for name, value in SETTINGS.items())
+            settings.flush()
+            options = ("-f", "compose/compose.yaml", "-p", PROJECT, "--env-file", settings.name)
+            return run(*self._command, *options, *PROFILES, *arguments, env=self._env)
+
+    def up(self, *services: str, workers: int = 1) -> None:
+        self.compose("up", "-d", "--no-build", "--scale", f"worker-sd={workers}", *services)
+
+    def containers(self, service: str) -> list[str]:
+        return self.compose("ps", "-q", service).split()
+
+    def serves(self, workers: int) -> None:
+        """Until so many workers of sd are ready."""
+        until(f"{workers} ready workers", lambda: len([w for w in sd_workers() if w["state"] == "ready"]) == workers)
+
+
+def call(method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", 7860, timeout=300)
+    payload = None if body is None else json.dumps(body)
+    try:
+        connection.request(method, path, payload, {"content-type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def told(method: str, path: str, body: object = None) -> Any:
+    status, answer = call(method, path, body)
+    if status >= 400 or not status:
+        raise Failed(f"{method} {path} was answered {status}: {answer[:500]!r}")
+    return json.loads(answer)
+
+
+def sd_workers() -> list[dict[str, Any]]:
+    if call("GET", "/health/live")[0] != http.client.OK:
+        return []
+    return next(backend["workers"] for backend in told("GET", "/api/backends")["backends"] if backend["name"] == "sd")

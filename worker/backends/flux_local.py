@@ -1,0 +1,252 @@
+"""FLUX.2 Klein on diffusers: pictures from prompts, and from prompts and up to four pictures."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image as PillowImage
+
+from shared.capabilities import Capabilities
+from shared.errors import ConfigurationError, InvalidImage
+from shared.schemas import GenerationRequest
+from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
+from worker.backends.memory import Ladder, Relief, Room, tiled
+from worker.backends.pipeline import (
+    Attempt,
+    Image,
+    choose_device,
+    choose_dtype,
+    generators,
+    in_float32,
+    name_of,
+    quieten_libraries,
+    soundest,
+    step_callback,
+    to_preview,
+)
+from worker.backends.placement import Placement, choose, free_bytes, place, sizes_of
+from worker.backends.safety import CHECKED, OFF, SafetyChecker
+from worker.models.sources import Model
+
+logger = logging.getLogger(__name__)
+
+PIPELINE = "Flux2KleinPipeline"
+#: Never float16: FLUX overflows in it, and the pictures are black.
+HALF = {"cuda": torch.bfloat16, "mps": torch.bfloat16}
+#: What distilled models were made for (BFL's model card); diffusers' own defaults are those of the base models.
+DISTILLED_STEPS, DISTILLED_GUIDANCE = 4, 1.0
+#: What the pipeline accepts of pictures to begin with.
+MIN_INPUT_SIDE, MAX_INPUT_RATIO, MAX_INPUTS = 64, 8, 4
+#: Four megapixels are what FLUX.2 was made for at most.
+MAX_SIDE, MAX_PIXELS = 2048, 4_194_304
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator chooses beside the model."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    safety_checker: Callable[[], Path] | None = None
+    """Finds the checker; None checks nothing."""
+    cloud: bool = False
+    """Whether callers whose pictures do not fit can be sent to flux-api."""
+
+
+class FluxLocal:
+    """Not thread-safe: one job at a time, as the worker has it."""
+
+    def __init__(self, pipe: Any, model: str, device: torch.device, checker: SafetyChecker | None, cloud: bool) -> None:
+        sizes, free = sizes_of(pipe), free_bytes(device)
+        placed = choose(sizes, free)
+        place(pipe, placed, device)
+        room = "" if free is None else f", {free / 1e9:.1f} GB are free"
+        logger.info("%s: %s; its parts take %.1f GB%s", model, placed, sum(sizes.values()) / 1e9, room)
+        self.capabilities = _capabilities(pipe, model, checker)
+        self.device = str(device)
+        self.dtype = name_of(pipe.transformer.dtype)
+        self.placement = str(placed)
+        self._pipe = pipe
+        self._device = device
+        self._checker = checker
+        self._room = Room(self.capabilities, cloud=cloud)
+        # Where single layers come and go, their precision cannot be changed.
+        self._retries = placed is not Placement.GROUP_OFFLOAD and pipe.vae.dtype is not torch.float32
+
+    @classmethod
+    def load(cls, model: Model, options: Options) -> "FluxLocal":
+        """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
+        quieten_libraries()
+        device = choose_device(options.device)
+        if options.dtype == "float16":
+            raise ConfigurationError(
+                "SD_DTYPE is float16, in which FLUX gives black pictures; SD_DTYPE=auto takes bfloat16 on GPUs and "
+                "float32 on CPUs."
+            )
+        name = model.index.get("_class_name")
+        if name != PIPELINE:
+            raise ConfigurationError(f"The model {model.name} is a {name}; the flux-local backend runs {PIPELINE}.")
+        checker = SafetyChecker.load(options.safety_checker(), device) if options.safety_checker else None
+        try:
+            pipe = getattr(diffusers, PIPELINE).from_pretrained(
+                model.location,
+                dtype=choose_dtype(options.dtype, device, HALF),
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            pipe.set_progress_bar_config(disable=True)
+            return cls(pipe, model.name, device, checker, options.cloud)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
+
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+        if request.seed is None:
+            raise ValueError("the request is not resolved")
+        references = _references(inputs)
+        if cut := _cut(self._pipe, request.prompt):
+            watch.warn(f"prompt is too long for the model, which does not read its last {cut} tokens")
+        with Ladder(request, self._room, watch) as ladder:
+            rendering = _Rendering(self._pipe, request, references, watch, ladder, self._reliefs(), self._retries)
+            made = [rendering.picture(index) for index in range(request.num_images)]
+        flags = self._checker.flags(made) if self._checker else [False] * len(made)
+        return [
+            Picture(pixels, request.seed + index, flagged)
+            for index, (pixels, flagged) in enumerate(zip(made, flags, strict=True))
+        ]
+
+    def _reliefs(self) -> list[Relief]:
+        reliefs = [Relief("pictures were encoded and decoded in tiles", lambda: tiled(self._pipe.vae))]
+        if self.placement == Placement.RESIDENT and self._device.type == "cuda":
+            reliefs.append(Relief("idle parts of the model waited in main memory", self._offloaded))
+        return reliefs
+
+    @contextmanager
+    def _offloaded(self) -> Iterator[None]:
+        self._pipe.enable_model_cpu_offload(device=self._device)
+        try:
+            yield
+        finally:
+            self._pipe.remove_all_hooks()
+            self._pipe.to(self._device)
+
+
+@dataclass(frozen=True)
+class _Rendering:
+    """Of a resolved request; one picture after the other, so that several need no more memory than one."""
+
+    pipe: Any
+    request: GenerationRequest
+    references: list[Any] | None
+    watch: Watch
+    ladder: Ladder
+    reliefs: Sequence[Relief]
+    retries: bool
+    """Whether a decoder that overflows can do better in float32."""
+
+    def picture(self, index: int) -> Pixels:
+        """Picture i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
+        latents = self.ladder.run(lambda: self._denoised(index), *self.reliefs)
+        return soundest(self._attempts(latents), self.watch.warn)
+
+    def _denoised(self, index: int) -> torch.Tensor:
+        """Latents of one picture, as the decoder takes them."""
+        request, steps = self.request, self.request.num_inference_steps or 1
+
+        def on_step(step: Step) -> None:
+            done, total = index * step.steps + step.step, request.num_images * step.steps
+            self.watch.on_step(Step(done, total, step.preview))
+
+        latents: torch.Tensor = self.pipe(
+            prompt=request.prompt,
+            image=self.references,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=steps,
+            guidance_scale=request.guidance_scale,
+            generator=generators((request.seed or 0) + index, 1),
+            output_type="latent",
+            callback_on_step_end=step_callback(on_step, steps, self._preview),
+        ).images
+        return latents
+
+    def _attempts(self, latents: torch.Tensor) -> Iterator[Attempt]:
+        yield Attempt("", lambda: self._decoded(latents))
+        if self.retries and latents.isfinite().all():
+            yield Attempt("it was decoded again in float32", lambda: self._decoded_in_float32(latents))
+
+    def _decoded_in_float32(self, latents: torch.Tensor) -> Image:
+        with in_float32(self.pipe.vae):
+            return self._decoded(latents.float())
+
+    def _decoded(self, latents: torch.Tensor) -> Image:
+        image = self.ladder.run(lambda: self._decode(latents), *self.reliefs)
+        # Where only the part that is at work is on the device, nobody else would send the decoder away.
+        self.pipe.maybe_free_model_hooks()
+        return image
+
+    @torch.no_grad()
+    def _decode(self, latents: torch.Tensor) -> Image:
+        image = self.pipe.vae.decode(latents, return_dict=False)[0]
+        array: Image = (image / 2 + 0.5)[0].permute(1, 2, 0).float().cpu().numpy()
+        return array
+
+    def _preview(self, latents: torch.Tensor) -> Pixels:
+        """Shapes in false colours: the first channels of the latents, spread to the visible range."""
+        patch = self.pipe.vae_scale_factor * 2
+        height, width = (self.request.height or 0) // patch, (self.request.width or 0) // patch
+        # A token is a patch of 2x2 latents: four values of the first channel, then four of the next.
+        channels = latents[0].float().T.reshape(-1, 4, height, width).mean(1)
+        colours = channels[[0, 1 % len(channels), 2 % len(channels)]]
+        low, high = colours.amin((1, 2), keepdim=True), colours.amax((1, 2), keepdim=True)
+        return to_preview(((colours - low) / (high - low).clamp(min=1e-6))[None])
+
+
+def _cut(pipe: Any, prompt: str) -> int:
+    """How many tokens at the prompt's end the model does not read."""
+    message = [{"role": "user", "content": prompt}]
+    text = pipe.tokenizer.apply_chat_template(
+        message, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    tokens: list[int] = pipe.tokenizer(text).input_ids
+    return max(0, len(tokens) - int(pipe.tokenizer_max_length))
+
+
+def _references(inputs: Inputs) -> list[Any] | None:
+    """Raises InvalidImage for what the pipeline would refuse."""
+    for pixels in inputs.images:
+        height, width, _ = pixels.shape
+        if min(width, height) < MIN_INPUT_SIDE or max(width, height) > MAX_INPUT_RATIO * min(width, height):
+            raise InvalidImage(
+                f"A picture of {width}x{height} pixels cannot be used: each side must have at least {MIN_INPUT_SIDE}, "
+                f"and one at most {MAX_INPUT_RATIO} times those of the other."
+            )
+    return [PillowImage.fromarray(pixels) for pixels in inputs.images] or None
+
+
+def _capabilities(pipe: Any, model: str, checker: SafetyChecker | None) -> Capabilities:
+    distilled = bool(pipe.config.is_distilled)
+    own = inspect.signature(type(pipe).__call__).parameters
+    native = pipe.default_sample_size * pipe.vae_scale_factor
+    ignored = ("bfl_model", "loras", "negative_prompt", "scheduler", "strength")
+    return Capabilities(
+        model=model,
+        width=native,
+        height=native,
+        multiple_of=pipe.vae_scale_factor * 2,
+        min_side=64,
+        max_side=MAX_SIDE,
+        max_pixels=MAX_PIXELS,
+        num_inference_steps=DISTILLED_STEPS if distilled else own["num_inference_steps"].default,
+        guidance_scale=DISTILLED_GUIDANCE if distilled else own["guidance_scale"].default,
+        max_input_images=MAX_INPUTS,
+        safety=CHECKED if checker else OFF,
+        # Of a distilled model, guidance is a part: another one changes nothing.
+        ignored=("guidance_scale", *ignored) if distilled else ignored,
+    )
