@@ -1,6 +1,6 @@
 # `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench faults docker smoke clean
+.PHONY: help run test check fix bench profile faults docker smoke clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,9 +29,11 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
 
-bench: $(VENV)/.dev ## Measure what is promised
-	@$(BIN)/python bench/png.py
-	@$(BIN)/python -m bench.webhooks
+bench: $(VENV)/.dev ## Measure what is promised; BENCH=--full takes longer and more exactly
+	@$(BIN)/python -m bench $(BENCH)
+
+profile: $(VENV)/.dev ## Draw flame graphs of the API and a worker under load into profiles/
+	@$(BIN)/python -m bench.profile
 
 faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
