@@ -16,15 +16,13 @@ from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError, InvalidImage
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
+from worker.backends.devices import choose_device, choose_dtype, name_of
 from worker.backends.memory import Ladder, Relief, Room, tiled
 from worker.backends.pipeline import (
     Attempt,
     Image,
-    choose_device,
-    choose_dtype,
     generators,
     in_float32,
-    name_of,
     quieten_libraries,
     soundest,
     step_callback,

@@ -12,8 +12,9 @@ from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Watch
+from worker.backends.devices import choose_device, choose_dtype, name_of
 from worker.backends.memory import Ladder, Room
-from worker.backends.pipeline import choose_device, choose_dtype, name_of, quieten_libraries
+from worker.backends.pipeline import quieten_libraries
 from worker.backends.safety import CHECKED, OFF, PART, SafetyChecker
 from worker.backends.stable_diffusion import loading, prompts
 from worker.backends.stable_diffusion.autoencoder import Autoencoder

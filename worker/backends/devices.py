@@ -1,0 +1,37 @@
+"""Where a model runs, and how precisely."""
+
+from collections.abc import Mapping
+
+import torch
+
+from shared.errors import ConfigurationError
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA, then Apple's GPU, then the CPU. Raises ConfigurationError for a device that is not there."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(wanted)
+    present = {
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if not present[device.type]:
+        raise ConfigurationError(
+            f"SD_DEVICE is {wanted}, but this machine has no such device; SD_DEVICE=auto finds one."
+        )
+    return device
+
+
+def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
+    """`auto` takes what `half` has for the device's type, where the model family is known to survive it, or float32."""
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    return half.get(device.type, torch.float32)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """As settings have it: `float16`."""
+    return str(dtype).removeprefix("torch.")
