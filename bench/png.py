@@ -1,17 +1,7 @@
-"""How long `worker.png.encode` takes beside Pillow's default save, and how large its files are.
+"""How long `worker.png.encode` takes beside Pillow's default save, and how large its files are."""
 
-    python bench/png.py [--rounds N]
-
-Prints for every kind of picture the medians of interleaved rounds and their ratio. `noise` says by how much the same
-encoder, measured against itself, was off in this run. Exits with 1 when a picture goes over its limits.
-"""
-
-import argparse
 import io
-import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from bench.figures import Figure, Goal, Scale, compare, seconds_of
 from worker.png import encode
 
 Pixels = NDArray[np.uint8]
@@ -37,14 +28,6 @@ class Kind(NamedTuple):
     #: Ours over Pillow's; None where the figure is only reported.
     time_limit: float | None = TIME_LIMIT
     size_limit: float | None = SIZE_LIMIT
-
-
-class Result(NamedTuple):
-    """Seconds for one picture, and by how much they may be off, as a fraction."""
-
-    ours: float
-    pillow: float
-    noise: float
 
 
 def by_pillow(pixels: Pixels) -> bytes:
@@ -117,45 +100,29 @@ def kinds() -> Iterator[Kind]:
     yield Kind("noise", noise, time_limit=None)
 
 
-def measured(pixels: Pixels, rounds: int) -> Result:
-    """Ours, Pillow, ours, Pillow in every round, so that each first run has a second to be compared with."""
-    runs: tuple[Callable[[], bytes], ...] = (lambda: encode(pixels, {}), lambda: by_pillow(pixels)) * 2
-    seconds: list[list[float]] = [[] for _ in runs]
-    for _ in range(rounds):
-        for run, spent in zip(runs, seconds, strict=True):
-            start = time.perf_counter()
-            run()
-            spent.append(time.perf_counter() - start)
-    first, pillow, again, pillow_again = map(statistics.median, seconds)
-    noise = max(abs(first / again - 1), abs(pillow / pillow_again - 1))
-    return Result(statistics.median(seconds[0] + seconds[2]), statistics.median(seconds[1] + seconds[3]), noise)
+def measure(scale: Scale) -> Iterator[Figure]:
+    for kind in kinds():
+        if kind.time_limit is not None or scale.thorough:
+            yield from _figures(kind, scale)
 
 
-def is_within_limits(kind: Kind, rounds: int) -> bool:
-    """Measure one kind of picture and print its line."""
-    file = encode(kind.pixels, {})
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), kind.pixels)
-    result = measured(kind.pixels, rounds)
-    time_ratio, size_ratio = result.ours / result.pillow, len(file) / len(by_pillow(kind.pixels))
-    within = (kind.time_limit is None or time_ratio <= kind.time_limit) and (
-        kind.size_limit is None or size_ratio <= kind.size_limit
+def _figures(kind: Kind, scale: Scale) -> Iterator[Figure]:
+    ours, pillow = encode(kind.pixels, {}), by_pillow(kind.pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(ours))), kind.pixels)
+    result = compare(
+        lambda: seconds_of(lambda: encode(kind.pixels, {})),
+        lambda: seconds_of(lambda: by_pillow(kind.pixels)),
+        scale,
+        f"PNG, {kind.name}",
     )
-    print(
-        f"{kind.name:34}{result.ours * 1000:8.1f}{result.pillow * 1000:8.1f}{time_ratio:8.3f}{result.noise:8.1%}"
-        f"{len(file) / 1000:9.1f}{size_ratio:8.2f}  {'' if within else 'OVER'}",
-        flush=True,
+    yield Figure(
+        f"PNG encode / Pillow, {kind.name}",
+        result.ratio,
+        goal=Goal(kind.time_limit) if kind.time_limit is not None else None,
+        rounds=result.ratios,
+        noise=result.noise,
+        detail=f"{result.our_median * 1000:.1f} ms, Pillow {result.their_median * 1000:.1f} ms",
     )
-    return within
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    print(f"{'':34}{'ms':>8}{'Pillow':>8}{'ratio':>8}{'noise':>8}{'kB':>9}{'ratio':>8}")
-    within = [is_within_limits(kind, rounds) for kind in kinds()]
-    return 0 if all(within) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    limit = Goal(kind.size_limit) if kind.size_limit is not None else None
+    told = f"{len(ours) / 1000:.0f} kB, Pillow {len(pillow) / 1000:.0f} kB"
+    yield Figure(f"PNG size / Pillow's, {kind.name}", len(ours) / len(pillow), goal=limit, detail=told)

@@ -1,31 +1,24 @@
 """Where pictures lie: `outputs/YYYY/MM/DD/<job id>-<index>.<format>`."""
 
 import hashlib
+import io
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from shared.disk import writing
+from shared.errors import InvalidImage
+from shared.headers import read_header
 from shared.inputs import InputStore
-from shared.schemas import Frozen, Image, Job, Timings
+from shared.schemas import Image, Job
 
 _PICTURE = re.compile(r"([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
-
-
-class Made(Frozen):
-    """The pictures of a job, complete on disk."""
-
-    images: tuple[Image, ...]
-    """Those that are withheld among them."""
-    timings: Timings
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,24 +67,28 @@ class ImageStore:
                 temporary.unlink()
         return path
 
-    def note_made(self, job: Job, made: Made) -> None:
-        """Leave word beside the pictures of a job that they are complete, until that is on record."""
-        # Not synced to disk: it matters when a process dies. After a power cut the job is simply done again.
-        with suppress(OSError):
-            self._note(job).write_text(made.model_dump_json(), encoding="utf-8")
+    def made(self, job: Job) -> tuple[Image, ...] | None:
+        """The pictures that an attempt before this one has stored, if it stored all of them.
 
-    def made(self, job: Job) -> Made | None:
-        """What a worker that died left behind of this job, if every picture of it is whole."""
+        A file is there whole or not at all (see `save`), so nothing but the files need tell of it.
+        """
         try:
-            made = Made.model_validate_json(self._note(job).read_bytes())
-        except (OSError, ValidationError):
+            return tuple(self._stored(job, index) for index in range(job.request.num_images))
+        except (OSError, InvalidImage):
             return None
-        whole = (image.flagged or self.read(job, image) is not None for image in made.images)
-        return made if all(whole) else None
 
-    def forget_made(self, job: Job) -> None:
-        with suppress(OSError):
-            self._note(job).unlink()
+    def _stored(self, job: Job, index: int) -> Image:
+        data = self.path(job, index).read_bytes()
+        width, height = read_header(io.BytesIO(data), max_pixels=sys.maxsize).size
+        return Image(
+            index=index,
+            media_type=job.request.output_format.media_type,
+            width=width,
+            height=height,
+            seed=job.seed + index,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+        )
 
     def discard(self, job: Job) -> None:
         """Remove pictures that no record will ever name."""
@@ -127,6 +124,3 @@ class ImageStore:
             if folder.is_dir() and folder < today:
                 with suppress(OSError):
                     folder.rmdir()
-
-    def _note(self, job: Job) -> Path:
-        return self.path(job, 0).with_name(f".{job.id}.json")

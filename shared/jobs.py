@@ -1,5 +1,6 @@
 """Where jobs live: the keys of their records and the atomic moves between states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
@@ -9,7 +10,7 @@ from pydantic import TypeAdapter
 from shared.addresses import Url
 from shared.deliveries import Delivery, deliveries
 from shared.keys import Keys
-from shared.queues import QueuedMessage
+from shared.queues import QueuedMessage, broker_lists
 from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress, Provider
 from shared.states import State
 from shared.store import Argument, Operation
@@ -22,6 +23,8 @@ LEASE_MS = 10_000
 MOST_EVENTS = 1000
 #: Stands for every owner; no key has this name.
 ANYONE = "*"
+#: How far from the end of a broker list the message of a job that is next in line may be.
+MESSAGES_LOOKED_AT = 64
 #: Records one list call looks at before it hands back a cursor.
 LIST_BUDGET = 2000
 
@@ -212,6 +215,16 @@ class Jobs:
         args = [job_id, self._keys.line(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
+    def waiting(self, backend: Backend, most: int) -> Operation[tuple[Job, ...]]:
+        """The first jobs in line that nobody has started yet."""
+        args: list[Argument] = [self._keys.record(""), most]
+        return Operation("first", [self._keys.line(backend)], args, _jobs)
+
+    def take_back(self, jobs: Sequence[Job]) -> Operation[int]:
+        """Remove the messages of jobs of one backend that were started without them."""
+        lists = [self._keys.broker(name) for name in broker_lists(jobs[0].backend)]
+        return Operation("takeback", lists, [MESSAGES_LOOKED_AT, *(job.id for job in jobs)], int)
+
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is an id; the page begins with the job before it."""
         filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
@@ -289,6 +302,10 @@ def _snapshot(reply: tuple[str, str, int, int, str, str, str] | None) -> JobSnap
         pinned=bool(pinned),
         deliveries=deliveries(told),
     )
+
+
+def _jobs(reply: list[str]) -> tuple[Job, ...]:
+    return tuple(Job.model_validate_json(doc) for doc in reply)
 
 
 def _page(reply: list[Any]) -> JobPage:

@@ -277,6 +277,8 @@ class Timings(Frozen):
     generate_ms: int | None = None
     encode_ms: int | None = None
     total_ms: int | None = None
+    batch_size: int | None = None
+    """How many pictures were rendered in the same go, those of other jobs included; None for its own alone."""
 
 
 class Progress(Frozen):
@@ -350,10 +352,11 @@ class Job(Frozen):
 
     @property
     def work_ms(self) -> int | None:
-        """How long a worker was busy with it; None unless it succeeded."""
+        """How long a worker was busy with it, or its share where it was done with others; None unless it succeeded."""
         if self.state is not State.SUCCEEDED or self.started_at is None or self.finished_at is None:
             return None
-        return _milliseconds(self.finished_at - self.started_at)
+        own = self.request.num_images
+        return _milliseconds(self.finished_at - self.started_at) * own // (self.timings.batch_size or own)
 
     def requeue(self, *, lost: bool = False) -> Self:
         """Back in line; `lost` where it cost its worker, so that this can be counted."""

@@ -200,10 +200,11 @@ class WorkerSettings(Settings):
     """Whether pictures of local models are checked, and withheld where the checker objects."""
     safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"
     """Checker for models that bring none: a Hugging Face id or a local folder."""
-    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
-    """Pictures of one job that are made at once."""
     huggingface_token: SecretStr | None = None
     """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
+    max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
+    """Most pictures that are rendered in one go: those of one job, and of jobs in line that have the same size and
+    options. A job that is alone in line waits for nobody."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8

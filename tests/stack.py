@@ -56,6 +56,10 @@ class Process:
     def output(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def is_running(self) -> bool:
+        return self._popen.poll() is None
+
     def wait_for(self, *texts: str, seconds: float = START_SECONDS) -> None:
         """Until each text has stood, in any order, in a line that was not waited for before."""
         missing = set(texts)

@@ -112,11 +112,9 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
         rescues.append(Rescue.connected(settings, JobQueue(app), worker=sender))
 
     def on_failure(task_id: str, exception: BaseException, **_: object) -> None:
-        match exception:
-            case TimeLimitExceeded():
-                rescues[0].timed_out(task_id, datetime.now(UTC))
-            case WorkerLostError():
-                rescues[0].worker_lost(task_id, datetime.now(UTC))
+        if isinstance(exception, TimeLimitExceeded | WorkerLostError):
+            timed_out = isinstance(exception, TimeLimitExceeded)
+            rescues[0].child_lost(task_id, datetime.now(UTC), timed_out=timed_out)
 
     def on_shutdown(**_: object) -> None:
         # On a thread: Celery's own loop has stopped by then, and waits for the child.
@@ -126,7 +124,7 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
 
     def hand_back() -> None:
         for request in list(celery_state.active_requests):
-            rescues[0].handed_back(request.id)
+            rescues[0].child_leaves(request.id)
             if request.worker_pid is not None:
                 os.kill(request.worker_pid, signal.SIGKILL)
 

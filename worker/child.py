@@ -17,6 +17,7 @@ from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Metered, Placed
 from worker.download_report import DownloadReport
+from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
 from worker.ledger import RedisLedger
 from worker.loading import load_backend
@@ -61,14 +62,26 @@ class Child:
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)
-        encoder, most = Encoder(version("imagegen")), (settings.max_pixels, settings.max_image_pixels)
-        return cls(Runner(backend, ledger, images, encoder, name, *most), heartbeat)
+        runner = Runner(
+            backend,
+            ledger,
+            images,
+            Encoder(version("imagegen")),
+            worker=name,
+            max_pixels=settings.max_pixels,
+            max_image_pixels=settings.max_image_pixels,
+            max_batch_size=settings.max_batch_size,
+            # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
+            finish=AtOnce() if isinstance(backend, Metered) else Beside(),
+        )
+        return cls(runner, heartbeat)
 
     def run(self, job_id: str) -> None:
         """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
         with self._busy(job_id):
             self._runner.run(job_id)
         if self._runner.retiring.is_set():
+            self._runner.finish.drain()
             raise SystemExit(os.EX_SOFTWARE)
 
     def leave(self) -> None:
@@ -80,6 +93,8 @@ class Child:
         return self._runner.leaving.is_set()
 
     def end(self) -> None:
+        """Once every job that was rendered is on record."""
+        self._runner.finish.drain()
         self._heartbeat.stop()
 
     @contextmanager

@@ -7,6 +7,9 @@ from shared.errors import StoreUnavailable
 from shared.store import Store
 from shared.workers import BEAT_SECONDS, WorkerRecord, Workers
 
+#: Changes are told at once, but no more often than this: a worker that does a hundred jobs a second is simply busy.
+MIN_SECONDS = 0.2
+
 
 class Heartbeat:
     """Beats from a thread of its own; a change of the record is told at once."""
@@ -40,7 +43,7 @@ class Heartbeat:
             with suppress(StoreUnavailable):
                 self._store.run(self._workers.beat(record))
             with self._changed:
-                if self._record is record and not self._stopped:
-                    self._changed.wait(BEAT_SECONDS)
+                self._changed.wait_for(lambda: self._stopped, MIN_SECONDS)
+                self._changed.wait_for(lambda: self._stopped or self._record is not record, BEAT_SECONDS)  # noqa: B023
         with suppress(StoreUnavailable):
             self._store.run(self._workers.leave(self._record.name))

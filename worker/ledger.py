@@ -1,25 +1,29 @@
 """The record of jobs as a worker keeps it, in Redis."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from shared.errors import StoreUnavailable
-from shared.jobs import Jobs, Verdict
-from shared.schemas import Job, Progress
+from shared.jobs import LEASE_MS, Jobs, Verdict
+from shared.schemas import Backend, Job, Progress
 from shared.store import Operation, Store
+from worker.follower import JobCancelled, JobLost
 from worker.patience import patiently
-from worker.runner import JobCancelled, JobLost
 
 #: Progress goes out at most this often, and a silent job still asks this often whether it should stop.
 MIN_INTERVAL_SECONDS = 0.05
 BEAT_SECONDS = 1.0
+#: A job whose lease was renewed so lately is certainly still its worker's.
+SURE_SECONDS = LEASE_MS / 1000 / 4
 
 
 class RedisLedger:
     def __init__(self, store: Store, jobs: Jobs) -> None:
         self._store = store
         self._jobs = jobs
+        self._reporter = Reporter()
 
     def tell(self, news: Operation[bool]) -> None:
         """Record something that is not about a job."""
@@ -39,39 +43,93 @@ class RedisLedger:
     def note(self, job: Job) -> bool:
         return patiently(lambda: self._store.run(self._jobs.note(job)))
 
+    def waiting(self, backend: Backend, most: int) -> tuple[Job, ...]:
+        # Nothing is lost where Redis does not answer: they are only what could be done at the same time.
+        with suppress(StoreUnavailable):
+            return self._store.run(self._jobs.waiting(backend, most))
+        return ()
+
+    def started_together(self, jobs: Sequence[Job]) -> None:
+        with suppress(StoreUnavailable):
+            self._store.run(self._jobs.take_back(jobs))
+
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:
-        line = RedisLine(self._store, self._jobs, job)
-        threading.Thread(target=line.serve, name=f"line-{job.id}", daemon=True).start()
-        try:
+        line = RedisLine(self._store, self._jobs, job, self._reporter.wake)
+        with self._reporter.serving(line):
             yield line
+
+
+class Reporter:
+    """One thread that speaks for all open lines, so that rendering never waits for Redis."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lines: list[RedisLine] = []
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def serving(self, line: "RedisLine") -> Iterator[None]:
+        with self._changed:
+            self._lines.append(line)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="reporter", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        try:
+            yield
         finally:
-            # Not joined: a report that comes too late is refused by its record.
-            line.close()
+            # A report that is under way is not waited for: one that comes too late is refused by its record.
+            with self._changed:
+                self._lines.remove(line)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
+    def _serve(self) -> None:
+        while True:
+            for line in self._next():
+                line.report()
+
+    def _next(self) -> list["RedisLine"]:
+        """The lines that have to report now, as soon as there is one."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                due = [line for line in self._lines if line.due <= now]
+                if due:
+                    return due
+                next_due = min((line.due for line in self._lines), default=None)
+                self._changed.wait(None if next_due is None else next_due - now)
 
 
 class RedisLine:
-    """Reports from a thread of its own, so that rendering never waits for Redis; only the latest progress counts."""
+    """Only the latest progress counts: what is replaced before it could be told is never told."""
 
-    def __init__(self, store: Store, jobs: Jobs, job: Job) -> None:
+    def __init__(self, store: Store, jobs: Jobs, job: Job, wake: Callable[[], None]) -> None:
         self._store = store
         self._jobs = jobs
         self._job = job
-        self._news = threading.Condition()
+        self._wake = wake
         self._progress: Progress | None = None
         self._preview = ""
-        self._closed = False
         self._verdict = Verdict.GO_ON
+        self._told_at = time.monotonic()
+        self._sure_at = _moment()
+
+    @property
+    def due(self) -> float:
+        """When to report next, by time.monotonic."""
+        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else BEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
-        with self._news:
-            self._progress = progress
-            self._news.notify()
+        self._progress = progress
+        self._wake()
 
     def preview(self, preview_json: str) -> None:
-        with self._news:
-            self._preview = preview_json
-            self._news.notify()
+        self._preview = preview_json
+        self._wake()
 
     def check(self) -> None:
         match self._verdict:
@@ -83,25 +141,21 @@ class RedisLine:
                 return
 
     def confirm(self) -> None:
-        with suppress(StoreUnavailable):
-            self._verdict = self._store.run(self._jobs.report(self._job))
+        if max(now - before for now, before in zip(_moment(), self._sure_at, strict=True)) > SURE_SECONDS:
+            self.report()
         self.check()
 
-    def close(self) -> None:
-        with self._news:
-            self._closed = True
-            self._news.notify()
+    def report(self) -> None:
+        """Tell what there is to tell, and hear what is wanted. What cannot be told now is told with the next step."""
+        progress, preview = self._progress, self._preview
+        self._progress, self._preview = None, ""
+        self._told_at = time.monotonic()
+        moment = _moment()
+        with suppress(StoreUnavailable):
+            self._verdict = self._store.run(self._jobs.report(self._job, progress, preview))
+            self._sure_at = moment
 
-    def serve(self) -> None:
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._closed or self._progress or self._preview, BEAT_SECONDS)
-                if self._closed:
-                    return
-                progress, preview = self._progress, self._preview
-                self._progress, self._preview = None, ""
-            # What cannot be told now is told with the next step.
-            with suppress(StoreUnavailable):
-                self._verdict = self._store.run(self._jobs.report(self._job, progress, preview))
-            with self._news:
-                self._news.wait_for(lambda: self._closed, MIN_INTERVAL_SECONDS)
+
+def _moment() -> tuple[float, float]:
+    """By both clocks: one stands still while the machine sleeps, the other may be set."""
+    return time.monotonic(), time.time()

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Self
 
 from shared.errors import DeadlinePassed, StoreUnavailable, TimedOut, WorkerLost
-from shared.jobs import Jobs
+from shared.jobs import JobFilter, Jobs
 from shared.queues import JobQueue
 from shared.schemas import MOST_LOSSES, Job, JobError
 from shared.settings import Settings
@@ -13,6 +13,9 @@ from shared.states import State
 from shared.store import Store, connect
 
 logger = logging.getLogger(__name__)
+
+#: Running jobs, of all workers, among which those of one are looked for. What is not found has its lease.
+MOST_OTHERS = 500
 
 
 class Rescue:
@@ -57,6 +60,30 @@ class Rescue:
         if job is not None:
             logger.info("job %s goes back in line", job_id, extra={"job_id": job_id})
             self._move(job, job.requeue(), back_in_line=True)
+
+    def child_lost(self, job_id: str, now: datetime, *, timed_out: bool) -> None:
+        """The process that was handed this job is gone, and with it whatever else it had."""
+        if timed_out:
+            self.timed_out(job_id, now)
+        else:
+            self.worker_lost(job_id, now)
+        for other in self._others():
+            self.worker_lost(other, now)
+
+    def child_leaves(self, job_id: str) -> None:
+        """The process that was handed this job has to end."""
+        for each in {job_id, *self._others()}:
+            self.handed_back(each)
+
+    def _others(self) -> list[str]:
+        """Ids of all jobs that this worker has on record as running: the one that its child was handed may have been
+        rendered together with others, or while the one before it was still being written."""
+        try:
+            page = self._store.run(self._jobs.page(JobFilter(state=State.RUNNING), MOST_OTHERS, None))
+        except StoreUnavailable:
+            logger.warning("Redis does not answer: the jobs of this worker are left to their leases")
+            return []
+        return [snapshot.job.id for snapshot in page.jobs if snapshot.job.worker == self._worker]
 
     def _running(self, job_id: str) -> Job | None:
         job = self._found(job_id)

@@ -1,18 +1,14 @@
-"""The life of one job in a worker: claim, render, encode, store, record."""
+"""The life of jobs in a worker: claim, render, encode, store, record."""
 
-import base64
-import io
-import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
-
-from PIL import Image as PillowImage
 
 from shared.capabilities import Capabilities, Size
 from shared.errors import (
@@ -24,47 +20,22 @@ from shared.errors import (
     InvalidOutput,
     InvalidRequest,
 )
-from shared.images import ImageStore, Made
-from shared.schemas import GenerationRequest, Image, Job, JobError, Progress, Provider, Timings
+from shared.images import ImageStore
+from shared.schemas import Backend as BackendName
+from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.states import State
-from worker.backends.base import Backend, Picture, Pixels, Step
+from worker.backends.base import Backend, Batching, Picture, Pixels
+from worker.finishing import AtOnce, Finishing
+from worker.follower import Follower, JobCancelled, JobLost, Line, WorkerLeaves
 from worker.inputs import Reader
 from worker.pictures import Encoder
+from worker.together import Together, are_alike
 
 logger = logging.getLogger(__name__)
 
-#: A job must be this old before its first preview, and previews this far apart: short jobs cost nothing extra.
-PREVIEW_SECONDS = 1.0
-PREVIEW_SIDE = 256
 WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
-
-
-class JobCancelled(Exception):
-    """Somebody asked for the job to stop."""
-
-
-class JobLost(Exception):
-    """The job is no longer this worker's: its record moved on without it."""
-
-
-class WorkerLeaves(Exception):
-    """The worker ends before the job does; the job is to go back in line."""
-
-
-class Line(Protocol):
-    """The line to those who follow a running job."""
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def preview(self, preview_json: str) -> None: ...
-
-    def check(self) -> None:
-        """Raises JobCancelled or JobLost, by what was last heard."""
-        ...
-
-    def confirm(self) -> None:
-        """Ask now. Raises JobCancelled or JobLost."""
-        ...
+#: How many of those in line are looked at for jobs that can be rendered with the one that was claimed.
+LOOKED_AT = 16
 
 
 class Ledger(Protocol):
@@ -80,7 +51,27 @@ class Ledger(Protocol):
         """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
         ...
 
+    def waiting(self, backend: BackendName, most: int) -> Sequence[Job]:
+        """The first in line that nobody has started; fewer or none where the record keeper does not answer."""
+        ...
+
+    def started_together(self, jobs: Sequence[Job]) -> None:
+        """These were started without having been handed out: nobody else is to be handed them."""
+        ...
+
     def open_line(self, job: Job) -> AbstractContextManager[Line]: ...
+
+
+@dataclass(eq=False)
+class Rendering:
+    """A job of this worker's, and what came of rendering it."""
+
+    job: Job
+    follower: Follower
+    pictures: Sequence[Picture] = ()
+    error: Exception | None = None
+    milliseconds: int = 0
+    batch_size: int | None = None
 
 
 @dataclass
@@ -97,6 +88,9 @@ class Runner:
     """Of a picture whose size follows from one that came with the request."""
     max_image_pixels: int = 25_000_000
     """Of a picture that came with a request."""
+    max_batch_size: int = 1
+    """Most pictures, of jobs that are alike, to render in one go."""
+    finish: Finishing = field(default_factory=AtOnce)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
@@ -104,7 +98,7 @@ class Runner:
     """Set by a job that leaves behind a process which is not fit for another one."""
 
     def run(self, job_id: str) -> None:
-        """Do the job unless it has been done, taken or cancelled meanwhile.
+        """Do the job unless it has been done, taken or cancelled meanwhile, and those in line that go well with it.
 
         A job that is on record as running is another worker's, even if its message comes again: the housekeeper
         puts it back in line when that worker is lost.
@@ -113,22 +107,57 @@ class Runner:
         if job is None or job.state is not State.QUEUED:
             logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
             return
+        started = self._claim(job)
+        if started is None:
+            return
+        if images := self.images.made(started) if started.attempt > 1 else None:
+            self._record(started, started.succeed(images, Timings(), self.now()))
+            return
+        with ExitStack() as lines:
+            renderings = [self._rendering(job, lines) for job in (started, *self._mates(started))]
+            self._render(renderings)
+            self.finish([partial(self._conclude, each) for each in renderings], lines.pop_all().close)
+
+    def _claim(self, job: Job) -> Job | None:
+        """The job as this worker's, unless somebody else was faster or it cannot be done."""
         if job.is_overdue(self.now()):
             self._refuse(job, JobError.of(DeadlinePassed()))
-            return
+            return None
         try:
             input_size = self._reader.size(job)
             # Nobody could where it came in before a worker had told what it takes.
             self.backend.capabilities.check(job.request, input_size=input_size)
         except InvalidRequest as error:
             self._refuse(job, _refusal(error))
-            return
+            return None
         except InvalidImage as error:
             self._refuse(job, JobError.of(error))
-            return
-        started = self._start(job, input_size)
-        if started is not None:
-            self._finish(started)
+            return None
+        return self._start(job, input_size)
+
+    def _mates(self, job: Job) -> list[Job]:
+        """Jobs that wait and can be rendered in one go with this one, now this worker's too. None is waited for.
+
+        A job that has cost a worker before is done alone: it may take others along.
+        """
+        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
+            return []
+        room = min(self.max_batch_size, self.backend.most_together(job.request)) - job.request.num_images
+        mates: list[Job] = []
+        for waiting in self.ledger.waiting(job.backend, LOOKED_AT) if room > 0 else ():
+            if waiting.request.num_images <= room and self._goes_with(job, waiting):
+                mate = self._claim(waiting)
+                mates += [mate] if mate else []
+                room -= waiting.request.num_images
+        if mates:
+            self.ledger.started_together(mates)
+        return mates
+
+    def _goes_with(self, job: Job, waiting: Job) -> bool:
+        own = self.backend.capabilities
+        if waiting.request.image or own.chosen(waiting.request) != own.chosen(job.request):
+            return False
+        return are_alike(job.request, own.resolve(waiting.request, None, self.max_pixels)[0])
 
     @property
     def _reader(self) -> Reader:
@@ -147,13 +176,50 @@ class Runner:
         started = started.model_copy(update={"request": request, "warnings": told})
         return started if self.ledger.move(job, started) else None
 
-    def _finish(self, job: Job) -> None:
-        fields = {"job_id": job.id}
-        warnings: list[str] = []
+    def _rendering(self, job: Job, lines: ExitStack) -> Rendering:
+        line = lines.enter_context(self.ledger.open_line(job))
+        return Rendering(job, Follower(job, line, self.ledger, self.leaving, self.retiring))
+
+    def _render(self, renderings: Sequence[Rendering]) -> None:
+        """Leave in each what came of it."""
+        if len(renderings) == 1 or not self._render_together(renderings):
+            for each in renderings:
+                if each.error is None:
+                    self._render_alone(each)
+
+    def _render_alone(self, rendering: Rendering) -> None:
+        job, begin = rendering.job, time.perf_counter()
         try:
-            made = self.images.made(job) or self._make(job, warnings)
-            warnings.extend(made.warnings)
-            ended = job.succeed(made.images, made.timings, self.now())
+            rendering.pictures = self.backend.generate(job.request, self._reader.read(job), rendering.follower)
+        except Exception as error:
+            rendering.error = error
+        rendering.milliseconds = _milliseconds_since(begin)
+
+    def _render_together(self, renderings: Sequence[Rendering]) -> bool:
+        """False where that did not work for jobs that may work alone."""
+        assert isinstance(self.backend, Batching)  # noqa: S101 - nobody else has mates
+        requests, begin = [each.job.request for each in renderings], time.perf_counter()
+        counts = [request.num_images for request in requests]
+        watch = Together([each.follower for each in renderings], counts)
+        pictures: Sequence[Sequence[Picture]] = [()] * len(renderings)
+        try:
+            pictures = self.backend.generate_together(requests, watch)
+        except Exception as error:
+            failed = len(watch.ended) < len(renderings)
+            if failed:
+                logger.warning("%d jobs could not be rendered together, so one by one: %s", len(renderings), error)
+        else:
+            failed = False
+        for number, each in enumerate(renderings):
+            each.pictures, each.error = pictures[number], watch.ended.get(number)
+            each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
+        return not failed
+
+    def _conclude(self, rendering: Rendering) -> None:
+        job, fields = rendering.job, {"job_id": rendering.job.id}
+        try:
+            images, timings = self._keep(rendering)
+            ended = job.succeed(images, timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
             return
@@ -166,37 +232,35 @@ class Runner:
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id, extra=fields)
             ended = job.fail(JobError.of(InternalError()), self.now())
-        recorded = self.ledger.move(job, ended.warned(warnings))
-        self.images.forget_made(job)
+        self._record(job, ended.warned(rendering.follower.warnings))
+
+    def _record(self, job: Job, ended: Job) -> None:
+        recorded = self.ledger.move(job, ended)
         if recorded:
             self.images.inputs.discard(job.id)
         if recorded and not ended.images:
             self.images.discard(job)
         outcome = ended.error.code if ended.error else ended.state
-        logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", ended.timings.total_ms, extra=fields)
+        spent = ended.timings.total_ms
+        logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", spent, extra={"job_id": job.id})
 
-    def _make(self, job: Job, warnings: list[str]) -> Made:
-        """Render and store, and leave in `warnings` what there is to say, also where this raises.
+    def _keep(self, rendering: Rendering) -> tuple[tuple[Image, ...], Timings]:
+        """Store what was rendered. Raises what rendering it raised.
 
-        From its last line on, a worker that dies leaves behind all that is needed to finish.
+        From then on, a worker that dies leaves behind all that is needed to finish.
         """
-        with self.ledger.open_line(job) as line:
-            begin = time.perf_counter()
-            follower = _Follower(job, self, line, warnings)
-            pictures = self.backend.generate(job.request, self._reader.read(job), follower)
-            if flagged := sum(picture.flagged for picture in pictures):
-                follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
-            if flagged == len(pictures):
-                raise ContentRejected(WITHHELD)
-            # Who was stopped for so long that the job went to somebody else must not write any more.
-            line.confirm()
-            rendered = time.perf_counter()
-            images = tuple(self._store(job, pictures))
-            encoded = time.perf_counter()
-        spent = Timings(generate_ms=round((rendered - begin) * 1000), encode_ms=round((encoded - rendered) * 1000))
-        made = Made(images=images, timings=spent, warnings=tuple(warnings))
-        self.images.note_made(job, made)
-        return made
+        if rendering.error is not None:
+            raise rendering.error
+        follower, pictures, begin = rendering.follower, rendering.pictures, time.perf_counter()
+        if flagged := sum(picture.flagged for picture in pictures):
+            follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
+        if flagged == len(pictures):
+            raise ContentRejected(WITHHELD)
+        # Who was stopped for so long that the job went to somebody else must not write any more.
+        follower.line.confirm()
+        images = tuple(self._store(rendering.job, pictures))
+        encode_ms = _milliseconds_since(begin)
+        return images, Timings(generate_ms=rendering.milliseconds, encode_ms=encode_ms, batch_size=rendering.batch_size)
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
@@ -217,50 +281,6 @@ class Runner:
             )
 
 
-class _Follower:
-    """Turns steps into progress with an estimate, and now and then into a preview."""
-
-    def __init__(self, job: Job, runner: Runner, line: Line, warnings: list[str]) -> None:
-        self._job = job
-        self._runner = runner
-        self._line = line
-        self._warnings = warnings
-        self._begin = self._last_preview = time.monotonic()
-
-    @property
-    def providers(self) -> tuple[Provider, ...]:
-        return self._job.providers
-
-    def remember(self, providers: tuple[Provider, ...]) -> None:
-        self._job = self._job.model_copy(update={"providers": providers})
-        if not self._runner.ledger.note(self._job):
-            raise JobLost
-
-    def warn(self, sentence: str) -> None:
-        self._warnings.append(sentence)
-
-    def retire(self, reason: str) -> None:
-        logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
-        self._runner.retiring.set()
-
-    def check(self) -> None:
-        self._line.check()
-        if self._runner.leaving.is_set():
-            raise WorkerLeaves
-
-    def on_step(self, step: Step) -> None:
-        self.check()
-        now = time.monotonic()
-        fraction = step.step / step.steps
-        eta = (now - self._begin) * (1 - fraction) / fraction
-        self._line.progress(
-            Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=round(eta, 2))
-        )
-        if step.preview is not None and now - self._last_preview >= PREVIEW_SECONDS:
-            self._last_preview = now
-            self._line.preview(_preview_json(step.step, step.preview()))
-
-
 def _refusal(error: InvalidRequest) -> JobError:
     reasons = "; ".join(f"{field.pointer[1:]} {field.detail}" for field in error.errors)
     return JobError(code=error.code, detail=f"{error.detail} {reasons}".strip())
@@ -274,10 +294,5 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
         raise InvalidOutput
 
 
-def _preview_json(step: int, pixels: Pixels) -> str:
-    image = PillowImage.fromarray(pixels)
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=70)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return json.dumps({"step": step, "media_type": "image/jpeg", "b64_json": encoded})
+def _milliseconds_since(begin: float) -> int:
+    return round((time.perf_counter() - begin) * 1000)

@@ -64,7 +64,7 @@ def test_a_picture_that_was_made_is_recorded_by_another_worker_and_not_made_agai
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
     valkey.fall_silent()
-    until(lambda: list(service.outputs.rglob(f".{job_id}.json")))
+    until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
     (picture,) = service.outputs.rglob(f"{job_id}-0.png")
     made = picture.stat()
 

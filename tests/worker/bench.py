@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image as PillowImage
 
 from shared.images import ImageStore
 from shared.inputs import InputStore, Staged
@@ -111,6 +112,16 @@ class Bench:
         found = self.ledger.read(job.id)
         assert found is not None
         return found
+
+    def pixels(self, job: Job) -> Pixels:
+        """Of all its pictures, one below the other."""
+        paths = sorted(path for path in self.files if path.name.startswith(job.id))
+        return np.concatenate([np.asarray(PillowImage.open(path)) for path in paths])
+
+    def broker(self, name: str) -> list[str]:
+        """The messages on one of the broker's lists."""
+        messages: list[str] = self.store.client.lrange(f"{self.prefix}{name}", 0, -1)
+        return messages
 
     @property
     def files(self) -> list[Path]:

@@ -1,6 +1,7 @@
 """What becomes of a job whose process hangs, crashes or is killed."""
 
 import base64
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from shared.jobs import LEASE_MS
 from tests.api.pictures import encoded, scene
 from tests.stack import Stack
 from tests.worker.jobs import begun, child_of, file_of, made, simulated, submitted
@@ -108,6 +110,23 @@ def test_a_process_that_is_not_fit_for_another_job_ends_when_its_job_is_on_recor
 
 def test_folders_hold_no_half_written_files(brief: Stack) -> None:
     assert list(Path(brief.outputs).rglob("*.tmp")) == []
+
+
+def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_once(brief: Stack) -> None:
+    first = begun(brief, **simulated(seconds=0.5))
+    together = [submitted(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
+    brief.api.finished(first)
+    # The one whose message came names the go; all of them are in it once one is.
+    with brief.api.events(together[-1]) as events:
+        assert any(event.type == "progress" for event in events)
+
+    begin = time.monotonic()
+    child_of(brief.worker).kill()
+    ended = [brief.api.finished(job_id) for job_id in together]
+
+    # Sooner than their leases lapse.
+    assert time.monotonic() - begin < LEASE_MS / 1000
+    assert [(job["state"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 3
 
 
 def test_pictures_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:

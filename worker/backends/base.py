@@ -18,11 +18,12 @@ Mask = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step is done. `preview` makes a small picture of where it stands: costly, so only when wanted."""
+    """One denoising step is done."""
 
     step: int
     steps: int
-    preview: Callable[[], Pixels] | None = None
+    preview: Callable[[int], Pixels] | None = None
+    """Makes a small picture of where the picture with this index stands: costly, so only when wanted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,22 @@ class Backend(Protocol):
         `inputs` has as many pictures as `request.image`, and a mask if the request has one.
 
         Raises JobFailure for what the caller should know, and whatever `watch` raises.
+        """
+        ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A backend that can render several jobs in one go, in less time than one after the other."""
+
+    def most_together(self, request: GenerationRequest) -> int:
+        """How many pictures of such a request fit in one go, as far as is known: at least 1."""
+        ...
+
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+        """For each of resolved requests that are alike (see worker.together), the pictures that it would get alone.
+
+        Raises what makes all of them fail. It is then no use to try the same again, but each may be tried alone.
         """
         ...
 

@@ -4,9 +4,11 @@ Pictures that come with a request are mixed with the pattern, by `strength` and 
 
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
 "out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
-`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld.
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld. Jobs that simulate
+something are made alone, unless `{"together": true}` allows otherwise.
 """
 
+import itertools
 import os
 import signal
 import threading
@@ -37,6 +39,8 @@ class Simulation(Frozen):
     die: bool = False
     retire: bool = False
     """Whether another process has to do the jobs after it."""
+    together: bool = False
+    """Whether it may be rendered in one go with others, although it simulates something."""
     flag: int = 0
     """How many pictures, from the first on, a safety checker would withhold."""
 
@@ -60,23 +64,46 @@ class NullBackend:
     )
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
-        if request.seed is None or request.width is None or request.height is None:
-            raise ValueError("the request is not resolved")
-        simulation, steps = _simulation(request), request.num_inference_steps or 1
-        seeds = range(request.seed, request.seed + request.num_images)
-        size, strength = (request.width, request.height), request.strength or 1.0
-        pictures = [
-            Picture(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
-            for index, seed in enumerate(seeds)
-        ]
-        begin = time.monotonic()
-        for step in range(1, steps + 1):
-            _sleep_until(begin + simulation.seconds * step / steps)
-            watch.on_step(Step(step, steps, lambda: pictures[0].pixels))
+        simulation = _simulation(request)
+        pictures = _pictures(request, inputs, simulation)
+        _take_time(request, simulation.seconds, pictures, watch)
         if simulation.retire:
             watch.retire("metadata.simulate says so")
         _misbehave(simulation)
         return pictures
+
+    def most_together(self, request: GenerationRequest) -> int:
+        """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
+        simulation = _simulation(request)
+        return 64 if simulation.together or simulation == Simulation() else 1
+
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+        """In the time that the slowest takes: what a device with room to spare would do."""
+        simulations = [_simulation(request) for request in requests]
+        if not all(simulation.together or simulation == Simulation() for simulation in simulations):
+            raise InternalError("Jobs that simulate something are made alone.")
+        each = [_pictures(request, Inputs(), told) for request, told in zip(requests, simulations, strict=True)]
+        seconds = max(simulation.seconds for simulation in simulations)
+        _take_time(requests[0], seconds, list(itertools.chain(*each)), watch)
+        return each
+
+
+def _pictures(request: GenerationRequest, inputs: Inputs, simulation: Simulation) -> Sequence[Picture]:
+    if request.seed is None or request.width is None or request.height is None:
+        raise ValueError("the request is not resolved")
+    seeds = range(request.seed, request.seed + request.num_images)
+    size, strength = (request.width, request.height), request.strength or 1.0
+    return [
+        Picture(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+        for index, seed in enumerate(seeds)
+    ]
+
+
+def _take_time(request: GenerationRequest, seconds: float, pictures: Sequence[Picture], watch: Watch) -> None:
+    begin, steps = time.monotonic(), request.num_inference_steps or 1
+    for step in range(1, steps + 1):
+        _sleep_until(begin + seconds * step / steps)
+        watch.on_step(Step(step, steps, lambda index: pictures[index].pixels))
 
 
 def _simulation(request: GenerationRequest) -> Simulation:

@@ -50,7 +50,7 @@ def step_callback(
         latents = tensors["latents"]
         # Some schedulers run the model more often than there are steps: Heun's nearly twice.
         step = max(1, (index + 1) * steps // pipe.num_timesteps)
-        on_step(Step(step, steps, lambda: preview(latents[:1])))
+        on_step(Step(step, steps, lambda picture: preview(latents[picture : picture + 1])))
         return {}
 
     return on_step_end

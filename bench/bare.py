@@ -1,0 +1,38 @@
+"""The script that a user would write without this service: load the model, make a picture, save it.
+
+`python -m bench.bare STEPS GUIDANCE SEED PROMPT` prints `ready` once its first picture is saved, then the seconds of
+one more picture for each line it is sent.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+MODEL = Path(__file__).parent.parent / "worker/models/starter"
+
+
+def main() -> None:
+    steps, guidance, seed, prompt = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    pipe = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def picture() -> None:
+            generator = torch.Generator().manual_seed(seed)
+            answer = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
+            answer.images[0].save(Path(folder) / "picture.png")
+
+        picture()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            begin = time.perf_counter()
+            picture()
+            print(time.perf_counter() - begin, flush=True)
+
+
+if __name__ == "__main__":
+    main()

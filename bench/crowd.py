@@ -1,0 +1,86 @@
+"""Many clients at once: pollers, event streams and submits together; then as many requests as connections allow."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from bench.figures import Figure, Goal, Scale, percentile
+from bench.http import Connection, connections
+from bench.service import service
+
+POLLERS, STREAMS, SUBMITS_PER_SECOND, POLLS_PER_SECOND = 100, 50, 5, 2
+CLOSED_LOOP = 200
+#: Streams are of a job that lasts longer than they are watched.
+LONG = {"prompt": "x", "metadata": {"simulate": {"seconds": 600}}, "num_inference_steps": 150}
+
+
+class Crowd:
+    """Counts what goes wrong, and how long each answer took in seconds."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._end = 0.0
+        self.errors = 0
+        self.spent: list[float] = []
+
+    async def mixed(self, watched: str) -> None:
+        self._end = time.monotonic() + self._seconds
+        async with connections(self._url, POLLERS + 1) as pollers, connections(self._url, STREAMS) as streams:
+            submitter = pollers.pop()
+            polls = [self._every(1 / POLLS_PER_SECOND, c, "GET", f"/api/jobs/{watched}") for c in pollers]
+            submits = self._every(1 / SUBMITS_PER_SECOND, submitter, "POST", "/api/jobs", {"prompt": "x"})
+            listening = [asyncio.create_task(self._listen(c, watched)) for c in streams]
+            await asyncio.gather(submits, *polls)
+            for task in listening:
+                # One that has ended was hung up on: the job it follows still runs.
+                self.errors += task.done()
+                task.cancel()
+            await asyncio.gather(*listening, return_exceptions=True)
+
+    async def closed_loop(self, watched: str) -> None:
+        self._end = time.monotonic() + self._seconds
+        async with connections(self._url, CLOSED_LOOP) as opened:
+            await asyncio.gather(*(self._every(0, c, "GET", f"/api/jobs/{watched}") for c in opened))
+
+    async def _every(self, pause: float, connection: Connection, method: str, path: str, body: object = None) -> None:
+        while time.monotonic() < self._end:
+            begin = time.perf_counter()
+            try:
+                answer = await connection.call(method, path, body)
+            except (OSError, EOFError):
+                self.errors += 1
+                return
+            spent = time.perf_counter() - begin
+            self.spent.append(spent)
+            self.errors += answer.status >= 400
+            if pause:
+                await asyncio.sleep(max(0, pause - spent))
+
+    async def _listen(self, connection: Connection, watched: str) -> None:
+        async for _ in connection.events(f"/api/jobs/{watched}/events"):
+            pass
+
+
+def measure(scale: Scale) -> Iterator[Figure]:
+    with service("null", SD_MAX_QUEUED_JOBS="100000") as stack:
+        watched = stack.api.post("/api/jobs", LONG).json()["id"]
+        # The watched job keeps the one worker: this one does the submitted ones.
+        stack.start_worker("null")
+        crowd = f"{POLLERS} pollers at {POLLS_PER_SECOND} Hz, {STREAMS} SSE, {SUBMITS_PER_SECOND} submits/s"
+        rounds, errors = [], 0
+        for number in range(1, scale.rounds + 1):
+            scale.say(f"{crowd}: round {number} of {scale.rounds}")
+            mixed = Crowd(stack.api.url, scale.seconds / scale.rounds)
+            asyncio.run(mixed.mixed(watched))
+            rounds.append(mixed.spent)
+            errors += mixed.errors
+        values = tuple(percentile(spent, 99) * 1000 for spent in rounds)
+        every = [spent * 1000 for spents in rounds for spent in spents]
+        yield Figure(f"{crowd}: answers, p99", percentile(every, 99), "ms", Goal(25), values)
+        yield Figure(f"{crowd}: errors", errors, "errors", Goal(0), detail=f"{len(every)} answers")
+        scale.say(f"{CLOSED_LOOP} connections in a closed loop")
+        loop = Crowd(stack.api.url, scale.seconds / 2)
+        asyncio.run(loop.closed_loop(watched))
+        told = f"{len(loop.spent)} answers, p99 {percentile(loop.spent, 99) * 1000:.0f} ms"
+        yield Figure(f"{CLOSED_LOOP} closed-loop connections: errors", loop.errors, "errors", Goal(0), detail=told)

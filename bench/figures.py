@@ -1,0 +1,108 @@
+"""What a measurement results in, and how two things are measured against each other."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+#: Fewer rounds give a median that one hiccup of the machine can move.
+LEAST_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Goal:
+    limit: float
+    at_least: bool = False
+
+    def holds(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+    def __str__(self) -> str:
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value; without a unit it is a ratio."""
+
+    name: str
+    value: float
+    unit: str = ""
+    goal: Goal | None = None
+    rounds: tuple[float, ...] = ()
+    """The value of each round; `value` is their median."""
+    noise: float | None = None
+    """By how much the same thing, measured against itself in the same rounds, was off: a fraction."""
+    detail: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.goal is None or self.goal.holds(self.value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured, and who hears how far it is."""
+
+    rounds: int
+    jobs: int
+    """For what has to be done many times: growth, memory of a job."""
+    seconds: float
+    """For what has to be watched for a while: rest, crowds."""
+    thorough: bool
+    """Whether what only shows where the limits are is measured too."""
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two things in the same rounds: ABAB in each, so that both have a twin to be compared with."""
+
+    ours: tuple[tuple[float, float], ...]
+    theirs: tuple[tuple[float, float], ...]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(sum(a) / sum(b) for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    @property
+    def noise(self) -> float:
+        """The larger of both medians of |first / second - 1|: what a ratio of this run may be off by."""
+        return max(statistics.median(abs(a / b - 1) for a, b in pairs) for pairs in (self.ours, self.theirs))
+
+    @property
+    def our_median(self) -> float:
+        return statistics.median(value for pair in self.ours for value in pair)
+
+    @property
+    def their_median(self) -> float:
+        return statistics.median(value for pair in self.theirs for value in pair)
+
+
+def compare(ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str) -> Comparison:
+    """Each call measures once and returns what it measured: seconds, or jobs per second."""
+    pairs_of_ours, pairs_of_theirs = [], []
+    for number in range(1, max(LEAST_ROUNDS, scale.rounds) + 1):
+        scale.say(f"{what}: round {number} of {max(LEAST_ROUNDS, scale.rounds)}")
+        first, their_first, second, their_second = ours(), theirs(), ours(), theirs()
+        pairs_of_ours.append((first, second))
+        pairs_of_theirs.append((their_first, their_second))
+    return Comparison(tuple(pairs_of_ours), tuple(pairs_of_theirs))
+
+
+def seconds_of(work: Callable[[], object], times: int = 1) -> float:
+    """The mean of some runs in a row."""
+    begin = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - begin) / times
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """By nearest rank: a value that was measured."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

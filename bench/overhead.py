@@ -1,0 +1,72 @@
+"""What one request costs beside the work itself: a caller who waits for one picture."""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
+
+from bench.figures import Figure, Goal, Scale, compare, seconds_of
+from bench.service import STARTER_REQUEST, BareScript, service
+from tests.stack import Api
+
+#: What FLUX.2 klein 4B takes for 1024x1024 on an H100, by its publisher.
+KLEIN_SECONDS = 0.57
+
+
+def measure(scale: Scale) -> Iterator[Figure]:
+    yield _klein_sized(scale)
+    yield from _starter(scale)
+
+
+def _klein_sized(scale: Scale) -> Figure:
+    body = {"prompt": "x", "width": 1024, "height": 1024, "metadata": {"simulate": {"seconds": KLEIN_SECONDS}}}
+    with service("null") as stack:
+        ask = caller(stack.api, body)
+        ask()
+        result = compare(lambda: seconds_of(ask, 2), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
+    return Figure(
+        "sync request at 1024x1024, model takes 570 ms / 570 ms",
+        result.ratio,
+        goal=Goal(1.05),
+        rounds=result.ratios,
+        noise=result.noise,
+        detail=f"{(result.our_median - KLEIN_SECONDS) * 1000:.1f} ms more",
+    )
+
+
+def _starter(scale: Scale) -> Iterator[Figure]:
+    with service("sd") as stack:
+        bare = BareScript()
+        try:
+            ask = caller(stack.api, STARTER_REQUEST)
+            ask()
+            result = compare(
+                lambda: seconds_of(ask, 3),
+                lambda: sum(bare.picture() for _ in range(3)) / 3,
+                scale,
+                "starter model beside a bare script",
+            )
+        finally:
+            bare.stop()
+    yield Figure(
+        "sync request, starter model / bare script",
+        result.ratio,
+        goal=Goal(1.05),
+        rounds=result.ratios,
+        noise=result.noise,
+        detail=f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms",
+    )
+
+
+def caller(api: Api, body: object) -> Callable[[], None]:
+    """Sends the body and waits for the finished job, each time on the one connection."""
+    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=120)
+    content, headers = json.dumps(body), {"content-type": "application/json"}
+
+    def ask() -> None:
+        connection.request("POST", "/api/txt2img", content, headers)
+        answer = connection.getresponse()
+        told = answer.read()
+        assert answer.status == 200, told
+
+    return ask

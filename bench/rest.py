@@ -1,0 +1,34 @@
+"""What the whole service takes while nobody asks for anything."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from bench.figures import Figure, Goal, Scale
+from tests.compose.conftest import Launched
+
+#: Until what a start leaves to do is done: first sweeps of the housekeeper, Flower's first look.
+SETTLE_SECONDS = 8.0
+
+
+def measure(scale: Scale) -> Iterator[Figure]:
+    with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name:
+        scale.say("starting everything, as `imagegen up` does")
+        with Launched(Path(name), SD_BACKENDS="sd") as launched:
+            processes = [psutil.Process(launched.is_ready().launcher.pid), *launched.descendants()]
+            scale.say(f"{len(processes)} processes at rest for {SETTLE_SECONDS + scale.seconds:.0f} s")
+            time.sleep(SETTLE_SECONDS)
+            begin, before = time.monotonic(), sum(map(_cpu_seconds, processes))
+            time.sleep(scale.seconds)
+            used = (sum(map(_cpu_seconds, processes)) - before) / (time.monotonic() - begin)
+            resident = launched.service("api.main").memory_info().rss / 1e6
+    yield Figure("API at rest", resident, "MB", Goal(90))
+    yield Figure("whole stack at rest, of one core", used * 100, "%", Goal(2), detail=f"{len(processes)} processes")
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system

@@ -1,0 +1,55 @@
+"""The processes that are measured, as `imagegen up` starts them, each in a folder of its own."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.stack import Stack, valkey_server
+
+PROMPT, STEPS, GUIDANCE, SEED = "a red heart on a blue background", 20, 4.0, 42
+STARTER_REQUEST = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
+#: As compose.services starts it, with its files on the same disk.
+VALKEY = ("--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "512")
+
+
+@contextmanager
+def service(backend: str, **settings: str) -> Iterator[Stack]:
+    """An API, a worker of `backend` and a Valkey of their own."""
+    with ExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-bench-")))
+        url = exits.enter_context(valkey_server(folder, *VALKEY))
+        stack = exits.enter_context(Stack(url, folder, SD_BACKENDS=backend, **settings))
+        stack.start_worker(backend)
+        stack.start_api()
+        yield stack
+
+
+class BareScript:
+    """bench.bare as a process; `picture` is the seconds that one more picture takes it."""
+
+    def __init__(self) -> None:
+        arguments = [str(STEPS), str(GUIDANCE), str(SEED), PROMPT]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.bare", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._read("ready")
+
+    def picture(self) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write("again\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self, expected: str | None = None) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the bare script ended"
+        assert expected in (None, line), f"the bare script said {line!r}"
+        return line

@@ -1,0 +1,189 @@
+"""Jobs that wait and are alike are rendered in one go."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.errors import OutOfMemory
+from shared.images import ImageStore
+from shared.queues import broker_lists
+from shared.schemas import Backend, GenerationRequest, Job
+from tests.worker.bench import Bench
+from worker.backends.base import Inputs, Picture, Step, Watch
+from worker.backends.null import NullBackend
+from worker.pictures import Encoder
+from worker.runner import Runner
+
+_numbers = itertools.count()
+
+
+@dataclass
+class Counting(NullBackend):
+    """The null backend, which remembers how many jobs it was given at a time."""
+
+    goes: list[int] = field(default_factory=list)
+    fails: bool = False
+    """Whether it cannot do several."""
+
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+        self.goes.append(1)
+        return super().generate(request, inputs, watch)
+
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+        self.goes.append(len(requests))
+        if self.fails:
+            raise OutOfMemory
+        return super().generate_together(requests, watch)
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Bench:
+    return Bench(redis_url, f"together{next(_numbers)}:", tmp_path / "outputs")
+
+
+@pytest.fixture
+def backend() -> Counting:
+    return Counting()
+
+
+def run(bench: Bench, backend: NullBackend, job: Job, most: int = 4) -> None:
+    images = ImageStore(bench.folder)
+    Runner(backend, bench.ledger, images, Encoder("1"), "bench", max_batch_size=most).run(job.id)
+
+
+def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
+    return [bench.accepted(**request) for request in requests]
+
+
+def states(bench: Bench, jobs: Sequence[Job]) -> list[str]:
+    return [bench.read(job).state for job in jobs]
+
+
+def test_jobs_that_are_alike_are_rendered_in_one_go(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {"seed": 1}, {"seed": 2, "prompt": "another"}, {"seed": 3, "label": "mine"})
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded"] * 3)
+    assert [bench.read(job).timings.batch_size for job in jobs] == [3, 3, 3]
+
+
+def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, backend: Counting) -> None:
+    requests = [{"seed": 1}, {"seed": 7, "num_images": 2}, {"seed": 4}]
+    together, alone = accepted(bench, *requests), []
+    run(bench, backend, together[0])
+    for request in requests:
+        alone.append(bench.accepted(**request))
+        run(bench, backend, alone[-1])
+
+    assert backend.goes == [3, 1, 1, 1]
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(bench.pixels(one), bench.pixels(other))
+
+
+def test_a_lone_job_waits_for_nobody(bench: Bench, backend: Counting) -> None:
+    (job,) = accepted(bench, {})
+
+    run(bench, backend, job)
+
+    assert (backend.goes, bench.read(job).timings.batch_size) == ([1], None)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"width": 128}, {"num_inference_steps": 9}, {"guidance_scale": 2.0}, {"negative_prompt": "n"}],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_job_that_differs_is_left_in_line(bench: Bench, backend: Counting, other: dict[str, Any]) -> None:
+    jobs = accepted(bench, {}, other)
+
+    run(bench, backend, jobs[0])
+
+    assert states(bench, jobs) == ["succeeded", "queued"]
+
+
+def test_a_default_that_is_spelled_out_makes_no_difference(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {}, {"width": 64, "height": 64, "num_inference_steps": 4})
+
+    run(bench, backend, jobs[0])
+
+    assert backend.goes == [2]
+
+
+def test_no_more_pictures_than_allowed_are_rendered_in_one_go(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {"num_images": 2}, {"num_images": 3}, {}, {}, {})
+
+    run(bench, backend, jobs[0], most=4)
+
+    assert states(bench, jobs) == ["succeeded", "queued", "succeeded", "succeeded", "queued"]
+
+
+def test_the_messages_of_jobs_that_were_taken_along_are_gone(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {"priority": "low"}, {}, {"priority": "high"})
+
+    run(bench, backend, jobs[0])
+
+    left = [message for name in broker_lists(Backend.NULL) for message in bench.broker(name)]
+    # Its own is the broker's to remove.
+    assert [jobs[0].id in message for message in left] == [True]
+
+
+def test_what_fails_together_is_done_one_by_one(bench: Bench, backend: Counting) -> None:
+    backend.fails = True
+    jobs = accepted(bench, {}, {}, {})
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([3, 1, 1, 1], ["succeeded"] * 3)
+    assert [bench.read(job).timings.batch_size for job in jobs] == [None] * 3
+
+
+def test_one_that_fails_takes_no_other_along(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {}, {"metadata": {"simulate": {"fail": "out-of-memory"}}}, {})
+
+    run(bench, backend, jobs[0])
+
+    assert states(bench, jobs) == ["succeeded", "failed", "succeeded"]
+
+
+def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
+    class Cancelling(NullBackend):
+        """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
+
+        def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+            bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
+            while not watch.ended:  # type: ignore[attr-defined]
+                watch.on_step(Step(1, 1000))
+            return super().generate_together(requests, watch)
+
+    jobs = accepted(bench, {}, {}, {})
+
+    run(bench, Cancelling(), jobs[0])
+
+    assert states(bench, jobs) == ["succeeded", "cancelled", "succeeded"]
+
+
+def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) -> None:
+    told = {"simulate": {"seconds": 0.3, "together": True}}
+    jobs = accepted(bench, {"metadata": told}, {"metadata": told})
+
+    run(bench, NullBackend(), jobs[0])
+
+    for job in jobs:
+        types = [event.type for event in bench.store.run(bench.jobs.events(job.id))]
+        assert "progress" in types
+
+
+def test_a_job_that_cost_a_worker_is_done_alone(bench: Bench, backend: Counting) -> None:
+    lost, fresh = accepted(bench, {}, {})
+    back = bench.requeued(bench.started(lost))
+
+    run(bench, backend, back)
+    run(bench, backend, fresh)
+
+    assert backend.goes == [1, 1]

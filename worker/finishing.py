@@ -1,0 +1,55 @@
+"""When jobs are ended: at once, or beside the rendering of those that come next."""
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Finishing(Protocol):
+    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+        """See to it that each of `works` is done, then `after`."""
+        ...
+
+    def drain(self) -> None:
+        """Until nothing is under way."""
+        ...
+
+
+class AtOnce:
+    """Before the call returns; for jobs that run side by side anyway."""
+
+    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+        try:
+            for work in works:
+                work()
+        finally:
+            after()
+
+    def drain(self) -> None:
+        pass
+
+
+class Beside:
+    """On a thread of its own. One call is under way at most: the next waits for it, so that nothing piles up."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finishing")
+        self._under_way: Future[None] | None = None
+
+    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+        self.drain()
+        self._under_way = self._thread.submit(_logged, works, after)
+
+    def drain(self) -> None:
+        if self._under_way is not None:
+            wait((self._under_way,))
+
+
+def _logged(works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+    try:
+        AtOnce()(works, after)
+    except Exception:
+        logger.exception("a job could not be ended; its lease will lapse")
