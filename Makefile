@@ -29,10 +29,10 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
 
-bench: $(VENV)/.dev ## Measure what is promised; BENCH=--full takes longer and more exactly
+bench: $(VENV)/.bench ## Measure what is promised; BENCH=--full takes longer and more exactly
 	@$(BIN)/python -m bench $(BENCH)
 
-profile: $(VENV)/.dev ## Draw flame graphs of the API and a worker under load into profiles/
+profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/
 	@$(BIN)/python -m bench.profile
 
 faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
@@ -64,3 +64,8 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing what the service and its tests need; the first time takes some minutes"
 	@$(PIP) --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the bench draws with"
+	@$(PIP) --quiet --editable '.[bench]'
+	@touch $@

@@ -16,7 +16,7 @@ from bench.figures import Figure, Scale
 
 #: In the order of the table. Each names a module with `measure(scale)`, imported when its turn comes: torch in this
 #: process would be in the way of what is measured before.
-MEASURES = ("rest", "starts", "overhead", "throughput", "delivery", "webhooks", "crowd", "growth", "png")
+MEASURES = ("rest", "starts", "overhead", "batching", "throughput", "delivery", "webhooks", "crowd", "growth", "png")
 RESULTS = Path("bench/results.json")
 #: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
