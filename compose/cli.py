@@ -16,7 +16,7 @@ from compose.launcher import up as launch
 from compose.models import models
 from compose.supervisor import StartFailed
 from shared.access import Scope
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
@@ -97,7 +97,7 @@ def prune(
     console = Console()
     try:
         removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
-    except (ConfigurationError, StoreUnavailable, ValueError) as error:
+    except (ConfigurationError, StoreUnavailable, StorageUnavailable, ValueError) as error:
         console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     verb = "Would remove" if dry_run else "Removed"
