@@ -40,17 +40,18 @@ async def from_afar(remote: Remote, name: str, image: Image, http: Request, head
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
     whole = image.bytes or 0
     try:
-        start, end = _asked(image, http) or (0, whole)
+        asked = _asked(image, http)
     except ValueError:
         size = {"Content-Range": f"bytes */{whole}"}
         return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={**headers, **size})
+    start, end = asked or (0, whole)
     if _is_known(image, http):
         await _first(remote, name, image, start, start + 1)
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
     about = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     about["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
     status = HTTPStatus.OK
-    if end - start < whole:
+    if asked:
         status, about["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{whole}"
     if http.method == "HEAD":
         await _first(remote, name, image, start, start + 1)

@@ -8,7 +8,7 @@ from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import LauncherSettings
-from shared.storage import API_PATIENCE_SECONDS, open_home
+from shared.storage import API_PATIENCE, open_home
 from shared.store import Store, connect, require_redis
 from shared.upkeep import Upkeep
 from worker.housekeeper.retention import Removed, Retention, Rules
@@ -24,7 +24,7 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool) -> Remov
     url = settings.redis_url or _embedded(settings)
     require_redis(url)
     jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
-    images = ImageStore(open_home(settings, API_PATIENCE_SECONDS))
+    images = ImageStore(open_home(settings, API_PATIENCE))
     retention = Retention(Store(connect(url)), jobs, upkeep, images, lambda: datetime.now(UTC))
     return retention.apply(Rules(jobs_for=age, pictures_for=age, most_bytes=None), dry_run=dry_run)
 

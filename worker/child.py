@@ -13,7 +13,7 @@ from typing import Self
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import WorkerSettings
-from shared.storage import WORKER_PATIENCE_SECONDS, open_home
+from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Metered, Placed
@@ -46,7 +46,7 @@ class Child:
     @classmethod
     def loaded(cls, settings: WorkerSettings, name: str) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
-        home = open_home(settings, WORKER_PATIENCE_SECONDS)
+        home = open_home(settings, WORKER_PATIENCE)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
         record = _record(settings, name)

@@ -2,15 +2,16 @@
 
 from shared.errors import ConfigurationError
 from shared.storage.folder import Folder
-from shared.storage.home import Remote
+from shared.storage.home import Patience, Remote
 from shared.stores import StoreSettings
 
-#: How long what fails is tried again: a client waits for the one, and a finished picture hangs on the other.
-API_PATIENCE_SECONDS = 10.0
-WORKER_PATIENCE_SECONDS = 120.0
+#: A client waits for the one, a finished picture hangs on the other, and a receiver of webhooks has little time.
+API_PATIENCE = Patience(seconds=3, request_seconds=15)
+WORKER_PATIENCE = Patience(seconds=120, request_seconds=30)
+COURIER_PATIENCE = Patience(seconds=2, request_seconds=5)
 
 
-def open_home(settings: StoreSettings, patience_seconds: float, public_url: str = "") -> Folder | Remote:
+def open_home(settings: StoreSettings, patience: Patience, public_url: str = "") -> Folder | Remote:
     """`public_url` is where clients may fetch pictures themselves. Raises ConfigurationError."""
     if not settings.output_url:
         return Folder(settings.output_dir)
@@ -19,4 +20,4 @@ def open_home(settings: StoreSettings, patience_seconds: float, public_url: str 
         from shared.storage.bucket import Bucket, Place
     except ImportError:
         raise ConfigurationError("SD_OUTPUT_URL needs one more package: pip install 'imagegen[s3]'.") from None
-    return Bucket.at(Place(settings.output_url, public_url, settings.ca_file), settings.output_dir, patience_seconds)
+    return Bucket.at(Place(settings.output_url, public_url, settings.ca_file), settings.output_dir, patience)

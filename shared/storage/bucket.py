@@ -19,7 +19,7 @@ from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.storage.disk import writing
-from shared.storage.home import Arriving, File, Piece, Room, SubFolder
+from shared.storage.home import Arriving, File, Patience, Piece, Room, SubFolder
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: One is written when a process starts, so that what is not allowed is known before a picture is made.
 PROBE = ".imagegen"
-#: For one request, its body included: 20 MB at 5 Mbit/s.
-REQUEST_SECONDS = 32
+#: For what only looks whether somebody answers.
+PROBING = Patience(seconds=1, request_seconds=2)
 LINK_SECONDS = 300
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
@@ -49,8 +49,7 @@ class Place:
 @dataclass(frozen=True)
 class Bucket:
     store: S3Store
-    patience_seconds: float
-    """How long what fails is tried again."""
+    patience: Patience
     probing: S3Store
     """The same, of little patience."""
     links: S3Store | None
@@ -59,12 +58,12 @@ class Bucket:
     """Where files are while they come in."""
 
     @classmethod
-    def at(cls, place: Place, scratch: Path, patience_seconds: float) -> Self:
+    def at(cls, place: Place, scratch: Path, patience: Patience) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
-        store, probing = _opened(place, patience_seconds), _opened(place, patience_seconds=1, request_seconds=2)
-        links = _opened(place, patience_seconds, endpoint=place.public_url) if place.public_url else None
+        store, probing = _opened(place, patience), _opened(place, PROBING)
+        links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
         _require(probing)
-        return cls(store, patience_seconds, probing, links, scratch)
+        return cls(store, patience, probing, links, scratch)
 
     def write(self, name: str, data: bytes) -> None:
         path = PurePosixPath(name)
@@ -119,10 +118,12 @@ class Bucket:
         return Room(None)
 
     async def piece(self, name: str, start: int, end: int, version: str | None = None) -> Piece | None:
-        options: GetOptions = {"range": (start, end), "if_match": version}
+        options: GetOptions = {"range": (start, end)}
+        if version is not None:
+            options["if_match"] = version
         try:
             with _translated():
-                async with asyncio.timeout(self.patience_seconds):
+                async with asyncio.timeout(self.patience.request_seconds):
                     found = await obstore.get_async(self.store, name, options=options)
                     data = bytes(await found.bytes_async())
         except FileNotFoundError:
@@ -184,26 +185,25 @@ class ArrivingUpload(Arriving):
             self._file.close()
 
 
-def _opened(
-    place: Place, patience_seconds: float, *, request_seconds: float = REQUEST_SECONDS, endpoint: str = ""
-) -> S3Store:
+def _opened(place: Place, patience: Patience, endpoint: str = "") -> S3Store:
     """Raises ConfigurationError."""
     client: ClientConfig = {
         # Whoever names an endpoint without TLS wants it.
         "allow_http": True,
         "connect_timeout": timedelta(seconds=2),
-        "timeout": timedelta(seconds=request_seconds),
+        "timeout": timedelta(seconds=patience.request_seconds),
     }
     if place.ca_file:
         client["root_certificate"] = place.ca_file.read_bytes()
     config: S3Config = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}
     retry: RetryConfig = {
         "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=patience_seconds),
+        "retry_timeout": timedelta(seconds=patience.seconds),
         "backoff": {"max_backoff": timedelta(seconds=5)},
     }
+    name, _, prefix = place.url.removeprefix("s3://").partition("/")
     try:
-        return S3Store.from_url(place.url, config=config, client_options=client, retry_config=retry)
+        return S3Store(name, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
 

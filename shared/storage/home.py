@@ -47,6 +47,16 @@ class Room:
         return self.trouble is None
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a home behind a network is waited for."""
+
+    seconds: float
+    """What fails is begun anew until then."""
+    request_seconds: float
+    """For each try, with all that it sends or gets."""
+
+
 class Home(Protocol):
     """Where files are kept under names such as `2026/11/23/x.png`, made of ids and hashes alone.
 

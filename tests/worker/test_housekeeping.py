@@ -280,13 +280,16 @@ def test_pictures_that_came_with_no_job_go_after_an_hour(house: House) -> None:
 
 def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
     house.accepted([PICTURE])
-    ((house.folder / "inputs") / "mine").mkdir()
-    ((house.folder / "inputs") / "mine" / "a.png").write_bytes(PICTURE)
-    ((house.folder / "inputs") / "note").write_text("mine")
+    (house.folder / "inputs" / "mine").mkdir()
+    (house.folder / "inputs" / "mine" / "a.png").write_bytes(PICTURE)
+    (house.folder / "inputs" / "note").write_text("mine")
+    (house.folder / "2026/11/23").mkdir(parents=True)
+    (house.folder / "2026/11/23/mine.png").write_bytes(PICTURE)
 
     house.clear(KEEP_ALL, after=30 * DAY)
 
     assert {path.name for path in (house.folder / "inputs").iterdir()} >= {"mine", "note"}
+    assert (house.folder / "2026/11/23/mine.png").exists()
 
 
 def test_pictures_that_wait_count_as_room_that_is_taken(house: House) -> None:

@@ -16,7 +16,7 @@ from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import HousekeeperSettings, Settings, signing_keys
-from shared.storage import WORKER_PATIENCE_SECONDS, open_home
+from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.upkeep import Upkeep
 from shared.urls import Guard
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 QUEUE = "maintenance"
 #: Seconds between two runs. With LEASE_MS, the first is how long a job of a dead worker waits.
 EVERY = {"reap-leases": 4.0, "resend-messages": 15.0, "clear-away": 600.0}
-#: How long a webhook waits for the pictures that it is to carry.
-COURIER_PATIENCE_SECONDS = 5.0
 
 
 def create_housekeeper(settings: HousekeeperSettings) -> Celery:
@@ -58,8 +56,8 @@ def create_housekeeper(settings: HousekeeperSettings) -> Celery:
             for name, seconds in EVERY.items()
         },
     )
-    _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE_SECONDS)))
-    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE_SECONDS)))
+    _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE)))
+    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)))
     # Beat is a process beside this one; without it, it would go on for nobody.
     beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
     setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
