@@ -1,4 +1,4 @@
-"""The command line: `imagegen up`, `imagegen generate`, `imagegen prune`, `imagegen models`."""
+"""The command line: `imagegen up`, `generate`, `prune`, `doctor`, `models`."""
 
 import asyncio
 import shutil
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from compose.client import Client, Trouble, base64_of
+from compose.doctor.command import run as examined
 from compose.housekeeping import age_of
 from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
@@ -103,6 +104,14 @@ def prune(
     verb = "Would remove" if dry_run else "Removed"
     size = f"{removed.bytes / 1e6:.1f} MB"
     console.print(f"{verb} {removed.jobs} jobs and {removed.files} files ({size})", highlight=False)
+
+
+@cli.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Look for what is wrong or could go wrong, and say what to do. Fails if something does not work."""
+    raise typer.Exit(0 if examined(Console(), as_json=as_json) else 1)
 
 
 def _how_called() -> str:

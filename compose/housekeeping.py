@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from compose.launcher import REDIS_URL_FILE
+from compose.launcher import redis_url_of
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
@@ -21,7 +21,12 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool) -> Remov
 
     Raises ConfigurationError where there is no Redis to ask, StoreUnavailable and StorageUnavailable.
     """
-    url = settings.redis_url or _embedded(settings)
+    url = redis_url_of(settings)
+    if url is None:
+        raise ConfigurationError(
+            f"The service is not running with SD_DATA_DIR={settings.data_dir}: start it with `imagegen up`, or name "
+            "its server with SD_REDIS_URL."
+        )
     require_redis(url)
     jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
     images = ImageStore(open_home(settings, API_PATIENCE))
@@ -35,13 +40,3 @@ def age_of(text: str) -> timedelta:
     if found is None:
         raise ValueError(f"{text} is no age; write it like 12h, 7d or 4w")
     return int(found.group(1)) * _UNITS[found.group(2)]
-
-
-def _embedded(settings: LauncherSettings) -> str:
-    try:
-        return (settings.data_dir / REDIS_URL_FILE).read_text()
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"The service is not running with SD_DATA_DIR={settings.data_dir}: start it with `imagegen up`, or name "
-            "its server with SD_REDIS_URL."
-        ) from None

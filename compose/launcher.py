@@ -30,6 +30,16 @@ EXAMPLE = (
 )
 
 
+def redis_url_of(settings: LauncherSettings) -> str | None:
+    """Where the service's Redis is; None where it would be the embedded one and that is not running."""
+    if settings.redis_url:
+        return settings.redis_url
+    try:
+        return (settings.data_dir / REDIS_URL_FILE).read_text()
+    except FileNotFoundError:
+        return None
+
+
 async def up(settings: LauncherSettings, console: Console, command: str) -> None:
     """Run until interrupted. `command` is how this user calls the command line.
 
@@ -39,9 +49,9 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     settings.require_keys()
-    _require_free_port(settings.host, settings.port, "PORT")
+    require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port:
-        _require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
+        require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     with _owned(settings.data_dir), _socket_folder() as sockets:
         url = settings.redis_url or f"unix://{sockets / 'redis.sock'}"
         async with _running(settings, url, sockets / "redis.sock", _shower(console), stopped):
@@ -95,7 +105,8 @@ async def _all(starts: Iterable[Coroutine[None, None, None]]) -> None:
     await asyncio.gather(*starts)
 
 
-def _require_free_port(host: str, port: int, setting: str) -> None:
+def require_free_port(host: str, port: int, setting: str) -> None:
+    """Raises ConfigurationError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -114,7 +114,7 @@ class Bucket:
             with suppress(FileNotFoundError), _translated():
                 obstore.head(self.probing, PROBE)
         except StorageUnavailable as error:
-            return Room(None, error)
+            return Room(None, trouble=error)
         return Room(None)
 
     async def piece(self, name: str, start: int, end: int, version: str | None = None) -> Piece | None:

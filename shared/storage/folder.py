@@ -82,9 +82,10 @@ class Folder:
     def room(self) -> Room:
         try:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
-            return Room(shutil.disk_usage(self.root).free, None if writable else StorageFull())
+            usage = shutil.disk_usage(self.root)
+            return Room(usage.free, usage.total, trouble=None if writable else StorageFull())
         except OSError:
-            return Room(None, StorageFull())
+            return Room(None, trouble=StorageFull())
 
 
 class StagedFolder:

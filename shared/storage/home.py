@@ -39,6 +39,7 @@ class Room:
 
     free_bytes: int | None
     """None where there is no limit, or it cannot be told."""
+    size_bytes: int | None = None
     trouble: StorageFull | StorageUnavailable | None = None
     """Why it takes none."""
 

