@@ -18,6 +18,7 @@ class Disk:
     writable: bool
     free_bytes: int | None
     """None when it cannot be told."""
+    size_bytes: int | None = None
 
 
 class DiskWatch:
@@ -53,6 +54,7 @@ class DiskWatch:
 def _look_at(root: Path) -> Disk:
     try:
         writable = os.access(root, os.W_OK) and not os.statvfs(root).f_flag & os.ST_RDONLY
-        return Disk(writable=writable, free_bytes=shutil.disk_usage(root).free)
+        usage = shutil.disk_usage(root)
+        return Disk(writable=writable, free_bytes=usage.free, size_bytes=usage.total)
     except OSError:
         return Disk(writable=False, free_bytes=None)

@@ -17,6 +17,7 @@ from api.fetching import Fetcher
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
+from api.traffic import Traffic
 from api.uploads import Intake
 from shared import logs
 from shared.errors import ConfigurationError
@@ -39,7 +40,7 @@ def create_services(settings: ApiSettings) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
     disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
-    guard = Guard(settings.webhook_allow)
+    guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -54,7 +55,8 @@ def create_services(settings: ApiSettings) -> Services:
         intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
-        streams=Streams(settings.max_event_streams),
+        streams=streams,
+        traffic=Traffic(lambda: streams.open),
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
     )

@@ -104,6 +104,9 @@ class DoorSettings(BaseSettings):
     body_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 20
     """How long a client may take to send a body, and one second more for each 16 KB of it; then it is answered 408."""
 
+    access_log: bool = False
+    """Whether each request is logged: method, address without its query, status, time."""
+
     @property
     def reachable_at(self) -> str:
         """The address that decides who can come in."""

@@ -15,7 +15,7 @@ from shared.jobs import Jobs
 from shared.settings import WorkerSettings
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend, Metered, Placed
+from worker.backends.base import Backend, Housed, Metered, Placed
 from worker.download_report import DownloadReport
 from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
@@ -59,6 +59,8 @@ class Child:
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         placement = backend.placement if isinstance(backend, Placed) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
+        if isinstance(backend, Housed):
+            heartbeat.measure(backend.memory)
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(settings.output_dir)

@@ -259,8 +259,13 @@ class Runner:
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         images = tuple(self._store(rendering.job, pictures))
-        encode_ms = _milliseconds_since(begin)
-        return images, Timings(generate_ms=rendering.milliseconds, encode_ms=encode_ms, batch_size=rendering.batch_size)
+        return images, Timings(
+            generate_ms=rendering.milliseconds,
+            encode_ms=_milliseconds_since(begin),
+            # What a provider tells as progress is no step of any size.
+            step_ms=follower.step_ms if rendering.job.request.num_inference_steps else None,
+            batch_size=rendering.batch_size,
+        )
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
