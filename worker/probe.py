@@ -8,8 +8,8 @@ import sys
 
 import torch
 
+from shared.devices import Device
 from shared.errors import ConfigurationError
-from shared.probe import Device
 from worker.backends.devices import choose_device
 
 

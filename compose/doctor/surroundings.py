@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.launcher import redis_url_of
-from shared.probe import Device
+from shared.devices import Device
 from shared.schemas import Backend
 from shared.settings import LauncherSettings
 from worker.models.pipelines import CONFIG

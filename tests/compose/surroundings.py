@@ -11,7 +11,7 @@ from compose.doctor.asking import Answer, NoAnswer
 from compose.doctor.examination import CHECKS
 from compose.doctor.findings import Finding
 from compose.doctor.surroundings import Surroundings
-from shared.probe import Device
+from shared.devices import Device
 from shared.schemas import Backend
 from shared.settings import LauncherSettings
 from shared.store import Store, connect

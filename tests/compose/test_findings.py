@@ -12,7 +12,7 @@ from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.doctor.checks import clock, redis, versions
 from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
-from shared.probe import Device
+from shared.devices import Device
 from shared.workers import Download
 from tests.compose.surroundings import CPU, CUDA, MPS, around, found, loading_worker
 from tests.flux_api.provider import Reply, provider, refused

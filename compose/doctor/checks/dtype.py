@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.probe import Device
+from shared.devices import Device
 from shared.schemas import Backend
 
 AUTO = "Take SD_DTYPE=auto, which is what is safe there."

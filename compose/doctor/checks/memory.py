@@ -6,7 +6,7 @@ import psutil
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.probe import Device
+from shared.devices import Device
 from worker.models.plans import Plan, readable
 from worker.models.sources import Source
 
