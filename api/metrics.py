@@ -77,7 +77,7 @@ def _own(services: Services, disk: Room) -> Iterator[Metric]:
 
 
 def _common(services: Services, fleet: Fleet, told: Figures) -> Iterator[Metric]:
-    backends = [backend for backend in Backend if services.is_configured(backend) or backend in fleet.capabilities]
+    backends = [backend for backend in Backend if services.is_known(fleet, backend)]
     for counter in COUNTERS:
         yield _counted(counter, backends, told)
     for histogram in HISTOGRAMS:

@@ -35,8 +35,8 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool) -> Remov
 
 
 def age_of(text: str) -> timedelta:
-    """From `12h`, `7d` or `4w`. Raises ValueError."""
+    """From `12h`, `7d` or `4w`. Raises ConfigurationError."""
     found = re.fullmatch(r"(\d{1,5})([hdw])", text.strip().lower())
     if found is None:
-        raise ValueError(f"{text} is no age; write it like 12h, 7d or 4w")
+        raise ConfigurationError(f"{text} is no age; write it like 12h, 7d or 4w.")
     return int(found.group(1)) * _UNITS[found.group(2)]

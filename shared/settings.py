@@ -224,7 +224,7 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """What `imagegen up` needs: everything."""
 
     data_dir: Path = Path("data")
-    """Where the embedded Redis keeps the queue and the job records."""
+    """Where the embedded Redis keeps the queue and the job records, and `imagegen up` what its processes say."""
     flower_port: Annotated[int, Field(ge=0, le=65_535)] = 5555
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
     flower_basic_auth: SecretStr | None = None

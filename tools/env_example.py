@@ -32,14 +32,22 @@ COMPOSE = (
     (
         "COMPOSE_FILE",
         "The stack and its overlays, joined by colons: compose/nvidia.yaml, compose/join-network.yaml, "
-        "compose/other-redis.yaml. See docs/docker.md.",
+        "compose/other-redis.yaml, compose/monitoring.yaml. See docs/docker.md.",
         "compose/compose.yaml",
         True,
     ),
     ("COMPOSE_PROJECT_NAME", "Begins the names of containers and volumes.", "imagegen", True),
-    ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api.", "sd", True),
+    ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api, monitoring.", "sd", True),
     ("REDIS_PASSWORD", "Password of the stack's own Redis; letters and digits.", "imagegen", False),
     ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
+    (
+        "MONITORING_KEY",
+        "A key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; one of scope read will do.",
+        "",
+        False,
+    ),
+    ("GRAFANA_PASSWORD", "Password of the user admin in the Grafana of compose/monitoring.yaml.", "", False),
+    ("GRAFANA_PORT", "Port of that Grafana, on SD_HOST.", "3000", False),
     (
         "TORCH_INDEX",
         "Where the build takes PyTorch from, but compose/nvidia.yaml takes the one for GPUs.",

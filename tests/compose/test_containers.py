@@ -115,6 +115,23 @@ def test_an_overlay_changes_only_what_is_there(overlay: str) -> None:
         assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
 
 
+def test_monitoring_is_hardened_too_and_shows_only_what_wants_a_password() -> None:
+    content = yaml.safe_load((ROOT / "compose/monitoring.yaml").read_text())
+
+    for service in content["services"].values():
+        assert (service["read_only"], service["init"], service["cap_drop"]) == (True, True, ["ALL"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["profiles"] == ["monitoring"]
+        mounted = [volume.split(":") for volume in service["volumes"]]
+        assert all(options == ["ro"] for source, _, *options in mounted if source.startswith("."))
+        assert all((ROOT / "compose" / source).exists() for source, *_ in mounted if source.startswith("."))
+        assert {source for source, *_ in mounted if not source.startswith(".")} <= set(content["volumes"])
+    assert [name for name, service in content["services"].items() if "ports" in service] == ["grafana"]
+    assert content["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith(
+        "${GRAFANA_PASSWORD:?"
+    )
+
+
 def test_every_variable_is_a_setting_or_explained_in_the_example() -> None:
     known = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
     known |= {name for name, *_ in env_example.COMPOSE}

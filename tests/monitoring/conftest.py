@@ -42,10 +42,12 @@ class Scrape:
         return {str(sample) for samples in counted for sample in samples if "process" not in sample.labels}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deployment:
     stack: Stack
     receiver: Receiver
+    begun: tuple[Scrape, ...] = ()
+    """Of each API, once it had done what the fixture says and nothing else."""
 
     @property
     def apis(self) -> list[Api]:
@@ -97,6 +99,7 @@ def deployment(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 stack.start_worker("null")
             deployment = Deployment(stack, receiver)
             _something_of_everything(deployment)
+            deployment.begun = tuple(deployment.scrape(api) for api in deployment.apis)
             yield deployment
 
 
