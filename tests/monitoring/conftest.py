@@ -42,10 +42,12 @@ class Scrape:
         return {str(sample) for samples in counted for sample in samples if "process" not in sample.labels}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deployment:
     stack: Stack
     receiver: Receiver
+    begun: tuple[Scrape, ...] = ()
+    """Of each API, once it had done what the fixture says and nothing else."""
 
     @property
     def apis(self) -> list[Api]:
@@ -97,6 +99,7 @@ def deployment(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 stack.start_worker("null")
             deployment = Deployment(stack, receiver)
             _something_of_everything(deployment)
+            deployment.begun = tuple(deployment.scrape(api) for api in deployment.apis)
             yield deployment
 
 
@@ -107,7 +110,7 @@ def _something_of_everything(deployment: Deployment) -> None:
     cancelled = deployment.job(**simulated(seconds=30))
     deployment.cancel(cancelled)
     until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="delivered") == 4)
-    deployment.receiver.behave = answer(500)
+    deployment.receiver.behave = answer(410)
     deployment.job(**simulated(fail="out-of-memory"), webhook_url=deployment.receiver.url)
     until(lambda: deployment.ended() == 7)
-    until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="retried"))
+    until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="dead"))
