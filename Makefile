@@ -24,10 +24,11 @@ check: $(VENV)/.dev ## Check format, style, types and import rules; changes noth
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example anew
+fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is generated
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
+	@$(BIN)/python -m tools.configuration > docs/configuration.md
 
 bench: $(VENV)/.dev ## Measure what is promised
 	@$(BIN)/python bench/png.py

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.env_example import render
+from tools import configuration, env_example
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "worker", "shared", "compose")
@@ -56,7 +56,11 @@ def test_only_process_entries_read_the_environment() -> None:
 
 
 def test_the_example_of_settings_is_what_the_settings_say() -> None:
-    assert (ROOT / ".env.example").read_text() == render(), "run `make fix`"
+    assert (ROOT / ".env.example").read_text() == env_example.render(), "run `make fix`"
+
+
+def test_the_document_of_settings_is_what_the_settings_say() -> None:
+    assert (ROOT / "docs/configuration.md").read_text() == configuration.render(), "run `make fix`"
 
 
 def test_every_row_about_security_names_tests_that_there_are() -> None:
