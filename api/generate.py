@@ -53,6 +53,7 @@ SUBMIT_PROBLEMS = documented(
     "rate-limited",
     "queue-full",
     "storage-full",
+    "storage-unavailable",
     "backend-unavailable",
     "store-unavailable",
 )
@@ -67,6 +68,7 @@ FAILURES = documented(
     "timed-out",
     "worker-lost",
     "storage-full",
+    "storage-unavailable",
     "content-rejected",
     "upstream-rejected",
     "upstream-out-of-credits",

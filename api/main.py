@@ -26,6 +26,7 @@ from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.rates import Rates
 from shared.settings import ApiSettings, load
+from shared.storage import API_PATIENCE, open_home
 from shared.store import AsyncStore, connect_async, require_redis
 from shared.urls import Guard
 from shared.webhooks import Webhooks
@@ -37,9 +38,10 @@ GRACE_SECONDS = 10
 
 def create_services(settings: ApiSettings) -> Services:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
+    home = open_home(settings, API_PATIENCE, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
-    disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
+    disk = DiskWatch(home, settings.min_free_bytes)
     guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,

@@ -10,13 +10,13 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from api.callers import CallerDep
-from api.disk import Disk
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.counts import COUNTERS, HISTOGRAMS, Counter, Histogram
 from shared.errors import StoreUnavailable
 from shared.figures import Figures, figures
 from shared.schemas import Backend
+from shared.storage.home import Room
 from shared.workers import Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -61,7 +61,7 @@ def _up(services: Services, up: int) -> Metric:
     return family
 
 
-def _own(services: Services, disk: Disk) -> Iterator[Metric]:
+def _own(services: Services, disk: Room) -> Iterator[Metric]:
     process = services.traffic.process
     built = _gauge("build_info", "Version of the service", "process", "version")
     built.add_metric([process, services.version], 1)

@@ -23,7 +23,7 @@ from compose.models import models
 from compose.status import Status, watch
 from compose.supervisor import StartFailed
 from shared.access import Scope
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
@@ -154,7 +154,7 @@ def _told(console: Console) -> Iterator[None]:
     """What went wrong, in a sentence instead of a traceback."""
     try:
         yield
-    except (ConfigurationError, StartFailed, StoreUnavailable, Trouble) as error:
+    except (ConfigurationError, StartFailed, StorageUnavailable, StoreUnavailable, Trouble) as error:
         console.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 

@@ -166,7 +166,7 @@ def _banner(settings: LauncherSettings, command: str) -> str:
     if settings.flower_port:
         lines.append(f"  Dashboard  http://{host}:{settings.flower_port}")
     lines += [
-        f"  Pictures   {settings.output_dir.resolve()}",
+        f"  Pictures   {settings.output_url or settings.output_dir.resolve()}",
         "",
         "  Your first picture:",
         f"    {escape(EXAMPLE.format(url=url, key=key))}",

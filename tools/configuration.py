@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.settings import LauncherSettings
-from tools.env_example import COMPOSE, settings, variable, written
+from tools.env_example import BUCKETS, COMPOSE, settings, variable, written
 
 HEAD = """# Settings
 
@@ -23,6 +23,9 @@ SECTIONS = {
     "Housekeeper": "Read by the housekeeper. [webhooks.md](webhooks.md) has more of them.",
     "imagegen up": "Read by `imagegen` on the command line, which also reads all those above.",
 }
+BUCKETS_NOTE = (
+    "Read by the library that reaches the bucket of `SD_OUTPUT_URL`, in the API, the workers and the housekeeper."
+)
 COMPOSE_NOTE = "Read by Docker Compose and no process. [docker.md](docker.md) has more of them."
 
 
@@ -35,7 +38,9 @@ def render() -> str:
             values = _values(schema["properties"][name], schema["$defs"])
             lines.append(_row(variable(name), written(field.default), values, field.description or ""))
         lines.append("")
-    lines += ["## Docker Compose\n", COMPOSE_NOTE, "", "| variable | default | |", "|---|---|---|"]
+    lines += ["## Buckets\n", BUCKETS_NOTE, "", "| variable | |", "|---|---|"]
+    lines += [f"| `{name}` | {sentence} |" for name, sentence in BUCKETS]
+    lines += ["", "## Docker Compose\n", COMPOSE_NOTE, "", "| variable | default | |", "|---|---|---|"]
     lines += [_row(name, value, sentence) for name, sentence, value, _ in COMPOSE]
     return "\n".join(lines) + "\n"
 

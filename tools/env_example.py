@@ -20,6 +20,15 @@ SECTIONS: dict[str, type[BaseSettings]] = {
 }
 
 
+#: What the library reads that reaches the bucket of SD_OUTPUT_URL: name and sentence.
+BUCKETS = (
+    ("AWS_ENDPOINT_URL", "Where the storage is that has the bucket, such as https://minio.example.com. Empty: AWS."),
+    ("AWS_REGION", "Region of the bucket. Empty: us-east-1."),
+    ("AWS_ACCESS_KEY_ID", "Who asks. Empty: the role that the machine, container or service account has."),
+    ("AWS_SECRET_ACCESS_KEY", "Secret of AWS_ACCESS_KEY_ID."),
+    ("AWS_SESSION_TOKEN", "Where the two above are for a while only."),
+)
+
 #: What Docker Compose reads and no process does: name, sentence, value, whether it is set in the example already.
 COMPOSE = (
     (
@@ -77,6 +86,9 @@ def render() -> str:
         lines += ["", f"## {title}"]
         for name, field in fields:
             lines += ["", *_comment(field.description or ""), f"#{variable(name)}={written(field.default)}"]
+    lines += ["", "## Buckets"]
+    for name, sentence in BUCKETS:
+        lines += ["", *_comment(sentence), f"#{name}="]
     lines += ["", "## Docker Compose"]
     for name, sentence, value, is_set in COMPOSE:
         lines += ["", *_comment(sentence), f"{'' if is_set else '#'}{name}={value}"]

@@ -13,6 +13,7 @@ from typing import Self
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import WorkerSettings
+from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Housed, Metered, Placed
@@ -45,6 +46,7 @@ class Child:
     @classmethod
     def loaded(cls, settings: WorkerSettings, name: str) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
+        home = open_home(settings, WORKER_PATIENCE)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
         record = _record(settings, name)
@@ -63,11 +65,10 @@ class Child:
             heartbeat.measure(backend.memory)
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
-        images = ImageStore(settings.output_dir)
         runner = Runner(
             backend,
             ledger,
-            images,
+            ImageStore(home),
             Encoder(version("imagegen")),
             worker=name,
             max_pixels=settings.max_pixels,
