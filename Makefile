@@ -29,6 +29,7 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
 	@$(BIN)/python -m tools.configuration > docs/configuration.md
+	@$(BIN)/python -m tools.errors > docs/errors.md
 
 bench: $(VENV)/.dev ## Measure what is promised
 	@$(BIN)/python bench/png.py

@@ -7,12 +7,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from api.problems import STATUS
-from shared import errors
-from shared.errors import ImagegenError
 from shared.schemas import GenerationRequest
 from tests.documents.reading import DOCUMENTS, ROOT, prose, table
 from tests.stack import Stack
+from tools import configuration, env_example, errors
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 #: In code style, with a folder in it: a file or folder of this repository.
@@ -42,27 +40,23 @@ def test_every_call_is_described(null: Stack) -> None:
     assert described - there == {"GET /docs"}
 
 
+@pytest.mark.parametrize(
+    ("document", "generated"),
+    [
+        (".env.example", env_example.render()),
+        ("docs/configuration.md", configuration.render()),
+        ("docs/errors.md", errors.render()),
+    ],
+)
+def test_what_is_generated_is_what_the_code_says(document: str, generated: str) -> None:
+    assert (ROOT / document).read_text() == generated, "run `make fix`"
+
+
 def test_every_field_of_a_request_is_described() -> None:
     rows = table("docs/api.md", "| field | type | left out |")
     described = [name for cells in rows for name in re.findall(r"`(\w+)`", cells[0])]
 
     assert sorted(described) == sorted(GenerationRequest.model_fields)
-
-
-def test_every_error_is_described_in_its_own_words() -> None:
-    known = {error.code: error for error in vars(errors).values() if _is_error(error)}
-    rows = table("docs/api.md", "| code | status | retryable | means |")
-    described = [(code.strip("`"), int(status), retryable == "yes", means) for code, status, retryable, means in rows]
-
-    expected = [
-        (code, status, known[code].retryable, " ".join((known[code].__doc__ or "").split()))
-        for code, status in STATUS.items()
-    ]
-    assert sorted(described) == sorted(expected)
-
-
-def _is_error(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, ImagegenError) and "code" in vars(value)
 
 
 def _leads_somewhere(document: Path, link: str) -> bool:
