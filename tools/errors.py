@@ -14,9 +14,10 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
  "errors": [{"pointer": "/width", "detail": "must be a multiple of 8 between 64 and 256"}]}
 ```
 
-Go by `code`, which never changes once it is released. `detail` is for people, and says more than the sentences here where more
-is known; `errors` names each wrong field of a request by its JSON pointer. `retryable` says whether the same request may succeed
-later; where it is known when, there is `Retry-After`. No error quotes what was sent, and none has a traceback.
+Go by `code`, which never changes once it is released. `detail` is for people, and says more than the sentences here
+where more is known; `errors` names each wrong field of a request by its JSON pointer. `retryable` says whether the same
+request may succeed later; where it is known when, there is `Retry-After`. No error quotes what was sent, and none has a
+traceback.
 
 This page is written by `make fix` from what the code says (`shared/errors.py`, `api/problems.py`).
 """
