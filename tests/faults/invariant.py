@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 40.0
 ENDED = [state for state in State if state.is_terminal]
 #: What may stay for good. `unacked` is the broker's own note of messages whose worker was killed; it sends them again
 #: when its timeout has passed, and nothing comes of them.
-LASTING = ("job:", "jobs", "workers", "capabilities:", "pace:", "_kombu.", "unacked", "maintenance")
+LASTING = ("job:", "jobs", "workers", "capabilities:", "pace:", "_kombu.", "unacked", "maintenance", "counts")
 
 
 class Invariant:
