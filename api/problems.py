@@ -190,7 +190,8 @@ def _methods(request: Request) -> Iterator[str]:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    concerns = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=concerns)
     return problem_response(errors.InternalError.code, "An unexpected error; the log of the service has it.")
 
 

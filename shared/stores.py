@@ -2,10 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import AfterValidator, Field, FilePath
+from pydantic import AfterValidator, Field, FilePath, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -42,3 +42,17 @@ class StoreSettings(BaseSettings):
     output_url: Annotated[str, AfterValidator(_bucket_url)] = ""
     """Bucket of S3, or of what speaks like it, that pictures are kept in: s3://bucket/prefix. AWS_ENDPOINT_URL,
     AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY say where it is and who asks."""
+
+    @model_validator(mode="after")
+    def _with_certificates(self) -> Self:
+        """Whoever connects by the address does it with these files."""
+        files = {
+            "ssl_ca_certs": self.ca_file,
+            "ssl_certfile": self.redis_cert_file,
+            "ssl_keyfile": self.redis_key_file,
+        }
+        url = urlsplit(self.redis_url)
+        if url.scheme == "rediss":
+            query = {name: str(file) for name, file in files.items() if file} | dict(parse_qsl(url.query))
+            object.__setattr__(self, "redis_url", url._replace(query=urlencode(query)).geturl())
+        return self

@@ -16,11 +16,14 @@ REGION = "us-east-1"
 class S3Server:
     """What it holds is lost when it stops."""
 
-    def __init__(self, folder: Path, certificate: Path | None = None, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, certificate: Path | None = None, address: str = "127.0.0.1", **settings: str
+    ) -> None:
         """With TLS where there is a certificate, in a file with its key. `settings` are moto's own."""
         self._port = free_port()
         self._tls = ["-s", "-c", str(certificate), "-k", str(certificate)] if certificate else []
         self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self._port}"
+        self._address = address
         self._folder = folder
         self._settings = settings
         self._server: Process
@@ -33,7 +36,7 @@ class S3Server:
         self._server.kill()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port), *self._tls]
+        command = [sys.executable, "-m", "moto.server", "-H", self._address, "-p", str(self._port), *self._tls]
         self._server = Process(command, self._folder, **self._settings)
         self._server.wait_for("Running on")
 
