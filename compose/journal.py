@@ -24,11 +24,17 @@ LOOK_SECONDS = 0.2
 class Line:
     process: str
     text: str
+    time: str = ""
+    """When it was written; empty for one that is said now."""
 
     @classmethod
     def of(cls, written: bytes) -> Self:
-        _, process, text = (*written.decode(errors="replace").rstrip("\n").split(" ", 2), "", "")[:3]
-        return cls(process, text)
+        time, process, text = (*written.decode(errors="replace").rstrip("\n").split(" ", 2), "", "")[:3]
+        return cls(process, text, time)
+
+
+def moment() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Journal:
@@ -43,7 +49,7 @@ class Journal:
     def write(self, process: str, text: str) -> None:
         with suppress(OSError):
             file = self._file or self._opened()
-            written = f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {process} {text}\n"
+            written = f"{moment()} {process} {text}\n"
             file.write(written.encode(errors="replace"))
             if file.tell() >= self._most_bytes:
                 self._turn()

@@ -17,7 +17,7 @@ from compose import services
 from compose.journal import FOLDER, Journal, Line
 from compose.services import Service
 from compose.supervisor import Guard, Supervised
-from compose.voice import JsonPrinter, Printer, Voice
+from compose.voice import Voice, printer
 from shared.errors import ConfigurationError
 from shared.settings import PREFIX, LauncherSettings
 
@@ -53,7 +53,7 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     as_json = settings.log_format == "json"
-    show = JsonPrinter(console) if as_json else Printer(console)
+    show = printer(console, settings.log_format)
     with (
         _owned(settings.data_dir),
         _socket_folder() as sockets,

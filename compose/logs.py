@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from rich.console import Console
 
 from compose.journal import FOLDER, Line, Reader
-from compose.voice import Printer
+from compose.voice import printer
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
 from shared.settings import LauncherSettings
@@ -52,7 +52,7 @@ def show(
     folder = settings.data_dir / FOLDER
     if not (folder.is_dir() or follow):
         raise ConfigurationError(f"Nothing is in {folder} yet: start the service with `imagegen up`.")
-    tell, chosen = Printer(console), Filter(processes, job)
+    tell, chosen = printer(console, settings.log_format), Filter(processes, job)
     with suppress(KeyboardInterrupt), closing(Reader(folder)) as journal:
         for line in deque(filter(chosen.wants, journal.past()), maxlen=most):
             tell(line)

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
 
-from compose.journal import Journal, Line
+from compose.journal import Journal, Line, moment
+from shared.logs import Format
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan")
 
@@ -38,10 +38,13 @@ class JsonPrinter:
         except ValueError:
             entry = None
         if not isinstance(entry, dict):
-            now = datetime.now(UTC).isoformat(timespec="milliseconds")
-            entry = {"time": now, "level": "info", "message": line.text}
+            entry = {"time": line.time or moment(), "level": "info", "message": line.text}
         told = json.dumps({"service": line.process, **entry}, ensure_ascii=False)
         self._console.print(told, highlight=False, soft_wrap=True, markup=False)
+
+
+def printer(console: Console, log_format: Format) -> Callable[[Line], None]:
+    return JsonPrinter(console) if log_format == "json" else Printer(console)
 
 
 class Voice:

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compose.doctor.examination import CHECKS, Check, examine
-from compose.doctor.findings import Finding, ok
+import pytest
+from rich.console import Console
+
+from compose.doctor.examination import CHECKS, Check, Result, examine
+from compose.doctor.findings import Finding, ok, problem
+from compose.doctor.report import print_json, print_results
+from compose.doctor.secrets import Secrets
 from compose.doctor.surroundings import Surroundings
 from tests.compose.conftest import Launched
 from tests.compose.surroundings import around
@@ -92,6 +97,25 @@ def test_no_secret_is_ever_told(tmp_path: Path) -> None:
         assert "5ecret" not in output
         assert "0123456789abcdef-api" not in output
         assert "NWVjcmV0" not in output
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_quotes_a_secret_is_told_without_it(
+    as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = '5ecret-"with\\quotes'
+    settings = around(tmp_path, bfl_api_key=secret).settings
+    settings = settings.model_copy(update={"redis_url": "redis://:5ecret%2Dpassword@host/0"})
+    quoting = problem(f"refused: {secret} at host", "not 5ecret-password or 5ecret%2Dpassword")
+    results, secrets = [Result("some", (quoting,))], Secrets.of(settings, "5ecret-token")
+
+    told = print_json(results, "1", secrets) if as_json else print_results(results, Console(), secrets)
+
+    assert not told
+    output = capsys.readouterr().out
+    assert "refused: *** at host" in output
+    assert "not *** or ***" in output
+    assert "5ecret" not in output
 
 
 def test_the_doctor_itself_loads_no_model_library(tmp_path: Path) -> None:

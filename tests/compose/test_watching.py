@@ -75,6 +75,21 @@ def test_what_a_process_says_cannot_play_with_the_terminal(tmp_path: Path) -> No
     assert process.output.strip() == "api │  [2Jgone  [bold]loud[/]"
 
 
+def test_logs_are_json_where_that_is_wanted_with_the_time_at_which_they_were_said(tmp_path: Path) -> None:
+    folder = tmp_path / "data/logs"
+    folder.mkdir(parents=True)
+    said = '{"time": "2026-11-23T12:00:00.001+00:00", "level": "info", "message": "made"}'
+    (folder / NAME).write_text(f"2026-11-23T12:00:00.002+00:00 api {said}\n2026-11-23T12:00:03.000+00:00 redis Ready\n")
+
+    process = Process([sys.executable, "-m", "compose.cli", "logs"], tmp_path, SD_LOG_FORMAT="json")
+
+    assert process.wait() == 0
+    assert [json.loads(line) for line in process.lines] == [
+        {"service": "api", **json.loads(said)},
+        {"service": "redis", "time": "2026-11-23T12:00:03.000+00:00", "level": "info", "message": "Ready"},
+    ]
+
+
 def test_status_tells_backends_and_workers(service: Launched) -> None:
     process = service.cli("status")
 

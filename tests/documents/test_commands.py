@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +95,11 @@ def test_commands_for_a_stopped_service_work_once_it_is(reader: Reader) -> None:
     for block in COMMANDS:
         if block.reason == STOPPED:
             reader.follow(block)
+
+    with tarfile.open(reader.service.folder / "imagegen-backup.tar.gz") as backup:
+        names = backup.getnames()
+    assert any(name.startswith("data/appendonlydir/") for name in names)
+    assert any(name.startswith("outputs/") and name.endswith(".png") for name in names)
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
