@@ -33,6 +33,9 @@ class Together:
         self.ended: dict[int, Exception] = {}
         """By the number of the job: what its watch raised."""
 
+    def of(self, job: int) -> Watch:
+        return self._watches[job]
+
     @property
     def providers(self) -> tuple[Provider, ...]:
         return ()

@@ -14,7 +14,7 @@ from shared.images import ImageStore
 from shared.queues import broker_lists
 from shared.schemas import Backend, GenerationRequest, Job
 from tests.worker.bench import Bench
-from worker.backends.base import Inputs, Picture, Step, Watch
+from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
 from worker.pictures import Encoder
 from worker.runner import Runner
@@ -34,7 +34,7 @@ class Counting(NullBackend):
         self.goes.append(1)
         return super().generate(request, inputs, watch)
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
         self.goes.append(len(requests))
         if self.fails:
             raise OutOfMemory
@@ -155,7 +155,9 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
     class Cancelling(NullBackend):
         """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
 
-        def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+        def generate_together(
+            self, requests: Sequence[GenerationRequest], watch: Watches
+        ) -> Sequence[Sequence[Picture]]:
             bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))

@@ -22,7 +22,7 @@ from shared import errors
 from shared.capabilities import Capabilities
 from shared.errors import InternalError, JobFailure
 from shared.schemas import Frozen, GenerationRequest
-from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
+from worker.backends.base import Inputs, Picture, Pixels, Step, Watch, Watches
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -77,7 +77,7 @@ class NullBackend:
         simulation = _simulation(request)
         return 64 if simulation.together or simulation == Simulation() else 1
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
         """In the time that the slowest takes: what a device with room to spare would do."""
         simulations = [_simulation(request) for request in requests]
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
