@@ -1,6 +1,6 @@
 # `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench faults docker smoke clean
+.PHONY: help run test check fix bench profile faults docker smoke clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -29,9 +29,11 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
 
-bench: $(VENV)/.dev ## Measure what is promised
-	@$(BIN)/python bench/png.py
-	@$(BIN)/python -m bench.webhooks
+bench: $(VENV)/.bench ## Measure what is promised; BENCH=--full takes longer and more exactly
+	@$(BIN)/python -m bench $(BENCH)
+
+profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/
+	@$(BIN)/python -m bench.profile
 
 faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
@@ -62,3 +64,8 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing what the service and its tests need; the first time takes some minutes"
 	@$(PIP) --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "Installing what the bench draws with"
+	@$(PIP) --quiet --editable '.[bench]'
+	@touch $@

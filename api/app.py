@@ -8,11 +8,12 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from api import docs, generate, health, images, jobs, openapi, problems, webhooks
+from api import docs, generate, health, images, jobs, metrics, openapi, problems, webhooks
 from api.bodies import BodyLimit
 from api.callers import Authentication
 from api.headers import SecurityHeaders
 from api.hosts import Hosts
+from api.observed import Observed
 from api.patience import Patience
 from api.proxies import Forwarded
 from api.services import Services
@@ -46,15 +47,17 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     webhooks.describe(app)
-    for router in (generate.router, jobs.router, images.router, webhooks.router, health.router, docs.router):
-        app.include_router(router)
+    for each in (generate, jobs, images, webhooks, health, metrics, docs):
+        app.include_router(each.router)
     return app
 
 
 class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
-        # Around what Starlette itself puts outermost: the answer to a bug has these headers too.
-        return SecurityHeaders(super().build_middleware_stack())
+        # Around what Starlette itself puts outermost: the answer to a bug has these headers too, and is counted.
+        services: Services = self.state.services
+        stack = SecurityHeaders(super().build_middleware_stack())
+        return Observed(stack, services.traffic, log=services.settings.access_log)
 
 
 def _add_doors(app: FastAPI, services: Services) -> None:

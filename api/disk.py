@@ -1,58 +1,41 @@
 """Whether there is room for more pictures."""
 
 import asyncio
-import os
-import shutil
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from shared.errors import StorageFull
+from shared.storage.home import Home, Room
 
-#: How old an answer may be: a flood of submits looks at the disk once.
+#: How old an answer may be: a flood of submits looks once.
 FRESH_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Disk:
-    writable: bool
-    free_bytes: int | None
-    """None when it cannot be told."""
-
-
 class DiskWatch:
-    """The disk that pictures go to, as last seen. Looked at on a thread: a network disk may take its time."""
+    """The home of pictures, as last seen. Looked at on a thread: what lies behind a network may take its time."""
 
-    def __init__(self, root: Path, min_free_bytes: int) -> None:
-        self._root = root
+    def __init__(self, home: Home, min_free_bytes: int) -> None:
+        self._home = home
         self._min_free_bytes = min_free_bytes
-        self._looking: asyncio.Task[Disk] | None = None
+        self._looking: asyncio.Task[Room] | None = None
         self._expires = 0.0
 
-    async def seen(self) -> Disk:
+    async def seen(self) -> Room:
         if self._looking is None or (self._looking.done() and time.monotonic() >= self._expires):
             self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
 
     async def has_room(self) -> bool:
-        disk = await self.seen()
-        return disk.writable and disk.free_bytes is not None and disk.free_bytes >= self._min_free_bytes
+        room = await self.seen()
+        return room.writable and (room.free_bytes is None or room.free_bytes >= self._min_free_bytes)
 
     async def require_room(self) -> None:
-        """Raises StorageFull."""
+        """Raises StorageFull and StorageUnavailable."""
+        if (trouble := (await self.seen()).trouble) is not None:
+            raise type(trouble)(trouble.detail)
         if not await self.has_room():
-            writable = (await self.seen()).writable
-            raise StorageFull(None if not writable else "There is too little free space for more pictures.")
+            raise StorageFull("There is too little free space for more pictures.")
 
-    async def _look(self) -> Disk:
-        disk = await asyncio.to_thread(_look_at, self._root)
+    async def _look(self) -> Room:
+        room = await asyncio.to_thread(self._home.room)
         self._expires = time.monotonic() + FRESH_SECONDS
-        return disk
-
-
-def _look_at(root: Path) -> Disk:
-    try:
-        writable = os.access(root, os.W_OK) and not os.statvfs(root).f_flag & os.ST_RDONLY
-        return Disk(writable=writable, free_bytes=shutil.disk_usage(root).free)
-    except OSError:
-        return Disk(writable=False, free_bytes=None)
+        return room

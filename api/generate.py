@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -53,6 +53,7 @@ SUBMIT_PROBLEMS = documented(
     "rate-limited",
     "queue-full",
     "storage-full",
+    "storage-unavailable",
     "backend-unavailable",
     "store-unavailable",
 )
@@ -67,6 +68,7 @@ FAILURES = documented(
     "timed-out",
     "worker-lost",
     "storage-full",
+    "storage-unavailable",
     "content-rejected",
     "upstream-rejected",
     "upstream-out-of-credits",
@@ -142,12 +144,16 @@ async def _made(
     wants_bytes, request = negotiate(wish.accept, submission.request)
     job, expected_ms = await draft(services, caller, request, services.base_url(http), submission.uploads.size(request))
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
-    admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
-    # Somebody else may wait for a known one too.
-    on_disconnect = wish.on_disconnect if admission.outcome is Outcome.CREATED else "keep"
-    with services.hub.listen(admission.job_id) as listener:
-        # It may have ended before anybody listened.
-        listener.tell(None)
+    with ExitStack() as listening:
+        # From before it is accepted: then nothing of it can be missed, and its record is read once, at its end.
+        listener = listening.enter_context(services.hub.listen(job.id))
+        admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
+        on_disconnect = wish.on_disconnect
+        if admission.outcome is not Outcome.CREATED:
+            listener = listening.enter_context(services.hub.listen(admission.job_id))
+            # It may have ended before anybody listened, and somebody else may wait for it too.
+            listener.tell(None)
+            on_disconnect = "keep"
         snapshot = await _outcome(services, http, listener, admission.job_id, budget, on_disconnect)
     about(http, admission.job_id)
     if snapshot is None:

@@ -17,6 +17,7 @@ from api.fetching import Fetcher
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
+from api.traffic import Traffic
 from api.uploads import Intake
 from shared import logs
 from shared.errors import ConfigurationError
@@ -25,6 +26,7 @@ from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.rates import Rates
 from shared.settings import ApiSettings, load
+from shared.storage import API_PATIENCE, open_home
 from shared.store import AsyncStore, connect_async, require_redis
 from shared.urls import Guard
 from shared.webhooks import Webhooks
@@ -36,10 +38,11 @@ GRACE_SECONDS = 10
 
 def create_services(settings: ApiSettings) -> Services:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
+    home = open_home(settings, API_PATIENCE, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(settings.output_dir)
-    disk = DiskWatch(settings.output_dir, settings.min_free_bytes)
-    guard = Guard(settings.webhook_allow)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
+    disk = DiskWatch(home, settings.min_free_bytes)
+    guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -54,7 +57,8 @@ def create_services(settings: ApiSettings) -> Services:
         intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
-        streams=Streams(settings.max_event_streams),
+        streams=streams,
+        traffic=Traffic(lambda: streams.open),
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
     )

@@ -51,6 +51,7 @@ STATUS: Mapping[str, int] = {
     "timed-out": 504,
     "worker-lost": 503,
     "storage-full": 507,
+    "storage-unavailable": 503,
     "content-rejected": 422,
     "upstream-rejected": 502,
     "upstream-out-of-credits": 402,
@@ -138,7 +139,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     """The answer that tells of an error, with what its headers must say."""
     told = dict(headers)
-    if isinstance(error, RequestError) and error.retry_after is not None:
+    if error.retry_after is not None:
         told["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         told["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'

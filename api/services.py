@@ -12,6 +12,7 @@ from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
 from api.streams import Streams
+from api.traffic import Traffic
 from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
@@ -75,6 +76,7 @@ class Services:
     link_secret: LinkSecret
     rates: Rates
     streams: Streams
+    traffic: Traffic
     webhooks: Webhooks
     guard: Guard
     limits: Limits = field(init=False)

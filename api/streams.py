@@ -14,6 +14,11 @@ class Streams:
         self._most = most
         self._open: Counter[str] = Counter()
 
+    @property
+    def open(self) -> int:
+        """Of all accounts together."""
+        return self._open.total()
+
     @contextmanager
     def place(self, account: str) -> Iterator[None]:
         """Raises RateLimited."""

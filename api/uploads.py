@@ -11,8 +11,9 @@ from api.fetching import Fetcher
 from shared.capabilities import Size
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.headers import Header
-from shared.inputs import Arriving, InputStore, Staged
+from shared.inputs import InputStore
 from shared.schemas import GenerationRequest, Job
+from shared.storage.home import Arriving, Staged
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class Intake:
 
     @asynccontextmanager
     async def file(self, staged: Staged) -> AsyncIterator[Arriving]:
-        """A file that goes at the end, unless it became a picture. Raises StorageFull."""
+        """A file that goes at the end, unless it became a picture. Raises StorageFull and StorageUnavailable."""
         await self._disk.require_room()
         with await asyncio.to_thread(staged.receive) as arriving:
             yield arriving
@@ -53,11 +54,11 @@ class Intake:
     async def discard(self, job: Job) -> None:
         """Remove what came with a job that was not accepted, or will not run."""
         if job.request.image:
-            await asyncio.to_thread(self._store.discard, job.id)
+            await asyncio.to_thread(self._store.discard, job)
 
 
 class Uploads:
-    """What one request brings. Every method may raise StorageFull."""
+    """What one request brings. Every method may raise StorageFull and StorageUnavailable."""
 
     def __init__(self, intake: Intake, staged: Staged) -> None:
         self._intake = intake
@@ -112,4 +113,4 @@ class Uploads:
     async def keep(self, job: Job) -> None:
         """From here on they are the job's."""
         if self._staged.holds_files:
-            await asyncio.to_thread(self._staged.keep, job)
+            await asyncio.to_thread(self._staged.keep, job.id)

@@ -6,6 +6,7 @@ goal, writes them as JSON, and exits with 1 when one misses.
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,8 +16,10 @@ from bench.figures import Figure, Scale
 
 #: In the order of the table. Each names a module with `measure(scale)`, imported when its turn comes: torch in this
 #: process would be in the way of what is measured before.
-MEASURES = ("rest", "starts", "overhead", "throughput", "delivery", "crowd", "growth", "png")
+MEASURES = ("rest", "starts", "overhead", "batching", "throughput", "delivery", "webhooks", "crowd", "growth", "png")
 RESULTS = Path("bench/results.json")
+#: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def main() -> int:
@@ -28,6 +31,7 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.names) - set(MEASURES):
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
+    os.environ.update(QUIET)
     begin = time.monotonic()
     figures: list[Figure] = []
     for name in options.names or MEASURES:

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 
 MODEL = Path(__file__).parent.parent / "worker/models/starter"
 
 
 def main() -> None:
     steps, guidance, seed, prompt = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    disable_progress_bar()
     pipe = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -69,12 +69,12 @@ def measure(scale: Scale) -> Iterator[Figure]:
             yield from figures(f"file renamed to byte at the client, {name}", rounds, 5, 25)
 
 
-def figures(name: str, rounds: list[list[float]], p50: float, p99: float) -> Iterator[Figure]:
+def figures(name: str, rounds: list[list[float]], p50: float, p99: float | None = None) -> Iterator[Figure]:
     """The median and the 99th percentile of delays in seconds, with their goals in milliseconds."""
     every = [delay * 1000 for delays in rounds for delay in delays]
     for percent, goal in ((50, p50), (99, p99)):
         values = tuple(percentile([delay * 1000 for delay in delays], percent) for delays in rounds)
-        yield Figure(f"{name}, p{percent}", percentile(every, percent), "ms", Goal(goal), values)
+        yield Figure(f"{name}, p{percent}", percentile(every, percent), "ms", Goal(goal) if goal else None, values)
 
 
 async def delays(url: str, renames: Renames, way: Way) -> list[float]:

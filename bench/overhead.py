@@ -59,14 +59,16 @@ def _starter(scale: Scale) -> Iterator[Figure]:
 
 
 def caller(api: Api, body: object) -> Callable[[], None]:
-    """Sends the body and waits for the finished job, each time on the one connection."""
-    connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=120)
+    """Sends the body and waits for the finished job."""
     content, headers = json.dumps(body), {"content-type": "application/json"}
 
     def ask() -> None:
+        # A connection of its own: between two, the server may hang up on one that is idle.
+        connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=120)
         connection.request("POST", "/api/txt2img", content, headers)
         answer = connection.getresponse()
         told = answer.read()
+        connection.close()
         assert answer.status == 200, told
 
     return ask

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -70,6 +71,7 @@ def diagonal_gradient(grain: float) -> Pixels:
 
 def generated(side: int) -> Image.Image:
     """What the starter model draws at this size."""
+    disable_progress_bar()
     pipeline = StableDiffusionPipeline.from_pretrained(STARTER, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)

@@ -1,27 +1,35 @@
-"""The command line: `imagegen up`, `generate`, `prune`, `doctor`, `models`."""
+"""The command line: `imagegen up`, `generate`, `status`, `logs`, `doctor`, `prune`, `models`."""
 
 import asyncio
+import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from compose.client import Client, Trouble, base64_of
 from compose.doctor.command import run as examined
 from compose.housekeeping import age_of
 from compose.housekeeping import prune as clear_away
 from compose.launcher import up as launch
+from compose.logs import PROCESSES, show
 from compose.models import models
+from compose.status import Status, watch
 from compose.supervisor import StartFailed
 from shared.access import Scope
-from shared.errors import ConfigurationError, StoreUnavailable
+from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
 cli.add_typer(models, name="models")
+
+UrlOption = Annotated[str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")]
 
 
 @cli.callback()
@@ -33,11 +41,8 @@ def _commands() -> None:
 def up() -> None:
     """Start the whole service here: Redis, API, workers, dashboard. Ctrl-C stops it."""
     console = Console()
-    try:
+    with _told(console):
         asyncio.run(launch(load(LauncherSettings), console, command=_how_called()))
-    except (ConfigurationError, StartFailed) as error:
-        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 @cli.command()
@@ -59,9 +64,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
-    url: Annotated[
-        str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")
-    ] = None,
+    url: UrlOption = None,
 ) -> None:
     """Make one picture with the running service, and watch it being made. SD_API_KEY is sent if it is set."""
     body: dict[str, Any] = {
@@ -77,14 +80,11 @@ def generate(
         "seed": seed,
     }
     console = Console()
-    try:
+    with _told(console):
         settings = load(LauncherSettings)
         client = Client(url or _own_url(settings), console, _own_key(settings))
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
-    except (ConfigurationError, Trouble) as error:
-        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     made = job["images"][0]
     console.print(f"{output}  {made['width']}x{made['height']}  seed {made['seed']}  {job['model']}", highlight=False)
 
@@ -96,14 +96,49 @@ def prune(
 ) -> None:
     """Remove old jobs and pictures. Pinned ones stay."""
     console = Console()
-    try:
+    with _told(console):
         removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
-    except (ConfigurationError, StoreUnavailable, ValueError) as error:
-        console.print(f"[bold red]{error}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
     verb = "Would remove" if dry_run else "Removed"
     size = f"{removed.bytes / 1e6:.1f} MB"
     console.print(f"{verb} {removed.jobs} jobs and {removed.files} files ({size})", highlight=False)
+
+
+@cli.command()
+def status(
+    once: Annotated[bool, typer.Option("--once", help="Tell it once; so it is where no terminal is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Once, for programs.")] = False,
+    url: UrlOption = None,
+) -> None:
+    """Backends, workers, queue and what runs, as it changes. Told once, it fails unless the service is `ok`."""
+    console = Console()
+    with _told(console):
+        settings = load(LauncherSettings)
+        client = Client(url or _own_url(settings), console, _own_key(settings))
+        if console.is_terminal and not (once or as_json):
+            watch(client, console)
+            return
+        seen = Status.read(client)
+        if as_json:
+            print(json.dumps(seen.as_json(), indent=2))
+        else:
+            console.print(seen.shown(), highlight=False)
+        raise typer.Exit(0 if seen.is_well else 1)
+
+
+@cli.command()
+def logs(
+    processes: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(PROCESSES)}; default: all.")] = None,
+    job: Annotated[str | None, typer.Option(help="Only what names the job with this id.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many to begin with.")] = 100,
+    follow: Annotated[
+        bool | None, typer.Option("--follow/--no-follow", "-f", help="Go on with what comes; default: on a terminal.")
+    ] = None,
+) -> None:
+    """What the processes of `imagegen up` say and said. It is kept in SD_DATA_DIR/logs, 50 MB at most."""
+    console = Console()
+    with _told(console):
+        follows = console.is_terminal if follow is None else follow
+        show(load(LauncherSettings), console, processes or (), job=job, most=lines, follow=follows)
 
 
 @cli.command()
@@ -112,6 +147,16 @@ def doctor(
 ) -> None:
     """Look for what is wrong or could go wrong, and say what to do. Fails if something does not work."""
     raise typer.Exit(0 if examined(Console(), as_json=as_json) else 1)
+
+
+@contextmanager
+def _told(console: Console) -> Iterator[None]:
+    """What went wrong, in a sentence instead of a traceback."""
+    try:
+        yield
+    except (ConfigurationError, StartFailed, StorageUnavailable, StoreUnavailable, Trouble) as error:
+        console.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
 
 
 def _how_called() -> str:

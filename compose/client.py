@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +35,32 @@ class Client:
         if output.suffix.lower() not in FORMATS:
             raise Trouble(f"{output} should end in one of {', '.join(FORMATS)}.")
         request = {**body, "output_format": FORMATS[output.suffix.lower()]}
-        try:
+        with self._reached():
             job = self._checked(self._http.post(f"{self._url}/api/jobs", json=request, timeout=SILENCE_SECONDS)).json()
             job = self._watched(job)
             picture = self._checked(
                 self._http.get(f"{self._url}{job['links']['self']}/images/0", timeout=SILENCE_SECONDS)
             )
+        output.write_bytes(picture.content)
+        return job
+
+    def read(self, path: str) -> dict[str, Any]:
+        """Raises Trouble."""
+        with self._reached():
+            answer = self._checked(self._http.get(self._url + path, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)))
+            told: dict[str, Any] = answer.json()
+            return told
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
         except requests.ConnectionError:
             raise Trouble(f"No service answers at {self._url}. Start it with `imagegen up`.") from None
         except requests.Timeout:
             raise Trouble(f"The service at {self._url} stopped answering.") from None
-        output.write_bytes(picture.content)
-        return job
+        except requests.JSONDecodeError:
+            raise Trouble(f"What answers at {self._url} is something else than imagegen.") from None
 
     def _watched(self, job: Mapping[str, Any]) -> dict[str, Any]:
         columns = (

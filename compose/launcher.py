@@ -6,20 +6,20 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from compose import services
+from compose.journal import FOLDER, Journal
 from compose.services import Service
 from compose.supervisor import Guard, Supervised
+from compose.voice import Voice
 from shared.errors import ConfigurationError
 from shared.settings import PREFIX, LauncherSettings
-
-Show = Callable[[str, str], None]
 
 #: In the data folder while the service runs, for commands that work on its records: where its Redis is.
 REDIS_URL_FILE = "redis-url"
@@ -52,9 +52,13 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
-    with _owned(settings.data_dir), _socket_folder() as sockets:
+    with (
+        _owned(settings.data_dir),
+        _socket_folder() as sockets,
+        closing(Journal(settings.data_dir / FOLDER)) as journal,
+    ):
         url = settings.redis_url or f"unix://{sockets / 'redis.sock'}"
-        async with _running(settings, url, sockets / "redis.sock", _shower(console), stopped):
+        async with _running(settings, url, sockets / "redis.sock", Voice(console, journal), stopped):
             if not settings.redis_url:
                 (settings.data_dir / REDIS_URL_FILE).write_text(url)
             if not stopped.is_set():
@@ -66,7 +70,7 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
 
 @asynccontextmanager
 async def _running(
-    settings: LauncherSettings, url: str, socket_path: Path, show: Show, stopped: asyncio.Event
+    settings: LauncherSettings, url: str, socket_path: Path, voice: Voice, stopped: asyncio.Event
 ) -> AsyncIterator[None]:
     """Everything, started in order and stopped in the opposite one: who takes work stops first, Redis last."""
     env = {f"{PREFIX}REDIS_URL": url}
@@ -75,18 +79,20 @@ async def _running(
     rest += [services.housekeeper(settings, env), services.api(settings, env)]
     if settings.flower_port:
         rest.append(services.flower(settings, env))
-    show("imagegen", f"starting {', '.join(service.name for service in (*first, *rest))}")
+    voice.say("imagegen", f"starting {', '.join(service.name for service in (*first, *rest))}")
     guard = await Guard.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(guard.dismiss)
         for wave in (first, rest):
-            await _start(wave, guard, show, stack, stopped)
+            await _start(wave, guard, voice, stack, stopped)
         yield
 
 
-async def _start(wave: list[Service], guard: Guard, show: Show, stack: AsyncExitStack, stopped: asyncio.Event) -> None:
+async def _start(
+    wave: list[Service], guard: Guard, voice: Voice, stack: AsyncExitStack, stopped: asyncio.Event
+) -> None:
     """Start services side by side. Gives up as soon as one fails, or when told to stop."""
-    supervised = [Supervised(service, guard, show) for service in wave]
+    supervised = [Supervised(service, guard, voice) for service in wave]
     for one in supervised:
         stack.push_async_callback(one.stop)
     starting = asyncio.ensure_future(_all(one.start() for one in supervised))
@@ -152,20 +158,6 @@ def _socket_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan")
-
-
-def _shower(console: Console) -> Show:
-    """Prints lines behind the name of who said them, in a colour of its own."""
-    colours: dict[str, str] = {}
-
-    def show(name: str, line: str) -> None:
-        colour = colours.setdefault(name, _COLOURS[len(colours) % len(_COLOURS)])
-        console.print(f"[{colour}]{name:>15} │[/] {escape(line)}", highlight=False, soft_wrap=True)
-
-    return show
-
-
 def _banner(settings: LauncherSettings, command: str) -> str:
     host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else settings.host  # noqa: S104
     url = settings.public_url or f"http://{host}:{settings.port}"
@@ -174,7 +166,7 @@ def _banner(settings: LauncherSettings, command: str) -> str:
     if settings.flower_port:
         lines.append(f"  Dashboard  http://{host}:{settings.flower_port}")
     lines += [
-        f"  Pictures   {settings.output_dir.resolve()}",
+        f"  Pictures   {settings.output_url or settings.output_dir.resolve()}",
         "",
         "  Your first picture:",
         f"    {escape(EXAMPLE.format(url=url, key=key))}",

@@ -6,10 +6,10 @@ import re
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from collections.abc import Callable
 from contextlib import suppress
 
 from compose.services import Service
+from compose.voice import Voice
 
 #: A process that ran this long before it died is started again at once, sooner ones after a growing pause.
 STABLE_SECONDS = 60.0
@@ -44,10 +44,10 @@ class Guard:
 class Supervised:
     """One service: its process, and the task that keeps it alive."""
 
-    def __init__(self, service: Service, guard: Guard, show: Callable[[str, str], None]) -> None:
+    def __init__(self, service: Service, guard: Guard, voice: Voice) -> None:
         self.service = service
         self._guard = guard
-        self._show = show
+        self._voice = voice
         self._process: Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -69,7 +69,7 @@ class Supervised:
         try:
             await asyncio.wait_for(self._process.wait(), self.service.grace_seconds)
         except TimeoutError:
-            self._show(self.service.name, "does not stop when asked; killing it")
+            self._voice.say(self.service.name, "does not stop when asked; killing it")
             self._process.kill()
             await self._process.wait()
         await drained
@@ -98,7 +98,9 @@ class Supervised:
                 self._tell(line)
             code = await self._exit_code()
             pause = 0.0 if time.monotonic() - begin > STABLE_SECONDS else min(2 * pause + 0.5, MAX_PAUSE_SECONDS)
-            self._show(self.service.name, f"ended unexpectedly (exit code {code}); starting it again in {pause:g} s")
+            self._voice.say(
+                self.service.name, f"ended unexpectedly (exit code {code}); starting it again in {pause:g} s"
+            )
             await asyncio.sleep(pause)
             reader = await self._spawn()
 
@@ -110,8 +112,9 @@ class Supervised:
         return await self._process.wait() if self._process is not None else 0
 
     def _tell(self, line: str) -> None:
-        if line.strip() and re.search(self.service.shown, line):
-            self._show(self.service.name, line.rstrip())
+        if line.strip():
+            tell = self._voice.say if re.search(self.service.shown, line) else self._voice.note
+            tell(self.service.name, line.rstrip())
 
 
 async def _next_line(reader: asyncio.StreamReader) -> str:

@@ -1,4 +1,4 @@
-"""What a process that has PyTorch tells of the device, to those that have none."""
+"""What processes that have PyTorch tell of the device, to those that have none."""
 
 from shared.schemas import Frozen
 
@@ -19,3 +19,11 @@ class Device(Frozen):
     has_bfloat16: bool = True
     """Whether the device computes with it, rather than emulating it."""
     trouble: str = ""
+
+
+class DeviceMemory(Frozen):
+    """Of the device that a worker renders on: of the GPU, or of the machine."""
+
+    used_bytes: int
+    """By all programs."""
+    size_bytes: int

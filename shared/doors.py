@@ -31,7 +31,7 @@ def _api_keys(value: object) -> object:
     return parse_keys(value) if isinstance(value, str) else value
 
 
-def _http_url(value: str) -> str:
+def http_url(value: str) -> str:
     if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
         raise ValueError("must be an http or https address such as https://pictures.example.com")
     return value.rstrip("/")
@@ -67,7 +67,7 @@ class DoorSettings(BaseSettings):
     """Port of the API."""
     published_on: str = ""
     """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
-    public_url: Annotated[str, AfterValidator(_http_url)] = ""
+    public_url: Annotated[str, AfterValidator(http_url)] = ""
     """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
@@ -103,6 +103,9 @@ class DoorSettings(BaseSettings):
     """How long a client may take to send the head of a request; then it is answered 408."""
     body_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 20
     """How long a client may take to send a body, and one second more for each 16 KB of it; then it is answered 408."""
+
+    access_log: bool = False
+    """Whether each request is logged: method, address without its query, status, time."""
 
     @property
     def reachable_at(self) -> str:

@@ -13,7 +13,7 @@ ImagegenError
 │   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
     ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
-    │   · InternalError
+    │   · StorageUnavailable · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
         · UpstreamUnavailable (AnswerLost)
 """
@@ -28,6 +28,8 @@ class ImagegenError(Exception):
 
     code: ClassVar[str] = "internal-error"
     retryable: ClassVar[bool] = False
+    #: Seconds after which the same request may succeed.
+    retry_after: int | None = None
 
     def __init__(self, detail: str | None = None) -> None:
         self.detail = detail or (type(self).__doc__ or "").strip()
@@ -50,9 +52,6 @@ class FieldError:
 
 class RequestError(ImagegenError):
     """The request cannot be served."""
-
-    #: Seconds after which the same request may succeed.
-    retry_after: int | None = None
 
 
 class InvalidRequest(RequestError):
@@ -307,6 +306,14 @@ class StorageFull(JobFailure):
 
     code = "storage-full"
     retryable = True
+
+
+class StorageUnavailable(JobFailure):
+    """The storage that pictures are kept in does not answer or refuses; try again shortly."""
+
+    code = "storage-unavailable"
+    retryable = True
+    retry_after = 5
 
 
 class InternalError(JobFailure):

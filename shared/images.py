@@ -1,31 +1,35 @@
-"""Where pictures lie: `outputs/YYYY/MM/DD/<job id>-<index>.<format>`."""
+"""Where pictures lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their home."""
 
 import hashlib
 import io
-import os
 import re
-import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 
-from shared.disk import writing
-from shared.errors import InvalidImage
+from shared.errors import InvalidImage, StorageUnavailable
 from shared.headers import read_header
 from shared.inputs import InputStore
 from shared.schemas import Image, Job
+from shared.storage.folder import Folder
+from shared.storage.home import Remote
 
-_PICTURE = re.compile(r"([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
+_PICTURE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
+_LEFTOVER = re.compile(r"\d{4}/\d\d/\d\d/\.[^/]+\.tmp")
+
+
+def picture_name(job: Job, index: int) -> str:
+    """Made of the job's own id and date, never of a caller's text."""
+    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}.{job.request.output_format}"
 
 
 @dataclass(frozen=True)
 class StoredFile:
     """`job_id` and `index` are None for what is not a picture."""
 
-    path: Path
+    name: str
     job_id: str | None
     index: int | None
     size: int
@@ -34,51 +38,39 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Pictures as files under `root`. Names are made of the job's own id and date, never of a caller's text."""
+    """Pictures by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
 
-    root: Path
+    home: Folder | Remote
 
     @property
     def inputs(self) -> InputStore:
-        """The home of what came with requests."""
-        return InputStore(self.root / "inputs")
+        """What came with requests."""
+        return InputStore(self.home)
 
-    def path(self, job: Job, index: int) -> Path:
-        name = f"{job.id}-{index}.{job.request.output_format}"
-        return self.root / f"{job.created_at:%Y/%m/%d}" / name
-
-    def save(self, job: Job, index: int, data: bytes) -> Path:
-        """Write so that a crash leaves the whole picture or none, and the picture is on disk when this returns.
+    def save(self, job: Job, index: int, data: bytes) -> None:
+        """Write so that a crash leaves the whole picture or none, and the picture is safe when this returns.
 
         Raises StorageFull when the disk has no room or cannot be written.
         """
-        path = self.path(job, index)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with writing():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
-        return path
+        self.home.write(picture_name(job, index), data)
 
     def made(self, job: Job) -> tuple[Image, ...] | None:
         """The pictures that an attempt before this one has stored, if it stored all of them.
 
-        A file is there whole or not at all (see `save`), so nothing but the files need tell of it.
+        A file is there whole or not at all (see `save`), so nothing but the files need tell of it. Where nobody can
+        tell now, they are made again: raises nothing.
         """
         try:
-            return tuple(self._stored(job, index) for index in range(job.request.num_images))
-        except (OSError, InvalidImage):
+            images = [self._stored(job, index) for index in range(job.request.num_images)]
+        except (InvalidImage, StorageUnavailable):
             return None
+        made = tuple(image for image in images if image is not None)
+        return made if len(made) == len(images) else None
 
-    def _stored(self, job: Job, index: int) -> Image:
-        data = self.path(job, index).read_bytes()
+    def _stored(self, job: Job, index: int) -> Image | None:
+        data = self.home.read(picture_name(job, index))
+        if data is None:
+            return None
         width, height = read_header(io.BytesIO(data), max_pixels=sys.maxsize).size
         return Image(
             index=index,
@@ -91,36 +83,22 @@ class ImageStore:
         )
 
     def discard(self, job: Job) -> None:
-        """Remove pictures that no record will ever name."""
-        for index in range(job.request.num_images):
-            with suppress(OSError):
-                self.path(job, index).unlink(missing_ok=True)
+        """Remove pictures that no record will ever name. What cannot be removed now is found by the housekeeper."""
+        with suppress(OSError, StorageUnavailable):
+            self.home.remove(picture_name(job, index) for index in range(job.request.num_images))
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """The picture; None when its file is gone or is not the very one that was recorded."""
-        try:
-            data = self.path(job, image.index).read_bytes()
-        except OSError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == image.sha256 else None
+        data = self.home.read(picture_name(job, image.index))
+        return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
     def files(self) -> Iterator[StoredFile]:
-        """Every file below the root but inputs, in no order. Those that vanish meanwhile are left out."""
-        for path in self.root.rglob("*"):
-            if self.inputs.root in path.parents:
-                continue
-            with suppress(FileNotFoundError):
-                about = path.stat(follow_symlinks=False)
-                if stat.S_ISREG(about.st_mode):
-                    picture = _PICTURE.fullmatch(path.name)
-                    modified = datetime.fromtimestamp(about.st_mtime, UTC)
-                    job_id, index = (picture[1], int(picture[2])) if picture else (None, None)
-                    yield StoredFile(path, job_id, index, about.st_size, modified)
+        """Pictures, and what is left of those that were not finished, in no order. What others put there is theirs."""
+        for file in self.home.files():
+            if picture := _PICTURE.fullmatch(file.name):
+                yield StoredFile(file.name, picture[1], int(picture[2]), file.size, file.modified_at)
+            elif _LEFTOVER.fullmatch(file.name):
+                yield StoredFile(file.name, None, None, file.size, file.modified_at)
 
-    def drop_empty_folders(self) -> None:
-        """Of days that have passed; today's may be about to receive a picture."""
-        today = self.root / f"{datetime.now(UTC):%Y/%m/%d}"
-        for folder in sorted(self.root.glob("*/*/*"), reverse=True):
-            if folder.is_dir() and folder < today:
-                with suppress(OSError):
-                    folder.rmdir()
+    def remove(self, files: Iterable[StoredFile]) -> None:
+        self.home.remove(file.name for file in files)

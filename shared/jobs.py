@@ -8,6 +8,7 @@ from typing import Any, assert_never
 from pydantic import TypeAdapter
 
 from shared.addresses import Url
+from shared.counts import of_creation, of_move
 from shared.deliveries import Delivery, deliveries
 from shared.keys import Keys
 from shared.queues import QueuedMessage, broker_lists
@@ -156,6 +157,7 @@ class Jobs:
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [job.owner, ceiling.of_owner]
         args += _told(job.request)
+        args += [self._keys.counts, *of_creation(job)]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
 
     def _indexes(self, job: Job) -> list[str]:
@@ -183,7 +185,7 @@ class Jobs:
         args += [message.payload if message else "", rank(new.request.priority)]
         args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]
         args += [kind_of_work(new.model or "", new.request), new.work_ms] if new.work_ms is not None else ["", ""]
-        args.append(self._keys.webhooks)
+        args += [self._keys.webhooks, self._keys.counts, *(part for count in of_move(old, new) for part in count)]
         return Operation("move", keys, args, bool)
 
     def report(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:

@@ -41,6 +41,11 @@ class Keys:
         return f"{self.prefix}workers"
 
     @property
+    def counts(self) -> str:
+        """What has been counted; shared/counts.py says what."""
+        return f"{self.prefix}counts"
+
+    @property
     def webhooks(self) -> str:
         """Begins the keys of webhooks on their way; shared/lua/outbox.lua says which there are."""
         return f"{self.prefix}webhooks:"

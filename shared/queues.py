@@ -2,8 +2,10 @@
 
 import base64
 import json
+import ssl
 import uuid
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -45,7 +47,10 @@ def queue_for(backend: Backend) -> Queue:
 
 def create_celery(settings: Settings) -> Celery:
     """The wiring that both ends share. The result backend stays off: the job record is the truth."""
-    app = Celery("imagegen", broker=settings.redis_url.replace("unix://", "redis+socket://", 1))
+    address, _, options = settings.redis_url.replace("unix://", "redis+socket://", 1).partition("?")
+    app = Celery("imagegen", broker=address)
+    if address.startswith("rediss://"):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **dict(parse_qsl(options))}
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],

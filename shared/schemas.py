@@ -277,6 +277,8 @@ class Timings(Frozen):
     generate_ms: int | None = None
     encode_ms: int | None = None
     total_ms: int | None = None
+    step_ms: float | None = None
+    """Mean time of a denoising step, what comes before the first one included; None where there are no steps."""
     batch_size: int | None = None
     """How many pictures were rendered in the same go, those of other jobs included; None for its own alone."""
 
@@ -351,12 +353,17 @@ class Job(Frozen):
         )
 
     @property
+    def run_ms(self) -> int | None:
+        """From its start to its end; None unless it was started and has ended."""
+        return _milliseconds(self.finished_at - self.started_at) if self.started_at and self.finished_at else None
+
+    @property
     def work_ms(self) -> int | None:
         """How long a worker was busy with it, or its share where it was done with others; None unless it succeeded."""
-        if self.state is not State.SUCCEEDED or self.started_at is None or self.finished_at is None:
+        if self.state is not State.SUCCEEDED or self.run_ms is None:
             return None
         own = self.request.num_images
-        return _milliseconds(self.finished_at - self.started_at) * own // (self.timings.batch_size or own)
+        return self.run_ms * own // (self.timings.batch_size or own)
 
     def requeue(self, *, lost: bool = False) -> Self:
         """Back in line; `lost` where it cost its worker, so that this can be counted."""

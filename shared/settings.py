@@ -1,27 +1,23 @@
 """Every setting: read from the environment and `.env`, prefix `SD_`. Each field's sentence is its documentation."""
 
 import base64
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
-from urllib.parse import urlsplit
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
-from shared.doors import DoorSettings, is_loopback, split
+from shared.doors import DoorSettings, http_url, is_loopback, split
 from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.schemas import Backend
+from shared.stores import StoreSettings
 
 PREFIX = "SD_"
-
-
-def _redis_url(value: str) -> str:
-    if value and urlsplit(value).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    return value
 
 
 def _key(value: SecretStr) -> SecretStr:
@@ -89,7 +85,7 @@ def _bfl_model(value: str) -> str:
     return value
 
 
-class Settings(BaseSettings):
+class Settings(StoreSettings):
     """What every process needs."""
 
     model_config = SettingsConfigDict(
@@ -102,10 +98,6 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = ""
-    """Redis or Valkey server, e.g. redis://:password@host:6379/0. Empty: `imagegen up` starts one of its own."""
-    redis_prefix: Annotated[str, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
-    """Begins every key, so that the server can be shared with other applications."""
     backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(split), Field(min_length=1)] = (Backend.SD,)
     """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
     `imagegen up` starts a worker for each."""
@@ -113,8 +105,6 @@ class Settings(BaseSettings):
     """Key of Black Forest Labs (https://dashboard.bfl.ai), for flux-api."""
     bfl_default_model: Annotated[str, AfterValidator(_bfl_model)] = DEFAULT_MODEL
     """Model of flux-api for requests without `bfl_model`."""
-    output_dir: Path = Path("outputs")
-    """Where pictures are kept. Workers write here, the API serves from here."""
     max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
     """Largest width x height of a picture."""
     max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
@@ -148,6 +138,9 @@ class LinkSettings(Settings):
 class ApiSettings(DoorSettings, LinkSettings):
     """What the API needs."""
 
+    output_public_url: Annotated[str, AfterValidator(http_url)] = ""
+    """Address at which clients reach the storage of SD_OUTPUT_URL, such as https://s3.eu-central-1.amazonaws.com. Set:
+    picture links lead on to signed ones there. Empty: the API hands the pictures out."""
     default_backend: Backend | None = None
     """Engine of requests that name none. Empty: flux-api where SD_BACKENDS has it and SD_BFL_API_KEY is set, else the
     first of SD_BACKENDS."""
@@ -231,7 +224,7 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """What `imagegen up` needs: everything."""
 
     data_dir: Path = Path("data")
-    """Where the embedded Redis keeps the queue and the job records."""
+    """Where the embedded Redis keeps the queue and the job records, and `imagegen up` what its processes say."""
     flower_port: Annotated[int, Field(ge=0, le=65_535)] = 5555
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
     flower_basic_auth: SecretStr | None = None
@@ -251,9 +244,17 @@ S = TypeVar("S", bound=BaseSettings)
 
 def load(family: type[S]) -> S:
     """Read the settings. Raises ConfigurationError with one sentence that names the variable, never its value."""
+    _adopt_credentials()
     try:
         return family()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else "The settings"
         raise ConfigurationError(f"{name} is wrong: {first['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _adopt_credentials() -> None:
+    """The library that reaches buckets reads these variables itself, and knows nothing of `.env`."""
+    for name, value in dotenv_values(".env").items():
+        if name.startswith("AWS_") and value:
+            os.environ.setdefault(name, value)

@@ -6,6 +6,7 @@ runs it on asyncio, workers run it on threads.
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +103,10 @@ _CANNOT_WRITE = ("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLI
 
 
 def require_redis(url: str) -> None:
-    """Raises ConfigurationError for no server, or one that refuses the login; one that is not there yet may come."""
+    """Raises ConfigurationError for no server, or one that refuses the login or whose certificate is not believed.
+
+    One that is not there yet may come.
+    """
     if not url:
         raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
     client = connect(url)
@@ -110,10 +114,28 @@ def require_redis(url: str) -> None:
         client.ping()
     except redis.exceptions.AuthenticationError:
         raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
-    except redis.exceptions.RedisError:
-        return
+    except redis.exceptions.RedisError as error:
+        if (refusal := _refusal_of_tls(error)) is not None:
+            raise ConfigurationError(refusal) from None
     finally:
         client.close()
+
+
+def _refusal_of_tls(error: BaseException | None) -> str | None:
+    match error:
+        case None:
+            return None
+        case ssl.SSLCertVerificationError():
+            return (
+                f"SD_REDIS_URL is wrong, or SD_CA_FILE is: the server's certificate is not believed "
+                f"({error.verify_message})."
+            )
+        case ssl.SSLError():
+            return (
+                f"SD_REDIS_URL is wrong, or SD_REDIS_CERT_FILE is: the server ends the TLS handshake ({error.reason})."
+            )
+        case _:
+            return _refusal_of_tls(error.__cause__ or error.__context__)
 
 
 def connect(url: str) -> redis.Redis:

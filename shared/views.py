@@ -58,7 +58,14 @@ EXAMPLE: JsonValue = {
     ],
     "error": None,
     "warnings": [],
-    "timings": {"queued_ms": 4, "generate_ms": 410, "encode_ms": 2, "total_ms": 420},
+    "timings": {
+        "queued_ms": 4,
+        "generate_ms": 410,
+        "encode_ms": 2,
+        "total_ms": 420,
+        "step_ms": 19.3,
+        "batch_size": None,
+    },
     "providers": [],
     "webhook": None,
     "links": {

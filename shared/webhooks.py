@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from shared.counts import of_attempt
 from shared.deliveries import Delivery, DeliveryState, shown
 from shared.jobs import ANYONE, JobSnapshot, job_of
 from shared.keys import Keys
@@ -110,7 +111,7 @@ class Webhooks:
         args: list[Argument] = [self._prefix, webhook.id, webhook.receiver, webhook.attempt, fate.state]
         args += ["" if fate.status is None else fate.status, fate.error, fate.delay_ms]
         args += [_flag(fate.reached), _flag(fate.gone), FAILURES_IN_A_ROW, COOLING_MS, MOST_COOLING_MS]
-        args += [DEAD_MS, MOST_DEAD]
+        args += [DEAD_MS, MOST_DEAD, self._keys.counts, *of_attempt(fate.state)]
         return Operation("settle", keys, args, bool)
 
     def page(self, state: Kept, limit: int, cursor: str | None, owner: str | None = None) -> Operation[WebhookPage]:

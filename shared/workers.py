@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from shared.capabilities import Capabilities
+from shared.devices import DeviceMemory
 from shared.keys import Keys
 from shared.schemas import Backend, Frozen
 from shared.store import Argument, Operation
@@ -40,6 +41,8 @@ class WorkerRecord(Frozen):
     """How much of the model is on the device: resident, model-offload, group-offload. None where that is no choice."""
     download: Download | None = None
     """Of the model, while that is not on this machine yet."""
+    memory: DeviceMemory | None = None
+    """As of the last beat; None where it cannot be told."""
     current_job: str | None = None
     credits: float | None = None
     """What the account with the provider still has; None where there is no provider, or it does not tell."""

@@ -131,7 +131,7 @@ class Api:
     @contextmanager
     def events(self, job_id: str, last: str = "") -> Iterator[Iterator["Event"]]:
         """The job's Server-Sent Events from after `last` on; leaving the block closes the connection."""
-        headers = {"Last-Event-ID": last} if last else {}
+        headers = {**self.http.headers, **({"Last-Event-ID": last} if last else {})}
         url = f"{self.url}/api/jobs/{job_id}/events"
         with requests.get(url, headers=headers, stream=True, timeout=60) as response:
             assert response.status_code == 200, response.text

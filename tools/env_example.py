@@ -18,19 +18,36 @@ SECTIONS: dict[str, type[BaseSettings]] = {
 }
 
 
+#: What the library reads that reaches the bucket of SD_OUTPUT_URL: name and sentence.
+BUCKETS = (
+    ("AWS_ENDPOINT_URL", "Where the storage is that has the bucket, such as https://minio.example.com. Empty: AWS."),
+    ("AWS_REGION", "Region of the bucket. Empty: us-east-1."),
+    ("AWS_ACCESS_KEY_ID", "Who asks. Empty: the role that the machine, container or service account has."),
+    ("AWS_SECRET_ACCESS_KEY", "Secret of AWS_ACCESS_KEY_ID."),
+    ("AWS_SESSION_TOKEN", "Where the two above are for a while only."),
+)
+
 #: What Docker Compose reads and no process does: name, sentence, value, whether it is set in the example already.
 COMPOSE = (
     (
         "COMPOSE_FILE",
         "The stack and its overlays, joined by colons: compose/nvidia.yaml, compose/join-network.yaml, "
-        "compose/other-redis.yaml. See docs/docker.md.",
+        "compose/other-redis.yaml, compose/monitoring.yaml. See docs/docker.md.",
         "compose/compose.yaml",
         True,
     ),
     ("COMPOSE_PROJECT_NAME", "Begins the names of containers and volumes.", "imagegen", True),
-    ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api.", "sd", True),
+    ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api, monitoring.", "sd", True),
     ("REDIS_PASSWORD", "Password of the stack's own Redis; letters and digits.", "imagegen", False),
     ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
+    (
+        "MONITORING_KEY",
+        "A key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; one of scope read will do.",
+        "",
+        False,
+    ),
+    ("GRAFANA_PASSWORD", "Password of the user admin in the Grafana of compose/monitoring.yaml.", "", False),
+    ("GRAFANA_PORT", "Port of that Grafana, on SD_HOST.", "3000", False),
     (
         "TORCH_INDEX",
         "Where the build takes PyTorch from, but compose/nvidia.yaml takes the one for GPUs.",
@@ -50,6 +67,9 @@ def render() -> str:
                 continue
             seen.add(name)
             lines += ["", *_comment(field.description or ""), f"#{PREFIX}{name.upper()}={_text(field.default)}"]
+    lines += ["", "## Buckets"]
+    for name, sentence in BUCKETS:
+        lines += ["", *_comment(sentence), f"#{name}="]
     lines += ["", "## Docker Compose"]
     for name, sentence, value, is_set in COMPOSE:
         lines += ["", *_comment(sentence), f"{'' if is_set else '#'}{name}={value}"]

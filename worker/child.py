@@ -13,9 +13,10 @@ from typing import Self
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import WorkerSettings
+from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend, Metered, Placed
+from worker.backends.base import Backend, Housed, Metered, Placed
 from worker.download_report import DownloadReport
 from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
@@ -45,6 +46,7 @@ class Child:
     @classmethod
     def loaded(cls, settings: WorkerSettings, name: str) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
+        home = open_home(settings, WORKER_PATIENCE)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
         record = _record(settings, name)
@@ -59,13 +61,14 @@ class Child:
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         placement = backend.placement if isinstance(backend, Placed) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
+        if isinstance(backend, Housed):
+            heartbeat.measure(backend.memory)
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
-        images = ImageStore(settings.output_dir)
         runner = Runner(
             backend,
             ledger,
-            images,
+            ImageStore(home),
             Encoder(version("imagegen")),
             worker=name,
             max_pixels=settings.max_pixels,

@@ -68,6 +68,8 @@ class Follower:
         self._leaving = leaving
         self._retiring = retiring
         self._begin = self._last_preview = time.monotonic()
+        self.step_ms: float | None = None
+        """Mean time of a step so far; None before the first."""
 
     @property
     def providers(self) -> tuple[Provider, ...]:
@@ -93,6 +95,7 @@ class Follower:
     def on_step(self, step: Step) -> None:
         self.check()
         now = time.monotonic()
+        self.step_ms = round((now - self._begin) * 1000 / step.step, 2)
         fraction = step.step / step.steps
         eta = (now - self._begin) * (1 - fraction) / fraction
         self.line.progress(

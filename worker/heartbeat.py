@@ -1,8 +1,10 @@
 """A worker's sign of life: its record in Redis, renewed for as long as it lives."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
+from shared.devices import DeviceMemory
 from shared.errors import StoreUnavailable
 from shared.store import Store
 from shared.workers import BEAT_SECONDS, WorkerRecord, Workers
@@ -15,6 +17,7 @@ class Heartbeat:
     """Beats from a thread of its own; a change of the record is told at once."""
 
     def __init__(self, store: Store, workers: Workers, record: WorkerRecord) -> None:
+        self._measure: Callable[[], DeviceMemory | None] = lambda: None
         self._store = store
         self._workers = workers
         self._record = record
@@ -31,6 +34,10 @@ class Heartbeat:
             self._record = self._record.model_copy(update=changes)
             self._changed.notify()
 
+    def measure(self, memory: Callable[[], DeviceMemory | None]) -> None:
+        """Have every beat from now on tell how full the device is."""
+        self._measure = memory
+
     def stop(self) -> None:
         with self._changed:
             self._stopped = True
@@ -41,7 +48,7 @@ class Heartbeat:
         while not self._stopped:
             record = self._record
             with suppress(StoreUnavailable):
-                self._store.run(self._workers.beat(record))
+                self._store.run(self._workers.beat(record.model_copy(update={"memory": self._measure()})))
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, MIN_SECONDS)
                 self._changed.wait_for(lambda: self._stopped or self._record is not record, BEAT_SECONDS)  # noqa: B023

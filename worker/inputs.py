@@ -16,7 +16,7 @@ from worker.backends.decoding import on, upright
 
 @dataclass(frozen=True)
 class Reader:
-    """Raises InvalidImage for whatever cannot be used."""
+    """Raises InvalidImage for whatever cannot be used, and StorageUnavailable."""
 
     store: InputStore
     max_pixels: int

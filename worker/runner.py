@@ -19,6 +19,7 @@ from shared.errors import (
     InvalidImage,
     InvalidOutput,
     InvalidRequest,
+    StorageUnavailable,
 )
 from shared.images import ImageStore
 from shared.schemas import Backend as BackendName
@@ -130,7 +131,7 @@ class Runner:
         except InvalidRequest as error:
             self._refuse(job, _refusal(error))
             return None
-        except InvalidImage as error:
+        except (InvalidImage, StorageUnavailable) as error:
             self._refuse(job, JobError.of(error))
             return None
         return self._start(job, input_size)
@@ -166,7 +167,7 @@ class Runner:
     def _refuse(self, job: Job, error: JobError) -> None:
         """Fail a job that was not started."""
         if self.ledger.move(job, job.fail(error, self.now())):
-            self.images.inputs.discard(job.id)
+            self.images.inputs.discard(job)
 
     def _start(self, job: Job, input_size: Size | None) -> Job | None:
         request, warnings = self.backend.capabilities.resolve(job.request, input_size, self.max_pixels)
@@ -237,7 +238,7 @@ class Runner:
     def _record(self, job: Job, ended: Job) -> None:
         recorded = self.ledger.move(job, ended)
         if recorded:
-            self.images.inputs.discard(job.id)
+            self.images.inputs.discard(job)
         if recorded and not ended.images:
             self.images.discard(job)
         outcome = ended.error.code if ended.error else ended.state
@@ -259,8 +260,13 @@ class Runner:
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         images = tuple(self._store(rendering.job, pictures))
-        encode_ms = _milliseconds_since(begin)
-        return images, Timings(generate_ms=rendering.milliseconds, encode_ms=encode_ms, batch_size=rendering.batch_size)
+        return images, Timings(
+            generate_ms=rendering.milliseconds,
+            encode_ms=_milliseconds_since(begin),
+            # What a provider tells as progress is no step of any size.
+            step_ms=follower.step_ms if rendering.job.request.num_inference_steps else None,
+            batch_size=rendering.batch_size,
+        )
 
     def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
         for index, picture in enumerate(pictures):

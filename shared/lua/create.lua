@@ -6,7 +6,7 @@
 --       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
 --       prefix of the records, the moment by which it must have started in ms ('' for none),
 --       owner ('' for none), most jobs of the owner that have not ended (0 for no limit),
---       who is told of it ('' for nobody), and of which events
+--       who is told of it ('' for nobody), and of which events, where counts are kept, what is counted, how much
 -- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
 local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
 if mode ~= 'new' then
@@ -49,6 +49,7 @@ end
 if ARGV[18] ~= '' then
   redis.call('HSET', KEYS[1], 'receiver', ARGV[18], 'wanted', ARGV[19])
 end
+redis.call('HINCRBY', ARGV[20], ARGV[21], ARGV[22])
 local event = redis.call('XADD', KEYS[2], '*', 'type', 'state', 'data', 'queued')
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')
 return {'created', id}

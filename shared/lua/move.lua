@@ -3,7 +3,8 @@
 --       deadlines, the owner's jobs that have not ended
 -- ARGV: id, channel, old state, old attempt, new state, new attempt, doc,
 --       broker message ('' unless it goes back in line), priority rank, lifetime of the events in ms ('' unless it ends),
---       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took, prefix of the webhooks
+--       length of a lease in ms, what was made ('' unless it succeeded), how many ms that took, prefix of the webhooks,
+--       where counts are kept, then what is counted and how much of each
 -- Returns 1, or 0 when somebody else moved it first or it is gone.
 -- include outbox
 local TOLD_AS = { running = 'started', succeeded = 'succeeded', failed = 'failed', cancelled = 'cancelled' }
@@ -44,6 +45,9 @@ if ARGV[12] ~= '' then
   if redis.call('HLEN', KEYS[8]) > 256 then
     redis.call('DEL', KEYS[8])
   end
+end
+for i = 16, #ARGV, 2 do
+  redis.call('HINCRBY', ARGV[15], ARGV[i], ARGV[i + 1])
 end
 local event = redis.call('XADD', KEYS[2], '*', 'type', type, 'data', new)
 if ARGV[10] ~= '' then

@@ -4,7 +4,8 @@
 --       what it is now ('delivered', 'pending', 'dropped' or 'dead'), status of the answer ('' for none),
 --       what went wrong ('' for nothing), ms until it is sent again, '1' when the receiver could be reached,
 --       '1' when it wants to hear no more, failures in a row after which it is left alone, for how many ms at first,
---       and at most, how long what is dead is kept in ms, how many of those
+--       and at most, how long what is dead is kept in ms, how many of those,
+--       where counts are kept, what is counted, how much
 -- include outbox
 local p, id, receiver, state = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local key, now = p .. 'event:' .. id, OUTBOX.clock()
@@ -45,6 +46,7 @@ note_health()
 -- Whoever took it over when the lease had lapsed tells of it; but what has arrived has arrived.
 if held[1] and redis.call('ZSCORE', p .. 'pending', id) and (held[1] == ARGV[4] or state == 'delivered') then
   redis.call('HSET', key, 'tried', now, 'status', ARGV[6], 'error', ARGV[7])
+  redis.call('HINCRBY', ARGV[16], ARGV[17], ARGV[18])
   local again = state == 'pending' and now + ARGV[8] or nil
   OUTBOX.remember(p, KEYS[1], id, state, again)
   if again then

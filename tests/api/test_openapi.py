@@ -49,6 +49,7 @@ def test_every_operation_of_the_service_is_described(schema: dict[str, Any]) -> 
         "GET /health",
         "GET /health/live",
         "GET /health/ready",
+        "GET /metrics",
         "GET /info",
     }
     assert all(operation["description"] for operation in described.values())
@@ -72,7 +73,7 @@ PLAIN = {("GET /health/ready", "503"), ("GET /api/jobs/{job_id}/images/{index}",
 def test_operations_that_need_the_store_say_that_it_may_be_away(schema: dict[str, Any]) -> None:
     without = {name for name, operation in operations(schema) if "503" not in operation["responses"]}
 
-    assert without == {"GET /health", "GET /health/live"}
+    assert without == {"GET /health", "GET /health/live", "GET /metrics"}
 
 
 def test_the_example_of_a_job_is_one(schema: dict[str, Any]) -> None:

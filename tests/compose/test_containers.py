@@ -49,6 +49,7 @@ def test_the_stack_has_the_names_that_others_rely_on() -> None:
 def test_every_setting_reaches_the_processes_that_read_it_and_no_others(name: str) -> None:
     wanted = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
 
+    wanted |= {variable for variable, _ in env_example.BUCKETS}
     assert set(SERVICES[name]["environment"]) == wanted, "compose/compose.yaml names what it passes on"
 
 
@@ -56,7 +57,7 @@ def test_the_dashboard_gets_no_key_and_no_prompt_of_anybody() -> None:
     names = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
 
     assert set(SERVICES["flower"]["environment"]) < names
-    assert not [name for name in SERVICES["flower"]["environment"] if "KEY" in name or "TOKEN" in name]
+    assert not [name for name in SERVICES["flower"]["environment"] if name.endswith(("KEY", "TOKEN"))]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -112,6 +113,23 @@ def test_an_overlay_changes_only_what_is_there(overlay: str) -> None:
     assert set(content["services"]) <= set(SERVICES)
     for name, service in content["services"].items():
         assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
+
+
+def test_monitoring_is_hardened_too_and_shows_only_what_wants_a_password() -> None:
+    content = yaml.safe_load((ROOT / "compose/monitoring.yaml").read_text())
+
+    for service in content["services"].values():
+        assert (service["read_only"], service["init"], service["cap_drop"]) == (True, True, ["ALL"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["profiles"] == ["monitoring"]
+        mounted = [volume.split(":") for volume in service["volumes"]]
+        assert all(options == ["ro"] for source, _, *options in mounted if source.startswith("."))
+        assert all((ROOT / "compose" / source).exists() for source, *_ in mounted if source.startswith("."))
+        assert {source for source, *_ in mounted if not source.startswith(".")} <= set(content["volumes"])
+    assert [name for name, service in content["services"].items() if "ports" in service] == ["grafana"]
+    assert content["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"].startswith(
+        "${GRAFANA_PASSWORD:?"
+    )
 
 
 def test_every_variable_is_a_setting_or_explained_in_the_example() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 from PIL import Image as PillowImage
 
-from shared.images import ImageStore
+from shared.images import picture_name
 from shared.keys import Keys
 from shared.queues import broker_lists
 from shared.schemas import Backend, Job
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 40.0
 ENDED = [state for state in State if state.is_terminal]
 #: What may stay for good. `unacked` is the broker's own note of messages whose worker was killed; it sends them again
 #: when its timeout has passed, and nothing comes of them.
-LASTING = ("job:", "jobs", "workers", "capabilities:", "pace:", "_kombu.", "unacked", "maintenance")
+LASTING = ("job:", "jobs", "workers", "capabilities:", "pace:", "_kombu.", "unacked", "maintenance", "counts")
 
 
 class Invariant:
@@ -81,10 +81,10 @@ class Invariant:
                 yield f"{job_id} ended more than once"
 
     def _wrong_files(self) -> Iterator[str]:
-        store, expected = ImageStore(self._outputs), dict[Path, str]()
+        expected = dict[Path, str]()
         for job in self.jobs().values():
             for image in job.images:
-                path = store.path(job, image.index)
+                path = self._outputs / picture_name(job, image.index)
                 expected[path] = job.id
                 yield from wrong_picture(path, image.bytes, image.sha256)
         for path in self._outputs.rglob("*"):

@@ -12,6 +12,7 @@ from shared.images import ImageStore
 from shared.jobs import JobFilter
 from shared.places import Places
 from shared.schemas import Backend, GenerationRequest, Job, Provider
+from shared.storage.folder import Folder
 from shared.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled
@@ -44,7 +45,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
-    images = ImageStore(bench.folder)
+    images = ImageStore(Folder(bench.folder))
     runner = Runner(Shop(buying), bench.ledger, images, Encoder("1"), "bench", leaving=leaving or threading.Event())
     runner.run(job.id)
     return bench.read(job)

@@ -17,6 +17,7 @@ from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
 from shared.settings import LinkSettings, signing_keys
+from shared.storage.folder import Folder
 from shared.store import Operation, Store, connect
 from shared.urls import Guard
 from shared.webhooks import Claimed, Fate, Webhook, Webhooks
@@ -38,7 +39,7 @@ class Office:
         self.news = connect(redis_url)
         self.jobs = Jobs(self.prefix)
         self.webhooks = Webhooks(self.prefix)
-        self.images = ImageStore(folder)
+        self.images = ImageStore(Folder(folder))
 
     def run(self, operation: Operation[Any]) -> Any:
         return self.store.run(operation)

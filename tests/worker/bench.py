@@ -11,12 +11,14 @@ import pytest
 from PIL import Image as PillowImage
 
 from shared.images import ImageStore
-from shared.inputs import InputStore, Staged
+from shared.inputs import InputStore
 from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import JobQueue, create_celery
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.settings import Settings
 from shared.states import State
+from shared.storage.folder import Folder
+from shared.storage.home import Staged
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
 from worker.backends.base import Inputs, Picture, Watch
@@ -63,7 +65,7 @@ class Bench:
 
     @property
     def inputs(self) -> InputStore:
-        return ImageStore(self.folder).inputs
+        return ImageStore(Folder(self.folder)).inputs
 
     def accepted(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
         """A new job in line, with what came with it in its place."""
@@ -73,7 +75,7 @@ class Bench:
         wanted = GenerationRequest.model_validate({"prompt": "x", **pictures, **request})
         job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
         if images:
-            staged.keep(job)
+            staged.keep(job.id)
         message = self.queue.message(job.id, job.backend, wanted.priority)
         admission = self.store.run(self.jobs.create(job, message, Ceiling(1000, 1000)))
         assert admission.outcome is Outcome.CREATED
@@ -106,7 +108,7 @@ class Bench:
         return self.requeued(self.read(job))
 
     def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
-        return Runner(Drawn(drawing), ledger, ImageStore(self.folder), Encoder("1"), "bench", now=self.now)
+        return Runner(Drawn(drawing), ledger, ImageStore(Folder(self.folder)), Encoder("1"), "bench", now=self.now)
 
     def read(self, job: Job) -> Job:
         found = self.ledger.read(job.id)

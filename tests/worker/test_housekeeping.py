@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from shared.images import ImageStore
+from shared.images import ImageStore, picture_name
 from shared.jobs import Verdict
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.schemas import Job
+from shared.storage.folder import Folder
 from shared.upkeep import Upkeep
 from tests.api.pictures import encoded, scene
 from tests.worker.bench import Bench, arrived
@@ -49,7 +50,7 @@ class House(Bench):
         return held
 
     def clear(self, rules: Rules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
-        images = ImageStore(self.folder)
+        images = ImageStore(Folder(self.folder))
         retention = Retention(self.store, self.jobs, self.upkeep, images, lambda: datetime.now(UTC) + after)
         return retention.apply(rules, dry_run=dry_run)
 
@@ -196,18 +197,18 @@ def test_the_oldest_pictures_go_when_all_take_too_much(house: House) -> None:
     jobs = [house.run(house.accepted()) for _ in range(3)]
     for age, job in enumerate(reversed(jobs)):
         moment = (datetime.now(UTC) - age * timedelta(hours=1)).timestamp()
-        os.utime(ImageStore(house.folder).path(job, 0), (moment, moment))
+        os.utime(house.folder / picture_name(job, 0), (moment, moment))
     room = sum(job.images[0].bytes for job in jobs[1:])
 
     removed = house.clear(Rules(None, None, room))
 
     assert removed.files == 1
-    assert not ImageStore(house.folder).path(jobs[0], 0).exists()
+    assert not (house.folder / picture_name(jobs[0], 0)).exists()
 
 
 def test_what_a_crash_left_behind_goes_after_a_day(house: House) -> None:
     job = house.run(house.accepted())
-    leftover = ImageStore(house.folder).path(job, 0).with_name(".x.png.1.tmp")
+    leftover = (house.folder / picture_name(job, 0)).with_name(".x.png.1.tmp")
     leftover.write_text("half")
 
     house.clear(KEEP_ALL)
@@ -220,7 +221,7 @@ def test_what_a_crash_left_behind_goes_after_a_day(house: House) -> None:
 
 def test_a_picture_that_no_job_owns_to_goes_after_a_day(house: House) -> None:
     job = house.run(house.accepted())
-    orphans = [ImageStore(house.folder).path(owner, 7) for owner in (job, job.model_copy(update={"id": str(uuid4())}))]
+    orphans = [house.folder / picture_name(owner, 7) for owner in (job, job.model_copy(update={"id": str(uuid4())}))]
     for file in orphans:
         file.write_bytes(b"half")
 
@@ -239,7 +240,7 @@ def test_a_picture_outlives_the_record_of_its_job(house: House) -> None:
 
 def test_a_picture_that_is_being_read_is_read_to_its_end(house: House) -> None:
     job = house.run(house.accepted())
-    with ImageStore(house.folder).path(job, 0).open("rb") as reader:
+    with (house.folder / picture_name(job, 0)).open("rb") as reader:
         house.clear(Rules(None, DAY, None), after=2 * DAY)
 
         assert len(reader.read()) == job.images[0].bytes
@@ -269,7 +270,7 @@ def test_pictures_that_came_with_no_job_go_after_an_hour(house: House) -> None:
     staged, lost = house.inputs.stage(), house.inputs.stage()
     for arriving in (staged, lost):
         arrived(arriving, PICTURE)
-    lost.keep(Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC)))
+    lost.keep(str(uuid4()))
 
     assert house.clear(KEEP_ALL).files == 0
     assert house.clear(KEEP_ALL, after=timedelta(hours=2), dry_run=True).files == 2
@@ -279,13 +280,16 @@ def test_pictures_that_came_with_no_job_go_after_an_hour(house: House) -> None:
 
 def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
     house.accepted([PICTURE])
-    (house.inputs.root / "mine").mkdir()
-    (house.inputs.root / "mine" / "a.png").write_bytes(PICTURE)
-    (house.inputs.root / "note").write_text("mine")
+    (house.folder / "inputs" / "mine").mkdir()
+    (house.folder / "inputs" / "mine" / "a.png").write_bytes(PICTURE)
+    (house.folder / "inputs" / "note").write_text("mine")
+    (house.folder / "2026/11/23").mkdir(parents=True)
+    (house.folder / "2026/11/23/mine.png").write_bytes(PICTURE)
 
     house.clear(KEEP_ALL, after=30 * DAY)
 
-    assert {path.name for path in house.inputs.root.iterdir()} >= {"mine", "note"}
+    assert {path.name for path in (house.folder / "inputs").iterdir()} >= {"mine", "note"}
+    assert (house.folder / "2026/11/23/mine.png").exists()
 
 
 def test_pictures_that_wait_count_as_room_that_is_taken(house: House) -> None:

@@ -13,8 +13,9 @@ import pytest
 from shared.schemas import Backend
 from shared.store import Store, connect
 from shared.workers import WorkerRecord, Workers
+from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.jobs import begun, child_of, seen, simulated
+from tests.worker.jobs import begun, child_of, made, seen, simulated
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 #: A worker's record outlives it by 12 s when it was killed.
@@ -48,6 +49,20 @@ def test_the_parent_loads_no_model_library(sd: Stack) -> None:
 
 def test_the_parent_takes_less_than_a_hundred_megabytes(sd: Stack) -> None:
     assert psutil.Process(sd.worker.pid).memory_info().rss < 100e6
+
+
+@ONLY_LINUX
+def test_a_worker_tells_how_full_its_device_is_and_what_a_step_takes(sd: Stack) -> None:
+    job = made(sd, **RED_HEART)
+
+    record, metrics = only(sd), sd.api.get("/metrics").text
+
+    assert record is not None
+    assert record.memory is not None
+    assert 0 < record.memory.used_bytes < record.memory.size_bytes
+    assert f'imagegen_device_memory_size_bytes{{backend="sd",device="cpu",worker="{record.name}"}}' in metrics
+    timings, steps = job["timings"], job["request"]["num_inference_steps"]
+    assert 0 < timings["step_ms"] * steps < timings["generate_ms"]
 
 
 def test_the_parent_answers_while_a_job_is_rendered(null: Stack) -> None:

@@ -13,6 +13,7 @@ from shared.errors import OutOfMemory
 from shared.images import ImageStore
 from shared.queues import broker_lists
 from shared.schemas import Backend, GenerationRequest, Job
+from shared.storage.folder import Folder
 from tests.worker.bench import Bench
 from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
@@ -52,7 +53,7 @@ def backend() -> Counting:
 
 
 def run(bench: Bench, backend: NullBackend, job: Job, most: int = 4) -> None:
-    images = ImageStore(bench.folder)
+    images = ImageStore(Folder(bench.folder))
     Runner(backend, bench.ledger, images, Encoder("1"), "bench", max_batch_size=most).run(job.id)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.capabilities import Capabilities
+from shared.devices import DeviceMemory
 from shared.schemas import GenerationRequest, Provider
 
 #: RGB of shape (height, width, 3).
@@ -128,6 +129,15 @@ class Placed(Protocol):
 
     @property
     def placement(self) -> str: ...
+
+
+@runtime_checkable
+class Housed(Protocol):
+    """A backend that knows how full its device is."""
+
+    def memory(self) -> DeviceMemory | None:
+        """Called from another thread than the one that renders; None where it cannot be told."""
+        ...
 
 
 @runtime_checkable

@@ -38,7 +38,9 @@ def as_alone(model: Any, pictures: int) -> Iterator[None]:
             del layer.forward
 
 
-def _each_alone(pictures: int, differs: Callable[[torch.Size], bool], forward: Forward, x: torch.Tensor) -> torch.Tensor:
+def _each_alone(
+    pictures: int, differs: Callable[[torch.Size], bool], forward: Forward, x: torch.Tensor
+) -> torch.Tensor:
     shape = torch.Size((x.shape[0] // pictures, *x.shape[1:]))
     if not differs(shape) or x.shape[0] % pictures:
         return forward(x)

@@ -1,9 +1,11 @@
-"""Where a model runs, and how precisely."""
+"""Where a model runs, how precisely, and how full it is there."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
+from shared.devices import DeviceMemory
 from shared.errors import ConfigurationError
 
 
@@ -35,3 +37,22 @@ def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dty
 def name_of(dtype: torch.dtype) -> str:
     """As settings have it: `float16`."""
     return str(dtype).removeprefix("torch.")
+
+
+def memory_of(device: torch.device) -> DeviceMemory | None:
+    """How full the device is, with what all programs have there; None where that cannot be told."""
+    try:
+        match device.type:
+            case "cuda":
+                free, size = torch.cuda.mem_get_info(device)
+            case "mps":
+                size = torch.mps.recommended_max_memory()
+                free = size - torch.mps.driver_allocated_memory()
+            case _:
+                lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+                kilobytes = {name: int(value) for name, value, *_ in lines}
+                free, size = kilobytes["MemAvailable:"] << 10, kilobytes["MemTotal:"] << 10
+    except (RuntimeError, OSError):
+        # A device that has failed, or a system without /proc.
+        return None
+    return DeviceMemory(used_bytes=size - free, size_bytes=size)

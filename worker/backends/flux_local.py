@@ -13,10 +13,11 @@ import torch
 from PIL import Image as PillowImage
 
 from shared.capabilities import Capabilities
+from shared.devices import DeviceMemory
 from shared.errors import ConfigurationError, InvalidImage
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
-from worker.backends.devices import choose_device, choose_dtype, name_of
+from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
 from worker.backends.memory import Ladder, Relief, Room, tiled
 from worker.backends.pipeline import (
     Attempt,
@@ -103,6 +104,9 @@ class FluxLocal:
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
+
+    def memory(self) -> DeviceMemory | None:
+        return memory_of(self._device)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         if request.seed is None:

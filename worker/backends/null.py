@@ -64,9 +64,9 @@ class NullBackend:
     )
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
-        simulation = _simulation(request)
+        simulation, begin = _simulation(request), time.monotonic()
         pictures = _pictures(request, inputs, simulation)
-        _take_time(request, simulation.seconds, pictures, watch)
+        _take_until(begin + simulation.seconds, request, pictures, watch)
         if simulation.retire:
             watch.retire("metadata.simulate says so")
         _misbehave(simulation)
@@ -79,12 +79,12 @@ class NullBackend:
 
     def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
         """In the time that the slowest takes: what a device with room to spare would do."""
-        simulations = [_simulation(request) for request in requests]
+        simulations, begin = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
             raise InternalError("Jobs that simulate something are made alone.")
         each = [_pictures(request, Inputs(), told) for request, told in zip(requests, simulations, strict=True)]
         seconds = max(simulation.seconds for simulation in simulations)
-        _take_time(requests[0], seconds, list(itertools.chain(*each)), watch)
+        _take_until(begin + seconds, requests[0], list(itertools.chain(*each)), watch)
         return each
 
 
@@ -99,10 +99,10 @@ def _pictures(request: GenerationRequest, inputs: Inputs, simulation: Simulation
     ]
 
 
-def _take_time(request: GenerationRequest, seconds: float, pictures: Sequence[Picture], watch: Watch) -> None:
+def _take_until(end: float, request: GenerationRequest, pictures: Sequence[Picture], watch: Watch) -> None:
     begin, steps = time.monotonic(), request.num_inference_steps or 1
     for step in range(1, steps + 1):
-        _sleep_until(begin + seconds * step / steps)
+        _sleep_until(begin + (end - begin) * step / steps)
         watch.on_step(Step(step, steps, lambda index: pictures[index].pixels))
 
 

@@ -11,11 +11,12 @@ from celery.signals import beat_embedded_init, setup_logging, worker_ready, work
 from kombu import Exchange, Queue
 
 from shared import logs
-from shared.errors import StoreUnavailable
+from shared.errors import StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
 from shared.settings import HousekeeperSettings, Settings, signing_keys
+from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.upkeep import Upkeep
 from shared.urls import Guard
@@ -55,20 +56,20 @@ def create_housekeeper(settings: HousekeeperSettings) -> Celery:
             for name, seconds in EVERY.items()
         },
     )
-    _keep_house(app, settings)
-    _send_webhooks(settings)
+    _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE)))
+    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)))
     # Beat is a process beside this one; without it, it would go on for nobody.
     beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
     setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
     return app
 
 
-def _keep_house(app: Celery, settings: Settings) -> None:
+def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
     store, jobs, upkeep = Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
     queue = JobQueue(app)
     reaper = Reaper(store, upkeep, Rescue(store, jobs, queue), _now)
     reconciler = Reconciler(store, jobs, upkeep, queue)
-    retention = Retention(store, jobs, upkeep, ImageStore(settings.output_dir), _now)
+    retention = Retention(store, jobs, upkeep, images, _now)
 
     @app.task(name="reap-leases")
     def reap_leases() -> None:
@@ -83,13 +84,13 @@ def _keep_house(app: Celery, settings: Settings) -> None:
         _round("clear-away", lambda: retention.apply(rules_of(settings)))
 
 
-def _send_webhooks(settings: HousekeeperSettings) -> None:
+def _send_webhooks(settings: HousekeeperSettings, images: ImageStore) -> None:
     store = Store(connect(settings.redis_url))
     dispatcher = Dispatcher(
         store,
         connect(settings.redis_url),
         Webhooks(settings.redis_prefix),
-        create_courier(settings, JobLinks(settings, store)),
+        create_courier(settings, images, JobLinks(settings, store)),
         Retries(),
         settings.webhook_concurrency,
     )
@@ -99,14 +100,14 @@ def _send_webhooks(settings: HousekeeperSettings) -> None:
     worker_shutdown.connect(lambda **_: dispatcher.stop(), weak=False)
 
 
-def create_courier(settings: HousekeeperSettings, links: JobLinks) -> Courier:
+def create_courier(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> Courier:
     name, _, content = (
         settings.webhook_header.get_secret_value().partition(":") if settings.webhook_header else ("",) * 3
     )
     return Courier(
         guard=Guard(settings.webhook_allow),
         signer=Signer(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
-        images=ImageStore(settings.output_dir),
+        images=images,
         links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
         user_agent=f"imagegen/{version('imagegen')}",
@@ -121,6 +122,8 @@ def _round(name: str, work: Callable[[], object]) -> None:
         work()
     except StoreUnavailable:
         logger.warning("Redis does not answer; %s comes round again", name)
+    except StorageUnavailable:
+        logger.warning("the storage of pictures does not answer; %s comes round again", name)
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -3,12 +3,13 @@
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
-from shared.errors import ForbiddenUrl, OutboundError, TooLarge, TooSlow, Unreachable
+from shared.errors import ForbiddenUrl, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
 from shared.images import ImageStore
 from shared.jobs import JobSnapshot
 from shared.links import Links
@@ -102,14 +103,15 @@ class Courier:
         return message.model_dump_json().encode()
 
     def _pictures(self, job: Job) -> dict[int, bytes]:
-        """By index, those that are asked for and small enough: the first ones, when not all of them fit."""
+        """By index, those that are asked for and small enough: the first ones, when not all of them can be had."""
         found, left = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
-        for image in job.images:
-            left -= image.bytes or 0
-            if left < 0:
-                break
-            if not image.flagged and (data := self.images.read(job, image)) is not None:
-                found[image.index] = data
+        with suppress(StorageUnavailable):
+            for image in job.images:
+                left -= image.bytes or 0
+                if left < 0:
+                    break
+                if not image.flagged and (data := self.images.read(job, image)) is not None:
+                    found[image.index] = data
         return found
 
     def _receipt(self, answer: Answer) -> Receipt:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from shared.images import ImageStore, StoredFile
-from shared.inputs import Folder
+from shared.inputs import InputFolder
 from shared.jobs import Jobs, JobSnapshot
 from shared.store import Store
 from shared.upkeep import Upkeep
@@ -50,21 +50,20 @@ class Retention:
         self._now = now
 
     def apply(self, rules: Rules, *, dry_run: bool = False) -> Removed:
-        """Remove what the rules let go, or only count it. Raises StoreUnavailable."""
+        """Remove what the rules let go, or only count it. Raises StoreUnavailable and StorageUnavailable."""
         inputs = list(self._images.inputs.folders())
-        files = {file.path: file for file in self._doomed_files(rules, sum(folder.bytes for folder in inputs))}
+        files = {file.name: file for file in self._doomed_files(rules, sum(folder.bytes for folder in inputs))}
         abandoned = [folder for folder in inputs if self._is_abandoned(folder)]
         if not dry_run:
-            for path in files:
-                path.unlink(missing_ok=True)
+            self._images.remove(files.values())
             for folder in abandoned:
-                self._images.inputs.discard(folder.name)
-            self._images.drop_empty_folders()
+                self._images.inputs.remove(folder)
+            self._images.home.tidy()
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
         size = sum(file.size for file in files.values()) + sum(folder.bytes for folder in abandoned)
         return Removed(jobs, len(files) + sum(folder.files for folder in abandoned), size)
 
-    def _is_abandoned(self, inputs: Folder) -> bool:
+    def _is_abandoned(self, inputs: InputFolder) -> bool:
         """Whether no job will need them: it has ended, or there is none and will not be."""
         job = self._store.run(self._jobs.read(inputs.job_id)) if inputs.job_id is not None else None
         if job is not None:
@@ -95,7 +94,7 @@ class Retention:
             yield from _beyond((file for file in pictures if not self._is_pinned(file)), excess)
 
     def _leftovers(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-        """Temporary files and notes of workers that died."""
+        """Temporary files of workers that died."""
         oldest = self._now() - LEFTOVER_AGE
         return (file for file in files if file.job_id is None and file.modified_at < oldest)
 

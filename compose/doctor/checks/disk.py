@@ -7,6 +7,9 @@ from pathlib import Path
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings, missing
+from shared.errors import ConfigurationError
+from shared.settings import LauncherSettings
+from shared.storage import API_PATIENCE, open_home
 from worker.models.plans import readable
 
 #: Some hundred pictures.
@@ -17,10 +20,26 @@ ROOM = "Make room (`imagegen prune --older-than 30d`, `imagegen models list`), o
 def look(here: Surroundings) -> Iterator[Finding]:
     settings = here.settings
     folders = {"SD_OUTPUT_DIR": settings.output_dir, "SD_DATA_DIR": settings.data_dir}
+    if settings.output_url:
+        del folders["SD_OUTPUT_DIR"]
+        yield _bucket(settings)
     if missing(settings):
         folders["SD_MODEL_DIR"] = settings.model_dir
     for setting, folder in folders.items():
         yield _judged(setting, folder, settings.min_free_bytes)
+
+
+def _bucket(settings: LauncherSettings) -> Finding:
+    try:
+        room = open_home(settings, API_PATIENCE).room()
+    except ConfigurationError as error:
+        return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
+    place = f"SD_OUTPUT_URL={settings.output_url}"
+    if room.trouble:
+        return problem(
+            f"{place} does not answer.", "Correct AWS_ENDPOINT_URL, or see to the storage and the way to it."
+        )
+    return ok(f"{place} can be written.")
 
 
 def _judged(setting: str, folder: Path, least: int) -> Finding:

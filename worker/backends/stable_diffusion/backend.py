@@ -10,10 +10,11 @@ from typing import Any
 import diffusers
 
 from shared.capabilities import Capabilities
+from shared.devices import DeviceMemory
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Watch, Watches
-from worker.backends.devices import choose_device, choose_dtype, name_of
+from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
 from worker.backends.memory import Ladder, Room
 from worker.backends.pipeline import quieten_libraries
 from worker.backends.safety import CHECKED, OFF, PART, SafetyChecker
@@ -120,6 +121,9 @@ class StableDiffusion:
             Picture(pixels, subject.seed, flagged)
             for subject, pixels, flagged in zip(subjects, made, flags, strict=True)
         ]
+
+    def memory(self) -> DeviceMemory | None:
+        return memory_of(self._engine.device)
 
     def _rendering(
         self,

@@ -1,0 +1,114 @@
+"""How the bytes of a picture go out: from a disk, or from a bucket piece by piece."""
+
+import asyncio
+import hashlib
+import re
+import stat
+from collections.abc import Mapping
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path, PurePosixPath
+
+from fastapi import Request, Response
+from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
+
+from shared.errors import ImageNotFound
+from shared.schemas import Image
+from shared.storage.folder import Folder
+from shared.storage.home import Piece, Remote, pieces
+
+#: What one client of a bucket's pictures may take of the memory; most pictures are smaller, and so one request.
+PIECE_BYTES = 2 * 1024 * 1024
+GONE = "The file of this picture is gone or damaged."
+
+
+async def from_disk(folder: Folder, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+    """Raises ImageNotFound when the file is not the very one that was recorded."""
+    path = folder.path(name)
+    if not await asyncio.to_thread(_is_as_recorded, path, image):
+        raise ImageNotFound(GONE)
+    if _is_known(image, http):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
+    return FileResponse(
+        path, media_type=image.media_type, headers=headers, filename=path.name, content_disposition_type="inline"
+    )
+
+
+async def from_afar(remote: Remote, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+    """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
+    if (link := await remote.link(name)) is not None:
+        return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
+    whole = image.bytes or 0
+    try:
+        asked = _asked(image, http)
+    except ValueError:
+        size = {"Content-Range": f"bytes */{whole}"}
+        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={**headers, **size})
+    start, end = asked or (0, whole)
+    if _is_known(image, http):
+        await _first(remote, name, image, start, start + 1)
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
+    about = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    about["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
+    status = HTTPStatus.OK
+    if asked:
+        status, about["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{whole}"
+    if http.method == "HEAD":
+        await _first(remote, name, image, start, start + 1)
+        return Response(None, status, {**headers, **about}, image.media_type)
+    first = await _first(remote, name, image, start, end)
+    sent = pieces(remote, name, first, start, end, PIECE_BYTES)
+    return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
+
+
+async def _first(remote: Remote, name: str, image: Image, start: int, end: int) -> Piece:
+    """Asked for before the answer begins, so that it can still be a problem."""
+    first = await remote.piece(name, start, min(end, start + PIECE_BYTES))
+    if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
+        raise ImageNotFound(GONE)
+    return first
+
+
+def _is_known(image: Image, http: Request) -> bool:
+    asked = http.headers.get("if-none-match", "")
+    return asked.strip() == "*" or f'"{image.sha256}"' in asked
+
+
+def _asked(image: Image, http: Request) -> tuple[int, int] | None:
+    """The part that is asked for, as its first byte and the one after its last; None for all of it.
+
+    Raises ValueError where the picture has no such part.
+    """
+    whole = image.bytes or 0
+    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", http.headers.get("range", "").strip())
+    if (
+        asked is None
+        or asked[0] == "bytes=-"
+        or http.headers.get("if-range", f'"{image.sha256}"') != f'"{image.sha256}"'
+    ):
+        return None
+    if not asked[1]:
+        start, end = max(0, whole - int(asked[2])), whole
+    else:
+        start, end = int(asked[1]), min(whole, int(asked[2]) + 1) if asked[2] else whole
+    if start >= end:
+        raise ValueError
+    return start, end
+
+
+def _is_as_recorded(path: Path, image: Image) -> bool:
+    try:
+        about = path.stat(follow_symlinks=False)
+        return (
+            stat.S_ISREG(about.st_mode)
+            and about.st_size == image.bytes
+            and _hash_of(path, about.st_ino, about.st_mtime_ns) == image.sha256
+        )
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, _inode: int, _modified_ns: int) -> str:
+    """Read once for each version of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

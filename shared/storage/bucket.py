@@ -1,0 +1,242 @@
+"""Files in a bucket of S3 or of what speaks like it. Who may: the AWS_ variables of the environment say it."""
+
+import asyncio
+import logging
+import mmap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from shared.errors import ConfigurationError, StorageUnavailable
+from shared.storage.disk import writing
+from shared.storage.home import Arriving, File, Patience, Piece, Room, SubFolder
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, RetryConfig, S3Config
+
+logger = logging.getLogger(__name__)
+
+#: One is written when a process starts, so that what is not allowed is known before a picture is made.
+PROBE = ".imagegen"
+#: For what only looks whether somebody answers.
+PROBING = Patience(seconds=1, request_seconds=2)
+LINK_SECONDS = 300
+CACHE_CONTROL = "private, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which bucket, and how it is reached."""
+
+    url: str
+    """s3://<bucket>/<prefix>"""
+    public_url: str = ""
+    """Where clients reach the service that has the bucket; empty where they do not."""
+    ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    store: S3Store
+    patience: Patience
+    probing: S3Store
+    """The same, of little patience."""
+    links: S3Store | None
+    """The same, by the address that clients know."""
+    scratch: Path
+    """Where files are while they come in."""
+
+    @classmethod
+    def at(cls, place: Place, scratch: Path, patience: Patience) -> Self:
+        """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
+        store, probing = _opened(place, patience), _opened(place, PROBING)
+        links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
+        _require(probing)
+        return cls(store, patience, probing, links, scratch)
+
+    def write(self, name: str, data: bytes) -> None:
+        path = PurePosixPath(name)
+        attributes = {
+            "Content-Type": f"image/{path.suffix[1:]}",
+            "Content-Disposition": f'inline; filename="{path.name}"',
+            "Cache-Control": CACHE_CONTROL,
+            "sha256": sha256(data).hexdigest(),
+        }
+        with _translated():
+            # In one request: of several, those before a crash would stay in the bucket, unseen and paid for.
+            obstore.put(self.store, name, data, attributes=attributes, use_multipart=False)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with _translated():
+                return bytes(obstore.get(self.store, name).bytes())
+        except FileNotFoundError:
+            return None
+
+    def remove(self, names: Iterable[str]) -> None:
+        if listed := list(names):
+            with _translated():
+                obstore.delete(self.store, listed)
+
+    def clear(self, folder: str) -> None:
+        self.remove([file.name for file in self._listed(folder)])
+
+    def tidy(self) -> None:
+        """There are no folders, only names."""
+
+    def files(self) -> Iterator[File]:
+        return self._listed(None)
+
+    def folders(self, parent: str) -> Iterator[SubFolder]:
+        found: dict[str, list[File]] = {}
+        for file in self._listed(parent):
+            found.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
+        for name, files in found.items():
+            newest = max(file.modified_at for file in files)
+            yield SubFolder(name, len(files), sum(file.size for file in files), newest)
+
+    def stage(self, parent: str) -> "StagedUpload":
+        return StagedUpload(self, parent)
+
+    def room(self) -> Room:
+        try:
+            with suppress(FileNotFoundError), _translated():
+                obstore.head(self.probing, PROBE)
+        except StorageUnavailable as error:
+            return Room(None, trouble=error)
+        return Room(None)
+
+    async def piece(self, name: str, start: int, end: int, version: str | None = None) -> Piece | None:
+        options: GetOptions = {"range": (start, end)}
+        if version is not None:
+            options["if_match"] = version
+        try:
+            with _translated():
+                async with asyncio.timeout(self.patience.request_seconds):
+                    found = await obstore.get_async(self.store, name, options=options)
+                    data = bytes(await found.bytes_async())
+        except FileNotFoundError:
+            return None
+        meta = found.meta
+        return Piece(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
+
+    async def link(self, name: str) -> str | None:
+        if self.links is None:
+            return None
+        with _translated():
+            return await obstore.sign_async(self.links, "GET", name, timedelta(seconds=LINK_SECONDS))
+
+    def _listed(self, folder: str | None) -> Iterator[File]:
+        with _translated():
+            for each in chain.from_iterable(obstore.list(self.store, folder, chunk_size=1000)):
+                yield File(each["path"], each["size"], each["last_modified"])
+
+
+class StagedUpload:
+    """Files without a name on this machine, which nobody has to remove, until they go into the bucket."""
+
+    def __init__(self, bucket: Bucket, parent: str) -> None:
+        self._bucket = bucket
+        self._parent = parent
+        self._files: dict[str, BinaryIO] = {}
+        self.holds_files = False
+
+    def receive(self) -> "ArrivingUpload":
+        with writing():
+            self.holds_files = True
+            return ArrivingUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
+
+    def keep(self, folder: str) -> None:
+        for name, file in self._files.items():
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _translated():
+                obstore.put(self._bucket.store, f"{self._parent}/{folder}/{name}", data, use_multipart=False)
+        self.drop()
+        self.holds_files = False
+
+    def drop(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+
+class ArrivingUpload(Arriving):
+    def __init__(self, file: BinaryIO, settled: dict[str, BinaryIO]) -> None:
+        super().__init__(file)
+        self._settled = settled
+
+    def _settle(self, name: str) -> None:
+        # The same picture may come twice.
+        if name not in self._settled:
+            self._settled[name] = self._file
+
+    def _close(self) -> None:
+        if self._file not in self._settled.values():
+            self._file.close()
+
+
+def _opened(place: Place, patience: Patience, endpoint: str = "") -> S3Store:
+    """Raises ConfigurationError."""
+    client: ClientConfig = {
+        # Whoever names an endpoint without TLS wants it.
+        "allow_http": True,
+        "connect_timeout": timedelta(seconds=2),
+        "timeout": timedelta(seconds=patience.request_seconds),
+    }
+    if place.ca_file:
+        client["root_certificate"] = place.ca_file.read_bytes()
+    config: S3Config = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}
+    retry: RetryConfig = {
+        "max_retries": 1000,
+        "retry_timeout": timedelta(seconds=patience.seconds),
+        "backoff": {"max_backoff": timedelta(seconds=5)},
+    }
+    name, _, prefix = place.url.removeprefix("s3://").partition("/")
+    try:
+        return S3Store(name, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
+    except (BaseError, ValueError) as error:
+        raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
+
+
+def _require(store: S3Store) -> None:
+    try:
+        with _translated():
+            obstore.put(store, PROBE, b"imagegen", use_multipart=False)
+    except StorageUnavailable as error:
+        match error.__cause__:
+            case FileNotFoundError():
+                raise ConfigurationError("SD_OUTPUT_URL is wrong: there is no such bucket.") from None
+            case PermissionDeniedError() | UnauthenticatedError():
+                raise ConfigurationError(
+                    "SD_OUTPUT_URL is wrong, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are: the bucket may not be "
+                    "written to."
+                ) from None
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raises StorageUnavailable, and FileNotFoundError for a file that is not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "NoSuchBucket" not in str(error):
+            raise
+        raise _unavailable(error) from error
+    except (BaseError, TimeoutError) as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: Exception) -> StorageUnavailable:
+    # What follows the first line tells of the library.
+    logger.warning("storage: %s", str(error).partition("\n")[0] or "no answer in time")
+    return StorageUnavailable()

@@ -1,0 +1,111 @@
+"""/metrics of a deployment with several processes."""
+
+from pathlib import Path
+
+import requests
+
+from tests.faults.invariant import until
+from tests.monitoring.conftest import CANARY, KEY, MAKER, Deployment, simulated
+from tests.stack import Stack
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs/monitoring.md"
+
+
+def test_what_the_deployment_did_is_told_whole_by_each_of_its_processes(deployment: Deployment) -> None:
+    first, second = deployment.begun
+
+    assert first.counted() == second.counted()
+    assert first.value("jobs_accepted_total") == 7
+    assert first.value("jobs_total", outcome="succeeded") == 5
+    assert first.value("jobs_total", outcome="cancelled") == 1
+    assert first.value("jobs_total", outcome="failed", code="out-of-memory") == 1
+    assert first.value("images_total", withheld="false") == 9
+    assert first.value("images_total", withheld="true") == 1
+    for name in ("wait", "run", "step", "encode"):
+        assert first.value(f"job_{name}_seconds_bucket", le="+Inf") >= 5
+        assert first.value(f"job_{name}_seconds_sum") > 0
+    assert first.value("webhook_attempts_total", outcome="delivered") == 4
+    assert first.value("webhook_attempts_total", outcome="dead") == first.value("webhooks", state="dead") == 1
+
+
+def test_what_a_process_does_itself_is_told_as_its_own(deployment: Deployment) -> None:
+    first, second = deployment.begun
+
+    jobs = {"method": "POST", "route": "/api/jobs", "status": "202"}
+    assert first.value("http_requests_total", **jobs) == 4
+    assert second.value("http_requests_total", **jobs) == 3
+    assert {sample.labels["process"] for sample in first.samples if "process" in sample.labels}.isdisjoint(
+        sample.labels["process"] for sample in second.samples if "process" in sample.labels
+    )
+    assert first.value("http_request_seconds_bucket", method="POST", route="/api/jobs", le="+Inf") == 4
+    assert first.value("http_requests_open") == 1, "the scrape itself"
+    assert first.value("outputs_free_bytes") > 0
+    assert first.value("api_process_resident_memory_bytes") > 10**7
+
+
+def test_what_waits_and_what_runs_is_told_as_it_is_now(deployment: Deployment) -> None:
+    jobs = [deployment.job(**simulated(seconds=60)) for _ in range(3)]
+    until(lambda: deployment.scrape().value("jobs_running", backend="null") == 2)
+
+    scrape = deployment.scrape()
+
+    assert scrape.value("queue_jobs", backend="null") == 1
+    assert scrape.value("queue_oldest_seconds", backend="null") > 0
+    until(lambda: deployment.scrape().value("workers", backend="null", state="busy") == 2)
+    for job in jobs:
+        deployment.cancel(job)
+    until(lambda: deployment.scrape().value("workers", backend="null", state="ready") == 2)
+    assert deployment.scrape().value("queue_oldest_seconds", backend="null") == 0
+
+
+def test_labels_hold_no_prompt_no_key_no_address_and_no_job(deployment: Deployment) -> None:
+    job = deployment.job()
+    requests.get(f"{deployment.stack.api.url}/{CANARY}?key={KEY}", timeout=10)
+    requests.request("PROPFIND", f"{deployment.stack.api.url}/api/jobs", timeout=10)
+
+    text = deployment.scrape().text
+
+    for secret in (CANARY, KEY, MAKER, job["id"], "secret-of-the-caller", deployment.receiver.origin):
+        assert secret not in text
+    assert 'route="none"' in text
+    assert 'method="other"' in text
+
+
+def test_metrics_are_for_who_has_a_key_and_any_will_do(deployment: Deployment) -> None:
+    url = f"{deployment.stack.api.url}/metrics"
+
+    assert requests.get(url, timeout=10).status_code == 401
+    assert requests.get(url, auth=("any", KEY), timeout=10).ok
+
+
+def test_a_process_without_its_redis_tells_that_and_what_it_knows_itself(stack: Stack) -> None:
+    api = stack.start_api(SD_REDIS_URL="redis://127.0.0.1:1/0", SD_BACKENDS="null")
+
+    answer = api.get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "imagegen_redis_up{" in answer.text
+    assert "imagegen_http_requests_open{" in answer.text
+    assert "imagegen_jobs_total" not in answer.text
+
+
+def test_a_client_that_prefers_openmetrics_gets_it(deployment: Deployment) -> None:
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.3"
+    answer = deployment.stack.api.get("/metrics", headers={"Authorization": f"Bearer {KEY}", "Accept": accept})
+
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_the_documentation_has_every_metric_and_no_other(deployment: Deployment) -> None:
+    rows = [line.split("|")[1:5] for line in DOCUMENTATION.read_text().splitlines() if line.startswith("| `imagegen_")]
+    documented = {name.strip(" `"): (kind.strip(), labels.strip(), told.strip()) for name, kind, labels, told in rows}
+
+    told: dict[str, tuple[str, str, str]] = {}
+    for family in deployment.scrape().families:
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        known = ", ".join(sorted(labels)) or documented[name][1]
+        told[name] = (family.type, known, family.documentation)
+
+    assert documented == told

@@ -1,0 +1,129 @@
+"""An API, a worker and a housekeeper that share a bucket and no disk."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from shared.images import ImageStore
+from shared.jobs import Jobs
+from shared.store import Store, connect
+from shared.upkeep import Upkeep
+from tests.api.pictures import encoded, half, scene
+from tests.faults.invariant import until
+from tests.faults.processes import MortalValkey, kill_whole
+from tests.stack import Stack
+from tests.storage.conftest import bucket_at
+from tests.storage.s3 import S3Server
+from worker.housekeeper.retention import Retention, Rules
+
+
+def files_on_disk(stack: Stack) -> list[Path]:
+    return [path for path in stack.folder.rglob("*") if path.is_file()]
+
+
+def images_of(stack: Stack, s3: S3Server) -> ImageStore:
+    return ImageStore(bucket_at(s3, stack.settings["SD_OUTPUT_URL"], stack.folder))
+
+
+def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(far: Stack, s3: S3Server) -> None:
+    job = far.api.post("/api/txt2img", {"prompt": "x", "num_images": 2}).json()
+
+    stored = {file.name for file in images_of(far, s3).files() if file.job_id == job["id"]}
+    day = datetime.fromisoformat(job["created_at"]).strftime("%Y/%m/%d")
+    assert stored == {f"{day}/{job['id']}-{index}.png" for index in (0, 1)}
+    assert files_on_disk(far) == []
+    health = far.api.get("/health").json()
+    assert (health["status"], health["outputs"]) == ("ok", {"writable": True, "free_bytes": None})
+
+
+def test_a_picture_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(
+    far: Stack, s3: S3Server
+) -> None:
+    picture, mask = encoded(scene()), encoded(half())
+    parts = {"image": ("a.png", picture), "mask": ("m.png", mask)}
+
+    answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
+
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
+    assert list(images_of(far, s3).inputs.folders()) == []
+    assert files_on_disk(far) == []
+
+
+def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3Server) -> None:
+    busy = far.api.post(
+        "/api/jobs", {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": {"seconds": 30}}}
+    ).json()
+    parts = {"image": ("a.png", encoded(scene()))}
+    waiting = far.api.http.post(
+        f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, headers={"Prefer": "wait=0"}, timeout=30
+    )
+
+    assert waiting.status_code == 202
+    assert [folder.job_id for folder in images_of(far, s3).inputs.folders()] == [waiting.json()["id"]]
+
+    for job_id in (waiting.json()["id"], busy["id"]):
+        assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
+    assert list(images_of(far, s3).inputs.folders()) == []
+    far.api.finished(busy["id"])
+
+
+def test_old_pictures_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
+    old, pinned = (far.api.post("/api/txt2img", {"prompt": "x"}).json()["id"] for _ in range(2))
+    images, redis = images_of(far, s3), far.settings["SD_REDIS_URL"]
+    images.home.write("2026/11/23/somebody-elses.png", b"theirs")
+    images.home.write("theirs.txt", b"theirs")
+    images.home.write(f"inputs/{old}/left-behind", b"left behind")
+    assert far.api.http.put(f"{far.api.url}/api/jobs/{pinned}/pin", timeout=10).ok
+    jobs, upkeep = Jobs(far.prefix), Upkeep(far.prefix)
+    retention = Retention(Store(connect(redis)), jobs, upkeep, images, lambda: datetime.now(UTC) + timedelta(days=2))
+
+    removed = retention.apply(Rules(None, timedelta(days=1), None))
+
+    assert removed.files >= 2
+    assert {file.job_id for file in images.files()} == {pinned}
+    assert {"2026/11/23/somebody-elses.png", "theirs.txt"} < {file.name for file in images.home.files()}
+    assert images.home.read(f"inputs/{old}/left-behind") is None
+    assert far.api.get(f"/api/jobs/{old}/images/0").status_code == 404
+    assert far.api.get(f"/api/jobs/{pinned}/images/0").status_code == 200
+
+
+def test_pictures_are_pruned_by_hand(far: Stack, s3: S3Server) -> None:
+    far.api.post("/api/txt2img", {"prompt": "x"})
+
+    told = far.run([sys.executable, "-m", "compose.cli", "prune", "--older-than", "1h", "--dry-run"])
+
+    assert told.wait() == 0
+    assert "Would remove 0 jobs and 0 files" in told.output
+
+
+def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_rendering_again(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    url = s3.create("killed")
+    with (
+        MortalValkey(tmp_path) as valkey,
+        Stack(valkey.url, tmp_path, SD_BACKENDS="null", SD_OUTPUT_URL=url, **s3.credentials) as stack,
+    ):
+        stack.start_api()
+        stack.start_housekeeper()
+        doomed = stack.start_worker("null")
+        body = {"prompt": "x", "num_images": 2, "num_inference_steps": 20, "metadata": {"simulate": {"seconds": 2}}}
+        job_id = stack.api.post("/api/jobs", body).json()["id"]
+        with stack.api.events(job_id) as events:
+            next(event for event in events if event.type == "progress")
+        # The worker has time to upload, and nobody to tell of it.
+        valkey.fall_silent()
+        until(lambda: len(list(images_of(stack, s3).files())) == 2)
+        before = {file.name: file.modified_at for file in images_of(stack, s3).files()}
+        kill_whole(doomed)
+        valkey.go_on()
+        # As if its worker had been silent for longer than a lease.
+        connect(valkey.url).zadd(f"{stack.prefix}leases", {job_id: 1})
+        stack.start_worker("null")
+
+        job = stack.api.finished(job_id)
+
+        assert (job["state"], job["attempt"], len(job["images"])) == ("succeeded", 2, 2)
+        assert {file.name: file.modified_at for file in images_of(stack, s3).files()} == before
+        assert stack.api.get(f"/api/jobs/{job_id}/images/1").status_code == 200
