@@ -24,10 +24,12 @@ check: $(VENV)/.dev ## Check format, style, types and import rules; changes noth
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-fix: $(VENV)/.dev ## Format, repair what can be repaired, and write .env.example anew
+fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is generated
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
+	@$(BIN)/python -m tools.configuration > docs/configuration.md
+	@$(BIN)/python -m tools.errors > docs/errors.md
 
 bench: $(VENV)/.bench ## Measure what is promised; BENCH=--full takes longer and more exactly
 	@$(BIN)/python -m bench $(BENCH)

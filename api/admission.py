@@ -28,6 +28,7 @@ from shared.schemas import Backend, GenerationRequest, Job
 from shared.states import State
 from shared.workers import Fleet
 
+IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
 #: How long an Idempotency-Key is remembered.
 KEY_MS = 24 * 3600 * 1000
 #: How long a retry without a key finds the request that it repeats: longer than clients take to give up and try again.
@@ -60,11 +61,15 @@ class Repetition:
 async def _repetition(
     caller: CallerDep,
     idempotency_key: Annotated[
-        str | None, Header(description="Requests with the same key and body within 24 hours get the same job")
+        str | None,
+        Header(
+            description="Requests with the same key and body within 24 hours get the same job",
+            json_schema_extra={"pattern": f"^{IDEMPOTENCY_KEY}$"},
+        ),
     ] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Repetition:
-    if idempotency_key is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", idempotency_key):
+    if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         raise InvalidRequest(errors=[wrong])
     return Repetition(caller.account, idempotency_key, x_stainless_retry_count)

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse
 
 from api.callers import CallerDep
 from api.problems import about, documented
-from api.sending import from_afar, from_disk
+from api.sending import from_afar, from_disk, part
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
 from shared.images import ImageStore, picture_name
@@ -29,12 +29,12 @@ CACHE_CONTROL = "private, max-age=31536000, immutable"
         206: {"description": "The part that `Range` asked for"},
         307: {"description": "The picture is in a bucket, and its address there is signed for you"},
         304: {"description": "`If-None-Match` names this very picture"},
-        416: {"description": "`Range` lies outside of the picture"},
         **documented(
             "unauthorized",
             "invalid-request",
             "job-not-found",
             "image-not-found",
+            "range-not-satisfiable",
             "rate-limited",
             "store-unavailable",
             "storage-unavailable",
@@ -54,14 +54,13 @@ async def picture(http: Request, services: ServicesDep, caller: CallerDep, job_i
 async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
     """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen.
 
-    Raises StorageUnavailable.
+    Raises RangeNotSatisfiable and StorageUnavailable.
     """
     if image.flagged:
         raise ImageNotFound("The safety checker withheld this picture.")
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers["X-Seed"] = str(image.seed)
-    # One range is served; a list of ranges is not, as RFC 9110 allows: it only serves to make work.
-    if "," in http.headers.get("range", ""):
+    if part(image, http) is None:
         http.scope["headers"] = [pair for pair in http.scope["headers"] if pair[0] != b"range"]
     match store.home:
         case Folder() as folder:

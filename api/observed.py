@@ -50,5 +50,6 @@ class Observed:
             # Without the query, which may open a picture; as it was sent, so that it stays one line.
             path = scope.get("raw_path", b"").decode("ascii", "replace")[:MOST_LOGGED]
             job_id = headers.get(b"x-job-id", b"").decode("ascii", "replace")
-            fields = {"status": status} | ({"job_id": job_id} if job_id else {})
+            told = {"method": scope["method"], "status": status, "milliseconds": round(seconds * 1000, 1)}
+            fields = told | ({"job_id": job_id} if job_id else {})
             logger.info("%s %s %d in %.0f ms", scope["method"], path, status, seconds * 1000, extra=fields)

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api.callers import OPEN
-from api.problems import Problem
+from api.problems import STATUS, Problem, documented
 from shared.schemas import GenerationRequest
 from shared.views import EXAMPLE
 
@@ -16,6 +16,17 @@ SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "basic": {"type": "http", "scheme": "basic", "description": "The key is the password; any user name will do."},
 }
+
+#: How the doors turn requests away, whatever they are for.
+DOORS = (
+    "malformed-request",
+    "forbidden",
+    "request-timed-out",
+    "length-required",
+    "payload-too-large",
+    "misdirected-request",
+    "headers-too-large",
+)
 
 
 def install(app: FastAPI) -> None:
@@ -32,10 +43,13 @@ def install(app: FastAPI) -> None:
         # As part of the model it would lose its nulls.
         schemas["JobView"]["examples"] = [EXAMPLE]
         described["components"]["securitySchemes"] = SECURITY
+        described["components"]["responses"] = {code: documented(code)[STATUS[code]] for code in DOORS}
         for path, operations in described["paths"].items():
-            if path not in OPEN:
-                for operation in operations.values():
+            for operation in operations.values():
+                if path not in OPEN:
                     operation["security"] = [{name: []} for name in SECURITY]
+                for code in DOORS:
+                    operation["responses"].setdefault(str(STATUS[code]), {"$ref": f"#/components/responses/{code}"})
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]

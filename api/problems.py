@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from shared import errors
-from shared.errors import FieldError, ImagegenError, InvalidRequest, RequestError, Unauthorized
+from shared.errors import FieldError, ImagegenError, InvalidRequest, RangeNotSatisfiable, RequestError, Unauthorized
 from shared.schemas import JobError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ STATUS: Mapping[str, int] = {
     "method-not-allowed": 405,
     "job-not-found": 404,
     "image-not-found": 404,
+    "range-not-satisfiable": 416,
     "webhook-not-found": 404,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
@@ -143,6 +144,8 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
         told["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         told["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'
+    if isinstance(error, RangeNotSatisfiable):
+        told["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=told)
 
@@ -187,7 +190,8 @@ def _methods(request: Request) -> Iterator[str]:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error)
+    concerns = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=concerns)
     return problem_response(errors.InternalError.code, "An unexpected error; the log of the service has it.")
 
 

@@ -12,13 +12,15 @@ from pathlib import Path, PurePosixPath
 from fastapi import Request, Response
 from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
 
-from shared.errors import ImageNotFound
+from api.callers import LOOKING
+from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.schemas import Image
 from shared.storage.folder import Folder
 from shared.storage.home import Piece, Remote, pieces
 
 #: What one client of a bucket's pictures may take of the memory; most pictures are smaller, and so one request.
 PIECE_BYTES = 2 * 1024 * 1024
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 GONE = "The file of this picture is gone or damaged."
 
 
@@ -38,12 +40,7 @@ async def from_afar(remote: Remote, name: str, image: Image, http: Request, head
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
     if (link := await remote.link(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
-    whole = image.bytes or 0
-    try:
-        asked = _asked(image, http)
-    except ValueError:
-        size = {"Content-Range": f"bytes */{whole}"}
-        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={**headers, **size})
+    whole, asked = image.bytes or 0, part(image, http)
     start, end = asked or (0, whole)
     if _is_known(image, http):
         await _first(remote, name, image, start, start + 1)
@@ -74,25 +71,22 @@ def _is_known(image: Image, http: Request) -> bool:
     return asked.strip() == "*" or f'"{image.sha256}"' in asked
 
 
-def _asked(image: Image, http: Request) -> tuple[int, int] | None:
+def part(image: Image, http: Request) -> tuple[int, int] | None:
     """The part that is asked for, as its first byte and the one after its last; None for all of it.
 
-    Raises ValueError where the picture has no such part.
+    What is no range is ignored, as RFC 9110 has it, and so is a list of ranges: it only serves to make work.
+    Raises RangeNotSatisfiable.
     """
-    whole = image.bytes or 0
-    asked = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", http.headers.get("range", "").strip())
-    if (
-        asked is None
-        or asked[0] == "bytes=-"
-        or http.headers.get("if-range", f'"{image.sha256}"') != f'"{image.sha256}"'
-    ):
+    asked, etag = _RANGE.fullmatch(http.headers.get("range", "")), f'"{image.sha256}"'
+    if asked is None or http.method not in LOOKING or http.headers.get("if-range", etag) != etag:
         return None
-    if not asked[1]:
-        start, end = max(0, whole - int(asked[2])), whole
-    else:
-        start, end = int(asked[1]), min(whole, int(asked[2]) + 1) if asked[2] else whole
+    whole, (first, last, from_end) = image.bytes or 0, asked.groups()
+    if last and int(last) < int(first):
+        return None
+    start = max(0, whole - int(from_end)) if from_end else int(first)
+    end = min(whole, int(last) + 1) if last else whole
     if start >= end:
-        raise ValueError
+        raise RangeNotSatisfiable(whole)
     return start, end
 
 

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from pydantic_core import from_json
 
-from api.bodies import MAX_JSON_BYTES, media_type, parsed, received
+from api.bodies import MAX_JSON_BYTES, media_type, parsed, read_json, received_json
 from api.fetching import SECONDS
 from api.forms import Form
 from api.services import ServicesDep
@@ -24,6 +23,8 @@ from shared.schemas import MAX_INPUT_IMAGES, GenerationRequest
 FORM = "multipart/form-data"
 #: Names of parts that are pictures, and the fields that they make. Some clients mark lists with brackets.
 PICTURES = {"image": "image", "image[]": "image", "mask": "mask"}
+#: Stands where the reference to a picture will be.
+TO_COME = f"sha256:{'0' * 64}"
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     async with services.intake.open() as uploads:
-        yield Submission(_checked(await _json_fields(http, uploads)), uploads)
+        yield Submission(await _from_json(http, uploads), uploads)
 
 
 async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
     async with services.intake.open() as uploads:
-        read = _form_fields if media_type(http) == FORM else _json_fields
-        request = _checked(await read(http, uploads))
+        read = _from_form if media_type(http) == FORM else _from_json
+        request = await read(http, uploads)
         if not request.image:
             raise _wrong("/image", "send the picture, as a file part of this name")
         yield Submission(request, uploads)
@@ -63,20 +64,19 @@ def _checked(fields: Any) -> GenerationRequest:
         raise RequestValidationError([{**field, "loc": ("body", *field["loc"])} for field in wrong]) from None
 
 
-async def _json_fields(http: Request, uploads: Uploads) -> Any:
-    """The body with references in the place of pictures."""
+async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
+    """The request, with references in the place of pictures."""
     if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
-        fields = parsed(b"".join([piece async for piece in received(http)]))
+        fields = parsed(b"".join([piece async for piece in received_json(http)]))
         sources = _sources(fields)
         await _decode(sources, uploads)
     else:
-        async with uploads.spooled(received(http)) as body:
+        async with uploads.spooled(received_json(http)) as body:
             fields = await uploads.aside(lambda: parsed(body.content()))
             sources = _sources(fields)
             await _decode(sources, uploads)
     # Not while others wait for their turn: somebody else's server may take its time.
-    await _fetch(sources, uploads)
-    return fields
+    return await _fetched(fields, sources, uploads)
 
 
 async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
@@ -87,15 +87,18 @@ async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
             source.replace(await uploads.take(_whole(data), source.pointer))
 
 
-async def _fetch(sources: Sequence["_Source"], uploads: Uploads) -> None:
-    """Put references in the place of sources that are addresses."""
-    end = time.monotonic() + SECONDS
-    for source in sources:
-        if is_address(source.text):
-            source.replace(await uploads.fetch(source.text, source.pointer, end - time.monotonic()))
+async def _fetched(fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
+    """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
+    addresses = {source: source.text for source in sources if is_address(source.text)}
+    for source in addresses:
+        source.replace(TO_COME)
+    request, end = _checked(fields), time.monotonic() + SECONDS
+    for source, url in addresses.items():
+        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
+    return _checked(fields) if addresses else request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Source:
     """Where in the fields there is one: what holds it, and under which key."""
 
@@ -137,7 +140,7 @@ def _sources(fields: Any) -> list[_Source]:
     return sources
 
 
-async def _form_fields(http: Request, uploads: Uploads) -> dict[str, Any]:
+async def _from_form(http: Request, uploads: Uploads) -> GenerationRequest:
     """The fields of the form and of the query, with references for the parts that are pictures."""
     form, texts, pictures = Form(http), defaultdict(list), defaultdict(list)
     for name, value in http.query_params.multi_items():
@@ -157,7 +160,7 @@ async def _form_fields(http: Request, uploads: Uploads) -> dict[str, Any]:
             raise _wrong(f"/{name}", "must be a file part, with a file name")
     if len(pictures["mask"]) > 1:
         raise _wrong("/mask", "must be one picture")
-    return {**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)}
+    return _checked({**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)})
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -179,7 +182,7 @@ def _structure(name: str, told: list[str]) -> Any:
     if len(told) > 1 or told[0].strip()[:1] not in ("{", "["):
         return [entry.strip() for text in told for entry in text.split(",")]
     try:
-        return from_json(told[0], allow_inf_nan=False)
+        return read_json(told[0].encode())
     except ValueError:
         raise _wrong(f"/{name}", "is not valid JSON") from None
 
@@ -217,5 +220,5 @@ def form_body() -> dict[str, Any]:
     for name in pictures:
         fields[name].pop("anyOf")
     form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
-    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest"}}
+    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
     return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, "application/json": json}}}

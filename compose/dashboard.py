@@ -13,7 +13,8 @@ MEMORY = ("--max_tasks=2000", "--max_workers=200")
 def command(settings: LauncherSettings) -> tuple[str, ...]:
     place = (f"--address={settings.host}", f"--port={settings.flower_port}")
     celery = (sys.executable, "-m", "celery", "-A", "worker.main")
-    return (*celery, "flower", *place, "--read_only=True", *MEMORY)
+    # Neither is Tornado's own way of logging wanted: the app has the one of all processes.
+    return (*celery, "flower", *place, "--read_only=True", "--logging=none", *MEMORY)
 
 
 def main() -> None:

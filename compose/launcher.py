@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from compose import services
-from compose.journal import FOLDER, Journal
+from compose.journal import FOLDER, Journal, Line
 from compose.services import Service
 from compose.supervisor import Guard, Supervised
-from compose.voice import Voice
+from compose.voice import JsonPrinter, Printer, Voice
 from shared.errors import ConfigurationError
 from shared.settings import PREFIX, LauncherSettings
 
@@ -52,20 +52,24 @@ async def up(settings: LauncherSettings, console: Console, command: str) -> None
     require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
+    as_json = settings.log_format == "json"
+    show = JsonPrinter(console) if as_json else Printer(console)
     with (
         _owned(settings.data_dir),
         _socket_folder() as sockets,
         closing(Journal(settings.data_dir / FOLDER)) as journal,
     ):
         url = settings.redis_url or f"unix://{sockets / 'redis.sock'}"
-        async with _running(settings, url, sockets / "redis.sock", Voice(console, journal), stopped):
+        async with _running(settings, url, sockets / "redis.sock", Voice(show, journal), stopped):
             if not settings.redis_url:
                 (settings.data_dir / REDIS_URL_FILE).write_text(url)
-            if not stopped.is_set():
+            if as_json:
+                show(Line("imagegen", "ready"))
+            elif not stopped.is_set():
                 console.print(_banner(settings, command), highlight=False, soft_wrap=True)
             await stopped.wait()
-            console.print("\nStopping…")
-    console.print("Stopped; nothing is left running.")
+            show(Line("imagegen", "Stopping…"))
+    show(Line("imagegen", "Stopped; nothing is left running."))
 
 
 @asynccontextmanager

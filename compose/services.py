@@ -71,4 +71,6 @@ def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the dashboard would be open to the network."""
     settings.require_login()
-    return Service("flower", (sys.executable, "-m", "compose.dashboard"), ready="Visit me at", env=env, shown="rror")
+    return Service(
+        "flower", (sys.executable, "-m", "compose.dashboard"), ready="Visit me at", env=env, shown="(?i)error"
+    )

@@ -69,8 +69,9 @@ def watch(client: Client, console: Console) -> None:
 
 def _headline(health: dict[str, Any]) -> RenderableType:
     outputs = health["outputs"]
-    free = "unknown" if outputs["free_bytes"] is None else readable(outputs["free_bytes"])
-    disk = f"{free} free for pictures" if outputs["writable"] else "[red]pictures cannot be written[/]"
+    disk = "pictures can be written" if outputs["writable"] else "[red]pictures cannot be written[/]"
+    if outputs["free_bytes"] is not None:
+        disk += f" ({readable(outputs['free_bytes'])} free)"
     redis = "Redis answers" if health["redis"] else "[red]Redis is away[/]"
     return f"imagegen {_plain(health['version'])}  {_state(health['status'])}  {redis}, {disk}"
 

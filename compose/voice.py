@@ -1,5 +1,9 @@
 """How the processes are heard: what people see of them, and what is kept."""
 
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,9 +26,27 @@ class Printer:
         self._console.print(f"[{colour}]{line.process:>15} │[/] {escape(plain)}", highlight=False, soft_wrap=True)
 
 
+class JsonPrinter:
+    """Prints lines as JSON with the name of who said them; what Redis says, for one, is none by itself."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, line: Line) -> None:
+        try:
+            entry = json.loads(line.text)
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
+            now = datetime.now(UTC).isoformat(timespec="milliseconds")
+            entry = {"time": now, "level": "info", "message": line.text}
+        told = json.dumps({"service": line.process, **entry}, ensure_ascii=False)
+        self._console.print(told, highlight=False, soft_wrap=True, markup=False)
+
+
 class Voice:
-    def __init__(self, console: Console, journal: Journal) -> None:
-        self._print = Printer(console)
+    def __init__(self, show: Callable[[Line], None], journal: Journal) -> None:
+        self._print = show
         self._journal = journal
 
     def say(self, process: str, text: str) -> None:

@@ -4,7 +4,7 @@ ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
 │   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
-│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · WebhookNotFound
+│   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
@@ -110,6 +110,16 @@ class ImageNotFound(RequestError):
     """The job has no picture with this number, or its file is gone."""
 
     code = "image-not-found"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The picture ends before the part that Range asks for."""
+
+    code = "range-not-satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
 
 
 class WebhookNotFound(RequestError):

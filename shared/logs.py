@@ -3,23 +3,49 @@
 import json
 import logging
 import logging.config
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal
 
 #: Celery on each task that comes and goes, of which workers tell themselves; and requests with all of their addresses,
 #: which may be signed.
 _CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "httpx2")
-#: What a caller of logging may add with `extra=` and JSON logs then carry as fields of their own.
-FIELDS = ("job_id", "backend", "state")
+#: What entries carry as fields of their own, in JSON: bound with `about` or added with `extra=`.
+FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
+
+Format = Literal["text", "json"]
+_bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
+
+
+@contextmanager
+def about(**fields: str) -> Iterator[None]:
+    """All that this thread or task logs in the block is about these, whoever logs it."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        """`fields` are those of the whole process."""
+        super().__init__()
+        self._fields = fields
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage().rstrip(),
+            **self._fields,
+            **_bound.get(),
         }
         entry |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info:
@@ -27,13 +53,22 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def configure(log_format: Literal["text", "json"]) -> None:
-    text = {"format": "%(asctime)s %(levelname)-7s %(message)s", "datefmt": "%H:%M:%S"}
+class TextFormatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        line, job_id = super().formatMessage(record), _bound.get().get("job_id")
+        return line if job_id is None or job_id in line else f"{line} (job {job_id})"
+
+
+def configure(log_format: Format, **fields: str) -> None:
+    """`fields` are told with every entry of this process. May be called again when there is more to tell."""
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
-            "formatters": {"text": text, "json": {"()": JsonFormatter}},
+            "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter, "fields": fields}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
             "loggers": {
                 **{name: {"level": "WARNING"} for name in _CHATTY},
@@ -43,3 +78,11 @@ def configure(log_format: Literal["text", "json"]) -> None:
             "root": {"level": "INFO", "handlers": ["stderr"]},
         }
     )
+    logging.captureWarnings(capture=True)
+    if log_format == "json":
+        sys.excepthook = lambda _, error, __: _log_uncaught(error)
+        threading.excepthook = lambda raised: _log_uncaught(raised.exc_value)
+
+
+def _log_uncaught(error: BaseException | None) -> None:
+    logging.getLogger(__name__).critical("uncaught", exc_info=error)

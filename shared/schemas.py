@@ -146,10 +146,15 @@ class Lora(Frozen):
     """How much of it: 0 is nothing, 1 is what it was trained for."""
 
 
-def _named_once(loras: tuple[Lora, ...] | None) -> tuple[Lora, ...] | None:
-    if loras is not None and len({lora.name for lora in loras}) < len(loras):
+def _named_once(loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
+    if len({lora.name for lora in loras}) < len(loras):
         raise ValueError("each may be named once")
     return loras
+
+
+# The first wrong entry is enough: errors that tell of each take a hundred times the memory of what they tell of.
+Loras = Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS, fail_fast=True), AfterValidator(_named_once)]
+WebhookEvents = Annotated[tuple[WebhookEvent, ...], Field(max_length=8, fail_fast=True), AfterValidator(_with_failures)]
 
 
 class GenerationRequest(Frozen):
@@ -179,11 +184,11 @@ class GenerationRequest(Frozen):
     """How much of the picture in `image` may change: 1 is all of it; default: the model's."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many pictures to make from the one prompt."""
-    bfl_model: Annotated[str | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
+    bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
     """Which model of Black Forest Labs makes it; only for flux-api, from the list in GET /api/backends."""
-    scheduler: Annotated[str | None, Field(max_length=32)] = None
+    scheduler: Annotated[Text | None, Field(max_length=32)] = None
     """How the noise is removed; only for sd, from the list in GET /api/backends."""
-    loras: Annotated[tuple[Lora, ...] | None, AfterValidator(_named_once), Field(max_length=MAX_LORAS)] = None
+    loras: Loras | None = None
     """Small additions to the model; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
     response_format: ResponseFormat = ResponseFormat.URL
@@ -197,7 +202,7 @@ class GenerationRequest(Frozen):
     """A job that has not started after this many seconds fails with `deadline-passed`."""
     webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/pictures"])] = None
     """Where the service posts news of the job, signed (docs/webhooks.md)."""
-    webhook_events: Annotated[tuple[WebhookEvent, ...], Field(max_length=8), AfterValidator(_with_failures)] = ENDS
+    webhook_events: WebhookEvents = ENDS
     """News of what; default: how the job ended. A failure is told in any case."""
     webhook_inline_images: bool = False
     """Whether the news of success carries the pictures themselves as base64, as far as they are small

@@ -10,6 +10,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import logs
 from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
 from shared.doors import DoorSettings, http_url, is_loopback, split
@@ -122,7 +123,7 @@ class Settings(StoreSettings):
     webhook_allow: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split)] = ()
     """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
     requests may come from there. All others must be public, and on port 80 or 443."""
-    log_format: Literal["text", "json"] = "text"
+    log_format: logs.Format = "text"
     """One line of text or one JSON object per log entry."""
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tools.env_example import render
-
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "worker", "shared", "compose")
 
@@ -53,10 +51,6 @@ def test_only_process_entries_read_the_environment() -> None:
     }
 
     assert readers <= entries
-
-
-def test_the_example_of_settings_is_what_the_settings_say() -> None:
-    assert (ROOT / ".env.example").read_text() == render(), "run `make fix`"
 
 
 def test_every_row_about_security_names_tests_that_there_are() -> None:

@@ -1,7 +1,9 @@
 """Prints .env.example: every setting with its sentence and its default, as shared.settings has them."""
 
 import textwrap
+from collections.abc import Iterator
 
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
@@ -57,16 +59,33 @@ COMPOSE = (
 )
 
 
-def render() -> str:
-    lines = ["# Settings of imagegen. Copy this file to .env and change what you need; every line is optional."]
+def settings() -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
+    """Per section, the settings that none before it has."""
     seen: set[str] = set()
     for title, family in SECTIONS.items():
+        yield title, [(name, field) for name, field in family.model_fields.items() if name not in seen]
+        seen |= set(family.model_fields)
+
+
+def variable(name: str) -> str:
+    return f"{PREFIX}{name}".upper()
+
+
+def written(default: object) -> str:
+    """As it would stand in .env."""
+    if default is None or default is PydanticUndefined:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def render() -> str:
+    lines = ["# Settings of imagegen. Copy this file to .env and change what you need; every line is optional."]
+    for title, fields in settings():
         lines += ["", f"## {title}"]
-        for name, field in family.model_fields.items():
-            if name in seen:
-                continue
-            seen.add(name)
-            lines += ["", *_comment(field.description or ""), f"#{PREFIX}{name.upper()}={_text(field.default)}"]
+        for name, field in fields:
+            lines += ["", *_comment(field.description or ""), f"#{variable(name)}={written(field.default)}"]
     lines += ["", "## Buckets"]
     for name, sentence in BUCKETS:
         lines += ["", *_comment(sentence), f"#{name}="]
@@ -78,14 +97,6 @@ def render() -> str:
 
 def _comment(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, 110, initial_indent="# ", subsequent_indent="# ")
-
-
-def _text(default: object) -> str:
-    if default is None or default is PydanticUndefined:
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 if __name__ == "__main__":

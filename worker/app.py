@@ -71,7 +71,8 @@ def create_local_worker(settings: WorkerSettings) -> Celery:
     app.steps["worker"].add(ModelGate)
     _serve_child(app, settings)
     _rescue_jobs(app, settings)
-    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+    # Celery would do it in its own way otherwise.
+    setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 
@@ -80,6 +81,7 @@ def _serve_child(app: Celery, settings: WorkerSettings) -> None:
     children: list[Child] = []
 
     def begin(sender: str, **_: object) -> None:
+        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
         try:
             # Imported here, because only the child may carry the weight of what it imports.
             from worker.child import Child
@@ -109,6 +111,7 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
     rescues: list[Rescue] = []
 
     def on_setup(sender: str, **_: object) -> None:
+        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
         rescues.append(Rescue.connected(settings, JobQueue(app), worker=sender))
 
     def on_failure(task_id: str, exception: BaseException, **_: object) -> None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
 
+from shared import logs
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import WorkerSettings
@@ -81,7 +82,7 @@ class Child:
 
     def run(self, job_id: str) -> None:
         """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
-        with self._busy(job_id):
+        with self._busy(job_id), logs.about(job_id=job_id):
             self._runner.run(job_id)
         if self._runner.retiring.is_set():
             self._runner.finish.drain()

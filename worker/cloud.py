@@ -40,7 +40,8 @@ def create_cloud_worker(settings: WorkerSettings) -> Celery:
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
-    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+    # Celery would do it in its own way otherwise.
+    setup_logging.connect(lambda **_: None, weak=False)
 
     @app.task(name=GENERATE)
     def generate(job_id: str) -> None:
@@ -63,6 +64,7 @@ class _Cloud:
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
+        logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
         self._rescue = Rescue.connected(self._settings, JobQueue(self._app), worker=name)
         self._child = Child.loaded(self._settings, name)
 

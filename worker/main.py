@@ -3,6 +3,7 @@
 import os
 import sys
 
+from shared import logs
 from shared.errors import ConfigurationError
 from shared.settings import WorkerSettings, load
 from shared.store import require_redis
@@ -17,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 def _settings() -> WorkerSettings:
     try:
         settings = load(WorkerSettings)
+        logs.configure(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
+from shared import logs
 from shared.capabilities import Capabilities, Size
 from shared.errors import (
     ContentRejected,
@@ -191,7 +192,8 @@ class Runner:
     def _render_alone(self, rendering: Rendering) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            rendering.pictures = self.backend.generate(job.request, self._reader.read(job), rendering.follower)
+            with logs.about(job_id=job.id):
+                rendering.pictures = self.backend.generate(job.request, self._reader.read(job), rendering.follower)
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -217,12 +219,16 @@ class Runner:
         return not failed
 
     def _conclude(self, rendering: Rendering) -> None:
-        job, fields = rendering.job, {"job_id": rendering.job.id}
+        with logs.about(job_id=rendering.job.id):
+            self._end(rendering)
+
+    def _end(self, rendering: Rendering) -> None:
+        job = rendering.job
         try:
             images, timings = self._keep(rendering)
             ended = job.succeed(images, timings, self.now())
         except JobLost:
-            logger.warning("job %s was taken away; its picture is dropped", job.id, extra=fields)
+            logger.warning("job %s was taken away; its picture is dropped", job.id)
             return
         except WorkerLeaves:
             return
@@ -231,7 +237,7 @@ class Runner:
         except ImagegenError as error:
             ended = job.fail(JobError.of(error), self.now())
         except Exception:
-            logger.exception("job %s failed unexpectedly", job.id, extra=fields)
+            logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())
         self._record(job, ended.warned(rendering.follower.warnings))
 

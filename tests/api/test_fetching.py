@@ -90,6 +90,16 @@ def test_every_place_for_a_picture_takes_an_address(api: Api, shown: Server) -> 
     assert [request.line.split()[1] for request in shown.requests] == ["/0", "/1", "/2"] * 2
 
 
+@pytest.mark.parametrize("fields", [{"width": 7}, {"prompt": ""}, {"mask": "5ecret"}, {"seed": -1}, {"no": 1}], ids=str)
+def test_nobody_is_asked_for_a_picture_where_something_else_is_wrong(
+    api: Api, shown: Server, fields: dict[str, Any]
+) -> None:
+    answer = asked(api, origin(shown), **fields)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert shown.requests == []
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_a_picture_is_what_its_bytes_say(api: Api, shown: Server, kind: str) -> None:
     shown.script.act = body(encoded(scene(), kind), "text/html")

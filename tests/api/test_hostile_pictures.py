@@ -143,6 +143,7 @@ IMAGE, MASK = (part(name, SCENE, '; filename="a.png"') for name in ("image", "ma
         (form(part("prompt", b"x", *[f"\r\nX-{number}: y" for number in range(500)]), IMAGE), None),
         (form(part("prompt", b"x", "\r\nX: " + "y" * 50_000), IMAGE), None),
         (form(part("prompt", b"x"), part("metadata", b"{"), IMAGE), None),
+        (form(part("prompt", b"x"), part("metadata", b'{"a": 1, "a": 2}'), IMAGE), None),
         (form(part("prompt", b"x"), part("metadata", b"[" * 10_000), IMAGE), None),
         (form(part("prompt", b"x"), IMAGE, MASK, MASK), None),
         (form(part("prompt", b"x"), *[IMAGE] * 17), None),

@@ -58,16 +58,25 @@ def test_every_operation_of_the_service_is_described(schema: dict[str, Any]) -> 
 
 
 def test_every_problem_is_a_problem(schema: dict[str, Any]) -> None:
+    shared = schema["components"]["responses"]
     for name, operation in operations(schema):
         for status, answer in operation["responses"].items():
             if int(status) >= 400 and (name, status) not in PLAIN:
-                assert answer["content"] == PROBLEM, f"{name} {status}"
+                told = shared[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+                assert told["content"] == PROBLEM, f"{name} {status}"
     assert "HTTPValidationError" not in str(schema)
     assert set(schema["components"]["schemas"]["Problem"]["required"]) <= set(Problem.model_fields)
 
 
-#: These answers say by their status alone.
-PLAIN = {("GET /health/ready", "503"), ("GET /api/jobs/{job_id}/images/{index}", "416")}
+#: This answer says by its status alone.
+PLAIN = {("GET /health/ready", "503")}
+
+
+def test_how_the_doors_turn_requests_away_is_told_once_for_all(schema: dict[str, Any]) -> None:
+    statuses = {"400", "403", "408", "411", "413", "421", "431"}
+
+    assert all(statuses <= set(operation["responses"]) for _, operation in operations(schema))
+    assert {str(STATUS[code]) for code in schema["components"]["responses"]} == statuses
 
 
 def test_operations_that_need_the_store_say_that_it_may_be_away(schema: dict[str, Any]) -> None:

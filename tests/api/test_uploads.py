@@ -5,6 +5,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,19 @@ def inputs(stack: Stack) -> list[Path]:
 def growth(api: Api, upload: Callable[[], requests.Response]) -> int:
     """How far the memory of the process rises above what it was, at its highest, while several upload at once."""
     assert upload().status_code == 202
+    with resident(api) as growth, ThreadPoolExecutor(AT_ONCE) as threads:
+        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * AT_ONCE))} == {202}
+    return growth()
+
+
+@contextmanager
+def resident(api: Api) -> Iterator[Callable[[], int]]:
+    """How far the memory of the process has risen since, at its highest."""
     process = Path(f"/proc/{api.process.pid}")
     # The highest counts from here.
     (process / "clear_refs").write_text("5")
     before = _bytes(process, "VmRSS")
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * AT_ONCE))} == {202}
-    return _bytes(process, "VmHWM") - before
+    yield lambda: _bytes(process, "VmHWM") - before
 
 
 def _bytes(process: Path, name: str) -> int:

@@ -1,14 +1,20 @@
-"""Names that lead where a test says, and real servers on this machine, some of them with certificates."""
+"""Names that lead where a test says, real servers on this machine, some with certificates, and who asks them."""
 
-from collections.abc import Iterator
+import contextlib
+import ssl
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 import trustme
 
 from shared.networks import Address
 from shared.pinned import tls_context
-from tests.outbound.servers import OK, Script, Server, say, serve
+from shared.urls import Answer, Guard
+from tests.outbound.servers import OK, Act, Script, Server, say, serve
+
+fine = say(OK)
 
 
 class Names:
@@ -30,6 +36,22 @@ class Names:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
+class Caller:
+    """Asks for `http://hooks.example.com`, which leads to this machine and for which somebody vouched."""
+
+    def __init__(self, names: Names, server: Server, scheme: str = "http") -> None:
+        self.origin = f"{scheme}://hooks.example.com:{server.port}"
+        self.guard = Guard([self.origin], resolve=names)
+        names.lead("hooks.example.com", "127.0.0.1")
+
+    def get(self, target: str = "/", **told: Any) -> Answer:
+        return self.send("GET", target, **told)
+
+    def send(self, method: str, target: str = "/", **told: Any) -> Answer:
+        told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
+        return self.guard.send(method, self.origin + target, **told)
+
+
 @pytest.fixture
 def names() -> Names:
     return Names()
@@ -39,6 +61,11 @@ def names() -> Names:
 def server() -> Iterator[Server]:
     with serve(Script(say(OK))) as server:
         yield server
+
+
+@pytest.fixture
+def caller(names: Names, server: Server) -> Caller:
+    return Caller(names, server)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +84,15 @@ def trusted(
     tls_context.cache_clear()
     yield
     tls_context.cache_clear()
+
+
+@pytest.fixture
+def secure(authority: trustme.CA) -> Iterator[Callable[..., Server]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(*names: str, act: Act = fine) -> Server:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            authority.issue_cert(*names).configure_cert(context)
+            return stack.enter_context(serve(Script(act, tls=context)))
+
+        yield start

@@ -12,13 +12,13 @@ from tests.api.test_images import (  # noqa: F401 - promises of every picture, k
     data,
     part,
     test_a_known_picture_is_not_sent_again,
-    test_a_list_of_ranges_is_answered_with_the_whole_picture,
     test_a_picture_comes_with_what_caches_and_browsers_need,
     test_a_range_of_the_picture_that_is_known_is_served,
     test_a_range_outside_of_the_picture_is_told_its_size,
     test_another_picture_is_sent,
     test_head_answers_the_headers_alone,
     test_one_range_is_served,
+    test_what_is_not_one_range_is_answered_with_the_whole_picture,
     url,
 )
 from tests.stack import Api, Stack

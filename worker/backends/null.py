@@ -74,7 +74,11 @@ class NullBackend:
 
     def most_together(self, request: GenerationRequest) -> int:
         """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
-        simulation = _simulation(request)
+        try:
+            simulation = _simulation(request)
+        except InternalError:
+            # Told when the job is made.
+            return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
     def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:

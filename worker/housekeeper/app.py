@@ -10,7 +10,6 @@ from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]
 from celery.signals import beat_embedded_init, setup_logging, worker_ready, worker_shutdown
 from kombu import Exchange, Queue
 
-from shared import logs
 from shared.errors import StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
@@ -60,7 +59,8 @@ def create_housekeeper(settings: HousekeeperSettings) -> Celery:
     _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)))
     # Beat is a process beside this one; without it, it would go on for nobody.
     beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
-    setup_logging.connect(lambda **_: logs.configure(settings.log_format), weak=False)
+    # Celery would do it in its own way otherwise.
+    setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 

@@ -1,12 +1,10 @@
 """One attempt to bring a webhook to its receiver, and what it came to."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from shared.errors import ForbiddenUrl, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
@@ -117,17 +115,8 @@ class Courier:
     def _receipt(self, answer: Answer) -> Receipt:
         if 300 <= answer.status < 400:
             return Receipt(answer.status, "answered with a redirect, which is not followed")
-        return Receipt(answer.status, f"answered {answer.status}", self._wait(answer.headers.get("retry-after", "")))
-
-    def _wait(self, asked: str) -> int:
-        """Seconds, from either form of Retry-After; 0 for what is neither."""
-        if re.fullmatch(r"[0-9]{1,9}", asked):
-            return min(int(asked), MOST_WAIT_SECONDS)
-        try:
-            seconds = (parsedate_to_datetime(asked) - self.now()).total_seconds()
-        except (ValueError, TypeError):
-            return 0
-        return max(0, min(round(seconds), MOST_WAIT_SECONDS))
+        wait = max(0, min(round(answer.retry_after() or 0), MOST_WAIT_SECONDS))
+        return Receipt(answer.status, f"answered {answer.status}", wait)
 
 
 def _why(error: OutboundError) -> str:

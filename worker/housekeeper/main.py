@@ -2,6 +2,7 @@
 
 import sys
 
+from shared import logs
 from shared.errors import ConfigurationError
 from shared.settings import HousekeeperSettings, load
 from shared.store import require_redis
@@ -11,6 +12,7 @@ from worker.housekeeper.app import create_housekeeper
 def _settings() -> HousekeeperSettings:
     try:
         settings = load(HousekeeperSettings)
+        logs.configure(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)

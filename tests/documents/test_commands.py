@@ -1,0 +1,141 @@
+"""Every command in the documents does what it says, or at least exists. docs/architecture.md has the rules."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import requests
+import typer.main
+
+from compose.cli import cli
+from shared.settings import LauncherSettings
+from tests.api.pictures import encoded, half, scene
+from tests.compose.conftest import STOP_SECONDS, Launched
+from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
+from tests.stack import free_port
+from tools.env_example import BUCKETS, COMPOSE, variable
+
+#: Why a block is not run as it stands.
+STOPPED = "stopped"
+REASONS = ("docker", "gpu", "key", "long", "network", "start", STOPPED)
+MOST_SECONDS = 30
+BASH = shutil.which("bash") or "bash"
+COMMANDS = blocks("sh")
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+SETTINGS = {variable(name) for name in LauncherSettings.model_fields} | {name for name, *_ in (*BUCKETS, *COMPOSE)}
+
+
+class Reader:
+    """Somebody who follows the documents, in one folder, while the service runs there."""
+
+    def __init__(self, service: Launched) -> None:
+        self.service = service
+        self._folder = service.folder
+        for name in ("in", "room", "sofa"):
+            (self._folder / f"{name}.png").write_bytes(encoded(scene()))
+        (self._folder / "mask.png").write_bytes(encoded(half()))
+        (self._folder / ".venv").symlink_to(sys.prefix)
+        # An answer that tells of an error is one, and curl says so.
+        (self._folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 20\n")
+        self._job = self._submitted()
+
+    def follow(self, block: Block) -> None:
+        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+        environment = {**self.service.settings, "PATH": path, "HOME": str(self._folder), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [BASH, "-euo", "pipefail", "-c", self._as_here(block.text)],
+            cwd=self._folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=MOST_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+    def _as_here(self, text: str) -> str:
+        """The example's port and job are those that there are."""
+        cancels = re.search(rf"-X DELETE \S*/{EXAMPLE_ID}(\s|$)", text)
+        job = self._submitted(num_inference_steps=100, metadata={"simulate": {"seconds": 60}}) if cancels else self._job
+        return text.replace("localhost:7860", f"127.0.0.1:{self.service.port}").replace(EXAMPLE_ID, job)
+
+    def _submitted(self, **fields: object) -> str:
+        """With a webhook that never arrives."""
+        body = {"prompt": "a castle", "webhook_url": self.service.settings["SD_WEBHOOK_ALLOW"], **fields}
+        job: str = requests.post(f"{self.service.url}/api/jobs", json=body, timeout=10).json()["id"]
+        if not fields:
+            requests.get(f"{self.service.url}/api/jobs/{job}/events", timeout=10).raise_for_status()
+        return job
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    settings = {"SD_FLOWER_PORT": "0", "SD_WEBHOOK_ALLOW": nobody}
+    with Launched(tmp_path_factory.mktemp("reader"), **settings) as service:
+        yield Reader(service.is_ready())
+
+
+@pytest.mark.parametrize("block", [block for block in COMMANDS if not block.reason], ids=str)
+def test_commands_do_what_they_say(block: Block, reader: Reader) -> None:
+    reader.follow(block)
+
+
+def test_commands_for_a_stopped_service_work_once_it_is(reader: Reader) -> None:
+    reader.service.launcher.stop(STOP_SECONDS)
+
+    for block in COMMANDS:
+        if block.reason == STOPPED:
+            reader.follow(block)
+
+
+@pytest.mark.parametrize("block", COMMANDS, ids=str)
+def test_commands_are_there_with_these_options(block: Block) -> None:
+    assert block.reason in ("", *REASONS), f"a block of commands is run, or says why not: {', '.join(REASONS)}"
+    subprocess.run([BASH, "-n"], input=block.text, text=True, check=True)
+    for words in commands(block.text):
+        match words:
+            case ["make", *targets]:
+                assert {target for target in targets if "=" not in target} <= MAKE_TARGETS
+            case [program, *arguments] if Path(program).name == "imagegen":
+                parse(arguments)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command, without settings before it."""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        # What is within quotes over several lines is no command of ours.
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            assert words[0].partition("=")[0] in SETTINGS
+            words = words[1:]
+        yield words
+
+
+def parse(arguments: list[str]) -> None:
+    """Raises click.UsageError for a command or an option that there is not."""
+    command: click.Command = typer.main.get_command(cli)
+    context = command.make_context("imagegen", list(arguments))
+    while isinstance(command, click.Group):
+        _, found, arguments = command.resolve_command(context, context.protected_args + context.args)
+        assert found is not None
+        command = found
+        context = command.make_context(command.name, list(arguments), parent=context)
+
+
+@pytest.mark.parametrize("block", blocks("dotenv"), ids=str)
+def test_settings_are_those_that_there_are(block: Block) -> None:
+    names = [line.partition("=")[0] for line in block.text.splitlines() if line and not line.startswith("#")]
+
+    assert names
+    assert set(names) <= SETTINGS
