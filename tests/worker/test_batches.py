@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
 
 HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 STARS = {"prompt": "a yellow star on a green background", "seed": 7, "num_images": 2}
-APPLE = {"prompt": "a green apple", "seed": 3}
+APPLE = {"prompt": "a green apple", "negative_prompt": "blue", "seed": 3}
 ASKED = (HEART, STARS, APPLE)
 
 
