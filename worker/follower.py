@@ -103,7 +103,9 @@ class Follower:
         )
         if step.preview is not None and now - self._last_preview >= PREVIEW_SECONDS:
             self._last_preview = now
-            self.line.preview(_preview_json(step.step, step.preview(0)))
+            previews = map(step.preview, range(self._job.request.num_images))
+            if (preview := next((each for each in previews if each is not None), None)) is not None:
+                self.line.preview(_preview_json(step.step, preview))
 
 
 def _preview_json(step: int, pixels: Pixels) -> str:

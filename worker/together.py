@@ -12,12 +12,13 @@ from worker.backends.base import Step, Watch
 _OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images"})
 _NOT_OF_THE_PICTURE = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
+    | {"webhook_url", "webhook_events", "webhook_inline_images"}
 )
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     """Whether resolved requests can be rendered in one go. Those that come with pictures are made alone."""
-    if first.image or second.image or (first.negative_prompt is None) != (second.negative_prompt is None):
+    if first.image or second.image:
         return False
     fields = GenerationRequest.model_fields.keys() - _OWN - _NOT_OF_THE_PICTURE
     return all(getattr(first, name) == getattr(second, name) for name in fields)
@@ -32,6 +33,9 @@ class Together:
         self._firsts = [sum(pictures[:number]) for number in range(len(pictures))]
         self.ended: dict[int, Exception] = {}
         """By the number of the job: what its watch raised."""
+
+    def of(self, job: int) -> Watch:
+        return self._watches[job]
 
     @property
     def providers(self) -> tuple[Provider, ...]:

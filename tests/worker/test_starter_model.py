@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.jobs import file_of, made
+from tests.worker.jobs import begun, file_of, finished, made, submitted
 from tests.worker.looking import Pixels, corners, middle, opened, pixels, shows_a_red_heart_on_blue
 
 QUICK = {**RED_HEART, "num_inference_steps": 8}
@@ -47,8 +47,22 @@ def test_picture_i_is_the_picture_of_seed_plus_i(sd: Stack) -> None:
 
     second, alone = pixels(file_of(sd, pair, 1)), pixels(file_of(sd, single))
     assert [image["seed"] for image in pair["images"]] == [42, 43]
-    # A batch takes other paths through the processor's vector units, which round differently.
-    assert np.abs(second.astype(int) - alone.astype(int)).mean() < 1
+    assert np.array_equal(second, alone)
+
+
+def test_jobs_in_line_are_made_in_as_few_goes_as_they_can_and_get_the_same_pixels(sd: Stack) -> None:
+    # Keeps the worker busy until all the others are in line.
+    begun(sd, **{**QUICK, "num_inference_steps": 60})
+    jobs = [submitted(sd, **{**QUICK, "prompt": f"a {COLOURS[seed % 4]} star", "seed": seed}) for seed in range(8)]
+
+    together = [finished(sd, job_id) for job_id in jobs]
+
+    assert [job["timings"]["batch_size"] for job in together] == [4] * 8
+    alone = made(sd, **{**QUICK, "prompt": f"a {COLOURS[2]} star", "seed": 6})
+    assert np.array_equal(pixels(file_of(sd, together[6])), pixels(file_of(sd, alone)))
+
+
+COLOURS = ("red", "green", "blue", "yellow")
 
 
 def test_a_negative_prompt_changes_the_picture(sd: Stack) -> None:

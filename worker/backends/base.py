@@ -23,8 +23,9 @@ class Step:
 
     step: int
     steps: int
-    preview: Callable[[int], Pixels] | None = None
-    """Makes a small picture of where the picture with this index stands: costly, so only when wanted."""
+    preview: Callable[[int], Pixels | None] | None = None
+    """Makes a small picture of where the picture with this index stands: costly, so only when wanted. None where it is
+    not being made just now."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,14 @@ class Watch(Protocol):
         ...
 
 
+class Watches(Watch, Protocol):
+    """Who follows several jobs that are done in one go: what is said here is said of each."""
+
+    def of(self, job: int) -> Watch:
+        """Of one of them, to say what concerns no other."""
+        ...
+
+
 class Backend(Protocol):
     """An engine with its model loaded. One job at a time, unless it says that it takes more."""
 
@@ -106,7 +115,7 @@ class Batching(Protocol):
         """How many pictures of such a request fit in one go, as far as is known: at least 1."""
         ...
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
         """For each of resolved requests that are alike (see worker.together), the pictures that it would get alone.
 
         Raises what makes all of them fail. It is then no use to try the same again, but each may be tried alone.

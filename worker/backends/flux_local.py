@@ -22,7 +22,7 @@ from worker.backends.memory import Ladder, Relief, Room, tiled
 from worker.backends.pipeline import (
     Attempt,
     Image,
-    generators,
+    generator,
     in_float32,
     quieten_libraries,
     soundest,
@@ -163,7 +163,7 @@ class _Rendering:
 
         def on_step(step: Step) -> None:
             done, total = index * step.steps + step.step, request.num_images * step.steps
-            self.watch.on_step(Step(done, total, step.preview))
+            self.watch.on_step(Step(done, total, lambda wanted: step.preview(wanted - index) if step.preview else None))
 
         latents: torch.Tensor = self.pipe(
             prompt=request.prompt,
@@ -172,7 +172,7 @@ class _Rendering:
             height=request.height,
             num_inference_steps=steps,
             guidance_scale=request.guidance_scale,
-            generator=generators((request.seed or 0) + index, 1),
+            generator=generator((request.seed or 0) + index),
             output_type="latent",
             callback_on_step_end=step_callback(on_step, steps, self._preview),
         ).images

@@ -86,9 +86,19 @@ class Room:
         self._cloud = cloud
         self._worked = 0
         self._failed = sys.maxsize
+        #: In one go, of all pictures together.
+        self._failed_together = sys.maxsize
 
     def made(self, request: GenerationRequest) -> None:
         self._worked = max(self._worked, _pixels(request))
+
+    def crowded(self, request: GenerationRequest, pictures: int) -> None:
+        """So many did not fit in one go."""
+        self._failed_together = min(self._failed_together, _pixels(request) * pictures)
+
+    def together(self, request: GenerationRequest, most: int) -> int:
+        """How many to make in one go, up to `most`: fewer than have failed."""
+        return max(1, min(most, (self._failed_together - 1) // _pixels(request)))
 
     def failure(self, request: GenerationRequest) -> OutOfMemory:
         """What to tell of a request that did not fit: a size that should."""

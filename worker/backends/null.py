@@ -22,7 +22,7 @@ from shared import errors
 from shared.capabilities import Capabilities
 from shared.errors import InternalError, JobFailure
 from shared.schemas import Frozen, GenerationRequest
-from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
+from worker.backends.base import Inputs, Picture, Pixels, Step, Watch, Watches
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -81,7 +81,7 @@ class NullBackend:
             return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watch) -> Sequence[Sequence[Picture]]:
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
         """In the time that the slowest takes: what a device with room to spare would do."""
         simulations, begin = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):

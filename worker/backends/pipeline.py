@@ -33,9 +33,9 @@ def quieten_libraries() -> None:
         library.enable_propagation()
 
 
-def generators(seed: int, count: int) -> list[torch.Generator]:
-    """One generator per picture, on the CPU: the noise is then the same on every device, and alone or in a batch."""
-    return [torch.Generator("cpu").manual_seed(seed + index) for index in range(count)]
+def generator(seed: int) -> torch.Generator:
+    """Of one picture, on the CPU: the noise is then the same on every device, and alone or in a batch."""
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def step_callback(
@@ -50,7 +50,7 @@ def step_callback(
         latents = tensors["latents"]
         # Some schedulers run the model more often than there are steps: Heun's nearly twice.
         step = max(1, (index + 1) * steps // pipe.num_timesteps)
-        on_step(Step(step, steps, lambda picture: preview(latents[picture : picture + 1])))
+        on_step(Step(step, steps, lambda index: preview(latents[index][None]) if 0 <= index < len(latents) else None))
         return {}
 
     return on_step_end

@@ -1,5 +1,6 @@
 """The engine as the worker knows it."""
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from shared.capabilities import Capabilities
 from shared.devices import DeviceMemory
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
-from worker.backends.base import Inputs, Picture, Watch
+from worker.backends.base import Inputs, Picture, Watch, Watches
 from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
 from worker.backends.memory import Ladder, Room
 from worker.backends.pipeline import quieten_libraries
@@ -24,7 +25,8 @@ from worker.backends.stable_diffusion.defaults import capabilities_of
 from worker.backends.stable_diffusion.loading import Engine
 from worker.backends.stable_diffusion.loras import Loras, found_in
 from worker.backends.stable_diffusion.modes import mode_of
-from worker.backends.stable_diffusion.rendering import Rendering
+from worker.backends.stable_diffusion.prompts import Prompts
+from worker.backends.stable_diffusion.rendering import Rendering, Subject
 from worker.backends.stable_diffusion.schedulers import SCHEDULERS
 from worker.models.sources import STARTER, Model
 
@@ -61,9 +63,12 @@ class StableDiffusion:
         self._autoencoder = Autoencoder(engine.text.vae, faithful_previews=checker is None, is_xl=engine.is_xl)
         self._checker = checker
         self._loras = loras
+        self._prompts = Prompts(is_xl=engine.is_xl)
         self._room = Room(capabilities, cloud=options.cloud)
-        # Apple's GPU may crash with more than one (diffusers' own notes on MPS).
-        self._batch_size = 1 if engine.device.type == "mps" else options.max_batch_size
+        # Apple's GPU may crash with more than one (diffusers' own notes on MPS). Inpainting models begin with a sample
+        # of what is around the mask, for which diffusers takes the randomness of the first picture for all.
+        alone = engine.device.type == "mps" or engine.inpaint is not None
+        self._batch_size = 1 if alone else options.max_batch_size
 
     @classmethod
     def load(cls, model: Model, options: Options) -> "StableDiffusion":
@@ -80,37 +85,66 @@ class StableDiffusion:
         return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+        canvas = Canvas.of(inputs, request.width or 0, request.height or 0)
+        return self._made(request, self._subjects(request, watch), canvas, watch)
+
+    def most_together(self, request: GenerationRequest) -> int:
+        return self._room.together(request, self._batch_size)
+
+    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
+        each = [self._subjects(request, watch.of(job)) for job, request in enumerate(requests)]
+        made = iter(self._made(requests[0], list(itertools.chain(*each)), None, watch))
+        return [list(itertools.islice(made, len(subjects))) for subjects in each]
+
+    def _subjects(self, request: GenerationRequest, watch: Watch) -> list[Subject]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         for sentence in prompts.warnings(self._engine.text, request):
             watch.warn(sentence)
+        seeds = range(request.seed, request.seed + request.num_images)
+        return [Subject(request.prompt, request.negative_prompt, seed, watch.warn) for seed in seeds]
+
+    def _made(
+        self, request: GenerationRequest, subjects: Sequence[Subject], canvas: Canvas | None, watch: Watch
+    ) -> list[Picture]:
+        """A picture of each subject. `request` has what they share."""
         self._scheduler(request)
-        canvas = Canvas.of(inputs, request.width, request.height)
         loras = request.loras or ()
         with Ladder(request, self._room, watch) as ladder:
             ladder.run(lambda: self._loras.require(loras))
+            self._prompts.choose(loras)
             with self._loras.applied(loras):
-                rendering = self._rendering(request, canvas, watch, ladder)
+                rendering = self._rendering(request, subjects, canvas, watch, ladder)
                 made = [canvas.composited(pixels) if canvas else pixels for pixels in rendering.pictures()]
         flags = self._checker.flags(made) if self._checker else [False] * len(made)
         return [
-            Picture(pixels, request.seed + index, flagged)
-            for index, (pixels, flagged) in enumerate(zip(made, flags, strict=True))
+            Picture(pixels, subject.seed, flagged)
+            for subject, pixels, flagged in zip(subjects, made, flags, strict=True)
         ]
 
     def memory(self) -> DeviceMemory | None:
         return memory_of(self._engine.device)
 
-    def _rendering(self, request: GenerationRequest, canvas: Canvas | None, watch: Watch, ladder: Ladder) -> Rendering:
+    def _rendering(
+        self,
+        request: GenerationRequest,
+        subjects: Sequence[Subject],
+        canvas: Canvas | None,
+        watch: Watch,
+        ladder: Ladder,
+    ) -> Rendering:
         return Rendering(
             self._engine,
             self._autoencoder,
+            self._prompts,
             request,
+            subjects,
             mode_of(self._engine, request, canvas),
             lambda: self._scheduler(request),
             watch,
             ladder,
-            self._batch_size,
+            self._room,
+            self.most_together(request),
         )
 
     def _scheduler(self, request: GenerationRequest) -> Any:

@@ -1,12 +1,84 @@
-"""What of a request's text the model will not read."""
+"""What the model reads of a request's text, and what it does not."""
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from shared.schemas import GenerationRequest
+import torch
+
+from shared.schemas import GenerationRequest, Lora
 
 #: How much of what was cut is told.
 MOST_TOLD = 200
+#: What is kept of texts that were read: one takes 0.3 MB for Stable Diffusion XL in half precision.
+MOST_KEPT, MOST_BYTES_KEPT = 256, 64 << 20
+
+#: Of one text, a batch of one: what its tokens mean, and for Stable Diffusion XL what it means as a whole.
+Meaning = tuple[torch.Tensor, ...]
+
+
+class Prompts:
+    """Reads texts, each by itself, and remembers those read last: prompts repeat, negative ones even more.
+
+    What is remembered waits in main memory; the device's is for pictures.
+    """
+
+    def __init__(self, *, is_xl: bool) -> None:
+        self._names = ("prompt_embeds", "pooled_prompt_embeds") if is_xl else ("prompt_embeds",)
+        self._loras: Sequence[Lora] = ()
+        self._kept: OrderedDict[tuple[str, torch.dtype], Meaning] = OrderedDict()
+        self._bytes = 0
+
+    def choose(self, loras: Sequence[Lora]) -> None:
+        """LoRAs change text encoders too: what was read with others is forgotten."""
+        if tuple(loras) != tuple(self._loras):
+            self._loras, self._bytes = loras, 0
+            self._kept.clear()
+
+    def arguments(self, pipe: Any, texts: Sequence[tuple[str, str | None]], *, guided: bool) -> dict[str, torch.Tensor]:
+        """For a call of the pipeline that makes a picture of each prompt and negative prompt."""
+        wanted = [self._read(pipe, prompt) for prompt, _ in texts]
+        arguments = dict(zip(self._names, _joined(wanted), strict=True))
+        if guided:
+            unwanted = [self._unwanted(pipe, *each) for each in zip((text for _, text in texts), wanted, strict=True)]
+            negative = (f"negative_{name}" for name in self._names)
+            arguments.update(zip(negative, _joined(unwanted), strict=True))
+        return {name: tensor.to(pipe._execution_device) for name, tensor in arguments.items()}
+
+    def _unwanted(self, pipe: Any, text: str | None, wanted: Meaning) -> Meaning:
+        # As the pipeline of Stable Diffusion XL has it; the others have no such option.
+        if text is None and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
+            return tuple(torch.zeros_like(tensor) for tensor in wanted)
+        return self._read(pipe, text or "")
+
+    def _read(self, pipe: Any, text: str) -> Meaning:
+        key = (text, pipe.unet.dtype)
+        meaning = self._kept.pop(key, None)
+        if meaning is None:
+            meaning = _encoded(pipe, text)
+            self._bytes += _size(meaning)
+        self._kept[key] = meaning
+        while len(self._kept) > MOST_KEPT or self._bytes > MOST_BYTES_KEPT:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return meaning
+
+
+@torch.no_grad()
+def _encoded(pipe: Any, text: str) -> Meaning:
+    told = pipe.encode_prompt(
+        prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    # Those of a negative prompt stand in between, and are none here.
+    return tuple(tensor.cpu() for tensor in told if tensor is not None)
+
+
+def _joined(meanings: Sequence[Meaning]) -> list[torch.Tensor]:
+    """As one batch."""
+    return [torch.cat(parts) for parts in zip(*meanings, strict=True)]
+
+
+def _size(meaning: Meaning) -> int:
+    return sum(tensor.nbytes for tensor in meaning)
 
 
 def warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""The pictures of one job."""
+"""The pictures of a request, or of several that are alike."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,51 +11,68 @@ import torch
 
 from shared.schemas import GenerationRequest
 from worker.backends.base import OnStep, Pixels, Step, Watch
-from worker.backends.memory import Ladder, Relief
-from worker.backends.pipeline import Attempt, Image, generators, in_float32, soundest, step_callback
+from worker.backends.batches import as_alone
+from worker.backends.memory import Ladder, Relief, Room
+from worker.backends.pipeline import Attempt, Image, generator, in_float32, soundest, step_callback
 from worker.backends.stable_diffusion.autoencoder import Autoencoder
 from worker.backends.stable_diffusion.canvas import Keeper
 from worker.backends.stable_diffusion.loading import Engine
 from worker.backends.stable_diffusion.modes import Mode
+from worker.backends.stable_diffusion.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a picture has of its own, among those that are made in one go."""
+
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    warn: Callable[[str], None]
+    """Leaves a warning on the job that it belongs to."""
 
 
 @dataclass
 class Rendering:
-    """Of a resolved request."""
-
     engine: Engine
     autoencoder: Autoencoder
+    prompts: Prompts
     request: GenerationRequest
+    """Resolved; what all subjects share."""
+    subjects: Sequence[Subject]
     mode: Mode
     new_scheduler: Callable[[], Any]
     """Schedulers keep state between steps: each call of a pipeline has its own."""
     watch: Watch
     ladder: Ladder
+    room: Room
     batch_size: int
     """How many pictures are made at once."""
 
     def pictures(self) -> Iterator[Pixels]:
-        """Picture i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
-        seeds = range(self.request.seed or 0, (self.request.seed or 0) + self.request.num_images)
-        while seeds:
-            batch = self.ladder.run(partial(self._batch, seeds), *self._reliefs(len(seeds)))
-            for index, latents in enumerate(batch):
-                yield soundest(self._attempts(latents[None], seeds[index]), self.watch.warn)
-            seeds = seeds[len(batch) :]
+        """One of each subject. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
+        left = self.subjects
+        while left:
+            batch = self.ladder.run(partial(self._batch, left), *self._reliefs(len(left)))
+            for subject, latents in zip(left, batch, strict=False):
+                yield soundest(self._attempts(latents[None], subject), subject.warn)
+            left = left[len(batch) :]
 
-    def _batch(self, left: range) -> torch.Tensor:
+    def _batch(self, left: Sequence[Subject]) -> torch.Tensor:
         """The next of those left, as many as are made at once."""
-        batches = math.ceil(self.request.num_images / self.batch_size)
-        before = (self.request.num_images - len(left)) // self.batch_size
+        batches = math.ceil(len(self.subjects) / self.batch_size)
+        first = len(self.subjects) - len(left)
+        before, subjects = first // self.batch_size, left[: self.batch_size]
 
         def on_step(step: Step) -> None:
-            self.watch.on_step(Step(before * step.steps + step.step, batches * step.steps, step.preview))
+            done, total = before * step.steps + step.step, batches * step.steps
+            self.watch.on_step(Step(done, total, lambda index: step.preview(index - first) if step.preview else None))
 
-        return self._denoised(left[: self.batch_size], on_step)
+        return self._denoised(subjects, on_step)
 
-    def _denoised(self, seeds: range, on_step: OnStep) -> torch.Tensor:
+    def _denoised(self, subjects: Sequence[Subject], on_step: OnStep) -> torch.Tensor:
         """Latents of shape (pictures, channels, height, width)."""
-        request, mode = self.request, self.mode
+        mode = self.mode
         scheduler = mode.pipe.scheduler = self.new_scheduler()
         keeper = Keeper(scheduler, mode.mask, mode.strength) if mode.mask is not None else None
         tell = step_callback(on_step, mode.runs, self.autoencoder.preview)
@@ -64,27 +81,32 @@ class Rendering:
             tell(pipe, index, timestep, tensors)
             return {"latents": keeper.after_step(pipe, index, tensors["latents"])} if keeper else {}
 
-        latents: torch.Tensor = mode.pipe(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            num_inference_steps=mode.steps,
-            guidance_scale=request.guidance_scale,
-            num_images_per_prompt=len(seeds),
-            generator=generators(seeds.start, len(seeds)),
-            output_type="latent",
-            callback_on_step_end=after_step,
-            **mode.arguments,
-        ).images
+        with as_alone(mode.pipe.unet, len(subjects)):
+            latents: torch.Tensor = mode.pipe(
+                **self._read(subjects),
+                num_inference_steps=mode.steps,
+                guidance_scale=self.request.guidance_scale,
+                generator=[generator(subject.seed) for subject in subjects],
+                output_type="latent",
+                callback_on_step_end=after_step,
+                **mode.arguments,
+            ).images
         return latents
 
-    def _attempts(self, latents: torch.Tensor, seed: int) -> Iterator[Attempt]:
+    def _read(self, subjects: Sequence[Subject]) -> dict[str, torch.Tensor]:
+        # As pipelines decide whether there is a second prediction, without the prompt.
+        guided = (self.request.guidance_scale or 0) > 1 and self.mode.pipe.unet.config.time_cond_proj_dim is None
+        texts = [(subject.prompt, subject.negative_prompt) for subject in subjects]
+        return self.prompts.arguments(self.mode.pipe, texts, guided=guided)
+
+    def _attempts(self, latents: torch.Tensor, subject: Subject) -> Iterator[Attempt]:
         """Cheapest first: where the latents are sound, it was the decoder that overflowed."""
         yield Attempt("", lambda: self._decoded(latents))
         if latents.isfinite().all():
             # For good: what has overflowed once will again.
             self.autoencoder.in_float32 = True
             yield Attempt("it was decoded again in float32", lambda: self._decoded(latents))
-        yield Attempt("it was made again in float32", lambda: self._made_in_float32(seed))
+        yield Attempt("it was made again in float32", lambda: self._made_in_float32(subject))
 
     def _decoded(self, latents: torch.Tensor) -> Image:
         image = self.ladder.run(lambda: self.autoencoder.decode(latents), *self._reliefs(1, decodes=True))
@@ -92,11 +114,12 @@ class Rendering:
         self.mode.pipe.maybe_free_model_hooks()
         return image
 
-    def _made_in_float32(self, seed: int) -> Image:
-        seeds = range(seed, seed + 1)
+    def _made_in_float32(self, subject: Subject) -> Image:
         with in_float32(*self.engine.parts):
             # Progress was told when it was made first.
-            latents = self.ladder.run(lambda: self._denoised(seeds, lambda _: self.watch.check()), *self._reliefs(1))
+            latents = self.ladder.run(
+                lambda: self._denoised([subject], lambda _: self.watch.check()), *self._reliefs(1)
+            )
             return self._decoded(latents)
 
     def _reliefs(self, pictures: int, *, decodes: bool = False) -> Iterator[Relief]:
@@ -109,6 +132,7 @@ class Rendering:
             yield Relief("idle parts of the model waited in main memory", self._offloaded)
 
     def _one_by_one(self) -> nullcontext[None]:
+        self.room.crowded(self.request, min(self.batch_size, len(self.subjects)))
         self.batch_size = 1
         return nullcontext()
 
