@@ -19,7 +19,7 @@ from tests.api.pictures import encoded, half, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
 from tests.stack import free_port
-from tools.env_example import BUCKETS, COMPOSE, variable
+from tools.env_example import BUCKETS, COMPOSE, TRACES, variable
 
 #: Why a block is not run as it stands.
 STOPPED = "stopped"
@@ -28,7 +28,8 @@ MOST_SECONDS = 30
 BASH = shutil.which("bash") or "bash"
 COMMANDS = blocks("sh")
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-SETTINGS = {variable(name) for name in LauncherSettings.model_fields} | {name for name, *_ in (*BUCKETS, *COMPOSE)}
+SETTINGS = {variable(name) for name in LauncherSettings.model_fields}
+SETTINGS |= {name for name, *_ in (*BUCKETS, *TRACES, *COMPOSE)}
 
 
 class Reader:
