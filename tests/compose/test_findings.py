@@ -2,11 +2,16 @@
 
 import fcntl
 import os
+import socket
+import ssl
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.doctor.checks import clock, redis, versions
@@ -231,6 +236,23 @@ def test_redis_that_is_away(tmp_path: Path) -> None:
 
     assert level == "problem"
     assert detail == f"The server at {url.partition('@')[2]} does not answer."
+
+
+def test_redis_whose_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    def refused() -> None:
+        with suppress(OSError), context.wrap_socket(server.accept()[0], server_side=True):
+            pass
+
+    threading.Thread(target=refused, daemon=True).start()
+    with server:
+        (finding,) = found("redis", around(tmp_path, redis_url=f"rediss://127.0.0.1:{server.getsockname()[1]}/0"))
+
+    assert "shows a certificate that is not trusted here" in finding.detail
+    assert "SD_CA_FILE" in finding.remedy
 
 
 def test_a_service_that_was_killed_says_how_it_comes_back(tmp_path: Path) -> None:
