@@ -325,6 +325,8 @@ class Job(Frozen):
     timings: Timings = Timings()
     base_url: str = ""
     """What links to its pictures begin with in webhooks; no slash at the end."""
+    traceparent: str = ""
+    """Context of the request that made it, where requests are traced (shared.tracing)."""
     providers: tuple[Provider, ...] = ()
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 

@@ -12,6 +12,7 @@ from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.doctor.checks import clock, redis, versions
 from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
+from compose.launcher import REDIS_URL_FILE
 from shared.devices import Device
 from shared.workers import Download
 from tests.compose.surroundings import CPU, CUDA, MPS, around, found, loading_worker
@@ -230,6 +231,18 @@ def test_redis_that_is_away(tmp_path: Path) -> None:
 
     assert level == "problem"
     assert detail == f"The server at {url.partition('@')[2]} does not answer."
+
+
+def test_a_service_that_was_killed_says_how_it_comes_back(tmp_path: Path) -> None:
+    """It could not say that its own Redis is gone."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / REDIS_URL_FILE).write_text("unix:///tmp/imagegen-gone/redis.sock")
+
+    here = Surroundings.of(around(tmp_path).settings)
+    (finding,) = found("redis", here)
+
+    assert (finding.level, finding.detail) == ("problem", "The embedded server does not answer.")
+    assert "`imagegen up` starts it again" in finding.remedy
 
 
 @pytest.mark.parametrize(
