@@ -12,6 +12,7 @@ from api.callers import Caller, CallerDep
 from api.events import read
 from api.services import Services
 from api.uploads import Uploads
+from shared import tracing
 from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
@@ -102,6 +103,7 @@ async def draft(
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
     job = Job.new(request, backend, datetime.now(UTC), caller.owner, links)
+    job = job.model_copy(update={"traceparent": tracing.current()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 

@@ -33,6 +33,7 @@ def create_app(services: Services) -> FastAPI:
         hub.cancel()
         await asyncio.gather(hub, return_exceptions=True)
         await services.store.client.aclose(close_connection_pool=True)
+        await asyncio.to_thread(services.tracing.close)
 
     app = Api(
         title="imagegen",
@@ -57,7 +58,7 @@ class Api(FastAPI):
         # Around what Starlette itself puts outermost: the answer to a bug has these headers too, and is counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observed(stack, services.traffic, log=services.settings.access_log)
+        return Observed(stack, services.traffic, services.tracing, log=services.settings.access_log)
 
 
 def _add_doors(app: FastAPI, services: Services) -> None:

@@ -1,6 +1,7 @@
 """The API's process entry: reads the environment, serves."""
 
 import asyncio
+import os
 import socket
 import sys
 from importlib.metadata import version
@@ -19,7 +20,7 @@ from api.services import FleetWatch, Services
 from api.streams import Streams
 from api.traffic import Traffic
 from api.uploads import Intake
-from shared import logs
+from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
@@ -28,6 +29,7 @@ from shared.rates import Rates
 from shared.settings import ApiSettings, load
 from shared.storage import API_PATIENCE, open_home
 from shared.store import AsyncStore, connect_async, require_redis
+from shared.tracing import Tracing
 from shared.urls import Guard
 from shared.webhooks import Webhooks
 from shared.workers import Workers
@@ -36,7 +38,7 @@ from shared.workers import Workers
 GRACE_SECONDS = 10
 
 
-def create_services(settings: ApiSettings) -> Services:
+def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     home = open_home(settings, API_PATIENCE, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
@@ -59,6 +61,7 @@ def create_services(settings: ApiSettings) -> Services:
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
         streams=streams,
         traffic=Traffic(lambda: streams.open),
+        tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
     )
@@ -68,7 +71,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
     settings.require_keys()
     require_redis(settings.redis_url)
-    services = create_services(settings)
+    services = create_services(settings, tracing.start("imagegen-api", os.environ))
     return create_app(services), services.hub
 
 

@@ -25,6 +25,7 @@ from shared.rates import Rates
 from shared.schemas import Backend
 from shared.settings import ApiSettings
 from shared.store import AsyncStore, Operation
+from shared.tracing import Tracing
 from shared.urls import Guard
 from shared.webhooks import Webhooks
 from shared.workers import Fleet, Workers
@@ -77,6 +78,7 @@ class Services:
     rates: Rates
     streams: Streams
     traffic: Traffic
+    tracing: Tracing
     webhooks: Webhooks
     guard: Guard
     limits: Limits = field(init=False)

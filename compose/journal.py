@@ -77,30 +77,39 @@ class Journal:
 
 
 class Reader:
+    """Sees what is there when it is made, and then what comes, each line once."""
+
     def __init__(self, folder: Path, older: int = OLDER) -> None:
         self._path = folder / NAME
-        self._older = older
-        self._file = self._opened()
+        self._most_older = older
         self._begun = b""
+        self._file = _opened(self._path)
+        self._older: list[BufferedReader] = []
+        for number in range(1, older + 1):
+            # The youngest first: what turns over meanwhile is met again, and not missed.
+            if (file := _opened(_numbered(self._path, number))) is not None:
+                self._older += [] if self._has(file) else [file]
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in (self._file, *self._older):
+            if file is not None:
+                file.close()
 
     def past(self) -> Iterator[Line]:
         """All there is, oldest first."""
-        for number in range(self._older, 0, -1):
-            # What was this file a moment ago may be the next older one by now.
-            with suppress(OSError), _numbered(self._path, number).open("rb") as file:
-                if not self._is(os.fstat(file.fileno())):
-                    yield from (Line.of(line) for line in file)
+        for file in reversed(self._older):
+            yield from map(Line.of, file)
         yield from self._new_lines()
 
     def future(self) -> Iterator[Line]:
         """What is written from then on, for ever, also into the files after this one."""
         while True:
             yield from self._new_lines()
-            if not self._turned_over():
+            if self._has_successor():
+                # What came into this one before the next one began.
+                yield from self._new_lines()
+                self._turn_over()
+            else:
                 time.sleep(LOOK_SECONDS)
 
     def _new_lines(self) -> Iterator[Line]:
@@ -110,24 +119,32 @@ class Reader:
                 yield Line.of(self._begun)
                 self._begun = b""
 
-    def _turned_over(self) -> bool:
-        """Whether a new file has begun, and is to be read from here on."""
-        if not self._path.exists() or self._is(self._path.stat()):
-            return False
-        # What came into the old one before the new one began was not read yet.
-        if self._file is not None and (rest := self._file.peek(1)):
-            return bool(rest)
-        self.close()
-        self._file = self._opened()
-        return True
+    def _has_successor(self) -> bool:
+        return self._path.exists() and not self._is(self._path)
 
-    def _opened(self) -> BufferedReader | None:
+    def _turn_over(self) -> None:
+        """To the file that began when this one ended; or, where this one is gone, to the oldest that there is."""
+        paths = [_numbered(self._path, number) for number in range(self._most_older + 1)]
+        mine = next((number for number, path in enumerate(paths) if self._is(path)), None)
+        there = [path for path in paths[:mine] if path.exists()]
+        if self._file is not None:
+            self._file.close()
+        self._file = _opened(there[-1]) if there else None
+
+    def _is(self, path: Path) -> bool:
         with suppress(OSError):
-            return self._path.open("rb")
-        return None
+            return self._file is not None and os.path.samestat(path.stat(), os.fstat(self._file.fileno()))
+        return False
 
-    def _is(self, other: os.stat_result) -> bool:
-        return self._file is not None and os.path.samestat(other, os.fstat(self._file.fileno()))
+    def _has(self, file: BufferedReader) -> bool:
+        known = [each for each in (self._file, *self._older) if each is not None]
+        return any(os.path.sameopenfile(each.fileno(), file.fileno()) for each in known)
+
+
+def _opened(path: Path) -> BufferedReader | None:
+    with suppress(OSError):
+        return path.open("rb")
+    return None
 
 
 def _numbered(path: Path, number: int) -> Path:

@@ -74,6 +74,8 @@ def configure(log_format: Format, **fields: str) -> None:
                 **{name: {"level": "WARNING"} for name in _CHATTY},
                 # Warns of odd answers with the whole address, and addresses may be secrets.
                 "urllib3": {"level": "ERROR"},
+                # Warns of each of the three times that it tries to send traces, before it says that it could not.
+                "opentelemetry": {"level": "ERROR"},
             },
             "root": {"level": "INFO", "handlers": ["stderr"]},
         }

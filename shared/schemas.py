@@ -327,6 +327,8 @@ class Job(Frozen):
     """What links to its pictures begin with in webhooks; no slash at the end."""
     reused_from: str | None = None
     """The job that its pictures were made for, where they were not made anew (see SD_REUSE_PICTURES)."""
+    traceparent: str = ""
+    """Context of the request that made it, where requests are traced (shared.tracing)."""
     providers: tuple[Provider, ...] = ()
     """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
 

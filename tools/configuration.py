@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.settings import LauncherSettings
-from tools.env_example import BUCKETS, COMPOSE, settings, variable, written
+from tools.env_example import BUCKETS, COMPOSE, TRACES, settings, variable, written
 
 HEAD = """# Settings
 
@@ -26,6 +26,10 @@ SECTIONS = {
 BUCKETS_NOTE = (
     "Read by the library that reaches the bucket of `SD_OUTPUT_URL`, in the API, the workers and the housekeeper."
 )
+TRACES_NOTE = (
+    "Read by OpenTelemetry's library in the API, the workers and the housekeeper, from the environment and not from "
+    "`.env`; `compose.yaml` passes them on. [monitoring.md](monitoring.md) has more of them."
+)
 COMPOSE_NOTE = "Read by Docker Compose and no process. [docker.md](docker.md) has more of them."
 
 
@@ -40,6 +44,8 @@ def render() -> str:
         lines.append("")
     lines += ["## Buckets\n", BUCKETS_NOTE, "", "| variable | |", "|---|---|"]
     lines += [f"| `{name}` | {sentence} |" for name, sentence in BUCKETS]
+    lines += ["", "## Traces\n", TRACES_NOTE, "", "| variable | |", "|---|---|"]
+    lines += [f"| `{name}` | {sentence} |" for name, sentence in TRACES]
     lines += ["", "## Docker Compose\n", COMPOSE_NOTE, "", "| variable | default | |", "|---|---|---|"]
     lines += [_row(name, value, sentence) for name, sentence, value, _ in COMPOSE]
     return "\n".join(lines) + "\n"

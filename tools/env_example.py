@@ -29,6 +29,14 @@ BUCKETS = (
     ("AWS_SESSION_TOKEN", "Where the two above are for a while only."),
 )
 
+#: What OpenTelemetry's own library reads, from the environment alone: name and sentence.
+TRACES = (
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces are sent, such as http://localhost:4318. Empty: nowhere."),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "What the collector wants to be told with them, such as authorization=Bearer%20..."),
+    ("OTEL_TRACES_SAMPLER", "Which requests are traced, such as parentbased_traceidratio. Empty: all."),
+    ("OTEL_TRACES_SAMPLER_ARG", "How many of them, such as 0.1."),
+)
+
 #: What Docker Compose reads and no process does: name, sentence, value, whether it is set in the example already.
 COMPOSE = (
     (
@@ -88,6 +96,9 @@ def render() -> str:
             lines += ["", *_comment(field.description or ""), f"#{variable(name)}={written(field.default)}"]
     lines += ["", "## Buckets"]
     for name, sentence in BUCKETS:
+        lines += ["", *_comment(sentence), f"#{name}="]
+    lines += ["", "## Traces (docs/monitoring.md)"]
+    for name, sentence in TRACES:
         lines += ["", *_comment(sentence), f"#{name}="]
     lines += ["", "## Docker Compose"]
     for name, sentence, value, is_set in COMPOSE:

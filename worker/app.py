@@ -20,7 +20,7 @@ from celery.signals import (
 )
 from celery.worker import state as celery_state
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.queues import GENERATE, JobQueue, create_celery, queue_for
 from shared.schemas import Backend
@@ -43,12 +43,13 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings) -> Celery:
+def create_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
     """The worker that `settings.backend` needs."""
-    return create_cloud_worker(settings) if settings.backend is Backend.FLUX_API else create_local_worker(settings)
+    create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
+    return create(settings, traced)
 
 
-def create_local_worker(settings: WorkerSettings) -> Celery:
+def create_local_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one spawned child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that
@@ -69,14 +70,14 @@ def create_local_worker(settings: WorkerSettings) -> Celery:
         worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
-    _serve_child(app, settings)
+    _serve_child(app, settings, traced)
     _rescue_jobs(app, settings)
     # Celery would do it in its own way otherwise.
     setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, traced: tracing.Start) -> None:
     """What happens in the child: load, run jobs, end."""
     children: list[Child] = []
 
@@ -86,7 +87,7 @@ def _serve_child(app: Celery, settings: WorkerSettings) -> None:
             # Imported here, because only the child may carry the weight of what it imports.
             from worker.child import Child
 
-            children.append(Child.loaded(settings, name=sender))
+            children.append(Child.loaded(settings, sender, traced))
         except ConfigurationError as error:
             _give_up(error.detail)
         except Exception as error:

@@ -16,6 +16,7 @@ from shared.jobs import Jobs
 from shared.settings import WorkerSettings
 from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
+from shared.tracing import Span, Start, Tracing
 from shared.twins import Twins
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Housed, Metered, Placed, Repeatable
@@ -40,15 +41,17 @@ CREDITS_SECONDS = 300.0
 class Child:
     """Safe to share between threads where the backend is."""
 
-    def __init__(self, runner: Runner, heartbeat: Heartbeat) -> None:
+    def __init__(self, runner: Runner, heartbeat: Heartbeat, tracing: Tracing) -> None:
         self._runner = runner
+        self._tracing = tracing
         self._heartbeat = heartbeat
         self._running: list[str] = []
         self._lock = threading.Lock()
 
     @classmethod
-    def loaded(cls, settings: WorkerSettings, name: str) -> Self:
+    def loaded(cls, settings: WorkerSettings, name: str, traced: Start) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
+        tracing = traced()
         home = open_home(settings, WORKER_PATIENCE)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
@@ -56,7 +59,7 @@ class Child:
         heartbeat = Heartbeat(store, workers, record)
         heartbeat.start()
         try:
-            backend = _timed_load(settings, store, DownloadReport(heartbeat))
+            backend = _timed_load(settings, store, DownloadReport(heartbeat), tracing)
         except BaseException:
             heartbeat.stop()
             raise
@@ -80,8 +83,9 @@ class Child:
             repeats=_repeats(settings, store, ledger, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=AtOnce() if isinstance(backend, Metered) else Beside(),
+            tracing=tracing,
         )
-        return cls(runner, heartbeat)
+        return cls(runner, heartbeat, tracing)
 
     def run(self, job_id: str) -> None:
         """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
@@ -103,6 +107,7 @@ class Child:
         """Once every job that was rendered is on record."""
         self._runner.finish.drain()
         self._heartbeat.stop()
+        self._tracing.close()
 
     @contextmanager
     def _busy(self, job_id: str) -> Iterator[None]:
@@ -135,12 +140,14 @@ def _tell_credits(backend: Metered, heartbeat: Heartbeat) -> None:
         time.sleep(CREDITS_SECONDS)
 
 
-def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Backend:
-    begin = time.monotonic()
+def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Backend:
+    begin, begun_at = time.monotonic(), time.time_ns()
     backend = load_backend(settings, store, on_download)
     spent = time.monotonic() - begin
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
+    about = {"imagegen.job.backend": settings.backend.value, "imagegen.job.model": model}
+    tracing.tell(Span("load model", begun_at, time.time_ns(), about), "")
     return backend
 
 

@@ -9,7 +9,7 @@ from celery import Celery, bootsteps
 from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.queues import GENERATE, JobQueue, create_celery, queue_for
 from shared.settings import WorkerSettings
@@ -25,7 +25,7 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 4.0
 
 
-def create_cloud_worker(settings: WorkerSettings) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
@@ -36,7 +36,7 @@ def create_cloud_worker(settings: WorkerSettings) -> Celery:
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
     )
-    cloud = _Cloud(app, settings)
+    cloud = _Cloud(app, settings, traced)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
@@ -53,8 +53,9 @@ def create_cloud_worker(settings: WorkerSettings) -> Celery:
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back in line what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, traced: tracing.Start) -> None:
         self._app = app
+        self._traced = traced
         self._settings = settings
         self._child: Child | None = None
         self._rescue: Rescue | None = None
@@ -66,7 +67,7 @@ class _Cloud:
 
         logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
         self._rescue = Rescue.connected(self._settings, JobQueue(self._app), worker=name)
-        self._child = Child.loaded(self._settings, name)
+        self._child = Child.loaded(self._settings, name, self._traced)
 
     def run(self, job_id: str) -> None:
         if self._child is None or self._rescue is None:

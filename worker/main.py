@@ -2,8 +2,9 @@
 
 import os
 import sys
+from functools import partial
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.settings import WorkerSettings, load
 from shared.store import require_redis
@@ -25,4 +26,4 @@ def _settings() -> WorkerSettings:
     return settings
 
 
-app = create_worker(_settings())
+app = create_worker(_settings(), partial(tracing.start, "imagegen-worker", os.environ))

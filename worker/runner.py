@@ -26,12 +26,14 @@ from shared.images import ImageStore
 from shared.schemas import Backend as BackendName
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.states import State
+from shared.tracing import Tracing, Untraced
 from worker.backends.base import Backend, Batching, Picture, Pixels
 from worker.finishing import AtOnce, Finishing
 from worker.follower import Follower, JobCancelled, JobLost, Line, WorkerLeaves
 from worker.inputs import Reader
 from worker.pictures import Encoder
 from worker.together import Together, are_alike
+from worker.trail import Trail, span_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,7 @@ class Rendering:
     error: Exception | None = None
     milliseconds: int = 0
     batch_size: int | None = None
+    trail: Trail = field(default_factory=Trail)
 
 
 @dataclass
@@ -107,6 +110,7 @@ class Runner:
     repeats: Repeats | None = None
     """None makes every picture anew."""
     finish: Finishing = field(default_factory=AtOnce)
+    tracing: Tracing = field(default_factory=Untraced)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
@@ -216,7 +220,10 @@ class Runner:
         job, begin = rendering.job, time.perf_counter()
         try:
             with logs.about(job_id=job.id):
-                rendering.pictures = self.backend.generate(job.request, self._reader.read(job), rendering.follower)
+                with rendering.trail.part("load"):
+                    inputs = self._reader.read(job)
+                with rendering.trail.part("render"):
+                    rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -229,7 +236,10 @@ class Runner:
         watch = Together([each.follower for each in renderings], counts)
         pictures: Sequence[Sequence[Picture]] = [()] * len(renderings)
         try:
-            pictures = self.backend.generate_together(requests, watch)
+            with ExitStack() as trails:
+                for each in renderings:
+                    trails.enter_context(each.trail.part("render"))
+                pictures = self.backend.generate_together(requests, watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:
@@ -242,19 +252,26 @@ class Runner:
         return not failed
 
     def _conclude(self, rendering: Rendering) -> None:
-        with logs.about(job_id=rendering.job.id):
-            self._end(rendering)
+        job, trail = rendering.job, rendering.trail
+        with logs.about(job_id=job.id):
+            ended = self._ended(rendering)
+            if ended is not None:
+                with trail.part("record"):
+                    self._record(job, ended)
+        if self.tracing.is_on:
+            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
 
-    def _end(self, rendering: Rendering) -> None:
+    def _ended(self, rendering: Rendering) -> Job | None:
+        """None where the job is, or will be, somebody else's."""
         job = rendering.job
         try:
             images, timings = self._keep(rendering)
             ended = job.succeed(images, timings, self.now())
         except JobLost:
             logger.warning("job %s was taken away; its picture is dropped", job.id)
-            return
+            return None
         except WorkerLeaves:
-            return
+            return None
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
@@ -262,7 +279,7 @@ class Runner:
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())
-        self._record(job, ended.warned(rendering.follower.warnings))
+        return ended.warned(rendering.follower.warnings)
 
     def _record(self, job: Job, ended: Job) -> None:
         recorded = self.ledger.move(job, ended)
@@ -290,7 +307,8 @@ class Runner:
             raise ContentRejected(WITHHELD)
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
-        images = tuple(self._store(rendering.job, pictures))
+        with rendering.trail.part("encode"):
+            images = tuple(self._store(rendering.job, pictures))
         return images, Timings(
             generate_ms=rendering.milliseconds,
             encode_ms=_milliseconds_since(begin),

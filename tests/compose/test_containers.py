@@ -48,8 +48,8 @@ def test_the_stack_has_the_names_that_others_rely_on() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_setting_reaches_the_processes_that_read_it_and_no_others(name: str) -> None:
     wanted = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
+    wanted |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)}
 
-    wanted |= {variable for variable, _ in env_example.BUCKETS}
     assert set(SERVICES[name]["environment"]) == wanted, "compose/compose.yaml names what it passes on"
 
 

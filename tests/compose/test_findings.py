@@ -2,16 +2,22 @@
 
 import fcntl
 import os
+import socket
+import ssl
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.doctor.checks import clock, redis, versions
 from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
+from compose.launcher import REDIS_URL_FILE
 from shared.devices import Device
 from shared.workers import Download
 from tests.compose.surroundings import CPU, CUDA, MPS, around, found, loading_worker
@@ -230,6 +236,35 @@ def test_redis_that_is_away(tmp_path: Path) -> None:
 
     assert level == "problem"
     assert detail == f"The server at {url.partition('@')[2]} does not answer."
+
+
+def test_redis_whose_certificate_nobody_vouches_for(tmp_path: Path) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    def refused() -> None:
+        with suppress(OSError), context.wrap_socket(server.accept()[0], server_side=True):
+            pass
+
+    threading.Thread(target=refused, daemon=True).start()
+    with server:
+        (finding,) = found("redis", around(tmp_path, redis_url=f"rediss://127.0.0.1:{server.getsockname()[1]}/0"))
+
+    assert "shows a certificate that is not trusted here" in finding.detail
+    assert "SD_CA_FILE" in finding.remedy
+
+
+def test_a_service_that_was_killed_says_how_it_comes_back(tmp_path: Path) -> None:
+    """It could not say that its own Redis is gone."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / REDIS_URL_FILE).write_text("unix:///tmp/imagegen-gone/redis.sock")
+
+    here = Surroundings.of(around(tmp_path).settings)
+    (finding,) = found("redis", here)
+
+    assert (finding.level, finding.detail) == ("problem", "The embedded server does not answer.")
+    assert "`imagegen up` starts it again" in finding.remedy
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,21 @@ def test_who_follows_misses_nothing_when_a_new_file_begins(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) > 5
 
 
+def test_who_reads_slowly_misses_nothing_and_is_told_nothing_twice(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal:
+        journal.write("api", "before")
+        with closing(Reader(tmp_path, 20)) as reader:
+            for number in range(10):
+                journal.write("api", f"line {number}")
+            past = [line.text for line in reader.past()]
+            for number in range(10, 40):
+                journal.write("api", f"line {number}")
+            future = [line.text for line in itertools.islice(reader.future(), 41 - len(past))]
+
+    assert [*past, *future] == ["before", *(f"line {number}" for number in range(40))]
+    assert len(list(tmp_path.iterdir())) > 5
+
+
 def test_who_follows_waits_for_the_first_line_and_for_the_end_of_a_line(tmp_path: Path) -> None:
     with closing(Reader(tmp_path)) as reader:
         assert list(reader.past()) == []

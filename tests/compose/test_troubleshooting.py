@@ -43,7 +43,7 @@ class Scenes:
 
     def out_of_memory(self) -> Surroundings:
         self.planned("big/model", LARGE)
-        return around(self.folder, model_id="big/model")
+        return around(self.folder, model_id="big/model", safety_checker=False)
 
     def slow(self) -> Surroundings:
         return around(self.folder, probed=CPU, model_id="stabilityai/stable-diffusion-xl-base-1.0")
@@ -56,7 +56,7 @@ class Scenes:
         descriptor = os.open(folder, os.O_RDONLY)
         self.stack.callback(os.close, descriptor)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return around(self.folder, model_id="some/model")
+        return around(self.folder, model_id="some/model", safety_checker=False)
 
     def black_pictures(self) -> Surroundings:
         return around(self.folder, probed=MPS, dtype="float16")

@@ -5,14 +5,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 import requests
 import typer.main
+from typer.core import TyperGroup
 
 from compose.cli import cli
 from shared.settings import LauncherSettings
@@ -20,7 +19,7 @@ from tests.api.pictures import encoded, half, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
 from tests.stack import free_port
-from tools.env_example import BUCKETS, COMPOSE, variable
+from tools.env_example import BUCKETS, COMPOSE, TRACES, variable
 
 #: Why a block is not run as it stands.
 STOPPED = "stopped"
@@ -29,7 +28,8 @@ MOST_SECONDS = 30
 BASH = shutil.which("bash") or "bash"
 COMMANDS = blocks("sh")
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-SETTINGS = {variable(name) for name in LauncherSettings.model_fields} | {name for name, *_ in (*BUCKETS, *COMPOSE)}
+SETTINGS = {variable(name) for name in LauncherSettings.model_fields}
+SETTINGS |= {name for name, *_ in (*BUCKETS, *TRACES, *COMPOSE)}
 
 
 class Reader:
@@ -44,7 +44,7 @@ class Reader:
         (self._folder / ".venv").symlink_to(sys.prefix)
         # An answer that tells of an error is one, and curl says so.
         (self._folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 20\n")
-        self._job = self._submitted()
+        self.job = self._submitted()
 
     def follow(self, block: Block) -> None:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
@@ -64,7 +64,7 @@ class Reader:
     def _as_here(self, text: str) -> str:
         """The example's port and job are those that there are."""
         cancels = re.search(rf"-X DELETE \S*/{EXAMPLE_ID}(\s|$)", text)
-        job = self._submitted(num_inference_steps=100, metadata={"simulate": {"seconds": 60}}) if cancels else self._job
+        job = self._submitted(num_inference_steps=100, metadata={"simulate": {"seconds": 60}}) if cancels else self.job
         return text.replace("localhost:7860", f"127.0.0.1:{self.service.port}").replace(EXAMPLE_ID, job)
 
     def _submitted(self, **fields: object) -> str:
@@ -89,17 +89,22 @@ def test_commands_do_what_they_say(block: Block, reader: Reader) -> None:
     reader.follow(block)
 
 
-def test_commands_for_a_stopped_service_work_once_it_is(reader: Reader) -> None:
+def test_a_back_up_is_made_of_a_stopped_service_and_has_everything(reader: Reader) -> None:
+    folder = reader.service.folder
+    picture = f"/api/jobs/{reader.job}/images/0"
+    before = requests.get(reader.service.url + picture, timeout=10).content
     reader.service.launcher.stop(STOP_SECONDS)
 
-    for block in COMMANDS:
-        if block.reason == STOPPED:
-            reader.follow(block)
+    make, restore = (block for block in COMMANDS if block.reason == STOPPED)
+    reader.follow(make)
+    for name in ("data", "outputs"):
+        shutil.rmtree(folder / name)
+    reader.follow(restore)
 
-    with tarfile.open(reader.service.folder / "imagegen-backup.tar.gz") as backup:
-        names = backup.getnames()
-    assert any(name.startswith("data/appendonlydir/") for name in names)
-    assert any(name.startswith("outputs/") and name.endswith(".png") for name in names)
+    with Launched(folder, **{**reader.service.settings, "SD_PORT": str(free_port())}) as again:
+        again.is_ready()
+        after = requests.get(f"http://127.0.0.1:{again.settings['SD_PORT']}{picture}", timeout=10)
+        assert (after.status_code, after.content) == (200, before)
 
 
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
@@ -129,14 +134,12 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Raises click.UsageError for a command or an option that there is not."""
-    command: click.Command = typer.main.get_command(cli)
-    context = command.make_context("imagegen", list(arguments))
-    while isinstance(command, click.Group):
-        _, found, arguments = command.resolve_command(context, context.protected_args + context.args)
-        assert found is not None
-        command = found
-        context = command.make_context(command.name, list(arguments), parent=context)
+    """Raises KeyError for a command that there is not, and what typer raises for an option."""
+    command = typer.main.get_command(cli)
+    while isinstance(command, TyperGroup):
+        name, *arguments = arguments
+        command = command.commands[name]
+    command.make_context(command.name, arguments)
 
 
 @pytest.mark.parametrize("block", blocks("dotenv"), ids=str)

@@ -17,6 +17,7 @@ from tests.webhooks.receiver import SECRET, Receiver, receiving
 ANN, BOB = "ann-has-a-key-of-her-own", "bob-has-a-key-of-his-own"
 PASSWORD = "password-of-redis"
 BURST, PER_SECOND = 60, 30
+PUBLIC_URL = "https://pictures.example.com"
 
 
 class Cluster(Stack):
@@ -30,6 +31,8 @@ class Cluster(Stack):
             "SD_REQUESTS_PER_SECOND": str(PER_SECOND),
             "SD_REQUEST_BURST": str(BURST),
             "SD_WEBHOOK_SECRET": SECRET,
+            "SD_PUBLIC_URL": PUBLIC_URL,
+            "SD_TRUSTED_PROXIES": "127.0.0.1,10.231.0.0/16",
         }
         super().__init__(self._redis_at("127.0.0.1"), folder, **settings)
 

@@ -1,7 +1,9 @@
 """Redis over TLS, with certificates on both sides, and a user who may touch only the keys of this service."""
 
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
@@ -10,16 +12,23 @@ from tests.faults.invariant import until
 from tests.scale.tls import redis_with_tls
 from tests.stack import Stack, free_port
 
-#: As docs/scaling.md has it.
-USER = "on >its-password ~tls:* &* +@all -@admin -@dangerous +info"
+PASSWORD = "its-password"
+SCALING = Path(__file__).parents[2] / "docs/scaling.md"
 CERTIFICATES = {"SD_CA_FILE": "ca.pem", "SD_REDIS_CERT_FILE": "client.pem", "SD_REDIS_KEY_FILE": "client.key"}
+
+
+def user_of_the_document() -> list[str]:
+    """Its name and what it may, for this prefix."""
+    (line,) = re.findall(r"^user (imagegen on .*)$", SCALING.read_text(), re.MULTILINE)
+    assert ">PASSWORD ~imagegen:* " in line
+    return str(line).replace("PASSWORD", PASSWORD).replace("~imagegen:", "~tls:").split()
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("tls")
-    with redis_with_tls(folder, "--user", "imagegen", *USER.split(), "--user", "default", "off") as place:
-        url = f"rediss://imagegen:its-password@{place}/0"
+    with redis_with_tls(folder, "--user", *user_of_the_document(), "--user", "default", "off") as place:
+        url = f"rediss://imagegen:{PASSWORD}@{place}/0"
         files = {name: str(folder / file) for name, file in CERTIFICATES.items()}
         with Stack(url, folder, SD_BACKENDS="null", **(files | {"SD_REDIS_PREFIX": "tls:"})) as stack:
             stack.prefix = "tls:"
@@ -66,11 +75,11 @@ def test_a_wrong_certificate_is_told_in_one_sentence(stack: Stack, wrong: dict[s
 
     assert process.wait() == 1
     assert process.lines[-1].startswith(told), process.output
-    assert "its-password" not in process.output
+    assert PASSWORD not in process.output
 
 
 def test_a_wrong_password_is_told_in_one_sentence(stack: Stack) -> None:
-    url = stack.settings["SD_REDIS_URL"].replace("its-password", "another-one")
+    url = stack.settings["SD_REDIS_URL"].replace(PASSWORD, "another-one")
 
     process = stack.run([sys.executable, "-m", "api.main"], SD_REDIS_URL=url)
 

@@ -1,8 +1,10 @@
 """Two APIs and two workers on two hosts are one service, whichever of them is asked."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 import requests
@@ -10,7 +12,8 @@ import requests
 from shared.store import connect
 from tests.api.pictures import encoded, scene
 from tests.faults.processes import kill_whole
-from tests.scale.cluster import BOB, BURST, PER_SECOND, Cluster, submit
+from tests.scale.cluster import ANN, BOB, BURST, PER_SECOND, PUBLIC_URL, Cluster, submit
+from tests.scale.proxies import caddy, nginx
 from tests.stack import Api
 
 
@@ -117,6 +120,30 @@ def test_two_housekeepers_send_each_webhook_once(cluster: Cluster, here: Api, th
     assert {arrival.message["data"]["id"] for arrival in heard} == set(jobs)
     here.finished(submit(here)["id"])
     assert len(cluster.receiver.arrivals) == len(jobs)
+
+
+@pytest.mark.parametrize("proxy", [nginx, caddy])
+def test_a_proxy_makes_both_one_address(
+    cluster: Cluster, here: Api, tmp_path: Path, proxy: Callable[..., AbstractContextManager[str]]
+) -> None:
+    with proxy(tmp_path, [host.url for host in cluster.hosts]) as url:
+        front = Api(here.process, url)
+        front.http.headers.update({"X-API-Key": ANN, "Host": "pictures.example.com"})
+
+        made = front.post("/api/txt2img", {"prompt": "x"})
+        job = submit(front, 1.0)
+        with front.events(job["id"]) as events:
+            first = next(event for event in events if event.type == "progress")
+            state = front.get(job["links"]["self"]).json()["state"]
+            rest = list(events)
+        answers = [front.get(f"/api/jobs/{job['id']}/images/0") for _ in range(8)]
+
+    assert made.status_code == 200, made.text
+    assert made.json()["images"][0]["url"].startswith(PUBLIC_URL)
+    # It came while the job ran, and was not collected on the way.
+    assert (first.data["step"] < 50, state, rest[-1].type) == (True, "running", "done")
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
 
 
 def test_a_host_that_is_lost_takes_no_job_with_it(cluster: Cluster, here: Api, there: Api) -> None:

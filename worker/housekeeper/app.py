@@ -17,6 +17,7 @@ from shared.queues import JobQueue, create_celery
 from shared.settings import HousekeeperSettings, Settings, signing_keys
 from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
 from shared.store import Store, connect
+from shared.tracing import Start
 from shared.upkeep import Upkeep
 from shared.urls import Guard
 from shared.webhooks import Webhooks
@@ -37,7 +38,7 @@ QUEUE = "maintenance"
 EVERY = {"reap-leases": 4.0, "resend-messages": 15.0, "clear-away": 600.0}
 
 
-def create_housekeeper(settings: HousekeeperSettings) -> Celery:
+def create_housekeeper(settings: HousekeeperSettings, traced: Start) -> Celery:
     """Any number may run: every task is a compare-and-set, and webhooks are taken under leases."""
     app = create_celery(settings)
     app.conf.update(
@@ -56,7 +57,7 @@ def create_housekeeper(settings: HousekeeperSettings) -> Celery:
         },
     )
     _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE)))
-    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)))
+    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)), traced)
     # Beat is a process beside this one; without it, it would go on for nobody.
     beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
     # Celery would do it in its own way otherwise.
@@ -84,7 +85,7 @@ def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
         _round("clear-away", lambda: retention.apply(rules_of(settings)))
 
 
-def _send_webhooks(settings: HousekeeperSettings, images: ImageStore) -> None:
+def _send_webhooks(settings: HousekeeperSettings, images: ImageStore, traced: Start) -> None:
     store = Store(connect(settings.redis_url))
     dispatcher = Dispatcher(
         store,
@@ -93,6 +94,7 @@ def _send_webhooks(settings: HousekeeperSettings, images: ImageStore) -> None:
         create_courier(settings, images, JobLinks(settings, store)),
         Retries(),
         settings.webhook_concurrency,
+        traced,
     )
 
     # Once Celery has begun: beat is a fork of this process, and must not inherit threads half-way.

@@ -1,8 +1,10 @@
 """The housekeeper's process entry: `celery -A worker.housekeeper.main worker --beat`."""
 
+import os
 import sys
+from functools import partial
 
-from shared import logs
+from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.settings import HousekeeperSettings, load
 from shared.store import require_redis
@@ -19,4 +21,4 @@ def _settings() -> HousekeeperSettings:
     return settings
 
 
-app = create_housekeeper(_settings())
+app = create_housekeeper(_settings(), partial(tracing.start, "imagegen-housekeeper", os.environ))

@@ -3,14 +3,17 @@
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import Protocol
 
 import redis
 import redis.exceptions
+from pydantic import ValidationError
 
 from shared.deliveries import DeliveryState
 from shared.errors import StoreUnavailable
 from shared.store import Store
+from shared.tracing import Span, Start, Tracing, Untraced
 from shared.webhooks import Fate, Webhook, Webhooks
 from worker.housekeeper.courier import Receipt
 from worker.housekeeper.retries import Retries
@@ -35,9 +38,18 @@ class Dispatcher:
     """
 
     def __init__(
-        self, store: Store, news: redis.Redis, webhooks: Webhooks, sender: Sender, retries: Retries, threads: int
+        self,
+        store: Store,
+        news: redis.Redis,
+        webhooks: Webhooks,
+        sender: Sender,
+        retries: Retries,
+        threads: int,
+        traced: Start = Untraced,
     ) -> None:
         """`news` is a connection for listening."""
+        self._traced = traced
+        self._tracing: Tracing = Untraced()
         self._store = store
         self._news = news
         self._webhooks = webhooks
@@ -50,6 +62,7 @@ class Dispatcher:
         self._stopped = False
 
     def start(self) -> None:
+        self._tracing = self._traced()
         for name, work in (("webhook-news", self._listen), ("webhooks", self._dispatch)):
             threading.Thread(target=work, name=name, daemon=True).start()
 
@@ -59,6 +72,7 @@ class Dispatcher:
             self._stopped = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._under_way, GRACE_SECONDS)
+        self._tracing.close()
 
     def _listen(self) -> None:
         while not self._stopped:
@@ -117,7 +131,7 @@ class Dispatcher:
                 self._changed.notify_all()
 
     def _attempt(self, webhook: Webhook) -> Fate:
-        begin = time.monotonic()
+        begin, begun_at = time.monotonic(), time.time_ns()
         try:
             receipt = self._sender.deliver(webhook)
         except Exception:
@@ -125,7 +139,23 @@ class Dispatcher:
             receipt = Receipt(error="could not be sent; the log of the housekeeper has it")
         fate = self._retries.fate(webhook, receipt)
         _log(webhook, receipt, fate, time.monotonic() - begin)
+        if self._tracing.is_on:
+            self._trace(webhook, receipt, fate, begun_at)
         return fate
+
+    def _trace(self, webhook: Webhook, receipt: Receipt, fate: Fate, begin: int) -> None:
+        attributes = {
+            "imagegen.job.id": webhook.job_id,
+            "imagegen.webhook.event": webhook.event.value,
+            "imagegen.webhook.attempt": webhook.attempt,
+            "imagegen.webhook.outcome": fate.state.value,
+            "server.address": webhook.receiver,
+            **({} if receipt.status is None else {"http.response.status_code": receipt.status}),
+        }
+        error = "" if receipt.is_accepted else receipt.error
+        span = Span("webhook", begin, time.time_ns(), attributes, "client", error)
+        with suppress(ValidationError):
+            self._tracing.tell(span, webhook.snapshot().job.traceparent)
 
 
 def _log(webhook: Webhook, receipt: Receipt, fate: Fate, seconds: float) -> None:

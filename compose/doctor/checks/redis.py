@@ -31,7 +31,12 @@ def look(here: Surroundings) -> Iterator[Finding]:
         yield warning(
             f"{place} does not let this user ask how it is (INFO).", "Allow its user +info to have it checked."
         )
-    except redis.exceptions.RedisError:
+    except redis.exceptions.RedisError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            yield problem(
+                f"{place} shows a certificate that is not trusted here.", "Name its authority with SD_CA_FILE."
+            )
+            return
         yield problem(
             f"{place} does not answer.",
             "Start it, or correct SD_REDIS_URL."

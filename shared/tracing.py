@@ -1,0 +1,173 @@
+"""Traces for OpenTelemetry: where the time of a request went, through every process. Off unless the operator wants it.
+
+The context of a request travels in the record of its job: a message would not do, because jobs are also taken from the
+line without theirs, put back in line, and told of in webhooks.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from shared.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span as LiveSpan
+
+#: The standard variables that turn it on; the others of OpenTelemetry are read by its own library.
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+_current: ContextVar[str] = ContextVar("traceparent", default="")
+
+
+def current() -> str:
+    """The context of what this task does now, as a `traceparent` header has it; '' for none."""
+    return _current.get()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Something that is over. Times are in nanoseconds since 1970."""
+
+    name: str
+    begin: int
+    end: int
+    attributes: Mapping[str, str | int | float] = field(default_factory=dict)
+    kind: Literal["internal", "consumer", "client"] = "internal"
+    error: str = ""
+    """What it failed with; '' where it did not."""
+    parts: tuple["Span", ...] = ()
+
+
+class Request(Protocol):
+    """A request that is being answered."""
+
+    def answered(self, method: str, route: str, status: int, job_id: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Tracing(Protocol):
+    is_on: bool
+
+    def request(self, traceparent: str) -> Request:
+        """One begins, for a caller that may have a trace of its own ('' for none); `current` is its context until it
+        ends."""
+        ...
+
+    def tell(self, span: Span, traceparent: str) -> None:
+        """Of something that was part of what has this context, or of nothing ('')."""
+        ...
+
+    def close(self) -> None:
+        """Send what is left. Blocks, but not for ever."""
+        ...
+
+
+class Untraced:
+    is_on = False
+
+    def request(self, _: str) -> Request:
+        return self
+
+    def answered(self, *_: object) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+    def tell(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+#: Begins to send traces, in the process that calls it and no other: what sends is a thread.
+Start = Callable[[], Tracing]
+
+
+def start(service: str, environ: Mapping[str, str]) -> Tracing:
+    """Raises ConfigurationError where traces are wanted and cannot be sent."""
+    wanted = [name for name in ENDPOINTS if environ.get(name)]
+    if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Untraced()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise ConfigurationError(
+            f"{wanted[0]} is set, but what sends traces is not installed: pip install 'imagegen[tracing]'."
+        ) from None
+    # What is named here would win over the variable.
+    name = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
+    provider = TracerProvider(resource=Resource.create(name))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Traced(provider)
+
+
+class Traced:
+    is_on = True
+
+    def __init__(self, provider: "TracerProvider") -> None:
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer("imagegen")
+        self._contexts = TraceContextTextMapPropagator()
+        self._kinds = {"internal": SpanKind.INTERNAL, "consumer": SpanKind.CONSUMER, "client": SpanKind.CLIENT}
+        self._server = SpanKind.SERVER
+
+    def request(self, traceparent: str) -> Request:
+        context = self._contexts.extract({"traceparent": traceparent})
+        span = self._tracer.start_span("request", context, self._server)
+        return _LiveRequest(span, self._traceparent(span))
+
+    def tell(self, span: Span, traceparent: str) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        context = self._contexts.extract({"traceparent": traceparent})
+        told = self._tracer.start_span(
+            span.name, context, self._kinds[span.kind], dict(span.attributes), start_time=span.begin
+        )
+        if span.error:
+            told.set_status(Status(StatusCode.ERROR, span.error))
+        for part in span.parts:
+            self.tell(part, self._traceparent(told))
+        told.end(span.end)
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+    def _traceparent(self, span: "LiveSpan") -> str:
+        from opentelemetry.trace import set_span_in_context
+
+        carrier: dict[str, str] = {}
+        self._contexts.inject(carrier, set_span_in_context(span))
+        return carrier["traceparent"]
+
+
+class _LiveRequest:
+    def __init__(self, span: "LiveSpan", traceparent: str) -> None:
+        self._span = span
+        self._token = _current.set(traceparent)
+
+    def answered(self, method: str, route: str, status: int, job_id: str) -> None:
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.update_name(f"{method} {route}")
+        self._span.set_attributes(
+            {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+        )
+        if job_id:
+            self._span.set_attribute("imagegen.job.id", job_id)
+        if status >= 500:
+            self._span.set_status(Status(StatusCode.ERROR))
+
+    def end(self) -> None:
+        _current.reset(self._token)
+        self._span.end()
