@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.errors import InvalidImage, StorageUnavailable
+from shared.errors import InvalidImage, StorageFull, StorageUnavailable
 from shared.headers import read_header
 from shared.inputs import InputStore
 from shared.schemas import Image, Job
@@ -81,6 +81,21 @@ class ImageStore:
             bytes=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
         )
+
+    def copy(self, made: Job, job: Job) -> bool:
+        """Give a job the pictures of one that asked for the very same.
+
+        False where one is gone or is not what was recorded, or there is no room for it: raises nothing.
+        """
+        try:
+            for image in made.images:
+                data = self.read(made, image)
+                if data is None:
+                    return False
+                self.save(job, image.index, data)
+        except (StorageFull, StorageUnavailable):
+            return False
+        return True
 
     def discard(self, job: Job) -> None:
         """Remove pictures that no record will ever name. What cannot be removed now is found by the housekeeper."""

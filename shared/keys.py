@@ -92,6 +92,10 @@ class Keys:
         """The job that a repeated request gets."""
         return f"{self.prefix}repeat:{name}"
 
+    def twin(self, cause: str) -> str:
+        """The job that made the pictures of an exact repeat."""
+        return f"{self.prefix}twin:{cause}"
+
     def rate(self, account: str) -> str:
         """Until when somebody has used up its share of requests."""
         return f"{self.prefix}rate:{account}"

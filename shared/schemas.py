@@ -325,6 +325,8 @@ class Job(Frozen):
     timings: Timings = Timings()
     base_url: str = ""
     """What links to its pictures begin with in webhooks; no slash at the end."""
+    reused_from: str | None = None
+    """The job that its pictures were made for, where they were not made anew (see SD_REUSE_PICTURES)."""
     traceparent: str = ""
     """Context of the request that made it, where requests are traced (shared.tracing)."""
     providers: tuple[Provider, ...] = ()
@@ -366,8 +368,9 @@ class Job(Frozen):
 
     @property
     def work_ms(self) -> int | None:
-        """How long a worker was busy with it, or its share where it was done with others; None unless it succeeded."""
-        if self.state is not State.SUCCEEDED or self.run_ms is None:
+        """How long a worker was busy with it, or its share where it was done with others; None unless its pictures
+        were made, and for it."""
+        if self.state is not State.SUCCEEDED or self.run_ms is None or self.reused_from is not None:
             return None
         own = self.request.num_images
         return self.run_ms * own // (self.timings.batch_size or own)
@@ -380,9 +383,11 @@ class Job(Frozen):
         """The same job with these warnings beside those that it has, each of them once."""
         return self.model_copy(update={"warnings": tuple(dict.fromkeys((*self.warnings, *warnings)))})
 
-    def succeed(self, images: tuple[Image, ...], timings: Timings, now: datetime) -> Self:
+    def succeed(
+        self, images: tuple[Image, ...], timings: Timings, now: datetime, reused_from: str | None = None
+    ) -> Self:
         spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})
-        return self._end(State.SUCCEEDED, now, images=images, timings=spent)
+        return self._end(State.SUCCEEDED, now, images=images, timings=spent, reused_from=reused_from)
 
     def fail(self, error: JobError, now: datetime) -> Self:
         return self._end(State.FAILED, now, error=error)

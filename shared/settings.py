@@ -199,6 +199,9 @@ class WorkerSettings(Settings):
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
     """Most pictures that are rendered in one go: those of one job, and of jobs in line that have the same size and
     options. A job that is alone in line waits for nobody."""
+    reuse_pictures: bool = False
+    """Whether an exact repeat, which is the same request of the same key with the same seed, is answered with the
+    pictures that the same local model made of it before. `reused_from` of the job tells so."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8

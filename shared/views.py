@@ -66,6 +66,7 @@ EXAMPLE: JsonValue = {
         "step_ms": 19.3,
         "batch_size": None,
     },
+    "reused_from": None,
     "providers": [],
     "webhook": None,
     "links": {
@@ -123,6 +124,9 @@ class JobView(BaseModel):
     error: JobError | None
     warnings: list[str]
     timings: Timings
+    reused_from: str | None = Field(
+        description="The job that its pictures were made for, where they were not made anew"
+    )
     providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each picture")
     webhook: WebhookView | None
     links: dict[str, str]
@@ -172,6 +176,7 @@ def job_view(
         error=job.error,
         warnings=list(job.warnings),
         timings=job.timings,
+        reused_from=job.reused_from,
         providers=_providers(job),
         webhook=_webhook(snapshot),
         links={"self": path, "events": f"{path}/events"},

@@ -17,8 +17,9 @@ from shared.settings import WorkerSettings
 from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
 from shared.tracing import Span, Start, Tracing
+from shared.twins import Twins
 from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend, Housed, Metered, Placed
+from worker.backends.base import Backend, Housed, Metered, Placed, Repeatable
 from worker.download_report import DownloadReport
 from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
@@ -27,6 +28,7 @@ from worker.loading import load_backend
 from worker.models.plans import OnProgress
 from worker.models.sources import FIELDS
 from worker.pictures import Encoder
+from worker.repeats import RedisRepeats, lifetime
 from worker.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Child:
             max_pixels=settings.max_pixels,
             max_image_pixels=settings.max_image_pixels,
             max_batch_size=settings.max_batch_size,
+            repeats=_repeats(settings, store, ledger, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=AtOnce() if isinstance(backend, Metered) else Beside(),
             tracing=tracing,
@@ -120,6 +123,14 @@ class Child:
             (self._running.append if begins else self._running.remove)(job_id)
             first = self._running[0] if self._running else None
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
+
+
+def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backend: Backend) -> RedisRepeats | None:
+    """None where the operator wants every picture made anew, and where models may change behind a name."""
+    if not (settings.reuse_pictures and isinstance(backend, Repeatable)):
+        return None
+    kept = lifetime(settings.output_retention_days, settings.job_retention_days)
+    return RedisRepeats(store, Twins(settings.redis_prefix), ledger, backend.identity, kept)
 
 
 def _tell_credits(backend: Metered, heartbeat: Heartbeat) -> None:

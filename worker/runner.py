@@ -66,6 +66,18 @@ class Ledger(Protocol):
     def open_line(self, job: Job) -> AbstractContextManager[Line]: ...
 
 
+class Repeats(Protocol):
+    """Jobs whose pictures can be given again."""
+
+    def find(self, job: Job) -> Job | None:
+        """One that ended well, and whose pictures are those that this one would get."""
+        ...
+
+    def remember(self, job: Job) -> None:
+        """One that has ended."""
+        ...
+
+
 @dataclass(eq=False)
 class Rendering:
     """A job of this worker's, and what came of rendering it."""
@@ -95,6 +107,8 @@ class Runner:
     """Of a picture that came with a request."""
     max_batch_size: int = 1
     """Most pictures, of jobs that are alike, to render in one go."""
+    repeats: Repeats | None = None
+    """None makes every picture anew."""
     finish: Finishing = field(default_factory=AtOnce)
     tracing: Tracing = field(default_factory=Untraced)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -116,16 +130,13 @@ class Runner:
         started = self._claim(job)
         if started is None:
             return
-        if images := self.images.made(started) if started.attempt > 1 else None:
-            self._record(started, started.succeed(images, Timings(), self.now()))
-            return
         with ExitStack() as lines:
             renderings = [self._rendering(job, lines) for job in (started, *self._mates(started))]
             self._render(renderings)
             self.finish([partial(self._conclude, each) for each in renderings], lines.pop_all().close)
 
     def _claim(self, job: Job) -> Job | None:
-        """The job as this worker's, unless somebody else was faster or it cannot be done."""
+        """The job as this worker's, unless somebody else was faster, it cannot be done, or its pictures are there."""
         if job.is_overdue(self.now()):
             self._refuse(job, JobError.of(DeadlinePassed()))
             return None
@@ -139,7 +150,8 @@ class Runner:
         except (InvalidImage, StorageUnavailable) as error:
             self._refuse(job, JobError.of(error))
             return None
-        return self._start(job, input_size)
+        started = self._start(job, input_size)
+        return None if started is None or self._is_made(started) else started
 
     def _mates(self, job: Job) -> list[Job]:
         """Jobs that wait and can be rendered in one go with this one, now this worker's too. None is waited for.
@@ -181,6 +193,17 @@ class Runner:
         told = job.warnings if job.attempt else warnings
         started = started.model_copy(update={"request": request, "warnings": told})
         return started if self.ledger.move(job, started) else None
+
+    def _is_made(self, job: Job) -> bool:
+        """Whether its pictures are there, and so it is done: an attempt before this one made them, or a job like it."""
+        if images := self.images.made(job) if job.attempt > 1 else None:
+            self._record(job, job.succeed(images, Timings(), self.now()))
+            return True
+        twin = self.repeats.find(job) if self.repeats else None
+        if twin is None or not self.images.copy(twin, job):
+            return False
+        self._record(job, job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings))
+        return True
 
     def _rendering(self, job: Job, lines: ExitStack) -> Rendering:
         line = lines.enter_context(self.ledger.open_line(job))
@@ -264,6 +287,8 @@ class Runner:
             self.images.inputs.discard(job)
         if recorded and not ended.images:
             self.images.discard(job)
+        if recorded and self.repeats:
+            self.repeats.remember(ended)
         outcome = ended.error.code if ended.error else ended.state
         spent = ended.timings.total_ms
         logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", spent, extra={"job_id": job.id})

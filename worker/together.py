@@ -10,7 +10,7 @@ from worker.backends.base import Step, Watch
 #: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
 #: nobody has thought of here.
 _OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images"})
-_NOT_OF_THE_PICTURE = frozenset(
+NOT_OF_THE_PICTURE = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
     | {"webhook_url", "webhook_events", "webhook_inline_images"}
 )
@@ -20,7 +20,7 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     """Whether resolved requests can be rendered in one go. Those that come with pictures are made alone."""
     if first.image or second.image:
         return False
-    fields = GenerationRequest.model_fields.keys() - _OWN - _NOT_OF_THE_PICTURE
+    fields = GenerationRequest.model_fields.keys() - _OWN - NOT_OF_THE_PICTURE
     return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 

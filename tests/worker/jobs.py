@@ -37,13 +37,6 @@ def made(stack: Stack, **request: Any) -> dict[str, Any]:
     return job
 
 
-def finished(stack: Stack, job_id: str) -> dict[str, Any]:
-    """The job once it has ended."""
-    with stack.api.events(job_id) as events:
-        next(event for event in events if event.type == "done")
-    return seen(stack, job_id)
-
-
 def seen(stack: Stack, job_id: str) -> dict[str, Any]:
     """The job as it is now."""
     job: dict[str, Any] = stack.api.get(f"/api/jobs/{job_id}").json()

@@ -124,6 +124,16 @@ class Batching(Protocol):
 
 
 @runtime_checkable
+class Repeatable(Protocol):
+    """A backend that gives the same pictures again for the same request."""
+
+    @property
+    def identity(self) -> str:
+        """Another one where pictures may come out otherwise: it tells the model from others, and how it runs."""
+        ...
+
+
+@runtime_checkable
 class Placed(Protocol):
     """A backend that chooses how much of its model is on the device."""
 

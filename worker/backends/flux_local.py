@@ -31,6 +31,7 @@ from worker.backends.pipeline import (
 )
 from worker.backends.placement import Placement, choose, free_bytes, place, sizes_of
 from worker.backends.safety import CHECKED, OFF, SafetyChecker
+from worker.models.identity import identity
 from worker.models.sources import Model
 
 logger = logging.getLogger(__name__)
@@ -61,15 +62,18 @@ class Options:
 class FluxLocal:
     """Not thread-safe: one job at a time, as the worker has it."""
 
-    def __init__(self, pipe: Any, model: str, device: torch.device, checker: SafetyChecker | None, cloud: bool) -> None:
+    def __init__(
+        self, pipe: Any, model: Model, device: torch.device, checker: SafetyChecker | None, cloud: bool
+    ) -> None:
         sizes, free = sizes_of(pipe), free_bytes(device)
         placed = choose(sizes, free)
         place(pipe, placed, device)
         room = "" if free is None else f", {free / 1e9:.1f} GB are free"
-        logger.info("%s: %s; its parts take %.1f GB%s", model, placed, sum(sizes.values()) / 1e9, room)
-        self.capabilities = _capabilities(pipe, model, checker)
+        logger.info("%s: %s; its parts take %.1f GB%s", model.name, placed, sum(sizes.values()) / 1e9, room)
+        self.capabilities = _capabilities(pipe, model.name, checker)
         self.device = str(device)
         self.dtype = name_of(pipe.transformer.dtype)
+        self.identity = identity([Path(model.location)], self.dtype, device, bool(checker))
         self.placement = str(placed)
         self._pipe = pipe
         self._device = device
@@ -100,7 +104,7 @@ class FluxLocal:
                 local_files_only=True,
             )
             pipe.set_progress_bar_config(disable=True)
-            return cls(pipe, model.name, device, checker, options.cloud)
+            return cls(pipe, model, device, checker, options.cloud)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error

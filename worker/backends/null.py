@@ -48,6 +48,7 @@ class Simulation(Frozen):
 class NullBackend:
     device = "none"
     dtype = "uint8"
+    identity = "stripes"
     capabilities = Capabilities(
         model="null",
         width=64,

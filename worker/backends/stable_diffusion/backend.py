@@ -28,6 +28,7 @@ from worker.backends.stable_diffusion.modes import mode_of
 from worker.backends.stable_diffusion.prompts import Prompts
 from worker.backends.stable_diffusion.rendering import Rendering, Subject
 from worker.backends.stable_diffusion.schedulers import SCHEDULERS
+from worker.models.identity import identity
 from worker.models.sources import STARTER, Model
 
 logger = logging.getLogger(__name__)
@@ -53,11 +54,18 @@ class StableDiffusion:
     """Not thread-safe: one job at a time, as the worker has it."""
 
     def __init__(
-        self, engine: Engine, capabilities: Capabilities, checker: SafetyChecker | None, loras: Loras, options: Options
+        self,
+        engine: Engine,
+        capabilities: Capabilities,
+        checker: SafetyChecker | None,
+        loras: Loras,
+        options: Options,
+        identity: str,
     ) -> None:
         self.capabilities = capabilities
         self.device = str(engine.device)
         self.dtype = name_of(engine.text.unet.dtype)
+        self.identity = identity
         self._engine = engine
         self._own_scheduler = engine.text.scheduler
         self._autoencoder = Autoencoder(engine.text.vae, faithful_previews=checker is None, is_xl=engine.is_xl)
@@ -82,7 +90,8 @@ class StableDiffusion:
         files = found_in(options.lora_dir) if options.lora_dir else {}
         safety = EXEMPT if exempt else CHECKED if checker else OFF
         capabilities = capabilities_of(engine, model, loras=tuple(files), safety=safety)
-        return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options)
+        told = identity([Path(model.location), *files.values()], engine.text.unet.dtype, device, bool(checker))
+        return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         canvas = Canvas.of(inputs, request.width or 0, request.height or 0)
