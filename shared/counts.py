@@ -107,13 +107,14 @@ IMAGES = Counter(
     ("backend", "withheld"),
     expected=(("false",), ("true",)),
 )
+REUSED = Counter("jobs_reused", "Jobs that were given pictures which had been made before", ("backend",))
 SENT = Counter(
     "webhook_attempts",
     "Attempts to send a webhook, by what came of it",
     ("outcome",),
     expected=(("delivered",), ("retried",), ("dropped",), ("dead",)),
 )
-COUNTERS = (ACCEPTED, ENDED, REQUEUED, IMAGES, SENT)
+COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT)
 
 WAIT = Histogram(
     "job_wait",
@@ -157,6 +158,9 @@ def of_move(old: Job, new: Job) -> list[Count]:
 
 
 def _of_making(job: Job) -> Iterator[Count]:
+    if job.reused_from is not None:
+        yield REUSED.add(job.backend)
+        return
     for withheld in (False, True):
         if made := sum(image.flagged is withheld for image in job.images):
             yield IMAGES.add(job.backend, str(withheld).lower(), count=made)

@@ -32,10 +32,10 @@ class Process:
     """A child process whose output is read line by line as it comes; in a session of its own, as is all it starts."""
 
     def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
-        """`settings` are all the SD_ variables it sees."""
+        """`settings` are all the SD_ and OTEL_ variables it sees."""
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
-        env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")} | settings
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
         self._popen = subprocess.Popen(
             command,
             env=env,

@@ -197,12 +197,12 @@ class Runner:
     def _is_made(self, job: Job) -> bool:
         """Whether its pictures are there, and so it is done: an attempt before this one made them, or a job like it."""
         if images := self.images.made(job) if job.attempt > 1 else None:
-            self._record(job, job.succeed(images, Timings(), self.now()))
+            self._record(job, job.succeed(images, Timings(), self.now()), Trail())
             return True
         twin = self.repeats.find(job) if self.repeats else None
         if twin is None or not self.images.copy(twin, job):
             return False
-        self._record(job, job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings))
+        self._record(job, job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings), Trail())
         return True
 
     def _rendering(self, job: Job, lines: ExitStack) -> Rendering:
@@ -255,11 +255,10 @@ class Runner:
         job, trail = rendering.job, rendering.trail
         with logs.about(job_id=job.id):
             ended = self._ended(rendering)
-            if ended is not None:
-                with trail.part("record"):
-                    self._record(job, ended)
-        if self.tracing.is_on:
-            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
+            if ended is None:
+                self._trace(job, None, trail)
+            else:
+                self._record(job, ended, trail)
 
     def _ended(self, rendering: Rendering) -> Job | None:
         """None where the job is, or will be, somebody else's."""
@@ -281,8 +280,14 @@ class Runner:
             ended = job.fail(JobError.of(InternalError()), self.now())
         return ended.warned(rendering.follower.warnings)
 
-    def _record(self, job: Job, ended: Job) -> None:
-        recorded = self.ledger.move(job, ended)
+    def _trace(self, job: Job, ended: Job | None, trail: Trail) -> None:
+        if self.tracing.is_on:
+            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
+
+    def _record(self, job: Job, ended: Job, trail: Trail) -> None:
+        with trail.part("record"):
+            recorded = self.ledger.move(job, ended)
+        self._trace(job, ended, trail)
         if recorded:
             self.images.inputs.discard(job)
         if recorded and not ended.images:

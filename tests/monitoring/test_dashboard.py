@@ -1,5 +1,6 @@
 """The dashboard and the alerts, against what a deployment tells."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -73,6 +74,15 @@ def test_every_query_of_the_dashboard_is_answered(scraped: Prometheus) -> None:
     unanswered = [(title, query) for title, query, _ in queries() if not scraped.query(query)]
 
     assert not unanswered
+
+
+@real
+def test_the_choice_of_backends_is_those_that_there_are(scraped: Prometheus) -> None:
+    (variable,) = dashboard()["templating"]["list"]
+    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
+
+    assert {"flux-api", "null"} <= set(scraped.ask(f"label/{label}/values", **{"match[]": metric}))
+    assert variable["name"] == label == "backend"
 
 
 @real

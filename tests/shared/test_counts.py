@@ -5,7 +5,23 @@ from typing import Any
 
 import pytest
 
-from shared.counts import ACCEPTED, ENCODE, ENDED, IMAGES, REQUEUED, RUN, STEP, WAIT, Counts, Distribution, Histogram
+from shared.counts import (
+    ACCEPTED,
+    ENCODE,
+    ENDED,
+    IMAGES,
+    REQUEUED,
+    REUSED,
+    RUN,
+    SENT,
+    STEP,
+    WAIT,
+    Counts,
+    Distribution,
+    Histogram,
+    of_attempt,
+)
+from shared.deliveries import DeliveryState
 from shared.errors import OutOfMemory
 from shared.figures import Figures, figures
 from shared.jobs import Ceiling, Outcome
@@ -100,6 +116,16 @@ def test_pictures_that_were_found_finished_tell_no_time(records: Records) -> Non
     assert told(records).counts.of(IMAGES) == {("null", "false"): 1}
 
 
+def test_pictures_that_are_given_again_are_not_counted_again(records: Records) -> None:
+    running = records.started()
+    moved(records, running, running.succeed((image(0),), Timings(), LATER, reused_from="another"))
+
+    counts = told(records).counts
+
+    assert counts.of(REUSED) == counts.of(ACCEPTED) == {("null",): 1}
+    assert not counts.of(IMAGES)
+
+
 def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> None:
     first = records.accepted(priority=Priority.LOW)
     records.accepted(priority=Priority.HIGH)
@@ -110,6 +136,10 @@ def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> N
     assert abs(seen.waiting_since[Backend.NULL].timestamp() * 1000 - (int(first.id.replace("-", ""), 16) >> 80)) < 1
     assert seen.running == {Backend.SD: 0, Backend.FLUX_LOCAL: 0, Backend.FLUX_API: 0, Backend.NULL: 1}
     assert set(seen.waiting_since) == {Backend.NULL}
+
+
+def test_every_way_in_which_an_attempt_can_end_is_told_before_it_occurs() -> None:
+    assert {of_attempt(state) for state in DeliveryState} == {SENT.add(*values) for values in SENT.expected}
 
 
 def test_buckets_may_change_without_losing_what_was_counted() -> None:

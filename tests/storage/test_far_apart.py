@@ -89,12 +89,14 @@ def test_old_pictures_go_from_the_bucket_and_what_others_keep_there_stays(far: S
 
 
 def test_pictures_are_pruned_by_hand(far: Stack, s3: S3Server) -> None:
-    far.api.post("/api/txt2img", {"prompt": "x"})
+    job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
 
-    told = far.run([sys.executable, "-m", "compose.cli", "prune", "--older-than", "1h", "--dry-run"])
+    told = far.run([sys.executable, "-m", "compose.cli", "prune", "--older-than", "0h"])
 
-    assert told.wait() == 0
-    assert "Would remove 0 jobs and 0 files" in told.output
+    assert told.wait() == 0, told.output
+    assert "Removed" in told.output
+    assert job["id"] not in {file.job_id for file in images_of(far, s3).files()}
+    assert far.api.get(f"{job['links']['self']}/images/0").status_code == 404
 
 
 def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_rendering_again(

@@ -11,7 +11,7 @@ import sys
 from tools.docker_smoke.checks import Failed, check, run, timed
 from tools.docker_smoke.faults import deaths, restarts
 from tools.docker_smoke.images import images
-from tools.docker_smoke.rules import flower_rules, hardened, redis_rules, refusals
+from tools.docker_smoke.rules import flower_rules, hardened, metrics_rules, redis_rules, refusals
 from tools.docker_smoke.stack import Stack, call
 
 API = "iti-image-generation"
@@ -33,6 +33,7 @@ def main() -> None:
         hardened(stack)
         redis_rules(stack)
         flower_rules()
+        metrics_rules()
         restarts(stack, deaths(stack))
     except Failed as failed:
         print(f"\n{failed}\n\n{stack.compose('logs', '--tail', '15')}")

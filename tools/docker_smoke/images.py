@@ -16,6 +16,8 @@ from tools.docker_smoke.checks import ROOT, check, inspect, run, timed
 from tools.docker_smoke.stack import CANARY
 
 BASE = "python:3.11-slim-bookworm"
+#: What the published python:3.11-slim-bookworm leaves of 250 MB; a base that was prepared by hand may be larger.
+MOST_ADDED = 110e6
 IMAGES = {
     "imagegen-api": ("Dockerfile.api",),
     "imagegen-worker-slim": ("Dockerfile.worker", "--target", "slim"),
@@ -38,7 +40,10 @@ def images(options: argparse.Namespace) -> None:
         print(f"  ...   {image}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of it above the Python base")
         check(inspect(image, ".Config.User") == "10001:10001", f"{image} does not run as root")
         check(not holds_canary(image), f"{image} holds no secret and no file that is not the service's, in no layer")
-    check(int(inspect("imagegen-api", ".Size")) < 250e6, "the API's image is smaller than 250 MB")
+    added = int(inspect("imagegen-api", ".Size")) - base
+    check(
+        added < MOST_ADDED, "the API's image is smaller than 250 MB on the base it names", f"adds {added / 1e6:.0f} MB"
+    )
     for image in ("imagegen-api", "imagegen-worker-slim"):
         run("docker", "run", "--rm", image, "python3", "-c", "import torch", fails=True)
         check(True, f"{image} has no torch")

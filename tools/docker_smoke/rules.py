@@ -3,7 +3,7 @@
 import http.client
 
 from tools.docker_smoke.checks import check, inspect, run, until
-from tools.docker_smoke.stack import CANARY, Stack
+from tools.docker_smoke.stack import CANARY, Stack, call
 
 SERVICES = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
 WRITABLE = {"/app/outputs", "/app/models", "/data", "/tmp"}  # noqa: S108 - places in containers
@@ -49,6 +49,17 @@ def redis_rules(stack: Stack) -> None:
     lines = run("docker", "exec", redis, "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; true")
     check(CANARY not in lines, "no command line shows it")
     check(inspect(redis, "json .HostConfig.PortBindings") in ("{}", "null"), "redis is published nowhere")
+
+
+def metrics_rules() -> None:
+    _, answer = call("GET", "/metrics")
+    told = answer.decode().splitlines()
+    ready = 'imagegen_workers{backend="sd",state="ready"} 2.0'
+    check(ready in told, "/metrics tells of both workers of sd")
+    memory = [line for line in told if line.startswith('imagegen_device_memory_used_bytes{backend="sd",device="cpu"')]
+    check(len(memory) == 2, "and of the memory of their devices")
+    made = 'imagegen_jobs_total{backend="sd",code="",outcome="succeeded"} 1.0'
+    check(made in told, "and of the job that was made")
 
 
 def flower_rules() -> None:
