@@ -158,10 +158,7 @@ class Runner:
 
         A job that has cost a worker before is done alone: it may take others along.
         """
-        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
-            return []
-        room = min(self.max_batch_size, self.backend.most_together(job.request)) - job.request.num_images
-        mates: list[Job] = []
+        room, mates = self._room(job), list[Job]()
         for waiting in self.ledger.waiting(job.backend, LOOKED_AT) if room > 0 else ():
             if waiting.request.num_images <= room and self._goes_with(job, waiting):
                 mate = self._claim(waiting)
@@ -170,6 +167,17 @@ class Runner:
         if mates:
             self.ledger.started_together(mates)
         return mates
+
+    def _room(self, job: Job) -> int:
+        """How many pictures of other jobs fit in one go with this one's."""
+        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
+            return 0
+        try:
+            most = self.backend.most_together(job.request)
+        except Exception:
+            logger.exception("how many pictures fit in one go is not known; job %s is made alone", job.id)
+            return 0
+        return min(self.max_batch_size, most) - job.request.num_images
 
     def _goes_with(self, job: Job, waiting: Job) -> bool:
         own = self.backend.capabilities

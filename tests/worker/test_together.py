@@ -31,6 +31,14 @@ class Counting(NullBackend):
     fails: bool = False
     """Whether it cannot do several."""
 
+    is_lost: bool = False
+    """Whether it does not know how many it could do."""
+
+    def most_together(self, request: GenerationRequest) -> int:
+        if self.is_lost:
+            raise RuntimeError("the device does not answer")
+        return super().most_together(request)
+
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         self.goes.append(1)
         return super().generate(request, inputs, watch)
@@ -73,6 +81,15 @@ def test_jobs_that_are_alike_are_rendered_in_one_go(bench: Bench, backend: Count
 
     assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded"] * 3)
     assert [bench.read(job).timings.batch_size for job in jobs] == [3, 3, 3]
+
+
+def test_a_backend_that_cannot_tell_how_many_fit_makes_the_job_alone(bench: Bench, backend: Counting) -> None:
+    backend.is_lost = True
+    jobs = accepted(bench, {"seed": 1}, {"seed": 2})
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([1], ["succeeded", "queued"])
 
 
 def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, backend: Counting) -> None:
