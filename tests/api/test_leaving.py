@@ -12,6 +12,7 @@ from api.services import Services
 from shared.jobs import JobFilter
 from shared.settings import ApiSettings
 from shared.states import State
+from shared.tracing import Untraced
 
 BODY = json.dumps({"prompt": "x"}).encode()
 SCOPE = {
@@ -64,6 +65,6 @@ def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_p
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_leave(create_services(settings))
+            await call_and_leave(create_services(settings, Untraced()))
 
     asyncio.run(limited())
