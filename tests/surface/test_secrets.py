@@ -80,12 +80,14 @@ def test_nothing_that_is_published_has_any(whole: Whole) -> None:
 
 
 def test_no_refusal_echoes_any(whole: Whole) -> None:
+    refusals = whole.refusals
     told = {
-        f"{answer.request.method} {answer.request.url}": f"{answer.headers} {answer.text}" for answer in whole.refusals
+        f"{number}: {answer.request.method} {answer.request.url}": f"{answer.headers} {answer.text}"
+        for number, answer in enumerate(refusals)
     }
 
     assert found(told, SECRETS | PRIVATE) == []
-    assert {answer.status_code for answer in whole.refusals} >= {401, 402, 403, 404, 405, 415, 421, 422, 500, 502, 507}
+    assert {answer.status_code for answer in refusals} >= {401, 402, 403, 404, 405, 415, 421, 422, 500, 502, 507}
 
 
 def test_no_command_line_has_any(whole: Whole) -> None:
