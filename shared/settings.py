@@ -199,6 +199,14 @@ class WorkerSettings(Settings):
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
     """Most pictures that are rendered in one go: those of one job, and of jobs in line that have the same size and
     options. A job that is alone in line waits for nobody."""
+    optimize: Literal["off", "safe", "max"] = "safe"
+    """How sd saves time: safe renders several pictures in one go and remembers texts, which changes no pixel; max also
+    takes bfloat16 on CPUs that compute with it and SD_COMPILE_SIZES, which changes them a little; off does nothing."""
+    compile_sizes: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...], NoDecode, BeforeValidator(split)
+    ] = ()
+    """Sizes such as 1024x1024, comma-separated, that sd compiles its model for when it starts, with SD_OPTIMIZE=max.
+    Takes a minute or so, and a C++ compiler; all other sizes are made without."""
     reuse_pictures: bool = False
     """Whether an exact repeat, which is the same request of the same key with the same seed, is answered with the
     pictures that the same local model made of it before. `reused_from` of the job tells so."""

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -110,10 +111,12 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
     """What the parent does for the job of a child that was killed, or that must not keep the worker from ending."""
 
     rescues: list[Rescue] = []
+    workers: list[Any] = []
 
-    def on_setup(sender: str, **_: object) -> None:
+    def on_setup(sender: str, instance: Any, **_: object) -> None:
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
         rescues.append(Rescue.connected(settings, JobQueue(app), worker=sender))
+        workers.append(instance)
 
     def on_failure(task_id: str, exception: BaseException, **_: object) -> None:
         if isinstance(exception, TimeLimitExceeded | WorkerLostError):
@@ -127,10 +130,11 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
         timer.start()
 
     def hand_back() -> None:
-        for request in list(celery_state.active_requests):
-            rescues[0].child_leaves(request.id)
-            if request.worker_pid is not None:
-                os.kill(request.worker_pid, signal.SIGKILL)
+        # Also what Celery knows nothing of any more: a picture that is still on its way to where it is kept.
+        rescues[0].worker_leaves({request.id for request in list(celery_state.active_requests)})
+        for child in list(workers[0].pool._pool._pool):
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
 
     celeryd_after_setup.connect(on_setup, weak=False)
     task_failure.connect(on_failure, weak=False)

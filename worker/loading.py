@@ -44,6 +44,8 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Back
         safety_checker=_checker(settings, on_download),
         lora_dir=settings.lora_dir,
         max_batch_size=settings.max_batch_size,
+        optimize=settings.optimize,
+        compile_sizes=settings.compile_sizes,
         cloud=_has_cloud(settings),
     )
     return StableDiffusion.load(model, options)

@@ -1,6 +1,7 @@
 """What becomes of a job whose worker can no longer run it."""
 
 import logging
+from collections.abc import Set
 from datetime import datetime
 from typing import Self
 
@@ -70,9 +71,9 @@ class Rescue:
         for other in self._others():
             self.worker_lost(other, now)
 
-    def child_leaves(self, job_id: str) -> None:
-        """The process that was handed this job has to end."""
-        for each in {job_id, *self._others()}:
+    def worker_leaves(self, job_ids: Set[str]) -> None:
+        """The process that was handed these jobs has to end, whatever else it still has."""
+        for each in {*job_ids, *self._others()}:
             self.handed_back(each)
 
     def _others(self) -> list[str]:

@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 #: One is written when a process starts, so that what is not allowed is known before a picture is made.
 PROBE = ".imagegen"
-#: For what only looks whether somebody answers.
+#: For what only looks whether somebody answers, and for what another round of the housekeeper makes up for.
 PROBING = Patience(seconds=1, request_seconds=2)
+REMOVING = Patience(seconds=1, request_seconds=5)
 LINK_SECONDS = 300
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
@@ -51,7 +52,8 @@ class Bucket:
     store: S3Store
     patience: Patience
     probing: S3Store
-    """The same, of little patience."""
+    """The same, of little patience, as is `removing`."""
+    removing: S3Store
     links: S3Store | None
     """The same, by the address that clients know."""
     scratch: Path
@@ -60,10 +62,10 @@ class Bucket:
     @classmethod
     def at(cls, place: Place, scratch: Path, patience: Patience) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
-        store, probing = _opened(place, patience), _opened(place, PROBING)
+        store, probing, removing = (_opened(place, each) for each in (patience, PROBING, REMOVING))
         links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
         _require(probing)
-        return cls(store, patience, probing, links, scratch)
+        return cls(store, patience, probing, removing, links, scratch)
 
     def write(self, name: str, data: bytes) -> None:
         path = PurePosixPath(name)
@@ -87,20 +89,20 @@ class Bucket:
     def remove(self, names: Iterable[str]) -> None:
         if listed := list(names):
             with _translated():
-                obstore.delete(self.store, listed)
+                obstore.delete(self.removing, listed)
 
     def clear(self, folder: str) -> None:
-        self.remove([file.name for file in self._listed(folder)])
+        self.remove([file.name for file in self._listed(folder, self.removing)])
 
     def tidy(self) -> None:
         """There are no folders, only names."""
 
     def files(self) -> Iterator[File]:
-        return self._listed(None)
+        return self._listed(None, self.store)
 
     def folders(self, parent: str) -> Iterator[SubFolder]:
         found: dict[str, list[File]] = {}
-        for file in self._listed(parent):
+        for file in self._listed(parent, self.store):
             found.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
         for name, files in found.items():
             newest = max(file.modified_at for file in files)
@@ -137,9 +139,9 @@ class Bucket:
         with _translated():
             return await obstore.sign_async(self.links, "GET", name, timedelta(seconds=LINK_SECONDS))
 
-    def _listed(self, folder: str | None) -> Iterator[File]:
+    def _listed(self, folder: str | None, store: S3Store) -> Iterator[File]:
         with _translated():
-            for each in chain.from_iterable(obstore.list(self.store, folder, chunk_size=1000)):
+            for each in chain.from_iterable(obstore.list(store, folder, chunk_size=1000)):
                 yield File(each["path"], each["size"], each["last_modified"])
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -71,9 +72,8 @@ def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path
     try:
         for work in (
             lambda: bucket.write("b.png", b"x"),
-            lambda: bucket.read("a.png"),
             lambda: list(bucket.files()),
-            lambda: bucket.clear("inputs/x"),
+            lambda: bucket.remove(["a.png"]),
             lambda: asyncio.run(bucket.piece("a.png", 0, 1)),
         ):
             begin = time.monotonic()
@@ -132,6 +132,28 @@ def test_callers_are_told_to_come_back(redis_url: str, server: S3Server, tmp_pat
         server.create("callers")
 
         until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
+
+
+def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_storage(
+    redis_url: str, server: S3Server, tmp_path: Path
+) -> None:
+    settings = {"SD_OUTPUT_URL": server.create("leaving"), "SD_SHUTDOWN_GRACE_SECONDS": "1", **server.credentials}
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null", **settings) as stack:
+        worker, api = stack.start_worker("null"), stack.start_api()
+        body = {"prompt": "x", "metadata": {"simulate": {"seconds": 0.4}}}
+        job = api.post("/api/jobs", body).json()
+        server.stop()
+        try:
+            with api.events(job["id"]) as events:
+                next(event for event in events if event.type == "progress" and event.data["fraction"] == 1)
+            begin = time.monotonic()
+            worker.send(signal.SIGTERM)
+            worker.wait()
+        finally:
+            server.start()
+
+        assert time.monotonic() - begin < SOON
+        assert api.get(job["links"]["self"]).json()["state"] == "queued"
 
 
 def test_a_bucket_that_is_not_there_or_refuses_stops_the_start(server: S3Server, tmp_path: Path) -> None:

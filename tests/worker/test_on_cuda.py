@@ -99,3 +99,38 @@ def test_memory_that_really_ends_fails_one_job_and_no_other(tmp_path: Path) -> N
     assert after.watch.warnings == []
     assert after.watch.retired == []
     assert np.array_equal(after.pixels, before)
+
+
+def close(one: Any, other: Any) -> bool:
+    return bool(np.abs(one.pixels.astype(int) - other.pixels.astype(int)).mean() < 1)
+
+
+@pytest.mark.parametrize("pictures", [1, 4, 8])
+def test_pictures_made_in_one_go_are_those_that_are_made_alone(pictures: int, tmp_path: Path) -> None:
+    model = loaded(tiny.save_sdxl(tmp_path), device="cuda", max_batch_size=8)
+
+    together = draw(model, num_images=pictures)
+
+    assert together.counted == [(1, 2), (2, 2)]
+    for index, picture in enumerate(together.pictures):
+        # The device chooses how to compute by how many there are, and rounds accordingly.
+        assert close(picture, draw(model, seed=1 + index).pictures[0])
+
+
+def test_compiled_code_draws_the_same_and_is_used_for_its_sizes_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tiny.save_sd(tmp_path)
+    plain = loaded(folder, device="cuda")
+    try:
+        with caplog.at_level("INFO", "worker"):
+            model = loaded(folder, device="cuda", optimize="max", compile_sizes=("64x64",))
+        assert "compiled for 64x64" in caplog.text
+        compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        for size in ({}, {"num_images": 4}, {"width": 96, "height": 128}):
+            pairs = zip(draw(model, **size).pictures, draw(plain, **size).pictures, strict=True)
+            assert all(close(*pair) for pair in pairs)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
+    finally:
+        torch.compiler.set_stance("default")
+        torch.compiler.reset()

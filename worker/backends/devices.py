@@ -34,6 +34,12 @@ def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dty
     return half.get(device.type, torch.float32)
 
 
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; others only imitate it, which takes longer."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 def name_of(dtype: torch.dtype) -> str:
     """As settings have it: `float16`."""
     return str(dtype).removeprefix("torch.")

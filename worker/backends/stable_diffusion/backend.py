@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 
 from shared.capabilities import Capabilities
 from shared.devices import DeviceMemory
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Watch, Watches
-from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
+from worker.backends.devices import choose_device, choose_dtype, computes_bfloat16, memory_of, name_of
 from worker.backends.memory import Ladder, Room
 from worker.backends.pipeline import quieten_libraries
 from worker.backends.safety import CHECKED, OFF, PART, SafetyChecker
-from worker.backends.stable_diffusion import loading, prompts
+from worker.backends.stable_diffusion import compiling, loading, prompts
 from worker.backends.stable_diffusion.autoencoder import Autoencoder
 from worker.backends.stable_diffusion.canvas import Canvas
 from worker.backends.stable_diffusion.defaults import capabilities_of
 from worker.backends.stable_diffusion.loading import Engine
 from worker.backends.stable_diffusion.loras import Loras, found_in
 from worker.backends.stable_diffusion.modes import mode_of
-from worker.backends.stable_diffusion.prompts import Prompts
+from worker.backends.stable_diffusion.prompts import MOST_KEPT, Prompts
 from worker.backends.stable_diffusion.rendering import Rendering, Subject
 from worker.backends.stable_diffusion.schedulers import SCHEDULERS
 from worker.models.identity import identity
@@ -46,6 +47,10 @@ class Options:
     """Finds the checker for models that bring none; None checks nothing."""
     lora_dir: Path | None = None
     max_batch_size: int = 4
+    optimize: str = "safe"
+    """off, safe or max (see SD_OPTIMIZE)."""
+    compile_sizes: tuple[str, ...] = ()
+    """`WIDTHxHEIGHT`, to compile for where that is max."""
     cloud: bool = False
     """Whether callers whose pictures do not fit can be sent to flux-api."""
 
@@ -71,11 +76,12 @@ class StableDiffusion:
         self._autoencoder = Autoencoder(engine.text.vae, faithful_previews=checker is None, is_xl=engine.is_xl)
         self._checker = checker
         self._loras = loras
-        self._prompts = Prompts(is_xl=engine.is_xl)
+        self._prompts = Prompts(is_xl=engine.is_xl, most_kept=0 if options.optimize == "off" else MOST_KEPT)
+        self._exact = options.optimize != "max"
         self._room = Room(capabilities, cloud=options.cloud)
         # Apple's GPU may crash with more than one (diffusers' own notes on MPS). Inpainting models begin with a sample
         # of what is around the mask, for which diffusers takes the randomness of the first picture for all.
-        alone = engine.device.type == "mps" or engine.inpaint is not None
+        alone = engine.device.type == "mps" or engine.inpaint is not None or options.optimize == "off"
         self._batch_size = 1 if alone else options.max_batch_size
 
     @classmethod
@@ -83,14 +89,19 @@ class StableDiffusion:
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         device = choose_device(options.device)
-        engine = loading.load(model, device, choose_dtype(options.dtype, device, loading.HALF))
+        fast = options.optimize == "max"
+        half = {**loading.HALF, "cpu": torch.bfloat16} if fast and computes_bfloat16() else loading.HALF
+        engine = loading.load(model, device, choose_dtype(options.dtype, device, half))
         exempt = Path(model.location) == STARTER
         find = None if exempt else options.safety_checker
         checker = _checker(model, engine, find) if find else None
         files = found_in(options.lora_dir) if options.lora_dir else {}
         safety = EXEMPT if exempt else CHECKED if checker else OFF
         capabilities = capabilities_of(engine, model, loras=tuple(files), safety=safety)
-        told = identity([Path(model.location), *files.values()], engine.text.unet.dtype, device, bool(checker))
+        if fast and options.compile_sizes:
+            compiling.compile_for(engine, capabilities, options.compile_sizes, options.max_batch_size)
+        runs = (engine.text.unet.dtype, device, checker is not None, options.optimize, options.compile_sizes)
+        told = identity([Path(model.location), *files.values()], *runs)
         return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
@@ -154,6 +165,7 @@ class StableDiffusion:
             ladder,
             self._room,
             self.most_together(request),
+            self._exact,
         )
 
     def _scheduler(self, request: GenerationRequest) -> Any:

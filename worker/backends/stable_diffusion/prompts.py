@@ -23,7 +23,8 @@ class Prompts:
     What is remembered waits in main memory; the device's is for pictures.
     """
 
-    def __init__(self, *, is_xl: bool) -> None:
+    def __init__(self, *, is_xl: bool, most_kept: int = MOST_KEPT) -> None:
+        self._most_kept = most_kept
         self._names = ("prompt_embeds", "pooled_prompt_embeds") if is_xl else ("prompt_embeds",)
         self._loras: Sequence[Lora] = ()
         self._kept: OrderedDict[tuple[str, torch.dtype], Meaning] = OrderedDict()
@@ -58,7 +59,7 @@ class Prompts:
             meaning = _encoded(pipe, text)
             self._bytes += _size(meaning)
         self._kept[key] = meaning
-        while len(self._kept) > MOST_KEPT or self._bytes > MOST_BYTES_KEPT:
+        while len(self._kept) > self._most_kept or self._bytes > MOST_BYTES_KEPT:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return meaning
 

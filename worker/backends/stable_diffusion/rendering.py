@@ -48,6 +48,8 @@ class Rendering:
     room: Room
     batch_size: int
     """How many pictures are made at once."""
+    exact: bool = True
+    """Whether each of them must have the very pixels that it would have alone."""
 
     def pictures(self) -> Iterator[Pixels]:
         """One of each subject. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
@@ -81,7 +83,7 @@ class Rendering:
             tell(pipe, index, timestep, tensors)
             return {"latents": keeper.after_step(pipe, index, tensors["latents"])} if keeper else {}
 
-        with as_alone(mode.pipe.unet, len(subjects)):
+        with as_alone(mode.pipe.unet, len(subjects) if self.exact else 1):
             latents: torch.Tensor = mode.pipe(
                 **self._read(subjects),
                 num_inference_steps=mode.steps,
