@@ -7,6 +7,7 @@ goal, writes them as JSON, and exits with 1 when one misses.
 import argparse
 import importlib
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,8 @@ def main() -> int:
     if unknown := set(options.names) - set(MEASURES):
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
     os.environ.update(QUIET)
+    # Ends what was started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begin = time.monotonic()
     figures: list[Figure] = []
     for name in options.names or MEASURES:

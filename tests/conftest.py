@@ -6,7 +6,7 @@ import signal
 # Whoever ends the tests, also with `kill` or `timeout`, ends what they have started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 # Before anything imports torch: see worker.main.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 for name in [name for name in os.environ if name.startswith("SD_")]:
     del os.environ[name]
 

@@ -12,8 +12,9 @@ from shared.store import Operation, Store
 from worker.follower import JobCancelled, JobLost
 from worker.patience import patiently
 
-#: Progress goes out at most this often, and a silent job still asks this often whether it should stop.
-MIN_INTERVAL_SECONDS = 0.05
+#: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
+#: silent job still asks this often whether it should stop.
+MIN_INTERVAL_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 #: A job whose lease was renewed so lately is certainly still its worker's.
 SURE_SECONDS = LEASE_MS / 1000 / 4
@@ -121,15 +122,24 @@ class RedisLine:
     @property
     def due(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else BEAT_SECONDS)
+        return self._told_at + (MIN_INTERVAL_SECONDS if self._has_news else BEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
-        self._progress = progress
-        self._wake()
+        had_news, self._progress = self._has_news, progress
+        self._wake_for(had_news)
 
     def preview(self, preview_json: str) -> None:
-        self._preview = preview_json
-        self._wake()
+        had_news, self._preview = self._has_news, preview_json
+        self._wake_for(had_news)
+
+    @property
+    def _has_news(self) -> bool:
+        return bool(self._progress or self._preview)
+
+    def _wake_for(self, had_news: bool) -> None:
+        # Who has something to tell already is waited for: each time that the reporter wakes, the model waits.
+        if not had_news:
+            self._wake()
 
     def check(self) -> None:
         match self._verdict:
