@@ -28,7 +28,11 @@ class Crowd:
         self._end = time.monotonic() + self._seconds
         async with connections(self._url, POLLERS + 1) as pollers, connections(self._url, STREAMS) as streams:
             submitter = pollers.pop()
-            polls = [self._every(1 / POLLS_PER_SECOND, c, "GET", f"/api/jobs/{watched}") for c in pollers]
+            pause = 1 / POLLS_PER_SECOND
+            polls = [
+                self._every(pause, c, "GET", f"/api/jobs/{watched}", after=pause * number / POLLERS)
+                for number, c in enumerate(pollers)
+            ]
             submits = self._every(1 / SUBMITS_PER_SECOND, submitter, "POST", "/api/jobs", {"prompt": "x"})
             listening = [asyncio.create_task(self._listen(c, watched)) for c in streams]
             await asyncio.gather(submits, *polls)
@@ -43,7 +47,11 @@ class Crowd:
         async with connections(self._url, CLOSED_LOOP) as opened:
             await asyncio.gather(*(self._every(0, c, "GET", f"/api/jobs/{watched}") for c in opened))
 
-    async def _every(self, pause: float, connection: Connection, method: str, path: str, body: object = None) -> None:
+    async def _every(
+        self, pause: float, connection: Connection, method: str, path: str, body: object = None, after: float = 0
+    ) -> None:
+        # Clients that know nothing of each other do not all ask at the same moment.
+        await asyncio.sleep(after)
         while time.monotonic() < self._end:
             begin = time.perf_counter()
             try:

@@ -59,8 +59,12 @@ class Notes(Protocol):
 class Follower:
     """The Watch of one job."""
 
-    def __init__(self, job: Job, line: Line, notes: Notes, leaving: threading.Event, retiring: threading.Event) -> None:
+    def __init__(
+        self, job: Job, line: Line, notes: Notes, leaving: threading.Event, retiring: threading.Event, together: int = 1
+    ) -> None:
+        """`together` is how many jobs are rendered in the one go: their previews cost no more than those of one."""
         self.line = line
+        self._preview_seconds = PREVIEW_SECONDS * together
         self.warnings: list[str] = []
         """What there is to say of the job, whatever becomes of it."""
         self._job = job
@@ -101,7 +105,7 @@ class Follower:
         self.line.progress(
             Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=round(eta, 2))
         )
-        if step.preview is not None and now - self._last_preview >= PREVIEW_SECONDS:
+        if step.preview is not None and now - self._last_preview >= self._preview_seconds:
             self._last_preview = now
             previews = map(step.preview, range(self._job.request.num_images))
             if (preview := next((each for each in previews if each is not None), None)) is not None:

@@ -131,7 +131,8 @@ class Runner:
         if started is None:
             return
         with ExitStack() as lines:
-            renderings = [self._rendering(job, lines) for job in (started, *self._mates(started))]
+            jobs = [started, *self._mates(started)]
+            renderings = [self._rendering(job, lines, len(jobs)) for job in jobs]
             self._render(renderings)
             self.finish([partial(self._conclude, each) for each in renderings], lines.pop_all().close)
 
@@ -213,9 +214,9 @@ class Runner:
         self._record(job, job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings), Trail())
         return True
 
-    def _rendering(self, job: Job, lines: ExitStack) -> Rendering:
+    def _rendering(self, job: Job, lines: ExitStack, together: int) -> Rendering:
         line = lines.enter_context(self.ledger.open_line(job))
-        return Rendering(job, Follower(job, line, self.ledger, self.leaving, self.retiring))
+        return Rendering(job, Follower(job, line, self.ledger, self.leaving, self.retiring, together))
 
     def _render(self, renderings: Sequence[Rendering]) -> None:
         """Leave in each what came of it."""
