@@ -16,7 +16,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
         batched, one_by_one = queued(together, sizes), queued(alone, [])
         batched(), one_by_one()
         sizes.clear()
-        result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once")
+        result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once", turns=1)
     # A job tells how many were in its call: n of them are one call.
     calls = sum(1 / size for size in sizes) / (len(sizes) / JOBS)
     yield Figure(

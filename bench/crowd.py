@@ -25,16 +25,17 @@ class Crowd:
         self.spent: list[float] = []
 
     async def mixed(self, watched: str) -> None:
-        self._end = time.monotonic() + self._seconds
         async with connections(self._url, POLLERS + 1) as pollers, connections(self._url, STREAMS) as streams:
-            submitter = pollers.pop()
+            submitter, open_ = pollers.pop(), [asyncio.Event() for _ in streams]
+            listening = [asyncio.create_task(self._listen(c, watched, e)) for c, e in zip(streams, open_, strict=True)]
+            await asyncio.gather(*(event.wait() for event in open_))
+            self._end = time.monotonic() + self._seconds
             pause = 1 / POLLS_PER_SECOND
             polls = [
                 self._every(pause, c, "GET", f"/api/jobs/{watched}", after=pause * number / POLLERS)
                 for number, c in enumerate(pollers)
             ]
             submits = self._every(1 / SUBMITS_PER_SECOND, submitter, "POST", "/api/jobs", {"prompt": "x"})
-            listening = [asyncio.create_task(self._listen(c, watched)) for c in streams]
             await asyncio.gather(submits, *polls)
             for task in listening:
                 # One that has ended was hung up on: the job it follows still runs.
@@ -65,9 +66,9 @@ class Crowd:
             if pause:
                 await asyncio.sleep(max(0, pause - spent))
 
-    async def _listen(self, connection: Connection, watched: str) -> None:
+    async def _listen(self, connection: Connection, watched: str, is_open: asyncio.Event) -> None:
         async for _ in connection.events(f"/api/jobs/{watched}/events"):
-            pass
+            is_open.set()
 
 
 def measure(scale: Scale) -> Iterator[Figure]:

@@ -1,5 +1,6 @@
 """What a measurement results in, and how two things are measured against each other."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -56,10 +57,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things in the same rounds: ABAB in each, so that both have a twin to be compared with."""
+    """Two things in turns, ABAB, so that both have twins to be compared with.
 
-    ours: tuple[tuple[float, float], ...]
-    theirs: tuple[tuple[float, float], ...]
+    A round is one of each, or two of each where there is time for that.
+    """
+
+    ours: tuple[tuple[float, ...], ...]
+    theirs: tuple[tuple[float, ...], ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -71,27 +75,32 @@ class Comparison:
 
     @property
     def noise(self) -> float:
-        """The larger of both medians of |first / second - 1|: what a ratio of this run may be off by."""
-        return max(statistics.median(abs(a / b - 1) for a, b in pairs) for pairs in (self.ours, self.theirs))
+        """The larger of both medians of |one / the next - 1|: what a ratio of this run may be off by."""
+        return max(
+            statistics.median(abs(a / b - 1) for a, b in itertools.pairwise(itertools.chain(*rounds)))
+            for rounds in (self.ours, self.theirs)
+        )
 
     @property
     def our_median(self) -> float:
-        return statistics.median(value for pair in self.ours for value in pair)
+        return statistics.median(itertools.chain(*self.ours))
 
     @property
     def their_median(self) -> float:
-        return statistics.median(value for pair in self.theirs for value in pair)
+        return statistics.median(itertools.chain(*self.theirs))
 
 
-def compare(ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str) -> Comparison:
-    """Each call measures once and returns what it measured: seconds, or jobs per second."""
-    pairs_of_ours, pairs_of_theirs = [], []
+def compare(
+    ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str, turns: int = 2
+) -> Comparison:
+    """Each call measures once and returns what it measured: seconds, or jobs per second. A round has `turns`."""
+    all_ours, all_theirs = [], []
     for number in range(1, max(LEAST_ROUNDS, scale.rounds) + 1):
         scale.say(f"{what}: round {number} of {max(LEAST_ROUNDS, scale.rounds)}")
-        first, their_first, second, their_second = ours(), theirs(), ours(), theirs()
-        pairs_of_ours.append((first, second))
-        pairs_of_theirs.append((their_first, their_second))
-    return Comparison(tuple(pairs_of_ours), tuple(pairs_of_theirs))
+        measured = [(ours(), theirs()) for _ in range(turns)]
+        all_ours.append(tuple(our for our, _ in measured))
+        all_theirs.append(tuple(their for _, their in measured))
+    return Comparison(tuple(all_ours), tuple(all_theirs))
 
 
 def seconds_of(work: Callable[[], object], times: int = 1) -> float:

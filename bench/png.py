@@ -116,6 +116,7 @@ def _figures(kind: Kind, scale: Scale) -> Iterator[Figure]:
         lambda: seconds_of(lambda: by_pillow(kind.pixels)),
         scale,
         f"PNG, {kind.name}",
+        turns=2 if scale.thorough else 1,
     )
     yield Figure(
         f"PNG encode / Pillow, {kind.name}",

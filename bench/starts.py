@@ -64,7 +64,7 @@ def _first_picture(scale: Scale, redis_url: str, folder: Path) -> Figure:
             return spent
 
         ours(), bare()
-        result = compare(ours, bare, scale, "start to first picture beside a bare script")
+        result = compare(ours, bare, scale, "start to first picture beside a bare script", turns=1)
     return Figure(
         "worker start to first picture / bare script start to first picture",
         result.ratio,

@@ -89,7 +89,10 @@ class JobQueue:
 
     def message(self, job_id: str, backend: Backend, priority: Priority) -> QueuedMessage:
         queue = queue_for(backend)
-        task = self._app.amqp.as_task_v2(job_id, GENERATE, args=(job_id,), ignore_result=True)
+        # With its own words for the arguments: Celery takes a while to find the same ones.
+        task = self._app.amqp.as_task_v2(
+            job_id, GENERATE, args=(job_id,), ignore_result=True, argsrepr=f"({job_id!r},)", kwargsrepr="{}"
+        )
         content_type, content_encoding, body = dumps(task.body, serializer="json")
         step = _STEPS[priority]
         envelope = {

@@ -5,6 +5,8 @@ import signal
 
 # Whoever ends the tests, also with `kill` or `timeout`, ends what they have started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+# A shell has what it starts in the background ignore Ctrl-C, and what that starts ignores it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything imports torch: see worker.main.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 for name in [name for name in os.environ if name.startswith("SD_")]:

@@ -1,5 +1,6 @@
 """The record of jobs as a worker keeps it, in Redis."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +68,7 @@ class Reporter:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._lines: list[RedisLine] = []
+        self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -76,7 +78,7 @@ class Reporter:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="reporter", daemon=True)
                 self._thread.start()
-            self._changed.notify()
+        self.wake(line)
         try:
             yield
         finally:
@@ -84,9 +86,11 @@ class Reporter:
             with self._changed:
                 self._lines.remove(line)
 
-    def wake(self) -> None:
+    def wake(self, line: "RedisLine") -> None:
+        """If it would sleep for longer than the line may wait: each time that it wakes, the model waits."""
         with self._changed:
-            self._changed.notify()
+            if line.due < self._wakes_at:
+                self._changed.notify()
 
     def _serve(self) -> None:
         while True:
@@ -101,14 +105,14 @@ class Reporter:
                 due = [line for line in self._lines if line.due <= now]
                 if due:
                     return due
-                next_due = min((line.due for line in self._lines), default=None)
-                self._changed.wait(None if next_due is None else next_due - now)
+                self._wakes_at = min((line.due for line in self._lines), default=math.inf)
+                self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
 
 
 class RedisLine:
     """Only the latest progress counts: what is replaced before it could be told is never told."""
 
-    def __init__(self, store: Store, jobs: Jobs, job: Job, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, jobs: Jobs, job: Job, wake: Callable[["RedisLine"], None]) -> None:
         self._store = store
         self._jobs = jobs
         self._job = job
@@ -125,21 +129,16 @@ class RedisLine:
         return self._told_at + (MIN_INTERVAL_SECONDS if self._has_news else BEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
-        had_news, self._progress = self._has_news, progress
-        self._wake_for(had_news)
+        self._progress = progress
+        self._wake(self)
 
     def preview(self, preview_json: str) -> None:
-        had_news, self._preview = self._has_news, preview_json
-        self._wake_for(had_news)
+        self._preview = preview_json
+        self._wake(self)
 
     @property
     def _has_news(self) -> bool:
         return bool(self._progress or self._preview)
-
-    def _wake_for(self, had_news: bool) -> None:
-        # Who has something to tell already is waited for: each time that the reporter wakes, the model waits.
-        if not had_news:
-            self._wake()
 
     def check(self) -> None:
         match self._verdict:

@@ -15,7 +15,7 @@ from tests.stack import Api, Stack
 
 MEGABYTE = 1 << 20
 GIGABYTE = 1 << 30
-MOST_GROWTH = 20 * MEGABYTE
+MOST_GROWTH = 40 * MEGABYTE
 BOUNDARY = "boundary"
 FORM = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
 JSON = "Content-Type: application/json\r\n"

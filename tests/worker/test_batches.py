@@ -165,7 +165,7 @@ def test_a_text_is_read_once_and_gives_the_same_pixels_again(save: Any, tmp_path
 
 
 def test_only_so_many_texts_are_remembered(starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.backends.stable_diffusion.prompts.MOST_KEPT", 3)
+    monkeypatch.setattr(starter._prompts, "_most_kept", 3)
 
     for number in range(5):
         draw(starter, prompt=f"heart {number}", num_inference_steps=1)
