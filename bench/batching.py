@@ -19,13 +19,10 @@ def measure(scale: Scale) -> Iterator[Figure]:
         result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once", turns=1)
     # A job tells how many were in its call: n of them are one call.
     calls = sum(1 / size for size in sizes) / (len(sizes) / JOBS)
-    yield Figure(
+    yield result.figure(
         f"{JOBS} queued starter jobs, batch {BATCH} / one by one",
-        result.ratio,
-        goal=Goal(0.6),
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{result.our_median:.2f} s, one by one {result.their_median:.2f} s",
+        Goal(0.6),
+        f"{result.our_median:.2f} s, one by one {result.their_median:.2f} s",
     )
     yield Figure(f"pipeline calls for {JOBS} queued jobs, batch {BATCH}", calls, "calls", Goal(JOBS / BATCH))
 

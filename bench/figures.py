@@ -89,6 +89,9 @@ class Comparison:
     def their_median(self) -> float:
         return statistics.median(itertools.chain(*self.theirs))
 
+    def figure(self, name: str, goal: Goal | None, detail: str) -> Figure:
+        return Figure(name, self.ratio, goal=goal, rounds=self.ratios, noise=self.noise, detail=detail)
+
 
 def compare(
     ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str, turns: int = 2

@@ -24,13 +24,10 @@ def _klein_sized(scale: Scale) -> Figure:
         ask = caller(stack.api, body)
         ask()
         result = compare(lambda: seconds_of(ask, 2), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
-    return Figure(
+    return result.figure(
         "sync request at 1024x1024, model takes 570 ms / 570 ms",
-        result.ratio,
-        goal=Goal(1.05),
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{(result.our_median - KLEIN_SECONDS) * 1000:.1f} ms more",
+        Goal(1.05),
+        f"{(result.our_median - KLEIN_SECONDS) * 1000:.1f} ms more",
     )
 
 
@@ -48,13 +45,10 @@ def _starter(scale: Scale) -> Iterator[Figure]:
             )
         finally:
             bare.stop()
-    yield Figure(
+    yield result.figure(
         "sync request, starter model / bare script",
-        result.ratio,
-        goal=Goal(1.05),
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms",
+        Goal(1.05),
+        f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms",
     )
 
 

@@ -118,13 +118,10 @@ def _figures(kind: Kind, scale: Scale) -> Iterator[Figure]:
         f"PNG, {kind.name}",
         turns=2 if scale.thorough else 1,
     )
-    yield Figure(
+    yield result.figure(
         f"PNG encode / Pillow, {kind.name}",
-        result.ratio,
-        goal=Goal(kind.time_limit) if kind.time_limit is not None else None,
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{result.our_median * 1000:.1f} ms, Pillow {result.their_median * 1000:.1f} ms",
+        Goal(kind.time_limit) if kind.time_limit is not None else None,
+        f"{result.our_median * 1000:.1f} ms, Pillow {result.their_median * 1000:.1f} ms",
     )
     limit = Goal(kind.size_limit) if kind.size_limit is not None else None
     told = f"{len(ours) / 1000:.0f} kB, Pillow {len(pillow) / 1000:.0f} kB"

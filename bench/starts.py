@@ -65,11 +65,8 @@ def _first_picture(scale: Scale, redis_url: str, folder: Path) -> Figure:
 
         ours(), bare()
         result = compare(ours, bare, scale, "start to first picture beside a bare script", turns=1)
-    return Figure(
+    return result.figure(
         "worker start to first picture / bare script start to first picture",
-        result.ratio,
-        goal=Goal(1.15),
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{result.our_median:.2f} s, bare {result.their_median:.2f} s",
+        Goal(1.15),
+        f"{result.our_median:.2f} s, bare {result.their_median:.2f} s",
     )

@@ -24,13 +24,10 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
         jobs(), noops()
         result = compare(jobs, noops, scale, "jobs beside bare Celery tasks")
-    yield Figure(
+    yield result.figure(
         "jobs/s, HTTP submit to done / bare Celery round trips with results",
-        result.ratio,
-        goal=Goal(0.40, at_least=True),
-        rounds=result.ratios,
-        noise=result.noise,
-        detail=f"{result.our_median:.0f}/s, bare {result.their_median:.0f}/s",
+        Goal(0.40, at_least=True),
+        f"{result.our_median:.0f}/s, bare {result.their_median:.0f}/s",
     )
 
 

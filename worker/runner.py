@@ -161,10 +161,10 @@ class Runner:
         """
         room, mates = self._room(job), list[Job]()
         for waiting in self.ledger.waiting(job.backend, LOOKED_AT) if room > 0 else ():
-            if waiting.request.num_images <= room and self._goes_with(job, waiting):
-                mate = self._claim(waiting)
-                mates += [mate] if mate else []
-                room -= waiting.request.num_images
+            fits = waiting.request.num_images <= room and self._goes_with(job, waiting)
+            if fits and (mate := self._claim(waiting)) is not None:
+                mates.append(mate)
+                room -= mate.request.num_images
         if mates:
             self.ledger.started_together(mates)
         return mates

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,18 @@ def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, back
     assert backend.goes == [3, 1, 1, 1]
     for one, other in zip(together, alone, strict=True):
         assert np.array_equal(bench.pixels(one), bench.pixels(other))
+
+
+def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: Counting) -> None:
+    late = {"seed": 2, "num_images": 3, "deadline_seconds": 1}
+    jobs = accepted(bench, {"seed": 1}, late, {"seed": 5}, {"seed": 6})
+    images = ImageStore(Folder(bench.folder))
+    runner = Runner(backend, bench.ledger, images, Encoder("1"), "bench", max_batch_size=4)
+    runner.now = lambda: datetime.now(UTC) + timedelta(hours=1)
+
+    runner.run(jobs[0].id)
+
+    assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded", "failed", "succeeded", "succeeded"])
 
 
 def test_a_lone_job_waits_for_nobody(bench: Bench, backend: Counting) -> None:
