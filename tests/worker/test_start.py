@@ -1,15 +1,20 @@
 """What a worker's start looks like to who watches it."""
 
+import gc
 import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from shared.schemas import Backend
+from shared.settings import WorkerSettings
+from shared.store import Store, connect
 from tests.conftest import RED_HEART
 from tests.models.hub import hub_serving
 from tests.stack import Api, Stack
 from tests.worker.jobs import child_of, made
+from worker.loading import load_backend
 from worker.models.sources import STARTER
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
@@ -71,3 +76,11 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
     assert "downloading someone/starter-copy: " in last.output
     assert hub.url not in last.output
     assert TOKEN not in last.output
+
+
+def test_garbage_is_collected_once_the_engine_is_there(redis_url: str) -> None:
+    settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url)
+
+    load_backend(settings, Store(connect(redis_url)), lambda _: None)
+
+    assert gc.isenabled()
