@@ -27,6 +27,7 @@ from shared.queues import GENERATE, JobQueue, create_celery, queue_for
 from shared.schemas import Backend
 from shared.settings import WorkerSettings
 from worker.cloud import create_cloud_worker
+from worker.events import EventsTogether
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def create_local_worker(settings: WorkerSettings, traced: tracing.Start) -> Cele
         worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
+    app.steps["consumer"].add(EventsTogether)
     _serve_child(app, settings, traced)
     _rescue_jobs(app, settings)
     # Celery would do it in its own way otherwise.
