@@ -5,6 +5,7 @@ import json
 import ssl
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import parse_qsl
 
 from celery import Celery
@@ -39,6 +40,7 @@ class QueuedMessage:
     payload: str
 
 
+@cache
 def queue_for(backend: Backend) -> Queue:
     # A bare Queue(name) binds to the exchange `celery`: every pinned worker would share that one binding.
     name = f"generate.{backend}"

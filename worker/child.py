@@ -20,9 +20,11 @@ from shared.tracing import Span, Start, Tracing
 from shared.twins import Twins
 from shared.workers import WorkerRecord, Workers, WorkerState
 from worker.backends.base import Backend, Housed, Metered, Placed, Repeatable
+from worker.claims import Claims
 from worker.download_report import DownloadReport
 from worker.finishing import AtOnce, Beside
 from worker.heartbeat import Heartbeat
+from worker.inputs import Reader
 from worker.ledger import RedisLedger
 from worker.loading import load_backend
 from worker.models.plans import OnProgress
@@ -63,7 +65,7 @@ class Child:
         except BaseException:
             heartbeat.stop()
             raise
-        ledger = RedisLedger(store, Jobs(settings.redis_prefix))
+        ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend)
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         placement = backend.placement if isinstance(backend, Placed) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
@@ -71,15 +73,21 @@ class Child:
             heartbeat.measure(backend.memory)
         if isinstance(backend, Metered):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
-        runner = Runner(
+        images = ImageStore(home)
+        claims = Claims(
             backend,
             ledger,
-            ImageStore(home),
-            Encoder(version("imagegen")),
+            Reader(images.inputs, settings.max_image_pixels),
             worker=name,
             max_pixels=settings.max_pixels,
-            max_image_pixels=settings.max_image_pixels,
             max_batch_size=settings.max_batch_size,
+        )
+        runner = Runner(
+            backend,
+            claims,
+            ledger,
+            images,
+            Encoder(version("imagegen")),
             repeats=_repeats(settings, store, ledger, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=AtOnce() if isinstance(backend, Metered) else Beside(),

@@ -1,7 +1,7 @@
 """When jobs are ended: at once, or beside the rendering of those that come next."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
@@ -9,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 
 class Finishing(Protocol):
-    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
-        """See to it that each of `works` is done, then `after`."""
+    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
+        """See to it that `work` is done, then `after`."""
         ...
 
     def drain(self) -> None:
@@ -21,10 +21,9 @@ class Finishing(Protocol):
 class AtOnce:
     """Before the call returns; for jobs that run side by side anyway."""
 
-    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
         try:
-            for work in works:
-                work()
+            work()
         finally:
             after()
 
@@ -39,17 +38,17 @@ class Beside:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finishing")
         self._under_way: Future[None] | None = None
 
-    def __call__(self, works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
         self.drain()
-        self._under_way = self._thread.submit(_logged, works, after)
+        self._under_way = self._thread.submit(_logged, work, after)
 
     def drain(self) -> None:
         if self._under_way is not None:
             wait((self._under_way,))
 
 
-def _logged(works: Sequence[Callable[[], None]], after: Callable[[], None]) -> None:
+def _logged(work: Callable[[], None], after: Callable[[], None]) -> None:
     try:
-        AtOnce()(works, after)
+        AtOnce()(work, after)
     except Exception:
         logger.exception("a job could not be ended; its lease will lapse")

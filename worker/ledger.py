@@ -3,8 +3,9 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from shared.errors import StoreUnavailable
 from shared.jobs import LEASE_MS, Jobs, Verdict
@@ -22,10 +23,11 @@ SURE_SECONDS = LEASE_MS / 1000 / 4
 
 
 class RedisLedger:
-    def __init__(self, store: Store, jobs: Jobs) -> None:
+    def __init__(self, store: Store, jobs: Jobs, backend: Backend) -> None:
         self._store = store
         self._jobs = jobs
-        self._reporter = Reporter()
+        self._backend = backend
+        self._reporter = Reporter(store)
 
     def tell(self, news: Operation[bool]) -> None:
         """Record something that is not about a job."""
@@ -35,29 +37,33 @@ class RedisLedger:
         snapshot = patiently(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
-    def move(self, old: Job, new: Job) -> bool:
-        if patiently(lambda: self._store.run(self._jobs.move(old, new))):
-            return True
+    def look(self, job_id: str, most: int) -> tuple[Job | None, Sequence[Job]]:
+        operations: list[Operation[Any]] = [self._jobs.read(job_id)]
+        if most:
+            operations.append(self._jobs.waiting(self._backend, most))
+        snapshot, *others = patiently(lambda: self._store.run_all(operations))
+        return snapshot.job if snapshot else None, others[0] if others else ()
+
+    def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
+        moved = patiently(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
         # The answer to an attempt that did succeed may have been lost with the connection.
-        held = self.read(old.id)
-        return held is not None and held.model_copy(update={"providers": new.providers}) == new
+        return [done or self._is(new) for done, (_, new) in zip(moved, moves, strict=True)]
+
+    def _is(self, job: Job) -> bool:
+        held = self.read(job.id)
+        return held is not None and held.model_copy(update={"providers": job.providers}) == job
 
     def note(self, job: Job) -> bool:
         return patiently(lambda: self._store.run(self._jobs.note(job)))
 
-    def waiting(self, backend: Backend, most: int) -> tuple[Job, ...]:
-        # Nothing is lost where Redis does not answer: they are only what could be done at the same time.
-        with suppress(StoreUnavailable):
-            return self._store.run(self._jobs.waiting(backend, most))
-        return ()
-
     def started_together(self, jobs: Sequence[Job]) -> None:
+        # Nothing is lost where Redis does not answer: their messages do nothing when their turn comes.
         with suppress(StoreUnavailable):
             self._store.run(self._jobs.take_back(jobs))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:
-        line = RedisLine(self._store, self._jobs, job, self._reporter.wake)
+        line = RedisLine(self._jobs, job, self._reporter)
         with self._reporter.serving(line):
             yield line
 
@@ -65,7 +71,8 @@ class RedisLedger:
 class Reporter:
     """One thread that speaks for all open lines, so that rendering never waits for Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._changed = threading.Condition()
         self._lines: list[RedisLine] = []
         self._wakes_at = math.inf
@@ -92,10 +99,17 @@ class Reporter:
             if line.due < self._wakes_at:
                 self._changed.notify()
 
+    def report(self, lines: Sequence["RedisLine"]) -> None:
+        """Tell what there is to tell, and hear what is wanted. What cannot be told now is told with the next step."""
+        moment = _moment()
+        reports = [line.report() for line in lines]
+        with suppress(StoreUnavailable):
+            for line, verdict in zip(lines, self._store.run_all(reports), strict=True):
+                line.heard(verdict, moment)
+
     def _serve(self) -> None:
         while True:
-            for line in self._next():
-                line.report()
+            self.report(self._next())
 
     def _next(self) -> list["RedisLine"]:
         """The lines that have to report now, as soon as there is one."""
@@ -112,11 +126,10 @@ class Reporter:
 class RedisLine:
     """Only the latest progress counts: what is replaced before it could be told is never told."""
 
-    def __init__(self, store: Store, jobs: Jobs, job: Job, wake: Callable[["RedisLine"], None]) -> None:
-        self._store = store
+    def __init__(self, jobs: Jobs, job: Job, reporter: Reporter) -> None:
         self._jobs = jobs
         self._job = job
-        self._wake = wake
+        self._reporter = reporter
         self._progress: Progress | None = None
         self._preview = ""
         self._verdict = Verdict.GO_ON
@@ -130,11 +143,11 @@ class RedisLine:
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
-        self._wake(self)
+        self._reporter.wake(self)
 
     def preview(self, preview_json: str) -> None:
         self._preview = preview_json
-        self._wake(self)
+        self._reporter.wake(self)
 
     @property
     def _has_news(self) -> bool:
@@ -151,18 +164,18 @@ class RedisLine:
 
     def confirm(self) -> None:
         if max(now - before for now, before in zip(_moment(), self._sure_at, strict=True)) > SURE_SECONDS:
-            self.report()
+            self._reporter.report([self])
         self.check()
 
-    def report(self) -> None:
-        """Tell what there is to tell, and hear what is wanted. What cannot be told now is told with the next step."""
+    def report(self) -> Operation[Verdict]:
+        """What there is to tell; it counts as told."""
         progress, preview = self._progress, self._preview
         self._progress, self._preview = None, ""
         self._told_at = time.monotonic()
-        moment = _moment()
-        with suppress(StoreUnavailable):
-            self._verdict = self._store.run(self._jobs.report(self._job, progress, preview))
-            self._sure_at = moment
+        return self._jobs.report(self._job, progress, preview)
+
+    def heard(self, verdict: Verdict, asked_at: tuple[float, float]) -> None:
+        self._verdict, self._sure_at = verdict, asked_at
 
 
 def _moment() -> tuple[float, float]:

@@ -4,78 +4,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
 from shared import logs
-from shared.capabilities import Capabilities, Size
+from shared.capabilities import Capabilities
 from shared.errors import (
     ContentRejected,
-    DeadlinePassed,
     ImagegenError,
     InternalError,
-    InvalidImage,
     InvalidOutput,
-    InvalidRequest,
-    StorageUnavailable,
 )
 from shared.images import ImageStore
-from shared.schemas import Backend as BackendName
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
-from shared.states import State
 from shared.tracing import Tracing, Untraced
 from worker.backends.base import Backend, Batching, Picture, Pixels
+from worker.claims import Claims
 from worker.finishing import AtOnce, Finishing
-from worker.follower import Follower, JobCancelled, JobLost, Line, WorkerLeaves
-from worker.inputs import Reader
+from worker.follower import Follower, JobCancelled, JobLost, WorkerLeaves
 from worker.pictures import Encoder
-from worker.together import Together, are_alike
+from worker.records import Ledger, Repeats
+from worker.together import Together
 from worker.trail import Trail, span_of
 
 logger = logging.getLogger(__name__)
 
 WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
-#: How many of those in line are looked at for jobs that can be rendered with the one that was claimed.
-LOOKED_AT = 16
-
-
-class Ledger(Protocol):
-    """Where jobs are on record."""
-
-    def read(self, job_id: str) -> Job | None: ...
-
-    def move(self, old: Job, new: Job) -> bool:
-        """Compare-and-set, retried until the record keeper answers. False when the job was moved by somebody else."""
-        ...
-
-    def note(self, job: Job) -> bool:
-        """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
-        ...
-
-    def waiting(self, backend: BackendName, most: int) -> Sequence[Job]:
-        """The first in line that nobody has started; fewer or none where the record keeper does not answer."""
-        ...
-
-    def started_together(self, jobs: Sequence[Job]) -> None:
-        """These were started without having been handed out: nobody else is to be handed them."""
-        ...
-
-    def open_line(self, job: Job) -> AbstractContextManager[Line]: ...
-
-
-class Repeats(Protocol):
-    """Jobs whose pictures can be given again."""
-
-    def find(self, job: Job) -> Job | None:
-        """One that ended well, and whose pictures are those that this one would get."""
-        ...
-
-    def remember(self, job: Job) -> None:
-        """One that has ended."""
-        ...
+#: Jobs of one go whose pictures are encoded and stored within this time go on record together.
+SHORT_SECONDS = 0.005
 
 
 @dataclass(eq=False)
@@ -91,22 +49,24 @@ class Rendering:
     trail: Trail = field(default_factory=Trail)
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What a job has come to, before it is on record."""
+
+    job: Job
+    ended: Job
+    trail: Trail
+
+
 @dataclass
 class Runner:
     """Safe to share between threads where the backend is."""
 
     backend: Backend
+    claims: Claims
     ledger: Ledger
     images: ImageStore
     encoder: Encoder
-    worker: str
-    """Its own name, as jobs record it."""
-    max_pixels: int | None = None
-    """Of a picture whose size follows from one that came with the request."""
-    max_image_pixels: int = 25_000_000
-    """Of a picture that came with a request."""
-    max_batch_size: int = 1
-    """Most pictures, of jobs that are alike, to render in one go."""
     repeats: Repeats | None = None
     """None makes every picture anew."""
     finish: Finishing = field(default_factory=AtOnce)
@@ -118,100 +78,25 @@ class Runner:
     """Set by a job that leaves behind a process which is not fit for another one."""
 
     def run(self, job_id: str) -> None:
-        """Do the job unless it has been done, taken or cancelled meanwhile, and those in line that go well with it.
-
-        A job that is on record as running is another worker's, even if its message comes again: the housekeeper
-        puts it back in line when that worker is lost.
-        """
-        job = self.ledger.read(job_id)
-        if job is None or job.state is not State.QUEUED:
-            logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
-            return
-        started = self._claim(job)
-        if started is None:
+        """Do the job unless it has been done, taken or cancelled meanwhile, and those in line that go well with it."""
+        jobs = [job for job in self.claims.take(job_id) if not self._is_made(job)]
+        if not jobs:
             return
         with ExitStack() as lines:
-            jobs = [started, *self._mates(started)]
             renderings = [self._rendering(job, lines, len(jobs)) for job in jobs]
             self._render(renderings)
-            self.finish([partial(self._conclude, each) for each in renderings], lines.pop_all().close)
-
-    def _claim(self, job: Job) -> Job | None:
-        """The job as this worker's, unless somebody else was faster, it cannot be done, or its pictures are there."""
-        if job.is_overdue(self.now()):
-            self._refuse(job, JobError.of(DeadlinePassed()))
-            return None
-        try:
-            input_size = self._reader.size(job)
-            # Nobody could where it came in before a worker had told what it takes.
-            self.backend.capabilities.check(job.request, input_size=input_size)
-        except InvalidRequest as error:
-            self._refuse(job, _refusal(error))
-            return None
-        except (InvalidImage, StorageUnavailable) as error:
-            self._refuse(job, JobError.of(error))
-            return None
-        started = self._start(job, input_size)
-        return None if started is None or self._is_made(started) else started
-
-    def _mates(self, job: Job) -> list[Job]:
-        """Jobs that wait and can be rendered in one go with this one, now this worker's too. None is waited for.
-
-        A job that has cost a worker before is done alone: it may take others along.
-        """
-        room, mates = self._room(job), list[Job]()
-        for waiting in self.ledger.waiting(job.backend, LOOKED_AT) if room > 0 else ():
-            fits = waiting.request.num_images <= room and self._goes_with(job, waiting)
-            if fits and (mate := self._claim(waiting)) is not None:
-                mates.append(mate)
-                room -= mate.request.num_images
-        if mates:
-            self.ledger.started_together(mates)
-        return mates
-
-    def _room(self, job: Job) -> int:
-        """How many pictures of other jobs fit in one go with this one's."""
-        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
-            return 0
-        try:
-            most = self.backend.most_together(job.request)
-        except Exception:
-            logger.exception("how many pictures fit in one go is not known; job %s is made alone", job.id)
-            return 0
-        return min(self.max_batch_size, most) - job.request.num_images
-
-    def _goes_with(self, job: Job, waiting: Job) -> bool:
-        own = self.backend.capabilities
-        if waiting.request.image or own.chosen(waiting.request) != own.chosen(job.request):
-            return False
-        return are_alike(job.request, own.resolve(waiting.request, None, self.max_pixels)[0])
-
-    @property
-    def _reader(self) -> Reader:
-        return Reader(self.images.inputs, self.max_image_pixels)
-
-    def _refuse(self, job: Job, error: JobError) -> None:
-        """Fail a job that was not started."""
-        if self.ledger.move(job, job.fail(error, self.now())):
-            self.images.inputs.discard(job)
-
-    def _start(self, job: Job, input_size: Size | None) -> Job | None:
-        request, warnings = self.backend.capabilities.resolve(job.request, input_size, self.max_pixels)
-        started = job.start(self.backend.capabilities.chosen(job.request).model, self.worker, self.now())
-        # A later attempt has a request that is resolved, and no longer tells what the caller left out.
-        told = job.warnings if job.attempt else warnings
-        started = started.model_copy(update={"request": request, "warnings": told})
-        return started if self.ledger.move(job, started) else None
+            self.finish(partial(self._conclude, renderings), lines.pop_all().close)
 
     def _is_made(self, job: Job) -> bool:
         """Whether its pictures are there, and so it is done: an attempt before this one made them, or a job like it."""
         if images := self.images.made(job) if job.attempt > 1 else None:
-            self._record(job, job.succeed(images, Timings(), self.now()), Trail())
+            self._record([Ending(job, job.succeed(images, Timings(), self.now()), Trail())])
             return True
         twin = self.repeats.find(job) if self.repeats else None
         if twin is None or not self.images.copy(twin, job):
             return False
-        self._record(job, job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings), Trail())
+        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings)
+        self._record([Ending(job, ended, Trail())])
         return True
 
     def _rendering(self, job: Job, lines: ExitStack, together: int) -> Rendering:
@@ -230,7 +115,7 @@ class Runner:
         try:
             with logs.about(job_id=job.id):
                 with rendering.trail.part("load"):
-                    inputs = self._reader.read(job)
+                    inputs = self.claims.reader.read(job)
                 with rendering.trail.part("render"):
                     rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
         except Exception as error:
@@ -260,14 +145,20 @@ class Runner:
             each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
 
-    def _conclude(self, rendering: Rendering) -> None:
-        job, trail = rendering.job, rendering.trail
-        with logs.about(job_id=job.id):
-            ended = self._ended(rendering)
+    def _conclude(self, renderings: Sequence[Rendering]) -> None:
+        """Each job is put on record as soon as its pictures are stored; those that take no time, together."""
+        endings, begin = list[Ending](), time.perf_counter()
+        for rendering in renderings:
+            with logs.about(job_id=rendering.job.id):
+                ended = self._ended(rendering)
             if ended is None:
-                self._trace(job, None, trail)
-            else:
-                self._record(job, ended, trail)
+                self._trace(rendering.job, None, rendering.trail)
+                continue
+            endings.append(Ending(rendering.job, ended, rendering.trail))
+            if time.perf_counter() - begin > SHORT_SECONDS:
+                self._record(endings)
+                endings, begin = [], time.perf_counter()
+        self._record(endings)
 
     def _ended(self, rendering: Rendering) -> Job | None:
         """None where the job is, or will be, somebody else's."""
@@ -293,19 +184,27 @@ class Runner:
         if self.tracing.is_on:
             self.tracing.tell(span_of(job, ended, trail), job.traceparent)
 
-    def _record(self, job: Job, ended: Job, trail: Trail) -> None:
-        with trail.part("record"):
-            recorded = self.ledger.move(job, ended)
-        self._trace(job, ended, trail)
-        if recorded:
-            self.images.inputs.discard(job)
-        if recorded and not ended.images:
+    def _record(self, endings: Sequence[Ending]) -> None:
+        if not endings:
+            return
+        with ExitStack() as trails:
+            for each in endings:
+                trails.enter_context(each.trail.part("record"))
+            recorded = self.ledger.move([(each.job, each.ended) for each in endings])
+        for each, is_ours in zip(endings, recorded, strict=True):
+            self._trace(each.job, each.ended, each.trail)
+            if is_ours:
+                self._clear_up(each.job, each.ended)
+            outcome = each.ended.error.code if each.ended.error else each.ended.state
+            spent, job_id = each.ended.timings.total_ms, each.job.id
+            logger.info("job %s %s in %s ms", job_id, outcome if is_ours else "lost", spent, extra={"job_id": job_id})
+
+    def _clear_up(self, job: Job, ended: Job) -> None:
+        self.images.inputs.discard(job)
+        if not ended.images:
             self.images.discard(job)
-        if recorded and self.repeats:
+        if self.repeats:
             self.repeats.remember(ended)
-        outcome = ended.error.code if ended.error else ended.state
-        spent = ended.timings.total_ms
-        logger.info("job %s %s in %s ms", job.id, outcome if recorded else "lost", spent, extra={"job_id": job.id})
 
     def _keep(self, rendering: Rendering) -> tuple[tuple[Image, ...], Timings]:
         """Store what was rendered. Raises what rendering it raised.
@@ -348,11 +247,6 @@ class Runner:
                 sha256=encoded.sha256 if encoded else None,
                 flagged=picture.flagged,
             )
-
-
-def _refusal(error: InvalidRequest) -> JobError:
-    reasons = "; ".join(f"{field.pointer[1:]} {field.detail}" for field in error.errors)
-    return JobError(code=error.code, detail=f"{error.detail} {reasons}".strip())
 
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:

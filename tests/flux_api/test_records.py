@@ -8,19 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.images import ImageStore
 from shared.jobs import JobFilter
 from shared.places import Places
 from shared.schemas import Backend, GenerationRequest, Job, Provider
-from shared.storage.folder import Folder
 from shared.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled
 from worker.backends.base import Inputs, Picture, Watch
 from worker.backends.null import NullBackend
-from worker.pictures import Encoder
 from worker.places import RedisPlaces
-from worker.runner import Runner
 
 TASK = Provider(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -45,9 +41,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
-    images = ImageStore(Folder(bench.folder))
-    runner = Runner(Shop(buying), bench.ledger, images, Encoder("1"), "bench", leaving=leaving or threading.Event())
-    runner.run(job.id)
+    bench.runner(Shop(buying), leaving=leaving or threading.Event()).run(job.id)
     return bench.read(job)
 
 

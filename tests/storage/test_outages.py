@@ -25,8 +25,6 @@ from tests.storage.conftest import bucket_at, permitted
 from tests.storage.s3 import S3Server
 from tests.worker.bench import Bench
 from worker.backends.null import NullBackend
-from worker.pictures import Encoder
-from worker.runner import Runner
 
 _numbers = itertools.count()
 HASTY = Patience(seconds=0.3, request_seconds=0.5)
@@ -90,7 +88,7 @@ def test_a_job_whose_picture_cannot_be_stored_fails_and_says_so(
 ) -> None:
     bench = Bench(redis_url, f"outage-{next(_numbers)}:", tmp_path)
     bucket = bucket_at(server, server.create("worker"), tmp_path, HASTY)
-    runner = Runner(NullBackend(), bench.ledger, ImageStore(bucket), Encoder("1"), "bench")
+    runner = bench.runner(NullBackend(), ImageStore(bucket))
     plain, again = bench.accepted(), bench.requeued(bench.started(bench.accepted()))
     server.stop()
 

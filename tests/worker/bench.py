@@ -14,15 +14,18 @@ from shared.images import ImageStore
 from shared.inputs import InputStore
 from shared.jobs import Ceiling, Jobs, Outcome
 from shared.queues import JobQueue, create_celery
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.schemas import Backend as BackendName
+from shared.schemas import GenerationRequest, Job
 from shared.settings import Settings
 from shared.states import State
 from shared.storage.folder import Folder
 from shared.storage.home import Staged
 from shared.store import Store, connect
 from tests.worker.looking import Pixels
-from worker.backends.base import Inputs, Picture, Watch
+from worker.backends.base import Backend, Inputs, Picture, Watch
 from worker.backends.null import NullBackend
+from worker.claims import Claims
+from worker.inputs import Reader
 from worker.ledger import RedisLedger
 from worker.pictures import Encoder
 from worker.runner import Runner
@@ -43,10 +46,10 @@ class Drawn(NullBackend):
 class Dying(RedisLedger):
     """Ends the process, as a kill would, when a job is about to be recorded as done."""
 
-    def move(self, old: Job, new: Job) -> bool:
-        if new.state is State.SUCCEEDED:
+    def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
+        if any(new.state is State.SUCCEEDED for _, new in moves):
             raise SystemExit
-        return super().move(old, new)
+        return super().move(moves)
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = Store(connect(self.redis_url))
         self.jobs = Jobs(self.prefix)
-        self.ledger = RedisLedger(self.store, self.jobs)
+        self.ledger = RedisLedger(self.store, self.jobs, BackendName.NULL)
         settings = Settings(redis_url=self.redis_url, redis_prefix=self.prefix)
         self.queue = JobQueue(create_celery(settings))
 
@@ -73,7 +76,7 @@ class Bench:
         pictures: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         pictures |= {"mask": arrived(staged, mask)} if mask is not None else {}
         wanted = GenerationRequest.model_validate({"prompt": "x", **pictures, **request})
-        job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
+        job = Job.new(wanted, BackendName.NULL, datetime.now(UTC))
         if images:
             staged.keep(job.id)
         message = self.queue.message(job.id, job.backend, wanted.priority)
@@ -84,7 +87,7 @@ class Bench:
     def started(self, job: Job) -> Job:
         """The job as a worker has it that began and was not heard of again."""
         running = job.start("null", "another worker", datetime.now(UTC))
-        assert self.ledger.move(job, running)
+        assert self.ledger.move([(job, running)]) == [True]
         return running
 
     def requeued(self, job: Job) -> Job:
@@ -104,11 +107,26 @@ class Bench:
     def lose_worker_before_recording(self, job: Job) -> Job:
         """The job back in line after its worker died with every picture on disk."""
         with pytest.raises(SystemExit):
-            self._runner(Dying(self.store, self.jobs), None).run(job.id)
+            self._runner(Dying(self.store, self.jobs, BackendName.NULL), None).run(job.id)
         return self.requeued(self.read(job))
 
     def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
-        return Runner(Drawn(drawing), ledger, ImageStore(Folder(self.folder)), Encoder("1"), "bench", now=self.now)
+        return self.runner(Drawn(drawing), ledger=ledger)
+
+    def runner(
+        self,
+        backend: Backend,
+        images: ImageStore | None = None,
+        *,
+        ledger: RedisLedger | None = None,
+        most: int = 1,
+        **parts: Any,
+    ) -> Runner:
+        """`most` pictures at most are rendered in one go."""
+        ledger, images = ledger or self.ledger, images or ImageStore(Folder(self.folder))
+        reader = Reader(images.inputs, max_pixels=25_000_000)
+        claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, now=self.now)
+        return Runner(backend, claims, ledger, images, Encoder("1"), now=self.now, **parts)
 
     def read(self, job: Job) -> Job:
         found = self.ledger.read(job.id)

@@ -11,7 +11,7 @@ import pytest
 from shared.schemas import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
-from worker.runner import JobCancelled, Line
+from worker.follower import JobCancelled, Line
 
 _numbers = itertools.count()
 
@@ -39,11 +39,11 @@ def test_the_end_of_a_job_is_recorded_once_redis_is_back(bench: Bench, line: Pro
     line.cut()
 
     with ThreadPoolExecutor() as threads:
-        moved = threads.submit(bench.ledger.move, running, done)
+        moved = threads.submit(bench.ledger.move, [(running, done)])
         assert line.refused.wait(10)
         line.mend()
 
-        assert moved.result(30)
+        assert moved.result(30) == [True]
     assert bench.read(running) == done
 
 
@@ -52,14 +52,14 @@ def test_a_move_whose_answer_was_lost_has_succeeded(bench: Bench, line: Proxy) -
     done = running.succeed((), Timings(), datetime.now(UTC))
     line.lose_next_answer()
 
-    assert bench.ledger.move(running, done)
+    assert bench.ledger.move([(running, done)]) == [True]
 
 
 def test_a_move_that_somebody_else_made_first_has_failed(bench: Bench) -> None:
     queued = bench.accepted()
     bench.started(queued)
 
-    assert not bench.ledger.move(queued, queued.start("another", "worker", datetime.now(UTC)))
+    assert bench.ledger.move([(queued, queued.start("another", "worker", datetime.now(UTC)))]) == [False]
 
 
 def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:

@@ -1,6 +1,7 @@
 """Jobs that wait and are alike are rendered in one go."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,15 +12,16 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.images import ImageStore
 from shared.queues import broker_lists
 from shared.schemas import Backend, GenerationRequest, Job
-from shared.storage.folder import Folder
+from shared.states import State
+from tests.faults.invariant import until
 from tests.worker.bench import Bench
 from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
-from worker.pictures import Encoder
-from worker.runner import Runner
+from worker.ledger import RedisLedger
+from worker.pictures import EncodedPicture, Encoder
+from worker.runner import SHORT_SECONDS
 
 _numbers = itertools.count()
 
@@ -62,8 +64,7 @@ def backend() -> Counting:
 
 
 def run(bench: Bench, backend: NullBackend, job: Job, most: int = 4) -> None:
-    images = ImageStore(Folder(bench.folder))
-    Runner(backend, bench.ledger, images, Encoder("1"), "bench", max_batch_size=most).run(job.id)
+    bench.runner(backend, most=most).run(job.id)
 
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
@@ -109,13 +110,56 @@ def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, back
 def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: Counting) -> None:
     late = {"seed": 2, "num_images": 3, "deadline_seconds": 1}
     jobs = accepted(bench, {"seed": 1}, late, {"seed": 5}, {"seed": 6})
-    images = ImageStore(Folder(bench.folder))
-    runner = Runner(backend, bench.ledger, images, Encoder("1"), "bench", max_batch_size=4)
-    runner.now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    bench.now = lambda: datetime.now(UTC) + timedelta(hours=1)
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded", "failed", "succeeded", "succeeded"])
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backend: Counting, taken: int) -> None:
+    class Late(RedisLedger):
+        """Another worker is faster, just after this one has looked."""
+
+        def look(self, job_id: str, most: int) -> tuple[Job | None, Sequence[Job]]:
+            looked = super().look(job_id, most)
+            bench.started(jobs[taken])
+            return looked
+
+    jobs = accepted(bench, {}, {}, {})
+
+    bench.runner(backend, ledger=Late(bench.store, bench.jobs, Backend.NULL), most=4).run(jobs[0].id)
+
+    assert backend.goes == [2]
+    assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
+
+
+def test_a_picture_is_told_of_before_the_next_one_is_stored(bench: Bench, backend: Counting) -> None:
+    class Slow(Encoder):
+        def encode(self, picture: Picture, job: Job) -> EncodedPicture:
+            if job.id == jobs[1].id:
+                until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
+            else:
+                time.sleep(SHORT_SECONDS)
+            return super().encode(picture, job)
+
+    jobs = accepted(bench, {}, {})
+    runner = bench.runner(backend, most=4)
+    runner.encoder = Slow("1")
 
     runner.run(jobs[0].id)
 
-    assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded", "failed", "succeeded", "succeeded"])
+    assert states(bench, jobs) == ["succeeded", "succeeded"]
+
+
+def test_a_redis_that_has_forgotten_the_scripts_learns_them_again(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, {}, {})
+    bench.store.client.script_flush()
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "succeeded"])
 
 
 def test_a_lone_job_waits_for_nobody(bench: Bench, backend: Counting) -> None:
