@@ -12,9 +12,10 @@ from worker.app import create_worker
 
 # Before torch is loaded: idle OpenMP threads wait by spinning, and where another program wants the same cores, every
 # parallel region of a step then waits for a spinning thread. Too little of it, and the threads fall asleep between two
-# regions. Measured on two cores with the starter model, picture alone / beside two busy programs: 0.50 s / 30 s as it
-# comes, 0.63 s / 1.6 s with a count of 1000, 0.51 s / 2.0 s with 3000, 0.48 s / 5.3 s with 20000.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+# regions. Measured on two cores with the starter model, picture alone / beside two busy programs: 0.46 s / 2.6 s (on
+# another machine 30 s) as it comes, 0.51 s / 1.4 s with a count of 1000, 0.43 s / 2.1 s with 3000, 0.42 s / 1.0 s with
+# 10000; four pictures at once take a twentieth less with 10000 than with 3000.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 def _settings() -> WorkerSettings:

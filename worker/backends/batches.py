@@ -25,9 +25,10 @@ def as_alone(model: Any, pictures: int) -> Iterator[None]:
     all of them for one prediction, then, with guidance, all of them for the other. On CPUs only: on GPUs, libraries
     choose how to compute every layer by its size.
     """
-    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
     if pictures == 1 or model.device.type != "cpu":
-        layers = []
+        yield
+        return
+    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
     for layer in layers:
         differs = _few_rows if isinstance(layer, torch.nn.Linear) else _small_sample
         layer.forward = partial(_each_alone, pictures, differs, layer.forward)  # type: ignore[method-assign]

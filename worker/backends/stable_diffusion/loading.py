@@ -99,6 +99,7 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
     pipe.set_progress_bar_config(disable=True)
+    _know_signatures(pipe.unet)
     made_for_inpainting = pipe.unet.config.in_channels == INPAINTING_CHANNELS
     return Engine(
         text=pipe,
@@ -107,6 +108,12 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
         device=device,
         is_xl=family is _XL,
     )
+
+
+def _know_signatures(unet: Any) -> None:
+    """Attention layers ask at each step what their processor takes: Python finds that out anew unless it is told."""
+    for processor in {type(processor) for processor in unet.attn_processors.values()}:
+        processor.__call__.__signature__ = inspect.signature(processor.__call__)
 
 
 def _sharing(pipe: Any, name: str) -> Any:

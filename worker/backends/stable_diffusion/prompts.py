@@ -36,15 +36,17 @@ class Prompts:
             self._loras, self._bytes = loras, 0
             self._kept.clear()
 
-    def arguments(self, pipe: Any, texts: Sequence[tuple[str, str | None]], *, guided: bool) -> dict[str, torch.Tensor]:
-        """For a call of the pipeline that makes a picture of each prompt and negative prompt."""
+    def arguments(
+        self, pipe: Any, texts: Sequence[tuple[str, str | None]], device: torch.device, *, guided: bool
+    ) -> dict[str, torch.Tensor]:
+        """For a call of the pipeline that makes a picture of each prompt and negative prompt on this device."""
         wanted = [self._read(pipe, prompt) for prompt, _ in texts]
         arguments = dict(zip(self._names, _joined(wanted), strict=True))
         if guided:
             unwanted = [self._unwanted(pipe, *each) for each in zip((text for _, text in texts), wanted, strict=True)]
             negative = (f"negative_{name}" for name in self._names)
             arguments.update(zip(negative, _joined(unwanted), strict=True))
-        return {name: tensor.to(pipe._execution_device) for name, tensor in arguments.items()}
+        return {name: tensor.to(device) for name, tensor in arguments.items()}
 
     def _unwanted(self, pipe: Any, text: str | None, wanted: Meaning) -> Meaning:
         # As the pipeline of Stable Diffusion XL has it; the others have no such option.

@@ -99,7 +99,7 @@ class Rendering:
         # As pipelines decide whether there is a second prediction, without the prompt.
         guided = (self.request.guidance_scale or 0) > 1 and self.mode.pipe.unet.config.time_cond_proj_dim is None
         texts = [(subject.prompt, subject.negative_prompt) for subject in subjects]
-        return self.prompts.arguments(self.mode.pipe, texts, guided=guided)
+        return self.prompts.arguments(self.mode.pipe, texts, self.engine.device, guided=guided)
 
     def _attempts(self, latents: torch.Tensor, subject: Subject) -> Iterator[Attempt]:
         """Cheapest first: where the latents are sound, it was the decoder that overflowed."""
