@@ -17,7 +17,10 @@ from bench.figures import Figure, Scale
 
 #: In the order of the table. Each names a module with `measure(scale)`, imported when its turn comes: torch in this
 #: process would be in the way of what is measured before.
-MEASURES = ("rest", "starts", "overhead", "batching", "throughput", "delivery", "webhooks", "crowd", "growth", "png")
+MEASURES = (
+    *("rest", "starts", "starter", "overhead", "batching"),
+    *("throughput", "delivery", "webhooks", "crowd", "growth", "png"),
+)
 RESULTS = Path("bench/results.json")
 #: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -62,7 +65,7 @@ def _scale(full: bool, begin: float) -> Scale:
 
     if full:
         return Scale(rounds=15, jobs=20_000, seconds=60, thorough=True, say=say)
-    return Scale(rounds=5, jobs=2_000, seconds=10, thorough=False, say=say)
+    return Scale(rounds=5, jobs=1_000, seconds=6, thorough=False, say=say)
 
 
 def _clear() -> None:

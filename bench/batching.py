@@ -4,19 +4,22 @@ import time
 from collections.abc import Callable, Iterator
 
 from bench.figures import Figure, Goal, Scale, compare
-from bench.service import STARTER_REQUEST, STEPS, service
+from bench.overhead import caller
+from bench.service import STARTER_REQUEST, starting
 from tests.stack import Stack
 
 JOBS, BATCH = 8, 4
+#: Of the job behind which the others queue up; other than theirs, so that none is rendered with it.
+OCCUPIED_STEPS = 12
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
-    with service("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together, service("sd", SD_MAX_BATCH_SIZE="1") as alone:
+    with starting("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together, starting("sd", SD_MAX_BATCH_SIZE="1") as alone:
+        for stack in (together, alone):
+            caller(stack.api, STARTER_REQUEST)()
         sizes: list[int] = []
         batched, one_by_one = queued(together, sizes), queued(alone, [])
-        batched(), one_by_one()
-        sizes.clear()
-        result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once", turns=1)
+        result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once")
     # A job tells how many were in its call: n of them are one call.
     calls = sum(1 / size for size in sizes) / (len(sizes) / JOBS)
     yield result.figure(
@@ -31,7 +34,7 @@ def queued(stack: Stack, sizes: list[int]) -> Callable[[], float]:
     """Seconds from the moment at which a worker is free for jobs that are all in line, to the last one's end."""
 
     def run() -> float:
-        occupied = submit(stack, num_inference_steps=STEPS + 1)
+        occupied = submit(stack, num_inference_steps=OCCUPIED_STEPS)
         with stack.api.events(occupied) as events:
             assert any(event.type == "progress" for event in events)
         jobs = [submit(stack, seed=seed) for seed in range(JOBS)]

@@ -22,8 +22,8 @@ from bench.service import service
 _MOVED_TO = 0x80
 _EVENT = struct.Struct("iIII")
 #: So that the job is running, and everybody waits, before its picture is done.
-RENDER_SECONDS = 0.05
-PER_ROUND = 20
+RENDER_SECONDS = 0.03
+PER_ROUND = 15
 #: Makes a job at this address and waits for it: its id, and when its picture was told of.
 Way = Callable[[str], Awaitable[tuple[str, float]]]
 

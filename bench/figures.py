@@ -57,17 +57,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things in turns, ABAB, so that both have twins to be compared with.
+    """Two things in turns, ABAB: a round is one of each."""
 
-    A round is one of each, or two of each where there is time for that.
-    """
-
-    ours: tuple[tuple[float, ...], ...]
-    theirs: tuple[tuple[float, ...], ...]
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        return tuple(sum(a) / sum(b) for a, b in zip(self.ours, self.theirs, strict=True))
+        return tuple(a / b for a, b in zip(self.ours, self.theirs, strict=True))
 
     @property
     def ratio(self) -> float:
@@ -77,32 +74,31 @@ class Comparison:
     def noise(self) -> float:
         """The larger of both medians of |one / the next - 1|: what a ratio of this run may be off by."""
         return max(
-            statistics.median(abs(a / b - 1) for a, b in itertools.pairwise(itertools.chain(*rounds)))
-            for rounds in (self.ours, self.theirs)
+            statistics.median(abs(a / b - 1) for a, b in itertools.pairwise(values))
+            for values in (self.ours, self.theirs)
         )
 
     @property
     def our_median(self) -> float:
-        return statistics.median(itertools.chain(*self.ours))
+        return statistics.median(self.ours)
 
     @property
     def their_median(self) -> float:
-        return statistics.median(itertools.chain(*self.theirs))
+        return statistics.median(self.theirs)
 
     def figure(self, name: str, goal: Goal | None, detail: str) -> Figure:
         return Figure(name, self.ratio, goal=goal, rounds=self.ratios, noise=self.noise, detail=detail)
 
 
 def compare(
-    ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str, turns: int = 2
+    ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str, times: int = 1
 ) -> Comparison:
-    """Each call measures once and returns what it measured: seconds, or jobs per second. A round has `turns`."""
-    all_ours, all_theirs = [], []
-    for number in range(1, max(LEAST_ROUNDS, scale.rounds) + 1):
-        scale.say(f"{what}: round {number} of {max(LEAST_ROUNDS, scale.rounds)}")
-        measured = [(ours(), theirs()) for _ in range(turns)]
-        all_ours.append(tuple(our for our, _ in measured))
-        all_theirs.append(tuple(their for _, their in measured))
+    """Each call measures once and returns what it measured: seconds, or jobs per second. `times` as many rounds."""
+    all_ours, all_theirs, count = list[float](), list[float](), max(LEAST_ROUNDS, scale.rounds) * times
+    for number in range(1, count + 1):
+        scale.say(f"{what}: round {number} of {count}")
+        all_ours.append(ours())
+        all_theirs.append(theirs())
     return Comparison(tuple(all_ours), tuple(all_theirs))
 
 

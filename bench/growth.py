@@ -12,9 +12,9 @@ from bench.throughput import jobs_per_second
 from tests.stack import Stack
 
 #: Until allocators, pools and caches have what they keep.
-WARM_JOBS = 1000
+WARM_JOBS = 500
 #: Told of while it goes on.
-PART = 1000
+PART = 500
 
 
 def measure(scale: Scale) -> Iterator[Figure]:

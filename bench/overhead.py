@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from bench.figures import Figure, Goal, Scale, compare, seconds_of
-from bench.service import STARTER_REQUEST, BareScript, service
+from bench.service import service
 from tests.stack import Api
 
 #: What FLUX.2 klein 4B takes for 1024x1024 on an H100, by its publisher.
@@ -14,41 +14,15 @@ KLEIN_SECONDS = 0.57
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
-    yield _klein_sized(scale)
-    yield from _starter(scale)
-
-
-def _klein_sized(scale: Scale) -> Figure:
     body = {"prompt": "x", "width": 1024, "height": 1024, "metadata": {"simulate": {"seconds": KLEIN_SECONDS}}}
     with service("null") as stack:
         ask = caller(stack.api, body)
         ask()
-        result = compare(lambda: seconds_of(ask, 2), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
-    return result.figure(
+        result = compare(lambda: seconds_of(ask), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
+    yield result.figure(
         "sync request at 1024x1024, model takes 570 ms / 570 ms",
         Goal(1.05),
         f"{(result.our_median - KLEIN_SECONDS) * 1000:.1f} ms more",
-    )
-
-
-def _starter(scale: Scale) -> Iterator[Figure]:
-    with service("sd") as stack:
-        bare = BareScript()
-        try:
-            ask = caller(stack.api, STARTER_REQUEST)
-            ask()
-            result = compare(
-                lambda: seconds_of(ask, 3),
-                lambda: sum(bare.picture() for _ in range(3)) / 3,
-                scale,
-                "starter model beside a bare script",
-            )
-        finally:
-            bare.stop()
-    yield result.figure(
-        "sync request, starter model / bare script",
-        Goal(1.05),
-        f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms",
     )
 
 

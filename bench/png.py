@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils.logging import disable_progress_bar
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -18,6 +15,7 @@ from worker.png import encode
 Pixels = NDArray[np.uint8]
 
 SIDE = 1024
+README = Path(__file__).parent.parent / "docs/images/first-pictures.png"
 STARTER = Path(__file__).parent.parent / "worker/models/starter"
 TIME_LIMIT = 0.25
 SIZE_LIMIT = 1.25
@@ -26,6 +24,8 @@ SIZE_LIMIT = 1.25
 class Kind(NamedTuple):
     name: str
     pixels: Pixels
+    #: Whether the quick form has it too: what models paint.
+    is_typical: bool = False
     #: Ours over Pillow's; None where the figure is only reported.
     time_limit: float | None = TIME_LIMIT
     size_limit: float | None = SIZE_LIMIT
@@ -71,6 +71,10 @@ def diagonal_gradient(grain: float) -> Pixels:
 
 def generated(side: int) -> Image.Image:
     """What the starter model draws at this size."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils.logging import disable_progress_bar
+
     disable_progress_bar()
     pipeline = StableDiffusionPipeline.from_pretrained(STARTER, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -80,21 +84,16 @@ def generated(side: int) -> Image.Image:
     return image
 
 
-def kinds() -> Iterator[Kind]:
-    yield Kind("photo, grain 0.7", photo(0.7))
-    yield Kind("photo, grain 3.0", photo(3.0))
+def kinds(thorough: bool) -> Iterator[Kind]:
+    yield Kind("photo, grain 0.7", photo(0.7), is_typical=True)
+    yield Kind("photo, grain 3.0", photo(3.0), is_typical=True)
     yield Kind("photo, no grain", photo(0))
-    small, middle = generated(128), generated(512)
-    size = (SIDE, SIDE)
-    yield Kind("starter 128, enlarged to squares", np.asarray(small.resize(size, Image.Resampling.NEAREST)))
-    yield Kind("starter 128, enlarged smoothly", np.asarray(small.resize(size, Image.Resampling.BICUBIC)))
-    yield Kind("starter 512, enlarged smoothly", np.asarray(middle.resize(size, Image.Resampling.BICUBIC)))
-    yield Kind("starter 512", np.asarray(middle))
-    # Under a millisecond, most of it the same for every size.
-    yield Kind("starter 128", np.asarray(small), time_limit=None)
+    yield Kind("pictures in the README", np.asarray(Image.open(README).convert("RGB")), is_typical=True)
+    if thorough:
+        yield from painted()
     yield Kind("one colour", np.full((SIDE, SIDE, 3), 77, np.uint8))
     yield Kind("gradient, along the axes", axis_gradient())
-    yield Kind("gradient, diagonal, grain 0.7", diagonal_gradient(0.7))
+    yield Kind("gradient, diagonal, grain 0.7", diagonal_gradient(0.7), is_typical=True)
     # No model paints without any grain: these two show where the encoder is at its worst.
     yield Kind("drawing, no grain", drawing(), time_limit=None)
     yield Kind("gradient, diagonal, no grain", diagonal_gradient(0), time_limit=None, size_limit=None)
@@ -102,9 +101,22 @@ def kinds() -> Iterator[Kind]:
     yield Kind("noise", noise, time_limit=None)
 
 
+def painted() -> Iterator[Kind]:
+    """By the starter model."""
+    small, middle = generated(128), generated(512)
+    size = (SIDE, SIDE)
+    yield Kind("starter 128, enlarged to squares", np.asarray(small.resize(size, Image.Resampling.NEAREST)))
+    smooth = Image.Resampling.BICUBIC
+    yield Kind("starter 128, enlarged smoothly", np.asarray(small.resize(size, smooth)))
+    yield Kind("starter 512, enlarged smoothly", np.asarray(middle.resize(size, smooth)))
+    yield Kind("starter 512", np.asarray(middle))
+    # Under a millisecond, most of it the same for every size.
+    yield Kind("starter 128", np.asarray(small), time_limit=None)
+
+
 def measure(scale: Scale) -> Iterator[Figure]:
-    for kind in kinds():
-        if kind.time_limit is not None or scale.thorough:
+    for kind in kinds(scale.thorough):
+        if kind.is_typical or scale.thorough:
             yield from _figures(kind, scale)
 
 
@@ -116,7 +128,6 @@ def _figures(kind: Kind, scale: Scale) -> Iterator[Figure]:
         lambda: seconds_of(lambda: by_pillow(kind.pixels)),
         scale,
         f"PNG, {kind.name}",
-        turns=2 if scale.thorough else 1,
     )
     yield result.figure(
         f"PNG encode / Pillow, {kind.name}",

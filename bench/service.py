@@ -20,11 +20,19 @@ UNLIMITED = {"SD_REQUESTS_PER_SECOND": "1000000", "SD_MAX_JOBS_PER_KEY": "100000
 @contextmanager
 def service(backend: str, **settings: str) -> Iterator[Stack]:
     """An API, a worker of `backend` and a Valkey of their own."""
+    with starting(backend, **settings) as stack:
+        stack.worker.wait_for("ready.")
+        yield stack
+
+
+@contextmanager
+def starting(backend: str, **settings: str) -> Iterator[Stack]:
+    """The same, whose worker may still load its model."""
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-bench-")))
         url = exits.enter_context(valkey_server(folder, *VALKEY))
         stack = exits.enter_context(Stack(url, folder, SD_BACKENDS=backend, **UNLIMITED, **settings))
-        stack.start_worker(backend)
+        stack.start_worker(backend, ready=False)
         stack.start_api()
         yield stack
 
