@@ -112,8 +112,9 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
 
 def _know_signatures(unet: Any) -> None:
     """Attention layers ask at each step what their processor takes: Python finds that out anew unless it is told."""
-    for processor in {type(processor) for processor in unet.attn_processors.values()}:
-        processor.__call__.__signature__ = inspect.signature(processor.__call__)
+    calls: set[Any] = {type(processor).__call__ for processor in unet.attn_processors.values()}
+    for call in calls:
+        call.__signature__ = inspect.signature(call)
 
 
 def _sharing(pipe: Any, name: str) -> Any:
