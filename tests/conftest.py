@@ -7,8 +7,8 @@ import signal
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 # A shell has what it starts in the background ignore Ctrl-C, and what that starts ignores it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Before anything imports torch: see worker.main.
-os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+# Before anything imports torch, and for several engines at once: see worker.main.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 for name in [name for name in os.environ if name.startswith("SD_")]:
     del os.environ[name]
 
