@@ -11,11 +11,11 @@ from shared.settings import WorkerSettings, load
 from shared.store import require_redis
 from worker.app import create_worker
 
-#: How long idle OpenMP threads wait by spinning. Where others want the same cores, every parallel region of a step then
-#: waits for a spinning thread; with too little of it, threads fall asleep between two regions. Measured on two cores with
-#: the starter model: alone 0.46 s as it comes, 0.51 s with 1000, 0.43 s with 3000, 0.42 s with 30000, which also takes a
-#: twentieth from four pictures at once; beside two busy programs 2.6 s (on another machine 30 s), 1.4, 2.1 and 1.0 s; but
-#: beside another engine 2.4 s with 3000, 6 s with 10000 and more with 30000.
+#: How long idle OpenMP threads wait by spinning. Where others want the same cores, every parallel region of a step
+#: then waits for a spinning thread; with too little of it, threads fall asleep between two regions. Measured on two
+#: cores with the starter model: alone 0.46 s as it comes, 0.51 s with 1000, 0.43 s with 3000, 0.42 s with 30000, which
+#: also takes a twentieth from four pictures at once; beside two busy programs 2.6 s (on another machine 30 s), 1.4, 2.1
+#: and 1.0 s; but beside another engine 2.4 s with 3000, 6 s with 10000 and more with 30000.
 SPINS_ALONE, SPINS_BESIDE_ANOTHER_ENGINE = 30_000, 3_000
 ENGINES = frozenset({Backend.SD, Backend.FLUX_LOCAL})
 
