@@ -12,17 +12,20 @@ from tests.compose.conftest import Launched
 
 #: Until what a start leaves to do is done: first sweeps of the housekeeper, Flower's first look.
 SETTLE_SECONDS = 8.0
+#: Long enough for everything that is done now and then.
+REST_SECONDS = 10.0
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
+    seconds = max(REST_SECONDS, scale.seconds)
     with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name:
         scale.say("starting everything, as `imagegen up` does")
         with Launched(Path(name), SD_BACKENDS="sd") as launched:
             processes = [psutil.Process(launched.is_ready().launcher.pid), *launched.descendants()]
-            scale.say(f"{len(processes)} processes at rest for {SETTLE_SECONDS + scale.seconds:.0f} s")
+            scale.say(f"{len(processes)} processes at rest for {SETTLE_SECONDS + seconds:.0f} s")
             time.sleep(SETTLE_SECONDS)
             begin, before = time.monotonic(), sum(map(_cpu_seconds, processes))
-            time.sleep(scale.seconds)
+            time.sleep(seconds)
             used = (sum(map(_cpu_seconds, processes)) - before) / (time.monotonic() - begin)
             resident = launched.service("api.main").memory_info().rss / 1e6
     yield Figure("API at rest", resident, "MB", Goal(90))

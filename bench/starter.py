@@ -13,7 +13,7 @@ from tests.stack import Process, Stack, valkey_server
 
 FIRST = "worker start to first picture / bare script start to first picture"
 #: Of one picture each: they take turns so quickly that the machine's moods meet both.
-ROUNDS_OF_PICTURES = 3
+ROUNDS_OF_PICTURES = 5
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
