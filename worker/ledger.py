@@ -139,7 +139,7 @@ class RedisLine:
     @property
     def due(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._told_at + (MIN_INTERVAL_SECONDS if self._has_news else BEAT_SECONDS)
+        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else BEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
@@ -148,10 +148,6 @@ class RedisLine:
     def preview(self, preview_json: str) -> None:
         self._preview = preview_json
         self._reporter.wake(self)
-
-    @property
-    def _has_news(self) -> bool:
-        return bool(self._progress or self._preview)
 
     def check(self) -> None:
         match self._verdict:
