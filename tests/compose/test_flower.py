@@ -17,7 +17,7 @@ LOGIN = ("somebody", "the-password-of-flower")
 REDIS_PASSWORD = "the-password-of-redis"
 KEY = "the-key-of-somebody-0123"
 CANARY = "canary-2c91e0"
-OPEN = {"/healthcheck", "/metrics"}
+OPEN = ("/healthcheck", "/metrics")
 PAGES = ("/", "/workers", "/tasks", "/broker", "/api/tasks", "/api/workers", "/api/queues/length", *OPEN)
 #: Everything that Flower can be asked to do.
 DEEDS = (
