@@ -15,6 +15,7 @@ from tests.worker.conftest import loaded
 from tests.worker.drawing import draw
 from tests.worker.watching import Watching
 from worker.backends.base import Picture, Step
+from worker.backends.batches import as_alone
 from worker.backends.stable_diffusion import StableDiffusion
 from worker.together import Together
 
@@ -81,6 +82,29 @@ def test_every_picture_has_the_pixels_that_it_would_have_alone(
         for index, picture in enumerate(pictures):
             alone = draw(starter, **{**each, "seed": each["seed"] + index, "num_images": 1})
             assert np.array_equal(picture.pixels, alone.pixels)
+
+
+def test_what_all_pictures_share_is_computed_once() -> None:
+    computed: list[int] = []
+
+    class Counted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            computed.append(len(x))
+            return super().forward(x)
+
+    layer, one, others = Counted(8, 8), torch.rand(2, 8), torch.rand(4, 8)
+    model = torch.nn.Sequential(layer)
+    model.device = torch.device("cpu")
+    # With guidance: all pictures without their prompts, then all with them.
+    shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
+    with torch.no_grad(), as_alone(model, 3):
+        of_shared, calls_for_shared = layer(shared), list(computed)
+        of_different = layer(different)
+
+    assert calls_for_shared == [2]
+    assert computed == [2] * 4
+    assert torch.equal(of_shared, layer(one).repeat_interleave(3, 0))
+    assert torch.equal(of_different[[0, 3]], layer(different[[0, 3]]))
 
 
 def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:

@@ -1,16 +1,20 @@
 """What a job gives up when memory runs out, and what is said when it was not enough."""
 
+import ctypes
+import resource
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import psutil
 import pytest
 import torch
 
 from shared.errors import OutOfMemory
 from shared.schemas import GenerationRequest
 from tests.worker.watching import Watching
-from worker.backends.memory import Ladder, Relief, Room
+from worker.backends.memory import Ladder, Relief, Room, free_memory, keep_freed_memory
 from worker.backends.null import NullBackend
 
 MODEL = NullBackend.capabilities.model_copy(update={"width": 512, "height": 512, "multiple_of": 8, "min_side": 64})
@@ -204,3 +208,28 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
         ladder.run(make, TILES)
 
     assert alive == [False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")
+def test_tensors_lie_where_others_lay_and_what_is_freed_is_given_back() -> None:
+    def occupied() -> int:
+        """Pages that the kernel had to clear for tensors of 64 MB in all, which are gone again."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        tensors = [torch.ones(1 << 20) for _ in range(16)]
+        del tensors
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    # What glibc begins with; the process may have freed larger ones since, from which it learns.
+    ctypes.CDLL(None).mallopt(-3, 128 << 10)
+    assert occupied() > 10_000
+
+    keep_freed_memory()
+
+    # The first ones may find holes in which not all of them fit.
+    assert min(occupied() for _ in range(5)) < 100
+
+    resident = psutil.Process().memory_info().rss
+    free_memory()
+
+    assert psutil.Process().memory_info().rss < resident - (48 << 20)
+    assert occupied() > 10_000

@@ -46,8 +46,11 @@ def _each_alone(
     if not differs(shape) or x.shape[0] % pictures:
         return forward(x)
     # Contiguous, as they are alone: others are multiplied in yet another way.
-    alone = [each.contiguous() for each in x.reshape(-1, pictures, *x.shape[1:]).unbind(1)]
-    return torch.stack([forward(each) for each in alone], 1).flatten(0, 1)
+    first, *others = (each.contiguous() for each in x.reshape(-1, pictures, *x.shape[1:]).unbind(1))
+    # The step that the pictures are at, which is most of what comes here, is the same for all.
+    same = all(torch.equal(each, first) for each in others)
+    alone = [forward(first)] * pictures if same else [forward(each) for each in (first, *others)]
+    return torch.stack(alone, 1).flatten(0, 1)
 
 
 def _few_rows(shape: torch.Size) -> bool:

@@ -18,7 +18,7 @@ from shared.errors import ConfigurationError, InvalidImage
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
 from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
-from worker.backends.memory import Ladder, Relief, Room, tiled
+from worker.backends.memory import Ladder, Relief, Room, keep_freed_memory, tiled
 from worker.backends.pipeline import (
     Attempt,
     Image,
@@ -86,6 +86,7 @@ class FluxLocal:
     def load(cls, model: Model, options: Options) -> "FluxLocal":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
+        keep_freed_memory()
         device = choose_device(options.device)
         if options.dtype == "float16":
             raise ConfigurationError(

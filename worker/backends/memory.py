@@ -1,5 +1,6 @@
 """How a job that needs too much memory is made to fit, and what is said when it cannot be."""
 
+import ctypes
 import gc
 import logging
 import math
@@ -32,6 +33,11 @@ _SIGNS = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
+#: What glibc may keep of the memory that tensors have left, and how large a tensor may be to come to lie there.
+KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
+#: Options of mallopt(3), from malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -44,13 +50,31 @@ def is_broken_device(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
+def keep_freed_memory() -> None:
+    """Have this process keep some of the main memory that tensors leave, for those that come next.
+
+    As it comes, glibc gives it back, and the kernel clears each page anew: 20 000 to 44 000 times for four pictures of
+    the starter model at once, which is up to a twelfth of their time. Other C libraries are left as they are.
+    """
+    if _is_glibc():
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+
+
 def free_memory() -> None:
     """Give back what nobody holds any more."""
     gc.collect()
+    if _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def _is_glibc() -> bool:
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Watch, Watches
 from worker.backends.devices import choose_device, choose_dtype, computes_bfloat16, memory_of, name_of
-from worker.backends.memory import Ladder, Room
+from worker.backends.memory import Ladder, Room, keep_freed_memory
 from worker.backends.pipeline import quieten_libraries
 from worker.backends.safety import CHECKED, OFF, PART, SafetyChecker
 from worker.backends.stable_diffusion import compiling, loading, prompts
@@ -88,6 +88,7 @@ class StableDiffusion:
     def load(cls, model: Model, options: Options) -> "StableDiffusion":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
+        keep_freed_memory()
         device = choose_device(options.device)
         fast = options.optimize == "max"
         half = {**loading.HALF, "cpu": torch.bfloat16} if fast and computes_bfloat16() else loading.HALF
