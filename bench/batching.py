@@ -10,7 +10,7 @@ from tests.stack import Stack
 
 JOBS, BATCH = 8, 4
 #: Of the job behind which the others queue up; other than theirs, so that none is rendered with it.
-OCCUPIED_STEPS = 12
+OCCUPIED_STEPS = 8
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
@@ -36,7 +36,7 @@ def queued(stack: Stack, sizes: list[int]) -> Callable[[], float]:
     def run() -> float:
         occupied = submit(stack, num_inference_steps=OCCUPIED_STEPS)
         with stack.api.events(occupied) as events:
-            assert any(event.type == "progress" for event in events)
+            assert any(event.data.get("state") == "running" for event in events)
         jobs = [submit(stack, seed=seed) for seed in range(JOBS)]
         stack.api.finished(occupied)
         begin = time.perf_counter()

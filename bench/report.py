@@ -20,7 +20,7 @@ BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -
 def line(figure: Figure) -> str:
     mark = " " if figure.goal is None else "ok" if figure.met else "MISSED"
     goal = str(figure.goal) if figure.goal else ""
-    return f"{mark:7}{_value(figure):>12}  {goal:9}{_spread(figure):18}{figure.name}  {figure.detail}".rstrip()
+    return f"{mark:7}{_value(figure):>12}  {goal:9}{_spread(figure):22}{figure.name}  {figure.detail}".rstrip()
 
 
 def _value(figure: Figure) -> str:

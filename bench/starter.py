@@ -25,15 +25,16 @@ def measure(scale: Scale) -> Iterator[Figure]:
         workers, scripts = list[Process](), list[BareScript]()
 
         def our_first() -> float:
-            for script in scripts:
-                script.stop()
+            for worker in workers[-1:]:
+                worker.kill()
             begin = time.perf_counter()
             workers.append(stack.start_worker("sd", ready=False))
             ask()
             return time.perf_counter() - begin
 
         def their_first() -> float:
-            workers[-1].stop()
+            for script in scripts[-1:]:
+                script.stop()
             begin = time.perf_counter()
             scripts.append(BareScript())
             exits.callback(scripts[-1].stop)
@@ -41,9 +42,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
         first = compare(our_first, their_first, scale, "start to first picture beside a bare script")
         yield first.figure(FIRST, Goal(1.15), f"{first.our_median:.2f} s, bare {first.their_median:.2f} s")
-        # The script of the last round is there still.
-        stack.start_worker("sd")
-        ask()
+        # Both of the last round are there still.
         bare = scripts[-1].picture
         what = "starter model beside a bare script"
         result = compare(lambda: seconds_of(ask), bare, scale, what, times=ROUNDS_OF_PICTURES)

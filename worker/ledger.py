@@ -16,7 +16,7 @@ from worker.patience import patiently
 
 #: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
 #: silent job still asks this often whether it should stop.
-MIN_INTERVAL_SECONDS = 0.1
+MIN_INTERVAL_SECONDS = 0.25
 BEAT_SECONDS = 1.0
 #: A job whose lease was renewed so lately is certainly still its worker's.
 SURE_SECONDS = LEASE_MS / 1000 / 4

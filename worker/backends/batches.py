@@ -14,6 +14,7 @@ LEAST_ROWS = 16
 #: Convolution.cpp).
 MOST_ALONE = 20_480
 
+Layer = torch.nn.Linear | torch.nn.Conv2d
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -21,41 +22,44 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 def as_alone(model: Any, pictures: int) -> Iterator[None]:
     """Until the block is left, layers that compute one picture in another way than several compute each by itself.
 
-    They are few and small; all the others come out the same anyway. The model is given so many pictures at a time:
-    all of them for one prediction, then, with guidance, all of them for the other. On CPUs only: on GPUs, libraries
-    choose how to compute every layer by its size.
+    They are few and small; all the others come out the same anyway. The model is given so many pictures at a time, of
+    one size: all of them for one prediction, then, with guidance, all of them for the other. On CPUs only: on GPUs,
+    libraries choose how to compute every layer by its size.
     """
     if pictures == 1 or model.device.type != "cpu":
         yield
         return
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]
     for layer in layers:
-        differs = _few_rows if isinstance(layer, torch.nn.Linear) else _small_sample
-        layer.forward = partial(_each_alone, pictures, differs, layer.forward)  # type: ignore[method-assign]
+        layer.forward = partial(_each_alone, layer, layer.forward, pictures)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            _restore(layer)
 
 
-def _each_alone(
-    pictures: int, differs: Callable[[torch.Size], bool], forward: Forward, x: torch.Tensor
-) -> torch.Tensor:
-    shape = torch.Size((x.shape[0] // pictures, *x.shape[1:]))
-    if not differs(shape) or x.shape[0] % pictures:
+def _each_alone(layer: Layer, forward: Forward, pictures: int, x: torch.Tensor) -> torch.Tensor:
+    sample = torch.Size((x.shape[0] // pictures, *x.shape[1:]))
+    if x.shape[0] % pictures or not _differs(layer, sample):
+        # At every other step too.
+        _restore(layer)
         return forward(x)
-    # Contiguous, as they are alone: others are multiplied in yet another way.
-    first, *others = (each.contiguous() for each in x.reshape(-1, pictures, *x.shape[1:]).unbind(1))
+    grouped = x.reshape(-1, pictures, *x.shape[1:])
+    # Contiguous, as it is alone: others are multiplied in yet another way.
+    first = grouped[:, 0].contiguous()
     # The step that the pictures are at, which is most of what comes here, is the same for all.
-    same = all(torch.equal(each, first) for each in others)
-    alone = [forward(first)] * pictures if same else [forward(each) for each in (first, *others)]
-    return torch.stack(alone, 1).flatten(0, 1)
+    if torch.equal(grouped, first.unsqueeze(1).expand_as(grouped)):
+        return forward(first).repeat_interleave(pictures, 0)
+    return torch.stack([forward(each.contiguous()) for each in grouped.unbind(1)], 1).flatten(0, 1)
 
 
-def _few_rows(shape: torch.Size) -> bool:
-    return shape[:-1].numel() < LEAST_ROWS
+def _restore(layer: Layer) -> None:
+    vars(layer).pop("forward", None)
 
 
-def _small_sample(shape: torch.Size) -> bool:
-    return shape[0] == 1 and shape.numel() <= MOST_ALONE
+def _differs(layer: Layer, sample: torch.Size) -> bool:
+    """Whether it computes one picture of this shape in another way than several."""
+    if isinstance(layer, torch.nn.Linear):
+        return sample[:-1].numel() < LEAST_ROWS
+    return sample[0] == 1 and sample.numel() <= MOST_ALONE
