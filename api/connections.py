@@ -12,12 +12,16 @@ from api.problems import refusal
 from shared.doors import DoorSettings
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut
 
+#: How long a connection may be idle between two requests. Load balancers and clients keep theirs for up to 60 s (nginx,
+#: AWS), and lose a request now and then where the server is the first to hang up, as with uvicorn's own 5 s.
+IDLE_SECONDS = 75
+
 
 class Config(uvicorn.Config):
     """uvicorn's configuration, with the doors' own."""
 
     def __init__(self, app: Any, doors: DoorSettings, **options: Any) -> None:
-        super().__init__(app, http=Connection, **options)
+        super().__init__(app, http=Connection, timeout_keep_alive=IDLE_SECONDS, **options)
         self.doors = doors
 
 

@@ -18,8 +18,8 @@ from bench.figures import Figure, Scale
 #: In the order of the table. Each names a module with `measure(scale)`, imported when its turn comes: torch in this
 #: process would be in the way of what is measured before.
 MEASURES = (
-    *("rest", "starts", "starter", "overhead", "batching"),
-    *("throughput", "delivery", "webhooks", "crowd", "growth", "png"),
+    *("rest", "starts", "starter", "overhead", "throughput"),
+    *("delivery", "webhooks", "crowd", "growth", "png"),
 )
 RESULTS = Path("bench/results.json")
 #: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.

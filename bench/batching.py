@@ -13,10 +13,10 @@ JOBS, BATCH = 8, 4
 OCCUPIED_STEPS = 8
 
 
-def measure(scale: Scale) -> Iterator[Figure]:
-    with starting("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together, starting("sd", SD_MAX_BATCH_SIZE="1") as alone:
-        for stack in (together, alone):
-            caller(stack.api, STARTER_REQUEST)()
+def batches(alone: Stack, scale: Scale) -> Iterator[Figure]:
+    """`alone` is a service whose worker makes one picture of the starter model at a time."""
+    with starting("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together:
+        caller(together.api, STARTER_REQUEST)()
         sizes: list[int] = []
         batched, one_by_one = queued(together, sizes), queued(alone, [])
         result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once")

@@ -1,4 +1,4 @@
-"""The starter model behind the service, beside a script that has it to itself: to the first picture, and from there."""
+"""The starter model behind the service: beside a script that has it to itself, and for several who ask at once."""
 
 import tempfile
 import time
@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.batching import batches
 from bench.figures import Figure, Goal, Scale, compare, seconds_of
 from bench.overhead import caller
-from bench.service import STARTER_REQUEST, VALKEY, BareScript
+from bench.service import STARTER_REQUEST, UNLIMITED, VALKEY, BareScript
 from tests.stack import Process, Stack, valkey_server
 
 FIRST = "worker start to first picture / bare script start to first picture"
 #: Of one picture each: they take turns so quickly that the machine's moods meet both.
-ROUNDS_OF_PICTURES = 5
+ROUNDS_OF_PICTURES = 4
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-bench-")))
         url = exits.enter_context(valkey_server(folder, *VALKEY))
-        stack = exits.enter_context(Stack(url, folder, SD_BACKENDS="sd"))
+        stack = exits.enter_context(Stack(url, folder, SD_BACKENDS="sd", SD_MAX_BATCH_SIZE="1", **UNLIMITED))
         ask = caller(stack.start_api(), STARTER_REQUEST)
         workers, scripts = list[Process](), list[BareScript]()
 
@@ -46,5 +47,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
         bare = scripts[-1].picture
         what = "starter model beside a bare script"
         result = compare(lambda: seconds_of(ask), bare, scale, what, times=ROUNDS_OF_PICTURES)
-    told = f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms"
-    yield result.figure("sync request, starter model / bare script", Goal(1.05), told)
+        told = f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms"
+        yield result.figure("sync request, starter model / bare script", Goal(1.05), told)
+        scripts[-1].stop()
+        yield from batches(stack, scale)

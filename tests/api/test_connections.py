@@ -1,9 +1,12 @@
 """Clients that are slow, or have no end, cost a connection for a time and nothing more."""
 
+import http.client
 import json
+import select
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -67,6 +70,20 @@ def test_a_second_request_may_not_be_slower_than_the_first(strict: Api) -> None:
     first, _, second = answer.partition(b'{"status":"ok"}')
     assert first.startswith(b"HTTP/1.1 200")
     assert code(second) == (408, "request-timed-out")
+
+
+def test_a_connection_may_rest_for_longer_than_clients_ask_again(strict: Api) -> None:
+    connection = http.client.HTTPConnection(urlsplit(strict.url).netloc, timeout=10)
+    connection.request("GET", "/health/live")
+    assert connection.getresponse().read() == b'{"status":"ok"}'
+    connection.auto_open = 0
+    # uvicorn itself hangs up after 5 s: for a client that asks every 5 s, just as its next request comes.
+    assert select.select([connection.sock], [], [], 5.5) == ([], [], [])
+
+    connection.request("GET", "/health/live")
+
+    assert connection.getresponse().read() == b'{"status":"ok"}'
+    connection.close()
 
 
 @pytest.mark.parametrize("sent", ["", '{"prompt"'])
