@@ -13,7 +13,7 @@ from bench.http import Connection, connections
 from bench.service import service
 
 CALLERS = 16
-JOBS, TASKS = 200, 400
+JOBS, TASKS = 300, 600
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
