@@ -54,11 +54,12 @@ def test_progress_only_goes_forward(sd: Stack) -> None:
     assert 0 < told[0] < told[-1] <= 1
 
 
-def test_progress_is_told_at_most_twenty_times_a_second(null: Stack) -> None:
+def test_progress_is_told_at_most_four_times_a_second(null: Stack) -> None:
     job_id = submitted(null, **simulated(seconds=1))
 
     told = [event for event in null.api.follow(job_id) if event.type == "progress"]
-    assert 5 <= len(told) <= 21
+    # A hundred steps; the last may follow the one before it at once.
+    assert 2 <= len(told) <= 5
 
 
 def test_a_running_job_can_be_cancelled(sd: Stack) -> None:
