@@ -29,7 +29,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what is promised.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(MEASURES)}")
-    parser.add_argument("--full", action="store_true", help="more rounds and 20 000 jobs; takes a quarter of an hour")
+    parser.add_argument("--full", action="store_true", help="more rounds and 20 000 jobs; takes ten minutes")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the results go (default: {RESULTS})")
     parser.add_argument("--publish", action="store_true", help="write the table and plots to docs/performance.md too")
     options = parser.parse_args()

@@ -188,15 +188,6 @@ def test_a_text_is_read_once_and_gives_the_same_pixels_again(save: Any, tmp_path
     assert len(read) == once * 3 // 2
 
 
-def test_only_so_many_texts_are_remembered(starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter._prompts, "_most_kept", 3)
-
-    for number in range(5):
-        draw(starter, prompt=f"heart {number}", num_inference_steps=1)
-
-    assert len(starter._prompts._kept) == 3
-
-
 def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> None:
     class Cancelled(Exception):
         pass

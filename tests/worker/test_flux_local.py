@@ -79,6 +79,31 @@ def test_a_picture_of_the_size_asked_for_follows_from_the_seed(model: FluxLocal)
     assert not np.array_equal(again.pixels, other.pixels)
 
 
+@pytest.mark.parametrize(("distilled", "texts"), [(True, 1), (False, 2)], ids=["distilled", "with guidance"])
+def test_a_text_is_read_once_and_gives_the_picture_of_the_bare_pipeline(
+    tmp_path: Path, distilled: bool, texts: int
+) -> None:
+    model, read = loaded(save_klein(tmp_path, distilled=distilled)), list[int]()
+    bare = model._pipe(
+        prompt="a cat",
+        width=128,
+        height=64,
+        num_inference_steps=2,
+        guidance_scale=1.0 if distilled else 4.0,
+        generator=torch.Generator().manual_seed(2),
+        output_type="np",
+    ).images[0]
+    model._pipe.text_encoder.register_forward_hook(lambda *_: read.append(1))
+
+    drawn = small(model, num_images=2)
+
+    assert np.array_equal(drawn.pictures[1].pixels, (bare * 255).round().astype(np.uint8))
+    assert len(read) == texts
+    assert not np.array_equal(small(model, prompt="a bird", seed=2).pixels, drawn.pictures[1].pixels)
+    assert np.array_equal(small(model, seed=2).pixels, drawn.pictures[1].pixels)
+    assert len(read) == texts + 1
+
+
 def test_steps_are_counted_over_all_pictures(model: FluxLocal) -> None:
     drawn = small(model, num_images=2)
 

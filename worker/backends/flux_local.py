@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from worker.backends.pipeline import (
 )
 from worker.backends.placement import Placement, choose, free_bytes, place, sizes_of
 from worker.backends.safety import CHECKED, OFF, SafetyChecker
+from worker.backends.texts import Meaning, Meanings
 from worker.models.identity import identity
 from worker.models.sources import Model
 
@@ -78,6 +80,7 @@ class FluxLocal:
         self._pipe = pipe
         self._device = device
         self._checker = checker
+        self._meanings = Meanings()
         self._room = Room(self.capabilities, cloud=cloud)
         # Where single layers come and go, their precision cannot be changed.
         self._retries = placed is not Placement.GROUP_OFFLOAD and pipe.vae.dtype is not torch.float32
@@ -120,7 +123,9 @@ class FluxLocal:
         if cut := _cut(self._pipe, request.prompt):
             watch.warn(f"prompt is too long for the model, which does not read its last {cut} tokens")
         with Ladder(request, self._room, watch) as ladder:
-            rendering = _Rendering(self._pipe, request, references, watch, ladder, self._reliefs(), self._retries)
+            rendering = _Rendering(
+                self._pipe, self._meanings, request, references, watch, ladder, self._reliefs(), self._retries
+            )
             made = [rendering.picture(index) for index in range(request.num_images)]
         flags = self._checker.flags(made) if self._checker else [False] * len(made)
         return [
@@ -149,6 +154,7 @@ class _Rendering:
     """Of a resolved request; one picture after the other, so that several need no more memory than one."""
 
     pipe: Any
+    meanings: Meanings
     request: GenerationRequest
     references: list[Any] | None
     watch: Watch
@@ -171,7 +177,7 @@ class _Rendering:
             self.watch.on_step(Step(done, total, lambda wanted: step.preview(wanted - index) if step.preview else None))
 
         latents: torch.Tensor = self.pipe(
-            prompt=request.prompt,
+            **self._read(),
             image=self.references,
             width=request.width,
             height=request.height,
@@ -182,6 +188,15 @@ class _Rendering:
             callback_on_step_end=step_callback(on_step, steps, self._preview),
         ).images
         return latents
+
+    def _read(self) -> dict[str, torch.Tensor]:
+        """The prompt as the model takes it; while it is known, the text encoder stays where it is."""
+        texts = {"prompt_embeds": self.request.prompt}
+        # As the pipeline decides whether there is a second prediction, which it makes without a prompt.
+        if not self.pipe.config.is_distilled and (self.request.guidance_scale or 0) > 1:
+            texts["negative_prompt_embeds"] = ""
+        read = {name: self.meanings.of(text, partial(_encoded, self.pipe, text)) for name, text in texts.items()}
+        return {name: meaning.to(self.pipe._execution_device) for name, (meaning,) in read.items()}
 
     def _attempts(self, latents: torch.Tensor) -> Iterator[Attempt]:
         yield Attempt("", lambda: self._decoded(latents))
@@ -213,6 +228,12 @@ class _Rendering:
         colours = channels[[0, 1 % len(channels), 2 % len(channels)]]
         low, high = colours.amin((1, 2), keepdim=True), colours.amax((1, 2), keepdim=True)
         return to_preview(((colours - low) / (high - low).clamp(min=1e-6))[None])
+
+
+@torch.no_grad()
+def _encoded(pipe: Any, text: str) -> Meaning:
+    meaning, _ = pipe.encode_prompt(text, device=pipe._execution_device)
+    return (meaning,)
 
 
 def _cut(pipe: Any, prompt: str) -> int:

@@ -26,9 +26,10 @@ from worker.backends.stable_diffusion.defaults import capabilities_of
 from worker.backends.stable_diffusion.loading import Engine
 from worker.backends.stable_diffusion.loras import Loras, found_in
 from worker.backends.stable_diffusion.modes import mode_of
-from worker.backends.stable_diffusion.prompts import MOST_KEPT, Prompts
+from worker.backends.stable_diffusion.prompts import Prompts
 from worker.backends.stable_diffusion.rendering import Rendering, Subject
 from worker.backends.stable_diffusion.schedulers import SCHEDULERS
+from worker.backends.texts import MOST_KEPT
 from worker.models.identity import identity
 from worker.models.sources import STARTER, Model
 

@@ -1,40 +1,30 @@
 """What the model reads of a request's text, and what it does not."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from shared.schemas import GenerationRequest, Lora
+from worker.backends.texts import MOST_KEPT, Meaning, Meanings
 
 #: How much of what was cut is told.
 MOST_TOLD = 200
-#: What is kept of texts that were read: one takes 0.3 MB for Stable Diffusion XL in half precision.
-MOST_KEPT, MOST_BYTES_KEPT = 256, 64 << 20
-
-#: Of one text, a batch of one: what its tokens mean, and for Stable Diffusion XL what it means as a whole.
-Meaning = tuple[torch.Tensor, ...]
 
 
 class Prompts:
-    """Reads texts, each by itself, and remembers those read last: prompts repeat, negative ones even more.
-
-    What is remembered waits in main memory; the device's is for pictures.
-    """
+    """Reads texts, each by itself, and remembers those read last."""
 
     def __init__(self, *, is_xl: bool, most_kept: int = MOST_KEPT) -> None:
-        self._most_kept = most_kept
         self._names = ("prompt_embeds", "pooled_prompt_embeds") if is_xl else ("prompt_embeds",)
         self._loras: Sequence[Lora] = ()
-        self._kept: OrderedDict[tuple[str, torch.dtype], Meaning] = OrderedDict()
-        self._bytes = 0
+        self._meanings = Meanings(most_kept)
 
     def choose(self, loras: Sequence[Lora]) -> None:
         """LoRAs change text encoders too: what was read with others is forgotten."""
         if tuple(loras) != tuple(self._loras):
-            self._loras, self._bytes = loras, 0
-            self._kept.clear()
+            self._loras = loras
+            self._meanings.forget()
 
     def arguments(
         self, pipe: Any, texts: Sequence[tuple[str, str | None]], device: torch.device, *, guided: bool
@@ -55,15 +45,7 @@ class Prompts:
         return self._read(pipe, text or "")
 
     def _read(self, pipe: Any, text: str) -> Meaning:
-        key = (text, pipe.unet.dtype)
-        meaning = self._kept.pop(key, None)
-        if meaning is None:
-            meaning = _encoded(pipe, text)
-            self._bytes += _size(meaning)
-        self._kept[key] = meaning
-        while len(self._kept) > self._most_kept or self._bytes > MOST_BYTES_KEPT:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return meaning
+        return self._meanings.of((text, pipe.unet.dtype), lambda: _encoded(pipe, text))
 
 
 @torch.no_grad()
@@ -72,16 +54,12 @@ def _encoded(pipe: Any, text: str) -> Meaning:
         prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
     # Those of a negative prompt stand in between, and are none here.
-    return tuple(tensor.cpu() for tensor in told if tensor is not None)
+    return tuple(tensor for tensor in told if tensor is not None)
 
 
 def _joined(meanings: Sequence[Meaning]) -> list[torch.Tensor]:
     """As one batch."""
     return [torch.cat(parts) for parts in zip(*meanings, strict=True)]
-
-
-def _size(meaning: Meaning) -> int:
-    return sum(tensor.nbytes for tensor in meaning)
 
 
 def warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:
