@@ -98,7 +98,7 @@ class Claims:
 
         A job that has cost a worker before is done alone: it may take others along.
         """
-        if not isinstance(self.backend, Batching) or job.request.image or job.attempt > 1:
+        if not isinstance(self.backend, Batching) or job.attempt > 1:
             return 0
         try:
             most = self.backend.most_together(job.request)
@@ -108,10 +108,23 @@ class Claims:
         return min(self.max_batch_size, most) - job.request.num_images
 
     def _goes_with(self, job: Job, waiting: Job) -> bool:
-        own = self.backend.capabilities
-        if waiting.request.image or own.chosen(waiting.request) != own.chosen(job.request):
+        own, request = self.backend.capabilities, job.request
+        if own.chosen(waiting.request) != own.chosen(request):
             return False
-        return are_alike(job.request, own.resolve(waiting.request, None, self.max_pixels)[0])
+
+        def is_alike(input_size: Size | None) -> bool:
+            return are_alike(request, own.resolve(waiting.request, input_size, self.max_pixels)[0])
+
+        if not waiting.request.image:
+            return is_alike(None)
+        # Its picture is not fetched for what differs anyway.
+        if request.width is None or request.height is None or not is_alike((request.width, request.height)):
+            return False
+        try:
+            return is_alike(self.reader.size(waiting))
+        except (InvalidImage, StorageUnavailable):
+            # Told when its turn comes.
+            return False
 
 
 def _refusal(error: InvalidRequest) -> JobError:

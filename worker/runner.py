@@ -20,7 +20,7 @@ from shared.errors import (
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.tracing import Tracing, Untraced
-from worker.backends.base import Backend, Batching, Picture, Pixels
+from worker.backends.base import Backend, Batching, Inputs, Picture, Pixels
 from worker.claims import Claims
 from worker.finishing import AtOnce, Finishing
 from worker.follower import Follower, JobCancelled, JobLost, WorkerLeaves
@@ -42,6 +42,7 @@ class Rendering:
 
     job: Job
     follower: Follower
+    inputs: Inputs = field(default_factory=Inputs)
     pictures: Sequence[Picture] = ()
     error: Exception | None = None
     milliseconds: int = 0
@@ -105,19 +106,26 @@ class Runner:
 
     def _render(self, renderings: Sequence[Rendering]) -> None:
         """Leave in each what came of it."""
-        if len(renderings) == 1 or not self._render_together(renderings):
-            for each in renderings:
+        readable = [each for each in renderings if self._read(each)]
+        if len(readable) < 2 or not self._render_together(readable):
+            for each in readable:
                 if each.error is None:
                     self._render_alone(each)
+
+    def _read(self, rendering: Rendering) -> bool:
+        """Whether what came with the job can be used."""
+        try:
+            with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
+                rendering.inputs = self.claims.reader.read(rendering.job)
+        except Exception as error:
+            rendering.error = error
+        return rendering.error is None
 
     def _render_alone(self, rendering: Rendering) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            with logs.about(job_id=job.id):
-                with rendering.trail.part("load"):
-                    inputs = self.claims.reader.read(job)
-                with rendering.trail.part("render"):
-                    rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
+            with logs.about(job_id=job.id), rendering.trail.part("render"):
+                rendering.pictures = self.backend.generate(job.request, rendering.inputs, rendering.follower)
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -133,7 +141,7 @@ class Runner:
             with ExitStack() as trails:
                 for each in renderings:
                     trails.enter_context(each.trail.part("render"))
-                pictures = self.backend.generate_together(requests, watch)
+                pictures = self.backend.generate_together(requests, [each.inputs for each in renderings], watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:

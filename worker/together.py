@@ -9,7 +9,7 @@ from worker.backends.base import Step, Watch
 
 #: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
 #: nobody has thought of here.
-_OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images"})
+_OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
 NOT_OF_THE_PICTURE = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
     | {"webhook_url", "webhook_events", "webhook_inline_images"}
@@ -17,8 +17,8 @@ NOT_OF_THE_PICTURE = frozenset(
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Whether resolved requests can be rendered in one go. Those that come with pictures are made alone."""
-    if first.image or second.image:
+    """Whether resolved requests can be rendered in one go."""
+    if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
     fields = GenerationRequest.model_fields.keys() - _OWN - NOT_OF_THE_PICTURE
     return all(getattr(first, name) == getattr(second, name) for name in fields)

@@ -12,9 +12,9 @@ from diffusers import UNet2DConditionModel
 from shared.schemas import GenerationRequest
 from tests.worker import tiny
 from tests.worker.conftest import loaded
-from tests.worker.drawing import draw
+from tests.worker.drawing import NOTHING, REFERENCE, draw, right_half, speckled
 from tests.worker.watching import Watching
-from worker.backends.base import Picture, Step
+from worker.backends.base import Inputs, Picture, Step
 from worker.backends.batches import as_alone
 from worker.backends.stable_diffusion import StableDiffusion
 from worker.together import Together
@@ -28,7 +28,10 @@ ASKED = (HEART, STARS, APPLE)
 
 
 def together(
-    model: StableDiffusion, asked: Sequence[dict[str, Any]], watches: Sequence[Watching] = ()
+    model: StableDiffusion,
+    asked: Sequence[dict[str, Any]],
+    watches: Sequence[Watching] = (),
+    inputs: Sequence[Inputs] = (),
 ) -> list[list[Picture]]:
     """The pictures of each request, two steps long unless told otherwise, all made in one go."""
     requests = [
@@ -36,7 +39,8 @@ def together(
         for each in asked
     ]
     watch = Together(watches or [Watching() for _ in asked], [request.num_images for request in requests])
-    return [list(pictures) for pictures in model.generate_together(requests, watch)]
+    made = model.generate_together(requests, inputs or [NOTHING] * len(requests), watch)
+    return [list(pictures) for pictures in made]
 
 
 def same(one: Sequence[Picture], other: Sequence[Picture]) -> bool:
@@ -81,6 +85,29 @@ def test_every_picture_has_the_pixels_that_it_would_have_alone(
     for pictures, each in zip(made, asked, strict=True):
         for index, picture in enumerate(pictures):
             alone = draw(starter, **{**each, "seed": each["seed"] + index, "num_images": 1})
+            assert np.array_equal(picture.pixels, alone.pixels)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole pictures", "within masks"])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_pictures_to_begin_with_are_each_jobs_own(
+    starter: StableDiffusion, masked: bool, strength: float, calls: list[int]
+) -> None:
+    scene, mask = speckled(128, 128), right_half(128, 128)
+    inputs = [
+        Inputs((scene,), mask if masked else None),
+        Inputs((scene[::-1].copy(),), mask.T.copy() if masked else None),
+        Inputs((255 - scene,), mask[:, ::-1].copy() if masked else None),
+    ]
+    begun = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
+    asked = [{**each, **begun, "width": 128, "height": 128, "num_inference_steps": 4} for each in ASKED]
+
+    made = together(starter, asked, inputs=inputs)
+
+    assert set(calls) == {8}
+    for pictures, each, given in zip(made, asked, inputs, strict=True):
+        for index, picture in enumerate(pictures):
+            alone = draw(starter, given, **{**each, "seed": each["seed"] + index, "num_images": 1})
             assert np.array_equal(picture.pixels, alone.pixels)
 
 

@@ -17,6 +17,7 @@ from shared.schemas import Backend, GenerationRequest, Job
 from shared.states import State
 from tests.faults.invariant import until
 from tests.worker.bench import Bench
+from worker import png
 from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
 from worker.ledger import RedisLedger
@@ -46,11 +47,13 @@ class Counting(NullBackend):
         self.goes.append(1)
         return super().generate(request, inputs, watch)
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
+    def generate_together(
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
+    ) -> Sequence[Sequence[Picture]]:
         self.goes.append(len(requests))
         if self.fails:
             raise OutOfMemory
-        return super().generate_together(requests, watch)
+        return super().generate_together(requests, inputs, watch)
 
 
 @pytest.fixture
@@ -69,6 +72,12 @@ def run(bench: Bench, backend: NullBackend, job: Job, most: int = 4) -> None:
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
     return [bench.accepted(**request) for request in requests]
+
+
+def scene(turned: int = 0, width: int = 64) -> bytes:
+    """A PNG file of coloured grain."""
+    pixels = np.random.default_rng(1).integers(0, 256, (64, width, 3), np.uint8)
+    return png.encode(np.ascontiguousarray(np.rot90(pixels, turned // 90)), {})
 
 
 def states(bench: Bench, jobs: Sequence[Job]) -> list[str]:
@@ -105,6 +114,60 @@ def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, back
     assert backend.goes == [3, 1, 1, 1]
     for one, other in zip(together, alone, strict=True):
         assert np.array_equal(bench.pixels(one), bench.pixels(other))
+
+
+def test_jobs_that_begin_with_pictures_go_together_each_with_its_own(bench: Bench, backend: Counting) -> None:
+    requests = [{"seed": 3, "images": [scene(0)]}, {"seed": 3, "images": [scene(90)]}]
+    together, alone = accepted(bench, *requests), []
+    run(bench, backend, together[0])
+    for request in requests:
+        alone.append(bench.accepted(**request))
+        run(bench, backend, alone[-1])
+
+    assert backend.goes == [2, 1, 1]
+    for one, other in zip(together, alone, strict=True):
+        assert np.array_equal(bench.pixels(one), bench.pixels(other))
+    assert not np.array_equal(bench.pixels(together[0]), bench.pixels(together[1]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"images": [scene(width=96)]},
+        {"images": [scene(), scene()]},
+        {"images": [scene()], "strength": 0.1},
+        {"images": [scene()], "mask": scene()},
+    ],
+    ids=["no picture", "one of another size", "two", "another strength", "a mask"],
+)
+def test_a_job_that_begins_otherwise_is_left_in_line(bench: Bench, backend: Counting, other: dict[str, Any]) -> None:
+    jobs = accepted(bench, {"images": [scene()]}, other)
+
+    run(bench, backend, jobs[0])
+
+    assert states(bench, jobs) == ["succeeded", "queued"]
+
+
+def test_a_job_whose_picture_is_lost_is_left_to_its_own_turn(bench: Bench, backend: Counting) -> None:
+    jobs = accepted(bench, *({"images": [scene()]} for _ in range(3)))
+    bench.inputs.discard(jobs[1])
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "queued", "succeeded"])
+
+
+def test_a_mask_that_cannot_be_used_fails_its_job_alone(bench: Bench, backend: Counting) -> None:
+    white, black = (png.encode(np.full((64, 64, 3), shade, np.uint8), {}) for shade in (255, 0))
+    jobs = accepted(bench, *({"images": [scene()], "mask": mask} for mask in (white, black, white)))
+
+    run(bench, backend, jobs[0])
+
+    assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "failed", "succeeded"])
+    failed = bench.read(jobs[1]).error
+    assert failed is not None
+    assert failed.code == "invalid-image"
 
 
 def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: Counting) -> None:
@@ -232,12 +295,12 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
         """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
 
         def generate_together(
-            self, requests: Sequence[GenerationRequest], watch: Watches
+            self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
         ) -> Sequence[Sequence[Picture]]:
             bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))
-            return super().generate_together(requests, watch)
+            return super().generate_together(requests, inputs, watch)
 
     jobs = accepted(bench, {}, {}, {})
 

@@ -115,7 +115,9 @@ class Batching(Protocol):
         """How many pictures of such a request fit in one go, as far as is known: at least 1."""
         ...
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
+    def generate_together(
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
+    ) -> Sequence[Sequence[Picture]]:
         """For each of resolved requests that are alike (see worker.together), the pictures that it would get alone.
 
         Raises what makes all of them fail. It is then no use to try the same again, but each may be tried alone.

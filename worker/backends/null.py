@@ -82,12 +82,14 @@ class NullBackend:
             return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
+    def generate_together(
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
+    ) -> Sequence[Sequence[Picture]]:
         """In the time that the slowest takes: what a device with room to spare would do."""
         simulations, begin = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
             raise InternalError("Jobs that simulate something are made alone.")
-        each = [_pictures(request, Inputs(), told) for request, told in zip(requests, simulations, strict=True)]
+        each = [_pictures(*of_one) for of_one in zip(requests, inputs, simulations, strict=True)]
         seconds = max(simulation.seconds for simulation in simulations)
         _take_until(begin + seconds, requests[0], list(itertools.chain(*each)), watch)
         return each

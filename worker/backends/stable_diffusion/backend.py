@@ -107,28 +107,31 @@ class StableDiffusion:
         return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
-        canvas = Canvas.of(inputs, request.width or 0, request.height or 0)
-        return self._made(request, self._subjects(request, watch), canvas, watch)
+        return self._made(request, self._subjects(request, inputs, watch), watch)
 
     def most_together(self, request: GenerationRequest) -> int:
         return self._room.together(request, self._batch_size)
 
-    def generate_together(self, requests: Sequence[GenerationRequest], watch: Watches) -> Sequence[Sequence[Picture]]:
-        each = [self._subjects(request, watch.of(job)) for job, request in enumerate(requests)]
-        made = iter(self._made(requests[0], list(itertools.chain(*each)), None, watch))
+    def generate_together(
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
+    ) -> Sequence[Sequence[Picture]]:
+        each = [
+            self._subjects(request, given, watch.of(job))
+            for job, (request, given) in enumerate(zip(requests, inputs, strict=True))
+        ]
+        made = iter(self._made(requests[0], list(itertools.chain(*each)), watch))
         return [list(itertools.islice(made, len(subjects))) for subjects in each]
 
-    def _subjects(self, request: GenerationRequest, watch: Watch) -> list[Subject]:
+    def _subjects(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> list[Subject]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         for sentence in prompts.warnings(self._engine.text, request):
             watch.warn(sentence)
         seeds = range(request.seed, request.seed + request.num_images)
-        return [Subject(request.prompt, request.negative_prompt, seed, watch.warn) for seed in seeds]
+        canvas = Canvas.of(inputs, request.width, request.height)
+        return [Subject(request.prompt, request.negative_prompt, seed, canvas, watch.warn) for seed in seeds]
 
-    def _made(
-        self, request: GenerationRequest, subjects: Sequence[Subject], canvas: Canvas | None, watch: Watch
-    ) -> list[Picture]:
+    def _made(self, request: GenerationRequest, subjects: Sequence[Subject], watch: Watch) -> list[Picture]:
         """A picture of each subject. `request` has what they share."""
         self._scheduler(request)
         loras = request.loras or ()
@@ -136,8 +139,11 @@ class StableDiffusion:
             ladder.run(lambda: self._loras.require(loras))
             self._prompts.choose(loras)
             with self._loras.applied(loras):
-                rendering = self._rendering(request, subjects, canvas, watch, ladder)
-                made = [canvas.composited(pixels) if canvas else pixels for pixels in rendering.pictures()]
+                rendering = self._rendering(request, subjects, watch, ladder)
+                made = [
+                    subject.canvas.composited(pixels) if subject.canvas else pixels
+                    for subject, pixels in zip(subjects, rendering.pictures(), strict=True)
+                ]
         flags = self._checker.flags(made) if self._checker else [False] * len(made)
         return [
             Picture(pixels, subject.seed, flagged)
@@ -151,7 +157,6 @@ class StableDiffusion:
         self,
         request: GenerationRequest,
         subjects: Sequence[Subject],
-        canvas: Canvas | None,
         watch: Watch,
         ladder: Ladder,
     ) -> Rendering:
@@ -161,7 +166,7 @@ class StableDiffusion:
             self._prompts,
             request,
             subjects,
-            mode_of(self._engine, request, canvas),
+            mode_of(self._engine, request, begun=subjects[0].canvas is not None),
             lambda: self._scheduler(request),
             watch,
             ladder,

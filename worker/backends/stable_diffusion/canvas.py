@@ -1,5 +1,6 @@
 """The picture that a job begins with, and what of it stays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +49,10 @@ class Keeper:
     pipeline makes both itself, and hands them to the scheduler: that is where they are caught.
     """
 
-    def __init__(self, scheduler: Any, mask: Mask, strength: float) -> None:
+    def __init__(self, scheduler: Any, masks: Sequence[Mask], strength: float) -> None:
+        """`masks` has one for each picture that is made at once."""
         self._scheduler = scheduler
-        self._mask = mask
+        self._masks = np.stack(masks)[:, None]
         self._from_noise = strength == 1
         self._add_noise = scheduler.add_noise
         scheduler.add_noise = self._begin
@@ -66,8 +68,8 @@ class Keeper:
 
     def _begin(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         self._latents, self._noise = latents, noise
-        mask = torch.from_numpy(self._mask > 0)[None, None].to(latents)
+        masks = torch.from_numpy(self._masks > 0).to(latents)
         # Whatever has a pixel to be repainted.
-        self._repainted = torch.nn.functional.adaptive_max_pool2d(mask, latents.shape[2:])
+        self._repainted = torch.nn.functional.adaptive_max_pool2d(masks, latents.shape[2:])
         noisy: torch.Tensor = self._add_noise(latents, noise, timesteps)
         return noise.mul(self._scheduler.init_noise_sigma) if self._from_noise else noisy

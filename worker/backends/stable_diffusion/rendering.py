@@ -15,9 +15,9 @@ from worker.backends.batches import as_alone
 from worker.backends.memory import Ladder, Relief, Room
 from worker.backends.pipeline import Attempt, Image, generator, in_float32, soundest, step_callback
 from worker.backends.stable_diffusion.autoencoder import Autoencoder
-from worker.backends.stable_diffusion.canvas import Keeper
+from worker.backends.stable_diffusion.canvas import Canvas, Keeper
 from worker.backends.stable_diffusion.loading import Engine
-from worker.backends.stable_diffusion.modes import Mode
+from worker.backends.stable_diffusion.modes import Mode, beginning
 from worker.backends.stable_diffusion.prompts import Prompts
 
 
@@ -28,6 +28,7 @@ class Subject:
     prompt: str
     negative_prompt: str | None
     seed: int
+    canvas: Canvas | None
     warn: Callable[[str], None]
     """Leaves a warning on the job that it belongs to."""
 
@@ -76,7 +77,10 @@ class Rendering:
         """Latents of shape (pictures, channels, height, width)."""
         mode = self.mode
         scheduler = mode.pipe.scheduler = self.new_scheduler()
-        keeper = Keeper(scheduler, mode.mask, mode.strength) if mode.mask is not None else None
+        canvases = [subject.canvas for subject in subjects]
+        # Models for inpainting see to it themselves.
+        masks = [] if self.engine.inpaint else [each.mask for each in canvases if each and each.mask is not None]
+        keeper = Keeper(scheduler, masks, mode.strength) if masks else None
         tell = step_callback(on_step, mode.runs, self.autoencoder.preview)
 
         def after_step(pipe: Any, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +96,7 @@ class Rendering:
                 output_type="latent",
                 callback_on_step_end=after_step,
                 **mode.arguments,
+                **beginning(self.engine, self.request, canvases),
             ).images
         return latents
 
@@ -126,7 +131,7 @@ class Rendering:
 
     def _reliefs(self, pictures: int, *, decodes: bool = False) -> Iterator[Relief]:
         """What may help to make so many pictures, cheapest first."""
-        if decodes or "image" in self.mode.arguments:
+        if decodes or self.mode.pipe is not self.engine.text:
             yield Relief("pictures were encoded and decoded in tiles", self.autoencoder.tiled)
         if min(pictures, self.batch_size) > 1:
             yield Relief("pictures were made one by one", self._one_by_one)
