@@ -87,9 +87,10 @@ class Claims:
         """Jobs that can be rendered in one go with this one: as they wait, and as they will be on record."""
         room = self._room(first) if waiting else 0
         for job in waiting:
-            if job.id == first.id or job.request.num_images > room or not self._goes_with(first, job):
+            if job.id == first.id or job.request.num_images > room or not self._may_go_with(first, job):
                 continue
-            if (mate := self._begun(job)) is not None:
+            mate = self._begun(job)
+            if mate is not None and are_alike(first.request, mate.request):
                 room -= mate.request.num_images
                 yield job, mate
 
@@ -107,24 +108,13 @@ class Claims:
             return 0
         return min(self.max_batch_size, most) - job.request.num_images
 
-    def _goes_with(self, job: Job, waiting: Job) -> bool:
+    def _may_go_with(self, job: Job, waiting: Job) -> bool:
         own, request = self.backend.capabilities, job.request
         if own.chosen(waiting.request) != own.chosen(request):
             return False
-
-        def is_alike(input_size: Size | None) -> bool:
-            return are_alike(request, own.resolve(waiting.request, input_size, self.max_pixels)[0])
-
-        if not waiting.request.image:
-            return is_alike(None)
-        # Its picture is not fetched for what differs anyway.
-        if request.width is None or request.height is None or not is_alike((request.width, request.height)):
-            return False
-        try:
-            return is_alike(self.reader.size(waiting))
-        except (InvalidImage, StorageUnavailable):
-            # Told when its turn comes.
-            return False
+        # As if its picture were of the right size: those of jobs that differ anyway are not fetched.
+        size = (request.width, request.height) if waiting.request.image and request.width and request.height else None
+        return are_alike(request, own.resolve(waiting.request, size, self.max_pixels)[0])
 
 
 def _refusal(error: InvalidRequest) -> JobError:

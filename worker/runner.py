@@ -42,7 +42,6 @@ class Rendering:
 
     job: Job
     follower: Follower
-    inputs: Inputs = field(default_factory=Inputs)
     pictures: Sequence[Picture] = ()
     error: Exception | None = None
     milliseconds: int = 0
@@ -106,31 +105,31 @@ class Runner:
 
     def _render(self, renderings: Sequence[Rendering]) -> None:
         """Leave in each what came of it."""
-        readable = [each for each in renderings if self._read(each)]
-        if len(readable) < 2 or not self._render_together(readable):
-            for each in readable:
+        readable = [(each, inputs) for each in renderings if (inputs := self._read(each)) is not None]
+        if len(readable) < 2 or not self._render_together(*zip(*readable, strict=True)):
+            for each, inputs in readable:
                 if each.error is None:
-                    self._render_alone(each)
+                    self._render_alone(each, inputs)
 
-    def _read(self, rendering: Rendering) -> bool:
-        """Whether what came with the job can be used."""
+    def _read(self, rendering: Rendering) -> Inputs | None:
+        """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
             with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
-                rendering.inputs = self.claims.reader.read(rendering.job)
+                return self.claims.reader.read(rendering.job)
         except Exception as error:
             rendering.error = error
-        return rendering.error is None
+            return None
 
-    def _render_alone(self, rendering: Rendering) -> None:
+    def _render_alone(self, rendering: Rendering, inputs: Inputs) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
             with logs.about(job_id=job.id), rendering.trail.part("render"):
-                rendering.pictures = self.backend.generate(job.request, rendering.inputs, rendering.follower)
+                rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
 
-    def _render_together(self, renderings: Sequence[Rendering]) -> bool:
+    def _render_together(self, renderings: Sequence[Rendering], inputs: Sequence[Inputs]) -> bool:
         """False where that did not work for jobs that may work alone."""
         assert isinstance(self.backend, Batching)  # noqa: S101 - nobody else has mates
         requests, begin = [each.job.request for each in renderings], time.perf_counter()
@@ -141,7 +140,7 @@ class Runner:
             with ExitStack() as trails:
                 for each in renderings:
                     trails.enter_context(each.trail.part("render"))
-                pictures = self.backend.generate_together(requests, [each.inputs for each in renderings], watch)
+                pictures = self.backend.generate_together(requests, inputs, watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:

@@ -149,13 +149,13 @@ def test_a_job_that_begins_otherwise_is_left_in_line(bench: Bench, backend: Coun
     assert states(bench, jobs) == ["succeeded", "queued"]
 
 
-def test_a_job_whose_picture_is_lost_is_left_to_its_own_turn(bench: Bench, backend: Counting) -> None:
+def test_a_job_whose_picture_is_lost_fails_alone(bench: Bench, backend: Counting) -> None:
     jobs = accepted(bench, *({"images": [scene()]} for _ in range(3)))
     bench.inputs.discard(jobs[1])
 
     run(bench, backend, jobs[0])
 
-    assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "queued", "succeeded"])
+    assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "failed", "succeeded"])
 
 
 def test_a_mask_that_cannot_be_used_fails_its_job_alone(bench: Bench, backend: Counting) -> None:

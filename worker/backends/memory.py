@@ -56,8 +56,7 @@ def keep_freed_memory() -> None:
     As it comes, glibc gives it back, and the kernel clears each page anew: 20 000 to 44 000 times for four pictures of
     the starter model at once, which is up to a twelfth of their time. Other C libraries are left as they are.
     """
-    if _is_glibc():
-        libc = ctypes.CDLL(None)
+    if (libc := _glibc()) is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
 
@@ -65,16 +64,17 @@ def keep_freed_memory() -> None:
 def free_memory() -> None:
     """Give back what nobody holds any more."""
     gc.collect()
-    if _is_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
 
 
-def _is_glibc() -> bool:
-    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
 @contextmanager
