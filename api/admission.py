@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -102,7 +101,7 @@ async def draft(
         services.limits.check(request)
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
-    job = Job.new(request, backend, datetime.now(UTC), caller.owner, links)
+    job = Job.new(request, backend, await services.store.now(), caller.owner, links)
     job = job.model_copy(update={"traceparent": tracing.current()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
@@ -132,11 +131,10 @@ async def admit(
 
 
 async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
-    message = services.queue.message(job.id, job.backend, job.request.priority)
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    return await services.ask(caller, services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    return await services.ask(caller, services.jobs.create(job, ceiling, repeat, expected_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
@@ -151,7 +149,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
             case State.RUNNING:
                 return snapshot
             case State.QUEUED:
-                cancelled = job.cancel(datetime.now(UTC))
+                cancelled = job.cancel(await services.store.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
                     await services.intake.discard(job)

@@ -25,7 +25,6 @@ from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
-from shared.queues import JobQueue, create_celery
 from shared.rates import Rates
 from shared.settings import ApiSettings, load
 from shared.storage import API_PATIENCE, open_home
@@ -51,7 +50,6 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         version=version("imagegen"),
         store=store,
         jobs=jobs,
-        queue=JobQueue(create_celery(settings)),
         images=images,
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),

@@ -20,7 +20,6 @@ from shared.errors import JobNotFound
 from shared.images import ImageStore
 from shared.jobs import Jobs, JobSnapshot
 from shared.links import Links
-from shared.queues import JobQueue
 from shared.rates import Rates
 from shared.schemas import Backend
 from shared.settings import ApiSettings
@@ -68,7 +67,6 @@ class Services:
     version: str
     store: AsyncStore
     jobs: Jobs
-    queue: JobQueue
     images: ImageStore
     hub: Hub
     watch: FleetWatch

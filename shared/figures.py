@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 
 from shared.counts import Counts
 from shared.deliveries import DeliveryState
-from shared.jobs import rank
 from shared.keys import Keys
-from shared.schemas import Backend, Priority
+from shared.schemas import Backend
 from shared.states import State
 from shared.store import Argument, Operation
 
@@ -26,9 +25,9 @@ class Figures:
 
 def figures(prefix: str) -> Operation[Figures]:
     keys = Keys(prefix)
-    places = [keys.counts, keys.state(State.RUNNING)]
+    places = [keys.counts, keys.state(State.RUNNING), keys.state(State.QUEUED)]
     places += [f"{keys.webhooks}{state}" for state in (DeliveryState.PENDING, DeliveryState.DEAD)]
-    args: list[Argument] = [keys.line(""), keys.backend(""), max(map(rank, Priority)), *Backend]
+    args: list[Argument] = [keys.queue(""), keys.backend(""), keys.record(""), *Backend]
     return Operation("figures", places, args, _figures)
 
 

@@ -1,6 +1,5 @@
 """Where jobs live: the keys of their records and the atomic moves between states."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
@@ -11,10 +10,10 @@ from shared.addresses import Url
 from shared.counts import of_creation, of_move
 from shared.deliveries import Delivery, deliveries
 from shared.keys import Keys
-from shared.queues import QueuedMessage, broker_lists
-from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress, Provider
+from shared.schemas import Backend, GenerationRequest, Job, Priority, Progress, Provider, QueuedJob
 from shared.states import State
 from shared.store import Argument, Operation
+from shared.wakeups import wake_up
 
 #: How long the events of a finished job can still be resumed; the record outlives them.
 EVENTS_LIFETIME_MS = 5 * 60 * 1000
@@ -24,8 +23,6 @@ LEASE_MS = 10_000
 MOST_EVENTS = 1000
 #: Stands for every owner; no key has this name.
 ANYONE = "*"
-#: How far from the end of a broker list the message of a job that is next in line may be.
-MESSAGES_LOOKED_AT = 64
 #: Records one list call looks at before it hands back a cursor.
 LIST_BUDGET = 2000
 
@@ -141,24 +138,29 @@ class Jobs:
         self.channel = self._keys.channel
 
     def create(
-        self, job: Job, message: QueuedMessage, ceiling: Ceiling, repeat: Repeat | None = None, expected_ms: int = 0
+        self, job: Job, ceiling: Ceiling, repeat: Repeat | None = None, expected_ms: int = 0
     ) -> Operation[Admission]:
-        """Store a new job and its message in one step, or nothing where there is no room or it is there already."""
-        keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.state(State.QUEUED)]
-        keys += [self._keys.line(job.backend), self._keys.broker(message.key)]
+        """Store a new job in its queue, or nothing where there is no room or an earlier request made it.
+
+        May be repeated: the same job is created once.
+        """
+        keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines, self._keys.active(job.owner)]
-        keys += self._indexes(job)
-        args: list[Argument] = [job.id, self.channel, _dump(job), job.backend, job.request.label or ""]
-        args += [message.payload, rank(job.request.priority), expected_ms, ceiling.queued, ceiling.queued_per_backend]
+        keys += [self._keys.counts, *self._indexes(job)]
+        args: list[Argument] = [job.id, self.channel, _dump(job), job.backend, job.request.label or "", job.owner]
+        args += [rank(job.request.priority), job.request.num_images, expected_ms, wake_up(job.backend)]
+        args += [ceiling.queued, ceiling.queued_per_backend, ceiling.of_owner]
         if repeat is None:
             args += [OnRepeat.NEW, "", ""]
         else:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
-        args += [job.owner, ceiling.of_owner]
-        args += _told(job.request)
-        args += [self._keys.counts, *of_creation(job)]
+        args += [*_told(job.request), *of_creation(job)]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
+
+    def _queue(self, backend: Backend) -> list[str]:
+        """The keys that shared/lua/queue.lua works on."""
+        return [self._keys.queue(backend), self._keys.shares(backend), self._keys.wake_ups(backend)]
 
     def _indexes(self, job: Job) -> list[str]:
         """Every list that the job is in for as long as it is known."""
@@ -171,21 +173,17 @@ class Jobs:
             indexes.append(self._keys.owner_label(job.owner, label))
         return indexes
 
-    def move(self, old: Job, new: Job, message: QueuedMessage | None = None) -> Operation[bool]:
-        """Compare-and-set on the old (state, attempt). False when the job was moved by somebody else first.
-
-        `message` goes with a job that returns to the queue, and only then.
-        """
-        line = self._keys.line(old.backend)
+    def move(self, old: Job, new: Job) -> Operation[bool]:
+        """Compare-and-set on the old (state, attempt). False when the job was moved by somebody else first."""
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
-        keys += [self._keys.state(old.state), self._keys.state(new.state), line]
-        keys += [self._keys.broker(message.key) if message else line, self._keys.leases, self._keys.pace(old.backend)]
-        keys += [self._keys.deadlines, self._keys.active(old.owner)]
+        keys += [self._keys.state(old.state), self._keys.state(new.state), *self._queue(old.backend)]
+        keys += [self._keys.leases, self._keys.pace(old.backend), self._keys.deadlines, self._keys.active(old.owner)]
+        keys.append(self._keys.counts)
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, _dump(new)]
-        args += [message.payload if message else "", rank(new.request.priority)]
-        args += [EVENTS_LIFETIME_MS if new.state.is_terminal else "", LEASE_MS]
+        args += [old.owner, rank(new.request.priority), new.request.num_images, wake_up(old.backend), new.worker or ""]
+        args.append(EVENTS_LIFETIME_MS if new.state.is_terminal else "")
         args += [kind_of_work(new.model or "", new.request), new.work_ms] if new.work_ms is not None else ["", ""]
-        args += [self._keys.webhooks, self._keys.counts, *(part for count in of_move(old, new) for part in count)]
+        args += [LEASE_MS, self._keys.webhooks, *(part for count in of_move(old, new) for part in count)]
         return Operation("move", keys, args, bool)
 
     def report(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:
@@ -214,23 +212,26 @@ class Jobs:
 
     def read(self, job_id: str, owner: str | None = None) -> Operation[JobSnapshot | None]:
         """None for an unknown id, and in the same way for a job that is not `owner`'s where one is given."""
-        args = [job_id, self._keys.line(""), self._keys.record(""), ANYONE if owner is None else owner]
+        args = [job_id, self._keys.queue(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
-    def waiting(self, backend: Backend, most: int) -> Operation[tuple[Job, ...]]:
-        """The first jobs in line that nobody has started yet."""
+    def peek(self, backend: Backend, most: int) -> Operation[tuple[QueuedJob, ...]]:
+        """The head of the queue, in the order in which jobs start."""
         args: list[Argument] = [self._keys.record(""), most]
-        return Operation("first", [self._keys.line(backend)], args, _jobs)
+        return Operation("peek", [self._keys.queue(backend)], args, _queued_jobs)
 
-    def take_back(self, jobs: Sequence[Job]) -> Operation[int]:
-        """Remove the messages of jobs of one backend that were started without them."""
-        lists = [self._keys.broker(name) for name in broker_lists(jobs[0].backend)]
-        return Operation("takeback", lists, [MESSAGES_LOOKED_AT, *(job.id for job in jobs)], int)
+    def wake(self, backend: Backend) -> Operation[int]:
+        """Replace wake-ups of workers that were lost; how many."""
+        return Operation("wake", self._queue(backend), [wake_up(backend)], int)
+
+    def running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
+        """The jobs that a worker has on record as running."""
+        return Operation("running", [self._keys.state(State.RUNNING)], [self._keys.record(""), worker], _jobs)
 
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is an id; the page begins with the job before it."""
         filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
-        args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.line("")]
+        args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.queue("")]
         return Operation("list", [self._index(wanted)], args, _page)
 
     def _index(self, wanted: JobFilter) -> str:
@@ -250,7 +251,7 @@ class Jobs:
         def decode(rows: list[tuple[str, list[str]]]) -> tuple[JobEvent, ...]:
             return tuple(JobEvent(job_id, event_id, fields[1], fields[3]) for event_id, fields in rows)
 
-        return Operation("events", [self._keys.events(job_id)], [after], decode)
+        return Operation("events", [self._keys.events(job_id), self._keys.record(job_id)], [after], decode)
 
 
 def kind_of_work(model: str, request: GenerationRequest) -> str:
@@ -308,6 +309,13 @@ def _snapshot(reply: tuple[str, str, int, int, str, str, str] | None) -> JobSnap
 
 def _jobs(reply: list[str]) -> tuple[Job, ...]:
     return tuple(Job.model_validate_json(doc) for doc in reply)
+
+
+def _queued_jobs(reply: list[str]) -> tuple[QueuedJob, ...]:
+    return tuple(
+        QueuedJob(Job.model_validate_json(doc), int(expected_ms))
+        for doc, expected_ms in zip(reply[::2], reply[1::2], strict=True)
+    )
 
 
 def _page(reply: list[Any]) -> JobPage:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from shared.schemas import Backend
 from shared.states import State
+from shared.wakeups import queue_name
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,6 @@ class Keys:
         """Begins the keys of webhooks on their way; shared/lua/outbox.lua says which there are."""
         return f"{self.prefix}webhooks:"
 
-    def broker(self, name: str) -> str:
-        """A list of the message broker."""
-        return f"{self.prefix}{name}"
-
     def record(self, job_id: str) -> str:
         return f"{self.prefix}job:{job_id}"
 
@@ -80,9 +78,17 @@ class Keys:
         """The jobs of one owner that have not ended."""
         return f"{self.prefix}jobs:active:{owner}"
 
-    def line(self, backend: str) -> str:
-        """Queued jobs of a backend, in the order in which they will start."""
+    def queue(self, backend: str) -> str:
+        """Queued jobs of a backend, in the order in which they will start; shared/lua/queue.lua says by what."""
         return f"{self.prefix}line:{backend}"
+
+    def shares(self, backend: str) -> str:
+        """Whose turn it is in the queue of a backend."""
+        return f"{self.prefix}shares:{backend}"
+
+    def wake_ups(self, backend: Backend) -> str:
+        """The broker's list of messages for workers of a backend."""
+        return f"{self.prefix}{queue_name(backend)}"
 
     def pace(self, backend: str) -> str:
         """How long jobs of a backend have taken lately, by what they asked for."""
@@ -104,8 +110,8 @@ class Keys:
         """Places for jobs that run at the same time, of all workers of a backend together."""
         return f"{self.prefix}places:{backend}"
 
-    def worker(self, name: str) -> str:
-        return f"{self.prefix}worker:{name}"
+    def worker(self, worker_id: str) -> str:
+        return f"{self.prefix}worker:{worker_id}"
 
     def capabilities(self, backend: str) -> str:
         return f"{self.prefix}capabilities:{backend}"

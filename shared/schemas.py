@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -404,6 +405,15 @@ class Job(Frozen):
         if state not in TRANSITIONS[self.state]:
             raise InvalidTransition(f"The job is {self.state} and cannot become {state}.")
         return self.model_copy(update={"state": state, **changes})
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job at the head of its queue."""
+
+    job: Job
+    expected_ms: int
+    """How long jobs like it took lately, when it was accepted; 0 where that was not known."""
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -7,9 +7,11 @@ runs it on asyncio, workers run it on threads.
 import asyncio
 import re
 import ssl
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
 from math import ceil
@@ -17,12 +19,17 @@ from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 import redis.exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 
 #: Longest wait for one answer; a healthy server answers in under a millisecond.
 ANSWER_SECONDS = 2.0
+#: How old what is known of the server's clock may be.
+CLOCK_SECONDS = 5.0
 
 
 T = TypeVar("T")
@@ -53,11 +60,34 @@ def _source(script: str) -> str:
     return _INCLUDE.sub(lambda found: _source(found[1]), text)
 
 
+class Clock:
+    """The server's clock, which all hosts share: their own may differ by more than a deadline."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+        self._expires = -1.0
+
+    @property
+    def is_stale(self) -> bool:
+        return time.monotonic() >= self._expires
+
+    def set(self, told: tuple[int, int]) -> None:
+        """To the answer of TIME: seconds and microseconds."""
+        seconds, microseconds = told
+        self._ahead = seconds + microseconds / 1_000_000 - time.monotonic()
+        self._expires = time.monotonic() + CLOCK_SECONDS
+
+    def now(self) -> datetime:
+        """This machine's time until the server has told its own."""
+        return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)
+
+
 class Store:
     """Runs operations for workers. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
+        self._clock = Clock()
         self._script = cache(lambda name: client.register_script(_source(name)))
 
     def run(self, operation: Operation[T]) -> T:
@@ -78,6 +108,13 @@ class Store:
             replies = pipeline.execute(raise_on_error=False)
             return [self._settled(each, reply) for each, reply in zip(operations, replies, strict=True)]
 
+    def now(self) -> datetime:
+        """The server's time; carried on by this machine's clock while the server does not answer."""
+        if self._clock.is_stale:
+            with suppress(redis.exceptions.RedisError):
+                self._clock.set(self.client.time())
+        return self._clock.now()
+
     def _settled(self, operation: Operation[T], reply: Any) -> T:
         if isinstance(reply, redis.exceptions.NoScriptError):
             return self.run(operation)
@@ -91,6 +128,7 @@ class AsyncStore:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
+        self._clock = Clock()
         self._script = cache(lambda name: client.register_script(_source(name)))
 
     async def run(self, operation: Operation[T]) -> T:
@@ -101,6 +139,14 @@ class AsyncStore:
                 reply = await self._script(operation.script)(keys=operation.keys, args=operation.args)
         return operation.decode(reply)
 
+    async def now(self) -> datetime:
+        """The server's time. Raises StoreUnavailable."""
+        if self._clock.is_stale:
+            with _translated():
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    self._clock.set(await self.client.time())
+        return self._clock.now()
+
 
 @contextmanager
 def _translated() -> Iterator[None]:
@@ -109,16 +155,23 @@ def _translated() -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, TimeoutError) as error:
         raise StoreUnavailable from error
     except redis.exceptions.ResponseError as error:
-        told, _, wait_ms = str(error).partition(" ")
-        if told == "RATE":
+        word, _, wait_ms = str(error).partition(" ")
+        if word == "RATE":
             raise RateLimited(retry_after=ceil(int(wait_ms) / 1000)) from None
-        if not told.startswith(_CANNOT_WRITE):
+        if not isinstance(error, _CANNOT_WRITE) and word not in _CANNOT_WRITE_WORDS:
             raise
         raise StoreUnavailable from error
 
 
-#: Answers of a server that is there but full, a replica, unable to save, or still starting.
-_CANNOT_WRITE = ("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS")
+#: Answers of a server that is there but full, a replica, unable to save, or still starting. redis-py has classes of its
+#: own for some, and takes the word that begins the message away from these.
+_CANNOT_WRITE = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+)
+_CANNOT_WRITE_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
 
 
 def require_redis(url: str) -> None:
@@ -158,24 +211,23 @@ def _refusal_of_tls(error: BaseException | None) -> str | None:
 
 
 def connect(url: str) -> redis.Redis:
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
-        health_check_interval=15,
-    )
+    # A connection that the server closed while it was idle is opened again: every operation may be repeated.
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
+    return redis.Redis.from_url(url, retry=retry, **_CONNECTION)
 
 
 def connect_async(url: str, connections: int = 32) -> redis.asyncio.Redis:
     """Callers beyond `connections` wait their turn; redis-py's default pool would raise at 100."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=ANSWER_SECONDS,
-        decode_responses=True,
-        socket_timeout=ANSWER_SECONDS,
-        socket_connect_timeout=ANSWER_SECONDS,
-        health_check_interval=15,
+        url, max_connections=connections, timeout=ANSWER_SECONDS, retry=retry, **_CONNECTION
     )
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+_CONNECTION: dict[str, Any] = {
+    "decode_responses": True,
+    "socket_timeout": ANSWER_SECONDS,
+    "socket_connect_timeout": ANSWER_SECONDS,
+    "health_check_interval": 15,
+}

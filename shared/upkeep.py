@@ -1,10 +1,6 @@
 """What the housekeeper asks of the job records."""
 
-from shared.jobs import rank
 from shared.keys import Keys
-from shared.queues import QueuedMessage, broker_lists
-from shared.schemas import Backend, Job
-from shared.states import State
 from shared.store import Operation
 
 
@@ -19,16 +15,6 @@ class Upkeep:
     def overdue(self, most: int) -> Operation[list[str]]:
         """Ids of queued jobs whose deadline has passed."""
         return Operation("expired", [self._keys.deadlines], [most], list)
-
-    def waiting(self) -> Operation[tuple[list[str], list[str]]]:
-        """Ids of all queued jobs, and every message that is with the broker."""
-        lists = [self._keys.broker(name) for backend in Backend for name in broker_lists(backend)]
-        return Operation("waiting", [self._keys.state(State.QUEUED), *lists], [], tuple)
-
-    def repost(self, job: Job, message: QueuedMessage) -> Operation[bool]:
-        """Give a queued job a message again. False when it is not queued any more."""
-        keys = [self._keys.record(job.id), self._keys.line(job.backend), self._keys.broker(message.key)]
-        return Operation("repost", keys, [job.id, message.payload, rank(job.request.priority)], bool)
 
     def older_than(self, limit: str, after: str, most: int) -> Operation[list[str]]:
         """Ids below `limit` and above `after` ('' for the first), oldest first."""

@@ -30,7 +30,10 @@ class Download(Frozen):
 
 
 class WorkerRecord(Frozen):
+    id: str
+    """Another one at each start: two workers may have the same name."""
     name: str
+    """That of its Celery node."""
     backend: Backend
     state: WorkerState
     model: str
@@ -75,11 +78,11 @@ class Workers:
 
     def beat(self, worker: WorkerRecord) -> Operation[bool]:
         """Renew the record; it lapses LIFETIME_MS after the last beat."""
-        args: list[Argument] = [worker.name, worker.model_dump_json(), LIFETIME_MS]
-        return Operation("beat", [self._keys.worker(worker.name), self._keys.workers], args, bool)
+        args: list[Argument] = [worker.id, worker.model_dump_json(), LIFETIME_MS]
+        return Operation("beat", [self._keys.worker(worker.id), self._keys.workers], args, bool)
 
-    def leave(self, name: str) -> Operation[bool]:
-        return Operation("leave", [self._keys.worker(name), self._keys.workers], [name], bool)
+    def leave(self, worker_id: str) -> Operation[bool]:
+        return Operation("leave", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
 
     def tell(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
         """Remember what the backend can do, also while no worker is there."""
@@ -87,7 +90,7 @@ class Workers:
 
     def fleet(self) -> Operation[Fleet]:
         keys = self._keys
-        prefixes = [keys.worker(""), keys.capabilities(""), keys.line(""), keys.pace("")]
+        prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.pace("")]
         return Operation("workers", [keys.workers], [*prefixes, *Backend], _fleet)
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,11 +22,12 @@ from celery.worker import state as celery_state
 
 from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.queues import GENERATE, JobQueue, create_celery, queue_for
+from shared.queues import create_celery, queue_for
 from shared.schemas import Backend
 from shared.settings import WorkerSettings
+from shared.wakeups import GENERATE, queue_name
 from worker.cloud import create_cloud_worker
-from worker.events import EventsTogether
+from worker.events import TaskEvents
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
+def create_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    return create(settings, traced)
+    return create(settings, worker_id, traced)
 
 
-def create_local_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
+def create_local_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one spawned child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that
@@ -62,25 +62,24 @@ def create_local_worker(settings: WorkerSettings, traced: tracing.Start) -> Cele
         # The spawned child is a new interpreter: this is how it finds the task.
         include=["worker.main"],
         task_queues=[queue_for(settings.backend)],
-        task_default_queue=f"generate.{settings.backend}",
-        task_time_limit=settings.job_timeout_seconds,
+        task_default_queue=queue_name(settings.backend),
+        # For a child that is stopped. One that hangs ends itself, and each job of a batch may come to be done alone.
+        task_time_limit=(settings.max_batch_size + 1) * 2 * settings.job_timeout_seconds,
         worker_pool="prefork",
         worker_pool_start_method="spawn",
         worker_concurrency=1,
         worker_proc_alive_timeout=LOAD_SECONDS,
-        worker_send_task_events=True,
         worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
-    app.steps["consumer"].add(EventsTogether)
-    _serve_child(app, settings, traced)
-    _rescue_jobs(app, settings)
+    _serve_child(app, settings, worker_id, traced)
+    _rescue_jobs(settings, worker_id)
     # Celery would do it in its own way otherwise.
     setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings, traced: tracing.Start) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> None:
     """What happens in the child: load, run jobs, end."""
     children: list[Child] = []
 
@@ -88,9 +87,10 @@ def _serve_child(app: Celery, settings: WorkerSettings, traced: tracing.Start) -
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
         try:
             # Imported here, because only the child may carry the weight of what it imports.
-            from worker.child import Child
+            from worker.child import Child, Worker
 
-            children.append(Child.loaded(settings, sender, traced))
+            events = TaskEvents(app, sender)
+            children.append(Child.loaded(settings, Worker(worker_id, sender), traced, events.moved))
         except ConfigurationError as error:
             _give_up(error.detail)
         except Exception as error:
@@ -104,26 +104,26 @@ def _serve_child(app: Celery, settings: WorkerSettings, traced: tracing.Start) -
     worker_process_init.connect(begin, weak=False)
     worker_process_shutdown.connect(end, weak=False)
 
-    @app.task(name=GENERATE)
-    def generate(job_id: str) -> None:
-        children[0].run(job_id)
+    # Jobs are shown in their place, see TaskEvents. Versions before this one sent the id of a job.
+    @app.task(name=GENERATE, send_events=False)
+    def generate(*_: object) -> None:
+        children[0].run()
 
 
-def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
-    """What the parent does for the job of a child that was killed, or that must not keep the worker from ending."""
+def _rescue_jobs(settings: WorkerSettings, worker_id: str) -> None:
+    """What the parent does for the jobs of a child that was killed, or that must not keep the worker from ending."""
 
     rescues: list[Rescue] = []
     workers: list[Any] = []
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
-        rescues.append(Rescue.connected(settings, JobQueue(app), worker=sender))
+        rescues.append(Rescue.connected(settings, worker_id))
         workers.append(instance)
 
-    def on_failure(task_id: str, exception: BaseException, **_: object) -> None:
+    def on_failure(exception: BaseException, **_: object) -> None:
         if isinstance(exception, TimeLimitExceeded | WorkerLostError):
-            timed_out = isinstance(exception, TimeLimitExceeded)
-            rescues[0].child_lost(task_id, datetime.now(UTC), timed_out=timed_out)
+            rescues[0].child_lost(settings.job_timeout_seconds)
 
     def on_shutdown(**_: object) -> None:
         # On a thread: Celery's own loop has stopped by then, and waits for the child.
@@ -132,8 +132,7 @@ def _rescue_jobs(app: Celery, settings: WorkerSettings) -> None:
         timer.start()
 
     def hand_back() -> None:
-        # Also what Celery knows nothing of any more: a picture that is still on its way to where it is kept.
-        rescues[0].worker_leaves({request.id for request in list(celery_state.active_requests)})
+        rescues[0].worker_leaves()
         for child in list(workers[0].pool._pool._pool):
             with suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)

@@ -1,11 +1,15 @@
-"""The process that does the jobs: loads the backend once, then runs what the pool hands it."""
+"""The process that does the jobs: loads the backend once, then does the next job whenever the pool wakes it."""
 
+import faulthandler
 import logging
+import math
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
@@ -13,6 +17,7 @@ from typing import Self
 from shared import logs
 from shared.images import ImageStore
 from shared.jobs import Jobs
+from shared.schemas import Job
 from shared.settings import WorkerSettings
 from shared.storage import WORKER_PATIENCE, open_home
 from shared.store import Store, connect
@@ -40,6 +45,16 @@ logger = logging.getLogger(__name__)
 CREDITS_SECONDS = 300.0
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Whom a process works for."""
+
+    id: str
+    """Another one at each start: two workers may have the same name, and must not take each other's jobs."""
+    name: str
+    """Of its Celery node."""
+
+
 class Child:
     """Safe to share between threads where the backend is."""
 
@@ -51,13 +66,13 @@ class Child:
         self._lock = threading.Lock()
 
     @classmethod
-    def loaded(cls, settings: WorkerSettings, name: str, traced: Start) -> Self:
+    def loaded(cls, settings: WorkerSettings, worker: Worker, traced: Start, on_moved: Callable[[Job], None]) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         tracing = traced()
         home = open_home(settings, WORKER_PATIENCE)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
-        record = _record(settings, name)
+        record = _record(settings, worker)
         heartbeat = Heartbeat(store, workers, record)
         heartbeat.start()
         try:
@@ -65,7 +80,9 @@ class Child:
         except BaseException:
             heartbeat.stop()
             raise
-        ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend)
+        ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
+        # Calls to a provider are many threads of one process: their backend keeps the time.
+        time_limit = math.inf if isinstance(backend, Metered) else settings.job_timeout_seconds
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         placement = backend.placement if isinstance(backend, Placed) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
@@ -78,9 +95,11 @@ class Child:
             backend,
             ledger,
             Reader(images.inputs, settings.max_image_pixels),
-            worker=name,
+            worker=worker.id,
             max_pixels=settings.max_pixels,
             max_batch_size=settings.max_batch_size,
+            time_limit_seconds=time_limit,
+            now=store.now,
         )
         runner = Runner(
             backend,
@@ -92,16 +111,25 @@ class Child:
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=AtOnce() if isinstance(backend, Metered) else Beside(),
             tracing=tracing,
+            now=store.now,
+            time_limit_seconds=time_limit,
+            guard=_ending_a_hang,
         )
         return cls(runner, heartbeat, tracing)
 
-    def run(self, job_id: str) -> None:
-        """Raises SystemExit, when the job is on record as ended, where a fresh process has to do those after it."""
-        with self._busy(job_id), logs.about(job_id=job_id):
-            self._runner.run(job_id)
+    def run(self) -> Sequence[Job]:
+        """Do what is next in the queue; what that was.
+
+        Raises SystemExit, when it is on record as ended, where a fresh process has to do those after it.
+        """
+        jobs = self._runner.claim()
+        if jobs:
+            with self._busy(jobs[0].id), logs.about(job_id=jobs[0].id):
+                self._runner.run(jobs)
         if self._runner.retiring.is_set():
             self._runner.finish.drain()
             raise SystemExit(os.EX_SOFTWARE)
+        return jobs
 
     def leave(self) -> None:
         """Let go of every job as soon as that costs nothing; they stay on record as running."""
@@ -159,8 +187,20 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress,
     return backend
 
 
-def _record(settings: WorkerSettings, name: str) -> WorkerRecord:
+def _record(settings: WorkerSettings, worker: Worker) -> WorkerRecord:
     field = FIELDS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
-    return WorkerRecord(name=name, backend=settings.backend, state=state, model=model, started_at=now)
+    return WorkerRecord(
+        id=worker.id, name=worker.name, backend=settings.backend, state=state, model=model, started_at=now
+    )
+
+
+@contextmanager
+def _ending_a_hang(seconds: float) -> Iterator[None]:
+    """Shows where every thread stands and ends the process if this is not over by then, whatever holds the GIL."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

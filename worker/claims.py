@@ -1,14 +1,15 @@
-"""How a worker comes by its jobs: one that it is handed, and those in line that can be rendered with it."""
+"""How a worker comes by its jobs: the next in the queue, and those behind it that can be rendered with it."""
 
 import logging
+import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shared.capabilities import Size
 from shared.errors import DeadlinePassed, InvalidImage, InvalidRequest, StorageUnavailable
-from shared.schemas import Job, JobError
-from shared.states import State
+from shared.schemas import Job, JobError, QueuedJob
 from worker.backends.base import Backend, Batching
 from worker.inputs import Reader
 from worker.records import Ledger
@@ -16,49 +17,57 @@ from worker.together import are_alike
 
 logger = logging.getLogger(__name__)
 
-#: How many of those in line are looked at for jobs that can be rendered with the one that is claimed.
+#: How many queued jobs are looked at for the next one, and for those that can be rendered with it.
 LOOKED_AT = 16
+#: Share of the time limit that jobs which are rendered together may be expected to take.
+EXPECTED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Claims:
+    """Safe to share between threads where the backend is."""
+
     backend: Backend
     ledger: Ledger
     reader: Reader
     worker: str
-    """Its own name, as jobs record it."""
+    """Its id, as jobs record it."""
     max_pixels: int | None = None
     """Of a picture whose size follows from one that came with the request."""
     max_batch_size: int = 1
     """Most pictures, of jobs that are alike, to render in one go."""
+    time_limit_seconds: float = math.inf
+    """How long a job may take."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, job_id: str) -> list[Job]:
-        """The job and those that go well with it, started; none where it has been done, taken or cancelled meanwhile.
-
-        A job that is on record as running is another worker's, even if its message comes again: the housekeeper
-        puts it back in line when that worker is lost. Nobody is waited for.
-        """
-        batches = isinstance(self.backend, Batching) and self.max_batch_size > 1
-        job, waiting = self.ledger.look(job_id, LOOKED_AT if batches else 0)
-        if job is None or job.state is not State.QUEUED:
-            logger.info("nothing to do: the job is %s", job.state if job else "unknown", extra={"job_id": job_id})
+    def take(self) -> list[Job]:
+        """The next job and those that go well with it, started; none where none is queued. Nobody is waited for."""
+        # Threads that look at the same time would all want the same job.
+        with self._claiming:
+            tried: set[str] = set()
+            while waiting := [each for each in self.ledger.peek(LOOKED_AT) if each.job.id not in tried]:
+                for number, next_one in enumerate(waiting):
+                    tried.add(next_one.job.id)
+                    if started := self._start(next_one, waiting[number + 1 :]):
+                        return started
             return []
-        first = self._begun(job)
+
+    def _start(self, next_one: QueuedJob, others: Sequence[QueuedJob]) -> list[Job]:
+        """Empty where the job cannot be done, or another worker was faster."""
+        now = self.now()
+        first = self._begun(next_one.job, now)
         if first is None:
             return []
-        moves = [(job, first), *self._mates(first, waiting)]
+        moves = [(next_one.job, first), *self._mates(first, next_one.expected_ms, others, now)]
         moved = self.ledger.move(moves)
-        started = [new for (_, new), is_ours in zip(moves, moved, strict=True) if is_ours]
-        if mates := [each for each in started if each.id != job_id]:
-            self.ledger.started_together(mates)
-        return started
+        return [new for (_, new), is_ours in zip(moves, moved, strict=True) if is_ours]
 
-    def _begun(self, job: Job) -> Job | None:
+    def _begun(self, job: Job, now: datetime) -> Job | None:
         """The job as it will be on record once it is started; None where it cannot be done, which is put on record."""
         own = self.backend.capabilities
         try:
-            if job.is_overdue(self.now()):
+            if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done
             input_size = self.reader.size(job)
             # Nobody could where it came in before a worker had told what it takes.
@@ -68,45 +77,48 @@ class Claims:
         except (DeadlinePassed, InvalidImage, StorageUnavailable) as error:
             self._refuse(job, JobError.of(error))
         else:
-            return self._started(job, input_size)
+            return self._started(job, input_size, now)
         return None
 
     def _refuse(self, job: Job, error: JobError) -> None:
         if self.ledger.move([(job, job.fail(error, self.now()))])[0]:
             self.reader.store.discard(job)
 
-    def _started(self, job: Job, input_size: Size | None) -> Job:
+    def _started(self, job: Job, input_size: Size | None, now: datetime) -> Job:
         own = self.backend.capabilities
         request, warnings = own.resolve(job.request, input_size, self.max_pixels)
         # A later attempt has a request that is resolved, and no longer tells what the caller left out.
         told = job.warnings if job.attempt else warnings
-        started = job.start(own.chosen(job.request).model, self.worker, self.now())
+        started = job.start(own.chosen(job.request).model, self.worker, now)
         return started.model_copy(update={"request": request, "warnings": told})
 
-    def _mates(self, first: Job, waiting: Sequence[Job]) -> Iterator[tuple[Job, Job]]:
+    def _mates(
+        self, first: Job, expected_ms: int, others: Sequence[QueuedJob], now: datetime
+    ) -> Iterator[tuple[Job, Job]]:
         """Jobs that can be rendered in one go with this one: as they wait, and as they will be on record."""
-        room = self._room(first) if waiting else 0
-        for job in waiting:
-            if job.id == first.id or job.request.num_images > room or not self._may_go_with(first, job):
+        room = self._room(first, expected_ms) if others else 0
+        for job in (waiting.job for waiting in others):
+            # A job that has cost a worker before is done alone: it may take others along.
+            if job.attempt or job.request.num_images > room or not self._may_go_with(first, job):
                 continue
-            mate = self._begun(job)
+            mate = self._begun(job, now)
             if mate is not None and are_alike(first.request, mate.request):
                 room -= mate.request.num_images
                 yield job, mate
 
-    def _room(self, job: Job) -> int:
-        """How many pictures of other jobs fit in one go with this one's.
-
-        A job that has cost a worker before is done alone: it may take others along.
-        """
-        if not isinstance(self.backend, Batching) or job.attempt > 1:
+    def _room(self, job: Job, expected_ms: int) -> int:
+        """How many pictures of other jobs fit in one go with this one's: in memory, and in the time limit of one."""
+        if not isinstance(self.backend, Batching) or self.max_batch_size == 1 or job.attempt > 1:
             return 0
         try:
             most = self.backend.most_together(job.request)
         except Exception:
             logger.exception("how many pictures fit in one go is not known; job %s is made alone", job.id)
             return 0
-        return min(self.max_batch_size, most) - job.request.num_images
+        own = job.request.num_images
+        if expected_ms and self.time_limit_seconds < math.inf:
+            most = min(most, int(EXPECTED_SHARE * self.time_limit_seconds * 1000 * own / expected_ms))
+        return min(self.max_batch_size, most) - own
 
     def _may_go_with(self, job: Job, waiting: Job) -> bool:
         own, request = self.backend.capabilities, job.request

@@ -11,8 +11,10 @@ from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 
 from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.queues import GENERATE, JobQueue, create_celery, queue_for
+from shared.queues import create_celery, queue_for
 from shared.settings import WorkerSettings
+from shared.wakeups import GENERATE, queue_name
+from worker.events import TaskEvents
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -25,27 +27,27 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 4.0
 
 
-def create_cloud_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
         task_queues=[queue_for(settings.backend)],
-        task_default_queue=f"generate.{settings.backend}",
+        task_default_queue=queue_name(settings.backend),
         worker_pool="threads",
         worker_concurrency=settings.bfl_concurrency,
-        worker_send_task_events=True,
         worker_hijack_root_logger=False,
     )
-    cloud = _Cloud(app, settings, traced)
+    cloud = _Cloud(app, settings, worker_id, traced)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
     # Celery would do it in its own way otherwise.
     setup_logging.connect(lambda **_: None, weak=False)
 
-    @app.task(name=GENERATE)
-    def generate(job_id: str) -> None:
-        cloud.run(job_id)
+    # Jobs are shown in their place, see TaskEvents. Versions before this one sent the id of a job.
+    @app.task(name=GENERATE, send_events=False)
+    def generate(*_: object) -> None:
+        cloud.run()
 
     return app
 
@@ -53,8 +55,9 @@ def create_cloud_worker(settings: WorkerSettings, traced: tracing.Start) -> Cele
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back in line what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, traced: tracing.Start) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> None:
         self._app = app
+        self._worker_id = worker_id
         self._traced = traced
         self._settings = settings
         self._child: Child | None = None
@@ -63,22 +66,24 @@ class _Cloud:
     def begin(self, name: str) -> None:
         """Raises ConfigurationError."""
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
-        from worker.child import Child
+        from worker.child import Child, Worker
 
         logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
-        self._rescue = Rescue.connected(self._settings, JobQueue(self._app), worker=name)
-        self._child = Child.loaded(self._settings, name, self._traced)
+        self._rescue = Rescue.connected(self._settings, self._worker_id)
+        events = TaskEvents(self._app, name)
+        self._child = Child.loaded(self._settings, Worker(self._worker_id, name), self._traced, events.moved)
 
-    def run(self, job_id: str) -> None:
+    def run(self) -> None:
         if self._child is None or self._rescue is None:
             raise RuntimeError("a job came before the worker was ready")
         if self._child.leaves:
-            # It came while the worker was about to end, perhaps handed back a moment ago: it stays with the broker.
+            # For another worker.
             raise Reject(requeue=True)
-        self._child.run(job_id)
-        # After it has ended, this does nothing.
+        jobs = self._child.run()
         if self._child.leaves:
-            self._rescue.handed_back(job_id)
+            for job in jobs:
+                # After it has ended, this does nothing.
+                self._rescue.handed_back(job.id)
 
     def on_shutdown(self, **_: object) -> None:
         timer = threading.Timer(self._settings.shutdown_grace_seconds, self._leave)

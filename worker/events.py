@@ -1,35 +1,73 @@
-"""When a worker tells of its tasks: Flower and its like hear of many at once, a moment later."""
+"""Jobs as Flower and its like show them: each is a Celery task under its own id."""
 
-from typing import Any
+import logging
+import threading
+import time
+from collections import deque
 
-from celery import bootsteps
+from celery import Celery
 
-#: Celery's own way, at each event, was two fifths of what a parent does that hands out many short jobs.
+from shared.schemas import Job
+from shared.states import State
+from shared.wakeups import GENERATE
+
+logger = logging.getLogger(__name__)
+
+#: Sent together, this long after the first: one by one they cost more than many a short job.
 DELAY_SECONDS = 0.5
-#: Kept until then; with more, they are told at once.
-MOST_KEPT = 1000
+#: Kept until then, and while the broker is away; the oldest go first.
+MOST_KEPT = 2000
 
 
-class EventsTogether(bootsteps.StartStopStep):
-    """Sends what happened to tasks at most twice a second."""
+class TaskEvents:
+    """Sends what happens to jobs from a thread of its own. Nothing depends on whether it arrives."""
 
-    requires = ("celery.worker.consumer.events:Events",)
+    def __init__(self, app: Celery, node: str) -> None:
+        self._app = app
+        self._node = node
+        self._kept: deque[tuple[str, dict[str, object]]] = deque(maxlen=MOST_KEPT)
+        self._has_some = threading.Event()
+        threading.Thread(target=self._run, name="task-events", daemon=True).start()
 
-    def start(self, consumer: Any) -> None:
-        self._is_due = False
-        dispatcher = consumer.event_dispatcher
-        dispatcher.buffer_limit = MOST_KEPT
-        dispatcher.on_send_buffered = lambda: self._flush_soon(consumer)
+    def moved(self, job: Job) -> None:
+        now = time.time()
+        match job.state:
+            case State.QUEUED:
+                return
+            case State.RUNNING:
+                details = {"name": GENERATE, "args": f"({job.id!r},)", "kwargs": "{}", "retries": job.attempt - 1}
+                self._keep("task-received", job, now, **details)
+                self._keep("task-started", job, now)
+            case State.SUCCEEDED:
+                self._keep("task-succeeded", job, now, result=job.state.value, runtime=(job.run_ms or 0) / 1000)
+            case State.FAILED:
+                self._keep("task-failed", job, now, exception=job.error.code if job.error else "", traceback="")
+            case State.CANCELLED:
+                self._keep("task-revoked", job, now, terminated=True, signum=None, expired=False)
+        self._has_some.set()
 
-    def _flush_soon(self, consumer: Any) -> None:
-        if not self._is_due:
-            self._is_due = True
-            consumer.hub.call_later(DELAY_SECONDS, self._flush, consumer)
+    def _keep(self, kind: str, job: Job, now: float, **fields: object) -> None:
+        self._kept.append((kind, {"uuid": job.id, "timestamp": now, **fields}))
 
-    def _flush(self, consumer: Any) -> None:
-        self._is_due = False
-        if consumer.event_dispatcher:
-            consumer.event_dispatcher.flush()
+    def _run(self) -> None:
+        while True:
+            self._has_some.wait()
+            time.sleep(DELAY_SECONDS)
+            self._has_some.clear()
+            try:
+                self._send()
+            except Exception as error:
+                logger.debug("events of %d jobs were not sent: %s", len(self._kept), error)
 
-    def stop(self, consumer: Any) -> None:
-        self._flush(consumer)
+    def _send(self) -> None:
+        with (
+            self._app.connection_for_write() as connection,
+            self._app.events.Dispatcher(
+                connection, hostname=self._node, buffer_while_offline=False, buffer_group=frozenset({"task"})
+            ) as dispatcher,
+        ):
+            dispatcher.buffer_limit = MOST_KEPT * 2
+            while self._kept:
+                kind, fields = self._kept.popleft()
+                dispatcher.send(kind, **fields)
+            dispatcher.flush()

@@ -4,12 +4,14 @@ import base64
 import io
 import json
 import logging
+import math
 import threading
 import time
 from typing import Protocol
 
 from PIL import Image as PillowImage
 
+from shared.errors import TimedOut
 from shared.schemas import Job, Progress, Provider
 from worker.backends.base import Pixels, Step
 
@@ -71,6 +73,7 @@ class Follower:
         self._notes = notes
         self._leaving = leaving
         self._retiring = retiring
+        self._deadline = math.inf
         self._begin = self._last_preview = time.monotonic()
         self.step_ms: float | None = None
         """Mean time of a step so far; None before the first."""
@@ -91,10 +94,17 @@ class Follower:
         logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
         self._retiring.set()
 
+    def begin(self, time_limit_seconds: float) -> None:
+        """Of rendering. Once the limit has passed, `check` and `on_step` raise TimedOut."""
+        self._begin = self._last_preview = time.monotonic()
+        self._deadline = self._begin + time_limit_seconds
+
     def check(self) -> None:
         self.line.check()
         if self._leaving.is_set():
             raise WorkerLeaves
+        if time.monotonic() >= self._deadline:
+            raise TimedOut
 
     def on_step(self, step: Step) -> None:
         self.check()

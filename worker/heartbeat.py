@@ -1,5 +1,6 @@
 """A worker's sign of life: its record in Redis, renewed for as long as it lives."""
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +9,8 @@ from shared.devices import DeviceMemory
 from shared.errors import StoreUnavailable
 from shared.store import Store
 from shared.workers import BEAT_SECONDS, WorkerRecord, Workers
+
+logger = logging.getLogger(__name__)
 
 #: Changes are told at once, but no more often than this: a worker that does a hundred jobs a second is simply busy.
 MIN_SECONDS = 0.2
@@ -47,10 +50,18 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stopped:
             record = self._record
-            with suppress(StoreUnavailable):
-                self._store.run(self._workers.beat(record.model_copy(update={"memory": self._measure()})))
+            self._beat(record)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, MIN_SECONDS)
                 self._changed.wait_for(lambda: self._stopped or self._record is not record, BEAT_SECONDS)  # noqa: B023
         with suppress(StoreUnavailable):
-            self._store.run(self._workers.leave(self._record.name))
+            self._store.run(self._workers.leave(self._record.id))
+
+    def _beat(self, record: WorkerRecord) -> None:
+        try:
+            self._store.run(self._workers.beat(record.model_copy(update={"memory": self._measure()})))
+        except StoreUnavailable:
+            logger.debug("Redis does not answer; the next beat comes")
+        except Exception:
+            # A worker that is not heard of counts as lost: whatever goes wrong once, the next beat has to come.
+            logger.exception("a beat failed")

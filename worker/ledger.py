@@ -1,18 +1,20 @@
 """The record of jobs as a worker keeps it, in Redis."""
 
+import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from shared.errors import StoreUnavailable
 from shared.jobs import LEASE_MS, Jobs, Verdict
-from shared.schemas import Backend, Job, Progress
+from shared.schemas import Backend, Job, Progress, QueuedJob
 from shared.store import Operation, Store
 from worker.follower import JobCancelled, JobLost
 from worker.patience import patiently
+
+logger = logging.getLogger(__name__)
 
 #: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
 #: silent job still asks this often whether it should stop.
@@ -23,10 +25,14 @@ SURE_SECONDS = LEASE_MS / 1000 / 4
 
 
 class RedisLedger:
-    def __init__(self, store: Store, jobs: Jobs, backend: Backend) -> None:
+    def __init__(
+        self, store: Store, jobs: Jobs, backend: Backend, on_moved: Callable[[Job], None] = lambda _: None
+    ) -> None:
+        """`on_moved` hears of each job that this worker moved, on the thread that did."""
         self._store = store
         self._jobs = jobs
         self._backend = backend
+        self._on_moved = on_moved
         self._reporter = Reporter(store)
 
     def tell(self, news: Operation[bool]) -> None:
@@ -37,17 +43,17 @@ class RedisLedger:
         snapshot = patiently(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
-    def look(self, job_id: str, most: int) -> tuple[Job | None, Sequence[Job]]:
-        operations: list[Operation[Any]] = [self._jobs.read(job_id)]
-        if most:
-            operations.append(self._jobs.waiting(self._backend, most))
-        snapshot, *others = patiently(lambda: self._store.run_all(operations))
-        return snapshot.job if snapshot else None, others[0] if others else ()
+    def peek(self, most: int) -> Sequence[QueuedJob]:
+        return patiently(lambda: self._store.run(self._jobs.peek(self._backend, most)))
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         moved = patiently(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
         # The answer to an attempt that did succeed may have been lost with the connection.
-        return [done or self._is(new) for done, (_, new) in zip(moved, moves, strict=True)]
+        ours = [done or self._is(new) for done, (_, new) in zip(moved, moves, strict=True)]
+        for is_ours, (_, new) in zip(ours, moves, strict=True):
+            if is_ours:
+                self._on_moved(new)
+        return ours
 
     def _is(self, job: Job) -> bool:
         held = self.read(job.id)
@@ -55,11 +61,6 @@ class RedisLedger:
 
     def note(self, job: Job) -> bool:
         return patiently(lambda: self._store.run(self._jobs.note(job)))
-
-    def started_together(self, jobs: Sequence[Job]) -> None:
-        # Nothing is lost where Redis does not answer: their messages do nothing when their turn comes.
-        with suppress(StoreUnavailable):
-            self._store.run(self._jobs.take_back(jobs))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisLine"]:
@@ -109,7 +110,12 @@ class Reporter:
 
     def _serve(self) -> None:
         while True:
-            self.report(self._next())
+            lines = self._next()
+            try:
+                self.report(lines)
+            except Exception:
+                # Leases are renewed here: whatever goes wrong once, the next round has to come.
+                logger.exception("a report of running jobs failed")
 
     def _next(self) -> list["RedisLine"]:
         """The lines that have to report now, as soon as there is one."""

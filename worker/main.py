@@ -3,6 +3,7 @@
 import os
 import sys
 from functools import partial
+from uuid import uuid4
 
 from shared import logs, tracing
 from shared.errors import ConfigurationError
@@ -33,4 +34,6 @@ def _settings() -> WorkerSettings:
     return settings
 
 
-app = create_worker(_settings(), partial(tracing.start, "imagegen-worker", os.environ))
+#: The child is a new interpreter, which finds here whom it works for.
+worker_id = os.environ.setdefault("IMAGEGEN_WORKER_ID", uuid4().hex)
+app = create_worker(_settings(), worker_id, partial(tracing.start, "imagegen-worker", os.environ))

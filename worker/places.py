@@ -1,5 +1,6 @@
 """How a worker comes by a place among the jobs that run at the same time, and keeps it."""
 
+import logging
 import threading
 import time
 import uuid
@@ -9,6 +10,8 @@ from contextlib import contextmanager, suppress
 from shared.errors import StoreUnavailable
 from shared.places import KEEP_SECONDS, Places
 from shared.store import Store
+
+logger = logging.getLogger(__name__)
 
 #: How often it is looked whether a place has become free.
 LOOK_SECONDS = 0.2
@@ -54,5 +57,9 @@ class RedisPlaces:
             with self._lock:
                 held = sorted(self._held)
             if held:
-                with suppress(StoreUnavailable):
+                try:
                     self._store.run(self._places.keep(held))
+                except StoreUnavailable:
+                    logger.debug("Redis does not answer; the next round comes")
+                except Exception:
+                    logger.exception("slots could not be renewed")

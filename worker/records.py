@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from shared.schemas import Job
+from shared.schemas import Job, QueuedJob
 from worker.follower import Line
 
 
 class Ledger(Protocol):
     """Where jobs are on record."""
 
-    def look(self, job_id: str, most: int) -> tuple[Job | None, Sequence[Job]]:
-        """The job, and the first `most` in line that nobody has started; itself among them if it is one."""
+    def peek(self, most: int) -> Sequence[QueuedJob]:
+        """The first `most` queued jobs, in the order in which they are to start."""
         ...
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
@@ -22,10 +22,6 @@ class Ledger(Protocol):
 
     def note(self, job: Job) -> bool:
         """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
-        ...
-
-    def started_together(self, jobs: Sequence[Job]) -> None:
-        """These were started without having been handed out: nobody else is to be handed them."""
         ...
 
     def open_line(self, job: Job) -> AbstractContextManager[Line]: ...

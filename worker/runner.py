@@ -1,10 +1,11 @@
 """The life of jobs in a worker: claim, render, encode, store, record."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
 #: Jobs of one go whose pictures are encoded and stored within this time go on record together.
 SHORT_SECONDS = 0.005
+#: How long after the time limit a step may still come, as a share of it and at least.
+GRACE, SHORTEST_GRACE_SECONDS = 0.25, 5.0
 
 
 @dataclass(eq=False)
@@ -72,16 +75,21 @@ class Runner:
     finish: Finishing = field(default_factory=AtOnce)
     tracing: Tracing = field(default_factory=Untraced)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    time_limit_seconds: float = math.inf
+    """How long rendering a job may take. It is stopped at its next step after that."""
+    guard: Callable[[float], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
+    """Ends the process when rendering, which it is around, does not stop at a step so many seconds after its begin."""
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
     retiring: threading.Event = field(default_factory=threading.Event)
     """Set by a job that leaves behind a process which is not fit for another one."""
 
-    def run(self, job_id: str) -> None:
-        """Do the job unless it has been done, taken or cancelled meanwhile, and those in line that go well with it."""
-        jobs = [job for job in self.claims.take(job_id) if not self._is_made(job)]
-        if not jobs:
-            return
+    def claim(self) -> Sequence[Job]:
+        """The next job in the queue, and those that are rendered with it; none where there is nothing to do."""
+        return [job for job in self.claims.take() if not self._is_made(job)]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Do what was claimed."""
         with ExitStack() as lines:
             renderings = [self._rendering(job, lines, len(jobs)) for job in jobs]
             self._render(renderings)
@@ -123,7 +131,8 @@ class Runner:
     def _render_alone(self, rendering: Rendering, inputs: Inputs) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            with logs.about(job_id=job.id), rendering.trail.part("render"):
+            with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
+                rendering.follower.begin(self.time_limit_seconds)
                 rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
         except Exception as error:
             rendering.error = error
@@ -134,10 +143,10 @@ class Runner:
         assert isinstance(self.backend, Batching)  # noqa: S101 - nobody else has mates
         requests, begin = [each.job.request for each in renderings], time.perf_counter()
         counts = [request.num_images for request in requests]
-        watch = Together([each.follower for each in renderings], counts)
+        watch = Together([each.follower for each in renderings], counts, self.time_limit_seconds)
         pictures: Sequence[Sequence[Picture]] = [()] * len(renderings)
         try:
-            with ExitStack() as trails:
+            with ExitStack() as trails, self._limited():
                 for each in renderings:
                     trails.enter_context(each.trail.part("render"))
                 pictures = self.backend.generate_together(requests, inputs, watch)
@@ -151,6 +160,10 @@ class Runner:
             each.pictures, each.error = pictures[number], watch.ended.get(number)
             each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
+
+    def _limited(self) -> AbstractContextManager[None]:
+        limit = self.time_limit_seconds
+        return self.guard(limit + max(SHORTEST_GRACE_SECONDS, GRACE * limit)) if limit < math.inf else nullcontext()
 
     def _conclude(self, renderings: Sequence[Rendering]) -> None:
         """Each job is put on record as soon as its pictures are stored; those that take no time, together."""

@@ -1,5 +1,7 @@
 """Several jobs rendered in one go: which ones may be, and who follows each of them meanwhile."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,11 +26,16 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 
+class BatchTooSlow(Exception):
+    """Jobs that are rendered together have used up the time that one of them may take."""
+
+
 class Together:
     """Several watches as one. Each may end its own job; the others go on."""
 
-    def __init__(self, watches: Sequence[Watch], pictures: Sequence[int]) -> None:
+    def __init__(self, watches: Sequence[Watch], pictures: Sequence[int], time_limit_seconds: float = math.inf) -> None:
         """`pictures` is how many each job has; in the one go they lie in this order."""
+        self._deadline = time.monotonic() + time_limit_seconds
         self._watches = watches
         self._firsts = [sum(pictures[:number]) for number in range(len(pictures))]
         self.ended: dict[int, Exception] = {}
@@ -62,7 +69,9 @@ class Together:
         self._watches[0].retire(reason)
 
     def _each(self, tell: Callable[[int, Watch], Any]) -> None:
-        """Raises what ended the last job, once all have ended."""
+        """Raises what ended the last job, once all have ended, and BatchTooSlow."""
+        if time.monotonic() >= self._deadline:
+            raise BatchTooSlow("they take longer than one may")
         for number, watch in enumerate(self._watches):
             if number in self.ended:
                 continue

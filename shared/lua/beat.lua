@@ -1,5 +1,5 @@
 -- A worker says that it lives.
--- KEYS: its record, index of workers    ARGV: name, record, lifetime in ms
+-- KEYS: its record, index of workers    ARGV: id, record, lifetime in ms
 -- The index is kept by the server's clock, so that machines need not agree on the time.
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)

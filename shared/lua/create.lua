@@ -1,55 +1,66 @@
--- Accept a job: its record, its place in line and its message to the workers, all or nothing.
--- KEYS: record, events, index of queued jobs, place in line, broker list, repeat, deadlines,
---       the owner's jobs that have not ended, then every index it appears in
--- ARGV: id, channel, doc, backend, label, broker message, priority rank, expected duration in ms,
---       most queued jobs, most of this backend,
---       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
---       prefix of the records, the moment by which it must have started in ms ('' for none),
---       owner ('' for none), most jobs of the owner that have not ended (0 for no limit),
---       who is told of it ('' for nobody), and of which events, where counts are kept, what is counted, how much
+-- Accept a job: its record, its place in the queue and a wake-up for a worker, all or nothing.
+-- KEYS: record, index of queued jobs, queue, shares, wake-ups, repeat, deadlines,
+--       the owner's jobs that have not ended, counts, then every index it appears in
 -- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
-local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
-if mode ~= 'new' then
-  local known = redis.call('HMGET', KEYS[6], 'id', 'hash')
+-- A client that lost the answer may ask again: the job is then there, and was created.
+-- include queue
+local record, queued, repeated, deadlines, active, counts = KEYS[1], KEYS[2], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local q = { queue = KEYS[3], shares = KEYS[4], wake_ups = KEYS[5] }
+local first_index = 10
+local id, channel, doc, backend, label, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local rank, images, expected_ms, wake_up = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local most_queued, most_of_backend, most_of_owner = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+-- 'new', 'same' or 'again'; see OnRepeat.
+local on_repeat, request_hash, remembered_ms, record_prefix = ARGV[14], ARGV[15], ARGV[16], ARGV[17]
+-- The moment by which it must have started in ms, '' for none; who is told of it, '' for nobody, and of which events.
+local deadline_ms, receiver, wanted = ARGV[18], ARGV[19], ARGV[20]
+local counted, increment = ARGV[21], ARGV[22]
+
+if redis.call('EXISTS', record) == 1 then
+  return {'created', id}
+end
+if on_repeat ~= 'new' then
+  local known = redis.call('HMGET', repeated, 'id', 'hash')
   if known[1] then
-    local state = redis.call('HGET', ARGV[14] .. known[1], 'state')
-    if mode == 'same' and known[2] ~= ARGV[12] then
+    local state = redis.call('HGET', record_prefix .. known[1], 'state')
+    if on_repeat == 'same' and known[2] ~= request_hash then
       return {'mismatch', known[1]}
-    elseif state and (mode == 'same' or (state ~= 'failed' and state ~= 'cancelled')) then
+    elseif state and (on_repeat == 'same' or (state ~= 'failed' and state ~= 'cancelled')) then
       return {'known', known[1]}
     end
   end
 end
-if redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[9]) or redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[10]) then
+if redis.call('ZCARD', queued) >= most_queued or redis.call('ZCARD', q.queue) >= most_of_backend then
   return {'full', ''}
 end
-local owner, most = ARGV[16], tonumber(ARGV[17])
 if owner ~= '' then
-  if most > 0 and redis.call('SCARD', KEYS[8]) >= most then
+  if most_of_owner > 0 and redis.call('SCARD', active) >= most_of_owner then
     return {'crowded', ''}
   end
-  redis.call('SADD', KEYS[8], id)
-  redis.call('HSET', KEYS[1], 'owner', owner)
+  redis.call('SADD', active, id)
+  redis.call('HSET', record, 'owner', owner)
 end
-redis.call('HSET', KEYS[1], 'doc', ARGV[3], 'state', 'queued', 'attempt', 0, 'backend', ARGV[4], 'label', ARGV[5],
-  'expected', ARGV[8])
-redis.call('ZADD', KEYS[4], ARGV[7], id)
-for i = 9, #KEYS do
+local now = redis.call('TIME')
+-- The first event is in the record: a stream of its own would be most of what a queued job takes.
+local event = now[1] * 1000 + math.floor(now[2] / 1000) .. '-0'
+redis.call('HSET', record, 'doc', doc, 'state', 'queued', 'attempt', 0, 'backend', backend, 'label', label,
+  'expected', expected_ms, 'queued', event)
+for i = first_index, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end
-redis.call('ZADD', KEYS[3], 0, id)
-redis.call('LPUSH', KEYS[5], ARGV[6])
-if ARGV[13] ~= '' then
-  redis.call('HSET', KEYS[6], 'id', id, 'hash', ARGV[12])
-  redis.call('PEXPIRE', KEYS[6], ARGV[13])
+redis.call('ZADD', queued, 0, id)
+QUEUE.push(q, id, rank, owner, images)
+QUEUE.wake(q, wake_up)
+if remembered_ms ~= '' then
+  redis.call('HSET', repeated, 'id', id, 'hash', request_hash)
+  redis.call('PEXPIRE', repeated, remembered_ms)
 end
-if ARGV[15] ~= '' then
-  redis.call('ZADD', KEYS[7], ARGV[15], id)
+if deadline_ms ~= '' then
+  redis.call('ZADD', deadlines, deadline_ms, id)
 end
-if ARGV[18] ~= '' then
-  redis.call('HSET', KEYS[1], 'receiver', ARGV[18], 'wanted', ARGV[19])
+if receiver ~= '' then
+  redis.call('HSET', record, 'receiver', receiver, 'wanted', wanted)
 end
-redis.call('HINCRBY', ARGV[20], ARGV[21], ARGV[22])
-local event = redis.call('XADD', KEYS[2], '*', 'type', 'state', 'data', 'queued')
+redis.call('HINCRBY', counts, counted, increment)
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')
 return {'created', id}

@@ -12,12 +12,10 @@ import pytest
 from api import events
 from api.events import BACKLOG, Hub, Listener, follow, until_done
 from shared.jobs import Ceiling, JobEvent, Jobs
-from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Job, Progress
 from shared.store import AsyncStore, connect_async
 
 NOW = datetime.now(UTC)
-MESSAGE = QueuedMessage("generate.null", "{}")
 
 
 class Scene:
@@ -39,7 +37,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     store, jobs = AsyncStore(connect_async(url)), Jobs(prefix)
     queued = Job.new(GenerationRequest(prompt="x"), Backend.NULL, NOW)
     job = queued.start("null", "worker", NOW)
-    await store.run(jobs.create(queued, MESSAGE, Ceiling(10, 10)))
+    await store.run(jobs.create(queued, Ceiling(10, 10)))
     assert await store.run(jobs.move(queued, job))
     hub = Hub(connect_async(url, connections=2), jobs.channel)
     listening = asyncio.create_task(hub.run())

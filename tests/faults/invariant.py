@@ -13,7 +13,6 @@ from PIL import Image as PillowImage
 
 from shared.images import picture_name
 from shared.keys import Keys
-from shared.queues import broker_lists
 from shared.schemas import Backend, Job
 from shared.states import State
 from tests.stack import Stack
@@ -22,7 +21,18 @@ PATIENCE_SECONDS = 40.0
 ENDED = [state for state in State if state.is_terminal]
 #: What may stay for good. `unacked` is the broker's own note of messages whose worker was killed; it sends them again
 #: when its timeout has passed, and nothing comes of them.
-LASTING = ("job:", "jobs", "workers", "capabilities:", "pace:", "_kombu.", "unacked", "maintenance", "counts")
+LASTING = (
+    "job:",
+    "jobs",
+    "workers",
+    "capabilities:",
+    "pace:",
+    "shares:",
+    "_kombu.",
+    "unacked",
+    "maintenance",
+    "counts",
+)
 
 
 class Invariant:
@@ -42,7 +52,7 @@ class Invariant:
         """Keys that hold work; none once all is done."""
         keys = [self._keys.state(State.QUEUED), self._keys.state(State.RUNNING), self._keys.leases]
         for backend in Backend:
-            keys += [self._keys.line(backend), *map(self._keys.broker, broker_lists(backend))]
+            keys += [self._keys.queue(backend), self._keys.wake_ups(backend)]
         pipe = self.redis.pipeline(transaction=False)
         for key in keys:
             pipe.exists(key)

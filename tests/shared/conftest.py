@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from shared.jobs import Admission, Ceiling, Jobs, Outcome
-from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.store import Operation, Store, connect
 
@@ -30,9 +29,9 @@ class Records:
     def run(self, operation: Operation[Any]) -> Any:
         return self.store.run(operation)
 
-    def accepted(self, **fields: Any) -> Job:
-        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW)
-        admission = self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), ROOM))
+    def accepted(self, owner: str = "", **fields: Any) -> Job:
+        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW, owner)
+        admission = self.run(self.jobs.create(job, ROOM))
         assert admission == Admission(Outcome.CREATED, job.id)
         return job
 
@@ -46,10 +45,14 @@ class Records:
         held: Job = self.run(self.jobs.read(job.id)).job
         return held
 
-    def messages(self) -> list[str]:
-        """In the order in which workers take them."""
-        held: Any = self.store.client.lrange(f"{self.prefix}generate.null", 0, -1)
-        return list(reversed(held))
+    def wake_ups(self) -> int:
+        """How many there are for workers."""
+        held: Any = self.store.client.llen(f"{self.prefix}generate.null")
+        return int(held)
+
+    def order(self) -> list[str]:
+        """Ids of queued jobs, in the order in which they will start."""
+        return [queued.job.id for queued in self.run(self.jobs.peek(Backend.NULL, 1000))]
 
 
 @pytest.fixture

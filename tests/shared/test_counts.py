@@ -25,12 +25,10 @@ from shared.deliveries import DeliveryState
 from shared.errors import OutOfMemory
 from shared.figures import Figures, figures
 from shared.jobs import Ceiling, Outcome
-from shared.queues import QueuedMessage
 from shared.schemas import Backend, Image, Job, JobError, Priority, Timings
 from shared.states import State
 from tests.shared.conftest import NOW, Records
 
-AGAIN = QueuedMessage("generate.null", "again")
 LATER = NOW + timedelta(seconds=3)
 TIMES = Timings(generate_ms=2900, encode_ms=30, step_ms=140.5)
 
@@ -44,8 +42,8 @@ def distribution(records: Records, histogram: Histogram) -> Distribution:
     return told(records).counts.distribution(histogram, Backend.NULL)
 
 
-def moved(records: Records, old: Job, new: Job, message: QueuedMessage | None = None) -> Job:
-    assert records.run(records.jobs.move(old, new, message))
+def moved(records: Records, old: Job, new: Job) -> Job:
+    assert records.run(records.jobs.move(old, new))
     return new
 
 
@@ -76,7 +74,7 @@ def test_what_did_not_happen_is_not_counted(records: Records) -> None:
     moved(records, running, running.succeed((), Timings(), LATER))
     assert not records.run(records.jobs.move(running, running.fail(JobError.of(OutOfMemory()), LATER)))
     refused = running.model_copy(update={"id": "second", "state": State.QUEUED})
-    assert records.run(records.jobs.create(refused, AGAIN, Ceiling(0, 0))).outcome is Outcome.FULL
+    assert records.run(records.jobs.create(refused, Ceiling(0, 0))).outcome is Outcome.FULL
 
     counts = told(records).counts
 
@@ -100,9 +98,9 @@ def test_a_job_that_succeeds_tells_how_long_everything_took(records: Records) ->
 
 def test_only_the_first_start_ends_the_wait_and_every_return_says_why(records: Records) -> None:
     job = records.started()
-    job = moved(records, job, job.requeue(lost=True), AGAIN)
+    job = moved(records, job, job.requeue(lost=True))
     job = moved(records, job, job.start("null", "worker", LATER))
-    moved(records, job, job.requeue(), AGAIN)
+    moved(records, job, job.requeue())
 
     assert distribution(records, WAIT).below[-1][1] == 1
     assert told(records).counts.of(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}

@@ -8,14 +8,12 @@ import pytest
 
 from shared.errors import OutOfMemory
 from shared.jobs import EVENTS_LIFETIME_MS, MOST_EVENTS, Ceiling, JobFilter, Outcome, Verdict
-from shared.queues import QueuedMessage
 from shared.schemas import Job, JobError, Progress, Timings
 from shared.states import State
 from tests.shared.conftest import NOW, Records
 
 ERROR = JobError.of(OutOfMemory())
 STEP = Progress(step=1, steps=4, fraction=0.25)
-AGAIN = QueuedMessage("generate.null", "again")
 
 
 def ended(job: Job, state: str) -> Job:
@@ -46,7 +44,7 @@ def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
 def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
     stale = records.started()
     requeued = stale.requeue()
-    assert records.run(records.jobs.move(stale, requeued, AGAIN))
+    assert records.run(records.jobs.move(stale, requeued))
     assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
 
     current = requeued.start("null", "worker", NOW)
@@ -64,7 +62,7 @@ def test_what_has_ended_never_changes(records: Records, first: str, second: str)
     assert records.run(records.jobs.move(job, ended(job, first)))
 
     assert not records.run(records.jobs.move(job, ended(job, second)))
-    assert not records.run(records.jobs.move(job, job.requeue(), AGAIN))
+    assert not records.run(records.jobs.move(job, job.requeue()))
     assert records.run(records.jobs.report(job, STEP)) is Verdict.LOST
     assert records.run(records.jobs.ask_to_cancel(job.id)) == first
     assert records.held(job) == ended(job, first)
@@ -78,17 +76,17 @@ def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
     assert records.run(records.jobs.ask_to_cancel("unknown")) is None
 
 
-def test_a_requeued_job_is_the_next_in_line_and_has_a_message(records: Records) -> None:
+def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None:
     job = records.started()
     later = records.accepted()
     records.run(records.jobs.report(job, STEP))
 
-    assert records.run(records.jobs.move(job, job.requeue(), AGAIN))
+    assert records.run(records.jobs.move(job, job.requeue()))
 
     snapshot = records.run(records.jobs.read(job.id))
     assert (snapshot.job, snapshot.progress, snapshot.queue_position) == (job.requeue(), None, 0)
     assert records.run(records.jobs.read(later.id)).queue_position == 1
-    assert records.messages()[0] == "again"
+    assert records.wake_ups() == 2
 
 
 def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
@@ -114,18 +112,18 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
     first = records.accepted()
     job = first.model_copy(update={"id": "second"})
 
-    admission = records.run(records.jobs.create(job, AGAIN, Ceiling(1, 1)))
+    admission = records.run(records.jobs.create(job, Ceiling(1, 1)))
 
     assert admission.outcome is Outcome.FULL
     assert records.run(records.jobs.read("second")) is None
-    assert records.messages() == [first.id]
+    assert (records.order(), records.wake_ups()) == ([first.id], 1)
     assert records.run(records.jobs.page(JobFilter(), 10, None)).jobs[0].job == first
 
 
 def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
     job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
 
-    assert records.run(records.jobs.create(job, AGAIN, Ceiling(1, 1))).outcome is Outcome.CREATED
+    assert records.run(records.jobs.create(job, Ceiling(1, 1))).outcome is Outcome.CREATED
 
 
 def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:

@@ -14,7 +14,6 @@ from shared.deliveries import Delivery
 from shared.errors import OutOfMemory
 from shared.images import ImageStore
 from shared.jobs import Ceiling, Jobs, Outcome
-from shared.queues import QueuedMessage
 from shared.schemas import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
 from shared.settings import LinkSettings, signing_keys
 from shared.storage.folder import Folder
@@ -54,7 +53,7 @@ class Office:
     def accepted(self, owner: str = "", **fields: Any) -> Job:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
         job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://pictures.example.com")
-        admission = self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), Ceiling(10_000, 10_000)))
+        admission = self.run(self.jobs.create(job, Ceiling(10_000, 10_000)))
         assert admission.outcome is Outcome.CREATED
         return job
 
@@ -66,7 +65,7 @@ class Office:
 
     def requeued(self, job: Job) -> Job:
         queued = job.requeue(lost=True)
-        assert self.run(self.jobs.move(job, queued, QueuedMessage("generate.null", job.id)))
+        assert self.run(self.jobs.move(job, queued))
         return queued
 
     def succeeded(self, job: Job, *pictures: bytes) -> Job:

@@ -1,5 +1,6 @@
 """A runner on a table: everything real but Celery, and a backend that does what the test says."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,10 +14,8 @@ from PIL import Image as PillowImage
 from shared.images import ImageStore
 from shared.inputs import InputStore
 from shared.jobs import Ceiling, Jobs, Outcome
-from shared.queues import JobQueue, create_celery
 from shared.schemas import Backend as BackendName
 from shared.schemas import GenerationRequest, Job
-from shared.settings import Settings
 from shared.states import State
 from shared.storage.folder import Folder
 from shared.storage.home import Staged
@@ -63,8 +62,6 @@ class Bench:
         self.store = Store(connect(self.redis_url))
         self.jobs = Jobs(self.prefix)
         self.ledger = RedisLedger(self.store, self.jobs, BackendName.NULL)
-        settings = Settings(redis_url=self.redis_url, redis_prefix=self.prefix)
-        self.queue = JobQueue(create_celery(settings))
 
     @property
     def inputs(self) -> InputStore:
@@ -79,8 +76,7 @@ class Bench:
         job = Job.new(wanted, BackendName.NULL, datetime.now(UTC))
         if images:
             staged.keep(job.id)
-        message = self.queue.message(job.id, job.backend, wanted.priority)
-        admission = self.store.run(self.jobs.create(job, message, Ceiling(1000, 1000)))
+        admission = self.store.run(self.jobs.create(job, Ceiling(1000, 1000)))
         assert admission.outcome is Outcome.CREATED
         return job
 
@@ -92,22 +88,21 @@ class Bench:
 
     def requeued(self, job: Job) -> Job:
         queued = job.requeue()
-        message = self.queue.message(job.id, job.backend, job.request.priority)
-        assert self.store.run(self.jobs.move(job, queued, message))
+        assert self.store.run(self.jobs.move(job, queued))
         return queued
 
     def run(self, job: Job, drawing: Drawing | None = None) -> Job:
-        """The job after a worker was given it."""
-        self.give(job, drawing)
+        """The job after a worker did what was next."""
+        self.work(drawing)
         return self.read(job)
 
-    def give(self, job: Job, drawing: Drawing | None = None) -> None:
-        self._runner(self.ledger, drawing).run(job.id)
+    def work(self, drawing: Drawing | None = None) -> None:
+        wake(self._runner(self.ledger, drawing))
 
     def lose_worker_before_recording(self, job: Job) -> Job:
         """The job back in line after its worker died with every picture on disk."""
         with pytest.raises(SystemExit):
-            self._runner(Dying(self.store, self.jobs, BackendName.NULL), None).run(job.id)
+            wake(self._runner(Dying(self.store, self.jobs, BackendName.NULL), None))
         return self.requeued(self.read(job))
 
     def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
@@ -125,7 +120,8 @@ class Bench:
         """`most` pictures at most are rendered in one go."""
         ledger, images = ledger or self.ledger, images or ImageStore(Folder(self.folder))
         reader = Reader(images.inputs, max_pixels=25_000_000)
-        claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, now=self.now)
+        limit = parts.get("time_limit_seconds", math.inf)
+        claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now)
         return Runner(backend, claims, ledger, images, Encoder("1"), now=self.now, **parts)
 
     def read(self, job: Job) -> Job:
@@ -138,14 +134,20 @@ class Bench:
         paths = sorted(path for path in self.files if path.name.startswith(job.id))
         return np.concatenate([np.asarray(PillowImage.open(path)) for path in paths])
 
-    def broker(self, name: str) -> list[str]:
-        """The messages on one of the broker's lists."""
-        messages: list[str] = self.store.client.lrange(f"{self.prefix}{name}", 0, -1)
-        return messages
+    def wake_ups(self) -> int:
+        """How many there are for workers."""
+        held: Any = self.store.client.llen(f"{self.prefix}generate.null")
+        return int(held)
 
     @property
     def files(self) -> list[Path]:
         return [path for path in self.folder.rglob("*") if path.is_file()]
+
+
+def wake(runner: Runner) -> None:
+    """What a wake-up of its worker does."""
+    if jobs := runner.claim():
+        runner.run(jobs)
 
 
 def arrived(staged: Staged, data: bytes) -> str:

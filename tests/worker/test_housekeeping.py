@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +16,6 @@ from shared.upkeep import Upkeep
 from tests.api.pictures import encoded, scene
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
-from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Removed, Retention, Rules, first_id_at
 from worker.rescue import Rescue
 
@@ -39,15 +37,7 @@ class House(Bench):
         self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
 
     def reap(self) -> int:
-        rescue = Rescue(self.store, self.jobs, self.queue)
-        return Reaper(self.store, self.upkeep, rescue, lambda: datetime.now(UTC)).reap()
-
-    def reconciler(self) -> Reconciler:
-        return Reconciler(self.store, self.jobs, self.upkeep, self.queue)
-
-    def messages(self) -> Sequence[str]:
-        held: Sequence[str] = self.store.client.lrange(f"{self.prefix}generate.null\x06\x163", 0, -1)
-        return held
+        return Reaper(self.store, self.jobs, self.upkeep, Rescue(self.store, self.jobs)).reap()
 
     def clear(self, rules: Rules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
         images = ImageStore(Folder(self.folder))
@@ -60,16 +50,15 @@ def house(redis_url: str, tmp_path: Path) -> House:
     return House(redis_url, f"house{next(_numbers)}:", tmp_path / "outputs")
 
 
-def test_a_job_whose_lease_lapsed_goes_back_in_line_with_a_message(house: House) -> None:
+def test_a_job_whose_lease_lapsed_is_requeued_and_wakes_a_worker(house: House) -> None:
     running = house.started(house.accepted())
     house.lapse(running)
-    before = len(house.messages())
 
     assert house.reap() == 1
 
     job = house.read(running)
     assert (job.state, job.losses) == ("queued", 1)
-    assert len(house.messages()) == before + 1
+    assert house.wake_ups() == 1
 
 
 def test_a_lease_that_is_renewed_is_left_alone(house: House) -> None:
@@ -107,7 +96,7 @@ def test_a_job_that_cost_three_workers_is_given_up(house: House) -> None:
 def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
     running = house.started(house.accepted())
 
-    Rescue(house.store, house.jobs, house.queue, worker="another worker").handed_back(running.id)
+    Rescue(house.store, house.jobs, worker="another worker").handed_back(running.id)
 
     assert (house.read(running).state, house.read(running).losses) == ("queued", 0)
 
@@ -115,7 +104,7 @@ def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
 def test_a_worker_moves_no_job_that_another_runs(house: House) -> None:
     running = house.started(house.accepted())
 
-    Rescue(house.store, house.jobs, house.queue, worker="not it").worker_lost(running.id, datetime.now(UTC))
+    Rescue(house.store, house.jobs, worker="not it").worker_lost(running.id)
 
     assert house.read(running) == running
 
@@ -139,21 +128,14 @@ def test_a_deadline_is_met_by_starting(house: House) -> None:
     assert not house.read(running).is_overdue(datetime.now(UTC) + DAY)
 
 
-def test_a_lost_message_is_sent_again_at_the_second_look(house: House) -> None:
+def test_a_lost_wake_up_is_replaced(house: House) -> None:
     house.accepted()
-    house.store.client.delete(f"{house.prefix}generate.null\x06\x163")
-    reconciler = house.reconciler()
+    house.store.client.delete(f"{house.prefix}generate.null")
 
-    assert [reconciler.reconcile(), reconciler.reconcile(), reconciler.reconcile()] == [0, 1, 0]
-    assert len(house.messages()) == 1
+    house.reap()
+    house.reap()
 
-
-def test_a_message_that_waits_its_turn_is_not_sent_again(house: House) -> None:
-    house.accepted()
-    reconciler = house.reconciler()
-
-    assert [reconciler.reconcile() for _ in range(3)] == [0, 0, 0]
-    assert len(house.messages()) == 1
+    assert house.wake_ups() == 1
 
 
 def test_old_jobs_are_forgotten_without_a_trace_in_any_index(house: House) -> None:
@@ -166,12 +148,12 @@ def test_old_jobs_are_forgotten_without_a_trace_in_any_index(house: House) -> No
     assert removed.jobs == 3
     left = {key.removeprefix(house.prefix) for key in house.store.client.scan_iter(f"{house.prefix}*")} - baseline
     # What is known of all jobs together: how long they take, and how many there were.
-    assert {key for key in left if not key.startswith("pace:")} <= {"counts", "generate.null\x06\x163"}
+    assert {key for key in left if not key.startswith(("pace:", "shares:"))} == {"counts"}
 
 
 def test_young_unfinished_and_pinned_jobs_are_kept(house: House) -> None:
-    queued, pinned = house.accepted(), house.run(house.accepted())
-    running = house.started(house.accepted())
+    pinned = house.run(house.accepted())
+    queued, running = house.accepted(), house.started(house.accepted())
     house.store.run(house.jobs.pin(pinned.id, pinned=True))
 
     assert house.clear(Rules(DAY, DAY, 0), after=2 * DAY) == Removed(jobs=0, files=0, bytes=0)

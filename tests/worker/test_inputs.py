@@ -200,7 +200,7 @@ def test_pictures_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
         bench.started(bench.requeued(bench.read(job)))
         return []
 
-    bench.give(job, draw)
+    bench.work(draw)
 
     assert [folder.job_id for folder in bench.inputs.folders()] == [job.id]
 

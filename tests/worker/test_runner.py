@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.errors import InternalError, OutOfMemory
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.schemas import GenerationRequest
 from tests.worker.bench import Bench, canvas, speckled
 from worker.backends.base import Picture, Step, Watch
 
@@ -178,7 +178,7 @@ def test_a_job_that_fails_at_its_second_picture_leaves_none(bench: Bench) -> Non
     assert bench.files == []
 
 
-def test_a_job_that_is_delivered_again_after_its_end_is_left_alone(bench: Bench) -> None:
+def test_a_wake_up_too_many_does_nothing_to_a_job_that_has_ended(bench: Bench) -> None:
     done = bench.run(bench.accepted())
 
     assert bench.run(done) == done
@@ -190,13 +190,11 @@ def test_a_job_that_another_worker_runs_is_left_alone(bench: Bench) -> None:
     assert bench.run(running) == running
 
 
-def test_an_unknown_job_is_left_alone(bench: Bench) -> None:
-    job = Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC))
+def test_a_record_that_was_lost_does_not_stand_in_the_way(bench: Bench) -> None:
+    lost, next_one = bench.accepted(), bench.accepted()
+    bench.store.client.delete(f"{bench.prefix}job:{lost.id}")
 
-    bench.give(job)
-
-    assert bench.ledger.read(job.id) is None
-    assert bench.files == []
+    assert bench.run(next_one).state == "succeeded"
 
 
 def test_pictures_that_were_finished_before_the_worker_died_are_recorded_not_made_again(bench: Bench) -> None:

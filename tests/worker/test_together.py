@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.queues import broker_lists
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.jobs import Ceiling
+from shared.schemas import Backend, GenerationRequest, Job, QueuedJob
 from shared.states import State
 from tests.faults.invariant import until
-from tests.worker.bench import Bench
+from tests.worker.bench import Bench, wake
 from worker import png
 from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
@@ -66,8 +66,8 @@ def backend() -> Counting:
     return Counting()
 
 
-def run(bench: Bench, backend: NullBackend, job: Job, most: int = 4) -> None:
-    bench.runner(backend, most=most).run(job.id)
+def run(bench: Bench, backend: NullBackend, most: int = 4, **parts: Any) -> None:
+    wake(bench.runner(backend, most=most, **parts))
 
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
@@ -80,6 +80,10 @@ def scene(turned: int = 0, width: int = 64) -> bytes:
     return png.encode(np.ascontiguousarray(np.rot90(pixels, turned // 90)), {})
 
 
+def new_job() -> Job:
+    return Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC))
+
+
 def states(bench: Bench, jobs: Sequence[Job]) -> list[str]:
     return [bench.read(job).state for job in jobs]
 
@@ -88,7 +92,7 @@ def test_jobs_that_are_alike_are_rendered_in_one_go(bench: Bench, backend: Count
     hook = {"webhook_url": "https://example.com/hook", "webhook_events": ["started"]}
     jobs = accepted(bench, {"seed": 1}, {"seed": 2, "prompt": "another"}, {"seed": 3, "label": "mine", **hook})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded"] * 3)
     assert [bench.read(job).timings.batch_size for job in jobs] == [3, 3, 3]
@@ -98,7 +102,7 @@ def test_a_backend_that_cannot_tell_how_many_fit_makes_the_job_alone(bench: Benc
     backend.is_lost = True
     jobs = accepted(bench, {"seed": 1}, {"seed": 2})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([1], ["succeeded", "queued"])
 
@@ -106,7 +110,7 @@ def test_a_backend_that_cannot_tell_how_many_fit_makes_the_job_alone(bench: Benc
 def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, backend: Counting) -> None:
     requests = [{"seed": 1}, {"seed": 7, "num_images": 2}, {"seed": 4}]
     together, alone = accepted(bench, *requests), []
-    run(bench, backend, together[0])
+    run(bench, backend)
     for request in requests:
         alone.append(bench.accepted(**request))
         run(bench, backend, alone[-1])
@@ -119,7 +123,7 @@ def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, back
 def test_jobs_that_begin_with_pictures_go_together_each_with_its_own(bench: Bench, backend: Counting) -> None:
     requests = [{"seed": 3, "images": [scene(0)]}, {"seed": 3, "images": [scene(90)]}]
     together, alone = accepted(bench, *requests), []
-    run(bench, backend, together[0])
+    run(bench, backend)
     for request in requests:
         alone.append(bench.accepted(**request))
         run(bench, backend, alone[-1])
@@ -144,7 +148,7 @@ def test_jobs_that_begin_with_pictures_go_together_each_with_its_own(bench: Benc
 def test_a_job_that_begins_otherwise_is_left_in_line(bench: Bench, backend: Counting, other: dict[str, Any]) -> None:
     jobs = accepted(bench, {"images": [scene()]}, other)
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert states(bench, jobs) == ["succeeded", "queued"]
 
@@ -153,7 +157,7 @@ def test_a_job_whose_picture_is_lost_fails_alone(bench: Bench, backend: Counting
     jobs = accepted(bench, *({"images": [scene()]} for _ in range(3)))
     bench.inputs.discard(jobs[1])
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "failed", "succeeded"])
 
@@ -162,7 +166,7 @@ def test_a_mask_that_cannot_be_used_fails_its_job_alone(bench: Bench, backend: C
     white, black = (png.encode(np.full((64, 64, 3), shade, np.uint8), {}) for shade in (255, 0))
     jobs = accepted(bench, *({"images": [scene()], "mask": mask} for mask in (white, black, white)))
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "failed", "succeeded"])
     failed = bench.read(jobs[1]).error
@@ -175,7 +179,7 @@ def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: 
     jobs = accepted(bench, {"seed": 1}, late, {"seed": 5}, {"seed": 6})
     bench.now = lambda: datetime.now(UTC) + timedelta(hours=1)
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([3], ["succeeded", "failed", "succeeded", "succeeded"])
 
@@ -185,14 +189,14 @@ def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backen
     class Late(RedisLedger):
         """Another worker is faster, just after this one has looked."""
 
-        def look(self, job_id: str, most: int) -> tuple[Job | None, Sequence[Job]]:
-            looked = super().look(job_id, most)
+        def peek(self, most: int) -> Sequence[QueuedJob]:
+            queued = super().peek(most)
             bench.started(jobs[taken])
-            return looked
+            return queued
 
     jobs = accepted(bench, {}, {}, {})
 
-    bench.runner(backend, ledger=Late(bench.store, bench.jobs, Backend.NULL), most=4).run(jobs[0].id)
+    wake(bench.runner(backend, ledger=Late(bench.store, bench.jobs, Backend.NULL), most=4))
 
     assert backend.goes == [2]
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
@@ -211,7 +215,7 @@ def test_a_picture_is_told_of_before_the_next_one_is_stored(bench: Bench, backen
     runner = bench.runner(backend, most=4)
     runner.encoder = Slow("1")
 
-    runner.run(jobs[0].id)
+    wake(runner)
 
     assert states(bench, jobs) == ["succeeded", "succeeded"]
 
@@ -220,7 +224,7 @@ def test_a_redis_that_has_forgotten_the_scripts_learns_them_again(bench: Bench, 
     jobs = accepted(bench, {}, {})
     bench.store.client.script_flush()
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([2], ["succeeded", "succeeded"])
 
@@ -228,7 +232,7 @@ def test_a_redis_that_has_forgotten_the_scripts_learns_them_again(bench: Bench, 
 def test_a_lone_job_waits_for_nobody(bench: Bench, backend: Counting) -> None:
     (job,) = accepted(bench, {})
 
-    run(bench, backend, job)
+    run(bench, backend)
 
     assert (backend.goes, bench.read(job).timings.batch_size) == ([1], None)
 
@@ -241,15 +245,15 @@ def test_a_lone_job_waits_for_nobody(bench: Bench, backend: Counting) -> None:
 def test_a_job_that_differs_is_left_in_line(bench: Bench, backend: Counting, other: dict[str, Any]) -> None:
     jobs = accepted(bench, {}, other)
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert states(bench, jobs) == ["succeeded", "queued"]
 
 
 def test_a_default_that_is_spelled_out_makes_no_difference(bench: Bench, backend: Counting) -> None:
-    jobs = accepted(bench, {}, {"width": 64, "height": 64, "num_inference_steps": 4})
+    accepted(bench, {}, {"width": 64, "height": 64, "num_inference_steps": 4})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert backend.goes == [2]
 
@@ -257,26 +261,49 @@ def test_a_default_that_is_spelled_out_makes_no_difference(bench: Bench, backend
 def test_no_more_pictures_than_allowed_are_rendered_in_one_go(bench: Bench, backend: Counting) -> None:
     jobs = accepted(bench, {"num_images": 2}, {"num_images": 3}, {}, {}, {})
 
-    run(bench, backend, jobs[0], most=4)
+    run(bench, backend, most=4)
 
     assert states(bench, jobs) == ["succeeded", "queued", "succeeded", "succeeded", "queued"]
 
 
-def test_the_messages_of_jobs_that_were_taken_along_are_gone(bench: Bench, backend: Counting) -> None:
-    jobs = accepted(bench, {"priority": "low"}, {}, {"priority": "high"})
+def test_jobs_that_were_taken_along_leave_no_wake_up_behind(bench: Bench, backend: Counting) -> None:
+    accepted(bench, {"priority": "low"}, {}, {"priority": "high"})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
-    left = [message for name in broker_lists(Backend.NULL) for message in bench.broker(name)]
-    # Its own is the broker's to remove.
-    assert [jobs[0].id in message for message in left] == [True]
+    assert (backend.goes, bench.wake_ups()) == ([3], 0)
+
+
+def test_no_more_are_rendered_together_than_are_known_to_take_the_time_of_one(bench: Bench, backend: Counting) -> None:
+    for _ in range(4):
+        # Known to take 4 s: two of them take less than half of 20 s, three do not.
+        bench.store.run(bench.jobs.create(new_job(), Ceiling(10, 10), expected_ms=4000))
+
+    run(bench, backend, time_limit_seconds=20.0)
+
+    assert backend.goes == [2]
+
+
+def test_jobs_that_are_too_slow_together_are_done_one_by_one_each_with_its_own_time(bench: Bench) -> None:
+    class Slow(NullBackend):
+        def generate_together(
+            self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
+        ) -> Sequence[Sequence[Picture]]:
+            while True:
+                watch.on_step(Step(1, 1000))
+
+    jobs = accepted(bench, {}, {})
+
+    run(bench, Slow(), time_limit_seconds=0.2)
+
+    assert states(bench, jobs) == ["succeeded", "succeeded"]
 
 
 def test_what_fails_together_is_done_one_by_one(bench: Bench, backend: Counting) -> None:
     backend.fails = True
     jobs = accepted(bench, {}, {}, {})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert (backend.goes, states(bench, jobs)) == ([3, 1, 1, 1], ["succeeded"] * 3)
     assert [bench.read(job).timings.batch_size for job in jobs] == [None] * 3
@@ -285,7 +312,7 @@ def test_what_fails_together_is_done_one_by_one(bench: Bench, backend: Counting)
 def test_one_that_fails_takes_no_other_along(bench: Bench, backend: Counting) -> None:
     jobs = accepted(bench, {}, {"metadata": {"simulate": {"fail": "out-of-memory"}}}, {})
 
-    run(bench, backend, jobs[0])
+    run(bench, backend)
 
     assert states(bench, jobs) == ["succeeded", "failed", "succeeded"]
 
@@ -304,7 +331,7 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
 
     jobs = accepted(bench, {}, {}, {})
 
-    run(bench, Cancelling(), jobs[0])
+    run(bench, Cancelling())
 
     assert states(bench, jobs) == ["succeeded", "cancelled", "succeeded"]
 
@@ -313,7 +340,7 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
     told = {"simulate": {"seconds": 0.3, "together": True}}
     jobs = accepted(bench, {"metadata": told}, {"metadata": told})
 
-    run(bench, NullBackend(), jobs[0])
+    run(bench, NullBackend())
 
     for job in jobs:
         types = [event.type for event in bench.store.run(bench.jobs.events(job.id))]
@@ -321,10 +348,10 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
 
 
 def test_a_job_that_cost_a_worker_is_done_alone(bench: Bench, backend: Counting) -> None:
-    lost, fresh = accepted(bench, {}, {})
-    back = bench.requeued(bench.started(lost))
+    lost, _ = accepted(bench, {}, {})
+    bench.requeued(bench.started(lost))
 
-    run(bench, backend, back)
-    run(bench, backend, fresh)
+    run(bench, backend)
+    run(bench, backend)
 
     assert backend.goes == [1, 1]

@@ -13,7 +13,7 @@ from kombu import Exchange, Queue
 from shared.errors import StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
-from shared.queues import JobQueue, create_celery
+from shared.queues import create_celery
 from shared.settings import HousekeeperSettings, Settings, signing_keys
 from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
 from shared.store import Store, connect
@@ -24,7 +24,6 @@ from shared.webhooks import Webhooks
 from worker.housekeeper.courier import Courier
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.links import JobLinks
-from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Retention, Rules
 from worker.housekeeper.retries import Retries
 from worker.housekeeper.signing import Signer
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE = "maintenance"
 #: Seconds between two runs. With LEASE_MS, the first is how long a job of a dead worker waits.
-EVERY = {"reap-leases": 4.0, "resend-messages": 15.0, "clear-away": 600.0}
+EVERY = {"reap-leases": 4.0, "clear-away": 600.0}
 
 
 def create_housekeeper(settings: HousekeeperSettings, traced: Start) -> Celery:
@@ -67,18 +66,12 @@ def create_housekeeper(settings: HousekeeperSettings, traced: Start) -> Celery:
 
 def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
     store, jobs, upkeep = Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
-    queue = JobQueue(app)
-    reaper = Reaper(store, upkeep, Rescue(store, jobs, queue), _now)
-    reconciler = Reconciler(store, jobs, upkeep, queue)
-    retention = Retention(store, jobs, upkeep, images, _now)
+    reaper = Reaper(store, jobs, upkeep, Rescue(store, jobs))
+    retention = Retention(store, jobs, upkeep, images, store.now)
 
     @app.task(name="reap-leases")
     def reap_leases() -> None:
         _round("reap-leases", reaper.reap)
-
-    @app.task(name="resend-messages")
-    def resend_messages() -> None:
-        _round("resend-messages", reconciler.reconcile)
 
     @app.task(name="clear-away")
     def clear_away() -> None:

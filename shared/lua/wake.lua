@@ -1,0 +1,5 @@
+-- Replace wake-ups that were lost, with a worker that died or by a broker that dropped them.
+-- KEYS: queue, shares, wake-ups    ARGV: wake-up
+-- Returns how many were missing.
+-- include queue
+return QUEUE.wake({ queue = KEYS[1], shares = KEYS[2], wake_ups = KEYS[3] }, ARGV[1])
