@@ -61,6 +61,7 @@ class Rescue:
         for job in jobs:
             # Of several that were rendered together, nobody knows which one hung: each is tried again, alone.
             if [job] == rendering and self._has_run_for(job, time_limit_seconds):
+                logger.warning("job %s hung and has cost the process that ran it", job.id, extra={"job_id": job.id})
                 self._move(job, job.fail(JobError.of(TimedOut()), self._store.now()))
             else:
                 self._lost(job)
