@@ -225,7 +225,11 @@ async def handed_over(services: Services, http: Request, drafted: JobSnapshot, j
     snapshot = drafted
     with suppress(StoreUnavailable):
         snapshot = await read(services.store, services.jobs, job_id)
-    headers = {"Location": job_path(job_id), "X-Job-Id": job_id}
+    return await handed_over_as(services, http, snapshot)
+
+
+async def handed_over_as(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
+    headers = {"Location": job_path(snapshot.job.id), "X-Job-Id": snapshot.job.id}
     return Response((await view(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
 
 

@@ -11,12 +11,12 @@ from fastapi.responses import StreamingResponse
 from api.admission import RepetitionDep, admit, draft, withdraw
 from api.callers import Caller, CallerDep
 from api.events import follow, patiently, read, server_sent
-from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, job_answer, view
+from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, handed_over_as, job_answer, view
 from api.problems import about, documented
 from api.services import Services, ServicesDep
 from api.submissions import JsonSubmission, json_body
 from shared.errors import JobNotFound
-from shared.jobs import JobEvent, JobFilter, JobSnapshot
+from shared.jobs import JobEvent, JobFilter, JobSnapshot, Outcome
 from shared.links import Links
 from shared.schemas import Backend
 from shared.states import State
@@ -44,7 +44,10 @@ async def create(
     request, uploads = submission.request, submission.uploads
     job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
     admission = await admit(services, caller, job, expected_ms, repetition.of(request), uploads)
-    return await handed_over(services, http, JobSnapshot(job), admission.job_id)
+    if admission.outcome is not Outcome.CREATED:
+        return await handed_over(services, http, JobSnapshot(job), admission.job_id)
+    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
+    return await handed_over_as(services, http, accepted)
 
 
 @router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)

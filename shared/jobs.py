@@ -89,6 +89,10 @@ class Admission:
 
     outcome: Outcome
     job_id: str
+    queue_position: int | None = None
+    """Of a new job: how many others of its backend are before it."""
+    work_before_ms: int = 0
+    """How long those together will keep one worker, by recent experience."""
 
 
 class OnRepeat(StrEnum):
@@ -156,7 +160,7 @@ class Jobs:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [*_told(job.request), *of_creation(job)]
-        return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
+        return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), *reply[1:]))
 
     def _queue(self, backend: Backend) -> list[str]:
         """The keys that shared/lua/queue.lua works on."""

@@ -124,20 +124,58 @@ class Store:
 
 
 class AsyncStore:
-    """Runs operations for the API."""
+    """Runs operations for the API. Those that are asked for in the same turn of the loop share a round trip."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
         self._clock = Clock()
         self._script = cache(lambda name: client.register_script(_source(name)))
+        self._asked: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not answer, cannot write, or no connection is free in time."""
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Any] = loop.create_future()
+        if not self._asked:
+            loop.call_soon(self._send_soon)
+        self._asked.append((operation, reply))
         with _translated():
             # Waiting for a connection and for the answer share the one limit.
             async with asyncio.timeout(ANSWER_SECONDS):
-                reply = await self._script(operation.script)(keys=operation.keys, args=operation.args)
-        return operation.decode(reply)
+                return operation.decode(await reply)
+
+    def _send_soon(self) -> None:
+        asked, self._asked = self._asked, []
+        task = asyncio.create_task(self._send(asked))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, asked: Sequence[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
+        pipeline = self.client.pipeline(transaction=False)
+        for each, _ in asked:
+            pipeline.evalsha(self._script(each.script).sha, len(each.keys), *each.keys, *each.args)
+        try:
+            replies = await pipeline.execute(raise_on_error=False)
+        except Exception as error:
+            replies = [error] * len(asked)
+        for (operation, reply), answer in zip(asked, replies, strict=True):
+            if isinstance(answer, redis.exceptions.NoScriptError):
+                answer = await self._again(operation)
+            # Who asked may have stopped waiting.
+            if reply.done():
+                continue
+            if isinstance(answer, Exception):
+                reply.set_exception(answer)
+            else:
+                reply.set_result(answer)
+
+    async def _again(self, operation: Operation[Any]) -> Any:
+        """The reply, from a server that did not know the script, or what it raised."""
+        try:
+            return await self._script(operation.script)(keys=operation.keys, args=operation.args)
+        except Exception as error:
+            return error
 
     async def now(self) -> datetime:
         """The server's time. Raises StoreUnavailable."""

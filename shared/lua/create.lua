@@ -1,7 +1,8 @@
 -- Accept a job: its record, its place in the queue and a wake-up for a worker, all or nothing.
 -- KEYS: record, index of queued jobs, queue, shares, wake-ups, repeat, deadlines,
 --       the owner's jobs that have not ended, counts, then every index it appears in
--- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
+-- Returns {outcome, id}: 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'; or
+-- {'created', id, number of jobs before it, their expected durations together in ms}.
 -- A client that lost the answer may ask again: the job is then there, and was created.
 -- include queue
 local record, queued, repeated, deadlines, active, counts = KEYS[1], KEYS[2], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -17,7 +18,7 @@ local deadline_ms, receiver, wanted = ARGV[18], ARGV[19], ARGV[20]
 local counted, increment = ARGV[21], ARGV[22]
 
 if redis.call('EXISTS', record) == 1 then
-  return {'created', id}
+  return {'created', id, QUEUE.position(q.queue, record_prefix, id)}
 end
 if on_repeat ~= 'new' then
   local known = redis.call('HMGET', repeated, 'id', 'hash')
@@ -63,4 +64,4 @@ if receiver ~= '' then
 end
 redis.call('HINCRBY', counts, counted, increment)
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')
-return {'created', id}
+return {'created', id, QUEUE.position(q.queue, record_prefix, id)}

@@ -53,3 +53,18 @@ function QUEUE.wake(q, message)
   end
   return math.max(missing, 0)
 end
+
+-- How many jobs are before one, -1 where it is not queued, and their expected durations together in ms. The sum is taken
+-- over the first 200 and scaled up, so that reading stays cheap in a long queue.
+function QUEUE.position(queue, record_prefix, id)
+  local before = redis.call('ZRANK', queue, id) or -1
+  local wait_ms = 0
+  if before > 0 then
+    local ids = redis.call('ZRANGE', queue, 0, math.min(before, 200) - 1)
+    for _, other in ipairs(ids) do
+      wait_ms = wait_ms + tonumber(redis.call('HGET', record_prefix .. other, 'expected') or 0)
+    end
+    wait_ms = math.floor(wait_ms * before / #ids)
+  end
+  return before, wait_ms
+end
