@@ -28,7 +28,7 @@ def children_of(worker: Process | int) -> list[psutil.Process]:
 
 def child_of(worker: Process | int) -> psutil.Process:
     """The process that renders."""
-    (child,) = [child for child in children_of(worker) if any("spawn_main" in part for part in child.cmdline())]
+    (child,) = [child for child in children_of(worker) if not any("tracker" in part for part in child.cmdline())]
     return child
 
 

@@ -50,5 +50,5 @@ def file_of(stack: Stack, job: dict[str, Any], index: int = 0) -> bytes:
 def child_of(worker: Process) -> psutil.Process:
     """The process that renders."""
     children = psutil.Process(worker.pid).children()
-    (child,) = [child for child in children if any("spawn_main" in part for part in child.cmdline())]
+    (child,) = [child for child in children if not any("tracker" in part for part in child.cmdline())]
     return child
