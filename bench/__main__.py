@@ -18,7 +18,7 @@ from bench.figures import Figure, Scale
 #: In the order of the table. Each names a module with `measure(scale)`, imported when its turn comes: torch in this
 #: process would be in the way of what is measured before.
 MEASURES = (
-    *("rest", "starts", "starter", "overhead", "throughput"),
+    *("rest", "starts", "first_image", "starter", "overhead", "throughput", "accepting", "queue"),
     *("delivery", "webhooks", "crowd", "growth", "png"),
 )
 RESULTS = Path("bench/results.json")

@@ -30,6 +30,21 @@ def measure(scale: Scale) -> Iterator[Figure]:
             resident = launched.service("api.main").memory_info().rss / 1e6
     yield Figure("API at rest", resident, "MB", Goal(90))
     yield Figure("whole stack at rest, of one core", used * 100, "%", Goal(2), detail=f"{len(processes)} processes")
+    yield from _memory_without_a_model(scale)
+
+
+def _memory_without_a_model(scale: Scale) -> Iterator[Figure]:
+    scale.say("the whole stack without a model")
+    with (
+        tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name,
+        Launched(Path(name), SD_BACKENDS="null") as launched,
+    ):
+        processes = [psutil.Process(launched.is_ready().launcher.pid), *launched.descendants()]
+        time.sleep(SETTLE_SECONDS)
+        # What several processes share counts once.
+        megabytes = [process.memory_full_info().pss / 1e6 for process in processes]
+    detail = f"{len(processes)} processes"
+    yield Figure("whole stack without a model at rest, PSS", sum(megabytes), "MB", Goal(230), detail=detail)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

@@ -63,9 +63,7 @@ def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend)
 
 
 def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
-    options = ("worker", "--beat", "--hostname", "housekeeper@%h", "--without-gossip", "--without-mingle")
-    command = (*CELERY, "-A", "worker.housekeeper.main", *options, "--loglevel", "WARNING")
-    return Service("housekeeper", command, ready="ready.", env=env)
+    return Service("housekeeper", (sys.executable, "-m", "worker.housekeeper.main"), ready="ready.", env=env)
 
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:

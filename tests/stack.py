@@ -209,15 +209,7 @@ class Stack:
         return process
 
     def start_housekeeper(self) -> Process:
-        options = [
-            "worker",
-            "--beat",
-            "-n",
-            f"housekeeper@{self.prefix.rstrip(':')}",
-            "--without-gossip",
-            "--without-mingle",
-        ]
-        process = self.run([sys.executable, "-m", "celery", "-A", "worker.housekeeper.main", *options])
+        process = self.run([sys.executable, "-m", "worker.housekeeper.main"])
         self.workers.append(process)
         process.wait_for("ready.")
         return process

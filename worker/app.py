@@ -67,8 +67,8 @@ def create_local_worker(settings: WorkerSettings, worker_id: str, traced: tracin
         # For a child that is stopped. One that hangs ends itself, and each job of a batch may come to be done alone.
         task_time_limit=(settings.max_batch_size + 1) * 2 * settings.job_timeout_seconds,
         worker_pool="prefork",
-        # A fork starts half a second sooner and shares what is imported here. It is safe where nothing of the parent is
-        # in use: it knows no model library, so no CUDA context and no threads of OpenMP. Apple's frameworks allow no fork.
+        # A fork starts half a second sooner and shares what is imported here. It is safe: this process knows no model
+        # library, so there is no CUDA context and no thread of OpenMP. Apple's frameworks allow no fork.
         worker_pool_start_method="fork" if sys.platform == "linux" else "spawn",
         worker_concurrency=1,
         worker_proc_alive_timeout=LOAD_SECONDS,

@@ -32,7 +32,9 @@ def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]
     """A worker as it tells of itself."""
     store, workers = Store(connect(stack.settings["SD_REDIS_URL"])), Workers(stack.prefix)
     now = datetime.now(UTC)
-    record = WorkerRecord(name="w", backend=backend, state=state, model="some-model", device="cuda:0", started_at=now)
+    record = WorkerRecord(
+        id="w", name="w", backend=backend, state=state, model="some-model", device="cuda:0", started_at=now
+    )
     try:
         store.run(workers.beat(record))
         store.run(workers.tell(backend, CAPABILITIES))

@@ -60,6 +60,7 @@ def loading_worker(redis_url: str, prefix: str, download: Download | None = None
     """A worker of sd that tells of itself that it has no model yet."""
     client = connect(redis_url)
     record = WorkerRecord(
+        id="w",
         name="w",
         backend=Backend.SD,
         state=WorkerState.LOADING,

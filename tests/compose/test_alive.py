@@ -20,7 +20,7 @@ def test_servers_that_answer_are_healthy(service: Launched, tmp_path: Path) -> N
 
 
 def test_nodes_that_serve_are_healthy(service: Launched) -> None:
-    nodes = [alive(service), alive(service, "housekeeper")]
+    nodes = [alive(service)]
 
     assert [node.wait() for node in nodes] == [0, 0], [node.output for node in nodes]
 

@@ -12,13 +12,8 @@ from tests.faults.invariant import Invariant
 from tests.faults.processes import lives
 from tests.stack import Api, Event, Process, Stack, free_port
 
-#: A housekeeper that looks for lost messages each second, and not every 15 s.
-QUICK_HOUSEKEEPER = """
-from worker.housekeeper import app
-app.EVERY["resend-messages"] = 1.0
-from celery.__main__ import main
-main()
-"""
+#: A housekeeper that looks for lost workers and wake-ups each second, and not every 4 s.
+QUICK_HOUSEKEEPER = "from worker.housekeeper import app, main; app.REAP_SECONDS = 1.0; main.main()"
 
 
 class Service(Stack):
@@ -64,8 +59,8 @@ class Service(Stack):
                 command = [sys.executable, "-m", "api.main"]
                 settings["SD_PORT"] = str(self._ports[name])
             case "housekeeper":
-                celery = ["-c", QUICK_HOUSEKEEPER] if self._quick else ["-m", "celery"]
-                command = [sys.executable, *celery, "-A", "worker.housekeeper.main", "worker", "--beat", *node]
+                program = ["-c", QUICK_HOUSEKEEPER] if self._quick else ["-m", "worker.housekeeper.main"]
+                command = [sys.executable, *program]
             case backend:
                 command = [sys.executable, "-m", "celery", "-A", "worker.main", "worker", *node]
                 settings["SD_BACKEND"] = backend

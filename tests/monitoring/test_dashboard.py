@@ -50,6 +50,7 @@ def scraped(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) ->
 def _played_worker(deployment: Deployment) -> Iterator[None]:
     """One with a GPU and an account; it need not beat to live through the tests."""
     record = WorkerRecord(
+        id="w",
         name="flux-api@played",
         backend=Backend.FLUX_API,
         state=WorkerState.READY,

@@ -81,7 +81,7 @@ class Cluster(Stack):
         return self._run_on(host, self._celery("worker.main", f"null@{host.name}"), SD_BACKEND="null")
 
     def _housekeeper(self, number: int) -> Process:
-        command = [*self._celery("worker.housekeeper.main", f"housekeeper@{number}"), "--beat"]
+        command = [sys.executable, "-m", "worker.housekeeper.main"]
         return self.run(command, SD_OUTPUT_DIR=str(self.folder / f"housekeeper-{number}"))
 
     def _start_redis(self, address: str) -> None:

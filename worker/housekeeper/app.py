@@ -1,19 +1,14 @@
-"""The housekeeper: a Celery worker that looks after jobs nobody else looks after, on a beat of its own."""
+"""The housekeeper: looks after jobs nobody else looks after, and sends webhooks."""
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
-from celery import Celery
-from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]
-from celery.signals import beat_embedded_init, setup_logging, worker_ready, worker_shutdown
-from kombu import Exchange, Queue
-
 from shared.errors import StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
-from shared.queues import create_celery
 from shared.settings import HousekeeperSettings, Settings, signing_keys
 from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
 from shared.store import Store, connect
@@ -32,55 +27,54 @@ from worker.rescue import Rescue
 
 logger = logging.getLogger(__name__)
 
-QUEUE = "maintenance"
-#: Seconds between two runs. With LEASE_MS, the first is how long a job of a dead worker waits.
-EVERY = {"reap-leases": 4.0, "clear-away": 600.0}
+#: Seconds between two rounds. With LEASE_MS, the first is how long a job of a dead worker waits.
+REAP_SECONDS, CLEAR_SECONDS = 4.0, 600.0
 
 
-def create_housekeeper(settings: HousekeeperSettings, traced: Start) -> Celery:
-    """Any number may run: every task is a compare-and-set, and webhooks are taken under leases."""
-    app = create_celery(settings)
-    app.conf.update(
-        task_queues=[Queue(QUEUE, Exchange(QUEUE), routing_key=QUEUE)],
-        task_default_queue=QUEUE,
-        # A round that was missed is made up for by the next one.
-        task_acks_late=False,
-        worker_pool="threads",
-        worker_concurrency=2,
-        worker_hijack_root_logger=False,
-        # In memory: the schedule is the same at each start, and needs no file.
-        beat_scheduler="celery.beat:Scheduler",
-        beat_schedule={
-            name: {"task": name, "schedule": seconds, "options": {"expires": seconds}}
-            for name, seconds in EVERY.items()
-        },
-    )
-    _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE)))
-    _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)), traced)
-    # Beat is a process beside this one; without it, it would go on for nobody.
-    beat_embedded_init.connect(lambda **_: set_pdeathsig("SIGKILL"), weak=False)
-    # Celery would do it in its own way otherwise.
-    setup_logging.connect(lambda **_: None, weak=False)
-    return app
+class Housekeeper:
+    """Any number may run: every change is a compare-and-set, and webhooks are taken under leases."""
+
+    def __init__(self, settings: HousekeeperSettings, traced: Start) -> None:
+        store = Store(connect(settings.redis_url))
+        jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
+        images = ImageStore(open_home(settings, WORKER_PATIENCE))
+        reaper = Reaper(store, jobs, upkeep, Rescue(store, jobs))
+        retention = Retention(store, jobs, upkeep, images, store.now)
+        self._rounds: list[tuple[str, float, Callable[[], object]]] = [
+            ("leases", REAP_SECONDS, reaper.reap),
+            ("retention", CLEAR_SECONDS, lambda: retention.apply(rules_of(settings))),
+        ]
+        self._dispatcher = _create_dispatcher(settings, traced)
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        for name, seconds, work in self._rounds:
+            # A round that takes long keeps back no other kind.
+            threading.Thread(target=self._repeat, args=(name, seconds, work), name=name, daemon=True).start()
+        self._dispatcher.start()
+        logger.info("the housekeeper is ready.")
+        self._stopping.wait()
+        self._dispatcher.stop()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
+        while not self._stopping.wait(seconds):
+            try:
+                work()
+            except (StoreUnavailable, StorageUnavailable) as error:
+                logger.warning("%s: %s The next round makes up for it", name, error.detail)
+            except Exception:
+                # Whatever goes wrong once, the next round has to come.
+                logger.exception("a round of %s failed", name)
 
 
-def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
-    store, jobs, upkeep = Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
-    reaper = Reaper(store, jobs, upkeep, Rescue(store, jobs))
-    retention = Retention(store, jobs, upkeep, images, store.now)
-
-    @app.task(name="reap-leases")
-    def reap_leases() -> None:
-        _round("reap-leases", reaper.reap)
-
-    @app.task(name="clear-away")
-    def clear_away() -> None:
-        _round("clear-away", lambda: retention.apply(rules_of(settings)))
-
-
-def _send_webhooks(settings: HousekeeperSettings, images: ImageStore, traced: Start) -> None:
+def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatcher:
     store = Store(connect(settings.redis_url))
-    dispatcher = Dispatcher(
+    images = ImageStore(open_home(settings, COURIER_PATIENCE))
+    return Dispatcher(
         store,
         connect(settings.redis_url),
         Webhooks(settings.redis_prefix),
@@ -89,10 +83,6 @@ def _send_webhooks(settings: HousekeeperSettings, images: ImageStore, traced: St
         settings.webhook_concurrency,
         traced,
     )
-
-    # Once Celery has begun: beat is a fork of this process, and must not inherit threads half-way.
-    worker_ready.connect(lambda **_: dispatcher.start(), weak=False)
-    worker_shutdown.connect(lambda **_: dispatcher.stop(), weak=False)
 
 
 def create_courier(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> Courier:
@@ -110,15 +100,6 @@ def create_courier(settings: HousekeeperSettings, images: ImageStore, links: Job
         own_headers={name: content.strip()} if name else {},
         own_receivers=frozenset(settings.webhook_allow),
     )
-
-
-def _round(name: str, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except StoreUnavailable:
-        logger.warning("Redis does not answer; %s comes round again", name)
-    except StorageUnavailable:
-        logger.warning("the storage of pictures does not answer; %s comes round again", name)
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -1,6 +1,7 @@
-"""The housekeeper's process entry: `celery -A worker.housekeeper.main worker --beat`."""
+"""The housekeeper's process entry: `python -m worker.housekeeper.main`."""
 
 import os
+import signal
 import sys
 from functools import partial
 
@@ -8,17 +9,21 @@ from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.settings import HousekeeperSettings, load
 from shared.store import require_redis
-from worker.housekeeper.app import create_housekeeper
+from worker.housekeeper.app import Housekeeper
 
 
-def _settings() -> HousekeeperSettings:
+def main() -> None:
     try:
         settings = load(HousekeeperSettings)
         logs.configure(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    return settings
+    housekeeper = Housekeeper(settings, partial(tracing.start, "imagegen-housekeeper", os.environ))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: housekeeper.stop())
+    housekeeper.run()
 
 
-app = create_housekeeper(_settings(), partial(tracing.start, "imagegen-housekeeper", os.environ))
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How fast jobs are accepted and looked at, and what one takes while it waits."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import redis
+
+from bench.figures import Figure, Goal, Scale, percentile
+from bench.http import Connection, connections
+from bench.service import service
+
+CLIENTS, JOBS = 8, 1000
+SUBMITS_PER_SECOND = 5
+REQUEST = {"prompt": "a red heart on a blue background"}
+#: Keeps the one worker from what is accepted.
+LONG = {"prompt": "x", "metadata": {"simulate": {"seconds": 600}}, "num_inference_steps": 150}
+
+
+def measure(scale: Scale) -> Iterator[Figure]:
+    with (
+        service("null", SD_MAX_QUEUED_JOBS="1000000") as stack,
+        redis.Redis.from_url(stack.settings["SD_REDIS_URL"]) as client,
+    ):
+        watched = stack.api.post("/api/jobs", LONG).json()["id"]
+        rounds = []
+        before = _used(client)
+        for number in range(1, scale.rounds + 1):
+            scale.say(f"accepting jobs of {CLIENTS} clients: round {number} of {scale.rounds}")
+            rounds.append(asyncio.run(_accepted_per_second(stack.api.url)))
+        per_job = (_used(client) - before) / (JOBS * scale.rounds) / 1000
+        scale.say(f"polling while {SUBMITS_PER_SECOND} jobs a second come in")
+        polls = asyncio.run(_polls(stack.api.url, watched, scale.seconds))
+    yield Figure(
+        f"jobs accepted, {CLIENTS} clients",
+        sorted(rounds)[len(rounds) // 2],
+        "/s",
+        Goal(700, at_least=True),
+        tuple(rounds),
+    )
+    yield Figure("Redis per waiting job", per_job, "kB", Goal(2.5))
+    yield Figure(
+        f"status poll while {SUBMITS_PER_SECOND} jobs/s come in, p50",
+        percentile(polls, 50) * 1000,
+        "ms",
+        Goal(1.0),
+        detail=f"{len(polls)} polls",
+    )
+
+
+async def _accepted_per_second(url: str) -> float:
+    numbers = iter(range(JOBS))
+
+    async def submit(connection: Connection) -> None:
+        for number in numbers:
+            answer = await connection.call("POST", "/api/jobs", {**REQUEST, "seed": number})
+            assert answer.status == 202, answer.body
+
+    async with connections(url, CLIENTS) as opened:
+        begin = time.perf_counter()
+        await asyncio.gather(*map(submit, opened))
+        return JOBS / (time.perf_counter() - begin)
+
+
+async def _polls(url: str, job_id: str, seconds: float) -> list[float]:
+    """How long each took, in seconds; one client asks again as soon as it has its answer."""
+    spent, end = list[float](), time.monotonic() + seconds
+
+    async def submit(connection: Connection) -> None:
+        while time.monotonic() < end:
+            await connection.call("POST", "/api/jobs", REQUEST)
+            await asyncio.sleep(1 / SUBMITS_PER_SECOND)
+
+    async def poll(connection: Connection) -> None:
+        while time.monotonic() < end:
+            begin = time.perf_counter()
+            await connection.call("GET", f"/api/jobs/{job_id}")
+            spent.append(time.perf_counter() - begin)
+            await asyncio.sleep(0.002)
+
+    async with connections(url, 2) as (poller, submitter):
+        await asyncio.gather(poll(poller), submit(submitter))
+    return spent
+
+
+def _used(client: redis.Redis) -> int:
+    used: int = client.info("memory")["used_memory_dataset"]
+    return used
