@@ -1,6 +1,7 @@
 """Many jobs while processes are killed at random: `python -m tests.faults.soak --jobs 20000 --every 30`.
 
-Ends with a table, and with 1 when a promise was broken.
+Two owners, one of whom asks three times as much, two backends, one of which costs money, priorities and cancels. Ends
+with a table, and with 1 when a promise was broken.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psutil
@@ -23,18 +26,25 @@ import redis.exceptions
 
 from shared.schemas import Job
 from shared.states import State
+from shared.workers import WorkerRecord
 from tests.faults.invariant import Invariant, until
 from tests.faults.processes import MortalValkey, child_of, kill_whole
 from tests.faults.service import Service
-from tests.faults.tally import Tally, broken, report, table
+from tests.faults.tally import Tally, broken, report, shares, table, unfair
+from tests.flux_api.provider import KEY, Provider, provider
 from tests.stack import START_SECONDS
 
 CALLERS = 32
 API = "api-0"
-NAMES = ("null-0", "null-1", "housekeeper", API)
+NAMES = ("null-0", "null-1", "flux-api-0", "housekeeper", API)
 VICTIMS = ("api", "worker child", "worker parent", "housekeeper", "valkey")
 #: Jobs that take a while, so that a kill finds one running; the others are done at once.
 SLOW_SHARE, SLOW_SECONDS = 0.01, 2.0
+#: Jobs that a provider is paid for, that may wait for others, and that are cancelled as soon as they are accepted.
+PAID_SHARE, LOW_SHARE, CANCELLED_SHARE = 0.03, 0.05, 0.03
+#: How many of CALLERS each owner has.
+OWNERS = {"anna": 24, "ben": 8}
+KEYS = {name: f"key-of-{name}-0123456789" for name in OWNERS}
 DOWN_SECONDS = 1.0
 QUIET_SECONDS = 120.0
 
@@ -50,7 +60,11 @@ class Soak:
         self._store = redis.asyncio.Redis.from_url(valkey.url, decode_responses=True, socket_timeout=10)
         self._prefix = service.prefix
         self._tally = Tally()
-        self._slow = {n for n in range(jobs) if self._asked.random() < SLOW_SHARE}
+        self._slow = self._some(SLOW_SHARE)
+        self._paid, self._low, self._cancelled = map(self._some, (PAID_SHARE, LOW_SHARE, CANCELLED_SHARE))
+
+    def _some(self, share: float) -> set[int]:
+        return {number for number in range(self._jobs) if self._asked.random() < share}
 
     async def run(self) -> Tally:
         begin = time.monotonic()
@@ -87,20 +101,20 @@ class Soak:
         numbers = iter(range(self._jobs))
         limits = httpx2.Limits(max_connections=CALLERS)
         async with httpx2.AsyncClient(base_url=self._service.url(API), timeout=90, limits=limits) as http:
-            await asyncio.gather(*(self._call(http, numbers) for _ in range(CALLERS)))
+            callers = [name for name, count in OWNERS.items() for _ in range(count)]
+            await asyncio.gather(*(self._call(http, owner, numbers) for owner in callers))
 
-    async def _call(self, http: httpx2.AsyncClient, numbers: Iterator[int]) -> None:
+    async def _call(self, http: httpx2.AsyncClient, owner: str, numbers: Iterator[int]) -> None:
         for number in numbers:
-            while not await self._submit(http, number):
+            while not await self._submit(http, owner, number):
                 pass
 
-    async def _submit(self, http: httpx2.AsyncClient, number: int) -> bool:
-        seconds = SLOW_SECONDS if number in self._slow else 0
-        metadata = {"number": number, "simulate": {"seconds": seconds}}
-        body = {"prompt": "x", "seed": number, "metadata": metadata}
-        path = "/api/jobs" if number % 2 else "/api/txt2img"
+    async def _submit(self, http: httpx2.AsyncClient, owner: str, number: int) -> bool:
+        headers = {"Idempotency-Key": f"soak-{number}", "X-API-Key": KEYS[owner]}
+        # Who waits for each picture has none queued meanwhile: one owner's share could not be seen.
+        path = "/api/txt2img" if number % 10 == 0 and number not in self._cancelled else "/api/jobs"
         try:
-            answer = await http.post(path, json=body, headers={"Idempotency-Key": f"soak-{number}"})
+            answer = await http.post(path, json=self._request(number), headers=headers)
         except httpx2.HTTPError as error:
             self._tally.answers[type(error).__name__] += 1
             await asyncio.sleep(0.2)
@@ -110,11 +124,24 @@ class Soak:
             known = self._tally.accepted.setdefault(number, answer.headers["x-job-id"])
             if known != answer.headers["x-job-id"]:
                 self._tally.answers["another job for the same key"] += 1
+            if number in self._cancelled:
+                with suppress(httpx2.HTTPError):
+                    await http.delete(f"/api/jobs/{known}", headers=headers)
             return True
         if answer.status_code not in (429, 503):
             raise AssertionError(f"{answer.status_code}: {answer.text}")
         await asyncio.sleep(float(answer.headers["retry-after"]) * random.uniform(0.5, 1.0))
         return False
+
+    def _request(self, number: int) -> dict[str, Any]:
+        seconds = SLOW_SECONDS if number in self._slow else 0
+        request: dict[str, Any] = {
+            "prompt": "x",
+            "seed": number,
+            "priority": "low" if number in self._low else "normal",
+        }
+        request["metadata"] = {"number": number, "simulate": {"seconds": seconds}}
+        return request | ({"backend": "flux-api"} if number in self._paid else {})
 
     # Harm
 
@@ -155,7 +182,7 @@ class Soak:
                 return await self._kill_worker(victim)
 
     async def _kill_worker(self, part: str) -> float | None:
-        name = self._chance.choice(self._service.renderers)
+        name = self._chance.choice([name for name in self._service.renderers if name.startswith("null")])
         job = await self._slow_job_of(name)
         process = self._service.processes[name]
         begin = time.monotonic()
@@ -175,18 +202,21 @@ class Soak:
 
     async def _slow_job_of(self, worker: str) -> Job | None:
         end = time.monotonic() + 5
+        ids = await self._ids_of(worker)
         while time.monotonic() < end:
             for job_id in await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1):
                 doc = await self._store.hget(f"{self._prefix}job:{job_id}", "doc")
                 job = Job.model_validate_json(doc) if doc else None
-                if (
-                    job
-                    and job.worker == f"{worker}@{self._prefix.rstrip(':')}"
-                    and (job.request.metadata or {})["number"] in self._slow
-                ):
+                if job and job.worker in ids and (job.request.metadata or {})["number"] in self._slow:
                     return job
             await asyncio.sleep(0.05)
         return None
+
+    async def _ids_of(self, worker: str) -> set[str]:
+        """What records call a worker: it has another id at each start."""
+        records = [await self._store.get(key) async for key in self._store.scan_iter(f"{self._prefix}worker:*")]
+        known = [WorkerRecord.model_validate_json(record) for record in records if record]
+        return {record.id for record in known if record.name == f"{worker}@{self._prefix.rstrip(':')}"}
 
     async def _again(self, true: Callable[[], Awaitable[bool]]) -> float:
         begin = time.monotonic()
@@ -254,7 +284,7 @@ class Soak:
         found = []
         with suppress(psutil.Error, ValueError):
             found.append(("api", psutil.Process(self._service.processes[API].pid)))
-            for name in self._service.renderers:
+            for name in ("null-0", "null-1"):
                 found.append(("worker parent", psutil.Process(self._service.processes[name].pid)))
                 found.append(("worker child", child_of(self._service.processes[name])))
         return found
@@ -280,6 +310,18 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def settings(bfl: Provider) -> dict[str, str]:
+    return {
+        "SD_BACKENDS": "null,flux-api",
+        "SD_BFL_API_KEY": KEY,
+        "SD_BFL_BASE_URL": bfl.api_url,
+        "SD_API_KEY": ",".join(f"{name}:{key}" for name, key in KEYS.items()),
+        "SD_MAX_QUEUED_JOBS": "200",
+        "SD_MAX_JOBS_PER_KEY": "100",
+        "SD_REQUESTS_PER_SECOND": "100000",
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=20_000)
@@ -292,14 +334,21 @@ def main() -> int:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         valkey = stack.enter_context(MortalValkey(folder / "valkey"))
-        service = stack.enter_context(Service(valkey.url, folder, NAMES, quick=False, SD_MAX_QUEUED_JOBS="200"))
+        bfl = stack.enter_context(provider())
+        service = stack.enter_context(Service(valkey.url, folder, NAMES, quick=False, **settings(bfl)))
         service.mend()
         invariant = Invariant(service)
         bytes_before = int(invariant.redis.info("memory")["used_memory"])
         begin = time.monotonic()
         tally = asyncio.run(Soak(valkey, service, args.jobs, args.every, args.seed).run())
         rows = [("took", f"{time.monotonic() - begin:.0f} s"), *report(tally, invariant, bytes_before)]
-        failures = broken(tally, invariant)
+        posts = Counter(asked.body["seed"] for asked in bfl.posts)
+        rows.append(
+            ("posts to the provider, of which for a second time", f"{posts.total()}, {posts.total() - len(posts)}")
+        )
+        rows.append(("share of the first owner by the minute", shares(tally, invariant)))
+        failures = [*broken(tally, invariant), *unfair(tally, invariant)]
+        failures += [f"job {seed} was paid for {count} times" for seed, count in posts.items() if count > 1]
         if failures:
             for name, process in service.processes.items():
                 (Path(tempfile.gettempdir()) / f"soak-{name}.log").write_text(process.output)

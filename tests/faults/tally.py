@@ -72,5 +72,37 @@ def broken(tally: Tally, invariant: Invariant) -> list[str]:
     return found
 
 
+#: Minutes in which fewer jobs started are the beginning, the end, or spent on getting up again.
+LEAST_STARTS = 200
+FAIR = 0.1
+
+
+def _minutes(tally: Tally, invariant: Invariant) -> dict[int, Counter[str]]:
+    """Starts by owner, of jobs that all take the same turn: normal priority, and the backend that everybody wants."""
+    minutes: dict[int, Counter[str]] = {}
+    jobs = invariant.jobs()
+    for job_id, times in tally.starts.items():
+        job = jobs.get(job_id)
+        if job is not None and job.backend == "null" and job.request.priority == "normal":
+            for moment in times:
+                minutes.setdefault(int(moment / 60), Counter())[job.owner] += 1
+    return {minute: owners for minute, owners in sorted(minutes.items()) if owners.total() >= LEAST_STARTS}
+
+
+def shares(tally: Tally, invariant: Invariant) -> str:
+    minutes = _minutes(tally, invariant).values()
+    return ", ".join(f"{owners[min(owners)] / owners.total():.3f}" for owners in minutes)
+
+
+def unfair(tally: Tally, invariant: Invariant) -> list[str]:
+    found = []
+    # While the last jobs are accepted, one owner may have none left.
+    for minute, owners in list(_minutes(tally, invariant).items())[1:-1]:
+        counts = sorted(owners.values())
+        if len(counts) < 2 or counts[-1] > (1 + FAIR) * counts[0]:
+            found.append(f"the owners did not share minute {minute}: {dict(owners)}")
+    return found
+
+
 def table(rows: Collection[tuple[str, str]]) -> str:
     return "\n".join(["| measured | result |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
