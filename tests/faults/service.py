@@ -22,7 +22,7 @@ class Service(Stack):
     def __init__(
         self, redis_url: str, folder: Path, names: tuple[str, ...], *, quick: bool = True, **settings: str
     ) -> None:
-        super().__init__(redis_url, folder, SD_BACKENDS="null", **settings)
+        super().__init__(redis_url, folder, **{"SD_BACKENDS": "null", **settings})
         self.accepted: set[str] = set()
         self.processes: dict[str, Process] = {}
         self._names = names
@@ -54,7 +54,7 @@ class Service(Stack):
         if name in self.processes:
             self.processes[name].wait(0.1)
         node = ["-n", f"{name}@{self.prefix.rstrip(':')}", "--without-gossip", "--without-mingle"]
-        match name.partition("-")[0]:
+        match name.rstrip("-0123456789"):
             case "api":
                 command = [sys.executable, "-m", "api.main"]
                 settings["SD_PORT"] = str(self._ports[name])
