@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -222,7 +222,7 @@ async def _gone(http: Request) -> None:
 
 async def handed_over(services: Services, http: Request, drafted: JobSnapshot, job_id: str) -> Response:
     """202: where the job is to be found. It was accepted, so a store that has gone away since is no problem."""
-    snapshot = drafted
+    snapshot = replace(drafted, job=drafted.job.model_copy(update={"id": job_id}))
     with suppress(StoreUnavailable):
         snapshot = await read(services.store, services.jobs, job_id)
     headers = {"Location": job_path(job_id), "X-Job-Id": job_id}

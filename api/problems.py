@@ -16,7 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from shared import errors
-from shared.errors import FieldError, ImagegenError, InvalidRequest, RangeNotSatisfiable, RequestError, Unauthorized
+from shared.errors import (
+    FieldError,
+    ImagegenError,
+    InvalidRequest,
+    RangeNotSatisfiable,
+    RequestError,
+    Unauthorized,
+    Unconfirmed,
+)
 from shared.schemas import JobError
 
 logger = logging.getLogger(__name__)
@@ -82,6 +90,11 @@ class Problem(BaseModel):
     code: str = Field(description="Stable name of the error", examples=["invalid-request"])
     retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])
     errors: list[FieldProblem] = Field(default_factory=list, description="For invalid-request: what is wrong where")
+    job_id: str | None = Field(
+        default=None,
+        exclude_if=lambda job_id: job_id is None,
+        description="Only where it is not known whether the job was accepted: the id that it has if so",
+    )
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, object]]:
@@ -100,6 +113,7 @@ def problem_response(
     retryable: bool = False,
     fields: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    job_id: str | None = None,
 ) -> Response:
     problem = Problem(
         type=f"urn:imagegen:problem:{code}",
@@ -109,6 +123,7 @@ def problem_response(
         code=code,
         retryable=retryable,
         errors=[FieldProblem(pointer=field.pointer, detail=field.detail) for field in fields],
+        job_id=job_id,
     )
     body = problem.model_dump_json()
     return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
@@ -147,7 +162,12 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     if isinstance(error, RangeNotSatisfiable):
         told["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=told)
+    job_id = error.job_id if isinstance(error, Unconfirmed) else None
+    if job_id is not None:
+        told["X-Job-Id"] = job_id
+    return problem_response(
+        error.code, error.detail, retryable=error.retryable, fields=fields, headers=told, job_id=job_id
+    )
 
 
 def turned_away(error: RequestError, headers: Headers) -> Response:

@@ -8,11 +8,13 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from api.callers import Caller
+from api.clock import StoreClock
 from api.disk import DiskWatch
 from api.events import Hub
 from api.links import LinkSecret
 from api.streams import Streams
 from api.traffic import Traffic
+from api.unsure import Unsure
 from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
@@ -43,9 +45,10 @@ class FleetWatch:
     otherwise each of them would wait out a timeout of its own, one after the other.
     """
 
-    def __init__(self, store: AsyncStore, workers: Workers) -> None:
+    def __init__(self, store: AsyncStore, workers: Workers, clock: StoreClock) -> None:
         self._store = store
         self._workers = workers
+        self._clock = clock
         self._reading: asyncio.Task[Fleet] | None = None
         self._expires = 0.0
 
@@ -57,7 +60,9 @@ class FleetWatch:
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> Fleet:
+        asked_at = time.monotonic()
         fleet = await self._store.run(self._workers.fleet())
+        self._clock.learn(fleet.store_ms, asked_at)
         self._expires = time.monotonic() + FLEET_SECONDS
         return fleet
 
@@ -72,6 +77,8 @@ class Services:
     images: ImageStore
     hub: Hub
     watch: FleetWatch
+    clock: StoreClock
+    unsure: Unsure
     disk: DiskWatch
     intake: Intake
     link_secret: LinkSecret

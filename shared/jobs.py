@@ -103,6 +103,8 @@ class OnRepeat(StrEnum):
     """It gets the same job, whatever became of it; another request under the same name is refused."""
     AGAIN = "again"
     """It gets the same job, unless that was in vain."""
+    UNSURE = "unsure"
+    """It makes a job of its own, unless there is one of which the first caller was not told that it was accepted."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,18 @@ class Jobs:
         self.channel = self._keys.channel
 
     def create(
-        self, job: Job, message: QueuedMessage, ceiling: Ceiling, repeat: Repeat | None = None, expected_ms: int = 0
+        self,
+        job: Job,
+        message: QueuedMessage,
+        ceiling: Ceiling,
+        repeat: Repeat | None = None,
+        expected_ms: int = 0,
+        latest_ms: int | None = None,
     ) -> Operation[Admission]:
-        """Store a new job and its message in one step, or nothing where there is no room or it is there already."""
+        """Store a new job and its message in one step, or nothing where there is no room or it is there already.
+
+        At `latest_ms`, by the store's clock, the caller is told that the store does not answer.
+        """
         keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.state(State.QUEUED)]
         keys += [self._keys.line(job.backend), self._keys.broker(message.key)]
         keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines, self._keys.active(job.owner)]
@@ -157,8 +168,13 @@ class Jobs:
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [job.owner, ceiling.of_owner]
         args += _told(job.request)
-        args += [self._keys.counts, *of_creation(job)]
+        args += [self._keys.counts, *of_creation(job), "" if latest_ms is None else latest_ms]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), reply[1]))
+
+    def recall(self, repeat: Repeat, job_id: str) -> Operation[bool]:
+        """Leave the job, if it was accepted, to the same request when that comes again."""
+        keys = [self._keys.record(job_id), self._keys.repeat(repeat.name)]
+        return Operation("recall", keys, [job_id, repeat.remembered_ms], bool)
 
     def _indexes(self, job: Job) -> list[str]:
         """Every list that the job is in for as long as it is known."""

@@ -3,13 +3,25 @@
 --       the owner's jobs that have not ended, then every index it appears in
 -- ARGV: id, channel, doc, backend, label, broker message, priority rank, expected duration in ms,
 --       most queued jobs, most of this backend,
---       what a repeat does ('new', 'same' or 'again'), hash of the request, lifetime of the repeat in ms,
+--       what a repeat does ('new', 'same', 'again' or 'unsure'), hash of the request, lifetime of the repeat in ms,
 --       prefix of the records, the moment by which it must have started in ms ('' for none),
 --       owner ('' for none), most jobs of the owner that have not ended (0 for no limit),
---       who is told of it ('' for nobody), and of which events, where counts are kept, what is counted, how much
+--       who is told of it ('' for nobody), and of which events, where counts are kept, what is counted, how much,
+--       when the caller is told that there is no answer, in ms ('' for never)
 -- Returns {outcome, id}: 'created', 'known' (the job that an earlier request made), 'mismatch', 'full' or 'crowded'.
+-- include unsure
 local id, channel, mode = ARGV[1], ARGV[2], ARGV[11]
-if mode ~= 'new' then
+-- Sent twice over a connection that broke: the first one was heard.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return {'created', id}
+end
+local late = UNSURE.is_late(ARGV[23])
+if mode == 'unsure' then
+  local known = UNSURE.take(KEYS[6], ARGV[14], ARGV[13], late)
+  if known then
+    return {'known', known}
+  end
+elseif mode ~= 'new' then
   local known = redis.call('HMGET', KEYS[6], 'id', 'hash')
   if known[1] then
     local state = redis.call('HGET', ARGV[14] .. known[1], 'state')
@@ -39,7 +51,11 @@ for i = 9, #KEYS do
 end
 redis.call('ZADD', KEYS[3], 0, id)
 redis.call('LPUSH', KEYS[5], ARGV[6])
-if ARGV[13] ~= '' then
+if mode == 'unsure' then
+  if late then
+    UNSURE.leave(KEYS[6], id, ARGV[13])
+  end
+elseif ARGV[13] ~= '' then
   redis.call('HSET', KEYS[6], 'id', id, 'hash', ARGV[12])
   redis.call('PEXPIRE', KEYS[6], ARGV[13])
 end
