@@ -16,6 +16,7 @@ from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
+    Forbidden,
     ForbiddenUrl,
     IdempotencyMismatch,
     InvalidRequest,
@@ -26,7 +27,7 @@ from shared.errors import (
     Unconfirmed,
 )
 from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.schemas import Backend, GenerationRequest, Job, Priority
 from shared.states import State
 from shared.store import ANSWER_SECONDS
 from shared.workers import Fleet
@@ -93,8 +94,14 @@ async def draft(
 
     `input_size` is that of the first picture that the request brings.
 
-    Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
+    Raises BackendUnavailable where nobody would ever take it, Forbidden, InvalidRequest, StorageFull and
+    StoreUnavailable.
     """
+    if request.priority is Priority.HIGH and not caller.may_hurry:
+        raise Forbidden(
+            "This key may not use priority high: leave priority out, or ask the operator for a key with the scope "
+            "priority (name:key:priority in SD_API_KEY)."
+        )
     _check_receiver(services, request)
     await services.disk.require_room()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.

@@ -17,6 +17,7 @@ from api.connections import Config
 from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
+from api.inline import InlineImages
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
@@ -56,6 +57,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         jobs=jobs,
         queue=JobQueue(create_celery(settings)),
         images=images,
+        inline=InlineImages(images),
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix), clock),

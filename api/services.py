@@ -11,6 +11,7 @@ from api.callers import Caller
 from api.clock import StoreClock
 from api.disk import DiskWatch
 from api.events import Hub
+from api.inline import InlineImages
 from api.links import LinkSecret
 from api.streams import Streams
 from api.traffic import Traffic
@@ -75,6 +76,7 @@ class Services:
     jobs: Jobs
     queue: JobQueue
     images: ImageStore
+    inline: InlineImages
     hub: Hub
     watch: FleetWatch
     clock: StoreClock
@@ -99,9 +101,12 @@ class Services:
         )
         object.__setattr__(self, "limits", limits)
 
-    async def ask(self, caller: Caller, operation: Operation[T]) -> T:
-        """Run what a caller's request is about, and count the request with it. Raises RateLimited, StoreUnavailable."""
-        return await self.store.run(self.rates.counted(operation, caller.account))
+    async def ask(self, caller: Caller, operation: Operation[T], weight: int = 1) -> T:
+        """Run what a caller's request is about, and count the request with it, as so many.
+
+        Raises RateLimited and StoreUnavailable.
+        """
+        return await self.store.run(self.rates.counted(operation, caller.account, weight))
 
     async def find(self, caller: Caller, job_id: str) -> JobSnapshot:
         """Raises JobNotFound, in the same way for a job that is not the caller's; RateLimited and StoreUnavailable."""

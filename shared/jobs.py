@@ -26,8 +26,6 @@ MOST_EVENTS = 1000
 ANYONE = "*"
 #: How far from the end of a broker list the message of a job that is next in line may be.
 MESSAGES_LOOKED_AT = 64
-#: Records one list call looks at before it hands back a cursor.
-LIST_BUDGET = 2000
 
 
 @dataclass(frozen=True)
@@ -233,6 +231,14 @@ class Jobs:
         args = [job_id, self._keys.line(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
+    def owned(self, job_ids: Sequence[str], owner: str) -> Operation[frozenset[str]]:
+        """Those of the jobs that are this owner's."""
+
+        def decode(reply: list[int]) -> frozenset[str]:
+            return frozenset(job_id for job_id, owned in zip(job_ids, reply, strict=True) if owned)
+
+        return Operation("owned", [self._keys.record(job_id) for job_id in job_ids], [owner], decode)
+
     def waiting(self, backend: Backend, most: int) -> Operation[tuple[Job, ...]]:
         """The first jobs in line that nobody has started yet."""
         args: list[Argument] = [self._keys.record(""), most]
@@ -244,21 +250,24 @@ class Jobs:
         return Operation("takeback", lists, [MESSAGES_LOOKED_AT, *(job.id for job in jobs)], int)
 
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
-        """Newest first. `cursor` is an id; the page begins with the job before it."""
-        filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
-        args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.line("")]
-        return Operation("list", [self._index(wanted)], args, _page)
+        """Newest first. `cursor` is from another page, which this one goes on from."""
+        keys, others = self._lists(wanted), wanted.owner is not None
+        args: list[Argument] = [1 if others else len(keys), self._keys.record(""), cursor or "", limit]
+        args += [list_budget(limit), self._keys.line("")]
+        return Operation("list", keys, args, _page)
 
-    def _index(self, wanted: JobFilter) -> str:
-        """The shortest list that holds all that is wanted, and nothing of other owners: a cursor names what it saw."""
-        if wanted.owner is not None:
-            owner, label = wanted.owner, wanted.label
-            return self._keys.owner(owner) if label is None else self._keys.owner_label(owner, label)
-        if wanted.label is not None:
-            return self._keys.label(wanted.label)
+    def _lists(self, wanted: JobFilter) -> list[str]:
+        """All of the lists that a wanted job is on; where an owner is wanted, the first is of that owner's alone."""
+        lists, owner, label = [], wanted.owner, wanted.label
+        if owner is not None:
+            lists.append(self._keys.owner(owner) if label is None else self._keys.owner_label(owner, label))
+        elif label is not None:
+            lists.append(self._keys.label(label))
         if wanted.state is not None:
-            return self._keys.state(wanted.state)
-        return self._keys.backend(wanted.backend) if wanted.backend else self._keys.jobs
+            lists.append(self._keys.state(wanted.state))
+        if wanted.backend is not None:
+            lists.append(self._keys.backend(wanted.backend))
+        return lists or [self._keys.jobs]
 
     def events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
         """What happened to a job after the event `after`, oldest first."""
@@ -267,6 +276,11 @@ class Jobs:
             return tuple(JobEvent(job_id, event_id, fields[1], fields[3]) for event_id, fields in rows)
 
         return Operation("events", [self._keys.events(job_id)], [after], decode)
+
+
+def list_budget(limit: int) -> int:
+    """How many ids a list call looks at before it hands back a cursor."""
+    return max(200, 8 * limit)
 
 
 def kind_of_work(model: str, request: GenerationRequest) -> str:

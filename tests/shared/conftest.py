@@ -16,7 +16,7 @@ NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()
 
 
-ROOM = Ceiling(queued=100, queued_per_backend=100)
+ROOM = Ceiling(queued=1000, queued_per_backend=1000)
 
 
 class Records:
@@ -30,14 +30,14 @@ class Records:
     def run(self, operation: Operation[Any]) -> Any:
         return self.store.run(operation)
 
-    def accepted(self, **fields: Any) -> Job:
-        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW)
+    def accepted(self, owner: str = "", **fields: Any) -> Job:
+        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW, owner)
         admission = self.run(self.jobs.create(job, QueuedMessage("generate.null", job.id), ROOM))
         assert admission == Admission(Outcome.CREATED, job.id)
         return job
 
-    def started(self, **fields: Any) -> Job:
-        queued = self.accepted(**fields)
+    def started(self, owner: str = "", **fields: Any) -> Job:
+        queued = self.accepted(owner, **fields)
         job = queued.start("null", "worker", NOW)
         assert self.run(self.jobs.move(queued, job))
         return job

@@ -20,6 +20,7 @@ def parsed(text: str) -> list[tuple[str, str, Scope]]:
         (LONG, [("default", LONG, Scope.WRITE)]),
         (f"n8n:{LONG}", [("n8n", LONG, Scope.WRITE)]),
         (f"n8n:{LONG}:read", [("n8n", LONG, Scope.READ)]),
+        (f"n8n:{LONG}:priority", [("n8n", LONG, Scope.PRIORITY)]),
         (f"a.b-c_D:{LONG}:admin", [("a.b-c_D", LONG, Scope.ADMIN)]),
         (f" n8n:{LONG} , dify:{OTHER},", [("n8n", LONG, Scope.WRITE), ("dify", OTHER, Scope.WRITE)]),
         (f"n8n:{LONG},n8n:{OTHER}:read", [("n8n", LONG, Scope.WRITE), ("n8n", OTHER, Scope.READ)]),
