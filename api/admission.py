@@ -12,6 +12,7 @@ from api.events import read
 from api.services import Services
 from api.uploads import Uploads
 from shared import tracing
+from shared.addresses import Url
 from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
@@ -187,9 +188,14 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
     if request.webhook_url is None:
         return
     try:
-        services.guard.check(request.webhook_url)
+        Url.parse(request.webhook_url)
     except ForbiddenUrl as error:
         raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
+    try:
+        services.guard.check(request.webhook_url)
+    except ForbiddenUrl as error:
+        detail = f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW."
+        raise InvalidRequest(errors=[FieldError("/webhook_url", detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:

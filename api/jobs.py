@@ -27,7 +27,7 @@ router = APIRouter(tags=["jobs"])
 FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable")
 CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
 #: So many jobs in a list cost as much as one request about one job.
-JOBS_OF_A_REQUEST = 10
+JOBS_OF_A_REQUEST = 20
 #: Id of the one event that is told of a job whose events have lapsed.
 LAPSED_END = "0-1"
 
@@ -72,7 +72,9 @@ async def index(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
-    page = await services.ask(caller, services.jobs.page(wanted, limit, cursor), weight=1 + limit // JOBS_OF_A_REQUEST)
+    page = await services.ask(
+        caller, services.jobs.page(wanted, limit, cursor), weight=max(1, limit // JOBS_OF_A_REQUEST)
+    )
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 

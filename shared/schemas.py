@@ -94,19 +94,23 @@ MAX_METADATA_DEPTH = 32
 
 def _without_control_characters(text: str) -> str:
     if _CONTROL.search(text):
-        raise ValueError("control characters are not allowed, except tab and line breaks")
+        raise ValueError("must not have control characters, except tab and line breaks")
     return text
 
 
 def _small(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
     if metadata is None:
         return None
-    # 1e999 is JSON, but becomes infinity, which is not; json.dumps then raises ValueError.
-    if len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
-        raise ValueError(f"metadata may take at most {MAX_METADATA_BYTES} bytes as JSON")
+    try:
+        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        # 1e999 is JSON, but becomes infinity, which is not.
+        raise ValueError("has a number that is too large") from None
+    if len(written) > MAX_METADATA_BYTES:
+        raise ValueError(f"may take at most {MAX_METADATA_BYTES} bytes as JSON")
     # The job's record is JSON around it, and parsers give up somewhere: what was accepted must be readable again.
     if _is_deeper(metadata, MAX_METADATA_DEPTH):
-        raise ValueError(f"metadata may be nested at most {MAX_METADATA_DEPTH} levels deep")
+        raise ValueError(f"may be nested at most {MAX_METADATA_DEPTH} levels deep")
     return metadata
 
 
@@ -151,7 +155,7 @@ class Lora(Frozen):
 
 def _named_once(loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
     if len({lora.name for lora in loras}) < len(loras):
-        raise ValueError("each may be named once")
+        raise ValueError("may name each of them once")
     return loras
 
 

@@ -86,5 +86,6 @@ def test_each_scope_allows_what_the_ones_before_it_do() -> None:
     assert allowed == {
         Scope.READ: [Scope.READ],
         Scope.WRITE: [Scope.READ, Scope.WRITE],
-        Scope.ADMIN: [Scope.READ, Scope.WRITE, Scope.ADMIN],
+        Scope.PRIORITY: [Scope.READ, Scope.WRITE, Scope.PRIORITY],
+        Scope.ADMIN: [Scope.READ, Scope.WRITE, Scope.PRIORITY, Scope.ADMIN],
     }
