@@ -12,20 +12,25 @@ from api.events import read
 from api.services import Services
 from api.uploads import Uploads
 from shared import tracing
+from shared.addresses import Url
 from shared.capabilities import Capabilities, Size
 from shared.errors import (
     BackendUnavailable,
     FieldError,
+    Forbidden,
     ForbiddenUrl,
     IdempotencyMismatch,
     InvalidRequest,
     InvalidTransition,
     JobNotFound,
     QueueFull,
+    StoreUnavailable,
+    Unconfirmed,
 )
 from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
-from shared.schemas import Backend, GenerationRequest, Job
+from shared.schemas import Backend, GenerationRequest, Job, Priority
 from shared.states import State
+from shared.store import ANSWER_SECONDS
 from shared.workers import Fleet
 
 IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
@@ -33,28 +38,33 @@ IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
 KEY_MS = 24 * 3600 * 1000
 #: How long a retry without a key finds the request that it repeats: longer than clients take to give up and try again.
 RETRY_MS = 15 * 60 * 1000
+#: The same where the client only says the same again, and was told to: so long it may take to do so.
+UNSURE_MS = 2 * 60 * 1000
 
 
 @dataclass(frozen=True)
 class Repetition:
     """What a caller says about whether it has asked before."""
 
-    caller: str
+    caller: Caller
     key: str | None
     retry_count: str | None
 
-    def of(self, request: GenerationRequest) -> Repeat | None:
-        """How this request would be recognised; None when it never will be.
+    def of(self, request: GenerationRequest) -> Repeat:
+        """How this request would be recognised.
 
-        SDKs that retry without a key number their attempts: the first makes a job, later ones get that job.
+        A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
+        no key is told from others by where it calls from. SDKs that retry without a key number their attempts: the
+        first makes a job, later ones get that job. Others get it if its acceptance could not be told (see Unconfirmed).
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
-            return Repeat(_hash(f"key {self.caller} {self.key}"), request_hash, OnRepeat.SAME, KEY_MS)
+            return Repeat(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnRepeat.SAME, KEY_MS)
+        asked = f"{self.caller.account} {request_hash}"
         if self.retry_count is None:
-            return None
+            return Repeat(_hash(f"unsure {asked}"), request_hash, OnRepeat.UNSURE, UNSURE_MS)
         on_repeat = OnRepeat.NEW if self.retry_count == "0" else OnRepeat.AGAIN
-        return Repeat(_hash(f"retry {self.caller} {request_hash}"), request_hash, on_repeat, RETRY_MS)
+        return Repeat(_hash(f"retry {asked}"), request_hash, on_repeat, RETRY_MS)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
@@ -72,7 +82,7 @@ async def _repetition(
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         raise InvalidRequest(errors=[wrong])
-    return Repetition(caller.account, idempotency_key, x_stainless_retry_count)
+    return Repetition(caller, idempotency_key, x_stainless_retry_count)
 
 
 RepetitionDep = Annotated[Repetition, Depends(_repetition)]
@@ -85,8 +95,14 @@ async def draft(
 
     `input_size` is that of the first picture that the request brings.
 
-    Raises BackendUnavailable where nobody would ever take it, InvalidRequest, StorageFull and StoreUnavailable.
+    Raises BackendUnavailable where nobody would ever take it, Forbidden, InvalidRequest, StorageFull and
+    StoreUnavailable.
     """
+    if request.priority is Priority.HIGH and not caller.may_hurry:
+        raise Forbidden(
+            "This key may not use priority high: leave priority out, or ask the operator for a key with the scope "
+            "priority (name:key:priority in SD_API_KEY)."
+        )
     _check_receiver(services, request)
     await services.disk.require_room()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
@@ -101,22 +117,27 @@ async def draft(
         services.limits.check(request)
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
-    job = Job.new(request, backend, await services.store.now(), caller.owner, links)
+    job = Job.new(request, backend, services.clock.now(), caller.owner, links)
     job = job.model_copy(update={"traceparent": tracing.current()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
 async def admit(
-    services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads
+    services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat, uploads: Uploads
 ) -> Admission:
     """Accept the job: from here on it is not lost.
 
-    Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
+    Raises RateLimited, QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
+    await services.unsure.settle(repeat)
     await uploads.keep(job)
-    # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
-    # removes them if there is none.
-    admission = await _create(services, caller, job, expected_ms, repeat)
+    try:
+        admission = await _create(services, caller, job, expected_ms, repeat)
+    except StoreUnavailable:
+        # Its pictures stay, and the housekeeper removes them if there is no such job.
+        if repeat.on_repeat is OnRepeat.UNSURE:
+            services.unsure.add(repeat, job.id)
+        raise Unconfirmed(job.id) from None
     if admission.outcome is not Outcome.CREATED:
         await services.intake.discard(job)
     match admission.outcome:
@@ -130,11 +151,12 @@ async def admit(
             return admission
 
 
-async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat) -> Admission:
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    return await services.ask(caller, services.jobs.create(job, ceiling, repeat, expected_ms))
+    latest_ms = round((services.clock.time() + ANSWER_SECONDS) * 1000)
+    return await services.ask(caller, services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
@@ -149,7 +171,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
             case State.RUNNING:
                 return snapshot
             case State.QUEUED:
-                cancelled = job.cancel(await services.store.now())
+                cancelled = job.cancel(services.clock.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
                     await services.intake.discard(job)
@@ -165,9 +187,14 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
     if request.webhook_url is None:
         return
     try:
-        services.guard.check(request.webhook_url)
+        Url.parse(request.webhook_url)
     except ForbiddenUrl as error:
         raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
+    try:
+        services.guard.check(request.webhook_url)
+    except ForbiddenUrl as error:
+        detail = f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW."
+        raise InvalidRequest(errors=[FieldError("/webhook_url", detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:

@@ -33,6 +33,8 @@ class Caller:
     """Whose jobs it may know of; None for everybody's."""
     account: str
     """What its requests are counted by."""
+    may_hurry: bool = True
+    """Whether its jobs may go before those of others."""
 
 
 class Keyring:
@@ -91,7 +93,8 @@ def _holder(key: ApiKey, method: str) -> Caller:
     if method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
         raise Forbidden("This key may only look.")
     everybody = key.scope.includes(access.Scope.ADMIN)
-    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name)
+    may_hurry = key.scope.includes(access.Scope.PRIORITY)
+    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name, may_hurry=may_hurry)
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:

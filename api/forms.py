@@ -62,7 +62,7 @@ class Form:
             if isinstance(event, bytearray):
                 yield bytes(event)
 
-    async def text(self) -> str:
+    async def content(self) -> bytes:
         """Of the part that has begun. Raises InvalidRequest, and PayloadTooLarge where all texts take too much."""
         text = bytearray()
         async for piece in self.data():
@@ -70,10 +70,7 @@ class Form:
             if self._left < 0:
                 raise PayloadTooLarge(f"The fields of the form may take at most {MAX_JSON_BYTES} bytes.")
             text += piece
-        try:
-            return text.decode()
-        except UnicodeDecodeError:
-            raise InvalidRequest("The fields of the form must be UTF-8.") from None
+        return bytes(text)
 
     async def _read(self) -> AsyncIterator[Part | bytearray | End]:
         try:

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -12,8 +12,9 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from api.admission import Repetition, RepetitionDep, admit, draft, withdraw
 from api.callers import Caller, CallerDep
 from api.events import Listener, read, until_done
-from api.images import pictures_of, serve_picture
+from api.images import serve_picture
 from api.problems import about, documented, failed_job
+from api.sending import is_known
 from api.services import Services, ServicesDep
 from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
@@ -222,7 +223,7 @@ async def _gone(http: Request) -> None:
 
 async def handed_over(services: Services, http: Request, drafted: JobSnapshot, job_id: str) -> Response:
     """202: where the job is to be found. It was accepted, so a store that has gone away since is no problem."""
-    snapshot = drafted
+    snapshot = replace(drafted, job=drafted.job.model_copy(update={"id": job_id}))
     with suppress(StoreUnavailable):
         snapshot = await read(services.store, services.jobs, job_id)
     return await handed_over_as(services, http, snapshot)
@@ -248,19 +249,26 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
 
 
 async def job_answer(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
-    """200: the job, with its pictures in it where the request asked for that."""
+    """200: the job, with its images in it where the request asked for that. 304 for a client that has it so already."""
     job = snapshot.job
+    shown = await view(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
-    pictures = await pictures_of(services.images, job) if inline else {}
-    body = (await view(services, http, snapshot, pictures)).model_dump_json()
-    return Response(body, headers={"X-Job-Id": job.id}, media_type="application/json")
+    images = await services.inline.present(job) if inline else []
+    body, headers = shown.model_dump_json().encode(), {"X-Job-Id": job.id}
+    if job.state.is_terminal:
+        # Images never change; all else is in the body. A file may be gone.
+        present = " ".join(str(image.index) for image in images)
+        headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
+        if is_known(headers["ETag"], http):
+            return Response(status_code=304, headers=headers)
+    if images:
+        return services.inline.answer(job, shown, images, headers)
+    return Response(body, headers=headers, media_type="application/json")
 
 
-async def view(
-    services: Services, http: Request, snapshot: JobSnapshot, pictures: Mapping[int, bytes] | None = None
-) -> JobView:
+async def view(services: Services, http: Request, snapshot: JobSnapshot) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    return job_view(snapshot, await services.links(http), pictures, await estimated_wait(services, snapshot))
+    return job_view(snapshot, await services.links(http), wait=await estimated_wait(services, snapshot))
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:

@@ -1,11 +1,13 @@
 """How the service is: for people, for load balancers, for clients that choose a backend."""
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from api.callers import Caller, CallerDep
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
@@ -90,6 +92,19 @@ def _shown(services: Services) -> list[Backend]:
     return [backend for backend in Backend if backend is not Backend.NULL or backend in services.settings.backends]
 
 
+async def _seen_by(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
+    """The workers without the ids of others' jobs. Raises StoreUnavailable."""
+    running = [worker.current_job for worker in fleet.workers if worker.current_job is not None]
+    if caller.sees is None or not running:
+        return fleet
+    own = await services.store.run(services.jobs.owned(running, caller.sees))
+    workers = (
+        worker if worker.current_job in own else worker.model_copy(update={"current_job": None})
+        for worker in fleet.workers
+    )
+    return replace(fleet, workers=tuple(workers))
+
+
 def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
     workers = fleet.of(backend)
     capabilities = services.capabilities(fleet, backend)
@@ -110,9 +125,9 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
 
 
 @router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
-async def backends(services: ServicesDep) -> BackendListView:
-    """What can make pictures, what it takes, and how busy it is."""
-    fleet = await services.watch.fleet()
+async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
+    """What can make pictures, what it takes, and how busy it is. `current_job` is told to who may see that job."""
+    fleet = await _seen_by(services, caller, await services.watch.fleet())
     views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
     return BackendListView(default=services.settings.fallback_backend, backends=views)
 

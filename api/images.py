@@ -1,7 +1,5 @@
 """Picture bytes: one way to send them, with validators and ranges."""
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
@@ -67,13 +65,3 @@ async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request
             return await from_disk(folder, picture_name(job, image.index), image, http, headers)
         case remote:
             return await from_afar(remote, picture_name(job, image.index), image, http, headers)
-
-
-async def pictures_of(store: ImageStore, job: Job) -> dict[int, bytes]:
-    """The bytes by index of every picture whose file is still there. Raises StorageUnavailable."""
-
-    def read_all() -> dict[int, bytes]:
-        found = ((image.index, store.read(job, image)) for image in job.images)
-        return {index: data for index, data in found if data is not None}
-
-    return await asyncio.to_thread(read_all)

@@ -26,6 +26,8 @@ router = APIRouter(tags=["jobs"])
 
 FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable")
 CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
+#: So many jobs in a list cost as much as one request about one job.
+JOBS_OF_A_REQUEST = 20
 #: Id of the one event that is told of a job whose events have lapsed.
 LAPSED_END = "0-1"
 
@@ -50,7 +52,11 @@ async def create(
     return await handed_over_as(services, http, accepted)
 
 
-@router.get("/api/jobs/{job_id}", response_model=JobView, responses=FIND_PROBLEMS)
+@router.get(
+    "/api/jobs/{job_id}",
+    response_model=JobView,
+    responses={304: {"description": "`If-None-Match` names the job as it is"}, **FIND_PROBLEMS},
+)
 async def show(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """One job, as it is now."""
     return await job_answer(services, http, await _found(services, http, caller, job_id))
@@ -69,7 +75,9 @@ async def index(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
-    page = await services.ask(caller, services.jobs.page(wanted, limit, cursor))
+    page = await services.ask(
+        caller, services.jobs.page(wanted, limit, cursor), weight=max(1, limit // JOBS_OF_A_REQUEST)
+    )
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 

@@ -4,6 +4,7 @@ import re
 import secrets
 from urllib.parse import parse_qs
 
+from shared.clock import StoreClock
 from shared.links import Signer, link_secret
 from shared.settings import ApiSettings
 from shared.store import AsyncStore
@@ -14,15 +15,16 @@ _PICTURE = re.compile(r"/api/jobs/[0-9a-f-]{36}/images/\d{1,3}")
 class LinkSecret:
     """What this service signs its links with: nothing where everybody may see everything anyway."""
 
-    def __init__(self, settings: ApiSettings, store: AsyncStore) -> None:
+    def __init__(self, settings: ApiSettings, store: AsyncStore, clock: StoreClock) -> None:
         self._settings = settings
         self._store = store
+        self._clock = clock
         self._signer: Signer | None = None
 
     async def signer(self) -> Signer | None:
         """Raises StoreUnavailable."""
         if self._signer is None and self._settings.api_key:
-            self._signer = Signer(await self._secret(), self._settings.link_lifetime_seconds)
+            self._signer = Signer(await self._secret(), self._settings.link_lifetime_seconds, self._clock.time)
         return self._signer
 
     async def opens(self, method: str, path: str, query: bytes) -> bool:

@@ -16,12 +16,15 @@ from api.connections import Config
 from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
+from api.inline import InlineImages
 from api.links import LinkSecret
 from api.services import FleetWatch, Services
 from api.streams import Streams
 from api.traffic import Traffic
+from api.unsure import Unsure
 from api.uploads import Intake
 from shared import logs, tracing
+from shared.clock import StoreClock
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
@@ -44,6 +47,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
     disk = DiskWatch(home, settings.min_free_bytes)
+    clock = StoreClock()
     guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
@@ -51,12 +55,15 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         store=store,
         jobs=jobs,
         images=images,
+        inline=InlineImages(images),
         # A connection of its own: the subscription holds on to it.
         hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
-        watch=FleetWatch(store, Workers(settings.redis_prefix)),
+        watch=FleetWatch(store, Workers(settings.redis_prefix), clock),
+        clock=clock,
+        unsure=Unsure(store, jobs),
         disk=disk,
         intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
-        link_secret=LinkSecret(settings, store),
+        link_secret=LinkSecret(settings, store, clock),
         rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
         streams=streams,
         traffic=Traffic(lambda: streams.open),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from math import inf
 
 from fastapi import APIRouter, Request, Response
@@ -82,7 +82,7 @@ def _common(services: Services, fleet: Fleet, told: Figures) -> Iterator[Metric]
         yield _counted(counter, backends, told)
     for histogram in HISTOGRAMS:
         yield _distributed(histogram, backends, told)
-    yield from _line(backends, told)
+    yield from _line(backends, told, services.clock.now())
     yield from _staff(backends, fleet)
     webhooks = _gauge("webhooks", "Webhooks on their way (pending) and given up (dead)", "state")
     for state, count in told.webhooks.items():
@@ -108,11 +108,10 @@ def _distributed(histogram: Histogram, backends: Iterable[Backend], told: Figure
     return family
 
 
-def _line(backends: Iterable[Backend], told: Figures) -> Iterator[Metric]:
+def _line(backends: Iterable[Backend], told: Figures, now: datetime) -> Iterator[Metric]:
     queued = _gauge("queue_jobs", "Jobs that wait", "backend")
     oldest = _gauge("queue_oldest_seconds", "How long the job has waited that waits longest; 0 for none", "backend")
     running = _gauge("jobs_running", "Jobs that run", "backend")
-    now = datetime.now(UTC)
     for backend in backends:
         since = told.waiting_since.get(backend, now)
         queued.add_metric([backend], told.queued[backend])

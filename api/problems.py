@@ -3,7 +3,7 @@
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPMethod, HTTPStatus
 from typing import Any
 
@@ -15,8 +15,17 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.sentences import sentence, summary
 from shared import errors
-from shared.errors import FieldError, ImagegenError, InvalidRequest, RangeNotSatisfiable, RequestError, Unauthorized
+from shared.errors import (
+    FieldError,
+    ImagegenError,
+    InvalidRequest,
+    RangeNotSatisfiable,
+    RequestError,
+    Unauthorized,
+    Unconfirmed,
+)
 from shared.schemas import JobError
 
 logger = logging.getLogger(__name__)
@@ -78,10 +87,17 @@ class Problem(BaseModel):
     type: str = Field(examples=["urn:imagegen:problem:invalid-request"])
     title: str = Field(examples=["Invalid request"])
     status: int = Field(examples=[422])
-    detail: str = Field(examples=["The starter model cannot make this picture."])
+    detail: str = Field(
+        examples=["The starter model cannot make this picture: width must be a multiple of 8 between 64 and 256."]
+    )
     code: str = Field(description="Stable name of the error", examples=["invalid-request"])
     retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])
     errors: list[FieldProblem] = Field(default_factory=list, description="For invalid-request: what is wrong where")
+    job_id: str | None = Field(
+        default=None,
+        exclude_if=lambda job_id: job_id is None,
+        description="Only where it is not known whether the job was accepted: the id that it has if so",
+    )
 
 
 def documented(*codes: str) -> dict[int | str, dict[str, object]]:
@@ -100,6 +116,7 @@ def problem_response(
     retryable: bool = False,
     fields: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
+    job_id: str | None = None,
 ) -> Response:
     problem = Problem(
         type=f"urn:imagegen:problem:{code}",
@@ -109,6 +126,7 @@ def problem_response(
         code=code,
         retryable=retryable,
         errors=[FieldProblem(pointer=field.pointer, detail=field.detail) for field in fields],
+        job_id=job_id,
     )
     body = problem.model_dump_json()
     return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
@@ -147,7 +165,11 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     if isinstance(error, RangeNotSatisfiable):
         told["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    return problem_response(error.code, error.detail, retryable=error.retryable, fields=fields, headers=told)
+    detail = summary("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
+    job_id = error.job_id if isinstance(error, Unconfirmed) else None
+    if job_id is not None:
+        told["X-Job-Id"] = job_id
+    return problem_response(error.code, detail, retryable=error.retryable, fields=fields, headers=told, job_id=job_id)
 
 
 def turned_away(error: RequestError, headers: Headers) -> Response:
@@ -161,8 +183,8 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Says what is wrong where, and never repeats what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), _sentence(problem)) for problem in error.errors()[:MOST_FIELDS]]
-    return problem_response(InvalidRequest.code, InvalidRequest.__doc__ or "", fields=fields)
+    fields = [FieldError(_pointer(problem), sentence(problem)) for problem in error.errors()[:MOST_FIELDS]]
+    return problem_response(InvalidRequest.code, summary("", fields), fields=fields)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -203,15 +225,10 @@ def _pointer(problem: Mapping[str, Any]) -> str:
     location = [] if problem["type"] == "json_invalid" else list(problem["loc"][1:4])
     # What lies in anything but a list is within a value of the caller's own, or names one of several schemas.
     in_list = len(location) > 1 and isinstance(location[1], int)
-    told = map(str, location if in_list else location[:1])
-    return "".join(f"/{part}" for part in itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, told))
+    return pointer(location if in_list else location[:1])
 
 
-def _sentence(problem: Mapping[str, Any]) -> str:
-    match problem["type"]:
-        case "json_invalid":
-            return "the body is not valid JSON"
-        case "extra_forbidden":
-            return "there is no such field"
-        case _:
-            return str(problem["msg"]).removeprefix("Value error, ")
+def pointer(location: Iterable[object]) -> str:
+    """Up to what is the caller's own text and no name."""
+    told = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location))
+    return "".join(f"/{part}" for part in told)

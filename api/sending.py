@@ -27,7 +27,7 @@ GONE = "The file of this picture is gone or damaged."
 async def from_disk(folder: Folder, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
     """Raises ImageNotFound when the file is not the very one that was recorded."""
     path = folder.path(name)
-    if not await asyncio.to_thread(_is_as_recorded, path, image):
+    if not await asyncio.to_thread(is_as_recorded, path, image):
         raise ImageNotFound(GONE)
     if _is_known(image, http):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
@@ -58,6 +58,15 @@ async def from_afar(remote: Remote, name: str, image: Image, http: Request, head
     return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
 
 
+async def is_there(remote: Remote, name: str, image: Image) -> bool:
+    """Whether the very file that was recorded is. Raises StorageUnavailable."""
+    try:
+        await _first(remote, name, image, 0, 1)
+    except ImageNotFound:
+        return False
+    return True
+
+
 async def _first(remote: Remote, name: str, image: Image, start: int, end: int) -> Piece:
     """Asked for before the answer begins, so that it can still be a problem."""
     first = await remote.piece(name, start, min(end, start + PIECE_BYTES))
@@ -67,8 +76,13 @@ async def _first(remote: Remote, name: str, image: Image, start: int, end: int) 
 
 
 def _is_known(image: Image, http: Request) -> bool:
+    return is_known(f'"{image.sha256}"', http)
+
+
+def is_known(etag: str, http: Request) -> bool:
+    """Whether the client has what it asks for."""
     asked = http.headers.get("if-none-match", "")
-    return asked.strip() == "*" or f'"{image.sha256}"' in asked
+    return http.method in LOOKING and (asked.strip() == "*" or etag in asked)
 
 
 def part(image: Image, http: Request) -> tuple[int, int] | None:
@@ -90,7 +104,7 @@ def part(image: Image, http: Request) -> tuple[int, int] | None:
     return start, end
 
 
-def _is_as_recorded(path: Path, image: Image) -> bool:
+def is_as_recorded(path: Path, image: Image) -> bool:
     try:
         about = path.stat(follow_symlinks=False)
         return (
@@ -104,5 +118,6 @@ def _is_as_recorded(path: Path, image: Image) -> bool:
 
 @lru_cache(maxsize=4096)
 def _hash_of(path: Path, _inode: int, _modified_ns: int) -> str:
-    """Read once for each version of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Read once for each version of a file, and not all of it at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

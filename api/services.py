@@ -10,12 +10,15 @@ from fastapi import Depends, Request
 from api.callers import Caller
 from api.disk import DiskWatch
 from api.events import Hub
+from api.inline import InlineImages
 from api.links import LinkSecret
 from api.streams import Streams
 from api.traffic import Traffic
+from api.unsure import Unsure
 from api.uploads import Intake
 from shared import bfl
 from shared.capabilities import Capabilities, Limits
+from shared.clock import StoreClock
 from shared.errors import JobNotFound
 from shared.images import ImageStore
 from shared.jobs import Jobs, JobSnapshot
@@ -42,9 +45,10 @@ class FleetWatch:
     otherwise each of them would wait out a timeout of its own, one after the other.
     """
 
-    def __init__(self, store: AsyncStore, workers: Workers) -> None:
+    def __init__(self, store: AsyncStore, workers: Workers, clock: StoreClock) -> None:
         self._store = store
         self._workers = workers
+        self._clock = clock
         self._reading: asyncio.Task[Fleet] | None = None
         self._expires = 0.0
 
@@ -56,7 +60,9 @@ class FleetWatch:
         return await asyncio.shield(self._reading)
 
     async def _read(self) -> Fleet:
+        asked_at = time.monotonic()
         fleet = await self._store.run(self._workers.fleet())
+        self._clock.learn(fleet.store_ms, asked_at)
         self._expires = time.monotonic() + FLEET_SECONDS
         return fleet
 
@@ -68,8 +74,11 @@ class Services:
     store: AsyncStore
     jobs: Jobs
     images: ImageStore
+    inline: InlineImages
     hub: Hub
     watch: FleetWatch
+    clock: StoreClock
+    unsure: Unsure
     disk: DiskWatch
     intake: Intake
     link_secret: LinkSecret
@@ -90,9 +99,12 @@ class Services:
         )
         object.__setattr__(self, "limits", limits)
 
-    async def ask(self, caller: Caller, operation: Operation[T]) -> T:
-        """Run what a caller's request is about, and count the request with it. Raises RateLimited, StoreUnavailable."""
-        return await self.store.run(self.rates.counted(operation, caller.account))
+    async def ask(self, caller: Caller, operation: Operation[T], weight: int = 1) -> T:
+        """Run what a caller's request is about, and count the request with it, as so many.
+
+        Raises RateLimited and StoreUnavailable.
+        """
+        return await self.store.run(self.rates.counted(operation, caller.account, weight))
 
     async def find(self, caller: Caller, job_id: str) -> JobSnapshot:
         """Raises JobNotFound, in the same way for a job that is not the caller's; RateLimited and StoreUnavailable."""

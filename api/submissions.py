@@ -13,7 +13,9 @@ from pydantic import ValidationError
 
 from api.bodies import MAX_JSON_BYTES, media_type, parsed, read_json, received_json
 from api.fetching import SECONDS
-from api.forms import Form
+from api.forms import Form, Part
+from api.problems import pointer
+from api.sentences import no_such_field
 from api.services import ServicesDep
 from api.sources import decoded, is_address
 from api.uploads import Uploads
@@ -23,6 +25,7 @@ from shared.schemas import MAX_INPUT_IMAGES, GenerationRequest
 FORM = "multipart/form-data"
 #: Names of parts that are pictures, and the fields that they make. Some clients mark lists with brackets.
 PICTURES = {"image": "image", "image[]": "image", "mask": "mask"}
+SEND_PICTURES = "; send a picture as a file part with the name image"
 #: Stands where the reference to a picture will be.
 TO_COME = f"sha256:{'0' * 64}"
 
@@ -37,6 +40,7 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
     # A page in a browser can post text/plain anywhere; only JSON makes it ask for permission first (CORS).
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
+    _require_plain(http)
     async with services.intake.open() as uploads:
         yield Submission(await _from_json(http, uploads), uploads)
 
@@ -44,12 +48,19 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
 async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
+    _require_plain(http)
     async with services.intake.open() as uploads:
         read = _from_form if media_type(http) == FORM else _from_json
         request = await read(http, uploads)
         if not request.image:
-            raise _wrong("/image", "send the picture, as a file part of this name")
+            raise _wrong("/image", "is missing: send the picture as a file part of this name")
         yield Submission(request, uploads)
+
+
+def _require_plain(http: Request) -> None:
+    """A small body may become a large one when it is decompressed."""
+    if http.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Send the body as it is: this service reads none that is compressed.")
 
 
 JsonSubmission = Annotated[Submission, Depends(_as_json)]
@@ -148,19 +159,32 @@ async def _from_form(http: Request, uploads: Uploads) -> GenerationRequest:
             texts[name].append(value)
     async for part in form.parts():
         field = PICTURES.get(part.name)
-        if field is None:
-            texts[part.name].append(await form.text())
-        # Without a name: a field, or what browsers send for a picture that nobody chose.
-        elif not part.file_name:
-            texts[field].append(await form.text())
-        else:
+        # Without a file name: a field, or what browsers send for a picture that nobody chose.
+        if field is not None and part.file_name:
             pictures[field].append(await uploads.take(form.data(), f"/{field}"))
+        else:
+            texts[field or part.name].append(await _text(form, part))
     for name in ("image", "mask"):
         if any(texts.pop(name, ())):
             raise _wrong(f"/{name}", "must be a file part, with a file name")
     if len(pictures["mask"]) > 1:
         raise _wrong("/mask", "must be one picture")
     return _checked({**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)})
+
+
+async def _text(form: Form, part: Part) -> str:
+    """The text of a part that is no picture. Raises InvalidRequest."""
+    name = PICTURES.get(part.name, part.name)
+    if part.file_name and name not in GenerationRequest.model_fields:
+        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_PICTURES}")
+    try:
+        return (await form.content()).decode()
+    except UnicodeDecodeError:
+        if name in PICTURES.values():
+            raise _wrong(f"/{name}", "must be a file part, with a file name") from None
+        if name in GenerationRequest.model_fields:
+            raise _wrong(f"/{name}", "must be text in UTF-8") from None
+        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_PICTURES}") from None
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -171,7 +195,7 @@ def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         if name in STRUCTURED and told:
             fields[name] = _structure(name, told)
         elif len(told) > 1 and name in GenerationRequest.model_fields:
-            raise _wrong(f"/{name}", "is told twice, and not the same")
+            raise _wrong(f"/{name}", "was given twice with different values")
         elif told:
             fields[name] = told[0]
     return fields

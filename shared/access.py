@@ -24,6 +24,8 @@ class Scope(StrEnum):
     """Looking."""
     WRITE = "write"
     """Making, cancelling and pinning jobs."""
+    PRIORITY = "priority"
+    """Also `priority: high`, which goes before the jobs of everybody else."""
     ADMIN = "admin"
     """The jobs of every key."""
 

@@ -286,7 +286,11 @@ class Capabilities(Frozen):
     def _lora_errors(self, request: GenerationRequest) -> list[FieldError]:
         if "loras" in self.ignored:
             return []
-        known = f"must be one of {', '.join(self.loras)}" if self.loras else "there are none: SD_LORA_DIR is empty"
+        known = (
+            f"must be one of {', '.join(self.loras)}"
+            if self.loras
+            else "is not known: there are no LoRAs in SD_LORA_DIR"
+        )
         return [
             FieldError(f"/loras/{index}/name", known)
             for index, lora in enumerate(request.loras or ())

@@ -71,9 +71,9 @@ class DoorSettings(BaseSettings):
     """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
-    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
-    least 16 characters; `openssl rand -hex 24` makes one. Clients send it as X-API-Key, as Authorization: Bearer, or as
-    the password of HTTP Basic. Empty: no key is asked for."""
+    Scopes: read (look), write (also make and cancel jobs; the default), priority (also `priority: high`), admin (also
+    the jobs of every name). A key has at least 16 characters; `openssl rand -hex 24` makes one. Clients send it as
+    X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(split)] = ()

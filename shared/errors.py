@@ -212,6 +212,14 @@ class StoreUnavailable(RequestError):
     retry_after = 2
 
 
+class Unconfirmed(StoreUnavailable):
+    """The job store does not answer, and may have accepted the job; the same request, sent again, finds it if so."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__()
+        self.job_id = job_id
+
+
 class OutboundError(ImagegenError):
     """Nothing could be had from an address outside.
 

@@ -1,5 +1,6 @@
 """Where jobs live: the keys of their records and the atomic moves between states."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, assert_never
@@ -23,8 +24,6 @@ LEASE_MS = 10_000
 MOST_EVENTS = 1000
 #: Stands for every owner; no key has this name.
 ANYONE = "*"
-#: Records one list call looks at before it hands back a cursor.
-LIST_BUDGET = 2000
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,8 @@ class OnRepeat(StrEnum):
     """It gets the same job, whatever became of it; another request under the same name is refused."""
     AGAIN = "again"
     """It gets the same job, unless that was in vain."""
+    UNSURE = "unsure"
+    """It makes a job of its own, unless there is one of which the first caller was not told that it was accepted."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,17 @@ class Jobs:
         self.channel = self._keys.channel
 
     def create(
-        self, job: Job, ceiling: Ceiling, repeat: Repeat | None = None, expected_ms: int = 0
+        self,
+        job: Job,
+        ceiling: Ceiling,
+        repeat: Repeat | None = None,
+        expected_ms: int = 0,
+        latest_ms: int | None = None,
     ) -> Operation[Admission]:
         """Store a new job in its queue, or nothing where there is no room or an earlier request made it.
 
-        May be repeated: the same job is created once.
+        May be repeated: the same job is created once. At `latest_ms`, by the store's clock, the caller is told that the
+        store does not answer.
         """
         keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.repeat(repeat.name if repeat else ""), self._keys.deadlines, self._keys.active(job.owner)]
@@ -159,12 +166,17 @@ class Jobs:
         else:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
-        args += [*_told(job.request), *of_creation(job)]
+        args += [*_told(job.request), *of_creation(job), "" if latest_ms is None else latest_ms]
         return Operation("create", keys, args, lambda reply: Admission(Outcome(reply[0]), *reply[1:]))
 
     def _queue(self, backend: Backend) -> list[str]:
         """The keys that shared/lua/queue.lua works on."""
         return [self._keys.queue(backend), self._keys.shares(backend), self._keys.wake_ups(backend)]
+
+    def recall(self, repeat: Repeat, job_id: str) -> Operation[bool]:
+        """Leave the job, if it was accepted, to the same request when that comes again."""
+        keys = [self._keys.record(job_id), self._keys.repeat(repeat.name)]
+        return Operation("recall", keys, [job_id, repeat.remembered_ms], bool)
 
     def _indexes(self, job: Job) -> list[str]:
         """Every list that the job is in for as long as it is known."""
@@ -219,6 +231,14 @@ class Jobs:
         args = [job_id, self._keys.queue(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("read", [self._keys.record(job_id)], args, _snapshot)
 
+    def owned(self, job_ids: Sequence[str], owner: str) -> Operation[frozenset[str]]:
+        """Those of the jobs that are this owner's."""
+
+        def decode(reply: list[int]) -> frozenset[str]:
+            return frozenset(job_id for job_id, owned in zip(job_ids, reply, strict=True) if owned)
+
+        return Operation("owned", [self._keys.record(job_id) for job_id in job_ids], [owner], decode)
+
     def peek(self, backend: Backend, most: int) -> Operation[tuple[QueuedJob, ...]]:
         """The head of the queue, in the order in which jobs start."""
         args: list[Argument] = [self._keys.record(""), most]
@@ -233,21 +253,24 @@ class Jobs:
         return Operation("running", [self._keys.state(State.RUNNING)], [self._keys.record(""), worker], _jobs)
 
     def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
-        """Newest first. `cursor` is an id; the page begins with the job before it."""
-        filters = [wanted.state or "", wanted.backend or "", wanted.label or ""]
-        args: list[Argument] = [self._keys.record(""), cursor or "", limit, *filters, LIST_BUDGET, self._keys.queue("")]
-        return Operation("list", [self._index(wanted)], args, _page)
+        """Newest first. `cursor` is from another page, which this one goes on from."""
+        keys, others = self._lists(wanted), wanted.owner is not None
+        args: list[Argument] = [1 if others else len(keys), self._keys.record(""), cursor or "", limit]
+        args += [list_budget(limit), self._keys.queue("")]
+        return Operation("list", keys, args, _page)
 
-    def _index(self, wanted: JobFilter) -> str:
-        """The shortest list that holds all that is wanted, and nothing of other owners: a cursor names what it saw."""
-        if wanted.owner is not None:
-            owner, label = wanted.owner, wanted.label
-            return self._keys.owner(owner) if label is None else self._keys.owner_label(owner, label)
-        if wanted.label is not None:
-            return self._keys.label(wanted.label)
+    def _lists(self, wanted: JobFilter) -> list[str]:
+        """All of the lists that a wanted job is on; where an owner is wanted, the first is of that owner's alone."""
+        lists, owner, label = [], wanted.owner, wanted.label
+        if owner is not None:
+            lists.append(self._keys.owner(owner) if label is None else self._keys.owner_label(owner, label))
+        elif label is not None:
+            lists.append(self._keys.label(label))
         if wanted.state is not None:
-            return self._keys.state(wanted.state)
-        return self._keys.backend(wanted.backend) if wanted.backend else self._keys.jobs
+            lists.append(self._keys.state(wanted.state))
+        if wanted.backend is not None:
+            lists.append(self._keys.backend(wanted.backend))
+        return lists or [self._keys.jobs]
 
     def events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
         """What happened to a job after the event `after`, oldest first."""
@@ -256,6 +279,11 @@ class Jobs:
             return tuple(JobEvent(job_id, event_id, fields[1], fields[3]) for event_id, fields in rows)
 
         return Operation("events", [self._keys.events(job_id), self._keys.record(job_id)], [after], decode)
+
+
+def list_budget(limit: int) -> int:
+    """How many ids a list call looks at before it hands back a cursor."""
+    return max(200, 8 * limit)
 
 
 def kind_of_work(model: str, request: GenerationRequest) -> str:

@@ -17,13 +17,16 @@ class Rates:
         self._cost_us = round(1_000_000 / per_second) if per_second else 0
         self._ahead_us = (burst - 1) * self._cost_us
 
-    def counted(self, operation: Operation[T], account: str) -> Operation[T]:
-        """The same operation, which in its one step also counts a request; running it raises RateLimited."""
+    def counted(self, operation: Operation[T], account: str, weight: int = 1) -> Operation[T]:
+        """The same operation, which in its one step also counts a request; running it raises RateLimited.
+
+        `weight` is how many others it costs as much as.
+        """
         if not self._cost_us:
             return operation
         return replace(
             operation,
             script=f"rate+{operation.script}",
             keys=[self._keys.rate(account), *operation.keys],
-            args=[self._cost_us, self._ahead_us, *operation.args],
+            args=[self._cost_us * weight, self._ahead_us, *operation.args],
         )

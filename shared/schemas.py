@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
+from uuid import UUID
 
 import uuid_utils.compat
 from pydantic import (
@@ -26,6 +27,8 @@ from shared.errors import ImagegenError, InvalidTransition
 from shared.states import TRANSITIONS, State
 
 MAX_SEED = 2**32 - 1
+#: Ids go by the store's clock in steps of this: in between, those of one machine stay in order.
+DRIFT_MS = 10_000
 #: How many workers a job may cost. One that has ended its worker each time is not worth a fourth.
 MOST_LOSSES = 3
 
@@ -92,19 +95,23 @@ MAX_METADATA_DEPTH = 32
 
 def _without_control_characters(text: str) -> str:
     if _CONTROL.search(text):
-        raise ValueError("control characters are not allowed, except tab and line breaks")
+        raise ValueError("must not have control characters, except tab and line breaks")
     return text
 
 
 def _small(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
     if metadata is None:
         return None
-    # 1e999 is JSON, but becomes infinity, which is not; json.dumps then raises ValueError.
-    if len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()) > MAX_METADATA_BYTES:
-        raise ValueError(f"metadata may take at most {MAX_METADATA_BYTES} bytes as JSON")
+    try:
+        written = json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        # 1e999 is JSON, but becomes infinity, which is not.
+        raise ValueError("has a number that is too large") from None
+    if len(written) > MAX_METADATA_BYTES:
+        raise ValueError(f"may take at most {MAX_METADATA_BYTES} bytes as JSON")
     # The job's record is JSON around it, and parsers give up somewhere: what was accepted must be readable again.
     if _is_deeper(metadata, MAX_METADATA_DEPTH):
-        raise ValueError(f"metadata may be nested at most {MAX_METADATA_DEPTH} levels deep")
+        raise ValueError(f"may be nested at most {MAX_METADATA_DEPTH} levels deep")
     return metadata
 
 
@@ -149,7 +156,7 @@ class Lora(Frozen):
 
 def _named_once(loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
     if len({lora.name for lora in loras}) < len(loras):
-        raise ValueError("each may be named once")
+        raise ValueError("may name each of them once")
     return loras
 
 
@@ -337,9 +344,9 @@ class Job(Frozen):
     def new(
         cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "", base_url: str = ""
     ) -> Self:
-        """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed."""
-        job_id, seeded = str(uuid_utils.compat.uuid7()), request.with_seed()
-        return cls(id=job_id, backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
+        """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed. `now`: by the store's clock."""
+        seeded = request.with_seed()
+        return cls(id=_new_id(now), backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
 
     @property
     def seed(self) -> int:
@@ -416,5 +423,13 @@ class QueuedJob:
     """How long jobs like it took lately, when it was accepted; 0 where that was not known."""
 
 
+def _new_id(now: datetime) -> str:
+    """Made by this machine's clock, which orders what it makes within one ms, and shifted where now is far from it."""
+    made = uuid_utils.compat.uuid7()
+    drift = now.timestamp() * 1000 - (made.int >> 80)
+    return str(UUID(int=made.int + (round(drift / DRIFT_MS) * DRIFT_MS << 80)))
+
+
 def _milliseconds(span: timedelta) -> int:
-    return round(span.total_seconds() * 1000)
+    """Never negative: readings of one clock by several machines differ by the time that reading takes."""
+    return max(0, round(span.total_seconds() * 1000))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib import resources
 from math import ceil
@@ -24,6 +24,7 @@ import redis.exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from shared.clock import StoreClock
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 
 #: Longest wait for one answer; a healthy server answers in under a millisecond.
@@ -60,34 +61,12 @@ def _source(script: str) -> str:
     return _INCLUDE.sub(lambda found: _source(found[1]), text)
 
 
-class Clock:
-    """The server's clock, which all hosts share: their own may differ by more than a deadline."""
-
-    def __init__(self) -> None:
-        self._ahead = time.time() - time.monotonic()
-        self._expires = -1.0
-
-    @property
-    def is_stale(self) -> bool:
-        return time.monotonic() >= self._expires
-
-    def set(self, told: tuple[int, int]) -> None:
-        """To the answer of TIME: seconds and microseconds."""
-        seconds, microseconds = told
-        self._ahead = seconds + microseconds / 1_000_000 - time.monotonic()
-        self._expires = time.monotonic() + CLOCK_SECONDS
-
-    def now(self) -> datetime:
-        """This machine's time until the server has told its own."""
-        return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)
-
-
 class Store:
     """Runs operations for workers. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self._clock = Clock()
+        self._clock = StoreClock()
         self._script = cache(lambda name: client.register_script(_source(name)))
 
     def run(self, operation: Operation[T]) -> T:
@@ -110,9 +89,11 @@ class Store:
 
     def now(self) -> datetime:
         """The server's time; carried on by this machine's clock while the server does not answer."""
-        if self._clock.is_stale:
+        asked_at = time.monotonic()
+        if self._clock.age(asked_at) > CLOCK_SECONDS:
             with suppress(redis.exceptions.RedisError):
-                self._clock.set(self.client.time())
+                seconds, microseconds = self.client.time()
+                self._clock.learn(seconds * 1000 + microseconds / 1000, asked_at)
         return self._clock.now()
 
     def _settled(self, operation: Operation[T], reply: Any) -> T:
@@ -128,7 +109,6 @@ class AsyncStore:
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self.client = client
-        self._clock = Clock()
         self._script = cache(lambda name: client.register_script(_source(name)))
         self._asked: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -176,14 +156,6 @@ class AsyncStore:
             return await self._script(operation.script)(keys=operation.keys, args=operation.args)
         except Exception as error:
             return error
-
-    async def now(self) -> datetime:
-        """The server's time. Raises StoreUnavailable."""
-        if self._clock.is_stale:
-            with _translated():
-                async with asyncio.timeout(ANSWER_SECONDS):
-                    self._clock.set(await self.client.time())
-        return self._clock.now()
 
 
 @contextmanager

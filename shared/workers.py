@@ -61,6 +61,8 @@ class Fleet:
     queued: dict[Backend, int]
     pace: dict[Backend, dict[str, int]]
     """Milliseconds that kinds of work have taken lately (see kind_of_work); `*` is the mean of all."""
+    store_ms: int
+    """When this was so, by the store's clock: milliseconds since 1970."""
 
     def of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
@@ -94,14 +96,15 @@ class Workers:
         return Operation("workers", [keys.workers], [*prefixes, *Backend], _fleet)
 
 
-def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]]]) -> Fleet:
-    records, models, queued, paces = reply
+def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], int]) -> Fleet:
+    records, models, queued, paces, store_ms = reply
     told = zip(Backend, models, strict=True)
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
         capabilities={backend: Capabilities.model_validate_json(model) for backend, model in told if model},
         queued=dict(zip(Backend, queued, strict=True)),
         pace={backend: _pace(flat) for backend, flat in zip(Backend, paces, strict=True)},
+        store_ms=store_ms,
     )
 
 

@@ -10,14 +10,15 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
 
 ```json
 {"type": "urn:imagegen:problem:invalid-request", "title": "Invalid request", "status": 422,
- "detail": "The starter model cannot make this picture.", "code": "invalid-request", "retryable": false,
+ "detail": "The starter model cannot make this picture: width must be a multiple of 8 between 64 and 256.",
+ "code": "invalid-request", "retryable": false,
  "errors": [{"pointer": "/width", "detail": "must be a multiple of 8 between 64 and 256"}]}
 ```
 
 Go by `code`, which never changes once it is released. `detail` is for people, and says more than the sentences here
-where more is known; `errors` names each wrong field of a request by its JSON pointer. `retryable` says whether the same
-request may succeed later; where it is known when, there is `Retry-After`. No error quotes what was sent, and none has a
-traceback.
+where more is known, and of a wrong request the first wrong field; `errors` names each by its JSON pointer. `retryable`
+says whether the same request may succeed later; where it is known when, there is `Retry-After`. No error quotes what
+was sent, and none has a traceback. Where it is not known whether a job was accepted, `job_id` is its id if so.
 
 This page is written by `make fix` from what the code says (`shared/errors.py`, `api/problems.py`).
 """

@@ -5,22 +5,30 @@
 -- {'created', id, number of jobs before it, their expected durations together in ms}.
 -- A client that lost the answer may ask again: the job is then there, and was created.
 -- include queue
+-- include unsure
 local record, queued, repeated, deadlines, active, counts = KEYS[1], KEYS[2], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local q = { queue = KEYS[3], shares = KEYS[4], wake_ups = KEYS[5] }
 local first_index = 10
 local id, channel, doc, backend, label, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local rank, images, expected_ms, wake_up = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
 local most_queued, most_of_backend, most_of_owner = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
--- 'new', 'same' or 'again'; see OnRepeat.
+-- 'new', 'same', 'again' or 'unsure'; see OnRepeat.
 local on_repeat, request_hash, remembered_ms, record_prefix = ARGV[14], ARGV[15], ARGV[16], ARGV[17]
 -- The moment by which it must have started in ms, '' for none; who is told of it, '' for nobody, and of which events.
 local deadline_ms, receiver, wanted = ARGV[18], ARGV[19], ARGV[20]
-local counted, increment = ARGV[21], ARGV[22]
+-- When the caller is told that there is no answer, in ms, '' for never.
+local counted, increment, latest_ms = ARGV[21], ARGV[22], ARGV[23]
 
 if redis.call('EXISTS', record) == 1 then
   return {'created', id, QUEUE.position(q.queue, record_prefix, id)}
 end
-if on_repeat ~= 'new' then
+local late = UNSURE.is_late(latest_ms)
+if on_repeat == 'unsure' then
+  local known = UNSURE.take(repeated, record_prefix, remembered_ms, late)
+  if known then
+    return {'known', known}
+  end
+elseif on_repeat ~= 'new' then
   local known = redis.call('HMGET', repeated, 'id', 'hash')
   if known[1] then
     local state = redis.call('HGET', record_prefix .. known[1], 'state')
@@ -52,7 +60,11 @@ end
 redis.call('ZADD', queued, 0, id)
 QUEUE.push(q, id, rank, owner, images)
 QUEUE.wake(q, wake_up)
-if remembered_ms ~= '' then
+if on_repeat == 'unsure' then
+  if late then
+    UNSURE.leave(repeated, id, remembered_ms)
+  end
+elseif remembered_ms ~= '' then
   redis.call('HSET', repeated, 'id', id, 'hash', request_hash)
   redis.call('PEXPIRE', repeated, remembered_ms)
 end

@@ -1,6 +1,7 @@
 -- KEYS: index of workers    ARGV: prefixes of: worker records, last known models, places in line, paces;
 --                                 then the backends
--- Returns {{worker records}, {capabilities or '' per backend}, {queued per backend}, {pace per backend, as a flat list}}.
+-- Returns {{worker records}, {capabilities or '' per backend}, {queued per backend}, {pace per backend, as a flat list},
+--          ms by the server's clock}.
 local records, models, queued, paces = {}, {}, {}, {}
 for _, name in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local record = redis.call('GET', ARGV[1] .. name)
@@ -13,4 +14,5 @@ for i = 5, #ARGV do
   queued[#queued + 1] = redis.call('ZCARD', ARGV[3] .. ARGV[i])
   paces[#paces + 1] = redis.call('HGETALL', ARGV[4] .. ARGV[i])
 end
-return {records, models, queued, paces}
+local now = redis.call('TIME')
+return {records, models, queued, paces, now[1] * 1000 + math.floor(now[2] / 1000)}

@@ -10,7 +10,8 @@ ALICE = "alices-key-0123456789"
 ALICE_LOOKS = "alices-look-0123456789"
 BOB = "bobs-key-0123456789"
 ADMIN = "admins-key-0123456789"
-KEYS = f"alice:{ALICE},alice:{ALICE_LOOKS}:read,bob:{BOB},ops:{ADMIN}:admin"
+HURRIED = "hurrieds-key-0123456789"
+KEYS = f"alice:{ALICE},alice:{ALICE_LOOKS}:read,bob:{BOB},ops:{ADMIN}:admin,hurried:{HURRIED}:priority"
 
 UNKNOWN = "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a"
 

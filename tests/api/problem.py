@@ -9,7 +9,11 @@ def assert_problem(answer: requests.Response, status: int, code: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
     assert len(answer.content) < LARGEST_BYTES
     problem = answer.json()
-    assert list(problem) == ["type", "title", "status", "detail", "code", "retryable", "errors"]
+    members = ["type", "title", "status", "detail", "code", "retryable", "errors"]
+    # Only where it is not known whether a job was accepted.
+    unconfirmed = ["job_id"] if code == "store-unavailable" and "job_id" in problem else []
+    assert list(problem) == members + unconfirmed
+    assert not unconfirmed or problem["job_id"] == answer.headers["x-job-id"]
     assert problem["type"] == f"urn:imagegen:problem:{code}"
     assert problem["status"] == status
     assert problem["code"] == code

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, ALICE_LOOKS, BOB, KEYS, UNKNOWN, Person
+from tests.api.keyed import ALICE, ALICE_LOOKS, BOB, HURRIED, KEYS, UNKNOWN, Person
 from tests.api.problem import assert_problem
 from tests.stack import Stack
 
@@ -97,6 +97,51 @@ def test_one_idempotency_key_of_two_owners_makes_two_jobs(alice: Person, bob: Pe
 
     assert [answer.status_code for answer in answers] == [202, 202, 202]
     assert answers[0].json()["id"] == answers[2].json()["id"] != answers[1].json()["id"]
+
+
+def test_a_worker_tells_the_job_that_it_runs_to_those_alone_who_may_see_it(
+    keyed: Stack, alice: Person, bob: Person, admin: Person
+) -> None:
+    job = alice.submit(num_inference_steps=100, metadata={"simulate": {"seconds": 30}})
+
+    def told(person: Person) -> list[str | None]:
+        (null,) = [one for one in person.get("/api/backends").json()["backends"] if one["name"] == "null"]
+        return [worker["current_job"] for worker in null["workers"]]
+
+    while job["id"] not in told(alice):
+        assert alice.get(job["links"]["self"]).json()["state"] in ("queued", "running")
+    others, all_ = told(bob), told(admin)
+    alice.ask("DELETE", job["links"]["self"])
+
+    assert (others, job["id"] in all_) == ([None], True)
+
+
+def test_only_keys_of_a_scope_for_it_may_go_before_others(keyed: Stack, alice: Person, admin: Person) -> None:
+    hurried = Person(keyed.api, HURRIED)
+    high = {"prompt": "x", "priority": "high"}
+
+    refused = alice.ask("POST", "/api/jobs", json=high)
+
+    assert_problem(refused, 403, "forbidden")
+    assert "name:key:priority" in refused.json()["detail"]
+    assert [person.make(**high)["request"]["priority"] for person in (hurried, admin)] == ["high", "high"]
+    assert alice.make(priority="low")["state"] == "succeeded"
+    assert not hurried.listed(label="nobody's")
+    assert hurried.get(alice.submit()["links"]["self"]).status_code == 404
+
+
+def test_an_idempotency_key_goes_with_its_owner_wherever_that_one_is(stack: Stack) -> None:
+    settings = {"SD_BACKENDS": "null", "SD_TRUSTED_PROXIES": "127.0.0.1"}
+    api = stack.start_api(**settings)
+
+    def ask(address: str, **headers: str) -> str:
+        answer = api.post("/api/jobs", {"prompt": "x"}, headers={"X-Forwarded-For": address, **headers})
+        return str(answer.json()["id"])
+
+    key = {"Idempotency-Key": "moves-along"}
+
+    assert ask("192.0.2.1", **key) == ask("192.0.2.2", **key)
+    assert ask("192.0.2.1") != ask("192.0.2.1")
 
 
 def test_webhooks_are_seen_and_sent_again_by_the_owner_of_their_job_alone(

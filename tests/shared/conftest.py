@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()
 
 
-ROOM = Ceiling(queued=100, queued_per_backend=100)
+ROOM = Ceiling(queued=1000, queued_per_backend=1000)
 
 
 class Records:
@@ -35,8 +35,8 @@ class Records:
         assert admission == Admission(Outcome.CREATED, job.id)
         return job
 
-    def started(self, **fields: Any) -> Job:
-        queued = self.accepted(**fields)
+    def started(self, owner: str = "", **fields: Any) -> Job:
+        queued = self.accepted(owner, **fields)
         job = queued.start("null", "worker", NOW)
         assert self.run(self.jobs.move(queued, job))
         return job

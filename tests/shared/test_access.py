@@ -20,6 +20,7 @@ def parsed(text: str) -> list[tuple[str, str, Scope]]:
         (LONG, [("default", LONG, Scope.WRITE)]),
         (f"n8n:{LONG}", [("n8n", LONG, Scope.WRITE)]),
         (f"n8n:{LONG}:read", [("n8n", LONG, Scope.READ)]),
+        (f"n8n:{LONG}:priority", [("n8n", LONG, Scope.PRIORITY)]),
         (f"a.b-c_D:{LONG}:admin", [("a.b-c_D", LONG, Scope.ADMIN)]),
         (f" n8n:{LONG} , dify:{OTHER},", [("n8n", LONG, Scope.WRITE), ("dify", OTHER, Scope.WRITE)]),
         (f"n8n:{LONG},n8n:{OTHER}:read", [("n8n", LONG, Scope.WRITE), ("n8n", OTHER, Scope.READ)]),
@@ -85,5 +86,6 @@ def test_each_scope_allows_what_the_ones_before_it_do() -> None:
     assert allowed == {
         Scope.READ: [Scope.READ],
         Scope.WRITE: [Scope.READ, Scope.WRITE],
-        Scope.ADMIN: [Scope.READ, Scope.WRITE, Scope.ADMIN],
+        Scope.PRIORITY: [Scope.READ, Scope.WRITE, Scope.PRIORITY],
+        Scope.ADMIN: [Scope.READ, Scope.WRITE, Scope.PRIORITY, Scope.ADMIN],
     }

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import OutOfMemory
 from shared.jobs import EVENTS_LIFETIME_MS, MOST_EVENTS, Ceiling, JobFilter, Outcome, Verdict
-from shared.schemas import Job, JobError, Progress, Timings
+from shared.schemas import Backend, Job, JobError, Progress, Timings
 from shared.states import State
 from tests.shared.conftest import NOW, Records
 
@@ -141,15 +141,38 @@ def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Record
 
 
 def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> None:
-    jobs = [records.accepted() for _ in range(5)]
-    operation = records.jobs.page(JobFilter(state=State.FAILED), 2, None)
-    narrow = type(operation)(
-        operation.script,
-        [f"{records.prefix}jobs"],
-        [2 if argument == 2000 else argument for argument in operation.args],
-        operation.decode,
-    )
+    jobs = [records.accepted(label="long") for _ in range(250)]
+    for _ in range(251):
+        records.started()
+    wanted = JobFilter(state=State.RUNNING, label="long")
 
-    page = records.run(narrow)
+    page = records.run(records.jobs.page(wanted, 2, None))
+    rest = records.run(records.jobs.page(wanted, 2, page.cursor))
 
-    assert (page.jobs, page.cursor) == ((), jobs[3].id)
+    assert (page.jobs, page.cursor) == ((), jobs[50].id)
+    assert (rest.jobs, rest.cursor) == ((), None)
+
+
+def test_a_list_finds_the_few_among_the_many_at_once(records: Records) -> None:
+    running = records.started(label="mine")
+    for _ in range(300):
+        records.accepted(label="mine")
+
+    for wanted in (JobFilter(state=State.RUNNING, label="mine"), JobFilter(state=State.RUNNING, backend=Backend.NULL)):
+        page = records.run(records.jobs.page(wanted, 1, None))
+        assert [snapshot.job.id for snapshot in page.jobs] == [running.id]
+
+
+def test_where_a_list_gave_up_names_no_job_of_other_owners(records: Records) -> None:
+    for _ in range(250):
+        records.accepted(owner="alice")
+    for _ in range(251):
+        records.started(owner="bob")
+    wanted = JobFilter(state=State.QUEUED, owner="bob")
+
+    page = records.run(records.jobs.page(wanted, 2, None))
+    found = records.run(records.jobs.read(page.cursor))
+    while page.cursor is not None:
+        page = records.run(records.jobs.page(wanted, 2, page.cursor))
+
+    assert (page.jobs, found) == ((), None)

@@ -1,0 +1,29 @@
+"""The time as the store has it."""
+
+import math
+import time
+from datetime import UTC, datetime
+
+
+class StoreClock:
+    """Processes on hosts whose clocks differ agree on the store's. Until that was read, it is this machine's."""
+
+    def __init__(self) -> None:
+        self._epoch = time.time() - time.monotonic()
+        self._learned_at = -math.inf
+
+    def learn(self, store_ms: float, asked_at: float) -> None:
+        """`asked_at`, by time.monotonic(), is from before the question: the estimate is early, never late."""
+        self._epoch = store_ms / 1000 - asked_at
+        self._learned_at = asked_at
+
+    def age(self, now: float) -> float:
+        """Seconds since it was read, at `now` by time.monotonic()."""
+        return now - self._learned_at
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        return self._epoch + time.monotonic()
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.time(), UTC)

@@ -1,0 +1,102 @@
+"""`response_format: b64_json`: answers with images cost a piece at a time, and nothing to who has them already."""
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+import redis
+import requests
+
+from tests.api.conftest import picture_file
+from tests.stack import Api, Stack
+
+BYTES = 12_000_001
+
+
+@pytest.fixture
+def job(null: Stack) -> dict[str, Any]:
+    """With two images."""
+    body = {"prompt": "x", "num_images": 2, "response_format": "b64_json"}
+    job: dict[str, Any] = null.api.post("/api/txt2img", body).json()
+    return job
+
+
+@pytest.fixture
+def large(null: Stack, job: dict[str, Any]) -> Iterator[list[bytes]]:
+    """The images of the job, which are large now."""
+    with redis.Redis.from_url(null.settings["SD_REDIS_URL"], decode_responses=True) as client:
+        record = f"{null.prefix}job:{job['id']}"
+        doc, contents = json.loads(str(client.hget(record, "doc"))), []
+        for image in doc["images"]:
+            contents.append(secrets.token_bytes(BYTES))
+            picture_file(null, job["id"], image["index"]).write_bytes(contents[-1])
+            image |= {"bytes": BYTES, "sha256": hashlib.sha256(contents[-1]).hexdigest()}
+        client.hset(record, "doc", json.dumps(doc))
+    yield contents
+    for image in doc["images"]:
+        picture_file(null, job["id"], image["index"]).unlink()
+
+
+def read(api: Api, job: dict[str, Any]) -> int:
+    """How many bytes the answer has; they are not kept."""
+    with requests.get(f"{api.url}{job['links']['self']}", stream=True, timeout=60) as answer:
+        assert answer.status_code == 200
+        return sum(map(len, answer.iter_content(1 << 20)))
+
+
+def test_large_images_come_whole(null: Stack, job: dict[str, Any], large: list[bytes]) -> None:
+    answer = null.api.get(job["links"]["self"])
+
+    assert [base64.b64decode(image["b64_json"]) for image in answer.json()["images"]] == large
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+def test_many_who_look_at_large_images_take_no_memory(null: Stack, job: dict[str, Any], large: list[bytes]) -> None:
+    process = psutil.Process(null.api.process.pid)
+    whole = read(null.api, job)
+    before = process.memory_info().rss
+
+    with ThreadPoolExecutor(8) as callers:
+        reading = [callers.submit(read, null.api, job) for _ in range(8)]
+        most = before
+        while not all(one.done() for one in reading):
+            most = max(most, process.memory_info().rss)
+
+    assert {one.result() for one in reading} == {whole}
+    assert most - before < 2 * BYTES
+
+
+def test_the_texts_of_a_job_cannot_be_taken_for_its_images(null: Stack) -> None:
+    metadata = {"b64_json": "x", "images": ['"b64_json":"'] * 3}
+    answer = null.api.post(
+        "/api/txt2img", {"prompt": '"b64_json":null', "response_format": "b64_json", "metadata": metadata}
+    )
+
+    assert (answer.json()["metadata"], answer.json()["request"]["prompt"]) == (metadata, '"b64_json":null')
+
+
+def test_who_has_a_finished_job_already_is_not_sent_it_again(null: Stack, job: dict[str, Any]) -> None:
+    path = job["links"]["self"]
+    etag = null.api.get(path).headers["etag"]
+
+    again = null.api.get(path, headers={"If-None-Match": etag})
+    null.api.http.put(f"{null.api.url}{path}/pin", timeout=10)
+    changed = null.api.get(path, headers={"If-None-Match": etag})
+    picture_file(null, job["id"]).unlink()
+    gone = null.api.get(path, headers={"If-None-Match": changed.headers["etag"]})
+
+    assert (again.status_code, again.content) == (304, b"")
+    assert (changed.status_code, changed.json()["pinned"]) == (200, True)
+    assert (gone.status_code, gone.json()["images"][0]["b64_json"]) == (200, None)
+
+
+def test_a_job_that_may_still_change_has_no_validator(idle: Stack) -> None:
+    job = idle.api.post("/api/jobs", {"prompt": "x", "response_format": "b64_json"}).json()
+
+    assert "etag" not in idle.api.get(job["links"]["self"]).headers
