@@ -29,7 +29,7 @@ from shared.settings import WorkerSettings
 from shared.wakeups import GENERATE, queue_name
 from worker.cloud import create_cloud_worker
 from worker.events import TaskEvents
-from worker.rescue import Rescue
+from worker.rescue import Rescue, Worker
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -46,13 +46,13 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
+def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    return create(settings, worker_id, traced)
+    return create(settings, start_id, traced)
 
 
-def create_local_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
+def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that
@@ -75,14 +75,14 @@ def create_local_worker(settings: WorkerSettings, worker_id: str, traced: tracin
         worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
-    _serve_child(app, settings, worker_id, traced)
-    _rescue_jobs(settings, worker_id)
+    _serve_child(app, settings, start_id, traced)
+    _rescue_jobs(settings, start_id)
     # Celery would do it in its own way otherwise.
     setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
     """What happens in the child: load, run jobs, end."""
     children: list[Child] = []
 
@@ -90,10 +90,10 @@ def _serve_child(app: Celery, settings: WorkerSettings, worker_id: str, traced: 
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
         try:
             # Imported here, because only the child may carry the weight of what it imports.
-            from worker.child import Child, Worker
+            from worker.child import Child
 
             events = TaskEvents(app, sender)
-            children.append(Child.loaded(settings, Worker(worker_id, sender), traced, events.moved))
+            children.append(Child.loaded(settings, Worker(sender, start_id), traced, events.moved))
         except ConfigurationError as error:
             _give_up(error.detail)
         except Exception as error:
@@ -113,7 +113,7 @@ def _serve_child(app: Celery, settings: WorkerSettings, worker_id: str, traced: 
         children[0].run()
 
 
-def _rescue_jobs(settings: WorkerSettings, worker_id: str) -> None:
+def _rescue_jobs(settings: WorkerSettings, start_id: str) -> None:
     """What the parent does for the jobs of a child that was killed, or that must not keep the worker from ending."""
 
     rescues: list[Rescue] = []
@@ -121,7 +121,7 @@ def _rescue_jobs(settings: WorkerSettings, worker_id: str) -> None:
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
-        rescues.append(Rescue.connected(settings, worker_id))
+        rescues.append(Rescue.connected(settings, Worker(sender, start_id)))
         workers.append(instance)
 
     def on_failure(exception: BaseException, **_: object) -> None:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
@@ -36,6 +35,7 @@ from worker.models.plans import OnProgress
 from worker.models.sources import FIELDS
 from worker.pictures import Encoder
 from worker.repeats import RedisRepeats, lifetime
+from worker.rescue import Worker
 from worker.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -43,16 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: How often the account with a provider is looked at.
 CREDITS_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Whom a process works for."""
-
-    id: str
-    """Another one at each start: two workers may have the same name, and must not take each other's jobs."""
-    name: str
-    """Of its Celery node."""
 
 
 class Child:
@@ -192,7 +182,7 @@ def _record(settings: WorkerSettings, worker: Worker) -> WorkerRecord:
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(
-        id=worker.id, name=worker.name, backend=settings.backend, state=state, model=model, started_at=now
+        id=worker.id, name=worker.node, backend=settings.backend, state=state, model=model, started_at=now
     )
 
 

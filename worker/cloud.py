@@ -15,7 +15,7 @@ from shared.queues import create_celery, queue_for
 from shared.settings import WorkerSettings
 from shared.wakeups import GENERATE, queue_name
 from worker.events import TaskEvents
-from worker.rescue import Rescue
+from worker.rescue import Rescue, Worker
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -27,7 +27,7 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 4.0
 
 
-def create_cloud_worker(settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
@@ -37,7 +37,7 @@ def create_cloud_worker(settings: WorkerSettings, worker_id: str, traced: tracin
         worker_concurrency=settings.bfl_concurrency,
         worker_hijack_root_logger=False,
     )
-    cloud = _Cloud(app, settings, worker_id, traced)
+    cloud = _Cloud(app, settings, start_id, traced)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
@@ -55,9 +55,9 @@ def create_cloud_worker(settings: WorkerSettings, worker_id: str, traced: tracin
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back in line what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, worker_id: str, traced: tracing.Start) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
         self._app = app
-        self._worker_id = worker_id
+        self._start_id = start_id
         self._traced = traced
         self._settings = settings
         self._child: Child | None = None
@@ -66,12 +66,12 @@ class _Cloud:
     def begin(self, name: str) -> None:
         """Raises ConfigurationError."""
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
-        from worker.child import Child, Worker
+        from worker.child import Child
 
         logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
-        self._rescue = Rescue.connected(self._settings, self._worker_id)
-        events = TaskEvents(self._app, name)
-        self._child = Child.loaded(self._settings, Worker(self._worker_id, name), self._traced, events.moved)
+        worker, events = Worker(name, self._start_id), TaskEvents(self._app, name)
+        self._rescue = Rescue.connected(self._settings, worker)
+        self._child = Child.loaded(self._settings, worker, self._traced, events.moved)
 
     def run(self) -> None:
         if self._child is None or self._rescue is None:

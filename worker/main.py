@@ -34,6 +34,6 @@ def _settings() -> WorkerSettings:
     return settings
 
 
-#: The child is a new interpreter, which finds here whom it works for.
-worker_id = os.environ.setdefault("IMAGEGEN_WORKER_ID", uuid4().hex)
-app = create_worker(_settings(), worker_id, partial(tracing.start, "imagegen-worker", os.environ))
+#: Another one at each start. A spawned child is a new interpreter, which finds it here.
+start_id = os.environ.setdefault("IMAGEGEN_START_ID", uuid4().hex[:8])
+app = create_worker(_settings(), start_id, partial(tracing.start, "imagegen-worker", os.environ))

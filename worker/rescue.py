@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from shared.errors import DeadlinePassed, StoreUnavailable, TimedOut, WorkerLost
@@ -14,6 +15,20 @@ from shared.store import Store, connect
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Whom a process works for."""
+
+    node: str
+    """Its name in Celery, which another worker may have too."""
+    start_id: str
+
+    @property
+    def id(self) -> str:
+        """What jobs record, so that two workers of one name do not take each other's."""
+        return f"{self.node}#{self.start_id}"
+
+
 class Rescue:
     """Never waits for Redis: what cannot be recorded now is found by the housekeeper, when the lease has lapsed."""
 
@@ -24,8 +39,8 @@ class Rescue:
         self._jobs = jobs
 
     @classmethod
-    def connected(cls, settings: Settings, worker: str) -> Self:
-        return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker)
+    def connected(cls, settings: Settings, worker: Worker) -> Self:
+        return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker.id)
 
     def deadline_passed(self, job_id: str) -> None:
         """For a job that nobody has started."""

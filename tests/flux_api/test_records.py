@@ -13,7 +13,7 @@ from shared.places import Places
 from shared.schemas import Backend, GenerationRequest, Job, Provider
 from shared.store import Store, connect
 from tests.shared.conftest import Records
-from tests.worker.bench import Bench, speckled
+from tests.worker.bench import Bench, speckled, wake
 from worker.backends.base import Inputs, Picture, Watch
 from worker.backends.null import NullBackend
 from worker.places import RedisPlaces
@@ -41,7 +41,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 
 
 def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
-    bench.runner(Shop(buying), leaving=leaving or threading.Event()).run(job.id)
+    wake(bench.runner(Shop(buying), leaving=leaving or threading.Event()))
     return bench.read(job)
 
 

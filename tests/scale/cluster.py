@@ -70,7 +70,7 @@ class Cluster(Stack):
         """Name of the one that runs the job, or ran it last."""
         snapshot = Store(connect(self.settings["SD_REDIS_URL"])).run(Jobs(self.prefix).read(job_id))
         assert snapshot is not None
-        return str(snapshot.job.worker)
+        return str(snapshot.job.worker).partition("#")[0]
 
     def _api(self, host: Host) -> Api:
         api = Api(self._run_on(host, [sys.executable, "-m", "api.main"], SD_PORT=str(host.port)), host.url)
