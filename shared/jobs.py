@@ -345,8 +345,8 @@ def _jobs(reply: list[str]) -> tuple[Job, ...]:
 
 def _queued_jobs(reply: list[str]) -> tuple[QueuedJob, ...]:
     return tuple(
-        QueuedJob(Job.model_validate_json(doc), int(expected_ms))
-        for doc, expected_ms in zip(reply[::2], reply[1::2], strict=True)
+        QueuedJob(job_of(doc, providers), int(expected_ms))
+        for doc, providers, expected_ms in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     )
 
 

@@ -205,11 +205,8 @@ class Soak:
             for job_id in await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1):
                 doc = await self._store.hget(f"{self._prefix}job:{job_id}", "doc")
                 job = Job.model_validate_json(doc) if doc else None
-                if (
-                    job
-                    and _node(job.worker) == f"{worker}@{self._prefix.rstrip(':')}"
-                    and (job.request.metadata or {})["number"] in self._slow
-                ):
+                is_its = job is not None and _node(job.worker) == f"{worker}@{self._prefix.rstrip(':')}"
+                if job and is_its and (job.request.metadata or {})["number"] in self._slow:
                     return job
             await asyncio.sleep(0.05)
         return None

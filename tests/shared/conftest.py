@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Admission, Ceiling, Jobs, Outcome
+from shared.jobs import Ceiling, Jobs, Outcome
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.store import Operation, Store, connect
 
@@ -32,7 +32,7 @@ class Records:
     def accepted(self, owner: str = "", **fields: Any) -> Job:
         job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW, owner)
         admission = self.run(self.jobs.create(job, ROOM))
-        assert admission == Admission(Outcome.CREATED, job.id)
+        assert (admission.outcome, admission.job_id) == (Outcome.CREATED, job.id)
         return job
 
     def started(self, owner: str = "", **fields: Any) -> Job:
