@@ -25,6 +25,7 @@ QUICK = Patience(
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
+    unknown_seconds=0.5,
 )
 
 

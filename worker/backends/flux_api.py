@@ -1,5 +1,6 @@
 """FLUX in the cloud of Black Forest Labs: pictures that are paid for, and so are asked for once."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -10,13 +11,15 @@ from pydantic import SecretStr
 
 from shared import bfl
 from shared.capabilities import Capabilities
-from shared.errors import AnswerLost, UpstreamUnavailable
+from shared.errors import InvalidOutput, UpstreamUnavailable
 from shared.schemas import GenerationRequest, Provider
-from worker.backends.base import Inputs, Picture, Step, Watch
-from worker.backends.bfl_client import NAME, Client, TurnedAway
+from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
+from worker.backends.bfl_client import NAME, Client, NotThere, TurnedAway, lost
 from worker.backends.bfl_http import Patience, Turn
 from worker.backends.bfl_requests import request_body
 from worker.backends.decoding import decode
+
+logger = logging.getLogger(__name__)
 
 #: Progress is told in hundredths.
 STEPS = 100
@@ -96,19 +99,37 @@ class _Order:
     def picture(self, index: int, turn: Turn) -> Picture:
         if self._request.seed is None:
             raise ValueError("the request is not resolved")
-        task = self._known(index) or self._submit(index, turn)
-        result = self._client.result(task.polling_url or "", turn, lambda done: self._tell(index, done))
-        if result.cost is not None and result.cost != task.cost:
-            self._remember(index, task.model_copy(update={"cost": result.cost}))
-        return Picture(decode(self._client.download(result.sample, turn)), self._request.seed + index)
+        turn.known, turn.seen = f"Of {self._request.num_images} images, {index} were bought before.", ""
+        task = self._bought(index) or self._submit(index, turn)
+        turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
+        return Picture(self._fetched(index, task, turn), self._request.seed + index)
 
-    def _known(self, index: int) -> Provider | None:
+    def _fetched(self, index: int, task: Provider, turn: Turn) -> Pixels:
+        """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
+        spoilt = 0
+        for pause in self._patience.pauses():
+            result = self._client.result(task, turn, lambda done: self._tell(index, done))
+            if result.cost is not None and result.cost != task.cost:
+                task = task.model_copy(update={"cost": result.cost})
+                self._remember(index, task)
+            try:
+                return decode(self._client.download(result.sample, turn))
+            except NotThere as error:
+                turn.seen = str(error)
+            except InvalidOutput:
+                spoilt += 1
+                if spoilt == self._patience.spoilt:
+                    raise
+            turn.pause(pause)
+        raise AssertionError("pauses never end")
+
+    def _bought(self, index: int) -> Provider | None:
         """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
         if index >= len(self._watch.providers):
             return None
         task = self._watch.providers[index]
         if task.id is None:
-            raise AnswerLost(f"{NAME} may have charged for this: the worker was lost while it sent the request.")
+            raise lost("the worker was lost while it sent the request")
         return task
 
     def _submit(self, index: int, turn: Turn) -> Provider:
@@ -122,12 +143,14 @@ class _Order:
                 task = self._client.submit(self._model.model, body)
             except TurnedAway as error:
                 self._watch.remember(self._watch.providers[:index])
-                why = str(error)
+                why = turn.seen = f"{error}; nothing was charged for this."
                 turn.pause(self._patience.wait_seconds(pause, error.retry_after))
             else:
+                # Should the record be somebody else's by now, this is where its name can still be found.
+                logger.info("%s has taken the task %s", NAME, task.id)
                 self._remember(index, task)
                 return task
-        raise UpstreamUnavailable(f"{why}.")
+        raise UpstreamUnavailable(why)
 
     def _remember(self, index: int, task: Provider) -> None:
         self._watch.remember((*self._watch.providers[:index], task))
