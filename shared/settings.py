@@ -215,6 +215,9 @@ class WorkerSettings(Settings):
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Jobs of flux-api at a time, of all its workers together. Black Forest Labs takes 24 of an account, 6 of
     flux-kontext-max."""
+    bfl_memory_bytes: Annotated[int, Field(ge=1 << 26)] = 268_435_456
+    """What images of all jobs at once may take in a worker of flux-api; jobs wait for each other rather than take
+    more."""
 
 
 class HousekeeperSettings(LinkSettings):

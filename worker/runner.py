@@ -20,7 +20,7 @@ from shared.errors import (
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.tracing import Tracing, Untraced
-from worker.backends.base import Backend, Batching, Inputs, Picture, Pixels
+from worker.backends.base import Backend, Batching, Inputs, Metered, Picture, Pixels
 from worker.claims import Claims
 from worker.finishing import AtOnce, Finishing
 from worker.follower import Follower, JobCancelled, JobLost, WorkerLeaves
@@ -115,7 +115,9 @@ class Runner:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
             with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
-                return self.claims.reader.read(rendering.job)
+                inputs = self.claims.reader.read(rendering.job)
+                # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
+                return inputs if isinstance(self.backend, Metered) else inputs.decoded()
         except Exception as error:
             rendering.error = error
             return None
@@ -221,14 +223,14 @@ class Runner:
         if rendering.error is not None:
             raise rendering.error
         follower, pictures, begin = rendering.follower, rendering.pictures, time.perf_counter()
-        if flagged := sum(picture.flagged for picture in pictures):
-            follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
-        if flagged == len(pictures):
-            raise ContentRejected(WITHHELD)
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         with rendering.trail.part("encode"):
             images = tuple(self._store(rendering.job, pictures))
+        if flagged := sum(image.flagged for image in images):
+            follower.warn(f"{flagged} of {len(images)} pictures are withheld: the safety checker objects")
+        if flagged == len(images):
+            raise ContentRejected(WITHHELD)
         return images, Timings(
             generate_ms=rendering.milliseconds,
             encode_ms=_milliseconds_since(begin),
@@ -257,8 +259,11 @@ class Runner:
 
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:
-    """Raises InvalidOutput. A decoder that overflows gives one colour everywhere, mostly black."""
-    if model.exact_size and pixels.shape[:2] != (request.height, request.width):
+    """Raises InvalidOutput. A decoder that overflows gives one colour everywhere, mostly black; a provider gives that
+    only where it is what was asked for."""
+    if not model.exact_size:
+        return
+    if pixels.shape[:2] != (request.height, request.width):
         raise InvalidOutput(f"The model gave {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

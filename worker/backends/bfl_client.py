@@ -1,5 +1,6 @@
 """Black Forest Labs over HTTP: send a task, ask after it, fetch its picture; and what their answers mean to a job."""
 
+import io
 import json
 import logging
 import time
@@ -79,7 +80,7 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._http.close()
 
-    def submit(self, model: str, body: Mapping[str, Any]) -> Provider:
+    def submit(self, model: str, body: io.BytesIO) -> Provider:
         """Spends money. Raises TurnedAway where it certainly did not and may be tried again, and JobFailure."""
         url, seconds = f"{self._base}/v1/{model}", self._patience.submit_seconds
         end = float("inf")

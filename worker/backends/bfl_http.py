@@ -2,14 +2,12 @@
 
 import io
 import itertools
-import json
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import requests
 import urllib3.exceptions
@@ -170,19 +168,20 @@ class Http:
         seconds: float,
         most: int,
         check: Callable[[], None],
-        body: Mapping[str, Any] | None = None,
+        body: io.BytesIO | None = None,
     ) -> Answer:
         """Once, with the key. Raises NoAnswer and what `check` raises, which is called as it comes."""
         headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
         # A file is sent in pieces, each with the time limit of a connection; bytes would have that one for the whole.
-        data = io.BytesIO(json.dumps(body).encode() if body is not None else b"")
+        sent = body or io.BytesIO()
+        sent.seek(0)
         timeout = (self._patience.connect_seconds, seconds)
         try:
             with self._session.request(
                 method,
                 url,
-                data=data if body is not None else None,
+                data=body,
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
@@ -191,7 +190,7 @@ class Http:
                 return Answer(response.status_code, response.headers, _read(response, most, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Whoever has not got the last piece of a body has no JSON.
-            raise NoAnswer(type(error).__name__, sent=not data.read(1)) from None
+            raise NoAnswer(type(error).__name__, sent=not sent.read(1)) from None
 
     def may_have_key(self, text: str) -> bool:
         try:
