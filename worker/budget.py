@@ -6,10 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-#: What an image takes while it is decoded, made opaque, scaled and turned into RGB: two copies of four bytes a pixel as
-#: Pillow has them, and what comes of it.
-BYTES_PER_PIXEL = 9
-
 _TICK_SECONDS = 0.2
 #: An option of mallopt(3), from malloc.h.
 _M_MMAP_THRESHOLD = -3
@@ -24,6 +20,7 @@ class Budget:
         self._taken = 0
         self._changed = threading.Condition()
         self._turn = threading.Lock()
+        self._urgent = 0
 
     @contextmanager
     def share(self) -> Iterator["Share"]:
@@ -44,14 +41,24 @@ class Budget:
         finally:
             self._turn.release()
 
-    def exchange(self, before: int, after: int, check: Callable[[], None]) -> None:
-        """Have `after` in the place of `before`, as soon as that fits or nobody else has any."""
+    def exchange(self, before: int, after: int, check: Callable[[], None], *, urgent: bool) -> None:
+        """Have `after` in the place of `before`, as soon as that fits or nobody else has any.
+
+        Who is urgent goes first: the others give back what they have without ever asking for more.
+        """
         with self._changed:
-            while after > before and self._taken > before and self._taken - before + after > self._most:
-                self._changed.wait(_TICK_SECONDS)
-                check()
-            self._taken += after - before
-            self._changed.notify_all()
+            self._urgent += urgent
+            try:
+                while after > before and (self._is_full(before, after) or self._urgent > urgent):
+                    self._changed.wait(_TICK_SECONDS)
+                    check()
+                self._taken += after - before
+            finally:
+                self._urgent -= urgent
+                self._changed.notify_all()
+
+    def _is_full(self, before: int, after: int) -> bool:
+        return self._taken > before and self._taken - before + after > self._most
 
 
 class Share:
@@ -61,9 +68,12 @@ class Share:
         self._budget = budget
         self._bytes = 0
 
-    def resize(self, count: int, check: Callable[[], None] = lambda: None) -> None:
-        """Waits while there is too little left. Raises what `check` raises, which is called meanwhile."""
-        self._budget.exchange(self._bytes, count, check)
+    def resize(self, count: int, check: Callable[[], None] = lambda: None, *, urgent: bool = False) -> None:
+        """Waits while there is too little left. Raises what `check` raises, which is called meanwhile.
+
+        Only who has the turn may ask for more while it has some, and is urgent.
+        """
+        self._budget.exchange(self._bytes, count, check, urgent=urgent)
         self._bytes = count
 
 

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 from shared.capabilities import Size
 from shared.errors import InvalidImage
-from shared.headers import read_header
+from shared.headers import Header, read_header
 from shared.inputs import InputStore
 from shared.schemas import Job
 from worker.backends import decoding
@@ -54,15 +54,23 @@ class Upload:
         self._reference = reference
         self._data = b""
 
-    @cached_property
+    @property
     def size(self) -> Size:
-        # As a rule it is decoded next.
-        self._data = self._read()
-        return read_header(io.BytesIO(self._data), self._reader.max_pixels).size
+        return self._header.size
+
+    @property
+    def cost(self) -> int:
+        return decoding.memory(self._header)
 
     def pixels(self, size: Size | None = None) -> Pixels:
         data, self._data = self._data or self._read(), b""
         return decoding.rgb(data, self._reader.max_pixels, size)
+
+    @cached_property
+    def _header(self) -> Header:
+        # As a rule it is decoded next.
+        self._data = self._read()
+        return read_header(io.BytesIO(self._data), self._reader.max_pixels)
 
     def _read(self) -> bytes:
         return self._reader.store.read(self._job, self._reference)

@@ -37,6 +37,11 @@ class Source(Protocol):
         """As it is shown. Decodes nothing."""
         ...
 
+    @property
+    def cost(self) -> int:
+        """The bytes that it takes to decode it."""
+        ...
+
     def pixels(self, size: Size | None = None) -> Pixels:
         """Upright, and of that size where there is one. Read and decoded anew each time: it may be large."""
         ...
@@ -51,6 +56,10 @@ class Decoded:
     @property
     def size(self) -> Size:
         return self.whole.shape[1], self.whole.shape[0]
+
+    @property
+    def cost(self) -> int:
+        return self.whole.size
 
     def pixels(self, size: Size | None = None) -> Pixels:  # noqa: ARG002 - whoever wants another scales it
         return self.whole

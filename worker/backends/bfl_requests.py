@@ -16,7 +16,6 @@ from shared.capabilities import Capabilities, Size
 from shared.schemas import GenerationRequest
 from worker import png
 from worker.backends.base import Inputs, Pixels, Source
-from worker.budget import BYTES_PER_PIXEL
 
 #: Aspect ratios are told in small numbers, up to 21:9.
 MOST_IN_RATIO = 21
@@ -25,9 +24,12 @@ MAX_INPUT_PIXELS = 4_000_000
 #: Ratios this near to each other are the same one, told in whole pixels.
 _SAME_RATIO = 0.01
 
+#: What it takes to encode an image and write it as base64, beside the image.
+ENCODING_BYTES_PER_PIXEL = 8
+
 #: Waits until so many bytes may be held.
 Memory = Callable[[int], None]
-#: A field, the pixels of what it is made of, and what makes it.
+#: A field, the bytes that it takes to make it, and what does.
 _Sent = tuple[str, int, Callable[[], bytes]]
 
 
@@ -43,8 +45,8 @@ def request_body(
         fields["guidance"] = request.guidance_scale
     body = io.BytesIO()
     body.write(json.dumps(fields).encode())
-    for name, pixels, encode in _pictures(request, model, inputs):
-        memory(body.tell() + BYTES_PER_PIXEL * pixels)
+    for name, needed, encode in _pictures(request, model, inputs):
+        memory(body.tell() + needed)
         # In the place of the bracket at the end.
         body.seek(-1, io.SEEK_CUR)
         body.write(b', "%s": "' % name.encode())
@@ -91,9 +93,11 @@ def _pictures(request: GenerationRequest, model: Capabilities, inputs: Inputs) -
     masked = request.mask is not None and request.width is not None and request.height is not None
     for field, source in zip(fields, inputs.sources, strict=True):
         size = (request.width or 0, request.height or 0) if masked else _most(source.size)
-        yield field, source.size[0] * source.size[1], partial(_encoded, source, size)
+        needed = source.cost + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
+        yield field, needed, partial(_encoded, source, size)
     if masked:
-        yield "mask", source.size[0] * source.size[1], partial(_encoded_mask, inputs, size)
+        # It has the size of the image, and mostly its kind.
+        yield "mask", needed, partial(_encoded_mask, inputs, size)
 
 
 def _most(size: Size) -> Size:

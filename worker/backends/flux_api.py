@@ -20,8 +20,8 @@ from worker.backends.base import Inputs, Picture, Step, Watch
 from worker.backends.bfl_client import MAX_PICTURE_BYTES, NAME, Client, NotThere, TurnedAway, lost
 from worker.backends.bfl_http import Patience, Turn
 from worker.backends.bfl_requests import Memory, request_body
-from worker.backends.decoding import MAX_PIXELS, decode, unusable
-from worker.budget import BYTES_PER_PIXEL, Budget
+from worker.backends.decoding import MAX_PIXELS, decode, memory, unusable
+from worker.budget import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class FluxApi:
         default_model: str,
         job_seconds: float,
         places: Places,
-        memory_bytes: int = 256 << 20,
+        memory_bytes: int = 384 << 20,
         patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> None:
         """`memory_bytes` is what images may take at the same time, those of requests and those that are made."""
@@ -87,10 +87,9 @@ class _Sample:
     seed: int
 
     @property
-    def bytes(self) -> int:
-        """What it takes to decode it."""
-        width, height = read_header(io.BytesIO(self.data), MAX_PIXELS).size
-        return len(self.data) + BYTES_PER_PIXEL * width * height
+    def cost(self) -> int:
+        """The bytes that it takes to decode it."""
+        return len(self.data) + memory(read_header(io.BytesIO(self.data), MAX_PIXELS))
 
 
 class _Bought(Sequence[Picture]):
@@ -116,7 +115,7 @@ class _Bought(Sequence[Picture]):
         for index, sample in enumerate(self._samples):
             # Until the next one is asked for, which is when this one is stored.
             with self._budget.share() as share:
-                share.resize(sample.bytes)
+                share.resize(sample.cost)
                 yield self[index]
 
 
@@ -164,7 +163,7 @@ class _Order:
         with self.budget.share() as share:
             # While there is still somebody to ask for another.
             try:
-                share.resize(sample.bytes, turn.check)
+                share.resize(sample.cost, turn.check)
             except InvalidImage as error:
                 raise unusable(error) from None
             decode(sample.data)
@@ -181,7 +180,7 @@ class _Order:
 
     def _submit(self, index: int, turn: Turn) -> Provider:
         with self.budget.share() as share:
-            body = self._body(index, partial(share.resize, check=turn.check), turn)
+            body = self._body(index, partial(share.resize, check=turn.check, urgent=True), turn)
             why = ""
             for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
                 turn.check()
