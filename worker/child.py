@@ -92,6 +92,7 @@ class Child:
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=AtOnce() if isinstance(backend, Metered) else Beside(),
             tracing=tracing,
+            paid_seconds=settings.job_timeout_seconds,
         )
         return cls(runner, heartbeat, tracing)
 

@@ -16,6 +16,8 @@ from shared.errors import (
     ImagegenError,
     InternalError,
     InvalidOutput,
+    StorageFull,
+    StorageUnavailable,
 )
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
 #: Jobs of one go whose pictures are encoded and stored within this time go on record together.
 SHORT_SECONDS = 0.005
+#: How often it is tried to store an image that was bought.
+SAVE_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -74,6 +78,8 @@ class Runner:
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
+    paid_seconds: float = 600
+    """How long it is tried to store an image that was bought."""
     retiring: threading.Event = field(default_factory=threading.Event)
     """Set by a job that leaves behind a process which is not fit for another one."""
 
@@ -226,7 +232,7 @@ class Runner:
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         with rendering.trail.part("encode"):
-            images = tuple(self._store(rendering.job, pictures))
+            images = tuple(self._store(rendering.job, pictures, follower))
         if flagged := sum(image.flagged for image in images):
             follower.warn(f"{flagged} of {len(images)} pictures are withheld: the safety checker objects")
         if flagged == len(images):
@@ -239,12 +245,12 @@ class Runner:
             batch_size=rendering.batch_size,
         )
 
-    def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
+    def _store(self, job: Job, pictures: Iterable[Picture], follower: Follower) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
             _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
             encoded = None if picture.flagged else self.encoder.encode(picture, job)
             if encoded:
-                self.images.save(job, index, encoded.data)
+                self._save(partial(self.images.save, job, index, encoded.data), follower)
             height, width, _ = picture.pixels.shape
             yield Image(
                 index=index,
@@ -256,6 +262,20 @@ class Runner:
                 sha256=encoded.sha256 if encoded else None,
                 flagged=picture.flagged,
             )
+
+    def _save(self, save: Callable[[], None], follower: Follower) -> None:
+        """What was bought is tried again for as long as a job may run: it is nowhere else, and no other is bought
+        meanwhile. Raises StorageFull, StorageUnavailable and what `follower` raises."""
+        end = time.monotonic() + self.paid_seconds
+        while True:
+            try:
+                return save()
+            except (StorageFull, StorageUnavailable, OSError) as error:
+                if not follower.providers or time.monotonic() >= end:
+                    raise
+                logger.warning("what was bought cannot be stored yet: %s", error)
+            follower.check()
+            time.sleep(SAVE_SECONDS)
 
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:

@@ -289,6 +289,14 @@ def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> N
     assert patience.wait_seconds(0.5, Answer(429, {"Retry-After": told}, b"").retry_after()) == seconds
 
 
+@pytest.mark.parametrize("apart", [timedelta(), timedelta(days=3), timedelta(days=-3)])
+def test_a_moment_to_come_is_one_of_their_clock(apart: timedelta) -> None:
+    now = datetime.now(UTC) + apart
+    headers = {"Date": format_datetime(now, usegmt=True), "Retry-After": format_datetime(now + timedelta(seconds=20))}
+
+    assert Answer(429, headers, b"").retry_after() == 20
+
+
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     pauses = list(itertools.islice(Patience().pauses(), 200))
 

@@ -51,6 +51,37 @@ def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
     assert (done.state, done.providers) == ("succeeded", (TASK,))
 
 
+def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    day = Path(f"{datetime.now(UTC):%Y}")
+    job = bench.accepted()
+
+    def buy(watch: Watch) -> None:
+        watch.remember((TASK,))
+        # In the place of a folder there is a file.
+        (bench.folder / day).write_text("")
+
+    ended: list[Job] = []
+    worker = threading.Thread(target=lambda: ended.append(run(bench, job, buy)))
+    worker.start()
+    end = time.monotonic() + 10
+    while "cannot be stored yet" not in caplog.text:
+        assert time.monotonic() < end
+        threading.Event().wait(0.02)
+    (bench.folder / day).unlink()
+    worker.join(10)
+
+    assert [job.state for job in ended] == ["succeeded"]
+
+
+def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> None:
+    def draw(_: Watch) -> None:
+        (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
+
+    done = run(bench, bench.accepted(), draw)
+
+    assert done.state == "failed"
+
+
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
     run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
 
