@@ -123,8 +123,9 @@ def _opacity(image: Image.Image, data: bytes, header: Header) -> Image.Image | N
     key = image.info.get("transparency") if header.kind == "PNG" else None
     match image.mode, key:
         case (("1" | "L"), int()):
-            most = 2**header.depth - 1
-            return image.convert("L").point(lambda value: 0 if value == key * 255 // most else 255)
+            # Pillow spreads out shades of less than eight bits, but of their key only that of one bit.
+            shade = key if image.mode == "1" else key * 255 // (2**header.depth - 1)
+            return image.convert("L").point([0 if value == shade else 255 for value in range(256)])
         case "I;16", int():
             return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
         case "RGB", tuple():
