@@ -11,18 +11,11 @@ from functools import partial
 
 from shared import logs
 from shared.capabilities import Capabilities
-from shared.errors import (
-    ContentRejected,
-    ImagegenError,
-    InternalError,
-    InvalidOutput,
-    StorageFull,
-    StorageUnavailable,
-)
+from shared.errors import ContentRejected, ImagegenError, InternalError, InvalidOutput, StorageFull, StorageUnavailable
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.tracing import Tracing, Untraced
-from worker.backends.base import Backend, Batching, Inputs, Metered, Picture, Pixels
+from worker.backends.base import Backend, Batching, Inputs, Metered, Picture, Pixels, Unfinished
 from worker.claims import Claims
 from worker.finishing import AtOnce, Finishing
 from worker.follower import Follower, JobCancelled, JobLost, WorkerLeaves
@@ -48,6 +41,8 @@ class Rendering:
     follower: Follower
     pictures: Sequence[Picture] = ()
     error: Exception | None = None
+    images: tuple[Image, ...] = ()
+    """Those that it has although it failed."""
     milliseconds: int = 0
     batch_size: int | None = None
     trail: Trail = field(default_factory=Trail)
@@ -133,6 +128,9 @@ class Runner:
         try:
             with logs.about(job_id=job.id), rendering.trail.part("render"):
                 rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
+        except Unfinished as unfinished:
+            rendering.pictures, rendering.error = unfinished.pictures, unfinished.why
+            rendering.follower.warn(f"{len(unfinished.pictures)} of {job.request.num_images} pictures are there")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -156,7 +154,8 @@ class Runner:
         else:
             failed = False
         for number, each in enumerate(renderings):
-            each.pictures, each.error = pictures[number], watch.ended.get(number)
+            each.error = watch.ended.get(number)
+            each.pictures = () if each.error else pictures[number]
             each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
 
@@ -189,7 +188,7 @@ class Runner:
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
-            ended = job.fail(JobError.of(error), self.now())
+            ended = job.fail(JobError.of(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())
@@ -226,13 +225,16 @@ class Runner:
 
         From then on, a worker that dies leaves behind all that is needed to finish.
         """
-        if rendering.error is not None:
+        if rendering.error is not None and not rendering.pictures:
             raise rendering.error
-        follower, pictures, begin = rendering.follower, rendering.pictures, time.perf_counter()
+        follower, begin = rendering.follower, time.perf_counter()
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         with rendering.trail.part("encode"):
-            images = tuple(self._store(rendering.job, pictures, follower))
+            images = tuple(self._store(rendering.job, rendering.pictures, follower))
+        if rendering.error is not None:
+            rendering.images = images
+            raise rendering.error
         if flagged := sum(image.flagged for image in images):
             follower.warn(f"{flagged} of {len(images)} pictures are withheld: the safety checker objects")
         if flagged == len(images):
@@ -264,8 +266,7 @@ class Runner:
             )
 
     def _save(self, save: Callable[[], None], follower: Follower) -> None:
-        """What was bought is tried again for as long as a job may run: it is nowhere else, and no other is bought
-        meanwhile. Raises StorageFull, StorageUnavailable and what `follower` raises."""
+        """What was bought is tried again for as long as a job may run. Raises what `save` and `follower` raise."""
         end = time.monotonic() + self.paid_seconds
         while True:
             try:

@@ -141,6 +141,19 @@ def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provi
     assert len(bfl.posts) == 1
 
 
+def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [bfl.ready(), bfl.ready(), state("Content Moderated")]
+
+    job = served.api.finished(submitted(served, **PROMPT, num_images=4))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
+    assert job["warnings"] == ["2 of 4 pictures are there"]
+    assert [image["seed"] for image in job["images"]] == [7, 8]
+    for image in job["images"]:
+        assert served.api.http.get(image["url"], timeout=30).status_code == 200
+    assert len(bfl.posts) == 3
+
+
 def test_an_image_of_one_colour_that_was_paid_for_is_given(served: Stack, bfl: Provider) -> None:
     bfl.downloads = [Reply(raw=encoded(Image.new("RGB", (64, 64), "white")))]
 
@@ -150,7 +163,7 @@ def test_an_image_of_one_colour_that_was_paid_for_is_given(served: Stack, bfl: P
 @ONLY_LINUX
 def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stack) -> None:
     large = base64.b64encode(encoded(Image.new("RGB", (5000, 5000), "navy"))).decode()
-    jobs = [submitted(served, **PROMPT, image=[large, large], label=str(number)) for number in range(6)]
+    jobs = [submitted(served, **PROMPT, image=[large, large], label=str(number)) for number in range(4)]
 
     assert {served.api.finished(job_id)["state"] for job_id in jobs} == {"succeeded"}
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.worker.pid}/status").read_text())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from shared.capabilities import Capabilities, Size
 from shared.devices import DeviceMemory
+from shared.errors import JobFailure
 from shared.schemas import GenerationRequest, Provider
 
 #: RGB of shape (height, width, 3).
@@ -98,6 +99,15 @@ class Picture:
     """Whether the safety checker objects: then it is withheld."""
 
 
+class Unfinished(Exception):
+    """Some of a job's pictures were bought before it failed: they are given all the same."""
+
+    def __init__(self, pictures: Sequence[Picture], why: JobFailure) -> None:
+        super().__init__(why.detail)
+        self.pictures = pictures
+        self.why = why
+
+
 #: Called after each step, on the thread that renders. What it raises ends the rendering at once.
 OnStep = Callable[[Step], None]
 
@@ -156,7 +166,7 @@ class Backend(Protocol):
 
         `inputs` has as many pictures as `request.image`, and a mask if the request has one.
 
-        Raises JobFailure for what the caller should know, and whatever `watch` raises.
+        Raises JobFailure for what the caller should know, Unfinished, and whatever `watch` raises.
         """
         ...
 

@@ -13,10 +13,10 @@ from pydantic import SecretStr
 
 from shared import bfl
 from shared.capabilities import Capabilities
-from shared.errors import InvalidImage, InvalidOutput, UpstreamUnavailable
+from shared.errors import InvalidImage, InvalidOutput, JobFailure, UpstreamUnavailable
 from shared.headers import read_header
 from shared.schemas import GenerationRequest, Provider
-from worker.backends.base import Inputs, Picture, Step, Watch
+from worker.backends.base import Inputs, Picture, Step, Unfinished, Watch
 from worker.backends.bfl_client import MAX_PICTURE_BYTES, NAME, Client, NotThere, TurnedAway, lost
 from worker.backends.bfl_http import Patience, Turn
 from worker.backends.bfl_requests import Memory, request_body
@@ -67,8 +67,15 @@ class FluxApi:
         with self._places.held(watch.check), self._connect() as client:
             model = self.capabilities.chosen(request)
             order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
-            turn = Turn(watch, self._job_seconds)
-            return _Bought([order.picture(index, turn) for index in range(request.num_images)], self._budget)
+            turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
+            try:
+                for index in range(request.num_images):
+                    samples.append(order.picture(index, turn))
+            except JobFailure as error:
+                if samples:
+                    raise Unfinished(_Bought(samples, self._budget), error) from error
+                raise
+            return _Bought(samples, self._budget)
 
     def credits(self) -> float | None:
         """What the account still has; None where that cannot be told."""
