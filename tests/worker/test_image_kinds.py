@@ -59,6 +59,33 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
+def text(kind: bytes, data: bytes) -> bytes:
+    return chunk(kind, b"workflow\0" + data)
+
+
+PACKED = zlib.compress(b"{" * 50_000_000)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        text(b"zTXt", b"\0" + zlib.compress(b"{" * 2_000_000)),
+        text(b"zTXt", b"\0" + PACKED),
+        text(b"iTXt", b"\1\0\0\0" + PACKED),
+        b"".join(text(b"tEXt", b"x" * 1_000_000) for _ in range(70)),
+        text(b"iCCP", b"\0" + PACKED),
+        text(b"iCCP", b"\0no profile"),
+        chunk(b"tEXt", b"")[:-4] + b"odd!",
+        chunk(b"sRGB", b"\0") + chunk(b"gAMA", b"\0\0\xb1\x8f") + chunk(b"pHYs", b""),
+    ],
+    ids=["long text", "bomb", "another bomb", "much text", "profile that is a bomb", "no profile", "odd sum", "others"],
+)
+def test_what_a_png_has_beside_its_pixels_is_no_reason_to_refuse_it(more: bytes) -> None:
+    data = encoded(scene())
+
+    assert (rgb(data[:33] + more + data[33:], MOST) == SCENE).all()
+
+
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
 def test_colours_are_those_that_the_profile_means(kind: str, options: dict[str, int]) -> None:
     data = encoded(scene(), kind, icc_profile=EXCHANGED, **options)

@@ -9,7 +9,8 @@ from shared.capabilities import Size
 from shared.errors import InvalidImage, InvalidOutput
 from shared.headers import Header, read_header
 from worker.backends.base import Mask, Pixels
-from worker.backends.colours import in_srgb
+from worker.backends.chunks import bare
+from worker.backends.colours import MAX_PROFILE_BYTES, in_srgb
 
 #: Of a provider's image: eight times the largest that any makes.
 MAX_PIXELS = 32_000_000
@@ -86,6 +87,9 @@ def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
 
 def _opaque(data: bytes, header: Header, ground: str, size: Size | None) -> tuple[Image.Image, bytes | None]:
     """L, RGB or CMYK of 8 bits a channel, and of no more pixels than its header told; with its ICC profile."""
+    profile = None
+    if header.kind == "PNG":
+        data, profile = bare(data, MAX_PROFILE_BYTES)
     with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
         # Nothing is unpacked before this: a file may tell decoders another size than it told us.
         if image.size != (header.stored_width, header.stored_height):
@@ -95,7 +99,7 @@ def _opaque(data: bytes, header: Header, ground: str, size: Size | None) -> tupl
             image.draft(None, size)
         opacity = _opacity(image, data, header)
         image.load()
-        return _on(image, opacity, ground), image.info.get("icc_profile")
+        return _on(image, opacity, ground), profile or image.info.get("icc_profile")
 
 
 def _on(image: Image.Image, opacity: Image.Image | None, ground: str) -> Image.Image:
