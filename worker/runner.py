@@ -188,7 +188,8 @@ class Runner:
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
-            ended = job.fail(JobError.of(error), self.now(), rendering.images)
+            known = job.model_copy(update={"providers": rendering.follower.providers})
+            ended = known.fail(JobError.of(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import StorageUnavailable, WorkerLost
 from shared.jobs import JobFilter
 from shared.places import Places
-from shared.schemas import Backend, GenerationRequest, Job, Provider
+from shared.schemas import Backend, GenerationRequest, Job, JobError, Provider
 from shared.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled
@@ -80,6 +81,30 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
     done = run(bench, bench.accepted(), draw)
 
     assert done.state == "failed"
+
+
+@pytest.mark.parametrize("bought", [(), (TASK,)])
+def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[Provider, ...]) -> None:
+    def buy(watch: Watch) -> None:
+        watch.remember(bought)
+        raise StorageUnavailable
+
+    failed = run(bench, bench.accepted(), buy)
+
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.retryable) == ("storage-unavailable", not bought)
+
+
+def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_again(bench: Bench) -> None:
+    running = bench.started(bench.accepted())
+    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+
+    failed = bench.read(running).fail(JobError.of(WorkerLost()), NOW)
+
+    assert (failed.error, failed.providers) == (
+        JobError.of(WorkerLost()).model_copy(update={"retryable": False}),
+        (TASK,),
+    )
 
 
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
