@@ -20,7 +20,8 @@ class Budget:
         self._taken = 0
         self._changed = threading.Condition()
         self._turn = threading.Lock()
-        self._urgent = 0
+        self._holder: int | None = None
+        self._holder_waits = False
 
     @contextmanager
     def share(self) -> Iterator["Share"]:
@@ -33,28 +34,31 @@ class Budget:
 
     @contextmanager
     def turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """One thread at a time may let its share grow bit by bit: two that do would wait for each other."""
+        """One thread at a time may let its share grow bit by bit: two that do would wait for each other.
+
+        Nobody passes it by: all others give back what they have without asking for more.
+        """
         while not self._turn.acquire(timeout=_TICK_SECONDS):
             check()
+        self._holder = threading.get_ident()
         try:
             yield
         finally:
+            self._holder = None
             self._turn.release()
 
-    def exchange(self, before: int, after: int, check: Callable[[], None], *, urgent: bool) -> None:
-        """Have `after` in the place of `before`, as soon as that fits or nobody else has any.
-
-        Who is urgent goes first: the others give back what they have without ever asking for more.
-        """
+    def exchange(self, before: int, after: int, check: Callable[[], None]) -> None:
+        """Have `after` in the place of `before`, as soon as that fits or nobody else has any."""
+        is_holder = self._holder == threading.get_ident()
         with self._changed:
-            self._urgent += urgent
             try:
-                while after > before and (self._is_full(before, after) or self._urgent > urgent):
+                while after > before and (self._is_full(before, after) or (self._holder_waits and not is_holder)):
+                    self._holder_waits |= is_holder
                     self._changed.wait(_TICK_SECONDS)
                     check()
                 self._taken += after - before
             finally:
-                self._urgent -= urgent
+                self._holder_waits &= not is_holder
                 self._changed.notify_all()
 
     def _is_full(self, before: int, after: int) -> bool:
@@ -68,12 +72,12 @@ class Share:
         self._budget = budget
         self._bytes = 0
 
-    def resize(self, count: int, check: Callable[[], None] = lambda: None, *, urgent: bool = False) -> None:
+    def resize(self, count: int, check: Callable[[], None] = lambda: None) -> None:
         """Waits while there is too little left. Raises what `check` raises, which is called meanwhile.
 
-        Only who has the turn may ask for more while it has some, and is urgent.
+        Only who has the turn may ask for more while it has some.
         """
-        self._budget.exchange(self._bytes, count, check, urgent=urgent)
+        self._budget.exchange(self._bytes, count, check)
         self._bytes = count
 
 

@@ -378,6 +378,17 @@ def test_a_task_that_an_earlier_attempt_sent_is_asked_after_and_not_sent_again(t
     assert table.provider.count("/v1/get_result?id=old") == 1
 
 
+def test_a_price_that_is_told_late_forgets_no_task_that_was_bought(table: Table) -> None:
+    url = f"{table.provider.api_url}/v1/get_result?id="
+    old = tuple(Task(id=name, polling_url=url + name, cost=3.0) for name in ("a", "b"))
+    table.provider.polls = [table.provider.ready(cost=4.5)]
+    watch = Watching(providers=old)
+
+    assert len(table.made(watch, num_images=2)) == 2
+    assert table.provider.posts == []
+    assert [task.cost for task in watch.providers] == [4.5, 4.5]
+
+
 def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Table) -> None:
     with pytest.raises(AnswerLost, match="may have charged"):
         table.made(Watching(providers=(Task(),)))

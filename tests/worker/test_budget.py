@@ -76,8 +76,8 @@ def test_who_has_the_turn_is_not_passed_by(budget: Budget) -> None:
 
         def grow() -> None:
             with budget.turn(lambda: None), budget.share() as own:
-                own.resize(30, urgent=True)
-                own.resize(90, urgent=True)
+                own.resize(30)
+                own.resize(90)
                 granted.set()
 
         made = threads.submit(grow)
@@ -108,7 +108,7 @@ def test_shares_that_come_and_go_leave_nothing_behind(budget: Budget) -> None:
         else:
             with budget.turn(lambda: None), budget.share() as share:
                 for count in (number, 2 * number, 1):
-                    share.resize(count, urgent=True)
+                    share.resize(count)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(1, 90), timeout=30))

@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, overload
@@ -19,9 +19,9 @@ from shared.schemas import GenerationRequest, Provider
 from worker.backends.base import Inputs, Picture, Step, Unfinished, Watch
 from worker.backends.bfl_client import MAX_PICTURE_BYTES, NAME, Client, NotThere, TurnedAway, lost
 from worker.backends.bfl_http import Patience, Turn
-from worker.backends.bfl_requests import Memory, request_body
+from worker.backends.bfl_requests import request_body
 from worker.backends.decoding import MAX_PIXELS, decode, memory, unusable
-from worker.budget import Budget
+from worker.budget import Budget, Share
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class _Order:
 
     def _submit(self, index: int, turn: Turn) -> Provider:
         with self.budget.share() as share:
-            body = self._body(index, partial(share.resize, check=turn.check, urgent=True), turn)
+            body = self._body(index, share, turn)
             why = ""
             for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
                 turn.check()
@@ -206,10 +206,13 @@ class _Order:
                     return task
         raise UpstreamUnavailable(why)
 
-    def _body(self, index: int, memory: Memory, turn: Turn) -> io.BytesIO:
+    def _body(self, index: int, share: Share, turn: Turn) -> io.BytesIO:
         """Made for each task anew: to keep it while a task is waited for would take more than to make it."""
-        with self.budget.turn(turn.check) if self.inputs.sources else nullcontext():
-            return request_body(self.request, self.model, self.inputs, self._seed(index), memory)
+        make = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
+        if not self.inputs.sources:
+            return make(lambda _: None)
+        with self.budget.turn(turn.check):
+            return make(partial(share.resize, check=turn.check))
 
     def _seed(self, index: int) -> int:
         if self.request.seed is None:
@@ -217,7 +220,8 @@ class _Order:
         return self.request.seed + index
 
     def _remember(self, index: int, task: Provider) -> None:
-        self.watch.remember((*self.watch.providers[:index], task))
+        known = self.watch.providers
+        self.watch.remember((*known[:index], task, *known[index + 1 :]))
 
     def _tell(self, index: int, done: float) -> None:
         step = round(STEPS * (index + done) / self.request.num_images)
