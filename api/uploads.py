@@ -21,13 +21,22 @@ T = TypeVar("T")
 class Intake:
     """Where uploads begin. Files are written on threads, in pieces as they come, so that memory does not grow."""
 
-    def __init__(self, store: InputStore, disk: DiskWatch, fetcher: Fetcher, max_bytes: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        store: InputStore,
+        disk: DiskWatch,
+        fetcher: Fetcher,
+        max_bytes: int,
+        max_pixels: int,
+        max_request_pixels: int,
+    ) -> None:
         """`max_bytes` and `max_pixels` are those of one picture."""
         self._store = store
         self._disk = disk
         self.fetcher = fetcher
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
+        self.max_request_pixels = max_request_pixels
         #: Pictures in JSON have to be in memory, if only for a moment. One request at a time has that moment.
         self.turn = asyncio.Semaphore(1)
         #: Malloc keeps what a thread has freed for that thread: five at once with 27 MB each made the process grow by
@@ -64,6 +73,7 @@ class Uploads:
         self._intake = intake
         self._staged = staged
         self._headers: dict[str, Header] = {}
+        self._pixels = 0
 
     @property
     def max_bytes(self) -> int:
@@ -95,6 +105,10 @@ class Uploads:
         except InvalidImage as error:
             raise InvalidImage(f"{pointer}: {error.detail}") from None
         self._headers[arrived.reference] = arrived.header
+        self._pixels += arrived.header.stored_width * arrived.header.stored_height
+        if self._pixels > self._intake.max_request_pixels:
+            most = self._intake.max_request_pixels
+            raise InvalidImage(f"{pointer}: the pictures of a request may have at most {most} pixels together.")
         return arrived.reference
 
     @asynccontextmanager

@@ -14,6 +14,8 @@ MOST_PARTS = 100_000
 MAX_EXIF_BYTES = 1 << 20
 #: JPEG markers that begin a frame (ITU T.81, table B.1), without the tables DHT, JPG and DAC among them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+#: Of these, what every decoder reads: baseline, extended and progressive, the last two also with arithmetic coding.
+_TAKEN_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _ORIENTATION = 0x0112
 
 
@@ -25,6 +27,8 @@ class Header:
     stored_width: int
     stored_height: int
     orientation: int = 1
+    depth: int = 8
+    """Bits of a value, as they are stored."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,13 +63,13 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header:
 
 def _png(file: BinaryIO) -> Header:
     file.seek(8)
-    size, orientation = (0, 0), 1
+    width, height, depth, orientation = 0, 0, 8, 1
     for number in _numbers():
         length, kind = struct.unpack(">I4s", file.read(8))
         following = file.tell() + length + 4
         match kind:
             case b"IHDR" if number == 0 and length == 13:
-                size = struct.unpack(">II", file.read(8))
+                width, height, depth = struct.unpack(">IIB", file.read(9))
             case _ if number == 0:
                 break
             case b"acTL":
@@ -73,7 +77,7 @@ def _png(file: BinaryIO) -> Header:
             case b"eXIf":
                 orientation = _orientation(file.read(min(length, MAX_EXIF_BYTES)))
             case b"IEND":
-                return Header("PNG", *size, orientation)
+                return Header("PNG", width, height, orientation, depth)
         file.seek(following)
     raise InvalidImage("This is no PNG picture, though it begins like one.")
 
@@ -86,7 +90,9 @@ def _jpeg(file: BinaryIO) -> Header:
         (length,) = struct.unpack(">H", file.read(2))
         following = file.tell() + length - 2
         if marker in _FRAMES:
-            _, height, width = struct.unpack(">BHH", file.read(5))
+            depth, height, width = struct.unpack(">BHH", file.read(5))
+            if depth != 8 or marker not in _TAKEN_FRAMES:
+                raise InvalidImage("A JPEG of this kind (lossless, or of 12 bits) is not taken; send a PNG of it.")
             return Header("JPEG", width, height, orientation)
         if marker == 0xDA:
             break

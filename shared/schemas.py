@@ -397,8 +397,10 @@ class Job(Frozen):
         spent = timings.model_copy(update={"queued_ms": self.timings.queued_ms})
         return self._end(State.SUCCEEDED, now, images=images, timings=spent, reused_from=reused_from)
 
-    def fail(self, error: JobError, now: datetime) -> Self:
-        return self._end(State.FAILED, now, error=error)
+    def fail(self, error: JobError, now: datetime, images: tuple[Image, ...] = ()) -> Self:
+        """With the images that were bought before it failed. Whoever tries again by itself would buy them again."""
+        error = error.model_copy(update={"retryable": error.retryable and not self.providers})
+        return self._end(State.FAILED, now, error=error, images=images)
 
     def cancel(self, now: datetime) -> Self:
         return self._end(State.CANCELLED, now)

@@ -156,6 +156,8 @@ class ApiSettings(DoorSettings, LinkSettings):
     """Free space on the disk of SD_OUTPUT_DIR below which no more jobs are taken."""
     max_image_bytes: Annotated[int, Field(ge=1024)] = 20_971_520
     """Largest file of a picture that comes with a request."""
+    max_request_pixels: Annotated[int, Field(ge=4096)] = 200_000_000
+    """Most pixels of all pictures of a request together, its mask among them."""
     max_body_bytes: Annotated[int, Field(ge=131_072)] = 67_108_864
     """Largest request with all its pictures. In JSON they are base64, and take a third more than their files."""
     max_images_per_job: Annotated[int, Field(ge=1, le=64)] = 4
@@ -215,6 +217,9 @@ class WorkerSettings(Settings):
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Jobs of flux-api at a time, of all its workers together. Black Forest Labs takes 24 of an account, 6 of
     flux-kontext-max."""
+    bfl_memory_bytes: Annotated[int, Field(ge=1 << 26)] = 402_653_184
+    """What images of all jobs at once may take in a worker of flux-api; jobs wait for each other rather than take
+    more."""
 
 
 class HousekeeperSettings(LinkSettings):

@@ -64,10 +64,20 @@ class Answer:
         if told.isascii() and told.isdigit():
             return float(told[:6])
         try:
-            moment = parsedate_to_datetime(told)
+            moment = _moment(told)
         except ValueError:
             return None
-        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        try:
+            # By the clock that it is meant by, where that is told.
+            now = _moment(self.headers.get("Date", ""))
+        except ValueError:
+            now = datetime.now(UTC)
+        return (moment - now).total_seconds()
+
+
+def _moment(text: str) -> datetime:
+    moment = parsedate_to_datetime(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 class Guard:

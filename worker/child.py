@@ -104,6 +104,7 @@ class Child:
             now=store.now,
             time_limit_seconds=time_limit,
             guard=_ending_a_hang,
+            paid_seconds=settings.job_timeout_seconds,
         )
         return cls(runner, heartbeat, tracing)
 

@@ -66,6 +66,9 @@ class Claims:
     def _begun(self, job: Job, now: datetime) -> Job | None:
         """The job as it will be on record once it is started; None where it cannot be done, which is put on record."""
         own = self.backend.capabilities
+        if job.providers:
+            # What was bought was checked before, and is to be had without what came with the request.
+            return job.start(job.model or own.model, self.worker, self.now())
         try:
             if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done

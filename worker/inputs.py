@@ -2,16 +2,15 @@
 
 import io
 from dataclasses import dataclass
-
-import numpy as np
+from functools import cached_property, partial
 
 from shared.capabilities import Size
 from shared.errors import InvalidImage
-from shared.headers import read_header
+from shared.headers import Header, read_header
 from shared.inputs import InputStore
 from shared.schemas import Job
+from worker.backends import decoding
 from worker.backends.base import Inputs, Mask, Pixels
-from worker.backends.decoding import on, upright
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,49 @@ class Reader:
         return read_header(io.BytesIO(data), self.max_pixels).size
 
     def read(self, job: Job) -> Inputs:
-        request = job.request
-        images = tuple(self._pixels(job, reference, "white") for reference in request.image)
-        mask = self._mask(job, request.mask, images[0]) if request.mask is not None else None
+        """Nothing of it is read before it is asked for."""
+        request, mask = job.request, None
+        images = [Upload(self, job, reference) for reference in request.image]
+        if request.mask is not None:
+            mask = partial(self._mask, job, request.mask, images[0])
         return Inputs(images, mask)
 
-    def _mask(self, job: Job, reference: str, image: Pixels) -> Mask:
+    def _mask(self, job: Job, reference: str, image: "Upload") -> Mask:
         """White is where to repaint, and what is transparent is not white."""
-        bright = self._pixels(job, reference, "black").mean(axis=2) >= 128
-        if bright.shape != image.shape[:2]:
+        mask = decoding.mask(self.store.read(job, reference), self.max_pixels)
+        if (mask.shape[1], mask.shape[0]) != image.size:
             raise InvalidImage("The mask must be of the same size as the picture.")
-        if not bright.any():
+        if not mask.any():
             raise InvalidImage("Nothing in the mask is white, so nothing would be repainted.")
-        mask: Mask = np.where(bright, 255, 0).astype(np.uint8)
         return mask
 
-    def _pixels(self, job: Job, reference: str, ground: str) -> Pixels:
-        return on(upright(self.store.read(job, reference), self.max_pixels), ground)
+
+class Upload:
+    """An image in the store."""
+
+    def __init__(self, reader: Reader, job: Job, reference: str) -> None:
+        self._reader = reader
+        self._job = job
+        self._reference = reference
+        self._data = b""
+
+    @property
+    def size(self) -> Size:
+        return self._header.size
+
+    @property
+    def cost(self) -> int:
+        return decoding.memory(self._header)
+
+    def pixels(self, size: Size | None = None) -> Pixels:
+        data, self._data = self._data or self._read(), b""
+        return decoding.rgb(data, self._reader.max_pixels, size)
+
+    @cached_property
+    def _header(self) -> Header:
+        # As a rule it is decoded next.
+        self._data = self._read()
+        return read_header(io.BytesIO(self._data), self._reader.max_pixels)
+
+    def _read(self) -> bytes:
+        return self._reader.store.read(self._job, self._reference)

@@ -85,9 +85,11 @@ def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Backend:
 
 def _flux_api(settings: WorkerSettings, store: Store) -> Backend:
     from worker.backends.flux_api import FluxApi
+    from worker.budget import give_back_what_is_freed
 
     if settings.bfl_api_key is None:
         raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
+    give_back_what_is_freed()
     places = Places(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
     return FluxApi(
         settings.bfl_base_url,
@@ -95,6 +97,7 @@ def _flux_api(settings: WorkerSettings, store: Store) -> Backend:
         settings.bfl_default_model,
         settings.job_timeout_seconds,
         RedisPlaces(store, places),
+        settings.bfl_memory_bytes,
     )
 
 

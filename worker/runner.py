@@ -12,16 +12,11 @@ from functools import partial
 
 from shared import logs
 from shared.capabilities import Capabilities
-from shared.errors import (
-    ContentRejected,
-    ImagegenError,
-    InternalError,
-    InvalidOutput,
-)
+from shared.errors import ContentRejected, ImagegenError, InternalError, InvalidOutput, StorageFull, StorageUnavailable
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
 from shared.tracing import Tracing, Untraced
-from worker.backends.base import Backend, Batching, Inputs, Picture, Pixels
+from worker.backends.base import Backend, Batching, Inputs, Metered, Picture, Pixels, Unfinished
 from worker.claims import Claims
 from worker.finishing import AtOnce, Finishing
 from worker.follower import Follower, JobCancelled, JobLost, WorkerLeaves
@@ -37,6 +32,8 @@ WITHHELD = "The safety checker objects to what was made; another prompt or seed 
 SHORT_SECONDS = 0.005
 #: How long after the time limit a step may still come, as a share of it and at least.
 GRACE, SHORTEST_GRACE_SECONDS = 0.25, 5.0
+#: How often it is tried to store an image that was bought.
+SAVE_SECONDS = 1.0
 
 
 @dataclass(eq=False)
@@ -47,6 +44,8 @@ class Rendering:
     follower: Follower
     pictures: Sequence[Picture] = ()
     error: Exception | None = None
+    images: tuple[Image, ...] = ()
+    """Those that it has although it failed."""
     milliseconds: int = 0
     batch_size: int | None = None
     trail: Trail = field(default_factory=Trail)
@@ -81,6 +80,8 @@ class Runner:
     """Ends the process when rendering, which it is around, does not stop at a step so many seconds after its begin."""
     leaving: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
+    paid_seconds: float = 600
+    """How long it is tried to store an image that was bought."""
     retiring: threading.Event = field(default_factory=threading.Event)
     """Set by a job that leaves behind a process which is not fit for another one."""
 
@@ -123,7 +124,9 @@ class Runner:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
             with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
-                return self.claims.reader.read(rendering.job)
+                inputs = self.claims.reader.read(rendering.job)
+                # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
+                return inputs if isinstance(self.backend, Metered) else inputs.decoded()
         except Exception as error:
             rendering.error = error
             return None
@@ -134,6 +137,9 @@ class Runner:
             with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
                 rendering.follower.begin(self.time_limit_seconds)
                 rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
+        except Unfinished as unfinished:
+            rendering.pictures, rendering.error = unfinished.pictures, unfinished.why
+            rendering.follower.warn(f"{len(unfinished.pictures)} of {job.request.num_images} pictures are there")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -157,7 +163,8 @@ class Runner:
         else:
             failed = False
         for number, each in enumerate(renderings):
-            each.pictures, each.error = pictures[number], watch.ended.get(number)
+            each.error = watch.ended.get(number)
+            each.pictures = () if each.error else pictures[number]
             each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
 
@@ -194,7 +201,8 @@ class Runner:
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
-            ended = job.fail(JobError.of(error), self.now())
+            known = job.model_copy(update={"providers": rendering.follower.providers})
+            ended = known.fail(JobError.of(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())
@@ -231,17 +239,20 @@ class Runner:
 
         From then on, a worker that dies leaves behind all that is needed to finish.
         """
-        if rendering.error is not None:
+        if rendering.error is not None and not rendering.pictures:
             raise rendering.error
-        follower, pictures, begin = rendering.follower, rendering.pictures, time.perf_counter()
-        if flagged := sum(picture.flagged for picture in pictures):
-            follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
-        if flagged == len(pictures):
-            raise ContentRejected(WITHHELD)
+        follower, begin = rendering.follower, time.perf_counter()
         # Who was stopped for so long that the job went to somebody else must not write any more.
         follower.line.confirm()
         with rendering.trail.part("encode"):
-            images = tuple(self._store(rendering.job, pictures))
+            images = tuple(self._store(rendering.job, rendering.pictures, follower))
+        if rendering.error is not None:
+            rendering.images = images
+            raise rendering.error
+        if flagged := sum(image.flagged for image in images):
+            follower.warn(f"{flagged} of {len(images)} pictures are withheld: the safety checker objects")
+        if flagged == len(images):
+            raise ContentRejected(WITHHELD)
         return images, Timings(
             generate_ms=rendering.milliseconds,
             encode_ms=_milliseconds_since(begin),
@@ -250,12 +261,12 @@ class Runner:
             batch_size=rendering.batch_size,
         )
 
-    def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
+    def _store(self, job: Job, pictures: Iterable[Picture], follower: Follower) -> Iterable[Image]:
         for index, picture in enumerate(pictures):
             _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
             encoded = None if picture.flagged else self.encoder.encode(picture, job)
             if encoded:
-                self.images.save(job, index, encoded.data)
+                self._save(partial(self.images.save, job, index, encoded.data), follower)
             height, width, _ = picture.pixels.shape
             yield Image(
                 index=index,
@@ -268,10 +279,26 @@ class Runner:
                 flagged=picture.flagged,
             )
 
+    def _save(self, save: Callable[[], None], follower: Follower) -> None:
+        """What was bought is tried again for as long as a job may run. Raises what `save` and `follower` raise."""
+        end = time.monotonic() + self.paid_seconds
+        while True:
+            try:
+                return save()
+            except (StorageFull, StorageUnavailable, OSError) as error:
+                if not follower.providers or time.monotonic() >= end:
+                    raise
+                logger.warning("what was bought cannot be stored yet: %s", error)
+            follower.check()
+            time.sleep(SAVE_SECONDS)
+
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:
-    """Raises InvalidOutput. A decoder that overflows gives one colour everywhere, mostly black."""
-    if model.exact_size and pixels.shape[:2] != (request.height, request.width):
+    """Raises InvalidOutput. A decoder that overflows gives one colour everywhere, mostly black; a provider gives that
+    only where it is what was asked for."""
+    if not model.exact_size:
+        return
+    if pixels.shape[:2] != (request.height, request.width):
         raise InvalidOutput(f"The model gave {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

@@ -104,7 +104,8 @@ def test_a_picture_that_takes_too_many_bytes_is_refused(
     redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("small")
-    with Stack(redis_url, folder, SD_BACKENDS="null", SD_MAX_IMAGE_BYTES="20000", SD_MAX_IMAGE_PIXELS="4096") as stack:
+    limits = {"SD_MAX_IMAGE_BYTES": "20000", "SD_MAX_IMAGE_PIXELS": "4096", "SD_MAX_REQUEST_PIXELS": "10000"}
+    with Stack(redis_url, folder, SD_BACKENDS="null", **limits) as stack:
         api = stack.start_api()
         large, text = noise(100, 100), base64.b64encode(noise(100, 100)).decode()
 
@@ -112,6 +113,11 @@ def test_a_picture_that_takes_too_many_bytes_is_refused(
         assert_problem(api.post("/api/jobs", {"prompt": "x", "image": text}), 413, "payload-too-large")
         assert_problem(posted(api, SCENE), 422, "invalid-image")
         assert_problem(posted(api, encoded(scene(64, 64)), label="x" * 200_000), 413, "payload-too-large")
+        several = [base64.b64encode(encoded(scene(64, side))).decode() for side in (64, 63, 62)]
+        assert api.post("/api/jobs", {"prompt": "x", "image": several[:2]}).status_code == 202
+        problem = api.post("/api/jobs", {"prompt": "x", "image": several})
+        assert_problem(problem, 422, "invalid-image")
+        assert "together" in problem.json()["detail"]
         assert list(stack.outputs.glob("inputs/.*")) == []
 
 

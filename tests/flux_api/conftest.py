@@ -25,6 +25,7 @@ QUICK = Patience(
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
+    unknown_seconds=0.5,
 )
 
 
@@ -46,7 +47,7 @@ class Table:
     @property
     def backend(self) -> FluxApi:
         url = self.url or self.provider.api_url
-        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), QUICK)
+        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), patience=QUICK)
 
     def made(self, watch: Watching | None = None, **fields: Any) -> list[Picture]:
         asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})

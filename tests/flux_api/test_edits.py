@@ -1,6 +1,7 @@
 """Pictures that come with requests, on their way to the provider."""
 
 import base64
+import io
 import socket
 import threading
 import time
@@ -155,7 +156,7 @@ def slow_reader() -> Iterator[str]:
 
 
 def test_a_slow_line_has_the_time_that_it_needs() -> None:
-    body = {"input_image": "x" * 12_000_000}
+    body = io.BytesIO(b"x" * 12_000_000)
     with slow_reader() as url:
         http = Http(url, SecretStr(KEY), Patience(connect_seconds=0.2))
 

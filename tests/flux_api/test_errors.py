@@ -14,7 +14,7 @@ from tests.flux_api.provider import KEY, Reply, refused, state
 from worker.backends import bfl_client
 
 DOCS = Path(__file__).parents[2] / "docs/backends.md"
-ROW = re.compile(r"^\| ((?:submit|poll|picture): .*?) \| `([a-z-]+)` \| (\d{3}) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| ((?:submit|poll|image): .*?) \| `([a-z-]+)` \| (\d{3}) \|$", re.MULTILINE)
 DOCUMENTED = {case: (code, int(status)) for case, code, status in ROW.findall(DOCS.read_text())}
 
 
@@ -28,7 +28,7 @@ def submit(*replies: Reply) -> Callable[[Table], None]:
 def poll(*replies: Reply) -> Callable[[Table], None]:
     def arrange(table: Table) -> None:
         table.provider.polls = list(replies)
-        table.seconds = 1.5
+        table.seconds = 0.8
 
     return arrange
 
@@ -36,6 +36,7 @@ def poll(*replies: Reply) -> Callable[[Table], None]:
 def download(*replies: Reply) -> Callable[[Table], None]:
     def arrange(table: Table) -> None:
         table.provider.downloads = list(replies)
+        table.seconds = 0.8
 
     return arrange
 
@@ -48,6 +49,7 @@ def nobody_there(table: Table) -> None:
 
 def private_sample(table: Table) -> None:
     table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/picture"})]
+    table.seconds = 0.8
 
 
 FIELDS = [{"loc": ["body", "width"], "msg": "must be a multiple of 16", "type": "multiple_of"}]
@@ -62,7 +64,8 @@ CASES: dict[str, Callable[[Table], None]] = {
     "submit: HTTP 422 about fields": submit(refused(422, FIELDS)),
     "submit: HTTP 429, again and again": submit(refused(429, "Too many requests")),
     "submit: HTTP 500": submit(refused(500)),
-    "submit: HTTP 503, again and again": submit(refused(503)),
+    "submit: HTTP 503": submit(refused(503)),
+    "submit: a redirect": submit(Reply(303, headers={"Location": "/v1/elsewhere"})),
     "submit: no connection": nobody_there,
     "submit: answer lost": submit(Reply(hang_up=True)),
     "submit: answer without a task": submit(Reply(raw=b"<html>")),
@@ -70,18 +73,17 @@ CASES: dict[str, Callable[[Table], None]] = {
     "poll: Content Moderated": poll(state("Content Moderated")),
     "poll: Error": poll(state("Error")),
     "poll: Failed": poll(state("Failed")),
-    "poll: Task not found, more than 3 times": poll(state("Task not found")),
-    "poll: any other status": poll(state("Dreaming")),
-    "poll: HTTP 403": poll(refused(403, "Not authenticated")),
-    "poll: HTTP 429, again and again": poll(refused(429)),
+    "poll: Task not found, for a minute": poll(state("Task not found")),
+    "poll: any other status until the time limit": poll(state("Dreaming")),
+    "poll: Ready without an image until the time limit": poll(state("Ready")),
+    "poll: HTTP 403 until the time limit": poll(refused(403, "Not authenticated")),
+    "poll: HTTP 429 until the time limit": poll(refused(429)),
     "poll: HTTP 500 until the time limit": poll(refused(500)),
-    "poll: nonsense, again and again": poll(Reply(raw=b"[[[")),
-    "poll: Pending until the time limit": poll(state("Pending")),
-    "picture: HTTP 403": download(Reply(403, raw=b"expired")),
-    "picture: a redirect": download(Reply(302, headers={"Location": "http://127.0.0.1:9/"})),
-    "picture: at an address that is not public": private_sample,
-    "picture: no picture": download(Reply(raw=b"GIF89a" + b"\0" * 100)),
-    "picture: too large": download(Reply(raw=b"\x89PNG\r\n\x1a\n" + b"\0" * 5000)),
+    "poll: nonsense until the time limit": poll(Reply(raw=b"[[[")),
+    "image: HTTP 403 until the time limit": download(Reply(403, raw=b"expired")),
+    "image: at an address that is not public, until the time limit": private_sample,
+    "image: none, three times": download(Reply(raw=b"GIF89a" + b"\0" * 100)),
+    "image: too large, three times": download(Reply(raw=b"\x89PNG\r\n\x1a\n" + b"\0" * 5000)),
 }
 
 
@@ -117,6 +119,8 @@ def test_every_documented_failure_is_one_of_these() -> None:
         "submit: HTTP 402",
         "submit: HTTP 422 about fields",
         "submit: HTTP 500",
+        "submit: HTTP 503",
+        "submit: a redirect",
         "submit: answer lost",
     ],
 )
@@ -138,9 +142,11 @@ def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: T
         Reply(raw=b"x" * 2_000_000),
         Reply(500, raw=b""),
         Reply(502, raw=b""),
+        Reply(503, raw=b"", headers={"Retry-After": "0"}),
         Reply(504, raw=b""),
+        Reply(302, headers={"Location": "/"}),
     ],
-    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "504"],
+    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
 )
 def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
@@ -163,10 +169,34 @@ def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None
     assert told.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
 
 
-def test_an_unknown_status_is_named(table: Table) -> None:
-    table.provider.polls = [state("Dreaming")]
+@pytest.mark.parametrize(
+    ("reply", "last"),
+    [
+        (state("Dreaming"), 'Its last status was "Dreaming".'),
+        (refused(403, f"no {KEY}"), "Black Forest Labs does not tell of it: HTTP 403: no ***."),
+        (Reply(raw=b"<html>"), "Black Forest Labs gives answers that cannot be read."),
+        (Reply(500), "The provider could not be asked: HTTP 500."),
+    ],
+    ids=["status", "refused", "nonsense", "500"],
+)
+def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard_last(
+    table: Table, reply: Reply, last: str
+) -> None:
+    poll(reply)(table)
 
-    assert failure(table).detail == "Black Forest Labs told a status that is not known: Dreaming."
+    told = failure(table)
+
+    assert told.detail.endswith(f"The task task-1 was bought from Black Forest Labs. {last}")
+    assert not told.retryable
+
+
+def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> None:
+    table.provider.submits = [refused(429)]
+
+    told = failure(table)
+
+    assert told.detail == "Black Forest Labs takes no more work now (429); nothing was charged for this."
+    assert told.retryable
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Jobs of the cloud through real processes: the API and a worker on threads, the same for every test."""
 
+import base64
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.api.pictures import encoded
 from tests.api.problem import assert_problem
 from tests.flux_api.conftest import cloud_settings
 from tests.flux_api.provider import Provider, Reply, provider, refused, state
@@ -81,10 +84,10 @@ def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
 
 
 def test_the_account_and_the_models_are_told(served: Stack) -> None:
-    wait_for(lambda: shown(served.api)["credits"] == 123.5)
+    wait_for(lambda: (shown(served.api)["credits"], shown(served.api)["status"]) == (123.5, "ready"))
 
     view = shown(served.api)
-    assert (view["status"], view["device"]) == ("ready", "127.0.0.1")
+    assert view["device"] == "127.0.0.1"
     assert "flux-2-max" in view["capabilities"]["properties"]["bfl_model"]["enum"]
 
 
@@ -136,6 +139,35 @@ def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provi
 
     assert served.api.finished(job_id)["state"] == "cancelled"
     assert len(bfl.posts) == 1
+
+
+def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [bfl.ready(), bfl.ready(), state("Content Moderated")]
+
+    job = served.api.finished(submitted(served, **PROMPT, num_images=4))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
+    assert job["warnings"] == ["2 of 4 pictures are there"]
+    assert [image["seed"] for image in job["images"]] == [7, 8]
+    for image in job["images"]:
+        assert served.api.http.get(image["url"], timeout=30).status_code == 200
+    assert len(bfl.posts) == 3
+
+
+def test_an_image_of_one_colour_that_was_paid_for_is_given(served: Stack, bfl: Provider) -> None:
+    bfl.downloads = [Reply(raw=encoded(Image.new("RGB", (64, 64), "white")))]
+
+    assert made(served, **PROMPT)["state"] == "succeeded"
+
+
+@ONLY_LINUX
+def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stack) -> None:
+    large = base64.b64encode(encoded(Image.new("RGB", (5000, 5000), "navy"))).decode()
+    jobs = [submitted(served, **PROMPT, image=[large, large], label=str(number)) for number in range(3)]
+
+    assert {served.api.finished(job_id)["state"] for job_id in jobs} == {"succeeded"}
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.worker.pid}/status").read_text())
+    assert int(peak) < 450_000
 
 
 def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:

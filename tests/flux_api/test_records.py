@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import StorageUnavailable, WorkerLost
 from shared.jobs import JobFilter
 from shared.places import Places
-from shared.schemas import Backend, GenerationRequest, Job, Provider
+from shared.schemas import Backend, GenerationRequest, Job, JobError, Provider
 from shared.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled, wake
@@ -49,6 +50,61 @@ def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
     done = run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
 
     assert (done.state, done.providers) == ("succeeded", (TASK,))
+
+
+def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    day = Path(f"{datetime.now(UTC):%Y}")
+    job = bench.accepted()
+
+    def buy(watch: Watch) -> None:
+        watch.remember((TASK,))
+        # In the place of a folder there is a file.
+        (bench.folder / day).write_text("")
+
+    ended: list[Job] = []
+    worker = threading.Thread(target=lambda: ended.append(run(bench, job, buy)))
+    worker.start()
+    end = time.monotonic() + 10
+    while "cannot be stored yet" not in caplog.text:
+        assert time.monotonic() < end
+        threading.Event().wait(0.02)
+    (bench.folder / day).unlink()
+    worker.join(10)
+
+    assert [job.state for job in ended] == ["succeeded"]
+
+
+def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> None:
+    def draw(_: Watch) -> None:
+        (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
+
+    done = run(bench, bench.accepted(), draw)
+
+    assert done.state == "failed"
+
+
+@pytest.mark.parametrize("bought", [(), (TASK,)])
+def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[Provider, ...]) -> None:
+    def buy(watch: Watch) -> None:
+        watch.remember(bought)
+        raise StorageUnavailable
+
+    failed = run(bench, bench.accepted(), buy)
+
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.retryable) == ("storage-unavailable", not bought)
+
+
+def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_again(bench: Bench) -> None:
+    running = bench.started(bench.accepted())
+    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+
+    failed = bench.read(running).fail(JobError.of(WorkerLost()), NOW)
+
+    assert (failed.error, failed.providers) == (
+        JobError.of(WorkerLost()).model_copy(update={"retryable": False}),
+        (TASK,),
+    )
 
 
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:

@@ -1,5 +1,7 @@
 """Jobs of the cloud through real processes: the API, workers on threads, the housekeeper."""
 
+import base64
+import shutil
 import signal
 import threading
 import time
@@ -12,7 +14,7 @@ import redis
 
 from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
-from tests.flux_api.provider import KEY, Asked, Provider, Reply, refused, state
+from tests.flux_api.provider import KEY, Asked, Provider, Reply, picture, refused, state
 from tests.stack import Api, Process, Stack
 from tests.worker.jobs import seen, submitted
 from tests.worker.test_parent import only
@@ -137,17 +139,19 @@ def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Pro
     cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
     worker = cloud.start_worker("flux-api")
     cloud.start_api()
-    job_id = submitted(cloud, **PROMPT)
+    job_id = submitted(cloud, **PROMPT, image=base64.b64encode(picture()).decode())
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     worker.send(signal.SIGTERM)
 
     assert worker.wait() == 0
     assert seen(cloud, job_id)["state"] == "queued"
+    # What was bought is to be had, whatever became of what it was made from.
+    shutil.rmtree(cloud.outputs / "inputs")
     bfl.polls = [bfl.ready()]
     cloud.start_worker("flux-api")
-    assert cloud.api.finished(job_id)["attempt"] == 2
-    assert len(bfl.posts) == 1
+    job = cloud.api.finished(job_id)
+    assert (job["state"], job["attempt"], len(bfl.posts)) == ("succeeded", 2, 1)
 
 
 def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack, bfl: Provider) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import cached_property
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.capabilities import Capabilities
+from shared.capabilities import Capabilities, Size
 from shared.devices import DeviceMemory
+from shared.errors import JobFailure
 from shared.schemas import GenerationRequest, Provider
 
 #: RGB of shape (height, width, 3).
@@ -28,12 +30,65 @@ class Step:
     not being made just now."""
 
 
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What came with a request: upright, and of the size it was sent in. The mask has that of the first picture."""
+class Source(Protocol):
+    """An image that came with a request. Raises InvalidImage and StorageUnavailable."""
 
-    images: tuple[Pixels, ...] = ()
-    mask: Mask | None = None
+    @property
+    def size(self) -> Size:
+        """As it is shown. Decodes nothing."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """The bytes that it takes to decode it."""
+        ...
+
+    def pixels(self, size: Size | None = None) -> Pixels:
+        """Upright, and of that size where there is one. Read and decoded anew each time: it may be large."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """An image that is in memory."""
+
+    whole: Pixels
+
+    @property
+    def size(self) -> Size:
+        return self.whole.shape[1], self.whole.shape[0]
+
+    @property
+    def cost(self) -> int:
+        return self.whole.size
+
+    def pixels(self, size: Size | None = None) -> Pixels:  # noqa: ARG002 - whoever wants another scales it
+        return self.whole
+
+
+class Inputs:
+    """What came with a request. The mask has the size of the first image.
+
+    Decoded when it is first asked for, which raises as sources do.
+    """
+
+    def __init__(self, images: Sequence[Pixels | Source] = (), mask: Mask | Callable[[], Mask] | None = None) -> None:
+        self.sources = tuple(Decoded(image) if isinstance(image, np.ndarray) else image for image in images)
+        self._mask = mask
+
+    @cached_property
+    def images(self) -> tuple[Pixels, ...]:
+        """All of them at once; who sends them elsewhere takes one after the other from `sources`."""
+        return tuple(source.pixels() for source in self.sources)
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        return self._mask() if callable(self._mask) else self._mask
+
+    def decoded(self) -> Self:
+        """The same, with all of it in memory."""
+        self.images, self.mask  # noqa: B018
+        return self
 
 
 @dataclass(frozen=True)
@@ -42,6 +97,15 @@ class Picture:
     seed: int
     flagged: bool = False
     """Whether the safety checker objects: then it is withheld."""
+
+
+class Unfinished(Exception):
+    """Some of a job's pictures were bought before it failed: they are given all the same."""
+
+    def __init__(self, pictures: Sequence[Picture], why: JobFailure) -> None:
+        super().__init__(why.detail)
+        self.pictures = pictures
+        self.why = why
 
 
 #: Called after each step, on the thread that renders. What it raises ends the rendering at once.
@@ -102,7 +166,7 @@ class Backend(Protocol):
 
         `inputs` has as many pictures as `request.image`, and a mask if the request has one.
 
-        Raises JobFailure for what the caller should know, and whatever `watch` raises.
+        Raises JobFailure for what the caller should know, Unfinished, and whatever `watch` raises.
         """
         ...
 

@@ -1,12 +1,14 @@
 """Black Forest Labs over HTTP: send a task, ask after it, fetch its picture; and what their answers mean to a job."""
 
+import io
 import json
+import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
@@ -14,27 +16,29 @@ from shared.errors import (
     AnswerLost,
     ContentRejected,
     ForbiddenUrl,
-    InvalidOutput,
     JobFailure,
     UpstreamOutOfCredits,
     UpstreamRejected,
-    UpstreamUnavailable,
 )
 from shared.schemas import Provider
 from shared.urls import Answer
 from worker.backends.bfl_http import Http, NoAnswer, Patience, Turn
 
+logger = logging.getLogger(__name__)
+
 NAME = "Black Forest Labs"
-#: Statuses of a task that goes on, and what the others mean. `Ready` is neither.
-GOES_ON = frozenset({"Pending", "Reasoning", "Generating"})
+READY = "Ready"
+#: What ends a task otherwise. Every other status, those that are yet to come among them, means that it goes on.
 FAILED: Mapping[str, type[JobFailure]] = {
     "Request Moderated": ContentRejected,
     "Content Moderated": ContentRejected,
     "Error": UpstreamRejected,
     "Failed": UpstreamRejected,
 }
-#: A task that was just sent may not have reached the server that is asked after it.
-NOT_FOUND, MOST_NOT_FOUND = "Task not found", 3
+NOT_FOUND = "Task not found"
+#: Statuses with which whoever answers a submit says that it was not taken: all of its own, and two redirects that ask
+#: for the same again elsewhere (RFC 9110, 15.4.8 and 15.4.9).
+NOT_TAKEN = frozenset({307, 308, *range(400, 500)})
 
 MAX_ANSWER_BYTES = 1 << 20
 MAX_PICTURE_BYTES = 64 << 20
@@ -57,6 +61,10 @@ class TurnedAway(Exception):
         self.retry_after = retry_after
 
 
+class NotThere(Exception):
+    """The image does not lie where they said; another address of it may be had by asking again."""
+
+
 class Client:
     """For one job at a time."""
 
@@ -72,7 +80,7 @@ class Client:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._http.close()
 
-    def submit(self, model: str, body: Mapping[str, Any]) -> Provider:
+    def submit(self, model: str, body: io.BytesIO) -> Provider:
         """Spends money. Raises TurnedAway where it certainly did not and may be tried again, and JobFailure."""
         url, seconds = f"{self._base}/v1/{model}", self._patience.submit_seconds
         end = float("inf")
@@ -90,48 +98,46 @@ class Client:
             answer = self._http.call("POST", url, seconds, MAX_ANSWER_BYTES, check, body)
         except NoAnswer as error:
             if not error.sent:
-                raise TurnedAway(f"{NAME} cannot be reached") from None
-            raise _lost(f"the answer was lost ({error})") from None
-        except InvalidOutput:
-            raise _lost("the answer was too long") from None
-        if answer.status in (429, 503):
-            raise TurnedAway(f"{NAME} takes no more work now ({answer.status})", answer.retry_after())
+                raise TurnedAway(f"{NAME} cannot be reached ({error})") from None
+            raise lost(f"the answer was lost ({error})") from None
+        if answer.status == 429:
+            raise TurnedAway(f"{NAME} takes no more work now (429)", answer.retry_after())
         if not 200 <= answer.status < 300:
             raise self._refusal(answer)
         task = answer.json() or {}
-        if not (isinstance(task.get("id"), str) and isinstance(task.get("polling_url"), str)):
-            raise _lost("the answer named no task")
-        return Provider(id=task["id"], polling_url=task["polling_url"], cost=_number(task.get("cost")))
+        if not (isinstance(task.get("id"), str) and task["id"]):
+            raise lost("the answer named no task")
+        return Provider(id=task["id"], polling_url=_text(task.get("polling_url")), cost=_number(task.get("cost")))
 
-    def result(self, polling_url: str, turn: Turn, on_progress: Callable[[float], None]) -> Result:
-        """Ask until the picture is ready. Raises JobFailure, and what `turn` and `on_progress` raise."""
-        if not self._http.may_have_key(polling_url):
-            raise UpstreamRejected(f"{NAME} named an address to ask at that is not its own.")
-        seen: Counter[str] = Counter()
+    def result(self, task: Provider, turn: Turn, on_progress: Callable[[float], None]) -> Result:
+        """Ask until the image is ready. Only what they say of the task itself ends this before the time limit.
+
+        Raises JobFailure, and what `turn` and `on_progress` raise.
+        """
+        missed_since = float("inf")
         for pause in self._patience.pauses():
-            told = self._ask(polling_url, turn)
+            told = self._ask(task, turn)
             status = _text(told.get("status"))
-            if status == "Ready":
-                return self._ready(told)
-            if status in GOES_ON:
-                if (progress := _number(told.get("progress"))) is not None and 0 <= progress <= 1:
-                    on_progress(progress)
-            else:
-                seen[status] += 1
-                self._judge(status, told, seen[status])
+            if status == READY and (result := _result(told)) is not None:
+                return result
+            if status in FAILED:
+                raise self._failure(status, told)
+            missed_since = min(missed_since, time.monotonic()) if status == NOT_FOUND else float("inf")
+            if time.monotonic() - missed_since > self._patience.unknown_seconds:
+                raise UpstreamRejected(f"{NAME} does not know the task any more. {turn.known}".rstrip())
+            if (progress := _number(told.get("progress"))) is not None and 0 <= progress <= 1:
+                on_progress(progress)
             turn.pause(pause)
         raise AssertionError("pauses never end")
 
     def download(self, url: str, turn: Turn) -> bytes:
-        """Fetch a picture; the key stays here. Raises JobFailure, and what `turn` raises."""
+        """Fetch an image; the key stays here. Raises NotThere, InvalidOutput, and what `turn` raises."""
         try:
             answer = self._http.fetch(url, turn, MAX_PICTURE_BYTES)
         except ForbiddenUrl as error:
-            raise UpstreamRejected(
-                f"{NAME} named an address of the picture that is not asked. {error.detail}"
-            ) from None
+            raise NotThere(f"{NAME} named an address of the image that is not asked. {error.detail}") from None
         if answer.status != 200:
-            raise UpstreamRejected(f"The picture could not be fetched from {NAME}: HTTP {answer.status}.")
+            raise NotThere(f"The image could not be fetched from {NAME}: HTTP {answer.status}.")
         return answer.body
 
     def credits(self) -> float | None:
@@ -140,65 +146,63 @@ class Client:
             seconds = self._patience.answer_seconds
             url = f"{self._base}/v1/credits"
             answer = self._http.call("GET", url, seconds, MAX_ANSWER_BYTES, lambda: None)
-        except (NoAnswer, InvalidOutput):
+        except NoAnswer:
             return None
         return _number((answer.json() or {}).get("credits")) if answer.status == 200 else None
 
-    def _ask(self, polling_url: str, turn: Turn) -> dict[str, Any]:
+    def _address(self, task: Provider) -> str:
+        """Where to ask after the task: where they said, if that is theirs, else where all tasks can be asked after."""
+        if task.polling_url and self._http.may_have_key(task.polling_url):
+            return task.polling_url
+        return f"{self._base}/v1/get_result?id={quote(task.id or '', safe='')}"
+
+    def _ask(self, task: Provider, turn: Turn) -> dict[str, Any]:
         """What they tell of a task; empty where that cannot be read."""
-        answer = self._http.get(polling_url, turn, MAX_ANSWER_BYTES)
-        if answer.status == 404:
-            return {"status": NOT_FOUND}
-        if answer.status != 200:
-            raise self._refusal(answer)
-        return answer.json() or {}
-
-    def _judge(self, status: str, told: Mapping[str, Any], times: int) -> None:
-        """Raises what a status means that is not good, once it was told often enough."""
-        if status == NOT_FOUND:
-            if times > MOST_NOT_FOUND:
-                raise UpstreamRejected(f"{NAME} does not know the task any more.")
-        elif status:
-            raise self._failure(status, told)
-        elif times == self._patience.tries:
-            raise UpstreamUnavailable(f"{NAME} gives answers that cannot be read.")
-
-    def _ready(self, told: Mapping[str, Any]) -> Result:
-        result = told.get("result")
-        sample = result.get("sample") if isinstance(result, dict) else None
-        if not isinstance(sample, str):
-            raise UpstreamRejected(f"{NAME} says that the picture is ready, but not where.")
-        return Result(sample, _number(told.get("cost")))
+        answer = self._http.get(self._address(task), turn, MAX_ANSWER_BYTES)
+        told = answer.json()
+        if answer.status == 404 and told is not None:
+            told = {"status": NOT_FOUND}
+        elif answer.status != 200:
+            turn.seen = f"{NAME} does not tell of it: HTTP {answer.status}{self._because(answer)}."
+            logger.warning("task %s: %s", task.id, turn.seen)
+            return {}
+        if told is None:
+            turn.seen = f"{NAME} gives answers that cannot be read."
+            return {}
+        turn.seen = self._clean(f'Its last status was "{_text(told.get("status"))}"') + "."
+        return told
 
     def _failure(self, status: str, told: Mapping[str, Any]) -> JobFailure:
-        failure = FAILED.get(status, UpstreamRejected)
+        failure = FAILED[status]
         details = told.get("details")
         reasons = details.get("Moderation Reasons") if isinstance(details, dict) else None
         if failure is ContentRejected:
             why = f" ({', '.join(map(str, reasons))})" if isinstance(reasons, list) and reasons else ""
             return failure(self._clean(f"{NAME} refused the content: {status}{why}.") or None)
-        known = "ended the task" if status in FAILED else "told a status that is not known"
         more = f", {json.dumps(details)}" if details else ""
-        return failure(self._clean(f"{NAME} {known}: {status}{more}."))
+        return failure(self._clean(f"{NAME} ended the task: {status}{more}."))
 
     def _refusal(self, answer: Answer) -> JobFailure:
-        """What an answer with an error status means."""
-        told = self._clean(_words((answer.json() or {}).get("detail")))
-        because = f": {told}" if told else ""
+        """What an answer to a submit means that names no task."""
+        because = self._because(answer)
         match answer.status:
             case 402:
                 return UpstreamOutOfCredits(f"The account with {NAME} has too few credits{because}.")
             case 401 | 403:
                 return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{because}.")
             # Also their answer to a key that cannot be one.
-            case 422 if "api key" in told.lower():
+            case 422 if "api key" in because.lower():
                 return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{because}.")
             case 404:
                 return UpstreamRejected(f"{NAME} does not have this model{because}.")
-            case status if status >= 500:
-                return _lost(f"HTTP {status}{because}")
+            case status if status not in NOT_TAKEN:
+                return lost(f"HTTP {status}{because}")
             case status:
                 return UpstreamRejected(f"{NAME} refuses the request (HTTP {status}){because}.")
+
+    def _because(self, answer: Answer) -> str:
+        told = self._clean(_words((answer.json() or {}).get("detail")))
+        return f": {told}" if told else ""
 
     def _clean(self, text: str) -> str:
         """Their words, shortened, in one line, and without the key if they quoted it."""
@@ -206,8 +210,14 @@ class Client:
         return "".join(filter(str.isprintable, plain))[:MAX_QUOTE]
 
 
-def _lost(why: str) -> AnswerLost:
+def lost(why: str) -> AnswerLost:
     return AnswerLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
+
+
+def _result(told: Mapping[str, Any]) -> Result | None:
+    result = told.get("result")
+    sample = result.get("sample") if isinstance(result, dict) else None
+    return Result(sample, _number(told.get("cost"))) if isinstance(sample, str) else None
 
 
 def _words(detail: object) -> str:

@@ -2,14 +2,12 @@
 
 import io
 import itertools
-import json
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import requests
 import urllib3.exceptions
@@ -17,7 +15,7 @@ from pydantic import SecretStr
 
 from shared.addresses import Url
 from shared.doors import is_loopback
-from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable, UpstreamUnavailable
+from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable
 from shared.urls import Answer, Guard
 from worker.backends.base import Watch
 
@@ -25,12 +23,14 @@ logger = logging.getLogger(__name__)
 
 _API_HOST = re.compile(r"api(\.[a-z0-9-]+)?\.bfl\.ai")
 _TICK_SECONDS = 0.2
+#: How often an image may lie elsewhere than its address says.
+REDIRECTS = 3
 
 
 @dataclass(frozen=True)
 class Patience:
     connect_seconds: float = 5.0
-    submit_seconds: float = 30.0
+    submit_seconds: float = 120.0
     """For the answer to a submit, which is waited for as long as makes sense: who gives up may have paid."""
     answer_seconds: float = 10.0
     """For any other, which can be asked for again."""
@@ -41,7 +41,11 @@ class Patience:
     longest_pause: float = 5.0
     longest_retry_after: float = 60.0
     tries: int = 10
-    """How often they may turn one request away, or answer it with what nobody can read."""
+    """How often they may turn one submit away."""
+    unknown_seconds: float = 60.0
+    """How long they may not know a task that they took: their servers hear of it one after the other."""
+    spoilt: int = 3
+    """How often a whole image may come that cannot be used."""
 
     def pauses(self) -> Iterator[float]:
         for number in itertools.count():
@@ -60,6 +64,10 @@ class Turn:
     def __init__(self, watch: Watch, seconds: float) -> None:
         self._watch = watch
         self._end = time.monotonic() + seconds
+        self.known = ""
+        """What is known of the job's money, in a sentence: told where the time is up."""
+        self.seen = ""
+        """What was last heard of the provider, in a sentence."""
 
     def left(self) -> float:
         return max(0.05, self._end - time.monotonic())
@@ -68,7 +76,7 @@ class Turn:
         """Raises TimedOut, and what the watch raises."""
         self._watch.check()
         if time.monotonic() >= self._end:
-            raise TimedOut
+            raise TimedOut(" ".join(filter(None, (TimedOut.__doc__, self.known, self.seen))))
 
     def pause(self, seconds: float) -> None:
         """Raises as `check` does, soon after there is a reason to."""
@@ -80,7 +88,7 @@ class Turn:
 
 
 class NoAnswer(Exception):
-    """No whole answer came. `sent` says whether the request may have arrived."""
+    """No whole answer came. `sent` says whether all of the request may have arrived."""
 
     def __init__(self, why: str, *, sent: bool) -> None:
         super().__init__(why)
@@ -115,7 +123,10 @@ class Http:
         return self._insist(ask, turn)
 
     def fetch(self, url: str, turn: Turn, most: int) -> Answer:
-        """Without the key, from anywhere in the public net. Asks again as `get` does. Raises ForbiddenUrl."""
+        """Without the key, from anywhere in the public net. Asks again as `get` does.
+
+        Raises ForbiddenUrl, and InvalidOutput for more than `most` bytes.
+        """
         guard = self._guard(url)
 
         def ask() -> Answer:
@@ -126,13 +137,12 @@ class Http:
                 turn.check()
 
             seconds = min(self._patience.picture_seconds, turn.left())
-            answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, sink=take)
+            answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, redirects=REDIRECTS, sink=take)
             return replace(answer, body=bytes(data))
 
         return self._insist(ask, turn)
 
     def _insist(self, ask: Callable[[], Answer], turn: Turn) -> Answer:
-        turned_away = 0
         for pause in self._patience.pauses():
             turn.check()
             retry_after = None
@@ -141,15 +151,13 @@ class Http:
             except TooLarge:
                 raise InvalidOutput("The provider sent more than makes sense.") from None
             except (NoAnswer, Unreachable, TooSlow) as error:
-                logger.info("the provider could not be asked: %s", error)
+                why = str(error)
             else:
                 if answer.status != 429 and answer.status < 500:
                     return answer
-                logger.info("the provider could not be asked: HTTP %s", answer.status)
-                turned_away += answer.status == 429
-                if turned_away == self._patience.tries:
-                    raise UpstreamUnavailable("The provider answers no more questions now (HTTP 429).")
-                retry_after = answer.retry_after()
+                why, retry_after = f"HTTP {answer.status}", answer.retry_after()
+            logger.info("the provider could not be asked: %s", why)
+            turn.seen = f"The provider could not be asked: {why.rstrip('.')}."
             turn.pause(self._patience.wait_seconds(pause, retry_after))
         raise AssertionError("pauses never end")
 
@@ -160,21 +168,29 @@ class Http:
         seconds: float,
         most: int,
         check: Callable[[], None],
-        body: Mapping[str, Any] | None = None,
+        body: io.BytesIO | None = None,
     ) -> Answer:
-        """Once, with the key. Raises NoAnswer, InvalidOutput and what `check` raises, which is called as it comes."""
+        """Once, with the key. Raises NoAnswer and what `check` raises, which is called as it comes."""
         headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
         # A file is sent in pieces, each with the time limit of a connection; bytes would have that one for the whole.
-        data = io.BytesIO(json.dumps(body).encode()) if body is not None else None
+        sent = body or io.BytesIO()
+        sent.seek(0)
         timeout = (self._patience.connect_seconds, seconds)
         try:
             with self._session.request(
-                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False, stream=True
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
             ) as response:
                 return Answer(response.status_code, response.headers, _read(response, most, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise NoAnswer(type(error).__name__, sent=_may_have_arrived(error)) from None
+            # Whoever has not got the last piece of a body has no JSON.
+            raise NoAnswer(type(error).__name__, sent=not sent.read(1)) from None
 
     def may_have_key(self, text: str) -> bool:
         try:
@@ -205,14 +221,6 @@ def _read(response: requests.Response, most: int, check: Callable[[], None]) -> 
     while chunk := response.raw.read1(1 << 16, decode_content=True):
         data += chunk
         if len(data) > most:
-            raise InvalidOutput(f"The provider sent more than {most} bytes.")
+            raise NoAnswer(f"more than {most} bytes", sent=True)
         check()
     return bytes(data)
-
-
-def _may_have_arrived(error: Exception) -> bool:
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError):
-        return False
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    never = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
-    return not isinstance(reason, never)

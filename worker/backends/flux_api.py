@@ -1,22 +1,29 @@
 """FLUX in the cloud of Black Forest Labs: pictures that are paid for, and so are asked for once."""
 
-from collections.abc import Callable, Sequence
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, overload
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from shared import bfl
 from shared.capabilities import Capabilities
-from shared.errors import AnswerLost, UpstreamUnavailable
+from shared.errors import InvalidImage, InvalidOutput, JobFailure, UpstreamUnavailable
+from shared.headers import read_header
 from shared.schemas import GenerationRequest, Provider
-from worker.backends.base import Inputs, Picture, Step, Watch
-from worker.backends.bfl_client import NAME, Client, TurnedAway
+from worker.backends.base import Inputs, Picture, Step, Unfinished, Watch
+from worker.backends.bfl_client import MAX_PICTURE_BYTES, NAME, Client, NotThere, TurnedAway, lost
 from worker.backends.bfl_http import Patience, Turn
 from worker.backends.bfl_requests import request_body
-from worker.backends.decoding import decode
+from worker.backends.decoding import MAX_PIXELS, decode, memory, unusable
+from worker.budget import Budget, Share
+
+logger = logging.getLogger(__name__)
 
 #: Progress is told in hundredths.
 STEPS = 100
@@ -42,13 +49,16 @@ class FluxApi:
         default_model: str,
         job_seconds: float,
         places: Places,
+        memory_bytes: int = 384 << 20,
         patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> None:
+        """`memory_bytes` is what images may take at the same time, those of requests and those that are made."""
         self._base_url = base_url
         self._key = key
         self._patience = patience
         self._job_seconds = job_seconds
         self._places = places
+        self._budget = Budget(memory_bytes)
         self.capabilities = bfl.capabilities(default_model)
         self.device = urlsplit(base_url).hostname or ""
 
@@ -56,9 +66,16 @@ class FluxApi:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
             model = self.capabilities.chosen(request)
-            order = _Order(client, self._patience, model, request, inputs, watch)
-            turn = Turn(watch, self._job_seconds)
-            return [order.picture(index, turn) for index in range(request.num_images)]
+            order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
+            turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
+            try:
+                for index in range(request.num_images):
+                    samples.append(order.picture(index, turn))
+            except JobFailure as error:
+                if samples:
+                    raise Unfinished(_Bought(samples, self._budget), error) from error
+                raise
+            return _Bought(samples, self._budget)
 
     def credits(self) -> float | None:
         """What the account still has; None where that cannot be told."""
@@ -69,69 +86,143 @@ class FluxApi:
         return Client(self._base_url, self._key, self._patience)
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """An image as it came: small, and known to be one."""
+
+    data: bytes
+    seed: int
+
+    @property
+    def cost(self) -> int:
+        """The bytes that it takes to decode it."""
+        return len(self.data) + memory(read_header(io.BytesIO(self.data), MAX_PIXELS))
+
+
+class _Bought(Sequence[Picture]):
+    """Images that are decoded one by one, as they are looked at."""
+
+    def __init__(self, samples: Sequence[_Sample], budget: Budget) -> None:
+        self._samples = samples
+        self._budget = budget
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
+        if isinstance(index, slice):
+            return _Bought(self._samples[index], self._budget)
+        return Picture(decode(self._samples[index].data), self._samples[index].seed)
+
+    def __iter__(self) -> Iterator[Picture]:
+        for index, sample in enumerate(self._samples):
+            # Until the next one is asked for, which is when this one is stored.
+            with self._budget.share() as share:
+                share.resize(sample.cost)
+                yield self[index]
+
+
+@dataclass(frozen=True)
 class _Order:
-    """The pictures of one job, each a task that is on record before anybody waits for it."""
+    """The images of one job, each a task that is on record before anybody waits for it."""
 
-    def __init__(
-        self,
-        client: Client,
-        patience: Patience,
-        model: Capabilities,
-        request: GenerationRequest,
-        inputs: Inputs,
-        watch: Watch,
-    ) -> None:
-        self._client = client
-        self._patience = patience
-        self._model = model
-        self._request = request
-        self._inputs = inputs
-        self._watch = watch
+    client: Client
+    patience: Patience
+    budget: Budget
+    model: Capabilities
+    request: GenerationRequest
+    inputs: Inputs
+    watch: Watch
 
-    @cached_property
-    def _body(self) -> dict[str, Any]:
-        """Not made where every task is on record already."""
-        return request_body(self._request, self._model, self._inputs)
+    def picture(self, index: int, turn: Turn) -> _Sample:
+        turn.known, turn.seen = f"Of {self.request.num_images} images, {index} were bought before.", ""
+        task = self._bought(index) or self._submit(index, turn)
+        turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
+        return self._fetched(index, task, turn)
 
-    def picture(self, index: int, turn: Turn) -> Picture:
-        if self._request.seed is None:
-            raise ValueError("the request is not resolved")
-        task = self._known(index) or self._submit(index, turn)
-        result = self._client.result(task.polling_url or "", turn, lambda done: self._tell(index, done))
-        if result.cost is not None and result.cost != task.cost:
-            self._remember(index, task.model_copy(update={"cost": result.cost}))
-        return Picture(decode(self._client.download(result.sample, turn)), self._request.seed + index)
+    def _fetched(self, index: int, task: Provider, turn: Turn) -> _Sample:
+        """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
+        spoilt = 0
+        for pause in self.patience.pauses():
+            result = self.client.result(task, turn, lambda done: self._tell(index, done))
+            if result.cost is not None and result.cost != task.cost:
+                task = task.model_copy(update={"cost": result.cost})
+                self._remember(index, task)
+            try:
+                return self._downloaded(result.sample, self._seed(index), turn)
+            except NotThere as error:
+                turn.seen = str(error)
+            except InvalidOutput:
+                spoilt += 1
+                if spoilt == self.patience.spoilt:
+                    raise
+            turn.pause(pause)
+        raise AssertionError("pauses never end")
 
-    def _known(self, index: int) -> Provider | None:
+    def _downloaded(self, url: str, seed: int, turn: Turn) -> _Sample:
+        with self.budget.share() as share:
+            share.resize(MAX_PICTURE_BYTES, turn.check)
+            sample = _Sample(self.client.download(url, turn), seed)
+        with self.budget.share() as share:
+            # While there is still somebody to ask for another.
+            try:
+                share.resize(sample.cost, turn.check)
+            except InvalidImage as error:
+                raise unusable(error) from None
+            decode(sample.data)
+        return sample
+
+    def _bought(self, index: int) -> Provider | None:
         """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
-        if index >= len(self._watch.providers):
+        if index >= len(self.watch.providers):
             return None
-        task = self._watch.providers[index]
+        task = self.watch.providers[index]
         if task.id is None:
-            raise AnswerLost(f"{NAME} may have charged for this: the worker was lost while it sent the request.")
+            raise lost("the worker was lost while it sent the request")
         return task
 
     def _submit(self, index: int, turn: Turn) -> Provider:
-        body = {**self._body, "seed": (self._request.seed or 0) + index}
-        why = ""
-        for pause, _ in zip(self._patience.pauses(), range(self._patience.tries), strict=False):
-            turn.check()
-            # Before it is sent: whoever takes over must know that it may have been.
-            self._remember(index, Provider())
-            try:
-                task = self._client.submit(self._model.model, body)
-            except TurnedAway as error:
-                self._watch.remember(self._watch.providers[:index])
-                why = str(error)
-                turn.pause(self._patience.wait_seconds(pause, error.retry_after))
-            else:
-                self._remember(index, task)
-                return task
-        raise UpstreamUnavailable(f"{why}.")
+        with self.budget.share() as share:
+            body = self._body(index, share, turn)
+            why = ""
+            for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
+                turn.check()
+                # Before it is sent: whoever takes over must know that it may have been.
+                self._remember(index, Provider())
+                try:
+                    task = self.client.submit(self.model.model, body)
+                except TurnedAway as error:
+                    self.watch.remember(self.watch.providers[:index])
+                    why = turn.seen = f"{error}; nothing was charged for this."
+                    turn.pause(self.patience.wait_seconds(pause, error.retry_after))
+                else:
+                    # Should the record be somebody else's by now, this is where its name can still be found.
+                    logger.info("%s has taken the task %s", NAME, task.id)
+                    self._remember(index, task)
+                    return task
+        raise UpstreamUnavailable(why)
+
+    def _body(self, index: int, share: Share, turn: Turn) -> io.BytesIO:
+        """Made for each task anew: to keep it while a task is waited for would take more than to make it."""
+        make = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
+        if not self.inputs.sources:
+            return make(lambda _: None)
+        with self.budget.turn(turn.check):
+            return make(partial(share.resize, check=turn.check))
+
+    def _seed(self, index: int) -> int:
+        if self.request.seed is None:
+            raise ValueError("the request is not resolved")
+        return self.request.seed + index
 
     def _remember(self, index: int, task: Provider) -> None:
-        self._watch.remember((*self._watch.providers[:index], task))
+        known = self.watch.providers
+        self.watch.remember((*known[:index], task, *known[index + 1 :]))
 
     def _tell(self, index: int, done: float) -> None:
-        step = round(STEPS * (index + done) / self._request.num_images)
-        self._watch.on_step(Step(max(1, step), STEPS))
+        step = round(STEPS * (index + done) / self.request.num_images)
+        self.watch.on_step(Step(max(1, step), STEPS))
