@@ -39,7 +39,7 @@ def only(check: str, here: Surroundings) -> tuple[str, str]:
 
 def plan(folder: Path, size: int) -> Path:
     folder.mkdir(parents=True)
-    file = PlannedFile(source="a.safetensors", path="a.safetensors", size=size)
+    file = PlannedFile(path="a.safetensors", size=size)
     Plan(commit="0", files=(file,)).write(folder)
     return folder
 

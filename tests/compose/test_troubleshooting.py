@@ -98,9 +98,7 @@ class Scenes:
         """A model of which nothing but its plan is here."""
         folder = self.folder / "models" / name
         folder.mkdir(parents=True)
-        Plan(commit="0", files=(PlannedFile(source="model.safetensors", path="model.safetensors", size=size),)).write(
-            folder
-        )
+        Plan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
         return folder
 
 
