@@ -60,6 +60,8 @@ def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDif
     save_file(kohya | text, lora_dir / "for-two-encoders.safetensors")
     save_file(kohya | {"bundle_emb.word.string_to_param": torch.ones(2, 8)}, lora_dir / "with-a-word.safetensors")
     save_file({"unet.weight": torch.ones(2)}, lora_dir / "whole-model.safetensors")
+    loha = {key.replace("lora_down.weight", "hada_w1_a"): tensor for key, tensor in kohya.items()}
+    save_file(loha, lora_dir / "loha.safetensors")
     whole = (lora_dir / "diffusers.safetensors").read_bytes()
     (lora_dir / "cut-off.safetensors").write_bytes(whole[:-100])
     return loaded(folder, lora_dir=lora_dir)
@@ -200,6 +202,7 @@ def test_one_that_is_used_in_part_says_so(formats: StableDiffusion, name: str, u
     ("name", "told"),
     [
         ("cut-off", "The LoRA cut-off cannot be used: its file is damaged."),
+        ("loha", ": it is a LoHa or a LoKr, which only looks like one."),
         ("whole-model", ": it has no weights of a LoRA that diffusers knows."),
     ],
 )

@@ -95,13 +95,21 @@ def test_every_placement_gives_the_same_pictures_in_every_mode(
     with_room_for(placement, monkeypatch)
     model = loaded(folder, lora_dir=tmp_path / "loras")
     assert (resident.placement, model.placement) == ("resident", placement)
+    begun, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
 
-    for inputs in (Inputs(), Inputs((speckled(),)), Inputs((speckled(),), right_half()), Inputs()):
-        for fields in ({}, {"loras": [{"name": "one"}]}, {"num_images": 2}):
-            expected, made = draw(resident, inputs, **fields), draw(model, inputs, **fields)
-            assert made.watch.warnings == []
-            pairs = zip(expected.pictures, made.pictures, strict=True)
-            assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
+    fields = {"loras": [{"name": "one"}], "num_images": 2}
+    for inputs, more in (
+        (Inputs(), {}),
+        (begun, {}),
+        (masked, fields),
+        (begun, fields),
+        (Inputs(), fields),
+        (begun, {}),
+    ):
+        expected, made = draw(resident, inputs, **more), draw(model, inputs, **more)
+        assert made.watch.warnings == []
+        pairs = zip(expected.pictures, made.pictures, strict=True)
+        assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
 
 
 def test_a_broken_picture_is_decoded_again_where_single_layers_come_and_go(

@@ -61,7 +61,8 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
         output_loading_info=True,
     )
     if missing := set(about["missing_keys"]) & {key for key, _ in part.named_parameters()}:
-        raise ValueError(f"the weights in {folder / name} are not complete: {min(missing)} is missing")
+        first = "/".join(filter(None, (name, min(missing))))
+        raise ValueError(f"its weights are not complete: {first} is missing")
     return part
 
 

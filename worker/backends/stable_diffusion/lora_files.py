@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -14,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from shared.schemas import LORA_NAME, MAX_LORA_NAME
 
@@ -23,11 +23,10 @@ logger = logging.getLogger(__name__)
 SUFFIX = ".safetensors"
 #: How PEFT begins the names of what it has added, and where it says how strong that is.
 _PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
-_PEFT_FIELDS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
-#: Where diffusers looks for the same in a file's header.
-_METADATA = "lora_adapter_metadata"
 #: What a LoRA has for each layer beside its weights.
 _ALPHA = ".alpha"
+#: How the weights of other additions begin, in files that are otherwise like those of LoRAs.
+_OTHER_KINDS = ("hada_", "lokr_")
 
 
 def found_in(folder: Path) -> dict[str, Path]:
@@ -92,7 +91,7 @@ class NoLora(Exception):
 class Readable:
     """What diffusers can read, and how many weights there are in the file that it was made of."""
 
-    path: Path
+    source: Path | dict[str, torch.Tensor]
     weights: int
 
 
@@ -100,44 +99,42 @@ class Readable:
 def readable(file: Path) -> Iterator[Readable]:
     """Raises OSError, SafetensorError, and NoLora."""
     with safe_open(file, "pt") as opened:
-        keys, metadata = list(opened.keys()), dict(opened.metadata() or {})
+        keys = list(opened.keys())
         usable = [key for key in keys if "lora" in key or key.endswith(_ALPHA)]
         count = sum(not key.endswith(_ALPHA) for key in keys)
-        renamed = any(key.startswith(_PEFT) for key in usable)
         if not any("lora" in key for key in usable):
             raise NoLora("it has no weights of a LoRA that diffusers knows")
-        with tempfile.TemporaryDirectory() as folder:
-            # Diffusers takes what ends otherwise for a pickle.
-            path = Path(folder, f"lora{SUFFIX}")
-            if renamed or len(usable) < len(keys):
-                about = metadata | (_peft_metadata(file, usable) if renamed else {})
-                _write(path, {_usual_key(key): opened.get_tensor(key) for key in usable}, about)
-            else:
-                path.symlink_to(file.absolute())
-            yield Readable(path, count)
+        if any(key.rpartition(".")[2].startswith(_OTHER_KINDS) for key in keys):
+            raise NoLora("it is a LoHa or a LoKr, which only looks like one")
+        if len(usable) < len(keys) or any(key.startswith(_PEFT) for key in usable):
+            weights = {key: opened.get_tensor(key) for key in usable}
+            yield Readable(_without_peft(weights, file.with_name(_PEFT_CONFIG)), count)
+            return
+    # As it is, because its header may say how strong it is. Diffusers takes what ends otherwise for a pickle.
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"lora{SUFFIX}")
+        link.symlink_to(file.absolute())
+        yield Readable(link, count)
 
 
-def _write(path: Path, weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    save_file({key: tensor.contiguous() for key, tensor in weights.items()}, path, metadata)
-
-
-def _usual_key(key: str) -> str:
-    return f"{_part(key)}.{key.removeprefix(_PEFT)}" if key.startswith(_PEFT) else key
+def _without_peft(weights: dict[str, torch.Tensor], about: Path) -> dict[str, torch.Tensor]:
+    """Under diffusers' names, and as strong as PEFT says in a file beside it."""
+    config = json.loads(about.read_bytes()) if about.is_file() else {}
+    found: dict[str, torch.Tensor] = {}
+    for key, tensor in weights.items():
+        layer, added, _ = key.partition(".lora_B")
+        if key.startswith(_PEFT) and added:
+            tensor = tensor * _strength(config, layer.removeprefix(_PEFT), rank=tensor.shape[1])
+        found[f"{_part(key)}.{key.removeprefix(_PEFT)}" if key.startswith(_PEFT) else key] = tensor
+    return found
 
 
 def _part(key: str) -> str:
     return "text_encoder" if key.startswith(f"{_PEFT}text_model.") else "unet"
 
 
-def _peft_metadata(file: Path, keys: list[str]) -> dict[str, str]:
-    """How strong it is, which PEFT says in a file beside it."""
-    try:
-        config: Mapping[str, Any] = json.loads(file.with_name(_PEFT_CONFIG).read_bytes())
-    except FileNotFoundError:
-        return {}
-    fields = {name: config[name] for name in _PEFT_FIELDS if config.get(name) is not None}
-    layers: dict[str, set[str]] = {}
-    for key in keys:
-        layers.setdefault(_part(key), set()).add(key.removeprefix(_PEFT).partition(".lora_")[0])
-    about = {part: {**fields, "target_modules": sorted(inside)} for part, inside in layers.items()}
-    return {_METADATA: json.dumps({f"{part}.{name}": value for part in about for name, value in about[part].items()})}
+def _strength(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """What PEFT multiplies a layer's addition by; diffusers takes 1 where nothing is said."""
+    own = (alpha for name, alpha in (config.get("alpha_pattern") or {}).items() if f".{layer}".endswith(f".{name}"))
+    alpha: float = next(own, config.get("lora_alpha") or rank)
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

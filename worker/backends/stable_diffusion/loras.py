@@ -81,13 +81,12 @@ class Loras:
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
         """How many weights the file has, and how many of them the model has taken."""
         with readable(path) as file:
-            self._pipe.load_lora_weights(
-                str(file.path.parent),
-                weight_name=file.path.name,
-                adapter_name=adapter,
-                use_safetensors=True,
-                local_files_only=True,
-            )
+            match file.source:
+                case Path():
+                    link = {"weight_name": file.source.name, "use_safetensors": True, "local_files_only": True}
+                    self._pipe.load_lora_weights(str(file.source.parent), adapter_name=adapter, **link)
+                case weights:
+                    self._pipe.load_lora_weights(weights, adapter_name=adapter)
         used = self._weights_of(adapter)
         if not used:
             raise NoLora("none of its weights belongs to a layer of the model")
