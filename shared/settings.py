@@ -189,7 +189,8 @@ class WorkerSettings(Settings):
     model_dir: Path = Path("models")
     """Where downloaded models are kept, each as <owner>/<name>."""
     lora_dir: Path = Path("models/loras")
-    """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
+    """LoRAs of the sd backend: .safetensors files there and in subfolders, which requests choose by their paths. Read
+    when the worker starts."""
     safety_checker: bool = True
     """Whether pictures of local models are checked, and withheld where the checker objects."""
     safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"

@@ -17,7 +17,7 @@ from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
 from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
 from worker.backends.memory import Ladder, Relief, Room, keep_freed_memory, tiled
-from worker.backends.parts import load_pipeline, reason_of
+from worker.backends.parts import load_pipeline
 from worker.backends.pipeline import (
     Attempt,
     Image,
@@ -96,10 +96,7 @@ class FluxLocal:
             raise ConfigurationError(f"The model {model.name} is a {name}; the flux-local backend runs {PIPELINE}.")
         checker = SafetyChecker.load(options.safety_checker(), device) if options.safety_checker else None
         pipe = load_pipeline(model, PIPELINE, choose_dtype(options.dtype, device, HALF))
-        try:
-            return cls(pipe, model, device, checker, options.cloud)
-        except RuntimeError as error:
-            raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
+        return cls(pipe, model, device, checker, options.cloud)
 
     def memory(self) -> DeviceMemory | None:
         return memory_of(self._device)

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from shared.errors import ConfigurationError
+from worker.backends.parts import reason_of
+
 logger = logging.getLogger(__name__)
 
 #: What stays on the device in any case: small, and at times in need of another precision (see pipeline.in_float32).
@@ -54,10 +57,13 @@ def sizes_of(pipe: Any) -> dict[str, int]:
 
 
 def settle(pipe: Any, device: torch.device, name: str, working: Mapping[str, int]) -> Placement:
-    """Put a loaded pipeline where there is room for it now."""
+    """Put a loaded pipeline where there is room for it now. Raises ConfigurationError where there is none."""
     sizes, free = sizes_of(pipe), free_bytes(device)
     placement = choose(sizes, free, working)
-    place(pipe, placement, device)
+    try:
+        place(pipe, placement, device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"The model {name} could not be loaded: {reason_of(error)}.") from error
     room = "" if free is None else f", {free / 1e9:.1f} GB are free"
     logger.info("%s: %s; its parts take %.1f GB%s", name, placement, sum(sizes.values()) / 1e9, room)
     return placement

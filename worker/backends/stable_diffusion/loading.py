@@ -8,7 +8,7 @@ import diffusers
 import torch
 
 from shared.errors import ConfigurationError
-from worker.backends.parts import load_pipeline, reason_of
+from worker.backends.parts import load_pipeline
 from worker.backends.placement import AUTOENCODER, Placement, place, settle
 from worker.models.sources import Model
 
@@ -98,10 +98,7 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
     family = family_of(model)
     pipe = load_pipeline(model, family.text, dtype, **family.extras)
     _know_signatures(pipe.unet)
-    try:
-        placement = settle(pipe, device, model.name, _working_bytes(pipe, dtype))
-    except RuntimeError as error:
-        raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
+    placement = settle(pipe, device, model.name, _working_bytes(pipe, dtype))
     made_for_inpainting = pipe.unet.config.in_channels == INPAINTING_CHANNELS
     return Engine(
         text=pipe,
