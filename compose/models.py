@@ -1,5 +1,7 @@
 """Models on this machine: `imagegen models list|pull|remove`."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -66,10 +68,28 @@ def _pull(source: Source, console: Console) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
+        _ending_at_once(console),
+    ):
         bar = progress.add_task(escape(source.repository), total=None)
         model = source.find(lambda _, done, total: progress.update(bar, completed=done, total=total))
     console.print(f"{model.name} is in {model.location}", highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def _ending_at_once(console: Console) -> Iterator[None]:
+    """Python would wait for the hub's threads, which end with their files. Those that are whole stay."""
+
+    def end(*_: object) -> None:
+        console.show_cursor()
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 import json
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -140,15 +142,23 @@ Source = Annotated[Reference | None, WithJsonSchema({"anyOf": [_SOURCE, {"type":
 Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
 
 
-#: Names of files without their ending, and nothing that could be a path.
-LORA_NAME = r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}"
+#: Paths below one folder, without the ending: no part begins with a dot or a blank, and none has a backslash or
+#: characters that cannot be seen or that turn the direction of writing.
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069/\\"
+_LORA_PART = rf"[^{_UNSEEN}. ][^{_UNSEEN}]*"
+LORA_NAME = rf"{_LORA_PART}(/{_LORA_PART})*"
+MAX_LORA_NAME = 200
 MAX_LORAS = 5
 
 
 class Lora(Frozen):
     """A small addition to the model."""
 
-    name: Annotated[str, Field(pattern=rf"^{LORA_NAME}$", examples=["watercolour"])]
+    name: Annotated[
+        str,
+        Field(pattern=rf"^{LORA_NAME}$", max_length=MAX_LORA_NAME, examples=["watercolour", "people/anna"]),
+        AfterValidator(partial(unicodedata.normalize, "NFC")),
+    ]
     """One of those that the worker has; listed in GET /api/backends."""
     scale: Annotated[float, Field(ge=-2, le=2)] = 1.0
     """How much of it: 0 is nothing, 1 is what it was trained for."""

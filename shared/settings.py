@@ -191,7 +191,8 @@ class WorkerSettings(Settings):
     model_dir: Path = Path("models")
     """Where downloaded models are kept, each as <owner>/<name>."""
     lora_dir: Path = Path("models/loras")
-    """LoRAs of the sd backend: .safetensors files, which requests choose by name. Read when the worker starts."""
+    """LoRAs of the sd backend: .safetensors files there and in subfolders, which requests choose by their paths. Read
+    when the worker starts."""
     safety_checker: bool = True
     """Whether pictures of local models are checked, and withheld where the checker objects."""
     safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"
@@ -202,8 +203,9 @@ class WorkerSettings(Settings):
     """Most pictures that are rendered in one go: those of one job, and of jobs in line that have the same size and
     options. A job that is alone in line waits for nobody."""
     optimize: Literal["off", "safe", "max"] = "safe"
-    """How sd saves time: safe renders several pictures in one go and remembers texts, which changes no pixel; max also
-    takes bfloat16 on CPUs that compute with it and SD_COMPILE_SIZES, which changes them a little; off does nothing."""
+    """How sd saves time: safe renders several images in one go and caches prompt embeddings, which changes no pixel on
+    CPUs and at most the last bits on GPUs; max also takes bfloat16 on CPUs that compute with it and SD_COMPILE_SIZES,
+    which changes images a little; off does nothing."""
     compile_sizes: Annotated[
         tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...], NoDecode, BeforeValidator(split)
     ] = ()

@@ -54,6 +54,12 @@ def test_only_process_entries_read_the_environment() -> None:
     assert readers <= entries
 
 
+def test_no_engine_looks_at_a_clock_that_can_be_set() -> None:
+    engines = (ROOT / "worker/backends").rglob("*.py")
+
+    assert [path for path in engines if re.search(r"time\.time|\.now\(|\.utcnow\(|\.today\(", path.read_text())] == []
+
+
 def test_every_row_about_security_names_tests_that_there_are() -> None:
     lines = (ROOT / "docs/security.md").read_text().splitlines()
     start = lines.index("| what | control | test |") + 2

@@ -24,7 +24,7 @@ from tests.compose.surroundings import CPU, CUDA, MPS, around, found, loading_wo
 from tests.flux_api.provider import Reply, provider, refused
 from tests.models.conftest import reach
 from tests.stack import free_port, valkey_server
-from worker.models.plans import Plan, PlannedFile
+from worker.models.plans import COMING, PARTIAL, Plan, PlannedFile
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TOKEN = "hf_" + "a1B2" * 9
@@ -39,7 +39,7 @@ def only(check: str, here: Surroundings) -> tuple[str, str]:
 
 def plan(folder: Path, size: int) -> Path:
     folder.mkdir(parents=True)
-    file = PlannedFile(source="a.safetensors", path="a.safetensors", size=size)
+    file = PlannedFile(path="a.safetensors", size=size)
     Plan(commit="0", files=(file,)).write(folder)
     return folder
 
@@ -105,7 +105,8 @@ def test_models(tmp_path: Path) -> None:
     checker = {"safety_checker": False}
     absent = only("models", around(tmp_path, model_id="some/model", **checker))
     folder = plan(tmp_path / "models/some/model", 10)
-    (folder / "a.safetensors.part").write_bytes(b"12345")
+    (folder / COMING).mkdir(parents=True)
+    (folder / COMING / f"a{PARTIAL}").write_bytes(b"12345")
     cut = only("models", around(tmp_path, model_id="some/model", **checker))
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -18,7 +18,7 @@ from compose.doctor.surroundings import Surroundings
 from tests.compose.surroundings import CPU, MPS, around, found, loading_worker
 from tests.flux_api.provider import provider, refused
 from tests.stack import free_port
-from worker.models.plans import Plan, PlannedFile
+from worker.models.plans import COMING, PARTIAL, Plan, PlannedFile
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 #: One model that is larger than any machine's memory, and one that is small; neither is downloaded here.
@@ -50,8 +50,9 @@ class Scenes:
 
     def hanging_download(self) -> Surroundings:
         folder = self.planned("some/model", SMALL)
-        (folder / "model.safetensors.part").write_bytes(b"begun")
-        for file in folder.iterdir():
+        (folder / COMING).mkdir(parents=True)
+        (folder / COMING / f"model{PARTIAL}").write_bytes(b"begun")
+        for file in folder.rglob("*"):
             os.utime(file, (time.time() - 600,) * 2)
         descriptor = os.open(folder, os.O_RDONLY)
         self.stack.callback(os.close, descriptor)
@@ -98,9 +99,7 @@ class Scenes:
         """A model of which nothing but its plan is here."""
         folder = self.folder / "models" / name
         folder.mkdir(parents=True)
-        Plan(commit="0", files=(PlannedFile(source="model.safetensors", path="model.safetensors", size=size),)).write(
-            folder
-        )
+        Plan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
         return folder
 
 

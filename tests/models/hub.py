@@ -1,4 +1,4 @@
-"""A server that speaks as much of Hugging Face's protocol as a download of a model takes."""
+"""A server that speaks as much of Hugging Face's protocol as its own client takes to download a model."""
 
 import hashlib
 import json
@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0" * 40
+#: Where large files are below another origin.
+ELSEWHERE = "/elsewhere/"
+#: Status, headers, body.
+Answer = tuple[int, dict[str, str], bytes]
 #: What each kind of refusal looks like.
 REFUSALS = {
     "RepoNotFound": (404, {"X-Error-Code": "RepoNotFound"}),
@@ -34,33 +39,64 @@ class Hub:
         """Of a file: bytes after which the connection breaks, one time after the other."""
         self.stalls: dict[str, int] = {}
         """Of a file: bytes after which hardly anything comes any more, until the server ends."""
+        self.gone: set[str] = set()
+        """Files that are in the list, but not to be had."""
         self.ended = threading.Event()
         self.ranges = True
         """Whether it can send a part of a file."""
         self.damage = False
         """Whether large files come with other bytes than they have."""
+        self.elsewhere: str | None = None
+        """Another origin that large files are sent from."""
         self.sent: list[tuple[str, int]] = []
-        """Each file that was asked for, and from which byte on."""
+        """Each file that was sent, and from which byte on."""
+        self.tokens_elsewhere: list[str | None] = []
+        """What came with each request for a large file, where those are elsewhere."""
         self.asked = 0
 
-    def answer(self, path: str, authorization: str | None, start: int) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str, authorization: str | None, start: int, *, looks: bool) -> Answer:
+        """`looks` where only the headers are wanted."""
         self.asked += 1
+        if path.startswith(ELSEWHERE):
+            self.tokens_elsewhere.append(authorization)
+            return self._content(path.removeprefix(ELSEWHERE), start)
         allowed = self.token is None or authorization == f"Bearer {self.token}"
-        looks = path.startswith(f"/api/models/{self.name}")
+        about = path.startswith(f"/api/models/{self.name}")
         # What is behind terms can be looked at, but not had.
-        if self.name not in path or not (allowed or (looks and self.refusal == "GatedRepo")):
+        if self.name not in path or not (allowed or (about and self.refusal == "GatedRepo")):
             return *REFUSALS[self.refusal], b""
-        if looks:
-            siblings = [self._sibling(name) for name in self._files()]
-            return 200, {}, json.dumps({"id": self.name, "sha": self.commit, "siblings": siblings}).encode()
-        return self._file(path.removeprefix(f"/{self.name}/resolve/"), start)
+        if about:
+            return self._about(path.removeprefix(f"/api/models/{self.name}"))
+        return self._file(path.removeprefix(f"/{self.name}/resolve/"), start, looks=looks)
 
-    def _file(self, path: str, start: int) -> tuple[int, dict[str, str], bytes]:
+    def _about(self, path: str) -> Answer:
+        _, kind, commit = (path or f"/revision/{self.commit}").split("/")
+        if commit != self.commit:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b""
+        files = [self._told(path) for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        if kind == "tree":
+            return 200, {}, json.dumps(files).encode()
+        siblings = [{"rfilename": file["path"], "size": file["size"]} for file in files]
+        return 200, {}, json.dumps({"id": self.name, "sha": self.commit, "siblings": siblings}).encode()
+
+    def _file(self, path: str, start: int, *, looks: bool) -> Answer:
         commit, _, name = path.partition("/")
         if commit != self.commit:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        if not (self.folder / name).is_file():
+        if name in self.gone or not (self.folder / name).is_file():
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        told = self._told(self.folder / name)
+        lfs = cast(dict[str, str], told.get("lfs") or {})
+        headers = {"X-Repo-Commit": self.commit, "ETag": f'"{lfs.get("oid") or told["oid"]}"'}
+        if self.elsewhere and lfs:
+            linked = {"X-Linked-Size": str(told["size"]), "X-Linked-ETag": headers["ETag"]}
+            return 302, {**headers, **linked, "Location": f"{self.elsewhere}{ELSEWHERE}{name}"}, b""
+        if looks:
+            return 200, headers, (self.folder / name).read_bytes()
+        status, more, body = self._content(name, start)
+        return status, headers | more, body
+
+    def _content(self, name: str, start: int) -> Answer:
         self.sent.append((name, start))
         data = (self.folder / name).read_bytes()
         if self.damage and name.endswith(".safetensors"):
@@ -69,41 +105,50 @@ class Hub:
             return 200, {}, data
         return 206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}, data[start:]
 
-    def _files(self) -> list[str]:
-        return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
-
-    def _sibling(self, name: str) -> dict[str, object]:
-        data = (self.folder / name).read_bytes()
-        sibling: dict[str, object] = {"rfilename": name, "size": len(data)}
-        if name.endswith((".safetensors", ".bin")):
-            sibling["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
-        return sibling
+    def _told(self, path: Path) -> dict[str, object]:
+        data = path.read_bytes()
+        told: dict[str, object] = {
+            "type": "file",
+            "path": path.relative_to(self.folder).as_posix(),
+            "size": len(data),
+            "oid": hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(),
+        }
+        if path.name.endswith((".safetensors", ".bin")):
+            told["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return told
 
 
 @contextmanager
 def hub_serving(name: str, folder: Path, token: str | None) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send(looks=True)
+
         def do_GET(self) -> None:
+            name, body = self.send(looks=False)
+            cuts = hub.cuts.get(name)
+            # Who asked may be gone.
+            with suppress(OSError):
+                if name in hub.stalls:
+                    self.trickle(body, hub.stalls[name])
+                else:
+                    self.wfile.write(body[: cuts.pop(0) if cuts else None])
+
+        def send(self, *, looks: bool) -> tuple[str, bytes]:
             start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
             path = unquote(urlsplit(self.path).path)
-            status, headers, body = hub.answer(path, self.headers["Authorization"], start)
+            status, headers, body = hub.answer(path, self.headers["Authorization"], start, looks=looks)
             self.send_response(status)
             for header, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(header, value)
             self.end_headers()
-            cuts = hub.cuts.get(name := path.partition(f"/{hub.commit}/")[2])
-            if name in hub.stalls:
-                self.trickle(body, hub.stalls[name])
-            else:
-                self.wfile.write(body[: cuts.pop(0) if cuts else None])
+            return path.removeprefix(ELSEWHERE).rpartition(f"/{hub.commit}/")[2], body
 
         def trickle(self, body: bytes, sent: int) -> None:
             self.wfile.write(body[:sent])
-            # Who asked may be gone.
-            with suppress(OSError):
-                while not hub.ended.wait(0.1):
-                    self.wfile.write(body[sent : sent + 1])
-                    sent += 1
+            while not hub.ended.wait(0.1):
+                self.wfile.write(body[sent : sent + 1])
+                sent += 1
 
         def log_message(self, *_: object) -> None:
             pass

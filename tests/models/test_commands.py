@@ -64,9 +64,9 @@ def test_the_models_of_the_settings_are_pulled_listed_and_removed(shell: Shell) 
 def test_a_pull_that_was_killed_is_listed_and_goes_on(shell: Shell) -> None:
     shell.hub.stalls = {LARGE: 2_000_000}
     killed = shell.process("pull", NAME)
-    part = shell.folder / "models" / NAME / "unet/diffusion_pytorch_model.safetensors.part"
-    end = time.monotonic() + 30
-    while not part.exists() or part.stat().st_size < 1_000_000:
+    model, end = shell.folder / "models" / NAME, time.monotonic() + 60
+    others = [model / path for path in NEEDED if path not in (LARGE, "model_index.json")]
+    while not all(path.exists() for path in others) or LARGE not in dict(shell.hub.sent):
         assert time.monotonic() < end, killed.output
         threading.Event().wait(0.02)
     killed.send(signal.SIGKILL)
@@ -76,10 +76,24 @@ def test_a_pull_that_was_killed_is_listed_and_goes_on(shell: Shell) -> None:
     shell.hub.stalls = {}
     shell.output("pull", NAME)
 
-    assert "MB to go" in listed
-    assert (shell.folder / "models" / NAME / "model_index.json").exists()
-    assert [start > 0 for name, start in shell.hub.sent if name == LARGE] == [False, True]
+    assert "3.0 MB to go" in listed
+    assert (model / "model_index.json").exists()
+    assert [name for name, _ in shell.hub.sent].count(LARGE) == 2
     assert len(shell.hub.sent) == len(NEEDED) + 2
+
+
+def test_a_pull_that_is_interrupted_ends_at_once(shell: Shell) -> None:
+    shell.hub.stalls = {LARGE: 0}
+    pulling = shell.process("pull", NAME)
+    end = time.monotonic() + 60
+    while LARGE not in dict(shell.hub.sent):
+        assert time.monotonic() < end, pulling.output
+        threading.Event().wait(0.02)
+
+    pulling.send(signal.SIGINT)
+
+    assert pulling.wait(10) == 130
+    assert "Traceback" not in pulling.output
 
 
 def test_what_cannot_be_pulled_is_told_in_one_sentence(shell: Shell) -> None:

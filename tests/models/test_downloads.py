@@ -13,24 +13,23 @@ import pytest
 from shared.errors import ConfigurationError
 from tests.models.conftest import CLUTTER, INDEX, MEGABYTE, NAME, NEEDED, TOKEN
 from tests.models.hub import Hub
+from worker.models import downloads
 from worker.models.downloads import Downloader
-from worker.models.hub import Hub as Client
-from worker.models.pipelines import CONFIG, RemoteFile, parts_of, wanted
+from worker.models.pipelines import CONFIG, parts_of, wanted
+from worker.models.plans import COMING
 from worker.models.sources import Source
 
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-#: What WEIGHTS is called in the repository.
-SOURCE = "unet/diffusion_pytorch_model.fp16.safetensors"
+WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
 Usage = namedtuple("Usage", "total used free")
 
 
 def fetch(
     folder: Path,
     token: str | None = TOKEN,
-    half: bool = True,
+    dtype: str = "auto",
     on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> None:
-    Downloader(Client(token), half, on_progress, pauses=(0.01, 0.01)).fetch(NAME, folder)
+    Downloader(token, dtype, on_progress).fetch(NAME, folder)
 
 
 def refusal(folder: Path, token: str | None = TOKEN) -> str:
@@ -40,7 +39,13 @@ def refusal(folder: Path, token: str | None = TOKEN) -> str:
 
 
 def files_in(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """But for what the hub's client notes for itself."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path for path in files if not path.startswith(".cache/")}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.incomplete"))
 
 
 @pytest.fixture
@@ -50,9 +55,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cut(hub: Hub, folder: Path) -> Path:
-    """A download that was given up two thirds through its largest file."""
-    hub.cuts = {SOURCE: [2 * MEGABYTE, 0, 0]}
-    assert "what has come is kept" in refusal(folder)
+    """A download that was given up because its largest file could not be had."""
+    hub.gone = {WEIGHTS}
+    assert f"`imagegen models remove {NAME}`" in refusal(folder)
+    hub.gone = set()
     hub.sent.clear()
     return folder
 
@@ -60,15 +66,24 @@ def cut(hub: Hub, folder: Path) -> Path:
 def test_only_what_the_pipeline_needs_is_fetched(hub: Hub, folder: Path, published: Path) -> None:
     fetch(folder)
 
-    assert files_in(folder) == {*NEEDED.values(), "download.json"}
-    assert all((folder / path).read_bytes() == (published / source).read_bytes() for source, path in NEEDED.items())
+    assert files_in(folder) == {*NEEDED, "download.json"}
+    assert all((folder / path).read_bytes() == (published / path).read_bytes() for path in NEEDED)
     assert not {name for name, _ in hub.sent} & set(CLUTTER)
+    assert hub.sent[-1] == ("model_index.json", 0)
 
 
-def test_full_precision_is_fetched_where_it_is_wanted(hub: Hub, folder: Path, published: Path) -> None:
-    fetch(folder, half=False)
+def test_full_precision_is_fetched_where_it_is_wanted(hub: Hub, folder: Path) -> None:
+    fetch(folder, dtype="float32")
 
-    assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
+    assert [path.name for path in (folder / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
+
+
+def test_the_token_goes_to_the_hub_and_to_nobody_else(hub: Hub, folder: Path) -> None:
+    hub.elsewhere = hub.url.replace("127.0.0.1", "localhost")
+
+    fetch(folder)
+
+    assert hub.tokens_elsewhere == [None] * 3
 
 
 def test_pickled_weights_are_never_fetched(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
@@ -90,7 +105,7 @@ def test_a_safety_checker_that_is_a_pickle_is_left_to_another_one(
 
     fetch(folder)
 
-    assert files_in(folder) == {*NEEDED.values(), "download.json"}
+    assert files_in(folder) == {*NEEDED, "download.json"}
 
 
 def test_a_model_is_whole_only_when_all_of_it_is_there(cut: Path) -> None:
@@ -99,19 +114,23 @@ def test_a_model_is_whole_only_when_all_of_it_is_there(cut: Path) -> None:
 
 
 def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, folder: Path, published: Path) -> None:
-    hub.cuts = {SOURCE: [MEGABYTE, MEGABYTE]}
+    hub.cuts = {WEIGHTS: [MEGABYTE, 0]}
 
     fetch(folder)
 
-    assert [start for name, start in hub.sent if name == SOURCE] == [0, MEGABYTE, 2 * MEGABYTE]
-    assert (folder / WEIGHTS).read_bytes() == (published / SOURCE).read_bytes()
+    assert [start for name, start in hub.sent if name == WEIGHTS] == [0, MEGABYTE, MEGABYTE]
+    assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 
-def test_a_later_start_goes_on_where_an_earlier_one_was_cut(hub: Hub, cut: Path, published: Path) -> None:
+def test_a_later_start_fetches_only_what_an_earlier_one_has_not(hub: Hub, cut: Path, published: Path) -> None:
+    (cut / COMING / "unet").mkdir(parents=True, exist_ok=True)
+    (cut / COMING / "unet" / "of-a-killed-one.incomplete").write_bytes(b"x" * MEGABYTE)
+
     fetch(cut)
 
-    assert hub.sent == [(SOURCE, 2 * MEGABYTE), ("model_index.json", 0)]
-    assert (cut / WEIGHTS).read_bytes() == (published / SOURCE).read_bytes()
+    assert hub.sent == [(WEIGHTS, 0), ("model_index.json", 0)]
+    assert (cut / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
+    assert leftovers(cut) == []
 
 
 def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
@@ -119,19 +138,39 @@ def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
 
     fetch(cut, on_progress=lambda _, done, total: told.append((done, total)))
 
-    size = sum((cut / path).stat().st_size for path in NEEDED.values())
-    rest = MEGABYTE + (cut / "model_index.json").stat().st_size
+    size = sum((cut / path).stat().st_size for path in NEEDED)
+    rest = 3 * MEGABYTE + (cut / "model_index.json").stat().st_size
     assert (told[0], told[-1]) == ((size - rest, size), (size, size))
 
 
-def test_a_server_that_sends_no_parts_sends_the_whole_file_again(hub: Hub, cut: Path, published: Path) -> None:
-    hub.ranges = False
+def test_progress_is_told_while_files_come(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "TELL_SECONDS", 0.02)
+    hub.stalls = {WEIGHTS: MEGABYTE}
     told: list[int] = []
 
-    fetch(cut, on_progress=lambda _, done, total: told.append(total - done))
+    def tell(_: str, done: int, total: int) -> None:
+        told.append(done)
+        # All the others, and the part of this one.
+        if total - done < 2.1 * MEGABYTE:
+            hub.stalls.clear()
+            hub.ended.set()
+
+    # The server ends in the middle of the file, and goes on there.
+    fetch(folder, on_progress=tell)
+
+    assert told == sorted(told)
+    assert len(set(told)) > 2
+
+
+def test_a_server_that_sends_no_parts_sends_the_whole_file_again(hub: Hub, folder: Path, published: Path) -> None:
+    hub.ranges = False
+    hub.cuts = {WEIGHTS: [2 * MEGABYTE]}
+    told: list[int] = []
+
+    fetch(folder, on_progress=lambda _, done, total: told.append(total - done))
 
     assert told[-1] == 0
-    assert (cut / WEIGHTS).read_bytes() == (published / SOURCE).read_bytes()
+    assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 
 def test_a_download_goes_on_with_the_version_it_began_with(hub: Hub, cut: Path) -> None:
@@ -148,16 +187,6 @@ def test_damaged_weights_are_not_kept(hub: Hub, folder: Path) -> None:
     hub.damage = False
     fetch(folder)
     assert (folder / "model_index.json").exists()
-
-
-def test_a_part_that_was_damaged_on_the_disk_is_not_built_upon(hub: Hub, cut: Path) -> None:
-    partial = cut / f"{WEIGHTS}.part"
-    partial.write_bytes(bytes(partial.stat().st_size))
-
-    assert "came damaged" in refusal(cut)
-
-    fetch(cut)
-    assert (cut / WEIGHTS).exists()
 
 
 def test_a_model_that_is_there_is_not_asked_for(hub: Hub, folder: Path) -> None:
@@ -191,10 +220,10 @@ def test_too_little_room_is_told_before_anything_is_fetched(
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("worker.models.transfers.os.fsync", full)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
 
     assert "the disk is full. Make room" in refusal(folder)
 
@@ -232,14 +261,23 @@ def test_without_network_the_remedy_is_told(no_network: None, folder: Path) -> N
     assert "or copy the folder from another machine" in told
 
 
-def test_a_network_that_goes_away_meanwhile_is_waited_for_a_little(
-    hub: Hub, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    hub.cuts = {SOURCE: [0, 0]}
+def test_what_has_come_is_kept_while_the_network_is_away(cut: Path, no_network: None) -> None:
+    assert "try again when it can; what has come is kept, or copy the folder" in refusal(cut)
+    assert (cut / "text_encoder" / "config.json").exists()
 
-    fetch(folder)
 
-    assert caplog.text.count("going on in 0.01 s") == 2
+def test_a_network_that_is_forbidden_is_not_looked_for(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    assert "HF_HUB_OFFLINE is set" in refusal(folder)
+    assert hub.asked == 0
+
+
+def test_a_download_that_was_cut_says_what_is_in_its_way_now(hub: Hub, cut: Path) -> None:
+    hub.refusal = "GatedRepo"
+
+    assert "accept its terms" in refusal(cut, "hf_wrong")
+    assert not (cut / "model_index.json").exists()
 
 
 def test_what_is_no_pipeline_is_refused(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
@@ -255,7 +293,11 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 
     model = Source("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=CONFIG).find()
 
-    assert files_in(Path(model.location)) == {"config.json", "diffusion_pytorch_model.safetensors", "download.json"}
+    assert files_in(Path(model.location)) == {
+        "config.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "download.json",
+    }
     assert hub.sent[-1] == ("config.json", 0)
 
 
@@ -263,4 +305,4 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 def test_a_path_that_leaves_the_folder_is_no_file_of_a_model(path: str) -> None:
     parts = [*parts_of(INDEX, NAME), "..", "."]
 
-    assert wanted([RemoteFile(path, 1)], parts, NAME, half=True) == []
+    assert wanted([path], parts, NAME, "auto") == []

@@ -14,10 +14,10 @@ with warnings.catch_warnings():
     from worker.backends.stable_diffusion import Options, StableDiffusion
 
 
-def loaded(model_id: str | Path, **options: Any) -> StableDiffusion:
+def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
     """A model as workers load it; its pictures are not checked, unless the options say so."""
     return StableDiffusion.load(
-        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), Options(device="cpu", **options)
+        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), Options(device=device, **options)
     )
 
 

@@ -130,6 +130,17 @@ def save_lora(folder: Path, name: str, model: Path, rank: int = 2) -> Path:
     return folder
 
 
+def as_kohya(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same under the names that kohya's tools have for it, which most files have."""
+    weights = {}
+    for key, tensor in lora.items():
+        layer, _, way = key.removeprefix("unet.").partition(".lora_")
+        name = f"lora_unet_{layer.replace('.', '_')}"
+        weights[f"{name}.lora_{'down' if way.startswith('A') else 'up'}.weight"] = tensor
+        weights[f"{name}.alpha"] = torch.tensor(float(min(tensor.shape)))
+    return weights
+
+
 def _renamed(folder: Path, pipeline: str) -> Path:
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": pipeline}))

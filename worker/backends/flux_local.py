@@ -1,15 +1,12 @@
 """FLUX.2 Klein on diffusers: pictures from prompts, and from prompts and up to four pictures."""
 
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from PIL import Image as PillowImage
 
@@ -20,6 +17,7 @@ from shared.schemas import GenerationRequest
 from worker.backends.base import Inputs, Picture, Pixels, Step, Watch
 from worker.backends.devices import choose_device, choose_dtype, memory_of, name_of
 from worker.backends.memory import Ladder, Relief, Room, keep_freed_memory, tiled
+from worker.backends.parts import load_pipeline
 from worker.backends.pipeline import (
     Attempt,
     Image,
@@ -30,15 +28,17 @@ from worker.backends.pipeline import (
     step_callback,
     to_preview,
 )
-from worker.backends.placement import Placement, choose, free_bytes, place, sizes_of
+from worker.backends.placement import Placement, can_be_offloaded, offloaded, settle
 from worker.backends.safety import CHECKED, OFF, SafetyChecker
 from worker.backends.texts import Meaning, Meanings
 from worker.models.identity import identity
 from worker.models.sources import Model
 
-logger = logging.getLogger(__name__)
-
 PIPELINE = "Flux2KleinPipeline"
+PARTS = ("text_encoder", "transformer", "vae")
+#: What a picture of a megapixel and its edits need beside the weights. Measured by others for FLUX.2 Klein 4B at
+#: 1024x1024 on CUDA: 17.3 GiB in all, of which 14.9 GiB are weights.
+WORKING_BYTES = 3 << 30
 #: Never float16: FLUX overflows in it, and the pictures are black.
 HALF = {"cuda": torch.bfloat16, "mps": torch.bfloat16}
 #: What distilled models were made for (BFL's model card); diffusers' own defaults are those of the base models.
@@ -67,23 +67,18 @@ class FluxLocal:
     def __init__(
         self, pipe: Any, model: Model, device: torch.device, checker: SafetyChecker | None, cloud: bool
     ) -> None:
-        sizes, free = sizes_of(pipe), free_bytes(device)
-        placed = choose(sizes, free)
-        place(pipe, placed, device)
-        room = "" if free is None else f", {free / 1e9:.1f} GB are free"
-        logger.info("%s: %s; its parts take %.1f GB%s", model.name, placed, sum(sizes.values()) / 1e9, room)
+        placement = settle(pipe, device, model.name, dict.fromkeys(PARTS, WORKING_BYTES))
         self.capabilities = _capabilities(pipe, model.name, checker)
         self.device = str(device)
         self.dtype = name_of(pipe.transformer.dtype)
         self.identity = identity([Path(model.location)], self.dtype, device, bool(checker))
-        self.placement = str(placed)
+        self.placement = str(placement)
         self._pipe = pipe
         self._device = device
         self._checker = checker
         self._meanings = Meanings()
         self._room = Room(self.capabilities, cloud=cloud)
-        # Where single layers come and go, their precision cannot be changed.
-        self._retries = placed is not Placement.GROUP_OFFLOAD and pipe.vae.dtype is not torch.float32
+        self._retries = pipe.vae.dtype is not torch.float32
 
     @classmethod
     def load(cls, model: Model, options: Options) -> "FluxLocal":
@@ -100,18 +95,8 @@ class FluxLocal:
         if name != PIPELINE:
             raise ConfigurationError(f"The model {model.name} is a {name}; the flux-local backend runs {PIPELINE}.")
         checker = SafetyChecker.load(options.safety_checker(), device) if options.safety_checker else None
-        try:
-            pipe = getattr(diffusers, PIPELINE).from_pretrained(
-                model.location,
-                dtype=choose_dtype(options.dtype, device, HALF),
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            pipe.set_progress_bar_config(disable=True)
-            return cls(pipe, model, device, checker, options.cloud)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
+        pipe = load_pipeline(model, PIPELINE, choose_dtype(options.dtype, device, HALF))
+        return cls(pipe, model, device, checker, options.cloud)
 
     def memory(self) -> DeviceMemory | None:
         return memory_of(self._device)
@@ -135,18 +120,10 @@ class FluxLocal:
 
     def _reliefs(self) -> list[Relief]:
         reliefs = [Relief("pictures were encoded and decoded in tiles", lambda: tiled(self._pipe.vae))]
-        if self.placement == Placement.RESIDENT and self._device.type == "cuda":
-            reliefs.append(Relief("idle parts of the model waited in main memory", self._offloaded))
+        if can_be_offloaded(Placement(self.placement), self._device):
+            idle = partial(offloaded, self._pipe, self._device)
+            reliefs.append(Relief("idle parts of the model waited in main memory", idle))
         return reliefs
-
-    @contextmanager
-    def _offloaded(self) -> Iterator[None]:
-        self._pipe.enable_model_cpu_offload(device=self._device)
-        try:
-            yield
-        finally:
-            self._pipe.remove_all_hooks()
-            self._pipe.to(self._device)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transformers import CLIPImageProcessorPil
 from shared.errors import ConfigurationError
 from worker.backends.base import Pixels
 from worker.backends.memory import free_memory, is_out_of_memory
+from worker.backends.parts import load_part, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,10 @@ class SafetyChecker:
         try:
             checker, processor = _parts(folder)
             return cls(checker, processor, device)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
+        except Exception as error:
             raise ConfigurationError(
-                f"The safety checker {folder} could not be loaded: {reason}. SD_SAFETY_CHECKER_ID names another one, a "
-                "local folder too; SD_SAFETY_CHECKER=false works without."
+                f"The safety checker {folder} could not be loaded: {reason_of(error)}. SD_SAFETY_CHECKER_ID names "
+                "another one, a local folder too; SD_SAFETY_CHECKER=false works without."
             ) from error
 
     def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
@@ -73,10 +73,6 @@ class SafetyChecker:
 
 def _parts(folder: Path) -> tuple[Any, Any]:
     part, processor_part = (PART, PROCESSOR_PART) if (folder / PART).is_dir() else ("", "")
-    checker, about = StableDiffusionSafetyChecker.from_pretrained(
-        str(folder), subfolder=part, use_safetensors=True, output_loading_info=True, local_files_only=True
-    )
-    # They would be made up, and a checker with made up weights finds nothing to object to.
-    if missing := set(about["missing_keys"]) & {key for key, _ in checker.named_parameters()}:
-        raise ValueError(f"its weights are not complete: {min(missing)} is missing")
+    # What is missing would be made up, and a checker with made up weights finds nothing to object to.
+    checker = load_part(StableDiffusionSafetyChecker, folder, part, torch.float32)
     return checker, CLIPImageProcessorPil.from_pretrained(str(folder), subfolder=processor_part, local_files_only=True)

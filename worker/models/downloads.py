@@ -5,43 +5,47 @@ import fcntl
 import logging
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
 from shared.errors import ConfigurationError
-from worker.models.hub import Hub, HubAway
+from worker.models.hub import HubAway, translated
 from worker.models.pipelines import INDEX, parts_of, read_index, wanted
-from worker.models.plans import OnProgress, Plan, readable
-from worker.models.transfers import PAUSES, Transfer
+from worker.models.plans import COMING, PARTIAL, OnProgress, Plan, PlannedFile, readable
 
 logger = logging.getLogger(__name__)
 
 #: How often progress is told.
 TELL_SECONDS = 1.0
+#: Hugging Face answers in well under a second; without the network, its own client would try for half a minute.
+ANSWER_SECONDS = 10.0
+#: Files at a time. Those that are not whole when a process is killed begin anew.
+FILES_AT_ONCE = 4
 #: What a disk should keep for everything else.
 SPARE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Downloader:
-    hub: Hub
-    half: bool
-    """Whether weights in half precision are taken where the model has them: half the bytes."""
+    token: str | None
+    dtype: str
+    """What will compute with it: of weights that are there in several precisions, the fitting ones are taken."""
     on_progress: OnProgress
-    """Called when it begins, at most once a second, and when all is there."""
+    """Called when it begins, about once a second, and when all is there."""
     index: str = INDEX
-    """The file that says what is in the model."""
-    pauses: Sequence[float] = PAUSES
+    """The file that says what is in the model. It comes last: where it lies, the model is complete."""
 
     def fetch(self, name: str, folder: Path) -> None:
         """Make the folder hold the whole model; where another process is at it, wait for that.
 
-        Raises ConfigurationError with what to do where the network, the token or the disk is missing. What has come
-        by then stays, and the next call goes on from there.
+        Raises ConfigurationError with what to do where the network, the token or the disk is missing. Files that are
+        whole by then stay, and the next call fetches the others.
         """
         with _disk_errors(name, folder), _away(name, folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -50,52 +54,69 @@ class Downloader:
                     self._fetch(name, folder)
 
     def _fetch(self, name: str, folder: Path) -> None:
-        plan = Plan.found_in(folder) or self._plan(name, folder)
-        counter = _Counter(partial(self.on_progress, name), plan.bytes_done(folder), plan.bytes_total)
-        _require_room(name, folder, counter.missing)
-        transfer = Transfer(self.hub, name, plan.commit, folder, counter.add, self.pauses)
-        for file in plan.files:
-            transfer.fetch(file)
-        counter.tell()
+        for left in (folder / COMING).rglob(f"*{PARTIAL}"):
+            left.unlink()
+        plan = self._plan(name, folder)
+        _require_room(name, folder, plan.bytes_total - plan.bytes_whole(folder))
+        parts = [file.path for file in plan.files if file.path != self.index]
+        self.on_progress(name, plan.bytes_done(folder), plan.bytes_total)
+        with ThreadPoolExecutor(1) as beside:
+            coming = beside.submit(self._receive, name, plan.commit, folder, parts)
+            while not wait([coming], TELL_SECONDS).done:
+                self.on_progress(name, plan.bytes_done(folder), plan.bytes_total)
+            coming.result()
+        self._require_undamaged(name, plan.commit, folder)
+        self._receive(name, plan.commit, folder, [self.index])
+        self.on_progress(name, plan.bytes_total, plan.bytes_total)
 
     def _plan(self, name: str, folder: Path) -> Plan:
-        repository = self.hub.look(name)
-        if self.index not in {file.path for file in repository.files}:
+        """That of the download that was cut, where there was one. The hub is asked whether it still has that."""
+        before = Plan.found_in(folder)
+        with translated(name):
+            revision = before.commit if before else None
+            info = HfApi(token=self.token).model_info(
+                name, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
+            )
+        if before:
+            return before
+        commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        if self.index not in sizes:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
-        with self.hub.open(name, repository.commit, self.index) as body:
-            parts = parts_of(read_index(name, b"".join(body.chunks)), name, self.index)
-        files = wanted(repository.files, parts, name, half=self.half, index=self.index)
-        plan = Plan.of(repository.commit, files)
+        paths = wanted(sizes, self._parts(name, commit), name, self.dtype, self.index)
+        plan = Plan(commit=commit, files=tuple(PlannedFile(path=path, size=sizes[path]) for path in paths))
         plan.write(folder)
         return plan
 
+    def _parts(self, name: str, commit: str) -> Iterable[str]:
+        with tempfile.TemporaryDirectory() as aside, translated(name):
+            file = hf_hub_download(name, self.index, revision=commit, local_dir=aside, token=self.token)
+            return parts_of(read_index(name, Path(file).read_bytes()), name, self.index)
 
-class _Counter:
-    """Counts bytes and tells of them now and then."""
+    def _receive(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
+        with translated(name):
+            snapshot_download(
+                name,
+                revision=commit,
+                local_dir=folder,
+                allow_patterns=paths,
+                token=self.token,
+                max_workers=FILES_AT_ONCE,
+            )
 
-    def __init__(self, on_progress: Callable[[int, int], None], done: int, total: int) -> None:
-        self._on_progress = on_progress
-        self._done = done
-        self._total = total
-        self.tell()
-
-    @property
-    def missing(self) -> int:
-        return self._total - self._done
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if time.monotonic() >= self._told + TELL_SECONDS:
-            self.tell()
-
-    def tell(self) -> None:
-        self._told = time.monotonic()
-        self._on_progress(self._done, self._total)
+    def _require_undamaged(self, name: str, commit: str, folder: Path) -> None:
+        """Against the hashes that the hub has, which its client does not look at by itself."""
+        with translated(name):
+            found = HfApi(token=self.token).verify_repo_checksums(name, revision=commit, local_dir=folder)
+        for damaged in found.mismatches:
+            (folder / damaged["path"]).unlink()
+        if found.mismatches:
+            paths = ", ".join(damaged["path"] for damaged in found.mismatches)
+            raise ConfigurationError(f"{paths} of the model {name} came damaged; start again to retry.")
 
 
 @contextmanager
 def _alone(name: str, folder: Path) -> Iterator[None]:
-    """Two processes that append to the same files would spoil them. The lock ends with the process."""
+    """Two processes that write the same files would spoil them. The lock ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -133,7 +154,7 @@ def _disk_errors(name: str, folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _no_room(name, folder, "the disk is full") from error
         raise ConfigurationError(
-            f"The model {name} cannot be kept in {folder.absolute()} ({error.strerror}): "
+            f"The model {name} cannot be kept in {folder.absolute()} ({error.strerror or error}): "
             "name another folder with SD_MODEL_DIR."
         ) from error
 

@@ -1,30 +1,31 @@
-"""Hugging Face, as far as a download needs it, with its refusals turned into sentences that say what to do."""
+"""Refusals and failures of Hugging Face, turned into sentences that say what to do."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_session, hf_hub_url
+from huggingface_hub import constants
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from shared.errors import ConfigurationError
-from worker.models.pipelines import RemoteFile
 
 # It would look up on the network which coding assistant runs this program, to tell of it.
 constants.HF_HUB_DISABLE_TELEMETRY = True
+# Progress is told in our own way.
+disable_progress_bars()
 
-#: Hugging Face answers in well under a second; without the network, its own client would try for half a minute.
-ANSWER_SECONDS = 10.0
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
@@ -32,91 +33,58 @@ class HubAway(Exception):
     """No answer, or none that helps; another try may succeed."""
 
 
-@dataclass(frozen=True)
-class Repository:
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-
-@dataclass(frozen=True)
-class Body:
-    """What is left of a file. `start` is 0 where the server sends all of it, whatever was asked for."""
-
-    start: int
-    chunks: Iterator[bytes]
-
-
-class Hub:
-    """Every method raises HubAway, and ConfigurationError for what waiting does not change."""
-
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-
-    def look(self, name: str) -> Repository:
-        with _translated(name):
-            info = HfApi(token=self._token).model_info(name, files_metadata=True, timeout=ANSWER_SECONDS)
-        files = [
-            RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None)
-            for file in info.siblings or ()
-        ]
-        return Repository(str(info.sha), tuple(files))
-
-    @contextmanager
-    def open(self, name: str, commit: str, path: str, start: int = 0) -> Iterator[Body]:
-        """The file from byte `start` on."""
-        # Compressed, a part of a file would be no part of it.
-        headers = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        url = hf_hub_url(name, path, revision=commit)
-        with (
-            _translated(name),
-            get_session().stream("GET", url, headers=headers, timeout=ANSWER_SECONDS) as response,
-        ):
-            hf_raise_for_status(response)
-            partial = response.status_code == httpx2.codes.PARTIAL_CONTENT
-            yield Body(start if partial else 0, response.iter_bytes())
-
-
 def require_name(name: str) -> None:
     """Raises ConfigurationError for what could be no name there, and no two folders here."""
-    with _translated(name):
+    with translated(name):
         validate_repo_id(name)
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
+    """Of what the hub's client raises: HubAway, and ConfigurationError for what waiting does not change.
+
+    Errors of the disk are left as they are.
+    """
     try:
         yield
-    except HFValidationError:
-        raise ConfigurationError(f"{name} is neither a folder here nor a name that Hugging Face could have.") from None
-    except GatedRepoError:
-        raise _refusal(
-            name,
-            f"accept its terms at https://huggingface.co/{name}, and set SD_HUGGINGFACE_TOKEN to a token of the same "
-            f"account ({TOKENS})",
-        ) from None
-    except RepositoryNotFoundError:
-        raise _refusal(
-            name, f"Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN ({TOKENS})"
-        ) from None
-    except (EntryNotFoundError, RevisionNotFoundError):
-        raise _refusal(
-            name, f"its files have changed meanwhile; `imagegen models remove {name}`, then try again"
-        ) from None
-    except HfHubHTTPError as error:
-        match error.response.status_code:
-            case 401 | 403:
-                raise _refusal(
-                    name, f"Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at {TOKENS}"
-                ) from None
-            case status:
-                raise HubAway(f"it answers {status}") from None
-    except OfflineModeIsEnabled:
-        raise HubAway("HF_HUB_OFFLINE is set") from None
-    except httpx2.HTTPError as error:
-        raise HubAway(str(error) or type(error).__name__) from None
+    except LocalEntryNotFoundError as error:
+        # Its way to say that the hub failed and that nothing is here instead; the cause says how.
+        raise _translation(name, error.__cause__) or HubAway(str(error)) from None
+    except Exception as error:
+        translation = _translation(name, error)
+        if translation is None:
+            raise
+        raise translation from None
 
 
-def _refusal(name: str, remedy: str) -> ConfigurationError:
+def _translation(name: str, error: BaseException | None) -> Exception | None:
+    match error:
+        case HFValidationError():
+            return ConfigurationError(f"{name} is neither a folder here nor a name that Hugging Face could have.")
+        case HfHubHTTPError():
+            return _answered(name, error)
+        case OfflineModeIsEnabled():
+            return HubAway("HF_HUB_OFFLINE is set")
+        # The client itself raises the second for what came short. Xet has no errors of its own.
+        case httpx2.HTTPError() | OSError(errno=None) | RuntimeError():
+            if os.strerror(errno.ENOSPC) in str(error):
+                return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return HubAway(str(error).strip().partition("\n")[0] or type(error).__name__)
+        case _:
+            return None
+
+
+def _answered(name: str, error: HfHubHTTPError) -> Exception:
+    match error:
+        case GatedRepoError():
+            terms = f"accept its terms at https://huggingface.co/{name}"
+            remedy = f"{terms}, and set SD_HUGGINGFACE_TOKEN to a token of the same account ({TOKENS})"
+        case RepositoryNotFoundError():
+            remedy = f"Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN ({TOKENS})"
+        case RemoteEntryNotFoundError() | RevisionNotFoundError():
+            remedy = f"its files have changed meanwhile; `imagegen models remove {name}`, then try again"
+        case _ if error.response.status_code in (401, 403):
+            remedy = f"Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at {TOKENS}"
+        case _:
+            return HubAway(f"it answers {error.response.status_code}")
     return ConfigurationError(f"The model {name} cannot be had: {remedy}.")

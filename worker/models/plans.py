@@ -7,38 +7,25 @@ from typing import Self
 from pydantic import ValidationError
 
 from shared.schemas import Frozen
-from worker.models.pipelines import RemoteFile, Wanted
 
 FILE = "download.json"
-#: Ends the name of a file that is not all there.
-PARTIAL = ".part"
+#: Where the hub's client keeps what is coming in, below a model's folder; and how the names of such files end.
+COMING, PARTIAL = Path(".cache/huggingface/download"), ".incomplete"
 
 #: Called with the model's name, the bytes that are there, and those there will be.
 OnProgress = Callable[[str, int, int], None]
 
 
 class PlannedFile(Frozen):
-    source: str
-    """Path in the repository."""
     path: str
-    """Path in the model's folder."""
     size: int
-    sha256: str | None = None
-
-    def bytes_done(self, folder: Path) -> int:
-        whole = folder / self.path
-        return size_of(whole) or size_of(whole.with_name(whole.name + PARTIAL)) or 0
 
 
 class Plan(Frozen):
-    """One version of a model, and its files in the order in which they are had."""
+    """One version of a model, and the files of it that are needed."""
 
     commit: str
     files: tuple[PlannedFile, ...]
-
-    @classmethod
-    def of(cls, commit: str, files: list[Wanted]) -> Self:
-        return cls(commit=commit, files=tuple(_planned(entry.file, entry.path) for entry in files))
 
     @classmethod
     def found_in(cls, folder: Path) -> Self | None:
@@ -48,16 +35,22 @@ class Plan(Frozen):
             return None
 
     def write(self, folder: Path) -> None:
-        partial = folder / f"{FILE}{PARTIAL}"
-        partial.write_text(self.model_dump_json(indent=1))
-        partial.rename(folder / FILE)
+        new = folder / f"{FILE}{PARTIAL}"
+        new.write_text(self.model_dump_json(indent=1))
+        new.rename(folder / FILE)
 
     @property
     def bytes_total(self) -> int:
         return sum(file.size for file in self.files)
 
+    def bytes_whole(self, folder: Path) -> int:
+        """Of the files that are all there, which no download fetches again."""
+        return sum(file.size for file in self.files if size_of(folder / file.path) == file.size)
+
     def bytes_done(self, folder: Path) -> int:
-        return sum(file.bytes_done(folder) for file in self.files)
+        """With those that are coming in."""
+        coming = sum(size_of(path) or 0 for path in (folder / COMING).rglob(f"*{PARTIAL}"))
+        return min(self.bytes_total, self.bytes_whole(folder) + coming)
 
 
 def readable(count: int) -> str:
@@ -70,7 +63,3 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
-
-
-def _planned(file: RemoteFile, path: str) -> PlannedFile:
-    return PlannedFile(source=file.path, path=path, size=file.size, sha256=file.sha256)

@@ -47,5 +47,5 @@ def remove(shelf: Path, name: str) -> Kept:
 def _kept(folder: Path) -> Kept:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     plan = Plan.found_in(folder)
-    missing = plan.bytes_total - plan.bytes_done(folder) if plan else 0
+    missing = plan.bytes_total - plan.bytes_whole(folder) if plan else 0
     return Kept("/".join(folder.parts[-2:]), size, missing)

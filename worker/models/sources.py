@@ -45,8 +45,8 @@ class Source:
     shelf: Path
     """Where downloaded models are kept."""
     token: str | None = None
-    half: bool = True
-    """Whether weights in half precision will do; a download is then half as large where the model has them."""
+    dtype: str = "auto"
+    """What will compute with it; where the model is there in half precision too, a download may be half as large."""
     index: str = INDEX
     """INDEX for a pipeline, CONFIG for one model by itself."""
 
@@ -65,7 +65,7 @@ class Source:
             model_id=model_id,
             shelf=settings.model_dir,
             token=token.get_secret_value() if token else None,
-            half=settings.dtype != "float32",
+            dtype=settings.dtype,
             index=index,
         )
 
@@ -115,7 +115,7 @@ class Source:
     def _fetched(self, on_progress: OnProgress) -> Path:
         # Only where a model is to be had from there: workers without one do not have the hub's client.
         from worker.models.downloads import Downloader
-        from worker.models.hub import Hub, require_name
+        from worker.models.hub import require_name
 
         name = self.repository
         if name != self.model_id:
@@ -123,5 +123,5 @@ class Source:
         require_name(name)
         folder = self.folder
         if not (folder / self.index).is_file():
-            Downloader(Hub(self.token), self.half, on_progress, self.index).fetch(name, folder)
+            Downloader(self.token, self.dtype, on_progress, self.index).fetch(name, folder)
         return folder

@@ -12,8 +12,8 @@ from shared.errors import ConfigurationError
 from worker.models.plans import Plan, readable
 from worker.models.sources import STARTER_NAME, Source
 
-#: A download that is alive writes many times a second.
-QUIET_SECONDS = 60.0
+#: A download that is alive writes 10 MiB at a time: at 50 kB/s every 210 s.
+QUIET_SECONDS = 300.0
 
 
 def look(here: Surroundings) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def _remote(source: Source) -> Finding:
     if quiet > QUIET_SECONDS:
         return warning(
             f"{there}, and nothing has come for {quiet:.0f} s.",
-            "Look at what `outbound` says. The download tries again by itself; a restart goes on from where it is.",
+            "Look at what `outbound` says. The download tries again by itself; a restart keeps what is whole.",
         )
     return ok(f"{there}, and more is coming.")
 

@@ -24,7 +24,8 @@ from worker.backends.stable_diffusion.autoencoder import Autoencoder
 from worker.backends.stable_diffusion.canvas import Canvas
 from worker.backends.stable_diffusion.defaults import capabilities_of
 from worker.backends.stable_diffusion.loading import Engine
-from worker.backends.stable_diffusion.loras import Loras, found_in
+from worker.backends.stable_diffusion.lora_files import found_in
+from worker.backends.stable_diffusion.loras import Loras
 from worker.backends.stable_diffusion.modes import mode_of
 from worker.backends.stable_diffusion.prompts import Prompts
 from worker.backends.stable_diffusion.rendering import Rendering, Subject
@@ -72,6 +73,7 @@ class StableDiffusion:
         self.device = str(engine.device)
         self.dtype = name_of(engine.text.unet.dtype)
         self.identity = identity
+        self.placement = str(engine.placement)
         self._engine = engine
         self._own_scheduler = engine.text.scheduler
         self._autoencoder = Autoencoder(engine.text.vae, faithful_previews=checker is None, is_xl=engine.is_xl)
@@ -93,10 +95,12 @@ class StableDiffusion:
         device = choose_device(options.device)
         fast = options.optimize == "max"
         half = {**loading.HALF, "cpu": torch.bfloat16} if fast and computes_bfloat16() else loading.HALF
-        engine = loading.load(model, device, choose_dtype(options.dtype, device, half))
+        loading.family_of(model)
         exempt = Path(model.location) == STARTER
         find = None if exempt else options.safety_checker
-        checker = _checker(model, engine, find) if find else None
+        # First: the model is placed by what is free beside it.
+        checker = _checker(model, device, find) if find else None
+        engine = loading.load(model, device, choose_dtype(options.dtype, device, half))
         files = found_in(options.lora_dir) if options.lora_dir else {}
         safety = EXEMPT if exempt else CHECKED if checker else OFF
         capabilities = capabilities_of(engine, model, loras=tuple(files), safety=safety)
@@ -104,7 +108,7 @@ class StableDiffusion:
             compiling.compile_for(engine, capabilities, options.compile_sizes, options.max_batch_size)
         runs = (engine.text.unet.dtype, device, checker is not None, options.optimize, options.compile_sizes)
         told = identity([Path(model.location), *files.values()], *runs)
-        return cls(engine, capabilities, checker, Loras(engine.text, files, model.name), options, told)
+        return cls(engine, capabilities, checker, Loras(engine, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
         return self._made(request, self._subjects(request, inputs, watch), watch)
@@ -136,7 +140,8 @@ class StableDiffusion:
         self._scheduler(request)
         loras = request.loras or ()
         with Ladder(request, self._room, watch) as ladder:
-            ladder.run(lambda: self._loras.require(loras))
+            for sentence in ladder.run(lambda: self._loras.require(loras)):
+                watch.warn(sentence)
             self._prompts.choose(loras)
             with self._loras.applied(loras):
                 rendering = self._rendering(request, subjects, watch, ladder)
@@ -188,11 +193,11 @@ class StableDiffusion:
         return scheduler
 
 
-def _checker(model: Model, engine: Engine, find: Callable[[], Path]) -> SafetyChecker:
+def _checker(model: Model, device: torch.device, find: Callable[[], Path]) -> SafetyChecker:
     """The model's own, or the one for all others."""
     if (Path(model.location) / PART).is_dir():
         try:
-            return SafetyChecker.load(Path(model.location), engine.device)
+            return SafetyChecker.load(Path(model.location), device)
         except ConfigurationError as error:
             logger.warning("taking the one of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
-    return SafetyChecker.load(find(), engine.device)
+    return SafetyChecker.load(find(), device)

@@ -9,6 +9,7 @@ import torch
 from shared.capabilities import Capabilities
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.schemas import GenerationRequest
+from worker.backends.placement import Placement
 from worker.backends.stable_diffusion.loading import Engine
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ def compile_for(engine: Engine, capabilities: Capabilities, sizes: Sequence[str]
     requests = [_request(capabilities, size) for size in sizes]
     if engine.inpaint is not None:
         logger.warning("SD_COMPILE_SIZES has no effect: models for inpainting are not compiled")
+        return
+    if engine.placement is not Placement.RESIDENT:
+        logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
         return
     engine.text.unet.compile_repeated_blocks(fullgraph=True)
     try:

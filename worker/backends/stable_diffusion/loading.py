@@ -1,22 +1,25 @@
 """From a model's folder to pipelines: one set of weights, and three ways to use it."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 
 from shared.errors import ConfigurationError
+from worker.backends.parts import load_pipeline
+from worker.backends.placement import AUTOENCODER, Placement, place, settle
 from worker.models.sources import Model
 
 #: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black pictures (diffusers#6136).
 HALF = {"cuda": torch.float16}
 #: Besides noise, an inpainting model takes the mask and the picture around it: 4 + 1 + 4 channels.
 INPAINTING_CHANNELS = 9
+
+#: What they need beside their weights for a picture of a megapixel: two predictions in half precision, and decoding in
+#: full precision, in one piece. Estimates: batches need more, and get it where there is room.
+UNET_BYTES, AUTOENCODER_BYTES = 3 << 29, 3 << 30
 
 
 @dataclass(frozen=True)
@@ -62,44 +65,40 @@ class Engine:
     inpaint: Any | None
     device: torch.device
     is_xl: bool
+    placement: Placement
 
     @property
     def parts(self) -> list[torch.nn.Module]:
         """Everything that computes."""
         return [part for part in self.text.components.values() if isinstance(part, torch.nn.Module)]
 
-    @contextmanager
-    def offloaded(self, pipe: Any) -> Iterator[None]:
-        """Only the part that is at work is on the device. `pipe` is the one that is used meanwhile."""
-        pipe.enable_model_cpu_offload(device=self.device)
-        try:
-            yield
-        finally:
-            pipe.remove_all_hooks()
-            pipe.to(self.device)
+    def prepare(self, pipe: Any) -> None:
+        """To be called before a pipeline is used: parts that wait in main memory come when it is their turn in it."""
+        if self.placement is Placement.MODEL_OFFLOAD:
+            place(pipe, self.placement, self.device)
+
+    def bare(self) -> None:
+        """To be called before layers are added: diffusers would put hooks back for whichever device comes first."""
+        if self.placement is Placement.MODEL_OFFLOAD:
+            self.text.remove_all_hooks()
+            self.text.to("cpu", silence_dtype_warnings=True)
 
 
-def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
-    """Raises ConfigurationError with one sentence when the model cannot be had."""
+def family_of(model: Model) -> Family:
+    """Raises ConfigurationError for a model of another kind."""
     name = model.index.get("_class_name")
     family = FAMILIES.get(str(name))
     if family is None:
         raise ConfigurationError(f"The model {model.name} is a {name}; the sd backend runs {', '.join(FAMILIES)}.")
-    try:
-        pipe = getattr(diffusers, family.text).from_pretrained(
-            model.location,
-            dtype=dtype,
-            use_safetensors=True,
-            variant=_variant(Path(model.location), half=dtype is not torch.float32),
-            **family.extras,
-            local_files_only=True,
-        )
-        pipe.to(device)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ConfigurationError(f"The model {model.name} could not be loaded: {reason}") from error
-    pipe.set_progress_bar_config(disable=True)
+    return family
+
+
+def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
+    """Raises ConfigurationError with one sentence when the model cannot be had."""
+    family = family_of(model)
+    pipe = load_pipeline(model, family.text, dtype, **family.extras)
     _know_signatures(pipe.unet)
+    placement = settle(pipe, device, model.name, _working_bytes(pipe, dtype))
     made_for_inpainting = pipe.unet.config.in_channels == INPAINTING_CHANNELS
     return Engine(
         text=pipe,
@@ -107,7 +106,19 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
         inpaint=_sharing(pipe, family.inpaint) if made_for_inpainting else None,
         device=device,
         is_xl=family is _XL,
+        placement=placement,
     )
+
+
+def _working_bytes(pipe: Any, dtype: torch.dtype) -> dict[str, int]:
+    """For one picture of the model's own size: what does not fit beside that is given up when it happens."""
+    size = pipe.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    megapixels = height * width * pipe.vae_scale_factor**2 / (1 << 20)
+    return {
+        "unet": int(UNET_BYTES * megapixels * dtype.itemsize / 2),
+        AUTOENCODER: int(AUTOENCODER_BYTES * megapixels),
+    }
 
 
 def _know_signatures(unet: Any) -> None:
@@ -125,10 +136,3 @@ def _sharing(pipe: Any, name: str) -> Any:
     other = pipeline(**pipe.components, **settings)
     other.set_progress_bar_config(disable=True)
     return other
-
-
-def _variant(folder: Path, *, half: bool) -> str | None:
-    """Files in half precision, where that is what runs, or where there are no others."""
-    names = [path.name for path in (folder / "unet").glob("*.safetensors*")]
-    halves = [name for name in names if ".fp16." in name]
-    return "fp16" if halves and (half or len(halves) == len(names)) else None

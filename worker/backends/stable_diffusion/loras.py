@@ -1,52 +1,48 @@
 """LoRAs: small additions to a model, from files that the operator has put into one folder."""
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError
 
 from shared.errors import InvalidRequest
-from shared.schemas import LORA_NAME, Lora
+from shared.schemas import Lora
 from worker.backends.memory import is_out_of_memory
+from worker.backends.parts import reason_of
+from worker.backends.stable_diffusion.loading import Engine
+from worker.backends.stable_diffusion.lora_files import NoLora, readable
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".safetensors"
 #: How many stay loaded. One that no job has named for the longest time makes room.
 MOST_LOADED = 8
-
-
-def found_in(folder: Path) -> dict[str, Path]:
-    """Files by the names that requests have for them: those of the files, or of folders with one file each."""
-    found = {path.stem: path for path in folder.glob(f"*{SUFFIX}") if path.is_file()}
-    for inner in (path for path in folder.glob("*") if path.is_dir()):
-        files = list(inner.glob(f"*{SUFFIX}"))
-        if len(files) == 1:
-            found.setdefault(inner.name, files[0])
-    for name in [name for name in found if not re.fullmatch(LORA_NAME, name)]:
-        logger.warning("the LoRA %s is left out: a name may have letters, digits, blanks and ._- only", found.pop(name))
-    return dict(sorted(found.items()))
 
 
 class Loras:
     """What can be added to one model. Loaded when first asked for; without effect between jobs."""
 
-    def __init__(self, pipe: Any, files: Mapping[str, Path], model: str) -> None:
-        self._pipe = pipe
+    def __init__(self, engine: Engine, files: Mapping[str, Path], model: str) -> None:
+        self._engine = engine
+        self._pipe = engine.text
         self._files = files
         self._model = model
         #: Under the names that peft has for them, which may have no dots; the one used last is the last.
         self._loaded: dict[str, str] = {}
+        self._in_part: dict[str, str] = {}
 
-    def require(self, wanted: Sequence[Lora]) -> None:
-        """Load those that are not. Raises InvalidRequest for one that does not fit the model."""
+    def require(self, wanted: Sequence[Lora]) -> Iterator[str]:
+        """Load those that are not. Gives a sentence for each of which only a part has an effect.
+
+        Raises InvalidRequest for one that does not fit the model.
+        """
         for lora in wanted:
             adapter = self._loaded.pop(lora.name, None) or self._load(lora.name)
             self._loaded[lora.name] = adapter
         while len(self._loaded) > MOST_LOADED:
             self._pipe.delete_adapters(self._loaded.pop(next(iter(self._loaded))))
+        return (self._in_part[lora.name] for lora in wanted if lora.name in self._in_part)
 
     @contextmanager
     def applied(self, wanted: Sequence[Lora]) -> Iterator[None]:
@@ -62,31 +58,59 @@ class Loras:
             self._pipe.disable_lora()
 
     def _load(self, name: str) -> str:
-        file = self._files[name]
         adapter = f"lora_{list(self._files).index(name)}"
+        self._engine.bare()
         try:
-            self._pipe.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=adapter,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            fits = any(adapter in adapters for adapters in self._pipe.get_list_adapters().values())
+            there, used = self._add(adapter, self._files[name])
         # Whatever diffusers and peft stumble over in a file that was made for another model.
         except Exception as error:
             self._forget(adapter)
             if is_out_of_memory(error):
                 raise
-            logger.warning("the LoRA %s could not be loaded: %s", name, error)
-            fits = False
-        if not fits:
-            raise InvalidRequest(f"The LoRA {name} does not fit the model {self._model}.")
+            logger.warning("the LoRA %s could not be loaded: %s", name, reason_of(error))
+            raise InvalidRequest(f"The LoRA {name} {_told(error, self._model)}.") from error
+        if used < there:
+            self._in_part[name] = (
+                f"of the LoRA {name}, {there - used} of {there} weights have no effect: they are for parts that "
+                f"{self._model} does not have, or of a kind that diffusers cannot use"
+            )
         # It has just become active.
         self._pipe.disable_lora()
         return adapter
+
+    def _add(self, adapter: str, path: Path) -> tuple[int, int]:
+        """How many weights the file has, and how many of them the model has taken."""
+        with readable(path) as file:
+            match file.source:
+                case Path():
+                    link = {"weight_name": file.source.name, "use_safetensors": True, "local_files_only": True}
+                    self._pipe.load_lora_weights(str(file.source.parent), adapter_name=adapter, **link)
+                case weights:
+                    self._pipe.load_lora_weights(weights, adapter_name=adapter)
+        used = self._weights_of(adapter)
+        if not used:
+            raise NoLora("none of its weights belongs to a layer of the model")
+        return file.weights, used
+
+    def _weights_of(self, adapter: str) -> int:
+        return sum(f".{adapter}." in key for part in self._engine.parts for key, _ in part.named_parameters())
 
     def _forget(self, adapter: str) -> None:
         """What of it came in before it failed."""
         with suppress(Exception):
             self._pipe.delete_adapters(adapter)
+
+
+def _told(error: Exception, model: str) -> str:
+    """For callers, who need not know where files lie and what libraries are called."""
+    match error:
+        case SafetensorError() | EOFError():
+            return "cannot be used: its file is damaged"
+        case OSError():
+            return "cannot be used: its file cannot be read"
+        case NoLora():
+            return f"does not fit the model {model}: {error}"
+        case _ if "size mismatch" in str(error):
+            return f"does not fit the model {model}: its layers have other sizes"
+        case _:
+            return f"does not fit the model {model}"

@@ -14,6 +14,7 @@ from worker.backends.base import OnStep, Pixels, Step, Watch
 from worker.backends.batches import as_alone
 from worker.backends.memory import Ladder, Relief, Room
 from worker.backends.pipeline import Attempt, Image, generator, in_float32, soundest, step_callback
+from worker.backends.placement import Placement, can_be_offloaded, offloaded
 from worker.backends.stable_diffusion.autoencoder import Autoencoder
 from worker.backends.stable_diffusion.canvas import Canvas, Keeper
 from worker.backends.stable_diffusion.loading import Engine
@@ -76,6 +77,7 @@ class Rendering:
     def _denoised(self, subjects: Sequence[Subject], on_step: OnStep) -> torch.Tensor:
         """Latents of shape (pictures, channels, height, width)."""
         mode = self.mode
+        self.engine.prepare(mode.pipe)
         scheduler = mode.pipe.scheduler = self.new_scheduler()
         canvases = [subject.canvas for subject in subjects]
         # Models for inpainting see to it themselves.
@@ -113,7 +115,9 @@ class Rendering:
             # For good: what has overflowed once will again.
             self.autoencoder.in_float32 = True
             yield Attempt("it was decoded again in float32", lambda: self._decoded(latents))
-        yield Attempt("it was made again in float32", lambda: self._made_in_float32(subject))
+        # Where single layers come and go, their precision cannot be changed.
+        if self.engine.placement is not Placement.GROUP_OFFLOAD:
+            yield Attempt("it was made again in float32", lambda: self._made_in_float32(subject))
 
     def _decoded(self, latents: torch.Tensor) -> Image:
         image = self.ladder.run(lambda: self.autoencoder.decode(latents), *self._reliefs(1, decodes=True))
@@ -135,13 +139,11 @@ class Rendering:
             yield Relief("pictures were encoded and decoded in tiles", self.autoencoder.tiled)
         if min(pictures, self.batch_size) > 1:
             yield Relief("pictures were made one by one", self._one_by_one)
-        if self.engine.device.type == "cuda":
-            yield Relief("idle parts of the model waited in main memory", self._offloaded)
+        if can_be_offloaded(self.engine.placement, self.engine.device):
+            idle = partial(offloaded, self.mode.pipe, self.engine.device)
+            yield Relief("idle parts of the model waited in main memory", idle)
 
     def _one_by_one(self) -> nullcontext[None]:
         self.room.crowded(self.request, min(self.batch_size, len(self.subjects)))
         self.batch_size = 1
         return nullcontext()
-
-    def _offloaded(self) -> Any:
-        return self.engine.offloaded(self.mode.pipe)
