@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
     from compose.client import Client
 
 # Each command imports what it needs: `imagegen up` should not wait for what `imagegen doctor` looks with.
+_STDERR = 2
+
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     # A traceback of typer's shows what the variables hold.
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Pictures from prompts, on your own machine.",
 )
 
@@ -189,11 +193,16 @@ def _client(url: str | None, console: "Console") -> "Client":
 
 
 def main() -> None:
+    # Standard streams that are closed would be given to the next files or pipes, and what is printed would go there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         # Not every terminal's encoding has every character; one that it lacks is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(cli())
+    with told():
+        sys.exit(cli())
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ class Client:
     def __init__(self, url: str, console: Console, key: str | None = None) -> None:
         """Raises Trouble for what is no address."""
         self._url = _address(url)
+        parts = urlsplit(self._url)
+        #: Without a login, for people to read.
+        self._place = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         self._console = console
         self._http = requests.Session()
         # No proxy stands before this machine's own servers.
-        self._http.trust_env = not is_loopback(urlsplit(self._url).hostname or "")
+        self._http.trust_env = not is_loopback(parts.hostname or "")
         if key is not None:
             self._http.auth = _bearer(key)
 
@@ -41,12 +44,14 @@ class Client:
         with self._reached():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=SILENCE_SECONDS))
             job = self._watched(job)
-            picture = f"{self._url}{job['links']['self']}/images/0"
-            content = self._checked(self._http.get(picture, timeout=SILENCE_SECONDS)).content
+            path = f"{job['links']['self']}/images/0"
+            content = self._checked(self._http.get(self._url + path, timeout=SILENCE_SECONDS)).content
         try:
             output.write_bytes(content)
         except OSError as error:
-            raise Trouble(f"{output} cannot be written ({error.strerror}); the image is at {picture}.") from None
+            raise Trouble(
+                f"{output} cannot be written ({error.strerror}); the image is at {self._place}{path}."
+            ) from None
         return job
 
     def read(self, path: str, *fields: str) -> dict[str, Any]:
@@ -62,18 +67,18 @@ class Client:
         try:
             yield
         except requests.exceptions.SSLError:
-            raise Trouble(f"{self._url} has no certificate that is trusted here, or does not speak https.") from None
+            raise Trouble(f"{self._place} has no certificate that is trusted here, or does not speak https.") from None
         except requests.exceptions.ProxyError:
-            raise Trouble(f"The proxy that the environment names gives no connection to {self._url}.") from None
+            raise Trouble(f"The proxy that the environment names gives no connection to {self._place}.") from None
         except requests.Timeout:
-            raise Trouble(f"The service at {self._url} stopped answering.") from None
+            raise Trouble(f"The service at {self._place} stopped answering.") from None
         except requests.exceptions.ChunkedEncodingError:
-            raise Trouble(f"The service at {self._url} ended the connection; see `imagegen status`.") from None
+            raise Trouble(f"The service at {self._place} ended the connection; see `imagegen status`.") from None
         except requests.ConnectionError:
-            raise Trouble(f"No service answers at {self._url}. Start it with `imagegen up`.") from None
+            raise Trouble(f"No service answers at {self._place}. Start it with `imagegen up`.") from None
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Something else than the answers of this service, or than HTTP at all.
-            raise Trouble(f"What answers at {self._url} is something else than imagegen.") from None
+            raise Trouble(f"What answers at {self._place} is something else than imagegen.") from None
 
     def _watched(self, job: Mapping[str, Any]) -> dict[str, Any]:
         columns = (
@@ -123,8 +128,7 @@ class Client:
             detail = f"{problem['detail']}{wrong}"
         except (ValueError, LookupError, TypeError, AttributeError):
             raise Trouble(
-                f"{self._url} answered {response.status_code}, and not as imagegen does: a proxy before it, or another "
-                "program."
+                f"{self._place} answered {response.status_code}, and not as imagegen does: a proxy or another program."
             ) from None
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             detail += " The command line sends the first of SD_API_KEY that may make images."
@@ -140,7 +144,7 @@ def _address(url: str) -> str:
     except ValueError:
         sound = False
     if not sound or any(character.isspace() for character in url):
-        raise Trouble(f"{url} is no address; write it like http://localhost:7860.")
+        raise Trouble("That is no address of a service; write it like --url http://localhost:7860.")
     return url.rstrip("/")
 
 

@@ -1,19 +1,23 @@
 """The whole service on one machine, as native processes: `imagegen up`."""
 
+import errno
 import os
 import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from compose import services
 from compose.plan import Plan, Wave
 from compose.supervise import REDIS_URL_FILE
 from compose.voice import BOLD, GREEN, paint
 from shared.errors import ConfigurationError
-from shared.settings import PREFIX, LauncherSettings
+from shared.settings import PREFIX, SUPERVISED, LauncherSettings, unknown
+from shared.stores import require_folder
 
 EXAMPLE = (
     """curl -d '{{"prompt":"a red heart on a blue background"}}' -H 'content-type: application/json' """
@@ -37,7 +41,13 @@ def up(settings: LauncherSettings, command: str) -> NoReturn:
     Raises ConfigurationError.
     """
     settings.require_keys()
+    require_folder(settings.data_dir, f"{PREFIX}DATA_DIR")
+    settings.require_output_dir()
     require_free_port(settings.host, settings.port, "PORT")
+    if settings.flower_port == settings.port:
+        raise ConfigurationError(
+            f"SD_FLOWER_PORT and SD_PORT are both {settings.port}: choose another for one of them."
+        )
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     sockets = _socket_folder()
@@ -62,7 +72,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
     """What makes images comes first, so that the first one need not wait for what looks after the service."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
-    env = {f"{PREFIX}REDIS_URL": url}
+    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [services.worker(settings, env, backend) for backend in settings.backends]
     others = [services.housekeeper(settings, env)]
@@ -78,21 +88,41 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
+        warnings=(*unknown(), *_missing_redis(settings)),
     )
+
+
+def _missing_redis(settings: LauncherSettings) -> Iterator[str]:
+    """Asked once here, so that not every process says for itself what is wrong. Raises ConfigurationError."""
+    if settings.redis_url:
+        from shared.store import require_redis
+
+        if not require_redis(settings.redis_url):
+            url = urlsplit(settings.redis_url)
+            place = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
+            yield f"no Redis server answers at {place} (SD_REDIS_URL); everything waits for it"
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:
     """Raises ConfigurationError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"{host}:{port} cannot be used ({error.strerror}): stop the program that has it, or choose another "
-                f"port with {PREFIX}{setting}={port + 1}."
-            ) from None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except PermissionError:
+        raise ConfigurationError(
+            f"Port {port} is kept for the system's administrator: choose one from 1024 on with {PREFIX}{setting}=7860."
+        ) from None
+    except (socket.gaierror, UnicodeError):
+        raise ConfigurationError(f"{PREFIX}HOST={host} is no address or name that is known here.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(f"{PREFIX}HOST={host} is no address of this machine.") from None
+        raise ConfigurationError(
+            f"{host}:{port} cannot be used ({error.strerror}): stop the program that has it, or choose another "
+            f"port with {PREFIX}{setting}={port + 1 if port < 65_535 else port - 1}."
+        ) from None
 
 
 def _socket_folder() -> Path:
@@ -107,14 +137,16 @@ def _socket_folder() -> Path:
 
 def url_of(settings: LauncherSettings, port: int) -> str:
     """How this machine reaches what listens on `port` of SD_HOST."""
-    host = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "localhost", "::1": "localhost"}.get(  # noqa: S104
-        settings.host, settings.host
-    )
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _readable(url: str) -> str:
+    return url.replace("http://127.0.0.1:", "http://localhost:")
+
+
 def _banner(settings: LauncherSettings, command: str) -> str:
-    url = settings.public_url or url_of(settings, settings.port)
+    url = settings.public_url or _readable(url_of(settings, settings.port))
     key = "-H 'x-api-key: YOUR-KEY' " if settings.api_key else ""
     return "\n".join(
         (
@@ -134,4 +166,4 @@ def _banner(settings: LauncherSettings, command: str) -> str:
 
 
 def _dashboard(settings: LauncherSettings) -> str:
-    return f"  Dashboard  {url_of(settings, settings.flower_port)}\n" if settings.flower_port else ""
+    return f"  Dashboard  {_readable(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""

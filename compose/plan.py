@@ -43,6 +43,8 @@ class Plan:
     """Told to commands that work on its records; empty where the server is somebody else's."""
     log_format: "Format"
 
+    warnings: tuple[str, ...] = ()
+
     @property
     def services(self) -> tuple[Service, ...]:
         return tuple(service for wave in self.waves for service in wave.services)

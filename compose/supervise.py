@@ -52,6 +52,8 @@ def _run(plan: Plan, output: ConsoleOutput, events: Events) -> None:
     ):
         voice = Voice(output, journal, plan.log_format)
         voice.say("imagegen", f"starting {', '.join(service.name for service in plan.services)}")
+        for warning in plan.warnings:
+            voice.say("imagegen", warning)
         Supervisor(plan, group, voice, events).run()
     voice.say("imagegen", "Stopped; nothing is left running.")
 

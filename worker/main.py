@@ -7,7 +7,7 @@ from functools import partial
 from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
-from shared.settings import WorkerSettings, load
+from shared.settings import SUPERVISED, WorkerSettings, load, unknown
 from shared.store import require_redis
 from worker.app import create_worker
 
@@ -24,6 +24,8 @@ def _settings() -> WorkerSettings:
     try:
         settings = load(WorkerSettings)
         logs.configure(settings.log_format)
+        if SUPERVISED not in os.environ:
+            logs.warn(unknown())
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
