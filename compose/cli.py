@@ -165,8 +165,8 @@ def doctor(
 
 
 def _how_called() -> str:
-    """`imagegen` where the shell finds it by that name, else the path that was typed."""
-    return "imagegen" if shutil.which("imagegen") else sys.argv[0]
+    """`imagegen` where the shell finds it by that name, else where the environment has it."""
+    return "imagegen" if shutil.which("imagegen") else os.path.relpath(Path(sys.executable).with_name("imagegen"))
 
 
 def _own_key(settings: LauncherSettings) -> str | None:
