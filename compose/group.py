@@ -11,14 +11,7 @@ from typing import Self
 
 #: A shell, because it takes a fraction of an interpreter's memory. Its standard input ends with the launcher, also
 #: after kill -9; what it has as standard output, a pipe to read from, ends when every service has.
-_GUARD = """
-trap '' INT TERM HUP
-read -r _
-kill -TERM 0
-(sleep 10; kill -KILL 0) &
-read -r _ <&1
-kill -KILL 0
-"""
+_GUARD = "trap '' INT TERM HUP; read -r _; kill -TERM 0; { sleep 10; kill -KILL 0; } & read -r _ <&1; kill -KILL 0"
 
 
 class ProcessGroup:

@@ -195,6 +195,9 @@ class WorkerSettings(Settings):
     """auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then Apple's GPU, then the CPU."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the model; auto takes what is safe on the device."""
+    cpu_threads: Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
+    """Threads that a model computes with on a CPU: a number, or auto for as many as there are CPUs for this process, by
+    its affinity and the quotas of its containers. Fewer leave more to other programs."""
     model_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
