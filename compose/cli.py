@@ -183,8 +183,9 @@ def _client(url: str | None, console: "Console") -> "Client":
 
     settings = load(LauncherSettings)
     own = settings.public_url or url_of(settings, settings.port)
-    # Whoever else listens there is sent no key and no prompt.
-    if url is None and not settings.redis_url and not is_running(settings.data_dir):
+    # Whoever else listens at an address that nobody chose is sent no key and no prompt.
+    chosen = settings.model_fields_set & {"host", "port", "public_url", "redis_url"}
+    if url is None and not chosen and not is_running(settings.data_dir):
         raise Trouble(
             f"imagegen is not running with SD_DATA_DIR={settings.data_dir}. Start it with `imagegen up`, or name the "
             f"service that you mean, such as --url {own}."

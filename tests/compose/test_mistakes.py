@@ -64,13 +64,20 @@ def test_another_program_is_not_taken_for_the_service(
     assert "something else than imagegen" in told or "not as imagegen does" in told
 
 
-def test_another_installation_is_not_shown_and_sent_nothing(service: Launched, tmp_path: Path) -> None:
+def test_whoever_has_the_default_port_is_not_shown_and_sent_nothing(tmp_path: Path) -> None:
     for command in (("status", "--once"), ("generate", "x")):
-        told = sentence(tmp_path, *command, SD_PORT=str(service.port))
+        told = sentence(tmp_path, *command)
         assert told.startswith("imagegen is not running with SD_DATA_DIR=data. Start it with `imagegen up`")
 
-    process = Process([sys.executable, "-m", "compose.cli", "status", "--url", f"127.0.0.1:{service.port}"], tmp_path)
-    assert process.wait() == 0, process.output
+
+def test_a_service_that_is_named_is_shown_also_where_it_runs_in_another_folder(
+    service: Launched, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "compose.cli", "status", "--once"]
+    named = Process([*command, "--url", f"127.0.0.1:{service.port}"], tmp_path)
+    chosen = Process(command, tmp_path, SD_PORT=str(service.port))
+
+    assert (named.wait(), chosen.wait()) == (0, 0), named.output + chosen.output
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://a:b:c", "http://127.0.0.1:99999", "http://no such", "http://"])
