@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-#: How long idle OpenMP threads wait by spinning, in turns of a loop. While another program has the CPU of one thread, all
-#: others wait for it at every parallel region, and spinning takes the time that the program should have used. Measured
-#: with half an image of the starter model on two cores at a load of 9 to 15, the same pixels each time: 30000 20 to 22 s
-#: (6.3 s of CPU), 1000 0.9 to 3.6 s (0.9), 300 0.8 to 2.7 s (0.75), 100 0.7 to 2.1 s (0.7), 0 0.7 to 4.2 s (0.7).
+#: How long idle OpenMP threads wait by spinning, in turns of a loop. While another program has the CPU of one thread,
+#: all others wait for it at every parallel region, and spinning takes the time that the program should have used.
+#: Measured with half an image of the starter model on two cores at a load of 9 to 15, the same pixels each time: 30000
+#: 20 to 22 s (6.3 s of CPU), 1000 0.9 to 3.7 s (0.9), 300 0.8 to 4.4 s (0.75), 100 0.7 to 3 s (0.7), 0 0.7 to 4.2 s
+#: (0.7).
 SPINS = "100"
 
 
