@@ -1,19 +1,23 @@
 # `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench profile faults docker smoke clean
+.PHONY: environment help run test check fix bench profile faults docker smoke clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests
+# Which build of PyTorch: auto takes the one without CUDA where no NVIDIA driver is; or cpu, or cuda.
+TORCH ?= auto
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_OPTIONS = $$($(BIN)/python -m compose.environment torch $(TORCH) $(TORCH_CPU_INDEX))
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 run: $(VENV)/.run ## Start the service here: http://localhost:7860
-	@$(BIN)/imagegen up
+	@$(BIN)/python -m compose.cli up
 
 test: $(VENV)/.dev ## Run every test
 	@$(BIN)/python -m pytest -n auto $(TESTS)
@@ -51,7 +55,15 @@ smoke: ## Build the images, start the stack with Compose, break it, and print wh
 clean: ## Remove the environment; pictures, models and data stay
 	rm -rf $(VENV) build *.egg-info
 
-$(BIN)/python:
+# An environment that was moved or copied with its folder names the old one.
+environment:
+	$(eval FIT := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.environment fit 2>/dev/null || echo FAILED)))
+	$(if $(findstring FAILED,$(FIT)),$(error The environment in $(VENV) was not made in this folder: run `make clean` and try again))
+	@$(if $(FIT),echo "$(FIT)",:)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.environment switch $(TORCH) $(TORCH_CPU_INDEX),:)
+
+$(BIN)/python: | environment
+	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON) here: name a Python of 3.11 or newer that is, such as: make run PYTHON=python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name it with: make run PYTHON=python3.12"; exit 1; }
 	@echo "Creating the environment in $(VENV)"
@@ -59,15 +71,15 @@ $(BIN)/python:
 
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing what the service needs; the first time takes some minutes"
-	@$(PIP) --quiet --editable '.[up]'
+	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[up]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing what the service and its tests need; the first time takes some minutes"
-	@$(PIP) --quiet --editable '.[dev]'
+	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.dev
 	@echo "Installing what the bench draws with"
-	@$(PIP) --quiet --editable '.[bench]'
+	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[bench]'
 	@touch $@

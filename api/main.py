@@ -29,7 +29,7 @@ from shared.errors import ConfigurationError
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.rates import Rates
-from shared.settings import ApiSettings, load
+from shared.settings import SUPERVISED, ApiSettings, load, unknown
 from shared.storage import API_PATIENCE, open_home
 from shared.store import AsyncStore, connect_async, require_redis
 from shared.tracing import Tracing
@@ -42,7 +42,6 @@ GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
     home = open_home(settings, API_PATIENCE, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
@@ -82,7 +81,10 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
 
 def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
     logs.configure(settings.log_format)
+    if SUPERVISED not in os.environ:
+        logs.warn(unknown())
     settings.require_keys()
+    settings.require_output_dir()
     require_redis(settings.redis_url)
     services = create_services(settings, tracing.start("imagegen-api", os.environ))
     return create_app(services), services.hub

@@ -1,33 +1,36 @@
 """The command line: `imagegen up`, `generate`, `status`, `logs`, `doctor`, `prune`, `models`."""
 
-import asyncio
+import io
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from compose.client import Client, Trouble, base64_of
-from compose.doctor.command import run as examined
-from compose.housekeeping import age_of
-from compose.housekeeping import prune as clear_away
-from compose.launcher import up as launch
 from compose.logs import PROCESSES, show
-from compose.models import models
-from compose.status import Status, watch
-from compose.supervisor import StartFailed
+from compose.trouble import Trouble, told
 from shared.access import Scope
-from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
-cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
-cli.add_typer(models, name="models")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from compose.client import Client
+
+# Each command imports what it needs: `imagegen up` should not wait for what `imagegen doctor` looks with.
+_STDERR = 2
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback of typer's shows what the variables hold.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Pictures from prompts, on your own machine.",
+)
 
 UrlOption = Annotated[str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")]
 
@@ -40,9 +43,10 @@ def _commands() -> None:
 @cli.command()
 def up() -> None:
     """Start the whole service here: Redis, API, workers, dashboard. Ctrl-C stops it."""
-    console = Console()
-    with _told(console):
-        asyncio.run(launch(load(LauncherSettings), console, command=_how_called()))
+    from compose.launcher import up as launch
+
+    with told():
+        launch(load(LauncherSettings), command=_how_called())
 
 
 @cli.command()
@@ -79,14 +83,17 @@ def generate(
         "guidance_scale": guidance,
         "seed": seed,
     }
+    from rich.console import Console
+
+    from compose.client import base64_of
+
     console = Console()
-    with _told(console):
-        settings = load(LauncherSettings)
-        client = Client(url or _own_url(settings), console, _own_key(settings))
+    with told():
+        client = _client(url, console)
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
-    made = job["images"][0]
-    console.print(f"{output}  {made['width']}x{made['height']}  seed {made['seed']}  {job['model']}", highlight=False)
+        made = job["images"][0]
+        print(f"{output}  {made['width']}x{made['height']}  seed {made['seed']}  {job['model']}")
 
 
 @cli.command()
@@ -95,12 +102,13 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove old jobs and pictures. Pinned ones stay."""
-    console = Console()
-    with _told(console):
+    from compose.housekeeping import age_of
+    from compose.housekeeping import prune as clear_away
+
+    with told():
         removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
-    verb = "Would remove" if dry_run else "Removed"
-    size = f"{removed.bytes / 1e6:.1f} MB"
-    console.print(f"{verb} {removed.jobs} jobs and {removed.files} files ({size})", highlight=False)
+        verb = "Would remove" if dry_run else "Removed"
+        print(f"{verb} {removed.jobs} jobs and {removed.files} files ({removed.bytes / 1e6:.1f} MB)")
 
 
 @cli.command()
@@ -110,10 +118,13 @@ def status(
     url: UrlOption = None,
 ) -> None:
     """Backends, workers, queue and what runs, as it changes. Told once, it fails unless the service is `ok`."""
+    from rich.console import Console
+
+    from compose.status import Status, watch
+
     console = Console()
-    with _told(console):
-        settings = load(LauncherSettings)
-        client = Client(url or _own_url(settings), console, _own_key(settings))
+    with told():
+        client = _client(url, console)
         if console.is_terminal and not (once or as_json):
             watch(client, console)
             return
@@ -135,10 +146,9 @@ def logs(
     ] = None,
 ) -> None:
     """What the processes of `imagegen up` say and said. It is kept in SD_DATA_DIR/logs, 50 MB at most."""
-    console = Console()
-    with _told(console):
-        follows = console.is_terminal if follow is None else follow
-        show(load(LauncherSettings), console, processes or (), job=job, most=lines, follow=follows)
+    with told():
+        follows = sys.stdout.isatty() if follow is None else follow
+        show(load(LauncherSettings), processes or (), job=job, most=lines, follow=follows)
 
 
 @cli.command()
@@ -146,22 +156,17 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Look for what is wrong or could go wrong, and say what to do. Fails if something does not work."""
-    raise typer.Exit(0 if examined(Console(), as_json=as_json) else 1)
+    from rich.console import Console
 
+    from compose.doctor.command import run as examined
 
-@contextmanager
-def _told(console: Console) -> Iterator[None]:
-    """What went wrong, in a sentence instead of a traceback."""
-    try:
-        yield
-    except (ConfigurationError, StartFailed, StorageUnavailable, StoreUnavailable, Trouble) as error:
-        console.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    with told():
+        raise typer.Exit(0 if examined(Console(), as_json=as_json) else 1)
 
 
 def _how_called() -> str:
-    """`imagegen` where the shell finds it by that name, else the path that was typed."""
-    return "imagegen" if shutil.which("imagegen") else sys.argv[0]
+    """`imagegen` where the shell finds it by that name, else where the environment has it."""
+    return "imagegen" if shutil.which("imagegen") else os.path.relpath(Path(sys.executable).with_name("imagegen"))
 
 
 def _own_key(settings: LauncherSettings) -> str | None:
@@ -170,13 +175,35 @@ def _own_key(settings: LauncherSettings) -> str | None:
     return keys[0].secret.get_secret_value() if keys else None
 
 
-def _own_url(settings: LauncherSettings) -> str:
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-    return settings.public_url or f"http://{host}:{settings.port}"
+def _client(url: str | None, console: "Console") -> "Client":
+    """Raises ConfigurationError; and Trouble where no address is named and this installation does not run here."""
+    from compose.client import Client
+    from compose.launcher import url_of
+    from compose.supervise import is_running
+
+    settings = load(LauncherSettings)
+    own = settings.public_url or url_of(settings, settings.port)
+    # Whoever else listens at an address that nobody chose is sent no key and no prompt.
+    chosen = settings.model_fields_set & {"host", "port", "public_url", "redis_url"}
+    if url is None and not chosen and not is_running(settings.data_dir):
+        raise Trouble(
+            f"imagegen is not running with SD_DATA_DIR={settings.data_dir}. Start it with `imagegen up`, or name the "
+            f"service that you mean, such as --url {own}."
+        )
+    return Client(url or own, console, _own_key(settings))
 
 
 def main() -> None:
-    sys.exit(cli())
+    # Standard streams that are closed would be given to the next files or pipes, and what is printed would go there.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal's encoding has every character; one that it lacks is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with told():
+        sys.exit(cli())
 
 
 if __name__ == "__main__":

@@ -1,28 +1,23 @@
 """The whole service on one machine, as native processes: `imagegen up`."""
 
-import asyncio
-import fcntl
+import errno
+import os
 import shutil
-import signal
 import socket
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
+from typing import NoReturn
+from urllib.parse import urlsplit
 
 from compose import services
-from compose.journal import FOLDER, Journal, Line
-from compose.services import Service
-from compose.supervisor import Guard, Supervised
-from compose.voice import Voice, printer
+from compose.plan import Plan, Wave
+from compose.supervise import REDIS_URL_FILE
+from compose.voice import BOLD, GREEN, paint
 from shared.errors import ConfigurationError
-from shared.settings import PREFIX, LauncherSettings
-
-#: In the data folder while the service runs, for commands that work on its records: where its Redis is.
-REDIS_URL_FILE = "redis-url"
+from shared.settings import PREFIX, SUPERVISED, LauncherSettings, unknown
+from shared.stores import require_folder
 
 EXAMPLE = (
     """curl -d '{{"prompt":"a red heart on a blue background"}}' -H 'content-type: application/json' """
@@ -40,145 +35,135 @@ def redis_url_of(settings: LauncherSettings) -> str | None:
         return None
 
 
-async def up(settings: LauncherSettings, console: Console, command: str) -> None:
-    """Run until interrupted. `command` is how this user calls the command line.
+def up(settings: LauncherSettings, command: str) -> NoReturn:
+    """Becomes the supervisor, which runs until interrupted. `command` is how this user calls the command line.
 
-    Raises ConfigurationError and StartFailed with one sentence each.
+    Raises ConfigurationError.
     """
-    stopped = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     settings.require_keys()
+    require_folder(settings.data_dir, f"{PREFIX}DATA_DIR")
+    settings.require_output_dir()
     require_free_port(settings.host, settings.port, "PORT")
+    if settings.flower_port == settings.port:
+        raise ConfigurationError(
+            f"SD_FLOWER_PORT and SD_PORT are both {settings.port}: choose another for one of them."
+        )
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
-    as_json = settings.log_format == "json"
-    show = printer(console, settings.log_format)
-    with (
-        _owned(settings.data_dir),
-        _socket_folder() as sockets,
-        closing(Journal(settings.data_dir / FOLDER)) as journal,
-    ):
-        url = settings.redis_url or f"unix://{sockets / 'redis.sock'}"
-        async with _running(settings, url, sockets / "redis.sock", Voice(show, journal), stopped):
-            if not settings.redis_url:
-                (settings.data_dir / REDIS_URL_FILE).write_text(url)
-            if as_json:
-                show(Line("imagegen", "ready"))
-            elif not stopped.is_set():
-                console.print(_banner(settings, command), highlight=False, soft_wrap=True)
-            await stopped.wait()
-            show(Line("imagegen", "Stopping…"))
-    show(Line("imagegen", "Stopped; nothing is left running."))
-
-
-@asynccontextmanager
-async def _running(
-    settings: LauncherSettings, url: str, socket_path: Path, voice: Voice, stopped: asyncio.Event
-) -> AsyncIterator[None]:
-    """Everything, started in order and stopped in the opposite one: who takes work stops first, Redis last."""
-    env = {f"{PREFIX}REDIS_URL": url}
-    first = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
-    rest = [services.worker(settings, env, backend) for backend in settings.backends]
-    rest += [services.housekeeper(settings, env), services.api(settings, env)]
-    if settings.flower_port:
-        rest.append(services.flower(settings, env))
-    voice.say("imagegen", f"starting {', '.join(service.name for service in (*first, *rest))}")
-    guard = await Guard.start()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(guard.dismiss)
-        for wave in (first, rest):
-            await _start(wave, guard, voice, stack, stopped)
-        yield
-
-
-async def _start(
-    wave: list[Service], guard: Guard, voice: Voice, stack: AsyncExitStack, stopped: asyncio.Event
-) -> None:
-    """Start services side by side. Gives up as soon as one fails, or when told to stop."""
-    supervised = [Supervised(service, guard, voice) for service in wave]
-    for one in supervised:
-        stack.push_async_callback(one.stop)
-    starting = asyncio.ensure_future(_all(one.start() for one in supervised))
-    stopping = asyncio.ensure_future(stopped.wait())
+    sockets = _socket_folder()
     try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-    finally:
-        starting.cancel()
-        stopping.cancel()
+        _become_supervisor(_plan(settings, sockets, command))
+    except BaseException:
+        shutil.rmtree(sockets, ignore_errors=True)
+        raise
 
 
-async def _all(starts: Iterable[Coroutine[None, None, None]]) -> None:
-    """Raises the first failure as it is, not in a group."""
-    await asyncio.gather(*starts)
+def _become_supervisor(plan: Plan) -> NoReturn:
+    # Through a pipe: there may be a password in it. It is smaller than what a pipe holds.
+    reading, writing = os.pipe()
+    os.set_inheritable(reading, True)
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write(plan.as_json())
+    # What was imported for the settings takes more memory than the supervisor and lives as long as the process does.
+    os.execv(sys.executable, (sys.executable, "-m", "compose.supervise", str(reading)))  # noqa: S606
+
+
+def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
+    """What makes images comes first, so that the first one need not wait for what looks after the service."""
+    socket_path = sockets / "redis.sock"
+    url = settings.redis_url or f"unix://{socket_path}"
+    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED: "1"}
+    redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
+    workers = [services.worker(settings, env, backend) for backend in settings.backends]
+    others = [services.housekeeper(settings, env)]
+    if settings.flower_port:
+        others.append(services.flower(settings, env))
+    return Plan(
+        waves=(
+            Wave(tuple(redis)),
+            Wave((services.api(settings, env), *workers), announcement=_banner(settings, command)),
+            Wave(tuple(others), announcement=_dashboard(settings)),
+        ),
+        data_dir=str(settings.data_dir),
+        socket_dir=str(sockets),
+        embedded_redis_url="" if settings.redis_url else url,
+        log_format=settings.log_format,
+        warnings=(*unknown(), *_missing_redis(settings)),
+    )
+
+
+def _missing_redis(settings: LauncherSettings) -> Iterator[str]:
+    """Asked once here, so that not every process says for itself what is wrong. Raises ConfigurationError."""
+    if settings.redis_url:
+        from shared.store import require_redis
+
+        if not require_redis(settings.redis_url):
+            url = urlsplit(settings.redis_url)
+            place = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
+            yield f"no Redis server answers at {place} (SD_REDIS_URL); everything waits for it"
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:
     """Raises ConfigurationError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"{host}:{port} cannot be used ({error.strerror}): stop the program that has it, or choose another "
-                f"port with {PREFIX}{setting}={port + 1}."
-            ) from None
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Two servers on the same files would destroy them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigurationError(
-                f"imagegen is already running with {PREFIX}DATA_DIR={folder}: stop it, or choose another folder."
-            ) from None
-        with _removed(folder / REDIS_URL_FILE):
-            yield
-
-
-@contextmanager
-def _removed(file: Path) -> Iterator[None]:
     try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except PermissionError:
+        raise ConfigurationError(
+            f"Port {port} is kept for the system's administrator: choose one from 1024 on with {PREFIX}{setting}=7860."
+        ) from None
+    except (socket.gaierror, UnicodeError):
+        raise ConfigurationError(f"{PREFIX}HOST={host} is no address or name that is known here.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(f"{PREFIX}HOST={host} is no address of this machine.") from None
+        raise ConfigurationError(
+            f"{host}:{port} cannot be used ({error.strerror}): stop the program that has it, or choose another "
+            f"port with {PREFIX}{setting}={port + 1 if port < 65_535 else port - 1}."
+        ) from None
 
 
-@contextmanager
-def _socket_folder() -> Iterator[Path]:
+def _socket_folder() -> Path:
     """Outside of the data folder: a socket's path may take about 100 bytes at most."""
-    folder = Path(tempfile.mkdtemp(prefix="imagegen-"))
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix="imagegen-"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"No temporary folder can be made ({error.strerror}): name one that this user may write to with TMPDIR."
+        ) from None
+
+
+def url_of(settings: LauncherSettings, port: int) -> str:
+    """How this machine reaches what listens on `port` of SD_HOST."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _readable(url: str) -> str:
+    return url.replace("http://127.0.0.1:", "http://localhost:")
 
 
 def _banner(settings: LauncherSettings, command: str) -> str:
-    host = "localhost" if settings.host in ("127.0.0.1", "0.0.0.0", "::1", "::") else settings.host  # noqa: S104
-    url = settings.public_url or f"http://{host}:{settings.port}"
+    url = settings.public_url or _readable(url_of(settings, settings.port))
     key = "-H 'x-api-key: YOUR-KEY' " if settings.api_key else ""
-    lines = ["", "[bold green]imagegen is ready[/]", f"  API        {url}   (try it at {url}/docs)"]
-    if settings.flower_port:
-        lines.append(f"  Dashboard  http://{host}:{settings.flower_port}")
-    lines += [
-        f"  Pictures   {settings.output_url or settings.output_dir.resolve()}",
-        "",
-        "  Your first picture:",
-        f"    {escape(EXAMPLE.format(url=url, key=key))}",
-    ]
-    lines += [
-        f'  or: [bold]{escape(command)} generate "a red heart on a blue background" -o heart.png[/]',
-        "",
-        "  Ctrl-C stops everything.",
-        "",
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        (
+            "",
+            paint("imagegen is ready", BOLD, GREEN),
+            f"  API        {url}   (try it at {url}/docs)",
+            f"  Images     {settings.output_url or settings.output_dir.resolve()}",
+            "",
+            "  Your first image:",
+            f"    {EXAMPLE.format(url=url, key=key)}",
+            f'  or: {paint(command, BOLD)} generate "a red heart on a blue background" -o heart.png',
+            "",
+            "  Ctrl-C stops everything.",
+            "",
+        )
+    )
+
+
+def _dashboard(settings: LauncherSettings) -> str:
+    return f"  Dashboard  {_readable(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""

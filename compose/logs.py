@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Collection
 from contextlib import closing, suppress
 
-from rich.console import Console
-
 from compose.journal import FOLDER, Line, Reader
 from compose.voice import printer
 from shared.errors import ConfigurationError
@@ -39,7 +37,6 @@ class Filter:
 
 def show(
     settings: LauncherSettings,
-    console: Console,
     processes: Collection[str],
     *,
     job: str | None,
@@ -52,7 +49,7 @@ def show(
     folder = settings.data_dir / FOLDER
     if not (folder.is_dir() or follow):
         raise ConfigurationError(f"Nothing is in {folder} yet: start the service with `imagegen up`.")
-    tell, chosen = printer(console, settings.log_format), Filter(processes, job)
+    tell, chosen = printer(print, settings.log_format), Filter(processes, job)
     with suppress(KeyboardInterrupt), closing(Reader(folder)) as journal:
         for line in deque(filter(chosen.wants, journal.past()), maxlen=most):
             tell(line)

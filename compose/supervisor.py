@@ -1,19 +1,31 @@
-"""Keeps processes running: starts them, shows what they say, starts them again when they die, stops them in order."""
+"""Keeps processes running: starts them in waves, logs what they print, restarts those that die, stops all in order.
 
-import asyncio
+One thread decides everything, from a queue of events. Each process has a thread that reads its output to the end, so
+that whatever becomes of one of them, no other is kept from printing. This process lives as long as the service and
+imports little: no settings, no asyncio.
+"""
+
 import os
 import re
-import sys
+import subprocess
 import time
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
-from contextlib import suppress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import assert_never
 
-from compose.services import Service
+from compose.group import ProcessGroup
+from compose.plan import Plan, Service, Wave
 from compose.voice import Voice
 
-#: A process that ran this long before it died is started again at once, sooner ones after a growing pause.
+#: A process that ran this long before it died is restarted at once, others after a growing pause.
 STABLE_SECONDS = 60.0
 MAX_PAUSE_SECONDS = 30.0
+#: How long a killed process may take to be gone; one in the midst of a system call of a dead disk takes for ever.
+KILL_SECONDS = 5.0
+#: Longer lines are logged in pieces.
+MAX_LINE_BYTES = 65_536
 
 
 class StartFailed(Exception):
@@ -23,106 +35,152 @@ class StartFailed(Exception):
         super().__init__(f"{service.name} could not start (exit code {code}); its last lines above say why.")
 
 
-class Guard:
-    """The process group that everything lives in, and the process that ends it when this one is gone."""
+@dataclass(frozen=True)
+class Ready:
+    supervised: "Supervised"
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
-        self.group = process.pid
 
-    @classmethod
-    async def start(cls) -> "Guard":
-        command = (sys.executable, "-m", "compose.guard")
-        return cls(await asyncio.create_subprocess_exec(*command, stdin=PIPE, process_group=0))
+@dataclass(frozen=True)
+class Ended:
+    """The process has exited and all of its output is logged."""
 
-    async def dismiss(self) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self._process.wait()
+    supervised: "Supervised"
+    code: int
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    pass
+
+
+Events = SimpleQueue[Ready | Ended | StopRequested]
 
 
 class Supervised:
-    """One service: its process, and the task that keeps it alive."""
+    """One service, its process of the moment, and the thread that reads what that prints."""
 
-    def __init__(self, service: Service, guard: Guard, voice: Voice) -> None:
+    def __init__(self, service: Service) -> None:
         self.service = service
-        self._guard = guard
-        self._voice = voice
-        self._process: Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self.was_ready = False
+        self.restart_at: float | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: Thread | None = None
+        self._started_at = 0.0
+        self._pause = 0.0
 
-    async def start(self) -> None:
-        """Returns when it is ready. Raises StartFailed."""
-        reader = await self._spawn()
-        await self._until_ready(reader)
-        self._keeper = asyncio.create_task(self._keep(reader))
+    def start(self, group: ProcessGroup, voice: Voice, events: Events) -> None:
+        self.restart_at, self._started_at = None, time.monotonic()
+        self._process = group.spawn(self.service.command, {**os.environ, **self.service.env, "PYTHONUNBUFFERED": "1"})
+        self._reader = Thread(target=self._read, args=(self._process, voice, events), daemon=True)
+        self._reader.start()
 
-    async def stop(self) -> None:
+    def stop(self, voice: Voice) -> None:
         """Ask, wait, insist."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-        if self._process is None or self._process.returncode is not None:
+        if self._process is None or self._reader is None or not self._reader.is_alive():
             return
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        drained = asyncio.create_task(self._drain(self._process))
-        try:
-            await asyncio.wait_for(self._process.wait(), self.service.grace_seconds)
-        except TimeoutError:
-            self._voice.say(self.service.name, "does not stop when asked; killing it")
+        self._process.terminate()
+        self._reader.join(self.service.grace_seconds)
+        if self._reader.is_alive():
+            voice.say(self.service.name, "does not stop when asked; killing it")
             self._process.kill()
-            await self._process.wait()
-        await drained
+            self._reader.join(KILL_SECONDS)
 
-    async def _spawn(self) -> asyncio.StreamReader:
-        env = {**os.environ, **self.service.env, "PYTHONUNBUFFERED": "1"}
-        self._process = await asyncio.create_subprocess_exec(
-            *self.service.command, env=env, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, process_group=self._guard.group
-        )
-        if self._process.stdout is None:
-            raise RuntimeError("the process was started without a pipe")
-        return self._process.stdout
+    def schedule_restart(self) -> float:
+        """In how many seconds."""
+        now = time.monotonic()
+        stable = now - self._started_at > STABLE_SECONDS
+        self._pause = 0.0 if stable else min(2 * self._pause + 0.5, MAX_PAUSE_SECONDS)
+        self.restart_at = now + self._pause
+        return self._pause
 
-    async def _until_ready(self, reader: asyncio.StreamReader) -> None:
-        while line := await _next_line(reader):
-            self._tell(line)
-            if self.service.ready in line:
-                return
-        raise StartFailed(self.service, await self._exit_code())
-
-    async def _keep(self, reader: asyncio.StreamReader) -> None:
-        pause = 0.0
-        while True:
-            begin = time.monotonic()
-            while line := await _next_line(reader):
-                self._tell(line)
-            code = await self._exit_code()
-            pause = 0.0 if time.monotonic() - begin > STABLE_SECONDS else min(2 * pause + 0.5, MAX_PAUSE_SECONDS)
-            self._voice.say(
-                self.service.name, f"ended unexpectedly (exit code {code}); starting it again in {pause:g} s"
-            )
-            await asyncio.sleep(pause)
-            reader = await self._spawn()
-
-    async def _drain(self, process: Process) -> None:
-        while process.stdout is not None and (line := await _next_line(process.stdout)):
-            self._tell(line)
-
-    async def _exit_code(self) -> int:
-        return await self._process.wait() if self._process is not None else 0
-
-    def _tell(self, line: str) -> None:
-        if line.strip():
-            tell = self._voice.say if re.search(self.service.shown, line) else self._voice.note
-            tell(self.service.name, line.rstrip())
+    def _read(self, process: subprocess.Popen[bytes], voice: Voice, events: Events) -> None:
+        is_ready, shown = False, re.compile(self.service.shown)
+        for line in _lines(process):
+            if line.strip():
+                (voice.say if shown.search(line) else voice.note)(self.service.name, line.rstrip())
+            if not is_ready and self.service.ready in line:
+                is_ready = True
+                events.put(Ready(self))
+        events.put(Ended(self, process.wait()))
 
 
-async def _next_line(reader: asyncio.StreamReader) -> str:
-    """The next line with its end, '' when there are no more. An endless line is given in pieces."""
-    try:
-        line = await reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError as error:
-        line = error.partial
-    except asyncio.LimitOverrunError as error:
-        line = await reader.readexactly(error.consumed)
-    return line.decode(errors="replace")
+class Supervisor:
+    def __init__(self, plan: Plan, group: ProcessGroup, voice: Voice, events: Events) -> None:
+        """A StopRequested in `events` ends it."""
+        self._plan = plan
+        self._group = group
+        self._voice = voice
+        self._events = events
+        self._supervised: list[Supervised] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        """Until a stop is requested. Raises StartFailed. Nothing is left running either way."""
+        try:
+            for wave in self._plan.waves:
+                self._start(wave)
+            while not self._stopping:
+                self._handle_next()
+            self._voice.say("imagegen", "Stopping…")
+        except StartFailed:
+            # What the others say of their end would hide why this one failed.
+            self._voice.hush()
+            raise
+        finally:
+            self._stop([one for one in self._supervised if not one.service.stops_last])
+            self._stop(self._supervised)
+
+    def _start(self, wave: Wave) -> None:
+        starting = [] if self._stopping else [Supervised(service) for service in wave.services]
+        self._supervised += starting
+        for one in starting:
+            one.start(self._group, self._voice, self._events)
+        while not (self._stopping or all(one.was_ready for one in starting)):
+            self._handle_next()
+        if wave.announcement and not self._stopping:
+            self._voice.announce(wave.announcement)
+
+    def _handle_next(self) -> None:
+        due = min((one.restart_at for one in self._supervised if one.restart_at is not None), default=None)
+        try:
+            event = self._events.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+        except Empty:
+            self._restart_due()
+            return
+        match event:
+            case Ready(one):
+                one.was_ready = True
+            case Ended(one, code):
+                self._ended(one, code)
+            case StopRequested():
+                self._stopping = True
+            case _:
+                assert_never(event)
+
+    def _ended(self, one: Supervised, code: int) -> None:
+        if not one.was_ready:
+            raise StartFailed(one.service, code)
+        pause = one.schedule_restart()
+        self._voice.say(one.service.name, f"ended unexpectedly (exit code {code}); starting it again in {pause:g} s")
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        for one in self._supervised:
+            if one.restart_at is not None and one.restart_at <= now:
+                one.start(self._group, self._voice, self._events)
+
+    def _stop(self, those: list[Supervised]) -> None:
+        stops = [Thread(target=one.stop, args=(self._voice,)) for one in those]
+        for stop in stops:
+            stop.start()
+        for stop in stops:
+            stop.join()
+
+
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Until the process and all that it started have closed their output. An endless line is given in pieces."""
+    if process.stdout is None:
+        raise RuntimeError("the process was started without a pipe")
+    with process.stdout as stdout:
+        while line := stdout.readline(MAX_LINE_BYTES):
+            yield line.decode(errors="replace")

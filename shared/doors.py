@@ -49,6 +49,13 @@ def _host(value: str) -> str:
     return value.lower()
 
 
+def _listening_host(value: str) -> str:
+    host = value.strip().removeprefix("[").removesuffix("]")
+    if re.search(r"[/@\s]", host) or re.fullmatch(r"[^:]*:\d*", host):
+        raise ValueError("must be an address or a name alone, such as 127.0.0.1, 0.0.0.0 or ::1; the port is SD_PORT")
+    return host
+
+
 def _network(value: str) -> str:
     try:
         return str(ip_network(value))
@@ -61,7 +68,7 @@ class DoorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_listening_host)] = "127.0.0.1"
     """Address the API listens on; 0.0.0.0 for every network, which needs SD_API_KEY."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""

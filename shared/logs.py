@@ -5,7 +5,7 @@ import logging
 import logging.config
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -81,9 +81,16 @@ def configure(log_format: Format, **fields: str) -> None:
         }
     )
     logging.captureWarnings(capture=True)
+    # Who logs goes on where an entry cannot be written, because a disk is full or the reader of a pipe is gone.
+    logging.raiseExceptions = False
     if log_format == "json":
         sys.excepthook = lambda _, error, __: _log_uncaught(error)
         threading.excepthook = lambda raised: _log_uncaught(raised.exc_value)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        logging.getLogger(__name__).warning(sentence)
 
 
 def _log_uncaught(error: BaseException | None) -> None:

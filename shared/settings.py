@@ -3,22 +3,26 @@
 import base64
 import os
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared import logs
+from shared import envfile, logs
 from shared.addresses import Url
 from shared.bfl import DEFAULT_MODEL, MODELS
 from shared.doors import DoorSettings, http_url, is_loopback, split
 from shared.errors import ConfigurationError, ForbiddenUrl
+from shared.mistakes import explained
 from shared.schemas import Backend
-from shared.stores import StoreSettings
+from shared.stores import Folder, StoreSettings, home_expanded
 
 PREFIX = "SD_"
+#: In the environment of what `imagegen up` starts: it has warned of unknown settings already.
+SUPERVISED = "IMAGEGEN_SUPERVISED"
 
 
 def _key(value: SecretStr) -> SecretStr:
@@ -80,6 +84,17 @@ def _origin(value: str) -> str:
     return value
 
 
+def _backends(value: object) -> object:
+    names = split(value)
+    known = [str(backend) for backend in Backend]
+    for name in names if isinstance(value, str) and isinstance(names, list) else ():
+        if name not in known:
+            near = get_close_matches(name.lower().replace("_", "-"), known, n=1)
+            meant = f"; you may mean {near[0]}" if near else ""
+            raise ValueError(f"an entry is none of {', '.join(known)}{meant}")
+    return names
+
+
 def _bfl_model(value: str) -> str:
     if value not in MODELS:
         raise ValueError(f"must be one of {', '.join(MODELS)}")
@@ -91,7 +106,6 @@ class Settings(StoreSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -99,7 +113,7 @@ class Settings(StoreSettings):
         hide_input_in_errors=True,
     )
 
-    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(split), Field(min_length=1)] = (Backend.SD,)
+    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_backends), Field(min_length=1)] = (Backend.SD,)
     """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
     `imagegen up` starts a worker for each."""
     bfl_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
@@ -183,19 +197,26 @@ class WorkerSettings(Settings):
     """auto, cpu, cuda, cuda:N or mps; auto takes CUDA, then Apple's GPU, then the CPU."""
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Precision of the model; auto takes what is safe on the device."""
-    model_id: Annotated[str, Field(min_length=1)] = "starter"
+    cpu_threads: Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
+    """Threads that a model computes with on a CPU: a number, or auto for as many as there are CPUs for this process, by
+    its affinity and the quotas of its containers. Fewer leave more to other programs."""
+    model_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
-    flux_model_id: Annotated[str, Field(min_length=1)] = "black-forest-labs/FLUX.2-klein-4B"
+    flux_model_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = (
+        "black-forest-labs/FLUX.2-klein-4B"
+    )
     """Model of the flux-local backend: a FLUX.2 Klein of Hugging Face, or a local folder in diffusers' format."""
-    model_dir: Path = Path("models")
+    model_dir: Folder = Path("models")
     """Where downloaded models are kept, each as <owner>/<name>."""
-    lora_dir: Path = Path("models/loras")
+    lora_dir: Folder = Path("models/loras")
     """LoRAs of the sd backend: .safetensors files there and in subfolders, which requests choose by their paths. Read
     when the worker starts."""
     safety_checker: bool = True
     """Whether pictures of local models are checked, and withheld where the checker objects."""
-    safety_checker_id: Annotated[str, Field(min_length=1)] = "CompVis/stable-diffusion-safety-checker"
+    safety_checker_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = (
+        "CompVis/stable-diffusion-safety-checker"
+    )
     """Checker for models that bring none: a Hugging Face id or a local folder."""
     huggingface_token: SecretStr | None = None
     """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
@@ -242,7 +263,7 @@ class HousekeeperSettings(LinkSettings):
 class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """What `imagegen up` needs: everything."""
 
-    data_dir: Path = Path("data")
+    data_dir: Folder = Path("data")
     """Where the embedded Redis keeps the queue and the job records, and `imagegen up` what its processes say."""
     flower_port: Annotated[int, Field(ge=0, le=65_535)] = 5555
     """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
@@ -263,17 +284,36 @@ S = TypeVar("S", bound=BaseSettings)
 
 def load(family: type[S]) -> S:
     """Read the settings. Raises ConfigurationError with one sentence that names the variable, never its value."""
-    _adopt_credentials()
+    written = envfile.read()
+    for name, value in written.items():
+        # The library that reaches buckets reads these variables itself, and knows nothing of `.env`.
+        if name.startswith("AWS_"):
+            os.environ.setdefault(name, value)
+    # What the environment has comes first.
+    chosen = {name.upper() for name, value in os.environ.items() if value}
+    own = {name.upper(): value for name, value in written.items() if name.upper() not in chosen}
+    fields: dict[str, Any] = {
+        field: own[name] for field in family.model_fields if (name := f"{PREFIX}{field}".upper()) in own
+    }
     try:
-        return family()
+        return family(**fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else "The settings"
-        raise ConfigurationError(f"{name} is wrong: {first['msg'].removeprefix('Value error, ')}.") from None
+        raise ConfigurationError(f"{name} is wrong: {explained(first)}.") from None
 
 
-def _adopt_credentials() -> None:
-    """The library that reaches buckets reads these variables itself, and knows nothing of `.env`."""
-    for name, value in dotenv_values(".env").items():
-        if name.startswith("AWS_") and value:
-            os.environ.setdefault(name, value)
+def unknown() -> list[str]:
+    """A sentence for each variable that looks like a setting and is none. Raises ConfigurationError."""
+    known = [f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields]
+    strange = sorted({name for name in (*os.environ, *envfile.read()) if _is_own(name) and name.upper() not in known})
+    return [f"{name} is no setting and has no effect{_meant(name.upper(), known)}." for name in strange]
+
+
+def _is_own(name: str) -> bool:
+    return name.upper().startswith(PREFIX)
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1, cutoff=0.75)
+    return f": you may mean {near[0]}" if near else ": docs/configuration.md lists them all"

@@ -184,23 +184,28 @@ _CANNOT_WRITE = (
 _CANNOT_WRITE_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
 
 
-def require_redis(url: str) -> None:
-    """Raises ConfigurationError for no server, or one that refuses the login or whose certificate is not believed.
+def require_redis(url: str) -> bool:
+    """Whether it answers: one that is not there yet may come.
 
-    One that is not there yet may come.
+    Raises ConfigurationError for no server, or one that refuses the login or whose certificate is not believed.
     """
     if not url:
         raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
     client = connect(url)
     try:
         client.ping()
+    except (TypeError, ValueError):
+        # What the address says after its ? becomes arguments of the connection.
+        raise ConfigurationError("SD_REDIS_URL is wrong: it has an option that connections do not have.") from None
     except redis.exceptions.AuthenticationError:
         raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
     except redis.exceptions.RedisError as error:
         if (refusal := _refusal_of_tls(error)) is not None:
             raise ConfigurationError(refusal) from None
+        return False
     finally:
         client.close()
+    return True
 
 
 def _refusal_of_tls(error: BaseException | None) -> str | None:

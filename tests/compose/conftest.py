@@ -42,7 +42,9 @@ class Launched:
         return Process([sys.executable, "-m", "compose.cli", *arguments], self.folder, **self.settings)
 
     def is_ready(self) -> Self:
-        self.launcher.wait_for("Ctrl-C stops everything")
+        """Everything runs, what makes no images included."""
+        dashboard = () if self.settings["SD_FLOWER_PORT"] == "0" else ("Dashboard",)
+        self.launcher.wait_for("Ctrl-C stops everything", *dashboard)
         return self
 
     def descendants(self) -> list[psutil.Process]:

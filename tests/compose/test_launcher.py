@@ -1,4 +1,5 @@
 import signal
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -6,6 +7,7 @@ import requests
 
 from compose.launcher import REDIS_URL_FILE
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
+from tests.faults.invariant import until
 from tests.stack import free_port
 
 
@@ -18,10 +20,13 @@ def test_one_command_starts_a_service_that_makes_pictures(service: Launched) -> 
 
 
 def test_the_dashboard_shows_the_worker(service: Launched) -> None:
-    page = requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10)
+    until(lambda: "null@" in requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10).text)
 
-    assert page.status_code == 200
-    assert "null@" in page.text
+
+def lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -32,7 +37,7 @@ def test_being_told_to_stop_stops_everything_in_order(launch: Launch, number: si
     launched.launcher.send(number)
 
     assert launched.launcher.wait(STOP_SECONDS) == 0
-    assert not [process for process in processes if process.is_running()]
+    assert not [process for process in processes if lives(process)]
     stops = [launched.launcher.output.index(text) for text in ("Warm shutdown", "bye bye", "nothing is left running")]
     assert stops == sorted(stops)
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.schemas import Backend
-from shared.settings import ApiSettings, LauncherSettings, Settings, load
+from shared.settings import ApiSettings, LauncherSettings, Settings, load, unknown
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +117,93 @@ def test_settings_never_change() -> None:
 
     with pytest.raises(ValueError, match="frozen"):
         setattr(settings, "redis_url", "redis://other")  # noqa: B010 - mypy knows that it is frozen
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-with-mark"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_an_env_file_is_read_as_editors_of_every_system_save_it(encoding: str, newline: str) -> None:
+    text = newline.join(("# für mich", "SD_PORT=7999", "SD_LOG_FORMAT=json", ""))
+    data = b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16-le-with-mark" else text.encode(encoding)
+    Path(".env").write_bytes(data)
+
+    settings = load(LauncherSettings)
+
+    assert (settings.port, settings.log_format) == (7999, "json")
+
+
+def test_an_env_file_that_is_no_text_or_no_file_is_named() -> None:
+    Path(".env").write_bytes("SD_HOST=::1\n# für mich\n".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\): save it as UTF-8"):
+        load(Settings)
+
+    Path(".env").unlink()
+    Path(".env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read"):
+        load(Settings)
+
+
+def test_a_tilde_is_the_home_folder_where_no_shell_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/ca.pem").touch()
+    monkeypatch.setenv("SD_LORA_DIR", "~/loras")
+    Path(".env").write_text("SD_OUTPUT_DIR=~/pictures\nSD_MODEL_ID=~/own\nSD_CA_FILE=~/ca.pem\n")
+
+    settings = load(LauncherSettings)
+
+    home = tmp_path / "home"
+    assert settings.output_dir == home / "pictures"
+    assert settings.lora_dir == home / "loras"
+    assert settings.model_id == str(home / "own")
+    assert settings.ca_file == home / "ca.pem"
+    monkeypatch.setenv("SD_DATA_DIR", "~no-such-user-here/data")
+    with pytest.raises(ConfigurationError, match="SD_DATA_DIR is wrong: begins with ~"):
+        load(LauncherSettings)
+
+
+def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_DEFAULT_BACKND", "null")
+    Path(".env").write_text("SD_MODLE_ID=stabilityai/sd-turbo\nSD_PORT=7999\nOTHER=1\n")
+
+    sentences = [sentence for sentence in unknown() if "MODLE" in sentence or "BACKND" in sentence]
+
+    assert sentences == [
+        "SD_DEFAULT_BACKND is no setting and has no effect: you may mean SD_DEFAULT_BACKEND.",
+        "SD_MODLE_ID is no setting and has no effect: you may mean SD_MODEL_ID.",
+    ]
+    assert not [sentence for sentence in unknown() if "SD_PORT" in sentence or "OTHER" in sentence]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("SD_BACKENDS", "flux_local", "you may mean flux-local"),
+        ("SD_BACKENDS", "null,SD", "you may mean sd"),
+        ("SD_PORT", "eighty", "must be a whole number"),
+        ("SD_PORT", "70000", "must be at most 65535"),
+        ("SD_ALLOW_OPEN", "maybe", "must be true or false"),
+        ("SD_LOG_FORMAT", "xml", "must be one of 'text' or 'json'"),
+        ("SD_CA_FILE", "nope.pem", "names a file that is not there"),
+        ("SD_HOST", "http://localhost", "the port is SD_PORT"),
+        ("SD_HOST", "localhost:7860", "the port is SD_PORT"),
+        ("SD_REDIS_URL", "redis://:pa/5ecret@host:6379/0", "in a password, write / "),
+        ("SD_REDIS_URL", "redis://:5ecret@host:99999/0", "host and port cannot be read"),
+        ("SD_REDIS_URL", "unix://", "unix:///path"),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_that_no_programmer_is_needed_for(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigurationError) as raised:
+        load(LauncherSettings)
+
+    assert told in raised.value.detail
+    assert "5ecret" not in raised.value.detail
+
+
+def test_an_address_in_brackets_is_that_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_HOST", "[::1]")
+
+    assert load(LauncherSettings).host == "::1"

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 
-from compose.doctor.findings import Finding, ok, problem
+from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
+from shared.settings import unknown
 
 
 def look(here: Surroundings) -> Iterator[Finding]:
     settings = here.settings
+    for sentence in unknown():
+        what, _, remedy = sentence.partition(": ")
+        yield warning(f"{what}.", remedy[:1].upper() + remedy[1:])
     try:
         settings.require_keys()
         if settings.flower_port:

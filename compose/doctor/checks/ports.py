@@ -7,8 +7,9 @@ import psutil
 from compose.doctor.asking import Answer, ask
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from compose.launcher import require_free_port
+from compose.launcher import require_free_port, url_of
 from shared.errors import ConfigurationError
+from shared.settings import LauncherSettings
 
 API, DASHBOARD = "/openapi.json", "/healthcheck"
 #: What each of our own says there, without a key.
@@ -27,7 +28,7 @@ def _judged(here: Surroundings, port: int, setting: str, what: str, path: str) -
         require_free_port(here.settings.host, port, setting)
     except ConfigurationError as error:
         # Another installation's may have it as well, but then this one does not run.
-        if here.redis_url is not None and _is_ours(here.settings.host, port, path):
+        if here.redis_url is not None and _is_ours(here.settings, port, path):
             return ok(f"The {what} answers on port {port}.")
         why, _, remedy = error.detail.partition(": ")
         return problem(f"{why}{_owner(port)}.", remedy[:1].upper() + remedy[1:])
@@ -36,9 +37,8 @@ def _judged(here: Surroundings, port: int, setting: str, what: str, path: str) -
     return ok(f"Port {port} is free for the {what}.")
 
 
-def _is_ours(host: str, port: int, path: str) -> bool:
-    address = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
-    match ask(f"http://{address}:{port}{path}"):
+def _is_ours(settings: LauncherSettings, port: int, path: str) -> bool:
+    match ask(f"{url_of(settings, port)}{path}"):
         case Answer(status=200, text=text):
             return OWN[path] in text[:200]
         case _:

@@ -1,0 +1,37 @@
+"""`.env`: the settings of whoever starts the service in this folder, as editors of every system save them."""
+
+import codecs
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from shared.errors import ConfigurationError
+
+ENV_FILE = ".env"
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def read() -> Mapping[str, str]:
+    """Variables that have a value; none where there is no file. Raises ConfigurationError."""
+    path = Path(ENV_FILE)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path.absolute()} cannot be read ({error.strerror}): make it a file that this user may read, or move it "
+            "away."
+        ) from None
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+        values = dotenv_values(stream=io.StringIO(text))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigurationError(
+            f"{path.absolute()} is not UTF-8 text (line {line}): save it as UTF-8 in your editor."
+        ) from None
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,31 @@
+"""What is wrong with a value, in words for people who do not program."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_SENTENCES: Mapping[str, str] = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a number",
+    "bool_parsing": "must be true or false",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "literal_error": "must be one of {expected}",
+    "enum": "must be one of {expected}",
+    "too_short": "must not be empty",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "does not have the form that docs/configuration.md describes",
+    "path_not_file": "names a file that is not there",
+}
+
+
+def explained(error: Mapping[str, Any]) -> str:
+    """Of one of pydantic's errors; the value is not in it."""
+    sentence = _SENTENCES.get(error["type"])
+    if sentence is None:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return sentence.format(**error.get("ctx", {}))

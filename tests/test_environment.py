@@ -1,0 +1,129 @@
+"""The environment that the Makefile makes: it moves with its folder, and has the PyTorch that fits the machine."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.stack import free_port
+
+ROOT = Path(__file__).parent.parent
+HAS_DRIVER = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """As much of one as `make run` needs; its environment says which code it runs."""
+    folder = tmp_path / "first"
+    (folder / "compose").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "compose/__init__.py", "compose/environment.py"):
+        shutil.copy(ROOT / name, folder / name)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
+    (folder / "compose/cli.py").write_text("import link_to_imagegen\n")
+    packages = next(folder.glob(".venv/lib/python*/site-packages"))
+    (packages / "link_to_imagegen.py").write_text(f"print('runs', '{folder}/compose')\n")
+    (folder / ".venv/.run").touch()
+    return folder
+
+
+def make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["/usr/bin/env", "make", "run", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_copied_folder_runs_its_own_code_and_says_so_once(checkout: Path, tmp_path: Path) -> None:
+    assert make(checkout).stdout == f"runs {checkout}/compose\n"
+    other = tmp_path / "the other"
+    shutil.copytree(checkout, other, symlinks=True)
+
+    first, second = make(other), make(other)
+
+    assert first.stdout.splitlines() == [
+        f"The environment in .venv was made in {checkout}; now it belongs to this folder.",
+        f"runs {other}/compose",
+    ]
+    assert second.stdout == f"runs {other}/compose\n"
+    assert make(checkout).stdout == f"runs {checkout}/compose\n"
+
+
+def test_a_moved_folder_runs_where_nothing_was_noted_yet(checkout: Path, tmp_path: Path) -> None:
+    checkout.rename(tmp_path / "second")
+
+    done = make(tmp_path / "second")
+
+    assert done.stdout.endswith(f"runs {tmp_path}/second/compose\n"), done.stderr
+
+
+def test_an_environment_of_unknown_origin_is_not_run(checkout: Path) -> None:
+    (checkout / ".venv/pyvenv.cfg").write_text("home = /usr/bin\n")
+
+    done = make(checkout)
+
+    assert done.returncode == 2
+    assert "run `make clean` and try again" in done.stderr
+    assert "runs" not in done.stdout
+
+
+def test_a_python_that_is_not_there_is_named(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+
+    done = make(checkout, "PYTHON=python3.99")
+
+    assert done.stdout.startswith("There is no program python3.99 here: name a Python of 3.11 or newer")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[str]:
+    """Of PyTorch's builds without CUDA."""
+    (tmp_path / "index/torch").mkdir(parents=True)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(tmp_path / "index"))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def options(choice: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "compose.environment", "torch", choice, index]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch comes without CUDA")
+@pytest.mark.skipif(HAS_DRIVER, reason="an NVIDIA driver is here")
+def test_a_machine_without_a_driver_gets_pytorch_without_cuda_where_it_is_to_be_had(index: str, tmp_path: Path) -> None:
+    found = options("auto", index, tmp_path)
+    assert found.stdout == f"--extra-index-url {index}\n"
+    assert "make run TORCH=cuda" in found.stderr
+
+    unreachable = options("auto", f"http://127.0.0.1:{free_port()}", tmp_path)
+    assert (unreachable.returncode, unreachable.stdout) == (0, "")
+    assert "does not answer" in unreachable.stderr
+
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "driver/nvidia-smi").touch(0o755)
+    assert options("auto", index, tmp_path, path=str(tmp_path / "driver")).stdout == ""
+    assert options("cpu", index, tmp_path, path=str(tmp_path / "driver")).stdout == f"--extra-index-url {index}\n"
+
+
+def test_what_is_installed_stays_and_a_choice_is_a_choice(index: str, tmp_path: Path) -> None:
+    assert options("cuda", index, tmp_path).stdout == ""
+    assert "there are auto, cpu and cuda" in options("gpu", index, tmp_path).stderr
+
+    (tmp_path / ".venv/lib/python3/site-packages/torch").mkdir(parents=True)
+    (tmp_path / ".venv/lib/python3/site-packages/torch/__init__.py").touch()
+    assert options("auto", index, tmp_path).stdout == ""
