@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, bootsteps
 from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+from celery.worker import state as celery_state
 
 from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.queues import GENERATE, JobQueue, create_celery, queue_for
 from shared.settings import WorkerSettings
+from worker import failures
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class _Cloud:
     def __init__(self, app: Celery, settings: WorkerSettings, traced: tracing.Start) -> None:
         self._app = app
         self._traced = traced
-        self._settings = settings
+        self.settings = settings
         self._child: Child | None = None
         self._rescue: Rescue | None = None
 
@@ -65,9 +67,9 @@ class _Cloud:
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
-        logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
-        self._rescue = Rescue.connected(self._settings, JobQueue(self._app), worker=name)
-        self._child = Child.loaded(self._settings, name, self._traced)
+        logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
+        self._rescue = Rescue.connected(self.settings, JobQueue(self._app), worker=name)
+        self._child = Child.loaded(self.settings, name, self._traced)
 
     def run(self, job_id: str) -> None:
         if self._child is None or self._rescue is None:
@@ -81,7 +83,7 @@ class _Cloud:
             self._rescue.handed_back(job_id)
 
     def on_shutdown(self, **_: object) -> None:
-        timer = threading.Timer(self._settings.shutdown_grace_seconds, self._leave)
+        timer = threading.Timer(self.settings.shutdown_grace_seconds, self._leave)
         timer.daemon = True
         timer.start()
 
@@ -109,6 +111,7 @@ def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
                 cloud.begin(worker.hostname)
             except ConfigurationError as error:
                 logger.critical(error.detail)
+                failures.report(cloud.settings, error.detail, celery_state.maybe_shutdown)
                 raise SystemExit(EXIT_FAILURE) from None
 
     return CloudGate
