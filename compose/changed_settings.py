@@ -79,7 +79,7 @@ def before(folder: Path, now: Values, container: str) -> dict[str, str]:
         known = {}
     if container not in known:
         known = {container: dict(now)}
-        write(kept, json.dumps(known), 0o600, group=0)
+        write(kept, json.dumps(known), 0o600, group=-1)
     return known[container]
 
 

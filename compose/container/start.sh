@@ -19,8 +19,6 @@ changed() {
 
 # Ends this container, for the engine to start it again, if the API was started and this one's settings have changed.
 watch() {
-    last=$(cat /settings/restarts/last 2>/dev/null)
-    taken=$(cat "$mine")
     while sleep 2; do
         now=$(cat /settings/restarts/last 2>/dev/null)
         [ "$now" = "$last" ] && continue
@@ -33,8 +31,11 @@ watch() {
     done
 }
 
-# shellcheck source=/dev/null
-[ -n "$mine" ] && . "$mine"
+if [ -n "$mine" ]; then
+    last=$(cat /settings/restarts/last 2>/dev/null)
+    taken=$(cat "$mine")
+    eval "$taken"
+fi
 case $0 in
     */imagegen) exec python3 -m compose.cli "$@" ;;
 esac
