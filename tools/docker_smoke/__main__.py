@@ -7,13 +7,12 @@ and must build through the host's network: `--network host --torch-index ''`.
 import argparse
 import http.client
 import sys
-
 from pathlib import Path
 
 from tools.docker_smoke.checks import Failed, check, run, timed
 from tools.docker_smoke.faults import changes, deaths, restarts
 from tools.docker_smoke.images import context, images
-from tools.docker_smoke.rules import flower_rules, commands, hardened, metrics_rules, redis_rules, refusals
+from tools.docker_smoke.rules import commands, flower_rules, hardened, metrics_rules, redis_rules, refusals
 from tools.docker_smoke.stack import Stack, call
 
 API = "iti-image-generation"
