@@ -54,7 +54,7 @@ def images(folder: Path, options: argparse.Namespace) -> None:
 
 @contextmanager
 def context() -> Iterator[Path]:
-    """The sources as a clone has them that only its owner may read, and what must never get into an image beside them."""
+    """The sources as in a clone that only its owner may read, and beside them what must never get into an image."""
     with tempfile.TemporaryDirectory() as folder:
         for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
             if (ROOT / name).is_file():
