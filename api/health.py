@@ -40,6 +40,7 @@ class BackendView(BaseModel):
     device: str | None
     dtype: str | None
     workers: list[WorkerRecord]
+    reason: str | None = Field(description="Why its last worker could not start, while none is ready")
     queued: int
     estimated_wait_seconds: float = Field(description="For a job that would be submitted now, by recent experience")
     credits: float | None = Field(description="What the account with the provider still has, where there is one")
@@ -63,6 +64,7 @@ class HealthView(BaseModel):
     outputs: OutputsView
     default_backend: Backend
     backends: dict[Backend, BackendStatus]
+    reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, where their last one told")
     downloads: dict[Backend, Download] = Field(description="Models on their way to a backend that is loading")
 
 
@@ -85,6 +87,11 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
         if state in states:
             return BackendStatus(state)
     return BackendStatus.OFFLINE if services.is_known(fleet, backend) else BackendStatus.UNCONFIGURED
+
+
+def _reason(fleet: Fleet, backend: Backend) -> str | None:
+    served = any(worker.state is not WorkerState.LOADING for worker in fleet.of(backend))
+    return None if served else fleet.failures.get(backend)
 
 
 def _shown(services: Services) -> list[Backend]:
@@ -117,6 +124,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         device=lead and lead.device,
         dtype=lead and lead.dtype,
         workers=list(workers),
+        reason=_reason(fleet, backend),
         queued=fleet.queued[backend],
         estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
         credits=told[0] if told else None,
@@ -140,9 +148,10 @@ async def health(services: ServicesDep) -> HealthView:
     try:
         fleet = await services.watch.fleet()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
+        reasons = {backend: reason for backend in statuses if (reason := _reason(fleet, backend))}
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
-        statuses, downloads = {}, {}
+        statuses, reasons, downloads = {}, {}, {}
     default = services.settings.fallback_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk.has_room()),
@@ -151,6 +160,7 @@ async def health(services: ServicesDep) -> HealthView:
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
+        reasons=reasons,
         downloads=downloads,
     )
 

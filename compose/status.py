@@ -51,6 +51,7 @@ class Status:
         known = [backend for backend in self.backends if backend["status"] != "unconfigured"]
         workers = [worker for backend in known for worker in backend["workers"]]
         parts += ["", _backends(known)] if known else []
+        parts += [f"{backend['name']}: {_plain(backend['reason'])}" for backend in known if backend["reason"]]
         parts += ["", _workers(workers)] if workers else []
         parts += ["", _jobs(self.jobs)] if self.jobs else []
         return Group(*parts)

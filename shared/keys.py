@@ -115,3 +115,7 @@ class Keys:
 
     def capabilities(self, backend: str) -> str:
         return f"{self.prefix}capabilities:{backend}"
+
+    def failures(self, backend: str) -> str:
+        """How many workers of a backend have failed to start in a row, and why the last one did."""
+        return f"{self.prefix}failures:{backend}"

@@ -235,6 +235,9 @@ class WorkerSettings(Settings):
     reuse_pictures: bool = False
     """Whether an exact repeat, which is the same request of the same key with the same seed, is answered with the
     pictures that the same local model made of it before. `reused_from` of the job tells so."""
+    restart_backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
+    """Longest pause before a worker that cannot load its model ends; pauses grow with each failure in a row. For what
+    starts it again at once, such as Docker: compose.yaml sets 300. 0: it ends at once."""
     bfl_base_url: Annotated[str, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """Where flux-api sends its requests; https://api.eu.bfl.ai and https://api.us.bfl.ai keep them in one region."""
     bfl_concurrency: Annotated[int, Field(ge=1, le=256)] = 8

@@ -1,6 +1,6 @@
 """What workers tell of themselves: one record each, which dies with its worker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -13,6 +13,8 @@ from shared.store import Argument, Operation
 BEAT_SECONDS = 4.0
 #: A record lives through two missed beats.
 LIFETIME_MS = 12_000
+#: Failed starts count as a row, and the reason is told, for so long after the last one.
+FAILURE_LIFETIME_MS = 3_600_000
 
 
 class WorkerState(StrEnum):
@@ -63,6 +65,8 @@ class Fleet:
     """Milliseconds that kinds of work have taken lately (see kind_of_work); `*` is the mean of all."""
     store_ms: int
     """When this was so, by the store's clock: milliseconds since 1970."""
+    failures: dict[Backend, str] = field(default_factory=dict)
+    """Why the last worker of a backend could not start, until one is ready."""
 
     def of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
@@ -87,17 +91,22 @@ class Workers:
         return Operation("leave", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
 
     def tell(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
-        """Remember what the backend can do, also while no worker is there."""
-        return Operation("tell", [self._keys.capabilities(backend)], [capabilities.model_dump_json()], bool)
+        """A worker is ready: remember what the backend can do, also while no worker is there."""
+        keys = [self._keys.capabilities(backend), self._keys.failures(backend)]
+        return Operation("tell", keys, [capabilities.model_dump_json()], bool)
+
+    def failed(self, backend: Backend, reason: str) -> Operation[int]:
+        """Remember why a worker cannot start. Returns how many of the backend have failed in a row."""
+        return Operation("failed", [self._keys.failures(backend)], [reason, FAILURE_LIFETIME_MS], int)
 
     def fleet(self) -> Operation[Fleet]:
         keys = self._keys
-        prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.pace("")]
+        prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.pace(""), keys.failures("")]
         return Operation("workers", [keys.workers], [*prefixes, *Backend], _fleet)
 
 
-def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], int]) -> Fleet:
-    records, models, queued, paces, store_ms = reply
+def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], list[str], int]) -> Fleet:
+    records, models, queued, paces, failures, store_ms = reply
     told = zip(Backend, models, strict=True)
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
@@ -105,6 +114,7 @@ def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], int]) 
         queued=dict(zip(Backend, queued, strict=True)),
         pace={backend: _pace(flat) for backend, flat in zip(Backend, paces, strict=True)},
         store_ms=store_ms,
+        failures={backend: reason for backend, reason in zip(Backend, failures, strict=True) if reason},
     )
 
 

@@ -43,12 +43,32 @@ COMPOSE = (
         "COMPOSE_FILE",
         "The stack and its overlays, joined by colons: compose/nvidia.yaml, compose/join-network.yaml, "
         "compose/other-redis.yaml, compose/monitoring.yaml. See docs/docker.md.",
-        "compose/compose.yaml",
-        True,
+        "compose.yaml",
+        False,
     ),
-    ("COMPOSE_PROJECT_NAME", "Begins the names of containers and volumes.", "imagegen", True),
+    (
+        "COMPOSE_PROJECT_NAME",
+        "Begins the names of containers and volumes, so another name has other volumes. Empty: the name of the folder.",
+        "",
+        False,
+    ),
     ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api, monitoring.", "sd", True),
     ("REDIS_PASSWORD", "Password of the stack's own Redis; letters and digits.", "imagegen", False),
+    ("REDIS_IMAGE", "Image of the stack's own Redis, for one with a digest.", "valkey/valkey:9-alpine", False),
+    ("REDIS_MEMORY", "Most memory of the stack's own Redis; full at two thirds, it takes no more jobs.", "1g", False),
+    (
+        "WORKER_MEMORY",
+        "Most memory of a worker with a model on this machine, such as 16g. 0 sets no limit.",
+        "0",
+        False,
+    ),
+    (
+        "API_CONTAINER_NAME",
+        "Name of the API's container. Set to nothing, there may be several: `--scale stable-diffusion=2`, with as many "
+        "ports, such as SD_PORT=7860-7861.",
+        "iti-image-generation",
+        False,
+    ),
     ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",

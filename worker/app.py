@@ -27,6 +27,7 @@ from shared.queues import create_celery, queue_for
 from shared.schemas import Backend
 from shared.settings import WorkerSettings
 from shared.wakeups import GENERATE, queue_name
+from worker import failures
 from worker.cloud import create_cloud_worker
 from worker.events import TaskEvents
 from worker.rescue import Rescue, Worker
@@ -95,10 +96,10 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
             events = TaskEvents(app, sender)
             children.append(Child.loaded(settings, Worker(sender, start_id), traced, events.moved))
         except ConfigurationError as error:
-            _give_up(error.detail)
+            _give_up(settings, error.detail)
         except Exception as error:
             logger.exception("unexpected error while loading")
-            _give_up(f"The {settings.backend} backend could not be loaded: {error}")
+            _give_up(settings, f"The {settings.backend} backend could not be loaded: {error}")
 
     def end(**_: object) -> None:
         for child in children:
@@ -172,9 +173,10 @@ def _stop(*_: object) -> None:
     setattr(celery_state, "should_stop", EXIT_FAILURE)  # noqa: B010 - typed as None
 
 
-def _give_up(sentence: str) -> NoReturn:
+def _give_up(settings: WorkerSettings, sentence: str) -> NoReturn:
     """End the child and its whole worker, which must not take jobs without a model."""
     logger.critical(sentence)
+    failures.report(settings, sentence)
     os.kill(os.getppid(), GIVE_UP)
     # Not sys.exit: billiard would report it as a crash, with a traceback, and Celery swallows it in signal handlers.
     os._exit(os.EX_CONFIG)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery, bootsteps
 from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+from celery.worker import state as celery_state
 
 from shared import logs, tracing
 from shared.errors import ConfigurationError
 from shared.queues import create_celery, queue_for
 from shared.settings import WorkerSettings
 from shared.wakeups import GENERATE, queue_name
+from worker import failures
 from worker.events import TaskEvents
 from worker.rescue import Rescue, Worker
 
@@ -59,7 +61,7 @@ class _Cloud:
         self._app = app
         self._start_id = start_id
         self._traced = traced
-        self._settings = settings
+        self.settings = settings
         self._child: Child | None = None
         self._rescue: Rescue | None = None
 
@@ -68,10 +70,10 @@ class _Cloud:
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
-        logs.configure(self._settings.log_format, backend=self._settings.backend, worker=name)
+        logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = Worker(name, self._start_id), TaskEvents(self._app, name)
-        self._rescue = Rescue.connected(self._settings, worker)
-        self._child = Child.loaded(self._settings, worker, self._traced, events.moved)
+        self._rescue = Rescue.connected(self.settings, worker)
+        self._child = Child.loaded(self.settings, worker, self._traced, events.moved)
 
     def run(self) -> None:
         if self._child is None or self._rescue is None:
@@ -86,7 +88,7 @@ class _Cloud:
                 self._rescue.handed_back(job.id)
 
     def on_shutdown(self, **_: object) -> None:
-        timer = threading.Timer(self._settings.shutdown_grace_seconds, self._leave)
+        timer = threading.Timer(self.settings.shutdown_grace_seconds, self._leave)
         timer.daemon = True
         timer.start()
 
@@ -114,6 +116,7 @@ def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
                 cloud.begin(worker.hostname)
             except ConfigurationError as error:
                 logger.critical(error.detail)
+                failures.report(cloud.settings, error.detail, celery_state.maybe_shutdown)
                 raise SystemExit(EXIT_FAILURE) from None
 
     return CloudGate

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from api.callers import OPEN
 from shared.schemas import Backend
 from shared.settings import PREFIX, ApiSettings, LauncherSettings
 from tools import env_example
+from tools.unpinned_images import unpinned
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "compose/kubernetes"
-STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose/compose.yaml").read_text())["services"]
-COMPONENTS = ("flux-local", "flux-api", "gpu", "bucket", "other-redis", "autoscaling")
+STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+#: What Compose has that Kubernetes does in other ways, or that people look at.
+COMPOSE_ONLY = {"stable-diffusion", "flower", "settings", "imagegen"}
+COMPONENTS = ("flux-local", "flux-api", "gpu", "bucket", "other-redis", "own-network", "autoscaling")
 KUBERNETES = "1.33"
 #: What the images let be written; see their Dockerfiles.
 WRITABLE = {"/app/outputs", "/app/models", "/tmp", "/data"}  # noqa: S108
@@ -80,8 +84,58 @@ def test_every_manifest_is_one(manifest: Manifest) -> None:
 
 
 def test_all_that_compose_starts_is_there_but_the_dashboard() -> None:
-    assert {*WORKLOADS} == {"api", *{*STACK} - {"stable-diffusion", "flower"}}
-    assert {container(name)["image"] for name in WORKLOADS} == {service["image"] for service in STACK.values()}
+    images = {re.sub(r"\$\{\w+:-(.*)\}", r"\1", service["image"]) for service in STACK.values()}
+
+    assert {*WORKLOADS} == {"api", *{*STACK} - COMPOSE_ONLY}
+    assert {container(name)["image"] for name in WORKLOADS} == images
+
+
+def policies() -> dict[str, Manifest]:
+    return {each["metadata"]["name"]: each["spec"] for each in MANIFESTS if each["kind"] == "NetworkPolicy"}
+
+
+def reached(name: str, direction: str) -> list[Manifest]:
+    """The rules of base for a pod."""
+    named = {"app.kubernetes.io/name": name}
+    own = set(policies()) - {"own-servers", "own-receivers"}
+    return [
+        rule
+        for policy in (policies()[policy] for policy in own)
+        if selects(policy["podSelector"], named)
+        for rule in policy.get(direction, ())
+    ]
+
+
+def selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    wanted = selector.get("matchLabels", {}).items()
+    others = selector.get("matchExpressions", ())
+    assert all(each["operator"] == "NotIn" for each in others)
+    return wanted <= labels.items() and not [each for each in others if labels[each["key"]] in each["values"]]
+
+
+def test_everything_is_denied_that_is_not_allowed() -> None:
+    assert policies()["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name in WORKLOADS:
+        allowed = [port["port"] for rule in reached(name, "egress") for port in rule["ports"]]
+        assert sorted(allowed) == ([53, 53] if name == "redis" else [53, 53, 80, 443, 6379])
+        came = [port["port"] for rule in reached(name, "ingress") for port in rule["ports"]]
+        assert came == {"api": ["http"], "redis": ["redis"]}.get(name, [])
+
+
+def test_no_private_network_is_reached_unless_it_is_named() -> None:
+    blocks = [to["ipBlock"] for to in policies()["internet"]["egress"][0]["to"]]
+    denied = [ip_network(denied) for block in blocks for denied in block["except"]]
+
+    for address in ("10.1.2.3", "100.64.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1", "fd00::1", "fe80::1"):
+        assert [network for network in denied if ip_address(address) in network], address
+
+
+def test_images_without_a_digest_are_found() -> None:
+    pinned = f"registry.example.com/imagegen-api@sha256:{'0f' * 32}"
+    text = f"spec:\n  - image: {pinned}\n    x: y\n  image: 'valkey/valkey:9-alpine'\n"
+
+    assert unpinned(text) == ["valkey/valkey:9-alpine"]
+    assert unpinned((FOLDER / "base/api.yaml").read_text()) == ["imagegen-api"]
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -1,16 +1,22 @@
 """What a worker does that cannot have its model."""
 
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from shared.settings import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.jobs import begun, child_of, seen, submitted
+from worker.failures import pause, told
 from worker.models.sources import STARTER
 
 SLOW = {**RED_HEART, "num_inference_steps": 60}
+REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
@@ -79,6 +85,57 @@ def test_a_worker_whose_installation_is_broken_ends(stack: Stack) -> None:
     assert worker.wait() == 1
     (sentence,) = sentences(worker.output)
     assert sentence.endswith("The null backend could not be loaded: no Pillow here")
+
+
+def test_why_a_worker_has_no_model_is_told_until_one_is_ready(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="sd")
+    stack.start_worker("sd", ready=False, SD_MODEL_ID="/nonexistent").wait()
+
+    health = api.get("/health").json()
+    (view,) = (backend for backend in api.get("/api/backends").json()["backends"] if backend["name"] == "sd")
+    assert (health["backends"]["sd"], view["status"]) == ("offline", "offline")
+    assert health["reasons"]["sd"] == view["reason"] == REASON
+
+    stack.start_worker("sd")
+    # Another process has not looked yet: this one may answer with what it saw half a second ago.
+    assert stack.start_api(SD_BACKENDS="sd").get("/health").json()["reasons"] == {}
+
+
+def test_a_worker_that_keeps_failing_waits_before_it_ends_and_still_stops_when_told(stack: Stack) -> None:
+    settings = {"SD_MODEL_ID": "/nonexistent", "SD_RESTART_BACKOFF_SECONDS": "300"}
+    first = stack.start_worker("sd", ready=False, **settings)
+    assert first.wait() == 1
+
+    second = stack.start_worker("sd", ready=False, **settings)
+    second.wait_for(REASON)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(1.5)
+    second.send(signal.SIGTERM)
+    second.wait(10)
+
+
+def test_pauses_grow_from_nothing_to_the_longest_one() -> None:
+    assert [pause(failures, 60) for failures in range(1, 7)] == [0, 10, 20, 40, 60, 60]
+    assert pause(10_000, 0) == 0
+
+
+def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> None:
+    settings = WorkerSettings(
+        _env_file=None,  # type: ignore[call-arg]
+        redis_url="redis://:pass%20word@redis",
+        huggingface_token=SecretStr("hf_abcdef"),
+        model_id="/models/mine",
+    )
+    sentence = (
+        "hf_abcdef at redis://:pass%20word@redis: no /models/mine/unet,\n"
+        "in '/opt/venv/lib/loader.py', and/or https://hub.example/x/y"
+    )
+
+    assert told(settings, sentence) == (
+        "*** at redis://:***@redis: no /models/mine/unet, in '…/loader.py', and/or https://hub.example/x/y"
+    )
+    assert len(told(settings, "x" * 9000)) == 500
 
 
 @pytest.fixture

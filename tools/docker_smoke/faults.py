@@ -1,7 +1,9 @@
 """What the running stack is put through."""
 
 import http.client
+import json
 import time
+from typing import Any
 
 from tools.docker_smoke.checks import check, inspect, run, timed, until
 from tools.docker_smoke.stack import GRACE_SECONDS, Stack, call, sd_workers, told
@@ -22,6 +24,30 @@ def deaths(stack: Stack) -> str:
     check(spent < GRACE_SECONDS + 10, f"within its grace of {GRACE_SECONDS} s and some", f"{spent:.1f} s")
     survives(job, "the job that it put back is finished by another one")
     return job
+
+
+def changes(stack: Stack) -> None:
+    """What operators do: change .env, restart the service that they know."""
+    stack.configure(SD_MODEL_ID="/app/models/none")
+    restart = ("restart", "stable-diffusion")
+    stack.compose(*restart)
+    reason = until("the reason is told", lambda: health().get("reasons", {}).get("sd"))
+    check(
+        "SD_MODEL_ID is /app/models/none" in reason,
+        "restart: a changed SD_MODEL_ID takes effect, and why it fails is told",
+    )
+    time.sleep(25)
+    starts = max(int(inspect(worker, ".RestartCount")) for worker in stack.containers("worker-sd"))
+    check(starts <= 5, "a worker that cannot load its model is started ever more seldom", f"{starts} times in 25 s")
+    stack.configure()
+    stack.compose(*restart)
+    spent = timed(lambda: stack.serves(2))
+    check(health()["reasons"] == {}, "restart: changed back, both workers have their model", f"after {spent:.1f} s")
+
+
+def health() -> dict[str, Any]:
+    status, answer = call("GET", "/health")
+    return dict(json.loads(answer)) if status == http.client.OK else {}
 
 
 def restarts(stack: Stack, job: str) -> None:

@@ -6,7 +6,7 @@ from tools.docker_smoke.checks import check, inspect, run, until
 from tools.docker_smoke.stack import CANARY, Stack, call
 
 SERVICES = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
-WRITABLE = {"/app/outputs", "/app/models", "/data", "/tmp"}  # noqa: S108 - places in containers
+WRITABLE = {"/app/outputs", "/app/models", "/data", "/settings", "/tmp"}  # noqa: S108 - places in containers
 #: What every container has in memory and no program of ours uses.
 OF_THE_ENGINE = ("/dev", "/proc", "/sys", "/etc/")
 
@@ -32,6 +32,16 @@ def hardened(stack: Stack) -> None:
         check(True, f"{name} is healthy")
 
 
+def commands(stack: Stack) -> None:
+    check("ready" in stack.compose("run", "--rm", "imagegen", "status", "--once"), "imagegen status, in a container")
+    said = stack.compose("exec", "-T", "housekeeper", "imagegen", "prune", "--older-than", "1d", "--dry-run")
+    check("Would remove 0 jobs" in said, "imagegen prune, in the housekeeper")
+    check(
+        "starter" in stack.compose("exec", "-T", "worker-sd", "imagegen", "models", "list"),
+        "imagegen models, in a worker",
+    )
+
+
 def writable_places(mounts: str) -> set[str]:
     places = [line.split() for line in mounts.splitlines()]
     writable = {place for _, place, _, options, *_ in places if "rw" in options.split(",")}
@@ -44,6 +54,8 @@ def redis_rules(stack: Stack) -> None:
     for setting, value in wanted.items():
         said = run("docker", "exec", redis, "valkey-cli", "config", "get", setting).splitlines()
         check(said[-1] == value, f"redis has {setting} {value}")
+    most = int(run("docker", "exec", redis, "valkey-cli", "config", "get", "maxmemory").splitlines()[-1])
+    check(0 < most < 0.7 * int(inspect(redis, ".HostConfig.Memory")), "redis is full before its container is", most)
     refused = run("docker", "exec", "-e", "REDISCLI_AUTH=", redis, "valkey-cli", "ping")
     check("NOAUTH" in refused, "redis wants its password")
     lines = run("docker", "exec", redis, "sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; true")

@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import subprocess
-import tempfile
+from pathlib import Path
 from typing import Any
 
 from tools.docker_smoke.checks import Failed, run, until
 
 PORT = 7860
-PROJECT = "imagegen-smoke"
 PROFILES = ("--profile", "sd", "--profile", "flux-api")
 #: Stands where secrets stand, in the settings and in the build context: no image may hold it.
 CANARY = "canary-7d1e2c5b9a4f4c0e"
@@ -26,20 +25,24 @@ SETTINGS = {
 
 
 class Stack:
-    """The service in containers, with settings of its own and none of this machine's."""
+    """The service in containers, of a clone, with settings of its own and none of this machine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         v2 = subprocess.run(("docker", "compose", "version"), capture_output=True, check=False).returncode == 0  # noqa: S607
         self._command = ("docker", "compose") if v2 else ("docker-compose",)
         self._env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "COMPOSE_"))}
         self.version = run(*self._command, "version").splitlines()[0]
 
-    def compose(self, *arguments: str) -> str:
-        with tempfile.NamedTemporaryFile("w", suffix=".env") as settings:
-            settings.writelines(f"{name}={value}\n" for name, value in SETTINGS.items())
-            settings.flush()
-            options = ("-f", "compose/compose.yaml", "-p", PROJECT, "--env-file", settings.name)
-            return run(*self._command, *options, *PROFILES, *arguments, env=self._env)
+    def configure(self, **settings: str) -> None:
+        """As people keep it: for their own eyes, and as editors write it: another file in its place."""
+        new = self.folder / ".env.new"
+        new.write_text("".join(f"{name}={value}\n" for name, value in (SETTINGS | settings).items()))
+        new.chmod(0o600)
+        new.replace(self.folder / ".env")
+
+    def compose(self, *arguments: str, profiles: tuple[str, ...] = PROFILES) -> str:
+        return run(*self._command, *profiles, *arguments, cwd=self.folder, env=self._env)
 
     def up(self, *services: str, workers: int = 1) -> None:
         self.compose("up", "-d", "--no-build", "--scale", f"worker-sd={workers}", *services)

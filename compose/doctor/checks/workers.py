@@ -34,8 +34,9 @@ def look(here: Surroundings) -> Iterator[Finding]:
 def judged(backend: Backend, fleet: Fleet) -> Finding:
     workers = fleet.of(backend)
     if not workers:
+        reason = f" The last one ended: {fleet.failures[backend]}" if backend in fleet.failures else ""
         return problem(
-            f"No worker serves {backend}; {fleet.queued[backend]} jobs wait for one.",
+            f"No worker serves {backend}; {fleet.queued[backend]} jobs wait for one.{reason}",
             f"Start one; `imagegen logs worker-{backend}` says why it ended.",
         )
     loading = [worker for worker in workers if worker.state is WorkerState.LOADING]

@@ -1,0 +1,24 @@
+"""Prints the images that are named without a digest, and fails if there are any.
+
+kubectl kustomize compose/kubernetes/example | python -m tools.unpinned_images
+docker compose config | python -m tools.unpinned_images
+"""
+
+import re
+import sys
+
+
+def unpinned(manifests: str) -> list[str]:
+    """Every image of the manifests, in any form that YAML is written in here, that has no digest."""
+    images = re.findall(r"""^\s*(?:-\s*)?["']?image["']?:\s*["']?([^\s"',}]+)""", manifests, re.MULTILINE)
+    return sorted({image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)})
+
+
+def main() -> None:
+    found = unpinned(sys.stdin.read())
+    if found:
+        sys.exit("\n".join(f"{image} is named without a digest" for image in found))
+
+
+if __name__ == "__main__":
+    main()
