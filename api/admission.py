@@ -107,17 +107,15 @@ async def draft(
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(
-    services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads
-) -> Admission:
+async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat | None, uploads: Uploads) -> Admission:
     """Accept the job: from here on it is not lost.
 
-    Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
+    Raises QueueFull, IdempotencyMismatch and StoreUnavailable.
     """
     await uploads.keep(job)
     # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
     # removes them if there is none.
-    admission = await _create(services, caller, job, expected_ms, repeat)
+    admission = await _create(services, job, expected_ms, repeat)
     if admission.outcome is not Outcome.CREATED:
         await services.intake.discard(job)
     match admission.outcome:
@@ -131,12 +129,12 @@ async def admit(
             return admission
 
 
-async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
+async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat | None) -> Admission:
     message = services.queue.message(job.id, job.backend, job.request.priority)
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    return await services.ask(caller, services.jobs.create(job, message, ceiling, repeat, expected_ms))
+    return await services.store.run(services.jobs.create(job, message, ceiling, repeat, expected_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:

@@ -66,7 +66,7 @@ def _add_doors(app: FastAPI, services: Services) -> None:
     settings = services.settings
     app.add_middleware(Patience, seconds=settings.body_timeout_seconds)
     app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, settings.max_body_bytes))
-    app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret)
+    app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -147,7 +147,7 @@ async def _made(
     with ExitStack() as listening:
         # From before it is accepted: then nothing of it can be missed, and its record is read once, at its end.
         listener = listening.enter_context(services.hub.listen(job.id))
-        admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
+        admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
         on_disconnect = wish.on_disconnect
         if admission.outcome is not Outcome.CREATED:
             listener = listening.enter_context(services.hub.listen(admission.job_id))

@@ -43,7 +43,7 @@ async def create(
     """Accept a job and answer at once; its pictures come later."""
     request, uploads = submission.request, submission.uploads
     job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
-    admission = await admit(services, caller, job, expected_ms, repetition.of(request), uploads)
+    admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     return await handed_over(services, http, JobSnapshot(job), admission.job_id)
 
 
@@ -66,7 +66,7 @@ async def index(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
-    page = await services.ask(caller, services.jobs.page(wanted, limit, cursor))
+    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 

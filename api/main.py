@@ -17,6 +17,7 @@ from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
 from api.links import LinkSecret
+from api.rates import RateLimit
 from api.services import FleetWatch, Services
 from api.streams import Streams
 from api.traffic import Traffic
@@ -45,6 +46,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
     disk = DiskWatch(home, settings.min_free_bytes)
+    rates = Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
@@ -59,7 +61,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         disk=disk,
         intake=Intake(images.inputs, disk, Fetcher(guard), settings.max_image_bytes, settings.max_image_pixels),
         link_secret=LinkSecret(settings, store),
-        rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
+        rate_limit=RateLimit(store, rates, settings.request_burst),
         streams=streams,
         traffic=Traffic(lambda: streams.open),
         tracing=traces,

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from api.callers import CallerDep
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.counts import COUNTERS, HISTOGRAMS, Counter, Histogram
@@ -25,16 +24,16 @@ router = APIRouter(tags=["service"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **documented("unauthorized", "rate-limited")},
+    responses={200: {"content": {"text/plain": {}}}, **documented("unauthorized", "forbidden", "rate-limited")},
 )
-async def metrics(http: Request, services: ServicesDep, caller: CallerDep) -> Response:
+async def metrics(http: Request, services: ServicesDep) -> Response:
     """How the service is doing, in the text format of Prometheus.
 
     What has `process` as a label is told of this one process; all else is told of the whole service, and is the same
     whichever process is asked.
     """
     try:
-        told = await services.ask(caller, figures(services.settings.redis_prefix))
+        told = await services.store.run(figures(services.settings.redis_prefix))
         families = [_up(services, 1), *_common(services, await services.watch.fleet(), told)]
     except StoreUnavailable:
         families = [_up(services, 0)]

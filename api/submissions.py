@@ -12,8 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from api.bodies import MAX_JSON_BYTES, media_type, parsed, read_json, received_json
+from api.callers import charge
 from api.fetching import SECONDS
 from api.forms import Form
+from api.rates import FETCHED
 from api.services import ServicesDep
 from api.sources import decoded, is_address
 from api.uploads import Uploads
@@ -76,7 +78,7 @@ async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
             sources = _sources(fields)
             await _decode(sources, uploads)
     # Not while others wait for their turn: somebody else's server may take its time.
-    return await _fetched(fields, sources, uploads)
+    return await _fetched(http, fields, sources, uploads)
 
 
 async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
@@ -87,12 +89,14 @@ async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
             source.replace(await uploads.take(_whole(data), source.pointer))
 
 
-async def _fetched(fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
+async def _fetched(http: Request, fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
     """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
     addresses = {source: source.text for source in sources if is_address(source.text)}
     for source in addresses:
         source.replace(TO_COME)
     request, end = _checked(fields), time.monotonic() + SECONDS
+    if addresses:
+        await charge(http, FETCHED * len(addresses))
     for source, url in addresses.items():
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
     return _checked(fields) if addresses else request

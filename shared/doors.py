@@ -71,9 +71,9 @@ class DoorSettings(BaseSettings):
     """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
-    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name). A key has at
-    least 16 characters; `openssl rand -hex 24` makes one. Clients send it as X-API-Key, as Authorization: Bearer, or as
-    the password of HTTP Basic. Empty: no key is asked for."""
+    Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name, and /metrics),
+    metrics (/metrics alone). A key has at least 16 characters; `openssl rand -hex 24` makes one. Clients send it as
+    X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
     allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(split)] = ()
@@ -89,8 +89,9 @@ class DoorSettings(BaseSettings):
     """Proxies whose X-Forwarded-For, -Proto and -Host are believed, comma-separated, each an address or a network.
     Empty: none."""
     requests_per_second: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 500
-    """Requests about jobs that each key (each address where no keys are set) may make for long; one more is answered
-    429. 0 sets no limit."""
+    """Requests that each key (each address, or IPv6 network of 64 bits, where no keys are set) may make for long; one
+    more is answered 429. An image to fetch counts as ten, each megabyte of a body as one more, and so does each request
+    with a wrong key as ten of its address. 0 sets no limit."""
     request_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Requests that may come at once before SD_REQUESTS_PER_SECOND counts."""
     max_jobs_per_key: Annotated[int, Field(ge=0)] = 500

@@ -20,6 +20,7 @@ ImagegenError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 
@@ -183,9 +184,10 @@ class RateLimited(RequestError):
     code = "rate-limited"
     retryable = True
 
-    def __init__(self, detail: str | None = None, retry_after: int = 1) -> None:
+    def __init__(self, detail: str | None = None, seconds: float = 1) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.seconds = seconds
+        self.retry_after = ceil(seconds)
 
 
 class QueueFull(RequestError):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from math import ceil
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -111,7 +110,7 @@ def _translated() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         told, _, wait_ms = str(error).partition(" ")
         if told == "RATE":
-            raise RateLimited(retry_after=ceil(int(wait_ms) / 1000)) from None
+            raise RateLimited(seconds=int(wait_ms) / 1000) from None
         if not told.startswith(_CANNOT_WRITE):
             raise
         raise StoreUnavailable from error

@@ -71,11 +71,16 @@ def test_labels_hold_no_prompt_no_key_no_address_and_no_job(deployment: Deployme
     assert 'method="other"' in text
 
 
-def test_metrics_are_for_who_has_a_key_and_any_will_do(deployment: Deployment) -> None:
-    url = f"{deployment.stack.api.url}/metrics"
+def test_metrics_take_a_key_that_opens_nothing_else(deployment: Deployment) -> None:
+    url = deployment.stack.api.url
 
-    assert requests.get(url, timeout=10).status_code == 401
-    assert requests.get(url, auth=("any", KEY), timeout=10).ok
+    def status(path: str, key: str) -> int:
+        return requests.get(url + path, auth=("any", key), timeout=10).status_code
+
+    assert requests.get(f"{url}/metrics", timeout=10).status_code == 401
+    assert (status("/metrics", KEY), status("/metrics", MAKER)) == (200, 403)
+    assert {status(path, KEY) for path in ("/api/jobs", "/api/backends", "/health", "/info")} == {403}
+    assert status("/health/live", KEY) == 200
 
 
 def test_a_process_without_its_redis_tells_that_and_what_it_knows_itself(stack: Stack) -> None:
