@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.connections import Config
+from api.crowd import Crowd, files_allowed
 from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
@@ -104,9 +105,12 @@ def main() -> None:
         app, hub = create(settings)
     except ConfigurationError as error:
         sys.exit(error.detail)
+    limits = settings.max_connections, settings.max_connections_per_address
+    crowd = Crowd(*limits, settings.trusted_proxies, files_allowed())
     config = Config(
         app,
         settings,
+        crowd,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -26,6 +26,7 @@ DOORS = (
     "payload-too-large",
     "misdirected-request",
     "headers-too-large",
+    "rate-limited",
 )
 
 

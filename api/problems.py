@@ -43,6 +43,7 @@ STATUS: Mapping[str, int] = {
     "idempotency-mismatch": 422,
     "rate-limited": 429,
     "queue-full": 429,
+    "too-many-connections": 503,
     "backend-unavailable": 503,
     "store-unavailable": 503,
     "invalid-image": 422,

@@ -98,6 +98,12 @@ class DoorSettings(BaseSettings):
     """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     max_event_streams: Annotated[int, Field(ge=1)] = 200
     """Event streams that each key (each address where no keys are set) may have open in each API process."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Connections that may be open to each API process, fewer where it may open few files. At the limit the one that
+    has been idle for longest is closed, and where none is, a new one is answered 503."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 512
+    """The same of one address, or IPv6 network of 64 bits; half of SD_MAX_CONNECTIONS at most. SD_TRUSTED_PROXIES are
+    not limited so."""
     max_header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
     """Largest head of a request, its address included; a larger one is answered 431."""
     header_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 10

@@ -8,7 +8,7 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
-│   └── RateLimited · QueueFull · BackendUnavailable · StoreUnavailable        try again later
+│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    try again later
 ├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
 │   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
@@ -158,6 +158,14 @@ class HeadersTooLarge(RequestError):
     """The address and headers of the request are larger than this service accepts."""
 
     code = "headers-too-large"
+
+
+class TooManyConnections(RequestError):
+    """As many connections are open as this service takes, in all or from one address; try again shortly."""
+
+    code = "too-many-connections"
+    retryable = True
+    retry_after = 5
 
 
 class MisdirectedRequest(RequestError):
