@@ -25,6 +25,8 @@ PROBES = frozenset({"/health/live", "/health/ready"})
 OPEN = PROBES | {"/docs", "/openapi.json"}
 #: What is told also while Redis is away, and so not counted there.
 TOLD_ANYWAY = OPEN | {"/health", "/info", "/metrics"}
+#: Below it are the files of the page at /docs.
+DOCS = "/docs/"
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -88,7 +90,7 @@ class Authentication:
         if scope["path"] in PROBES:
             return caller
         account = caller.account if caller else address
-        if scope["path"] in TOLD_ANYWAY:
+        if scope["path"] in TOLD_ANYWAY or scope["path"].startswith(DOCS):
             self._limit.charge_here(account)
         else:
             await self._limit.charge(account, units_of(Headers(scope=scope)))
@@ -102,7 +104,7 @@ class Authentication:
         key = self._keyring.find(secret) if secret else None
         if key is not None:
             return _holder(key, scope["method"], scope["path"])
-        if scope["path"] in OPEN:
+        if _is_open(scope["path"]):
             return None
         if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
             # For this one picture, whosever it is.
@@ -110,11 +112,15 @@ class Authentication:
         raise Unauthorized
 
 
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(DOCS)
+
+
 def _holder(key: ApiKey, method: str, path: str) -> Caller:
     if path == "/metrics":
         if not key.scope.includes(access.Scope.METRICS):
             raise Forbidden("/metrics takes a key of scope metrics or admin.")
-    elif path not in OPEN and not key.scope.includes(access.Scope.READ):
+    elif not _is_open(path) and not key.scope.includes(access.Scope.READ):
         raise Forbidden("This key may only read /metrics.")
     elif method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
         raise Forbidden("This key may only look.")

@@ -18,7 +18,6 @@ from api.services import Services, ServicesDep
 from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
-from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
 from shared.views import JobView, job_view
@@ -225,7 +224,7 @@ async def handed_over(services: Services, http: Request, drafted: JobSnapshot, j
     snapshot = drafted
     with suppress(StoreUnavailable):
         snapshot = await read(services.store, services.jobs, job_id)
-    headers = {"Location": job_path(job_id), "X-Job-Id": job_id}
+    headers = {"Location": (await services.links(http)).job(job_id), "X-Job-Id": job_id}
     return Response((await view(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
 
 

@@ -68,7 +68,8 @@ class DoorSettings(BaseSettings):
     published_on: str = ""
     """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
     public_url: Annotated[str, AfterValidator(http_url)] = ""
-    """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
+    """Address that clients reach the API by, for links behind a proxy; it may have a path, such as
+    https://example.com/imagegen. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
     Scopes: read (look), write (also make and cancel jobs; the default), admin (the jobs of every name, and /metrics),
@@ -86,8 +87,8 @@ class DoorSettings(BaseSettings):
     trusted_proxies: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(split)
     ] = ()
-    """Proxies whose X-Forwarded-For, -Proto and -Host are believed, comma-separated, each an address or a network.
-    Empty: none."""
+    """Proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are believed, comma-separated, each an address or a
+    network. Empty: none."""
     requests_per_second: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 500
     """Requests that each key (each address, or IPv6 network of 64 bits, where no keys are set) may make for long; one
     more is answered 429. An image to fetch counts as ten, each megabyte of a body as one more, and so does each request
