@@ -46,7 +46,6 @@ SUBMIT_PROBLEMS = documented(
     "invalid-request",
     "invalid-image",
     "unsupported-media-type",
-    "length-required",
     "payload-too-large",
     "idempotency-mismatch",
     "rate-limited",

@@ -30,7 +30,6 @@ STATUS: Mapping[str, int] = {
     "unauthorized": 401,
     "forbidden": 403,
     "unsupported-media-type": 415,
-    "length-required": 411,
     "payload-too-large": 413,
     "not-acceptable": 406,
     "not-found": 404,

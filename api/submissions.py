@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from api.bodies import MAX_JSON_BYTES, media_type, parsed, read_json, received_json
+from api.bodies import is_small, media_type, parsed, read_json, received_json
 from api.callers import charge
 from api.fetching import SECONDS
 from api.forms import Form
@@ -68,7 +68,7 @@ def _checked(fields: Any) -> GenerationRequest:
 
 async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
     """The request, with references in the place of pictures."""
-    if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
+    if is_small(http):
         fields = parsed(b"".join([piece async for piece in received_json(http)]))
         sources = _sources(fields)
         await _decode(sources, uploads)

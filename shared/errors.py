@@ -3,7 +3,7 @@
 ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
-│   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
+│   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
@@ -69,12 +69,6 @@ class UnsupportedMediaType(RequestError):
     """Send the request as JSON, with the header `content-type: application/json`."""
 
     code = "unsupported-media-type"
-
-
-class LengthRequired(RequestError):
-    """Send a Content-Length: a body of unknown size is not read."""
-
-    code = "length-required"
 
 
 class PayloadTooLarge(RequestError):
