@@ -64,7 +64,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         link_secret=LinkSecret(settings, store),
         rate_limit=RateLimit(store, rates, settings.request_burst),
         streams=streams,
-        traffic=Traffic(lambda: streams.open),
+        traffic=Traffic(lambda: streams.open, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,

@@ -16,7 +16,7 @@ from shared.errors import StoreUnavailable
 from shared.figures import Figures, figures
 from shared.schemas import Backend
 from shared.storage.home import Room
-from shared.workers import Fleet, WorkerRecord, WorkerState
+from shared.workers import Fleet, WorkerState
 
 router = APIRouter(tags=["service"])
 
@@ -130,16 +130,18 @@ def _staff(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
         known = [worker.credits for worker in staff if worker.credits is not None]
         if known:
             credits_left.add_metric([backend], known[0])
-    yield from (workers, credits_left, *_memory(fleet.workers))
+    yield from (workers, credits_left, *_memory(backends, fleet))
 
 
-def _memory(workers: Iterable[WorkerRecord]) -> Iterator[Metric]:
+def _memory(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
+    """By number, those that have run for longest first: names would begin new series at each restart."""
     labels = ("backend", "worker", "device")
     used = _gauge("device_memory_used_bytes", "Memory in use on the device of a worker, by all programs", *labels)
     size = _gauge("device_memory_size_bytes", "Memory of the device of a worker", *labels)
-    for worker in workers:
-        if worker.memory is not None:
-            own = [worker.backend, worker.name, worker.device or ""]
-            used.add_metric(own, worker.memory.used_bytes)
-            size.add_metric(own, worker.memory.size_bytes)
+    for backend in backends:
+        for number, worker in enumerate(sorted(fleet.of(backend), key=lambda worker: worker.started_at)):
+            if worker.memory is not None:
+                own = [backend, str(number), worker.device or ""]
+                used.add_metric(own, worker.memory.used_bytes)
+                size.add_metric(own, worker.memory.size_bytes)
     yield from (used, size)
