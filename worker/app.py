@@ -28,6 +28,7 @@ from shared.schemas import Backend
 from shared.settings import WorkerSettings
 from worker.cloud import create_cloud_worker
 from worker.events import EventsTogether
+from worker.liveness import show_life
 from worker.rescue import Rescue
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ EXIT_FAILURE = 1
 def create_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    return create(settings, traced)
+    app = create(settings, traced)
+    show_life(app, settings.alive_file)
+    return app
 
 
 def create_local_worker(settings: WorkerSettings, traced: tracing.Start) -> Celery:

@@ -29,6 +29,7 @@ from worker.housekeeper.retention import Retention, Rules
 from worker.housekeeper.retries import Retries
 from worker.housekeeper.signing import Signer
 from worker.housekeeper.webhooks import Dispatcher
+from worker.liveness import show_life
 from worker.rescue import Rescue
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def create_housekeeper(settings: HousekeeperSettings, traced: Start) -> Celery:
             for name, seconds in EVERY.items()
         },
     )
+    show_life(app, settings.alive_file)
     _keep_house(app, settings, ImageStore(open_home(settings, WORKER_PATIENCE)))
     _send_webhooks(settings, ImageStore(open_home(settings, COURIER_PATIENCE)), traced)
     # Beat is a process beside this one; without it, it would go on for nobody.
