@@ -122,17 +122,15 @@ async def draft(
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(
-    services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat, uploads: Uploads
-) -> Admission:
+async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat, uploads: Uploads) -> Admission:
     """Accept the job: from here on it is not lost.
 
-    Raises RateLimited, QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
+    Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
     await services.unsure.settle(repeat)
     await uploads.keep(job)
     try:
-        admission = await _create(services, caller, job, expected_ms, repeat)
+        admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
         # Its pictures stay, and the housekeeper removes them if there is no such job.
         if repeat.on_repeat is OnRepeat.UNSURE:
@@ -151,12 +149,12 @@ async def admit(
             return admission
 
 
-async def _create(services: Services, caller: Caller, job: Job, expected_ms: int, repeat: Repeat) -> Admission:
+async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat) -> Admission:
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
     latest_ms = round((services.clock.time() + ANSWER_SECONDS) * 1000)
-    return await services.ask(caller, services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
+    return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:

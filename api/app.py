@@ -15,7 +15,7 @@ from api.headers import SecurityHeaders
 from api.hosts import Hosts
 from api.observed import Observed
 from api.patience import Patience
-from api.proxies import Forwarded
+from api.proxies import Forwarded, Mounted, Paths
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
@@ -42,6 +42,7 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.services = services
     _add_doors(app, services)
@@ -64,9 +65,10 @@ class Api(FastAPI):
 def _add_doors(app: FastAPI, services: Services) -> None:
     """What a request passes before a route sees it; the last one added comes first."""
     settings = services.settings
+    app.add_middleware(Mounted)
     app.add_middleware(Patience, seconds=settings.body_timeout_seconds)
     app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, settings.max_body_bytes))
-    app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret)
+    app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -76,5 +78,6 @@ def _add_doors(app: FastAPI, services: Services) -> None:
             expose_headers=("ETag", "Location", "Retry-After", "X-Job-Id", "X-Seed"),
         )
     app.add_middleware(Hosts, settings=settings)
+    app.add_middleware(Paths, public_url=settings.public_url)
     if settings.trusted_proxies:
         app.add_middleware(Forwarded, trusted=settings.trusted_proxies)

@@ -3,17 +3,19 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import problem_response
-from shared.errors import InvalidRequest, LengthRequired, PayloadTooLarge
+from api.problems import turned_away
+from shared.errors import InvalidRequest, PayloadTooLarge, RequestError, UnsupportedMediaType
 
 #: The largest request without pictures takes 4000 characters twice, 2 KB of metadata and a few numbers.
 MAX_JSON_BYTES = 128 * 1024
@@ -22,7 +24,7 @@ MOST_VALUES = 16 * 1024
 
 
 class BodyLimit:
-    """Turns away bodies that are too large, or of a size not told, before they are read."""
+    """Turns away bodies that are too large or compressed, before they are read where that can be told."""
 
     def __init__(self, app: ASGIApp, larger: Mapping[str, int]) -> None:
         """`larger` has the limits of paths that take more than MAX_JSON_BYTES."""
@@ -30,23 +32,54 @@ class BodyLimit:
         self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = None
-        if scope["type"] == "http":
-            refused = self._refused(Headers(scope=scope), self._larger.get(scope["path"], MAX_JSON_BYTES))
-        if refused is None:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        else:
-            await problem_response(refused.code, refused.detail, headers={"Connection": "close"})(scope, receive, send)
-
-    def _refused(self, headers: Headers, max_bytes: int) -> LengthRequired | PayloadTooLarge | None:
+            return
+        headers, max_bytes = Headers(scope=scope), self._larger.get(scope["path"], MAX_JSON_BYTES)
+        refused = _refused(headers, max_bytes)
+        if refused is not None:
+            await turned_away(refused, headers)(scope, receive, send)
+            return
         if "transfer-encoding" in headers:
-            return LengthRequired()
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            return LengthRequired()
-        if len(length) > 15 or int(length) > max_bytes:
-            return PayloadTooLarge(f"The body may take at most {max_bytes} bytes.")
-        return None
+            receive, send = _bounded(receive, send, max_bytes)
+        await self._app(scope, receive, send)
+
+
+def _refused(headers: Headers, max_bytes: int) -> RequestError | None:
+    if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        return UnsupportedMediaType("The body is compressed (Content-Encoding); send it as it is.")
+    # The parser of HTTP has seen to it that it is a number.
+    if int(headers.get("content-length", "0")) > max_bytes:
+        return PayloadTooLarge(f"The body may take at most {max_bytes} bytes.")
+    return None
+
+
+def _bounded(receive: Receive, send: Send, max_bytes: int) -> tuple[Receive, Send]:
+    """For a body that comes in chunks, and does not tell how long it will be."""
+    left, complete = max_bytes, False
+
+    async def bounded() -> Message:
+        nonlocal left, complete
+        message = await receive()
+        left -= len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if left < 0:
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return message
+
+    async def closing(message: Message) -> None:
+        # What nobody has read may go on for ever.
+        if message["type"] == "http.response.start" and not complete:
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await send(message)
+
+    return bounded, closing
+
+
+def is_small(http: Request) -> bool:
+    """Whether the body says that it takes no more than a request without images."""
+    headers = http.headers
+    return "transfer-encoding" not in headers and int(headers.get("content-length", "0")) <= MAX_JSON_BYTES
 
 
 def media_type(http: Request) -> str:

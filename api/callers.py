@@ -14,12 +14,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.links import LinkSecret
 from api.problems import turned_away
+from api.rates import REFUSED, RateLimit, neighbourhood, units_of
 from shared import access
 from shared.access import ApiKey
 from shared.errors import Forbidden, RequestError, Unauthorized
 
-#: What orchestrators ask, who have no key, and what is the same for every installation of this version.
-OPEN = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json"})
+#: What orchestrators ask, who have no key.
+PROBES = frozenset({"/health/live", "/health/ready"})
+#: With what is the same for every installation of this version.
+OPEN = PROBES | {"/docs", "/openapi.json"}
+#: What is told also while Redis is away, and so not counted there.
+TOLD_ANYWAY = OPEN | {"/health", "/info", "/metrics"}
+#: Below it are the files of the page at /docs.
+DOCS = "/docs/"
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -56,32 +63,50 @@ class Keyring:
 
 
 class Authentication:
-    """Answers 401 and 403 before the body is read; routes find the Caller in the request's state."""
+    """Answers 401, 403 and 429 before the body is read; routes find the Caller in the request's state."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], links: LinkSecret) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], links: LinkSecret, limit: RateLimit) -> None:
         self._app = app
         self._keyring = Keyring(keys)
         self._links = links
+        self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+                scope.setdefault("state", {})["caller"] = await self._counted(scope)
             except RequestError as error:
                 await turned_away(error, Headers(scope=scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _caller(self, scope: Scope) -> Caller | None:
+    async def _counted(self, scope: Scope) -> Caller | None:
+        """Raises as `_caller` does, and RateLimited."""
+        address = f"@{neighbourhood(scope['client'][0])}" if scope.get("client") else "@"
+        try:
+            caller = await self._caller(scope, address)
+        except (Unauthorized, Forbidden):
+            # Whoever is refused too often is told so, and whoever has a key there is not locked out by it.
+            self._limit.charge_here(f"{address} refused", REFUSED)
+            raise
+        if scope["path"] in PROBES:
+            return caller
+        account = caller.account if caller else address
+        if scope["path"] in TOLD_ANYWAY or scope["path"].startswith(DOCS):
+            self._limit.charge_here(account)
+        else:
+            await self._limit.charge(account, units_of(Headers(scope=scope)))
+        return caller
+
+    async def _caller(self, scope: Scope, address: str) -> Caller | None:
         """None for a stranger where strangers may look. Raises Unauthorized, Forbidden and StoreUnavailable."""
-        address = f"@{scope['client'][0]}" if scope.get("client") else "@"
         if not self._keyring:
             return Caller(owner="", sees=None, account=address)
         secret = _presented(scope["headers"])
         key = self._keyring.find(secret) if secret else None
         if key is not None:
-            return _holder(key, scope["method"])
-        if scope["path"] in OPEN:
+            return _holder(key, scope["method"], scope["path"])
+        if _is_open(scope["path"]):
             return None
         if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
             # For this one picture, whosever it is.
@@ -89,8 +114,17 @@ class Authentication:
         raise Unauthorized
 
 
-def _holder(key: ApiKey, method: str) -> Caller:
-    if method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith(DOCS)
+
+
+def _holder(key: ApiKey, method: str, path: str) -> Caller:
+    if path == "/metrics":
+        if not key.scope.includes(access.Scope.METRICS):
+            raise Forbidden("/metrics takes a key of scope metrics or admin.")
+    elif not _is_open(path) and not key.scope.includes(access.Scope.READ):
+        raise Forbidden("This key may only read /metrics.")
+    elif method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
         raise Forbidden("This key may only look.")
     everybody = key.scope.includes(access.Scope.ADMIN)
     may_hurry = key.scope.includes(access.Scope.PRIORITY)
@@ -121,6 +155,11 @@ def _authorized(value: bytes) -> bytes | None:
             return password
         case _:
             return None
+
+
+async def charge(request: Request, units: int) -> None:
+    """Count what a request costs beyond what was counted at the door. Raises RateLimited and StoreUnavailable."""
+    await request.app.state.services.rate_limit.charge(request.state.caller.account, units, begun=True)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.

@@ -1,4 +1,4 @@
-"""What a connection may cost before there is a request: bytes of its head, and the time until that is complete."""
+"""What a connection may cost before there is a request: a place, bytes of its head, the time until that is complete."""
 
 import asyncio
 from http import HTTPStatus
@@ -7,22 +7,28 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.callers import PROBES
+from api.crowd import Crowd
 from api.headers import DEFAULTS
 from api.problems import refusal
 from shared.doors import DoorSettings
-from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut
+from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut, TooManyConnections
 
 #: How long a connection may be idle between two requests. Load balancers and clients keep theirs for up to 60 s (nginx,
 #: AWS), and lose a request now and then where the server is the first to hang up, as with uvicorn's own 5 s.
 IDLE_SECONDS = 75
 
 
+_PROBES = frozenset(path.encode() for path in PROBES)
+
+
 class Config(uvicorn.Config):
     """uvicorn's configuration, with the doors' own."""
 
-    def __init__(self, app: Any, doors: DoorSettings, **options: Any) -> None:
+    def __init__(self, app: Any, doors: DoorSettings, crowd: Crowd, **options: Any) -> None:
         super().__init__(app, http=Connection, timeout_keep_alive=IDLE_SECONDS, **options)
         self.doors = doors
+        self.crowd = crowd
 
 
 class Connection(HttpToolsProtocol):
@@ -36,11 +42,17 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._begun = False
         self._timer: asyncio.TimerHandle | None = None
+        self.config.crowd.enter(self, self.client[0] if self.client else None)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self.config.crowd.leave(self)
         super().connection_lost(exc)
+
+    def hang_up(self) -> None:
+        self._stop_waiting()
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -61,7 +73,19 @@ class Connection(HttpToolsProtocol):
             self._problem = HeadersTooLarge()
             # The parser stops at an error, and has uvicorn ask for the answer to it.
             raise self._problem
+        late = self.config.crowd.is_late(self)
+        if late and self.url.partition(b"?")[0] not in _PROBES:
+            self._problem = TooManyConnections()
+            raise self._problem
+        self.config.crowd.work(self)
         super().on_headers_complete()
+        if late:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        if not self.pipeline:
+            self.config.crowd.rest(self)
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what went wrong is known better here
         self._refuse(self._problem)

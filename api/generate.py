@@ -19,7 +19,6 @@ from api.services import Services, ServicesDep
 from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
-from shared.links import job_path
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
 from shared.states import State
 from shared.views import JobView, job_view
@@ -48,7 +47,6 @@ SUBMIT_PROBLEMS = documented(
     "invalid-request",
     "invalid-image",
     "unsupported-media-type",
-    "length-required",
     "payload-too-large",
     "idempotency-mismatch",
     "rate-limited",
@@ -148,7 +146,7 @@ async def _made(
     with ExitStack() as listening:
         # From before it is accepted: then nothing of it can be missed, and its record is read once, at its end.
         listener = listening.enter_context(services.hub.listen(job.id))
-        admission = await admit(services, caller, job, expected_ms, repetition.of(request), submission.uploads)
+        admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
         on_disconnect = wish.on_disconnect
         if admission.outcome is not Outcome.CREATED:
             listener = listening.enter_context(services.hub.listen(admission.job_id))
@@ -230,7 +228,8 @@ async def handed_over(services: Services, http: Request, drafted: JobSnapshot, j
 
 
 async def handed_over_as(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
-    headers = {"Location": job_path(snapshot.job.id), "X-Job-Id": snapshot.job.id}
+    job_id = snapshot.job.id
+    headers = {"Location": (await services.links(http)).job(job_id), "X-Job-Id": job_id}
     return Response((await view(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
 
 

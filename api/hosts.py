@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.callers import LOOKING
+from api.callers import LOOKING, PROBES
 from api.problems import turned_away
 from shared.doors import DoorSettings
 from shared.errors import Forbidden, MisdirectedRequest, RequestError
@@ -36,17 +36,20 @@ class Hosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            refused = self._refused(scope["method"], headers)
+            refused = self._refused(scope, headers)
             if refused is not None:
                 await turned_away(refused, headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refused(self, method: str, headers: Headers) -> RequestError | None:
+    def _refused(self, scope: Scope, headers: Headers) -> RequestError | None:
         hosts = headers.getlist("host")
+        # Every browser sends it; HTTP/1.0 does not have it, and load balancers ask so.
+        if not hosts and (scope["http_version"] == "1.0" or scope["path"] in PROBES):
+            hosts = ["localhost"]
         if len(hosts) != 1 or len(hosts[0]) > 300 or not self._goes_by(hosts[0]):
             return MisdirectedRequest()
-        if method in LOOKING or self._may_change(headers, hosts[0]):
+        if scope["method"] in LOOKING or self._may_change(headers, hosts[0]):
             return None
         return Forbidden("Pages of this web site may not use the service; the operator can add it to SD_CORS_ORIGINS.")
 

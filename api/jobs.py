@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.admission import RepetitionDep, admit, draft, withdraw
-from api.callers import Caller, CallerDep
+from api.callers import Caller, CallerDep, charge
 from api.events import follow, patiently, read, server_sent
 from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, handed_over_as, job_answer, view
 from api.problems import about, documented
@@ -45,7 +45,7 @@ async def create(
     """Accept a job and answer at once; its pictures come later."""
     request, uploads = submission.request, submission.uploads
     job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
-    admission = await admit(services, caller, job, expected_ms, repetition.of(request), uploads)
+    admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     if admission.outcome is not Outcome.CREATED:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
@@ -75,9 +75,9 @@ async def index(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
-    page = await services.ask(
-        caller, services.jobs.page(wanted, limit, cursor), weight=max(1, limit // JOBS_OF_A_REQUEST)
-    )
+    if limit > JOBS_OF_A_REQUEST:
+        await charge(http, limit // JOBS_OF_A_REQUEST - 1)
+    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 

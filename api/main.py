@@ -13,11 +13,13 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.connections import Config
+from api.crowd import Crowd, files_allowed
 from api.disk import DiskWatch
 from api.events import Hub
 from api.fetching import Fetcher
 from api.inline import InlineImages
 from api.links import LinkSecret
+from api.rates import RateLimit
 from api.services import FleetWatch, Services
 from api.streams import Streams
 from api.traffic import Traffic
@@ -47,6 +49,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
     disk = DiskWatch(home, settings.min_free_bytes)
     clock = StoreClock()
+    rates = Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
@@ -70,9 +73,9 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
             settings.max_request_pixels,
         ),
         link_secret=LinkSecret(settings, store, clock),
-        rates=Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst),
+        rate_limit=RateLimit(store, rates, settings.request_burst),
         streams=streams,
-        traffic=Traffic(lambda: streams.open),
+        traffic=Traffic(lambda: streams.open, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
@@ -116,9 +119,12 @@ def main() -> None:
         app, hub = create(settings)
     except ConfigurationError as error:
         sys.exit(error.detail)
+    limits = settings.max_connections, settings.max_connections_per_address
+    crowd = Crowd(*limits, settings.trusted_proxies, files_allowed())
     config = Config(
         app,
         settings,
+        crowd,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from api.callers import CallerDep
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.counts import COUNTERS, HISTOGRAMS, Counter, Histogram
@@ -17,7 +16,7 @@ from shared.errors import StoreUnavailable
 from shared.figures import Figures, figures
 from shared.schemas import Backend
 from shared.storage.home import Room
-from shared.workers import Fleet, WorkerRecord, WorkerState
+from shared.workers import Fleet, WorkerState
 
 router = APIRouter(tags=["service"])
 
@@ -25,16 +24,16 @@ router = APIRouter(tags=["service"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **documented("unauthorized", "rate-limited")},
+    responses={200: {"content": {"text/plain": {}}}, **documented("unauthorized", "forbidden", "rate-limited")},
 )
-async def metrics(http: Request, services: ServicesDep, caller: CallerDep) -> Response:
+async def metrics(http: Request, services: ServicesDep) -> Response:
     """How the service is doing, in the text format of Prometheus.
 
     What has `process` as a label is told of this one process; all else is told of the whole service, and is the same
     whichever process is asked.
     """
     try:
-        told = await services.ask(caller, figures(services.settings.redis_prefix))
+        told = await services.store.run(figures(services.settings.redis_prefix))
         families = [_up(services, 1), *_common(services, await services.watch.fleet(), told)]
     except StoreUnavailable:
         families = [_up(services, 0)]
@@ -130,16 +129,18 @@ def _staff(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
         known = [worker.credits for worker in staff if worker.credits is not None]
         if known:
             credits_left.add_metric([backend], known[0])
-    yield from (workers, credits_left, *_memory(fleet.workers))
+    yield from (workers, credits_left, *_memory(backends, fleet))
 
 
-def _memory(workers: Iterable[WorkerRecord]) -> Iterator[Metric]:
+def _memory(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
+    """By number, those that have run for longest first: names would begin new series at each restart."""
     labels = ("backend", "worker", "device")
     used = _gauge("device_memory_used_bytes", "Memory in use on the device of a worker, by all programs", *labels)
     size = _gauge("device_memory_size_bytes", "Memory of the device of a worker", *labels)
-    for worker in workers:
-        if worker.memory is not None:
-            own = [worker.backend, worker.name, worker.device or ""]
-            used.add_metric(own, worker.memory.used_bytes)
-            size.add_metric(own, worker.memory.size_bytes)
+    for backend in backends:
+        for number, worker in enumerate(sorted(fleet.of(backend), key=lambda worker: worker.started_at)):
+            if worker.memory is not None:
+                own = [backend, str(number), worker.device or ""]
+                used.add_metric(own, worker.memory.used_bytes)
+                size.add_metric(own, worker.memory.size_bytes)
     yield from (used, size)

@@ -21,11 +21,12 @@ SECURITY = {
 DOORS = (
     "malformed-request",
     "forbidden",
+    "unsupported-media-type",
     "request-timed-out",
-    "length-required",
     "payload-too-large",
     "misdirected-request",
     "headers-too-large",
+    "rate-limited",
 )
 
 

@@ -12,6 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SLOWEST = 16 * 1024
 
 
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
 class Patience:
     """Whoever sends a body too slowly is answered 408, wherever it is being read."""
 
@@ -20,7 +24,7 @@ class Patience:
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and Headers(scope=scope).get("content-length", "0") != "0":
+        if scope["type"] == "http" and _has_body(Headers(scope=scope)):
             receive = self._limited(receive)
         await self._app(scope, receive, send)
 

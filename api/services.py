@@ -3,7 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from fastapi import Depends, Request
 
@@ -12,6 +12,7 @@ from api.disk import DiskWatch
 from api.events import Hub
 from api.inline import InlineImages
 from api.links import LinkSecret
+from api.rates import RateLimit
 from api.streams import Streams
 from api.traffic import Traffic
 from api.unsure import Unsure
@@ -23,16 +24,13 @@ from shared.errors import JobNotFound
 from shared.images import ImageStore
 from shared.jobs import Jobs, JobSnapshot
 from shared.links import Links
-from shared.rates import Rates
 from shared.schemas import Backend
 from shared.settings import ApiSettings
-from shared.store import AsyncStore, Operation
+from shared.store import AsyncStore
 from shared.tracing import Tracing
 from shared.urls import Guard
 from shared.webhooks import Webhooks
 from shared.workers import Fleet, Workers
-
-T = TypeVar("T")
 
 #: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
 FLEET_SECONDS = 0.5
@@ -82,7 +80,7 @@ class Services:
     disk: DiskWatch
     intake: Intake
     link_secret: LinkSecret
-    rates: Rates
+    rate_limit: RateLimit
     streams: Streams
     traffic: Traffic
     tracing: Tracing
@@ -99,16 +97,9 @@ class Services:
         )
         object.__setattr__(self, "limits", limits)
 
-    async def ask(self, caller: Caller, operation: Operation[T], weight: int = 1) -> T:
-        """Run what a caller's request is about, and count the request with it, as so many.
-
-        Raises RateLimited and StoreUnavailable.
-        """
-        return await self.store.run(self.rates.counted(operation, caller.account, weight))
-
     async def find(self, caller: Caller, job_id: str) -> JobSnapshot:
-        """Raises JobNotFound, in the same way for a job that is not the caller's; RateLimited and StoreUnavailable."""
-        snapshot = await self.ask(caller, self.jobs.read(job_id, caller.sees))
+        """Raises JobNotFound, in the same way for a job that is not the caller's, and StoreUnavailable."""
+        snapshot = await self.store.run(self.jobs.read(job_id, caller.sees))
         if snapshot is None:
             raise JobNotFound
         return snapshot

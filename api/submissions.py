@@ -3,22 +3,25 @@
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
-from api.bodies import MAX_JSON_BYTES, media_type, parsed, read_json, received_json
+from api.bodies import MOST_VALUES, is_small, media_type, parsed, read_json, received, received_json
+from api.callers import charge
 from api.fetching import SECONDS
 from api.forms import Form, Part
+from api.lifting import Base64, Lifting
 from api.problems import pointer
+from api.rates import FETCHED
 from api.sentences import no_such_field
 from api.services import ServicesDep
 from api.sources import decoded, is_address
-from api.uploads import Uploads
+from api.uploads import Upload, Uploads
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.schemas import MAX_INPUT_IMAGES, GenerationRequest
 
@@ -77,33 +80,37 @@ def _checked(fields: Any) -> GenerationRequest:
 
 async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
     """The request, with references in the place of pictures."""
-    if int(http.headers.get("content-length", "0")) <= MAX_JSON_BYTES:
-        fields = parsed(b"".join([piece async for piece in received_json(http)]))
+    async with AsyncExitStack() as exits:
+        lifting = Lifting(lambda: uploads.begin(exits), MOST_VALUES)
+        if is_small(http):
+            fields = parsed(b"".join([piece async for piece in received_json(http)]))
+        else:
+            fields = parsed(await lifting.read(received(http)))
         sources = _sources(fields)
-        await _decode(sources, uploads)
-    else:
-        async with uploads.spooled(received_json(http)) as body:
-            fields = await uploads.aside(lambda: parsed(body.content()))
-            sources = _sources(fields)
-            await _decode(sources, uploads)
-    # Not while others wait for their turn: somebody else's server may take its time.
-    return await _fetched(fields, sources, uploads)
+        for source in sources:
+            if not is_address(source.text):
+                source.replace(await _stored(source, lifting.lifted.get(source.text), uploads))
+    return await _fetched(http, fields, sources, uploads)
 
 
-async def _decode(sources: Sequence["_Source"], uploads: Uploads) -> None:
-    """Put references in the place of sources that are no addresses."""
-    for source in sources:
-        if not is_address(source.text):
-            data = await uploads.aside(partial(decoded, source.text, uploads.max_bytes, source.pointer))
-            source.replace(await uploads.take(_whole(data), source.pointer))
+async def _stored(source: "_Source", long: Base64[Upload] | None, uploads: Uploads) -> str:
+    """The reference to what is no address."""
+    if long is None:
+        data = decoded(source.text, uploads.max_bytes, source.pointer)
+        return await uploads.take(_whole(data), source.pointer)
+    if long.wrong:
+        raise _wrong(source.pointer, long.wrong)
+    return await uploads.finish(long.target, source.pointer)
 
 
-async def _fetched(fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
+async def _fetched(http: Request, fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
     """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
     addresses = {source: source.text for source in sources if is_address(source.text)}
     for source in addresses:
         source.replace(TO_COME)
     request, end = _checked(fields), time.monotonic() + SECONDS
+    if addresses:
+        await charge(http, FETCHED * len(addresses))
     for source, url in addresses.items():
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
     return _checked(fields) if addresses else request

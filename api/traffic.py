@@ -1,6 +1,5 @@
 """What this process does itself: requests and how long they take, open streams, its own memory and time."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -16,9 +15,10 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 class Traffic:
     """Several processes may answer behind one address, each with figures of its own: so each says whose they are."""
 
-    def __init__(self, streams: Callable[[], int]) -> None:
-        """`streams` counts the event streams that are open."""
-        self.process = f"{socket.gethostname()}:{os.getpid()}"
+    def __init__(self, streams: Callable[[], int], port: int) -> None:
+        """`streams` counts the event streams that are open; `port` is the one that no other process here has."""
+        # The same after a restart, which begins no new series.
+        self.process = f"{socket.gethostname()}:{port}"
         self._registry = registry = CollectorRegistry()
         self._answered = Counter(
             "imagegen_http_requests", "Requests that were answered", ("method", "route", "status"), registry=registry

@@ -1,10 +1,8 @@
 """Pictures on their way in: from the moment that they come to the one in which a job has them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import TypeVar
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from api.disk import DiskWatch
 from api.fetching import Fetcher
@@ -14,8 +12,6 @@ from shared.headers import Header
 from shared.inputs import InputStore
 from shared.schemas import GenerationRequest, Job
 from shared.storage.home import Arriving, Staged
-
-T = TypeVar("T")
 
 
 class Intake:
@@ -37,11 +33,6 @@ class Intake:
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
         self.max_request_pixels = max_request_pixels
-        #: Pictures in JSON have to be in memory, if only for a moment. One request at a time has that moment.
-        self.turn = asyncio.Semaphore(1)
-        #: Malloc keeps what a thread has freed for that thread: five at once with 27 MB each made the process grow by
-        #: 210 MB on the usual threads, and by 56 MB on this one.
-        self.aside = ThreadPoolExecutor(1, "json")
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator["Uploads"]:
@@ -80,18 +71,23 @@ class Uploads:
         """Of one picture."""
         return self._intake.max_bytes
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """What `work` returns, which takes much memory for a moment."""
-        return await asyncio.get_running_loop().run_in_executor(self._intake.aside, work)
-
     async def take(self, pieces: AsyncIterator[bytes], pointer: str) -> str:
         """Store a picture; the reference to it. Raises PayloadTooLarge, and InvalidImage for what is none."""
-        async with self._intake.file(self._staged) as file:
+        async with AsyncExitStack() as exits:
+            upload = await self.begin(exits)
             async for piece in pieces:
-                if file.size + len(piece) > self.max_bytes:
-                    raise PayloadTooLarge(f"{pointer}: a picture may take at most {self.max_bytes} bytes.")
-                await asyncio.to_thread(file.write, piece)
-            return await self._finish(file, pointer)
+                await upload.write(piece)
+                upload.check(pointer)
+            return await self.finish(upload, pointer)
+
+    async def begin(self, exits: AsyncExitStack) -> "Upload":
+        """A picture that comes from now on. It goes with `exits`, unless it is finished."""
+        return Upload(await exits.enter_async_context(self._intake.file(self._staged)), self.max_bytes)
+
+    async def finish(self, upload: "Upload", pointer: str) -> str:
+        """The reference to a picture that has come. Raises as `take` does."""
+        upload.check(pointer)
+        return await self._finish(upload.file, pointer)
 
     async def fetch(self, url: str, pointer: str, seconds: float) -> str:
         """Store a picture that lies elsewhere; the reference to it. Raises as `Fetcher.fetch` does."""
@@ -111,15 +107,6 @@ class Uploads:
             raise InvalidImage(f"{pointer}: the pictures of a request may have at most {most} pixels together.")
         return arrived.reference
 
-    @asynccontextmanager
-    async def spooled(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Arriving]:
-        """What is too large to be in memory while it comes, complete; with the turn to have it there now."""
-        async with self._intake.file(self._staged) as file:
-            async for piece in pieces:
-                await asyncio.to_thread(file.write, piece)
-            async with self._intake.turn:
-                yield file
-
     def size(self, request: GenerationRequest) -> Size | None:
         """Of the first picture in the request, as it is shown."""
         return self._headers[request.image[0]].size if request.image else None
@@ -128,3 +115,22 @@ class Uploads:
         """From here on they are the job's."""
         if self._staged.holds_files:
             await asyncio.to_thread(self._staged.keep, job.id)
+
+
+class Upload:
+    """A picture on its way in. Of one that is too large nothing more is written."""
+
+    def __init__(self, file: Arriving, max_bytes: int) -> None:
+        self.file = file
+        self._left = max_bytes
+        self._max_bytes = max_bytes
+
+    async def write(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left >= 0:
+            await asyncio.to_thread(self.file.write, data)
+
+    def check(self, pointer: str) -> None:
+        """Raises PayloadTooLarge."""
+        if self._left < 0:
+            raise PayloadTooLarge(f"{pointer}: a picture may take at most {self._max_bytes} bytes.")

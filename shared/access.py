@@ -18,8 +18,10 @@ _SECRET = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 class Scope(StrEnum):
-    """What a key allows; each allows what those before it do."""
+    """What a key allows: from READ on each what those before it do, ADMIN all."""
 
+    METRICS = "metrics"
+    """Reading /metrics, and nothing else."""
     READ = "read"
     """Looking."""
     WRITE = "write"
@@ -30,6 +32,8 @@ class Scope(StrEnum):
     """The jobs of every key."""
 
     def includes(self, other: "Scope") -> bool:
+        if Scope.METRICS in (self, other):
+            return self in (other, Scope.ADMIN)
         order = list(Scope)
         return order.index(self) >= order.index(other)
 

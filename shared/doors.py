@@ -75,11 +75,13 @@ class DoorSettings(BaseSettings):
     published_on: str = ""
     """Address at which others reach a container where that is not SD_HOST; compose.yaml sets it."""
     public_url: Annotated[str, AfterValidator(http_url)] = ""
-    """Address that clients reach the API by, for picture links behind a proxy. Empty: the request's own."""
+    """Address that clients reach the API by, for links behind a proxy; it may have a path, such as
+    https://example.com/imagegen. Empty: the request's own."""
     api_key: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_api_keys)] = ()
     """Keys that open the service, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name.
     Scopes: read (look), write (also make and cancel jobs; the default), priority (also `priority: high`), admin (also
-    the jobs of every name). A key has at least 16 characters; `openssl rand -hex 24` makes one. Clients send it as
+    the jobs of every name, and /metrics), metrics (/metrics alone). A key has at least 16 characters;
+    `openssl rand -hex 24` makes one. Clients send it as
     X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
@@ -93,17 +95,24 @@ class DoorSettings(BaseSettings):
     trusted_proxies: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(split)
     ] = ()
-    """Proxies whose X-Forwarded-For, -Proto and -Host are believed, comma-separated, each an address or a network.
-    Empty: none."""
+    """Proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are believed, comma-separated, each an address or a
+    network. Empty: none."""
     requests_per_second: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 500
-    """Requests about jobs that each key (each address where no keys are set) may make for long; one more is answered
-    429. 0 sets no limit."""
+    """Requests that each key (each address, or IPv6 network of 64 bits, where no keys are set) may make for long; one
+    more is answered 429. An image to fetch counts as ten, each megabyte of a body as one more, and so does each request
+    with a wrong key as ten of its address. 0 sets no limit."""
     request_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Requests that may come at once before SD_REQUESTS_PER_SECOND counts."""
     max_jobs_per_key: Annotated[int, Field(ge=0)] = 500
     """Jobs of one key that may wait or run; one more is answered 429. 0 sets no limit of its own."""
     max_event_streams: Annotated[int, Field(ge=1)] = 200
     """Event streams that each key (each address where no keys are set) may have open in each API process."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Connections that may be open to each API process, fewer where it may open few files. At the limit the one that
+    has been idle for longest is closed, and where none is, a new one is answered 503."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 512
+    """The same of one address, or IPv6 network of 64 bits; half of SD_MAX_CONNECTIONS at most. SD_TRUSTED_PROXIES are
+    not limited so."""
     max_header_bytes: Annotated[int, Field(ge=1024, le=1_048_576)] = 65_536
     """Largest head of a request, its address included; a larger one is answered 431."""
     header_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 10

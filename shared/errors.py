@@ -3,12 +3,12 @@
 ImagegenError
 ├── ConfigurationError            the process cannot start
 ├── RequestError                  asked wrongly, told at once
-│   ├── InvalidRequest · UnsupportedMediaType · LengthRequired · PayloadTooLarge · NotAcceptable
+│   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
-│   └── RateLimited · QueueFull · BackendUnavailable · StoreUnavailable        try again later
+│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    try again later
 ├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
 │   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
 └── JobFailure                    happened later, kept on the job
@@ -20,6 +20,7 @@ ImagegenError
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 
@@ -68,12 +69,6 @@ class UnsupportedMediaType(RequestError):
     """Send the request as JSON, with the header `content-type: application/json`."""
 
     code = "unsupported-media-type"
-
-
-class LengthRequired(RequestError):
-    """Send a Content-Length: a body of unknown size is not read."""
-
-    code = "length-required"
 
 
 class PayloadTooLarge(RequestError):
@@ -159,6 +154,14 @@ class HeadersTooLarge(RequestError):
     code = "headers-too-large"
 
 
+class TooManyConnections(RequestError):
+    """As many connections are open as this service takes, in all or from one address; try again shortly."""
+
+    code = "too-many-connections"
+    retryable = True
+    retry_after = 5
+
+
 class MisdirectedRequest(RequestError):
     """This service does not go by the name in the Host header; the operator can add it to SD_ALLOWED_HOSTS."""
 
@@ -183,9 +186,10 @@ class RateLimited(RequestError):
     code = "rate-limited"
     retryable = True
 
-    def __init__(self, detail: str | None = None, retry_after: int = 1) -> None:
+    def __init__(self, detail: str | None = None, seconds: float = 1) -> None:
         super().__init__(detail)
-        self.retry_after = retry_after
+        self.seconds = seconds
+        self.retry_after = ceil(seconds)
 
 
 class QueueFull(RequestError):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from urllib.parse import urlsplit
 
 from shared.keys import Keys
 from shared.store import Operation
@@ -46,6 +47,10 @@ class Links:
 
     base_url: str
     signer: Signer | None
+
+    def job(self, job_id: str) -> str:
+        """Its address on this host, with the prefix that a proxy may have for the service."""
+        return urlsplit(self.base_url).path + job_path(job_id)
 
     def picture(self, job_id: str, index: int) -> str:
         path = f"{job_path(job_id)}/images/{index}"

@@ -1,12 +1,7 @@
-"""How often somebody may ask, counted in Redis for all API processes together."""
-
-from dataclasses import replace
-from typing import TypeVar
+"""How much somebody may ask for, counted in Redis for all API processes together."""
 
 from shared.keys import Keys
 from shared.store import Operation
-
-T = TypeVar("T")
 
 
 class Rates:
@@ -14,19 +9,13 @@ class Rates:
 
     def __init__(self, prefix: str, per_second: float, burst: int) -> None:
         self._keys = Keys(prefix)
-        self._cost_us = round(1_000_000 / per_second) if per_second else 0
-        self._ahead_us = (burst - 1) * self._cost_us
+        self.cost_us = round(1_000_000 / per_second) if per_second else 0
+        self.ahead_us = (burst - 1) * self.cost_us
 
-    def counted(self, operation: Operation[T], account: str, weight: int = 1) -> Operation[T]:
-        """The same operation, which in its one step also counts a request; running it raises RateLimited.
+    def take(self, account: str, needed: int, spare: int, *, begun: bool = False) -> Operation[int]:
+        """Take `needed` units, and up to `spare` more; how many were taken. Running it raises RateLimited.
 
-        `weight` is how many others it costs as much as.
+        `begun`: for a request that has been counted once already, which must not stand in its own way.
         """
-        if not self._cost_us:
-            return operation
-        return replace(
-            operation,
-            script=f"rate+{operation.script}",
-            keys=[self._keys.rate(account), *operation.keys],
-            args=[self._cost_us * weight, self._ahead_us, *operation.args],
-        )
+        ahead_us = self.ahead_us + (self.cost_us if begun else 0)
+        return Operation("rate", [self._keys.rate(account)], [self.cost_us, ahead_us, needed, spare], int)

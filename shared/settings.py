@@ -137,6 +137,8 @@ class Settings(StoreSettings):
     webhook_allow: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split)] = ()
     """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
     requests may come from there. All others must be public, and on port 80 or 443."""
+    alive_file: Path | None = None
+    """File that a worker or housekeeper touches every two seconds while it serves, for health checks of containers."""
     log_format: logs.Format = "text"
     """One line of text or one JSON object per log entry."""
 

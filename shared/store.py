@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib import resources
-from math import ceil
 from typing import Any, Generic, TypeVar
 
 import redis
@@ -167,7 +166,7 @@ def _translated() -> Iterator[None]:
     except redis.exceptions.ResponseError as error:
         word, _, wait_ms = str(error).partition(" ")
         if word == "RATE":
-            raise RateLimited(retry_after=ceil(int(wait_ms) / 1000)) from None
+            raise RateLimited(seconds=int(wait_ms) / 1000) from None
         if not isinstance(error, _CANNOT_WRITE) and word not in _CANNOT_WRITE_WORDS:
             raise
         raise StoreUnavailable from error

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, JsonValue
 
 from shared.deliveries import Delivery, shown
 from shared.jobs import JobSnapshot
-from shared.links import Links, job_path
+from shared.links import Links
 from shared.schemas import Backend, Image, Job, JobError, Progress, Timings, WebhookEvent
 from shared.states import State
 
@@ -154,7 +154,7 @@ def job_view(
 ) -> JobView:
     """`pictures` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
     job = snapshot.job
-    path = job_path(job.id)
+    path = links.job(job.id)
     return JobView(
         id=job.id,
         state=job.state,

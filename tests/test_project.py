@@ -3,6 +3,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -43,7 +45,7 @@ def test_a_forbidden_import_breaks_the_check(tmp_path: Path, module: str, line: 
 
 def test_only_process_entries_read_the_environment() -> None:
     entries = {ROOT / "api/main.py", ROOT / "worker/main.py", ROOT / "compose/cli.py", ROOT / "shared/settings.py"}
-    entries.add(ROOT / "worker/housekeeper/main.py")
+    entries |= {ROOT / "worker/housekeeper/main.py", ROOT / "worker/alive.py"}
     # These hand their environment on; they read nothing in it.
     entries |= {ROOT / "compose/supervisor.py", ROOT / "compose/dashboard.py"}
 
@@ -72,3 +74,17 @@ def test_every_row_about_security_names_tests_that_there_are() -> None:
 
 def _holds(path: str, test: str) -> bool:
     return (ROOT / path).exists() and f"\ndef {test or 'test_'}" in (ROOT / path).read_text()
+
+
+def test_what_is_vendored_is_what_it_says() -> None:
+    for table in ROOT.glob("api/*/vendor.toml"):
+        folder = table.parent
+        files = {
+            name: file["sha256"]
+            for package in tomllib.loads(table.read_text()).values()
+            for name, file in package["files"].items()
+            if package["version"] and package["licence"] and file["licence"]
+        }
+        found = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path != table}
+        assert found == files
+        assert "LICENSE" in files

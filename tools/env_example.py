@@ -72,7 +72,7 @@ COMPOSE = (
     ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",
-        "A key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; one of scope read will do.",
+        "A key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; one of scope metrics.",
         "",
         False,
     ),

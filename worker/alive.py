@@ -1,36 +1,25 @@
-"""A container's health check: `python -m worker.alive`, or `python -m worker.alive housekeeper`."""
+"""A container's health check: `python -m worker.alive`. It runs often, so it needs no package."""
 
+import os
 import sys
-from socket import gethostname
+import time
+from pathlib import Path
 
-from kombu.exceptions import OperationalError
-
-from shared.errors import ConfigurationError
-from shared.queues import create_celery
-from shared.settings import WorkerSettings, load
-
-ANSWER_SECONDS = 5.0
+#: What the worker's loop touches every two seconds (`worker.liveness`).
+VARIABLE = "SD_ALIVE_FILE"
+FRESH_SECONDS = 20.0
 
 
-def answers(settings: WorkerSettings, name: str) -> bool:
-    """Whether the Celery node of this host serves. One that still loads its model does not answer."""
-    app = create_celery(settings)
-    # Without a limit, it would wait out its time for more nodes of the same name.
+def trouble(file: str) -> str | None:
+    """Why the worker of this container does not serve, or None if it does. One that loads its model does not yet."""
+    if not file:
+        return f"{VARIABLE} is empty: name the file that the worker touches while it serves"
     try:
-        return bool(app.control.ping(destination=[f"{name}@{gethostname()}"], timeout=ANSWER_SECONDS, limit=1))
-    except OperationalError:
-        return False
-
-
-def main() -> None:
-    try:
-        settings = load(WorkerSettings)
-    except ConfigurationError as error:
-        sys.exit(error.detail)
-    name = sys.argv[1] if len(sys.argv) > 1 else settings.backend
-    if not answers(settings, name):
-        sys.exit(f"{name}@{gethostname()} does not answer")
+        age = time.time() - Path(file).stat().st_mtime
+    except OSError:
+        return f"{file} is not there: the worker does not serve yet"
+    return f"{file} was touched {age:.0f} s ago: the worker does not serve" if age > FRESH_SECONDS else None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(trouble(os.environ.get(VARIABLE, "")))

@@ -30,6 +30,7 @@ from shared.wakeups import GENERATE, queue_name
 from worker import failures
 from worker.cloud import create_cloud_worker
 from worker.events import TaskEvents
+from worker.liveness import show_life
 from worker.rescue import Rescue, Worker
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ EXIT_FAILURE = 1
 def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    return create(settings, start_id, traced)
+    app = create(settings, start_id, traced)
+    show_life(app, settings.alive_file)
+    return app
 
 
 def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:

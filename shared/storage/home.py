@@ -179,10 +179,6 @@ class Arriving(ABC):
         with writing():
             self._file.write(data)
 
-    def content(self) -> bytes:
-        self._file.seek(0)
-        return self._file.read()
-
     def finish(self, max_pixels: int) -> Arrived:
         """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""
         with writing():

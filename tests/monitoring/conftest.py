@@ -89,7 +89,7 @@ def deployment(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with receiving() as receiver:
         settings = {
             "SD_BACKENDS": "null",
-            "SD_API_KEY": f"prometheus:{KEY}:read,somebody:{MAKER}",
+            "SD_API_KEY": f"prometheus:{KEY}:metrics,somebody:{MAKER}",
             "SD_WEBHOOK_ALLOW": receiver.origin,
         }
         with Stack(redis_url, tmp_path_factory.mktemp("monitoring"), **settings) as stack:

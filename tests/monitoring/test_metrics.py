@@ -1,12 +1,18 @@
 """/metrics of a deployment with several processes."""
 
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import requests
 
+from api.metrics import _memory
+from shared.devices import DeviceMemory
+from shared.schemas import Backend
+from shared.workers import Fleet, WorkerRecord, WorkerState
 from tests.faults.invariant import until
-from tests.monitoring.conftest import CANARY, KEY, MAKER, Deployment, simulated
-from tests.stack import Stack
+from tests.monitoring.conftest import CANARY, KEY, MAKER, Deployment, Scrape, simulated
+from tests.stack import Stack, free_port
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/monitoring.md"
 
@@ -71,11 +77,57 @@ def test_labels_hold_no_prompt_no_key_no_address_and_no_job(deployment: Deployme
     assert 'method="other"' in text
 
 
-def test_metrics_are_for_who_has_a_key_and_any_will_do(deployment: Deployment) -> None:
-    url = f"{deployment.stack.api.url}/metrics"
+def test_metrics_take_a_key_that_opens_nothing_else(deployment: Deployment) -> None:
+    url = deployment.stack.api.url
 
-    assert requests.get(url, timeout=10).status_code == 401
-    assert requests.get(url, auth=("any", KEY), timeout=10).ok
+    def status(path: str, key: str) -> int:
+        return requests.get(url + path, auth=("any", key), timeout=10).status_code
+
+    assert requests.get(f"{url}/metrics", timeout=10).status_code == 401
+    assert (status("/metrics", KEY), status("/metrics", MAKER)) == (200, 403)
+    assert {status(path, KEY) for path in ("/api/jobs", "/api/backends", "/health", "/info")} == {403}
+    assert status("/health/live", KEY) == 200
+
+
+def test_a_restart_begins_no_new_series(stack: Stack) -> None:
+    def series() -> set[tuple[str, ...]]:
+        with_own_port = stack.run([sys.executable, "-m", "api.main"], SD_BACKENDS="null", SD_PORT=str(port))
+        with_own_port.wait_for("Uvicorn running on")
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        with_own_port.stop()
+        return {(sample.name, *sorted(map(str, sample.labels.items()))) for sample in Scrape(text).samples}
+
+    port = free_port()
+
+    assert series() == series() != set()
+
+
+def test_the_memory_of_workers_is_told_by_number() -> None:
+    """Nothing of a name is in it, which may be another one after each start."""
+    memory = DeviceMemory(used_bytes=1, size_bytes=2)
+
+    def fleet(*names: str) -> Fleet:
+        workers = [
+            WorkerRecord(
+                name=name,
+                backend=Backend.SD,
+                state=WorkerState.READY,
+                model="m",
+                device="cuda:0",
+                memory=memory,
+                started_at=datetime.now(UTC),
+            )
+            for name in names
+        ]
+        return Fleet(tuple(workers), {}, dict.fromkeys(Backend, 0), {backend: {} for backend in Backend})
+
+    def labels(fleet: Fleet) -> list[dict[str, str]]:
+        return [sample.labels for metric in _memory([Backend.SD], fleet) for sample in metric.samples]
+
+    told = labels(fleet("sd@a:1", "sd@a:2"))
+
+    assert told == labels(fleet("sd@a:3", "sd@b:4"))
+    assert [each["worker"] for each in told] == ["0", "1"] * 2
 
 
 def test_a_process_without_its_redis_tells_that_and_what_it_knows_itself(stack: Stack) -> None:

@@ -80,12 +80,13 @@ def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert OTHER not in shown
 
 
-def test_each_scope_allows_what_the_ones_before_it_do() -> None:
+def test_each_scope_allows_what_the_ones_before_it_do_but_metrics_nothing_else() -> None:
     allowed = {scope: [other for other in Scope if scope.includes(other)] for scope in Scope}
 
     assert allowed == {
         Scope.READ: [Scope.READ],
         Scope.WRITE: [Scope.READ, Scope.WRITE],
         Scope.PRIORITY: [Scope.READ, Scope.WRITE, Scope.PRIORITY],
-        Scope.ADMIN: [Scope.READ, Scope.WRITE, Scope.PRIORITY, Scope.ADMIN],
+        Scope.ADMIN: [Scope.METRICS, Scope.READ, Scope.WRITE, Scope.PRIORITY, Scope.ADMIN],
+        Scope.METRICS: [Scope.METRICS],
     }

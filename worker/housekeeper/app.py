@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two rounds. With LEASE_MS, the first is how long a job of a dead worker waits.
 REAP_SECONDS, CLEAR_SECONDS = 4.0, 600.0
+#: How often it shows that it is there; see worker.alive.
+ALIVE_SECONDS = 2.0
 
 
 class Housekeeper:
@@ -45,6 +47,7 @@ class Housekeeper:
             ("retention", CLEAR_SECONDS, lambda: retention.apply(rules_of(settings))),
         ]
         self._dispatcher = _create_dispatcher(settings, traced)
+        self._alive_file = settings.alive_file
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -54,11 +57,17 @@ class Housekeeper:
             threading.Thread(target=self._repeat, args=(name, seconds, work), name=name, daemon=True).start()
         self._dispatcher.start()
         logger.info("the housekeeper is ready.")
-        self._stopping.wait()
+        self._show_life()
         self._dispatcher.stop()
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def _show_life(self) -> None:
+        """For `worker.alive`, until it is told to stop."""
+        while self._alive_file is not None and not self._stopping.wait(ALIVE_SECONDS):
+            self._alive_file.touch()
+        self._stopping.wait()
 
     def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         while not self._stopping.wait(seconds):

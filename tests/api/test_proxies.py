@@ -1,0 +1,154 @@
+"""Behind proxies, and from old clients: a prefix of the path, HTTP/1.0, slashes that stand twice or at the end."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+import requests
+
+from tests.api.wire import exchanged
+from tests.stack import Api, Stack, free_port
+
+PREFIX = "/imagegen"
+
+
+def handler(upstream: str, strips: bool, headers: dict[str, str]) -> type[BaseHTTPRequestHandler]:
+    class Proxy(BaseHTTPRequestHandler):
+        def go(self) -> None:
+            path = self.path.removeprefix(PREFIX) if strips else self.path
+            if not self.path.startswith(f"{PREFIX}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("content-length", "0")))
+            server = HTTPConnection(urlsplit(upstream).netloc, timeout=30)
+            kept = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+            server.request(self.command, path, body or None, {**kept, **headers})
+            answer = server.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            server.close()
+
+        do_GET = do_POST = go  # noqa: N815 - as the library calls them
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Proxy
+
+
+@contextmanager
+def proxy(port: int, upstream: Api, strips: bool = True, **headers: str) -> Iterator[str]:
+    """The address of the service behind a proxy that has it at PREFIX."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler(upstream.url, strips, headers))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{port}{PREFIX}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module", params=["public-url", "not-stripped", "forwarded"])
+def root(null: Stack, request: pytest.FixtureRequest) -> Iterator[str]:
+    port = free_port()
+    if request.param == "forwarded":
+        api, headers = null.start_api(SD_TRUSTED_PROXIES="127.0.0.1"), {"X-Forwarded-Prefix": f"{PREFIX}/"}
+    else:
+        api, headers = null.start_api(SD_PUBLIC_URL=f"http://127.0.0.1:{port}{PREFIX}"), {}
+    with proxy(port, api, request.param != "not-stripped", **headers) as url:
+        yield url
+
+
+def test_every_address_in_an_answer_leads_back_through_the_prefix(root: str) -> None:
+    answer = requests.post(f"{root}/api/txt2img", json={"prompt": "x"}, timeout=30)
+    job = answer.json()
+    accepted = requests.post(f"{root}/api/jobs", json={"prompt": "x"}, timeout=30)
+    slash = requests.get(f"{root}/api/jobs/?limit=1", allow_redirects=False, timeout=30)
+    page = requests.get(f"{root}/docs", timeout=30).text
+    described = re.search(r"url: '([^']+)'", page)
+    assert described
+    addresses = [
+        accepted.headers["location"],
+        job["links"]["self"],
+        job["links"]["events"],
+        job["images"][0]["url"],
+        slash.headers["location"],
+        described[1],
+        *re.findall(r'(?:src|href)="(/[^"]+)"', page),
+        *requests.get(f"{root}/info", timeout=30).json()["links"].values(),
+    ]
+
+    got = {told: requests.get(urljoin(f"{root}/docs", told), timeout=30).status_code for told in addresses}
+
+    assert set(got.values()) == {200}, got
+    # Some clients put what they were told behind what they know.
+    assert requests.get(root + job["links"]["self"], timeout=30).status_code == 200
+
+
+def test_the_description_says_where_the_service_is(root: str) -> None:
+    (server,) = requests.get(f"{root}/openapi.json", timeout=30).json()["servers"]
+
+    assert server["url"] == PREFIX
+
+
+def test_a_prefix_that_a_stranger_tells_is_not_believed(api: Api) -> None:
+    answer = api.get("/info", headers={"X-Forwarded-Prefix": "/evil"})
+
+    assert answer.json()["links"]["docs"] == f"{api.url}/docs"
+
+
+@pytest.mark.parametrize("prefix", ["//evil.example.com", "/a b", "/a\\b", "evil", "/a?b", "/\u00e9"])
+def test_a_prefix_that_is_no_path_is_not_taken(null: Stack, prefix: str) -> None:
+    api = null.start_api(SD_TRUSTED_PROXIES="127.0.0.1")
+
+    answer = api.get("/info", headers={"X-Forwarded-Prefix": prefix.encode().decode("latin-1")})
+
+    assert answer.json()["links"]["docs"] == f"{api.url}/docs"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/api/jobs"])
+def test_a_request_of_http_1_0_needs_no_host(api: Api, path: str) -> None:
+    answer = exchanged(api, f"GET {path} HTTP/1.0\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_probe_needs_no_host(api: Api) -> None:
+    answer = exchanged(api, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "///api///jobs"])
+def test_slashes_that_stand_twice_are_one(api: Api, path: str) -> None:
+    answer = exchanged(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "//health"])
+def test_slashes_that_stand_twice_lead_past_no_door(keyed: Stack, path: str) -> None:
+    answer = exchanged(keyed.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example.com/", "/\\evil.example.com/", "/%5cevil.example.com/", "/a%0d%0ab: c/"]
+)
+def test_a_slash_at_the_end_leads_to_no_other_host(api: Api, path: str) -> None:
+    answer = exchanged(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+    location = re.search(rb"(?m)^location: (.*?)\r$", answer)
+    assert location is None or re.match(rb"/[^/\\]", location[1])
+    assert b"\r\nb: c" not in answer
