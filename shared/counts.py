@@ -114,7 +114,13 @@ SENT = Counter(
     ("outcome",),
     expected=(("delivered",), ("retried",), ("dropped",), ("dead",)),
 )
-COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT)
+DROPPED = Counter(
+    "webhooks_dropped",
+    "Webhooks that nobody tried to send: newer ones overtook them, or too many of their owner were waiting",
+    ("reason",),
+    expected=(("overtaken",), ("limit",)),
+)
+COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED)
 
 WAIT = Histogram(
     "job_wait",

@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from shared.addresses import Url
-from shared.errors import OutboundError, TooLarge, TooSlow, Unreachable
+from shared.errors import NotConnected, OutboundError, TooLarge, TooSlow, Unreachable
 from shared.networks import Address
 
 #: For one of the server's addresses, so that the next one gets its turn.
@@ -108,7 +108,7 @@ def _judged(allowance: Allowance, status: int | None = None) -> Iterator[None]:
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if allowance.left <= 0 else Unreachable(_why(error), status)) from error
+        raise (TooSlow(status=status) if allowance.left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -219,12 +219,12 @@ def _in_turns(addresses: Sequence[Address]) -> list[Address]:
     return sorted(addresses, key=lambda address: next(places[address.version]))
 
 
-def _why(error: Exception) -> str:
+def _failure(error: Exception, status: int | None) -> Unreachable:
     """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
-            return "No secure connection: the certificate is not trusted, not valid or not for this host."
+            return NotConnected("No secure connection: the certificate is not trusted, not valid or not for this host.")
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return "The server takes no connections."
+            return NotConnected("The server takes no connections.")
         case _:
-            return "The server gave no whole answer in HTTP."
+            return Unreachable("The server gave no whole answer in HTTP.", status)

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import requests
 
 from shared.addresses import Url
-from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
+from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
 from shared.networks import Address, objection
 from shared.pinned import Allowance, exchange, pieces
 
@@ -162,7 +162,7 @@ class Guard:
         except TimeoutError:
             raise TooSlow from None
         except (OSError, ValueError) as error:
-            raise Unreachable("The host of the address is not known.") from error
+            raise NotConnected("The host of the address is not known.") from error
 
     def _next(self, here: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
 
-from shared.errors import ForbiddenUrl, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
+from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
 from shared.images import ImageStore
 from shared.jobs import JobSnapshot
 from shared.links import Links
 from shared.schemas import Job
 from shared.urls import Answer, Guard
 from shared.views import WebhookMessage, job_view
-from shared.webhooks import Webhook
+from shared.webhooks import Reach, Webhook
 from worker.housekeeper.signing import Signer
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ TOTAL_SECONDS = 15.0
 MOST_ANSWER_BYTES = 64 * 1024
 #: Longest wait that a receiver can ask for.
 MOST_WAIT_SECONDS = 3600
-#: These say of the receiver as a whole that it cannot take anything now, and not only this.
+#: These say that the receiver cannot take anything now, and not only this.
 OVERWHELMED = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -44,6 +44,7 @@ class Receipt:
     """What was wrong, unless it was accepted. In our words: a receiver's own could hold anything."""
     wait_seconds: int = 0
     """How long the receiver asks to be left alone."""
+    connected: bool = True
 
     @property
     def is_accepted(self) -> bool:
@@ -54,9 +55,10 @@ class Receipt:
         return self.status == HTTPStatus.GONE
 
     @property
-    def is_reached(self) -> bool:
-        """Whether the receiver takes requests at all, whatever it makes of this one."""
-        return self.status is not None and self.status not in OVERWHELMED
+    def reach(self) -> Reach:
+        if not self.connected:
+            return Reach.AWAY
+        return Reach.REFUSED if self.status is None or self.status in OVERWHELMED else Reach.ANSWERED
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Courier:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return Receipt(error.status, _why(error))
+            return Receipt(error.status, _why(error), connected=not isinstance(error, NotConnected))
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
@@ -128,6 +130,6 @@ def _why(error: OutboundError) -> str:
         case ForbiddenUrl():
             return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"
         case Unreachable():
-            return "could not be reached"
+            return f"could not be reached: {error.detail[0].lower()}{error.detail[1:].rstrip('.')}"
         case _:
             return "could not be sent to"
