@@ -45,7 +45,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
     disk = DiskWatch(home, settings.min_free_bytes)
-    guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
+    guard, streams = Guard(settings.webhook_allow, proxy=settings.egress), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),

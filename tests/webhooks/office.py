@@ -124,7 +124,7 @@ class Office:
 
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> Courier:
         return Courier(
-            guard=Guard(allow),
+            guard=Guard(allow, proxy=fields.pop("proxy", None)),
             signer=Signer(signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from standardwebhooks import WebhookVerificationError
 
+from shared.allowlist import receiver_headers
+from shared.egress import Proxy
 from shared.links import Signer, link_secret
 from tests.faults.invariant import until
+from tests.outbound.proxies import proxying
 from tests.webhooks.office import Office
 from tests.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
 from worker.housekeeper.retries import SCHEDULE
@@ -73,13 +76,17 @@ def test_without_a_secret_nothing_is_signed_and_the_log_says_so_once(
     assert caplog.text.count("SD_WEBHOOK_SECRET is empty") == 1
 
 
-def test_the_operators_header_goes_to_the_operators_receivers_alone(office: Office, receiver: Receiver) -> None:
-    own = {"own_headers": {"X-Token": "of the operator"}, "own_receivers": frozenset({receiver.origin})}
-    with receiving() as other, office.sending(office.courier([receiver.origin, other.origin], **own)):
-        office.done(webhook_url=receiver.url)
-        office.done(webhook_url=other.url)
-
+def test_the_operators_header_goes_below_the_operators_paths_alone(office: Office, receiver: Receiver) -> None:
+    allow = [f"{receiver.origin}/webhook/images", receiver.origin]
+    headers = receiver_headers("X-Token: of the operator", allow)
+    with receiving() as other, office.sending(office.courier([*allow, other.origin], own_headers=headers)):
+        office.done(webhook_url=f"{receiver.origin}/webhook/images/done?a=b")
         assert receiver.next().headers["x-token"] == "of the operator"
+
+        for url in (f"{receiver.origin}/webhook/admin", f"{receiver.origin}/webhook/images/..%2fadmin"):
+            office.done(webhook_url=url)
+            assert "x-token" not in receiver.next().headers
+        office.done(webhook_url=other.url)
         assert "x-token" not in other.next().headers
 
 
@@ -166,6 +173,19 @@ def test_an_address_that_has_become_private_is_not_connected_to(office: Office, 
 
     assert "SD_WEBHOOK_ALLOW" in str(office.deliveries(job)["succeeded"].last_error)
     assert receiver.arrivals == []
+
+
+def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Office, receiver: Receiver) -> None:
+    with proxying() as proxy, office.sending(office.courier([], proxy=Proxy.parse(proxy.url)), SCHEDULE):
+        proxy.ports["hooks.example.com:80"] = int(receiver.origin.rpartition(":")[2])
+        office.done(webhook_url="http://hooks.example.com/hook")
+        receiver.next().verify()
+
+        refused = office.done(webhook_url="https://elsewhere.example.com/hook")
+        until(lambda: office.deliveries(refused)["succeeded"].attempts == 1)
+
+    told = office.deliveries(refused)["succeeded"].last_error
+    assert told == "could not be reached: the egress proxy does not connect to it (HTTP 502)"
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "too long", "nonsense"])
@@ -280,8 +300,8 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
     office: Office, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    own = {"own_headers": {"X-Token": "of-the-operator"}, "own_receivers": frozenset({receiver.origin})}
-    courier = office.courier([receiver.origin], **own)
+    allow = [f"{receiver.origin}/hooks"]
+    courier = office.courier(allow, own_headers=receiver_headers("X-Token: of-the-operator", allow))
     with office.sending(courier, schedule=[0.01, 0.01]):
         job = office.done(webhook_url=receiver.url)
         receiver.next()

@@ -1,12 +1,14 @@
 """One attempt to bring a webhook to its receiver, and what it came to."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 
+from shared.addresses import Url
+from shared.allowlist import ReceiverHeader, header_for
 from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
 from shared.images import ImageStore
 from shared.jobs import JobSnapshot
@@ -70,23 +72,22 @@ class Courier:
     inline_max_bytes: int
     user_agent: str
     now: Callable[[], datetime]
-    own_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent to `own_receivers` alone: they are the operator's, others are whoever a caller names."""
-    own_receivers: frozenset[str] = frozenset()
+    own_headers: Sequence[ReceiverHeader] = ()
+    """The operator's, for receivers of the operator's: others are whoever a caller names."""
     total_seconds: float = TOTAL_SECONDS
 
     def deliver(self, webhook: Webhook) -> Receipt:
         """Blocks for `total_seconds` at most."""
         snapshot = webhook.snapshot()
         body = self._body(webhook, snapshot)
+        url = snapshot.job.request.webhook_url or ""
         headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
-        if webhook.receiver in self.own_receivers:
-            headers |= self.own_headers
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
+            headers |= header_for(Url.parse(url), self.own_headers)
             answer = self.guard.send(
                 "POST",
-                snapshot.job.request.webhook_url or "",
+                url,
                 headers=headers,
                 body=body,
                 timeout_seconds=self.total_seconds,
