@@ -116,9 +116,9 @@ SENT = Counter(
 )
 DROPPED = Counter(
     "webhooks_dropped",
-    "Webhooks that nobody tried to send: newer ones overtook them, or too many of their owner were waiting",
+    "Webhooks that were not sent (again): newer ones overtook them, too many of their owner waited, or a 410 ended it",
     ("reason",),
-    expected=(("overtaken",), ("limit",)),
+    expected=(("overtaken",), ("limit",), ("gone",)),
 )
 COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED)
 

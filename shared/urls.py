@@ -66,11 +66,19 @@ class Answer:
         told = self.headers.get("Retry-After", "").strip()
         if told.isascii() and told.isdigit():
             return float(told[:6])
-        try:
-            moment = parsedate_to_datetime(told)
-        except ValueError:
+        moment = _moment(told)
+        if moment is None:
             return None
-        return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        # By the clock that the moment is of, which may be another than ours.
+        return (moment - (_moment(self.headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
+
+
+def _moment(told: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(told)
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 class Guard:

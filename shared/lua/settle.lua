@@ -83,6 +83,11 @@ if is_ours and redis.call('ZSCORE', p .. 'pending', id) then
 end
 if ARGV[10] == '1' then
   redis.call('HDEL', KEYS[1], 'receiver')
+  for _, other in pairs(cjson.decode(redis.call('HGET', KEYS[1], 'deliveries') or '{}')) do
+    if other.state == 'pending' and other.id ~= id then
+      OUTBOX.drop(p, KEYS[1], other.id, 'gone', 'its receiver wants to hear no more of this job')
+    end
+  end
 end
 OUTBOX.schedule(p, queue)
 redis.call('PUBLISH', p .. 'news', queue)

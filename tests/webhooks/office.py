@@ -130,7 +130,7 @@ class Office:
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
             user_agent="imagegen/test",
-            now=lambda: datetime.now(UTC),
+            now=fields.pop("now", lambda: datetime.now(UTC)),
             **fields,
         )
 
