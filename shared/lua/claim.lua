@@ -97,7 +97,7 @@ end
 if #taken == most or looks <= 0 then
   soon(now)
 else
-  local later = redis.call('ZRANGEBYSCORE', p .. 'owners', '(' .. now + 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  local later = redis.call('ZRANGEBYSCORE', p .. 'owners', '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
   if later then
     soon(tonumber(later))
   end

@@ -159,6 +159,23 @@ def _as_before(office: Office, origin: str) -> None:
     client.zadd(f"{begin}due", {origin: 1})
 
 
+def test_whatever_the_millisecond_nothing_is_left_waiting_without_anybody_who_looks_again(office: Office) -> None:
+    (job,) = done(office, "n8n")
+    client, begin = office.store.client, f"{office.prefix}webhooks:"
+    for number in range(400):
+        seconds, micros = client.time()
+        # Due in the millisecond that is about to begin, in all of its parts as the clock goes on.
+        at = seconds * 1000 + micros // 1000 + 1
+        client.zadd(f"{begin}queue:{ORIGIN} n8n", {f"{job}_succeeded_1": at})
+        client.zadd(f"{begin}due:n8n", {f"{ORIGIN} n8n": at})
+        client.zadd(f"{begin}owners", {"n8n": at})
+        claimed = office.run(office.webhooks.claim(1))
+        assert claimed.webhooks or claimed.wait_ms is not None, number
+        for webhook in claimed.webhooks:
+            office.settle(webhook, REFUSED)
+        client.delete(f"{begin}health:{ORIGIN} n8n")
+
+
 def test_one_owner_cannot_fill_redis(office: Office) -> None:
     client, pending = office.store.client, f"{office.prefix}webhooks:pending:n8n"
     running = office.started(office.accepted("n8n", webhook_events=["progress"]))
