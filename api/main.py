@@ -50,7 +50,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     disk = DiskWatch(home, settings.min_free_bytes)
     clock = StoreClock()
     rates = Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    guard, streams = Guard(settings.webhook_allow), Streams(settings.max_event_streams)
+    guard, streams = Guard(settings.webhook_allow, proxy=settings.egress), Streams(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),

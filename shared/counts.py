@@ -114,7 +114,13 @@ SENT = Counter(
     ("outcome",),
     expected=(("delivered",), ("retried",), ("dropped",), ("dead",)),
 )
-COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT)
+DROPPED = Counter(
+    "webhooks_dropped",
+    "Webhooks that were not sent (again): newer ones overtook them, too many of their owner waited, or a 410 ended it",
+    ("reason",),
+    expected=(("overtaken",), ("limit",), ("gone",)),
+)
+COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED)
 
 WAIT = Histogram(
     "job_wait",

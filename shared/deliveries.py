@@ -13,7 +13,8 @@ class DeliveryState(StrEnum):
     """On its way; `next_attempt_at` says when it is sent (again)."""
     DELIVERED = "delivered"
     DROPPED = "dropped"
-    """Progress that could not be sent, or that newer progress or the end of the job has overtaken."""
+    """Progress that could not be sent, or that newer progress or the end of the job has overtaken; the oldest of an
+    owner of whom too many were waiting; and what a receiver wants no more that has answered 410."""
     DEAD = "dead"
     """Given up; POST /api/webhooks/{id}/redeliver sends it again."""
 

@@ -243,6 +243,10 @@ class Unreachable(OutboundError):
     """No whole answer came."""
 
 
+class NotConnected(Unreachable):
+    """Nobody is there, or nobody who can prove to be it; whatever was to be asked for makes no difference."""
+
+
 class TooLarge(OutboundError):
     """The answer was larger than is taken."""
 

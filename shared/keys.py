@@ -49,7 +49,8 @@ class Keys:
 
     @property
     def webhooks(self) -> str:
-        """Begins the keys of webhooks on their way; shared/lua/outbox.lua says which there are."""
+        """Begins the keys of webhooks on their way; shared/lua/outbox.lua says which there are, and makes of it
+        those of `counts` and `record`."""
         return f"{self.prefix}webhooks:"
 
     def record(self, job_id: str) -> str:

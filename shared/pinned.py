@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import certifi
@@ -23,7 +24,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from shared.addresses import Url
-from shared.errors import OutboundError, TooLarge, TooSlow, Unreachable
+from shared.egress import Proxy
+from shared.errors import NotConnected, OutboundError, TooLarge, TooSlow, Unreachable
 from shared.networks import Address
 
 #: For one of the server's addresses, so that the next one gets its turn.
@@ -79,10 +81,17 @@ def tls_context() -> ssl.SSLContext:
 
 @contextmanager
 def exchange(
-    request: requests.PreparedRequest, url: Url, addresses: Sequence[Address], allowance: Allowance
+    request: requests.PreparedRequest,
+    url: Url,
+    addresses: Sequence[Address],
+    allowance: Allowance,
+    proxy: Proxy | None = None,
 ) -> Iterator[requests.Response]:
-    """The answer, its body not read yet. Raises Unreachable, TooSlow and TooLarge."""
-    with closing(_Adapter(url, addresses, allowance)) as adapter:
+    """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
+
+    Raises Unreachable, TooSlow and TooLarge.
+    """
+    with closing(_Adapter(url, addresses, allowance, proxy)) as adapter:
         with _judged(allowance):
             response = adapter.send(request, stream=True)
         with response:
@@ -108,7 +117,7 @@ def _judged(allowance: Allowance, status: int | None = None) -> Iterator[None]:
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if allowance.left <= 0 else Unreachable(_why(error), status)) from error
+        raise (TooSlow(status=status) if allowance.left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -117,10 +126,11 @@ class _Adapter(HTTPAdapter):
     Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
     """
 
-    def __init__(self, url: Url, addresses: Sequence[Address], allowance: Allowance) -> None:
+    def __init__(self, url: Url, addresses: Sequence[Address], allowance: Allowance, proxy: Proxy | None) -> None:
         super().__init__()
         self._url = url
-        wire: dict[str, Any] = {"addresses": _in_turns(addresses)[:MOST_TRIED], "allowance": allowance}
+        dial = _Dial(_in_turns(addresses)[:MOST_TRIED], proxy.url.port if proxy else url.port, allowance, proxy, url)
+        wire: dict[str, Any] = {"dial": dial, "allowance": allowance}
         self._pool: urllib3.HTTPConnectionPool
         if url.scheme == "https":
             self._pool = _HttpsPool(url.host, url.port, ssl_context=tls_context(), **wire)
@@ -169,24 +179,52 @@ class _Answer(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Receiving(sock, self.fp.detach(), allowance))
 
 
-class _Pinned(HTTPConnection):
-    """Connects to the addresses, in turn; for the Host header and for TLS it is a connection to the name."""
+@dataclass(frozen=True)
+class _Dial:
+    """Connects to the addresses, in turn, and through the proxy, where there is one, to the server."""
 
-    def __init__(self, *args: Any, addresses: Sequence[Address], allowance: Allowance, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._addresses = addresses
-        self._allowance = allowance
-        self.response_class = functools.partial(_Answer, allowance)  # type: ignore[assignment]
+    addresses: Sequence[Address]
+    port: int
+    allowance: Allowance
+    proxy: Proxy | None
+    url: Url
 
-    def _new_conn(self) -> socket.socket:
-        for address in self._addresses:
+    def __call__(self) -> socket.socket | None:
+        """None where none of the addresses takes connections."""
+        for address in self.addresses:
             try:
-                seconds = min(CONNECT_SECONDS, self._allowance.seconds())
+                seconds = min(CONNECT_SECONDS, self.allowance.seconds())
                 sock = socket.create_connection((str(address), self.port), seconds)
             except OSError:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._through(sock)
+        return None
+
+    def _through(self, sock: socket.socket) -> socket.socket:
+        if self.proxy is not None:
+            try:
+                self.proxy.open_tunnel(sock, self.url.origin.partition("://")[2], self.allowance)
+            except BaseException:
+                sock.close()
+                raise
+        return sock
+
+
+class _Pinned(HTTPConnection):
+    """Connects where `dial` does; for the Host header and for TLS it is a connection to the name."""
+
+    def __init__(self, *args: Any, dial: _Dial, allowance: Allowance, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dial = dial
+        self._allowance = allowance
+        self.response_class = functools.partial(_Answer, allowance)  # type: ignore[assignment]
+
+    def _new_conn(self) -> socket.socket:
+        if (sock := self._dial()) is not None:
             return sock
+        if self._dial.proxy is not None:
+            raise NotConnected("The egress proxy takes no connections.")
         raise NewConnectionError(self, "none of the addresses takes connections")
 
     def send(self, data: Any) -> None:
@@ -219,12 +257,12 @@ def _in_turns(addresses: Sequence[Address]) -> list[Address]:
     return sorted(addresses, key=lambda address: next(places[address.version]))
 
 
-def _why(error: Exception) -> str:
+def _failure(error: Exception, status: int | None) -> Unreachable:
     """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
-            return "No secure connection: the certificate is not trusted, not valid or not for this host."
+            return NotConnected("No secure connection: the certificate is not trusted, not valid or not for this host.")
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return "The server takes no connections."
+            return NotConnected("The server takes no connections.")
         case _:
-            return "The server gave no whole answer in HTTP."
+            return Unreachable("The server gave no whole answer in HTTP.", status)

@@ -2,19 +2,20 @@
 
 import base64
 import os
-import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared import envfile, logs
 from shared.addresses import Url
+from shared.allowlist import Entry, receiver_headers
 from shared.bfl import DEFAULT_MODEL, MODELS
 from shared.doors import DoorSettings, http_url, is_loopback, split
+from shared.egress import Proxy
 from shared.errors import ConfigurationError, ForbiddenUrl
 from shared.mistakes import explained
 from shared.schemas import Backend
@@ -51,17 +52,9 @@ def signing_keys(secret: SecretStr) -> list[bytes]:
     return keys
 
 
-def _header(value: SecretStr) -> SecretStr:
-    name, colon, content = value.get_secret_value().partition(":")
-    if not (re.fullmatch(r"[A-Za-z0-9-]{1,64}", name) and colon and re.fullmatch(r"[\x20-\x7e]+", content.strip())):
-        raise ValueError("must be a header as `Name: value`")
-    if name.lower() in _OWN_HEADERS:
-        raise ValueError("names a header that every webhook has already")
+def _header(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    receiver_headers(value.get_secret_value(), info.data.get("webhook_allow", ()))
     return value
-
-
-_OWN_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
-_OWN_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
 def _api_url(value: str) -> str:
@@ -74,13 +67,13 @@ def _api_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _origin(value: str) -> str:
-    try:
-        url = Url.parse(value)
-    except ForbiddenUrl:
-        url = None
-    if url is None or url.origin != value:
-        raise ValueError("each entry must be an origin, with its port and nothing else, such as http://n8n:5678")
+def _receiver(value: str) -> str:
+    entry = Entry.parse(value)
+    return entry.origin + entry.path
+
+
+def _proxy(value: SecretStr) -> SecretStr:
+    Proxy.parse(value.get_secret_value())
     return value
 
 
@@ -134,13 +127,24 @@ class Settings(StoreSettings):
     """Pictures are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
-    webhook_allow: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(split)] = ()
-    """Origins in your own network, comma-separated, each such as http://n8n:5678: webhooks may go there and pictures of
-    requests may come from there. All others must be public, and on port 80 or 443."""
+    webhook_allow: Annotated[
+        tuple[Annotated[str, AfterValidator(_receiver)], ...], NoDecode, BeforeValidator(split)
+    ] = ()
+    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678 or what lies below a path
+    of it such as http://n8n:5678/webhook/images: webhooks may go there and images of requests may come from there.
+    All others must be public, and on port 80 or 443."""
+    egress_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    """Proxy through which webhooks are sent and images of requests are fetched, such as http://proxy:3128 or
+    http://user:password@proxy:3128, by CONNECT to ports 80 and 443. It looks names up, and has to refuse private
+    addresses. Receivers of SD_WEBHOOK_ALLOW at private addresses are asked directly. Empty: all are."""
     alive_file: Path | None = None
     """File that a worker or housekeeper touches every two seconds while it serves, for health checks of containers."""
     log_format: logs.Format = "text"
     """One line of text or one JSON object per log entry."""
+
+    @property
+    def egress(self) -> Proxy | None:
+        return Proxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
 
 
 class LinkSettings(Settings):
@@ -257,8 +261,9 @@ class HousekeeperSettings(LinkSettings):
     """Signs webhooks: whsec_ and 24 to 64 random bytes as base64. Several, comma-separated, sign side by side, for a
     change of secret. Empty: webhooks are not signed."""
     webhook_header: Annotated[SecretStr, AfterValidator(_header)] | None = None
-    """A header that webhooks carry, as `Name: value`, e.g. for Header Auth in n8n. Sent to receivers of
-    SD_WEBHOOK_ALLOW alone, because callers choose the others."""
+    """A header that webhooks carry, as `Name: value`, e.g. for Header Auth in n8n; or one for each entry of
+    SD_WEBHOOK_ALLOW, as JSON: {"http://n8n:5678/webhook/images": "Name: value"}. Sent below the paths of these entries
+    alone, and of entries without a path to n8n's Wait nodes (/webhook-waiting): callers choose all other addresses."""
     webhook_inline_max_bytes: Annotated[int, Field(ge=0, le=16_777_216)] = 2_097_152
     """Most bytes of pictures that a webhook carries itself, where its caller asks for that."""
     webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = 32

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,7 +17,9 @@ from urllib.parse import urljoin
 import requests
 
 from shared.addresses import Url
-from shared.errors import ForbiddenUrl, TooLarge, TooSlow, Unreachable
+from shared.allowlist import Entry
+from shared.egress import Proxy
+from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
 from shared.networks import Address, objection
 from shared.pinned import Allowance, exchange, pieces
 
@@ -63,31 +66,32 @@ class Answer:
         told = self.headers.get("Retry-After", "").strip()
         if told.isascii() and told.isdigit():
             return float(told[:6])
-        try:
-            moment = _moment(told)
-        except ValueError:
+        moment = _moment(told)
+        if moment is None:
             return None
-        try:
-            # By the clock that it is meant by, where that is told.
-            now = _moment(self.headers.get("Date", ""))
-        except ValueError:
-            now = datetime.now(UTC)
-        return (moment - now).total_seconds()
+        # By the clock that the moment is of, which may be another than ours.
+        return (moment - (_moment(self.headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
 
 
-def _moment(text: str) -> datetime:
-    moment = parsedate_to_datetime(text)
+def _moment(told: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(told)
+    except ValueError:
+        return None
     return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 class Guard:
     """Sends requests where everybody may send them. Holds nothing between two, so threads may share it.
 
-    `allow` are origins, `scheme://host:port`, that the operator vouches for: they may be private and have any port.
+    `allow` are the entries of SD_WEBHOOK_ALLOW, which the operator vouches for: they may be private and have any port.
+    All others are asked through the `proxy`, where there is one. Names are then looked up there and nowhere else, and
+    what they lead to is the proxy's to judge; the rest of an address is judged here in any case.
     """
 
-    def __init__(self, allow: Sequence[str] = (), *, resolve: Resolve = resolve) -> None:
-        self._allow = frozenset(allow)
+    def __init__(self, allow: Sequence[str] = (), *, proxy: Proxy | None = None, resolve: Resolve = resolve) -> None:
+        self._allow = tuple(map(Entry.parse, allow))
+        self._proxy = proxy
         self._resolve = resolve
         self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
 
@@ -120,7 +124,8 @@ class Guard:
         here, own = self._admitted(url), dict(headers or {})
         while True:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
-            with exchange(request, here, self._addresses(here, allowance), allowance) as response:
+            addresses, proxy = self._way(here, allowance)
+            with exchange(request, here, addresses, allowance, proxy) as response:
                 there = self._next(here, response) if redirects else None
                 if there is None:
                     received = bytearray()
@@ -129,25 +134,37 @@ class Guard:
             own = own if there.origin == here.origin else {}
             here, redirects = there, redirects - 1
 
+    def _vouched(self, url: Url) -> bool:
+        return any(entry.covers(url) for entry in self._allow)
+
     def _admitted(self, text: str) -> Url:
         url = Url.parse(text)
-        vouched = url.origin in self._allow
-        if url.address is not None:
-            if what := objection(url.address, vouched=vouched):
-                raise ForbiddenUrl(f"The host of the address is not public: {what}.")
-        elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
-            raise ForbiddenUrl("The host of the address is a name of private networks.")
-        if not vouched and url.port not in PORTS:
-            raise ForbiddenUrl(f"The port of the address is neither {PORTS[0]} nor {PORTS[1]}.")
-        return url
+        vouched = self._vouched(url)
+        if (what := _refusal(url, vouched=vouched)) is None:
+            return url
+        if not vouched and any(entry.origin == url.origin for entry in self._allow):
+            what = "The address is below no path of its host that this service may call."
+        raise ForbiddenUrl(what)
+
+    def _way(self, url: Url, allowance: Allowance) -> tuple[Sequence[Address], Proxy | None]:
+        """Where to connect to: the server, or the proxy that connects to it."""
+        if self._proxy is None:
+            return self._addresses(url, allowance), None
+        if self._vouched(url):
+            with suppress(NotConnected):
+                addresses = self._addresses(url, allowance)
+                if any(map(objection, addresses)):
+                    return addresses, None
+        door = self._proxy.url
+        return [door.address] if door.address else self._looked_up(door.host, allowance), self._proxy
 
     def _addresses(self, url: Url, allowance: Allowance) -> Sequence[Address]:
-        """Where to connect to. One bad address spoils them all: who mixes them in means to have us fall for it."""
+        """Where the server is. One bad address spoils them all: who mixes them in means to have us fall for it."""
         if url.address is not None:
             return [url.address]
-        addresses = self._looked_up(url.host, allowance)
+        addresses, vouched = self._looked_up(url.host, allowance), self._vouched(url)
         for address in addresses:
-            if what := objection(address, vouched=url.origin in self._allow):
+            if what := objection(address, vouched=vouched):
                 logger.warning("not connected to %s: it is at %s, %s", url.host, address, what)
                 raise ForbiddenUrl("The host of the address is at an address that is not public.")
         return addresses
@@ -172,7 +189,7 @@ class Guard:
         except TimeoutError:
             raise TooSlow from None
         except (OSError, ValueError) as error:
-            raise Unreachable("The host of the address is not known.") from error
+            raise NotConnected("The host of the address is not known.") from error
 
     def _next(self, here: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")
@@ -185,6 +202,18 @@ class Guard:
         if (here.scheme, there.scheme) == ("https", "http"):
             raise ForbiddenUrl("The address leads on from https to http.")
         return there
+
+
+def _refusal(url: Url, *, vouched: bool) -> str | None:
+    """What is wrong with an address, as far as it tells by itself."""
+    if url.address is not None:
+        if what := objection(url.address, vouched=vouched):
+            return f"The host of the address is not public: {what}."
+    elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
+        return "The host of the address is a name of private networks."
+    if not vouched and url.port not in PORTS:
+        return f"The port of the address is neither {PORTS[0]} nor {PORTS[1]}."
+    return None
 
 
 def _drain(response: requests.Response, allowance: Allowance, max_bytes: int, sink: Sink) -> None:

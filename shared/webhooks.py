@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Literal
 
 from shared.counts import of_attempt
@@ -13,13 +14,13 @@ from shared.store import Argument, Operation
 
 #: Longer than any attempt may take: what has not been settled by then is sent by somebody else.
 LEASE_MS = 20_000
-#: Webhooks under way to one receiver at a time.
+#: Webhooks of one queue, which are those of one owner for one origin, that are under way at a time.
 MOST_TOGETHER = 4
-#: A receiver that could not be reached so often in a row is left alone: at first so long, then twice as long each time.
+#: A receiver that failed so often in a row is left alone: at first so long, then twice as long each time.
 FAILURES_IN_A_ROW = 5
 COOLING_MS = 10_000
 MOST_COOLING_MS = 5 * 60 * 1000
-#: What was given up can be sent again for so long, and only the newest of so many.
+#: What was given up can be sent again for so long, and of one owner only the newest of so many.
 DEAD_MS = 7 * 24 * 3600 * 1000
 MOST_DEAD = 10_000
 
@@ -35,8 +36,8 @@ class Webhook:
     event: WebhookEvent
     at: datetime
     """When it happened."""
-    receiver: str
-    """scheme://host:port"""
+    queue: str
+    """Where it waited: `scheme://host:port`, and its owner where it has one."""
     attempt: int
     doc: str
     progress: str
@@ -46,6 +47,11 @@ class Webhook:
     @property
     def job_id(self) -> str:
         return self.id.partition("_")[0]
+
+    @property
+    def receiver(self) -> str:
+        """scheme://host:port"""
+        return self.queue.partition(" ")[0]
 
     def snapshot(self) -> JobSnapshot:
         """The job as it was then. Read late: one that cannot be read is the trouble of nobody else."""
@@ -60,6 +66,16 @@ class Claimed:
     """How long until there are more; None when nothing is on its way."""
 
 
+class Reach(StrEnum):
+    """How far an attempt got, whatever it came to."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    """The receiver takes nothing now; another path of the same origin may."""
+    AWAY = "away"
+    """Nobody could connect to the origin, whatever the path."""
+
+
 @dataclass(frozen=True)
 class Fate:
     """What an attempt came to."""
@@ -69,8 +85,7 @@ class Fate:
     error: str = ""
     delay_ms: int = 0
     """Until the next attempt of one that is still pending."""
-    reached: bool = True
-    """Whether the receiver is there at all."""
+    reach: Reach = Reach.ANSWERED
     gone: bool = False
     """Whether it wants to hear no more of this job."""
 
@@ -103,14 +118,14 @@ class Webhooks:
     def claim(self, most: int) -> Operation[Claimed]:
         """Take up to so many that are due, for LEASE_MS."""
         args: list[Argument] = [self._prefix, most, MOST_TOGETHER, LEASE_MS]
-        return Operation("claim", [f"{self._prefix}due"], args, _claimed)
+        return Operation("claim", [f"{self._prefix}owners"], args, _claimed)
 
     def settle(self, webhook: Webhook, fate: Fate) -> Operation[bool]:
         """Write down what an attempt came to. One that was delivered, dropped or given up is not sent again."""
         keys = [self._keys.record(webhook.job_id)]
-        args: list[Argument] = [self._prefix, webhook.id, webhook.receiver, webhook.attempt, fate.state]
+        args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, fate.state]
         args += ["" if fate.status is None else fate.status, fate.error, fate.delay_ms]
-        args += [_flag(fate.reached), _flag(fate.gone), FAILURES_IN_A_ROW, COOLING_MS, MOST_COOLING_MS]
+        args += [fate.reach, "1" if fate.gone else "", FAILURES_IN_A_ROW, COOLING_MS, MOST_COOLING_MS]
         args += [DEAD_MS, MOST_DEAD, self._keys.counts, *of_attempt(fate.state)]
         return Operation("settle", keys, args, bool)
 
@@ -137,22 +152,18 @@ class Webhooks:
         return Operation("redeliver", keys, [self._prefix, webhook_id, ANYONE if owner is None else owner], decode)
 
 
-def _flag(value: bool) -> str:
-    return "1" if value else ""
-
-
 def _claimed(reply: tuple[int, list[list[str]]]) -> Claimed:
     wait, rows = reply
     return Claimed(tuple(map(_webhook, rows)), wait if wait >= 0 else None)
 
 
 def _webhook(row: list[str]) -> Webhook:
-    webhook_id, receiver, event, attempt, at, doc, progress, providers, pinned = row
+    webhook_id, queue, event, attempt, at, doc, progress, providers, pinned = row
     return Webhook(
         id=webhook_id,
         event=WebhookEvent(event),
         at=_moment(at),
-        receiver=receiver,
+        queue=queue,
         attempt=int(attempt),
         doc=doc,
         progress=progress,

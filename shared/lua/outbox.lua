@@ -1,10 +1,14 @@
--- What the scripts share that make, send and settle webhooks. All of it lies below one prefix:
---   due                receivers (scheme://host:port) by when there is something to be sent to them
---   queue:<receiver>   ids of its webhooks by when they are to be sent; of those being sent, by when their lease lapses
---   flying:<receiver>  ids of those being sent, by the same
---   health:<receiver>  how often in a row it could not be reached, and until when it is left alone
---   event:<id>         the webhook itself
+-- What the scripts share that make, send and settle webhooks. All of it lies below one prefix. Webhooks wait in queues,
+-- one for each owner and origin, named `<scheme://host:port> <owner>`, or by the origin alone for jobs without an owner:
+--   owners             owners by when there is something to be sent for them; one that was served goes to the end
+--   due:<owner>        the queues of an owner, in the same way
+--   queue:<queue>      ids of its webhooks by when they are to be sent; of those being sent, by when their lease lapses
+--   flying:<queue>     ids of those being sent, by the same; of all queues of an owner: flying:<owner>
+--   health:<queue>     how often in a row its receiver turned it away, and until when it is left alone
+--   down:<origin>      how often in a row nobody could connect, until when nobody tries, until when somebody does
+--   event:<id>         the webhook itself; `receiver` is its queue
 --   pending, dead      ids of those on their way, and of those given up; of one owner alone: pending:<owner>, dead:<owner>
+--   progress:<owner>   of those on their way, the ones that tell of progress
 --   news               the channel on which those who send hear that something is due
 -- Times are in ms, by the server's clock.
 local OUTBOX = {}
@@ -13,28 +17,15 @@ local OUTBOX = {}
 OUTBOX.hold = 20000
 -- Progress is told at most this often.
 OUTBOX.pause = 1000
+-- So many webhooks of one owner may be on their way. One takes 2 to 3 kB, and one owner must not fill the server.
+OUTBOX.most = 20000
 
 function OUTBOX.clock()
   local now = redis.call('TIME')
   return now[1] * 1000 + math.floor(now[2] / 1000)
 end
 
--- Say when there is something to do for a receiver. Never a time that has passed, so that receivers take turns.
-function OUTBOX.schedule(p, receiver, most)
-  local first = redis.call('ZRANGE', p .. 'queue:' .. receiver, 0, 0, 'WITHSCORES')[2]
-  if not first then
-    redis.call('ZREM', p .. 'due', receiver)
-    return
-  end
-  local closed = redis.call('HGET', p .. 'health:' .. receiver, 'until') or 0
-  local at = math.max(tonumber(first), tonumber(closed), OUTBOX.clock())
-  if most and redis.call('ZCARD', p .. 'flying:' .. receiver) >= most then
-    local landing = redis.call('ZRANGE', p .. 'flying:' .. receiver, 0, 0, 'WITHSCORES')[2]
-    at = math.max(at, tonumber(landing or 0))
-  end
-  redis.call('ZADD', p .. 'due', at, receiver)
-end
-
+-- include turns
 -- Keep with the job what became of its latest webhook of each kind.
 function OUTBOX.remember(p, record, id, state, next_at)
   if redis.call('EXISTS', record) == 0 then
@@ -58,7 +49,7 @@ end
 -- Put a webhook on one of the lists, and take it off another ('' for none).
 function OUTBOX.list(p, id, on, off)
   local owner = redis.call('HGET', p .. 'event:' .. id, 'owner') or ''
-  for _, suffix in ipairs(owner == '' and { '' } or { '', ':' .. owner }) do
+  for _, suffix in ipairs({ '', ':' .. owner }) do
     if on ~= '' then
       redis.call('ZADD', p .. on .. suffix, 0, id)
     end
@@ -68,11 +59,38 @@ function OUTBOX.list(p, id, on, off)
   end
 end
 
-function OUTBOX.discard(p, receiver, id)
+function OUTBOX.discard(p, id)
+  local held = redis.call('HMGET', p .. 'event:' .. id, 'receiver', 'owner')
   OUTBOX.list(p, id, '', 'pending')
   redis.call('DEL', p .. 'event:' .. id)
-  redis.call('ZREM', p .. 'queue:' .. receiver, id)
-  redis.call('ZREM', p .. 'flying:' .. receiver, id)
+  if held[1] then
+    redis.call('ZREM', p .. 'queue:' .. held[1], id)
+    OUTBOX.landed(p, held[1], id)
+  end
+  redis.call('ZREM', p .. 'progress:' .. (held[2] or ''), id)
+end
+
+-- Discard a webhook that nobody is going to send, and say why.
+function OUTBOX.drop(p, record, id, reason, error)
+  redis.call('HSET', p .. 'event:' .. id, 'error', error)
+  OUTBOX.remember(p, record, id, 'dropped')
+  OUTBOX.discard(p, id)
+  redis.call('HINCRBY', string.gsub(p, 'webhooks:$', 'counts'), 'webhooks_dropped|' .. reason, 1)
+end
+
+-- Make room for one more: progress goes first, then what is oldest.
+function OUTBOX.make_room(p, owner)
+  while redis.call('ZCARD', p .. 'pending:' .. owner) >= OUTBOX.most do
+    local id = redis.call('ZRANGE', p .. 'progress:' .. owner, 0, 0)[1]
+      or redis.call('ZRANGE', p .. 'pending:' .. owner, 0, 0)[1]
+    local job = redis.call('HGET', p .. 'event:' .. id, 'job')
+    if job then
+      OUTBOX.drop(p, string.gsub(p, 'webhooks:$', 'job:') .. job, id, 'limit',
+        'gave way to newer ones: ' .. OUTBOX.most .. ' of its owner were waiting')
+    end
+    redis.call('ZREM', p .. 'pending:' .. owner, id)
+    redis.call('ZREM', p .. 'progress:' .. owner, id)
+  end
 end
 
 -- The webhook of a job that was told of last, if nobody has tried to send it yet: {id, event, attempts}.
@@ -91,34 +109,33 @@ end
 -- Put a webhook on its way, where the job's caller asked for it.
 function OUTBOX.tell(p, record, job, event, id, doc, progress)
   local held = redis.call('HMGET', record, 'receiver', 'wanted', 'providers', 'pinned', 'owner')
-  local receiver = held[1]
-  if not receiver or not string.find(held[2], event, 1, true) then
+  if not held[1] or not string.find(held[2], event, 1, true) then
     return
   end
+  local owner = held[5] or ''
+  local queue = OUTBOX.queue(owner, held[1])
   local now = OUTBOX.clock()
   local at = now
   local before = OUTBOX.untried(p, record)
   if before and before.event == 'progress' and not before.begun then
     -- What is newer says more.
-    OUTBOX.remember(p, record, before.id, 'dropped')
-    OUTBOX.discard(p, receiver, before.id)
+    OUTBOX.drop(p, record, before.id, 'overtaken', '')
   elseif before then
     redis.call('HSET', p .. 'event:' .. before.id, 'next', id)
     at = now + OUTBOX.hold
   end
-  redis.call('HSET', p .. 'event:' .. id, 'job', job, 'event', event, 'receiver', receiver, 'at', now, 'attempts', 0,
-    'doc', doc, 'progress', progress, 'providers', held[3] or '', 'pinned', held[4] or '',
-    'owner', held[5] or '')
-  redis.call('ZADD', p .. 'queue:' .. receiver, at, id)
+  OUTBOX.make_room(p, owner)
+  redis.call('HSET', p .. 'event:' .. id, 'job', job, 'event', event, 'receiver', queue, 'at', now, 'attempts', 0,
+    'doc', doc, 'progress', progress, 'providers', held[3] or '', 'pinned', held[4] or '', 'owner', owner)
+  redis.call('ZADD', p .. 'queue:' .. queue, at, id)
   OUTBOX.list(p, id, 'pending', '')
+  if event == 'progress' then
+    redis.call('ZADD', p .. 'progress:' .. owner, now, id)
+  end
   redis.call('HSET', record, 'told', id)
   OUTBOX.remember(p, record, id, 'pending', at)
-  local turn = redis.call('ZSCORE', p .. 'due', receiver)
-  -- One that has its turn already keeps it, however much comes after.
-  if not turn or tonumber(turn) > at then
-    OUTBOX.schedule(p, receiver)
-  end
-  redis.call('PUBLISH', p .. 'news', receiver)
+  OUTBOX.schedule(p, queue)
+  redis.call('PUBLISH', p .. 'news', queue)
 end
 
 -- Progress is told now and then; as long as the last word has not gone out, a newer one takes its place.

@@ -5,19 +5,20 @@
 local p, id = ARGV[1], ARGV[2]
 local key, now = p .. 'event:' .. id, OUTBOX.clock()
 local held = redis.call('HMGET', key, 'receiver', 'owner')
-local receiver = held[1]
-if not receiver or (ARGV[3] ~= '*' and held[2] ~= ARGV[3]) then
+local queue = held[1]
+if not queue or (ARGV[3] ~= '*' and held[2] ~= ARGV[3]) then
   return nil
 end
-if redis.call('ZSCORE', p .. 'flying:' .. receiver, id) then
+if redis.call('ZSCORE', p .. 'flying:' .. queue, id) then
   return OUTBOX.row(p, id)
 end
 redis.call('HSET', key, 'attempts', 0)
 redis.call('PERSIST', key)
 OUTBOX.list(p, id, 'pending', 'dead')
-redis.call('ZADD', p .. 'queue:' .. receiver, now, id)
-redis.call('HDEL', p .. 'health:' .. receiver, 'until')
+redis.call('ZADD', p .. 'queue:' .. queue, now, id)
+redis.call('HDEL', p .. 'health:' .. queue, 'until')
+redis.call('HDEL', p .. 'down:' .. OUTBOX.origin(queue), 'until')
 OUTBOX.remember(p, KEYS[1], id, 'pending', now)
-OUTBOX.schedule(p, receiver)
-redis.call('PUBLISH', p .. 'news', receiver)
+OUTBOX.schedule(p, queue)
+redis.call('PUBLISH', p .. 'news', queue)
 return OUTBOX.row(p, id)

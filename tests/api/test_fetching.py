@@ -17,6 +17,7 @@ from shared.errors import InvalidImage, QueueFull
 from shared.urls import Guard
 from tests.api.pictures import encoded, half, noise, posted, scene
 from tests.api.problem import assert_problem, pointers
+from tests.outbound.proxies import proxying
 from tests.outbound.servers import OK, Act, Script, Server, again, moved, say, serve
 from tests.stack import Api, Stack
 
@@ -53,6 +54,17 @@ def origin(server: Server) -> str:
 
 def asked(api: Api, image: object, path: str = "/api/txt2img", **fields: Any) -> requests.Response:
     return api.post(path, {"prompt": "x", "seed": 7, "image": image, **fields})
+
+
+def test_an_image_is_fetched_through_the_egress_proxy(null: Stack, shown: Server) -> None:
+    with proxying() as proxy:
+        proxy.ports["images.example.com:80"] = shown.port
+        api = null.start_api(SD_EGRESS_PROXY=proxy.url)
+
+        answered = asked(api, "http://images.example.com/a.png")
+
+        assert answered.status_code == 200, answered.text
+        assert proxy.asked == ["CONNECT images.example.com:80"]
 
 
 @contextmanager

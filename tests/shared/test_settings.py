@@ -36,12 +36,27 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("SD_WEBHOOK_ALLOW", "5ecret:5678"),
         ("SD_WEBHOOK_ALLOW", "http://5ecret"),
         ("SD_WEBHOOK_ALLOW", "http://5ecret:5678/"),
-        ("SD_WEBHOOK_ALLOW", "http://5ecret:5678/webhook"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678/5ecret?a=b"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678/5ecret#a"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678/webhook/../5ecret"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678/webhook/%2e%2e/5ecret"),
+        ("SD_WEBHOOK_ALLOW", "http://n8n:5678//5ecret"),
         ("SD_WEBHOOK_ALLOW", "HTTP://5ecret:5678"),
         ("SD_WEBHOOK_ALLOW", "ftp://5ecret:21"),
         ("SD_WEBHOOK_ALLOW", "http://user:5ecret@n8n:5678"),
         ("SD_WEBHOOK_ALLOW", "http://n8n:5678,*.5ecret"),
         ("SD_WEBHOOK_ALLOW", "http://5ecret:99999"),
+        ("SD_EGRESS_PROXY", "5ecret"),
+        ("SD_EGRESS_PROXY", "http://me:5ecret@proxy"),
+        ("SD_EGRESS_PROXY", "https://me:5ecret@proxy:3128"),
+        ("SD_EGRESS_PROXY", "socks5://me:5ecret@proxy:1080"),
+        ("SD_EGRESS_PROXY", "http://me:5e@cret@proxy:3128"),
+        ("SD_EGRESS_PROXY", "http://5ecret@proxy:3128/path"),
+        ("SD_WEBHOOK_HEADER", "5ecret"),
+        ("SD_WEBHOOK_HEADER", "Content-Type: 5ecret"),
+        ("SD_WEBHOOK_HEADER", '{"http://5ecret:5678/webhook": "X-Token: 5ecret"}'),
+        ("SD_WEBHOOK_HEADER", '{"http://n8n:5678/webhook": 5ecret}'),
+        ("SD_WEBHOOK_HEADER", '{"http://n8n:5678/webhook": ["5ecret"]}'),
     ],
 )
 def test_a_wrong_value_is_one_sentence_that_names_the_variable(
@@ -97,12 +112,12 @@ def test_backends_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.backends == (Backend.NULL, Backend.SD)
 
 
-def test_private_receivers_are_a_list_of_origins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SD_WEBHOOK_ALLOW", "http://n8n:5678, https://10.0.0.5:443,http://[fd00::1]:80")
+def test_private_receivers_are_a_list_of_origins_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_WEBHOOK_ALLOW", "http://n8n:5678, https://10.0.0.5:443/a/B/,http://[fd00::1]:80")
 
     settings = load(Settings)
 
-    assert settings.webhook_allow == ("http://n8n:5678", "https://10.0.0.5:443", "http://[fd00::1]:80")
+    assert settings.webhook_allow == ("http://n8n:5678", "https://10.0.0.5:443/a/B", "http://[fd00::1]:80")
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import redis
 from pydantic import SecretStr
 
 from shared.deliveries import Delivery
@@ -31,6 +32,21 @@ _numbers = itertools.count()
 URL = "http://127.0.0.1:9/hook?token=secret-of-the-caller"
 
 
+def lapse(client: redis.Redis, begin: str, queue: str) -> None:
+    """As if all waits of a queue's webhooks were over: for an attempt, for its turn, for a lease to lapse."""
+    origin, _, owner = queue.partition(" ")
+    for name in (f"queue:{queue}", f"flying:{queue}", f"flying:{owner}"):
+        ids: Any = client.zrange(begin + name, 0, -1)
+        if ids:
+            client.zadd(begin + name, dict.fromkeys(ids, 1))
+    client.hdel(f"{begin}health:{queue}", "until")
+    client.hdel(f"{begin}down:{origin}", "until", "trial")
+    if client.exists(f"{begin}queue:{queue}"):
+        client.zadd(f"{begin}due:{owner}", {queue: 1})
+        client.zadd(f"{begin}owners", {owner: 1})
+    client.publish(f"{begin}news", queue)
+
+
 class Office:
     def __init__(self, redis_url: str, folder: Path) -> None:
         self.prefix = f"office{next(_numbers)}:"
@@ -48,7 +64,7 @@ class Office:
         """What is kept of webhooks, but for how receivers are."""
         begin = f"{self.prefix}webhooks:"
         found: set[str] = {key.removeprefix(begin) for key in self.store.client.scan_iter(f"{begin}*")}
-        return {key for key in found if not key.startswith("health:")}
+        return {key for key in found if not key.startswith(("health:", "down:"))}
 
     def accepted(self, owner: str = "", **fields: Any) -> Job:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
@@ -98,16 +114,8 @@ class Office:
     def settle(self, webhook: Webhook, fate: Fate) -> None:
         self.run(self.webhooks.settle(webhook, fate))
 
-    def lapse(self, receiver: str) -> None:
-        """As if all waits of a receiver's webhooks were over: for an attempt, for its turn, for a lease to lapse."""
-        client, begin = self.store.client, f"{self.prefix}webhooks:"
-        for name in (f"queue:{receiver}", f"flying:{receiver}"):
-            ids: Any = client.zrange(begin + name, 0, -1)
-            if ids:
-                client.zadd(begin + name, dict.fromkeys(ids, 1))
-        client.hdel(f"{begin}health:{receiver}", "until")
-        client.zadd(f"{begin}due", {receiver: 1})
-        client.publish(self.webhooks.channel, receiver)
+    def lapse(self, queue: str) -> None:
+        lapse(self.store.client, f"{self.prefix}webhooks:", queue)
 
     def deliveries(self, job: Job) -> dict[str, Delivery]:
         snapshot = self.run(self.jobs.read(job.id))
@@ -115,13 +123,13 @@ class Office:
 
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> Courier:
         return Courier(
-            guard=Guard(allow),
+            guard=Guard(allow, proxy=fields.pop("proxy", None)),
             signer=Signer(signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
             user_agent="imagegen/test",
-            now=lambda: datetime.now(UTC),
+            now=fields.pop("now", lambda: datetime.now(UTC)),
             **fields,
         )
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -98,6 +99,17 @@ def answer(status: int, **headers: str) -> Behaviour:
             handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", "0")
         handler.end_headers()
+
+    return behave
+
+
+def tomorrow(behaviour: Behaviour) -> Behaviour:
+    """The same by a clock that is a day ahead."""
+
+    def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
+        ahead = formatdate(time.time() + 86_400, usegmt=True)
+        handler.date_time_string = lambda *_: ahead  # type: ignore[method-assign]
+        behaviour(handler, arrival)
 
     return behave
 

@@ -6,13 +6,13 @@ import pytest
 
 from shared.deliveries import DeliveryState
 from shared.schemas import WebhookEvent
-from shared.webhooks import DEAD_MS, FAILURES_IN_A_ROW, MOST_TOGETHER, Fate
+from shared.webhooks import DEAD_MS, FAILURES_IN_A_ROW, MOST_TOGETHER, Fate, Reach
 from tests.webhooks.office import URL, Office
 
 RECEIVER = "http://127.0.0.1:9"
 DELIVERED = Fate(DeliveryState.DELIVERED, 204)
 LATER = Fate(DeliveryState.PENDING, 500, "answered 500", delay_ms=60_000)
-UNREACHED = Fate(DeliveryState.PENDING, None, "could not be reached", delay_ms=0, reached=False)
+UNREACHED = Fate(DeliveryState.PENDING, None, "could not be reached", reach=Reach.REFUSED)
 DEAD = Fate(DeliveryState.DEAD, 500, "answered 500")
 EVERYTHING = [event.value for event in WebhookEvent]
 
@@ -226,7 +226,7 @@ def test_what_was_given_up_is_listed_and_lapses(office: Office) -> None:
     assert {webhook.url for webhook in listed} == {URL.partition("?")[0]}
     assert listed[0].delivery == office.deliveries(jobs[2])["succeeded"]
     client, begin = office.store.client, f"{office.prefix}webhooks:"
-    assert office.keys == {"dead"} | {f"event:{webhook.delivery.id}" for webhook in listed}
+    assert office.keys == {"dead", "dead:"} | {f"event:{webhook.delivery.id}" for webhook in listed}
     assert all(0 < client.pttl(begin + key) <= DEAD_MS for key in office.keys)
 
 
@@ -241,7 +241,7 @@ def test_of_what_was_given_up_the_oldest_goes_when_there_is_too_much(
     page = office.run(office.webhooks.page(DeliveryState.DEAD, 10, None))
 
     assert [webhook.job_id for webhook in page.webhooks] == [jobs[3].id, jobs[2].id]
-    assert len(office.keys) == 3
+    assert len(office.keys) == 4
 
 
 def test_what_was_given_up_can_be_sent_again_also_when_its_job_is_forgotten(office: Office) -> None:

@@ -23,7 +23,7 @@ def receiver() -> Iterator[Receiver]:
 def stack(redis_url: str, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = {
         "SD_BACKENDS": "null",
-        "SD_WEBHOOK_ALLOW": receiver.origin,
+        "SD_WEBHOOK_ALLOW": f"{receiver.origin}/hooks",
         "SD_WEBHOOK_SECRET": SECRET,
         "SD_WEBHOOK_HEADER": "X-Hook-Token: of-the-operator",
     }

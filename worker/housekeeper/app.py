@@ -2,10 +2,11 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
+from shared.allowlist import WAITING, ReceiverHeader, receiver_headers
 from shared.errors import StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
@@ -95,20 +96,29 @@ def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatch
 
 
 def create_courier(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> Courier:
-    name, _, content = (
-        settings.webhook_header.get_secret_value().partition(":") if settings.webhook_header else ("",) * 3
-    )
     return Courier(
-        guard=Guard(settings.webhook_allow),
+        guard=Guard(settings.webhook_allow, proxy=settings.egress),
         signer=Signer(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=images,
         links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
         user_agent=f"imagegen/{version('imagegen')}",
         now=_now,
-        own_headers={name: content.strip()} if name else {},
-        own_receivers=frozenset(settings.webhook_allow),
+        own_headers=_own_headers(settings),
     )
+
+
+def _own_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:
+    if settings.webhook_header is None:
+        return ()
+    headers = receiver_headers(settings.webhook_header.get_secret_value(), settings.webhook_allow)
+    for origin in {header.entry.origin for header in headers} & {*settings.webhook_allow}:
+        logger.warning(
+            "SD_WEBHOOK_ALLOW names %s without a path: SD_WEBHOOK_HEADER goes to %s%s there and nowhere else, because "
+            "callers choose the path; name those it is for, such as %s/webhook/images",
+            origin, origin, WAITING, origin,
+        )  # fmt: skip
+    return headers
 
 
 def rules_of(settings: Settings) -> Rules:

@@ -1,20 +1,22 @@
 """One attempt to bring a webhook to its receiver, and what it came to."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 
-from shared.errors import ForbiddenUrl, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
+from shared.addresses import Url
+from shared.allowlist import ReceiverHeader, header_for
+from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
 from shared.images import ImageStore
 from shared.jobs import JobSnapshot
 from shared.links import Links
 from shared.schemas import Job
 from shared.urls import Answer, Guard
 from shared.views import WebhookMessage, job_view
-from shared.webhooks import Webhook
+from shared.webhooks import Reach, Webhook
 from worker.housekeeper.signing import Signer
 
 logger = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ TOTAL_SECONDS = 15.0
 MOST_ANSWER_BYTES = 64 * 1024
 #: Longest wait that a receiver can ask for.
 MOST_WAIT_SECONDS = 3600
-#: These say of the receiver as a whole that it cannot take anything now, and not only this.
+#: These say that the receiver cannot take anything now, and not only this.
 OVERWHELMED = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -44,6 +46,7 @@ class Receipt:
     """What was wrong, unless it was accepted. In our words: a receiver's own could hold anything."""
     wait_seconds: int = 0
     """How long the receiver asks to be left alone."""
+    connected: bool = True
 
     @property
     def is_accepted(self) -> bool:
@@ -54,9 +57,10 @@ class Receipt:
         return self.status == HTTPStatus.GONE
 
     @property
-    def is_reached(self) -> bool:
-        """Whether the receiver takes requests at all, whatever it makes of this one."""
-        return self.status is not None and self.status not in OVERWHELMED
+    def reach(self) -> Reach:
+        if not self.connected:
+            return Reach.AWAY
+        return Reach.REFUSED if self.status is None or self.status in OVERWHELMED else Reach.ANSWERED
 
 
 @dataclass(frozen=True)
@@ -68,23 +72,22 @@ class Courier:
     inline_max_bytes: int
     user_agent: str
     now: Callable[[], datetime]
-    own_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent to `own_receivers` alone: they are the operator's, others are whoever a caller names."""
-    own_receivers: frozenset[str] = frozenset()
+    own_headers: Sequence[ReceiverHeader] = ()
+    """The operator's, for receivers of the operator's: others are whoever a caller names."""
     total_seconds: float = TOTAL_SECONDS
 
     def deliver(self, webhook: Webhook) -> Receipt:
         """Blocks for `total_seconds` at most."""
         snapshot = webhook.snapshot()
         body = self._body(webhook, snapshot)
+        url = snapshot.job.request.webhook_url or ""
         headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
-        if webhook.receiver in self.own_receivers:
-            headers |= self.own_headers
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
+            headers |= header_for(Url.parse(url), self.own_headers)
             answer = self.guard.send(
                 "POST",
-                snapshot.job.request.webhook_url or "",
+                url,
                 headers=headers,
                 body=body,
                 timeout_seconds=self.total_seconds,
@@ -92,7 +95,7 @@ class Courier:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return Receipt(error.status, _why(error))
+            return Receipt(error.status, _why(error), connected=not isinstance(error, NotConnected))
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
@@ -128,6 +131,6 @@ def _why(error: OutboundError) -> str:
         case ForbiddenUrl():
             return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"
         case Unreachable():
-            return "could not be reached"
+            return f"could not be reached: {error.detail[0].lower()}{error.detail[1:].rstrip('.')}"
         case _:
             return "could not be sent to"

@@ -21,14 +21,14 @@ class Retries:
         self._chance = chance
 
     def fate(self, webhook: Webhook, receipt: Receipt) -> Fate:
-        reached = receipt.is_reached
+        reach = receipt.reach
         if receipt.is_accepted:
             return Fate(DeliveryState.DELIVERED, receipt.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # What comes next says more.
-            return Fate(DeliveryState.DROPPED, receipt.status, receipt.error, reached=reached, gone=receipt.is_gone)
+            return Fate(DeliveryState.DROPPED, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
         if receipt.is_gone or webhook.attempt > len(self._schedule):
-            return Fate(DeliveryState.DEAD, receipt.status, receipt.error, reached=reached, gone=receipt.is_gone)
+            return Fate(DeliveryState.DEAD, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
         wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._chance())
         delay = round(max(wait, receipt.wait_seconds) * 1000)
-        return Fate(DeliveryState.PENDING, receipt.status, receipt.error, delay, reached)
+        return Fate(DeliveryState.PENDING, receipt.status, receipt.error, delay, reach)

@@ -33,8 +33,8 @@ class Sender(Protocol):
 class Dispatcher:
     """Any number may run: each takes what is due under a lease, and a lease that lapses is somebody else's.
 
-    Takes at most `threads` at a time, and of one receiver no more than shared.webhooks allows, so that a receiver
-    that is slow keeps back only what is meant for itself.
+    Takes at most `threads` at a time, and of one owner and receiver no more than shared.webhooks allows, so that a
+    receiver that is slow keeps back only what its owner has for it.
     """
 
     def __init__(
