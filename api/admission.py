@@ -24,6 +24,7 @@ from shared.errors import (
     JobNotFound,
     QueueFull,
 )
+from shared.inputs import InputRecords
 from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.states import State
@@ -114,6 +115,8 @@ async def admit(
 
     Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
     """
+    if job.request.image:
+        await services.store.run(InputRecords(services.settings.redis_prefix).coming(job.id))
     await uploads.keep(job)
     # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
     # removes them if there is none.

@@ -23,7 +23,7 @@ from compose.models import models
 from compose.status import Status, watch
 from compose.supervisor import StartFailed
 from shared.access import Scope
-from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
+from shared.errors import ConfigurationError, StorageFull, StorageUnavailable, StoreUnavailable
 from shared.settings import LauncherSettings, load
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Pictures from prompts, on your own machine.")
@@ -93,11 +93,14 @@ def generate(
 def prune(
     older_than: Annotated[str, typer.Option(help="Age, such as 12h, 7d or 4w.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also pictures of an installation whose Redis was lost, from now on.")
+    ] = False,
 ) -> None:
     """Remove old jobs and pictures. Pinned ones stay."""
     console = Console()
     with _told(console):
-        removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
+        removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run, take_over=take_over)
     verb = "Would remove" if dry_run else "Removed"
     size = f"{removed.bytes / 1e6:.1f} MB"
     console.print(f"{verb} {removed.jobs} jobs and {removed.files} files ({size})", highlight=False)
@@ -154,7 +157,7 @@ def _told(console: Console) -> Iterator[None]:
     """What went wrong, in a sentence instead of a traceback."""
     try:
         yield
-    except (ConfigurationError, StartFailed, StorageUnavailable, StoreUnavailable, Trouble) as error:
+    except (ConfigurationError, StartFailed, StorageFull, StorageUnavailable, StoreUnavailable, Trouble) as error:
         console.print(f"[bold red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 

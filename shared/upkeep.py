@@ -30,6 +30,14 @@ class Upkeep:
         keys = [self._keys.record(job.id), self._keys.line(job.backend), self._keys.broker(message.key)]
         return Operation("repost", keys, [job.id, message.payload, rank(job.request.priority)], bool)
 
+    def turn(self, work: str, seconds: float) -> Operation[bool]:
+        """Whether it is this housekeeper's; then no other one gets it for so long."""
+        return Operation("turn", [self._keys.turn(work)], [int(seconds * 1000)], bool)
+
+    def installation(self, proposed: str) -> Operation[str]:
+        """Which installation this is: what was first proposed."""
+        return Operation("secret", [self._keys.installation], [proposed], str)
+
     def older_than(self, limit: str, after: str, most: int) -> Operation[list[str]]:
         """Ids below `limit` and above `after` ('' for the first), oldest first."""
         return Operation("older", [self._keys.jobs], [limit, after, most], list)

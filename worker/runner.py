@@ -1,5 +1,6 @@
 """The life of jobs in a worker: claim, render, encode, store, record."""
 
+import hashlib
 import logging
 import threading
 import time
@@ -225,10 +226,11 @@ class Runner:
             follower.warn(f"{flagged} of {len(pictures)} pictures are withheld: the safety checker objects")
         if flagged == len(pictures):
             raise ContentRejected(WITHHELD)
-        # Who was stopped for so long that the job went to somebody else must not write any more.
-        follower.line.confirm()
         with rendering.trail.part("encode"):
-            images = tuple(self._store(rendering.job, pictures))
+            encoded = [self._encoded(rendering.job, picture) for picture in pictures]
+            # Who was stopped for so long that the job went to somebody else is to leave nothing behind.
+            follower.line.confirm()
+            images = tuple(self._store(rendering.job, pictures, encoded))
         return images, Timings(
             generate_ms=rendering.milliseconds,
             encode_ms=_milliseconds_since(begin),
@@ -237,12 +239,14 @@ class Runner:
             batch_size=rendering.batch_size,
         )
 
-    def _store(self, job: Job, pictures: Iterable[Picture]) -> Iterable[Image]:
-        for index, picture in enumerate(pictures):
-            _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
-            encoded = None if picture.flagged else self.encoder.encode(picture, job)
-            if encoded:
-                self.images.save(job, index, encoded.data)
+    def _encoded(self, job: Job, picture: Picture) -> bytes | None:
+        """None for what is withheld."""
+        _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
+        return None if picture.flagged else self.encoder.encode(picture, job)
+
+    def _store(self, job: Job, pictures: Iterable[Picture], encoded: Iterable[bytes | None]) -> Iterable[Image]:
+        for index, (picture, data) in enumerate(zip(pictures, encoded, strict=True)):
+            kept = None if data is None else self.images.save(job, index, data)
             height, width, _ = picture.pixels.shape
             yield Image(
                 index=index,
@@ -250,8 +254,8 @@ class Runner:
                 width=width,
                 height=height,
                 seed=picture.seed,
-                bytes=len(encoded.data) if encoded else None,
-                sha256=encoded.sha256 if encoded else None,
+                bytes=len(kept) if kept else None,
+                sha256=hashlib.sha256(kept).hexdigest() if kept else None,
                 flagged=picture.flagged,
             )
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 
 from celery import Celery
@@ -10,7 +11,7 @@ from celery.platforms import set_pdeathsig  # type: ignore[attr-defined]
 from celery.signals import beat_embedded_init, setup_logging, worker_ready, worker_shutdown
 from kombu import Exchange, Queue
 
-from shared.errors import StorageUnavailable, StoreUnavailable
+from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.queues import JobQueue, create_celery
@@ -24,6 +25,7 @@ from shared.webhooks import Webhooks
 from worker.housekeeper.courier import Courier
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.links import JobLinks
+from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.reconciler import Reconciler
 from worker.housekeeper.retention import Retention, Rules
 from worker.housekeeper.retries import Retries
@@ -70,7 +72,8 @@ def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
     queue = JobQueue(app)
     reaper = Reaper(store, upkeep, Rescue(store, jobs, queue), _now)
     reconciler = Reconciler(store, jobs, upkeep, queue)
-    retention = Retention(store, jobs, upkeep, images, _now)
+    ownership = Ownership.of(store, settings.redis_prefix, images)
+    retention = Retention(store, settings.redis_prefix, images, partial(_is_ours, ownership), _now)
 
     @app.task(name="reap-leases")
     def reap_leases() -> None:
@@ -80,9 +83,15 @@ def _keep_house(app: Celery, settings: Settings, images: ImageStore) -> None:
     def resend_messages() -> None:
         _round("resend-messages", reconciler.reconcile)
 
+    def clear_in_turn() -> None:
+        # What lies in one place needs one housekeeper.
+        every = EVERY["clear-away"]
+        if store.run(upkeep.turn("clear-away", every * 0.9)):
+            retention.apply(rules_of(settings), seconds=every / 2)
+
     @app.task(name="clear-away")
     def clear_away() -> None:
-        _round("clear-away", lambda: retention.apply(rules_of(settings)))
+        _round("clear-away", clear_in_turn)
 
 
 def _send_webhooks(settings: HousekeeperSettings, images: ImageStore, traced: Start) -> None:
@@ -119,6 +128,12 @@ def create_courier(settings: HousekeeperSettings, images: ImageStore, links: Job
     )
 
 
+def _is_ours(ownership: Ownership) -> bool:
+    if (refusal := ownership.claim()) is not None:
+        logger.warning(refusal)
+    return refusal is None
+
+
 def _round(name: str, work: Callable[[], object]) -> None:
     try:
         work()
@@ -126,6 +141,8 @@ def _round(name: str, work: Callable[[], object]) -> None:
         logger.warning("Redis does not answer; %s comes round again", name)
     except StorageUnavailable:
         logger.warning("the storage of pictures does not answer; %s comes round again", name)
+    except StorageFull as error:
+        logger.warning("%s %s comes round again", error.detail, name)
 
 
 def rules_of(settings: Settings) -> Rules:
