@@ -24,10 +24,10 @@ from shared.errors import (
     JobNotFound,
     QueueFull,
 )
-from shared.inputs import InputRecords
 from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
 from shared.schemas import Backend, GenerationRequest, Job
 from shared.states import State
+from shared.upkeep import Upkeep
 from shared.workers import Fleet
 
 IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
@@ -116,7 +116,7 @@ async def admit(
     Raises RateLimited, QueueFull, IdempotencyMismatch and StoreUnavailable.
     """
     if job.request.image:
-        await services.store.run(InputRecords(services.settings.redis_prefix).coming(job.id))
+        await services.store.run(Upkeep(services.settings.redis_prefix).uploads_come(job.id))
     await uploads.keep(job)
     # Where the store does not answer, nobody knows whether there is a job now: its pictures stay, and the housekeeper
     # removes them if there is none.

@@ -8,30 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.errors import InvalidImage, StorageUnavailable
-from shared.keys import Keys
 from shared.schemas import Job
 from shared.storage.home import SCHEME, Home, Staged
-from shared.store import Operation
 
 _PARENT = "inputs"
-#: No request that brought inputs becomes a job after so long.
-_LATEST_MS = 25 * 3600 * 1000
 _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
-
-
-class InputRecords:
-    """What Redis knows of inputs, by its own clock."""
-
-    def __init__(self, prefix: str) -> None:
-        self._keys = Keys(prefix)
-
-    def coming(self, job_id: str) -> Operation[bool]:
-        """To be noted before a job has inputs: who dies before it is accepted leaves them behind."""
-        return Operation("upload", [self._keys.uploads], [job_id, 2 * _LATEST_MS], bool)
-
-    def are_over(self, job_id: str) -> Operation[bool]:
-        """Whether a job is known to need them no more. What is not known may be another installation's."""
-        return Operation("over", [self._keys.record(job_id), self._keys.uploads], [job_id, _LATEST_MS], bool)
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ class _Held:
         weakref.finalize(self, os.close, self.descriptor)
         about = os.fstat(self.descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(ENOENT, "no file")
         self.size = about.st_size
         self.sha256 = _hash_of(path, about.st_ino, about.st_mtime_ns, about.st_size)
 

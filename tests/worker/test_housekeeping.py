@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 
 from shared.images import ImageStore, picture_name
-from shared.inputs import InputRecords
 from shared.jobs import Verdict
 from shared.schemas import Job
 from shared.storage.folder import Folder
@@ -433,7 +432,7 @@ def test_pictures_that_came_with_a_job_stay_until_it_has_ended(house: House) -> 
 def test_pictures_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
-        house.store.run(InputRecords(house.prefix).coming(job_id))
+        house.store.run(house.upkeep.uploads_come(job_id))
         staged = house.inputs.stage()
         arrived(staged, PICTURE)
         staged.keep(job_id)

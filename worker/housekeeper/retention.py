@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from shared.images import ImageStore, StoredFile
-from shared.inputs import InputRecords
 from shared.jobs import Jobs, JobSnapshot
 from shared.storage.home import STAGING, Day
 from shared.store import Store
@@ -75,7 +74,6 @@ class Retention:
         self._store = store
         self._jobs = Jobs(prefix)
         self._upkeep = Upkeep(prefix)
-        self._uploads = InputRecords(prefix)
         self._images = images
         self._is_ours = is_ours
         self._now = now
@@ -114,7 +112,7 @@ class Retention:
             if folder.job_id is None:
                 is_over = is_ours and folder.modified_at < oldest
             else:
-                is_over = self._store.run(self._uploads.are_over(folder.job_id))
+                is_over = self._store.run(self._upkeep.inputs_are_over(folder.job_id))
             if not is_over:
                 kept += folder.bytes
                 continue
