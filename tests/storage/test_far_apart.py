@@ -49,6 +49,8 @@ def test_a_picture_that_comes_with_a_request_goes_through_the_bucket_and_is_gone
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
 
     assert answer.status_code == 200, answer.text
+    # Where it is known which pictures came, those whose job is never accepted can be removed.
+    assert connect(far.settings["SD_REDIS_URL"]).zscore(f"{far.prefix}uploads", answer.json()["id"])
     assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
     assert list(images_of(far, s3).inputs.folders()) == []
     assert files_on_disk(far) == []
@@ -134,3 +136,24 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
         assert (job["state"], job["attempt"], len(job["images"])) == ("succeeded", 2, 2)
         assert {file.name: file.modified_at for file in stored(stack, s3)} == before
         assert stack.api.get(f"/api/jobs/{job_id}/images/1").status_code == 200
+
+
+def test_the_bucket_of_another_installation_is_left_alone_until_it_is_taken_over(far: Stack, s3: S3Server) -> None:
+    job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
+
+    def prune(*options: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "compose.cli", "prune", "--older-than", "0h", *options]
+        told = far.run(command, SD_REDIS_PREFIX="another:")
+        return told.wait(), " ".join(told.output.split())
+
+    refused = prune()
+    assert refused[0] == 1
+    assert refused[1].startswith(f"SD_OUTPUT_URL={far.settings['SD_OUTPUT_URL']} ")
+    assert "Nothing is removed there" in refused[1]
+    assert job["id"] in {file.job_id for file in stored(far, s3)}
+
+    assert prune("--take-over")[0] == 0
+    assert stored(far, s3) == []
+    assert (
+        Ownership.of(Store(connect(far.settings["SD_REDIS_URL"])), far.prefix, images_of(far, s3)).take_over() is None
+    )

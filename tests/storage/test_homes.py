@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_what_has_its_name_is_never_replaced(home: Home) -> None:
 
     assert home.read(NAME) == b"first"
     assert names(home) == {NAME}
+
+
+def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Bucket) -> None:
+    plain = replace(bucket, is_conditional=False)
+
+    assert bucket.is_conditional
+    assert [plain.create(NAME, data, "a") for data in (b"first", b"second")] == [True, False]
+    assert plain.read(NAME) == b"first"
 
 
 def test_of_many_that_come_at_once_one_gets_the_name(home: Home) -> None:
