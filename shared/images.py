@@ -100,10 +100,10 @@ class ImageStore:
             return False
         return True
 
-    def discard(self, job: Job) -> None:
-        """Remove pictures that no record will ever name. What cannot be removed now is found by the housekeeper."""
+    def discard(self, job: Job, indexes: Iterable[int]) -> None:
+        """Remove pictures that this attempt has just saved, and that no record will ever name."""
         with suppress(OSError, StorageUnavailable):
-            self.home.remove(picture_name(job, index) for index in range(job.request.num_images))
+            self.home.remove(picture_name(job, index) for index in indexes)
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """The picture; None when its file is gone or is not the very one that was recorded."""

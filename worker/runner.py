@@ -17,6 +17,8 @@ from shared.errors import (
     ImagegenError,
     InternalError,
     InvalidOutput,
+    StorageFull,
+    StorageUnavailable,
 )
 from shared.images import ImageStore
 from shared.schemas import GenerationRequest, Image, Job, JobError, Timings
@@ -209,8 +211,6 @@ class Runner:
 
     def _clear_up(self, job: Job, ended: Job) -> None:
         self.images.inputs.discard(job)
-        if not ended.images:
-            self.images.discard(job)
         if self.repeats:
             self.repeats.remember(ended)
 
@@ -245,8 +245,15 @@ class Runner:
         return None if picture.flagged else self.encoder.encode(picture, job)
 
     def _store(self, job: Job, pictures: Iterable[Picture], encoded: Iterable[bytes | None]) -> Iterable[Image]:
+        saved = list[int]()
         for index, (picture, data) in enumerate(zip(pictures, encoded, strict=True)):
-            kept = None if data is None else self.images.save(job, index, data)
+            try:
+                kept = None if data is None else self.images.save(job, index, data)
+            except (StorageFull, StorageUnavailable):
+                self.images.discard(job, saved)
+                raise
+            if kept is data is not None:
+                saved.append(index)
             height, width, _ = picture.pixels.shape
             yield Image(
                 index=index,

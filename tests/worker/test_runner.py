@@ -292,6 +292,20 @@ def test_a_job_records_what_an_attempt_before_it_committed_of_its_pictures(bench
     assert_as_recorded(bench, done)
 
 
+def test_a_job_that_fails_takes_no_picture_along_that_it_has_not_made(bench: Bench) -> None:
+    """A Redis that is restored runs jobs again that had ended after its back-up."""
+    job = bench.accepted()
+    path = bench.folder / picture_name(job, 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of the first time")
+
+    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+        raise OutOfMemory
+
+    assert bench.run(job, fail).state == "failed"
+    assert path.read_bytes() == b"of the first time"
+
+
 def test_a_damaged_picture_of_an_attempt_before_is_made_anew(bench: Bench) -> None:
     job = bench.lose_worker_before_recording(bench.accepted())
     path = bench.folder / picture_name(job, 0)
