@@ -31,6 +31,7 @@ from shared.jobs import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repe
 from shared.schemas import Backend, GenerationRequest, Job, Priority
 from shared.states import State
 from shared.store import ANSWER_SECONDS
+from shared.upkeep import Upkeep
 from shared.workers import Fleet
 
 IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
@@ -128,6 +129,8 @@ async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat, 
     Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
     await services.unsure.settle(repeat)
+    if job.request.image:
+        await services.store.run(Upkeep(services.settings.redis_prefix).uploads_come(job.id))
     await uploads.keep(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)

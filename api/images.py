@@ -5,12 +5,11 @@ from fastapi.responses import FileResponse
 
 from api.callers import CallerDep
 from api.problems import about, documented
-from api.sending import from_afar, from_disk, part
+from api.sending import send_picture
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
 from shared.images import ImageStore, picture_name
 from shared.schemas import Image, Job
-from shared.storage.folder import Folder
 
 router = APIRouter(tags=["jobs"])
 
@@ -58,10 +57,4 @@ async def serve_picture(store: ImageStore, job: Job, image: Image, http: Request
         raise ImageNotFound("The safety checker withheld this picture.")
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers["X-Seed"] = str(image.seed)
-    if part(image, http) is None:
-        http.scope["headers"] = [pair for pair in http.scope["headers"] if pair[0] != b"range"]
-    match store.home:
-        case Folder() as folder:
-            return await from_disk(folder, picture_name(job, image.index), image, http, headers)
-        case remote:
-            return await from_afar(remote, picture_name(job, image.index), image, http, headers)
+    return await send_picture(store.home, picture_name(job, image.index), image, http, headers)

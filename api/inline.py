@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 
 from fastapi.responses import StreamingResponse
 
-from api.sending import PIECE_BYTES, is_as_recorded, is_there
+from api.sending import is_there
 from shared.errors import StorageUnavailable
 from shared.images import ImageStore, picture_name
 from shared.schemas import Image, Job
-from shared.storage.folder import Folder
 from shared.views import JobView
 
-#: Of a file of this machine; 3 bytes are 4 characters.
-FILE_PIECE_BYTES = 96 * 1024
+#: 3 bytes are 4 characters.
+PIECE_BYTES = 384 * 1024
 #: So many pieces are encoded at a time: other work wants threads too.
 ENCODED_AT_ONCE = 2
 
@@ -36,11 +35,7 @@ class InlineImages:
 
     async def _is_present(self, job: Job, image: Image) -> bool:
         name = picture_name(job, image.index)
-        match self.store.home:
-            case Folder() as folder:
-                return await asyncio.to_thread(is_as_recorded, folder.path(name), image)
-            case remote:
-                return await is_there(remote, name, image)
+        return await is_there(self.store.home, name, image)
 
     def answer(self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]) -> StreamingResponse:
         """The view with the bytes of these images in it."""
@@ -65,7 +60,8 @@ class InlineImages:
         yield texts[-1]
 
     async def _encoded(self, name: str, size: int) -> AsyncIterator[bytes]:
-        start, version, carried = 0, None, b""
+        start, carried = 0, b""
+        version: object = None
         while start < size:
             async with self._turn:
                 data, version = await self._piece(name, start, size, version)
@@ -75,24 +71,10 @@ class InlineImages:
                 encoded = await asyncio.to_thread(base64.b64encode, memoryview(data)[:whole])
             yield encoded
 
-    async def _piece(self, name: str, start: int, size: int, version: str | None) -> tuple[bytes, str | None]:
+    async def _piece(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
         """What comes next, and the version of the file that it is of. Raises StorageUnavailable."""
-        match self.store.home:
-            case Folder() as folder:
-                data = await asyncio.to_thread(_read, folder, name, start)
-            case remote:
-                piece = await remote.piece(name, start, min(size, start + PIECE_BYTES), version)
-                data, version = (piece.data, piece.version) if piece else (b"", None)
+        piece = await self.store.home.piece(name, start, min(size, start + PIECE_BYTES), version)
         # Gone in the middle: the answer is cut off, and its length tells.
-        if not data:
+        if piece is None or not piece.data:
             raise StorageUnavailable
-        return data, version
-
-
-def _read(folder: Folder, name: str, start: int) -> bytes:
-    try:
-        with folder.path(name).open("rb") as file:
-            file.seek(start)
-            return file.read(FILE_PIECE_BYTES)
-    except OSError:
-        return b""
+        return piece.data, piece.version

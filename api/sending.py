@@ -1,49 +1,32 @@
-"""How the bytes of a picture go out: from a disk, or from a bucket piece by piece."""
+"""How the bytes of a picture go out: piece by piece, wherever they lie."""
 
-import asyncio
-import hashlib
 import re
-import stat
 from collections.abc import Mapping
-from functools import lru_cache
 from http import HTTPStatus
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from fastapi import Request, Response
-from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from api.callers import LOOKING
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.schemas import Image
-from shared.storage.folder import Folder
-from shared.storage.home import Piece, Remote, pieces
+from shared.storage.home import Home, Piece, pieces
 
-#: What one client of a bucket's pictures may take of the memory; most pictures are smaller, and so one request.
+#: What one client may take of the memory; most pictures are smaller, and so one request.
 PIECE_BYTES = 2 * 1024 * 1024
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 GONE = "The file of this picture is gone or damaged."
 
 
-async def from_disk(folder: Folder, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
-    """Raises ImageNotFound when the file is not the very one that was recorded."""
-    path = folder.path(name)
-    if not await asyncio.to_thread(is_as_recorded, path, image):
-        raise ImageNotFound(GONE)
-    if _is_known(image, http):
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
-    return FileResponse(
-        path, media_type=image.media_type, headers=headers, filename=path.name, content_disposition_type="inline"
-    )
-
-
-async def from_afar(remote: Remote, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+async def send_picture(home: Home, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
-    if (link := await remote.link(name)) is not None:
+    if (link := await home.link(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
     whole, asked = image.bytes or 0, part(image, http)
     start, end = asked or (0, whole)
     if _is_known(image, http):
-        await _first(remote, name, image, start, start + 1)
+        await _first(home, name, image, start, start + 1)
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
     about = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     about["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
@@ -51,25 +34,25 @@ async def from_afar(remote: Remote, name: str, image: Image, http: Request, head
     if asked:
         status, about["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{whole}"
     if http.method == "HEAD":
-        await _first(remote, name, image, start, start + 1)
+        await _first(home, name, image, start, start + 1)
         return Response(None, status, {**headers, **about}, image.media_type)
-    first = await _first(remote, name, image, start, end)
-    sent = pieces(remote, name, first, start, end, PIECE_BYTES)
+    first = await _first(home, name, image, start, end)
+    sent = pieces(home, name, first, start, end, PIECE_BYTES)
     return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
 
 
-async def is_there(remote: Remote, name: str, image: Image) -> bool:
+async def is_there(home: Home, name: str, image: Image) -> bool:
     """Whether the very file that was recorded is. Raises StorageUnavailable."""
     try:
-        await _first(remote, name, image, 0, 1)
+        await _first(home, name, image, 0, 1)
     except ImageNotFound:
         return False
     return True
 
 
-async def _first(remote: Remote, name: str, image: Image, start: int, end: int) -> Piece:
+async def _first(home: Home, name: str, image: Image, start: int, end: int) -> Piece:
     """Asked for before the answer begins, so that it can still be a problem."""
-    first = await remote.piece(name, start, min(end, start + PIECE_BYTES))
+    first = await home.piece(name, start, min(end, start + PIECE_BYTES))
     if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
         raise ImageNotFound(GONE)
     return first
@@ -102,22 +85,3 @@ def part(image: Image, http: Request) -> tuple[int, int] | None:
     if start >= end:
         raise RangeNotSatisfiable(whole)
     return start, end
-
-
-def is_as_recorded(path: Path, image: Image) -> bool:
-    try:
-        about = path.stat(follow_symlinks=False)
-        return (
-            stat.S_ISREG(about.st_mode)
-            and about.st_size == image.bytes
-            and _hash_of(path, about.st_ino, about.st_mtime_ns) == image.sha256
-        )
-    except OSError:
-        return False
-
-
-@lru_cache(maxsize=4096)
-def _hash_of(path: Path, _inode: int, _modified_ns: int) -> str:
-    """Read once for each version of a file, and not all of it at a time."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -100,13 +100,16 @@ def generate(
 def prune(
     older_than: Annotated[str, typer.Option(help="Age, such as 12h, 7d or 4w.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also pictures of an installation whose Redis was lost, from now on.")
+    ] = False,
 ) -> None:
     """Remove old jobs and pictures. Pinned ones stay."""
     from compose.housekeeping import age_of
     from compose.housekeeping import prune as clear_away
 
     with told():
-        removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run)
+        removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run, take_over=take_over)
         verb = "Would remove" if dry_run else "Removed"
         print(f"{verb} {removed.jobs} jobs and {removed.files} files ({removed.bytes / 1e6:.1f} MB)")
 

@@ -6,20 +6,20 @@ from datetime import UTC, datetime, timedelta
 from compose.launcher import redis_url_of
 from shared.errors import ConfigurationError
 from shared.images import ImageStore
-from shared.jobs import Jobs
 from shared.settings import LauncherSettings
 from shared.storage import API_PATIENCE, open_home
 from shared.store import Store, connect, require_redis
-from shared.upkeep import Upkeep
+from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Removed, Retention, Rules
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool) -> Removed:
+def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_over: bool) -> Removed:
     """Remove finished jobs and pictures older than `age`, but none that are pinned.
 
-    Raises ConfigurationError where there is no Redis to ask, StoreUnavailable and StorageUnavailable.
+    `take_over` has the pictures be this installation's from now on, whoever's they were. Raises ConfigurationError
+    where they are not, or there is no Redis to ask; StoreUnavailable, StorageUnavailable and StorageFull.
     """
     url = redis_url_of(settings)
     if url is None:
@@ -28,9 +28,13 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool) -> Remov
             "its server with SD_REDIS_URL."
         )
     require_redis(url)
-    jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
-    images = ImageStore(open_home(settings, API_PATIENCE))
-    retention = Retention(Store(connect(url)), jobs, upkeep, images, lambda: datetime.now(UTC))
+    store, images = Store(connect(url)), ImageStore(open_home(settings, API_PATIENCE))
+    ownership = Ownership.of(store, settings.redis_prefix, images)
+    if take_over and not dry_run:
+        ownership.take_over()
+    elif not take_over and (refusal := ownership.refusal()) is not None:
+        raise ConfigurationError(refusal)
+    retention = Retention(store, settings.redis_prefix, images, lambda: True, lambda: datetime.now(UTC))
     return retention.apply(Rules(jobs_for=age, pictures_for=age, most_bytes=None), dry_run=dry_run)
 
 

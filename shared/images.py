@@ -13,11 +13,9 @@ from shared.errors import InvalidImage, StorageFull, StorageUnavailable
 from shared.headers import read_header
 from shared.inputs import InputStore
 from shared.schemas import Image, Job
-from shared.storage.folder import Folder
-from shared.storage.home import Remote
+from shared.storage.home import Day, Home
 
 _PICTURE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
-_LEFTOVER = re.compile(r"\d{4}/\d\d/\d\d/\.[^/]+\.tmp")
 
 
 def picture_name(job: Job, index: int) -> str:
@@ -27,11 +25,9 @@ def picture_name(job: Job, index: int) -> str:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """`job_id` and `index` are None for what is not a picture."""
-
     name: str
-    job_id: str | None
-    index: int | None
+    job_id: str
+    index: int
     size: int
     modified_at: datetime
 
@@ -40,19 +36,27 @@ class StoredFile:
 class ImageStore:
     """Pictures by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
 
-    home: Folder | Remote
+    home: Home
 
     @property
     def inputs(self) -> InputStore:
         """What came with requests."""
         return InputStore(self.home)
 
-    def save(self, job: Job, index: int, data: bytes) -> None:
-        """Write so that a crash leaves the whole picture or none, and the picture is safe when this returns.
+    def save(self, job: Job, index: int, data: bytes) -> bytes:
+        """What the picture is from now on: this one, or the one that another attempt has committed already.
 
-        Raises StorageFull when the disk has no room or cannot be written.
+        What a job has is never replaced, so nobody who wakes too late can take it from the one that is on record.
+        A crash leaves the whole picture or none, and it is safe when this returns. Raises StorageFull when the disk
+        has no room or cannot be written.
         """
-        self.home.write(picture_name(job, index), data)
+        name = picture_name(job, index)
+        while not self.home.create(name, data, f"{job.id}-{index}.{job.attempt}"):
+            held = self.home.read(name)
+            if held is not None and _is_whole(held):
+                return held
+            self.home.remove([name])
+        return data
 
     def made(self, job: Job) -> tuple[Image, ...] | None:
         """The pictures that an attempt before this one has stored, if it stored all of them.
@@ -90,30 +94,35 @@ class ImageStore:
         try:
             for image in made.images:
                 data = self.read(made, image)
-                if data is None:
+                if data is None or self.save(job, image.index, data) != data:
                     return False
-                self.save(job, image.index, data)
         except (StorageFull, StorageUnavailable):
             return False
         return True
 
-    def discard(self, job: Job) -> None:
-        """Remove pictures that no record will ever name. What cannot be removed now is found by the housekeeper."""
+    def discard(self, job: Job, indexes: Iterable[int]) -> None:
+        """Remove pictures that this attempt has just saved, and that no record will ever name."""
         with suppress(OSError, StorageUnavailable):
-            self.home.remove(picture_name(job, index) for index in range(job.request.num_images))
+            self.home.remove(picture_name(job, index) for index in indexes)
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """The picture; None when its file is gone or is not the very one that was recorded."""
         data = self.home.read(picture_name(job, image.index))
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
-    def files(self) -> Iterator[StoredFile]:
-        """Pictures, and what is left of those that were not finished, in no order. What others put there is theirs."""
-        for file in self.home.files():
+    def files(self, day: Day) -> Iterator[StoredFile]:
+        """The pictures of a day, in no order, as they are found. What others put there is theirs."""
+        for file in self.home.files(day.name):
             if picture := _PICTURE.fullmatch(file.name):
                 yield StoredFile(file.name, picture[1], int(picture[2]), file.size, file.modified_at)
-            elif _LEFTOVER.fullmatch(file.name):
-                yield StoredFile(file.name, None, None, file.size, file.modified_at)
 
     def remove(self, files: Iterable[StoredFile]) -> None:
         self.home.remove(file.name for file in files)
+
+
+def _is_whole(data: bytes) -> bool:
+    try:
+        read_header(io.BytesIO(data), max_pixels=sys.maxsize)
+    except InvalidImage:
+        return False
+    return True

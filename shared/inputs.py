@@ -17,7 +17,7 @@ _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
 
 @dataclass(frozen=True)
 class InputFolder:
-    """The inputs of a job; `job_id` is None where none was accepted for them yet."""
+    """The inputs of a job; `job_id` is None while they are on their way in."""
 
     name: str
     job_id: str | None

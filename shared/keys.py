@@ -39,6 +39,16 @@ class Keys:
         return f"{self.prefix}link-secret"
 
     @property
+    def installation(self) -> str:
+        """Which installation this is; it marks its pictures with that."""
+        return f"{self.prefix}installation"
+
+    @property
+    def uploads(self) -> str:
+        """Jobs whose pictures came lately, accepted or not, by when that was."""
+        return f"{self.prefix}uploads"
+
+    @property
     def workers(self) -> str:
         return f"{self.prefix}workers"
 
@@ -110,6 +120,10 @@ class Keys:
     def places(self, backend: str) -> str:
         """Places for jobs that run at the same time, of all workers of a backend together."""
         return f"{self.prefix}places:{backend}"
+
+    def turn(self, work: str) -> str:
+        """Held by the one housekeeper that does it now."""
+        return f"{self.prefix}turn:{work}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}worker:{worker_id}"

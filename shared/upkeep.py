@@ -3,6 +3,9 @@
 from shared.keys import Keys
 from shared.store import Operation
 
+#: No request that brought pictures becomes a job after so long.
+UPLOAD_MS = 25 * 3600 * 1000
+
 
 class Upkeep:
     def __init__(self, prefix: str) -> None:
@@ -15,6 +18,22 @@ class Upkeep:
     def overdue(self, most: int) -> Operation[list[str]]:
         """Ids of queued jobs whose deadline has passed."""
         return Operation("expired", [self._keys.deadlines], [most], list)
+
+    def turn(self, work: str, seconds: float) -> Operation[bool]:
+        """Whether it is this housekeeper's; then no other one gets it for so long."""
+        return Operation("turn", [self._keys.turn(work)], [int(seconds * 1000)], bool)
+
+    def installation(self, proposed: str) -> Operation[str]:
+        """Which installation this is: what was first proposed."""
+        return Operation("secret", [self._keys.installation], [proposed], str)
+
+    def uploads_come(self, job_id: str) -> Operation[bool]:
+        """To be noted before a job has inputs: whoever dies before it is accepted leaves them behind."""
+        return Operation("upload", [self._keys.uploads], [job_id, 2 * UPLOAD_MS], bool)
+
+    def inputs_are_over(self, job_id: str) -> Operation[bool]:
+        """Whether a job is known to need no inputs any more. One that is not known may be another installation's."""
+        return Operation("over", [self._keys.record(job_id), self._keys.uploads], [job_id, UPLOAD_MS], bool)
 
     def older_than(self, limit: str, after: str, most: int) -> Operation[list[str]]:
         """Ids below `limit` and above `after` ('' for the first), oldest first."""

@@ -1,6 +1,5 @@
 """How a picture becomes a file that tells how to make it again."""
 
-import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -17,12 +16,6 @@ QUALITY = 92
 _EXIF_DIRECTORY, _USER_COMMENT = 0x8769, 0x9286
 
 
-@dataclass(frozen=True)
-class EncodedPicture:
-    data: bytes
-    sha256: str
-
-
 #: What concerns the caller alone, and not whoever gets to see the picture.
 _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inline_images"}
 
@@ -33,18 +26,17 @@ class Encoder:
 
     version: str
 
-    def encode(self, picture: Picture, job: Job) -> EncodedPicture:
+    def encode(self, picture: Picture, job: Job) -> bytes:
         parameters = self._parameters(picture, job)
         match job.request.output_format:
             case OutputFormat.PNG:
-                data = png.encode(picture.pixels, {"parameters": parameters, "imagegen": self._recipe(picture, job)})
+                return png.encode(picture.pixels, {"parameters": parameters, "imagegen": self._recipe(picture, job)})
             case OutputFormat.JPEG:
-                data = _with_pillow(picture, parameters, "JPEG", quality=QUALITY)
+                return _with_pillow(picture, parameters, "JPEG", quality=QUALITY)
             case OutputFormat.WEBP:
-                data = _with_pillow(picture, parameters, "WEBP", quality=QUALITY)
+                return _with_pillow(picture, parameters, "WEBP", quality=QUALITY)
             case _:
                 assert_never(job.request.output_format)
-        return EncodedPicture(data, hashlib.sha256(data).hexdigest())
 
     def _parameters(self, picture: Picture, job: Job) -> str:
         height, width, _ = picture.pixels.shape

@@ -1,10 +1,11 @@
 """The life of jobs in a worker: claim, render, encode, store, record."""
 
+import hashlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -229,8 +230,6 @@ class Runner:
 
     def _clear_up(self, job: Job, ended: Job) -> None:
         self.images.inputs.discard(job)
-        if not ended.images:
-            self.images.discard(job)
         if self.repeats:
             self.repeats.remember(ended)
 
@@ -242,10 +241,8 @@ class Runner:
         if rendering.error is not None and not rendering.pictures:
             raise rendering.error
         follower, begin = rendering.follower, time.perf_counter()
-        # Who was stopped for so long that the job went to somebody else must not write any more.
-        follower.line.confirm()
         with rendering.trail.part("encode"):
-            images = tuple(self._store(rendering.job, rendering.pictures, follower))
+            images = self._store(rendering)
         if rendering.error is not None:
             rendering.images = images
             raise rendering.error
@@ -261,27 +258,31 @@ class Runner:
             batch_size=rendering.batch_size,
         )
 
-    def _store(self, job: Job, pictures: Iterable[Picture], follower: Follower) -> Iterable[Image]:
-        for index, picture in enumerate(pictures):
-            _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
-            encoded = None if picture.flagged else self.encoder.encode(picture, job)
-            if encoded:
-                self._save(partial(self.images.save, job, index, encoded.data), follower)
-            height, width, _ = picture.pixels.shape
-            yield Image(
-                index=index,
-                media_type=job.request.output_format.media_type,
-                width=width,
-                height=height,
-                seed=picture.seed,
-                bytes=len(encoded.data) if encoded else None,
-                sha256=encoded.sha256 if encoded else None,
-                flagged=picture.flagged,
-            )
+    def _store(self, rendering: Rendering) -> tuple[Image, ...]:
+        """All of its images or, where one cannot be stored, none."""
+        job, images, saved = rendering.job, list[Image](), list[int]()
+        for index, picture in enumerate(rendering.pictures):
+            data = self._encoded(job, picture)
+            # Who was stopped for so long that the job went to somebody else is to leave nothing behind.
+            rendering.follower.line.confirm()
+            try:
+                kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
+            except (StorageFull, StorageUnavailable):
+                self.images.discard(job, saved)
+                raise
+            if kept is data is not None:
+                saved.append(index)
+            images.append(_image(job, index, picture, kept))
+        return tuple(images)
 
-    def _save(self, save: Callable[[], None], follower: Follower) -> None:
-        """What was bought is tried again for as long as a job may run. Raises what `save` and `follower` raise."""
-        end = time.monotonic() + self.paid_seconds
+    def _encoded(self, job: Job, picture: Picture) -> bytes | None:
+        """None for what is withheld."""
+        _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
+        return None if picture.flagged else self.encoder.encode(picture, job)
+
+    def _save(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
+        """What was bought is tried again for as long as a job may run. Raises what `save` and the follower raise."""
+        follower, end = rendering.follower, time.monotonic() + self.paid_seconds
         while True:
             try:
                 return save()
@@ -291,6 +292,21 @@ class Runner:
                 logger.warning("what was bought cannot be stored yet: %s", error)
             follower.check()
             time.sleep(SAVE_SECONDS)
+
+
+def _image(job: Job, index: int, picture: Picture, data: bytes | None) -> Image:
+    """As the record has it; `data` is None for one that is withheld."""
+    height, width, _ = picture.pixels.shape
+    return Image(
+        index=index,
+        media_type=job.request.output_format.media_type,
+        width=width,
+        height=height,
+        seed=picture.seed,
+        bytes=len(data) if data else None,
+        sha256=hashlib.sha256(data).hexdigest() if data else None,
+        flagged=picture.flagged,
+    )
 
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:

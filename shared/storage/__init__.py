@@ -2,7 +2,7 @@
 
 from shared.errors import ConfigurationError
 from shared.storage.folder import Folder
-from shared.storage.home import Patience, Remote
+from shared.storage.home import Home, Patience
 from shared.stores import StoreSettings
 
 #: A client waits for the one, a finished picture hangs on the other, and a receiver of webhooks has little time.
@@ -11,10 +11,10 @@ WORKER_PATIENCE = Patience(seconds=120, request_seconds=30)
 COURIER_PATIENCE = Patience(seconds=2, request_seconds=5)
 
 
-def open_home(settings: StoreSettings, patience: Patience, public_url: str = "") -> Folder | Remote:
+def open_home(settings: StoreSettings, patience: Patience, public_url: str = "") -> Home:
     """`public_url` is where clients may fetch pictures themselves. Raises ConfigurationError."""
     if not settings.output_url:
-        return Folder(settings.output_dir)
+        return Folder(settings.output_dir, patience)
     try:
         # 15 MB that only those carry who need it.
         from shared.storage.bucket import Bucket, Place

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
-from shared.storage.disk import writing
-from shared.storage.home import Arriving, File, Patience, Piece, Room, SubFolder
+from shared.storage.disk import patiently, writing
+from shared.storage.home import Arriving, Day, File, Patience, Piece, Room, SubFolder
 
 if TYPE_CHECKING:
-    from obstore import GetOptions
+    from obstore import GetOptions, PutMode
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ PROBE = ".imagegen"
 PROBING = Patience(seconds=1, request_seconds=2)
 REMOVING = Patience(seconds=1, request_seconds=5)
 LINK_SECONDS = 300
+_YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 
@@ -58,26 +60,48 @@ class Bucket:
     """The same, by the address that clients know."""
     scratch: Path
     """Where files are while they come in."""
+    place: str = "SD_OUTPUT_URL"
+    is_conditional: bool = True
+    """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
 
     @classmethod
     def at(cls, place: Place, scratch: Path, patience: Patience) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
         store, probing, removing = (_opened(place, each) for each in (patience, PROBING, REMOVING))
         links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
-        _require(probing)
-        return cls(store, patience, probing, removing, links, scratch)
+        named, conditional = f"SD_OUTPUT_URL={place.url}", _required(probing)
+        return cls(store, patience, probing, removing, links, scratch, named, is_conditional=conditional)
 
-    def write(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: bytes, staged: str) -> bool:  # noqa: ARG002 - what is put is there whole or not at all
         path = PurePosixPath(name)
         attributes = {
-            "Content-Type": f"image/{path.suffix[1:]}",
+            "Content-Type": f"image/{path.suffix[1:]}" if path.suffix else "text/plain",
             "Content-Disposition": f'inline; filename="{path.name}"',
             "Cache-Control": CACHE_CONTROL,
             "sha256": sha256(data).hexdigest(),
         }
-        with _translated():
-            # In one request: of several, those before a crash would stay in the bucket, unseen and paid for.
-            obstore.put(self.store, name, data, attributes=attributes, use_multipart=False)
+        # The library tries again only what it may do twice. This may be: whoever was told nothing finds its own.
+        return patiently(lambda: self._put(name, data, attributes), self.patience.seconds)
+
+    def _put(self, name: str, data: bytes, attributes: dict[str, str]) -> bool:
+        if not self.is_conditional and self._holds(name):
+            return False
+        try:
+            with _translated():
+                # In one request: of several, those before a crash would stay in the bucket, unseen and paid for.
+                mode: PutMode = "create" if self.is_conditional else "overwrite"
+                obstore.put(self.store, name, data, attributes=attributes, mode=mode, use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def _holds(self, name: str) -> bool:
+        try:
+            with _translated():
+                obstore.head(self.store, name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def read(self, name: str) -> bytes | None:
         try:
@@ -94,11 +118,22 @@ class Bucket:
     def clear(self, folder: str) -> None:
         self.remove([file.name for file in self._listed(folder, self.removing)])
 
-    def tidy(self) -> None:
-        """There are no folders, only names."""
+    def days(self) -> list[Day]:
+        years = self._below(None, _YEAR)
+        months = [month for year in years for month in self._below(year, _PART)]
+        return [Day(day) for month in months for day in self._below(month, _PART)]
 
-    def files(self) -> Iterator[File]:
-        return self._listed(None, self.store)
+    def _below(self, folder: str | None, named: re.Pattern[str]) -> list[str]:
+        """In order."""
+        with _translated():
+            found = obstore.list_with_delimiter(self.store, folder)["common_prefixes"]
+        return sorted(each for each in found if named.fullmatch(PurePosixPath(each).name))
+
+    def files(self, folder: str) -> Iterator[File]:
+        return self._listed(folder, self.store)
+
+    def tidy(self, day: Day) -> None:
+        """There are no folders, only names."""
 
     def folders(self, parent: str) -> Iterator[SubFolder]:
         found: dict[str, list[File]] = {}
@@ -119,10 +154,10 @@ class Bucket:
             return Room(None, trouble=error)
         return Room(None)
 
-    async def piece(self, name: str, start: int, end: int, version: str | None = None) -> Piece | None:
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
         options: GetOptions = {"range": (start, end)}
         if version is not None:
-            options["if_match"] = version
+            options["if_match"] = str(version)
         try:
             with _translated():
                 async with asyncio.timeout(self.patience.request_seconds):
@@ -139,7 +174,7 @@ class Bucket:
         with _translated():
             return await obstore.sign_async(self.links, "GET", name, timedelta(seconds=LINK_SECONDS))
 
-    def _listed(self, folder: str | None, store: S3Store) -> Iterator[File]:
+    def _listed(self, folder: str, store: S3Store) -> Iterator[File]:
         with _translated():
             for each in chain.from_iterable(obstore.list(store, folder, chunk_size=1000)):
                 yield File(each["path"], each["size"], each["last_modified"])
@@ -210,10 +245,14 @@ def _opened(place: Place, patience: Patience, endpoint: str = "") -> S3Store:
         raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
 
 
-def _require(store: S3Store) -> None:
+def _required(store: S3Store) -> bool:
+    """Whether it has conditional writes. Raises ConfigurationError."""
     try:
         with _translated():
             obstore.put(store, PROBE, b"imagegen", use_multipart=False)
+            obstore.put(store, PROBE, b"imagegen", mode="create", use_multipart=False)
+    except FileExistsError:
+        return True
     except StorageUnavailable as error:
         match error.__cause__:
             case FileNotFoundError():
@@ -223,13 +262,19 @@ def _require(store: S3Store) -> None:
                     "SD_OUTPUT_URL is wrong, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are: the bucket may not be "
                     "written to."
                 ) from None
+            case cause:
+                # One that does not answer may come yet.
+                return "NotImplemented" not in str(cause)
+    return False
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raises StorageUnavailable, and FileNotFoundError for a file that is not there."""
+    """Raises StorageUnavailable, FileNotFoundError for a file that is not there, FileExistsError for one that is."""
     try:
         yield
+    except AlreadyExistsError as error:
+        raise FileExistsError from error
     except FileNotFoundError as error:
         if "NoSuchBucket" not in str(error):
             raise

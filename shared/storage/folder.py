@@ -1,80 +1,134 @@
 """Files in a folder of this machine, or of a disk that machines share."""
 
+import asyncio
+import hashlib
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from errno import EINVAL, ENOENT, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from shared.errors import StorageFull
-from shared.storage.disk import writing
-from shared.storage.home import Arriving, File, Room, SubFolder
+from shared.storage.disk import patiently, reaching, unavailable, writing
+from shared.storage.home import STAGING, Arriving, Day, File, Patience, Piece, Room, SubFolder
+
+T = TypeVar("T")
 
 STAGED = "."
+_NOT_SUPPORTED = frozenset({EINVAL, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM})
+#: Parts of the name of a day.
+_YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 
 
 @dataclass(frozen=True)
 class Folder:
     root: Path
+    patience: Patience = field(default=Patience(seconds=3, request_seconds=15))
+
+    @property
+    def place(self) -> str:
+        return f"SD_OUTPUT_DIR={self.root}"
 
     def path(self, name: str) -> Path:
         return self.root / name
 
-    def write(self, name: str, data: bytes) -> None:
-        path = self.path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def create(self, name: str, data: bytes, staged: str) -> bool:
+        return patiently(lambda: self._create(self.path(name), data, staged), self.patience.seconds)
+
+    def _create(self, path: Path, data: bytes, staged: str) -> bool:
+        staging = self.root / STAGING / f"{staged}.{uuid4()}"
         try:
             with writing():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("wb") as file:
+                _make(staging.parent)
+                with staging.open("xb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                temporary.replace(path)
+                _make(path.parent)
+                is_new = _settle(staging, path)
+                # Also where the file is another's: what is told of it is to be as safe.
+                _sync(path.parent)
+                return is_new
         finally:
             with suppress(OSError):
-                temporary.unlink()
+                staging.unlink()
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return self.path(name).read_bytes()
-        except OSError:
-            return None
+        return self._reached(self.path(name).read_bytes)
+
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
+        def read() -> Piece:
+            # A file that is being sent is sent to its end, also where it is removed meanwhile.
+            held = version if isinstance(version, _Held) else _Held(self.path(name))
+            return Piece(os.pread(held.descriptor, end - start, start), held.size, held.sha256, held)
+
+        return await asyncio.to_thread(self._reached, read)
+
+    async def link(self, name: str) -> str | None:  # noqa: ARG002 - nobody else has this disk
+        return None
+
+    def _reached(self, work: Callable[[], T]) -> T | None:
+        """None for what is certainly not there. Raises StorageUnavailable."""
+
+        def reach() -> T:
+            with reaching():
+                return work()
+
+        with suppress(FileNotFoundError):
+            return patiently(reach, self.patience.seconds)
+        return None
 
     def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
+        with reaching():
+            for name in names:
+                self.path(name).unlink(missing_ok=True)
 
     def clear(self, folder: str) -> None:
         shutil.rmtree(self.path(folder), ignore_errors=True)
 
-    def tidy(self) -> None:
-        # Today's may be about to receive a picture.
-        today = self.root / f"{datetime.now(UTC):%Y/%m/%d}"
-        for folder in sorted(self.root.glob("*/*/*"), reverse=True):
-            if folder.is_dir() and folder < today:
-                with suppress(OSError):
-                    folder.rmdir()
+    def days(self) -> list[Day]:
+        found = []
+        for year in _folders(self.root, _YEAR):
+            for month in _folders(self.root / year, _PART):
+                for day in _folders(self.root / year / month, _PART):
+                    name = f"{year}/{month}/{day}"
+                    with suppress(FileNotFoundError), reaching():
+                        found.append(Day(name, self.path(name).stat().st_mtime_ns))
+        return found
 
-    def files(self) -> Iterator[File]:
-        for path in self.root.rglob("*"):
-            with suppress(FileNotFoundError):
-                about = path.stat(follow_symlinks=False)
-                if stat.S_ISREG(about.st_mode):
-                    name = path.relative_to(self.root).as_posix()
-                    yield File(name, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
+    def files(self, folder: str) -> Iterator[File]:
+        with suppress(FileNotFoundError), reaching(), os.scandir(self.path(folder)) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(about.st_mode):
+                        moment = datetime.fromtimestamp(about.st_mtime, UTC)
+                        yield File(f"{folder}/{entry.name}", about.st_size, moment)
+
+    def tidy(self, day: Day) -> None:
+        # Whoever is about to put a file there makes the folder anew.
+        folder = self.path(day.name)
+        with suppress(OSError):
+            for each in (folder, *folder.parents[:2]):
+                each.rmdir()
 
     def folders(self, parent: str) -> Iterator[SubFolder]:
-        for path in self.path(parent).glob("*"):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                files = [file.stat() for file in path.iterdir()]
-                newest = max(about.st_mtime for about in (path.stat(), *files))
-                size = sum(about.st_size for about in files)
-                yield SubFolder(path.name, len(files), size, datetime.fromtimestamp(newest, UTC))
+        with reaching():
+            for path in self.path(parent).glob("*"):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    files = [file.stat() for file in path.iterdir()]
+                    newest = max(about.st_mtime for about in (path.stat(), *files))
+                    size = sum(about.st_size for about in files)
+                    yield SubFolder(path.name, len(files), size, datetime.fromtimestamp(newest, UTC))
 
     def stage(self, parent: str) -> "StagedFolder":
         return StagedFolder(self.path(parent))
@@ -84,8 +138,8 @@ class Folder:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
             usage = shutil.disk_usage(self.root)
             return Room(usage.free, usage.total, trouble=None if writable else StorageFull())
-        except OSError:
-            return Room(None, trouble=StorageFull())
+        except OSError as error:
+            return Room(None, trouble=StorageFull() if error.errno == ENOENT else unavailable(error))
 
 
 class StagedFolder:
@@ -98,7 +152,7 @@ class StagedFolder:
 
     def receive(self) -> "ArrivingFile":
         with writing():
-            self._folder.mkdir(parents=True, exist_ok=True)
+            _make(self._folder)
             self.holds_files = True
             return ArrivingFile(self._folder)
 
@@ -127,10 +181,65 @@ class ArrivingFile(Arriving):
         self._path.unlink(missing_ok=True)
 
 
+class _Held:
+    """An open file, until nobody refers to it any more. Raises OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)
+        about = os.fstat(self.descriptor)
+        if not stat.S_ISREG(about.st_mode):
+            raise FileNotFoundError(ENOENT, "no file")
+        self.size = about.st_size
+        self.sha256 = _hash_of(path, about.st_ino, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(path: Path, _inode: int, _modified_ns: int, _size: int) -> str:
+    """Read once for each version of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _settle(staging: Path, path: Path) -> bool:
+    """Give it its name. False where that name is taken."""
+    try:
+        # Unlike a rename, it replaces nothing.
+        os.link(staging, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # Some disks have no links: there, of two that come within microseconds, the later one stays.
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+        if path.exists():
+            return False
+        staging.rename(path)
+    return True
+
+
+def _folders(parent: Path, named: re.Pattern[str]) -> list[str]:
+    """In order."""
+    with suppress(FileNotFoundError), reaching(), os.scandir(parent) as entries:
+        return sorted(entry.name for entry in entries if named.fullmatch(entry.name) and entry.is_dir())
+    return []
+
+
+def _make(folder: Path) -> None:
+    if not folder.is_dir():
+        _make(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _sync(folder.parent)
+
+
 def _sync(folder: Path) -> None:
     """Without this, a power cut may forget that a file was put there."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
     finally:
         os.close(descriptor)

@@ -14,6 +14,8 @@ from shared.storage.disk import writing
 
 #: How pictures that came with requests are named on record.
 SCHEME = "sha256:"
+#: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
+STAGING = ".staging"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,16 @@ class File:
     name: str
     size: int
     modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Day:
+    """What was asked for on one day."""
+
+    name: str
+    """As in `2026/11/23`."""
+    version: int | None = None
+    """Another one whenever a file came or went; None where that cannot be told without looking at all of them."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,23 @@ class Room:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a home behind a network is waited for."""
+    """How long a home that fails is waited for."""
 
     seconds: float
     """What fails is begun anew until then."""
     request_seconds: float
-    """For each try, with all that it sends or gets."""
+    """For each try, with all that it sends or gets, where it goes over a network."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file, and what the whole of it is."""
+
+    data: bytes
+    size: int
+    sha256: str
+    version: object
+    """By which its home finds the very same file again."""
 
 
 class Home(Protocol):
@@ -64,11 +87,22 @@ class Home(Protocol):
     Every method may raise StorageUnavailable, and block.
     """
 
-    def write(self, name: str, data: bytes) -> None:
-        """All of it or, if this process dies meanwhile, none; once this returns it is safe. Raises StorageFull."""
+    @property
+    def place(self) -> str:
+        """The setting that names it."""
         ...
 
-    def read(self, name: str) -> bytes | None: ...
+    def create(self, name: str, data: bytes, staged: str) -> bool:
+        """Write a file that never changes again. False, and nothing is written, where there is one of this name.
+
+        All of it is there or, if this process dies meanwhile, nothing under this name; once this returns it is safe.
+        `staged` tells in the name that it has until then what it is of. Raises StorageFull.
+        """
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """None for what is certainly not there."""
+        ...
 
     def remove(self, names: Iterable[str]) -> None:
         """Those that are there."""
@@ -78,12 +112,16 @@ class Home(Protocol):
         """Remove a folder and what is in it, if it is there."""
         ...
 
-    def tidy(self) -> None:
-        """Remove what is left of days whose files are gone."""
+    def days(self) -> list[Day]:
+        """Those that hold pictures, oldest first."""
         ...
 
-    def files(self) -> Iterator[File]:
-        """All, in no order. Those that vanish meanwhile are left out."""
+    def files(self, folder: str) -> Iterator[File]:
+        """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
+        ...
+
+    def tidy(self, day: Day) -> None:
+        """Remove what is left of a day that has no files any more."""
         ...
 
     def folders(self, parent: str) -> Iterator[SubFolder]:
@@ -98,21 +136,7 @@ class Home(Protocol):
         """Raises nothing."""
         ...
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a file, and what the whole of it is."""
-
-    data: bytes
-    size: int
-    sha256: str
-    version: str
-
-
-class Remote(Home, Protocol):
-    """A home that is no disk of this machine."""
-
-    async def piece(self, name: str, start: int, end: int, version: str | None = None) -> Piece | None:
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
         """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
         ...
 
@@ -121,18 +145,18 @@ class Remote(Home, Protocol):
         ...
 
 
-async def pieces(remote: Remote, name: str, first: Piece, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+async def pieces(home: Home, name: str, first: Piece, start: int, end: int, size: int) -> AsyncIterator[bytes]:
     """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
 
     One is in memory at a time, and nothing is asked of the home while a slow client takes it.
     """
     piece: Piece | None = first
-    while piece is not None:
+    while piece is not None and piece.data:
         yield piece.data
         start += len(piece.data)
         if start >= end:
             return
-        piece = await remote.piece(name, start, min(end, start + size), first.version)
+        piece = await home.piece(name, start, min(end, start + size), first.version)
     raise StorageUnavailable
 
 
@@ -183,8 +207,8 @@ class Arriving(ABC):
         """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""
         with writing():
             self._file.flush()
-        self._file.seek(0)
-        header = read_header(self._file, max_pixels)
+            self._file.seek(0)
+            header = read_header(self._file, max_pixels)
         name = self._hash.hexdigest()
         with writing():
             self._settle(name)

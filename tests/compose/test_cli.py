@@ -76,6 +76,18 @@ def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
     assert not list((service.folder / "outputs").rglob("*.png"))
 
 
+def test_prune_leaves_pictures_alone_that_this_redis_does_not_know(service: Launched) -> None:
+    made = service.generate().json()
+    command = [sys.executable, "-m", "compose.cli", "prune", "--older-than", "0h"]
+    stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")
+
+    assert stranger.wait() == 1
+    told = " ".join(stranger.output.split())
+    assert "Nothing is removed there; jobs go on." in told
+    assert "imagegen prune --take-over" in told
+    assert [path.stem for path in (service.folder / "outputs").rglob("*.png")] == [f"{made['id']}-0"]
+
+
 def test_prune_says_what_an_age_looks_like(service: Launched) -> None:
     command = service.cli("prune", "--older-than", "tomorrow")
 

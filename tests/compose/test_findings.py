@@ -19,11 +19,15 @@ from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
 from compose.launcher import REDIS_URL_FILE
 from shared.devices import Device
+from shared.images import ImageStore
+from shared.storage.folder import Folder
+from shared.store import Store, connect
 from shared.workers import Download
 from tests.compose.surroundings import CPU, CUDA, MPS, around, found, loading_worker
 from tests.flux_api.provider import Reply, provider, refused
 from tests.models.conftest import reach
 from tests.stack import free_port, valkey_server
+from worker.housekeeper.ownership import Ownership
 from worker.models.plans import COMING, PARTIAL, Plan, PlannedFile
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
@@ -334,3 +338,16 @@ def test_packages_that_are_missing_or_too_old_are_named() -> None:
     requirements = ["redis>=999", "celery>=5", "no-such-package>=1", 'no-such-extra>=1; extra == "up"']
 
     assert [name.split()[0] for name in versions.unmet(requirements)] == ["redis", "no-such-package"]
+
+
+def test_a_folder_of_another_installation_is_told_of(redis_url: str, tmp_path: Path) -> None:
+    def told(prefix: str) -> list[str]:
+        here = around(tmp_path, redis_url=redis_url, redis_prefix=prefix)
+        return [finding.detail for finding in found("disk", here) if finding.level is Level.WARNING]
+
+    images = ImageStore(Folder(tmp_path / "outputs"))
+    assert told("one:") == told("two:") == []
+    assert Ownership.of(Store(connect(redis_url)), "one:", images).claim() is None
+
+    assert told("one:") == []
+    assert told("two:") == [f"SD_OUTPUT_DIR={tmp_path / 'outputs'} is marked as another installation's."]

@@ -15,7 +15,9 @@ from shared.images import picture_name
 from shared.keys import Keys
 from shared.schemas import Backend, Job
 from shared.states import State
+from shared.storage.home import STAGING
 from tests.stack import Stack
+from worker.housekeeper.ownership import MARK
 
 PATIENCE_SECONDS = 40.0
 ENDED = [state for state in State if state.is_terminal]
@@ -32,6 +34,8 @@ LASTING = (
     "unacked",
     "maintenance",
     "counts",
+    "installation",
+    "uploads",
 )
 
 
@@ -98,11 +102,18 @@ class Invariant:
                 expected[path] = job.id
                 yield from wrong_picture(path, image.bytes, image.sha256)
         for path in self._outputs.rglob("*"):
-            if path.is_file() and not path.name.startswith(".") and path not in expected:
+            if (
+                path.is_file()
+                and not path.name.startswith(".")
+                and path.parent.name != STAGING
+                and path not in expected
+            ):
                 yield f"{path.name} is not on record"
 
     def _leftovers(self) -> Iterator[str]:
-        return (f"{path.name} was left behind" for path in self._outputs.rglob(".*") if path.is_file())
+        found = (path for path in self._outputs.rglob(".*") if path.name != MARK)
+        staged = (self._outputs / STAGING).glob("*")
+        return (f"{path.name} was left behind" for path in (*found, *staged) if path.is_file())
 
     def _lasting_keys(self) -> Iterator[str]:
         yield from (f"{key} is not empty" for key in self.busy())

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.storage.bucket import Bucket
 from shared.storage.folder import Folder
-from shared.storage.home import Arrived, Home, Staged, pieces
+from shared.storage.home import STAGING, Arrived, Home, Staged, pieces
 from tests.api.pictures import encoded, scene
 from tests.storage.conftest import bucket_at
 from tests.storage.s3 import S3Server
@@ -32,7 +34,11 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
 
 
 def names(home: Home) -> set[str]:
-    return {file.name for file in home.files()} - {".imagegen"}
+    """Of pictures, and of those that came with jobs."""
+    folders = [day.name for day in home.days()] + [f"inputs/{folder.name}" for folder in home.folders("inputs")]
+    return {file.name for folder in folders for file in home.files(folder)} | {
+        file.name for file in home.files(STAGING)
+    }
 
 
 def arrive(staged: Staged, data: bytes = PICTURE) -> Arrived:
@@ -43,19 +49,55 @@ def arrive(staged: Staged, data: bytes = PICTURE) -> Arrived:
 
 
 def test_what_is_written_is_read_and_listed_until_it_is_removed(home: Home) -> None:
-    home.write(NAME, b"first")
-    home.write(NAME, b"second")
+    assert home.create(NAME, b"first", "a")
 
-    assert home.read(NAME) == b"second"
-    (file,) = [file for file in home.files() if file.name == NAME]
-    assert file.size == 6
+    assert home.read(NAME) == b"first"
+    (day,) = home.days()
+    (file,) = home.files(day.name)
+    assert (day.name, file.name, file.size) == ("2026/11/23", NAME, 5)
     assert abs(file.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
     home.remove([NAME, "2026/11/23/never-was.png"])
-    home.tidy()
+    home.tidy(day)
     assert home.read(NAME) is None
-    assert names(home) == set()
+    assert home.days() == []
     home.remove([])
+
+
+def test_what_has_its_name_is_never_replaced(home: Home) -> None:
+    assert home.create(NAME, b"first", "a")
+    assert not home.create(NAME, b"second", "b")
+
+    assert home.read(NAME) == b"first"
+    assert names(home) == {NAME}
+
+
+def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Bucket) -> None:
+    plain = replace(bucket, is_conditional=False)
+
+    assert bucket.is_conditional
+    assert [plain.create(NAME, data, "a") for data in (b"first", b"second")] == [True, False]
+    assert plain.read(NAME) == b"first"
+
+
+def test_of_many_that_come_at_once_one_gets_the_name(home: Home) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda n: home.create(NAME, bytes([n]) * 1000, str(n)), range(8)))
+
+    assert sum(made) == 1
+    assert home.read(NAME) == bytes([made.index(True)]) * 1000
+
+
+def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: Home) -> None:
+    days = ["2025/12/31", "2026/01/02", "2026/11/23"]
+    for day in reversed(days):
+        home.create(f"{day}/a-0.png", b"x", "a")
+    home.create("inputs/job/hash", b"x", "a")
+    home.create("20261/01/01/theirs.png", b"x", "a")
+
+    assert [day.name for day in home.days()] == days
+    assert [file.name for file in home.files(days[1])] == ["2026/01/02/a-0.png"]
+    assert list(home.files("2024/01/01")) == []
 
 
 def test_pictures_that_come_in_are_kept_under_the_name_of_their_job(home: Home) -> None:
@@ -111,10 +153,11 @@ def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: Bucket, size:
         assert first is not None
         assert (first.size, len(first.data)) == (20, min(size, 16))
         if meddle:
-            bucket.write(NAME, b"x" * 20)
+            bucket.remove([NAME])
+            bucket.create(NAME, b"x" * 20, "b")
         return b"".join([piece async for piece in pieces(bucket, NAME, first, 2, 18, size)])
 
-    bucket.write(NAME, bytes(range(20)))
+    bucket.create(NAME, bytes(range(20)), "a")
     assert asyncio.run(sent(meddle=False)) == bytes(range(2, 18))
     if size < 16:
         with pytest.raises(StorageUnavailable):

@@ -48,7 +48,7 @@ def silent(server: S3Server) -> Iterator[S3Server]:
 def test_what_fails_is_tried_again_until_the_storage_answers(silent: S3Server, tmp_path: Path) -> None:
     bucket = bucket_at(silent, silent.create("patient"), tmp_path, Patience(seconds=20, request_seconds=0.5))
     silent.fall_silent()
-    writing = threading.Thread(target=bucket.write, args=("a.png", b"kept"))
+    writing = threading.Thread(target=bucket.create, args=("a.png", b"kept", "a"))
     begin = time.monotonic()
     writing.start()
     writing.join(1.5)
@@ -64,13 +64,13 @@ def test_what_fails_is_tried_again_until_the_storage_answers(silent: S3Server, t
 @pytest.mark.parametrize("how", ["silent", "stopped"])
 def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path: Path, how: str) -> None:
     bucket = bucket_at(silent, silent.create(f"hasty-{how}"), tmp_path, HASTY)
-    bucket.write("a.png", b"x")
+    bucket.create("a.png", b"x", "a")
     silent.fall_silent() if how == "silent" else silent.stop()
 
     try:
         for work in (
-            lambda: bucket.write("b.png", b"x"),
-            lambda: list(bucket.files()),
+            lambda: bucket.create("b.png", b"x", "b"),
+            lambda: list(bucket.files("2026/11/23")),
             lambda: bucket.remove(["a.png"]),
             lambda: asyncio.run(bucket.piece("a.png", 0, 1)),
         ):
@@ -197,7 +197,7 @@ def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path
         with permitted(server):
             unknown = bucket_at(server, url, tmp_path, HASTY)
 
-        known.write("a.png", b"x")
+        known.create("a.png", b"x", "a")
         assert known.read("a.png") == b"x"
         assert not unknown.room().writable
 

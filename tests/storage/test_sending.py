@@ -43,15 +43,14 @@ def finished(api: Api) -> dict[str, Any]:
 def test_a_picture_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3Server, damage: str) -> None:
     job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
     bucket = bucket_at(s3, far.settings["SD_OUTPUT_URL"], far.folder)
-    (name,) = [file.name for file in bucket.files() if job["id"] in file.name]
+    (name,) = [file.name for day in bucket.days() for file in bucket.files(day.name) if job["id"] in file.name]
     held = bucket.read(name) or b""
+    bucket.remove([name])
     match damage:
-        case "gone":
-            bucket.remove([name])
         case "another":
-            bucket.write(name, held[:-1] + bytes([held[-1] ^ 1]))
-        case _:
-            bucket.write(name, held + b"x")
+            bucket.create(name, held[:-1] + bytes([held[-1] ^ 1]), "a")
+        case "longer":
+            bucket.create(name, held + b"x", "a")
 
     path = f"{job['links']['self']}/images/0"
     assert far.api.http.head(far.api.url + path, timeout=10).status_code == 404

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -12,10 +13,13 @@ from shared.images import ImageStore, picture_name
 from shared.jobs import Verdict
 from shared.schemas import Job
 from shared.storage.folder import Folder
+from shared.storage.home import STAGING, Day, File
 from shared.upkeep import Upkeep
 from tests.api.pictures import encoded, scene
+from tests.faults.invariant import until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
+from worker.housekeeper.ownership import MARK, Ownership, Whose
 from worker.housekeeper.retention import Removed, Retention, Rules, first_id_at
 from worker.rescue import Rescue
 
@@ -40,9 +44,21 @@ class House(Bench):
         return Reaper(self.store, self.jobs, self.upkeep, Rescue(self.store, self.jobs)).reap()
 
     def clear(self, rules: Rules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
-        images = ImageStore(Folder(self.folder))
-        retention = Retention(self.store, self.jobs, self.upkeep, images, lambda: datetime.now(UTC) + after)
-        return retention.apply(rules, dry_run=dry_run)
+        return self.retention(after).apply(rules, dry_run=dry_run)
+
+    def retention(self, after: timedelta = timedelta(0), home: Folder | None = None) -> Retention:
+        moment, images = datetime.now(UTC) + after, ImageStore(home or Folder(self.folder))
+        return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: moment)
+
+    def uploaded_long_ago(self, job_id: str) -> None:
+        self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1})
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in super().files if path.name != MARK]
+
+    def ownership(self) -> Ownership:
+        return Ownership.of(self.store, self.prefix, ImageStore(Folder(self.folder)))
 
 
 @pytest.fixture
@@ -148,7 +164,8 @@ def test_old_jobs_are_forgotten_without_a_trace_in_any_index(house: House) -> No
     assert removed.jobs == 3
     left = {key.removeprefix(house.prefix) for key in house.store.client.scan_iter(f"{house.prefix}*")} - baseline
     # What is known of all jobs together: how long they take, and how many there were.
-    assert {key for key in left if not key.startswith(("pace:", "shares:"))} == {"counts"}
+    kept = {key for key in left if not key.startswith(("pace:", "shares:"))}
+    assert kept <= {"counts", "installation"}
 
 
 def test_young_unfinished_and_pinned_jobs_are_kept(house: House) -> None:
@@ -189,28 +206,174 @@ def test_the_oldest_pictures_go_when_all_take_too_much(house: House) -> None:
     assert not (house.folder / picture_name(jobs[0], 0)).exists()
 
 
-def test_what_a_crash_left_behind_goes_after_a_day(house: House) -> None:
+def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: House) -> None:
     job = house.run(house.accepted())
-    leftover = (house.folder / picture_name(job, 0)).with_name(".x.png.1.tmp")
-    leftover.write_text("half")
+    leftover = house.folder / STAGING / f"{job.id}-0.1.x"
+    leftover.write_bytes(b"half")
 
-    house.clear(KEEP_ALL)
+    house.clear(KEEP_ALL, after=DAY)
     assert leftover.exists()
 
-    house.clear(KEEP_ALL, after=2 * DAY)
+    assert house.clear(KEEP_ALL, after=2 * DAY) == Removed(jobs=0, files=1, bytes=4)
     assert not leftover.exists()
     assert len(house.files) == 1
 
 
-def test_a_picture_that_no_job_owns_to_goes_after_a_day(house: House) -> None:
-    job = house.run(house.accepted())
-    orphans = [house.folder / picture_name(owner, 7) for owner in (job, job.model_copy(update={"id": str(uuid4())}))]
-    for file in orphans:
-        file.write_bytes(b"half")
+@pytest.mark.parametrize(
+    "rules", [KEEP_ALL, Rules(DAY, None, None), Rules(None, 365 * DAY, None), Rules(None, None, 10**9)]
+)
+def test_no_picture_goes_because_there_is_no_record_of_it(house: House, rules: Rules) -> None:
+    known = house.run(house.accepted())
+    forgotten = house.run(house.accepted())
+    house.clear(KEEP_ALL)
+    house.store.client.delete(house.jobs.read(forgotten.id).keys[0])
+    others = house.folder / picture_name(known.model_copy(update={"id": str(uuid4())}), 7)
+    others.write_bytes(PICTURE)
 
-    house.clear(KEEP_ALL, after=DAY + timedelta(hours=2))
+    for hours in (24, 26, 30, 50, 1000):
+        house.clear(rules, after=timedelta(hours=hours))
 
-    assert [file.name for file in house.files] == [f"{job.id}-0.png"]
+    assert {path.name for path in house.files} == {f"{known.id}-0.png", f"{forgotten.id}-0.png", others.name}
+
+
+def test_pictures_without_a_record_go_by_age_and_by_size_where_that_is_wanted(house: House) -> None:
+    house.clear(KEEP_ALL)
+    for number in range(4):
+        path = house.folder / f"2026/11/2{number}" / f"{uuid4()}-0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(100))
+        moment = datetime(2026, 11, 20 + number, 12, tzinfo=UTC).timestamp()
+        os.utime(path, (moment, moment))
+    now = datetime(2026, 11, 24, tzinfo=UTC) - datetime.now(UTC)
+
+    assert house.clear(Rules(None, 3 * DAY, None), after=now).files == 1
+    assert house.clear(Rules(None, None, 200), after=now) == Removed(jobs=0, files=1, bytes=100)
+    assert sorted(path.parent.name for path in house.files) == ["22", "23"]
+    assert not (house.folder / "2026/11/20").exists()
+
+
+def test_the_picture_of_a_job_that_has_not_ended_is_kept_whatever_the_rules_say(house: House) -> None:
+    job = house.lose_worker_before_recording(house.accepted())
+
+    assert house.clear(Rules(None, timedelta(0), 0), after=DAY).files == 0
+    assert len(house.files) == 1
+    assert house.run(job).state == "succeeded"
+
+
+def test_with_retention_off_no_picture_is_looked_at(house: House) -> None:
+    house.run(house.accepted())
+    house.clear(KEEP_ALL)
+    looked = list[str]()
+
+    class Watched(Folder):
+        def files(self, folder: str) -> Iterator[File]:
+            looked.append(folder)
+            return super().files(folder)
+
+        def days(self) -> list[Day]:
+            looked.append("days")
+            return super().days()
+
+    house.retention(home=Watched(house.folder)).apply(KEEP_ALL)
+
+    assert looked == [STAGING]
+
+
+def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(house: House) -> None:
+    looked = list[str]()
+
+    class Watched(Folder):
+        def files(self, folder: str) -> Iterator[File]:
+            looked.append(folder)
+            return super().files(folder)
+
+    for day in ("2026/11/20", "2026/11/21", "2026/11/22"):
+        (house.folder / day).mkdir(parents=True)
+        (house.folder / day / f"{uuid4()}-0.png").write_bytes(bytes(100))
+    house.ownership().take_over()
+    retention = house.retention(home=Watched(house.folder))
+
+    def round_of(rules: Rules) -> list[str]:
+        looked.clear()
+        retention.apply(rules)
+        return looked[1:]
+
+    assert round_of(Rules(None, None, 300)) == ["2026/11/20", "2026/11/21", "2026/11/22"]
+    assert round_of(Rules(None, None, 300)) == []
+    (house.folder / "2026/11/22" / f"{uuid4()}-0.png").write_bytes(bytes(100))
+    # The last day is counted anew, and the first one pays for it.
+    assert round_of(Rules(None, None, 300)) == ["2026/11/22", "2026/11/20"]
+    assert sorted(path.parent.name for path in house.files) == ["21", "22", "22"]
+    assert round_of(Rules(None, 36500 * DAY, None)) == []
+
+
+def test_a_round_ends_when_its_time_is_over_and_the_next_one_goes_on(house: House) -> None:
+    house.run(house.accepted())
+
+    assert house.retention(2 * DAY).apply(Rules(None, DAY, 0), seconds=0).files == 0
+    assert house.retention(2 * DAY).apply(Rules(None, DAY, 0)).files == 1
+
+
+def test_one_housekeeper_at_a_time_has_the_turn(house: House) -> None:
+    assert [house.store.run(house.upkeep.turn("clear-away", 60)) for _ in range(2)] == [True, False]
+    assert house.store.run(house.upkeep.turn("other", 0.001))
+    until(lambda: house.store.run(house.upkeep.turn("other", 60)))
+
+
+@pytest.fixture
+def other(house: House, redis_url: str) -> House:
+    """Another installation in the same folder: another prefix, or a Redis that was lost."""
+    return House(redis_url, f"house{next(_numbers)}:", house.folder)
+
+
+ALL = Rules(timedelta(0), timedelta(0), 0)
+
+
+def test_an_installation_clears_away_in_the_folder_that_it_has_marked(house: House) -> None:
+    assert house.ownership().whose() is Whose.FREE
+    house.run(house.accepted())
+    house.clear(KEEP_ALL)
+
+    assert house.ownership().whose() is Whose.OURS
+    assert house.clear(ALL, after=DAY).files == 1
+    assert house.ownership().whose() is Whose.OURS
+
+
+def test_pictures_of_another_installation_are_left_alone_and_jobs_go_on(house: House, other: House) -> None:
+    house.run(house.accepted())
+    house.clear(KEEP_ALL)
+    own = other.run(other.accepted([PICTURE]))
+    leftover = house.folder / STAGING / "x"
+    leftover.write_bytes(b"half")
+
+    removed = other.clear(ALL, after=30 * DAY)
+
+    assert (removed.jobs, removed.files) == (1, 0)
+    assert other.ownership().whose() is Whose.ANOTHERS
+    assert "another installation" in (other.ownership().refusal() or "")
+    assert leftover.exists()
+    assert own.state == "succeeded"
+    assert len(house.files) == 3
+
+
+def test_pictures_that_a_fresh_redis_does_not_know_are_left_alone(house: House, other: House) -> None:
+    house.run(house.accepted())
+
+    assert other.clear(ALL, after=30 * DAY).files == 0
+    assert other.ownership().whose() is Whose.UNKNOWN
+    assert "--take-over" in (other.ownership().refusal() or "")
+    # Nor did it mark them: whoever knows them may.
+    assert house.clear(ALL, after=30 * DAY).files == 1
+
+
+def test_pictures_are_taken_over_by_whoever_is_told_to(house: House, other: House) -> None:
+    house.run(house.accepted())
+    house.clear(KEEP_ALL)
+
+    other.ownership().take_over()
+
+    assert house.clear(ALL, after=30 * DAY).files == 0
+    assert other.clear(ALL, after=30 * DAY).files == 1
 
 
 def test_a_picture_outlives_the_record_of_its_job(house: House) -> None:
@@ -242,22 +405,42 @@ def test_pictures_that_came_with_a_job_stay_until_it_has_ended(house: House) -> 
     house.started(running)
     cancelled = ended.cancel(datetime.now(UTC))
     assert house.store.run(house.jobs.move(ended, cancelled))
+    house.uploaded_long_ago(waiting.id)
 
-    removed = house.clear(Rules(None, DAY, None), after=30 * DAY)
+    removed = house.clear(Rules(None, DAY, 0), after=30 * DAY)
 
     assert removed == Removed(jobs=0, files=1, bytes=len(PICTURE))
     assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
 
 
-def test_pictures_that_came_with_no_job_go_after_an_hour(house: House) -> None:
-    staged, lost = house.inputs.stage(), house.inputs.stage()
-    for arriving in (staged, lost):
-        arrived(arriving, PICTURE)
-    lost.keep(str(uuid4()))
+def test_pictures_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
+    lost, coming = str(uuid4()), str(uuid4())
+    for job_id in (lost, coming):
+        house.store.run(house.upkeep.uploads_come(job_id))
+        staged = house.inputs.stage()
+        arrived(staged, PICTURE)
+        staged.keep(job_id)
+    house.uploaded_long_ago(lost)
 
-    assert house.clear(KEEP_ALL).files == 0
-    assert house.clear(KEEP_ALL, after=timedelta(hours=2), dry_run=True).files == 2
-    assert house.clear(KEEP_ALL, after=timedelta(hours=2)).files == 2
+    assert house.clear(KEEP_ALL, dry_run=True).files == 1
+    assert house.clear(KEEP_ALL).files == 1
+    assert [folder.job_id for folder in house.inputs.folders()] == [coming]
+
+
+def test_pictures_that_came_with_a_job_of_another_redis_never_go(house: House, other: House) -> None:
+    waiting = house.accepted([PICTURE])
+    for each in (house, other):
+        each.ownership().take_over()
+        assert each.clear(ALL, after=3000 * DAY).files == 0
+
+    assert [folder.job_id for folder in house.inputs.folders()] == [waiting.id]
+
+
+def test_pictures_that_never_arrived_whole_go_after_a_day(house: House) -> None:
+    arrived(house.inputs.stage(), PICTURE)
+
+    assert house.clear(KEEP_ALL, after=DAY).files == 0
+    assert house.clear(KEEP_ALL, after=2 * DAY).files == 1
     assert list(house.inputs.folders()) == []
 
 

@@ -1,6 +1,7 @@
 """The life of one job in a worker."""
 
 import errno
+import hashlib
 import itertools
 import os
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InternalError, OutOfMemory
-from shared.schemas import GenerationRequest
+from shared.images import picture_name
+from shared.schemas import GenerationRequest, Job
 from tests.worker.bench import Bench, canvas, speckled
 from worker.backends.base import Picture, Step, Watch
 
@@ -259,3 +261,63 @@ def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) 
 
     assert bench.run(job, draw_for_ever).state == "cancelled"
     assert bench.files == []
+
+
+def test_a_worker_that_wakes_too_late_never_replaces_what_the_next_one_committed(bench: Bench) -> None:
+    job = bench.accepted()
+
+    def stopped(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+        bench.requeued(bench.read(job))
+        bench.run(job, canvas(speckled(64, 64)))
+        return [Picture(np.flipud(speckled(64, 64)), 0)]
+
+    after = bench.run(job, stopped)
+
+    assert (after.state, after.attempt) == ("succeeded", 2)
+    assert_as_recorded(bench, after)
+    assert (bench.pixels(after) == speckled(64, 64)).all()
+
+
+def test_a_job_records_what_an_attempt_before_it_committed_of_its_pictures(bench: Bench) -> None:
+    job = bench.lose_worker_before_recording(bench.accepted(num_images=2))
+    first, second = (bench.folder / picture_name(job, index) for index in (0, 1))
+    committed = first.read_bytes()
+    second.unlink()
+
+    done = bench.run(job, lambda *_: [Picture(speckled(64, 64), 0), Picture(speckled(64, 64), 1)])
+
+    assert (done.state, done.attempt, first.read_bytes()) == ("succeeded", 2, committed)
+    assert_as_recorded(bench, done)
+
+
+def test_a_job_that_fails_takes_no_picture_along_that_it_has_not_made(bench: Bench) -> None:
+    """A Redis that is restored runs jobs again that had ended after its back-up."""
+    job = bench.accepted()
+    path = bench.folder / picture_name(job, 0)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of the first time")
+
+    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+        raise OutOfMemory
+
+    assert bench.run(job, fail).state == "failed"
+    assert path.read_bytes() == b"of the first time"
+
+
+def test_a_damaged_picture_of_an_attempt_before_is_made_anew(bench: Bench) -> None:
+    job = bench.lose_worker_before_recording(bench.accepted())
+    path = bench.folder / picture_name(job, 0)
+    path.write_bytes(path.read_bytes()[:-20])
+
+    done = bench.run(job)
+
+    assert done.state == "succeeded"
+    assert_as_recorded(bench, done)
+
+
+def assert_as_recorded(bench: Bench, job: Job) -> None:
+    held = [(bench.folder / picture_name(job, image.index)).read_bytes() for image in job.images]
+    assert [(len(data), hashlib.sha256(data).hexdigest()) for data in held] == [
+        (image.bytes, image.sha256) for image in job.images
+    ]
+    assert len(bench.files) == len(held)

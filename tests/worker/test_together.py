@@ -21,7 +21,7 @@ from worker import png
 from worker.backends.base import Inputs, Picture, Step, Watch, Watches
 from worker.backends.null import NullBackend
 from worker.ledger import RedisLedger
-from worker.pictures import EncodedPicture, Encoder
+from worker.pictures import Encoder
 from worker.runner import SHORT_SECONDS
 
 _numbers = itertools.count()
@@ -204,7 +204,7 @@ def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backen
 
 def test_a_picture_is_told_of_before_the_next_one_is_stored(bench: Bench, backend: Counting) -> None:
     class Slow(Encoder):
-        def encode(self, picture: Picture, job: Job) -> EncodedPicture:
+        def encode(self, picture: Picture, job: Job) -> bytes:
             if job.id == jobs[1].id:
                 until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
             else:

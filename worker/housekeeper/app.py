@@ -4,10 +4,11 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.metadata import version
 
 from shared.allowlist import WAITING, ReceiverHeader, receiver_headers
-from shared.errors import StorageUnavailable, StoreUnavailable
+from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
 from shared.images import ImageStore
 from shared.jobs import Jobs
 from shared.settings import HousekeeperSettings, Settings, signing_keys
@@ -20,6 +21,7 @@ from shared.webhooks import Webhooks
 from worker.housekeeper.courier import Courier
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.links import JobLinks
+from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, Rules
 from worker.housekeeper.retries import Retries
 from worker.housekeeper.signing import Signer
@@ -42,10 +44,17 @@ class Housekeeper:
         jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
         images = ImageStore(open_home(settings, WORKER_PATIENCE))
         reaper = Reaper(store, jobs, upkeep, Rescue(store, jobs))
-        retention = Retention(store, jobs, upkeep, images, store.now)
+        ownership = Ownership.of(store, settings.redis_prefix, images)
+        retention = Retention(store, settings.redis_prefix, images, partial(_is_ours, ownership), store.now)
+
+        def clear_in_turn() -> None:
+            # What lies in one place needs one housekeeper.
+            if store.run(upkeep.turn("clear-away", CLEAR_SECONDS * 0.9)):
+                retention.apply(rules_of(settings), seconds=CLEAR_SECONDS / 2)
+
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
             ("leases", REAP_SECONDS, reaper.reap),
-            ("retention", CLEAR_SECONDS, lambda: retention.apply(rules_of(settings))),
+            ("retention", CLEAR_SECONDS, clear_in_turn),
         ]
         self._dispatcher = _create_dispatcher(settings, traced)
         self._alive_file = settings.alive_file
@@ -74,7 +83,7 @@ class Housekeeper:
         while not self._stopping.wait(seconds):
             try:
                 work()
-            except (StoreUnavailable, StorageUnavailable) as error:
+            except (StoreUnavailable, StorageUnavailable, StorageFull) as error:
                 logger.warning("%s: %s The next round makes up for it", name, error.detail)
             except Exception:
                 # Whatever goes wrong once, the next round has to come.
@@ -106,6 +115,12 @@ def create_courier(settings: HousekeeperSettings, images: ImageStore, links: Job
         now=_now,
         own_headers=_own_headers(settings),
     )
+
+
+def _is_ours(ownership: Ownership) -> bool:
+    if (refusal := ownership.claim()) is not None:
+        logger.warning(refusal)
+    return refusal is None
 
 
 def _own_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:

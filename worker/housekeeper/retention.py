@@ -1,24 +1,25 @@
 """What is old goes: job records, pictures, and what crashes left behind."""
 
-import logging
+import heapq
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 from shared.images import ImageStore, StoredFile
-from shared.inputs import InputFolder
 from shared.jobs import Jobs, JobSnapshot
+from shared.storage.home import STAGING, Day
 from shared.store import Store
 from shared.upkeep import Upkeep
 
-logger = logging.getLogger(__name__)
-
 BATCH = 500
-#: No job runs for as long as this, so no file of a running job is older.
+#: Of one day, so many are put in order at a time: the bound of what is in memory.
+SORTED = 10_000
+#: Nobody writes a file or sends a request for as long as this.
 LEFTOVER_AGE = timedelta(days=1, hours=1)
-#: No request takes as long as this to bring its pictures, or from then on to become a job.
-ARRIVAL_AGE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -37,38 +38,61 @@ class Removed:
     bytes: int
 
 
+@dataclass
+class _Round:
+    rules: Rules
+    dry_run: bool
+    end: float
+    """By time.monotonic; what is left then is left to the next round."""
+    files: int = 0
+    bytes: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.end
+
+    def count(self, files: int, size: int) -> None:
+        self.files += files
+        self.bytes += size
+
+
 class Retention:
-    """Pinned jobs keep their record and their pictures. A file that is being sent is sent to its end (POSIX)."""
+    """Pictures go by the rules alone, never because there is no record of them: it may be in another Redis.
+
+    Those of pinned jobs stay, and those of jobs that have not ended. A file that is being sent is sent to its end.
+    """
 
     def __init__(
-        self, store: Store, jobs: Jobs, upkeep: Upkeep, images: ImageStore, now: Callable[[], datetime]
+        self,
+        store: Store,
+        prefix: str,
+        images: ImageStore,
+        is_ours: Callable[[], bool],
+        now: Callable[[], datetime],
     ) -> None:
+        """Where `is_ours` says no, pictures are left alone."""
         self._store = store
-        self._jobs = jobs
-        self._upkeep = upkeep
+        self._jobs = Jobs(prefix)
+        self._upkeep = Upkeep(prefix)
         self._images = images
+        self._is_ours = is_ours
         self._now = now
+        self._sizes: dict[str, tuple[int | None, int]] = {}
+        """Of each day, with the version that was looked at."""
 
-    def apply(self, rules: Rules, *, dry_run: bool = False) -> Removed:
-        """Remove what the rules let go, or only count it. Raises StoreUnavailable and StorageUnavailable."""
-        inputs = list(self._images.inputs.folders())
-        files = {file.name: file for file in self._doomed_files(rules, sum(folder.bytes for folder in inputs))}
-        abandoned = [folder for folder in inputs if self._is_abandoned(folder)]
-        if not dry_run:
-            self._images.remove(files.values())
-            for folder in abandoned:
-                self._images.inputs.remove(folder)
-            self._images.home.tidy()
+    def apply(self, rules: Rules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
+        """Remove what the rules let go, or count what is too old. Raises StoreUnavailable and StorageUnavailable."""
+        this = _Round(rules, dry_run, time.monotonic() + seconds)
+        is_ours = self._is_ours()
+        input_bytes = self._remove_inputs(this, is_ours)
+        if is_ours:
+            self._remove_leftovers(this)
+            if rules.pictures_for is not None:
+                self._remove_old(this, self._now() - rules.pictures_for)
+            if rules.most_bytes is not None and not dry_run:
+                self._remove_beyond(this, rules.most_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        size = sum(file.size for file in files.values()) + sum(folder.bytes for folder in abandoned)
-        return Removed(jobs, len(files) + sum(folder.files for folder in abandoned), size)
-
-    def _is_abandoned(self, inputs: InputFolder) -> bool:
-        """Whether no job will need them: it has ended, or there is none and will not be."""
-        job = self._store.run(self._jobs.read(inputs.job_id)) if inputs.job_id is not None else None
-        if job is not None:
-            return job.job.state.is_terminal
-        return inputs.modified_at < self._now() - ARRIVAL_AGE
+        return Removed(jobs, this.files, this.bytes)
 
     def _old_jobs(self, rules: Rules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
@@ -81,55 +105,94 @@ class Retention:
                 if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
                     yield job_id
 
-    def _doomed_files(self, rules: Rules, input_bytes: int) -> Iterator[StoredFile]:
-        files = sorted(self._images.files(), key=lambda file: file.modified_at)
-        yield from self._leftovers(files)
-        yield from self._orphans(files, rules)
-        pictures = [file for file in files if file.job_id is not None]
-        if rules.pictures_for is not None:
-            oldest = self._now() - rules.pictures_for
-            yield from (file for file in pictures if file.modified_at < oldest and not self._is_pinned(file))
-        if rules.most_bytes is not None:
-            excess = sum(file.size for file in files) + input_bytes - rules.most_bytes
-            yield from _beyond((file for file in pictures if not self._is_pinned(file)), excess)
+    def _remove_inputs(self, this: _Round, is_ours: bool) -> int:
+        """Those that no job needs, and on its way in is nobody any more; how many bytes the others take."""
+        kept, oldest = 0, self._now() - LEFTOVER_AGE
+        for folder in self._images.inputs.folders():
+            if folder.job_id is None:
+                is_over = is_ours and folder.modified_at < oldest
+            else:
+                is_over = self._store.run(self._upkeep.inputs_are_over(folder.job_id))
+            if not is_over:
+                kept += folder.bytes
+                continue
+            this.count(folder.files, folder.bytes)
+            if not this.dry_run:
+                self._images.inputs.remove(folder)
+        return kept
 
-    def _leftovers(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
-        """Temporary files of workers that died."""
-        oldest = self._now() - LEFTOVER_AGE
-        return (file for file in files if file.job_id is None and file.modified_at < oldest)
+    def _remove_leftovers(self, this: _Round) -> None:
+        """Of workers that died while they wrote."""
+        oldest, home = self._now() - LEFTOVER_AGE, self._images.home
+        for file in home.files(STAGING):
+            if file.modified_at < oldest:
+                this.count(1, file.size)
+                if not this.dry_run:
+                    home.remove([file.name])
 
-    def _orphans(self, files: Iterable[StoredFile], rules: Rules) -> Iterator[StoredFile]:
-        """Pictures that no job will ever own to: of a worker that died between writing and recording.
+    def _remove_old(self, this: _Round, oldest: datetime) -> None:
+        """No file is older than the day that it lies in."""
+        for day in self._images.home.days():
+            if this.is_over or day.name > f"{oldest:%Y/%m/%d}":
+                return
+            self._remove(this, (file for file in self._images.files(day) if file.modified_at < oldest))
+            if not this.dry_run:
+                self._images.home.tidy(day)
 
-        Looked for in their second day only, so that a large archive is not read over and over; pictures older than
-        their job's record are kept on purpose.
-        """
-        youngest, oldest = self._now() - LEFTOVER_AGE, self._now() - 2 * LEFTOVER_AGE
-        if rules.jobs_for is not None and rules.jobs_for <= 2 * LEFTOVER_AGE:
-            return
-        for file in files:
-            if file.job_id is not None and oldest < file.modified_at < youngest and not self._is_on_record(file):
-                yield file
+    def _remove_beyond(self, this: _Round, most_bytes: int) -> None:
+        """The oldest days, and of the last one of them the oldest files."""
+        days = self._images.home.days()
+        self._sizes = {day.name: self._seen(day) for day in days}
+        excess = sum(size for _, size in self._sizes.values()) - most_bytes
+        for day in days:
+            if this.is_over or excess <= 0:
+                return
+            whole = self._sizes[day.name][1] <= excess
+            files = self._images.files(day) if whole else self._in_order(day)
+            excess -= self._remove(this, files, excess)
+            self._images.home.tidy(day)
 
-    def _is_on_record(self, file: StoredFile) -> bool:
-        job = self._read(file)
-        return job is not None and file.index in {image.index for image in job.job.images}
+    def _seen(self, day: Day) -> tuple[int | None, int]:
+        version, size = self._sizes.get(day.name, (None, 0))
+        if version is not None and version == day.version:
+            return version, size
+        return day.version, sum(file.size for file in self._images.files(day))
 
-    def _is_pinned(self, file: StoredFile) -> bool:
-        job = self._read(file)
-        return job is not None and job.pinned
+    def _in_order(self, day: Day) -> Iterator[StoredFile]:
+        """Oldest first."""
+        last = (datetime.min.replace(tzinfo=UTC), "")
+        while files := heapq.nsmallest(SORTED, (file for file in self._images.files(day) if _age(file) > last), _age):
+            yield from files
+            last = _age(files[-1])
 
-    def _read(self, file: StoredFile) -> JobSnapshot | None:
-        return self._store.run(self._jobs.read(file.job_id)) if file.job_id is not None else None
+    def _remove(self, this: _Round, files: Iterator[StoredFile], excess: float = math.inf) -> int:
+        """As many of them as free so many bytes, or all; how many bytes these took."""
+        freed = 0
+        while freed < excess and not this.is_over and (batch := list(islice(files, BATCH))):
+            going = list[StoredFile]()
+            for file in self._loose(batch):
+                if freed >= excess:
+                    break
+                going.append(file)
+                freed += file.size
+            this.count(len(going), sum(file.size for file in going))
+            if not this.dry_run:
+                self._images.remove(going)
+        return freed
+
+    def _loose(self, files: Iterable[StoredFile]) -> Iterator[StoredFile]:
+        files = list(files)
+        records = self._store.run_all([self._jobs.read(file.job_id) for file in files])
+        return (file for file, record in zip(files, records, strict=True) if not _holds(record))
 
 
-def _beyond(files: Iterable[StoredFile], excess: int) -> Iterator[StoredFile]:
-    """The oldest files, until `excess` bytes are found."""
-    for file in files:
-        if excess <= 0:
-            return
-        excess -= file.size
-        yield file
+def _holds(record: JobSnapshot | None) -> bool:
+    """Whether a job must keep its pictures."""
+    return record is not None and (record.pinned or not record.job.state.is_terminal)
+
+
+def _age(file: StoredFile) -> tuple[datetime, str]:
+    return file.modified_at, file.name
 
 
 def first_id_at(moment: datetime) -> str:

@@ -3,13 +3,17 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings, missing
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
+from shared.images import ImageStore
 from shared.settings import LauncherSettings
-from shared.storage import API_PATIENCE, open_home
+from shared.storage import API_PATIENCE, COURIER_PATIENCE, open_home
+from shared.store import Store, connect
+from worker.housekeeper.ownership import REMEDY, Ownership
 from worker.models.plans import readable
 
 #: Some hundred pictures.
@@ -27,6 +31,17 @@ def look(here: Surroundings) -> Iterator[Finding]:
         folders["SD_MODEL_DIR"] = settings.model_dir
     for setting, folder in folders.items():
         yield _judged(setting, folder, settings.min_free_bytes)
+    if here.redis_url is not None:
+        yield from _strange(settings, Store(connect(here.redis_url)))
+
+
+def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
+    """Pictures of another installation. What does not answer is told of elsewhere."""
+    with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
+        images = ImageStore(open_home(settings, COURIER_PATIENCE))
+        whose = Ownership.of(store, settings.redis_prefix, images).whose()
+        if whose.is_refused:
+            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:

@@ -1,0 +1,87 @@
+"""Whose the pictures are. An installation marks the folder or bucket of its own, and clears away in no other.
+
+Its name is in Redis, with the records: where those are gone, or are others, so is the name.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from typing import Self
+from uuid import uuid4
+
+from shared.images import ImageStore
+from shared.jobs import Jobs
+from shared.store import Store
+from shared.upkeep import Upkeep
+
+MARK = ".imagegen-installation"
+#: Pictures of the latest day, of which one must be on record for all to be this installation's.
+LOOKED_AT = 500
+REMEDY = (
+    "Nothing is removed there; jobs go on. Give this installation a folder or bucket of its own; or, if it is this "
+    "one's, because its Redis was lost or SD_REDIS_PREFIX was changed, run "
+    "`imagegen prune --take-over --older-than 365d`."
+)
+
+
+class Whose(Enum):
+    OURS = ""
+    FREE = "has no mark, and no pictures but ours"
+    """Only while nobody has looked after it yet."""
+    UNKNOWN = "has pictures that this Redis does not know, and no mark of whose they are"
+    ANOTHERS = "is marked as another installation's"
+
+    @property
+    def is_refused(self) -> bool:
+        return self in (Whose.UNKNOWN, Whose.ANOTHERS)
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """Every method may raise StoreUnavailable, StorageUnavailable and StorageFull."""
+
+    store: Store
+    jobs: Jobs
+    upkeep: Upkeep
+    images: ImageStore
+
+    @classmethod
+    def of(cls, store: Store, prefix: str, images: ImageStore) -> Self:
+        return cls(store, Jobs(prefix), Upkeep(prefix), images)
+
+    def whose(self) -> Whose:
+        mark = self.images.home.read(MARK)
+        if mark is None:
+            return Whose.FREE if self._knows_its_pictures() else Whose.UNKNOWN
+        return Whose.OURS if mark.strip() == self._own_mark() else Whose.ANOTHERS
+
+    def refusal(self) -> str | None:
+        """Why nothing may be removed, and what to do."""
+        whose = self.whose()
+        return f"{self.images.home.place} {whose.value}. {REMEDY}" if whose.is_refused else None
+
+    def claim(self) -> str | None:
+        """The same, once what is free is marked."""
+        if self.whose() is Whose.FREE:
+            self._mark()
+        return self.refusal()
+
+    def take_over(self) -> None:
+        """Whoever's it was."""
+        self.images.home.remove([MARK])
+        self._mark()
+
+    def _mark(self) -> None:
+        """Unless somebody is quicker."""
+        self.images.home.create(MARK, self._own_mark(), MARK)
+
+    def _own_mark(self) -> bytes:
+        return self.store.run(self.upkeep.installation(uuid4().hex)).encode()
+
+    def _knows_its_pictures(self) -> bool:
+        """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
+        for day in reversed(self.images.home.days()):
+            if latest := list(islice(self.images.files(day), LOOKED_AT)):
+                records = self.store.run_all([self.jobs.read(file.job_id) for file in latest])
+                return any(record is not None for record in records)
+        return True
