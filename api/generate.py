@@ -10,13 +10,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.admission import Repetition, RepetitionDep, admit, draft, withdraw
-from api.callers import Caller, CallerDep
 from api.events import Listener, read, until_done
 from api.images import serve_picture
 from api.problems import about, documented, failed_job
 from api.sending import is_known
 from api.services import Services, ServicesDep
-from api.submissions import JsonSubmission, PictureSubmission, Submission, form_body, json_body
+from api.submissions import Submission, form_body, json_body, json_submission, picture_submission
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
 from shared.jobs import JobSnapshot, Outcome
 from shared.schemas import GenerationRequest, OutputFormat, ResponseFormat
@@ -108,40 +107,29 @@ WishDep = Annotated[Wish, Depends(_wish)]
 
 
 @router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
-async def txt2img(
-    http: Request,
-    services: ServicesDep,
-    caller: CallerDep,
-    submission: JsonSubmission,
-    repetition: RepetitionDep,
-    wish: WishDep,
-) -> Response:
+async def txt2img(http: Request, services: ServicesDep, repetition: RepetitionDep, wish: WishDep) -> Response:
     """Make pictures and wait for them."""
-    return await _made(http, services, caller, submission, repetition, wish)
+    async with json_submission(http, services) as submission:
+        return await _made(http, services, submission, repetition, wish)
 
 
 @router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
-async def img2img(
-    http: Request,
-    services: ServicesDep,
-    caller: CallerDep,
-    submission: PictureSubmission,
-    repetition: RepetitionDep,
-    wish: WishDep,
-) -> Response:
+async def img2img(http: Request, services: ServicesDep, repetition: RepetitionDep, wish: WishDep) -> Response:
     """Make pictures from a picture and wait for them.
 
     The picture is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
     are parts of the form or parameters of the query. JSON as for `/api/txt2img` is taken as well.
     """
-    return await _made(http, services, caller, submission, repetition, wish)
+    async with picture_submission(http, services) as submission:
+        return await _made(http, services, submission, repetition, wish)
 
 
 async def _made(
-    http: Request, services: Services, caller: Caller, submission: Submission, repetition: Repetition, wish: Wish
+    http: Request, services: Services, submission: Submission, repetition: Repetition, wish: Wish
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
-    job, expected_ms = await draft(services, caller, request, services.base_url(http), submission.uploads.size(request))
+    base_url, size = services.base_url(http), submission.uploads.size(request)
+    job, expected_ms = await draft(services, repetition.caller, request, base_url, size)
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
     with ExitStack() as listening:
         # From before it is accepted: then nothing of it can be missed, and its record is read once, at its end.

@@ -14,7 +14,7 @@ from api.events import follow, patiently, read, server_sent
 from api.generate import EXAMPLES, SUBMIT_PROBLEMS, estimated_wait, handed_over, handed_over_as, job_answer, view
 from api.problems import about, documented
 from api.services import Services, ServicesDep
-from api.submissions import JsonSubmission, json_body
+from api.submissions import json_body, json_submission
 from shared.errors import JobNotFound
 from shared.jobs import JobEvent, JobFilter, JobSnapshot, Outcome
 from shared.links import Links
@@ -39,13 +39,12 @@ LAPSED_END = "0-1"
     responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
     openapi_extra=json_body(EXAMPLES),
 )
-async def create(
-    http: Request, services: ServicesDep, caller: CallerDep, submission: JsonSubmission, repetition: RepetitionDep
-) -> Response:
+async def create(http: Request, services: ServicesDep, repetition: RepetitionDep) -> Response:
     """Accept a job and answer at once; its pictures come later."""
-    request, uploads = submission.request, submission.uploads
-    job, expected_ms = await draft(services, caller, request, services.base_url(http), uploads.size(request))
-    admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
+    async with json_submission(http, services) as submission:
+        request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
+        job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
+        admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     if admission.outcome is not Outcome.CREATED:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)

@@ -3,11 +3,11 @@
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from api.lifting import Base64, Lifting
 from api.problems import pointer
 from api.rates import FETCHED
 from api.sentences import no_such_field
-from api.services import ServicesDep
+from api.services import Services
 from api.sources import decoded, is_address
 from api.uploads import Upload, Uploads
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
@@ -39,7 +39,10 @@ class Submission:
     uploads: Uploads
 
 
-async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+# No dependencies of FastAPI: solving those took a fifth of what it costs to accept a job.
+@asynccontextmanager
+async def json_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
+    """Raises UnsupportedMediaType, InvalidRequest, InvalidImage and what receiving the body raises."""
     # A page in a browser can post text/plain anywhere; only JSON makes it ask for permission first (CORS).
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
@@ -48,7 +51,9 @@ async def _as_json(http: Request, services: ServicesDep) -> AsyncIterator[Submis
         yield Submission(await _from_json(http, uploads), uploads)
 
 
-async def _with_picture(http: Request, services: ServicesDep) -> AsyncIterator[Submission]:
+@asynccontextmanager
+async def picture_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
+    """The same for a request that has to bring a picture, and may be a form."""
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
     _require_plain(http)
@@ -64,10 +69,6 @@ def _require_plain(http: Request) -> None:
     """A small body may become a large one when it is decompressed."""
     if http.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Send the body as it is: this service reads none that is compressed.")
-
-
-JsonSubmission = Annotated[Submission, Depends(_as_json)]
-PictureSubmission = Annotated[Submission, Depends(_with_picture)]
 
 
 def _checked(fields: Any) -> GenerationRequest:

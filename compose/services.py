@@ -46,7 +46,8 @@ def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend)
         (*CELERY, "-A", "worker.main", *options),
         ready="ready.",
         env={**env, f"{PREFIX}BACKEND": backend},
-        grace_seconds=settings.shutdown_grace_seconds + 5.0,
+        # With what a call to a provider may take to say what it has bought.
+        grace_seconds=settings.shutdown_grace_seconds + (35.0 if backend is Backend.FLUX_API else 5.0),
     )
 
 

@@ -3,6 +3,8 @@
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-#: How long jobs may take to let go. One that is stuck in a call longer than that is found by its lease.
-LET_GO_SECONDS = 4.0
+#: How long jobs may take to let go: a post is not left before its answer says what was bought. One that is stuck longer
+#: than that is found by its lease.
+LET_GO_SECONDS = 30.0
 
 
 def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
@@ -62,6 +65,8 @@ class _Cloud:
         self._start_id = start_id
         self._traced = traced
         self.settings = settings
+        self._under_way = 0
+        self._changed = threading.Condition()
         self._child: Child | None = None
         self._rescue: Rescue | None = None
 
@@ -81,11 +86,25 @@ class _Cloud:
         if self._child.leaves:
             # For another worker.
             raise Reject(requeue=True)
-        jobs = self._child.run()
-        if self._child.leaves:
-            for job in jobs:
-                # After it has ended, this does nothing.
-                self._rescue.handed_back(job.id)
+        with self._counted():
+            jobs = self._child.run()
+            if self._child.leaves:
+                for job in jobs:
+                    # After it has ended, this does nothing.
+                    self._rescue.handed_back(job.id)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._under_way += change
+            self._changed.notify_all()
 
     def on_shutdown(self, **_: object) -> None:
         timer = threading.Timer(self.settings.shutdown_grace_seconds, self._leave)
@@ -100,7 +119,8 @@ class _Cloud:
         if self._child is None:
             return
         self._child.leave()
-        threading.Event().wait(LET_GO_SECONDS)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, LET_GO_SECONDS)
         self._child.end()
         os._exit(os.EX_OK)
 
