@@ -1,5 +1,6 @@
 """Celery's side of a worker: one queue, one child that renders, and what the parent does when the child is lost."""
 
+import gc
 import logging
 import os
 import signal
@@ -158,6 +159,9 @@ class ModelGate(bootsteps.StartStopStep):
         super().__init__(worker, **options)
         # Before the pool starts a child that could send it.
         signal.signal(GIVE_UP, _stop)
+        # What is imported stays: a child that looked through it for garbage would have to copy it all.
+        gc.collect()
+        gc.freeze()
 
     def start(self, worker: Any) -> None:
         child = worker.pool._pool._pool[0]
