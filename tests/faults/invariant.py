@@ -35,6 +35,7 @@ LASTING = (
     "maintenance",
     "counts",
     "installation",
+    "link-secret",
     "uploads",
 )
 

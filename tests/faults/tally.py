@@ -72,32 +72,34 @@ def broken(tally: Tally, invariant: Invariant) -> list[str]:
     return found
 
 
-#: Minutes in which fewer jobs started are the beginning, the end, or spent on getting up again.
+#: Of fewer starts in a minute, one more or less says nothing.
 LEAST_STARTS = 200
 FAIR = 0.1
 
 
-def _minutes(tally: Tally, invariant: Invariant) -> dict[int, Counter[str]]:
-    """Starts by owner, of jobs that all take the same turn: normal priority, and the backend that everybody wants."""
-    minutes: dict[int, Counter[str]] = {}
-    jobs = invariant.jobs()
-    for job_id, times in tally.starts.items():
-        job = jobs.get(job_id)
-        if job is not None and job.backend == "null" and job.request.priority == "normal":
-            for moment in times:
-                minutes.setdefault(int(moment / 60), Counter())[job.owner] += 1
-    return {minute: owners for minute, owners in sorted(minutes.items()) if owners.total() >= LEAST_STARTS}
+def _minutes(invariant: Invariant) -> dict[int, Counter[str]]:
+    """Starts by minute and owner, of jobs that all take the same turn (normal priority, and the backend that everybody
+    wants), at moments when somebody else had one waiting: nobody has to share with those who want nothing."""
+    taken = [job for job in invariant.jobs().values() if job.backend == "null" and job.request.priority == "normal"]
+    waits = [(job.created_at, job.started_at, job.owner) for job in taken if job.started_at]
+    # Who comes or goes: +1 from when a job waits, -1 from when it does not.
+    changes = [(created, 1, owner) for created, _, owner in waits] + [(end, -1, owner) for _, end, owner in waits]
+    waiting, minutes = Counter[str](), dict[int, Counter[str]]()
+    for moment, change, owner in sorted(changes):
+        waiting[owner] += change
+        if change < 0 and any(count for other, count in waiting.items() if other != owner):
+            minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += 1
+    return {minute: owners for minute, owners in minutes.items() if owners.total() >= LEAST_STARTS}
 
 
-def shares(tally: Tally, invariant: Invariant) -> str:
-    minutes = _minutes(tally, invariant).values()
+def shares(invariant: Invariant) -> str:
+    minutes = _minutes(invariant).values()
     return ", ".join(f"{owners[min(owners)] / owners.total():.3f}" for owners in minutes)
 
 
-def unfair(tally: Tally, invariant: Invariant) -> list[str]:
+def unfair(invariant: Invariant) -> list[str]:
     found = []
-    # While the last jobs are accepted, one owner may have none left.
-    for minute, owners in list(_minutes(tally, invariant).items())[1:-1]:
+    for minute, owners in _minutes(invariant).items():
         counts = sorted(owners.values())
         if len(counts) < 2 or counts[-1] > (1 + FAIR) * counts[0]:
             found.append(f"the owners did not share minute {minute}: {dict(owners)}")
