@@ -6,6 +6,8 @@ import statistics
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from tests.faults.invariant import Invariant
 
@@ -79,16 +81,22 @@ FAIR = 0.1
 
 def _minutes(invariant: Invariant) -> dict[int, Counter[str]]:
     """Starts by minute and owner, of jobs that all take the same turn (normal priority, and the backend that everybody
-    wants), at moments when somebody else had one waiting: nobody has to share with those who want nothing."""
+    wants), at moments when somebody else had one that waited on: nobody shares with those who want nothing."""
     taken = [job for job in invariant.jobs().values() if job.backend == "null" and job.request.priority == "normal"]
     waits = [(job.created_at, job.started_at, job.owner) for job in taken if job.started_at]
     # Who comes or goes: +1 from when a job waits, -1 from when it does not.
-    changes = [(created, 1, owner) for created, _, owner in waits] + [(end, -1, owner) for _, end, owner in waits]
+    changes = sorted(
+        [(created, 1, owner) for created, _, owner in waits] + [(end, -1, owner) for _, end, owner in waits]
+    )
     waiting, minutes = Counter[str](), dict[int, Counter[str]]()
-    for moment, change, owner in sorted(changes):
-        waiting[owner] += change
-        if change < 0 and any(count for other, count in waiting.items() if other != owner):
-            minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += 1
+    for moment, together in groupby(changes, key=itemgetter(0)):
+        at_once = list(together)
+        for _, change, owner in at_once:
+            waiting[owner] += change
+        # Jobs that are rendered together start at the same moment: who had one among them was not passed over.
+        for _, change, owner in at_once:
+            if change < 0 and any(count for other, count in waiting.items() if other != owner):
+                minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += 1
     return {minute: owners for minute, owners in minutes.items() if owners.total() >= LEAST_STARTS}
 
 
