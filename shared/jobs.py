@@ -246,7 +246,8 @@ class Jobs:
 
     def wake(self, backend: Backend) -> Operation[int]:
         """Replace wake-ups of workers that were lost; how many."""
-        return Operation("wake", self._queue(backend), [wake_up(backend)], int)
+        keys = [*self._queue(backend), *self._keys.former_messages(backend)]
+        return Operation("wake", keys, [wake_up(backend)], int)
 
     def running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
         """The jobs that a worker has on record as running."""

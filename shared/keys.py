@@ -101,6 +101,10 @@ class Keys:
         """The broker's list of messages for workers of a backend."""
         return f"{self.prefix}{queue_name(backend)}"
 
+    def former_messages(self, backend: Backend) -> list[str]:
+        """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
+        return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
+
     def pace(self, backend: str) -> str:
         """How long jobs of a backend have taken lately, by what they asked for."""
         return f"{self.prefix}pace:{backend}"

@@ -38,10 +38,7 @@ Argument = str | int
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """`script` names a file in shared/lua, or several with + between them, one after the other in one step.
-
-    `decode` turns its reply into a value.
-    """
+    """`script` names a file in shared/lua; `decode` turns its reply into a value."""
 
     script: str
     keys: Sequence[str]
@@ -53,17 +50,23 @@ _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
 @cache
+def _files() -> dict[str, str]:
+    """Every script by its name. Read when a process starts: later there may be no file handle left."""
+    scripts = (file for file in resources.files("shared").joinpath("lua").iterdir() if file.name.endswith(".lua"))
+    return {file.name.removesuffix(".lua"): file.read_text(encoding="utf-8") for file in scripts}
+
+
+@cache
 def _source(script: str) -> str:
     """The script with what it includes in place: scripts on the server cannot share code."""
-    folder = resources.files("shared").joinpath("lua")
-    text = "\n".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in script.split("+"))
-    return _INCLUDE.sub(lambda found: _source(found[1]), text)
+    return _INCLUDE.sub(lambda found: _source(found[1]), _files()[script])
 
 
 class Store:
     """Runs operations for workers. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis) -> None:
+        _files()
         self.client = client
         self._clock = StoreClock()
         self._script = cache(lambda name: client.register_script(_source(name)))
@@ -107,6 +110,7 @@ class AsyncStore:
     """Runs operations for the API. Those that are asked for in the same turn of the loop share a round trip."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
+        _files()
         self.client = client
         self._script = cache(lambda name: client.register_script(_source(name)))
         self._asked: list[tuple[Operation[Any], asyncio.Future[Any]]] = []

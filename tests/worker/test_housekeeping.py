@@ -154,6 +154,14 @@ def test_a_lost_wake_up_is_replaced(house: House) -> None:
     assert house.wake_ups() == 1
 
 
+def test_messages_of_a_version_that_had_one_for_each_job_are_cleared_away(house: House) -> None:
+    house.store.client.lpush(f"{house.prefix}generate.null\x06\x163", "a message")
+
+    house.reap()
+
+    assert not house.store.client.exists(f"{house.prefix}generate.null\x06\x163")
+
+
 def test_old_jobs_are_forgotten_without_a_trace_in_any_index(house: House) -> None:
     baseline = {key.removeprefix(house.prefix) for key in house.store.client.scan_iter(f"{house.prefix}*")}
     for number in range(3):
