@@ -196,9 +196,9 @@ class Stack:
         self.apis.append(Api(process, f"http://127.0.0.1:{port}"))
         return self.apis[-1]
 
-    def start_worker(self, backend: str, ready: bool = True, **settings: str) -> Process:
-        """`ready=False` returns before the model is loaded."""
-        name = f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
+    def start_worker(self, backend: str, ready: bool = True, name: str = "", **settings: str) -> Process:
+        """`ready=False` returns before the model is loaded; `name` is that of its node, '' for one of its own."""
+        name = name or f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
         options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
         process = self.run(
             [sys.executable, "-m", "celery", "-A", "worker.main", *options], SD_BACKEND=backend, **settings
