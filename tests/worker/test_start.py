@@ -49,7 +49,7 @@ def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
     messages = [line.split(maxsplit=2)[2] for line in entries(sd.worker.output) if line.strip()]
 
     placed, loaded, connected, ready = messages
-    assert placed.startswith("starter: resident; its parts take 0.0 GB")
+    assert placed.startswith("starter: resident; its parts take 0.1 GB")
     assert loaded.startswith("starter is ready on cpu (float32) after ")
     assert connected.startswith("Connected to redis")
     assert ready.endswith("ready.")

@@ -139,7 +139,8 @@ def test_a_lora_that_nobody_has_is_refused(sd: Stack) -> None:
     answer = sd.api.post("/api/txt2img", {**RED_HEART, "loras": [{"name": "fine"}]})
 
     assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": "there are none: SD_LORA_DIR is empty"}]
+    detail = "is not known: there are no LoRAs in SD_LORA_DIR"
+    assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": detail}]
 
 
 @pytest.mark.parametrize("name", ["../fine", "/etc/passwd", "a/b", "", "fine\n"])
