@@ -51,7 +51,7 @@ def test_picture_i_is_the_picture_of_seed_plus_i(sd: Stack) -> None:
 
 
 def test_jobs_in_line_are_made_in_as_few_goes_as_they_can_and_get_the_same_pixels(sd: Stack) -> None:
-    # Keeps the worker busy until all the others are in line.
+    # Keeps the worker busy until all the others are queued.
     begun(sd, **{**QUICK, "num_inference_steps": 60})
     jobs = [submitted(sd, **{**QUICK, "prompt": f"a {COLOURS[seed % 4]} star", "seed": seed}) for seed in range(8)]
 
