@@ -12,6 +12,7 @@ from shared.schemas import Backend
 from shared.settings import WorkerSettings
 from shared.store import Store, connect
 from tests.conftest import RED_HEART
+from tests.faults.invariant import until
 from tests.models.hub import hub_serving
 from tests.stack import Api, Stack
 from tests.worker.jobs import child_of, made
@@ -76,6 +77,8 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
     assert sent[UNET] == 2
     assert sent["text_encoder/model.safetensors"] == 1
     assert made(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
+    # What the API knows of workers may be half a second old.
+    until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
     (ready,) = (worker for worker in sd_of(api)["workers"] if worker["state"] != "loading")
     assert (ready["download"], ready["placement"]) == (None, "resident")
     assert "downloading someone/starter-copy: " in last.output
