@@ -163,14 +163,16 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
     while True:
-        state = await services.store.run(services.jobs.ask_to_cancel(job_id))
-        if state is None:
+        asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
+        if asked is None:
             raise JobNotFound
         snapshot = await read(services.store, services.jobs, job_id)
         job = snapshot.job
         match job.state:
             case State.RUNNING:
-                return snapshot
+                # Started between the two, it has not heard of it: ask again.
+                if asked is State.RUNNING:
+                    return snapshot
             case State.QUEUED:
                 cancelled = job.cancel(services.clock.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compose.logs import PROCESSES, show
+from compose.models import models
 from compose.trouble import Trouble, told
 from shared.access import Scope
 from shared.settings import LauncherSettings, load
@@ -31,6 +32,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
     help="Pictures from prompts, on your own machine.",
 )
+cli.add_typer(models, name="models")
 
 UrlOption = Annotated[str | None, typer.Option(help="Address of the service; default: the one of SD_HOST and SD_PORT.")]
 

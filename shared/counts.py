@@ -97,7 +97,7 @@ ENDED = Counter(
 )
 REQUEUED = Counter(
     "jobs_requeued",
-    "Jobs that went back in line: because their worker was lost, or handed them back when it was told to stop",
+    "Jobs that went back into the queue: because their worker was lost, or handed them back when it was told to stop",
     ("backend", "reason"),
     expected=(("lost",), ("handed-back",)),
 )

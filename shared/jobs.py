@@ -305,7 +305,7 @@ def _told(request: GenerationRequest) -> tuple[str, str]:
 
 
 def rank(priority: Priority) -> int:
-    """Where in line: lower is sooner."""
+    """Where in the queue: lower is sooner."""
     match priority:
         case Priority.HIGH:
             return 0

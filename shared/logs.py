@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 #: Celery on each task that comes and goes, of which workers tell themselves; and requests with all of their addresses,
 #: which may be signed.
-_CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "httpx2")
+_CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2")
 #: What entries carry as fields of their own, in JSON: bound with `about` or added with `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
 

@@ -394,7 +394,7 @@ class Job(Frozen):
         return self.run_ms * own // (self.timings.batch_size or own)
 
     def requeue(self, *, lost: bool = False) -> Self:
-        """Back in line; `lost` where it cost its worker, so that this can be counted."""
+        """Back into the queue; `lost` where it cost its worker, so that this can be counted."""
         return self._move(State.QUEUED, started_at=None, losses=self.losses + lost)
 
     def warned(self, warnings: Iterable[str]) -> Self:

@@ -120,7 +120,7 @@ class Settings(StoreSettings):
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
-    """How long a worker that is told to stop may take to finish its job; then the job goes back in line."""
+    """How long a worker that is told to stop may take to finish its job; then the job goes back into the queue."""
     job_retention_days: Annotated[int, Field(ge=0)] = 7
     """Records of finished jobs are kept so long; 0 keeps them."""
     output_retention_days: Annotated[int, Field(ge=0)] = 0
@@ -227,8 +227,8 @@ class WorkerSettings(Settings):
     huggingface_token: SecretStr | None = None
     """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
-    """Most pictures that are rendered in one go: those of one job, and of jobs in line that have the same size and
-    options. A job that is alone in line waits for nobody."""
+    """Most pictures that are rendered in one go: those of one job, and of queued jobs that have the same size and
+    options. A job that is alone in the queue waits for nobody."""
     optimize: Literal["off", "safe", "max"] = "safe"
     """How sd saves time: safe renders several images in one go and caches prompt embeddings, which changes no pixel on
     CPUs and at most the last bits on GPUs; max also takes bfloat16 on CPUs that compute with it and SD_COMPILE_SIZES,

@@ -1,7 +1,7 @@
 """Traces for OpenTelemetry: where the time of a request went, through every process. Off unless the operator wants it.
 
-The context of a request travels in the record of its job: a message would not do, because jobs are also taken from the
-line without theirs, put back in line, and told of in webhooks.
+The context of a request travels in the record of its job: the message that wakes a worker names none, and
+jobs are put back into the queue and told of in webhooks.
 """
 
 from collections.abc import Callable, Mapping

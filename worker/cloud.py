@@ -58,7 +58,7 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
 
 
 class _Cloud:
-    """What this process has once it serves: the backend, and who puts back in line what it leaves."""
+    """What this process has once it serves: the backend, and who puts back into the queue what it leaves."""
 
     def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
         self._app = app

@@ -31,7 +31,7 @@ class JobLost(Exception):
 
 
 class WorkerLeaves(Exception):
-    """The worker ends before the job does; the job is to go back in line."""
+    """The worker ends before the job does; the job is to go back into the queue."""
 
 
 class Line(Protocol):

@@ -49,7 +49,7 @@ class Rescue:
             self._move(job, job.fail(JobError.of(DeadlinePassed()), self._store.now()))
 
     def worker_lost(self, job_id: str) -> None:
-        """Back in line, unless the job has cost too many workers already."""
+        """Back into the queue, unless the job has cost too many workers already."""
         job = self._running(job_id)
         if job is not None:
             self._lost(job)
@@ -58,14 +58,14 @@ class Rescue:
         if job.losses + 1 >= MOST_LOSSES:
             self._move(job, job.fail(JobError.of(WorkerLost()), self._store.now()))
             return
-        logger.warning("the worker of job %s was lost; the job goes back in line", job.id, extra={"job_id": job.id})
+        logger.warning("the worker of job %s was lost; it goes back into the queue", job.id, extra={"job_id": job.id})
         self._move(job, job.requeue(lost=True))
 
     def handed_back(self, job_id: str) -> None:
-        """Back in line, because the worker has to end."""
+        """Back into the queue, because the worker has to end."""
         job = self._running(job_id)
         if job is not None:
-            logger.info("job %s goes back in line", job_id, extra={"job_id": job_id})
+            logger.info("job %s goes back into the queue", job_id, extra={"job_id": job_id})
             self._move(job, job.requeue())
 
     def child_lost(self, time_limit_seconds: float) -> None:

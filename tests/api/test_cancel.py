@@ -1,11 +1,25 @@
 """DELETE /api/jobs/{id}."""
 
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
 import pytest
 
+from api.admission import withdraw
+from api.main import create_services
+from shared.jobs import Verdict
+from shared.settings import ApiSettings
+from shared.states import State
+from shared.store import AsyncStore, Operation, Store, connect
+from shared.tracing import Untraced
 from tests.api.problem import assert_problem
 from tests.api.test_jobs import running, submit
 from tests.api.waiting import Waiting
 from tests.stack import Api, Stack
+
+T = TypeVar("T")
 
 
 def test_a_cancelled_queued_job_never_starts(null: Stack, api: Api) -> None:
@@ -42,6 +56,33 @@ def test_a_cancel_can_be_asked_for_twice_while_the_job_runs(api: Api) -> None:
 
     assert [answer.status_code for answer in answers] == [200, 200]
     assert api.finished(job["id"])["state"] == "cancelled"
+
+
+def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> None:
+    url = stack.settings["SD_REDIS_URL"]
+    settings = ApiSettings(redis_url=url, redis_prefix=stack.prefix, output_dir=stack.outputs, backends="null")
+    job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
+
+    async def cancelled() -> State:
+        services = create_services(settings, Untraced())
+
+        class Raced(AsyncStore):
+            async def run(self, operation: Operation[T]) -> T:
+                told = await super().run(operation)
+                if operation.script == "cancel" and told is State.QUEUED:
+                    queued = worker.run(services.jobs.read(job_id))
+                    assert queued is not None
+                    started = queued.job.start("null", "a-worker", datetime.now(UTC))
+                    assert worker.run(services.jobs.move(queued.job, started))
+                return told
+
+        client = services.store.client
+        snapshot = await withdraw(replace(services, store=Raced(client)), job_id)
+        await client.connection_pool.disconnect()
+        assert worker.run(services.jobs.report(snapshot.job, None, "")) is Verdict.CANCEL
+        return snapshot.job.state
+
+    assert asyncio.run(cancelled()) is State.RUNNING
 
 
 @pytest.mark.parametrize(

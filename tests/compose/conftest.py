@@ -1,6 +1,6 @@
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -52,8 +52,12 @@ class Launched:
 
     def service(self, part: str) -> psutil.Process:
         """The topmost process whose command line holds `part`."""
-        children = psutil.Process(self.launcher.pid).children()
-        return next(process for process in children if part in " ".join(process.cmdline()))
+        for process in psutil.Process(self.launcher.pid).children():
+            # One that was killed just now has no command line any more.
+            with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+                if part in " ".join(process.cmdline()):
+                    return process
+        raise LookupError(f"{part} does not run: {self.launcher.output}")
 
     def generate(self) -> requests.Response:
         return requests.post(f"{self.url}/api/txt2img", json={"prompt": "x"}, timeout=30)

@@ -18,6 +18,7 @@ from compose.doctor.surroundings import Surroundings
 from tests.compose.surroundings import CPU, MPS, around, found, loading_worker
 from tests.flux_api.provider import provider, refused
 from tests.stack import free_port
+from worker.housekeeper.ownership import MARK
 from worker.models.plans import COMING, PARTIAL, Plan, PlannedFile
 
 OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
@@ -86,6 +87,12 @@ class Scenes:
     def full_disk(self) -> Surroundings:
         return around(self.folder, min_free_bytes=LARGE)
 
+    def images_of_another_installation(self) -> Surroundings:
+        here = around(self.folder, redis_url=self.redis_url, redis_prefix="troubled:")
+        here.settings.output_dir.mkdir(parents=True, exist_ok=True)
+        (here.settings.output_dir / MARK).write_text("another")
+        return here
+
     def wrong_clock(self) -> Surroundings:
         return around(self.folder, outside={"https://api.example.com": Answer(200, "", skew_seconds=-400.0)})
 
@@ -115,6 +122,7 @@ SCENES: dict[str, Scene] = {
     "503, `upstream-unavailable`": Scenes.unreachable_cloud,
     "503, `store-unavailable`; jobs are gone after a restart": Scenes.forgetful_redis,
     "507, `storage-full`": Scenes.full_disk,
+    "images are not cleared away, though retention is set": Scenes.images_of_another_installation,
     "webhooks are refused as too old, picture links lapse at once": Scenes.wrong_clock,
     "a model cannot be had, though its terms were accepted": Scenes.refused_token,
     "the service does not start on `SD_HOST=0.0.0.0`": Scenes.open_doors,

@@ -32,7 +32,6 @@ LASTING = (
     "shares:",
     "_kombu.",
     "unacked",
-    "maintenance",
     "counts",
     "installation",
     "link-secret",

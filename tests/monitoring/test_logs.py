@@ -25,7 +25,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
     """Every line of a whole service, from its start to its end, in which one job was made and one failed."""
     settings = {"SD_LOG_FORMAT": "json", "SD_ACCESS_LOG": "true", "SD_API_KEY": KEY}
     with Launched(tmp_path_factory.mktemp("logs"), **settings, SD_FLOWER_PORT=str(free_port())) as service:
-        service.launcher.wait_for('"message": "ready"')
+        service.launcher.wait_for('"message": "ready"', "the housekeeper is ready")
         for simulation in ({}, {"fail": "out-of-memory"}):
             body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "own": CANARY}}
             url = f"{service.url}/api/txt2img?{CANARY}={CANARY}"

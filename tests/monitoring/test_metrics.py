@@ -109,6 +109,7 @@ def test_the_memory_of_workers_is_told_by_number() -> None:
     def fleet(*names: str) -> Fleet:
         workers = [
             WorkerRecord(
+                id=name,
                 name=name,
                 backend=Backend.SD,
                 state=WorkerState.READY,
@@ -119,7 +120,7 @@ def test_the_memory_of_workers_is_told_by_number() -> None:
             )
             for name in names
         ]
-        return Fleet(tuple(workers), {}, dict.fromkeys(Backend, 0), {backend: {} for backend in Backend})
+        return Fleet(tuple(workers), {}, dict.fromkeys(Backend, 0), {backend: {} for backend in Backend}, 0)
 
     def labels(fleet: Fleet) -> list[dict[str, str]]:
         return [sample.labels for metric in _memory([Backend.SD], fleet) for sample in metric.samples]

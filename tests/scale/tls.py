@@ -12,28 +12,44 @@ from tests.stack import Process, free_port, valkey_server
 
 #: Passes on what comes over TLS; arguments: port, folder of certificates, socket of the server.
 TERMINATOR = """
-import asyncio, ssl, sys
-port, folder, socket = sys.argv[1:]
+import select, socket, ssl, sys, threading
+port, folder, inside = sys.argv[1:]
 context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=f"{folder}/ca.pem")
 context.load_cert_chain(f"{folder}/server.pem")
 context.verify_mode = ssl.CERT_REQUIRED
 
-async def copy(reader, writer):
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
+def serve(caller):
+    with context.wrap_socket(caller, server_side=True, do_handshake_on_connect=False) as outer:
+        try:
+            outer.do_handshake()
+        except ssl.SSLError:
+            # What was sent meanwhile is read, or closing would take the alert away. asyncio would send none.
+            outer.shutdown(socket.SHUT_WR)
+            while outer.recv(65536):
+                pass
+            return
+        with socket.socket(socket.AF_UNIX) as inner:
+            inner.connect(inside)
+            copy(outer, inner)
 
-async def serve(reader, writer):
-    inner_reader, inner_writer = await asyncio.open_unix_connection(socket)
-    await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer), return_exceptions=True)
+def copy(outer, inner):
+    while True:
+        for source in [outer] if outer.pending() else select.select([outer, inner], [], [])[0]:
+            data = source.recv(65536)
+            if not data:
+                return
+            (inner if source is outer else outer).sendall(data)
 
-async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(port), ssl=context)
-    print("Ready to accept connections", flush=True)
-    await server.serve_forever()
+def served(caller):
+    try:
+        serve(caller)
+    except OSError:
+        pass
 
-asyncio.run(main())
+server = socket.create_server(("127.0.0.1", int(port)))
+print("Ready to accept connections", flush=True)
+while True:
+    threading.Thread(target=served, args=(server.accept()[0],), daemon=True).start()
 """
 
 

@@ -178,7 +178,7 @@ def _jobs(whole: Whole) -> None:
     fatal = whole.make("/api/jobs", backend="null", simulate={"die": True}).json()
     whole.stack.worker.wait_for("SIGKILL")
     assert whole.ask("DELETE", fatal["links"]["self"]).status_code == 200
-    # Nobody takes it: its message stays in line.
+    # Nobody takes it: its wake-up stays.
     assert whole.make("/api/jobs", backend="sd").status_code == 202
 
 

@@ -51,7 +51,7 @@ def test_picture_i_is_the_picture_of_seed_plus_i(sd: Stack) -> None:
 
 
 def test_jobs_in_line_are_made_in_as_few_goes_as_they_can_and_get_the_same_pixels(sd: Stack) -> None:
-    # Keeps the worker busy until all the others are in line.
+    # Keeps the worker busy until all the others are queued.
     begun(sd, **{**QUICK, "num_inference_steps": 60})
     jobs = [submitted(sd, **{**QUICK, "prompt": f"a {COLOURS[seed % 4]} star", "seed": seed}) for seed in range(8)]
 
@@ -139,7 +139,8 @@ def test_a_lora_that_nobody_has_is_refused(sd: Stack) -> None:
     answer = sd.api.post("/api/txt2img", {**RED_HEART, "loras": [{"name": "fine"}]})
 
     assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": "there are none: SD_LORA_DIR is empty"}]
+    detail = "is not known: there are no LoRAs in SD_LORA_DIR"
+    assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": detail}]
 
 
 @pytest.mark.parametrize("name", ["../fine", "/etc/passwd", "a/b", "", "fine\n"])

@@ -75,9 +75,13 @@ class Housekeeper:
 
     def _show_life(self) -> None:
         """For `worker.alive`, until it is told to stop."""
-        while self._alive_file is not None and not self._stopping.wait(ALIVE_SECONDS):
+        if self._alive_file is None:
+            self._stopping.wait()
+            return
+        self._alive_file.touch()
+        while not self._stopping.wait(ALIVE_SECONDS):
             self._alive_file.touch()
-        self._stopping.wait()
+        self._alive_file.unlink(missing_ok=True)
 
     def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         while not self._stopping.wait(seconds):
