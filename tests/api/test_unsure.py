@@ -127,6 +127,20 @@ def test_an_answer_that_was_lost_once_is_asked_for_again(
     assert jobs_of(api, request_body) == [answer.json()["id"]]
 
 
+def test_a_job_is_cancelled_for_who_asked_although_the_answer_was_lost(
+    relayed: tuple[Api, Relay], request_body: dict[str, Any]
+) -> None:
+    api, relay = relayed
+    first, job = submit(api), submit(api, **request_body)
+    # From then on the store knows the script, and does what it is asked at once.
+    api.delete(f"/api/jobs/{first['id']}")
+    relay.lose, relay.times = b'"state":"cancelled"', 1
+
+    answer = api.delete(f"/api/jobs/{job['id']}")
+
+    assert (answer.status_code, answer.json()["state"], relay.lost) == (200, "cancelled", 1)
+
+
 def test_a_job_whose_answer_was_lost_is_found(relayed: tuple[Api, Relay], request_body: dict[str, Any]) -> None:
     api, relay = relayed
     lose(relay, request_body, ASKED)
