@@ -162,6 +162,7 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat
 
 async def withdraw(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
+    cancelled: Job | None = None
     while True:
         asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
         if asked is None:
@@ -179,6 +180,10 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 if await services.store.run(services.jobs.move(job, cancelled)):
                     await services.intake.discard(job)
                     return JobSnapshot(cancelled)
+            case State.CANCELLED if job == cancelled:
+                # By this very call: the answer was lost, and the store says no to who asks it again.
+                await services.intake.discard(job)
+                return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
 

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.docs import MEDIA_TYPES
 from api.links import LinkSecret
 from api.problems import turned_away
 from api.rates import REFUSED, RateLimit, neighbourhood, units_of
@@ -22,11 +23,9 @@ from shared.errors import Forbidden, RequestError, Unauthorized
 #: What orchestrators ask, who have no key.
 PROBES = frozenset({"/health/live", "/health/ready"})
 #: With what is the same for every installation of this version.
-OPEN = PROBES | {"/docs", "/openapi.json"}
+OPEN = PROBES | {"/docs", "/openapi.json", *(f"/docs/{name}" for name in MEDIA_TYPES)}
 #: What is told also while Redis is away, and so not counted there.
 TOLD_ANYWAY = OPEN | {"/health", "/info", "/metrics"}
-#: Below it are the files of the page at /docs.
-DOCS = "/docs/"
 LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -92,7 +91,7 @@ class Authentication:
         if scope["path"] in PROBES:
             return caller
         account = caller.account if caller else address
-        if scope["path"] in TOLD_ANYWAY or scope["path"].startswith(DOCS):
+        if scope["path"] in TOLD_ANYWAY:
             self._limit.charge_here(account)
         else:
             await self._limit.charge(account, units_of(Headers(scope=scope)))
@@ -106,7 +105,7 @@ class Authentication:
         key = self._keyring.find(secret) if secret else None
         if key is not None:
             return _holder(key, scope["method"], scope["path"])
-        if _is_open(scope["path"]):
+        if scope["path"] in OPEN:
             return None
         if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
             # For this one picture, whosever it is.
@@ -114,15 +113,11 @@ class Authentication:
         raise Unauthorized
 
 
-def _is_open(path: str) -> bool:
-    return path in OPEN or path.startswith(DOCS)
-
-
 def _holder(key: ApiKey, method: str, path: str) -> Caller:
     if path == "/metrics":
         if not key.scope.includes(access.Scope.METRICS):
             raise Forbidden("/metrics takes a key of scope metrics or admin.")
-    elif not _is_open(path) and not key.scope.includes(access.Scope.READ):
+    elif path not in OPEN and not key.scope.includes(access.Scope.READ):
         raise Forbidden("This key may only read /metrics.")
     elif method not in LOOKING and not key.scope.includes(access.Scope.WRITE):
         raise Forbidden("This key may only look.")

@@ -55,13 +55,13 @@ class Paths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if self._prefix is not None:
-                scope["root_path"] = self._prefix
-            scope["path"] = path = _plain(scope["path"], scope["root_path"])
+            prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
+            scope["root_path"] = prefix
+            scope["path"] = path = _plain(scope["path"], prefix)
             if len(path) > 1 and path.endswith("/"):
                 query = b"?" + scope["query_string"] if scope["query_string"] else b""
                 # Not to a host: which one the client knows may not be told here.
-                location = scope["root_path"] + quote(path[:-1]) + query.decode("latin-1")
+                location = prefix + quote(path[:-1]) + query.decode("latin-1")
                 await RedirectResponse(location)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

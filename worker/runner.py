@@ -47,6 +47,8 @@ class Rendering:
     error: Exception | None = None
     images: tuple[Image, ...] = ()
     """Those that it has although it failed."""
+    saved: list[int] = field(default_factory=list)
+    """Indexes of those that this attempt has put where they lie."""
     milliseconds: int = 0
     batch_size: int | None = None
     trail: Trail = field(default_factory=Trail)
@@ -59,6 +61,8 @@ class Ending:
     job: Job
     ended: Job
     trail: Trail
+    saved: Sequence[int] = ()
+    """As in Rendering."""
 
 
 @dataclass
@@ -182,7 +186,7 @@ class Runner:
             if ended is None:
                 self._trace(rendering.job, None, rendering.trail)
                 continue
-            endings.append(Ending(rendering.job, ended, rendering.trail))
+            endings.append(Ending(rendering.job, ended, rendering.trail, rendering.saved))
             if time.perf_counter() - begin > SHORT_SECONDS:
                 self._record(endings)
                 endings, begin = [], time.perf_counter()
@@ -223,15 +227,18 @@ class Runner:
         for each, is_ours in zip(endings, recorded, strict=True):
             self._trace(each.job, each.ended, each.trail)
             if is_ours:
-                self._clear_up(each.job, each.ended)
+                self._clear_up(each)
             outcome = each.ended.error.code if each.ended.error else each.ended.state
             spent, job_id = each.ended.timings.total_ms, each.job.id
             logger.info("job %s %s in %s ms", job_id, outcome if is_ours else "lost", spent, extra={"job_id": job_id})
 
-    def _clear_up(self, job: Job, ended: Job) -> None:
-        self.images.inputs.discard(job)
+    def _clear_up(self, ending: Ending) -> None:
+        """Once it is on record: before that, another attempt may come to have what this one has saved."""
+        self.images.inputs.discard(ending.job)
+        if not ending.ended.images:
+            self.images.discard(ending.job, ending.saved)
         if self.repeats:
-            self.repeats.remember(ended)
+            self.repeats.remember(ending.ended)
 
     def _keep(self, rendering: Rendering) -> tuple[tuple[Image, ...], Timings]:
         """Store what was rendered. Raises what rendering it raised.
@@ -259,19 +266,14 @@ class Runner:
         )
 
     def _store(self, rendering: Rendering) -> tuple[Image, ...]:
-        """All of its images or, where one cannot be stored, none."""
-        job, images, saved = rendering.job, list[Image](), list[int]()
+        job, images = rendering.job, list[Image]()
         for index, picture in enumerate(rendering.pictures):
             data = self._encoded(job, picture)
             # Who was stopped for so long that the job went to somebody else is to leave nothing behind.
             rendering.follower.line.confirm()
-            try:
-                kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
-            except (StorageFull, StorageUnavailable):
-                self.images.discard(job, saved)
-                raise
+            kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
             if kept is data is not None:
-                saved.append(index)
+                rendering.saved.append(index)
             images.append(_image(job, index, picture, kept))
         return tuple(images)
 

@@ -11,15 +11,18 @@ from typing import Self
 
 
 class Relay:
-    """Passes on all that is said; once the server has answered what holds `lose`, it hangs up instead of telling."""
+    """Passes on all that is said; once the server has answered what holds `lose`, it hangs up instead of telling.
+
+    It does so `times` times.
+    """
 
     def __init__(self, server: str, folder: Path) -> None:
         self._server = server
         self._path = str(folder / "r")
         self._socket = socket.socket(socket.AF_UNIX)
         self.url = f"unix://{self._path}"
-        self.lose = b""
-        self.lost = threading.Event()
+        self.lose, self.times = b"", 0
+        self.lost = 0
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -53,8 +56,8 @@ class Relay:
                     if not data:
                         return
                     if heard is server and losing:
-                        self.lost.set()
+                        self.lost += 1
                         return
-                    if heard is client and self.lose and self.lose in data:
-                        self.lose, losing = b"", True
+                    if heard is client and self.times and self.lose in data:
+                        self.times, losing = self.times - 1, True
                     (server if heard is client else client).sendall(data)

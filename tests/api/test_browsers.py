@@ -184,7 +184,9 @@ def test_the_files_of_the_docs_page_are_here_for_everybody(keyed: Stack) -> None
 
     assert [kind.partition(";")[0] for kind in kinds] == ["text/css", "text/javascript"]
     for name in ("vendor.toml", "LICENSE", "..%2fdocs.py", "%2e%2e/docs.py"):
-        assert requests.get(f"{keyed.api.url}/docs/{name}", timeout=10).status_code == 404
+        for headers, status in (({}, 401), ({"X-API-Key": ALICE}, 404)):
+            answer = requests.get(f"{keyed.api.url}/docs/{name}", headers=headers, timeout=10)
+            assert answer.status_code == status
 
 
 FORWARDED = {"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "localhost"}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,10 +220,11 @@ def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monk
     assert isinstance(second, QueueFull)
 
 
-def test_pictures_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server) -> None:
+def test_pictures_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server, tmp_path: Path) -> None:
     """Of twenty requests at once, with five to spare, one fetches its pictures and is in debt for them."""
     rate = {"SD_REQUESTS_PER_SECOND": "1", "SD_REQUEST_BURST": "5", "SD_REDIS_PREFIX": "paid:"}
-    few = null.start_api(SD_WEBHOOK_ALLOW=origin(shown), **rate)
+    # In a folder of its own: nobody will do the job that is accepted, and its pictures stay.
+    few = null.start_api(SD_WEBHOOK_ALLOW=origin(shown), SD_OUTPUT_DIR=str(tmp_path), **rate)
     with ThreadPoolExecutor(20) as many:
         codes = list(many.map(lambda _: asked(few, [origin(shown)] * 8, "/api/jobs").status_code, range(20)))
 

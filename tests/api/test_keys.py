@@ -85,9 +85,9 @@ def test_a_key_in_an_address_is_none(stranger: Person, name: str) -> None:
         ("GET", "/health"),
         ("GET", "/info"),
         ("GET", "/nothing"),
-        ("GET", "/health/live/"),
-        ("GET", "//health/live"),
+        ("GET", "//info"),
         ("GET", "/docs/../info"),
+        ("GET", "/docs/nothing"),
         ("GET", "/health/live%2f..%2f..%2finfo"),
         ("PATCH", "/api/jobs"),
         ("OPTIONS", "/api/jobs"),
@@ -95,12 +95,33 @@ def test_a_key_in_an_address_is_none(stranger: Person, name: str) -> None:
 )
 def test_every_address_but_the_open_ones_wants_a_key(keyed: Stack, method: str, path: str) -> None:
     address = urlsplit(keyed.api.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=10) as call:
+    with (
+        socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=10) as call,
+        call.makefile("rb") as answer,
+    ):
         call.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        assert call.makefile("rb").readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+        assert answer.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json"])
+def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stranger: Person) -> None:
+    led = stranger.get("/info/")
+
+    assert [each.status_code for each in led.history] == [307]
+    assert_problem(led, 401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/live",
+        "//health/live",
+        "/health/live/",
+        "/health/ready",
+        "/docs",
+        "/docs/swagger-ui.css",
+        "/openapi.json",
+    ],
+)
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
 def test_what_needs_no_key_is_open(stranger: Person, path: str, headers: dict[str, str]) -> None:
     assert stranger.get(path, headers=headers).status_code == 200

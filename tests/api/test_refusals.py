@@ -27,7 +27,7 @@ FOREIGN = re.compile(
         ({"width": "wide"}, "width must be a whole number."),
         ({"width": 64.5}, "width must be a whole number."),
         ({"width": 15}, "width must be at least 16."),
-        ({"width": 10**30}, "width is too large a number."),
+        ({"width": 10**30}, "width may be at most 8192."),
         ({"guidance_scale": "much"}, "guidance_scale must be a number."),
         ({"guidance_scale": 101}, "guidance_scale may be at most 100."),
         ({"backend": "dall-e"}, "backend must be sd, flux-local, flux-api or null."),
@@ -112,6 +112,13 @@ def test_a_field_that_is_no_text_is_named(api: Api) -> None:
     answer = send(api, {"image": ("a.png", noise(64, 64)), "label": (None, b"\xff")})
 
     assert answer.json()["detail"] == "label must be text in UTF-8."
+
+
+def test_a_number_of_more_digits_than_any_is_called_too_large(api: Api) -> None:
+    answer = send(api, {"image": ("a.png", noise(64, 64)), "width": (None, "9" * 5000)})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"] == "width is too large a number."
 
 
 def test_a_field_may_come_as_a_text_file(api: Api) -> None:

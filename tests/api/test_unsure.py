@@ -16,6 +16,9 @@ from tests.api.test_jobs import submit
 from tests.api.valkey import Valkey
 from tests.stack import Api, Stack, socket_folder
 
+#: How often the store is asked for a job, over a new connection, until its caller is told that it does not answer.
+ASKED = 2
+
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
@@ -25,8 +28,8 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def alone(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API with a Redis of its own."""
-    with Stack(valkey.url, tmp_path_factory.mktemp("alone"), SD_BACKENDS="null") as stack:
+    """An API with a Redis of its own, which no request asks at the door: one that falls silent is met further in."""
+    with Stack(valkey.url, tmp_path_factory.mktemp("alone"), SD_BACKENDS="null", SD_REQUESTS_PER_SECOND="0") as stack:
         stack.start_api()
         yield stack
 
@@ -60,6 +63,11 @@ def relayed(valkey: Valkey, alone: Stack, tmp_path: Path) -> Iterator[tuple[Api,
         yield api, relay
         api.process.kill()
         alone.apis.remove(api)
+
+
+def lose(relay: Relay, body: dict[str, Any], times: int) -> None:
+    """So many answers of the store to this request."""
+    relay.lose, relay.times = body["label"].encode(), times
 
 
 def jobs_of(api: Api, body: dict[str, Any]) -> list[str]:
@@ -107,14 +115,40 @@ def test_a_caller_that_waits_for_its_picture_finds_the_job(
     assert (answer.status_code, answer.headers["x-job-id"]) == (202, job_id)
 
 
+def test_an_answer_that_was_lost_once_is_asked_for_again(
+    relayed: tuple[Api, Relay], request_body: dict[str, Any]
+) -> None:
+    api, relay = relayed
+    lose(relay, request_body, ASKED - 1)
+
+    answer = api.post("/api/jobs", request_body)
+
+    assert (answer.status_code, relay.lost) == (202, ASKED - 1)
+    assert jobs_of(api, request_body) == [answer.json()["id"]]
+
+
+def test_a_job_is_cancelled_for_who_asked_although_the_answer_was_lost(
+    relayed: tuple[Api, Relay], request_body: dict[str, Any]
+) -> None:
+    api, relay = relayed
+    first, job = submit(api), submit(api, **request_body)
+    # From then on the store knows the script, and does what it is asked at once.
+    api.delete(f"/api/jobs/{first['id']}")
+    relay.lose, relay.times = b'"state":"cancelled"', 1
+
+    answer = api.delete(f"/api/jobs/{job['id']}")
+
+    assert (answer.status_code, answer.json()["state"], relay.lost) == (200, "cancelled", 1)
+
+
 def test_a_job_whose_answer_was_lost_is_found(relayed: tuple[Api, Relay], request_body: dict[str, Any]) -> None:
     api, relay = relayed
-    relay.lose = request_body["label"].encode()
+    lose(relay, request_body, ASKED)
 
     refused = api.post("/api/jobs", request_body)
 
     assert_problem(refused, 503, "store-unavailable")
-    assert relay.lost.is_set()
+    assert relay.lost == ASKED
     assert again(api, request_body) == refused.json()["job_id"]
     assert jobs_of(api, request_body) == [refused.json()["job_id"]]
 
@@ -123,14 +157,14 @@ def test_every_process_finds_a_job_whose_answer_was_lost(
     alone: Stack, relayed: tuple[Api, Relay], request_body: dict[str, Any]
 ) -> None:
     api, relay = relayed
-    relay.lose = request_body["label"].encode()
+    lose(relay, request_body, ASKED)
     job_id = api.post("/api/jobs", request_body).json()["job_id"]
 
     with redis.Redis.from_url(alone.settings["SD_REDIS_URL"], decode_responses=True) as client:
         while not any(
             job_id in client.lrange(key, 0, -1) for key in client.scan_iter(f"{alone.prefix}repeat:*", _type="list")
         ):
-            assert relay.lost.is_set()
+            assert relay.lost == ASKED
 
     assert again(alone.api, request_body) == job_id
 

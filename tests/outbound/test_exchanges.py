@@ -1,7 +1,8 @@
 """Requests through the guard to real servers: what they say, and what is said of them."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -68,22 +69,23 @@ def test_what_is_found_is_logged_for_the_operator_and_told_to_nobody(
     assert "s3cret" not in caplog.text
 
 
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What a process of ours logs."""
+@contextmanager
+def logging_as_processes_do() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     logs.configure("text")
-    yield lambda: capsys.readouterr().err
+    yield
     root.handlers, root.level = handlers, level
 
 
-def test_no_address_is_logged_whole(caller: Caller, server: Server, log: Callable[[], str]) -> None:
+def test_no_address_is_logged_whole(caller: Caller, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.script.act = say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nno header\r\n\r\nok")
 
-    caller.get("/webhook-waiting/5ecret")
-    logging.getLogger("shared.urls").warning("this is logged")
+    # Not in a fixture: what pytest captures while it sets up is closed before the test begins.
+    with logging_as_processes_do():
+        caller.get("/webhook-waiting/5ecret")
+        logging.getLogger("shared.urls").warning("this is logged")
 
-    seen = log()
+    seen = capsys.readouterr().err
     assert "this is logged" in seen
     assert "5ecret" not in seen

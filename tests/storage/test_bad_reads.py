@@ -17,7 +17,7 @@ from tests.api.pictures import encoded, scene
 from tests.api.problem import assert_problem
 from tests.stack import Stack
 from tests.storage.handles import UNREADABLE, no_handles
-from tests.worker.bench import Bench
+from tests.worker.bench import Bench, wake
 from worker.backends.null import NullBackend
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="makes disks fail as Linux lets it")
@@ -83,7 +83,7 @@ def test_a_job_whose_picture_cannot_be_read_for_a_moment_is_done(bench: Bench) -
     name = next(path for path in bench.folder.rglob("*") if path.is_file())
     held = name.rename(bench.folder / "held")
     name.symlink_to(UNREADABLE)
-    running = threading.Thread(target=runner.run, args=(job.id,))
+    running = threading.Thread(target=wake, args=(runner,))
 
     running.start()
     running.join(0.5)

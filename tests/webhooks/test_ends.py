@@ -102,7 +102,7 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
         )
         receiver.next()
         assert office.run(Upkeep(office.prefix).forget(job.id))
-        office.images.discard(job)
+        office.images.discard(job, [0])
         receiver.behave = answer(204)
         until(lambda: not office.keys)
 

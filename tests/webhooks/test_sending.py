@@ -265,4 +265,4 @@ def test_a_picture_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
 
     encoded = Encoder("1").encode(Picture(np.zeros((8, 8, 3), np.uint8), 1), job)
 
-    assert b"webhook" not in encoded.data
+    assert b"webhook" not in encoded

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -248,6 +248,22 @@ def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench
     after = bench.run(job, draw)
 
     assert (after.state, after.attempt, after.images) == ("running", 2, ())
+
+
+def test_what_a_job_has_saved_stays_where_another_attempt_may_have_it(bench: Bench) -> None:
+    job = bench.accepted(num_images=2, width=64, height=64)
+
+    class TakenAway(list[Picture]):
+        def __iter__(self) -> Iterator[Picture]:
+            yield self[0]
+            bench.started(bench.requeued(bench.read(job)))
+            yield self[1]
+
+    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+        return TakenAway([Picture(speckled(64, 64), 0), Picture(speckled(32, 64), 1)])
+
+    assert bench.run(job, draw).state == "running"
+    assert [file.name for file in bench.files] == [f"{job.id}-0.png"]
 
 
 def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) -> None:
