@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -39,19 +39,32 @@ class Claims:
     time_limit_seconds: float = math.inf
     """How long a job may take."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-    _claiming: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: set[str] = field(default_factory=set)
+    """Jobs that threads of this process are about to start."""
 
     def take(self) -> list[Job]:
         """The next job and those that go well with it, started; none where none is queued. Nobody is waited for."""
+        tried: set[str] = set()
+        while waiting := self._next(tried):
+            next_one, *others = waiting
+            tried.add(next_one.job.id)
+            try:
+                if started := self._start(next_one, others):
+                    return started
+            finally:
+                self._under_way.discard(next_one.job.id)
+        return []
+
+    def _next(self, tried: Set[str]) -> Sequence[QueuedJob]:
+        """The head of the queue, of which the first is this thread's to start."""
         # Threads that look at the same time would all want the same job.
-        with self._claiming:
-            tried: set[str] = set()
-            while waiting := [each for each in self.ledger.peek(LOOKED_AT) if each.job.id not in tried]:
-                for number, next_one in enumerate(waiting):
-                    tried.add(next_one.job.id)
-                    if started := self._start(next_one, waiting[number + 1 :]):
-                        return started
-            return []
+        with self._lock:
+            queued = self.ledger.peek(LOOKED_AT + len(self._under_way))
+            waiting = [each for each in queued if each.job.id not in tried | self._under_way]
+            if waiting:
+                self._under_way.add(waiting[0].job.id)
+            return waiting
 
     def _start(self, next_one: QueuedJob, others: Sequence[QueuedJob]) -> list[Job]:
         """Empty where the job cannot be done, or another worker was faster."""

@@ -24,7 +24,7 @@ if redis.call('EXISTS', record) == 1 then
 end
 local late = UNSURE.is_late(latest_ms)
 if on_repeat == 'unsure' then
-  local known = UNSURE.take(repeated, record_prefix, remembered_ms, late)
+  local known = UNSURE.take(repeated, record_prefix, remembered_ms, late, id)
   if known then
     return {'known', known}
   end

@@ -14,8 +14,14 @@ function UNSURE.leave(list, id, lifetime)
   redis.call('PEXPIRE', list, lifetime)
 end
 
--- The first such job that was not in vain, or nil.
-function UNSURE.take(list, records, lifetime, late)
+-- The first such job that was not in vain, or nil. `asker` is the id that a new job would have: who asks again because
+-- this answer was lost too gets the same one.
+function UNSURE.take(list, records, lifetime, late, asker)
+  local answered = list .. ':' .. asker
+  local known = redis.call('GET', answered)
+  if known then
+    return known
+  end
   local id = redis.call('LPOP', list)
   while id do
     local state = redis.call('HGET', records .. id, 'state')
@@ -23,6 +29,7 @@ function UNSURE.take(list, records, lifetime, late)
       if late then
         UNSURE.leave(list, id, lifetime)
       end
+      redis.call('SET', answered, id, 'PX', lifetime)
       return id
     end
     id = redis.call('LPOP', list)
