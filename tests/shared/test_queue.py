@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from shared.schemas import Backend, Job
+from shared.jobs import OnRepeat, Repeat
+from shared.schemas import Backend, GenerationRequest, Job
 from tests.shared.conftest import NOW, ROOM, Records
 
 
@@ -148,3 +149,15 @@ def test_what_is_known_of_durations_is_bounded_and_not_forgotten_at_once(records
     known = records.store.client.hgetall(f"{records.prefix}pace:null")
     assert len(known) == min(kinds + 1, 256)
     assert known["*"] == "1000"
+
+
+def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Records) -> None:
+    first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
+    repeat = Repeat("unsure", "hash", OnRepeat.UNSURE, 60_000)
+    # Its caller had given up waiting when it was accepted.
+    assert records.run(records.jobs.create(first, ROOM, repeat, latest_ms=1)).outcome == "created"
+
+    answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
+
+    assert [(answer.outcome, answer.job_id) for answer in answers] == [("known", first.id)] * 2
+    assert records.order() == [first.id]
