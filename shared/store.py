@@ -135,6 +135,11 @@ class AsyncStore:
         task.add_done_callback(self._sending.discard)
 
     async def _send(self, asked: Sequence[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
+        if len(asked) == 1:
+            # A pipeline costs as much again.
+            ((operation, reply),) = asked
+            _settle(reply, await self._alone(operation))
+            return
         pipeline = self.client.pipeline(transaction=False)
         for each, _ in asked:
             pipeline.evalsha(self._script(each.script).sha, len(each.keys), *each.keys, *each.args)
@@ -144,21 +149,25 @@ class AsyncStore:
             replies = [error] * len(asked)
         for (operation, reply), answer in zip(asked, replies, strict=True):
             if isinstance(answer, redis.exceptions.NoScriptError):
-                answer = await self._again(operation)
-            # Who asked may have stopped waiting.
-            if reply.done():
-                continue
-            if isinstance(answer, Exception):
-                reply.set_exception(answer)
-            else:
-                reply.set_result(answer)
+                answer = await self._alone(operation)
+            _settle(reply, answer)
 
-    async def _again(self, operation: Operation[Any]) -> Any:
-        """The reply, from a server that did not know the script, or what it raised."""
+    async def _alone(self, operation: Operation[Any]) -> Any:
+        """The reply, also from a server that does not know the script yet, or what it raised."""
         try:
             return await self._script(operation.script)(keys=operation.keys, args=operation.args)
         except Exception as error:
             return error
+
+
+def _settle(reply: asyncio.Future[Any], answer: Any) -> None:
+    # Who asked may have stopped waiting.
+    if reply.done():
+        return
+    if isinstance(answer, Exception):
+        reply.set_exception(answer)
+    else:
+        reply.set_result(answer)
 
 
 @contextmanager
