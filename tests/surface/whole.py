@@ -71,6 +71,8 @@ class Whole:
             thread = threading.Thread(target=self._listen, args=(heard,), daemon=True)
             thread.start()
             yield
+            # Workers tell of tasks together, a moment after the jobs.
+            until(lambda: any(b"task.multi" in message for message in self.published))
             heard.punsubscribe()
             thread.join()
 
