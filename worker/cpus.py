@@ -6,10 +6,10 @@ from pathlib import Path
 
 #: How long idle OpenMP threads wait by spinning, in turns of a loop. While another program has the CPU of one thread,
 #: all others wait for it at every parallel region, and spinning takes the time that the program should have used.
-#: Measured with half an image of the starter model on two cores at a load of 9 to 15, the same pixels each time: 30000
-#: 20 to 22 s (6.3 s of CPU), 1000 0.9 to 3.7 s (0.9), 300 0.8 to 4.4 s (0.75), 100 0.7 to 3 s (0.7), 0 0.7 to 4.2 s
-#: (0.7).
-SPINS = "100"
+#: A whole image of the starter model on two cores takes, alone and beside two busy programs: with 100 spins 0.84 and
+#: 1.29 s, with 1000 0.78 and 1.71, with 3000 0.73 and 2.5, with 10000 0.78 and 2.3 to 6.4. Half an image at a load of 9
+#: to 15: with 100 0.7 to 3 s, with 1000 0.9 to 3.7, with 30000 20 to 22.
+SPINS = "1000"
 
 
 def set_threads(environment: MutableMapping[str, str], wanted: str) -> None:
