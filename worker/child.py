@@ -74,6 +74,8 @@ class Child:
         # Calls to a provider are many threads of one process: their backend keeps the time.
         time_limit = math.inf if isinstance(backend, Metered) else settings.job_timeout_seconds
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
+        # A worker that ends may take a wake-up along that it will not use.
+        ledger.tell(Jobs(settings.redis_prefix).wake(settings.backend))
         placement = backend.placement if isinstance(backend, Placed) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, Housed):

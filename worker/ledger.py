@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from shared.errors import StoreUnavailable
 from shared.jobs import LEASE_MS, Jobs, Verdict
@@ -35,7 +36,7 @@ class RedisLedger:
         self._on_moved = on_moved
         self._reporter = Reporter(store)
 
-    def tell(self, news: Operation[bool]) -> None:
+    def tell(self, news: Operation[Any]) -> None:
         """Record something that is not about a job."""
         patiently(lambda: self._store.run(news))
 

@@ -1,12 +1,15 @@
-"""Two workers of one name, as on two machines that are called the same: neither takes the other's jobs."""
+"""Workers that share a queue: two of one name do not take each other's jobs, and one that starts finds what waits."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from shared.keys import Keys
+from shared.schemas import Backend
+from shared.store import connect
 from tests.stack import Stack
-from tests.worker.jobs import begun, child_of, simulated
+from tests.worker.jobs import begun, child_of, simulated, submitted
 from tests.worker.test_parent import until, workers_of
 
 
@@ -37,3 +40,17 @@ def test_a_worker_that_ends_takes_no_record_of_its_namesake_along(pair: Stack) -
     pair.workers[0].stop()
 
     assert [record.name for record in workers_of(pair)] == ["null@twin"]
+
+
+def test_a_worker_that_starts_looks_into_the_queue_whatever_became_of_the_messages(
+    redis_url: str, tmp_path: Path
+) -> None:
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null") as stack:
+        stack.start_api()
+        job_id = submitted(stack, prompt="x")
+        with connect(redis_url) as client:
+            client.delete(Keys(stack.prefix).wake_ups(Backend.NULL))
+
+        stack.start_worker("null")
+
+        assert stack.api.finished(job_id)["state"] == "succeeded"
