@@ -85,7 +85,7 @@ class Authentication:
         try:
             caller = await self._caller(scope, address)
         except (Unauthorized, Forbidden):
-            # Whoever is refused too often is told so, and whoever has a key there is not locked out by it.
+            # Too many refusals get 429; a caller with a key at the same address is not locked out by them.
             self._limit.charge_here(f"{address} refused", REFUSED)
             raise
         if scope["path"] in PROBES:

@@ -10,7 +10,7 @@ from api.rates import neighbourhood
 
 #: Files of the process that are no connections of clients: Redis, logs, the loop's own.
 OWN_FILES = 128
-#: Connections beyond the limit whose request is still read: probes are answered, all else is told to come back.
+#: Connections beyond the limit whose request is still read: probes are answered, everything else gets 503.
 MOST_LATE = 32
 
 

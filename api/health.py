@@ -134,7 +134,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
 
 @router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
 async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
-    """What can make pictures, what it takes, and how busy it is. `current_job` is told to who may see that job."""
+    """What can make pictures, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
     fleet = await _seen_by(services, caller, await services.watch.fleet())
     views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
     return BackendListView(default=services.settings.fallback_backend, backends=views)

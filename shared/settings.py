@@ -120,7 +120,7 @@ class Settings(StoreSettings):
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
-    """How long a worker that is told to stop may take to finish its job; then the job goes back into the queue."""
+    """Grace period on SIGTERM, in which a worker may finish its job before the job is requeued."""
     job_retention_days: Annotated[int, Field(ge=0)] = 7
     """Records of finished jobs are kept so long; 0 keeps them."""
     output_retention_days: Annotated[int, Field(ge=0)] = 0

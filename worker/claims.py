@@ -81,7 +81,7 @@ class Claims:
         own = self.backend.capabilities
         if job.providers:
             # What was bought was checked before, and is to be had without what came with the request.
-            return job.start(job.model or own.model, self.worker, self.now())
+            return job.start(job.model or own.model, self.worker, now)
         try:
             if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done
