@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.admission import Repetition, RepetitionDep, admit, draft, withdraw
-from api.events import Listener, read, until_done
+from api.events import Listener, patiently, read, until_done
 from api.images import serve_picture
 from api.problems import about, documented, failed_job
 from api.sending import is_known
@@ -23,6 +23,8 @@ from shared.states import State
 from shared.views import JobView, job_view
 
 router = APIRouter(tags=["generate"])
+
+CANCEL_SECONDS = 60.0
 
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
@@ -194,12 +196,18 @@ async def _outcome(
         if waiting.done():
             return waiting.result()
         if leaving.done() and on_disconnect == "cancel":
-            with suppress(InvalidTransition, StoreUnavailable):
-                await withdraw(services, job_id)
+            await _cancel(services, job_id)
         return None
     finally:
         for task in (waiting, leaving, closing):
             task.cancel()
+
+
+async def _cancel(services: Services, job_id: str) -> None:
+    """For a caller that is gone, and so cannot ask again: repeated while the store is away, for a time."""
+    with suppress(InvalidTransition, TimeoutError):
+        async with asyncio.timeout(CANCEL_SECONDS):
+            await patiently(lambda: withdraw(services, job_id))
 
 
 async def _gone(http: Request) -> None:

@@ -14,6 +14,7 @@ from shared.store import AsyncStore, connect_async
 from tests.api.problem import assert_problem
 from tests.api.test_jobs import submit
 from tests.api.valkey import Valkey
+from tests.api.waiting import waiting
 from tests.stack import Api, Stack
 
 #: Callers are answered within this, whatever Redis does.
@@ -106,6 +107,20 @@ def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack)
 
         assert (first.data["state"], next(events).data["state"]) == ("queued", "cancelled")
         assert list(events) == []
+
+
+def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valkey: Valkey, alone: Stack) -> None:
+    known = alone.api.get("/api/jobs").json()["jobs"]
+    with waiting(alone.api.url, "cancel"):
+        while (jobs := alone.api.get("/api/jobs").json()["jobs"]) == known:
+            pass
+        valkey.fall_silent()
+    # Until a call that was sent to the store has been given up.
+    assert_problem(alone.api.get("/api/jobs/some"), 503, "store-unavailable")
+    valkey.go_on()
+
+    with alone.api.events(jobs[0]["id"]) as events:
+        assert list(events)[-1].data["state"] == "cancelled"
 
 
 def test_who_asks_for_an_accepted_job_while_the_store_is_away_waits_for_it(valkey: Valkey, alone: Stack) -> None:

@@ -1,9 +1,11 @@
 """A caller of /api/txt2img that waits in the background."""
 
+import socket
 import threading
 import uuid
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import redis
 import requests
@@ -57,3 +59,13 @@ class Waiting:
     def _ask(self) -> None:
         url = f"{self._api.url}/api/txt2img"
         self._answer = requests.post(url, json=self._body, headers=self._headers, timeout=60)
+
+
+def waiting(url: str, on_disconnect: str) -> socket.socket:
+    """A call of /api/txt2img that waits; closing it hangs up."""
+    address = urlsplit(url)
+    body = b'{"prompt": "x"}'
+    head = f"POST /api/txt2img?on_disconnect={on_disconnect} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    call = socket.create_connection((str(address.hostname), int(address.port or 80)))
+    call.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    return call

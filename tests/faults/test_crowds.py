@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import socket
 import statistics
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from urllib.parse import urlsplit
 
 import httpx2
 import psutil
@@ -18,6 +16,7 @@ import requests
 
 from shared.states import State
 from tests.api.problem import assert_problem
+from tests.api.waiting import waiting
 from tests.faults.invariant import Invariant, until
 from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
@@ -127,21 +126,11 @@ def test_callers_that_leave_leave_nothing_behind(without_worker: Service) -> Non
             stack.enter_context(waiting(service.api.url, what))
         until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
 
-    until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS)
+    until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
     until(lambda: process.num_fds() <= before + POOL)
     assert len(ids(service, State.QUEUED)) == LEAVERS
     assert connections(service) <= clients + POOL
     assert service.api.get("/health/live").status_code == 200
-
-
-def waiting(url: str, on_disconnect: str) -> socket.socket:
-    """A call of /api/txt2img that waits; closing it hangs up."""
-    address = urlsplit(url)
-    body = b'{"prompt": "x"}'
-    head = f"POST /api/txt2img?on_disconnect={on_disconnect} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    call = socket.create_connection((str(address.hostname), int(address.port or 80)))
-    call.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    return call
 
 
 def ids(service: Service, state: State) -> list[str]:

@@ -62,8 +62,11 @@ class Downloader:
         self.on_progress(name, plan.bytes_done(folder), plan.bytes_total)
         with ThreadPoolExecutor(1) as beside:
             coming = beside.submit(self._receive, name, plan.commit, folder, parts)
+            done = 0
             while not wait([coming], TELL_SECONDS).done:
-                self.on_progress(name, plan.bytes_done(folder), plan.bytes_total)
+                # A file that begins anew would take its progress back.
+                done = max(done, plan.bytes_done(folder))
+                self.on_progress(name, done, plan.bytes_total)
             coming.result()
         self._require_undamaged(name, plan.commit, folder)
         self._receive(name, plan.commit, folder, [self.index])
