@@ -8,14 +8,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from api import docs, generate, health, images, jobs, metrics, openapi, problems, webhooks
-from api.bodies import BodyLimit
-from api.callers import Authentication
-from api.headers import SecurityHeaders
-from api.hosts import Hosts
-from api.observed import Observed
-from api.patience import Patience
-from api.proxies import Forwarded, Mounted, Paths
+from api import openapi, problems
+from api.edge.authentication import Authentication
+from api.edge.body_limit import BodyLimit
+from api.edge.body_timeout import Patience
+from api.edge.hosts import Hosts
+from api.edge.observability import Observed
+from api.edge.proxies import Forwarded, Mounted, Paths
+from api.edge.security_headers import SecurityHeaders
+from api.native import docs, generate, health, images, jobs, metrics, webhooks
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.

@@ -12,32 +12,33 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.connections import Config
-from api.crowd import Crowd, files_allowed
-from api.disk import DiskWatch
-from api.events import Hub
-from api.fetching import Fetcher
-from api.inline import InlineImages
-from api.links import LinkSecret
-from api.rates import RateLimit
+from api.delivery.events import Hub
+from api.delivery.inline_images import InlineImages
+from api.delivery.stream_limit import Streams
+from api.edge.connection_limit import Crowd, files_allowed
+from api.edge.connections import Config
+from api.edge.rate_limit import RateLimit
+from api.edge.request_metrics import Traffic
+from api.edge.signed_links import LinkSecret
+from api.intake.disk_space import DiskWatch
+from api.intake.fetching import Fetcher
+from api.intake.unconfirmed import Unsure
+from api.intake.uploads import Intake
 from api.services import FleetWatch, Services
-from api.streams import Streams
-from api.traffic import Traffic
-from api.unsure import Unsure
-from api.uploads import Intake
-from shared import logs, tracing
-from shared.clock import StoreClock
 from shared.errors import ConfigurationError
-from shared.images import ImageStore
-from shared.jobs import Jobs
-from shared.rates import Rates
-from shared.settings import SUPERVISED, ApiSettings, load, unknown
+from shared.jobs.operations import Jobs
+from shared.net.outbound import Guard
+from shared.observability import logs, tracing
+from shared.observability.tracing import Tracing
+from shared.redis.clock import StoreClock
+from shared.redis.rate_limits import Rates
+from shared.redis.store import AsyncStore, connect_async, require_redis
+from shared.settings.api import ApiSettings
+from shared.settings.loading import SUPERVISED, load, unknown
 from shared.storage import API_PATIENCE, open_home
-from shared.store import AsyncStore, connect_async, require_redis
-from shared.tracing import Tracing
-from shared.urls import Guard
-from shared.webhooks import Webhooks
-from shared.workers import Workers
+from shared.storage.images import ImageStore
+from shared.webhooks.outbox import Webhooks
+from shared.workers.records import Workers
 
 #: Seconds that open requests get to finish when the process is told to stop.
 GRACE_SECONDS = 10

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from api.callers import OPEN
+from api.edge.public_paths import PUBLIC
 from api.problems import STATUS, Problem, documented
-from shared.schemas import GenerationRequest
-from shared.views import EXAMPLE
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.views import EXAMPLE
 
 #: The three ways to send a key, any of which is enough.
 SECURITY = {
@@ -47,7 +47,7 @@ def install(app: FastAPI) -> None:
         described["components"]["responses"] = {code: documented(code)[STATUS[code]] for code in DOORS}
         for path, operations in described["paths"].items():
             for operation in operations.values():
-                if path not in OPEN:
+                if path not in PUBLIC:
                     operation["security"] = [{name: []} for name in SECURITY]
                 for code in DOORS:
                     operation["responses"].setdefault(str(STATUS[code]), {"$ref": f"#/components/responses/{code}"})

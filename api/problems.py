@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api.sentences import sentence, summary
+from api.field_errors import sentence, summary
 from shared import errors
 from shared.errors import (
     FieldError,
@@ -26,7 +26,7 @@ from shared.errors import (
     Unauthorized,
     Unconfirmed,
 )
-from shared.schemas import JobError
+from shared.jobs.requests import JobError
 
 logger = logging.getLogger(__name__)
 

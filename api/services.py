@@ -7,30 +7,30 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.callers import Caller
-from api.disk import DiskWatch
-from api.events import Hub
-from api.inline import InlineImages
-from api.links import LinkSecret
-from api.rates import RateLimit
-from api.streams import Streams
-from api.traffic import Traffic
-from api.unsure import Unsure
-from api.uploads import Intake
-from shared import bfl
-from shared.capabilities import Capabilities, Limits
-from shared.clock import StoreClock
+from api.delivery.events import Hub
+from api.delivery.inline_images import InlineImages
+from api.delivery.stream_limit import Streams
+from api.edge.authentication import Caller
+from api.edge.rate_limit import RateLimit
+from api.edge.request_metrics import Traffic
+from api.edge.signed_links import LinkSecret
+from api.intake.disk_space import DiskWatch
+from api.intake.unconfirmed import Unsure
+from api.intake.uploads import Intake
+from shared.access.links import Links
 from shared.errors import JobNotFound
-from shared.images import ImageStore
-from shared.jobs import Jobs, JobSnapshot
-from shared.links import Links
-from shared.schemas import Backend
-from shared.settings import ApiSettings
-from shared.store import AsyncStore
-from shared.tracing import Tracing
-from shared.urls import Guard
-from shared.webhooks import Webhooks
-from shared.workers import Fleet, Workers
+from shared.jobs.operations import Jobs, JobSnapshot
+from shared.jobs.requests import Backend
+from shared.models import bfl
+from shared.models.capabilities import Capabilities, Limits
+from shared.net.outbound import Guard
+from shared.observability.tracing import Tracing
+from shared.redis.clock import StoreClock
+from shared.redis.store import AsyncStore
+from shared.settings.api import ApiSettings
+from shared.storage.images import ImageStore
+from shared.webhooks.outbox import Webhooks
+from shared.workers.records import Fleet, Workers
 
 #: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
 FLEET_SECONDS = 0.5

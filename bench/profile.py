@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from bench.service import UNLIMITED, VALKEY
-from bench.throughput import jobs_per_second
+from bench.worker.throughput import jobs_per_second
 from tests.stack import Process, Stack, valkey_server
 
 SAMPLES_PER_SECOND = 250

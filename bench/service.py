@@ -11,7 +11,7 @@ from tests.stack import Stack, valkey_server
 
 PROMPT, STEPS, GUIDANCE, SEED = "a red heart on a blue background", 20, 4.0, 42
 STARTER_REQUEST = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
-#: As compose.services starts it, with its files on the same disk.
+#: As compose.launcher.services starts it, with its files on the same disk.
 VALKEY = ("--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "512")
 #: All clients here have one address. Every request is still counted, as anywhere.
 UNLIMITED = {"SD_REQUESTS_PER_SECOND": "1000000", "SD_MAX_JOBS_PER_KEY": "1000000"}

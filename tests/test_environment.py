@@ -22,10 +22,16 @@ def checkout(tmp_path: Path) -> Path:
     """As much of one as `make run` needs; its environment says which code it runs."""
     folder = tmp_path / "first"
     (folder / "compose").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "compose/__init__.py", "compose/environment.py"):
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "constraints.txt",
+        "compose/__init__.py",
+        "compose/launcher/environment.py",
+    ):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
-    (folder / "compose/cli.py").write_text("import link_to_imagegen\n")
+    (folder / "compose/cli/app.py").write_text("import link_to_imagegen\n")
     packages = next(folder.glob(".venv/lib/python*/site-packages"))
     (packages / "link_to_imagegen.py").write_text(f"print('runs', '{folder}/compose')\n")
     (folder / ".venv/.run").touch()
@@ -105,7 +111,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 
 def options(choice: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compose.environment", "torch", choice, index]
+    command = [sys.executable, "-m", "compose.launcher.environment", "torch", choice, index]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.settings import LauncherSettings
+from shared.settings.launcher import LauncherSettings
 from tools.env_example import BUCKETS, COMPOSE, TRACES, settings, variable, written
 
 HEAD = """# Settings
@@ -12,7 +12,7 @@ Through the environment, or in a file `.env` in the folder in which the service 
 first. [.env.example](../.env.example) is such a file to begin with. A wrong value stops the process with a sentence
 that names the setting. A changed one counts from the next start. `imagegen doctor` looks at what follows from them.
 
-This page is written by `make fix` from what the code says (`shared/settings.py`, `shared/doors.py`).
+This page is written by `make fix` from what the code says (`shared/settings/`).
 """
 
 SECTIONS = {

@@ -7,8 +7,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-from shared.doors import DoorSettings
-from shared.settings import PREFIX, ApiSettings, HousekeeperSettings, LauncherSettings, Settings, WorkerSettings
+from shared.settings.api import ApiSettings
+from shared.settings.housekeeper import HousekeeperSettings
+from shared.settings.http_server import DoorSettings
+from shared.settings.launcher import LauncherSettings
+from shared.settings.service import PREFIX, Settings
+from shared.settings.worker import WorkerSettings
 
 SECTIONS: dict[str, type[BaseSettings]] = {
     "Everything": Settings,

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-#: What the worker's loop touches every two seconds (`worker.liveness`).
+#: What the worker's loop touches every two seconds (`worker.process.liveness_file`).
 VARIABLE = "SD_ALIVE_FILE"
 FRESH_SECONDS = 20.0
 

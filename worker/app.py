@@ -22,17 +22,17 @@ from celery.signals import (
 )
 from celery.worker import state as celery_state
 
-from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.queues import create_celery, queue_for
-from shared.schemas import Backend
-from shared.settings import WorkerSettings
-from shared.wakeups import GENERATE, queue_name
-from worker import failures
+from shared.jobs.requests import Backend
+from shared.observability import logs, tracing
+from shared.redis.celery_queues import create_celery, queue_for
+from shared.redis.wakeups import GENERATE, queue_name
+from shared.settings.worker import WorkerSettings
 from worker.cloud import create_cloud_worker
-from worker.events import TaskEvents
-from worker.liveness import show_life
-from worker.rescue import Rescue, Worker
+from worker.process import start_failures
+from worker.process.liveness_file import show_life
+from worker.process.task_events import TaskEvents
+from worker.records.recovery import Rescue, Worker
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -183,7 +183,7 @@ def _stop(*_: object) -> None:
 def _give_up(settings: WorkerSettings, sentence: str) -> NoReturn:
     """End the child and its whole worker, which must not take jobs without a model."""
     logger.critical(sentence)
-    failures.report(settings, sentence)
+    start_failures.report(settings, sentence)
     os.kill(os.getppid(), GIVE_UP)
     # Not sys.exit: billiard would report it as a crash, with a traceback, and Celery swallows it in signal handlers.
     os._exit(os.EX_CONFIG)

@@ -13,30 +13,30 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
 
-from shared import logs
-from shared.images import ImageStore
-from shared.jobs import Jobs
-from shared.schemas import Job
-from shared.settings import WorkerSettings
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import Job
+from shared.jobs.result_cache import Twins
+from shared.observability import logs
+from shared.observability.tracing import Span, Start, Tracing
+from shared.redis.store import Store, connect
+from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_PATIENCE, open_home
-from shared.store import Store, connect
-from shared.tracing import Span, Start, Tracing
-from shared.twins import Twins
-from shared.workers import WorkerRecord, Workers, WorkerState
-from worker.backends.base import Backend, Housed, Metered, Placed, Repeatable
-from worker.claims import Claims
-from worker.download_report import DownloadReport
-from worker.finishing import AtOnce, Beside
-from worker.heartbeat import Heartbeat
-from worker.inputs import Reader
-from worker.ledger import RedisLedger
-from worker.loading import load_backend
-from worker.models.plans import OnProgress
+from shared.storage.images import ImageStore
+from shared.workers.records import WorkerRecord, Workers, WorkerState
+from worker.engines.base import Backend, Housed, Metered, Placed, Repeatable
+from worker.images.encoder import Encoder
+from worker.images.inputs import Reader
+from worker.jobs.claims import Claims
+from worker.jobs.finishers import AtOnce, Beside
+from worker.jobs.runner import Runner
+from worker.models.download_plans import OnProgress
 from worker.models.sources import FIELDS
-from worker.pictures import Encoder
-from worker.repeats import RedisRepeats, lifetime
-from worker.rescue import Worker
-from worker.runner import Runner
+from worker.process.download_report import DownloadReport
+from worker.process.engine_loading import load_backend
+from worker.records.heartbeat import Heartbeat
+from worker.records.recovery import Worker
+from worker.records.redis_ledger import RedisLedger
+from worker.records.result_cache import RedisRepeats, lifetime
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from celery.exceptions import Reject
 from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
 from celery.worker import state as celery_state
 
-from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.queues import create_celery, queue_for
-from shared.settings import WorkerSettings
-from shared.wakeups import GENERATE, queue_name
-from worker import failures
-from worker.events import TaskEvents
-from worker.rescue import Rescue, Worker
+from shared.observability import logs, tracing
+from shared.redis.celery_queues import create_celery, queue_for
+from shared.redis.wakeups import GENERATE, queue_name
+from shared.settings.worker import WorkerSettings
+from worker.process import start_failures
+from worker.process.task_events import TaskEvents
+from worker.records.recovery import Rescue, Worker
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -136,7 +136,7 @@ def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
                 cloud.begin(worker.hostname)
             except ConfigurationError as error:
                 logger.critical(error.detail)
-                failures.report(cloud.settings, error.detail, celery_state.maybe_shutdown)
+                start_failures.report(cloud.settings, error.detail, celery_state.maybe_shutdown)
                 raise SystemExit(EXIT_FAILURE) from None
 
     return CloudGate

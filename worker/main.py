@@ -5,12 +5,13 @@ import sys
 from functools import partial
 from uuid import uuid4
 
-from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.settings import SUPERVISED, WorkerSettings, load, unknown
-from shared.store import require_redis
+from shared.observability import logs, tracing
+from shared.redis.store import require_redis
+from shared.settings.loading import SUPERVISED, load, unknown
+from shared.settings.worker import WorkerSettings
 from worker.app import create_worker
-from worker.cpus import set_threads
+from worker.process.cpus import set_threads
 
 
 def _settings() -> WorkerSettings:

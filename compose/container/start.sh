@@ -1,6 +1,6 @@
 #!/bin/sh
 # Begins every container: brings into effect what has changed in .env since the container was made, then becomes the process.
-# Under the name `imagegen` it is the command line, with the same settings. compose/changed_settings.py writes the files it
+# Under the name `imagegen` it is the command line, with the same settings. compose/container/changed_settings.py writes the files it
 # reads, of which each container may read one; where there are none, as on Kubernetes, it changes nothing.
 
 for mine in /settings/api /settings/worker /settings/housekeeper ''; do

@@ -8,9 +8,9 @@ from email.utils import parsedate_to_datetime
 
 import requests
 
-from shared.addresses import Url
-from shared.doors import is_loopback
 from shared.errors import ForbiddenUrl
+from shared.net.url import Url
+from shared.settings.http_server import is_loopback
 
 SECONDS = 6.0
 MOST_BYTES = 64 << 10

@@ -11,7 +11,8 @@ from compose.doctor.report import print_json, print_results
 from compose.doctor.secrets import Secrets
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
-from shared.settings import LauncherSettings, load
+from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import load
 
 
 def run(console: Console, *, as_json: bool) -> bool:

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from shared.settings import LauncherSettings
+from shared.settings.launcher import LauncherSettings
 
 HIDDEN = "***"
 

@@ -11,11 +11,11 @@ from threading import Thread
 from typing import Self, TypeVar
 
 from compose.doctor.asking import Answer, NoAnswer, ask
-from compose.launcher import redis_url_of
-from shared.devices import Device
-from shared.schemas import Backend
-from shared.settings import LauncherSettings
-from worker.models.pipelines import CONFIG
+from compose.launcher.up import redis_url_of
+from shared.jobs.requests import Backend
+from shared.settings.launcher import LauncherSettings
+from shared.workers.devices import Device
+from worker.models.required_files import CONFIG
 from worker.models.sources import FIELDS, STARTER_NAME, Source
 
 T = TypeVar("T")
@@ -108,7 +108,7 @@ def _probed(wanted: str) -> Device | None:
     """Raises subprocess.SubprocessError and ValueError where PyTorch is there but cannot be used."""
     if importlib.util.find_spec("torch") is None:
         return None
-    command = (sys.executable, "-m", "worker.probe", wanted)
+    command = (sys.executable, "-m", "worker.process.device_probe", wanted)
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, timeout=PROBE_SECONDS, check=True)
     return Device.model_validate_json(done.stdout.splitlines()[-1])

@@ -1,9 +1,9 @@
 """Where pictures are kept: in a folder, or in a bucket that many machines share."""
 
 from shared.errors import ConfigurationError
+from shared.settings.infrastructure import StoreSettings
 from shared.storage.folder import Folder
-from shared.storage.home import Home, Patience
-from shared.stores import StoreSettings
+from shared.storage.object_store import Home, Patience
 
 #: A client waits for the one, a finished picture hangs on the other, and a receiver of webhooks has little time.
 API_PATIENCE = Patience(seconds=3, request_seconds=15)

@@ -19,8 +19,8 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
-from shared.storage.disk import patiently, writing
-from shared.storage.home import Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.object_store import Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.os_errors import patiently, writing
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode

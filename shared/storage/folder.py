@@ -18,8 +18,8 @@ from typing import TypeVar
 from uuid import uuid4
 
 from shared.errors import StorageFull
-from shared.storage.disk import patiently, reaching, unavailable, writing
-from shared.storage.home import STAGING, Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.object_store import STAGING, Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.os_errors import patiently, reaching, unavailable, writing
 
 T = TypeVar("T")
 

@@ -39,7 +39,7 @@ class Launched:
         self._sockets.cleanup()
 
     def cli(self, *arguments: str) -> Process:
-        return Process([sys.executable, "-m", "compose.cli", *arguments], self.folder, **self.settings)
+        return Process([sys.executable, "-m", "compose.cli.app", *arguments], self.folder, **self.settings)
 
     def is_ready(self) -> Self:
         """Everything runs, what makes no images included."""

@@ -13,9 +13,9 @@ import requests
 import typer.main
 from typer.core import TyperGroup
 
-from compose.cli import cli
-from shared.settings import LauncherSettings
-from tests.api.pictures import encoded, half, scene
+from compose.cli.app import cli
+from shared.settings.launcher import LauncherSettings
+from tests.api.images import encoded, half, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
 from tests.stack import free_port

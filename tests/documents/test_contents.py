@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from shared.schemas import GenerationRequest
+from shared.jobs.requests import GenerationRequest
 from tests.documents.reading import DOCUMENTS, ROOT, prose, table
 from tests.stack import Stack
 from tools import configuration, env_example, errors

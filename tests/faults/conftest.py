@@ -5,7 +5,7 @@ import pytest
 from tests.faults.invariant import Invariant
 from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
-from tests.webhooks.receiver import SECRET, Receiver, answer, receiving
+from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
 
 
 @pytest.fixture(scope="package")

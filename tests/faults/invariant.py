@@ -11,11 +11,11 @@ from pathlib import Path
 import redis
 from PIL import Image as PillowImage
 
-from shared.images import picture_name
-from shared.keys import Keys
-from shared.schemas import Backend, Job
-from shared.states import State
-from shared.storage.home import STAGING
+from shared.jobs.requests import Backend, Job
+from shared.jobs.states import State
+from shared.redis.keys import Keys
+from shared.storage.images import picture_name
+from shared.storage.object_store import STAGING
 from tests.stack import Stack
 from worker.housekeeper.ownership import MARK
 

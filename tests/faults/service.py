@@ -6,8 +6,8 @@ from typing import Any
 
 import redis
 
-from shared.schemas import Job
-from shared.states import State
+from shared.jobs.requests import Job
+from shared.jobs.states import State
 from tests.faults.invariant import Invariant
 from tests.faults.processes import lives
 from tests.stack import Api, Event, Process, Stack, free_port

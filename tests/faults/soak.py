@@ -24,14 +24,14 @@ import psutil
 import redis.asyncio
 import redis.exceptions
 
-from shared.schemas import Job
-from shared.states import State
+from shared.jobs.requests import Job
+from shared.jobs.states import State
 from tests.faults.invariant import Invariant, until
 from tests.faults.processes import MortalValkey, child_of, kill_whole
 from tests.faults.service import Service
 from tests.faults.tally import Tally, broken, report, shares, table, unfair
-from tests.flux_api.provider import KEY, Provider, provider
 from tests.stack import START_SECONDS
+from tests.worker.engines.bfl.provider import KEY, Provider, provider
 
 CALLERS = 32
 API = "api-0"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from shared.states import State
+from shared.jobs.states import State
 from tests.api.problem import assert_problem
 from tests.api.waiting import waiting
 from tests.faults.invariant import Invariant, until

@@ -1,7 +1,7 @@
 """Jobs whose wake-ups the broker lost are not forgotten."""
 
-from shared.keys import Keys
-from shared.schemas import Backend
+from shared.jobs.requests import Backend
+from shared.redis.keys import Keys
 from tests.faults.service import Service
 
 

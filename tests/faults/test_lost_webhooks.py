@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler
 from tests.faults.invariant import until
 from tests.faults.processes import MortalValkey, child_of, children_of, lives
 from tests.faults.service import Service
-from tests.webhooks import office
-from tests.webhooks.receiver import Arrival, Receiver, answer
+from tests.shared.webhooks import office
+from tests.shared.webhooks.receiver import Arrival, Receiver, answer
 
 
 def lapse(service: Service, receiver: Receiver) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Ceiling, Jobs, Outcome
-from shared.schemas import Backend, GenerationRequest, Job
-from shared.store import Operation, Store, connect
+from shared.jobs.operations import Ceiling, Jobs, Outcome
+from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.redis.store import Operation, Store, connect
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()

@@ -2,9 +2,10 @@
 
 import pytest
 
-from shared.access import Scope, parse_keys
+from shared.access.api_keys import Scope, parse_keys
 from shared.errors import ConfigurationError
-from shared.settings import ApiSettings, load
+from shared.settings.api import ApiSettings
+from shared.settings.loading import load
 
 LONG = "0123456789abcdef"
 OTHER = "fedcba9876543210"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import bfl
-from shared.capabilities import Capabilities, Limits
 from shared.errors import InvalidRequest
-from shared.schemas import GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.models import bfl
+from shared.models.capabilities import Capabilities, Limits
 
 LIMITS = Limits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(

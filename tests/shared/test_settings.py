@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.schemas import Backend
-from shared.settings import ApiSettings, LauncherSettings, Settings, load, unknown
+from shared.jobs.requests import Backend
+from shared.settings.api import ApiSettings
+from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import load, unknown
+from shared.settings.service import Settings
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 import pytest
 import requests
 
+from tests.api.intake.test_uploads import resident
 from tests.api.problem import assert_problem
-from tests.api.test_uploads import resident
 from tests.api.wire import answered, connected
 from tests.stack import Api, Stack
 

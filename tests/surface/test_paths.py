@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.api.pictures import PROMPT, encoded, scene
+from tests.api.images import PROMPT, encoded, scene
 from tests.api.wire import exchanged
 from tests.stack import Stack
 

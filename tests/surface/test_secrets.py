@@ -94,4 +94,4 @@ def test_no_command_line_has_any(whole: Whole) -> None:
     lines = whole.command_lines()
 
     assert found({"command lines": lines}, SECRETS) == []
-    assert "compose.dashboard" in lines or "flower" in lines
+    assert "compose.launcher.flower" in lines or "flower" in lines

@@ -13,12 +13,12 @@ import psutil
 import redis
 import requests
 
-from tests.api.pictures import encoded, scene
+from tests.api.images import encoded, scene
 from tests.api.wire import exchanged
 from tests.faults.invariant import until
-from tests.flux_api.provider import Provider, Reply, provider, refused, state
+from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Stack, free_port, valkey_server
-from tests.webhooks.receiver import Receiver, answer, receiving
+from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 
 #: What belongs to the operator, and nobody is ever told.
 SECRETS = {
@@ -55,7 +55,7 @@ class Whole:
         self.published: list[bytes] = []
         self.refusals: list[requests.Response] = []
         self._flower_port = port
-        self.flower = stack.run([sys.executable, "-m", "compose.dashboard"], SD_FLOWER_PORT=str(port))
+        self.flower = stack.run([sys.executable, "-m", "compose.launcher.flower"], SD_FLOWER_PORT=str(port))
         workers = [stack.start_worker(backend, ready=False) for backend in ("null", "flux-api")]
         stack.start_housekeeper()
         stack.start_api()

@@ -11,23 +11,24 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from shared.images import ImageStore
-from shared.inputs import InputStore
-from shared.jobs import Ceiling, Jobs, Outcome
-from shared.schemas import Backend as BackendName
-from shared.schemas import GenerationRequest, Job
-from shared.states import State
+from shared.jobs.operations import Ceiling, Jobs, Outcome
+from shared.jobs.requests import Backend as BackendName
+from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.states import State
+from shared.redis.store import Store, connect
 from shared.storage.folder import Folder
-from shared.storage.home import Staged
-from shared.store import Store, connect
-from tests.worker.looking import Pixels
-from worker.backends.base import Backend, Inputs, Picture, Watch
-from worker.backends.null import NullBackend
-from worker.claims import Claims
-from worker.inputs import Reader
-from worker.ledger import RedisLedger
-from worker.pictures import Encoder
-from worker.runner import Runner
+from shared.storage.images import ImageStore
+from shared.storage.inputs import InputStore
+from shared.storage.object_store import Staged
+from tests.worker.images.looking import Pixels
+from worker.engines.base import Backend, Watch
+from worker.engines.null import NullBackend
+from worker.images.encoder import Encoder
+from worker.images.inputs import Reader
+from worker.images.values import Inputs, Picture
+from worker.jobs.claims import Claims
+from worker.jobs.runner import Runner
+from worker.records.redis_ledger import RedisLedger
 
 Drawing = Callable[[GenerationRequest, Watch], Sequence[Picture]]
 

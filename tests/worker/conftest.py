@@ -11,7 +11,7 @@ from worker.models.sources import Source
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
     warnings.simplefilter("ignore")
-    from worker.backends.stable_diffusion import Options, StableDiffusion
+    from worker.engines.diffusers.stable_diffusion import Options, StableDiffusion
 
 
 def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:

@@ -9,19 +9,19 @@ from uuid import uuid4
 
 import pytest
 
-from shared.images import ImageStore, picture_name
-from shared.jobs import Verdict
-from shared.schemas import Job
+from shared.jobs.housekeeping import Upkeep
+from shared.jobs.operations import Verdict
+from shared.jobs.requests import Job
 from shared.storage.folder import Folder
-from shared.storage.home import STAGING, Day, File
-from shared.upkeep import Upkeep
-from tests.api.pictures import encoded, scene
+from shared.storage.images import ImageStore, picture_name
+from shared.storage.object_store import STAGING, Day, File
+from tests.api.images import encoded, scene
 from tests.faults.invariant import until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import MARK, Ownership, Whose
 from worker.housekeeper.retention import Removed, Retention, Rules, first_id_at
-from worker.rescue import Rescue
+from worker.records.recovery import Rescue
 
 _numbers = itertools.count()
 DAY = timedelta(days=1)

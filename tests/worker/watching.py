@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.schemas import Provider
-from worker.backends.base import Step
+from shared.jobs.requests import Provider
+from worker.engines.base import Step
 
 
 @dataclass

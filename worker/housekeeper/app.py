@@ -7,26 +7,27 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
 
-from shared.allowlist import WAITING, ReceiverHeader, receiver_headers
 from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
-from shared.images import ImageStore
-from shared.jobs import Jobs
-from shared.settings import HousekeeperSettings, Settings, signing_keys
+from shared.jobs.housekeeping import Upkeep
+from shared.jobs.operations import Jobs
+from shared.net.allowlist import WAITING, ReceiverHeader, receiver_headers
+from shared.net.outbound import Guard
+from shared.observability.tracing import Start
+from shared.redis.store import Store, connect
+from shared.settings.housekeeper import HousekeeperSettings, signing_keys
+from shared.settings.service import Settings
 from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
-from shared.store import Store, connect
-from shared.tracing import Start
-from shared.upkeep import Upkeep
-from shared.urls import Guard
-from shared.webhooks import Webhooks
-from worker.housekeeper.courier import Courier
+from shared.storage.images import ImageStore
+from shared.webhooks.outbox import Webhooks
+from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.leases import Reaper
-from worker.housekeeper.links import JobLinks
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, Rules
-from worker.housekeeper.retries import Retries
+from worker.housekeeper.retry_policy import Retries
 from worker.housekeeper.signing import Signer
-from worker.housekeeper.webhooks import Dispatcher
-from worker.rescue import Rescue
+from worker.housekeeper.webhook_dispatcher import Dispatcher
+from worker.housekeeper.webhook_sender import Courier
+from worker.records.recovery import Rescue
 
 logger = logging.getLogger(__name__)
 

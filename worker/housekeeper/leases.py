@@ -2,11 +2,11 @@
 
 import logging
 
-from shared.jobs import Jobs
-from shared.schemas import Backend
-from shared.store import Store
-from shared.upkeep import Upkeep
-from worker.rescue import Rescue
+from shared.jobs.housekeeping import Upkeep
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import Backend
+from shared.redis.store import Store
+from worker.records.recovery import Rescue
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ import signal
 import sys
 from functools import partial
 
-from shared import logs, tracing
 from shared.errors import ConfigurationError
-from shared.settings import HousekeeperSettings, load
-from shared.store import require_redis
+from shared.observability import logs, tracing
+from shared.redis.store import require_redis
+from shared.settings.housekeeper import HousekeeperSettings
+from shared.settings.loading import load
 from worker.housekeeper.app import Housekeeper
 
 

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Self
 from uuid import uuid4
 
-from shared.images import ImageStore
-from shared.jobs import Jobs
-from shared.store import Store
-from shared.upkeep import Upkeep
+from shared.jobs.housekeeping import Upkeep
+from shared.jobs.operations import Jobs
+from shared.redis.store import Store
+from shared.storage.images import ImageStore
 
 MARK = ".imagegen-installation"
 #: Pictures of the latest day, of which one must be on record for all to be this installation's.

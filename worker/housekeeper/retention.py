@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from shared.images import ImageStore, StoredFile
-from shared.jobs import Jobs, JobSnapshot
-from shared.storage.home import STAGING, Day
-from shared.store import Store
-from shared.upkeep import Upkeep
+from shared.jobs.housekeeping import Upkeep
+from shared.jobs.operations import Jobs, JobSnapshot
+from shared.redis.store import Store
+from shared.storage.images import ImageStore, StoredFile
+from shared.storage.object_store import STAGING, Day
 
 BATCH = 500
 #: Of one day, so many are put in order at a time: the bound of what is in memory.

@@ -15,9 +15,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from shared.errors import ConfigurationError
-from worker.models.hub import HubAway, translated
-from worker.models.pipelines import INDEX, parts_of, read_index, wanted
-from worker.models.plans import COMING, PARTIAL, OnProgress, Plan, PlannedFile, readable
+from worker.models.download_plans import COMING, PARTIAL, OnProgress, Plan, PlannedFile, readable
+from worker.models.hub_errors import HubAway, translated
+from worker.models.required_files import INDEX, parts_of, read_index, wanted
 
 logger = logging.getLogger(__name__)
 

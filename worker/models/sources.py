@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.errors import ConfigurationError
-from shared.schemas import Backend
-from shared.settings import PREFIX, WorkerSettings
-from worker.models.pipelines import INDEX, parts_of, read_index
-from worker.models.plans import OnProgress
+from shared.jobs.requests import Backend
+from shared.settings.service import PREFIX
+from shared.settings.worker import WorkerSettings
+from worker.models.download_plans import OnProgress
+from worker.models.required_files import INDEX, parts_of, read_index
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class Source:
     def _fetched(self, on_progress: OnProgress) -> Path:
         # Only where a model is to be had from there: workers without one do not have the hub's client.
         from worker.models.downloads import Downloader
-        from worker.models.hub import require_name
+        from worker.models.hub_errors import require_name
 
         name = self.repository
         if name != self.model_id:

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from compose.doctor.asking import Answer, NoAnswer, ask
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.schemas import Backend
+from shared.jobs.requests import Backend
 
 PAGE = "https://dashboard.bfl.ai"
 #: A credit is a cent; the dearest picture of a megapixel costs seven.

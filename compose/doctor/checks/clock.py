@@ -9,7 +9,7 @@ import redis.exceptions
 from compose.doctor.asking import Answer
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.store import connect
+from shared.redis.store import connect
 
 #: Times in answers and estimates are off by as much.
 NOTABLE_SECONDS = 10.0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import PROBE_SECONDS, Surroundings
-from shared.devices import Device
+from shared.workers.devices import Device
 from worker.models.sources import STARTER_NAME
 
 REINSTALL = "Install the parts of the local engines: `make run`, or `pip install -c constraints.txt '.[worker]'`."

@@ -9,12 +9,12 @@ from pathlib import Path
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings, missing
 from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
-from shared.images import ImageStore
-from shared.settings import LauncherSettings
+from shared.redis.store import Store, connect
+from shared.settings.launcher import LauncherSettings
 from shared.storage import API_PATIENCE, COURIER_PATIENCE, open_home
-from shared.store import Store, connect
+from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import REMEDY, Ownership
-from worker.models.plans import readable
+from worker.models.download_plans import readable
 
 #: Some hundred pictures.
 LITTLE_BYTES = 1 << 30

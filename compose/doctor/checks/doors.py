@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
-from shared.settings import unknown
+from shared.settings.loading import unknown
 
 
 def look(here: Surroundings) -> Iterator[Finding]:

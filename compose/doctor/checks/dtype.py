@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.devices import Device
-from shared.schemas import Backend
+from shared.jobs.requests import Backend
+from shared.workers.devices import Device
 
 AUTO = "Take SD_DTYPE=auto, which is what is safe there."
 

@@ -6,8 +6,8 @@ import psutil
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.devices import Device
-from worker.models.plans import Plan, readable
+from shared.workers.devices import Device
+from worker.models.download_plans import Plan, readable
 from worker.models.sources import Source
 
 SMALLER = "Take a smaller model, a machine with more memory, or the cloud: SD_BACKENDS=flux-api."

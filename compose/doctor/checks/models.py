@@ -9,7 +9,7 @@ from pathlib import Path
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
-from worker.models.plans import Plan, readable
+from worker.models.download_plans import Plan, readable
 from worker.models.sources import STARTER_NAME, Source
 
 #: A download that is alive writes 10 MiB at a time: at 50 kB/s every 210 s.

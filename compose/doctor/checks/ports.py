@@ -7,9 +7,9 @@ import psutil
 from compose.doctor.asking import Answer, ask
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from compose.launcher import require_free_port, url_of
+from compose.launcher.up import require_free_port, url_of
 from shared.errors import ConfigurationError
-from shared.settings import LauncherSettings
+from shared.settings.launcher import LauncherSettings
 
 API, DASHBOARD = "/openapi.json", "/healthcheck"
 #: What each of our own says there, without a key.

@@ -8,9 +8,9 @@ import redis.exceptions
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.store import connect
+from shared.redis.store import connect
 
-#: The first with everything that the scripts in shared/lua use.
+#: The first with everything that the scripts in shared/redis/lua use.
 OLDEST = (6, 2)
 FULL = 0.9
 

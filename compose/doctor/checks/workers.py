@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import StoreUnavailable
-from shared.schemas import Backend
-from shared.store import Store, connect
-from shared.workers import Fleet, WorkerRecord, Workers, WorkerState
-from worker.models.plans import readable
+from shared.jobs.requests import Backend
+from shared.redis.store import Store, connect
+from shared.workers.records import Fleet, WorkerRecord, Workers, WorkerState
+from worker.models.download_plans import readable
 
 #: The largest models load within a minute or two from a local disk.
 LONG_SECONDS = 300.0

@@ -1,0 +1,162 @@
+"""Who asks: the key of each request, before anything else of it is looked at."""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.edge.public_paths import PROBES, PUBLIC, UNCOUNTED
+from api.edge.rate_limit import REFUSED, RateLimit, neighbourhood, units_of
+from api.edge.signed_links import LinkSecret
+from api.problems import turned_away
+from shared.access import api_keys
+from shared.access.api_keys import ApiKey
+from shared.errors import Forbidden, RequestError, Unauthorized
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sent a request."""
+
+    owner: str
+    """Whose jobs it makes; empty where no keys are set."""
+    sees: str | None
+    """Whose jobs it may know of; None for everybody's."""
+    account: str
+    """What its requests are counted by."""
+    may_hurry: bool = True
+    """Whether its jobs may go before those of others."""
+
+
+class Keyring:
+    """The keys of the service, as digests: how long a comparison takes tells nothing of them."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._keys = [(sha256(key.secret.get_secret_value().encode()).digest(), key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def find(self, secret: bytes) -> ApiKey | None:
+        digest, found = sha256(secret).digest(), None
+        for known, key in self._keys:
+            # All are compared, whichever it is.
+            if hmac.compare_digest(known, digest):
+                found = key
+        return found
+
+
+class Authentication:
+    """Answers 401, 403 and 429 before the body is read; routes find the Caller in the request's state."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], links: LinkSecret, limit: RateLimit) -> None:
+        self._app = app
+        self._keyring = Keyring(keys)
+        self._links = links
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                scope.setdefault("state", {})["caller"] = await self._counted(scope)
+            except RequestError as error:
+                await turned_away(error, Headers(scope=scope))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _counted(self, scope: Scope) -> Caller | None:
+        """Raises as `_caller` does, and RateLimited."""
+        address = f"@{neighbourhood(scope['client'][0])}" if scope.get("client") else "@"
+        try:
+            caller = await self._caller(scope, address)
+        except (Unauthorized, Forbidden):
+            # Too many refusals get 429; a caller with a key at the same address is not locked out by them.
+            self._limit.charge_here(f"{address} refused", REFUSED)
+            raise
+        if scope["path"] in PROBES:
+            return caller
+        account = caller.account if caller else address
+        if scope["path"] in UNCOUNTED:
+            self._limit.charge_here(account)
+        else:
+            await self._limit.charge(account, units_of(Headers(scope=scope)))
+        return caller
+
+    async def _caller(self, scope: Scope, address: str) -> Caller | None:
+        """None for a stranger where strangers may look. Raises Unauthorized, Forbidden and StoreUnavailable."""
+        if not self._keyring:
+            return Caller(owner="", sees=None, account=address)
+        secret = _presented(scope["headers"])
+        key = self._keyring.find(secret) if secret else None
+        if key is not None:
+            return _holder(key, scope["method"], scope["path"])
+        if scope["path"] in PUBLIC:
+            return None
+        if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
+            # For this one picture, whosever it is.
+            return Caller(owner="", sees=None, account=address)
+        raise Unauthorized
+
+
+def _holder(key: ApiKey, method: str, path: str) -> Caller:
+    if path == "/metrics":
+        if not key.scope.includes(api_keys.Scope.METRICS):
+            raise Forbidden("/metrics takes a key of scope metrics or admin.")
+    elif path not in PUBLIC and not key.scope.includes(api_keys.Scope.READ):
+        raise Forbidden("This key may only read /metrics.")
+    elif method not in SAFE_METHODS and not key.scope.includes(api_keys.Scope.WRITE):
+        raise Forbidden("This key may only look.")
+    everybody = key.scope.includes(api_keys.Scope.ADMIN)
+    may_hurry = key.scope.includes(api_keys.Scope.PRIORITY)
+    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name, may_hurry=may_hurry)
+
+
+def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The key that came with a request. X-API-Key counts first: Authorization may be meant for a proxy."""
+    found = None
+    for name, value in headers:
+        if name == b"x-api-key" and value.strip():
+            return value.strip()
+        if name == b"authorization" and found is None:
+            found = _authorized(value)
+    return found
+
+
+def _authorized(value: bytes) -> bytes | None:
+    scheme, _, credentials = value.strip().partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return credentials.strip()
+        case b"basic":
+            try:
+                _, _, password = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+            except binascii.Error:
+                return None
+            return password
+        case _:
+            return None
+
+
+async def charge(request: Request, units: int) -> None:
+    """Count what a request costs beyond what was counted at the door. Raises RateLimited and StoreUnavailable."""
+    await request.app.state.services.rate_limit.charge(request.state.caller.account, units, begun=True)
+
+
+# Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
+async def _caller(request: Request) -> Caller:
+    caller: Caller | None = request.state.caller
+    if caller is None:
+        raise Unauthorized
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]

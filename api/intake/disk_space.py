@@ -1,0 +1,41 @@
+"""Whether there is room for more pictures."""
+
+import asyncio
+import time
+
+from shared.errors import StorageFull
+from shared.storage.object_store import Home, Room
+
+#: How old an answer may be: a flood of submits looks once.
+FRESH_SECONDS = 1.0
+
+
+class DiskWatch:
+    """The home of pictures, as last seen. Looked at on a thread: what lies behind a network may take its time."""
+
+    def __init__(self, home: Home, min_free_bytes: int) -> None:
+        self._home = home
+        self._min_free_bytes = min_free_bytes
+        self._looking: asyncio.Task[Room] | None = None
+        self._expires = 0.0
+
+    async def seen(self) -> Room:
+        if self._looking is None or (self._looking.done() and time.monotonic() >= self._expires):
+            self._looking = asyncio.create_task(self._look())
+        return await asyncio.shield(self._looking)
+
+    async def has_room(self) -> bool:
+        room = await self.seen()
+        return room.writable and (room.free_bytes is None or room.free_bytes >= self._min_free_bytes)
+
+    async def require_room(self) -> None:
+        """Raises StorageFull and StorageUnavailable."""
+        if (trouble := (await self.seen()).trouble) is not None:
+            raise type(trouble)(trouble.detail)
+        if not await self.has_room():
+            raise StorageFull("There is too little free space for more pictures.")
+
+    async def _look(self) -> Room:
+        room = await asyncio.to_thread(self._home.room)
+        self._expires = time.monotonic() + FRESH_SECONDS
+        return room

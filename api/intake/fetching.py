@@ -1,0 +1,46 @@
+"""Pictures that a request names by their address: fetched through the guard, on threads of their own."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from shared.errors import FieldError, ForbiddenUrl, InvalidImage, InvalidRequest, OutboundError, QueueFull, TooLarge
+from shared.net.outbound import Guard, Sink
+
+#: For all pictures of one request, whose caller waits.
+SECONDS = 10.0
+#: So many at a time. More wait for a thread, but not longer than this.
+MOST_THREADS, MOST_SECONDS_IN_LINE = 16, 10.0
+REDIRECTS = 2
+
+
+class Fetcher:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._threads = ThreadPoolExecutor(MOST_THREADS, "fetch")
+
+    async def fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
+        """Raises InvalidRequest, InvalidImage, QueueFull and what `sink` raises, which is called on another thread."""
+        work = asyncio.get_running_loop().run_in_executor(
+            self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
+        )
+        try:
+            async with asyncio.timeout(max(0.0, seconds) + MOST_SECONDS_IN_LINE):
+                await work
+        except TimeoutError:
+            raise QueueFull(
+                "As many pictures are being fetched as this service fetches at a time; try again."
+            ) from None
+
+    def _fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
+        try:
+            answer = self._guard.send(
+                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, redirects=REDIRECTS, sink=sink
+            )
+        except ForbiddenUrl as error:
+            raise InvalidRequest(errors=[FieldError(pointer, f"is not fetched. {error.detail}")]) from None
+        except TooLarge:
+            raise InvalidImage(f"{pointer}: a picture may take at most {max_bytes} bytes.") from None
+        except OutboundError as error:
+            raise InvalidImage(f"{pointer}: the picture could not be fetched. {error.detail}") from None
+        if answer.status != 200:
+            raise InvalidImage(f"{pointer}: the picture could not be fetched. Its server answers HTTP {answer.status}.")

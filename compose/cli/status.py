@@ -1,0 +1,125 @@
+"""How the service is: `imagegen status`."""
+
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from compose.cli.client import Client
+from compose.cli.client_error import Trouble
+from worker.models.download_plans import readable
+
+#: How often the live table asks. The API itself looks twice a second at most, however many ask.
+PAUSE_SECONDS = 1.0
+MOST_JOBS = 10
+_COLOURS = {"ok": "green", "ready": "green", "busy": "green", "loading": "yellow", "degraded": "yellow"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the API tells; no backends and jobs where its Redis is away."""
+
+    health: dict[str, Any]
+    backends: list[dict[str, Any]]
+    jobs: list[dict[str, Any]]
+    """Those that run, as far as the key sees them."""
+
+    @classmethod
+    def read(cls, client: Client) -> Self:
+        """Raises Trouble."""
+        health = client.read("/health", "status", "version", "redis", "outputs")
+        if not health["redis"]:
+            return cls(health, [], [])
+        backends = client.read("/api/backends", "backends")["backends"]
+        return cls(health, backends, client.read(f"/api/jobs?state=running&limit={MOST_JOBS}", "jobs")["jobs"])
+
+    @property
+    def is_well(self) -> bool:
+        return bool(self.health["status"] == "ok")
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def shown(self) -> RenderableType:
+        parts = [_headline(self.health)]
+        known = [backend for backend in self.backends if backend["status"] != "unconfigured"]
+        workers = [worker for backend in known for worker in backend["workers"]]
+        parts += ["", _backends(known)] if known else []
+        parts += [f"{backend['name']}: {_plain(backend['reason'])}" for backend in known if backend["reason"]]
+        parts += ["", _workers(workers)] if workers else []
+        parts += ["", _jobs(self.jobs)] if self.jobs else []
+        return Group(*parts)
+
+
+def watch(client: Client, console: Console) -> None:
+    """Until interrupted; a service that is away may come back."""
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            try:
+                seen = Status.read(client).shown()
+            except Trouble as trouble:
+                seen = f"[bold red]{escape(str(trouble))}[/]"
+            live.update(seen, refresh=True)
+            time.sleep(PAUSE_SECONDS)
+
+
+def _headline(health: dict[str, Any]) -> RenderableType:
+    outputs = health["outputs"]
+    disk = "pictures can be written" if outputs["writable"] else "[red]pictures cannot be written[/]"
+    if outputs["free_bytes"] is not None:
+        disk += f" ({readable(outputs['free_bytes'])} free)"
+    redis = "Redis answers" if health["redis"] else "[red]Redis is away[/]"
+    return f"imagegen {_plain(health['version'])}  {_state(health['status'])}  {redis}, {disk}"
+
+
+def _backends(backends: list[dict[str, Any]]) -> Table:
+    table = _table("backend", "status", "model", "device", "waiting", "wait")
+    for backend in backends:
+        device = " ".join(filter(None, (backend["device"], backend["dtype"])))
+        wait = f"{backend['estimated_wait_seconds']:.0f} s"
+        row = (_plain(backend["model"]), _plain(device), str(backend["queued"]), wait)
+        table.add_row(backend["name"], _state(backend["status"]), *row)
+    return table
+
+
+def _workers(workers: list[dict[str, Any]]) -> Table:
+    table = _table("worker", "status", "does")
+    for worker in workers:
+        table.add_row(_plain(worker["name"]), _state(worker["state"]), _doing(worker))
+    return table
+
+
+def _doing(worker: dict[str, Any]) -> str:
+    if download := worker["download"]:
+        there = f"{readable(download['bytes_done'])} of {readable(download['bytes_total'])}"
+        return f"downloads {_plain(download['model'])}: {there}"
+    return f"job {_plain(worker['current_job'])}" if worker["current_job"] else ""
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> Table:
+    table = _table("job", "backend", "", "step", "label")
+    for job in jobs:
+        progress = job["progress"] or {"fraction": 0.0, "step": 0, "steps": "?"}
+        bar = ProgressBar(total=1.0, completed=progress["fraction"], width=20)
+        step = f"{progress['step']}/{progress['steps']}"
+        table.add_row(job["id"], job["backend"], bar, step, _plain(job["label"]))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="dim")
+
+
+def _state(state: str) -> str:
+    return f"[{_COLOURS.get(state, 'red')}]{_plain(state)}[/]"
+
+
+def _plain(value: object) -> str:
+    """What others chose, without what would move the cursor or colour the table."""
+    return escape("".join(filter(str.isprintable, str(value or ""))))

@@ -1,0 +1,63 @@
+"""Addresses of jobs and their pictures, and signatures by which pictures open without a key for a time."""
+
+import hmac
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from urllib.parse import urlsplit
+
+from shared.redis.keys import Keys
+from shared.redis.store import Operation
+
+
+def job_path(job_id: str) -> str:
+    return f"/api/jobs/{job_id}"
+
+
+class Signer:
+    """`lifetime_seconds` is how long a link works at least."""
+
+    def __init__(self, secret: bytes, lifetime_seconds: int, clock: Callable[[], float] = time.time) -> None:
+        self._secret = secret
+        self._lifetime = lifetime_seconds
+        self._clock = clock
+        # Links made shortly after each other are the same, so that a page which loads again finds its pictures cached.
+        self._step = max(1, lifetime_seconds // 24)
+
+    def query(self, path: str) -> str:
+        """What to append to the path, after a question mark."""
+        expires = str((int(self._clock()) // self._step + 1) * self._step + self._lifetime)
+        return f"expires={expires}&signature={self._signature(path, expires)}"
+
+    def is_valid(self, path: str, expires: str, signature: str) -> bool:
+        if not re.fullmatch(r"[0-9]{1,12}", expires) or not signature.isascii():
+            return False
+        right = hmac.compare_digest(self._signature(path, expires), signature)
+        return right and self._clock() < int(expires)
+
+    def _signature(self, path: str, expires: str) -> str:
+        return hmac.new(self._secret, f"{expires} {path}".encode(), sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class Links:
+    """Makes the picture links of one answer; `base_url` has no slash at its end."""
+
+    base_url: str
+    signer: Signer | None
+
+    def job(self, job_id: str) -> str:
+        """Its address on this host, with the prefix that a proxy may have for the service."""
+        return urlsplit(self.base_url).path + job_path(job_id)
+
+    def picture(self, job_id: str, index: int) -> str:
+        path = f"{job_path(job_id)}/images/{index}"
+        url = f"{self.base_url}{path}"
+        return f"{url}?{self.signer.query(path)}" if self.signer else url
+
+
+def link_secret(prefix: str, proposed: str) -> Operation[str]:
+    """The secret of all processes of the service: the first that one of them proposed."""
+    return Operation("housekeeping/get_or_create_secret", [Keys(prefix).link_secret], [proposed], str)

@@ -1,0 +1,210 @@
+"""What clients see of a job, built from its record."""
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field, JsonValue
+
+from shared.access.links import Links
+from shared.jobs.operations import JobSnapshot
+from shared.jobs.requests import Backend, Image, Job, JobError, Progress, Timings, WebhookEvent
+from shared.jobs.states import State
+from shared.webhooks.deliveries import Delivery, shown
+
+#: A JobView as /openapi.json shows it.
+EXAMPLE: JsonValue = {
+    "id": "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
+    "state": "succeeded",
+    "backend": "sd",
+    "owner": None,
+    "model": "starter",
+    "label": None,
+    "metadata": None,
+    "progress": None,
+    "queue_position": None,
+    "estimated_wait_seconds": None,
+    "attempt": 1,
+    "pinned": False,
+    "created_at": "2026-11-23T10:00:00Z",
+    "started_at": "2026-11-23T10:00:00.004000Z",
+    "finished_at": "2026-11-23T10:00:00.420000Z",
+    "request": {
+        "prompt": "a red heart on a blue background",
+        "width": 128,
+        "height": 128,
+        "num_inference_steps": 20,
+        "guidance_scale": 4.0,
+        "seed": 42,
+        "num_images": 1,
+        "output_format": "png",
+        "response_format": "url",
+        "priority": "normal",
+    },
+    "images": [
+        {
+            "index": 0,
+            "url": "http://localhost:7860/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/images/0",
+            "b64_json": None,
+            "media_type": "image/png",
+            "width": 128,
+            "height": 128,
+            "seed": 42,
+            "bytes": 12345,
+            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "flagged": False,
+        }
+    ],
+    "error": None,
+    "warnings": [],
+    "timings": {
+        "queued_ms": 4,
+        "generate_ms": 410,
+        "encode_ms": 2,
+        "total_ms": 420,
+        "step_ms": 19.3,
+        "batch_size": None,
+    },
+    "reused_from": None,
+    "providers": [],
+    "webhook": None,
+    "links": {
+        "self": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
+        "events": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/events",
+    },
+}
+
+
+class ImageView(Image):
+    url: str | None
+    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
+    b64_json: str | None = None
+    """The bytes themselves, when `response_format` asks for them."""
+
+
+class ProviderView(BaseModel):
+    """A task with a provider that charges for it."""
+
+    id: str
+    cost: float | None = Field(description="In the provider's own credits")
+
+
+class WebhookView(BaseModel):
+    """Who is told of the job, and what came of it."""
+
+    url: str = Field(description="Without its query, which may hold a secret")
+    events: list[WebhookEvent]
+    inline_images: bool
+    deliveries: list[Delivery] = Field(description="The latest of each kind of event")
+
+
+class JobView(BaseModel):
+    """A job: what was asked, how far it is, what came of it."""
+
+    id: str
+    state: State
+    backend: Backend
+    owner: str | None = Field(description="Name of the key that it was submitted with; null where no keys are set")
+    model: str | None
+    label: str | None
+    metadata: dict[str, Any] | None
+    progress: Progress | None
+    queue_position: int | None = Field(description="Jobs of the same backend before this one, while it is queued")
+    estimated_wait_seconds: float | None = Field(
+        description="Until it starts, by recent experience, while it is queued"
+    )
+    attempt: int
+    pinned: bool = Field(description="Kept from retention")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: dict[str, Any]
+    images: list[ImageView]
+    error: JobError | None
+    warnings: list[str]
+    timings: Timings
+    reused_from: str | None = Field(
+        description="The job that its pictures were made for, where they were not made anew"
+    )
+    providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each picture")
+    webhook: WebhookView | None
+    links: dict[str, str]
+
+
+class WebhookMessage(BaseModel):
+    """What is posted to `webhook_url`, in the form of https://www.standardwebhooks.com."""
+
+    type: str = Field(examples=["job.succeeded"], description="`job.` and the event")
+    timestamp: datetime = Field(description="When it happened")
+    data: JobView = Field(description="The job as it was then")
+
+
+class JobListView(BaseModel):
+    jobs: list[JobView]
+    cursor: str | None = Field(description="Pass it to get the jobs before these; null when there are no more")
+
+
+#: Fields of the request that the job has as fields of its own.
+_SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
+def job_view(
+    snapshot: JobSnapshot, links: Links, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
+) -> JobView:
+    """`pictures` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
+    job = snapshot.job
+    path = links.job(job.id)
+    return JobView(
+        id=job.id,
+        state=job.state,
+        backend=job.backend,
+        owner=job.owner or None,
+        model=job.model,
+        label=job.request.label,
+        metadata=job.request.metadata,
+        progress=snapshot.progress,
+        queue_position=snapshot.queue_position,
+        estimated_wait_seconds=wait,
+        attempt=job.attempt,
+        pinned=snapshot.pinned,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        request=job.request.told(without=_SHOWN_ELSEWHERE),
+        images=_images(job, links, pictures or {}),
+        error=job.error,
+        warnings=list(job.warnings),
+        timings=job.timings,
+        reused_from=job.reused_from,
+        providers=_providers(job),
+        webhook=_webhook(snapshot),
+        links={"self": path, "events": f"{path}/events"},
+    )
+
+
+def _webhook(snapshot: JobSnapshot) -> WebhookView | None:
+    request = snapshot.job.request
+    if request.webhook_url is None:
+        return None
+    return WebhookView(
+        url=shown(request.webhook_url),
+        events=list(request.webhook_events),
+        inline_images=request.webhook_inline_images,
+        deliveries=list(snapshot.deliveries),
+    )
+
+
+def _providers(job: Job) -> list[ProviderView]:
+    return [ProviderView(id=task.id, cost=task.cost) for task in job.providers if task.id is not None]
+
+
+def _images(job: Job, links: Links, pictures: Mapping[int, bytes]) -> list[ImageView]:
+    return [
+        ImageView(
+            **image.model_dump(),
+            url=None if image.flagged else links.picture(job.id, image.index),
+            b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
+        )
+        for image in job.images
+    ]

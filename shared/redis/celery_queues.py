@@ -1,0 +1,50 @@
+"""Celery's queues: one per backend, through which its workers are woken."""
+
+import ssl
+from functools import cache
+from urllib.parse import parse_qsl
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from shared.jobs.requests import Backend
+from shared.redis.wakeups import queue_name
+from shared.settings.service import Settings
+
+
+@cache
+def queue_for(backend: Backend) -> Queue:
+    # A bare Queue(name) binds to the exchange `celery`: every pinned worker would share that one binding.
+    name = queue_name(backend)
+    return Queue(name, Exchange(name), routing_key=name)
+
+
+def create_celery(settings: Settings) -> Celery:
+    """The wiring that all of its processes share. The result backend stays off: the job record is the truth."""
+    address, _, options = settings.redis_url.replace("unix://", "redis+socket://", 1).partition("?")
+    app = Celery("imagegen", broker=address)
+    if address.startswith("rediss://"):
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **dict(parse_qsl(options))}
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        # One wake-up per slot: a busy worker that held a second one would keep it from an idle one.
+        task_acks_late=True,
+        task_create_missing_queues=False,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        # A job goes on when the broker is away: its lease and its record decide what becomes of it.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_transport_options={
+            "global_keyprefix": settings.redis_prefix,
+            "priority_steps": [0],
+            # What is handed out again after that is one wake-up too many, and does nothing.
+            "visibility_timeout": 2 * settings.job_timeout_seconds + 3600,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app

@@ -1,0 +1,62 @@
+"""Where the pictures lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their home."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.errors import InvalidImage, StorageUnavailable
+from shared.jobs.requests import Job
+from shared.storage.object_store import SCHEME, Home, Staged
+
+_PARENT = "inputs"
+_FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
+
+
+@dataclass(frozen=True)
+class InputFolder:
+    """The inputs of a job; `job_id` is None while they are on their way in."""
+
+    name: str
+    job_id: str | None
+    modified_at: datetime
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class InputStore:
+    """Names are made of hashes and the job's own id, never of a caller's text."""
+
+    home: Home
+
+    def stage(self) -> Staged:
+        return self.home.stage(_PARENT)
+
+    def read(self, job: Job, reference: str) -> bytes:
+        """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""
+        data = self.home.read(f"{_PARENT}/{job.id}/{reference.removeprefix(SCHEME)}")
+        if data is None:
+            raise InvalidImage("A picture that came with the request is gone.")
+        if reference != SCHEME + hashlib.sha256(data).hexdigest():
+            raise InvalidImage("A picture that came with the request is damaged.")
+        return data
+
+    def discard(self, job: Job) -> None:
+        """Remove what came with a job, if anything did. What cannot be removed now is found by the housekeeper."""
+        if job.request.image:
+            with suppress(StorageUnavailable):
+                self.home.clear(f"{_PARENT}/{job.id}")
+
+    def remove(self, folder: InputFolder) -> None:
+        """Raises StorageUnavailable."""
+        self.home.clear(f"{_PARENT}/{folder.name}")
+
+    def folders(self) -> Iterator[InputFolder]:
+        """All of them, in no order. Raises StorageUnavailable."""
+        for folder in self.home.folders(_PARENT):
+            if name := _FOLDER.fullmatch(folder.name):
+                job_id = None if name[1] else name[2]
+                yield InputFolder(folder.name, job_id, folder.modified_at, folder.files, folder.bytes)

@@ -1,0 +1,223 @@
+"""What the homes of pictures have in common: files by name, and pictures on their way in."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+from shared.errors import StorageFull, StorageUnavailable
+from shared.storage.image_headers import Header, read_header
+from shared.storage.os_errors import writing
+
+#: How pictures that came with requests are named on record.
+SCHEME = "sha256:"
+#: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
+STAGING = ".staging"
+
+
+@dataclass(frozen=True)
+class File:
+    name: str
+    size: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Day:
+    """What was asked for on one day."""
+
+    name: str
+    """As in `2026/11/23`."""
+    version: int | None = None
+    """Another one whenever a file came or went; None where that cannot be told without looking at all of them."""
+
+
+@dataclass(frozen=True)
+class SubFolder:
+    """`modified_at` is when anything in it changed last."""
+
+    name: str
+    files: int
+    bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True)
+class Room:
+    """Whether a home takes more files."""
+
+    free_bytes: int | None
+    """None where there is no limit, or it cannot be told."""
+    size_bytes: int | None = None
+    trouble: StorageFull | StorageUnavailable | None = None
+    """Why it takes none."""
+
+    @property
+    def writable(self) -> bool:
+        return self.trouble is None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a home that fails is waited for."""
+
+    seconds: float
+    """What fails is begun anew until then."""
+    request_seconds: float
+    """For each try, with all that it sends or gets, where it goes over a network."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file, and what the whole of it is."""
+
+    data: bytes
+    size: int
+    sha256: str
+    version: object
+    """By which its home finds the very same file again."""
+
+
+class Home(Protocol):
+    """Where files are kept under names such as `2026/11/23/x.png`, made of ids and hashes alone.
+
+    Every method may raise StorageUnavailable, and block.
+    """
+
+    @property
+    def place(self) -> str:
+        """The setting that names it."""
+        ...
+
+    def create(self, name: str, data: bytes, staged: str) -> bool:
+        """Write a file that never changes again. False, and nothing is written, where there is one of this name.
+
+        All of it is there or, if this process dies meanwhile, nothing under this name; once this returns it is safe.
+        `staged` tells in the name that it has until then what it is of. Raises StorageFull.
+        """
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """None for what is certainly not there."""
+        ...
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Those that are there."""
+        ...
+
+    def clear(self, folder: str) -> None:
+        """Remove a folder and what is in it, if it is there."""
+        ...
+
+    def days(self) -> list[Day]:
+        """Those that hold pictures, oldest first."""
+        ...
+
+    def files(self, folder: str) -> Iterator[File]:
+        """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
+        ...
+
+    def tidy(self, day: Day) -> None:
+        """Remove what is left of a day that has no files any more."""
+        ...
+
+    def folders(self, parent: str) -> Iterator[SubFolder]:
+        """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
+        ...
+
+    def stage(self, parent: str) -> "Staged":
+        """For files that will have a folder below `parent`, or none."""
+        ...
+
+    def room(self) -> Room:
+        """Raises nothing."""
+        ...
+
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
+        """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
+        ...
+
+    async def link(self, name: str) -> str | None:
+        """Address where clients may fetch it themselves for a while, if they are to."""
+        ...
+
+
+async def pieces(home: Home, name: str, first: Piece, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+    """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
+
+    One is in memory at a time, and nothing is asked of the home while a slow client takes it.
+    """
+    piece: Piece | None = first
+    while piece is not None and piece.data:
+        yield piece.data
+        start += len(piece.data)
+        if start >= end:
+            return
+        piece = await home.piece(name, start, min(end, start + size), first.version)
+    raise StorageUnavailable
+
+
+class Staged(Protocol):
+    """Files on their way in. Every method may raise StorageFull and StorageUnavailable."""
+
+    holds_files: bool
+
+    def receive(self) -> "Arriving": ...
+
+    def keep(self, folder: str) -> None:
+        """When this returns they are safe in a folder of this name, and staged no more."""
+        ...
+
+    def drop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Arrived:
+    reference: str
+    header: Header
+
+
+class Arriving(ABC):
+    """A file that comes in pieces. One that did not become a picture goes when it is closed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._close()
+
+    @property
+    def size(self) -> int:
+        return self._file.tell()
+
+    def write(self, data: bytes) -> None:
+        """Raises StorageFull."""
+        self._hash.update(data)
+        with writing():
+            self._file.write(data)
+
+    def finish(self, max_pixels: int) -> Arrived:
+        """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""
+        with writing():
+            self._file.flush()
+            self._file.seek(0)
+            header = read_header(self._file, max_pixels)
+        name = self._hash.hexdigest()
+        with writing():
+            self._settle(name)
+        return Arrived(f"{SCHEME}{name}", header)
+
+    @abstractmethod
+    def _settle(self, name: str) -> None:
+        """Stay, under this name."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Go, unless it has settled."""

@@ -1,0 +1,140 @@
+"""What is wrong is said in words that no Python programmer is needed for, and for the right reason."""
+
+import gzip
+import re
+from typing import Any
+
+import pytest
+import requests
+
+from tests.api.images import noise
+from tests.api.problem import assert_problem, pointers
+from tests.stack import Api
+
+#: What only libraries say.
+FOREIGN = re.compile(
+    r"[Ii]nput should|[Vv]alue |validation|dictionary|tuple|valid (string|integer|number)|UTF-8|NoneType"
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"prompt": ""}, "prompt must not be empty."),
+        ({"prompt": None}, "prompt must be text."),
+        ({"prompt": "x" * 4001}, "prompt may have at most 4000 characters."),
+        ({"prompt": "\0"}, "prompt must not have control characters, except tab and line breaks."),
+        ({"width": "wide"}, "width must be a whole number."),
+        ({"width": 64.5}, "width must be a whole number."),
+        ({"width": 15}, "width must be at least 16."),
+        ({"width": 10**30}, "width may be at most 8192."),
+        ({"guidance_scale": "much"}, "guidance_scale must be a number."),
+        ({"guidance_scale": 101}, "guidance_scale may be at most 100."),
+        ({"backend": "dall-e"}, "backend must be sd, flux-local, flux-api or null."),
+        ({"priority": 1}, "priority must be high, normal or low."),
+        ({"webhook_inline_images": "maybe"}, "webhook_inline_images must be true or false."),
+        ({"metadata": []}, "metadata must be an object."),
+        ({"metadata": {"x": "x" * 2048}}, "metadata may take at most 2048 bytes as JSON."),
+        ({"loras": "ink"}, "loras must be a list."),
+        ({"loras": [{"scale": 1}]}, "loras[0].name is missing."),
+        ({"loras": [{"name": "ink"}] * 6}, "loras may have at most 5 entries."),
+        ({"strength": 0.5}, "strength makes sense only with an image."),
+        ({"promt": "x"}, "promt is not a field of this request; perhaps you mean prompt."),
+        ({"steps": 4}, "steps is not a field of this request; perhaps you mean num_inference_steps."),
+        ({"é": 4}, "There is a field that this request does not have."),
+        ({"webhook_events": ["started"]}, "webhook_events and webhook_inline_images need a webhook_url."),
+    ],
+    ids=str,
+)
+def test_the_first_wrong_field_is_named_in_plain_words(api: Api, fields: dict[str, Any], told: str) -> None:
+    answer = api.post("/api/jobs", {"prompt": "x", **fields})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"] == told
+    assert not FOREIGN.search(answer.text)
+
+
+def test_what_a_model_cannot_do_is_said_with_its_name(api: Api) -> None:
+    answer = api.post("/api/jobs", {"prompt": "x", "guidance_scale": 99})
+
+    assert (
+        answer.json()["detail"] == "The null model cannot make this picture: guidance_scale must be between 0 and 50."
+    )
+
+
+def test_a_body_that_is_no_object_is_called_that(api: Api) -> None:
+    details = [api.post("/api/jobs", body).json()["detail"] for body in ([], "x", 7)]
+
+    assert details == ["The body must be a JSON object."] * 3
+
+
+def test_a_missing_prompt_is_said_to_be_missing(api: Api) -> None:
+    assert api.post("/api/jobs", {}).json()["detail"] == "prompt is missing."
+
+
+def test_a_parameter_of_the_query_is_named_too(api: Api) -> None:
+    answers = [
+        api.get("/api/jobs", params=query).json() for query in ({"limit": 0}, {"state": "done"}, {"cursor": "x"})
+    ]
+
+    assert [answer["detail"] for answer in answers] == [
+        "limit must be at least 1.",
+        "state must be queued, running, succeeded, failed or cancelled.",
+        "cursor has a form that is not accepted.",
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:5678/x", "http://n8n:5678/x", "https://example.com:8443/x"])
+def test_a_refused_receiver_says_which_setting_would_allow_it(api: Api, url: str) -> None:
+    answer = api.post("/api/jobs", {"prompt": "x", "webhook_url": url})
+
+    assert pointers(answer) == ["/webhook_url"]
+    assert answer.json()["detail"].endswith("The operator can allow it in SD_WEBHOOK_ALLOW.")
+
+
+@pytest.mark.parametrize("name", ["file", "data", "init_image", "picture"])
+@pytest.mark.parametrize("file_name", ["a.png", None])
+def test_a_picture_under_another_name_is_told_the_right_one(api: Api, name: str, file_name: str | None) -> None:
+    answer = send(api, {name: (file_name, noise(64, 64))})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert pointers(answer) == [f"/{name}"]
+    assert answer.json()["detail"].endswith("; send a picture as a file part with the name image.")
+
+
+def test_a_picture_without_a_file_name_is_told_that_it_needs_one(api: Api) -> None:
+    answer = send(api, {"image": (None, noise(64, 64))})
+
+    assert answer.json()["detail"] == "image must be a file part, with a file name."
+
+
+def test_a_field_that_is_no_text_is_named(api: Api) -> None:
+    answer = send(api, {"image": ("a.png", noise(64, 64)), "label": (None, b"\xff")})
+
+    assert answer.json()["detail"] == "label must be text in UTF-8."
+
+
+def test_a_number_of_more_digits_than_any_is_called_too_large(api: Api) -> None:
+    answer = send(api, {"image": ("a.png", noise(64, 64)), "width": (None, "9" * 5000)})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"] == "width is too large a number."
+
+
+def test_a_field_may_come_as_a_text_file(api: Api) -> None:
+    answer = send(api, {"image": ("a.png", noise(64, 64)), "label": ("label.txt", b"from a file")})
+
+    assert (answer.status_code, answer.json()["label"]) == (200, "from a file")
+
+
+def test_a_compressed_body_is_called_that(api: Api) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = requests.post(f"{api.url}/api/jobs", gzip.compress(b'{"prompt": "x"}'), headers=headers, timeout=10)
+
+    assert_problem(answer, 415, "unsupported-media-type")
+    assert "gzip" not in answer.json()["detail"]
+    assert "compress" in answer.json()["detail"]
+
+
+def send(api: Api, files: dict[str, Any]) -> requests.Response:
+    return requests.post(f"{api.url}/api/img2img", files=files, data={"prompt": "x"}, timeout=30)

@@ -1,0 +1,191 @@
+"""Pictures from whoever means harm: refused in few words before anything decodes them, and nothing of them stays."""
+
+import base64
+import http.client
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from tests.api.images import claiming, encoded, half, noise, posted, scene
+from tests.api.problem import assert_problem
+from tests.stack import Api, Stack
+from tests.worker.process.test_parent import until
+
+SCENE = encoded(scene())
+JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")
+BOUNDARY = "----b"
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(null: Stack) -> Iterator[None]:
+    """Whatever was refused has left no file."""
+    yield
+    assert list(null.outputs.glob("inputs/.*")) == []
+
+
+def animation(kind: str) -> bytes:
+    return encoded(scene(), kind, save_all=True, append_images=[scene().rotate(180)])
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        b"",
+        b"x",
+        b"<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>",
+        encoded(scene(), "GIF"),
+        encoded(scene(), "TIFF"),
+        encoded(scene(), "BMP"),
+        encoded(scene(), "ICO", sizes=[(16, 16)]),
+        b"%PDF-1.7",
+        b"\xff\xd8\xff",
+        b"\xff\xd8\xff" + b"\xff" * 200_000,
+        b"\xff\xd8\xff\xda" + b"\0" * 50,
+        JPEG[:150],
+        SCENE[:8],
+        SCENE[:-12],
+        SCENE[: len(SCENE) // 2],
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 2**31) + b"IHDR",
+        b"\x89PNG\r\n\x1a\n" + (struct.pack(">I", 0) + b"tEXt" + b"\0" * 4) * 150_000,
+        SCENE[:33] + (struct.pack(">I", 0) + b"teXt" + b"\0" * 4) * 150_000,
+        b"RIFF\0\0\0\0WEBP",
+        b"RIFF\x10\0\0\0WEBPVP8 \x04\0\0\0abcd",
+        b"RIFF\x20\0\0\0WEBPVP8L\x05\0\0\0\x2e\0\0\0\0",
+        claiming(60_000, 60_000),
+        claiming(2**31 - 1, 2**31 - 1),
+        claiming(0, 10),
+        WEBP[:12] + b"VP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff",
+        animation("PNG"),
+        animation("WEBP"),
+        animation("GIF"),
+    ],
+    ids=lambda data: repr(data[:14]),
+)
+def test_what_is_no_single_picture_of_bounded_size_is_refused(api: Api, picture: bytes) -> None:
+    answer = posted(api, picture)
+
+    assert_problem(answer, 422, "invalid-image")
+    assert answer.json()["detail"].startswith("/image: ")
+    assert "x-job-id" not in answer.headers
+
+
+def test_the_mask_and_json_are_looked_at_as_closely(api: Api) -> None:
+    bomb = base64.b64encode(claiming(60_000, 60_000)).decode()
+
+    assert_problem(posted(api, SCENE, claiming(60_000, 60_000)), 422, "invalid-image")
+    for fields in ({"image": bomb}, {"image": [bomb]}, {"image": base64.b64encode(SCENE).decode(), "mask": bomb}):
+        assert_problem(api.post("/api/jobs", {"prompt": "x", **fields}), 422, "invalid-image")
+
+
+def test_a_picture_that_breaks_when_it_is_decoded_fails_its_job(api: Api) -> None:
+    for broken in (JPEG[:-300], claiming(900, 900)):
+        answer = posted(api, broken)
+
+        assert_problem(answer, 422, "invalid-image")
+        assert answer.headers["x-job-id"]
+
+
+def test_a_mask_of_another_size_is_refused(api: Api) -> None:
+    assert_problem(posted(api, SCENE, encoded(half(32, 32))), 422, "invalid-image")
+
+
+def test_a_picture_that_is_also_something_else_is_a_picture(null: Stack) -> None:
+    job = posted(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
+
+    assert job.status_code == 200
+    (picture,) = null.outputs.rglob(f"{job.json()['id']}-0.png")
+    assert b"script" not in picture.read_bytes()
+
+
+def test_a_picture_that_takes_too_many_bytes_is_refused(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("small")
+    limits = {"SD_MAX_IMAGE_BYTES": "20000", "SD_MAX_IMAGE_PIXELS": "4096", "SD_MAX_REQUEST_PIXELS": "10000"}
+    with Stack(redis_url, folder, SD_BACKENDS="null", **limits) as stack:
+        api = stack.start_api()
+        large, text = noise(100, 100), base64.b64encode(noise(100, 100)).decode()
+
+        assert_problem(posted(api, large), 413, "payload-too-large")
+        assert_problem(api.post("/api/jobs", {"prompt": "x", "image": text}), 413, "payload-too-large")
+        assert_problem(posted(api, SCENE), 422, "invalid-image")
+        assert_problem(posted(api, encoded(scene(64, 64)), label="x" * 200_000), 413, "payload-too-large")
+        several = [base64.b64encode(encoded(scene(64, side))).decode() for side in (64, 63, 62)]
+        assert api.post("/api/jobs", {"prompt": "x", "image": several[:2]}).status_code == 202
+        problem = api.post("/api/jobs", {"prompt": "x", "image": several})
+        assert_problem(problem, 422, "invalid-image")
+        assert "together" in problem.json()["detail"]
+        assert list(stack.outputs.glob("inputs/.*")) == []
+
+
+def form(*parts: bytes, end: bytes = b"--\r\n") -> bytes:
+    edge = f"--{BOUNDARY}".encode()
+    return b"".join(edge + b"\r\n" + part + b"\r\n" for part in parts) + edge + end
+
+
+def part(name: str, data: bytes, *more: str) -> bytes:
+    headers = f'Content-Disposition: form-data; name="{name}"' + "".join(more)
+    return headers.encode() + b"\r\n\r\n" + data
+
+
+IMAGE, MASK = (part(name, SCENE, '; filename="a.png"') for name in ("image", "mask"))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", None),
+        (b"nothing of the kind", None),
+        (form(IMAGE, end=b""), None),
+        (form(IMAGE)[:-30], None),
+        (form(IMAGE), "multipart/form-data"),
+        (form(IMAGE), f"multipart/form-data; boundary={'x' * 500}"),
+        (form(part("prompt", b"\xff\xfe"), IMAGE), None),
+        (form(*[part(f"p{number}", b"x") for number in range(100)], IMAGE), None),
+        (form(part("5ecret of mine", b"x"), part("prompt", b"x"), IMAGE), None),
+        (form(part("prompt", b"x", *[f"\r\nX-{number}: y" for number in range(500)]), IMAGE), None),
+        (form(part("prompt", b"x", "\r\nX: " + "y" * 50_000), IMAGE), None),
+        (form(part("prompt", b"x"), part("metadata", b"{"), IMAGE), None),
+        (form(part("prompt", b"x"), part("metadata", b'{"a": 1, "a": 2}'), IMAGE), None),
+        (form(part("prompt", b"x"), part("metadata", b"[" * 10_000), IMAGE), None),
+        (form(part("prompt", b"x"), IMAGE, MASK, MASK), None),
+        (form(part("prompt", b"x"), *[IMAGE] * 17), None),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_a_form_that_is_none_is_refused(api: Api, body: bytes, content_type: str | None) -> None:
+    headers = {"content-type": content_type or f"multipart/form-data; boundary={BOUNDARY}"}
+
+    answer = requests.post(f"{api.url}/api/img2img", data=body, headers=headers, timeout=60)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert "5ecret" not in answer.text
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "image/png", ""])
+def test_img2img_takes_forms_and_json(api: Api, content_type: str) -> None:
+    answer = requests.post(f"{api.url}/api/img2img", data=SCENE, headers={"content-type": content_type}, timeout=30)
+
+    assert_problem(answer, 415, "unsupported-media-type")
+
+
+def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -> None:
+    server = http.client.HTTPConnection(null.api.url.removeprefix("http://"), timeout=30)
+    server.putrequest("POST", "/api/img2img?prompt=x")
+    server.putheader("content-type", f"multipart/form-data; boundary={BOUNDARY}")
+    server.putheader("content-length", "10000000")
+    server.endheaders(form(part("image", noise(500, 500), "; filename=a.png"))[:700_000])
+    until(lambda: bool(list(null.outputs.glob("inputs/.*"))))
+
+    server.close()
+
+    until(lambda: not list(null.outputs.glob("inputs/.*")))
+    assert "Traceback" not in null.api.process.output
+
+
+@pytest.mark.parametrize("fields", [{"width": 7}, {"backend": "flux-local"}, {"seed": -1}], ids=str)
+def test_pictures_of_a_request_that_is_refused_go(api: Api, fields: dict[str, Any]) -> None:
+    assert posted(api, SCENE, **fields).status_code in (422, 503)

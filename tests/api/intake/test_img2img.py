@@ -1,0 +1,280 @@
+"""Pictures that come with requests: in forms as existing callers send them, and in JSON."""
+
+import base64
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from shared.jobs.requests import Backend
+from shared.redis.store import Store, connect
+from shared.workers.records import Workers
+from tests.api.images import PROMPT, encoded, half, posted, scene
+from tests.api.problem import assert_problem, pointers
+from tests.stack import Api, Stack
+from tests.worker.images.looking import Pixels, pixels
+from tests.worker.new_jobs import file_of
+from worker.engines.null import NullBackend
+
+SCENE, MASK = encoded(scene()), encoded(half())
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def drawn(stack: Stack, answer: requests.Response) -> Pixels:
+    assert answer.status_code == 200, answer.text
+    return pixels(file_of(stack, answer.json()))
+
+
+@pytest.fixture(scope="module")
+def reference(null: Stack) -> Pixels:
+    """What becomes of the scene, half of the way."""
+    return drawn(null, posted(null.api, SCENE, strength="0.5"))
+
+
+def test_a_picture_is_changed_by_its_strength(null: Stack, reference: Pixels) -> None:
+    untouched, before = drawn(null, posted(null.api, SCENE, strength="0.001")), np.asarray(scene())
+
+    assert np.abs(untouched.astype(int) - before).max() <= 1
+    assert np.abs(reference.astype(int) - before).max() > 30
+
+
+def test_what_is_outside_of_the_mask_stays_as_it_was(null: Stack) -> None:
+    changed = drawn(null, posted(null.api, SCENE, MASK, strength="1"))
+
+    before = np.asarray(scene())
+    assert (changed[:, :48] == before[:, :48]).all()
+    assert (changed[:, 48:] != before[:, 48:]).any()
+
+
+def test_the_picture_has_the_size_of_the_one_it_begins_with(null: Stack) -> None:
+    job = posted(null.api, SCENE).json()
+
+    assert (job["request"]["width"], job["request"]["height"]) == (96, 64)
+    assert (job["images"][0]["width"], job["images"][0]["height"]) == (96, 64)
+
+
+def test_the_fields_may_stand_in_the_query(null: Stack, reference: Pixels) -> None:
+    url, query = f"{null.api.url}/api/img2img", {**PROMPT, "strength": "0.5"}
+
+    answer = requests.post(url, params=query, files={"image": SCENE}, timeout=60)
+
+    assert (drawn(null, answer) == reference).all()
+
+
+def test_the_fields_may_stand_in_both_if_they_agree(null: Stack) -> None:
+    assert posted(null.api, SCENE, query={"seed": "7"}).status_code == 200
+
+    answer = posted(null.api, SCENE, query={"seed": "8"})
+    assert_problem(answer, 422, "invalid-request")
+    assert pointers(answer) == ["/seed"]
+
+
+def test_json_does_the_same(null: Stack, reference: Pixels) -> None:
+    body: dict[str, Any] = {"prompt": "x", "seed": 7, "strength": 0.5}
+    as_url = f"data:image/png;base64,{base64_of(SCENE)}"
+
+    for path, image in [
+        ("/api/txt2img", base64_of(SCENE)),
+        ("/api/txt2img", as_url),
+        ("/api/img2img", [as_url]),
+        ("/api/txt2img", base64.encodebytes(SCENE).decode()),
+    ]:
+        assert (drawn(null, null.api.post(path, {**body, "image": image})) == reference).all()
+
+
+def test_a_job_takes_pictures_too(null: Stack) -> None:
+    answer = null.api.post("/api/jobs", {"prompt": "x", "image": base64_of(SCENE), "mask": base64_of(MASK)})
+
+    assert answer.status_code == 202
+    assert null.api.finished(answer.json()["id"])["state"] == "succeeded"
+
+
+def test_several_pictures_are_several_parts(null: Stack) -> None:
+    files = [("image", ("a.png", SCENE)), ("image[]", ("b.png", encoded(scene(32, 32))))]
+
+    answer = requests.post(f"{null.api.url}/api/img2img", data=PROMPT, files=files, timeout=60)
+
+    assert len(answer.json()["request"]["image"]) == 2
+
+
+def test_a_form_tells_lists_and_objects_as_json(null: Stack) -> None:
+    job = posted(null.api, SCENE, metadata='{"a": [1, null]}', label="[not] json", width="48").json()
+
+    assert (job["metadata"], job["label"], job["request"]["width"]) == ({"a": [1, None]}, "[not] json", 48)
+
+
+def test_what_is_left_empty_is_left_out(null: Stack) -> None:
+    form = {**PROMPT, "negative_prompt": "", "width": "", "metadata": ""}
+
+    answer = requests.post(
+        f"{null.api.url}/api/img2img",
+        data=form,
+        files={"image": SCENE, "mask": ("", b"", "application/octet-stream")},
+        timeout=60,
+    )
+
+    assert answer.status_code == 200, answer.text
+    assert "mask" not in answer.json()["request"]
+
+
+def test_the_picture_itself_can_be_the_answer(null: Stack) -> None:
+    answer = requests.post(
+        f"{null.api.url}/api/img2img",
+        data=PROMPT,
+        files={"image": SCENE},
+        headers={"accept": "image/webp"},
+        timeout=60,
+    )
+
+    assert (answer.headers["content-type"], answer.content[8:12]) == ("image/webp", b"WEBP")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_sends_a_form(null: Stack, tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(SCENE)
+    command = [
+        "curl",
+        "-sS",
+        "-F",
+        "image=@in.png",
+        "-F",
+        "strength=0.4",
+        f"{null.api.url}/api/img2img?prompt=x&seed=3",
+    ]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+
+    job = json.loads(done.stdout)
+    assert (job["state"], job["request"]["strength"], job["request"]["seed"]) == ("succeeded", 0.4, 3)
+
+
+def test_a_key_stands_for_the_very_same_picture(null: Stack) -> None:
+    first, second, other = (
+        requests.post(
+            f"{null.api.url}/api/img2img",
+            data=PROMPT,
+            files={"image": picture},
+            headers={"idempotency-key": "the-scene"},
+            timeout=60,
+        )
+        for picture in (SCENE, SCENE, encoded(scene().rotate(180)))
+    )
+
+    assert first.json()["id"] == second.json()["id"]
+    assert_problem(other, 422, "idempotency-mismatch")
+
+
+def test_answers_name_pictures_by_their_hash_and_never_hold_them(null: Stack) -> None:
+    job = posted(null.api, SCENE, MASK).json()
+
+    shown = null.api.get(f"/api/jobs/{job['id']}")
+    assert [reference[:7] for reference in (*job["request"]["image"], job["request"]["mask"])] == ["sha256:"] * 2
+    assert shown.json()["request"] == job["request"]
+    assert len(shown.content) < 4096
+
+
+def test_a_text_job_says_nothing_of_pictures(null: Stack) -> None:
+    job = null.api.post("/api/txt2img", {"prompt": "x"}).json()
+
+    assert not {"image", "mask", "strength"} & set(job["request"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"image": "http://169.254.169.254/a.png"}, "/image"),
+        ({"image": [base64_of(SCENE), "http://localhost/a.png"]}, "/image/1"),
+        ({"image": base64_of(SCENE), "mask": "https://[::1]/a.png"}, "/mask"),
+        ({"image": "file:///etc/passwd"}, "/image"),
+        ({"image": "https:\\\\example.com"}, "/image"),
+        ({"image": [7]}, "/image/0"),
+        ({"image": {"a": 1}}, "/image"),
+        ({"image": "sha256:" + "0" * 64}, "/image"),
+        ({"image": "not base64!"}, "/image"),
+        ({"image": "data:image/png,abc"}, "/image"),
+        ({"image": "data:image/png;base64"}, "/image"),
+        ({"image": [base64_of(SCENE)] * 5}, "/image"),
+        ({"image": [base64_of(SCENE)] * 17}, "/image"),
+        ({"mask": base64_of(MASK)}, "/mask"),
+        ({"strength": 0.5}, "/strength"),
+        ({"image": base64_of(SCENE), "strength": 0}, "/strength"),
+        ({"image": base64_of(SCENE), "strength": 1.1}, "/strength"),
+        ({"image": base64_of(SCENE), "mask": ["x"]}, "/mask"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_in_a_request_is_named(api: Api, fields: dict[str, Any], pointer: str) -> None:
+    answer = api.post("/api/jobs", {"prompt": "x", **fields})
+
+    assert_problem(answer, 422, "invalid-request")
+    assert pointers(answer) == [pointer]
+
+
+def test_none_is_none(null: Stack) -> None:
+    for image in (None, []):
+        answer = null.api.post("/api/jobs", {"prompt": "x", "image": image, "mask": None, "strength": None})
+        assert answer.status_code == 202
+
+
+def test_img2img_without_a_picture_is_refused(api: Api) -> None:
+    for answer in (
+        requests.post(f"{api.url}/api/img2img", files={"prompt": (None, "x")}, timeout=30),
+        api.post("/api/img2img", {"prompt": "x"}),
+    ):
+        assert_problem(answer, 422, "invalid-request")
+        assert pointers(answer) == ["/image"]
+
+
+def test_a_picture_that_is_no_file_part_is_refused(api: Api) -> None:
+    for query, part in [({}, (None, base64_of(SCENE))), ({"image": "x"}, ("a.png", SCENE))]:
+        answer = requests.post(f"{api.url}/api/img2img", params={**PROMPT, **query}, files={"image": part}, timeout=30)
+        assert_problem(answer, 422, "invalid-request")
+        assert pointers(answer) == ["/image"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+    ],
+    ids=str,
+)
+def test_a_page_of_another_site_cannot_make_its_visitors_pay(api: Api, headers: dict[str, str]) -> None:
+    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=headers, timeout=30)
+
+    assert_problem(answer, 403, "forbidden")
+
+
+@pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": ""}])
+def test_a_page_of_this_service_may_send_forms(api: Api, headers: dict[str, str]) -> None:
+    told = {name: value or api.url for name, value in headers.items()}
+
+    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=told, timeout=30)
+
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_backend_that_takes_no_pictures_says_who_does(redis_url: str, tmp_path: Path) -> None:
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null,sd") as stack:
+        store, workers = Store(connect(redis_url)), Workers(stack.prefix)
+        for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
+            told = NullBackend.capabilities.model_copy(update={"max_input_images": most})
+            store.run(workers.tell(backend, told))
+        api = stack.start_api()
+
+        answer = posted(api, SCENE, backend="sd")
+
+        assert_problem(answer, 422, "invalid-request")
+        assert pointers(answer) == ["/image"]
+        assert answer.json()["errors"][0]["detail"] == "null takes no pictures; null can"

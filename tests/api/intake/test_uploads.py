@@ -1,0 +1,151 @@
+"""Many pictures and large ones: memory does not grow with them, and each job gets its own."""
+
+import base64
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from tests.api.images import PROMPT, encoded, noise, posted
+from tests.stack import Api, Stack
+from tests.worker.images.looking import pixels
+from tests.worker.new_jobs import file_of
+from tests.worker.process.test_parent import until
+
+LARGE = noise(2600, 2580)
+AT_ONCE = 5
+NOT_WAITED_FOR = {"prefer": "wait=0"}
+#: JSON is in memory twice while it is read: as it came, and as the text of its fields.
+MOST_GROWTH_OF_FORMS, MOST_GROWTH_OF_JSON = 30_000_000, 110_000_000
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@pytest.fixture(scope="module")
+def unserved(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Nobody takes its jobs, so that what was uploaded lies there to be looked at."""
+    with Stack(redis_url, tmp_path_factory.mktemp("unserved"), SD_BACKENDS="null") as stack:
+        stack.start_api()
+        yield stack
+
+
+def inputs(stack: Stack) -> list[Path]:
+    return [path for path in stack.outputs.glob("inputs/*/*") if path.is_file()]
+
+
+def growth(api: Api, upload: Callable[[], requests.Response]) -> int:
+    """How far the memory of the process rises above what it was, at its highest, while several upload at once."""
+    assert upload().status_code == 202
+    with resident(api) as growth, ThreadPoolExecutor(AT_ONCE) as threads:
+        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * AT_ONCE))} == {202}
+    return growth()
+
+
+@contextmanager
+def resident(api: Api) -> Iterator[Callable[[], int]]:
+    """How far the memory of the process has risen since, at its highest."""
+    process = Path(f"/proc/{api.process.pid}")
+    # The highest counts from here.
+    (process / "clear_refs").write_text("5")
+    before = _bytes(process, "VmRSS")
+    yield lambda: _bytes(process, "VmHWM") - before
+
+
+def _bytes(process: Path, name: str) -> int:
+    (line,) = [line for line in (process / "status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+def form(api: Api) -> requests.Response:
+    return requests.post(
+        f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NOT_WAITED_FOR, timeout=60
+    )
+
+
+@ONLY_LINUX
+def test_memory_does_not_grow_with_forms(unserved: Stack) -> None:
+    assert len(LARGE) > 20_000_000
+    try:
+        assert growth(unserved.api, lambda: form(unserved.api)) < MOST_GROWTH_OF_FORMS
+    finally:
+        cancel_all(unserved)
+
+
+@ONLY_LINUX
+def test_memory_holds_one_request_of_json_at_a_time(unserved: Stack) -> None:
+    body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(LARGE).decode()}
+    try:
+        assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MOST_GROWTH_OF_JSON
+    finally:
+        cancel_all(unserved)
+
+
+def cancel_all(stack: Stack) -> None:
+    for job in stack.api.get("/api/jobs?state=queued&limit=100").json()["jobs"]:
+        assert stack.api.delete(f"/api/jobs/{job['id']}").status_code == 200
+
+
+def test_pictures_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
+    job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}).json()
+    (kept,) = inputs(unserved)
+    assert kept.parent.name == job["id"]
+    assert f"sha256:{kept.name}" in job["request"]["image"]
+
+    unserved.api.delete(f"/api/jobs/{job['id']}")
+
+    assert inputs(unserved) == []
+
+
+def test_a_repeated_request_keeps_its_pictures_once(unserved: Stack) -> None:
+    body, key = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}, {"idempotency-key": "one"}
+
+    jobs = {unserved.api.post("/api/jobs", body, headers=key).json()["id"] for _ in range(3)}
+
+    assert len(jobs) == len(inputs(unserved)) == 1
+    cancel_all(unserved)
+
+
+def test_no_picture_is_in_redis(unserved: Stack) -> None:
+    unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
+
+    told = unserved.api.get("/api/jobs?state=queued")
+
+    assert len(told.content) < 4096
+    cancel_all(unserved)
+
+
+def test_a_queue_that_is_full_keeps_no_pictures(redis_url: str, tmp_path: Path) -> None:
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="1") as stack:
+        api = stack.start_api()
+        body = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}
+
+        statuses = [api.post("/api/jobs", body).status_code for _ in range(3)]
+
+        assert statuses == [202, 429, 429]
+        assert len(inputs(stack)) == 1
+
+
+def test_fifty_at_once_get_each_its_own_picture(null: Stack) -> None:
+    shades = np.arange(50, dtype=np.uint8)
+    numbers = itertools.count()
+
+    def changed(shade: int) -> bool:
+        picture = np.full((32, 32, 3), 4 * shade, np.uint8)
+        # Of one colour it would be no picture to the worker.
+        picture[:16] += 20
+        answer = posted(null.api, encoded(Image.fromarray(picture)), strength="0.001", label=f"{next(numbers)}")
+        assert answer.status_code == 200, answer.text
+        drawn = pixels(file_of(null, answer.json()))
+        return bool(np.abs(drawn.astype(int) - picture).max() <= 1)
+
+    with ThreadPoolExecutor(50) as threads:
+        assert all(threads.map(changed, shades.tolist()))
+
+    until(lambda: inputs(null) == [])

@@ -1,0 +1,166 @@
+"""How the service says it is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import requests
+
+from shared.jobs.requests import Backend
+from shared.models.capabilities import Capabilities
+from shared.redis.store import Store, connect
+from shared.workers.records import WorkerRecord, Workers, WorkerState
+from tests.stack import Api, Stack
+
+CAPABILITIES = Capabilities(
+    model="some-model",
+    width=512,
+    height=512,
+    multiple_of=8,
+    min_side=64,
+    max_side=1024,
+    num_inference_steps=20,
+    guidance_scale=7.5,
+    schedulers=("ddim", "euler"),
+)
+
+
+@contextmanager
+def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]:
+    """A worker as it tells of itself."""
+    store, workers = Store(connect(stack.settings["SD_REDIS_URL"])), Workers(stack.prefix)
+    now = datetime.now(UTC)
+    record = WorkerRecord(
+        id="w", name="w", backend=backend, state=state, model="some-model", device="cuda:0", started_at=now
+    )
+    try:
+        store.run(workers.beat(record))
+        store.run(workers.tell(backend, CAPABILITIES))
+        yield
+    finally:
+        store.run(workers.leave("w"))
+        store.client.close()
+
+
+@pytest.fixture
+def empty(stack: Stack) -> Stack:
+    """An API for sd whose workers tests play."""
+    stack.start_api(SD_BACKENDS="sd")
+    return stack
+
+
+def backend(api: Api, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(
+        backend for backend in api.get("/api/backends").json()["backends"] if backend["name"] == name
+    )
+    return found
+
+
+def test_a_service_with_a_ready_worker_is_well(null: Stack, api: Api) -> None:
+    health = api.get("/health").json()
+
+    assert (health["status"], health["redis"], health["default_backend"]) == ("ok", True, "null")
+    assert health["outputs"]["writable"]
+    assert health["outputs"]["free_bytes"] > 0
+    assert health["backends"] == {
+        "sd": "unconfigured",
+        "flux-local": "unconfigured",
+        "flux-api": "unconfigured",
+        "null": "ready",
+    }
+    assert api.get("/health/ready").json() == api.get("/health/live").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(("state", "status"), [("ready", 200), ("busy", 200), ("loading", 503)])
+def test_a_backend_is_what_its_worker_says(empty: Stack, state: str, status: int) -> None:
+    with worker(empty, Backend.SD, WorkerState(state)):
+        ready = empty.api.get("/health/ready")
+
+        assert backend(empty.api, "sd")["status"] == state
+        assert empty.api.get("/health").json()["backends"]["sd"] == state
+        assert ready.status_code == status
+        assert empty.api.get("/health").json()["status"] == ("ok" if status == 200 else "degraded")
+
+
+def test_a_backend_whose_worker_never_came_is_offline_and_not_ready(empty: Stack) -> None:
+    ready = empty.api.get("/health/ready")
+
+    assert (ready.status_code, ready.json()) == (503, {"status": "offline"})
+    assert empty.api.get("/health").json()["status"] == "degraded"
+    assert empty.api.get("/health/live").status_code == 200
+    assert backend(empty.api, "sd")["capabilities"] is None
+    assert backend(empty.api, "flux-local")["status"] == "unconfigured"
+
+
+def test_a_backend_is_remembered_after_its_worker_has_left(empty: Stack) -> None:
+    with worker(empty, Backend.FLUX_LOCAL, WorkerState.READY):
+        pass
+
+    view = backend(empty.api, "flux-local")
+
+    assert (view["status"], view["model"], view["workers"]) == ("offline", "some-model", [])
+    assert empty.api.post("/api/jobs", {"prompt": "x", "backend": "flux-local"}).status_code == 202
+    assert empty.api.get("/api/jobs?backend=flux-local").json()["jobs"][0]["queue_position"] == 0
+
+
+def test_a_backend_says_what_it_takes_and_how_busy_it_is(empty: Stack) -> None:
+    with worker(empty, Backend.SD, WorkerState.BUSY):
+        empty.api.post("/api/jobs", {"prompt": "x"})
+        # Another process has not looked yet: this one may answer with what it saw half a second ago.
+        view = backend(empty.start_api(SD_BACKENDS="sd"), "sd")
+
+    assert (view["queued"], view["device"], len(view["workers"])) == (1, "cuda:0", 1)
+    assert view["capabilities"]["properties"]["scheduler"]["enum"] == ["ddim", "euler", None]
+    assert view["capabilities"]["properties"]["width"]["default"] == 512
+
+
+def test_what_the_backend_cannot_do_is_refused_before_it_is_queued(empty: Stack) -> None:
+    with worker(empty, Backend.SD, WorkerState.READY):
+        answer = empty.api.post("/api/jobs", {"prompt": "x", "width": 68, "height": 2048, "scheduler": "other"})
+
+    assert answer.json()["errors"] == [
+        {"pointer": "/width", "detail": "must be a multiple of 8 between 64 and 1024"},
+        {"pointer": "/height", "detail": "must be a multiple of 8 between 64 and 1024"},
+        {"pointer": "/scheduler", "detail": "must be one of ddim, euler"},
+    ]
+
+
+def test_null_is_only_shown_where_it_is_switched_on(empty: Stack, api: Api) -> None:
+    hidden = {backend["name"] for backend in empty.api.get("/api/backends").json()["backends"]}
+    shown = {backend["name"] for backend in api.get("/api/backends").json()["backends"]}
+
+    assert hidden == {"sd", "flux-local", "flux-api"}
+    assert shown == {"sd", "flux-local", "flux-api", "null"}
+
+
+def test_info_says_what_this_is(api: Api) -> None:
+    info = api.get("/info").json()
+
+    assert (info["name"], info["default_backend"], info["models"]) == ("imagegen", "null", {"null": "null"})
+    assert info["limits"] == {
+        "max_pixels": 4_194_304,
+        "max_pixel_steps": 500_000_000,
+        "max_images_per_job": 4,
+        "max_queued_jobs": 1000,
+        "sync_timeout_seconds": 110,
+        "job_timeout_seconds": 600,
+    }
+    assert info["links"]["docs"] == f"{api.url}/docs"
+    assert requests.get(info["links"]["openapi"], timeout=10).json()["info"]["version"] == info["version"]
+
+
+def test_the_default_backend_is_the_operators(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="null,sd", SD_DEFAULT_BACKEND="sd")
+
+    job = api.post("/api/jobs", {"prompt": "x"}).json()
+
+    assert job["backend"] == api.get("/info").json()["default_backend"] == "sd"
+
+
+def test_outputs_that_are_gone_are_told(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="null")
+    stack.outputs.rmdir()
+
+    assert api.get("/health").json()["outputs"] == {"writable": False, "free_bytes": None}

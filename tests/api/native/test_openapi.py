@@ -1,0 +1,134 @@
+"""/openapi.json: complete, and true."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api.problems import STATUS, Problem
+from shared import errors
+from shared.errors import ConfigurationError, ImagegenError
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.views import JobView
+from tests.stack import Api
+
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+
+@pytest.fixture(scope="module")
+def schema(api: Api) -> dict[str, Any]:
+    described: dict[str, Any] = api.get("/openapi.json").json()
+    return described
+
+
+def operations(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:
+    references = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", str(schema)))
+
+    assert references == set(schema["components"]["schemas"])
+
+
+def test_every_operation_of_the_service_is_described(schema: dict[str, Any]) -> None:
+    described = dict(operations(schema))
+
+    assert set(described) >= {
+        "POST /api/txt2img",
+        "POST /api/jobs",
+        "GET /api/jobs",
+        "GET /api/jobs/{job_id}",
+        "DELETE /api/jobs/{job_id}",
+        "GET /api/jobs/{job_id}/events",
+        "GET /api/jobs/{job_id}/images/{index}",
+        "GET /api/backends",
+        "GET /health",
+        "GET /health/live",
+        "GET /health/ready",
+        "GET /metrics",
+        "GET /info",
+    }
+    assert all(operation["description"] for operation in described.values())
+    ids = [operation["operationId"] for operation in described.values()]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_problem_is_a_problem(schema: dict[str, Any]) -> None:
+    shared = schema["components"]["responses"]
+    for name, operation in operations(schema):
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and (name, status) not in PLAIN:
+                told = shared[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+                assert told["content"] == PROBLEM, f"{name} {status}"
+    assert "HTTPValidationError" not in str(schema)
+    assert set(schema["components"]["schemas"]["Problem"]["required"]) <= set(Problem.model_fields)
+
+
+#: This answer says by its status alone.
+PLAIN = {("GET /health/ready", "503")}
+
+
+def test_how_the_doors_turn_requests_away_is_told_once_for_all(schema: dict[str, Any]) -> None:
+    statuses = {"400", "403", "408", "413", "415", "421", "429", "431"}
+
+    assert all(statuses <= set(operation["responses"]) for _, operation in operations(schema))
+    assert {str(STATUS[code]) for code in schema["components"]["responses"]} == statuses
+
+
+def test_operations_that_need_the_store_say_that_it_may_be_away(schema: dict[str, Any]) -> None:
+    without = {name for name, operation in operations(schema) if "503" not in operation["responses"]}
+
+    assert without == {"GET /health", "GET /health/live", "GET /metrics"}
+
+
+def test_the_example_of_a_job_is_one(schema: dict[str, Any]) -> None:
+    example = schema["components"]["schemas"]["JobView"]["examples"][0]
+
+    assert JobView.model_validate(example).model_dump(mode="json") == example
+
+
+def test_the_examples_of_requests_can_be_sent(api: Api, schema: dict[str, Any]) -> None:
+    for path in ("/api/txt2img", "/api/jobs"):
+        examples = schema["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        for example in examples.values():
+            assert api.post("/api/jobs", example["value"]).status_code == 202
+
+
+def test_the_form_has_the_fields_of_a_request(schema: dict[str, Any]) -> None:
+    content = schema["paths"]["/api/img2img"]["post"]["requestBody"]["content"]
+
+    form = content["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == set(GenerationRequest.model_fields)
+    assert form["properties"]["mask"]["format"] == "binary"
+    assert form["required"] == ["image", "prompt"]
+
+
+def test_every_field_of_a_request_is_explained(schema: dict[str, Any]) -> None:
+    fields = schema["components"]["schemas"]["GenerationRequest"]["properties"]
+
+    plain = {"output_format", "priority"}
+    assert {name for name, field in fields.items() if "description" not in field} == plain
+
+
+def test_the_docs_page_is_there(api: Api) -> None:
+    answer = api.get("/docs")
+
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "/openapi.json" in answer.text
+
+
+def leaves(error: type[ImagegenError]) -> Iterator[type[ImagegenError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from leaves(child)
+
+
+def test_every_error_has_a_code_with_a_status() -> None:
+    bases = {errors.RequestError, errors.JobFailure, ConfigurationError}
+    codes = {error.code for error in leaves(ImagegenError) if error not in bases}
+
+    assert codes == set(STATUS)

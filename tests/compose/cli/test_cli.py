@@ -1,0 +1,102 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.api.images import encoded, half, scene
+from tests.compose.conftest import Launched
+from tests.stack import Process, free_port
+from tests.worker.images.looking import pixels
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_generate_saves_the_picture_in_the_format_of_the_file_name(service: Launched, ending: str, kind: str) -> None:
+    command = service.cli("generate", "a prompt", "-o", f"out.{ending}", "--seed", "7", "--width", "96")
+
+    assert command.wait() == 0
+    assert "96x64" in command.output
+    assert "seed 7" in command.output
+    with Image.open(service.folder / f"out.{ending}") as picture:
+        assert (picture.format, picture.size) == (kind, (96, 64))
+
+
+def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
+    command = service.cli("generate", "a prompt", "--width", "5000")
+
+    assert command.wait() == 1
+    assert "/width: must be between 16 and 4096" in command.output
+
+
+def test_generate_says_how_to_start_the_service_that_is_not_there(service: Launched) -> None:
+    command = service.cli("generate", "a prompt", "--url", f"http://127.0.0.1:{free_port()}")
+
+    assert command.wait() == 1
+    assert "imagegen up" in command.output
+    assert "Traceback" not in command.output
+
+
+def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) -> None:
+    command = service.cli("generate", "a prompt", "-o", "out.gif")
+
+    assert command.wait() == 1
+    assert not (service.folder / "out.gif").exists()
+
+
+def test_generate_begins_with_a_picture(service: Launched) -> None:
+    (service.folder / "in.png").write_bytes(encoded(scene()))
+    (service.folder / "mask.png").write_bytes(encoded(half()))
+    pictures = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
+
+    command = service.cli("generate", "a prompt", "-o", "changed.png", *pictures)
+
+    assert command.wait() == 0
+    before, after = np.asarray(scene()), pixels((service.folder / "changed.png").read_bytes())
+    assert (after[:, :48] == before[:, :48]).all()
+    assert (after != before).any()
+
+
+def test_generate_says_which_picture_cannot_be_read(service: Launched) -> None:
+    command = service.cli("generate", "a prompt", "--image", "nowhere.png")
+
+    assert command.wait() == 1
+    assert "nowhere.png cannot be read: No such file or directory." in command.output
+
+
+def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
+    service.generate()
+
+    counted, kept = service.cli("prune", "--older-than", "0h", "--dry-run"), service.cli("prune", "--older-than", "1w")
+
+    assert (counted.wait(), kept.wait()) == (0, 0)
+    assert "Would remove" in counted.output
+    assert "Removed 0 jobs and 0 files" in kept.output
+    assert service.cli("prune", "--older-than", "0h").wait() == 0
+    assert not list((service.folder / "outputs").rglob("*.png"))
+
+
+def test_prune_leaves_pictures_alone_that_this_redis_does_not_know(service: Launched) -> None:
+    made = service.generate().json()
+    command = [sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"]
+    stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")
+
+    assert stranger.wait() == 1
+    told = " ".join(stranger.output.split())
+    assert "Nothing is removed there; jobs go on." in told
+    assert "imagegen prune --take-over" in told
+    assert [path.stem for path in (service.folder / "outputs").rglob("*.png")] == [f"{made['id']}-0"]
+
+
+def test_prune_says_what_an_age_looks_like(service: Launched) -> None:
+    command = service.cli("prune", "--older-than", "tomorrow")
+
+    assert command.wait() == 1
+    assert "7d" in command.output
+
+
+def test_prune_without_a_service_says_so(tmp_path: Path) -> None:
+    command = Process([sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "7d"], tmp_path)
+
+    assert command.wait() == 1
+    assert "imagegen up" in command.output

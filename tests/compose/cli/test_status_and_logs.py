@@ -1,0 +1,160 @@
+"""`imagegen status` and `imagegen logs`."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from compose.launcher.journal import NAME
+from tests.compose.conftest import Launched
+from tests.stack import Process, Stack, free_port
+
+
+def logs(service: Launched, *options: str) -> list[str]:
+    process = service.cli("logs", *options)
+    assert process.wait() == 0, process.output
+    return process.lines
+
+
+def test_logs_tell_what_a_process_said_of_a_job(service: Launched) -> None:
+    job = service.generate().json()["id"]
+
+    lines = logs(service, "worker-null", "--job", job)
+
+    assert len(lines) == 1
+    assert lines[0].lstrip().startswith("worker-null │ ")
+    assert f"job {job} succeeded" in lines[0]
+    assert logs(service, "api", "--job", job) == []
+
+
+def test_logs_hold_what_was_not_shown_as_well(service: Launched) -> None:
+    lines = logs(service, "redis", "imagegen", "-n", "1000")
+
+    assert any("Ready to accept connections" in line for line in lines)
+    assert "Ready to accept connections" not in service.launcher.output
+    assert any("starting redis" in line for line in lines)
+    assert len(logs(service, "redis", "-n", "2")) == 2
+
+
+def test_logs_go_on_with_what_comes(service: Launched) -> None:
+    following = service.cli("logs", "worker-null", "--follow", "-n", "1")
+    following.wait_for("worker-null")
+
+    job = service.generate().json()["id"]
+
+    following.wait_for(f"job {job} succeeded", seconds=10)
+    following.send(signal.SIGINT)
+    assert following.wait() == 0
+    assert "Traceback" not in following.output
+
+
+def test_logs_of_what_is_no_process_or_never_ran(service: Launched, tmp_path: Path) -> None:
+    unknown = service.cli("logs", "wroker")
+    nothing = Process([sys.executable, "-m", "compose.cli.app", "logs", "--no-follow"], tmp_path)
+
+    assert (unknown.wait(), nothing.wait()) == (1, 1)
+    assert "wroker is no process; there are imagegen, redis, api," in unknown.output
+    assert "imagegen up" in nothing.output
+
+
+def test_what_a_process_says_cannot_play_with_the_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "data/logs"
+    folder.mkdir(parents=True)
+    (folder / NAME).write_text("2026-11-23T12:00:00.000+00:00 api \x1b[2Jgone\x07 [bold]loud[/]\n")
+
+    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path)
+
+    assert process.wait() == 0
+    assert process.output.strip() == "api │  [2Jgone  [bold]loud[/]"
+
+
+def test_logs_are_json_where_that_is_wanted_with_the_time_at_which_they_were_said(tmp_path: Path) -> None:
+    folder = tmp_path / "data/logs"
+    folder.mkdir(parents=True)
+    said = '{"time": "2026-11-23T12:00:00.001+00:00", "level": "info", "message": "made"}'
+    (folder / NAME).write_text(f"2026-11-23T12:00:00.002+00:00 api {said}\n2026-11-23T12:00:03.000+00:00 redis Ready\n")
+
+    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path, SD_LOG_FORMAT="json")
+
+    assert process.wait() == 0
+    assert [json.loads(line) for line in process.lines] == [
+        {"service": "api", **json.loads(said)},
+        {"service": "redis", "time": "2026-11-23T12:00:03.000+00:00", "level": "info", "message": "Ready"},
+    ]
+
+
+def test_status_tells_backends_and_workers(service: Launched) -> None:
+    process = service.cli("status")
+
+    assert process.wait() == 0, process.output
+    assert "imagegen 0.1.0  ok  Redis answers" in process.output
+    (backend,) = [line for line in process.lines if line.startswith("null ")]
+    assert backend.split()[:2] == ["null", "ready"]
+    assert any(line.startswith("null@") and "ready" in line for line in process.lines)
+    assert "flux-local" not in process.output, "what is not set up is not shown"
+
+
+def test_status_is_told_to_programs(service: Launched) -> None:
+    process = service.cli("status", "--json")
+
+    assert process.wait() == 0
+    told = json.loads(process.output)
+    assert (told["health"]["status"], told["jobs"]) == ("ok", [])
+    assert {backend["name"]: backend["status"] for backend in told["backends"]}["null"] == "ready"
+
+
+def test_status_shows_what_runs_as_it_changes(service: Launched) -> None:
+    """On a terminal, until Ctrl-C."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, **service.settings, "TERM": "xterm", "COLUMNS": "160"}
+    command = [sys.executable, "-m", "compose.cli.app", "status"]
+    process = subprocess.Popen(
+        command, cwd=service.folder, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+    )
+    os.close(slave)
+    try:
+        seen = read_until(master, "ready")
+        body = {"prompt": "x", "label": "a [red]label", "metadata": {"simulate": {"seconds": 30}}}
+        job = requests.post(f"{service.url}/api/jobs", json=body, timeout=10).json()["id"]
+        seen += read_until(master, "a [red]label")
+        assert f"job {job}" in seen
+        requests.delete(f"{service.url}/api/jobs/{job}", timeout=10)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        os.close(master)
+
+
+def read_until(terminal: int, text: str) -> str:
+    seen = ""
+    with suppress(OSError):
+        while text not in seen:
+            seen += os.read(terminal, 65_536).decode(errors="replace")
+    assert text in seen
+    return seen
+
+
+def test_status_without_a_service_says_how_to_start_it(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    process = Process([sys.executable, "-m", "compose.cli.app", "status", "--url", url], tmp_path)
+
+    assert process.wait() == 1
+    assert f"No service answers at {url}. Start it with `imagegen up`." in process.output
+
+
+@pytest.mark.parametrize(("path", "code"), [("", 1), ("/docs", 1)])
+def test_status_of_a_service_that_is_not_well_fails(stack: Stack, path: str, code: int, tmp_path: Path) -> None:
+    api = stack.start_api(SD_BACKENDS="sd")
+    process = Process([sys.executable, "-m", "compose.cli.app", "status", "--once", "--url", api.url + path], tmp_path)
+
+    assert process.wait() == code
+    assert "Traceback" not in process.output
+    assert path or "degraded" in process.output

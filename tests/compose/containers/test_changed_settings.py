@@ -1,0 +1,133 @@
+"""That a restart of containers brings into effect what has changed in .env: the two ends of it, without an engine."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from compose.container.changed_settings import FAMILIES, OF_COMPOSE, before, read, script, takes, write
+
+ROOT = Path(__file__).parents[3]
+SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+START = (ROOT / "compose/container/start.sh").read_text()
+ENDS = "kill -TERM 1"
+
+Started = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """The script, for a folder here and without a process 1 of its own."""
+    path = tmp_path / "start.sh"
+    path.write_text(START.replace("/settings", str(tmp_path)).replace(ENDS, f"touch {tmp_path}/ended"))
+    return path
+
+
+@pytest.fixture
+def started(start: Path, tmp_path: Path) -> Started:
+    def run(family: str, old: dict[str, str], new: dict[str, str], **env: str) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / family).write_text(script(family, old, new))
+        # What goes on watching would keep the output open.
+        start.write_text(start.read_text().replace("(watch &)", ":"))
+        command = ["/bin/sh", str(start), "/usr/bin/env"]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+
+    return run
+
+
+@pytest.mark.parametrize("value", ["b", "it's", "$HOME `id` $(id)", 'a "b" \\ c', " x ", "é"])
+def test_a_restart_takes_a_changed_setting_as_it_is_written(started: Started, value: str) -> None:
+    done = started("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": value}, SD_MODEL_ID="a")
+
+    assert f"SD_MODEL_ID={value}" in done.stdout.splitlines()
+    assert done.stderr == ""
+
+
+def test_a_restart_takes_what_is_new_and_drops_what_is_gone(started: Started) -> None:
+    done = started("worker", {"SD_DEVICE": "cpu"}, {"SD_MODEL_ID": "b"}, SD_DEVICE="cpu", SD_DTYPE="float16")
+
+    lines = done.stdout.splitlines()
+    assert "SD_MODEL_ID=b" in lines
+    assert "SD_DTYPE=float16" in lines
+    assert not [line for line in lines if line.startswith("SD_DEVICE")]
+
+
+def test_a_setting_that_came_from_the_shell_stays_and_that_is_said(started: Started) -> None:
+    done = started("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": "b"}, SD_MODEL_ID="of the shell")
+
+    assert "SD_MODEL_ID=of the shell" in done.stdout.splitlines()
+    assert "SD_MODEL_ID has changed in .env" in done.stderr
+
+
+def test_what_takes_a_new_container_is_said_in_the_log_of_the_api() -> None:
+    old, new = {"SD_PORT": "7860", "REDIS_PASSWORD": "x"}, {"SD_PORT": "80", "REDIS_PASSWORD": "secret"}
+
+    told = script("api", old, new)
+    assert told.count("takes effect with: docker compose up -d") == 2
+    assert "secret" not in told
+    assert script("worker", old, new) == script("housekeeper", old, new) == ""
+
+
+def test_a_setting_reaches_only_the_services_that_read_it() -> None:
+    new = {"SD_API_KEY": "k", "SD_BFL_API_KEY": "b", "SD_WEBHOOK_SECRET": "w", "AWS_REGION": "r"}
+    told = {family: {line.split()[1] for line in script(family, {}, new).splitlines()} for family in FAMILIES}
+
+    assert told["api"] == {"SD_API_KEY", "SD_BFL_API_KEY", "AWS_REGION"}
+    assert told["worker"] == {"SD_BFL_API_KEY", "AWS_REGION"}
+    assert told["housekeeper"] == {"SD_BFL_API_KEY", "SD_WEBHOOK_SECRET", "AWS_REGION"}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("api", "stable-diffusion"), ("worker", "worker-sd"), ("housekeeper", "housekeeper")]
+)
+def test_a_restart_changes_what_up_passes_on_and_nothing_else(family: str, name: str) -> None:
+    passed = {variable for variable in SERVICES[name]["environment"] if variable not in OF_COMPOSE}
+
+    assert all(takes(family, variable) for variable in passed)
+    assert SERVICES[name]["group_add"] == [str(FAMILIES[family][1])]
+    # `up` makes `settings` anew with the services whose settings have changed, so that it begins to compare anew.
+    assert passed <= set(SERVICES["settings"]["environment"])
+
+
+def test_comparing_begins_anew_with_each_container_and_goes_on_after_a_restart(tmp_path: Path) -> None:
+    assert before(tmp_path, {"SD_MODEL_ID": "a"}, "one") == {"SD_MODEL_ID": "a"}
+    assert before(tmp_path, {"SD_MODEL_ID": "b"}, "one") == {"SD_MODEL_ID": "a"}
+    assert before(tmp_path, {"SD_MODEL_ID": "b"}, "two") == {"SD_MODEL_ID": "b"}
+    assert (tmp_path / ".before").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_file_may_be_missing_and_is_read_as_compose_reads_it(tmp_path: Path) -> None:
+    assert read(tmp_path / ".env") == {}
+    (tmp_path / ".env").write_text("\ufeffSD_MODEL_ID=\"a b\" # why\nexport SD_DEVICE='cpu'\nnonsense\nSD_DTYPE=\n")
+    assert read(tmp_path / ".env") == {"SD_MODEL_ID": "a b", "SD_DEVICE": "cpu", "SD_DTYPE": ""}
+
+
+@pytest.mark.parametrize(("new", "ends"), [("b", True), ("a", False)])
+def test_a_worker_ends_once_the_api_was_started_again_if_its_settings_have_changed(
+    start: Path, tmp_path: Path, new: str, ends: bool
+) -> None:
+    (tmp_path / "worker").touch()
+    (tmp_path / "restarts").mkdir()
+    # Who may do anything may write there as well: then it is the API.
+    quick = start.read_text().replace("[ -w ", "[ '' -a -w ").replace("sleep 2", "sleep 0.1")
+    start.write_text(quick)
+    command = ["/bin/sh", str(start), "/bin/sh", "-c", "echo begun; exec sleep 30"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "begun\n"
+        write(tmp_path / "worker", script("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": new}), 0o644, group=-1)
+        (tmp_path / "restarts/last").write_text("now")
+        end = time.monotonic() + (10 if ends else 1)
+        while time.monotonic() < end and not (tmp_path / "ended").exists():
+            time.sleep(0.05)
+        assert (tmp_path / "ended").exists() is ends
+        assert process.poll() is None
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,91 @@
+"""What every process says, as JSON."""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from shared.observability import logs
+from tests.compose.conftest import STOP_SECONDS, Launched
+from tests.compose.monitoring.conftest import CANARY
+from tests.faults.invariant import until
+from tests.stack import Process, free_port
+
+KEY = "the-key-of-somebody-0123"
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    """Every line of a whole service, from its start to its end, in which one job was made and one failed."""
+    settings = {"SD_LOG_FORMAT": "json", "SD_ACCESS_LOG": "true", "SD_API_KEY": KEY}
+    with Launched(tmp_path_factory.mktemp("logs"), **settings, SD_FLOWER_PORT=str(free_port())) as service:
+        service.launcher.wait_for('"message": "ready"', "the housekeeper is ready")
+        for simulation in ({}, {"fail": "out-of-memory"}):
+            body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "own": CANARY}}
+            url = f"{service.url}/api/txt2img?{CANARY}={CANARY}"
+            requests.post(url, json=body, headers={"X-API-Key": KEY}, timeout=30)
+        until(lambda: "out-of-memory" in service.launcher.output)
+        service.launcher.send(signal.SIGTERM)
+        assert service.launcher.wait(STOP_SECONDS) == 0
+        yield [json.loads(line) for line in service.launcher.lines]
+
+
+def test_every_line_of_every_process_is_json(entries: list[dict[str, Any]]) -> None:
+    assert {entry["service"] for entry in entries} == {"imagegen", "redis", "api", "worker-null", "housekeeper"}
+    assert all({"time", "level", "message"} <= set(entry) for entry in entries)
+    assert [entry["message"] for entry in entries][-1] == "Stopped; nothing is left running."
+
+
+def test_what_is_said_of_a_job_names_it_its_backend_and_its_worker(entries: list[dict[str, Any]]) -> None:
+    ends = [entry for entry in entries if entry.get("logger") == "worker.jobs.runner"]
+
+    assert [entry["message"].split()[2] for entry in ends] == ["succeeded", "out-of-memory"]
+    for entry in ends:
+        assert entry["job_id"] in entry["message"]
+        assert entry["backend"] == "null"
+        assert entry["worker"].startswith("null@")
+
+
+def test_each_request_is_logged_without_its_query(entries: list[dict[str, Any]]) -> None:
+    ends = [entry["job_id"] for entry in entries if entry.get("logger") == "worker.jobs.runner"]
+    requested = [entry for entry in entries if entry.get("logger") == "api.access" and entry["method"] == "POST"]
+
+    assert [(entry["status"], entry["job_id"]) for entry in requested] == list(zip((200, 507), ends, strict=True))
+    assert all(entry["message"].startswith("POST /api/txt2img ") for entry in requested)
+    assert all(entry["milliseconds"] > 0 for entry in requested)
+
+
+def test_no_prompt_and_no_key_is_in_any_line(entries: list[dict[str, Any]]) -> None:
+    said = json.dumps(entries)
+
+    assert CANARY not in said
+    assert KEY not in said
+
+
+def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
+    code = "from shared import logs\nlogs.configure('json', backend='sd')\nimport warnings\nwarnings.warn('x')\n1 / 0"
+    process = Process([sys.executable, "-c", code], tmp_path)
+
+    process.wait()
+
+    warning, bug = map(json.loads, process.lines)
+    assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
+    assert (bug["level"], bug["backend"]) == ("critical", "sd")
+    assert "ZeroDivisionError" in bug["exception"]
+
+
+def test_in_text_the_job_is_named_where_the_message_does_not() -> None:
+    formatter = logs.TextFormatter()
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "out of memory", (), None)
+
+    with logs.about(job_id="019a"):
+        bound = formatter.format(record)
+
+    assert bound.endswith("WARNING out of memory (job 019a)")
+    assert formatter.format(record).endswith("out of memory")

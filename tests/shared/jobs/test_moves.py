@@ -1,0 +1,178 @@
+"""Moves of job records: each is one compare-and-set in a real Valkey."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+
+from shared.errors import OutOfMemory
+from shared.jobs.operations import EVENTS_LIFETIME_MS, MOST_EVENTS, Ceiling, JobFilter, Outcome, Verdict
+from shared.jobs.requests import Backend, Job, JobError, Progress, Timings
+from shared.jobs.states import State
+from tests.shared.conftest import NOW, Records
+
+ERROR = JobError.of(OutOfMemory())
+STEP = Progress(step=1, steps=4, fraction=0.25)
+
+
+def ended(job: Job, state: str) -> Job:
+    match state:
+        case "succeeded":
+            return job.succeed((), Timings(), NOW)
+        case "failed":
+            return job.fail(ERROR, NOW)
+        case _:
+            return job.cancel(NOW)
+
+
+def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
+    job = records.accepted()
+    together = threading.Barrier(50)
+
+    def start(number: int) -> bool:
+        together.wait()
+        return bool(records.run(records.jobs.move(job, job.start(f"model {number}", "worker", NOW))))
+
+    with ThreadPoolExecutor(50) as workers:
+        won = list(workers.map(start, range(50)))
+
+    assert won.count(True) == 1
+    assert records.held(job) == job.start(f"model {won.index(True)}", "worker", NOW)
+
+
+def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
+    stale = records.started()
+    requeued = stale.requeue()
+    assert records.run(records.jobs.move(stale, requeued))
+    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
+
+    current = requeued.start("null", "worker", NOW)
+    assert records.run(records.jobs.move(requeued, current))
+
+    assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
+    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
+    assert records.run(records.jobs.report(current, STEP)) is Verdict.GO_ON
+    assert records.held(stale) == current
+
+
+@pytest.mark.parametrize(("first", "second"), list(product(("succeeded", "failed", "cancelled"), repeat=2)))
+def test_what_has_ended_never_changes(records: Records, first: str, second: str) -> None:
+    job = records.started()
+    assert records.run(records.jobs.move(job, ended(job, first)))
+
+    assert not records.run(records.jobs.move(job, ended(job, second)))
+    assert not records.run(records.jobs.move(job, job.requeue()))
+    assert records.run(records.jobs.report(job, STEP)) is Verdict.LOST
+    assert records.run(records.jobs.ask_to_cancel(job.id)) == first
+    assert records.held(job) == ended(job, first)
+
+
+def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
+    job = records.accepted().model_copy(update={"id": "unknown"})
+
+    assert not records.run(records.jobs.move(job, job.start("null", "worker", NOW)))
+    assert records.run(records.jobs.read("unknown")) is None
+    assert records.run(records.jobs.ask_to_cancel("unknown")) is None
+
+
+def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None:
+    job = records.started()
+    later = records.accepted()
+    records.run(records.jobs.report(job, STEP))
+
+    assert records.run(records.jobs.move(job, job.requeue()))
+
+    snapshot = records.run(records.jobs.read(job.id))
+    assert (snapshot.job, snapshot.progress, snapshot.queue_position) == (job.requeue(), None, 0)
+    assert records.run(records.jobs.read(later.id)).queue_position == 1
+    assert records.wake_ups() == 2
+
+
+def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
+    job = records.started()
+    assert records.run(records.jobs.report(job, STEP)) is Verdict.GO_ON
+
+    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.RUNNING
+
+    assert records.run(records.jobs.report(job)) is Verdict.CANCEL
+
+
+def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Records) -> None:
+    job = records.accepted()
+
+    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.QUEUED
+
+    running = job.start("null", "worker", NOW)
+    assert records.run(records.jobs.move(job, running))
+    assert records.run(records.jobs.report(running)) is Verdict.GO_ON
+
+
+def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
+    first = records.accepted()
+    job = first.model_copy(update={"id": "second"})
+
+    admission = records.run(records.jobs.create(job, Ceiling(1, 1)))
+
+    assert admission.outcome is Outcome.FULL
+    assert records.run(records.jobs.read("second")) is None
+    assert (records.order(), records.wake_ups()) == ([first.id], 1)
+    assert records.run(records.jobs.page(JobFilter(), 10, None)).jobs[0].job == first
+
+
+def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
+    job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
+
+    assert records.run(records.jobs.create(job, Ceiling(1, 1))).outcome is Outcome.CREATED
+
+
+def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:
+    job = records.started()
+    for _ in range(MOST_EVENTS + 300):
+        records.run(records.jobs.report(job, STEP))
+    held = len(records.run(records.jobs.events(job.id)))
+
+    records.run(records.jobs.move(job, ended(job, "succeeded")))
+
+    assert MOST_EVENTS <= held < MOST_EVENTS + 200
+    assert records.run(records.jobs.events(job.id))[-1].data == "succeeded"
+    lifetime = records.store.client.pttl(f"{records.prefix}events:{job.id}")
+    assert EVENTS_LIFETIME_MS - 5000 < lifetime <= EVENTS_LIFETIME_MS
+
+
+def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> None:
+    jobs = [records.accepted(label="long") for _ in range(250)]
+    for _ in range(251):
+        records.started()
+    wanted = JobFilter(state=State.RUNNING, label="long")
+
+    page = records.run(records.jobs.page(wanted, 2, None))
+    rest = records.run(records.jobs.page(wanted, 2, page.cursor))
+
+    assert (page.jobs, page.cursor) == ((), jobs[50].id)
+    assert (rest.jobs, rest.cursor) == ((), None)
+
+
+def test_a_list_finds_the_few_among_the_many_at_once(records: Records) -> None:
+    running = records.started(label="mine")
+    for _ in range(300):
+        records.accepted(label="mine")
+
+    for wanted in (JobFilter(state=State.RUNNING, label="mine"), JobFilter(state=State.RUNNING, backend=Backend.NULL)):
+        page = records.run(records.jobs.page(wanted, 1, None))
+        assert [snapshot.job.id for snapshot in page.jobs] == [running.id]
+
+
+def test_where_a_list_gave_up_names_no_job_of_other_owners(records: Records) -> None:
+    for _ in range(250):
+        records.accepted(owner="alice")
+    for _ in range(251):
+        records.started(owner="bob")
+    wanted = JobFilter(state=State.QUEUED, owner="bob")
+
+    page = records.run(records.jobs.page(wanted, 2, None))
+    found = records.run(records.jobs.read(page.cursor))
+    while page.cursor is not None:
+        page = records.run(records.jobs.page(wanted, 2, page.cursor))
+
+    assert (page.jobs, found) == ((), None)

@@ -1,0 +1,163 @@
+"""The queue of a backend: by priority, owners in turn, and no wake-ups for nothing."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from shared.jobs.operations import OnRepeat, Repeat
+from shared.jobs.requests import Backend, GenerationRequest, Job
+from tests.shared.conftest import NOW, ROOM, Records
+
+
+def start_next(records: Records) -> Job:
+    queued: Job = records.run(records.jobs.peek(Backend.NULL, 1))[0].job
+    running = queued.start("null", "worker", NOW)
+    assert records.run(records.jobs.move(queued, running))
+    return running
+
+
+def owners(jobs: Iterable[Job]) -> str:
+    return "".join(job.owner for job in jobs)
+
+
+def started(records: Records, count: int) -> Sequence[Job]:
+    return [start_next(records) for _ in range(count)]
+
+
+def test_jobs_of_one_owner_start_in_the_order_in_which_they_came(records: Records) -> None:
+    ids = [records.accepted().id for _ in range(20)]
+
+    assert records.order() == ids
+
+
+def test_an_owner_with_many_jobs_does_not_keep_another_waiting(records: Records) -> None:
+    for _ in range(50):
+        records.accepted(owner="a")
+    assert owners(started(records, 5)) == "aaaaa"
+    for _ in range(3):
+        records.accepted(owner="b")
+
+    assert owners(started(records, 8)) == "bababaaa"
+
+
+def test_owners_share_by_images_and_not_by_jobs(records: Records) -> None:
+    for _ in range(10):
+        records.accepted(owner="a", num_images=4)
+    for _ in range(40):
+        records.accepted(owner="b")
+
+    jobs = started(records, 25)
+
+    images = {owner: sum(job.request.num_images for job in jobs if job.owner == owner) for owner in "ab"}
+    assert abs(images["a"] - images["b"]) <= 4
+
+
+def test_who_was_away_gets_no_more_than_a_turn(records: Records) -> None:
+    records.accepted(owner="b")
+    for _ in range(30):
+        records.accepted(owner="a")
+    started(records, 21)
+    for _ in range(10):
+        records.accepted(owner="b")
+
+    assert owners(started(records, 10)).count("b") in {5, 6}
+
+
+def test_what_was_withdrawn_does_not_count_against_its_owner(records: Records) -> None:
+    withdrawn = [records.accepted(owner="a") for _ in range(50)]
+    for _ in range(10):
+        records.accepted(owner="b")
+    for job in withdrawn:
+        assert records.run(records.jobs.move(job, job.cancel(NOW)))
+    records.accepted(owner="a")
+
+    assert "a" in owners(started(records, 2))
+
+
+def test_a_higher_priority_goes_first_whoever_waits(records: Records) -> None:
+    normal, low = records.accepted(owner="a"), records.accepted(owner="b", priority="low")
+    high = records.accepted(owner="c", priority="high")
+
+    assert records.order() == [high.id, normal.id, low.id]
+
+
+def test_a_job_that_comes_back_is_next_again(records: Records) -> None:
+    for owner in "aabb":
+        records.accepted(owner=owner)
+    running = start_next(records)
+    assert records.run(records.jobs.move(running, running.requeue(lost=True)))
+
+    assert records.order()[0] == running.id
+
+
+def test_jobs_that_a_version_before_this_one_queued_are_started_first(records: Records) -> None:
+    old = records.accepted()
+    # It kept the priority alone.
+    records.store.client.zadd(f"{records.prefix}line:null", {old.id: 1})
+    for _ in range(3):
+        records.accepted()
+
+    assert records.order()[0] == old.id
+    assert start_next(records).id == old.id
+
+
+def test_there_is_a_wake_up_for_each_queued_job_but_not_for_thousands(records: Records) -> None:
+    assert [records.wake_ups() for _ in range(3) if records.accepted()] == [1, 2, 3]
+    for _ in range(90):
+        records.accepted()
+
+    assert records.wake_ups() == 32
+
+
+def test_withdrawn_jobs_leave_no_wake_ups(records: Records) -> None:
+    for _ in range(60):
+        job = records.accepted()
+        assert records.run(records.jobs.move(job, job.cancel(NOW)))
+
+    assert records.wake_ups() == 0
+
+
+def test_each_start_sees_to_it_that_the_next_job_wakes_a_worker(records: Records) -> None:
+    for _ in range(40):
+        records.accepted()
+    for left in reversed(range(40)):
+        # A worker takes a wake-up and starts a job.
+        records.store.client.rpop(f"{records.prefix}generate.null")
+        start_next(records)
+        assert records.wake_ups() == min(left, 32)
+
+
+def test_a_job_that_is_created_again_is_there_once(records: Records) -> None:
+    job = records.accepted(owner="a")
+
+    again = records.run(records.jobs.create(job, ROOM))
+
+    assert (again.outcome, again.job_id) == ("created", job.id)
+    assert (records.order(), records.wake_ups()) == ([job.id], 1)
+
+
+@pytest.mark.parametrize("kinds", [10, 600])
+def test_what_is_known_of_durations_is_bounded_and_not_forgotten_at_once(records: Records, kinds: int) -> None:
+    for number in range(kinds):
+        queued = records.accepted(width=64 + number)
+        running = queued.start("null", "worker", NOW)
+        assert records.run(records.jobs.move(queued, running))
+        ended = running.succeed((), running.timings, NOW + timedelta(seconds=1))
+        assert records.run(records.jobs.move(running, ended))
+
+    known = records.store.client.hgetall(f"{records.prefix}pace:null")
+    assert len(known) == min(kinds + 1, 256)
+    assert known["*"] == "1000"
+
+
+def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Records) -> None:
+    first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
+    repeat = Repeat("unsure", "hash", OnRepeat.UNSURE, 60_000)
+    # Its caller had given up waiting when it was accepted.
+    assert records.run(records.jobs.create(first, ROOM, repeat, latest_ms=1)).outcome == "created"
+
+    answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
+
+    assert [(answer.outcome, answer.job_id) for answer in answers] == [("known", first.id)] * 2
+    assert records.order() == [first.id]

@@ -1,0 +1,120 @@
+"""What becomes of operations on a Redis that is there and cannot do them, or that has closed a connection."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+from shared.errors import StoreUnavailable
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import Backend
+from shared.redis.keys import Keys
+from shared.redis.store import AsyncStore, Store, connect, connect_async
+from shared.workers.devices import DeviceMemory
+from shared.workers.records import WorkerRecord, Workers, WorkerState
+from tests.stack import valkey_server
+from worker.records.heartbeat import Heartbeat
+
+#: What makes a server refuse to write, and what makes it write again.
+FAULTS = {
+    "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+}
+WRITE = Workers("store:").leave("nobody")
+
+
+def worker() -> WorkerRecord:
+    now = datetime.now(UTC)
+    return WorkerRecord(id="w", name="w", backend=Backend.NULL, state=WorkerState.READY, model="null", started_at=now)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[redis.Redis]:
+    with connect(url) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
+def test_a_server_that_cannot_write_now_is_unavailable_for_as_long(client: redis.Redis, fault: str, cure: str) -> None:
+    store, beat = Store(client), Workers("store:").beat(worker())
+    client.execute_command(*fault.split())
+    try:
+        with pytest.raises(StoreUnavailable):
+            store.run(beat)
+        with pytest.raises(StoreUnavailable):
+            store.run_all([beat, beat])
+    finally:
+        client.execute_command(*cure.split())
+
+    assert store.run(beat)
+
+
+def test_a_connection_that_was_closed_while_it_was_idle_costs_nothing(url: str, client: redis.Redis) -> None:
+    store = Store(connect(url))
+    store.run(WRITE)
+
+    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    assert store.run(WRITE)
+    assert store.run_all([WRITE, WRITE]) == [True, True]
+
+
+def test_the_api_opens_closed_connections_again_too(url: str, client: redis.Redis) -> None:
+    async def ask() -> bool:
+        store = AsyncStore(connect_async(url))
+        await store.run(WRITE)
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        try:
+            return await store.run(WRITE)
+        finally:
+            await store.client.aclose(close_connection_pool=True)
+
+    assert asyncio.run(ask())
+
+
+def test_one_operation_that_fails_takes_none_of_the_same_round_trip_along(url: str, client: redis.Redis) -> None:
+    client.set(Keys("store:").queue(Backend.SD), "no sorted set")
+
+    async def ask() -> list[object]:
+        store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
+        try:
+            asked = (store.run(jobs.peek(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
+            return await asyncio.gather(*asked, return_exceptions=True)
+        finally:
+            await store.client.aclose(close_connection_pool=True)
+
+    good, bad, also_good = asyncio.run(ask())
+    assert (good, also_good) == ((), ())
+    assert isinstance(bad, redis.ResponseError)
+
+
+def test_a_worker_goes_on_beating_after_an_error_that_nobody_foresaw(client: redis.Redis) -> None:
+    failures = iter([RuntimeError("nobody foresaw it")])
+
+    def measured() -> DeviceMemory | None:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return None
+
+    heartbeat = Heartbeat(Store(client), Workers("beating:"), worker())
+    heartbeat.measure(measured)
+    heartbeat.start()
+    try:
+        heartbeat.update(current_job="a job")
+        while not any("a job" in record for record in map(str, _records(client))):
+            heartbeat.update(current_job="a job")
+    finally:
+        heartbeat.stop()
+
+
+def _records(client: redis.Redis) -> list[object]:
+    return [client.get(key) for key in client.scan_iter("beating:worker:*")]

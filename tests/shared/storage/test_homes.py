@@ -1,0 +1,168 @@
+"""What every home of files promises, whichever it is."""
+
+import asyncio
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from shared.errors import InvalidImage, StorageUnavailable
+from shared.storage.bucket import Bucket
+from shared.storage.folder import Folder
+from shared.storage.object_store import STAGING, Arrived, Home, Staged, pieces
+from tests.api.images import encoded, scene
+from tests.shared.storage.conftest import bucket_at
+from tests.shared.storage.s3 import S3Server
+
+_numbers = itertools.count()
+PICTURE = encoded(scene())
+NAME = "2026/11/23/a-0.png"
+
+
+@pytest.fixture
+def bucket(s3: S3Server, tmp_path: Path) -> Bucket:
+    return bucket_at(s3, s3.create(f"homes-{next(_numbers)}") + "/some/prefix", tmp_path)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    home: Home = Folder(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
+    return home
+
+
+def names(home: Home) -> set[str]:
+    """Of pictures, and of those that came with jobs."""
+    folders = [day.name for day in home.days()] + [f"inputs/{folder.name}" for folder in home.folders("inputs")]
+    return {file.name for folder in folders for file in home.files(folder)} | {
+        file.name for file in home.files(STAGING)
+    }
+
+
+def arrive(staged: Staged, data: bytes = PICTURE) -> Arrived:
+    with staged.receive() as file:
+        file.write(data[:10])
+        file.write(data[10:])
+        return file.finish(max_pixels=10**6)
+
+
+def test_what_is_written_is_read_and_listed_until_it_is_removed(home: Home) -> None:
+    assert home.create(NAME, b"first", "a")
+
+    assert home.read(NAME) == b"first"
+    (day,) = home.days()
+    (file,) = home.files(day.name)
+    assert (day.name, file.name, file.size) == ("2026/11/23", NAME, 5)
+    assert abs(file.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+    home.remove([NAME, "2026/11/23/never-was.png"])
+    home.tidy(day)
+    assert home.read(NAME) is None
+    assert home.days() == []
+    home.remove([])
+
+
+def test_what_has_its_name_is_never_replaced(home: Home) -> None:
+    assert home.create(NAME, b"first", "a")
+    assert not home.create(NAME, b"second", "b")
+
+    assert home.read(NAME) == b"first"
+    assert names(home) == {NAME}
+
+
+def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Bucket) -> None:
+    plain = replace(bucket, is_conditional=False)
+
+    assert bucket.is_conditional
+    assert [plain.create(NAME, data, "a") for data in (b"first", b"second")] == [True, False]
+    assert plain.read(NAME) == b"first"
+
+
+def test_of_many_that_come_at_once_one_gets_the_name(home: Home) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda n: home.create(NAME, bytes([n]) * 1000, str(n)), range(8)))
+
+    assert sum(made) == 1
+    assert home.read(NAME) == bytes([made.index(True)]) * 1000
+
+
+def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: Home) -> None:
+    days = ["2025/12/31", "2026/01/02", "2026/11/23"]
+    for day in reversed(days):
+        home.create(f"{day}/a-0.png", b"x", "a")
+    home.create("inputs/job/hash", b"x", "a")
+    home.create("20261/01/01/theirs.png", b"x", "a")
+
+    assert [day.name for day in home.days()] == days
+    assert [file.name for file in home.files(days[1])] == ["2026/01/02/a-0.png"]
+    assert list(home.files("2024/01/01")) == []
+
+
+def test_pictures_that_come_in_are_kept_under_the_name_of_their_job(home: Home) -> None:
+    staged = home.stage("inputs")
+    arrived = [arrive(staged), arrive(staged, encoded(scene(31, 17))), arrive(staged)]
+    with pytest.raises(InvalidImage):
+        arrive(staged, b"no picture")
+    with staged.receive() as body:
+        body.write(b"JSON")
+        assert body.size == 4
+
+    assert staged.holds_files
+    staged.keep("job")
+    assert not staged.holds_files
+
+    assert arrived[0].reference == arrived[2].reference
+    assert arrived[1].header.size == (31, 17)
+    kept = [f"inputs/job/{each.reference.removeprefix('sha256:')}" for each in arrived[:2]]
+    assert names(home) == set(kept)
+    assert home.read(kept[0]) == PICTURE
+    (folder,) = home.folders("inputs")
+    assert (folder.name, folder.files) == ("job", 2)
+    assert folder.bytes == len(PICTURE) + len(encoded(scene(31, 17)))
+
+    home.clear("inputs/job")
+    home.clear("inputs/job")
+    assert list(home.folders("inputs")) == []
+
+
+def test_pictures_that_nobody_keeps_leave_nothing(home: Home, tmp_path: Path) -> None:
+    staged = home.stage("inputs")
+    arrive(staged)
+    staged.drop()
+
+    assert names(home) == set()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_home_that_works_has_room(home: Home) -> None:
+    assert home.room().writable
+
+
+def test_a_folder_tells_its_room_and_that_it_cannot_be_written(tmp_path: Path) -> None:
+    assert (Folder(tmp_path).room().free_bytes or 0) > 0
+    assert Folder(tmp_path / "missing").room() != Folder(tmp_path).room()
+    assert not Folder(tmp_path / "missing").room().writable
+
+
+@pytest.mark.parametrize("size", [3, 8, 1000])
+def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: Bucket, size: int) -> None:
+    async def sent(*, meddle: bool) -> bytes:
+        first = await bucket.piece(NAME, 2, min(18, 2 + size))
+        assert first is not None
+        assert (first.size, len(first.data)) == (20, min(size, 16))
+        if meddle:
+            bucket.remove([NAME])
+            bucket.create(NAME, b"x" * 20, "b")
+        return b"".join([piece async for piece in pieces(bucket, NAME, first, 2, 18, size)])
+
+    bucket.create(NAME, bytes(range(20)), "a")
+    assert asyncio.run(sent(meddle=False)) == bytes(range(2, 18))
+    if size < 16:
+        with pytest.raises(StorageUnavailable):
+            asyncio.run(sent(meddle=True))
+
+
+def test_a_piece_of_what_is_not_there_is_none(bucket: Bucket) -> None:
+    assert asyncio.run(bucket.piece(NAME, 0, 1)) is None

@@ -1,0 +1,142 @@
+"""Jobs that tell of themselves, and those who send: everything real but the processes."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import redis
+from pydantic import SecretStr
+
+from shared.errors import OutOfMemory
+from shared.jobs.operations import Ceiling, Jobs, Outcome
+from shared.jobs.requests import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
+from shared.net.outbound import Guard
+from shared.redis.store import Operation, Store, connect
+from shared.settings.housekeeper import signing_keys
+from shared.settings.service import LinkSettings
+from shared.storage.folder import Folder
+from shared.storage.images import ImageStore
+from shared.webhooks.deliveries import Delivery
+from shared.webhooks.outbox import Claimed, Fate, Webhook, Webhooks
+from tests.shared.webhooks.receiver import SECRET
+from worker.housekeeper.image_links import JobLinks
+from worker.housekeeper.retry_policy import Retries
+from worker.housekeeper.signing import Signer
+from worker.housekeeper.webhook_dispatcher import Dispatcher
+from worker.housekeeper.webhook_sender import Courier
+
+_numbers = itertools.count()
+URL = "http://127.0.0.1:9/hook?token=secret-of-the-caller"
+
+
+def lapse(client: redis.Redis, begin: str, queue: str) -> None:
+    """As if all waits of a queue's webhooks were over: for an attempt, for its turn, for a lease to lapse."""
+    origin, _, owner = queue.partition(" ")
+    for name in (f"queue:{queue}", f"flying:{queue}", f"flying:{owner}"):
+        ids: Any = client.zrange(begin + name, 0, -1)
+        if ids:
+            client.zadd(begin + name, dict.fromkeys(ids, 1))
+    client.hdel(f"{begin}health:{queue}", "until")
+    client.hdel(f"{begin}down:{origin}", "until", "trial")
+    if client.exists(f"{begin}queue:{queue}"):
+        client.zadd(f"{begin}due:{owner}", {queue: 1})
+        client.zadd(f"{begin}owners", {owner: 1})
+    client.publish(f"{begin}news", queue)
+
+
+class Office:
+    def __init__(self, redis_url: str, folder: Path) -> None:
+        self.prefix = f"office{next(_numbers)}:"
+        self.store = Store(connect(redis_url))
+        self.news = connect(redis_url)
+        self.jobs = Jobs(self.prefix)
+        self.webhooks = Webhooks(self.prefix)
+        self.images = ImageStore(Folder(folder))
+
+    def run(self, operation: Operation[Any]) -> Any:
+        return self.store.run(operation)
+
+    @property
+    def keys(self) -> set[str]:
+        """What is kept of webhooks, but for how receivers are."""
+        begin = f"{self.prefix}webhooks:"
+        found: set[str] = {key.removeprefix(begin) for key in self.store.client.scan_iter(f"{begin}*")}
+        return {key for key in found if not key.startswith(("health:", "down:"))}
+
+    def accepted(self, owner: str = "", **fields: Any) -> Job:
+        request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
+        job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://pictures.example.com")
+        admission = self.run(self.jobs.create(job, Ceiling(10_000, 10_000)))
+        assert admission.outcome is Outcome.CREATED
+        return job
+
+    def started(self, job: Job) -> Job:
+        return self._moved(job, job.start("null", "worker", datetime.now(UTC)))
+
+    def step(self, job: Job, step: int) -> None:
+        self.run(self.jobs.report(job, Progress(step=step, steps=4, fraction=step / 4)))
+
+    def requeued(self, job: Job) -> Job:
+        queued = job.requeue(lost=True)
+        assert self.run(self.jobs.move(job, queued))
+        return queued
+
+    def succeeded(self, job: Job, *pictures: bytes) -> Job:
+        images = tuple(self._saved(job, index, data) for index, data in enumerate(pictures))
+        return self._moved(job, job.succeed(images, Timings(), datetime.now(UTC)))
+
+    def failed(self, job: Job) -> Job:
+        return self._moved(job, job.fail(JobError.of(OutOfMemory()), datetime.now(UTC)))
+
+    def cancelled(self, job: Job) -> Job:
+        return self._moved(job, job.cancel(datetime.now(UTC)))
+
+    def done(self, **fields: Any) -> Job:
+        """A job that has just succeeded."""
+        return self.succeeded(self.started(self.accepted(**fields)))
+
+    def _moved(self, old: Job, new: Job) -> Job:
+        assert self.run(self.jobs.move(old, new))
+        return new
+
+    def _saved(self, job: Job, index: int, data: bytes) -> Image:
+        self.images.save(job, index, data)
+        digest = hashlib.sha256(data).hexdigest()
+        return Image(index=index, media_type="image/png", width=1, height=1, seed=1, bytes=len(data), sha256=digest)
+
+    def take(self, most: int = 100) -> tuple[Webhook, ...]:
+        claimed: Claimed = self.run(self.webhooks.claim(most))
+        return claimed.webhooks
+
+    def settle(self, webhook: Webhook, fate: Fate) -> None:
+        self.run(self.webhooks.settle(webhook, fate))
+
+    def lapse(self, queue: str) -> None:
+        lapse(self.store.client, f"{self.prefix}webhooks:", queue)
+
+    def deliveries(self, job: Job) -> dict[str, Delivery]:
+        snapshot = self.run(self.jobs.read(job.id))
+        return {delivery.event: delivery for delivery in snapshot.deliveries}
+
+    def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> Courier:
+        return Courier(
+            guard=Guard(allow, proxy=fields.pop("proxy", None)),
+            signer=Signer(signing_keys(SecretStr(secrets)) if secrets else ()),
+            images=self.images,
+            links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
+            inline_max_bytes=fields.pop("inline_max_bytes", 1000),
+            user_agent="imagegen/test",
+            now=fields.pop("now", lambda: datetime.now(UTC)),
+            **fields,
+        )
+
+    @contextmanager
+    def sending(self, courier: Courier, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16) -> Iterator[None]:
+        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, Retries(schedule), threads)
+        dispatcher.start()
+        yield
+        dispatcher.stop()

@@ -1,0 +1,221 @@
+"""What each answer of the provider means to the caller, as docs/backends.md has it."""
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from api.problems import STATUS
+from shared.errors import AnswerLost, ContentRejected, JobFailure, UpstreamRejected
+from tests.worker.engines.bfl.conftest import Table
+from tests.worker.engines.bfl.provider import KEY, Reply, refused, state
+from worker.engines.bfl import client
+
+DOCS = Path(__file__).parents[4] / "docs/backends.md"
+ROW = re.compile(r"^\| ((?:submit|poll|image): .*?) \| `([a-z-]+)` \| (\d{3}) \|$", re.MULTILINE)
+DOCUMENTED = {case: (code, int(status)) for case, code, status in ROW.findall(DOCS.read_text())}
+
+
+def submit(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.submits = list(replies)
+
+    return arrange
+
+
+def poll(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.polls = list(replies)
+        table.seconds = 0.8
+
+    return arrange
+
+
+def download(*replies: Reply) -> Callable[[Table], None]:
+    def arrange(table: Table) -> None:
+        table.provider.downloads = list(replies)
+        table.seconds = 0.8
+
+    return arrange
+
+
+def nobody_there(table: Table) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        table.url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def private_sample(table: Table) -> None:
+    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/picture"})]
+    table.seconds = 0.8
+
+
+FIELDS = [{"loc": ["body", "width"], "msg": "must be a multiple of 16", "type": "multiple_of"}]
+
+CASES: dict[str, Callable[[Table], None]] = {
+    "submit: HTTP 400": submit(refused(400, "no")),
+    "submit: HTTP 401": submit(refused(401, "Not authenticated")),
+    "submit: HTTP 402": submit(refused(402, "Insufficient credits")),
+    "submit: HTTP 403": submit(refused(403, "Not authenticated - Invalid Authentication")),
+    "submit: HTTP 404": submit(refused(404, "Not Found")),
+    "submit: HTTP 422 about the key": submit(refused(422, "Invalid API key format")),
+    "submit: HTTP 422 about fields": submit(refused(422, FIELDS)),
+    "submit: HTTP 429, again and again": submit(refused(429, "Too many requests")),
+    "submit: HTTP 500": submit(refused(500)),
+    "submit: HTTP 503": submit(refused(503)),
+    "submit: a redirect": submit(Reply(303, headers={"Location": "/v1/elsewhere"})),
+    "submit: no connection": nobody_there,
+    "submit: answer lost": submit(Reply(hang_up=True)),
+    "submit: answer without a task": submit(Reply(raw=b"<html>")),
+    "poll: Request Moderated": poll(state("Request Moderated")),
+    "poll: Content Moderated": poll(state("Content Moderated")),
+    "poll: Error": poll(state("Error")),
+    "poll: Failed": poll(state("Failed")),
+    "poll: Task not found, for a minute": poll(state("Task not found")),
+    "poll: any other status until the time limit": poll(state("Dreaming")),
+    "poll: Ready without an image until the time limit": poll(state("Ready")),
+    "poll: HTTP 403 until the time limit": poll(refused(403, "Not authenticated")),
+    "poll: HTTP 429 until the time limit": poll(refused(429)),
+    "poll: HTTP 500 until the time limit": poll(refused(500)),
+    "poll: nonsense until the time limit": poll(Reply(raw=b"[[[")),
+    "image: HTTP 403 until the time limit": download(Reply(403, raw=b"expired")),
+    "image: at an address that is not public, until the time limit": private_sample,
+    "image: none, three times": download(Reply(raw=b"GIF89a" + b"\0" * 100)),
+    "image: too large, three times": download(Reply(raw=b"\x89PNG\r\n\x1a\n" + b"\0" * 5000)),
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_PICTURE_BYTES", 2000)
+
+
+def failure(table: Table) -> JobFailure:
+    with pytest.raises(JobFailure) as raised:
+        table.made()
+    assert KEY not in str(raised.value)
+    return raised.value
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Table, case: str, small: None) -> None:
+    CASES[case](table)
+
+    code = failure(table).code
+
+    assert (code, STATUS[code]) == DOCUMENTED[case]
+
+
+def test_every_documented_failure_is_one_of_these() -> None:
+    assert list(DOCUMENTED) == list(CASES)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "submit: HTTP 400",
+        "submit: HTTP 402",
+        "submit: HTTP 422 about fields",
+        "submit: HTTP 500",
+        "submit: HTTP 503",
+        "submit: a redirect",
+        "submit: answer lost",
+    ],
+)
+def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: Table, case: str) -> None:
+    CASES[case](table)
+
+    failure(table)
+
+    assert len(table.provider.posts) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(hang_up=True),
+        Reply(body={"id": "x"}, claim=1000),
+        Reply(seconds=1.5, body={}),
+        Reply(raw=b"{}"),
+        Reply(raw=b"x" * 2_000_000),
+        Reply(500, raw=b""),
+        Reply(502, raw=b""),
+        Reply(503, raw=b"", headers={"Retry-After": "0"}),
+        Reply(504, raw=b""),
+        Reply(302, headers={"Location": "/"}),
+    ],
+    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
+)
+def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Reply) -> None:
+    table.provider.submits = [reply]
+
+    told = failure(table)
+
+    assert isinstance(told, AnswerLost)
+    assert "may have charged" in told.detail
+    assert not told.retryable
+    assert len(table.provider.posts) == 1
+
+
+@pytest.mark.parametrize("status", ["Request Moderated", "Content Moderated"])
+def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None:
+    table.provider.polls = [state(status, details={"Moderation Reasons": ["Derivative Works", "Violence"]})]
+
+    told = failure(table)
+
+    assert isinstance(told, ContentRejected)
+    assert told.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
+
+
+@pytest.mark.parametrize(
+    ("reply", "last"),
+    [
+        (state("Dreaming"), 'Its last status was "Dreaming".'),
+        (refused(403, f"no {KEY}"), "Black Forest Labs does not tell of it: HTTP 403: no ***."),
+        (Reply(raw=b"<html>"), "Black Forest Labs gives answers that cannot be read."),
+        (Reply(500), "The provider could not be asked: HTTP 500."),
+    ],
+    ids=["status", "refused", "nonsense", "500"],
+)
+def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard_last(
+    table: Table, reply: Reply, last: str
+) -> None:
+    poll(reply)(table)
+
+    told = failure(table)
+
+    assert told.detail.endswith(f"The task task-1 was bought from Black Forest Labs. {last}")
+    assert not told.retryable
+
+
+def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> None:
+    table.provider.submits = [refused(429)]
+
+    told = failure(table)
+
+    assert told.detail == "Black Forest Labs takes no more work now (429); nothing was charged for this."
+    assert told.retryable
+
+
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        (refused(422, "Invalid API key format"), "refuses the key in SD_BFL_API_KEY: Invalid API key format."),
+        (refused(422, FIELDS), "refuses the request (HTTP 422): width: must be a multiple of 16."),
+        (refused(403, "Not authenticated"), "refuses the key in SD_BFL_API_KEY: Not authenticated."),
+        (refused(400, f"bad key {KEY}"), "refuses the request (HTTP 400): bad key ***."),
+        (refused(400, "x" * 1000), "refuses the request (HTTP 400): " + "x" * 300 + "."),
+        (refused(400, {"odd": 1}), "refuses the request (HTTP 400)."),
+        (Reply(400, raw=b"[" * 100_000), "refuses the request (HTTP 400)."),
+    ],
+    ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
+)
+def test_their_own_words_are_passed_on_with_care(table: Table, reply: Reply, detail: str) -> None:
+    table.provider.submits = [reply]
+
+    told = failure(table)
+
+    assert isinstance(told, UpstreamRejected)
+    assert told.detail == f"Black Forest Labs {detail}"

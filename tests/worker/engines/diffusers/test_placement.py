@@ -1,0 +1,135 @@
+"""Which parts of a model are on the device, by what is free there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, Flux2KleinPipeline
+
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.diffusers.klein import full_size, in_bfloat16, save_klein
+from tests.worker.engines.drawing import draw, right_half, speckled
+from worker.engines.diffusers import flux_local
+from worker.engines.diffusers import placement as module
+from worker.engines.diffusers.placement import Placement, choose, free_bytes, sizes_of
+from worker.engines.diffusers.stable_diffusion import loading
+from worker.images.values import Inputs
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+GB = 10**9
+#: FLUX.2 Klein 4B in bfloat16; Stable Diffusion XL and 1.5 in float16.
+KLEIN = {"transformer": int(7.75 * GB), "text_encoder": int(8.05 * GB), "vae": int(0.17 * GB)}
+XL = {
+    "unet": int(5.14 * GB),
+    "text_encoder": int(0.25 * GB),
+    "text_encoder_2": int(1.39 * GB),
+    "vae": int(0.17 * GB),
+}
+SD = {"unet": int(1.72 * GB), "text_encoder": int(0.25 * GB), "vae": int(0.17 * GB)}
+WORKING = {
+    "klein": dict.fromkeys(flux_local.PARTS, flux_local.WORKING_BYTES),
+    "xl": {"unet": loading.UNET_BYTES, "vae": loading.AUTOENCODER_BYTES},
+    "sd": {"unet": loading.UNET_BYTES // 4, "vae": loading.AUTOENCODER_BYTES // 4},
+}
+SIZES = {"klein": KLEIN, "xl": XL, "sd": SD}
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "free", "placement"),
+    [
+        ("klein", "24 GB", 23, Placement.RESIDENT),
+        ("klein", "20 GB", 19.5, Placement.RESIDENT),
+        ("klein", "16 GB", 15.5, Placement.MODEL_OFFLOAD),
+        ("klein", "12 GB", 11.6, Placement.MODEL_OFFLOAD),
+        ("klein", "24 GB, half of it taken", 11, Placement.GROUP_OFFLOAD),
+        ("klein", "8 GB", 7.5, Placement.GROUP_OFFLOAD),
+        ("klein", "nothing", 0, Placement.GROUP_OFFLOAD),
+        ("xl", "12 GB", 11.6, Placement.RESIDENT),
+        ("xl", "8 GB", 7.5, Placement.MODEL_OFFLOAD),
+        ("xl", "6 GB", 5.7, Placement.GROUP_OFFLOAD),
+        ("sd", "4 GB", 3.6, Placement.RESIDENT),
+        ("sd", "4 GB, some of it taken", 2.5, Placement.MODEL_OFFLOAD),
+        ("sd", "2 GB", 1.8, Placement.GROUP_OFFLOAD),
+    ],
+)
+def test_as_much_as_fits_stays_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
+    assert choose(SIZES[model], int(free * GB), WORKING[model]) is placement
+
+
+def test_where_parts_cannot_wait_elsewhere_everything_is_on_the_device() -> None:
+    assert choose(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
+    assert free_bytes(torch.device("cpu")) is None
+
+
+def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
+    with in_bfloat16(), torch.device("meta"):
+        sizes = sizes_of(full_size())
+
+    assert {name: round(size / GB, 2) for name, size in sizes.items()} == {
+        "transformer": 7.75,
+        "text_encoder": 8.04,
+        "vae": 0.17,
+    }
+
+
+def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
+    pipe = Flux2KleinPipeline.from_pretrained(save_klein(tmp_path), dtype=torch.bfloat16)
+
+    sizes = sizes_of(pipe)
+
+    assert set(sizes) == {"text_encoder", "transformer", "vae"}
+    assert sizes["text_encoder"] < sum(tensor.nbytes for tensor in pipe.text_encoder.state_dict().values())
+
+
+@pytest.mark.parametrize("placement", [Placement.MODEL_OFFLOAD, Placement.GROUP_OFFLOAD])
+def test_every_placement_gives_the_same_pictures_in_every_mode(
+    placement: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.save_sdxl(tmp_path / "model")
+    tiny.save_lora(tmp_path / "loras", "one", folder)
+    resident = loaded(folder, lora_dir=tmp_path / "loras")
+    with_room_for(placement, monkeypatch)
+    model = loaded(folder, lora_dir=tmp_path / "loras")
+    assert (resident.placement, model.placement) == ("resident", placement)
+    begun, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
+
+    fields = {"loras": [{"name": "one"}], "num_images": 2}
+    for inputs, more in (
+        (Inputs(), {}),
+        (begun, {}),
+        (masked, fields),
+        (begun, fields),
+        (Inputs(), fields),
+        (begun, {}),
+    ):
+        expected, made = draw(resident, inputs, **more), draw(model, inputs, **more)
+        assert made.watch.warnings == []
+        pairs = zip(expected.pictures, made.pictures, strict=True)
+        assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
+
+
+def test_a_broken_picture_is_decoded_again_where_single_layers_come_and_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_room_for(Placement.GROUP_OFFLOAD, monkeypatch)
+    model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
+    decode = AutoencoderKL.decode
+
+    def overflowing(vae: Any, latents: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        made = decode(vae, latents, *arguments, **named)
+        if vae.dtype is torch.bfloat16:
+            made.sample.fill_(torch.nan)
+        return made
+
+    monkeypatch.setattr(AutoencoderKL, "decode", overflowing)
+
+    assert draw(model).watch.warnings == ["the picture came out black or broken: it was decoded again in float32"]
+
+
+def with_room_for(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the device had just so much."""
+    monkeypatch.setattr(module, "choose", lambda *_: placement)

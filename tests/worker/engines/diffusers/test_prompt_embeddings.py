@@ -1,0 +1,56 @@
+"""What a model has made of texts is kept for the next time, within bounds."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from worker.engines.diffusers import prompt_embeddings
+from worker.engines.diffusers.prompt_embeddings import Meaning, Meanings
+
+
+def reading(read: list[str], text: str) -> Callable[[], Meaning]:
+    def read_it() -> Meaning:
+        read.append(text)
+        return (torch.zeros(1, 1000),)
+
+    return read_it
+
+
+def asked(meanings: Meanings, prompts: str) -> str:
+    """Those of the prompts, one letter each, that had to be read."""
+    read: list[str] = []
+    for prompt in prompts:
+        meanings.of(prompt, reading(read, prompt))
+    return "".join(read)
+
+
+def test_only_so_many_texts_are_remembered() -> None:
+    meanings = Meanings(most_kept=3)
+
+    assert asked(meanings, "abcabc") == "abc"
+    # The one that was asked for least lately goes.
+    assert asked(meanings, "adcab") == "db"
+
+
+def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
+    meanings = Meanings()
+
+    assert asked(meanings, "abab") == "ab"
+    assert asked(meanings, "cb") == "c"
+    assert asked(meanings, "a") == "a"
+
+
+def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
+    meanings = Meanings()
+    asked(meanings, "ab")
+
+    meanings.forget()
+
+    assert asked(meanings, "abab") == "ab"
+
+
+def test_nothing_is_remembered_where_nothing_is_to_be() -> None:
+    assert asked(Meanings(most_kept=0), "aa") == "aa"

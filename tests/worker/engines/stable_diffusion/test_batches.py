@@ -1,0 +1,231 @@
+"""Several jobs in one call of a pipeline: to the pixel what each would get alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from shared.jobs.requests import GenerationRequest
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
+from tests.worker.watching import Watching
+from worker.engines.base import Step
+from worker.engines.diffusers.batch_invariance import as_alone
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+from worker.images.values import Inputs, Picture
+from worker.jobs.batching import Together
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+HEART = {"prompt": "a red heart on a blue background", "seed": 42}
+STARS = {"prompt": "a yellow star on a green background", "seed": 7, "num_images": 2}
+APPLE = {"prompt": "a green apple", "negative_prompt": "blue", "seed": 3}
+ASKED = (HEART, STARS, APPLE)
+
+
+def together(
+    model: StableDiffusion,
+    asked: Sequence[dict[str, Any]],
+    watches: Sequence[Watching] = (),
+    inputs: Sequence[Inputs] = (),
+) -> list[list[Picture]]:
+    """The pictures of each request, two steps long unless told otherwise, all made in one go."""
+    requests = [
+        model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **each}))[0]
+        for each in asked
+    ]
+    watch = Together(watches or [Watching() for _ in asked], [request.num_images for request in requests])
+    made = model.generate_together(requests, inputs or [NOTHING] * len(requests), watch)
+    return [list(pictures) for pictures in made]
+
+
+def same(one: Sequence[Picture], other: Sequence[Picture]) -> bool:
+    return [picture.seed for picture in one] == [picture.seed for picture in other] and all(
+        np.array_equal(*pair) for pair in zip((p.pixels for p in one), (p.pixels for p in other), strict=True)
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each prediction was for."""
+    counted: list[int] = []
+    forward = UNet2DConditionModel.forward
+
+    def counting(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        counted.append(len(sample))
+        return forward(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", counting)
+    return counted
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {},
+        {"guidance_scale": 1.0},
+        {"negative_prompt": "red"},
+        {"width": 64, "height": 64},
+        {"width": 72, "height": 104, "scheduler": "euler_a", "num_inference_steps": 3},
+    ],
+    ids=["as it comes", "without guidance", "with a negative prompt", "small", "of odd size, with noise at each step"],
+)
+def test_every_picture_has_the_pixels_that_it_would_have_alone(
+    starter: StableDiffusion, shared: dict[str, Any], calls: list[int]
+) -> None:
+    asked = [{**each, **shared} for each in ASKED]
+
+    made = together(starter, asked)
+
+    assert set(calls) == {4 if "guidance_scale" in shared else 8}
+    for pictures, each in zip(made, asked, strict=True):
+        for index, picture in enumerate(pictures):
+            alone = draw(starter, **{**each, "seed": each["seed"] + index, "num_images": 1})
+            assert np.array_equal(picture.pixels, alone.pixels)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole pictures", "within masks"])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_pictures_to_begin_with_are_each_jobs_own(
+    starter: StableDiffusion, masked: bool, strength: float, calls: list[int]
+) -> None:
+    scene, mask = speckled(128, 128), right_half(128, 128)
+    inputs = [
+        Inputs((scene,), mask if masked else None),
+        Inputs((scene[::-1].copy(),), mask.T.copy() if masked else None),
+        Inputs((255 - scene,), mask[:, ::-1].copy() if masked else None),
+    ]
+    begun = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
+    asked = [{**each, **begun, "width": 128, "height": 128, "num_inference_steps": 4} for each in ASKED]
+
+    made = together(starter, asked, inputs=inputs)
+
+    assert set(calls) == {8}
+    for pictures, each, given in zip(made, asked, inputs, strict=True):
+        for index, picture in enumerate(pictures):
+            alone = draw(starter, given, **{**each, "seed": each["seed"] + index, "num_images": 1})
+            assert np.array_equal(picture.pixels, alone.pixels)
+
+
+def test_what_all_pictures_share_is_computed_once() -> None:
+    computed: list[int] = []
+
+    class Counted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            computed.append(len(x))
+            return super().forward(x)
+
+    layer, one, others = Counted(8, 8), torch.rand(2, 8), torch.rand(4, 8)
+    model = torch.nn.Sequential(layer)
+    model.device = torch.device("cpu")
+    # With guidance: all pictures without their prompts, then all with them.
+    shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
+    with torch.no_grad(), as_alone(model, 3):
+        of_shared, calls_for_shared = layer(shared), list(computed)
+        of_different = layer(different)
+
+    assert calls_for_shared == [2]
+    assert computed == [2] * 4
+    assert torch.equal(of_shared, layer(one).repeat_interleave(3, 0))
+    assert torch.equal(of_different[[0, 3]], layer(different[[0, 3]]))
+
+
+def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:
+    before = draw(starter, **HEART)
+
+    together(starter, ASKED)
+
+    assert same(draw(starter, **HEART).pictures, before.pictures)
+
+
+def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffusion) -> None:
+    watches = [Watching(), Watching()]
+
+    together(starter, [HEART, {**APPLE, "prompt": "apple " * 100}], watches)
+
+    assert watches[0].warnings == []
+    assert "prompt is too long" in watches[1].warnings[0]
+
+
+def test_each_job_sees_its_own_picture_grow(starter: StableDiffusion) -> None:
+    shown: list[list[Any]] = [[], []]
+    watches = [Watching(), Watching()]
+    for watch, own in zip(watches, shown, strict=True):
+        watch.on_step = lambda step, own=own: own.append(step.preview and step.preview(0))  # type: ignore[misc]
+
+    heart, stars = together(starter, [HEART, STARS], watches)
+
+    assert np.abs(shown[0][-1].astype(int) - heart[0].pixels).mean() < 1
+    assert np.abs(shown[1][-1].astype(int) - stars[0].pixels).mean() < 1
+
+
+def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("starter")
+    counting = UNet2DConditionModel.forward
+
+    def full(self: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = counting(self, sample, *args, **kwargs)
+        if len(sample) > 2 * 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return result
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", full)
+    shown: list[Any] = []
+    watches = [Watching(), Watching(), Watching()]
+    watches[2].on_step = lambda step: shown.append(step.preview and step.preview(0))
+
+    first = together(model, ASKED, watches)
+
+    resolved, _ = model.capabilities.resolve(GenerationRequest.model_validate(HEART))
+    assert [len(pictures) for pictures in first] == [1, 2, 1]
+    assert watches[2].warnings == ["memory was short: pictures were made one by one"]
+    # While those of others are made, there is nothing to see of it.
+    assert [preview is None for preview in shown] == [True] * 6 + [False] * 2
+    assert model.most_together(resolved) == 3
+    assert model.most_together(resolved.model_copy(update={"width": 256, "height": 128})) == 1
+
+
+def test_a_model_for_inpainting_makes_one_picture_at_a_time(tmp_path: Path) -> None:
+    model = loaded(tiny.save_inpainting(tmp_path))
+    pair = draw(model, num_images=2)
+
+    assert np.array_equal(pair.pictures[1].pixels, draw(model, seed=2).pixels)
+    assert model.most_together(GenerationRequest(prompt="x", width=64, height=64)) == 1
+
+
+@pytest.mark.parametrize("save", [tiny.save_sd, tiny.save_sdxl], ids=["sd", "sdxl"])
+def test_a_text_is_read_once_and_gives_the_same_pixels_again(save: Any, tmp_path: Path) -> None:
+    model = loaded(save(tmp_path))
+    read: list[object] = []
+    for name in ("text_encoder", "text_encoder_2"):
+        if (encoder := getattr(model._engine.text, name, None)) is not None:
+            encoder.register_forward_hook(lambda *_: read.append(1))
+    first = draw(model, negative_prompt="dog")
+    once = len(read)
+
+    again, other = draw(model, negative_prompt="dog"), draw(model, prompt="a bird", negative_prompt="dog")
+
+    assert np.array_equal(again.pixels, first.pixels)
+    assert not np.array_equal(other.pixels, first.pixels)
+    # Of the other prompt; the negative one was known.
+    assert len(read) == once * 3 // 2
+
+
+def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def cancel(_: Step) -> None:
+        raise Cancelled
+
+    watches = [Watching(), Watching()]
+    watches[0].on_step = cancel
+
+    _, apple = together(starter, [HEART, APPLE], watches)
+
+    assert same(apple, draw(starter, **APPLE).pictures)

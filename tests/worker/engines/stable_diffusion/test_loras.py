@@ -1,0 +1,254 @@
+"""Additions to a model that requests choose by name."""
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from shared.errors import InvalidRequest
+from shared.jobs.requests import GenerationRequest, Lora
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.drawing import draw, right_half, speckled
+from worker.engines.diffusers.stable_diffusion import StableDiffusion, loras
+from worker.engines.diffusers.stable_diffusion.lora_files import found_in
+from worker.images.values import Inputs
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|peft)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_sd(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def lora_dir(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two that fit, one with dots in its name, and two that do not."""
+    lora_dir = tmp_path_factory.mktemp("loras")
+    tiny.save_lora(lora_dir, "fine", folder)
+    tiny.save_lora(lora_dir / "v1.5 detail", "weights", folder, rank=3)
+    other = tiny.save_sdxl(lora_dir.parent / "xl")
+    tiny.save_lora(lora_dir, "for-xl", other)
+    (lora_dir / "no-weights.safetensors").write_bytes(b"nothing of the kind")
+    return lora_dir
+
+
+@pytest.fixture(scope="module")
+def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+    """The very same LoRA as different tools write it, and with what this model has no use for."""
+    lora_dir = tmp_path_factory.mktemp("formats")
+    usual = load_file(tiny.save_lora(lora_dir, "diffusers", folder) / "diffusers.safetensors")
+    kohya = tiny.as_kohya(usual)
+    text = {
+        f"lora_te2_text_model_{layer}.lora_{way}.weight": torch.ones(2, 2) for layer in "ab" for way in ("down", "up")
+    }
+    peft = {key.replace("unet.", "base_model.model."): tensor for key, tensor in usual.items()}
+    # PEFT says beside the file how strong it is: half as strong as what is twice as large.
+    (lora_dir / "peft").mkdir()
+    (lora_dir / "peft" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "peft_type": "LORA"}))
+    save_file(
+        {key: t / 2 if "lora_B" in key else t for key, t in peft.items()}, lora_dir / "peft" / "adapter.safetensors"
+    )
+    save_file(kohya, lora_dir / "SHOUTED.SAFETENSORS")
+    save_file(kohya | text, lora_dir / "for-two-encoders.safetensors")
+    save_file(kohya | {"bundle_emb.word.string_to_param": torch.ones(2, 8)}, lora_dir / "with-a-word.safetensors")
+    save_file({"unet.weight": torch.ones(2)}, lora_dir / "whole-model.safetensors")
+    loha = {key.replace("lora_down.weight", "hada_w1_a"): tensor for key, tensor in kohya.items()}
+    save_file(loha, lora_dir / "loha.safetensors")
+    whole = (lora_dir / "diffusers.safetensors").read_bytes()
+    (lora_dir / "cut-off.safetensors").write_bytes(whole[:-100])
+    return loaded(folder, lora_dir=lora_dir)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, lora_dir: Path) -> StableDiffusion:
+    return loaded(folder, lora_dir=lora_dir)
+
+
+def using(*names: str, scale: float = 1.0) -> list[dict[str, object]]:
+    return [{"name": name, "scale": scale} for name in names]
+
+
+def test_names_are_paths_and_those_of_folders_with_one_file(lora_dir: Path) -> None:
+    assert list(found_in(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
+
+
+def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path: Path) -> None:
+    # "cafe" with an accent as a character of its own, as macOS has it.
+    names = [
+        "people/anna",
+        "people/bert",
+        "people/old/anna",
+        "smile\u263a",
+        "-flag",
+        "a.b c..d",
+        "cafe\u0301",
+        "\u82b1/\u685c",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lora_dir / "fine.safetensors", tmp_path / f"{name}.safetensors")
+    shutil.copy(lora_dir / "fine.safetensors", tmp_path / "SHOUTED.SAFETENSORS")
+    (tmp_path / "linked").symlink_to(lora_dir)
+    (tmp_path / "round").symlink_to(tmp_path)
+
+    found = found_in(tmp_path)
+
+    assert set(found) == {
+        *(unicodedata.normalize("NFC", name) for name in names),
+        "SHOUTED",
+        *(f"linked/{name}" for name in found_in(lora_dir)),
+        "people/old",
+        "\u82b1",
+    }
+    assert all(Lora(name=name).name == name for name in found)
+    assert Lora(name="cafe\u0301").name in found
+
+
+def test_what_is_left_out_is_told(lora_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (" blank", "back\\slash", "line\nbreak", "turned\u202e", "x" * 201):
+        shutil.copy(lora_dir / "fine.safetensors", tmp_path / f"{name}.safetensors")
+    (tmp_path / "twice").mkdir()
+    for name in ("one.safetensors", "one.SAFETENSORS"):
+        shutil.copy(lora_dir / "fine.safetensors", tmp_path / "twice" / name)
+
+    assert list(found_in(tmp_path)) == ["twice/one"]
+    assert caplog.text.count("is left out") == 6
+
+
+def test_what_could_run_code_or_is_hidden_is_no_lora(lora_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / ".trash").mkdir()
+    for name in ("pickled.ckpt", "pickled.bin", ".safetensors", ".trash/fine.safetensors"):
+        shutil.copy(lora_dir / "fine.safetensors", tmp_path / name)
+    (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
+
+    assert found_in(tmp_path) == {}
+
+
+def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
+    assert found_in(tmp_path / "nothing") == {}
+
+
+def test_a_lora_changes_the_picture_by_its_scale(model: StableDiffusion) -> None:
+    plain, little, much = (draw(model, loras=using("fine", scale=scale)).pixels for scale in (0, 0.5, 2))
+
+    assert np.array_equal(plain, draw(model).pixels)
+    assert not np.array_equal(plain, little)
+    assert not np.array_equal(little, much)
+
+
+def test_the_job_after_it_is_made_without(model: StableDiffusion) -> None:
+    before = draw(model).pixels
+
+    draw(model, loras=using("fine"))
+
+    assert np.array_equal(draw(model).pixels, before)
+
+
+def test_several_work_together(model: StableDiffusion) -> None:
+    one, other, both = (draw(model, loras=using(*names)).pixels for names in ASKED)
+
+    assert not np.array_equal(both, one)
+    assert not np.array_equal(both, other)
+
+
+ASKED = (("fine",), ("v1.5 detail",), ("fine", "v1.5 detail"))
+
+
+def test_pictures_that_begin_with_one_have_it_too(model: StableDiffusion) -> None:
+    start = Inputs((speckled(),), right_half())
+
+    assert not np.array_equal(draw(model, start, loras=using("fine")).pixels, draw(model, start).pixels)
+
+
+def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: StableDiffusion) -> None:
+    before = draw(model).pixels
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(model, on_step=stop, loras=using("fine"))
+
+    assert np.array_equal(draw(model).pixels, before)
+
+
+@pytest.mark.parametrize("name", ["SHOUTED", "peft/adapter"])
+def test_every_format_gives_the_same_picture(formats: StableDiffusion, name: str) -> None:
+    drawn = draw(formats, loras=using(name))
+
+    assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
+    assert drawn.watch.warnings == []
+
+
+@pytest.mark.parametrize(("name", "useless", "total"), [("for-two-encoders", 4, 36), ("with-a-word", 1, 33)])
+def test_one_that_is_used_in_part_says_so(formats: StableDiffusion, name: str, useless: int, total: int) -> None:
+    for _ in range(2):
+        drawn = draw(formats, loras=using(name))
+
+        (told,) = drawn.watch.warnings
+        assert f"of the LoRA {name}, {useless} of {total} weights have no effect" in told
+        assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cut-off", "The LoRA cut-off cannot be used: its file is damaged."),
+        ("loha", ": it is a LoHa or a LoKr, which only looks like one."),
+        ("whole-model", ": it has no weights of a LoRA that diffusers knows."),
+    ],
+)
+def test_one_that_cannot_be_used_says_why_and_not_where_it_lies(formats: StableDiffusion, name: str, told: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        draw(formats, loras=using(name))
+
+    assert told in caught.value.detail
+    assert ".safetensors" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("for-xl", "does not fit the model .* its layers have other sizes"), ("no-weights", "is damaged")],
+)
+def test_one_that_does_not_fit_fails_its_job_and_no_other(model: StableDiffusion, name: str, told: str) -> None:
+    before = draw(model).pixels
+
+    with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{told}"):
+        draw(model, loras=using("fine", name))
+
+    assert np.array_equal(draw(model).pixels, before)
+    assert not np.array_equal(draw(model, loras=using("fine")).pixels, before)
+
+
+def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> None:
+    request = GenerationRequest.model_validate({"prompt": "x", "loras": using("fine", "nothing")})
+
+    with pytest.raises(InvalidRequest) as caught:
+        model.capabilities.check(request)
+
+    (error,) = caught.value.errors
+    assert error.pointer == "/loras/1/name"
+    assert error.detail == "must be one of fine, for-xl, no-weights, v1.5 detail, v1.5 detail/weights"
+
+
+def test_only_so_many_stay_loaded(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loras, "MOST_LOADED", 1)
+    gone: list[str] = []
+    delete = StableDiffusionPipeline.delete_adapters
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "delete_adapters", lambda pipe, name: (gone.append(name), delete(pipe, name))
+    )
+    first = draw(model, loras=using("fine")).pixels
+
+    draw(model, loras=using("v1.5 detail"))
+
+    assert len(gone) >= 1
+    assert np.array_equal(draw(model, loras=using("fine")).pixels, first)

@@ -1,0 +1,122 @@
+"""Whether models of the usual architectures load and draw; their weights are random."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.errors import ConfigurationError, OutOfMemory
+from shared.jobs.requests import GenerationRequest
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.watching import Watching
+from worker.engines.base import Step
+from worker.engines.diffusers.stable_diffusion import Options, StableDiffusion
+from worker.images.values import Inputs, Picture
+from worker.models.sources import STARTER, Source
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+FAMILIES: dict[str, Callable[[Path], Path]] = {"sd": tiny.save_sd, "sdxl": tiny.save_sdxl}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+    return loaded(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+def drawn(model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object) -> list[Picture]:
+    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
+    request, _ = model.capabilities.resolve(asked)
+    return list(model.generate(request, Inputs(), Watching(on_step)))
+
+
+def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:
+    assert (model.capabilities.width, model.capabilities.height) == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE)
+
+
+def test_a_request_without_sizes_gives_the_native_size(model: StableDiffusion) -> None:
+    (picture,) = drawn(model)
+
+    assert picture.pixels.shape == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE, 3)
+
+
+def test_several_pictures_have_a_seed_each(model: StableDiffusion) -> None:
+    assert [picture.seed for picture in drawn(model, num_images=3)] == [1, 2, 3]
+
+
+def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
+    steps: list[Step] = []
+
+    drawn(model, steps.append)
+
+    assert steps[0].preview is not None
+    preview = steps[0].preview(0)
+    # As many pixels as the latents have: each stands for two of the picture in this model.
+    assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
+    assert (preview.min(), preview.max()) == (0, 255)
+
+
+def test_what_a_step_raises_ends_the_drawing(model: StableDiffusion) -> None:
+    steps = []
+
+    def stop(step: Step) -> None:
+        steps.append(step.step)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(model, stop, num_inference_steps=5)
+
+    assert steps == [1]
+
+
+@pytest.fixture
+def crowded() -> Callable[[Step], None]:
+    """A step after which torch is asked for more memory than any machine has."""
+
+    def fill(_: Step) -> None:
+        torch.empty(2**60)
+
+    return fill
+
+
+def test_want_of_memory_names_the_size_that_the_model_is_made_for(
+    model: StableDiffusion, crowded: Callable[[Step], None]
+) -> None:
+    with pytest.raises(OutOfMemory, match="64x64"):
+        drawn(model, crowded, width=128, height=128)
+
+
+def test_a_model_is_known_by_its_folder(model: StableDiffusion) -> None:
+    assert Path(model.capabilities.model).is_dir()
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+    with pytest.raises(ConfigurationError, match="is a FluxPipeline; the sd backend runs StableDiffusionPipeline"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
+    folder = tiny.save_sd(tmp_path / "tiny")
+    (weights,) = (folder / part).glob("*.safetensors")
+    names = {"model.safetensors": "pytorch_model.bin"}
+    weights.rename(weights.with_name(names.get(weights.name, f"{weights.stem}.bin")))
+
+    with pytest.raises(ConfigurationError, match="could not be loaded"):
+        loaded(folder)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
+        StableDiffusion.load(Source("SD_MODEL_ID", "starter", Path("unused")).find(), Options(device="cuda:99"))
+
+
+def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:
+    told = starter.capabilities
+
+    assert (told.model, told.num_inference_steps, told.guidance_scale) == ("starter", 20, 4.0)
+    assert (STARTER / "imagegen.json").is_file()

@@ -1,0 +1,74 @@
+"""What SD_OPTIMIZE does to pictures, and what it leaves alone."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._inductor import config
+
+from shared.errors import ConfigurationError
+from shared.jobs.requests import GenerationRequest
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.drawing import draw
+from tests.worker.images.looking import shows_a_red_heart_on_blue
+from worker.engines.diffusers.devices import computes_bfloat16
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+HEART = {"prompt": "a red heart on a blue background", "seed": 42, "num_inference_steps": 8}
+SMALL = GenerationRequest(prompt="x", width=64, height=64)
+
+
+def test_safe_changes_no_pixel(starter: StableDiffusion) -> None:
+    off = loaded("starter", optimize="off")
+
+    first, again = draw(starter, **HEART, num_images=3), draw(starter, **HEART, num_images=3)
+
+    plain = draw(off, **HEART, num_images=3)
+    assert off.most_together(SMALL) == 1
+    assert starter.most_together(SMALL) == 4
+    for pictures in zip(plain.pictures, first.pictures, again.pictures, strict=True):
+        assert all(np.array_equal(pictures[0].pixels, picture.pixels) for picture in pictures)
+
+
+def test_max_takes_bfloat16_where_the_processor_computes_with_it() -> None:
+    model = loaded("starter", optimize="max")
+
+    assert model.dtype == ("bfloat16" if computes_bfloat16() else "float32")
+    assert shows_a_red_heart_on_blue(draw(model, **HEART).pixels)
+
+
+def test_a_precision_that_was_asked_for_is_kept() -> None:
+    assert loaded("starter", optimize="max", dtype="float32").dtype == "float32"
+
+
+@pytest.mark.parametrize("size", ["100x100", "10x9999"])
+def test_a_size_that_the_model_does_not_make_stops_the_worker(size: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"SD_COMPILE_SIZES has {size}, which the model does not make"):
+        loaded("starter", optimize="max", compile_sizes=(size,))
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    with config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),), "force_disable_caches": True}):
+        yield
+    torch.compiler.set_stance("default")
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_the_model_runs_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny.save_sd(tmp_path / "model")
+    before = draw(loaded(folder, dtype="float32")).pixels
+
+    with caplog.at_level(logging.WARNING, "worker"):
+        model = loaded(folder, optimize="max", dtype="float32", compile_sizes=("64x64",))
+
+    assert "SD_COMPILE_SIZES has no effect, the model runs as it is; is there a C++ compiler?" in caplog.text
+    assert np.array_equal(draw(model).pixels, before)

@@ -1,0 +1,71 @@
+"""What is said of text that a model does not read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.drawing import draw
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+#: The tiny models have a token for each letter; 75 of them are read.
+LONG = " ".join(["a"] * 74 + ["b", "c", "d"])
+
+
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+    save = {"sd": tiny.save_sd, "sdxl": tiny.save_sdxl}[request.param]
+    return loaded(save(tmp_path_factory.mktemp(request.param)))
+
+
+def said(model: StableDiffusion, **fields: object) -> list[str]:
+    """Each sentence once, as jobs have them."""
+    return list(dict.fromkeys(draw(model, **fields).watch.warnings))
+
+
+def test_what_fits_is_read_in_silence(model: StableDiffusion) -> None:
+    assert said(model, prompt=LONG[: 2 * 75 - 1], negative_prompt="b") == []
+
+
+def test_the_end_that_is_not_read_is_told(model: StableDiffusion) -> None:
+    assert said(model, prompt=LONG) == ["prompt is too long for the model, which does not read 'c d'"]
+
+
+def test_so_is_that_of_the_negative_prompt(model: StableDiffusion) -> None:
+    assert said(model, negative_prompt=LONG) == ["negative_prompt is too long for the model, which does not read 'c d'"]
+
+
+def test_a_very_long_end_is_told_in_part(model: StableDiffusion) -> None:
+    (sentence,) = said(model, prompt="a " * 1000)
+
+    assert sentence.endswith("a a a...'")
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
+def test_each_of_two_encoders_has_its_own_limit(part: str, tmp_path: Path) -> None:
+    tiny.save_sdxl(tmp_path)
+    _knows_a_double_a(tmp_path / part / "tokenizer.json")
+
+    # Sixty tokens for the one, more than it takes for the other.
+    (sentence,) = said(loaded(tmp_path), prompt=" ".join(["aa"] * 60))
+
+    assert sentence.startswith("prompt is too long for the model, which does not read ")
+
+
+def _knows_a_double_a(file: Path) -> None:
+    told = json.loads(file.read_text())
+    told["model"]["vocab"]["aa</w>"] = told["model"]["vocab"].pop("z</w>")
+    told["model"]["merges"].append(["a", "a</w>"])
+    file.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("guidance", [0, 1])
+def test_a_negative_prompt_without_guidance_is_told_to_have_no_effect(model: StableDiffusion, guidance: int) -> None:
+    sentence = f"negative_prompt has no effect with a guidance_scale of {guidance}"
+
+    assert said(model, negative_prompt="a", guidance_scale=guidance) == [sentence]

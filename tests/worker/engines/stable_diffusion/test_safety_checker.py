@@ -1,0 +1,159 @@
+"""What the safety checker says, and what is said when there is none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shared.errors import ConfigurationError
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.drawing import draw, speckled
+from worker.engines.diffusers.safety_checker import SafetyChecker
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+from worker.models.sources import STARTER
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_checker(tmp_path_factory.mktemp("strict"), strict=True)
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_checker(tmp_path_factory.mktemp("lenient"), strict=False)
+
+
+def checker(folder: Path) -> SafetyChecker:
+    return SafetyChecker.load(folder, torch.device("cpu"))
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        checker(folder)
+    return caught.value.detail
+
+
+def test_every_picture_has_a_verdict_of_its_own(strict: Path, lenient: Path) -> None:
+    pictures = [speckled(64, 48), speckled(32, 32)]
+
+    assert checker(strict).flags(pictures) == [True, True]
+    assert checker(lenient).flags(pictures) == [False, False]
+
+
+def test_a_verdict_leaves_the_picture_as_it_is(strict: Path) -> None:
+    picture = speckled(64, 64)
+
+    checker(strict).flags([picture])
+
+    assert np.array_equal(picture, speckled(64, 64))
+
+
+def test_a_checker_that_is_part_of_a_model_is_found_in_it(strict: Path, tmp_path: Path) -> None:
+    for part, files in {"safety_checker": "*", "feature_extractor": "preprocessor_config.json"}.items():
+        (tmp_path / part).mkdir()
+        for file in strict.glob(files):
+            shutil.copy(file, tmp_path / part)
+
+    assert checker(tmp_path).flags([speckled(64, 64)]) == [True]
+
+
+def test_a_checker_that_is_not_there_is_refused_by_saying_how_to_go_on(tmp_path: Path) -> None:
+    sentence = refusal(tmp_path / "nothing")
+
+    assert "SD_SAFETY_CHECKER_ID names another one" in sentence
+    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
+
+
+def test_a_checker_with_weights_missing_is_refused(lenient: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(lenient, tmp_path / "partial")
+    weights = load_file(folder / "model.safetensors")
+    del weights["concept_embeds"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    assert "its weights are not complete: concept_embeds is missing" in refusal(folder)
+
+
+def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(lenient, tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+    assert "could not be loaded" in refusal(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a checker of its own."""
+    return tiny.save_sd(tmp_path_factory.mktemp("plain"))
+
+
+def with_checker(model: Path, checker: Path, to: Path) -> Path:
+    """A model with a checker among its parts, as Stable Diffusion 1.5 has one."""
+    folder = shutil.copytree(model, to)
+    shutil.copytree(checker, folder / "safety_checker")
+    (folder / "feature_extractor").mkdir()
+    shutil.move(folder / "safety_checker" / "preprocessor_config.json", folder / "feature_extractor")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def test_every_picture_of_a_model_without_a_checker_is_checked(plain: Path, strict: Path, lenient: Path) -> None:
+    models = [loaded(plain, safety_checker=find) for find in (lambda: strict, lambda: lenient)]
+
+    flags = [[picture.flagged for picture in draw(model, num_images=2).pictures] for model in models]
+
+    assert flags == [[True, True], [False, False]]
+    assert [model.capabilities.safety for model in models] == ["checked", "checked"]
+
+
+def test_a_picture_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
+    checked, unchecked = loaded(plain, safety_checker=lambda: strict), loaded(plain)
+
+    assert np.array_equal(draw(checked).pixels, draw(unchecked).pixels)
+
+
+def test_the_checker_that_a_model_brings_goes_first(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
+    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=lambda: lenient)
+
+    assert draw(model).pictures[0].flagged
+
+
+def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
+    plain: Path, strict: Path, lenient: Path, tmp_path: Path
+) -> None:
+    folder = with_checker(plain, lenient, tmp_path / "own")
+    (folder / "safety_checker" / "model.safetensors").rename(folder / "safety_checker" / "pytorch_model.bin")
+
+    assert draw(loaded(folder, safety_checker=lambda: strict)).pictures[0].flagged
+
+
+def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false works without"):
+        loaded(plain, safety_checker=lambda: tmp_path)
+
+
+def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -> None:
+    model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=None)
+
+    assert model.capabilities.safety == "off"
+    assert not draw(model).pictures[0].flagged
+
+
+def test_the_starter_model_is_exempt(starter: StableDiffusion, strict: Path) -> None:
+    assert starter.capabilities.safety == "exempt: the starter model was trained on a closed set of pictograms"
+    assert loaded("starter", safety_checker=lambda: strict).capabilities.safety == starter.capabilities.safety
+
+
+def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(STARTER, tmp_path / "copy")
+
+    assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"

@@ -1,0 +1,244 @@
+"""What workers make of the pictures that come with requests: all upright RGB, or a refusal."""
+
+import io
+import itertools
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.jobs.requests import GenerationRequest, Job
+from tests.api.images import claiming, encoded, half, noise, scene
+from tests.worker.bench import Bench
+from tests.worker.images.looking import Pixels
+from worker.engines.base import OnStep
+from worker.images.inputs import Reader
+from worker.images.values import Inputs, Picture
+
+_numbers = itertools.count()
+SCENE = np.asarray(scene())
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> Bench:
+    return Bench(redis_url, f"inputs{next(_numbers)}:", tmp_path / "outputs")
+
+
+@pytest.fixture
+def read(bench: Bench) -> Callable[..., Inputs]:
+    def read(image: bytes, mask: bytes | None = None) -> Inputs:
+        return Reader(bench.inputs, max_pixels=10**6).read(bench.accepted([image], mask))
+
+    return read
+
+
+def close(one: Pixels, other: Pixels) -> bool:
+    return one.shape == other.shape and bool(np.abs(one.astype(int) - other).mean() < 8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", [0, *range(1, 10)])
+def test_a_picture_is_turned_as_its_camera_says(read: Callable[..., Inputs], kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shown = scene()
+    stored = shown
+    for turn, opposite in {
+        2: "FLIP_LEFT_RIGHT",
+        3: "ROTATE_180",
+        4: "FLIP_TOP_BOTTOM",
+        5: "TRANSPOSE",
+        6: "ROTATE_90",
+        7: "TRANSVERSE",
+        8: "ROTATE_270",
+    }.items():
+        if turn == orientation:
+            stored = shown.transpose(Image.Transpose[opposite])
+
+    inputs = read(encoded(stored, kind, exif=exif, quality=95))
+
+    assert close(inputs.images[0], SCENE)
+
+
+def test_colours_of_every_kind_become_rgb(read: Callable[..., Inputs]) -> None:
+    grey = scene().convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    for stored, expected in [
+        (encoded(scene().convert("P", palette=Image.Palette.ADAPTIVE)), SCENE),
+        (encoded(scene().convert("CMYK"), "JPEG", quality=95), SCENE),
+        (encoded(grey), np.asarray(grey.convert("RGB"))),
+        (encoded(deep), np.asarray(grey.convert("RGB"))),
+        (encoded(grey.convert("1")), np.asarray(grey.convert("1").convert("RGB"))),
+        (encoded(scene(), "JPEG", progressive=True, quality=95), SCENE),
+        (encoded(scene(), "WEBP", lossless=True), SCENE),
+    ]:
+        assert close(read(stored).images[0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_becomes_white(read: Callable[..., Inputs], mode: str) -> None:
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    stored = clear.convert(mode) if mode != "P" else clear.convert("RGB").convert("P")
+    options = {"transparency": 0} if mode == "P" else {}
+
+    assert (read(encoded(stored, **options)).images[0] == 255).all()
+
+
+def test_a_mask_is_black_or_white(read: Callable[..., Inputs]) -> None:
+    soft = Image.linear_gradient("L").resize((96, 64))
+
+    mask = read(encoded(scene()), encoded(soft)).mask
+
+    assert mask is not None
+    assert set(np.unique(mask)) == {0, 255}
+    assert mask.shape == (64, 96)
+    assert (mask[:30] == 0).all()
+    assert (mask[-30:] == 255).all()
+
+
+def test_what_is_transparent_in_a_mask_stays(read: Callable[..., Inputs]) -> None:
+    strokes = Image.new("RGBA", (96, 64), (0, 0, 0, 0))
+    strokes.paste((255, 255, 255, 255), (0, 0, 10, 10))
+
+    mask = read(encoded(scene()), encoded(strokes)).mask
+
+    assert mask is not None
+    assert (mask > 0).sum() == 100
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_another_size(png: bytes) -> bytes:
+    """A second header right after the first: decoders believe the last one."""
+    return png[:33] + chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)) + png[33:]
+
+
+def damaged(png: bytes) -> bytes:
+    middle = len(png) // 2
+    return png[:middle] + bytes(100) + png[middle + 100 :]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_another_size(encoded(scene())),
+        claiming(900, 900),
+        damaged(noise(96, 64)),
+        encoded(scene(), "JPEG")[:-200],
+        damaged(encoded(scene(), "WEBP", lossless=True, quality=0)),
+        encoded(scene(), "JPEG")[:20] + b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(50),
+        b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x0f\0\0\x0f\0\0",
+    ],
+    ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp"],
+)
+def test_a_picture_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
+    job = bench.run(bench.accepted([data]))
+
+    assert job.error is not None
+    assert (job.state, job.error.code, job.error.retryable) == ("failed", "invalid-image", False)
+    assert bench.files == []
+
+
+def test_a_picture_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
+    job = bench.run(bench.accepted([claiming(60_000, 10_000)]))
+
+    assert job.error is not None
+    assert job.error.code == "invalid-image"
+    assert "60000x10000" in job.error.detail
+
+
+@pytest.mark.parametrize("mask", [encoded(half(64, 64)), encoded(Image.new("L", (96, 64), 0))])
+def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> None:
+    job = bench.run(bench.accepted([encoded(scene())], mask))
+
+    assert job.error is not None
+    assert job.error.code == "invalid-image"
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half())), lambda file: file.unlink()])
+def test_a_picture_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
+    job = bench.accepted([encoded(scene())])
+    damage(bench.files[0])
+
+    ended = bench.run(job)
+
+    assert ended.error is not None
+    assert ended.error.code == "invalid-image"
+
+
+def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("drawing", [None, fail])
+def test_pictures_go_when_their_job_has_ended(bench: Bench, drawing: Callable[..., Sequence[Picture]] | None) -> None:
+    ended = bench.run(bench.accepted([encoded(scene())], encoded(half())), drawing)
+
+    assert ended.state.is_terminal
+    assert [file.suffix for file in bench.files] == ([] if drawing else [".png"])
+    assert list(bench.inputs.folders()) == []
+
+
+def test_pictures_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
+    queued = bench.requeued(bench.started(bench.accepted([encoded(scene())], strength=0.001)))
+
+    done = bench.run(queued)
+
+    assert (done.state, done.attempt) == ("succeeded", 2)
+    assert (done.images[0].width, done.images[0].height) == (96, 64)
+
+
+def test_pictures_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
+    job = bench.accepted([encoded(scene())])
+
+    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+        bench.started(bench.requeued(bench.read(job)))
+        return []
+
+    bench.work(draw)
+
+    assert [folder.job_id for folder in bench.inputs.folders()] == [job.id]
+
+
+def test_a_job_past_its_deadline_leaves_no_pictures(bench: Bench) -> None:
+    job = bench.accepted([encoded(scene())], deadline_seconds=1)
+    late = Bench(bench.redis_url, bench.prefix, bench.folder, now=lambda: job.created_at.replace(year=2100))
+
+    assert late.run(job).state == "failed"
+    assert list(bench.inputs.folders()) == []
+
+
+def landscape(bench: Bench, **fields: object) -> Job:
+    return bench.run(bench.accepted([encoded(scene(60, 40))], **fields))
+
+
+def test_the_size_of_a_picture_is_that_of_its_start(bench: Bench) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = bench.run(bench.accepted([encoded(scene(60, 40), "JPEG", exif=exif)]))
+
+    assert (turned.request.width, turned.request.height) == (40, 60)
+    assert (turned.images[0].width, turned.images[0].height) == (40, 60)
+    assert landscape(bench, width=30).request.height == 20
+    assert landscape(bench, height=20).request.width == 30
+
+
+def test_a_file_that_is_two_things_is_only_its_picture(bench: Bench) -> None:
+    inputs = Reader(bench.inputs, 10**6).read(bench.accepted([encoded(scene()) + b"<script>alert(1)</script>"]))
+
+    assert (inputs.images[0] == SCENE).all()
+
+
+def test_what_a_file_tells_beside_its_pixels_goes_no_further(bench: Bench) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "5ecret camera"
+    done = bench.run(bench.accepted([encoded(scene(), exif=exif)], strength=0.001))
+
+    assert b"5ecret" not in io.BytesIO(bench.files[0].read_bytes()).getvalue()
+    assert done.state == "succeeded"

@@ -1,0 +1,116 @@
+"""Nobody takes more memory for images than there is, and nobody waits for ever."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from worker.images.memory_budget import Budget
+
+
+class Stop(Exception):
+    pass
+
+
+def stop() -> None:
+    raise Stop
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget(100)
+
+
+def is_granted(budget: Budget, count: int) -> bool:
+    with budget.share() as share:
+        try:
+            share.resize(count, stop)
+        except Stop:
+            return False
+    return True
+
+
+def test_what_is_left_can_be_had_and_no_more(budget: Budget) -> None:
+    with budget.share() as share:
+        share.resize(60)
+        assert is_granted(budget, 40)
+        assert not is_granted(budget, 41)
+        share.resize(10)
+        assert is_granted(budget, 90)
+
+    assert is_granted(budget, 100)
+
+
+def test_what_was_not_granted_is_not_missing(budget: Budget) -> None:
+    with budget.share() as share:
+        share.resize(60)
+        for _ in range(3):
+            assert not is_granted(budget, 50)
+
+    assert is_granted(budget, 100)
+
+
+def test_who_wants_more_than_there_is_gets_it_alone(budget: Budget) -> None:
+    with budget.share() as share:
+        share.resize(1)
+        assert not is_granted(budget, 1000)
+
+    with budget.share() as share:
+        share.resize(1000)
+        assert not is_granted(budget, 1)
+
+
+def until(told: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not told():
+        assert time.monotonic() < end
+        threading.Event().wait(0.005)
+
+
+def test_who_has_the_turn_is_not_passed_by(budget: Budget) -> None:
+    with ThreadPoolExecutor() as threads, budget.share() as share:
+        share.resize(60)
+        granted = threading.Event()
+
+        def grow() -> None:
+            with budget.turn(lambda: None), budget.share() as own:
+                own.resize(30)
+                own.resize(90)
+                granted.set()
+
+        made = threads.submit(grow)
+        # It has the thirty, and waits for the sixty.
+        until(lambda: not is_granted(budget, 5))
+        assert not granted.is_set()
+        share.resize(0)
+
+        made.result(10)
+        assert granted.is_set()
+
+
+def test_one_at_a_time_has_the_turn(budget: Budget) -> None:
+    with ThreadPoolExecutor() as threads, budget.turn(stop):
+
+        def take() -> None:
+            with budget.turn(stop):
+                pass
+
+        assert isinstance(threads.submit(take).exception(10), Stop)
+
+
+def test_shares_that_come_and_go_leave_nothing_behind(budget: Budget) -> None:
+    def work(number: int) -> None:
+        if number % 3:
+            with budget.share() as share:
+                share.resize(number)
+        else:
+            with budget.turn(lambda: None), budget.share() as share:
+                for count in (number, 2 * number, 1):
+                    share.resize(count)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(1, 90), timeout=30))
+
+    assert is_granted(budget, 100)

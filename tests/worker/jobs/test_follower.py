@@ -1,0 +1,97 @@
+"""What those who follow a job see, and how a running job is stopped."""
+
+import base64
+from typing import Any
+
+import pytest
+
+from tests.conftest import RED_HEART
+from tests.stack import Event, Stack
+from tests.worker.images.looking import opened
+from tests.worker.new_jobs import begun, made, simulated, submitted
+
+SLOW: dict[str, Any] = {**RED_HEART, "num_inference_steps": 150, "width": 256, "height": 256}
+
+
+@pytest.fixture(scope="module")
+def previews(sd: Stack) -> list[Event]:
+    """The first two previews of a slow job, which is then cancelled."""
+    job_id = begun(sd, **SLOW)
+    with sd.api.events(job_id) as events:
+        stream = (event for event in events if event.type == "preview")
+        found = [next(stream), next(stream)]
+    sd.api.delete(f"/api/jobs/{job_id}")
+    sd.api.finished(job_id)
+    return found
+
+
+def test_a_slow_job_shows_small_previews(previews: list[Event]) -> None:
+    files = [base64.b64decode(event.data["b64_json"]) for event in previews]
+
+    assert {opened(file).format for file in files} == {"JPEG"}
+    assert max(max(opened(file).size) for file in files) <= 256
+    assert max(len(file) for file in files) < 40_000
+
+
+def test_previews_are_a_second_apart(previews: list[Event]) -> None:
+    first, second = previews
+
+    assert 0 < first.data["step"] < second.data["step"]
+
+
+def test_a_short_job_shows_no_previews(null: Stack) -> None:
+    job_id = submitted(null, **simulated(seconds=0.3))
+
+    assert {event.type for event in null.api.follow(job_id)} == {"state", "progress", "done"}
+
+
+def test_progress_only_goes_forward(sd: Stack) -> None:
+    # Heun's scheduler runs the model nearly twice a step.
+    job_id = submitted(sd, **RED_HEART, scheduler="heun", num_inference_steps=20)
+
+    told = [event.data["fraction"] for event in sd.api.follow(job_id) if event.type == "progress"]
+    assert told == sorted(told)
+    assert 0 < told[0] < told[-1] <= 1
+
+
+def test_progress_is_told_at_most_four_times_a_second(null: Stack) -> None:
+    job_id = submitted(null, **simulated(seconds=1))
+
+    told = [event for event in null.api.follow(job_id) if event.type == "progress"]
+    # A hundred steps; the last may follow the one before it at once.
+    assert 2 <= len(told) <= 5
+
+
+def test_a_running_job_can_be_cancelled(sd: Stack) -> None:
+    job_id = begun(sd, **SLOW)
+
+    sd.api.delete(f"/api/jobs/{job_id}")
+
+    *told, done = sd.api.follow(job_id)
+    assert done.data["state"] == "cancelled"
+    assert max(event.data["step"] for event in told if event.type == "progress") < SLOW["num_inference_steps"]
+
+
+def test_a_cancelled_job_leaves_no_file(sd: Stack) -> None:
+    job_id = begun(sd, **SLOW)
+
+    sd.api.delete(f"/api/jobs/{job_id}")
+    sd.api.finished(job_id)
+
+    assert list(sd.outputs.rglob(f"*{job_id}*")) == []
+
+
+def test_a_cancelled_job_ends_within_a_second(null: Stack) -> None:
+    job_id = begun(null, **simulated(seconds=30))
+
+    null.api.delete(f"/api/jobs/{job_id}")
+
+    # A step takes 0.3 s here; the rest is for a busy machine.
+    assert null.api.finished(job_id)["timings"]["total_ms"] < 3000
+
+
+def test_the_job_after_a_cancelled_one_is_done(sd: Stack) -> None:
+    job_id = begun(sd, **SLOW)
+    sd.api.delete(f"/api/jobs/{job_id}")
+
+    assert made(sd, **RED_HEART)["state"] == "succeeded"

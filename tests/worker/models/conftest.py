@@ -1,0 +1,83 @@
+"""A repository as publishers fill it, and a server that has it."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+
+from tests.worker.models.hub import Hub, hub_serving
+
+NAME, TOKEN = "someone/some-model", "hf_token"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "safety_checker": [None, None],
+}
+MEGABYTE = 1_000_000
+#: What a download takes where half precision will do.
+NEEDED = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model-00002-of-00002.safetensors",
+    "text_encoder/model.safetensors.index.json",
+    "tokenizer/merges.txt",
+    "tokenizer/chat_template.jinja",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+)
+CLUTTER = (
+    "README.md",
+    ".gitattributes",
+    "some-model.safetensors",
+    "images/example.png",
+    "safety_checker/model.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "text_encoder/pytorch_model.bin.index.json",
+    "text_encoder/modeling_own.py",
+    "unet/diffusion_pytorch_model.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/model.onnx",
+)
+
+
+def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the variable HF_ENDPOINT does, which is read once a process."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a repository: what a pipeline needs, and what it does not."""
+    folder = tmp_path_factory.mktemp("published")
+    noise = random.Random(0)
+    for path in (*NEEDED, *CLUTTER):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(noise.randbytes(3 * MEGABYTE if path.endswith(".safetensors") else 100))
+    (folder / "model_index.json").write_text(json.dumps(INDEX))
+    (folder / "unet" / "config.json").write_text(json.dumps({"sample_size": 32}))
+    return folder
+
+
+@pytest.fixture
+def hub(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_serving(NAME, published, TOKEN) as hub:
+        reach(hub.url, monkeypatch)
+        # The client writes what comes in pieces of this size; the files here are smaller than its usual one.
+        monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", MEGABYTE // 8)
+        yield hub
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach("http://127.0.0.1:9", monkeypatch)

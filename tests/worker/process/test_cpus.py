@@ -1,0 +1,59 @@
+"""Models compute with as many threads as there are CPUs for them."""
+
+from pathlib import Path
+
+import pytest
+
+from worker.process.cpus import affine_cpus, set_threads, usable_cpus
+
+
+def machine(root: Path, groups: str, **files: str) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        file = root / "sys/fs/cgroup" / name.replace("__", ".").replace("_SLASH_", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu__max": "max 100000\n"}, None),
+        ("0::/\n", {"cpu__max": "150000 100000\n"}, 1),
+        ("0::/\n", {"cpu__max": "50000 100000\n"}, 1),
+        ("0::/a/b\n", {"a_SLASH_b_SLASH_cpu__max": "max 100000\n", "a_SLASH_cpu__max": "100000 100000\n"}, 1),
+        ("0::/not/seen/from/here\n", {"cpu__max": "100000 100000\n"}, 1),
+        (
+            "4:cpu,cpuacct:/x\n1:name=systemd:/x\n",
+            {
+                "cpu,cpuacct_SLASH_x_SLASH_cpu__cfs_quota_us": "100000\n",
+                "cpu,cpuacct_SLASH_x_SLASH_cpu__cfs_period_us": "100000\n",
+            },
+            1,
+        ),
+        (
+            "4:cpu,cpuacct:/\n",
+            {"cpu,cpuacct_SLASH_cpu__cfs_quota_us": "-1\n", "cpu,cpuacct_SLASH_cpu__cfs_period_us": "100000\n"},
+            None,
+        ),
+    ],
+    ids=str,
+)
+def test_a_quota_counts_as_so_many_cpus(tmp_path: Path, groups: str, files: dict[str, str], cpus: int | None) -> None:
+    assert usable_cpus(machine(tmp_path, groups, **files)) == (cpus or affine_cpus())
+
+
+def test_where_no_control_groups_are_affinity_decides(tmp_path: Path) -> None:
+    assert usable_cpus(tmp_path) == affine_cpus()
+
+
+def test_the_number_that_is_set_is_taken_and_what_is_set_for_openmp_stays() -> None:
+    chosen: dict[str, str] = {}
+    set_threads(chosen, "3")
+    assert chosen["OMP_NUM_THREADS"] == "3"
+
+    own = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
+    set_threads(own, "3")
+    assert own == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}

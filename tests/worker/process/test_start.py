@@ -1,0 +1,94 @@
+"""What a worker's start looks like to who watches it."""
+
+import gc
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from shared.jobs.requests import Backend
+from shared.redis.store import Store, connect
+from shared.settings.worker import WorkerSettings
+from tests.conftest import RED_HEART
+from tests.faults.invariant import until
+from tests.stack import Api, Stack
+from tests.worker.models.hub import hub_serving
+from tests.worker.new_jobs import child_of, made
+from worker.models.sources import STARTER
+from worker.process.engine_loading import load_backend
+
+NAME, TOKEN = "someone/starter-copy", "hf_token"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+#: Of that file. The hub's client writes what comes in pieces of 10 MiB.
+HALF, WRITTEN = 12_000_000, 10 << 20
+
+
+def told(api: Api, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What /health says, as soon as it is that."""
+    end = time.monotonic() + 30
+    while not what(health := api.get("/health").json()):
+        assert time.monotonic() < end, health
+        threading.Event().wait(0.1)
+    return health
+
+
+def sd_of(api: Api) -> dict[str, Any]:
+    backends = api.get("/api/backends").json()["backends"]
+    found: dict[str, Any] = next(backend for backend in backends if backend["name"] == "sd")
+    return found
+
+
+def entries(output: str) -> list[str]:
+    """What follows the banner, up to the moment in which the worker is ready."""
+    before, ready, _ = output.partition("ready.")
+    return (before.rpartition(" key=generate.")[2] + ready).split("\n")[1:]
+
+
+def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
+    messages = [line.split(maxsplit=2)[2] for line in entries(sd.worker.output) if line.strip()]
+
+    placed, loaded, connected, ready = messages
+    assert placed.startswith("starter: resident; its parts take 0.1 GB")
+    assert loaded.startswith("starter is ready on cpu (float32) after ")
+    assert connected.startswith("Connected to redis")
+    assert ready.endswith("ready.")
+
+
+def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_end(stack: Stack) -> None:
+    api = stack.start_api()
+    settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
+    with hub_serving(NAME, STARTER, TOKEN) as hub:
+        hub.stalls = {UNET: HALF}
+        stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
+        health = told(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)
+        (worker,) = sd_of(api)["workers"]
+        assert health["backends"]["sd"] == sd_of(api)["status"] == worker["state"] == "loading"
+        assert worker["download"]["bytes_total"] == health["downloads"]["sd"]["bytes_total"] > 2 * HALF
+        child = child_of(stack.worker)
+        stack.worker.send(signal.SIGKILL)
+        child.kill()
+        hub.stalls = {}
+        last = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+
+    # Twice: the index, which tells what is needed and comes last; and what was not whole when the worker was lost.
+    sent = Counter(name for name, _ in hub.sent)
+    assert sent[UNET] == 2
+    assert sent["text_encoder/model.safetensors"] == 1
+    assert made(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
+    # What the API knows of workers may be half a second old.
+    until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
+    (ready,) = (worker for worker in sd_of(api)["workers"] if worker["state"] != "loading")
+    assert (ready["download"], ready["placement"]) == (None, "resident")
+    assert "downloading someone/starter-copy: " in last.output
+    assert hub.url not in last.output
+    assert TOKEN not in last.output
+
+
+def test_garbage_is_collected_once_the_engine_is_there(redis_url: str) -> None:
+    settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url)
+
+    load_backend(settings, Store(connect(redis_url)), lambda _: None)
+
+    assert gc.isenabled()

@@ -1,5 +1,0 @@
-"""Stable Diffusion on diffusers: 1.5, 2.x, XL, their distilled kinds, and the bundled starter model."""
-
-from worker.backends.stable_diffusion.backend import Options, StableDiffusion
-
-__all__ = ["Options", "StableDiffusion"]

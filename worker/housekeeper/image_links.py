@@ -1,0 +1,33 @@
+"""Links to pictures in what is sent without having been asked for."""
+
+import secrets
+
+from shared.access.links import Links, Signer, link_secret
+from shared.jobs.requests import Job
+from shared.redis.store import Store
+from shared.settings.service import LinkSettings
+from worker.records.redis_retry import patiently
+
+
+class JobLinks:
+    """Links as the job's own caller would get them: signed where it came with a key."""
+
+    def __init__(self, settings: LinkSettings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._signer: Signer | None = None
+
+    def of(self, job: Job) -> Links:
+        """May wait for Redis."""
+        return Links(job.base_url, self._made() if job.owner else None)
+
+    def _made(self) -> Signer:
+        if self._signer is None:
+            self._signer = Signer(self._secret(), self._settings.link_lifetime_seconds)
+        return self._signer
+
+    def _secret(self) -> bytes:
+        if self._settings.link_secret is not None:
+            return self._settings.link_secret.get_secret_value().encode()
+        proposed = link_secret(self._settings.redis_prefix, secrets.token_hex(32))
+        return patiently(lambda: self._store.run(proposed)).encode()

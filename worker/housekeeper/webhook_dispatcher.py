@@ -1,0 +1,172 @@
+"""Sends webhooks as they come due: one thread hears of them, one takes them, each is sent on its own."""
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import Protocol
+
+import redis
+import redis.exceptions
+from pydantic import ValidationError
+
+from shared.errors import StoreUnavailable
+from shared.observability.tracing import Span, Start, Tracing, Untraced
+from shared.redis.store import Store
+from shared.webhooks.deliveries import DeliveryState
+from shared.webhooks.outbox import Fate, Webhook, Webhooks
+from worker.housekeeper.retry_policy import Retries
+from worker.housekeeper.webhook_sender import Receipt
+from worker.records.redis_retry import patiently
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.5
+#: How long webhooks under way may take when the process is told to end. What is cut off is sent again by the next one.
+GRACE_SECONDS = 5.0
+
+
+class Sender(Protocol):
+    def deliver(self, webhook: Webhook) -> Receipt: ...
+
+
+class Dispatcher:
+    """Any number may run: each takes what is due under a lease, and a lease that lapses is somebody else's.
+
+    Takes at most `threads` at a time, and of one owner and receiver no more than shared.webhooks.outbox allows, so
+    that a receiver that is slow keeps back only what its owner has for it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        news: redis.Redis,
+        webhooks: Webhooks,
+        sender: Sender,
+        retries: Retries,
+        threads: int,
+        traced: Start = Untraced,
+    ) -> None:
+        """`news` is a connection for listening."""
+        self._traced = traced
+        self._tracing: Tracing = Untraced()
+        self._store = store
+        self._news = news
+        self._webhooks = webhooks
+        self._sender = sender
+        self._retries = retries
+        self._threads = threads
+        self._under_way = 0
+        self._changed = threading.Condition()
+        self._due = False
+        self._stopped = False
+
+    def start(self) -> None:
+        self._tracing = self._traced()
+        for name, work in (("webhook-news", self._listen), ("webhooks", self._dispatch)):
+            threading.Thread(target=work, name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Take no more, and wait a little for those under way."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._under_way, GRACE_SECONDS)
+        self._tracing.close()
+
+    def _listen(self) -> None:
+        while not self._stopped:
+            try:
+                with self._news.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+                    pubsub.subscribe(self._webhooks.channel)
+                    while not self._stopped:
+                        # The timeout lets redis-py ping a silent connection. A subscription that begins is news too:
+                        # something may have come before it.
+                        if pubsub.get_message(timeout=10) is not None:
+                            self._tell()
+            except (redis.exceptions.RedisError, OSError) as error:
+                logger.warning("the subscription to webhooks was lost (%s); subscribing again", type(error).__name__)
+                time.sleep(RECONNECT_SECONDS)
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._due = True
+            self._changed.notify_all()
+
+    def _dispatch(self) -> None:
+        wait: float | None = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._due or self._stopped, wait)
+                self._changed.wait_for(lambda: self._under_way < self._threads or self._stopped)
+                if self._stopped:
+                    return
+                self._due, free = False, self._threads - self._under_way
+            wait = self._send_due(free)
+
+    def _send_due(self, free: int) -> float | None:
+        """Begin to send what is due; seconds until there will be more, None when only news can tell."""
+        try:
+            claimed = self._store.run(self._webhooks.claim(free))
+        except StoreUnavailable:
+            return RECONNECT_SECONDS
+        except Exception:
+            # This thread is the only one that takes webhooks: it must not end.
+            logger.exception("unexpected error while taking webhooks")
+            return GRACE_SECONDS
+        for webhook in claimed.webhooks:
+            with self._changed:
+                self._under_way += 1
+            threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
+        return None if claimed.wait_ms is None else claimed.wait_ms / 1000
+
+    def _send(self, webhook: Webhook) -> None:
+        try:
+            fate = self._attempt(webhook)
+            patiently(lambda: self._store.run(self._webhooks.settle(webhook, fate)))
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._due = True
+                self._changed.notify_all()
+
+    def _attempt(self, webhook: Webhook) -> Fate:
+        begin, begun_at = time.monotonic(), time.time_ns()
+        try:
+            receipt = self._sender.deliver(webhook)
+        except Exception:
+            logger.exception("webhook %s could not be sent", webhook.id)
+            receipt = Receipt(error="could not be sent; the log of the housekeeper has it")
+        fate = self._retries.fate(webhook, receipt)
+        _log(webhook, receipt, fate, time.monotonic() - begin)
+        if self._tracing.is_on:
+            self._trace(webhook, receipt, fate, begun_at)
+        return fate
+
+    def _trace(self, webhook: Webhook, receipt: Receipt, fate: Fate, begin: int) -> None:
+        attributes = {
+            "imagegen.job.id": webhook.job_id,
+            "imagegen.webhook.event": webhook.event.value,
+            "imagegen.webhook.attempt": webhook.attempt,
+            "imagegen.webhook.outcome": fate.state.value,
+            "server.address": webhook.receiver,
+            **({} if receipt.status is None else {"http.response.status_code": receipt.status}),
+        }
+        error = "" if receipt.is_accepted else receipt.error
+        span = Span("webhook", begin, time.time_ns(), attributes, "client", error)
+        with suppress(ValidationError):
+            self._tracing.tell(span, webhook.snapshot().job.traceparent)
+
+
+def _log(webhook: Webhook, receipt: Receipt, fate: Fate, seconds: float) -> None:
+    """Names the receiver, and never the rest of its address: paths and queries are where its secrets are."""
+    fields = {"job_id": webhook.job_id}
+    what = f"webhook {webhook.id} to {webhook.receiver}"
+    match fate.state:
+        case DeliveryState.DELIVERED:
+            logger.info("%s was delivered in %.0f ms", what, seconds * 1000, extra=fields)
+        case DeliveryState.PENDING:
+            again = fate.delay_ms / 1000
+            logger.warning("%s failed: it %s; sent again in %.0f s", what, receipt.error, again, extra=fields)
+        case DeliveryState.DROPPED | DeliveryState.DEAD:
+            logger.warning("%s was given up: it %s", what, receipt.error, extra=fields)

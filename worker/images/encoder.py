@@ -1,0 +1,76 @@
+"""How a picture becomes a file that tells how to make it again."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import assert_never
+
+from PIL import Image as PillowImage
+
+from shared.jobs.requests import Job, OutputFormat
+from worker.images import png
+from worker.images.values import Picture
+
+QUALITY = 92
+#: EXIF tag 0x9286, UserComment, in the Exif sub-directory 0x8769: where Stable Diffusion tools look in JPEG and WebP.
+_EXIF_DIRECTORY, _USER_COMMENT = 0x8769, 0x9286
+
+
+#: What concerns the caller alone, and not whoever gets to see the picture.
+_PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """`version` is the service's own, written into each file."""
+
+    version: str
+
+    def encode(self, picture: Picture, job: Job) -> bytes:
+        parameters = self._parameters(picture, job)
+        match job.request.output_format:
+            case OutputFormat.PNG:
+                return png.encode(picture.pixels, {"parameters": parameters, "imagegen": self._recipe(picture, job)})
+            case OutputFormat.JPEG:
+                return _with_pillow(picture, parameters, "JPEG", quality=QUALITY)
+            case OutputFormat.WEBP:
+                return _with_pillow(picture, parameters, "WEBP", quality=QUALITY)
+            case _:
+                assert_never(job.request.output_format)
+
+    def _parameters(self, picture: Picture, job: Job) -> str:
+        height, width, _ = picture.pixels.shape
+        request = job.request
+        return png.parameters_text(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            steps=request.num_inference_steps,
+            sampler=request.scheduler,
+            guidance=request.guidance_scale,
+            seed=picture.seed,
+            width=width,
+            height=height,
+            model=job.model or "",
+            version=f"imagegen {self.version}",
+        )
+
+    def _recipe(self, picture: Picture, job: Job) -> str:
+        recipe = {
+            "request": job.request.told(without=_PRIVATE),
+            "seed": picture.seed,
+            "backend": job.backend,
+            "model": job.model,
+            "job": job.id,
+            "version": self.version,
+        }
+        return json.dumps(recipe, ensure_ascii=False)
+
+
+def _with_pillow(picture: Picture, parameters: str, file_format: str, *, quality: int) -> bytes:
+    image = PillowImage.fromarray(picture.pixels)
+    exif = PillowImage.Exif()
+    # The comment begins with its own encoding, eight bytes long (EXIF 2.3, 4.6.5).
+    exif.get_ifd(_EXIF_DIRECTORY)[_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, quality=quality, exif=exif)
+    return buffer.getvalue()

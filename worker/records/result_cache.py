@@ -1,0 +1,66 @@
+"""Exact repeats: pictures that were made once are given again."""
+
+import hashlib
+import json
+from contextlib import suppress
+from datetime import timedelta
+from typing import Protocol
+
+from shared.errors import StoreUnavailable
+from shared.jobs.requests import Image, Job
+from shared.jobs.result_cache import Twins
+from shared.jobs.states import State
+from shared.redis.store import Store
+from worker.jobs.batching import NOT_OF_THE_PICTURE
+
+#: Where nothing is ever cleared away.
+LONGEST = timedelta(days=30)
+
+
+class Reading(Protocol):
+    def read(self, job_id: str) -> Job | None: ...
+
+
+class RedisRepeats:
+    """Jobs whose pictures can be given again: to the same owner, for the same request, from the same model.
+
+    Nothing is lost where Redis does not answer: the pictures are then made anew.
+    """
+
+    def __init__(self, store: Store, twins: Twins, ledger: Reading, identity: str, lifetime: timedelta) -> None:
+        """`identity` is that of the model (see Repeatable)."""
+        self._store = store
+        self._twins = twins
+        self._ledger = ledger
+        self._identity = identity
+        self._lifetime_ms = int(lifetime.total_seconds() * 1000)
+
+    def find(self, job: Job) -> Job | None:
+        """One that has ended well, and whose resolved request was that of this job, its seed included."""
+        with suppress(StoreUnavailable):
+            job_id = self._store.run(self._twins.find(self._cause(job)))
+            twin = self._ledger.read(job_id) if job_id is not None else None
+            if twin is not None and twin.state is State.SUCCEEDED and twin.owner == job.owner:
+                return twin
+        return None
+
+    def remember(self, job: Job) -> None:
+        """Of pictures that were withheld, nothing is remembered."""
+        if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
+            with suppress(StoreUnavailable):
+                self._store.run(self._twins.remember(self._cause(job), job.id, self._lifetime_ms))
+
+    def _cause(self, job: Job) -> str:
+        """All that the bytes of its pictures follow from, and who may have them."""
+        asked = job.request.told(without={*NOT_OF_THE_PICTURE} - {"output_format"})
+        told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _is_withheld(image: Image) -> bool:
+    return image.flagged
+
+
+def lifetime(*retention_days: int) -> timedelta:
+    """As long as both the pictures and the record of their job are certainly kept; 0 keeps them."""
+    return min((timedelta(days=days) for days in retention_days if days), default=LONGEST)
