@@ -52,7 +52,7 @@ docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-sl
 smoke: ## Build the images, start the stack with Compose, break it, and print what was checked
 	@$(PYTHON) -m tools.docker_smoke $(SMOKE)
 
-clean: ## Remove the environment; pictures, models and data stay
+clean: ## Remove the environment; images, models and data stay
 	rm -rf $(VENV) build *.egg-info
 
 # An environment that was moved or copied with its folder names the old one.

@@ -11,19 +11,19 @@ from starlette.types import ASGIApp
 from api import openapi, problems
 from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
-from api.edge.body_timeout import Patience
-from api.edge.hosts import Hosts
-from api.edge.observability import Observed
-from api.edge.proxies import Forwarded, Mounted, Paths
+from api.edge.body_timeout import BodyTimeout
+from api.edge.hosts import HostCheck
+from api.edge.observability import Observability
+from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.native import docs, generate, health, images, jobs, metrics, webhooks
 from api.services import Services
 
-DESCRIPTION = """Send a prompt, get pictures. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
+DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
 Errors are RFC 9457 problem details with a stable `code`."""
 
-#: Calls that pictures may come with.
-TAKE_PICTURES = ("/api/txt2img", "/api/img2img", "/api/jobs")
+#: Calls that images may come with.
+TAKE_IMAGES = ("/api/txt2img", "/api/img2img", "/api/jobs")
 
 
 def create_app(services: Services) -> FastAPI:
@@ -60,15 +60,15 @@ class Api(FastAPI):
         # Around what Starlette itself puts outermost: the answer to a bug has these headers too, and is counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observed(stack, services.traffic, services.tracing, log=services.settings.access_log)
+        return Observability(stack, services.traffic, services.tracing, log=services.settings.access_log)
 
 
 def _add_doors(app: FastAPI, services: Services) -> None:
     """What a request passes before a route sees it; the last one added comes first."""
     settings = services.settings
-    app.add_middleware(Mounted)
-    app.add_middleware(Patience, seconds=settings.body_timeout_seconds)
-    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_PICTURES, settings.max_body_bytes))
+    app.add_middleware(PathPrefix)
+    app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
+    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_IMAGES, settings.max_body_bytes))
     app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(
@@ -78,7 +78,7 @@ def _add_doors(app: FastAPI, services: Services) -> None:
             allow_headers=("Authorization", "X-API-Key", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range"),
             expose_headers=("ETag", "Location", "Retry-After", "X-Job-Id", "X-Seed"),
         )
-    app.add_middleware(Hosts, settings=settings)
-    app.add_middleware(Paths, public_url=settings.public_url)
+    app.add_middleware(HostCheck, settings=settings)
+    app.add_middleware(PathNormalization, public_url=settings.public_url)
     if settings.trusted_proxies:
-        app.add_middleware(Forwarded, trusted=settings.trusted_proxies)
+        app.add_middleware(ForwardedHeaders, trusted=settings.trusted_proxies)

@@ -12,30 +12,30 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.delivery.events import Hub
+from api.delivery.events import EventHub
 from api.delivery.inline_images import InlineImages
-from api.delivery.stream_limit import Streams
-from api.edge.connection_limit import Crowd, files_allowed
+from api.delivery.stream_limit import StreamLimit
+from api.edge.connection_limit import ConnectionLimit, files_allowed
 from api.edge.connections import Config
 from api.edge.rate_limit import RateLimit
-from api.edge.request_metrics import Traffic
+from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
-from api.intake.disk_space import DiskWatch
-from api.intake.fetching import Fetcher
-from api.intake.unconfirmed import Unsure
-from api.intake.uploads import Intake
+from api.intake.disk_space import DiskSpace
+from api.intake.fetching import ImageFetcher
+from api.intake.unconfirmed import UnconfirmedJobs
+from api.intake.uploads import UploadStore
 from api.services import FleetWatch, Services
 from shared.errors import ConfigurationError
 from shared.jobs.operations import Jobs
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.observability import logs, tracing
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
-from shared.redis.rate_limits import Rates
+from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore, connect_async, require_redis
 from shared.settings.api import ApiSettings
 from shared.settings.loading import SUPERVISED, load, unknown
-from shared.storage import API_PATIENCE, open_home
+from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
 from shared.workers.records import Workers
@@ -45,13 +45,16 @@ GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    home = open_home(settings, API_PATIENCE, settings.output_public_url)
+    home = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
     jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
-    disk = DiskWatch(home, settings.min_free_bytes)
+    disk = DiskSpace(home, settings.min_free_bytes)
     clock = StoreClock()
-    rates = Rates(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    guard, streams = Guard(settings.webhook_allow, proxy=settings.egress), Streams(settings.max_event_streams)
+    rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
+    guard, streams = (
+        OutboundClient(settings.webhook_allow, proxy=settings.egress),
+        StreamLimit(settings.max_event_streams),
+    )
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -60,15 +63,15 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         images=images,
         inline=InlineImages(images),
         # A connection of its own: the subscription holds on to it.
-        hub=Hub(connect_async(settings.redis_url, connections=2), jobs.channel),
+        hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix), clock),
         clock=clock,
-        unsure=Unsure(store, jobs),
+        unsure=UnconfirmedJobs(store, jobs),
         disk=disk,
-        intake=Intake(
+        intake=UploadStore(
             images.inputs,
             disk,
-            Fetcher(guard),
+            ImageFetcher(guard),
             settings.max_image_bytes,
             settings.max_image_pixels,
             settings.max_request_pixels,
@@ -76,14 +79,14 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         link_secret=LinkSecret(settings, store, clock),
         rate_limit=RateLimit(store, rates, settings.request_burst),
         streams=streams,
-        traffic=Traffic(lambda: streams.open, settings.port),
+        traffic=RequestMetrics(lambda: streams.open, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         guard=guard,
     )
 
 
-def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
+def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
     logs.configure(settings.log_format)
     if SUPERVISED not in os.environ:
         logs.warn(unknown())
@@ -97,7 +100,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, Hub]:
 class Server(uvicorn.Server):
     """Lets go of those who wait as soon as it is told to stop: synchronous callers get their 202, streams end."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, hub: EventHub) -> None:
         super().__init__(config)
         self._hub = hub
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,7 +124,7 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(error.detail)
     limits = settings.max_connections, settings.max_connections_per_address
-    crowd = Crowd(*limits, settings.trusted_proxies, files_allowed())
+    crowd = ConnectionLimit(*limits, settings.trusted_proxies, files_allowed())
     config = Config(
         app,
         settings,

@@ -88,7 +88,7 @@ class Problem(BaseModel):
     title: str = Field(examples=["Invalid request"])
     status: int = Field(examples=[422])
     detail: str = Field(
-        examples=["The starter model cannot make this picture: width must be a multiple of 8 between 64 and 256."]
+        examples=["The starter model cannot make this image: width must be a multiple of 8 between 64 and 256."]
     )
     code: str = Field(description="Stable name of the error", examples=["invalid-request"])
     retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])

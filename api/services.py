@@ -7,23 +7,23 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.delivery.events import Hub
+from api.delivery.events import EventHub
 from api.delivery.inline_images import InlineImages
-from api.delivery.stream_limit import Streams
+from api.delivery.stream_limit import StreamLimit
 from api.edge.authentication import Caller
 from api.edge.rate_limit import RateLimit
-from api.edge.request_metrics import Traffic
+from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
-from api.intake.disk_space import DiskWatch
-from api.intake.unconfirmed import Unsure
-from api.intake.uploads import Intake
+from api.intake.disk_space import DiskSpace
+from api.intake.unconfirmed import UnconfirmedJobs
+from api.intake.uploads import UploadStore
 from shared.access.links import Links
 from shared.errors import JobNotFound
 from shared.jobs.operations import Jobs, JobSnapshot
 from shared.jobs.requests import Backend
 from shared.models import bfl
 from shared.models.capabilities import Capabilities, Limits
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
 from shared.redis.store import AsyncStore
@@ -32,7 +32,7 @@ from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
 from shared.workers.records import Fleet, Workers
 
-#: How old the picture of the workers may be. Submits and health checks share it, so a flood of either reads it once.
+#: How old the image of the workers may be. Submits and health checks share it, so a flood of either reads it once.
 FLEET_SECONDS = 0.5
 
 
@@ -73,19 +73,19 @@ class Services:
     jobs: Jobs
     images: ImageStore
     inline: InlineImages
-    hub: Hub
+    hub: EventHub
     watch: FleetWatch
     clock: StoreClock
-    unsure: Unsure
-    disk: DiskWatch
-    intake: Intake
+    unsure: UnconfirmedJobs
+    disk: DiskSpace
+    intake: UploadStore
     link_secret: LinkSecret
     rate_limit: RateLimit
-    streams: Streams
-    traffic: Traffic
+    streams: StreamLimit
+    traffic: RequestMetrics
     tracing: Tracing
     webhooks: Webhooks
-    guard: Guard
+    guard: OutboundClient
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The script that a user would write without this service: load the model, make a picture, save it.
+"""The script that a user would write without this service: load the model, make an image, save it.
 
-`python -m bench.bare STEPS GUIDANCE SEED PROMPT` prints `ready` once its first picture is saved, then the seconds of
-one more picture for each line it is sent.
+`python -m bench.bare STEPS GUIDANCE SEED PROMPT` prints `ready` once its first image is saved, then the seconds of
+one more image for each line it is sent.
 """
 
 import sys
@@ -23,16 +23,16 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:
 
-        def picture() -> None:
+        def image() -> None:
             generator = torch.Generator().manual_seed(seed)
             answer = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
             answer.images[0].save(Path(folder) / "picture.png")
 
-        picture()
+        image()
         print("ready", flush=True)
         for _ in sys.stdin:
             begin = time.perf_counter()
-            picture()
+            image()
             print(time.perf_counter() - begin, flush=True)
 
 

@@ -38,7 +38,7 @@ def starting(backend: str, **settings: str) -> Iterator[Stack]:
 
 
 class BareScript:
-    """bench.bare as a process; `picture` is the seconds that one more picture takes it."""
+    """bench.bare as a process; `image` is the seconds that one more image takes it."""
 
     def __init__(self) -> None:
         arguments = [str(STEPS), str(GUIDANCE), str(SEED), PROMPT]
@@ -47,7 +47,7 @@ class BareScript:
         )
         self._read("ready")
 
-    def picture(self) -> float:
+    def image(self) -> float:
         assert self._process.stdin is not None
         self._process.stdin.write("again\n")
         self._process.stdin.flush()

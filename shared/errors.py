@@ -78,7 +78,7 @@ class PayloadTooLarge(RequestError):
 
 
 class NotAcceptable(RequestError):
-    """Accept neither names application/json nor the format of the picture."""
+    """Accept neither names application/json nor the format of the image."""
 
     code = "not-acceptable"
 
@@ -102,13 +102,13 @@ class JobNotFound(RequestError):
 
 
 class ImageNotFound(RequestError):
-    """The job has no picture with this number, or its file is gone."""
+    """The job has no image with this number, or its file is gone."""
 
     code = "image-not-found"
 
 
 class RangeNotSatisfiable(RequestError):
-    """The picture ends before the part that Range asks for."""
+    """The image ends before the part that Range asks for."""
 
     code = "range-not-satisfiable"
 
@@ -260,7 +260,7 @@ class JobFailure(ImagegenError):
 
 
 class InvalidImage(JobFailure):
-    """A picture that came with the request cannot be used; send PNG, JPEG or WebP."""
+    """An image that came with the request cannot be used; send PNG, JPEG or WebP."""
 
     code = "invalid-image"
 
@@ -272,7 +272,7 @@ class OutOfMemory(JobFailure):
 
 
 class InvalidOutput(JobFailure):
-    """The model gave a picture that is black, broken or of the wrong size."""
+    """The model gave an image that is black, broken or of the wrong size."""
 
     code = "invalid-output"
 
@@ -297,7 +297,7 @@ class WorkerLost(JobFailure):
 
 
 class ContentRejected(JobFailure):
-    """The prompt or the picture was refused: by the provider's moderation or by this service's safety checker."""
+    """The prompt or the image was refused: by the provider's moderation or by this service's safety checker."""
 
     code = "content-rejected"
 
@@ -328,14 +328,14 @@ class AnswerLost(UpstreamUnavailable):
 
 
 class StorageFull(JobFailure):
-    """The picture could not be written: the disk is full or read-only."""
+    """The image could not be written: the disk is full or read-only."""
 
     code = "storage-full"
     retryable = True
 
 
 class StorageUnavailable(JobFailure):
-    """The storage that pictures are kept in does not answer or refuses; try again shortly."""
+    """The storage that images are kept in does not answer or refuses; try again shortly."""
 
     code = "storage-unavailable"
     retryable = True

@@ -1,4 +1,4 @@
-"""Fixtures that are real: a Valkey server, API and worker processes, pictures on disk."""
+"""Fixtures that are real: a Valkey server, API and worker processes, images on disk."""
 
 import os
 import signal

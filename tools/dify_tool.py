@@ -31,11 +31,11 @@ WAIT_SECONDS = 50
 #: What OpenAPI 3.0 and 3.1 mean the same by.
 _KEYWORDS = ("type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength")
 MAKE = (
-    "Make a picture from a prompt. The answer is a job: once its state is `succeeded`, `images` has the address of "
-    "each picture in `url`, to be shown as a Markdown image. If its state is queued or running, look at the job later."
+    "Make an image from a prompt. The answer is a job: once its state is `succeeded`, `images` has the address of "
+    "each image in `url`, to be shown as a Markdown image. If its state is queued or running, look at the job later."
 )
 LOOK = (
-    "Look at a job that was not done yet, by its `id`. Once it has succeeded, `images` has the address of each picture."
+    "Look at a job that was not done yet, by its `id`. Once it has succeeded, `images` has the address of each image."
 )
 
 
@@ -65,7 +65,7 @@ def tool(openapi: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "openapi": "3.0.3",
-        "info": {"title": "imagegen", "version": openapi["info"]["version"], "description": "Pictures from prompts."},
+        "info": {"title": "imagegen", "version": openapi["info"]["version"], "description": "Images from prompts."},
         "servers": [{"url": SERVER}],
         "paths": {"/api/txt2img": {"post": make}, "/api/jobs/{job_id}": {"get": look}},
     }

@@ -9,14 +9,14 @@ from pydantic_settings import BaseSettings
 
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
-from shared.settings.http_server import DoorSettings
+from shared.settings.http_server import HttpServerSettings
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX, Settings
 from shared.settings.worker import WorkerSettings
 
 SECTIONS: dict[str, type[BaseSettings]] = {
     "Everything": Settings,
-    "Doors": DoorSettings,
+    "Doors": HttpServerSettings,
     "API": ApiSettings,
     "Workers": WorkerSettings,
     "Housekeeper": HousekeeperSettings,

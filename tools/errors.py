@@ -10,7 +10,7 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
 
 ```json
 {"type": "urn:imagegen:problem:invalid-request", "title": "Invalid request", "status": 422,
- "detail": "The starter model cannot make this picture: width must be a multiple of 8 between 64 and 256.",
+ "detail": "The starter model cannot make this image: width must be a multiple of 8 between 64 and 256.",
  "code": "invalid-request", "retryable": false,
  "errors": [{"pointer": "/width", "detail": "must be a multiple of 8 between 64 and 256"}]}
 ```

@@ -32,7 +32,7 @@ from worker.cloud import create_cloud_worker
 from worker.process import start_failures
 from worker.process.liveness_file import show_life
 from worker.process.task_events import TaskEvents
-from worker.records.recovery import Rescue, Worker
+from worker.records.recovery import JobRecovery, WorkerIdentity
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -98,7 +98,7 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
             from worker.child import Child
 
             events = TaskEvents(app, sender)
-            children.append(Child.loaded(settings, Worker(sender, start_id), traced, events.moved))
+            children.append(Child.loaded(settings, WorkerIdentity(sender, start_id), traced, events.moved))
         except ConfigurationError as error:
             _give_up(settings, error.detail)
         except Exception as error:
@@ -121,12 +121,12 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
 def _rescue_jobs(settings: WorkerSettings, start_id: str) -> None:
     """What the parent does for the jobs of a child that was killed, or that must not keep the worker from ending."""
 
-    rescues: list[Rescue] = []
+    rescues: list[JobRecovery] = []
     workers: list[Any] = []
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
-        rescues.append(Rescue.connected(settings, Worker(sender, start_id)))
+        rescues.append(JobRecovery.connected(settings, WorkerIdentity(sender, start_id)))
         workers.append(instance)
 
     def on_failure(exception: BaseException, **_: object) -> None:

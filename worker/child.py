@@ -15,28 +15,28 @@ from typing import Self
 
 from shared.jobs.operations import Jobs
 from shared.jobs.requests import Job
-from shared.jobs.result_cache import Twins
+from shared.jobs.result_cache import ResultCacheIndex
 from shared.observability import logs
 from shared.observability.tracing import Span, Start, Tracing
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
-from shared.storage import WORKER_PATIENCE, open_home
+from shared.storage import WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.workers.records import WorkerRecord, Workers, WorkerState
-from worker.engines.base import Backend, Housed, Metered, Placed, Repeatable
+from worker.engines.base import Engine, ReportsCredits, ReportsMemory, ReportsPlacement, Reproducible
 from worker.images.encoder import Encoder
-from worker.images.inputs import Reader
+from worker.images.inputs import InputReader
 from worker.jobs.claims import Claims
-from worker.jobs.finishers import AtOnce, Beside
+from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.runner import Runner
 from worker.models.download_plans import OnProgress
 from worker.models.sources import FIELDS
 from worker.process.download_report import DownloadReport
-from worker.process.engine_loading import load_backend
+from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
-from worker.records.recovery import Worker
+from worker.records.recovery import WorkerIdentity
 from worker.records.redis_ledger import RedisLedger
-from worker.records.result_cache import RedisRepeats, lifetime
+from worker.records.result_cache import RedisResultCache, lifetime
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +56,12 @@ class Child:
         self._lock = threading.Lock()
 
     @classmethod
-    def loaded(cls, settings: WorkerSettings, worker: Worker, traced: Start, on_moved: Callable[[Job], None]) -> Self:
+    def loaded(
+        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: Start, on_moved: Callable[[Job], None]
+    ) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         tracing = traced()
-        home = open_home(settings, WORKER_PATIENCE)
+        home = open_storage(settings, WORKER_TIMEOUTS)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
         record = _record(settings, worker)
@@ -72,21 +74,21 @@ class Child:
             raise
         ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
         # Calls to a provider are many threads of one process: their backend keeps the time.
-        time_limit = math.inf if isinstance(backend, Metered) else settings.job_timeout_seconds
+        time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
         ledger.tell(workers.tell(settings.backend, backend.capabilities))
         # A worker that ends may take a wake-up along that it will not use.
         ledger.tell(Jobs(settings.redis_prefix).wake(settings.backend))
-        placement = backend.placement if isinstance(backend, Placed) else None
+        placement = backend.placement if isinstance(backend, ReportsPlacement) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
-        if isinstance(backend, Housed):
+        if isinstance(backend, ReportsMemory):
             heartbeat.measure(backend.memory)
-        if isinstance(backend, Metered):
+        if isinstance(backend, ReportsCredits):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(home)
         claims = Claims(
             backend,
             ledger,
-            Reader(images.inputs, settings.max_image_pixels),
+            InputReader(images.inputs, settings.max_image_pixels),
             worker=worker.id,
             max_pixels=settings.max_pixels,
             max_batch_size=settings.max_batch_size,
@@ -101,7 +103,7 @@ class Child:
             Encoder(version("imagegen")),
             repeats=_repeats(settings, store, ledger, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
-            finish=AtOnce() if isinstance(backend, Metered) else Beside(),
+            finish=InlineFinisher() if isinstance(backend, ReportsCredits) else BackgroundFinisher(),
             tracing=tracing,
             now=store.now,
             time_limit_seconds=time_limit,
@@ -154,24 +156,24 @@ class Child:
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
 
-def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backend: Backend) -> RedisRepeats | None:
-    """None where the operator wants every picture made anew, and where models may change behind a name."""
-    if not (settings.reuse_pictures and isinstance(backend, Repeatable)):
+def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backend: Engine) -> RedisResultCache | None:
+    """None where the operator wants every image made anew, and where models may change behind a name."""
+    if not (settings.reuse_pictures and isinstance(backend, Reproducible)):
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisRepeats(store, Twins(settings.redis_prefix), ledger, backend.identity, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), ledger, backend.identity, kept)
 
 
-def _tell_credits(backend: Metered, heartbeat: Heartbeat) -> None:
+def _tell_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:
     while True:
         if (left := backend.credits()) is not None:
             heartbeat.update(credits=left)
         time.sleep(CREDITS_SECONDS)
 
 
-def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Backend:
+def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Engine:
     begin, begun_at = time.monotonic(), time.time_ns()
-    backend = load_backend(settings, store, on_download)
+    backend = load_engine(settings, store, on_download)
     spent = time.monotonic() - begin
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
@@ -180,7 +182,7 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress,
     return backend
 
 
-def _record(settings: WorkerSettings, worker: Worker) -> WorkerRecord:
+def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
     field = FIELDS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)

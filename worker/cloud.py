@@ -19,7 +19,7 @@ from shared.redis.wakeups import GENERATE, queue_name
 from shared.settings.worker import WorkerSettings
 from worker.process import start_failures
 from worker.process.task_events import TaskEvents
-from worker.records.recovery import Rescue, Worker
+from worker.records.recovery import JobRecovery, WorkerIdentity
 
 if TYPE_CHECKING:
     from worker.child import Child
@@ -68,7 +68,7 @@ class _Cloud:
         self._under_way = 0
         self._changed = threading.Condition()
         self._child: Child | None = None
-        self._rescue: Rescue | None = None
+        self._rescue: JobRecovery | None = None
 
     def begin(self, name: str) -> None:
         """Raises ConfigurationError."""
@@ -76,8 +76,8 @@ class _Cloud:
         from worker.child import Child
 
         logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
-        worker, events = Worker(name, self._start_id), TaskEvents(self._app, name)
-        self._rescue = Rescue.connected(self.settings, worker)
+        worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
+        self._rescue = JobRecovery.connected(self.settings, worker)
         self._child = Child.loaded(self.settings, worker, self._traced, events.moved)
 
     def run(self) -> None:

@@ -46,7 +46,7 @@ class Listener:
         self._heard.put_nowait(event)
 
 
-class Hub:
+class EventHub:
     """Hears every event on one connection and passes it to the listeners of its job."""
 
     def __init__(self, client: redis.asyncio.Redis, channel: str) -> None:

@@ -1,4 +1,4 @@
-"""How the bytes of a picture go out: piece by piece, wherever they lie."""
+"""How the bytes of an image go out: piece by piece, wherever they lie."""
 
 import re
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.requests import Image
-from shared.storage.object_store import Home, Piece, pieces
+from shared.storage.object_store import Chunk, ObjectStore, pieces
 
-#: What one client may take of the memory; most pictures are smaller, and so one request.
+#: What one client may take of the memory; most images are smaller, and so one request.
 PIECE_BYTES = 2 * 1024 * 1024
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
-GONE = "The file of this picture is gone or damaged."
+GONE = "The file of this image is gone or damaged."
 
 
-async def send_picture(home: Home, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+async def send_image(home: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
     if (link := await home.link(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
@@ -41,7 +41,7 @@ async def send_picture(home: Home, name: str, image: Image, http: Request, heade
     return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
 
 
-async def is_there(home: Home, name: str, image: Image) -> bool:
+async def is_there(home: ObjectStore, name: str, image: Image) -> bool:
     """Whether the very file that was recorded is. Raises StorageUnavailable."""
     try:
         await _first(home, name, image, 0, 1)
@@ -50,7 +50,7 @@ async def is_there(home: Home, name: str, image: Image) -> bool:
     return True
 
 
-async def _first(home: Home, name: str, image: Image, start: int, end: int) -> Piece:
+async def _first(home: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
     """Asked for before the answer begins, so that it can still be a problem."""
     first = await home.piece(name, start, min(end, start + PIECE_BYTES))
     if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):

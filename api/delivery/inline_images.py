@@ -16,7 +16,7 @@ from api.delivery.image_files import is_there
 from shared.errors import StorageUnavailable
 from shared.jobs.requests import Image, Job
 from shared.jobs.views import JobView
-from shared.storage.images import ImageStore, picture_name
+from shared.storage.images import ImageStore, image_name
 
 #: 3 bytes are 4 characters.
 PIECE_BYTES = 384 * 1024
@@ -34,7 +34,7 @@ class InlineImages:
         return [image for image in job.images if not image.flagged and await self._is_present(job, image)]
 
     async def _is_present(self, job: Job, image: Image) -> bool:
-        name = picture_name(job, image.index)
+        name = image_name(job, image.index)
         return await is_there(self.store.home, name, image)
 
     def answer(self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]) -> StreamingResponse:
@@ -55,7 +55,7 @@ class InlineImages:
     async def _body(self, job: Job, texts: Sequence[bytes], images: Sequence[Image]) -> AsyncIterator[bytes]:
         for text, image in zip(texts, images, strict=False):
             yield text
-            async for piece in self._encoded(picture_name(job, image.index), image.bytes or 0):
+            async for piece in self._encoded(image_name(job, image.index), image.bytes or 0):
                 yield piece
         yield texts[-1]
 

@@ -9,7 +9,7 @@ from shared.errors import RateLimited
 RETRY_SECONDS = 5
 
 
-class Streams:
+class StreamLimit:
     def __init__(self, most: int) -> None:
         self._most = most
         self._open: Counter[str] = Counter()

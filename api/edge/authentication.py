@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.edge.public_paths import PROBES, PUBLIC, UNCOUNTED
-from api.edge.rate_limit import REFUSED, RateLimit, neighbourhood, units_of
+from api.edge.rate_limit import REFUSED, RateLimit, client_network, cost_of
 from api.edge.signed_links import LinkSecret
 from api.problems import turned_away
 from shared.access import api_keys
@@ -75,7 +75,7 @@ class Authentication:
 
     async def _counted(self, scope: Scope) -> Caller | None:
         """Raises as `_caller` does, and RateLimited."""
-        address = f"@{neighbourhood(scope['client'][0])}" if scope.get("client") else "@"
+        address = f"@{client_network(scope['client'][0])}" if scope.get("client") else "@"
         try:
             caller = await self._caller(scope, address)
         except (Unauthorized, Forbidden):
@@ -88,7 +88,7 @@ class Authentication:
         if scope["path"] in UNCOUNTED:
             self._limit.charge_here(account)
         else:
-            await self._limit.charge(account, units_of(Headers(scope=scope)))
+            await self._limit.charge(account, cost_of(Headers(scope=scope)))
         return caller
 
     async def _caller(self, scope: Scope, address: str) -> Caller | None:
@@ -102,7 +102,7 @@ class Authentication:
         if scope["path"] in PUBLIC:
             return None
         if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
-            # For this one picture, whosever it is.
+            # For this one image, whosever it is.
             return Caller(owner="", sees=None, account=address)
         raise Unauthorized
 

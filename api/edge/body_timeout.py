@@ -16,7 +16,7 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-class Patience:
+class BodyTimeout:
     """Whoever sends a body too slowly is answered 408, wherever it is being read."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

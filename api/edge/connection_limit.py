@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Protocol
 
-from api.edge.rate_limit import neighbourhood
+from api.edge.rate_limit import client_network
 
 #: Files of the process that are no connections of clients: Redis, logs, the loop's own.
 OWN_FILES = 128
@@ -30,14 +30,14 @@ def files_allowed() -> int:
     return soft if soft != resource.RLIM_INFINITY else 65_536
 
 
-class Guest(Protocol):
+class TrackedConnection(Protocol):
     """A connection."""
 
     def hang_up(self) -> None:
         """It has no request, or its place is needed: it must make room."""
 
 
-class Crowd:
+class ConnectionLimit:
     """The connections that are open. At a limit, the one goes that has been without a request for longest."""
 
     def __init__(self, most: int, most_per_address: int, proxies: Sequence[str], files: int) -> None:
@@ -47,13 +47,13 @@ class Crowd:
         # One address alone does not fill the service.
         self._most_per_address = max(1, min(most_per_address, self._most // 2))
         self._proxies = [ip_network(entry) for entry in proxies]
-        self._place: dict[Guest, str] = {}
+        self._place: dict[TrackedConnection, str] = {}
         self._open: Counter[str] = Counter()
-        self._idle: defaultdict[str, dict[Guest, None]] = defaultdict(dict)
-        self._all_idle: dict[Guest, None] = {}
-        self._late: dict[Guest, None] = {}
+        self._idle: defaultdict[str, dict[TrackedConnection, None]] = defaultdict(dict)
+        self._all_idle: dict[TrackedConnection, None] = {}
+        self._late: dict[TrackedConnection, None] = {}
 
-    def enter(self, guest: Guest, peer: str | None) -> bool:
+    def enter(self, guest: TrackedConnection, peer: str | None) -> bool:
         """Whether there is a place for it; if not, it is late."""
         address = self._counted_as(peer)
         if address and self._open[address] >= self._most_per_address:
@@ -71,10 +71,10 @@ class Crowd:
         self.rest(guest)
         return True
 
-    def is_late(self, guest: Guest) -> bool:
+    def is_late(self, guest: TrackedConnection) -> bool:
         return guest in self._late
 
-    def work(self, guest: Guest) -> None:
+    def work(self, guest: TrackedConnection) -> None:
         """It has a request, and keeps its place."""
         self._all_idle.pop(guest, None)
         address = self._place.get(guest, "")
@@ -84,12 +84,12 @@ class Crowd:
             if not idle:
                 del self._idle[address]
 
-    def rest(self, guest: Guest) -> None:
+    def rest(self, guest: TrackedConnection) -> None:
         """It has no request any more."""
         if guest in self._place:
             self._all_idle[guest] = self._idle[self._place[guest]][guest] = None
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: TrackedConnection) -> None:
         self.work(guest)
         self._late.pop(guest, None)
         address = self._place.pop(guest, None)
@@ -98,7 +98,7 @@ class Crowd:
             if not self._open[address]:
                 del self._open[address]
 
-    def _make_room(self, idle: dict[Guest, None]) -> None:
+    def _make_room(self, idle: dict[TrackedConnection, None]) -> None:
         longest = next(iter(idle), None)
         if longest is not None:
             self.leave(longest)
@@ -109,4 +109,4 @@ class Crowd:
         if not peer:
             return ""
         address = ip_address(peer.partition("%")[0])
-        return "" if any(address in network for network in self._proxies) else neighbourhood(peer)
+        return "" if any(address in network for network in self._proxies) else client_network(peer)

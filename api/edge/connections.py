@@ -7,12 +7,12 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.edge.connection_limit import Crowd
+from api.edge.connection_limit import ConnectionLimit
 from api.edge.public_paths import PROBES
 from api.edge.security_headers import DEFAULTS
 from api.problems import refusal
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut, TooManyConnections
-from shared.settings.http_server import DoorSettings
+from shared.settings.http_server import HttpServerSettings
 
 #: How long a connection may be idle between two requests. Load balancers and clients keep theirs for up to 60 s (nginx,
 #: AWS), and lose a request now and then where the server is the first to hang up, as with uvicorn's own 5 s.
@@ -25,7 +25,7 @@ _PROBES = frozenset(path.encode() for path in PROBES)
 class Config(uvicorn.Config):
     """uvicorn's configuration, with the doors' own."""
 
-    def __init__(self, app: Any, doors: DoorSettings, crowd: Crowd, **options: Any) -> None:
+    def __init__(self, app: Any, doors: HttpServerSettings, crowd: ConnectionLimit, **options: Any) -> None:
         super().__init__(app, http=Connection, timeout_keep_alive=IDLE_SECONDS, **options)
         self.doors = doors
         self.crowd = crowd

@@ -17,7 +17,7 @@ from api.edge.authentication import SAFE_METHODS
 from api.edge.public_paths import PROBES
 from api.problems import turned_away
 from shared.errors import Forbidden, MisdirectedRequest, RequestError
-from shared.settings.http_server import DoorSettings
+from shared.settings.http_server import HttpServerSettings
 
 #: Ends of names that nobody can register, and so cannot lead here from somewhere else (RFC 6761, 6762, 8375, ICANN).
 _PRIVATE_ENDS = (".internal", ".local", ".localhost", ".home.arpa")
@@ -25,14 +25,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 
 
-class Hosts:
+class HostCheck:
     """Answers 421 to requests for other names, and 403 to changes that pages of other sites ask for."""
 
-    def __init__(self, app: ASGIApp, settings: DoorSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: HttpServerSettings) -> None:
         self._app = app
         self._sites = frozenset(settings.cors_origins)
         self._public = {urlsplit(settings.public_url).netloc.lower()} - {""}
-        self._goes_by = lru_cache(maxsize=1024)(Names(settings.allowed_hosts, settings.public_url).include)
+        self._goes_by = lru_cache(maxsize=1024)(HostNames(settings.allowed_hosts, settings.public_url).include)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -62,7 +62,7 @@ class Hosts:
         return origin in self._sites or origin.lower().partition("://")[2] in {host.lower(), *self._public}
 
 
-class Names:
+class HostNames:
     """Hosts as they may stand in a Host header, without the port."""
 
     def __init__(self, allowed: Sequence[str], public_url: str) -> None:

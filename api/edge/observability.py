@@ -5,7 +5,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.edge.request_metrics import Traffic
+from api.edge.request_metrics import RequestMetrics
 from shared.observability.tracing import Request, Tracing, Untraced
 
 logger = logging.getLogger("api.access")
@@ -20,8 +20,8 @@ UNTRACED = ("/health", "/metrics")
 NOT_TRACED = Untraced()
 
 
-class Observed:
-    def __init__(self, app: ASGIApp, traffic: Traffic, tracing: Tracing, *, log: bool) -> None:
+class Observability:
+    def __init__(self, app: ASGIApp, traffic: RequestMetrics, tracing: Tracing, *, log: bool) -> None:
         self._app = app
         self._traffic = traffic
         self._tracing = tracing
@@ -62,7 +62,7 @@ class Observed:
         self._traffic.answered(method, route, status, seconds)
         request.answered(method, route, status, job_id)
         if self._log:
-            # Without the query, which may open a picture; as it was sent, so that it stays one line.
+            # Without the query, which may open an image; as it was sent, so that it stays one line.
             path = scope.get("raw_path", b"").decode("latin-1")[:MOST_LOGGED]
             told = {"method": method, "status": status, "milliseconds": round(seconds * 1000, 1)}
             fields = told | ({"job_id": job_id} if job_id else {})

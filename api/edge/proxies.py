@@ -14,7 +14,7 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _OWN = "/api"
 
 
-class Forwarded:
+class ForwardedHeaders:
     """Takes the client's address, the scheme, the host and the path prefix from X-Forwarded-For, -Proto, -Host and
     -Prefix of trusted proxies."""
 
@@ -45,7 +45,7 @@ def _last(scope: Scope, header: bytes) -> bytes:
     return bytes(told[-1].rpartition(b",")[2].strip()) if told else b""
 
 
-class Paths:
+class PathNormalization:
     """Makes one of the ways in which an address may be written: without the prefix that a proxy has for the service,
     without slashes that stand twice. One with a slash at its end is led to the one without."""
 
@@ -75,7 +75,7 @@ def _plain(path: str, prefix: str) -> str:
     return path
 
 
-class Mounted:
+class PathPrefix:
     """Past all doors: from here on the path has its prefix, as ASGI will have it."""
 
     def __init__(self, app: ASGIApp) -> None:

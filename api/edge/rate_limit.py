@@ -8,7 +8,7 @@ from typing import TypeVar
 from starlette.datastructures import Headers
 
 from shared.errors import RateLimited
-from shared.redis.rate_limits import Rates
+from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore
 
 V = TypeVar("V")
@@ -22,7 +22,7 @@ PART_OF_BURST = 64
 MOST_ACCOUNTS = 10_000
 
 
-def neighbourhood(address: str) -> str:
+def client_network(address: str) -> str:
     """What counts as one caller: an address, or the network of an IPv6 host, which has 2^64 of them to itself."""
     try:
         read = ip_address(address.partition("%")[0])
@@ -33,7 +33,7 @@ def neighbourhood(address: str) -> str:
     return str(read.ipv4_mapped or ip_network((read, 64), strict=False))
 
 
-def units_of(headers: Headers) -> int:
+def cost_of(headers: Headers) -> int:
     """What a request costs by what its head tells. One that announces more than is taken is soon refused."""
     length = headers.get("content-length", "0")
     return 1 + min(int(length) // MEGABYTE if length.isascii() and length.isdigit() else 0, MOST_MEGABYTES)
@@ -45,7 +45,7 @@ class RateLimit:
     Units are taken from Redis a few at a time, and a caller it has refused is refused here until its time has come.
     """
 
-    def __init__(self, store: AsyncStore, rates: Rates, burst: int) -> None:
+    def __init__(self, store: AsyncStore, rates: RateLimits, burst: int) -> None:
         self._store = store
         self._rates = rates
         self._spare = burst // PART_OF_BURST

@@ -8,11 +8,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
-#: Bounds of buckets. A call that waits for its picture takes as long as the picture.
+#: Bounds of buckets. A call that waits for its image takes as long as the image.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Traffic:
+class RequestMetrics:
     """Several processes may answer behind one address, each with figures of its own: so each says whose they are."""
 
     def __init__(self, streams: Callable[[], int], port: int) -> None:

@@ -9,7 +9,7 @@ from fastapi import Depends, Header
 
 from api.delivery.events import read
 from api.edge.authentication import Caller, CallerDep
-from api.intake.uploads import Uploads
+from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
     BackendUnavailable,
@@ -24,8 +24,16 @@ from shared.errors import (
     StoreUnavailable,
     Unconfirmed,
 )
-from shared.jobs.housekeeping import Upkeep
-from shared.jobs.operations import Admission, Ceiling, JobSnapshot, OnRepeat, Outcome, Repeat, kind_of_work
+from shared.jobs.housekeeping import JobHousekeeping
+from shared.jobs.operations import (
+    Admission,
+    IdempotencyKey,
+    JobSnapshot,
+    OnDuplicate,
+    Outcome,
+    QueueLimits,
+    kind_of_work,
+)
 from shared.jobs.requests import Backend, GenerationRequest, Job, Priority
 from shared.jobs.states import State
 from shared.models.capabilities import Capabilities, Size
@@ -44,14 +52,14 @@ UNSURE_MS = 2 * 60 * 1000
 
 
 @dataclass(frozen=True)
-class Repetition:
+class IdempotencyScope:
     """What a caller says about whether it has asked before."""
 
     caller: Caller
     key: str | None
     retry_count: str | None
 
-    def of(self, request: GenerationRequest) -> Repeat:
+    def of(self, request: GenerationRequest) -> IdempotencyKey:
         """How this request would be recognised.
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
@@ -60,12 +68,12 @@ class Repetition:
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
-            return Repeat(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnRepeat.SAME, KEY_MS)
+            return IdempotencyKey(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.SAME, KEY_MS)
         asked = f"{self.caller.account} {request_hash}"
         if self.retry_count is None:
-            return Repeat(_hash(f"unsure {asked}"), request_hash, OnRepeat.UNSURE, UNSURE_MS)
-        on_repeat = OnRepeat.NEW if self.retry_count == "0" else OnRepeat.AGAIN
-        return Repeat(_hash(f"retry {asked}"), request_hash, on_repeat, RETRY_MS)
+            return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.UNSURE, UNSURE_MS)
+        on_repeat = OnDuplicate.NEW if self.retry_count == "0" else OnDuplicate.AGAIN
+        return IdempotencyKey(_hash(f"retry {asked}"), request_hash, on_repeat, RETRY_MS)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
@@ -79,14 +87,14 @@ async def _repetition(
         ),
     ] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
-) -> Repetition:
+) -> IdempotencyScope:
     if idempotency_key is not None and not re.fullmatch(IDEMPOTENCY_KEY, idempotency_key):
         wrong = FieldError("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
         raise InvalidRequest(errors=[wrong])
-    return Repetition(caller, idempotency_key, x_stainless_retry_count)
+    return IdempotencyScope(caller, idempotency_key, x_stainless_retry_count)
 
 
-RepetitionDep = Annotated[Repetition, Depends(_repetition)]
+IdempotencyDep = Annotated[IdempotencyScope, Depends(_repetition)]
 
 
 async def draft(
@@ -94,7 +102,7 @@ async def draft(
 ) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
 
-    `input_size` is that of the first picture that the request brings.
+    `input_size` is that of the first image that the request brings.
 
     Raises BackendUnavailable where nobody would ever take it, Forbidden, InvalidRequest, StorageFull and
     StoreUnavailable.
@@ -123,20 +131,22 @@ async def draft(
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat, uploads: Uploads) -> Admission:
+async def admit(
+    services: Services, job: Job, expected_ms: int, repeat: IdempotencyKey, uploads: RequestUploads
+) -> Admission:
     """Accept the job: from here on it is not lost.
 
     Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
     await services.unsure.settle(repeat)
     if job.request.image:
-        await services.store.run(Upkeep(services.settings.redis_prefix).uploads_come(job.id))
+        await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
     await uploads.keep(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
-        # Its pictures stay, and the housekeeper removes them if there is no such job.
-        if repeat.on_repeat is OnRepeat.UNSURE:
+        # Its images stay, and the housekeeper removes them if there is no such job.
+        if repeat.on_repeat is OnDuplicate.UNSURE:
             services.unsure.add(repeat, job.id)
         raise Unconfirmed(job.id) from None
     if admission.outcome is not Outcome.CREATED:
@@ -152,10 +162,10 @@ async def admit(services: Services, job: Job, expected_ms: int, repeat: Repeat, 
             return admission
 
 
-async def _create(services: Services, job: Job, expected_ms: int, repeat: Repeat) -> Admission:
+async def _create(services: Services, job: Job, expected_ms: int, repeat: IdempotencyKey) -> Admission:
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
-    ceiling = Ceiling(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
+    ceiling = QueueLimits(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
     latest_ms = round((services.clock.time() + ANSWER_SECONDS) * 1000)
     return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
@@ -218,14 +228,14 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
 
 
 def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationRequest) -> None:
-    """Raises InvalidRequest naming who takes pictures, where the chosen one does not."""
+    """Raises InvalidRequest naming who takes images, where the chosen one does not."""
     if not request.image or known.max_input_images:
         return
     known_ones = fleet.capabilities.items()
     takers = [str(backend) for backend, others in known_ones if others.max_input_images]
     takers += [model.model for _, others in known_ones for model in others.choices if model.max_input_images]
     told = f"; {', '.join(takers)} can" if takers else ""
-    raise InvalidRequest(errors=[FieldError("/image", f"{known.model} takes no pictures{told}")])
+    raise InvalidRequest(errors=[FieldError("/image", f"{known.model} takes no images{told}")])
 
 
 def _expected_ms(

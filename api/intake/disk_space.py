@@ -1,25 +1,25 @@
-"""Whether there is room for more pictures."""
+"""Whether there is room for more images."""
 
 import asyncio
 import time
 
 from shared.errors import StorageFull
-from shared.storage.object_store import Home, Room
+from shared.storage.object_store import DiskUsage, ObjectStore
 
 #: How old an answer may be: a flood of submits looks once.
 FRESH_SECONDS = 1.0
 
 
-class DiskWatch:
-    """The home of pictures, as last seen. Looked at on a thread: what lies behind a network may take its time."""
+class DiskSpace:
+    """The home of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
 
-    def __init__(self, home: Home, min_free_bytes: int) -> None:
+    def __init__(self, home: ObjectStore, min_free_bytes: int) -> None:
         self._home = home
         self._min_free_bytes = min_free_bytes
-        self._looking: asyncio.Task[Room] | None = None
+        self._looking: asyncio.Task[DiskUsage] | None = None
         self._expires = 0.0
 
-    async def seen(self) -> Room:
+    async def seen(self) -> DiskUsage:
         if self._looking is None or (self._looking.done() and time.monotonic() >= self._expires):
             self._looking = asyncio.create_task(self._look())
         return await asyncio.shield(self._looking)
@@ -33,9 +33,9 @@ class DiskWatch:
         if (trouble := (await self.seen()).trouble) is not None:
             raise type(trouble)(trouble.detail)
         if not await self.has_room():
-            raise StorageFull("There is too little free space for more pictures.")
+            raise StorageFull("There is too little free space for more images.")
 
-    async def _look(self) -> Room:
+    async def _look(self) -> DiskUsage:
         room = await asyncio.to_thread(self._home.room)
         self._expires = time.monotonic() + FRESH_SECONDS
         return room

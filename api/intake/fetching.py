@@ -1,20 +1,20 @@
-"""Pictures that a request names by their address: fetched through the guard, on threads of their own."""
+"""Images that a request names by their address: fetched through the guard, on threads of their own."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from shared.errors import FieldError, ForbiddenUrl, InvalidImage, InvalidRequest, OutboundError, QueueFull, TooLarge
-from shared.net.outbound import Guard, Sink
+from shared.net.outbound import OutboundClient, Sink
 
-#: For all pictures of one request, whose caller waits.
+#: For all images of one request, whose caller waits.
 SECONDS = 10.0
 #: So many at a time. More wait for a thread, but not longer than this.
 MOST_THREADS, MOST_SECONDS_IN_LINE = 16, 10.0
 REDIRECTS = 2
 
 
-class Fetcher:
-    def __init__(self, guard: Guard) -> None:
+class ImageFetcher:
+    def __init__(self, guard: OutboundClient) -> None:
         self._guard = guard
         self._threads = ThreadPoolExecutor(MOST_THREADS, "fetch")
 
@@ -27,9 +27,7 @@ class Fetcher:
             async with asyncio.timeout(max(0.0, seconds) + MOST_SECONDS_IN_LINE):
                 await work
         except TimeoutError:
-            raise QueueFull(
-                "As many pictures are being fetched as this service fetches at a time; try again."
-            ) from None
+            raise QueueFull("As many images are being fetched as this service fetches at a time; try again.") from None
 
     def _fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
         try:
@@ -39,8 +37,8 @@ class Fetcher:
         except ForbiddenUrl as error:
             raise InvalidRequest(errors=[FieldError(pointer, f"is not fetched. {error.detail}")]) from None
         except TooLarge:
-            raise InvalidImage(f"{pointer}: a picture may take at most {max_bytes} bytes.") from None
+            raise InvalidImage(f"{pointer}: an image may take at most {max_bytes} bytes.") from None
         except OutboundError as error:
-            raise InvalidImage(f"{pointer}: the picture could not be fetched. {error.detail}") from None
+            raise InvalidImage(f"{pointer}: the image could not be fetched. {error.detail}") from None
         if answer.status != 200:
-            raise InvalidImage(f"{pointer}: the picture could not be fetched. Its server answers HTTP {answer.status}.")
+            raise InvalidImage(f"{pointer}: the image could not be fetched. Its server answers HTTP {answer.status}.")

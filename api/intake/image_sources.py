@@ -17,7 +17,7 @@ def decoded(source: str, max_bytes: int, pointer: str) -> bytes:
         raise _wrong(pointer, "is a data: URL without base64 in it")
     # Four characters hold three bytes; some more may be line breaks.
     if len(data) * 3 // 4 > max_bytes * 1.1:
-        raise PayloadTooLarge(f"{pointer}: a picture may take at most {max_bytes} bytes.")
+        raise PayloadTooLarge(f"{pointer}: an image may take at most {max_bytes} bytes.")
     # As few copies as can be: base64.b64decode would make one of each text, and only some have line breaks.
     with suppress(ValueError):
         return binascii.a2b_base64(data, strict_mode=True)

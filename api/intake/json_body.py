@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from api.edge.body_limit import MAX_JSON_BYTES
 from shared.errors import InvalidRequest, PayloadTooLarge
 
-#: Commas and opening brackets, of which texts of that size could be full. Pictures are long, but have none.
+#: Commas and opening brackets, of which texts of that size could be full. Images are long, but have none.
 MOST_VALUES = 16 * 1024
 
 

@@ -33,7 +33,7 @@ T = TypeVar("T", bound=Target)
 
 
 @dataclass
-class Base64(Generic[T]):
+class Base64Decoder(Generic[T]):
     """One long string: base64, or a data: URL of it, decoded as it comes."""
 
     target: T
@@ -77,7 +77,7 @@ class Base64(Generic[T]):
         return data
 
 
-class Lifting(Generic[T]):
+class JsonUploadReader(Generic[T]):
     """Reads JSON piece by piece; `begin` opens what a long string is written to."""
 
     def __init__(self, begin: Callable[[], Awaitable[T]], most_values: int) -> None:
@@ -87,9 +87,9 @@ class Lifting(Generic[T]):
         self._rest = b""
         self._in_string = False
         self._string = bytearray()
-        self._long: Base64[T] | None = None
+        self._long: Base64Decoder[T] | None = None
         self._left = bytearray()
-        self.lifted: dict[str, Base64[T]] = {}
+        self.lifted: dict[str, Base64Decoder[T]] = {}
         """By what stands in their place."""
 
     async def read(self, pieces: AsyncIterator[bytes]) -> bytes:
@@ -129,7 +129,7 @@ class Lifting(Generic[T]):
         if self._long is None and len(self._string) > LONG:
             if len(self.lifted) == MOST_IMAGES:
                 raise PayloadTooLarge("The JSON holds more long strings than a request has images.")
-            self._long = Base64(await self._begin())
+            self._long = Base64Decoder(await self._begin())
         if self._long is not None and (ended or len(self._string) > LONG):
             half = -1 if ended else self._string.rfind(b"\\u", len(self._string) - 5)
             cut = half if half >= 0 else len(self._string)
@@ -141,7 +141,7 @@ class Lifting(Generic[T]):
             self._string.clear()
             self._in_string, self._long = False, None
 
-    def _placeholder(self, long: Base64[T]) -> str:
+    def _placeholder(self, long: Base64Decoder[T]) -> str:
         name = f"{self._token}{len(self.lifted)}{FILLING}"
         self.lifted[name] = long
         return name

@@ -12,7 +12,7 @@ from api.edge.body_limit import MAX_JSON_BYTES
 from api.intake.json_body import received
 from shared.errors import InvalidRequest, PayloadTooLarge
 
-#: Every field of a request and as many pictures as may come, with room for those that are sent twice by mistake.
+#: Every field of a request and as many images as may come, with room for those that are sent twice by mistake.
 MOST_PARTS = 64
 
 
@@ -27,7 +27,7 @@ class End:
     """Of a part."""
 
 
-class Form:
+class MultipartForm:
     """The parts of a body, each of which must be read, as bytes or as text, before the next."""
 
     def __init__(self, http: Request) -> None:

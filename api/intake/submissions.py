@@ -1,4 +1,4 @@
-"""What is submitted, however it comes: a request whose pictures are stored already, as JSON or as a form."""
+"""What is submitted, however it comes: a request whose images are stored already, as JSON or as a form."""
 
 import time
 from collections import defaultdict
@@ -17,26 +17,26 @@ from api.field_errors import no_such_field
 from api.intake.fetching import SECONDS
 from api.intake.image_sources import decoded, is_address
 from api.intake.json_body import MOST_VALUES, is_small, media_type, parsed, read_json, received, received_json
-from api.intake.json_uploads import Base64, Lifting
-from api.intake.multipart_form import Form, Part
-from api.intake.uploads import Upload, Uploads
+from api.intake.json_uploads import Base64Decoder, JsonUploadReader
+from api.intake.multipart_form import MultipartForm, Part
+from api.intake.uploads import RequestUploads, UploadWriter
 from api.problems import pointer
 from api.services import Services
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
 FORM = "multipart/form-data"
-#: Names of parts that are pictures, and the fields that they make. Some clients mark lists with brackets.
-PICTURES = {"image": "image", "image[]": "image", "mask": "mask"}
-SEND_PICTURES = "; send a picture as a file part with the name image"
-#: Stands where the reference to a picture will be.
+#: Names of parts that are images, and the fields that they make. Some clients mark lists with brackets.
+IMAGES = {"image": "image", "image[]": "image", "mask": "mask"}
+SEND_IMAGES = "; send an image as a file part with the name image"
+#: Stands where the reference to an image will be.
 TO_COME = f"sha256:{'0' * 64}"
 
 
 @dataclass(frozen=True)
 class Submission:
     request: GenerationRequest
-    uploads: Uploads
+    uploads: RequestUploads
 
 
 # No dependencies of FastAPI: solving those took a fifth of what it costs to accept a job.
@@ -52,8 +52,8 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
 
 
 @asynccontextmanager
-async def picture_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
-    """The same for a request that has to bring a picture, and may be a form."""
+async def image_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
+    """The same for a request that has to bring an image, and may be a form."""
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
     _require_plain(http)
@@ -61,7 +61,7 @@ async def picture_submission(http: Request, services: Services) -> AsyncIterator
         read = _from_form if media_type(http) == FORM else _from_json
         request = await read(http, uploads)
         if not request.image:
-            raise _wrong("/image", "is missing: send the picture as a file part of this name")
+            raise _wrong("/image", "is missing: send the image as a file part of this name")
         yield Submission(request, uploads)
 
 
@@ -79,10 +79,10 @@ def _checked(fields: Any) -> GenerationRequest:
         raise RequestValidationError([{**field, "loc": ("body", *field["loc"])} for field in wrong]) from None
 
 
-async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
-    """The request, with references in the place of pictures."""
+async def _from_json(http: Request, uploads: RequestUploads) -> GenerationRequest:
+    """The request, with references in the place of images."""
     async with AsyncExitStack() as exits:
-        lifting = Lifting(lambda: uploads.begin(exits), MOST_VALUES)
+        lifting = JsonUploadReader(lambda: uploads.begin(exits), MOST_VALUES)
         if is_small(http):
             fields = parsed(b"".join([piece async for piece in received_json(http)]))
         else:
@@ -94,7 +94,7 @@ async def _from_json(http: Request, uploads: Uploads) -> GenerationRequest:
     return await _fetched(http, fields, sources, uploads)
 
 
-async def _stored(source: "_Source", long: Base64[Upload] | None, uploads: Uploads) -> str:
+async def _stored(source: "_Source", long: Base64Decoder[UploadWriter] | None, uploads: RequestUploads) -> str:
     """The reference to what is no address."""
     if long is None:
         data = decoded(source.text, uploads.max_bytes, source.pointer)
@@ -104,7 +104,9 @@ async def _stored(source: "_Source", long: Base64[Upload] | None, uploads: Uploa
     return await uploads.finish(long.target, source.pointer)
 
 
-async def _fetched(http: Request, fields: Any, sources: Sequence["_Source"], uploads: Uploads) -> GenerationRequest:
+async def _fetched(
+    http: Request, fields: Any, sources: Sequence["_Source"], uploads: RequestUploads
+) -> GenerationRequest:
     """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
     addresses = {source: source.text for source in sources if is_address(source.text)}
     for source in addresses:
@@ -145,7 +147,7 @@ def _sources(fields: Any) -> list[_Source]:
     sources = []
     if isinstance(image, list):
         if len(image) > MAX_INPUT_IMAGES:
-            raise _wrong("/image", f"may be at most {MAX_INPUT_IMAGES} pictures")
+            raise _wrong("/image", f"may be at most {MAX_INPUT_IMAGES} images")
         fields["image"] = image
         sources = [_Source(image, at, f"/image/{at}") for at in range(len(image))]
     elif image is not None:
@@ -159,40 +161,40 @@ def _sources(fields: Any) -> list[_Source]:
     return sources
 
 
-async def _from_form(http: Request, uploads: Uploads) -> GenerationRequest:
-    """The fields of the form and of the query, with references for the parts that are pictures."""
-    form, texts, pictures = Form(http), defaultdict(list), defaultdict(list)
+async def _from_form(http: Request, uploads: RequestUploads) -> GenerationRequest:
+    """The fields of the form and of the query, with references for the parts that are images."""
+    form, texts, images = MultipartForm(http), defaultdict(list), defaultdict(list)
     for name, value in http.query_params.multi_items():
         if name not in NO_FIELDS:
             texts[name].append(value)
     async for part in form.parts():
-        field = PICTURES.get(part.name)
-        # Without a file name: a field, or what browsers send for a picture that nobody chose.
+        field = IMAGES.get(part.name)
+        # Without a file name: a field, or what browsers send for an image that nobody chose.
         if field is not None and part.file_name:
-            pictures[field].append(await uploads.take(form.data(), f"/{field}"))
+            images[field].append(await uploads.take(form.data(), f"/{field}"))
         else:
             texts[field or part.name].append(await _text(form, part))
     for name in ("image", "mask"):
         if any(texts.pop(name, ())):
             raise _wrong(f"/{name}", "must be a file part, with a file name")
-    if len(pictures["mask"]) > 1:
-        raise _wrong("/mask", "must be one picture")
-    return _checked({**_joined(texts), "image": pictures["image"], "mask": next(iter(pictures["mask"]), None)})
+    if len(images["mask"]) > 1:
+        raise _wrong("/mask", "must be one image")
+    return _checked({**_joined(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)})
 
 
-async def _text(form: Form, part: Part) -> str:
-    """The text of a part that is no picture. Raises InvalidRequest."""
-    name = PICTURES.get(part.name, part.name)
+async def _text(form: MultipartForm, part: Part) -> str:
+    """The text of a part that is no image. Raises InvalidRequest."""
+    name = IMAGES.get(part.name, part.name)
     if part.file_name and name not in GenerationRequest.model_fields:
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_PICTURES}")
+        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}")
     try:
         return (await form.content()).decode()
     except UnicodeDecodeError:
-        if name in PICTURES.values():
+        if name in IMAGES.values():
             raise _wrong(f"/{name}", "must be a file part, with a file name") from None
         if name in GenerationRequest.model_fields:
             raise _wrong(f"/{name}", "must be text in UTF-8") from None
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_PICTURES}") from None
+        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}") from None
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _structured() -> frozenset[str]:
 
 #: Fields that are more than a text or a number; in forms they are JSON, or lists.
 STRUCTURED = _structured() - {"image"}
-#: Of the query: what is said to the call and not of the picture.
+#: Of the query: what is said to the call and not of the image.
 NO_FIELDS = frozenset({"on_disconnect"})
 
 
@@ -244,12 +246,12 @@ def json_body(examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def form_body() -> dict[str, Any]:
-    """For `openapi_extra`: what PictureSubmission reads."""
+    """For `openapi_extra`: what ImageSubmission reads."""
     schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     file = {"type": "string", "format": "binary"}
-    pictures: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
-    fields = {name: {**field, **pictures.get(name, {})} for name, field in schema["properties"].items()}
-    for name in pictures:
+    images: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
+    fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
+    for name in images:
         fields[name].pop("anyOf")
     form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
     json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from shared.errors import StoreUnavailable, Unconfirmed
-from shared.jobs.operations import Jobs, Repeat
+from shared.jobs.operations import IdempotencyKey, Jobs
 from shared.redis.store import AsyncStore
 
 #: So many are kept in mind; the oldest go first.
@@ -14,7 +14,7 @@ MOST = 4096
 RETRY_SECONDS = 0.5
 
 
-class Unsure:
+class UnconfirmedJobs:
     """Has the store leave such a job, once it answers, to the same request: that may come again to any process.
 
     A store that only fell silent does so by itself (lua/jobs/unconfirmed.lua); this is for answers that were lost.
@@ -23,17 +23,17 @@ class Unsure:
     def __init__(self, store: AsyncStore, jobs: Jobs) -> None:
         self._store = store
         self._jobs = jobs
-        self._open: OrderedDict[str, tuple[Repeat, float]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[IdempotencyKey, float]] = OrderedDict()
         self._settling: asyncio.Task[None] | None = None
 
-    def add(self, repeat: Repeat, job_id: str) -> None:
+    def add(self, repeat: IdempotencyKey, job_id: str) -> None:
         self._open[job_id] = repeat, time.monotonic() + repeat.remembered_ms / 1000
         if len(self._open) > MOST:
             self._open.popitem(last=False)
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle_all())
 
-    async def settle(self, repeat: Repeat) -> None:
+    async def settle(self, repeat: IdempotencyKey) -> None:
         """Before the same request is tried again. Raises Unconfirmed where that cannot be settled yet."""
         for job_id in [job_id for job_id, (known, _) in self._open.items() if known.name == repeat.name]:
             try:

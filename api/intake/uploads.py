@@ -1,32 +1,32 @@
-"""Pictures on their way in: from the moment that they come to the one in which a job has them."""
+"""Images on their way in: from the moment that they come to the one in which a job has them."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from api.intake.disk_space import DiskWatch
-from api.intake.fetching import Fetcher
+from api.intake.disk_space import DiskSpace
+from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.jobs.requests import GenerationRequest, Job
 from shared.models.capabilities import Size
 from shared.storage.image_headers import Header
 from shared.storage.inputs import InputStore
-from shared.storage.object_store import Arriving, Staged
+from shared.storage.object_store import StagingArea, Upload
 
 
-class Intake:
+class UploadStore:
     """Where uploads begin. Files are written on threads, in pieces as they come, so that memory does not grow."""
 
     def __init__(
         self,
         store: InputStore,
-        disk: DiskWatch,
-        fetcher: Fetcher,
+        disk: DiskSpace,
+        fetcher: ImageFetcher,
         max_bytes: int,
         max_pixels: int,
         max_request_pixels: int,
     ) -> None:
-        """`max_bytes` and `max_pixels` are those of one picture."""
+        """`max_bytes` and `max_pixels` are those of one image."""
         self._store = store
         self._disk = disk
         self.fetcher = fetcher
@@ -35,18 +35,18 @@ class Intake:
         self.max_request_pixels = max_request_pixels
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Uploads"]:
+    async def open(self) -> AsyncIterator["RequestUploads"]:
         """The uploads of one request. What no job has at the end is removed."""
         staged = self._store.stage()
         try:
-            yield Uploads(self, staged)
+            yield RequestUploads(self, staged)
         finally:
             if staged.holds_files:
                 await asyncio.to_thread(staged.drop)
 
     @asynccontextmanager
-    async def file(self, staged: Staged) -> AsyncIterator[Arriving]:
-        """A file that goes at the end, unless it became a picture. Raises StorageFull and StorageUnavailable."""
+    async def file(self, staged: StagingArea) -> AsyncIterator[Upload]:
+        """A file that goes at the end, unless it became an image. Raises StorageFull and StorageUnavailable."""
         await self._disk.require_room()
         with await asyncio.to_thread(staged.receive) as arriving:
             yield arriving
@@ -57,10 +57,10 @@ class Intake:
             await asyncio.to_thread(self._store.discard, job)
 
 
-class Uploads:
+class RequestUploads:
     """What one request brings. Every method may raise StorageFull and StorageUnavailable."""
 
-    def __init__(self, intake: Intake, staged: Staged) -> None:
+    def __init__(self, intake: UploadStore, staged: StagingArea) -> None:
         self._intake = intake
         self._staged = staged
         self._headers: dict[str, Header] = {}
@@ -68,11 +68,11 @@ class Uploads:
 
     @property
     def max_bytes(self) -> int:
-        """Of one picture."""
+        """Of one image."""
         return self._intake.max_bytes
 
     async def take(self, pieces: AsyncIterator[bytes], pointer: str) -> str:
-        """Store a picture; the reference to it. Raises PayloadTooLarge, and InvalidImage for what is none."""
+        """Store an image; the reference to it. Raises PayloadTooLarge, and InvalidImage for what is none."""
         async with AsyncExitStack() as exits:
             upload = await self.begin(exits)
             async for piece in pieces:
@@ -80,22 +80,22 @@ class Uploads:
                 upload.check(pointer)
             return await self.finish(upload, pointer)
 
-    async def begin(self, exits: AsyncExitStack) -> "Upload":
-        """A picture that comes from now on. It goes with `exits`, unless it is finished."""
-        return Upload(await exits.enter_async_context(self._intake.file(self._staged)), self.max_bytes)
+    async def begin(self, exits: AsyncExitStack) -> "UploadWriter":
+        """An image that comes from now on. It goes with `exits`, unless it is finished."""
+        return UploadWriter(await exits.enter_async_context(self._intake.file(self._staged)), self.max_bytes)
 
-    async def finish(self, upload: "Upload", pointer: str) -> str:
-        """The reference to a picture that has come. Raises as `take` does."""
+    async def finish(self, upload: "UploadWriter", pointer: str) -> str:
+        """The reference to an image that has come. Raises as `take` does."""
         upload.check(pointer)
         return await self._finish(upload.file, pointer)
 
     async def fetch(self, url: str, pointer: str, seconds: float) -> str:
-        """Store a picture that lies elsewhere; the reference to it. Raises as `Fetcher.fetch` does."""
+        """Store an image that lies elsewhere; the reference to it. Raises as `ImageFetcher.fetch` does."""
         async with self._intake.file(self._staged) as file:
             await self._intake.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write)
             return await self._finish(file, pointer)
 
-    async def _finish(self, file: Arriving, pointer: str) -> str:
+    async def _finish(self, file: Upload, pointer: str) -> str:
         try:
             arrived = await asyncio.to_thread(file.finish, self._intake.max_pixels)
         except InvalidImage as error:
@@ -104,11 +104,11 @@ class Uploads:
         self._pixels += arrived.header.stored_width * arrived.header.stored_height
         if self._pixels > self._intake.max_request_pixels:
             most = self._intake.max_request_pixels
-            raise InvalidImage(f"{pointer}: the pictures of a request may have at most {most} pixels together.")
+            raise InvalidImage(f"{pointer}: the images of a request may have at most {most} pixels together.")
         return arrived.reference
 
     def size(self, request: GenerationRequest) -> Size | None:
-        """Of the first picture in the request, as it is shown."""
+        """Of the first image in the request, as it is shown."""
         return self._headers[request.image[0]].size if request.image else None
 
     async def keep(self, job: Job) -> None:
@@ -117,10 +117,10 @@ class Uploads:
             await asyncio.to_thread(self._staged.keep, job.id)
 
 
-class Upload:
-    """A picture on its way in. Of one that is too large nothing more is written."""
+class UploadWriter:
+    """An image on its way in. Of one that is too large nothing more is written."""
 
-    def __init__(self, file: Arriving, max_bytes: int) -> None:
+    def __init__(self, file: Upload, max_bytes: int) -> None:
         self.file = file
         self._left = max_bytes
         self._max_bytes = max_bytes
@@ -133,4 +133,4 @@ class Upload:
     def check(self, pointer: str) -> None:
         """Raises PayloadTooLarge."""
         if self._left < 0:
-            raise PayloadTooLarge(f"{pointer}: a picture may take at most {self._max_bytes} bytes.")
+            raise PayloadTooLarge(f"{pointer}: an image may take at most {self._max_bytes} bytes.")

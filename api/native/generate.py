@@ -1,4 +1,4 @@
-"""The calls that make pictures: submit, wait, hand over."""
+"""The calls that make images: submit, wait, hand over."""
 
 import asyncio
 import re
@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.events import Listener, patiently, read, until_done
 from api.delivery.image_files import is_known
-from api.intake.admission import Repetition, RepetitionDep, admit, draft, withdraw
-from api.intake.submissions import Submission, form_body, json_body, json_submission, picture_submission
-from api.native.images import serve_picture
+from api.intake.admission import IdempotencyDep, IdempotencyScope, admit, draft, withdraw
+from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
+from api.native.images import serve_image
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
@@ -29,7 +29,7 @@ CANCEL_SECONDS = 60.0
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
     "changed": {
-        "summary": "From a picture, the smallest there is",
+        "summary": "From an image, the smallest there is",
         "value": {
             "prompt": "a red heart on a blue background",
             "image": "data:image/png;base64,"
@@ -38,7 +38,7 @@ EXAMPLES = {
         },
     },
     "reproducible": {
-        "summary": "The same picture every time",
+        "summary": "The same image every time",
         "value": {"prompt": "a yellow star", "seed": 42, "num_inference_steps": 20, "label": "star-42"},
     },
 }
@@ -78,7 +78,7 @@ FAILURES = documented(
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The finished job, or with `Accept: image/*` the bytes of its first picture",
+        "description": "The finished job, or with `Accept: image/*` the bytes of its first image",
         "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}},
     },
     202: {"description": "Not finished in time: the job goes on at `Location`", "model": JobView},
@@ -86,14 +86,14 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     **FAILURES,
 }
 
-Accept = Annotated[str, Header(description="`image/*` answers the bytes of the picture")]
+Accept = Annotated[str, Header(description="`image/*` answers the bytes of the image")]
 Prefer = Annotated[str, Header(description="`wait=N`: answer 202 after N seconds", examples=["wait=30"])]
 Leaving = Literal["keep", "cancel"]
 OnDisconnect = Annotated[Leaving, Query(description="What becomes of the job if you leave")]
 
 
 @dataclass(frozen=True)
-class Wish:
+class AnswerPreferences:
     """How a caller wants to be answered."""
 
     accept: str
@@ -101,33 +101,37 @@ class Wish:
     on_disconnect: Leaving
 
 
-async def _wish(accept: Accept = "*/*", prefer: Prefer = "", on_disconnect: OnDisconnect = "keep") -> Wish:
-    return Wish(accept, prefer, on_disconnect)
+async def _wish(accept: Accept = "*/*", prefer: Prefer = "", on_disconnect: OnDisconnect = "keep") -> AnswerPreferences:
+    return AnswerPreferences(accept, prefer, on_disconnect)
 
 
-WishDep = Annotated[Wish, Depends(_wish)]
+AnswerPreferencesDep = Annotated[AnswerPreferences, Depends(_wish)]
 
 
 @router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
-async def txt2img(http: Request, services: ServicesDep, repetition: RepetitionDep, wish: WishDep) -> Response:
-    """Make pictures and wait for them."""
+async def txt2img(
+    http: Request, services: ServicesDep, repetition: IdempotencyDep, wish: AnswerPreferencesDep
+) -> Response:
+    """Make images and wait for them."""
     async with json_submission(http, services) as submission:
         return await _made(http, services, submission, repetition, wish)
 
 
 @router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
-async def img2img(http: Request, services: ServicesDep, repetition: RepetitionDep, wish: WishDep) -> Response:
-    """Make pictures from a picture and wait for them.
+async def img2img(
+    http: Request, services: ServicesDep, repetition: IdempotencyDep, wish: AnswerPreferencesDep
+) -> Response:
+    """Make images from an image and wait for them.
 
-    The picture is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
+    The image is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
     are parts of the form or parameters of the query. JSON as for `/api/txt2img` is taken as well.
     """
-    async with picture_submission(http, services) as submission:
+    async with image_submission(http, services) as submission:
         return await _made(http, services, submission, repetition, wish)
 
 
 async def _made(
-    http: Request, services: Services, submission: Submission, repetition: Repetition, wish: Wish
+    http: Request, services: Services, submission: Submission, repetition: IdempotencyScope, wish: AnswerPreferences
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
     base_url, size = services.base_url(http), submission.uploads.size(request)
@@ -157,7 +161,7 @@ def wait_seconds(prefer: str, longest: int) -> int:
 
 
 def negotiate(accept: str, request: GenerationRequest) -> tuple[bool, GenerationRequest]:
-    """Whether the answer is the picture itself, and the request in the format that the caller can read.
+    """Whether the answer is the image itself, and the request in the format that the caller can read.
 
     Raises NotAcceptable.
     """
@@ -235,11 +239,11 @@ async def _finished(services: Services, http: Request, snapshot: JobSnapshot, wa
     if job.error is not None:
         return failed_job(job.error, headers)
     if wants_bytes and job.state is State.CANCELLED:
-        raise ImageNotFound("The job was cancelled; it has no picture.")
+        raise ImageNotFound("The job was cancelled; it has no image.")
     if wants_bytes:
         # One that is withheld has no bytes; a job of which all are has failed.
         first = next(image for image in job.images if not image.flagged)
-        return await serve_picture(services.images, job, first, http)
+        return await serve_image(services.images, job, first, http)
     return await job_answer(services, http, snapshot)
 
 

@@ -27,7 +27,7 @@ class BackendStatus(StrEnum):
     UNCONFIGURED = "unconfigured"
 
 
-class Status(StrEnum):
+class ServiceStatus(StrEnum):
     OK = "ok"
     DEGRADED = "degraded"
     UNAVAILABLE = "unavailable"
@@ -58,7 +58,7 @@ class OutputsView(BaseModel):
 
 
 class HealthView(BaseModel):
-    status: Status
+    status: ServiceStatus
     version: str
     redis: bool
     outputs: OutputsView
@@ -74,7 +74,7 @@ class InfoView(BaseModel):
     default_backend: Backend
     models: dict[Backend, str]
     safety: dict[Backend, str] = Field(
-        description="What local engines do about unsafe pictures: `checked`, `off`, or `exempt` and why"
+        description="What local engines do about unsafe images: `checked`, `off`, or `exempt` and why"
     )
     notes: list[str]
     limits: dict[str, int]
@@ -134,7 +134,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
 
 @router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
 async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
-    """What can make pictures, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
+    """What can make images, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
     fleet = await _seen_by(services, caller, await services.watch.fleet())
     views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
     return BackendListView(default=services.settings.fallback_backend, backends=views)
@@ -217,11 +217,11 @@ async def info(http: Request, services: ServicesDep) -> InfoView:
 _LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "backends": "/api/backends"}
 
 
-def _overall(default: BackendStatus | None, room: bool) -> Status:
+def _overall(default: BackendStatus | None, room: bool) -> ServiceStatus:
     match default:
         case None:
-            return Status.UNAVAILABLE
+            return ServiceStatus.UNAVAILABLE
         case BackendStatus.READY | BackendStatus.BUSY:
-            return Status.OK if room else Status.DEGRADED
+            return ServiceStatus.OK if room else ServiceStatus.DEGRADED
         case BackendStatus.LOADING | BackendStatus.OFFLINE | BackendStatus.UNCONFIGURED:
-            return Status.DEGRADED
+            return ServiceStatus.DEGRADED

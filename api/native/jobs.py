@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.events import follow, patiently, read, server_sent
 from api.edge.authentication import Caller, CallerDep, charge
-from api.intake.admission import RepetitionDep, admit, draft, withdraw
+from api.intake.admission import IdempotencyDep, admit, draft, withdraw
 from api.intake.submissions import json_body, json_submission
 from api.native.generate import (
     EXAMPLES,
@@ -47,8 +47,8 @@ LAPSED_END = "0-1"
     responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
     openapi_extra=json_body(EXAMPLES),
 )
-async def create(http: Request, services: ServicesDep, repetition: RepetitionDep) -> Response:
-    """Accept a job and answer at once; its pictures come later."""
+async def create(http: Request, services: ServicesDep, repetition: IdempotencyDep) -> Response:
+    """Accept a job and answer at once; its images come later."""
     async with json_submission(http, services) as submission:
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
         job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
@@ -101,7 +101,7 @@ async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id
 
 @router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=CHANGE_PROBLEMS)
 async def pin(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
-    """Keep the job and its pictures, whatever the retention rules say."""
+    """Keep the job and its images, whatever the retention rules say."""
     return await _pinned(services, http, caller, job_id, pinned=True)
 
 

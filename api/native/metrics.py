@@ -14,8 +14,8 @@ from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.jobs.requests import Backend
 from shared.observability.counters import COUNTERS, HISTOGRAMS, Counter, Histogram
-from shared.observability.gauges import Figures, figures
-from shared.storage.object_store import Room
+from shared.observability.gauges import Gauges, read_gauges
+from shared.storage.object_store import DiskUsage
 from shared.workers.records import Fleet, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -33,7 +33,7 @@ async def metrics(http: Request, services: ServicesDep) -> Response:
     whichever process is asked.
     """
     try:
-        told = await services.store.run(figures(services.settings.redis_prefix))
+        told = await services.store.run(read_gauges(services.settings.redis_prefix))
         families = [_up(services, 1), *_common(services, await services.watch.fleet(), told)]
     except StoreUnavailable:
         families = [_up(services, 0)]
@@ -60,13 +60,13 @@ def _up(services: Services, up: int) -> Metric:
     return family
 
 
-def _own(services: Services, disk: Room) -> Iterator[Metric]:
+def _own(services: Services, disk: DiskUsage) -> Iterator[Metric]:
     process = services.traffic.process
     built = _gauge("build_info", "Version of the service", "process", "version")
     built.add_metric([process, services.version], 1)
     yield built
     for name, told, value in (
-        ("outputs_free_bytes", "Free space on the disk that pictures are on", disk.free_bytes),
+        ("outputs_free_bytes", "Free space on the disk that images are on", disk.free_bytes),
         ("outputs_size_bytes", "Size of that disk", disk.size_bytes),
     ):
         if value is not None:
@@ -75,7 +75,7 @@ def _own(services: Services, disk: Room) -> Iterator[Metric]:
             yield family
 
 
-def _common(services: Services, fleet: Fleet, told: Figures) -> Iterator[Metric]:
+def _common(services: Services, fleet: Fleet, told: Gauges) -> Iterator[Metric]:
     backends = [backend for backend in Backend if services.is_known(fleet, backend)]
     for counter in COUNTERS:
         yield _counted(counter, backends, told)
@@ -89,7 +89,7 @@ def _common(services: Services, fleet: Fleet, told: Figures) -> Iterator[Metric]
     yield webhooks
 
 
-def _counted(counter: Counter, backends: Iterable[Backend], told: Figures) -> Metric:
+def _counted(counter: Counter, backends: Iterable[Backend], told: Gauges) -> Metric:
     family = CounterMetricFamily(f"imagegen_{counter.name}", counter.help, labels=counter.labels)
     known = [(backend,) for backend in backends] if "backend" in counter.labels else [()]
     expected = dict.fromkeys(((*first, *rest) for first in known for rest in counter.expected), 0)
@@ -98,7 +98,7 @@ def _counted(counter: Counter, backends: Iterable[Backend], told: Figures) -> Me
     return family
 
 
-def _distributed(histogram: Histogram, backends: Iterable[Backend], told: Figures) -> Metric:
+def _distributed(histogram: Histogram, backends: Iterable[Backend], told: Gauges) -> Metric:
     family = HistogramMetricFamily(f"imagegen_{histogram.name}_seconds", histogram.help, labels=("backend",))
     for backend in backends:
         own = told.counts.distribution(histogram, backend)
@@ -107,7 +107,7 @@ def _distributed(histogram: Histogram, backends: Iterable[Backend], told: Figure
     return family
 
 
-def _line(backends: Iterable[Backend], told: Figures, now: datetime) -> Iterator[Metric]:
+def _line(backends: Iterable[Backend], told: Gauges, now: datetime) -> Iterator[Metric]:
     queued = _gauge("queue_jobs", "Jobs that wait", "backend")
     oldest = _gauge("queue_oldest_seconds", "How long the job has waited that waits longest; 0 for none", "backend")
     running = _gauge("jobs_running", "Jobs that run", "backend")

@@ -1,4 +1,4 @@
-"""How long a picture that lies on disk takes to reach those who wait for it.
+"""How long an image that lies on disk takes to reach those who wait for it.
 
 The moment at which its file gets its name is taken from the kernel's own notice (inotify): a wait in the client's clock
 alone could not tell rendering from telling.
@@ -21,10 +21,10 @@ from bench.service import service
 
 _MOVED_TO = 0x80
 _EVENT = struct.Struct("iIII")
-#: So that the job is running, and everybody waits, before its picture is done.
+#: So that the job is running, and everybody waits, before its image is done.
 RENDER_SECONDS = 0.03
 PER_ROUND = 15
-#: Makes a job at this address and waits for it: its id, and when its picture was told of.
+#: Makes a job at this address and waits for it: its id, and when its image was told of.
 Way = Callable[[str], Awaitable[tuple[str, float]]]
 
 

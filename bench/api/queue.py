@@ -11,7 +11,7 @@ import redis
 from bench.figures import Figure, Goal, Scale, percentile
 from bench.http import Connection, connections
 from bench.service import service
-from shared.jobs.operations import Ceiling, Jobs
+from shared.jobs.operations import Jobs, QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Job
 from shared.redis.store import Store, connect
 from tests.stack import Stack
@@ -48,7 +48,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
 
 def _fill(scale: Scale, store: Store, jobs: Jobs) -> None:
-    room = Ceiling(10**6, 10**6)
+    room = QueueLimits(10**6, 10**6)
     for done in range(0, QUEUED, TOGETHER):
         scale.say(f"queue: {done} of {QUEUED} jobs")
         new = (_job(number) for number in range(done, done + TOGETHER))

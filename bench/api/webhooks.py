@@ -1,4 +1,4 @@
-"""How long after its picture has its name a job's webhook arrives at a receiver that checks every signature."""
+"""How long after its image has its name a job's webhook arrives at a receiver that checks every signature."""
 
 from collections.abc import Iterator
 
@@ -28,6 +28,6 @@ def delay(stack: Stack, receiver: Receiver) -> float:
     job = stack.api.post("/api/jobs", {"prompt": "x", "webhook_url": receiver.url}).json()
     arrival = receiver.next()
     arrival.verify()
-    (picture,) = stack.outputs.rglob(f"{job['id']}-0.png")
+    (image,) = stack.outputs.rglob(f"{job['id']}-0.png")
     # A rename is a change of the file's status, and the last one that it sees.
-    return arrival.at - picture.stat().st_ctime
+    return arrival.at - image.stat().st_ctime

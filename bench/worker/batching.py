@@ -14,7 +14,7 @@ OCCUPIED_STEPS = 8
 
 
 def batches(alone: Stack, scale: Scale) -> Iterator[Figure]:
-    """`alone` is a service whose worker makes one picture of the starter model at a time."""
+    """`alone` is a service whose worker makes one image of the starter model at a time."""
     with starting("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together:
         caller(together.api, STARTER_REQUEST)()
         sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""What one request costs beside the work itself: a caller who waits for one picture."""
+"""What one request costs beside the work itself: a caller who waits for one image."""
 
 import http.client
 import json

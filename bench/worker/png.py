@@ -88,7 +88,7 @@ def kinds(thorough: bool) -> Iterator[Kind]:
     yield Kind("photo, grain 0.7", photo(0.7), is_typical=True)
     yield Kind("photo, grain 3.0", photo(3.0), is_typical=True)
     yield Kind("photo, no grain", photo(0))
-    yield Kind("pictures in the README", np.asarray(Image.open(README).convert("RGB")), is_typical=True)
+    yield Kind("images in the README", np.asarray(Image.open(README).convert("RGB")), is_typical=True)
     if thorough:
         yield from painted()
     yield Kind("one colour", np.full((SIDE, SIDE, 3), 77, np.uint8))

@@ -12,9 +12,9 @@ from bench.worker.batching import batches
 from bench.worker.overhead import caller
 from tests.stack import Process, Stack, valkey_server
 
-FIRST = "worker start to first picture / bare script start to first picture"
-#: Of one picture each: they take turns so quickly that the machine's moods meet both.
-ROUNDS_OF_PICTURES = 4
+FIRST = "worker start to first image / bare script start to first image"
+#: Of one image each: they take turns so quickly that the machine's moods meet both.
+ROUNDS_OF_IMAGES = 4
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
@@ -41,12 +41,12 @@ def measure(scale: Scale) -> Iterator[Figure]:
             exits.callback(scripts[-1].stop)
             return time.perf_counter() - begin
 
-        first = compare(our_first, their_first, scale, "start to first picture beside a bare script")
+        first = compare(our_first, their_first, scale, "start to first image beside a bare script")
         yield first.figure(FIRST, Goal(1.15), f"{first.our_median:.2f} s, bare {first.their_median:.2f} s")
         # Both of the last round are there still.
-        bare = scripts[-1].picture
+        bare = scripts[-1].image
         what = "starter model beside a bare script"
-        result = compare(lambda: seconds_of(ask), bare, scale, what, times=ROUNDS_OF_PICTURES)
+        result = compare(lambda: seconds_of(ask), bare, scale, what, times=ROUNDS_OF_IMAGES)
         told = f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms"
         yield result.figure("sync request, starter model / bare script", Goal(1.05), told)
         scripts[-1].stop()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compose.cli.client_error import Trouble, told
+from compose.cli.client_error import ClientError, errors_as_one_sentence
 from compose.cli.logs import PROCESSES, show
 from compose.cli.models import models
 from shared.access.api_keys import Scope
@@ -20,7 +20,7 @@ from shared.settings.loading import load
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from compose.cli.client import Client
+    from compose.cli.client import ApiClient
 
 # Each command imports what it needs: `imagegen up` should not wait for what `imagegen doctor` looks with.
 _STDERR = 2
@@ -31,7 +31,7 @@ cli = typer.Typer(
     # A traceback of typer's shows what the variables hold.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Pictures from prompts, on your own machine.",
+    help="Images from prompts, on your own machine.",
 )
 cli.add_typer(models, name="models")
 
@@ -48,32 +48,32 @@ def up() -> None:
     """Start the whole service here: Redis, API, workers, dashboard. Ctrl-C stops it."""
     from compose.launcher.up import up as launch
 
-    with told():
+    with errors_as_one_sentence():
         launch(load(LauncherSettings), command=_how_called())
 
 
 @cli.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What the picture shows.")],
+    prompt: Annotated[str, typer.Argument(help="What the image shows.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where to put it; the ending chooses the format.")
     ] = Path("picture.png"),
-    negative_prompt: Annotated[str | None, typer.Option(help="What the picture should not show.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the image should not show.")] = None,
     backend: Annotated[str | None, typer.Option(help="sd, flux-local or flux-api.")] = None,
     image: Annotated[
-        list[Path] | None, typer.Option(help="A picture to begin with or to go by; may be told several times.")
+        list[Path] | None, typer.Option(help="An image to begin with or to go by; may be told several times.")
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="White where the picture is to be repainted.")] = None,
-    strength: Annotated[float | None, typer.Option(help="How much of the picture may change, up to 1.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="White where the image is to be repainted.")] = None,
+    strength: Annotated[float | None, typer.Option(help="How much of the image may change, up to 1.")] = None,
     bfl_model: Annotated[str | None, typer.Option(help="Model of flux-api, such as flux-2-klein-4b.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     guidance: Annotated[float | None, typer.Option(help="How strictly to follow the prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same image.")] = None,
     url: UrlOption = None,
 ) -> None:
-    """Make one picture with the running service, and watch it being made. SD_API_KEY is sent if it is set."""
+    """Make one image with the running service, and watch it being made. SD_API_KEY is sent if it is set."""
     body: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -91,7 +91,7 @@ def generate(
     from compose.cli.client import base64_of
 
     console = Console()
-    with told():
+    with errors_as_one_sentence():
         client = _client(url, console)
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
@@ -104,14 +104,14 @@ def prune(
     older_than: Annotated[str, typer.Option(help="Age, such as 12h, 7d or 4w.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     take_over: Annotated[
-        bool, typer.Option("--take-over", help="Also pictures of an installation whose Redis was lost, from now on.")
+        bool, typer.Option("--take-over", help="Also images of an installation whose Redis was lost, from now on.")
     ] = False,
 ) -> None:
-    """Remove old jobs and pictures. Pinned ones stay."""
+    """Remove old jobs and images. Pinned ones stay."""
     from compose.cli.prune import age_of
     from compose.cli.prune import prune as clear_away
 
-    with told():
+    with errors_as_one_sentence():
         removed = clear_away(load(LauncherSettings), age_of(older_than), dry_run=dry_run, take_over=take_over)
         verb = "Would remove" if dry_run else "Removed"
         print(f"{verb} {removed.jobs} jobs and {removed.files} files ({removed.bytes / 1e6:.1f} MB)")
@@ -126,15 +126,15 @@ def status(
     """Backends, workers, queue and what runs, as it changes. Told once, it fails unless the service is `ok`."""
     from rich.console import Console
 
-    from compose.cli.status import Status, watch
+    from compose.cli.status import StatusReport, watch
 
     console = Console()
-    with told():
+    with errors_as_one_sentence():
         client = _client(url, console)
         if console.is_terminal and not (once or as_json):
             watch(client, console)
             return
-        seen = Status.read(client)
+        seen = StatusReport.read(client)
         if as_json:
             print(json.dumps(seen.as_json(), indent=2))
         else:
@@ -152,7 +152,7 @@ def logs(
     ] = None,
 ) -> None:
     """What the processes of `imagegen up` say and said. It is kept in SD_DATA_DIR/logs, 50 MB at most."""
-    with told():
+    with errors_as_one_sentence():
         follows = sys.stdout.isatty() if follow is None else follow
         show(load(LauncherSettings), processes or (), job=job, most=lines, follow=follows)
 
@@ -166,7 +166,7 @@ def doctor(
 
     from compose.doctor.command import run as examined
 
-    with told():
+    with errors_as_one_sentence():
         raise typer.Exit(0 if examined(Console(), as_json=as_json) else 1)
 
 
@@ -181,9 +181,9 @@ def _own_key(settings: LauncherSettings) -> str | None:
     return keys[0].secret.get_secret_value() if keys else None
 
 
-def _client(url: str | None, console: "Console") -> "Client":
-    """Raises ConfigurationError; and Trouble where no address is named and this installation does not run here."""
-    from compose.cli.client import Client
+def _client(url: str | None, console: "Console") -> "ApiClient":
+    """Raises ConfigurationError; and ClientError where no address is named and this installation does not run here."""
+    from compose.cli.client import ApiClient
     from compose.launcher.supervise import is_running
     from compose.launcher.up import url_of
 
@@ -192,11 +192,11 @@ def _client(url: str | None, console: "Console") -> "Client":
     # Whoever else listens at an address that nobody chose is sent no key and no prompt.
     chosen = settings.model_fields_set & {"host", "port", "public_url", "redis_url"}
     if url is None and not chosen and not is_running(settings.data_dir):
-        raise Trouble(
+        raise ClientError(
             f"imagegen is not running with SD_DATA_DIR={settings.data_dir}. Start it with `imagegen up`, or name the "
             f"service that you mean, such as --url {own}."
         )
-    return Client(url or own, console, _own_key(settings))
+    return ApiClient(url or own, console, _own_key(settings))
 
 
 def main() -> None:
@@ -208,7 +208,7 @@ def main() -> None:
         # Not every terminal's encoding has every character; one that it lacks is no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with told():
+    with errors_as_one_sentence():
         sys.exit(cli())
 
 

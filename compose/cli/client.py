@@ -14,7 +14,7 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from compose.cli.client_error import Trouble
+from compose.cli.client_error import ClientError
 from shared.settings.http_server import is_loopback
 
 #: Endings of file names and the formats they stand for.
@@ -24,9 +24,9 @@ CONNECT_SECONDS = 5
 SILENCE_SECONDS = 35
 
 
-class Client:
+class ApiClient:
     def __init__(self, url: str, console: Console, key: str | None = None) -> None:
-        """Raises Trouble for what is no address."""
+        """Raises ClientError for what is no address."""
         self._url = _address(url)
         parts = urlsplit(self._url)
         #: Without a login, for people to read.
@@ -39,7 +39,7 @@ class Client:
             self._http.auth = _bearer(key)
 
     def generate(self, body: Mapping[str, Any], output: Path) -> dict[str, Any]:
-        """Submit, show progress, save the picture; the finished job. Raises Trouble."""
+        """Submit, show progress, save the image; the finished job. Raises ClientError."""
         request = {**body, "output_format": _format_of(output)}
         with self._reached():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=SILENCE_SECONDS))
@@ -49,13 +49,13 @@ class Client:
         try:
             output.write_bytes(content)
         except OSError as error:
-            raise Trouble(
+            raise ClientError(
                 f"{output} cannot be written ({error.strerror}); the image is at {self._place}{path}."
             ) from None
         return job
 
     def read(self, path: str, *fields: str) -> dict[str, Any]:
-        """An answer that has these fields. Raises Trouble."""
+        """An answer that has these fields. Raises ClientError."""
         with self._reached():
             answer = self._json(self._http.get(self._url + path, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)))
             if not answer.keys() >= set(fields):
@@ -67,18 +67,20 @@ class Client:
         try:
             yield
         except requests.exceptions.SSLError:
-            raise Trouble(f"{self._place} has no certificate that is trusted here, or does not speak https.") from None
+            raise ClientError(
+                f"{self._place} has no certificate that is trusted here, or does not speak https."
+            ) from None
         except requests.exceptions.ProxyError:
-            raise Trouble(f"The proxy that the environment names gives no connection to {self._place}.") from None
+            raise ClientError(f"The proxy that the environment names gives no connection to {self._place}.") from None
         except requests.Timeout:
-            raise Trouble(f"The service at {self._place} stopped answering.") from None
+            raise ClientError(f"The service at {self._place} stopped answering.") from None
         except requests.exceptions.ChunkedEncodingError:
-            raise Trouble(f"The service at {self._place} ended the connection; see `imagegen status`.") from None
+            raise ClientError(f"The service at {self._place} ended the connection; see `imagegen status`.") from None
         except requests.ConnectionError:
-            raise Trouble(f"No service answers at {self._place}. Start it with `imagegen up`.") from None
+            raise ClientError(f"No service answers at {self._place}. Start it with `imagegen up`.") from None
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Something else than the answers of this service, or than HTTP at all.
-            raise Trouble(f"What answers at {self._place} is something else than imagegen.") from None
+            raise ClientError(f"What answers at {self._place} is something else than imagegen.") from None
 
     def _watched(self, job: Mapping[str, Any]) -> dict[str, Any]:
         columns = (
@@ -99,8 +101,8 @@ class Client:
                         progress.update(bar, completed=data["step"], total=data["steps"])
                     case "done":
                         return _succeeded(data)
-        raise Trouble(
-            "The service ended before the picture was done; `imagegen generate` again, or ask for the job later."
+        raise ClientError(
+            "The service ended before the image was done; `imagegen generate` again, or ask for the job later."
         )
 
     def _events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,16 +129,16 @@ class Client:
             wrong = "".join(f"\n  {field['pointer']}: {field['detail']}" for field in problem.get("errors", ()))
             detail = f"{problem['detail']}{wrong}"
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise Trouble(
+            raise ClientError(
                 f"{self._place} answered {response.status_code}, and not as imagegen does: a proxy or another program."
             ) from None
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             detail += " The command line sends the first of SD_API_KEY that may make images."
-        raise Trouble(detail)
+        raise ClientError(detail)
 
 
 def _address(url: str) -> str:
-    """Raises Trouble."""
+    """Raises ClientError."""
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
@@ -144,20 +146,20 @@ def _address(url: str) -> str:
     except ValueError:
         sound = False
     if not sound or any(character.isspace() for character in url):
-        raise Trouble("That is no address of a service; write it like --url http://localhost:7860.")
+        raise ClientError("That is no address of a service; write it like --url http://localhost:7860.")
     return url.rstrip("/")
 
 
 def _format_of(output: Path) -> str:
-    """Looked at before anything is made that cannot be saved then. Raises Trouble."""
+    """Looked at before anything is made that cannot be saved then. Raises ClientError."""
     if output.suffix.lower() not in FORMATS:
-        raise Trouble(f"{output} should end in one of {', '.join(FORMATS)}.")
+        raise ClientError(f"{output} should end in one of {', '.join(FORMATS)}.")
     if output.is_dir():
-        raise Trouble(f"{output} is a folder; name a file.")
+        raise ClientError(f"{output} is a folder; name a file.")
     if not output.parent.is_dir():
-        raise Trouble(f"There is no folder {output.parent}: make it, or choose another for {output.name}.")
+        raise ClientError(f"There is no folder {output.parent}: make it, or choose another for {output.name}.")
     if not os.access(output if output.exists() else output.parent, os.W_OK):
-        raise Trouble(f"{output} cannot be written: this user may not.")
+        raise ClientError(f"{output} cannot be written: this user may not.")
     return FORMATS[output.suffix.lower()]
 
 
@@ -171,15 +173,15 @@ def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedR
     return authorize
 
 
-def base64_of(picture: Path) -> str:
-    """Raises Trouble."""
+def base64_of(image: Path) -> str:
+    """Raises ClientError."""
     try:
-        return base64.b64encode(picture.read_bytes()).decode()
+        return base64.b64encode(image.read_bytes()).decode()
     except OSError as error:
-        raise Trouble(f"{picture} cannot be read: {error.strerror}.") from None
+        raise ClientError(f"{image} cannot be read: {error.strerror}.") from None
 
 
 def _succeeded(job: dict[str, Any]) -> dict[str, Any]:
     if job["state"] == "succeeded":
         return job
-    raise Trouble(job["error"]["detail"] if job["error"] else f"The job was {job['state']}.")
+    raise ClientError(job["error"]["detail"] if job["error"] else f"The job was {job['state']}.")

@@ -9,12 +9,12 @@ from compose.launcher.console import BOLD, RED, paint
 from shared.errors import ImagegenError
 
 
-class Trouble(Exception):
+class ClientError(Exception):
     """What was wanted could not be done; the message says why and what to do."""
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def errors_as_one_sentence() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
@@ -22,7 +22,7 @@ def told() -> Iterator[None]:
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except (ImagegenError, Trouble) as error:
+    except (ImagegenError, ClientError) as error:
         _end(str(error))
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 
 from compose.launcher.console import printer
-from compose.launcher.journal import FOLDER, Line, Reader
+from compose.launcher.journal import FOLDER, LogLine, LogReader
 from shared.errors import ConfigurationError
 from shared.jobs.requests import Backend
 from shared.settings.launcher import LauncherSettings
@@ -25,7 +25,7 @@ class Filter:
         self._job = job
         self._wanted: dict[str, bool] = {}
 
-    def wants(self, line: Line) -> bool:
+    def wants(self, line: LogLine) -> bool:
         if self._processes and line.process not in self._processes:
             return False
         if self._job is None:
@@ -50,7 +50,7 @@ def show(
     if not (folder.is_dir() or follow):
         raise ConfigurationError(f"Nothing is in {folder} yet: start the service with `imagegen up`.")
     tell, chosen = printer(print, settings.log_format), Filter(processes, job)
-    with suppress(KeyboardInterrupt), closing(Reader(folder)) as journal:
+    with suppress(KeyboardInterrupt), closing(LogReader(folder)) as journal:
         for line in deque(filter(chosen.wants, journal.past()), maxlen=most):
             tell(line)
         for line in filter(chosen.wants, journal.future()) if follow else ():

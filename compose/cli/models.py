@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.client_error import told
+from compose.cli.client_error import errors_as_one_sentence
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -31,11 +31,11 @@ def show() -> None:
     from worker.models.download_plans import readable
     from worker.models.sources import FIELDS, STARTER_NAME, Source
 
-    with told():
+    with errors_as_one_sentence():
         settings = load(LauncherSettings)
         named = {source.repository: source for source in (Source.of(settings, backend) for backend in FIELDS)}
         table = Table("model", "size", "state", "named by", box=None, pad_edge=False)
-        for kept in model_store.kept_in(settings.model_dir):
+        for kept in model_store.stored_models(settings.model_dir):
             state = f"{readable(kept.bytes_missing)} to go" if kept.bytes_missing else "complete"
             source = named.pop(kept.name, None)
             table.add_row(escape(kept.name), readable(kept.bytes_there), state, source.setting if source else "")
@@ -54,7 +54,7 @@ def pull(
     """Download models, or what is missing of them."""
     from worker.models.sources import FIELDS, Source
 
-    with told():
+    with errors_as_one_sentence():
         settings = load(LauncherSettings)
         configured = [Source.of(settings, backend) for backend in settings.backends if backend in FIELDS]
         for source in [Source.called(settings, name) for name in names] if names else configured:
@@ -67,7 +67,7 @@ def remove(name: Annotated[str, typer.Argument(help="As `imagegen models list` h
     from worker.models import model_store
     from worker.models.download_plans import readable
 
-    with told():
+    with errors_as_one_sentence():
         gone = model_store.remove(load(LauncherSettings).model_dir, name)
         print(f"Removed {gone.name} ({readable(gone.bytes_there)})")
 

@@ -7,18 +7,18 @@ from compose.launcher.up import redis_url_of
 from shared.errors import ConfigurationError
 from shared.redis.store import Store, connect, require_redis
 from shared.settings.launcher import LauncherSettings
-from shared.storage import API_PATIENCE, open_home
+from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import Ownership
-from worker.housekeeper.retention import Removed, Retention, Rules
+from worker.housekeeper.retention import Removed, Retention, RetentionRules
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_over: bool) -> Removed:
-    """Remove finished jobs and pictures older than `age`, but none that are pinned.
+    """Remove finished jobs and images older than `age`, but none that are pinned.
 
-    `take_over` has the pictures be this installation's from now on, whoever's they were. Raises ConfigurationError
+    `take_over` has the images be this installation's from now on, whoever's they were. Raises ConfigurationError
     where they are not, or there is no Redis to ask; StoreUnavailable, StorageUnavailable and StorageFull.
     """
     url = redis_url_of(settings)
@@ -28,14 +28,14 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
             "its server with SD_REDIS_URL."
         )
     require_redis(url)
-    store, images = Store(connect(url)), ImageStore(open_home(settings, API_PATIENCE))
+    store, images = Store(connect(url)), ImageStore(open_storage(settings, API_TIMEOUTS))
     ownership = Ownership.of(store, settings.redis_prefix, images)
     if take_over and not dry_run:
         ownership.take_over()
     elif not take_over and (refusal := ownership.refusal()) is not None:
         raise ConfigurationError(refusal)
     retention = Retention(store, settings.redis_prefix, images, lambda: True, lambda: datetime.now(UTC))
-    return retention.apply(Rules(jobs_for=age, pictures_for=age, most_bytes=None), dry_run=dry_run)
+    return retention.apply(RetentionRules(jobs_for=age, images_for=age, most_bytes=None), dry_run=dry_run)
 
 
 def age_of(text: str) -> timedelta:

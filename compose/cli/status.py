@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from compose.cli.client import Client
-from compose.cli.client_error import Trouble
+from compose.cli.client import ApiClient
+from compose.cli.client_error import ClientError
 from worker.models.download_plans import readable
 
 #: How often the live table asks. The API itself looks twice a second at most, however many ask.
@@ -22,7 +22,7 @@ _COLOURS = {"ok": "green", "ready": "green", "busy": "green", "loading": "yellow
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusReport:
     """What the API tells; no backends and jobs where its Redis is away."""
 
     health: dict[str, Any]
@@ -31,8 +31,8 @@ class Status:
     """Those that run, as far as the key sees them."""
 
     @classmethod
-    def read(cls, client: Client) -> Self:
-        """Raises Trouble."""
+    def read(cls, client: ApiClient) -> Self:
+        """Raises ClientError."""
         health = client.read("/health", "status", "version", "redis", "outputs")
         if not health["redis"]:
             return cls(health, [], [])
@@ -57,13 +57,13 @@ class Status:
         return Group(*parts)
 
 
-def watch(client: Client, console: Console) -> None:
+def watch(client: ApiClient, console: Console) -> None:
     """Until interrupted; a service that is away may come back."""
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
             try:
-                seen = Status.read(client).shown()
-            except Trouble as trouble:
+                seen = StatusReport.read(client).shown()
+            except ClientError as trouble:
                 seen = f"[bold red]{escape(str(trouble))}[/]"
             live.update(seen, refresh=True)
             time.sleep(PAUSE_SECONDS)
@@ -71,7 +71,7 @@ def watch(client: Client, console: Console) -> None:
 
 def _headline(health: dict[str, Any]) -> RenderableType:
     outputs = health["outputs"]
-    disk = "pictures can be written" if outputs["writable"] else "[red]pictures cannot be written[/]"
+    disk = "images can be written" if outputs["writable"] else "[red]images cannot be written[/]"
     if outputs["free_bytes"] is not None:
         disk += f" ({readable(outputs['free_bytes'])} free)"
     redis = "Redis answers" if health["redis"] else "[red]Redis is away[/]"

@@ -17,7 +17,7 @@ MOST_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResponse:
     status: int
     text: str
     skew_seconds: float | None
@@ -25,11 +25,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class NoAnswer:
+class ProbeFailed:
     why: str
 
 
-def ask(url: str, headers: Mapping[str, str] | None = None) -> Answer | NoAnswer:
+def probe(url: str, headers: Mapping[str, str] | None = None) -> ProbeResponse | ProbeFailed:
     """GET, once, straight: `headers` may hold a key. Bounded in time and size. No address or key is in what is told."""
     end = time.monotonic() + SECONDS
     try:
@@ -39,15 +39,15 @@ def ask(url: str, headers: Mapping[str, str] | None = None) -> Answer | NoAnswer
             with session.get(url, headers=headers, timeout=SECONDS, allow_redirects=False, stream=True) as response:
                 sent = _time_of(response)
                 ahead = (sent - datetime.now(UTC)).total_seconds() if sent else None
-                return Answer(response.status_code, _read(response, end), ahead)
+                return ProbeResponse(response.status_code, _read(response, end), ahead)
     except requests.Timeout:
-        return NoAnswer(f"no answer within {SECONDS:g} s")
+        return ProbeFailed(f"no answer within {SECONDS:g} s")
     except requests.exceptions.SSLError:
-        return NoAnswer("its certificate is not trusted here")
+        return ProbeFailed("its certificate is not trusted here")
     except requests.exceptions.ProxyError:
-        return NoAnswer("the proxy that the environment names gives no connection")
+        return ProbeFailed("the proxy that the environment names gives no connection")
     except (requests.RequestException, OSError):
-        return NoAnswer("no connection")
+        return ProbeFailed("no connection")
 
 
 def _read(response: requests.Response, end: float) -> str:

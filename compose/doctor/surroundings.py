@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Self, TypeVar
 
-from compose.doctor.asking import Answer, NoAnswer, ask
+from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.launcher.up import redis_url_of
 from shared.jobs.requests import Backend
 from shared.settings.launcher import LauncherSettings
@@ -33,14 +33,14 @@ class Surroundings:
     """None where the embedded server is not running."""
     device: "Future[Device | None]"
     """None where PyTorch is not installed."""
-    outside: "Future[Mapping[str, Answer | NoAnswer]]"
+    outside: "Future[Mapping[str, ProbeResponse | ProbeFailed]]"
     """What came of asking the servers that this installation needs."""
 
     @classmethod
     def of(cls, settings: LauncherSettings) -> Self:
         places = needed(settings)
         device: Future[Device | None] = in_background(lambda: _probed(settings.device) if local(settings) else None)
-        return cls(settings, redis_url_of(settings), device, in_background(lambda: {url: ask(url) for url in places}))
+        return cls(settings, redis_url_of(settings), device, in_background(lambda: {url: probe(url) for url in places}))
 
     def found_device(self) -> Device | None:
         """None also where it cannot be told; the check `device` says why."""

@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from compose.launcher.journal import Journal, Line, moment
+from compose.launcher.journal import Journal, LogLine, moment
 
 if TYPE_CHECKING:
     from shared.observability.logs import Format
@@ -23,7 +23,7 @@ MAX_WAITING_LINES = 1000
 #: How long the last lines may take to go out, when the reader is slow.
 FLUSH_SECONDS = 2.0
 
-Show = Callable[[Line], None]
+Show = Callable[[LogLine], None]
 
 
 def paint(text: str, *codes: int, stream: TextIO | None = None) -> str:
@@ -85,7 +85,7 @@ def _as_text(print_line: Callable[[str], None]) -> Show:
     """Behind the name of who said it, in a colour of its own."""
     colours: dict[str, int] = {}
 
-    def show(line: Line) -> None:
+    def show(line: LogLine) -> None:
         colour = colours.setdefault(line.process, _COLOURS[len(colours) % len(_COLOURS)])
         # Nothing that a process says moves the cursor.
         plain = "".join(character if character.isprintable() else " " for character in line.text)
@@ -97,7 +97,7 @@ def _as_text(print_line: Callable[[str], None]) -> Show:
 def _as_json(print_line: Callable[[str], None]) -> Show:
     """As JSON with the name of who said it; what Redis says, for one, is none by itself."""
 
-    def show(line: Line) -> None:
+    def show(line: LogLine) -> None:
         try:
             entry = json.loads(line.text)
         except ValueError:
@@ -109,7 +109,7 @@ def _as_json(print_line: Callable[[str], None]) -> Show:
     return show
 
 
-class Voice:
+class ProcessOutput:
     """Safe to share between threads."""
 
     def __init__(self, output: ConsoleOutput, journal: Journal, log_format: "Format") -> None:
@@ -122,7 +122,7 @@ class Voice:
 
     def say(self, process: str, text: str) -> None:
         if not self._hushed:
-            self._show(Line(process, text))
+            self._show(LogLine(process, text))
         self.note(process, text)
 
     def note(self, process: str, text: str) -> None:

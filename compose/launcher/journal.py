@@ -21,7 +21,7 @@ LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     process: str
     text: str
     time: str = ""
@@ -76,7 +76,7 @@ class Journal:
                 younger.replace(_numbered(self._path, number))
 
 
-class Reader:
+class LogReader:
     """Sees what is there when it is made, and then what comes, each line once."""
 
     def __init__(self, folder: Path, older: int = OLDER) -> None:
@@ -95,13 +95,13 @@ class Reader:
             if file is not None:
                 file.close()
 
-    def past(self) -> Iterator[Line]:
+    def past(self) -> Iterator[LogLine]:
         """All there is, oldest first."""
         for file in reversed(self._older):
-            yield from map(Line.of, file)
+            yield from map(LogLine.of, file)
         yield from self._new_lines()
 
-    def future(self) -> Iterator[Line]:
+    def future(self) -> Iterator[LogLine]:
         """What is written from then on, for ever, also into the files after this one."""
         while True:
             yield from self._new_lines()
@@ -112,11 +112,11 @@ class Reader:
             else:
                 time.sleep(LOOK_SECONDS)
 
-    def _new_lines(self) -> Iterator[Line]:
+    def _new_lines(self) -> Iterator[LogLine]:
         while self._file is not None and (read := self._file.readline()):
             self._begun += read
             if self._begun.endswith(b"\n"):
-                yield Line.of(self._begun)
+                yield LogLine.of(self._begun)
                 self._begun = b""
 
     def _has_successor(self) -> bool:

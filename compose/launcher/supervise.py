@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from compose.launcher.console import BOLD, RED, ConsoleOutput, Voice, paint
+from compose.launcher.console import BOLD, RED, ConsoleOutput, ProcessOutput, paint
 from compose.launcher.journal import FOLDER, Journal
 from compose.launcher.plan import Plan
 from compose.launcher.process_group import ProcessGroup
@@ -50,7 +50,7 @@ def _run(plan: Plan, output: ConsoleOutput, events: Events) -> None:
         _published(data / REDIS_URL_FILE, plan.embedded_redis_url),
         ProcessGroup() as group,
     ):
-        voice = Voice(output, journal, plan.log_format)
+        voice = ProcessOutput(output, journal, plan.log_format)
         voice.say("imagegen", f"starting {', '.join(service.name for service in plan.services)}")
         for warning in plan.warnings:
             voice.say("imagegen", warning)

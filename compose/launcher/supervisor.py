@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import assert_never
 
-from compose.launcher.console import Voice
+from compose.launcher.console import ProcessOutput
 from compose.launcher.plan import Plan, Service, Wave
 from compose.launcher.process_group import ProcessGroup
 
@@ -68,13 +68,13 @@ class Supervised:
         self._started_at = 0.0
         self._pause = 0.0
 
-    def start(self, group: ProcessGroup, voice: Voice, events: Events) -> None:
+    def start(self, group: ProcessGroup, voice: ProcessOutput, events: Events) -> None:
         self.restart_at, self._started_at = None, time.monotonic()
         self._process = group.spawn(self.service.command, {**os.environ, **self.service.env, "PYTHONUNBUFFERED": "1"})
         self._reader = Thread(target=self._read, args=(self._process, voice, events), daemon=True)
         self._reader.start()
 
-    def stop(self, voice: Voice) -> None:
+    def stop(self, voice: ProcessOutput) -> None:
         """Ask, wait, insist."""
         if self._process is None or self._reader is None or not self._reader.is_alive():
             return
@@ -93,7 +93,7 @@ class Supervised:
         self.restart_at = now + self._pause
         return self._pause
 
-    def _read(self, process: subprocess.Popen[bytes], voice: Voice, events: Events) -> None:
+    def _read(self, process: subprocess.Popen[bytes], voice: ProcessOutput, events: Events) -> None:
         is_ready, shown = False, re.compile(self.service.shown)
         for line in _lines(process):
             if line.strip():
@@ -105,7 +105,7 @@ class Supervised:
 
 
 class Supervisor:
-    def __init__(self, plan: Plan, group: ProcessGroup, voice: Voice, events: Events) -> None:
+    def __init__(self, plan: Plan, group: ProcessGroup, voice: ProcessOutput, events: Events) -> None:
         """A StopRequested in `events` ends it."""
         self._plan = plan
         self._group = group

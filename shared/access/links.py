@@ -1,4 +1,4 @@
-"""Addresses of jobs and their pictures, and signatures by which pictures open without a key for a time."""
+"""Addresses of jobs and their images, and signatures by which images open without a key for a time."""
 
 import hmac
 import re
@@ -16,14 +16,14 @@ def job_path(job_id: str) -> str:
     return f"/api/jobs/{job_id}"
 
 
-class Signer:
+class LinkSigner:
     """`lifetime_seconds` is how long a link works at least."""
 
     def __init__(self, secret: bytes, lifetime_seconds: int, clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
         self._lifetime = lifetime_seconds
         self._clock = clock
-        # Links made shortly after each other are the same, so that a page which loads again finds its pictures cached.
+        # Links made shortly after each other are the same, so that a page which loads again finds its images cached.
         self._step = max(1, lifetime_seconds // 24)
 
     def query(self, path: str) -> str:
@@ -43,16 +43,16 @@ class Signer:
 
 @dataclass(frozen=True)
 class Links:
-    """Makes the picture links of one answer; `base_url` has no slash at its end."""
+    """Makes the image links of one answer; `base_url` has no slash at its end."""
 
     base_url: str
-    signer: Signer | None
+    signer: LinkSigner | None
 
     def job(self, job_id: str) -> str:
         """Its address on this host, with the prefix that a proxy may have for the service."""
         return urlsplit(self.base_url).path + job_path(job_id)
 
-    def picture(self, job_id: str, index: int) -> str:
+    def image(self, job_id: str, index: int) -> str:
         path = f"{job_path(job_id)}/images/{index}"
         url = f"{self.base_url}{path}"
         return f"{url}?{self.signer.query(path)}" if self.signer else url

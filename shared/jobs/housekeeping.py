@@ -3,11 +3,11 @@
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
-#: No request that brought pictures becomes a job after so long.
+#: No request that brought images becomes a job after so long.
 UPLOAD_MS = 25 * 3600 * 1000
 
 
-class Upkeep:
+class JobHousekeeping:
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)
 

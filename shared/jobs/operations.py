@@ -94,7 +94,7 @@ class Admission:
     """How long those together will keep one worker, by recent experience."""
 
 
-class OnRepeat(StrEnum):
+class OnDuplicate(StrEnum):
     """What a request does that was made before."""
 
     NEW = "new"
@@ -108,17 +108,17 @@ class OnRepeat(StrEnum):
 
 
 @dataclass(frozen=True)
-class Repeat:
+class IdempotencyKey:
     """How repetitions of a request are known: by a name that its caller gives it, or by what it asks for."""
 
     name: str
     request_hash: str
-    on_repeat: OnRepeat
+    on_repeat: OnDuplicate
     remembered_ms: int
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class QueueLimits:
     """Most jobs that may wait, in all and for one backend, and most of one owner that may wait or run."""
 
     queued: int
@@ -145,8 +145,8 @@ class Jobs:
     def create(
         self,
         job: Job,
-        ceiling: Ceiling,
-        repeat: Repeat | None = None,
+        ceiling: QueueLimits,
+        repeat: IdempotencyKey | None = None,
         expected_ms: int = 0,
         latest_ms: int | None = None,
     ) -> Operation[Admission]:
@@ -162,7 +162,7 @@ class Jobs:
         args += [rank(job.request.priority), job.request.num_images, expected_ms, wake_up(job.backend)]
         args += [ceiling.queued, ceiling.queued_per_backend, ceiling.of_owner]
         if repeat is None:
-            args += [OnRepeat.NEW, "", ""]
+            args += [OnDuplicate.NEW, "", ""]
         else:
             args += [repeat.on_repeat, repeat.request_hash, repeat.remembered_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
@@ -173,7 +173,7 @@ class Jobs:
         """The keys that shared/redis/lua/queue/fair_queue.lua works on."""
         return [self._keys.queue(backend), self._keys.shares(backend), self._keys.wake_ups(backend)]
 
-    def recall(self, repeat: Repeat, job_id: str) -> Operation[bool]:
+    def recall(self, repeat: IdempotencyKey, job_id: str) -> Operation[bool]:
         """Leave the job, if it was accepted, to the same request when that comes again."""
         keys = [self._keys.record(job_id), self._keys.repeat(repeat.name)]
         return Operation("jobs/mark_unconfirmed", keys, [job_id, repeat.remembered_ms], bool)
@@ -225,7 +225,7 @@ class Jobs:
         )
 
     def pin(self, job_id: str, *, pinned: bool) -> Operation[bool]:
-        """Keep a job and its pictures from retention, or no longer. False for an unknown id."""
+        """Keep a job and its images from retention, or no longer. False for an unknown id."""
         return Operation("jobs/pin", [self._keys.record(job_id)], ["1" if pinned else ""], bool)
 
     def read(self, job_id: str, owner: str | None = None) -> Operation[JobSnapshot | None]:

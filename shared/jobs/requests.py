@@ -1,4 +1,4 @@
-"""The values every process shares: what is asked for, the job that results, its pictures."""
+"""The values every process shares: what is asked for, the job that results, its images."""
 
 import json
 import re
@@ -124,9 +124,9 @@ def _is_deeper(value: JsonValue, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
-#: So many pictures may come with a request, whatever its model takes.
+#: So many images may come with a request, whatever its model takes.
 MAX_INPUT_IMAGES = 16
-#: A submitted picture on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
+#: A submitted image on record, by the hash of its bytes; where it lies follows from the job (see InputStore).
 Reference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 #: What callers send in place of a reference.
 _SOURCE = {"type": "string", "description": "base64, a data: URL, or a public http(s) address"}
@@ -179,9 +179,9 @@ class GenerationRequest(Frozen):
     """What a caller asks for. Fields left out take the model's own defaults."""
 
     prompt: Annotated[Text, Field(min_length=1, max_length=4000, examples=["a red heart on a blue background"])]
-    """What the picture shows."""
+    """What the image shows."""
     negative_prompt: Annotated[Text | None, Field(max_length=4000)] = None
-    """What the picture should not show."""
+    """What the image should not show."""
     backend: Backend | None = None
     """Which engine makes it; default: the service's default backend."""
     width: Annotated[int | None, Field(ge=16, le=8192)] = None
@@ -191,17 +191,17 @@ class GenerationRequest(Frozen):
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
     guidance_scale: Annotated[float | None, Field(ge=0, le=100)] = None
-    """How strictly the picture follows the prompt."""
+    """How strictly the image follows the prompt."""
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
-    """Where the randomness starts; default: drawn and reported. Picture i uses seed + i."""
+    """Where the randomness starts; default: drawn and reported. Image i uses seed + i."""
     image: Annotated[Sources, Field(max_length=MAX_INPUT_IMAGES)] = ()
-    """What to begin with or to go by: one picture or a list, PNG, JPEG or WebP. Answers name them by their hash."""
+    """What to begin with or to go by: one image or a list, PNG, JPEG or WebP. Answers name them by their hash."""
     mask: Source = None
-    """Where to repaint the picture in `image`: white there, black elsewhere, and of the same size."""
+    """Where to repaint the image in `image`: white there, black elsewhere, and of the same size."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
-    """How much of the picture in `image` may change: 1 is all of it; default: the model's."""
+    """How much of the image in `image` may change: 1 is all of it; default: the model's."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many pictures to make from the one prompt."""
+    """How many images to make from the one prompt."""
     bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
     """Which model of Black Forest Labs makes it; only for flux-api, from the list in GET /api/backends."""
     scheduler: Annotated[Text | None, Field(max_length=32)] = None
@@ -210,7 +210,7 @@ class GenerationRequest(Frozen):
     """Small additions to the model; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
     response_format: ResponseFormat = ResponseFormat.URL
-    """Whether answers carry a link to each picture, or its bytes as base64."""
+    """Whether answers carry a link to each image, or its bytes as base64."""
     label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
     """The caller's own name for the job; jobs can be listed by it."""
     metadata: Annotated[dict[str, JsonValue] | None, AfterValidator(_small)] = None
@@ -218,12 +218,12 @@ class GenerationRequest(Frozen):
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
-    webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/pictures"])] = None
+    webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/images"])] = None
     """Where the service posts news of the job, signed (docs/webhooks.md)."""
     webhook_events: WebhookEvents = ENDS
     """News of what; default: how the job ended. A failure is told in any case."""
     webhook_inline_images: bool = False
-    """Whether the news of success carries the pictures themselves as base64, as far as they are small
+    """Whether the news of success carries the images themselves as base64, as far as they are small
     (SD_WEBHOOK_INLINE_MAX_BYTES); there is a link to each in any case."""
 
     @model_validator(mode="after")
@@ -246,7 +246,7 @@ class GenerationRequest(Frozen):
         return self
 
     def with_seed(self) -> Self:
-        """The same request with a seed, so that the picture can be made again."""
+        """The same request with a seed, so that the image can be made again."""
         if self.seed is not None:
             return self
         return self.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 2 - self.num_images)})
@@ -258,7 +258,7 @@ class GenerationRequest(Frozen):
 
 
 class Image(Frozen):
-    """A picture on record; where its file lies follows from the job (see ImageStore)."""
+    """An image on record; where its file lies follows from the job (see ImageStore)."""
 
     index: int
     media_type: str
@@ -268,7 +268,7 @@ class Image(Frozen):
     bytes: int | None
     sha256: str | None
     flagged: bool = False
-    """Whether the safety checker objected. Such a picture is withheld: it has no file, and so no bytes and no hash."""
+    """Whether the safety checker objected. Such an image is withheld: it has no file, and so no bytes and no hash."""
 
 
 class JobError(Frozen):
@@ -303,7 +303,7 @@ class Timings(Frozen):
     step_ms: float | None = None
     """Mean time of a denoising step, what comes before the first one included; None where there are no steps."""
     batch_size: int | None = None
-    """How many pictures were rendered in the same go, those of other jobs included; None for its own alone."""
+    """How many images were rendered in the same go, those of other jobs included; None for its own alone."""
 
 
 class Progress(Frozen):
@@ -342,13 +342,13 @@ class Job(Frozen):
     warnings: tuple[str, ...] = ()
     timings: Timings = Timings()
     base_url: str = ""
-    """What links to its pictures begin with in webhooks; no slash at the end."""
+    """What links to its images begin with in webhooks; no slash at the end."""
     reused_from: str | None = None
-    """The job that its pictures were made for, where they were not made anew (see SD_REUSE_PICTURES)."""
+    """The job that its images were made for, where they were not made anew (see SD_REUSE_PICTURES)."""
     traceparent: str = ""
     """Context of the request that made it, where requests are traced (shared.tracing)."""
     providers: tuple[Provider, ...] = ()
-    """Tasks that were paid for, one for each picture in order; kept through every move (see Jobs.note)."""
+    """Tasks that were paid for, one for each image in order; kept through every move (see Jobs.note)."""
 
     @classmethod
     def new(
@@ -386,7 +386,7 @@ class Job(Frozen):
 
     @property
     def work_ms(self) -> int | None:
-        """How long a worker was busy with it, or its share where it was done with others; None unless its pictures
+        """How long a worker was busy with it, or its share where it was done with others; None unless its images
         were made, and for it."""
         if self.state is not State.SUCCEEDED or self.run_ms is None or self.reused_from is not None:
             return None

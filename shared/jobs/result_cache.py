@@ -1,11 +1,11 @@
-"""Which job made the pictures that a request like it would get."""
+"""Which job made the images that a request like it would get."""
 
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
 
-class Twins:
-    """By what their pictures follow from; who asks makes sure that they are still there."""
+class ResultCacheIndex:
+    """By what their images follow from; who asks makes sure that they are still there."""
 
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)

@@ -78,7 +78,7 @@ EXAMPLE: JsonValue = {
 
 class ImageView(Image):
     url: str | None
-    """Where its bytes are; null for a picture that is withheld (`flagged`)."""
+    """Where its bytes are; null for an image that is withheld (`flagged`)."""
     b64_json: str | None = None
     """The bytes themselves, when `response_format` asks for them."""
 
@@ -124,10 +124,8 @@ class JobView(BaseModel):
     error: JobError | None
     warnings: list[str]
     timings: Timings
-    reused_from: str | None = Field(
-        description="The job that its pictures were made for, where they were not made anew"
-    )
-    providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each picture")
+    reused_from: str | None = Field(description="The job that its images were made for, where they were not made anew")
+    providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each image")
     webhook: WebhookView | None
     links: dict[str, str]
 
@@ -150,9 +148,9 @@ _SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_even
 
 
 def job_view(
-    snapshot: JobSnapshot, links: Links, pictures: Mapping[int, bytes] | None = None, wait: float | None = None
+    snapshot: JobSnapshot, links: Links, images: Mapping[int, bytes] | None = None, wait: float | None = None
 ) -> JobView:
-    """`pictures` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
+    """`images` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
     job = snapshot.job
     path = links.job(job.id)
     return JobView(
@@ -172,7 +170,7 @@ def job_view(
         started_at=job.started_at,
         finished_at=job.finished_at,
         request=job.request.told(without=_SHOWN_ELSEWHERE),
-        images=_images(job, links, pictures or {}),
+        images=_images(job, links, images or {}),
         error=job.error,
         warnings=list(job.warnings),
         timings=job.timings,
@@ -199,12 +197,12 @@ def _providers(job: Job) -> list[ProviderView]:
     return [ProviderView(id=task.id, cost=task.cost) for task in job.providers if task.id is not None]
 
 
-def _images(job: Job, links: Links, pictures: Mapping[int, bytes]) -> list[ImageView]:
+def _images(job: Job, links: Links, images: Mapping[int, bytes]) -> list[ImageView]:
     return [
         ImageView(
             **image.model_dump(),
-            url=None if image.flagged else links.picture(job.id, image.index),
-            b64_json=base64.b64encode(pictures[image.index]).decode() if image.index in pictures else None,
+            url=None if image.flagged else links.image(job.id, image.index),
+            b64_json=base64.b64encode(images[image.index]).decode() if image.index in images else None,
         )
         for image in job.images
     ]

@@ -1,4 +1,4 @@
-"""The models of Black Forest Labs that make or change pictures, each with its own limits.
+"""The models of Black Forest Labs that make or change images, each with its own limits.
 
 From the openapi.json of their API, September 2026; sizes of FLUX.2 from their documentation.
 """
@@ -45,7 +45,7 @@ def _with_steps(model: Capabilities, steps: int, guidance: float, lowest: float,
 
 
 def _filling(model: str) -> Capabilities:
-    """Changes one picture, of any size, which stays as large as it is."""
+    """Changes one image, of any size, which stays as large as it is."""
     sides = {"multiple_of": 1, "min_side": 16, "max_side": 8192, "max_pixels": None}
     plain = _with_steps(_flux_2(model, 1), 50, 60.0, 1.5, 100.0).model_copy(update={**sides, "min_steps": 15})
     painting = {"inpainting": True, "requires": ("image", "mask"), "ignored": (*_NEVER, "width", "height")}
@@ -53,7 +53,7 @@ def _filling(model: str) -> Capabilities:
 
 
 def _expanding(model: str) -> Capabilities:
-    """Adds to one picture on all sides."""
+    """Adds to one image on all sides."""
     growing = {"inpainting": False, "requires": ("image", "width", "height"), "ignored": _NEVER, "max_added": 2048}
     return _filling(model).model_copy(update=growing)
 
@@ -79,8 +79,8 @@ _ALL = (
 MODELS = {model.model: model for model in _ALL}
 
 
-#: How a model calls the picture that comes with a request; a second one has `_2` behind it.
-_PICTURE = {
+#: How a model calls the image that comes with a request; a second one has `_2` behind it.
+_IMAGE = {
     "flux-pro-1.1": "image_prompt",
     "flux-pro-1.1-ultra": "image_prompt",
     "flux-dev": "image_prompt",
@@ -89,8 +89,8 @@ _PICTURE = {
 }
 
 
-def picture_fields(model: str, count: int) -> list[str]:
-    first = _PICTURE.get(model, "input_image")
+def image_fields(model: str, count: int) -> list[str]:
+    first = _IMAGE.get(model, "input_image")
     return [first, *(f"{first}_{number}" for number in range(2, count + 1))][:count]
 
 

@@ -16,12 +16,12 @@ class Limits(Frozen):
     max_pixels: int
     max_images: int
     max_pixel_steps: int
-    """Most width x height x steps x pictures of a job."""
+    """Most width x height x steps x images of a job."""
 
     def check(self, request: GenerationRequest) -> None:
         """Raises InvalidRequest. For a backend whose model is not known yet: sides left out cannot be judged."""
         if errors := self.errors(request, request.width or 0, request.height or 0, request.num_inference_steps):
-            raise InvalidRequest("This service does not make such pictures.", errors)
+            raise InvalidRequest("This service does not make such images.", errors)
 
     def errors(self, request: GenerationRequest, width: int, height: int, steps: int | None) -> list[FieldError]:
         """`steps` is None where the model has no such thing, or it is not known."""
@@ -29,7 +29,7 @@ class Limits(Frozen):
         if width * height > self.max_pixels:
             errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
         if request.num_images > self.max_images:
-            errors.append(FieldError("/num_images", f"at most {self.max_images} pictures per job"))
+            errors.append(FieldError("/num_images", f"at most {self.max_images} images per job"))
         if width * height * (steps or 1) * request.num_images > self.max_pixel_steps:
             pointer = "/num_inference_steps" if steps else "/width"
             product = "width x height x num_inference_steps x num_images"
@@ -53,7 +53,7 @@ class Capabilities(Frozen):
     only_ratio: bool = False
     """Whether of width and height only their ratio counts, and the model chooses the size."""
     exact_size: bool = True
-    """Whether a picture of another size than was asked for is a mistake."""
+    """Whether an image of another size than was asked for is a mistake."""
     num_inference_steps: int | None
     """None where the model has no such thing."""
     min_steps: int = 1
@@ -64,7 +64,7 @@ class Capabilities(Frozen):
     max_guidance: float = 50
     schedulers: tuple[str, ...] = ()
     max_input_images: int = 0
-    """Pictures that a request may bring in `image`."""
+    """Images that a request may bring in `image`."""
     inpainting: bool = False
     """Whether it takes a `mask`."""
     strength: float | None = None
@@ -72,7 +72,7 @@ class Capabilities(Frozen):
     loras: tuple[str, ...] = ()
     """Names that a request may have in `loras`."""
     safety: str | None = None
-    """What is done about unsafe pictures: `checked`, `off`, or `exempt` and why; None where a provider sees to it."""
+    """What is done about unsafe images: `checked`, `off`, or `exempt` and why; None where a provider sees to it."""
     max_added: int | None = None
     """Where width and height are those of the input with something added on every side: how much that may be."""
     requires: tuple[str, ...] = ()
@@ -95,18 +95,18 @@ class Capabilities(Frozen):
     def check(self, request: GenerationRequest, limits: Limits | None = None, input_size: Size | None = None) -> None:
         """Raises InvalidRequest naming every field that this backend would not take.
 
-        `input_size` is that of the first picture in `image`, as it is shown.
+        `input_size` is that of the first image in `image`, as it is shown.
         """
         errors = self.chosen(request)._errors(request, limits, input_size)
         if errors:
-            raise InvalidRequest(f"The {self.chosen(request).model} model cannot make this picture.", errors)
+            raise InvalidRequest(f"The {self.chosen(request).model} model cannot make this image.", errors)
 
     def resolve(
         self, request: GenerationRequest, input_size: Size | None = None, max_pixels: int | None = None
     ) -> tuple[GenerationRequest, tuple[str, ...]]:
         """The request with the model's defaults filled in, and a warning for each field that is not as asked.
 
-        With a picture to begin with, sides that were left out follow from its own: of the same ratio, in multiples,
+        With an image to begin with, sides that were left out follow from its own: of the same ratio, in multiples,
         and no larger than the model and `max_pixels` allow.
         """
         own = self.chosen(request)
@@ -175,7 +175,7 @@ class Capabilities(Frozen):
             "width": {**side, "default": self.width},
             "height": {**side, "default": self.height},
             "num_images": images,
-            **self._picture_fields(),
+            **self._image_fields(),
         }
         if self.num_inference_steps is not None:
             steps = {"minimum": self.min_steps, "maximum": self.max_steps, "default": self.num_inference_steps}
@@ -189,7 +189,7 @@ class Capabilities(Frozen):
             fields["loras"] = self._lora_field()
         return fields
 
-    def _picture_fields(self) -> dict[str, dict[str, Any]]:
+    def _image_fields(self) -> dict[str, dict[str, Any]]:
         source, none = {"type": "string"}, {"type": "null"}
         if not self.max_input_images:
             return {"image": none, "mask": none, "strength": none}
@@ -224,13 +224,13 @@ class Capabilities(Frozen):
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
         errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
-        return errors + self._picture_errors(request)
+        return errors + self._image_errors(request)
 
     def _added_errors(self, request: GenerationRequest, input_size: Size | None) -> list[FieldError]:
         if self.max_added is None or input_size is None or not (request.width and request.height):
             return []
         if input_size == (request.width, request.height):
-            return [FieldError("/width", "nothing would be added: the picture is of this size already")]
+            return [FieldError("/width", "nothing would be added: the image is of this size already")]
         sides = zip(("width", "height"), (request.width, request.height), input_size, strict=True)
         return [
             error
@@ -238,17 +238,17 @@ class Capabilities(Frozen):
             for error in _range_errors(name, side, given, given + 2 * self.max_added)
         ]
 
-    def _picture_errors(self, request: GenerationRequest) -> list[FieldError]:
+    def _image_errors(self, request: GenerationRequest) -> list[FieldError]:
         errors, most = [], self.max_input_images
         if len(request.image) > most:
-            errors.append(FieldError("/image", f"may be at most {most} pictures" if most else "is not taken"))
+            errors.append(FieldError("/image", f"may be at most {most} images" if most else "is not taken"))
         if request.mask is not None and not self.inpainting:
             errors.append(FieldError("/mask", "is not taken"))
         missing = (name for name in self.requires if not getattr(request, name))
         return errors + [FieldError(f"/{name}", "is needed by this model") for name in missing]
 
     def _size(self, request: GenerationRequest, input_size: Size | None, max_pixels: int | None) -> Size:
-        """The size of the picture: what is asked for, else that of the input as far as it can be, else the native."""
+        """The size of the image: what is asked for, else that of the input as far as it can be, else the native."""
         width = None if "width" in self.ignored else request.width
         height = None if "height" in self.ignored else request.height
         if input_size is None or (width and height):

@@ -1,4 +1,4 @@
-"""Requests to addresses that come from outside: a webhook's, a picture's. They go to the public net, and no further."""
+"""Requests to addresses that come from outside: a webhook's, an image's. They go to the public net, and no further."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
 from shared.net.address_policy import Address, objection
 from shared.net.allowlist import Entry
 from shared.net.egress_proxy import Proxy
-from shared.net.pinned_http import Allowance, exchange, pieces
+from shared.net.pinned_http import ExchangeBudget, exchange, pieces
 from shared.net.url import Url
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def resolve(host: str) -> list[Address]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     status: int
     headers: Mapping[str, str]
     """Their names in any case."""
@@ -81,7 +81,7 @@ def _moment(told: str) -> datetime | None:
     return moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
-class Guard:
+class OutboundClient:
     """Sends requests where everybody may send them. Holds nothing between two, so threads may share it.
 
     `allow` are the entries of SD_WEBHOOK_ALLOW, which the operator vouches for: they may be private and have any port.
@@ -110,7 +110,7 @@ class Guard:
         max_bytes: int,
         redirects: int = 0,
         sink: Sink | None = None,
-    ) -> Answer:
+    ) -> HttpResponse:
         """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
 
         Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
@@ -120,7 +120,7 @@ class Guard:
         """
         if redirects and method != "GET":
             raise ValueError("only GET can be sent again elsewhere")
-        allowance = Allowance(timeout_seconds, max_bytes)
+        allowance = ExchangeBudget(timeout_seconds, max_bytes)
         here, own = self._admitted(url), dict(headers or {})
         while True:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
@@ -130,7 +130,7 @@ class Guard:
                 if there is None:
                     received = bytearray()
                     _drain(response, allowance, max_bytes, sink or received.extend)
-                    return Answer(response.status_code, response.headers, bytes(received))
+                    return HttpResponse(response.status_code, response.headers, bytes(received))
             own = own if there.origin == here.origin else {}
             here, redirects = there, redirects - 1
 
@@ -146,7 +146,7 @@ class Guard:
             what = "The address is below no path of its host that this service may call."
         raise ForbiddenUrl(what)
 
-    def _way(self, url: Url, allowance: Allowance) -> tuple[Sequence[Address], Proxy | None]:
+    def _way(self, url: Url, allowance: ExchangeBudget) -> tuple[Sequence[Address], Proxy | None]:
         """Where to connect to: the server, or the proxy that connects to it."""
         if self._proxy is None:
             return self._addresses(url, allowance), None
@@ -158,7 +158,7 @@ class Guard:
         door = self._proxy.url
         return [door.address] if door.address else self._looked_up(door.host, allowance), self._proxy
 
-    def _addresses(self, url: Url, allowance: Allowance) -> Sequence[Address]:
+    def _addresses(self, url: Url, allowance: ExchangeBudget) -> Sequence[Address]:
         """Where the server is. One bad address spoils them all: who mixes them in means to have us fall for it."""
         if url.address is not None:
             return [url.address]
@@ -169,7 +169,7 @@ class Guard:
                 raise ForbiddenUrl("The host of the address is at an address that is not public.")
         return addresses
 
-    def _looked_up(self, host: str, allowance: Allowance) -> Sequence[Address]:
+    def _looked_up(self, host: str, allowance: ExchangeBudget) -> Sequence[Address]:
         if not self._lookups.acquire(timeout=allowance.seconds()):
             raise TooSlow
         found: Future[Sequence[Address]] = Future()
@@ -216,7 +216,7 @@ def _refusal(url: Url, *, vouched: bool) -> str | None:
     return None
 
 
-def _drain(response: requests.Response, allowance: Allowance, max_bytes: int, sink: Sink) -> None:
+def _drain(response: requests.Response, allowance: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
         raise TooLarge(status=response.status_code)
     count = 0

@@ -41,7 +41,7 @@ _PIECE_BYTES = 64 << 10
 _INSTANT = 0.001
 
 
-class Allowance:
+class ExchangeBudget:
     """What an exchange may still cost."""
 
     def __init__(self, seconds: float, body_bytes: int) -> None:
@@ -84,7 +84,7 @@ def exchange(
     request: requests.PreparedRequest,
     url: Url,
     addresses: Sequence[Address],
-    allowance: Allowance,
+    allowance: ExchangeBudget,
     proxy: Proxy | None = None,
 ) -> Iterator[requests.Response]:
     """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
@@ -98,7 +98,7 @@ def exchange(
             yield response
 
 
-def pieces(response: requests.Response, allowance: Allowance) -> Iterator[bytes]:
+def pieces(response: requests.Response, allowance: ExchangeBudget) -> Iterator[bytes]:
     """The body as it comes, and not a full buffer at a time. Raises Unreachable, TooSlow and TooLarge."""
     while True:
         with _judged(allowance, response.status_code):
@@ -109,7 +109,7 @@ def pieces(response: requests.Response, allowance: Allowance) -> Iterator[bytes]
 
 
 @contextmanager
-def _judged(allowance: Allowance, status: int | None = None) -> Iterator[None]:
+def _judged(allowance: ExchangeBudget, status: int | None = None) -> Iterator[None]:
     """Says in words of ours what went wrong with the other side."""
     try:
         yield
@@ -126,7 +126,7 @@ class _Adapter(HTTPAdapter):
     Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
     """
 
-    def __init__(self, url: Url, addresses: Sequence[Address], allowance: Allowance, proxy: Proxy | None) -> None:
+    def __init__(self, url: Url, addresses: Sequence[Address], allowance: ExchangeBudget, proxy: Proxy | None) -> None:
         super().__init__()
         self._url = url
         dial = _Dial(_in_turns(addresses)[:MOST_TRIED], proxy.url.port if proxy else url.port, allowance, proxy, url)
@@ -154,7 +154,7 @@ class _Adapter(HTTPAdapter):
 class _Receiving(io.RawIOBase):
     """What a socket receives, counted and timed."""
 
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, allowance: Allowance) -> None:
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, allowance: ExchangeBudget) -> None:
         self._sock = sock
         self._raw = raw
         self._allowance = allowance
@@ -174,7 +174,7 @@ class _Receiving(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
-    def __init__(self, allowance: Allowance, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, allowance: ExchangeBudget, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_Receiving(sock, self.fp.detach(), allowance))
 
@@ -185,7 +185,7 @@ class _Dial:
 
     addresses: Sequence[Address]
     port: int
-    allowance: Allowance
+    allowance: ExchangeBudget
     proxy: Proxy | None
     url: Url
 
@@ -214,7 +214,7 @@ class _Dial:
 class _Pinned(HTTPConnection):
     """Connects where `dial` does; for the Host header and for TLS it is a connection to the name."""
 
-    def __init__(self, *args: Any, dial: _Dial, allowance: Allowance, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, dial: _Dial, allowance: ExchangeBudget, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dial = dial
         self._allowance = allowance

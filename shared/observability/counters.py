@@ -103,11 +103,11 @@ REQUEUED = Counter(
 )
 IMAGES = Counter(
     "images",
-    "Pictures that were made; withheld ones are those that the safety checker objected to",
+    "Images that were made; withheld ones are those that the safety checker objected to",
     ("backend", "withheld"),
     expected=(("false",), ("true",)),
 )
-REUSED = Counter("jobs_reused", "Jobs that were given pictures which had been made before", ("backend",))
+REUSED = Counter("jobs_reused", "Jobs that were given images which had been made before", ("backend",))
 SENT = Counter(
     "webhook_attempts",
     "Attempts to send a webhook, by what came of it",
@@ -139,7 +139,7 @@ STEP = Histogram(
 )
 ENCODE = Histogram(
     "job_encode",
-    "Encoding and writing the pictures of a job",
+    "Encoding and writing the images of a job",
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 HISTOGRAMS = (WAIT, RUN, STEP, ENCODE)

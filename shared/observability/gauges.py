@@ -13,7 +13,7 @@ from shared.webhooks.deliveries import DeliveryState
 
 
 @dataclass(frozen=True)
-class Figures:
+class Gauges:
     counts: Counts
     queued: dict[Backend, int]
     running: dict[Backend, int]
@@ -23,7 +23,7 @@ class Figures:
     """Those on their way, and those that were given up."""
 
 
-def figures(prefix: str) -> Operation[Figures]:
+def read_gauges(prefix: str) -> Operation[Gauges]:
     keys = Keys(prefix)
     places = [keys.counts, keys.state(State.RUNNING), keys.state(State.QUEUED)]
     places += [f"{keys.webhooks}{state}" for state in (DeliveryState.PENDING, DeliveryState.DEAD)]
@@ -31,9 +31,9 @@ def figures(prefix: str) -> Operation[Figures]:
     return Operation("housekeeping/gauges", places, args, _figures)
 
 
-def _figures(reply: tuple[list[str], list[int], list[int], list[str], int, int]) -> Figures:
+def _figures(reply: tuple[list[str], list[int], list[int], list[str], int, int]) -> Gauges:
     flat, queued, running, oldest, pending, dead = reply
-    return Figures(
+    return Gauges(
         counts=Counts({field: int(value) for field, value in zip(flat[::2], flat[1::2], strict=True)}),
         queued=dict(zip(Backend, queued, strict=True)),
         running=dict(zip(Backend, running, strict=True)),

@@ -1,4 +1,4 @@
-"""Places for jobs that run at the same time, counted over all workers of a backend."""
+"""Slots for jobs that run at the same time, counted over all workers of a backend."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ PLACE_MS = 10_000
 KEEP_SECONDS = 2.0
 
 
-class Places:
+class ConcurrencySlots:
     """Operations on the places of one backend."""
 
     def __init__(self, prefix: str, backend: Backend, most: int) -> None:

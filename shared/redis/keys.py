@@ -35,17 +35,17 @@ class Keys:
 
     @property
     def link_secret(self) -> str:
-        """What picture links are signed with."""
+        """What image links are signed with."""
         return f"{self.prefix}link-secret"
 
     @property
     def installation(self) -> str:
-        """Which installation this is; it marks its pictures with that."""
+        """Which installation this is; it marks its images with that."""
         return f"{self.prefix}installation"
 
     @property
     def uploads(self) -> str:
-        """Jobs whose pictures came lately, accepted or not, by when that was."""
+        """Jobs whose images came lately, accepted or not, by when that was."""
         return f"{self.prefix}uploads"
 
     @property
@@ -114,7 +114,7 @@ class Keys:
         return f"{self.prefix}repeat:{name}"
 
     def twin(self, cause: str) -> str:
-        """The job that made the pictures of an exact repeat."""
+        """The job that made the images of an exact repeat."""
         return f"{self.prefix}twin:{cause}"
 
     def rate(self, account: str) -> str:

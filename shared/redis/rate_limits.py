@@ -4,7 +4,7 @@ from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
 
-class Rates:
+class RateLimits:
     """`per_second` is what may be asked for long, 0 for no limit; `burst` what may come at once before that counts."""
 
     def __init__(self, prefix: str, per_second: float, burst: int) -> None:

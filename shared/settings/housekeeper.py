@@ -43,6 +43,6 @@ class HousekeeperSettings(LinkSettings):
     SD_WEBHOOK_ALLOW, as JSON: {"http://n8n:5678/webhook/images": "Name: value"}. Sent below the paths of these entries
     alone, and of entries without a path to n8n's Wait nodes (/webhook-waiting): callers choose all other addresses."""
     webhook_inline_max_bytes: Annotated[int, Field(ge=0, le=16_777_216)] = 2_097_152
-    """Most bytes of pictures that a webhook carries itself, where its caller asks for that."""
+    """Most bytes of images that a webhook carries itself, where its caller asks for that."""
     webhook_concurrency: Annotated[int, Field(ge=1, le=256)] = 32
     """Webhooks that one housekeeper sends at a time, to all receivers together."""

@@ -33,7 +33,7 @@ def _api_keys(value: object) -> object:
 
 def http_url(value: str) -> str:
     if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ValueError("must be an http or https address such as https://pictures.example.com")
+        raise ValueError("must be an http or https address such as https://images.example.com")
     return value.rstrip("/")
 
 
@@ -63,7 +63,7 @@ def _network(value: str) -> str:
         raise ValueError("each entry must be an address or a network such as 172.16.0.0/12") from None
 
 
-class DoorSettings(BaseSettings):
+class HttpServerSettings(BaseSettings):
     """Where the API listens, whom it lets in, and how much it takes."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)

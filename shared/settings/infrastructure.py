@@ -1,4 +1,4 @@
-"""Settings of what all processes share, wherever they run: Redis, and where pictures are kept."""
+"""Settings of what all processes share, wherever they run: Redis, and where images are kept."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def _redis_url(value: str) -> str:
 
 def _bucket_url(value: str) -> str:
     if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[\w.-]+)*/?", value, re.ASCII):
-        raise ValueError("must be s3:// and the name of a bucket, such as s3://pictures or s3://pictures/imagegen")
+        raise ValueError("must be s3:// and the name of a bucket, such as s3://images or s3://images/imagegen")
     return value
 
 
@@ -71,8 +71,8 @@ def require_folder(folder: Path, setting: str) -> None:
         )
 
 
-class StoreSettings(BaseSettings):
-    """Where the jobs and the pictures are."""
+class InfrastructureSettings(BaseSettings):
+    """Where the jobs and the images are."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
@@ -88,9 +88,9 @@ class StoreSettings(BaseSettings):
     ca_file: File | None = None
     """Certificates (PEM) of authorities to believe beside the known ones, for SD_REDIS_URL and SD_OUTPUT_URL."""
     output_dir: Folder = Path("outputs")
-    """Where pictures are kept, unless SD_OUTPUT_URL is set. Workers write here, the API serves from here."""
+    """Where images are kept, unless SD_OUTPUT_URL is set. Workers write here, the API serves from here."""
     output_url: Annotated[str, AfterValidator(_bucket_url)] = ""
-    """Bucket of S3, or of what speaks like it, that pictures are kept in: s3://bucket/prefix. AWS_ENDPOINT_URL,
+    """Bucket of S3, or of what speaks like it, that images are kept in: s3://bucket/prefix. AWS_ENDPOINT_URL,
     AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY say where it is and who asks."""
 
     def require_output_dir(self) -> None:

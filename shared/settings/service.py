@@ -13,7 +13,7 @@ from shared.net.allowlist import Entry
 from shared.net.egress_proxy import Proxy
 from shared.observability import logs
 from shared.settings.http_server import split
-from shared.settings.infrastructure import StoreSettings
+from shared.settings.infrastructure import InfrastructureSettings
 
 PREFIX = "SD_"
 
@@ -53,7 +53,7 @@ def _bfl_model(value: str) -> str:
     return value
 
 
-class Settings(StoreSettings):
+class Settings(InfrastructureSettings):
     """What every process needs."""
 
     model_config = SettingsConfigDict(
@@ -73,9 +73,9 @@ class Settings(StoreSettings):
     bfl_default_model: Annotated[str, AfterValidator(_bfl_model)] = DEFAULT_MODEL
     """Model of flux-api for requests without `bfl_model`."""
     max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
-    """Largest width x height of a picture."""
+    """Largest width x height of an image."""
     max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
-    """Largest width x height of a picture that comes with a request."""
+    """Largest width x height of an image that comes with a request."""
     job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
     """A job that runs longer is stopped and fails with `timed-out`."""
     shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
@@ -83,9 +83,9 @@ class Settings(StoreSettings):
     job_retention_days: Annotated[int, Field(ge=0)] = 7
     """Records of finished jobs are kept so long; 0 keeps them."""
     output_retention_days: Annotated[int, Field(ge=0)] = 0
-    """Pictures are kept so long; 0 keeps them."""
+    """Images are kept so long; 0 keeps them."""
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
-    """Most that all pictures together may take, the oldest go first; 0 sets no limit."""
+    """Most that all images together may take, the oldest go first; 0 sets no limit."""
     webhook_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_receiver)], ...], NoDecode, BeforeValidator(split)
     ] = ()
@@ -107,9 +107,9 @@ class Settings(StoreSettings):
 
 
 class LinkSettings(Settings):
-    """What those need who tell where pictures are."""
+    """What those need who tell where images are."""
 
     link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What picture links are signed with where keys are set. Empty: made once and kept in Redis."""
+    """What image links are signed with where keys are set. Empty: made once and kept in Redis."""
     link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
-    """How long a picture link works without a key."""
+    """How long an image link works without a key."""

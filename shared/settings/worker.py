@@ -49,7 +49,7 @@ class WorkerSettings(Settings):
     """LoRAs of the sd backend: .safetensors files there and in subfolders, which requests choose by their paths. Read
     when the worker starts."""
     safety_checker: bool = True
-    """Whether pictures of local models are checked, and withheld where the checker objects."""
+    """Whether images of local models are checked, and withheld where the checker objects."""
     safety_checker_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = (
         "CompVis/stable-diffusion-safety-checker"
     )
@@ -57,7 +57,7 @@ class WorkerSettings(Settings):
     huggingface_token: SecretStr | None = None
     """Token of Hugging Face for models that need a login. Empty: the one of `hf auth login`, if any."""
     max_batch_size: Annotated[int, Field(ge=1, le=64)] = 4
-    """Most pictures that are rendered in one go: those of one job, and of queued jobs that have the same size and
+    """Most images that are rendered in one go: those of one job, and of queued jobs that have the same size and
     options. A job that is alone in the queue waits for nobody."""
     optimize: Literal["off", "safe", "max"] = "safe"
     """How sd saves time: safe renders several images in one go and caches prompt embeddings, which changes no pixel on
@@ -70,7 +70,7 @@ class WorkerSettings(Settings):
     Takes a minute or so, and a C++ compiler; all other sizes are made without."""
     reuse_pictures: bool = False
     """Whether an exact repeat, which is the same request of the same key with the same seed, is answered with the
-    pictures that the same local model made of it before. `reused_from` of the job tells so."""
+    images that the same local model made of it before. `reused_from` of the job tells so."""
     restart_backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
     """Longest pause before a worker that cannot load its model ends; pauses grow with each failure in a row. For what
     starts it again at once, such as Docker: compose.yaml sets 300. 0: it ends at once."""

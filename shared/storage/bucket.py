@@ -19,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
-from shared.storage.object_store import Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.object_store import Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
 from shared.storage.os_errors import patiently, writing
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: One is written when a process starts, so that what is not allowed is known before a picture is made.
+#: One is written when a process starts, so that what is not allowed is known before an image is made.
 PROBE = ".imagegen"
 #: For what only looks whether somebody answers, and for what another round of the housekeeper makes up for.
-PROBING = Patience(seconds=1, request_seconds=2)
-REMOVING = Patience(seconds=1, request_seconds=5)
+PROBING = StorageTimeouts(seconds=1, request_seconds=2)
+REMOVING = StorageTimeouts(seconds=1, request_seconds=5)
 LINK_SECONDS = 300
 _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 
 @dataclass(frozen=True)
-class Place:
+class BucketLocation:
     """Which bucket, and how it is reached."""
 
     url: str
@@ -50,9 +50,9 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class BucketStore:
     store: S3Store
-    patience: Patience
+    patience: StorageTimeouts
     probing: S3Store
     """The same, of little patience, as is `removing`."""
     removing: S3Store
@@ -65,7 +65,7 @@ class Bucket:
     """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
 
     @classmethod
-    def at(cls, place: Place, scratch: Path, patience: Patience) -> Self:
+    def at(cls, place: BucketLocation, scratch: Path, patience: StorageTimeouts) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
         store, probing, removing = (_opened(place, each) for each in (patience, PROBING, REMOVING))
         links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
@@ -118,10 +118,10 @@ class Bucket:
     def clear(self, folder: str) -> None:
         self.remove([file.name for file in self._listed(folder, self.removing)])
 
-    def days(self) -> list[Day]:
+    def days(self) -> list[DayFolder]:
         years = self._below(None, _YEAR)
         months = [month for year in years for month in self._below(year, _PART)]
-        return [Day(day) for month in months for day in self._below(month, _PART)]
+        return [DayFolder(day) for month in months for day in self._below(month, _PART)]
 
     def _below(self, folder: str | None, named: re.Pattern[str]) -> list[str]:
         """In order."""
@@ -132,7 +132,7 @@ class Bucket:
     def files(self, folder: str) -> Iterator[File]:
         return self._listed(folder, self.store)
 
-    def tidy(self, day: Day) -> None:
+    def tidy(self, day: DayFolder) -> None:
         """There are no folders, only names."""
 
     def folders(self, parent: str) -> Iterator[SubFolder]:
@@ -143,18 +143,18 @@ class Bucket:
             newest = max(file.modified_at for file in files)
             yield SubFolder(name, len(files), sum(file.size for file in files), newest)
 
-    def stage(self, parent: str) -> "StagedUpload":
-        return StagedUpload(self, parent)
+    def stage(self, parent: str) -> "BucketStagingArea":
+        return BucketStagingArea(self, parent)
 
-    def room(self) -> Room:
+    def room(self) -> DiskUsage:
         try:
             with suppress(FileNotFoundError), _translated():
                 obstore.head(self.probing, PROBE)
         except StorageUnavailable as error:
-            return Room(None, trouble=error)
-        return Room(None)
+            return DiskUsage(None, trouble=error)
+        return DiskUsage(None)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         options: GetOptions = {"range": (start, end)}
         if version is not None:
             options["if_match"] = str(version)
@@ -166,7 +166,7 @@ class Bucket:
         except FileNotFoundError:
             return None
         meta = found.meta
-        return Piece(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
+        return Chunk(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
 
     async def link(self, name: str) -> str | None:
         if self.links is None:
@@ -180,19 +180,19 @@ class Bucket:
                 yield File(each["path"], each["size"], each["last_modified"])
 
 
-class StagedUpload:
+class BucketStagingArea:
     """Files without a name on this machine, which nobody has to remove, until they go into the bucket."""
 
-    def __init__(self, bucket: Bucket, parent: str) -> None:
+    def __init__(self, bucket: BucketStore, parent: str) -> None:
         self._bucket = bucket
         self._parent = parent
         self._files: dict[str, BinaryIO] = {}
         self.holds_files = False
 
-    def receive(self) -> "ArrivingUpload":
+    def receive(self) -> "BucketUpload":
         with writing():
             self.holds_files = True
-            return ArrivingUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
+            return BucketUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
 
     def keep(self, folder: str) -> None:
         for name, file in self._files.items():
@@ -207,13 +207,13 @@ class StagedUpload:
         self._files.clear()
 
 
-class ArrivingUpload(Arriving):
+class BucketUpload(Upload):
     def __init__(self, file: BinaryIO, settled: dict[str, BinaryIO]) -> None:
         super().__init__(file)
         self._settled = settled
 
     def _settle(self, name: str) -> None:
-        # The same picture may come twice.
+        # The same image may come twice.
         if name not in self._settled:
             self._settled[name] = self._file
 
@@ -222,7 +222,7 @@ class ArrivingUpload(Arriving):
             self._file.close()
 
 
-def _opened(place: Place, patience: Patience, endpoint: str = "") -> S3Store:
+def _opened(place: BucketLocation, patience: StorageTimeouts, endpoint: str = "") -> S3Store:
     """Raises ConfigurationError."""
     client: ClientConfig = {
         # Whoever names an endpoint without TLS wants it.

@@ -18,7 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from shared.errors import StorageFull
-from shared.storage.object_store import STAGING, Arriving, Day, File, Patience, Piece, Room, SubFolder
+from shared.storage.object_store import STAGING, Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
 from shared.storage.os_errors import patiently, reaching, unavailable, writing
 
 T = TypeVar("T")
@@ -30,9 +30,9 @@ _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderStore:
     root: Path
-    patience: Patience = field(default=Patience(seconds=3, request_seconds=15))
+    patience: StorageTimeouts = field(default=StorageTimeouts(seconds=3, request_seconds=15))
 
     @property
     def place(self) -> str:
@@ -65,11 +65,11 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         return self._reached(self.path(name).read_bytes)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
-        def read() -> Piece:
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+        def read() -> Chunk:
             # A file that is being sent is sent to its end, also where it is removed meanwhile.
             held = version if isinstance(version, _Held) else _Held(self.path(name))
-            return Piece(os.pread(held.descriptor, end - start, start), held.size, held.sha256, held)
+            return Chunk(os.pread(held.descriptor, end - start, start), held.size, held.sha256, held)
 
         return await asyncio.to_thread(self._reached, read)
 
@@ -95,14 +95,14 @@ class Folder:
     def clear(self, folder: str) -> None:
         shutil.rmtree(self.path(folder), ignore_errors=True)
 
-    def days(self) -> list[Day]:
+    def days(self) -> list[DayFolder]:
         found = []
         for year in _folders(self.root, _YEAR):
             for month in _folders(self.root / year, _PART):
                 for day in _folders(self.root / year / month, _PART):
                     name = f"{year}/{month}/{day}"
                     with suppress(FileNotFoundError), reaching():
-                        found.append(Day(name, self.path(name).stat().st_mtime_ns))
+                        found.append(DayFolder(name, self.path(name).stat().st_mtime_ns))
         return found
 
     def files(self, folder: str) -> Iterator[File]:
@@ -114,7 +114,7 @@ class Folder:
                         moment = datetime.fromtimestamp(about.st_mtime, UTC)
                         yield File(f"{folder}/{entry.name}", about.st_size, moment)
 
-    def tidy(self, day: Day) -> None:
+    def tidy(self, day: DayFolder) -> None:
         # Whoever is about to put a file there makes the folder anew.
         folder = self.path(day.name)
         with suppress(OSError):
@@ -130,19 +130,19 @@ class Folder:
                     size = sum(about.st_size for about in files)
                     yield SubFolder(path.name, len(files), size, datetime.fromtimestamp(newest, UTC))
 
-    def stage(self, parent: str) -> "StagedFolder":
-        return StagedFolder(self.path(parent))
+    def stage(self, parent: str) -> "FolderStagingArea":
+        return FolderStagingArea(self.path(parent))
 
-    def room(self) -> Room:
+    def room(self) -> DiskUsage:
         try:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
             usage = shutil.disk_usage(self.root)
-            return Room(usage.free, usage.total, trouble=None if writable else StorageFull())
+            return DiskUsage(usage.free, usage.total, trouble=None if writable else StorageFull())
         except OSError as error:
-            return Room(None, trouble=StorageFull() if error.errno == ENOENT else unavailable(error))
+            return DiskUsage(None, trouble=StorageFull() if error.errno == ENOENT else unavailable(error))
 
 
-class StagedFolder:
+class FolderStagingArea:
     """Files in a folder of their own, which becomes that of a job in one step."""
 
     def __init__(self, parent: Path) -> None:
@@ -150,11 +150,11 @@ class StagedFolder:
         self._folder = parent / f"{STAGED}{uuid4()}"
         self.holds_files = False
 
-    def receive(self) -> "ArrivingFile":
+    def receive(self) -> "FolderUpload":
         with writing():
             _make(self._folder)
             self.holds_files = True
-            return ArrivingFile(self._folder)
+            return FolderUpload(self._folder)
 
     def keep(self, folder: str) -> None:
         with writing():
@@ -167,7 +167,7 @@ class StagedFolder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class ArrivingFile(Arriving):
+class FolderUpload(Upload):
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{STAGED}{uuid4()}"
         super().__init__(self._path.open("w+b"))

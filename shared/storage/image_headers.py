@@ -1,4 +1,4 @@
-"""What the first bytes of a picture say of it: enough to turn it away before anybody decodes it."""
+"""What the first bytes of an image say of it: enough to turn it away before anybody decodes it."""
 
 import itertools
 import struct
@@ -9,7 +9,7 @@ from typing import BinaryIO
 from shared.errors import InvalidImage
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-#: So many parts a file may have. Encoders that write 8 KB at a time make 2560 of a picture of 20 MB.
+#: So many parts a file may have. Encoders that write 8 KB at a time make 2560 of an image of 20 MB.
 MOST_PARTS = 100_000
 MAX_EXIF_BYTES = 1 << 20
 #: JPEG markers that begin a frame (ITU T.81, table B.1), without the tables DHT, JPG and DAC among them.
@@ -49,15 +49,15 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header:
         elif start[:4] == b"RIFF" and start[8:] == b"WEBP":
             header = _webp(file)
         else:
-            raise InvalidImage("This is no PNG, JPEG or WebP picture.")
+            raise InvalidImage("This is no PNG, JPEG or WebP image.")
     except struct.error:
-        raise InvalidImage("The picture is incomplete.") from None
+        raise InvalidImage("The image is incomplete.") from None
     pixels = header.stored_width * header.stored_height
     if pixels == 0:
-        raise InvalidImage("The picture has no pixels.")
+        raise InvalidImage("The image has no pixels.")
     if pixels > max_pixels:
         size = f"{header.stored_width}x{header.stored_height}"
-        raise InvalidImage(f"The picture has {size} pixels; at most {max_pixels} are taken.")
+        raise InvalidImage(f"The image has {size} pixels; at most {max_pixels} are taken.")
     return header
 
 
@@ -73,13 +73,13 @@ def _png(file: BinaryIO) -> Header:
             case _ if number == 0:
                 break
             case b"acTL":
-                raise InvalidImage("The picture is animated; send a single one.")
+                raise InvalidImage("The image is animated; send a single one.")
             case b"eXIf":
                 orientation = _orientation(file.read(min(length, MAX_EXIF_BYTES)))
             case b"IEND":
                 return Header("PNG", width, height, orientation, depth)
         file.seek(following)
-    raise InvalidImage("This is no PNG picture, though it begins like one.")
+    raise InvalidImage("This is no PNG image, though it begins like one.")
 
 
 def _jpeg(file: BinaryIO) -> Header:
@@ -99,7 +99,7 @@ def _jpeg(file: BinaryIO) -> Header:
         if marker == 0xE1 and file.read(6) == b"Exif\0\0":
             orientation = _orientation(file.read(length - 8))
         file.seek(following)
-    raise InvalidImage("This is no JPEG picture, though it begins like one.")
+    raise InvalidImage("This is no JPEG image, though it begins like one.")
 
 
 def _jpeg_marker(file: BinaryIO) -> int:
@@ -110,7 +110,7 @@ def _jpeg_marker(file: BinaryIO) -> int:
             break
         (marker,) = struct.unpack("B", file.read(1))
     if lead != 0xFF:
-        raise InvalidImage("This is no JPEG picture, though it begins like one.")
+        raise InvalidImage("This is no JPEG image, though it begins like one.")
     return int(marker)
 
 
@@ -132,7 +132,7 @@ def _webp(file: BinaryIO) -> Header:
             exif = file.read(min(length, MAX_EXIF_BYTES)).removeprefix(b"Exif\0\0")
             return Header("WEBP", header.stored_width, header.stored_height, _orientation(exif))
         file.seek(following)
-    raise InvalidImage("This is no WebP picture, though it begins like one.")
+    raise InvalidImage("This is no WebP image, though it begins like one.")
 
 
 def _webp_start(kind: bytes, data: bytes) -> tuple[Header, bool]:
@@ -149,14 +149,14 @@ def _webp_start(kind: bytes, data: bytes) -> tuple[Header, bool]:
         case b"VP8X":
             flags, low, high = struct.unpack_from("<I3s3s", data)
             if flags & 0x02:
-                raise InvalidImage("The picture is animated; send a single one.")
+                raise InvalidImage("The image is animated; send a single one.")
             width, height = int.from_bytes(low, "little") + 1, int.from_bytes(high, "little") + 1
             return Header("WEBP", width, height), bool(flags & 0x08)
-    raise InvalidImage("This is no WebP picture, though it begins like one.")
+    raise InvalidImage("This is no WebP image, though it begins like one.")
 
 
 def _orientation(exif: bytes) -> int:
-    """Of a TIFF structure (EXIF 2.3, 4.6.2). 1 where it cannot be told: that is no reason to refuse a picture."""
+    """Of a TIFF structure (EXIF 2.3, 4.6.2). 1 where it cannot be told: that is no reason to refuse an image."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

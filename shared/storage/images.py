@@ -1,4 +1,4 @@
-"""Where pictures lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their home."""
+"""Where images lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their home."""
 
 import hashlib
 import io
@@ -13,12 +13,12 @@ from shared.errors import InvalidImage, StorageFull, StorageUnavailable
 from shared.jobs.requests import Image, Job
 from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
-from shared.storage.object_store import Day, Home
+from shared.storage.object_store import DayFolder, ObjectStore
 
-_PICTURE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
+_IMAGE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
 
 
-def picture_name(job: Job, index: int) -> str:
+def image_name(job: Job, index: int) -> str:
     """Made of the job's own id and date, never of a caller's text."""
     return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}.{job.request.output_format}"
 
@@ -34,9 +34,9 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Pictures by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
+    """Images by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
 
-    home: Home
+    home: ObjectStore
 
     @property
     def inputs(self) -> InputStore:
@@ -44,13 +44,13 @@ class ImageStore:
         return InputStore(self.home)
 
     def save(self, job: Job, index: int, data: bytes) -> bytes:
-        """What the picture is from now on: this one, or the one that another attempt has committed already.
+        """What the image is from now on: this one, or the one that another attempt has committed already.
 
         What a job has is never replaced, so nobody who wakes too late can take it from the one that is on record.
-        A crash leaves the whole picture or none, and it is safe when this returns. Raises StorageFull when the disk
+        A crash leaves the whole image or none, and it is safe when this returns. Raises StorageFull when the disk
         has no room or cannot be written.
         """
-        name = picture_name(job, index)
+        name = image_name(job, index)
         while not self.home.create(name, data, f"{job.id}-{index}.{job.attempt}"):
             held = self.home.read(name)
             if held is not None and _is_whole(held):
@@ -59,7 +59,7 @@ class ImageStore:
         return data
 
     def made(self, job: Job) -> tuple[Image, ...] | None:
-        """The pictures that an attempt before this one has stored, if it stored all of them.
+        """The images that an attempt before this one has stored, if it stored all of them.
 
         A file is there whole or not at all (see `save`), so nothing but the files need tell of it. Where nobody can
         tell now, they are made again: raises nothing.
@@ -72,7 +72,7 @@ class ImageStore:
         return made if len(made) == len(images) else None
 
     def _stored(self, job: Job, index: int) -> Image | None:
-        data = self.home.read(picture_name(job, index))
+        data = self.home.read(image_name(job, index))
         if data is None:
             return None
         width, height = read_header(io.BytesIO(data), max_pixels=sys.maxsize).size
@@ -87,7 +87,7 @@ class ImageStore:
         )
 
     def copy(self, made: Job, job: Job) -> bool:
-        """Give a job the pictures of one that asked for the very same.
+        """Give a job the images of one that asked for the very same.
 
         False where one is gone or is not what was recorded, or there is no room for it: raises nothing.
         """
@@ -101,20 +101,20 @@ class ImageStore:
         return True
 
     def discard(self, job: Job, indexes: Iterable[int]) -> None:
-        """Remove pictures that this attempt has just saved, and that no record will ever name."""
+        """Remove images that this attempt has just saved, and that no record will ever name."""
         with suppress(OSError, StorageUnavailable):
-            self.home.remove(picture_name(job, index) for index in indexes)
+            self.home.remove(image_name(job, index) for index in indexes)
 
     def read(self, job: Job, image: Image) -> bytes | None:
-        """The picture; None when its file is gone or is not the very one that was recorded."""
-        data = self.home.read(picture_name(job, image.index))
+        """The image; None when its file is gone or is not the very one that was recorded."""
+        data = self.home.read(image_name(job, image.index))
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
-    def files(self, day: Day) -> Iterator[StoredFile]:
-        """The pictures of a day, in no order, as they are found. What others put there is theirs."""
+    def files(self, day: DayFolder) -> Iterator[StoredFile]:
+        """The images of a day, in no order, as they are found. What others put there is theirs."""
         for file in self.home.files(day.name):
-            if picture := _PICTURE.fullmatch(file.name):
-                yield StoredFile(file.name, picture[1], int(picture[2]), file.size, file.modified_at)
+            if image := _IMAGE.fullmatch(file.name):
+                yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)
 
     def remove(self, files: Iterable[StoredFile]) -> None:
         self.home.remove(file.name for file in files)

@@ -1,4 +1,4 @@
-"""Where the pictures lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their home."""
+"""Where the images lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their home."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ from datetime import datetime
 
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.jobs.requests import Job
-from shared.storage.object_store import SCHEME, Home, Staged
+from shared.storage.object_store import SCHEME, ObjectStore, StagingArea
 
 _PARENT = "inputs"
 _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
@@ -30,18 +30,18 @@ class InputFolder:
 class InputStore:
     """Names are made of hashes and the job's own id, never of a caller's text."""
 
-    home: Home
+    home: ObjectStore
 
-    def stage(self) -> Staged:
+    def stage(self) -> StagingArea:
         return self.home.stage(_PARENT)
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""
         data = self.home.read(f"{_PARENT}/{job.id}/{reference.removeprefix(SCHEME)}")
         if data is None:
-            raise InvalidImage("A picture that came with the request is gone.")
+            raise InvalidImage("An image that came with the request is gone.")
         if reference != SCHEME + hashlib.sha256(data).hexdigest():
-            raise InvalidImage("A picture that came with the request is damaged.")
+            raise InvalidImage("An image that came with the request is damaged.")
         return data
 
     def discard(self, job: Job) -> None:

@@ -1,4 +1,4 @@
-"""What the homes of pictures have in common: files by name, and pictures on their way in."""
+"""What the homes of images have in common: files by name, and images on their way in."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.image_headers import Header, read_header
 from shared.storage.os_errors import writing
 
-#: How pictures that came with requests are named on record.
+#: How images that came with requests are named on record.
 SCHEME = "sha256:"
 #: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
 STAGING = ".staging"
@@ -26,7 +26,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Day:
+class DayFolder:
     """What was asked for on one day."""
 
     name: str
@@ -46,7 +46,7 @@ class SubFolder:
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskUsage:
     """Whether a home takes more files."""
 
     free_bytes: int | None
@@ -61,7 +61,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Patience:
+class StorageTimeouts:
     """How long a home that fails is waited for."""
 
     seconds: float
@@ -71,7 +71,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A part of a file, and what the whole of it is."""
 
     data: bytes
@@ -81,7 +81,7 @@ class Piece:
     """By which its home finds the very same file again."""
 
 
-class Home(Protocol):
+class ObjectStore(Protocol):
     """Where files are kept under names such as `2026/11/23/x.png`, made of ids and hashes alone.
 
     Every method may raise StorageUnavailable, and block.
@@ -112,15 +112,15 @@ class Home(Protocol):
         """Remove a folder and what is in it, if it is there."""
         ...
 
-    def days(self) -> list[Day]:
-        """Those that hold pictures, oldest first."""
+    def days(self) -> list[DayFolder]:
+        """Those that hold images, oldest first."""
         ...
 
     def files(self, folder: str) -> Iterator[File]:
         """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
         ...
 
-    def tidy(self, day: Day) -> None:
+    def tidy(self, day: DayFolder) -> None:
         """Remove what is left of a day that has no files any more."""
         ...
 
@@ -128,15 +128,15 @@ class Home(Protocol):
         """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
         ...
 
-    def stage(self, parent: str) -> "Staged":
+    def stage(self, parent: str) -> "StagingArea":
         """For files that will have a folder below `parent`, or none."""
         ...
 
-    def room(self) -> Room:
+    def room(self) -> DiskUsage:
         """Raises nothing."""
         ...
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Piece | None:
+    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
         ...
 
@@ -145,12 +145,12 @@ class Home(Protocol):
         ...
 
 
-async def pieces(home: Home, name: str, first: Piece, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+async def pieces(home: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int) -> AsyncIterator[bytes]:
     """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
 
     One is in memory at a time, and nothing is asked of the home while a slow client takes it.
     """
-    piece: Piece | None = first
+    piece: Chunk | None = first
     while piece is not None and piece.data:
         yield piece.data
         start += len(piece.data)
@@ -160,12 +160,12 @@ async def pieces(home: Home, name: str, first: Piece, start: int, end: int, size
     raise StorageUnavailable
 
 
-class Staged(Protocol):
+class StagingArea(Protocol):
     """Files on their way in. Every method may raise StorageFull and StorageUnavailable."""
 
     holds_files: bool
 
-    def receive(self) -> "Arriving": ...
+    def receive(self) -> "Upload": ...
 
     def keep(self, folder: str) -> None:
         """When this returns they are safe in a folder of this name, and staged no more."""
@@ -175,13 +175,13 @@ class Staged(Protocol):
 
 
 @dataclass(frozen=True)
-class Arrived:
+class StoredUpload:
     reference: str
     header: Header
 
 
-class Arriving(ABC):
-    """A file that comes in pieces. One that did not become a picture goes when it is closed."""
+class Upload(ABC):
+    """A file that comes in pieces. One that did not become an image goes when it is closed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -203,8 +203,8 @@ class Arriving(ABC):
         with writing():
             self._file.write(data)
 
-    def finish(self, max_pixels: int) -> Arrived:
-        """Raises StorageFull, and InvalidImage for what is no picture or a larger one."""
+    def finish(self, max_pixels: int) -> StoredUpload:
+        """Raises StorageFull, and InvalidImage for what is no image or a larger one."""
         with writing():
             self._file.flush()
             self._file.seek(0)
@@ -212,7 +212,7 @@ class Arriving(ABC):
         name = self._hash.hexdigest()
         with writing():
             self._settle(name)
-        return Arrived(f"{SCHEME}{name}", header)
+        return StoredUpload(f"{SCHEME}{name}", header)
 
     @abstractmethod
     def _settle(self, name: str) -> None:

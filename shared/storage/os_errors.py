@@ -27,7 +27,7 @@ def writing() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise StorageFull(f"The picture could not be written: {error.strerror}.") from error
+            raise StorageFull(f"The image could not be written: {error.strerror}.") from error
         raise unavailable(error) from error
 
 

@@ -66,7 +66,7 @@ class Claimed:
     """How long until there are more; None when nothing is on its way."""
 
 
-class Reach(StrEnum):
+class ReceiverState(StrEnum):
     """How far an attempt got, whatever it came to."""
 
     ANSWERED = "answered"
@@ -77,7 +77,7 @@ class Reach(StrEnum):
 
 
 @dataclass(frozen=True)
-class Fate:
+class DeliveryOutcome:
     """What an attempt came to."""
 
     state: DeliveryState
@@ -85,7 +85,7 @@ class Fate:
     error: str = ""
     delay_ms: int = 0
     """Until the next attempt of one that is still pending."""
-    reach: Reach = Reach.ANSWERED
+    reach: ReceiverState = ReceiverState.ANSWERED
     gone: bool = False
     """Whether it wants to hear no more of this job."""
 
@@ -120,7 +120,7 @@ class Webhooks:
         args: list[Argument] = [self._prefix, most, MOST_TOGETHER, LEASE_MS]
         return Operation("webhooks/claim", [f"{self._prefix}owners"], args, _claimed)
 
-    def settle(self, webhook: Webhook, fate: Fate) -> Operation[bool]:
+    def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> Operation[bool]:
         """Write down what an attempt came to. One that was delivered, dropped or given up is not sent again."""
         keys = [self._keys.record(webhook.job_id)]
         args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, fate.state]

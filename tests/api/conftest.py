@@ -23,7 +23,7 @@ def other_api(null: Stack, api: Api) -> Api:
 
 @pytest.fixture(scope="session")
 def finished(api: Api) -> dict[str, Any]:
-    """A job with two pictures."""
+    """A job with two images."""
     answer = api.post("/api/txt2img", {"prompt": "x", "num_images": 2, "seed": 7})
     assert answer.status_code == 200
     job: dict[str, Any] = answer.json()
@@ -68,6 +68,6 @@ def stranger(keyed: Stack) -> Person:
     return Person(keyed.api, None)
 
 
-def picture_file(stack: Stack, job_id: str, index: int = 0) -> Path:
+def image_file(stack: Stack, job_id: str, index: int = 0) -> Path:
     (path,) = stack.outputs.rglob(f"{job_id}-{index}.*")
     return path

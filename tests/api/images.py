@@ -1,4 +1,4 @@
-"""Pictures as callers have them, good ones and others."""
+"""Images as callers have them, good ones and others."""
 
 import io
 import struct
@@ -53,10 +53,10 @@ def claiming(width: int, height: int) -> bytes:
 
 
 def posted(
-    api: Api, picture: bytes, mask: bytes | None = None, query: dict[str, str] | None = None, **fields: Any
+    api: Api, image: bytes, mask: bytes | None = None, query: dict[str, str] | None = None, **fields: Any
 ) -> requests.Response:
     """A form, as requests sends it."""
-    files = {"image": ("in.png", picture, "image/png")}
+    files = {"image": ("in.png", image, "image/png")}
     files |= {"mask": ("mask.png", mask, "image/png")} if mask is not None else {}
     return api.http.post(
         f"{api.url}/api/img2img", params=query or {}, data={**PROMPT, **fields}, files=files, timeout=60

@@ -91,8 +91,8 @@ def test_commands_do_what_they_say(block: Block, reader: Reader) -> None:
 
 def test_a_back_up_is_made_of_a_stopped_service_and_has_everything(reader: Reader) -> None:
     folder = reader.service.folder
-    picture = f"/api/jobs/{reader.job}/images/0"
-    before = requests.get(reader.service.url + picture, timeout=10).content
+    image = f"/api/jobs/{reader.job}/images/0"
+    before = requests.get(reader.service.url + image, timeout=10).content
     reader.service.launcher.stop(STOP_SECONDS)
 
     make, restore = (block for block in COMMANDS if block.reason == STOPPED)
@@ -103,7 +103,7 @@ def test_a_back_up_is_made_of_a_stopped_service_and_has_everything(reader: Reade
 
     with Launched(folder, **{**reader.service.settings, "SD_PORT": str(free_port())}) as again:
         again.is_ready()
-        after = requests.get(f"http://127.0.0.1:{again.settings['SD_PORT']}{picture}", timeout=10)
+        after = requests.get(f"http://127.0.0.1:{again.settings['SD_PORT']}{image}", timeout=10)
         assert (after.status_code, after.content) == (200, before)
 
 

@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from shared.jobs.requests import Backend, Job
 from shared.jobs.states import State
 from shared.redis.keys import Keys
-from shared.storage.images import picture_name
+from shared.storage.images import image_name
 from shared.storage.object_store import STAGING
 from tests.stack import Stack
 from worker.housekeeper.ownership import MARK
@@ -98,9 +98,9 @@ class Invariant:
         expected = dict[Path, str]()
         for job in self.jobs().values():
             for image in job.images:
-                path = self._outputs / picture_name(job, image.index)
+                path = self._outputs / image_name(job, image.index)
                 expected[path] = job.id
-                yield from wrong_picture(path, image.bytes, image.sha256)
+                yield from wrong_image(path, image.bytes, image.sha256)
         for path in self._outputs.rglob("*"):
             if (
                 path.is_file()
@@ -123,12 +123,12 @@ class Invariant:
                 yield f"{key} stays for ever"
 
 
-def wrong_picture(path: Path, size: int, sha256: str) -> Iterator[str]:
+def wrong_image(path: Path, size: int, sha256: str) -> Iterator[str]:
     try:
         data = path.read_bytes()
         PillowImage.open(io.BytesIO(data)).load()
     except OSError as error:
-        yield f"{path.name} is no picture: {error}"
+        yield f"{path.name} is no image: {error}"
         return
     if (len(data), hashlib.sha256(data).hexdigest()) != (size, sha256):
         yield f"{path.name} is not the one on record"

@@ -110,7 +110,7 @@ class Soak:
 
     async def _submit(self, http: httpx2.AsyncClient, owner: str, number: int) -> bool:
         headers = {"Idempotency-Key": f"soak-{number}", "X-API-Key": KEYS[owner]}
-        # Who waits for each picture has none queued meanwhile: one owner's share could not be seen.
+        # Who waits for each image has none queued meanwhile: one owner's share could not be seen.
         path = "/api/txt2img" if number % 10 == 0 and number not in self._cancelled else "/api/jobs"
         try:
             answer = await http.post(path, json=self._request(number), headers=headers)

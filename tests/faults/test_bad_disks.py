@@ -1,4 +1,4 @@
-"""What becomes of jobs whose pictures have nowhere to go."""
+"""What becomes of jobs whose images have nowhere to go."""
 
 import subprocess
 from collections.abc import Iterator
@@ -44,13 +44,13 @@ def service(installed: Service) -> Iterator[Service]:
     Invariant(installed).hold(installed.accepted)
 
 
-def test_a_full_disk_fails_the_job_and_leaves_no_half_picture(service: Service, small: Path) -> None:
+def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, small: Path) -> None:
     filler = small / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     with filler.open("rb+") as file:
-        # Room for the folders and part of a picture.
+        # Room for the folders and part of an image.
         file.truncate(filler.stat().st_size - ROOM_LEFT)
 
     failed = service.finished(service.submit(width=512, height=512))

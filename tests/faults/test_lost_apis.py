@@ -71,9 +71,9 @@ def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
         call.result()
     job = ask(second, key).json()
 
-    picture = second.get(f"/api/jobs/{job['id']}/images/0").content
+    image = second.get(f"/api/jobs/{job['id']}/images/0").content
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
-    assert hashlib.sha256(picture).hexdigest() == job["images"][0]["sha256"]
+    assert hashlib.sha256(image).hexdigest() == job["images"][0]["sha256"]
     assert len(jobs(second, key)) == 1
 
 

@@ -58,21 +58,21 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
     assert service.job(job_id) == job
 
 
-def test_a_picture_that_was_made_is_recorded_by_another_worker_and_not_made_again(
+def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
     service: Service, valkey: MortalValkey
 ) -> None:
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
     valkey.fall_silent()
     until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
-    (picture,) = service.outputs.rglob(f"{job_id}-0.png")
-    made = picture.stat()
+    (image,) = service.outputs.rglob(f"{job_id}-0.png")
+    made = image.stat()
 
     kill_whole(worker)
     valkey.go_on()
 
     assert service.finished(job_id).attempt == 2
-    assert (picture.stat().st_ino, picture.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
 def test_a_job_that_kills_every_worker_is_given_up_and_the_others_pass_it(service: Service) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.operations import Ceiling, Jobs, Outcome
+from shared.jobs.operations import Jobs, Outcome, QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Job
 from shared.redis.store import Operation, Store, connect
 
@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()
 
 
-ROOM = Ceiling(queued=1000, queued_per_backend=1000)
+ROOM = QueueLimits(queued=1000, queued_per_backend=1000)
 
 
 class Records:

@@ -166,7 +166,7 @@ EDITORS = {
 
 @pytest.mark.parametrize("model", EDITORS.values(), ids=EDITORS)
 @given(width=SIDES, height=SIDES)
-def test_the_size_that_follows_from_a_picture_is_one_that_the_model_takes(
+def test_the_size_that_follows_from_a_image_is_one_that_the_model_takes(
     model: Capabilities, width: int, height: int
 ) -> None:
     request = GenerationRequest(prompt="x", image=(REFERENCE,))
@@ -190,7 +190,7 @@ def test_the_size_that_follows_from_a_picture_is_one_that_the_model_takes(
     ],
     ids=str,
 )
-def test_sides_left_out_follow_from_the_picture(
+def test_sides_left_out_follow_from_the_image(
     size: tuple[int, int], fields: dict[str, int], expected: tuple[int, int]
 ) -> None:
     request = GenerationRequest(prompt="x", image=(REFERENCE,), **fields)  # type: ignore[arg-type]
@@ -200,7 +200,7 @@ def test_sides_left_out_follow_from_the_picture(
     assert (resolved.width, resolved.height) == expected
 
 
-def test_strength_has_a_default_only_where_there_is_a_picture() -> None:
+def test_strength_has_a_default_only_where_there_is_a_image() -> None:
     model = MODEL.model_copy(update={"max_input_images": 1, "strength": 0.8})
 
     assert model.resolve(GenerationRequest(prompt="x"))[0].strength is None

@@ -165,12 +165,12 @@ def test_a_tilde_is_the_home_folder_where_no_shell_sees_it(tmp_path: Path, monke
     (tmp_path / "home").mkdir()
     (tmp_path / "home/ca.pem").touch()
     monkeypatch.setenv("SD_LORA_DIR", "~/loras")
-    Path(".env").write_text("SD_OUTPUT_DIR=~/pictures\nSD_MODEL_ID=~/own\nSD_CA_FILE=~/ca.pem\n")
+    Path(".env").write_text("SD_OUTPUT_DIR=~/images\nSD_MODEL_ID=~/own\nSD_CA_FILE=~/ca.pem\n")
 
     settings = load(LauncherSettings)
 
     home = tmp_path / "home"
-    assert settings.output_dir == home / "pictures"
+    assert settings.output_dir == home / "images"
     assert settings.lora_dir == home / "loras"
     assert settings.model_id == str(home / "own")
     assert settings.ca_file == home / "ca.pem"

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 SETTINGS = {
     "SD_BACKENDS": "null",
     "SD_API_KEY": KEYS,
-    # Small pictures, and none of the limits that tests/api/edge/test_rate_limits.py is about.
+    # Small images, and none of the limits that tests/api/edge/test_rate_limits.py is about.
     "SD_MAX_PIXELS": "16384",
     "SD_REQUESTS_PER_SECOND": "0",
     "SD_MAX_JOBS_PER_KEY": "0",

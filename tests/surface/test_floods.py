@@ -19,7 +19,7 @@ MOST_GROWTH = 40 * MEGABYTE
 BOUNDARY = "boundary"
 FORM = f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
 JSON = "Content-Type: application/json\r\n"
-PICTURE = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+IMAGE = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 WORDS = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -69,8 +69,8 @@ def test_a_gigabyte_is_turned_away(api: Api, path: str, told: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "begin"),
-    [(JSON, '{"prompt": "'), (JSON, "[" * 100_000), (FORM, PICTURE), (FORM, WORDS)],
-    ids=["json", "deep json", "picture", "words"],
+    [(JSON, '{"prompt": "'), (JSON, "[" * 100_000), (FORM, IMAGE), (FORM, WORDS)],
+    ids=["json", "deep json", "image", "words"],
 )
 def test_a_gigabyte_that_says_it_is_less_is_cut_off(api: Api, kind: str, begin: str) -> None:
     path, told = "/api/img2img", 60 * MEGABYTE

@@ -1,4 +1,4 @@
-"""Addresses and names that would lead out of where pictures lie."""
+"""Addresses and names that would lead out of where images lie."""
 
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ CLIMBS = [
 
 @pytest.fixture(scope="module")
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A service with a file beside its pictures, and another among them that is no picture."""
+    """A service with a file beside its images, and another among them that is no image."""
     folder = tmp_path_factory.mktemp("paths")
     with Stack(redis_url, folder, SD_BACKENDS="null") as stack:
         stack.start_worker("null")
@@ -58,16 +58,16 @@ def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def picture(stack: Stack) -> str:
-    """The path of a picture's address."""
+def image(stack: Stack) -> str:
+    """The path of an image's address."""
     job = stack.api.post("/api/txt2img", PROMPT).json()
     return urlsplit(job["images"][0]["url"]).path
 
 
 @pytest.mark.parametrize("climb", CLIMBS)
-def test_no_way_up_leads_out_in_any_encoding(stack: Stack, picture: str, climb: str) -> None:
-    job = picture.rpartition("/images/")[0]
-    bases = ["/", "/docs/", "/api/jobs/", f"{job}/images/", f"{picture}/", "/api/webhooks/"]
+def test_no_way_up_leads_out_in_any_encoding(stack: Stack, image: str, climb: str) -> None:
+    job = image.rpartition("/images/")[0]
+    bases = ["/", "/docs/", "/api/jobs/", f"{job}/images/", f"{image}/", "/api/webhooks/"]
     ways = [climb * steps + target for steps in (1, 8) for target in ("secret.txt", "outputs/secret.txt", "etc/passwd")]
     for path in [*(base + way for base in bases for way in ways), f"{climb * 8}etc/passwd"]:
         answer = exchanged(stack.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -112,7 +112,7 @@ def test_no_name_of_a_lora_is_a_path(stack: Stack, name: str) -> None:
 
 
 def _strangers(stack: Stack) -> list[Path]:
-    """Files of the installation that are neither pictures where pictures lie, nor put there by this test."""
+    """Files of the installation that are neither images where images lie, nor put there by this test."""
     jobs = {job["id"] for job in stack.api.get("/api/jobs?limit=100").json()["jobs"]}
     files = (path for path in stack.folder.rglob("*") if path.is_file() and path.name != "secret.txt")
     return [path for path in files if path.name[:36] not in jobs and path.parent.name not in jobs]

@@ -1,6 +1,6 @@
 """What a service says while it is used, in logs, dashboard, metrics, Redis, errors and command lines, tells no secret.
 
-The files of pictures are not among this: they hold the request that they can be made again with, and belong to its
+The files of images are not among this: they hold the request that they can be made again with, and belong to its
 caller.
 """
 

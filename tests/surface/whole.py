@@ -37,7 +37,7 @@ PRIVATE = {
     "negative_prompt": "canary negative prompt",
     "metadata": "canary-of-the-metadata",
     "webhook_url": "canary-in-the-webhooks-address",
-    "image": "canary-in-the-pictures-address",
+    "image": "canary-in-the-images-address",
     "wrong key": "canary-of-a-wrong-key-0123456789",
     "signature": "canary-of-a-signature",
     "path": "canary-of-a-path",
@@ -164,7 +164,7 @@ def use(whole: Whole) -> None:
     """Everything that makes a process say something, with canaries wherever a caller can put one."""
     with whole.listening():
         _jobs(whole)
-        _pictures(whole)
+        _images(whole)
         _cloud(whole)
         _webhooks(whole)
         _mistakes(whole)
@@ -184,7 +184,7 @@ def _jobs(whole: Whole) -> None:
     assert whole.make("/api/jobs", backend="sd").status_code == 202
 
 
-def _pictures(whole: Whole) -> None:
+def _images(whole: Whole) -> None:
     files = {"image": (PRIVATE["path"], encoded(scene()), "image/png")}
     assert whole.ask("POST", "/api/img2img", data={**WORDS, "backend": "null"}, files=files).status_code == 200
     files = {"image": (PRIVATE["path"], encoded(scene())[:60], "image/png")}

@@ -11,35 +11,35 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from shared.jobs.operations import Ceiling, Jobs, Outcome
-from shared.jobs.requests import Backend as BackendName
+from shared.jobs.operations import Jobs, Outcome, QueueLimits
+from shared.jobs.requests import Engine as BackendName
 from shared.jobs.requests import GenerationRequest, Job
 from shared.jobs.states import State
 from shared.redis.store import Store, connect
-from shared.storage.folder import Folder
+from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.storage.inputs import InputStore
-from shared.storage.object_store import Staged
+from shared.storage.object_store import StagingArea
 from tests.worker.images.looking import Pixels
-from worker.engines.base import Backend, Watch
-from worker.engines.null import NullBackend
+from worker.engines.base import Engine, JobWatch
+from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
-from worker.images.inputs import Reader
-from worker.images.values import Inputs, Picture
+from worker.images.inputs import InputReader
+from worker.images.values import Inputs, RenderedImage
 from worker.jobs.claims import Claims
 from worker.jobs.runner import Runner
 from worker.records.redis_ledger import RedisLedger
 
-Drawing = Callable[[GenerationRequest, Watch], Sequence[Picture]]
+Drawing = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
 
 
 @dataclass
-class Drawn(NullBackend):
+class Drawn(NullEngine):
     """Draws as it is told; as the null backend where it is told nothing."""
 
     drawing: Drawing | None = None
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
 
 
@@ -66,18 +66,18 @@ class Bench:
 
     @property
     def inputs(self) -> InputStore:
-        return ImageStore(Folder(self.folder)).inputs
+        return ImageStore(FolderStore(self.folder)).inputs
 
     def accepted(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
         """A new job in line, with what came with it in its place."""
         staged = self.inputs.stage()
-        pictures: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
-        pictures |= {"mask": arrived(staged, mask)} if mask is not None else {}
-        wanted = GenerationRequest.model_validate({"prompt": "x", **pictures, **request})
+        references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
+        references |= {"mask": arrived(staged, mask)} if mask is not None else {}
+        wanted = GenerationRequest.model_validate({"prompt": "x", **references, **request})
         job = Job.new(wanted, BackendName.NULL, datetime.now(UTC))
         if images:
             staged.keep(job.id)
-        admission = self.store.run(self.jobs.create(job, Ceiling(1000, 1000)))
+        admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))
         assert admission.outcome is Outcome.CREATED
         return job
 
@@ -101,7 +101,7 @@ class Bench:
         wake(self._runner(self.ledger, drawing))
 
     def lose_worker_before_recording(self, job: Job) -> Job:
-        """The job back in line after its worker died with every picture on disk."""
+        """The job back in line after its worker died with every image on disk."""
         with pytest.raises(SystemExit):
             wake(self._runner(Dying(self.store, self.jobs, BackendName.NULL), None))
         return self.requeued(self.read(job))
@@ -111,16 +111,16 @@ class Bench:
 
     def runner(
         self,
-        backend: Backend,
+        backend: Engine,
         images: ImageStore | None = None,
         *,
         ledger: RedisLedger | None = None,
         most: int = 1,
         **parts: Any,
     ) -> Runner:
-        """`most` pictures at most are rendered in one go."""
-        ledger, images = ledger or self.ledger, images or ImageStore(Folder(self.folder))
-        reader = Reader(images.inputs, max_pixels=25_000_000)
+        """`most` images at most are rendered in one go."""
+        ledger, images = ledger or self.ledger, images or ImageStore(FolderStore(self.folder))
+        reader = InputReader(images.inputs, max_pixels=25_000_000)
         limit = parts.get("time_limit_seconds", math.inf)
         claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now)
         return Runner(backend, claims, ledger, images, Encoder("1"), now=self.now, **parts)
@@ -131,7 +131,7 @@ class Bench:
         return found
 
     def pixels(self, job: Job) -> Pixels:
-        """Of all its pictures, one below the other."""
+        """Of all its images, one below the other."""
         paths = sorted(path for path in self.files if path.name.startswith(job.id))
         return np.concatenate([np.asarray(PillowImage.open(path)) for path in paths])
 
@@ -151,8 +151,8 @@ def wake(runner: Runner) -> None:
         runner.run(jobs)
 
 
-def arrived(staged: Staged, data: bytes) -> str:
-    """Reference to a picture that was accepted, whatever a decoder makes of it."""
+def arrived(staged: StagingArea, data: bytes) -> str:
+    """Reference to an image that was accepted, whatever a decoder makes of it."""
     with staged.receive() as file:
         file.write(data)
         return file.finish(max_pixels=10**9).reference
@@ -160,7 +160,7 @@ def arrived(staged: Staged, data: bytes) -> str:
 
 def canvas(pixels: Pixels) -> Drawing:
     """A backend that gives these pixels, whatever was asked."""
-    return lambda request, _: [Picture(pixels, request.seed or 0)]
+    return lambda request, _: [RenderedImage(pixels, request.seed or 0)]
 
 
 def speckled(width: int, height: int) -> Pixels:

@@ -11,13 +11,13 @@ from worker.models.sources import Source
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
     warnings.simplefilter("ignore")
-    from worker.engines.diffusers.stable_diffusion import Options, StableDiffusion
+    from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 
 
 def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
-    """A model as workers load it; its pictures are not checked, unless the options say so."""
+    """A model as workers load it; its images are not checked, unless the options say so."""
     return StableDiffusion.load(
-        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), Options(device=device, **options)
+        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), StableDiffusionOptions(device=device, **options)
     )
 
 

@@ -9,45 +9,45 @@ from uuid import uuid4
 
 import pytest
 
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Verdict
 from shared.jobs.requests import Job
-from shared.storage.folder import Folder
-from shared.storage.images import ImageStore, picture_name
-from shared.storage.object_store import STAGING, Day, File
+from shared.storage.folder import FolderStore
+from shared.storage.images import ImageStore, image_name
+from shared.storage.object_store import STAGING, DayFolder, File
 from tests.api.images import encoded, scene
 from tests.faults.invariant import until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
-from worker.housekeeper.ownership import MARK, Ownership, Whose
-from worker.housekeeper.retention import Removed, Retention, Rules, first_id_at
-from worker.records.recovery import Rescue
+from worker.housekeeper.ownership import MARK, Ownership, StorageOwner
+from worker.housekeeper.retention import Removed, Retention, RetentionRules, first_id_at
+from worker.records.recovery import JobRecovery
 
 _numbers = itertools.count()
 DAY = timedelta(days=1)
-PICTURE = encoded(scene())
-KEEP_ALL = Rules(jobs_for=None, pictures_for=None, most_bytes=None)
+IMAGE = encoded(scene())
+KEEP_ALL = RetentionRules(jobs_for=None, images_for=None, most_bytes=None)
 
 
 class House(Bench):
     """A bench with a housekeeper."""
 
     @property
-    def upkeep(self) -> Upkeep:
-        return Upkeep(self.prefix)
+    def upkeep(self) -> JobHousekeeping:
+        return JobHousekeeping(self.prefix)
 
     def lapse(self, job: Job) -> None:
         """As if its worker had been silent for longer than a lease."""
         self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
 
     def reap(self) -> int:
-        return Reaper(self.store, self.jobs, self.upkeep, Rescue(self.store, self.jobs)).reap()
+        return Reaper(self.store, self.jobs, self.upkeep, JobRecovery(self.store, self.jobs)).reap()
 
-    def clear(self, rules: Rules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
+    def clear(self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
         return self.retention(after).apply(rules, dry_run=dry_run)
 
-    def retention(self, after: timedelta = timedelta(0), home: Folder | None = None) -> Retention:
-        moment, images = datetime.now(UTC) + after, ImageStore(home or Folder(self.folder))
+    def retention(self, after: timedelta = timedelta(0), home: FolderStore | None = None) -> Retention:
+        moment, images = datetime.now(UTC) + after, ImageStore(home or FolderStore(self.folder))
         return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: moment)
 
     def uploaded_long_ago(self, job_id: str) -> None:
@@ -58,7 +58,7 @@ class House(Bench):
         return [path for path in super().files if path.name != MARK]
 
     def ownership(self) -> Ownership:
-        return Ownership.of(self.store, self.prefix, ImageStore(Folder(self.folder)))
+        return Ownership.of(self.store, self.prefix, ImageStore(FolderStore(self.folder)))
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_job_that_cost_three_workers_is_given_up(house: House) -> None:
 def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
     running = house.started(house.accepted())
 
-    Rescue(house.store, house.jobs, worker="another worker").handed_back(running.id)
+    JobRecovery(house.store, house.jobs, worker="another worker").handed_back(running.id)
 
     assert (house.read(running).state, house.read(running).losses) == ("queued", 0)
 
@@ -120,7 +120,7 @@ def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
 def test_a_worker_moves_no_job_that_another_runs(house: House) -> None:
     running = house.started(house.accepted())
 
-    Rescue(house.store, house.jobs, worker="not it").worker_lost(running.id)
+    JobRecovery(house.store, house.jobs, worker="not it").worker_lost(running.id)
 
     assert house.read(running) == running
 
@@ -167,7 +167,7 @@ def test_old_jobs_are_forgotten_without_a_trace_in_any_index(house: House) -> No
     for number in range(3):
         house.run(house.accepted(label=f"label {number}"))
 
-    removed = house.clear(Rules(DAY, None, None), after=2 * DAY)
+    removed = house.clear(RetentionRules(DAY, None, None), after=2 * DAY)
 
     assert removed.jobs == 3
     left = {key.removeprefix(house.prefix) for key in house.store.client.scan_iter(f"{house.prefix}*")} - baseline
@@ -181,17 +181,17 @@ def test_young_unfinished_and_pinned_jobs_are_kept(house: House) -> None:
     queued, running = house.accepted(), house.started(house.accepted())
     house.store.run(house.jobs.pin(pinned.id, pinned=True))
 
-    assert house.clear(Rules(DAY, DAY, 0), after=2 * DAY) == Removed(jobs=0, files=0, bytes=0)
+    assert house.clear(RetentionRules(DAY, DAY, 0), after=2 * DAY) == Removed(jobs=0, files=0, bytes=0)
 
     assert [house.read(job).id for job in (queued, pinned, running)] == [queued.id, pinned.id, running.id]
     young = house.run(house.accepted())
-    assert house.clear(Rules(DAY, DAY, None)).jobs == 0
+    assert house.clear(RetentionRules(DAY, DAY, None)).jobs == 0
     assert house.read(young) == young
 
 
 def test_a_dry_run_removes_nothing_and_counts_the_same(house: House) -> None:
     house.run(house.accepted())
-    rules = Rules(DAY, DAY, None)
+    rules = RetentionRules(DAY, DAY, None)
 
     counted = house.clear(rules, after=2 * DAY, dry_run=True)
 
@@ -201,17 +201,17 @@ def test_a_dry_run_removes_nothing_and_counts_the_same(house: House) -> None:
     assert house.files == []
 
 
-def test_the_oldest_pictures_go_when_all_take_too_much(house: House) -> None:
+def test_the_oldest_images_go_when_all_take_too_much(house: House) -> None:
     jobs = [house.run(house.accepted()) for _ in range(3)]
     for age, job in enumerate(reversed(jobs)):
         moment = (datetime.now(UTC) - age * timedelta(hours=1)).timestamp()
-        os.utime(house.folder / picture_name(job, 0), (moment, moment))
+        os.utime(house.folder / image_name(job, 0), (moment, moment))
     room = sum(job.images[0].bytes for job in jobs[1:])
 
-    removed = house.clear(Rules(None, None, room))
+    removed = house.clear(RetentionRules(None, None, room))
 
     assert removed.files == 1
-    assert not (house.folder / picture_name(jobs[0], 0)).exists()
+    assert not (house.folder / image_name(jobs[0], 0)).exists()
 
 
 def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: House) -> None:
@@ -228,15 +228,21 @@ def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: Hous
 
 
 @pytest.mark.parametrize(
-    "rules", [KEEP_ALL, Rules(DAY, None, None), Rules(None, 365 * DAY, None), Rules(None, None, 10**9)]
+    "rules",
+    [
+        KEEP_ALL,
+        RetentionRules(DAY, None, None),
+        RetentionRules(None, 365 * DAY, None),
+        RetentionRules(None, None, 10**9),
+    ],
 )
-def test_no_picture_goes_because_there_is_no_record_of_it(house: House, rules: Rules) -> None:
+def test_no_image_goes_because_there_is_no_record_of_it(house: House, rules: RetentionRules) -> None:
     known = house.run(house.accepted())
     forgotten = house.run(house.accepted())
     house.clear(KEEP_ALL)
     house.store.client.delete(house.jobs.read(forgotten.id).keys[0])
-    others = house.folder / picture_name(known.model_copy(update={"id": str(uuid4())}), 7)
-    others.write_bytes(PICTURE)
+    others = house.folder / image_name(known.model_copy(update={"id": str(uuid4())}), 7)
+    others.write_bytes(IMAGE)
 
     for hours in (24, 26, 30, 50, 1000):
         house.clear(rules, after=timedelta(hours=hours))
@@ -244,7 +250,7 @@ def test_no_picture_goes_because_there_is_no_record_of_it(house: House, rules: R
     assert {path.name for path in house.files} == {f"{known.id}-0.png", f"{forgotten.id}-0.png", others.name}
 
 
-def test_pictures_without_a_record_go_by_age_and_by_size_where_that_is_wanted(house: House) -> None:
+def test_images_without_a_record_go_by_age_and_by_size_where_that_is_wanted(house: House) -> None:
     house.clear(KEEP_ALL)
     for number in range(4):
         path = house.folder / f"2026/11/2{number}" / f"{uuid4()}-0.png"
@@ -254,31 +260,31 @@ def test_pictures_without_a_record_go_by_age_and_by_size_where_that_is_wanted(ho
         os.utime(path, (moment, moment))
     now = datetime(2026, 11, 24, tzinfo=UTC) - datetime.now(UTC)
 
-    assert house.clear(Rules(None, 3 * DAY, None), after=now).files == 1
-    assert house.clear(Rules(None, None, 200), after=now) == Removed(jobs=0, files=1, bytes=100)
+    assert house.clear(RetentionRules(None, 3 * DAY, None), after=now).files == 1
+    assert house.clear(RetentionRules(None, None, 200), after=now) == Removed(jobs=0, files=1, bytes=100)
     assert sorted(path.parent.name for path in house.files) == ["22", "23"]
     assert not (house.folder / "2026/11/20").exists()
 
 
-def test_the_picture_of_a_job_that_has_not_ended_is_kept_whatever_the_rules_say(house: House) -> None:
+def test_the_image_of_a_job_that_has_not_ended_is_kept_whatever_the_rules_say(house: House) -> None:
     job = house.lose_worker_before_recording(house.accepted())
 
-    assert house.clear(Rules(None, timedelta(0), 0), after=DAY).files == 0
+    assert house.clear(RetentionRules(None, timedelta(0), 0), after=DAY).files == 0
     assert len(house.files) == 1
     assert house.run(job).state == "succeeded"
 
 
-def test_with_retention_off_no_picture_is_looked_at(house: House) -> None:
+def test_with_retention_off_no_image_is_looked_at(house: House) -> None:
     house.run(house.accepted())
     house.clear(KEEP_ALL)
     looked = list[str]()
 
-    class Watched(Folder):
+    class Watched(FolderStore):
         def files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
             return super().files(folder)
 
-        def days(self) -> list[Day]:
+        def days(self) -> list[DayFolder]:
             looked.append("days")
             return super().days()
 
@@ -290,7 +296,7 @@ def test_with_retention_off_no_picture_is_looked_at(house: House) -> None:
 def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(house: House) -> None:
     looked = list[str]()
 
-    class Watched(Folder):
+    class Watched(FolderStore):
         def files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
             return super().files(folder)
@@ -301,25 +307,25 @@ def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(hous
     house.ownership().take_over()
     retention = house.retention(home=Watched(house.folder))
 
-    def round_of(rules: Rules) -> list[str]:
+    def round_of(rules: RetentionRules) -> list[str]:
         looked.clear()
         retention.apply(rules)
         return looked[1:]
 
-    assert round_of(Rules(None, None, 300)) == ["2026/11/20", "2026/11/21", "2026/11/22"]
-    assert round_of(Rules(None, None, 300)) == []
+    assert round_of(RetentionRules(None, None, 300)) == ["2026/11/20", "2026/11/21", "2026/11/22"]
+    assert round_of(RetentionRules(None, None, 300)) == []
     (house.folder / "2026/11/22" / f"{uuid4()}-0.png").write_bytes(bytes(100))
     # The last day is counted anew, and the first one pays for it.
-    assert round_of(Rules(None, None, 300)) == ["2026/11/22", "2026/11/20"]
+    assert round_of(RetentionRules(None, None, 300)) == ["2026/11/22", "2026/11/20"]
     assert sorted(path.parent.name for path in house.files) == ["21", "22", "22"]
-    assert round_of(Rules(None, 36500 * DAY, None)) == []
+    assert round_of(RetentionRules(None, 36500 * DAY, None)) == []
 
 
 def test_a_round_ends_when_its_time_is_over_and_the_next_one_goes_on(house: House) -> None:
     house.run(house.accepted())
 
-    assert house.retention(2 * DAY).apply(Rules(None, DAY, 0), seconds=0).files == 0
-    assert house.retention(2 * DAY).apply(Rules(None, DAY, 0)).files == 1
+    assert house.retention(2 * DAY).apply(RetentionRules(None, DAY, 0), seconds=0).files == 0
+    assert house.retention(2 * DAY).apply(RetentionRules(None, DAY, 0)).files == 1
 
 
 def test_one_housekeeper_at_a_time_has_the_turn(house: House) -> None:
@@ -334,47 +340,47 @@ def other(house: House, redis_url: str) -> House:
     return House(redis_url, f"house{next(_numbers)}:", house.folder)
 
 
-ALL = Rules(timedelta(0), timedelta(0), 0)
+ALL = RetentionRules(timedelta(0), timedelta(0), 0)
 
 
 def test_an_installation_clears_away_in_the_folder_that_it_has_marked(house: House) -> None:
-    assert house.ownership().whose() is Whose.FREE
+    assert house.ownership().whose() is StorageOwner.FREE
     house.run(house.accepted())
     house.clear(KEEP_ALL)
 
-    assert house.ownership().whose() is Whose.OURS
+    assert house.ownership().whose() is StorageOwner.OURS
     assert house.clear(ALL, after=DAY).files == 1
-    assert house.ownership().whose() is Whose.OURS
+    assert house.ownership().whose() is StorageOwner.OURS
 
 
-def test_pictures_of_another_installation_are_left_alone_and_jobs_go_on(house: House, other: House) -> None:
+def test_images_of_another_installation_are_left_alone_and_jobs_go_on(house: House, other: House) -> None:
     house.run(house.accepted())
     house.clear(KEEP_ALL)
-    own = other.run(other.accepted([PICTURE]))
+    own = other.run(other.accepted([IMAGE]))
     leftover = house.folder / STAGING / "x"
     leftover.write_bytes(b"half")
 
     removed = other.clear(ALL, after=30 * DAY)
 
     assert (removed.jobs, removed.files) == (1, 0)
-    assert other.ownership().whose() is Whose.ANOTHERS
+    assert other.ownership().whose() is StorageOwner.ANOTHERS
     assert "another installation" in (other.ownership().refusal() or "")
     assert leftover.exists()
     assert own.state == "succeeded"
     assert len(house.files) == 3
 
 
-def test_pictures_that_a_fresh_redis_does_not_know_are_left_alone(house: House, other: House) -> None:
+def test_images_that_a_fresh_redis_does_not_know_are_left_alone(house: House, other: House) -> None:
     house.run(house.accepted())
 
     assert other.clear(ALL, after=30 * DAY).files == 0
-    assert other.ownership().whose() is Whose.UNKNOWN
+    assert other.ownership().whose() is StorageOwner.UNKNOWN
     assert "--take-over" in (other.ownership().refusal() or "")
     # Nor did it mark them: whoever knows them may.
     assert house.clear(ALL, after=30 * DAY).files == 1
 
 
-def test_pictures_are_taken_over_by_whoever_is_told_to(house: House, other: House) -> None:
+def test_images_are_taken_over_by_whoever_is_told_to(house: House, other: House) -> None:
     house.run(house.accepted())
     house.clear(KEEP_ALL)
 
@@ -384,18 +390,18 @@ def test_pictures_are_taken_over_by_whoever_is_told_to(house: House, other: Hous
     assert other.clear(ALL, after=30 * DAY).files == 1
 
 
-def test_a_picture_outlives_the_record_of_its_job(house: House) -> None:
+def test_a_image_outlives_the_record_of_its_job(house: House) -> None:
     house.run(house.accepted())
 
-    house.clear(Rules(DAY * 7, None, None), after=8 * DAY)
+    house.clear(RetentionRules(DAY * 7, None, None), after=8 * DAY)
 
     assert len(house.files) == 1
 
 
-def test_a_picture_that_is_being_read_is_read_to_its_end(house: House) -> None:
+def test_a_image_that_is_being_read_is_read_to_its_end(house: House) -> None:
     job = house.run(house.accepted())
-    with (house.folder / picture_name(job, 0)).open("rb") as reader:
-        house.clear(Rules(None, DAY, None), after=2 * DAY)
+    with (house.folder / image_name(job, 0)).open("rb") as reader:
+        house.clear(RetentionRules(None, DAY, None), after=2 * DAY)
 
         assert len(reader.read()) == job.images[0].bytes
 
@@ -408,25 +414,25 @@ def test_the_first_id_of_a_moment_parts_older_ids_from_younger_ones(house: House
     assert first_id_at(moment) < first_id_at(moment + timedelta(milliseconds=1))
 
 
-def test_pictures_that_came_with_a_job_stay_until_it_has_ended(house: House) -> None:
-    waiting, running, ended = (house.accepted([PICTURE]) for _ in range(3))
+def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> None:
+    waiting, running, ended = (house.accepted([IMAGE]) for _ in range(3))
     house.started(running)
     cancelled = ended.cancel(datetime.now(UTC))
     assert house.store.run(house.jobs.move(ended, cancelled))
     house.uploaded_long_ago(waiting.id)
 
-    removed = house.clear(Rules(None, DAY, 0), after=30 * DAY)
+    removed = house.clear(RetentionRules(None, DAY, 0), after=30 * DAY)
 
-    assert removed == Removed(jobs=0, files=1, bytes=len(PICTURE))
+    assert removed == Removed(jobs=0, files=1, bytes=len(IMAGE))
     assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
 
 
-def test_pictures_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
+def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
         house.store.run(house.upkeep.uploads_come(job_id))
         staged = house.inputs.stage()
-        arrived(staged, PICTURE)
+        arrived(staged, IMAGE)
         staged.keep(job_id)
     house.uploaded_long_ago(lost)
 
@@ -435,8 +441,8 @@ def test_pictures_whose_job_was_never_accepted_go_after_a_day(house: House) -> N
     assert [folder.job_id for folder in house.inputs.folders()] == [coming]
 
 
-def test_pictures_that_came_with_a_job_of_another_redis_never_go(house: House, other: House) -> None:
-    waiting = house.accepted([PICTURE])
+def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, other: House) -> None:
+    waiting = house.accepted([IMAGE])
     for each in (house, other):
         each.ownership().take_over()
         assert each.clear(ALL, after=3000 * DAY).files == 0
@@ -444,8 +450,8 @@ def test_pictures_that_came_with_a_job_of_another_redis_never_go(house: House, o
     assert [folder.job_id for folder in house.inputs.folders()] == [waiting.id]
 
 
-def test_pictures_that_never_arrived_whole_go_after_a_day(house: House) -> None:
-    arrived(house.inputs.stage(), PICTURE)
+def test_images_that_never_arrived_whole_go_after_a_day(house: House) -> None:
+    arrived(house.inputs.stage(), IMAGE)
 
     assert house.clear(KEEP_ALL, after=DAY).files == 0
     assert house.clear(KEEP_ALL, after=2 * DAY).files == 1
@@ -453,12 +459,12 @@ def test_pictures_that_never_arrived_whole_go_after_a_day(house: House) -> None:
 
 
 def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
-    house.accepted([PICTURE])
+    house.accepted([IMAGE])
     (house.folder / "inputs" / "mine").mkdir()
-    (house.folder / "inputs" / "mine" / "a.png").write_bytes(PICTURE)
+    (house.folder / "inputs" / "mine" / "a.png").write_bytes(IMAGE)
     (house.folder / "inputs" / "note").write_text("mine")
     (house.folder / "2026/11/23").mkdir(parents=True)
-    (house.folder / "2026/11/23/mine.png").write_bytes(PICTURE)
+    (house.folder / "2026/11/23/mine.png").write_bytes(IMAGE)
 
     house.clear(KEEP_ALL, after=30 * DAY)
 
@@ -466,11 +472,11 @@ def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
     assert (house.folder / "2026/11/23/mine.png").exists()
 
 
-def test_pictures_that_wait_count_as_room_that_is_taken(house: House) -> None:
+def test_images_that_wait_count_as_room_that_is_taken(house: House) -> None:
     made = house.run(house.accepted())
-    house.accepted([PICTURE])
+    house.accepted([IMAGE])
 
-    removed = house.clear(Rules(None, None, most_bytes=made.images[0].bytes))
+    removed = house.clear(RetentionRules(None, None, most_bytes=made.images[0].bytes))
 
     assert removed.files == 1
-    assert [folder.bytes for folder in house.inputs.folders()] == [len(PICTURE)]
+    assert [folder.bytes for folder in house.inputs.folders()] == [len(IMAGE)]

@@ -58,11 +58,11 @@ def start(stack: Stack) -> None:
     spent = timed(lambda: stack.serves(1))
     check(True, "the worker has its model", f"after {spent:.1f} s more")
     body = {"prompt": "a red heart on a blue background", "num_inference_steps": 4}
-    status, picture = call("POST", "/api/txt2img", body, accept="image/png")
+    status, image = call("POST", "/api/txt2img", body, accept="image/png")
     check(
-        status == http.client.OK and picture[:4] == b"\x89PNG",
-        "a picture comes out of port 7860",
-        f"{len(picture)} bytes",
+        status == http.client.OK and image[:4] == b"\x89PNG",
+        "an image comes out of port 7860",
+        f"{len(image)} bytes",
     )
     check(not (stack.folder / ".env").exists(), "no .env was made, neither a file nor a folder")
     stack.configure()

@@ -55,10 +55,8 @@ def restarts(stack: Stack, job: str) -> None:
     check(spent < 60, "the whole stack stops by itself", f"{spent:.1f} s")
     stack.up("stable-diffusion")
     until("the API answers", lambda: call("GET", "/health/live")[0] == http.client.OK or None)
-    check(
-        told("GET", f"/api/jobs/{job}")["state"] == "succeeded", "after a new start, jobs and pictures are still there"
-    )
-    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and so are their pictures")
+    check(told("GET", f"/api/jobs/{job}")["state"] == "succeeded", "after a new start, jobs and images are still there")
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and so are their images")
 
 
 def in_the_middle() -> tuple[str, str]:
@@ -79,4 +77,4 @@ def survives(job: str, promise: str) -> None:
     ended = until(promise, lambda: (now := told("GET", f"/api/jobs/{job}"))["state"] in states and now, 600)
     detail = f"{ended['state']} {time.monotonic() - begin:.1f} s later, attempt {ended['attempt']}"
     check(ended["state"] == "succeeded" and ended["attempt"] > 1, promise, detail)
-    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and its picture is there")
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and its image is there")

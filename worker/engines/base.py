@@ -1,4 +1,4 @@
-"""What a backend is to the rest of the worker: capabilities, and pictures for a request."""
+"""What a backend is to the rest of the worker: capabilities, and images for a request."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from shared.errors import JobFailure
 from shared.jobs.requests import GenerationRequest, Provider
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
-from worker.images.values import Inputs, Picture, Pixels
+from worker.images.values import Inputs, Pixels, RenderedImage
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,16 @@ class Step:
     step: int
     steps: int
     preview: Callable[[int], Pixels | None] | None = None
-    """Makes a small picture of where the picture with this index stands: costly, so only when wanted. None where it is
+    """Makes a small image of where the image with this index stands: costly, so only when wanted. None where it is
     not being made just now."""
 
 
 class Unfinished(Exception):
-    """Some of a job's pictures were bought before it failed: they are given all the same."""
+    """Some of a job's images were bought before it failed: they are given all the same."""
 
-    def __init__(self, pictures: Sequence[Picture], why: JobFailure) -> None:
+    def __init__(self, images: Sequence[RenderedImage], why: JobFailure) -> None:
         super().__init__(why.detail)
-        self.pictures = pictures
+        self.images = images
         self.why = why
 
 
@@ -35,7 +35,7 @@ class Unfinished(Exception):
 OnStep = Callable[[Step], None]
 
 
-class Watch(Protocol):
+class JobWatch(Protocol):
     """Who follows a job while it is done."""
 
     @property
@@ -64,15 +64,15 @@ class Watch(Protocol):
         ...
 
 
-class Watches(Watch, Protocol):
+class MultiJobWatch(JobWatch, Protocol):
     """Who follows several jobs that are done in one go: what is said here is said of each."""
 
-    def of(self, job: int) -> Watch:
+    def of(self, job: int) -> JobWatch:
         """Of one of them, to say what concerns no other."""
         ...
 
 
-class Backend(Protocol):
+class Engine(Protocol):
     """An engine with its model loaded. One job at a time, unless it says that it takes more."""
 
     @property
@@ -84,10 +84,10 @@ class Backend(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
-        """Make the pictures of a resolved request (see Capabilities.resolve): picture i from seed + i.
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
+        """Make the images of a resolved request (see Capabilities.resolve): image i from seed + i.
 
-        `inputs` has as many pictures as `request.image`, and a mask if the request has one.
+        `inputs` has as many images as `request.image`, and a mask if the request has one.
 
         Raises JobFailure for what the caller should know, Unfinished, and whatever `watch` raises.
         """
@@ -95,17 +95,17 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class Batching(Protocol):
+class BatchEngine(Protocol):
     """A backend that can render several jobs in one go, in less time than one after the other."""
 
     def most_together(self, request: GenerationRequest) -> int:
-        """How many pictures of such a request fit in one go, as far as is known: at least 1."""
+        """How many images of such a request fit in one go, as far as is known: at least 1."""
         ...
 
     def generate_together(
-        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
-    ) -> Sequence[Sequence[Picture]]:
-        """For each of resolved requests that are alike (worker.jobs.batching), the pictures that it would get alone.
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+    ) -> Sequence[Sequence[RenderedImage]]:
+        """For each of resolved requests that are alike (worker.jobs.batching), the images that it would get alone.
 
         Raises what makes all of them fail. It is then no use to try the same again, but each may be tried alone.
         """
@@ -113,17 +113,17 @@ class Batching(Protocol):
 
 
 @runtime_checkable
-class Repeatable(Protocol):
-    """A backend that gives the same pictures again for the same request."""
+class Reproducible(Protocol):
+    """A backend that gives the same images again for the same request."""
 
     @property
     def identity(self) -> str:
-        """Another one where pictures may come out otherwise: it tells the model from others, and how it runs."""
+        """Another one where images may come out otherwise: it tells the model from others, and how it runs."""
         ...
 
 
 @runtime_checkable
-class Placed(Protocol):
+class ReportsPlacement(Protocol):
     """A backend that chooses how much of its model is on the device."""
 
     @property
@@ -131,7 +131,7 @@ class Placed(Protocol):
 
 
 @runtime_checkable
-class Housed(Protocol):
+class ReportsMemory(Protocol):
     """A backend that knows how full its device is."""
 
     def memory(self) -> DeviceMemory | None:
@@ -140,7 +140,7 @@ class Housed(Protocol):
 
 
 @runtime_checkable
-class Metered(Protocol):
+class ReportsCredits(Protocol):
     """A backend that spends from an account with a provider."""
 
     def credits(self) -> float | None:

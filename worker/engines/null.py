@@ -1,10 +1,10 @@
 """A backend without a model: deterministic patterns, for tests, benchmarks and users' CI.
 
-Pictures that come with a request are mixed with the pattern, by `strength` and within the mask.
+Images that come with a request are mixed with the pattern, by `strength` and within the mask.
 
 A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
 "out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
-`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first picture withheld. Jobs that simulate
+`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first image withheld. Jobs that simulate
 something are made alone, unless `{"together": true}` allows otherwise.
 """
 
@@ -22,8 +22,8 @@ from shared import errors
 from shared.errors import InternalError, JobFailure
 from shared.jobs.requests import Frozen, GenerationRequest
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Step, Watch, Watches
-from worker.images.values import Inputs, Picture, Pixels
+from worker.engines.base import JobWatch, MultiJobWatch, Step
+from worker.images.values import Inputs, Pixels, RenderedImage
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -43,10 +43,10 @@ class Simulation(Frozen):
     together: bool = False
     """Whether it may be rendered in one go with others, although it simulates something."""
     flag: int = 0
-    """How many pictures, from the first on, a safety checker would withhold."""
+    """How many images, from the first on, a safety checker would withhold."""
 
 
-class NullBackend:
+class NullEngine:
     device = "none"
     dtype = "uint8"
     identity = "stripes"
@@ -65,14 +65,14 @@ class NullBackend:
         ignored=("bfl_model", "loras", "negative_prompt", "scheduler"),
     )
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         simulation, begin = _simulation(request), time.monotonic()
-        pictures = _pictures(request, inputs, simulation)
-        _take_until(begin + simulation.seconds, request, pictures, watch)
+        images = _images(request, inputs, simulation)
+        _take_until(begin + simulation.seconds, request, images, watch)
         if simulation.retire:
             watch.retire("metadata.simulate says so")
         _misbehave(simulation)
-        return pictures
+        return images
 
     def most_together(self, request: GenerationRequest) -> int:
         """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
@@ -84,34 +84,34 @@ class NullBackend:
         return 64 if simulation.together or simulation == Simulation() else 1
 
     def generate_together(
-        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
-    ) -> Sequence[Sequence[Picture]]:
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+    ) -> Sequence[Sequence[RenderedImage]]:
         """In the time that the slowest takes: what a device with room to spare would do."""
         simulations, begin = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
             raise InternalError("Jobs that simulate something are made alone.")
-        each = [_pictures(*of_one) for of_one in zip(requests, inputs, simulations, strict=True)]
+        each = [_images(*of_one) for of_one in zip(requests, inputs, simulations, strict=True)]
         seconds = max(simulation.seconds for simulation in simulations)
         _take_until(begin + seconds, requests[0], list(itertools.chain(*each)), watch)
         return each
 
 
-def _pictures(request: GenerationRequest, inputs: Inputs, simulation: Simulation) -> Sequence[Picture]:
+def _images(request: GenerationRequest, inputs: Inputs, simulation: Simulation) -> Sequence[RenderedImage]:
     if request.seed is None or request.width is None or request.height is None:
         raise ValueError("the request is not resolved")
     seeds = range(request.seed, request.seed + request.num_images)
     size, strength = (request.width, request.height), request.strength or 1.0
     return [
-        Picture(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+        RenderedImage(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
         for index, seed in enumerate(seeds)
     ]
 
 
-def _take_until(end: float, request: GenerationRequest, pictures: Sequence[Picture], watch: Watch) -> None:
+def _take_until(end: float, request: GenerationRequest, images: Sequence[RenderedImage], watch: JobWatch) -> None:
     begin, steps = time.monotonic(), request.num_inference_steps or 1
     for step in range(1, steps + 1):
         _sleep_until(begin + (end - begin) * step / steps)
-        watch.on_step(Step(step, steps, lambda index: pictures[index].pixels))
+        watch.on_step(Step(step, steps, lambda index: images[index].pixels))
 
 
 def _simulation(request: GenerationRequest) -> Simulation:

@@ -8,26 +8,26 @@ from functools import partial
 from importlib.metadata import version
 
 from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
 from shared.net.allowlist import WAITING, ReceiverHeader, receiver_headers
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.observability.tracing import Start
 from shared.redis.store import Store, connect
 from shared.settings.housekeeper import HousekeeperSettings, signing_keys
 from shared.settings.service import Settings
-from shared.storage import COURIER_PATIENCE, WORKER_PATIENCE, open_home
+from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import Ownership
-from worker.housekeeper.retention import Retention, Rules
-from worker.housekeeper.retry_policy import Retries
-from worker.housekeeper.signing import Signer
+from worker.housekeeper.retention import Retention, RetentionRules
+from worker.housekeeper.retry_policy import RetryPolicy
+from worker.housekeeper.signing import WebhookSigner
 from worker.housekeeper.webhook_dispatcher import Dispatcher
-from worker.housekeeper.webhook_sender import Courier
-from worker.records.recovery import Rescue
+from worker.housekeeper.webhook_sender import WebhookSender
+from worker.records.recovery import JobRecovery
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class Housekeeper:
 
     def __init__(self, settings: HousekeeperSettings, traced: Start) -> None:
         store = Store(connect(settings.redis_url))
-        jobs, upkeep = Jobs(settings.redis_prefix), Upkeep(settings.redis_prefix)
-        images = ImageStore(open_home(settings, WORKER_PATIENCE))
-        reaper = Reaper(store, jobs, upkeep, Rescue(store, jobs))
+        jobs, upkeep = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
+        images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
+        reaper = Reaper(store, jobs, upkeep, JobRecovery(store, jobs))
         ownership = Ownership.of(store, settings.redis_prefix, images)
         retention = Retention(store, settings.redis_prefix, images, partial(_is_ours, ownership), store.now)
 
@@ -97,22 +97,22 @@ class Housekeeper:
 
 def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatcher:
     store = Store(connect(settings.redis_url))
-    images = ImageStore(open_home(settings, COURIER_PATIENCE))
+    images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
     return Dispatcher(
         store,
         connect(settings.redis_url),
         Webhooks(settings.redis_prefix),
-        create_courier(settings, images, JobLinks(settings, store)),
-        Retries(),
+        create_webhook_sender(settings, images, JobLinks(settings, store)),
+        RetryPolicy(),
         settings.webhook_concurrency,
         traced,
     )
 
 
-def create_courier(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> Courier:
-    return Courier(
-        guard=Guard(settings.webhook_allow, proxy=settings.egress),
-        signer=Signer(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
+def create_webhook_sender(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> WebhookSender:
+    return WebhookSender(
+        guard=OutboundClient(settings.webhook_allow, proxy=settings.egress),
+        signer=WebhookSigner(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=images,
         links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
@@ -141,10 +141,10 @@ def _own_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:
     return headers
 
 
-def rules_of(settings: Settings) -> Rules:
-    return Rules(
+def rules_of(settings: Settings) -> RetentionRules:
+    return RetentionRules(
         jobs_for=_days(settings.job_retention_days),
-        pictures_for=_days(settings.output_retention_days),
+        images_for=_days(settings.output_retention_days),
         most_bytes=settings.output_max_bytes or None,
     )
 

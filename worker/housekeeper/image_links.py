@@ -1,8 +1,8 @@
-"""Links to pictures in what is sent without having been asked for."""
+"""Links to images in what is sent without having been asked for."""
 
 import secrets
 
-from shared.access.links import Links, Signer, link_secret
+from shared.access.links import Links, LinkSigner, link_secret
 from shared.jobs.requests import Job
 from shared.redis.store import Store
 from shared.settings.service import LinkSettings
@@ -15,15 +15,15 @@ class JobLinks:
     def __init__(self, settings: LinkSettings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._signer: Signer | None = None
+        self._signer: LinkSigner | None = None
 
     def of(self, job: Job) -> Links:
         """May wait for Redis."""
         return Links(job.base_url, self._made() if job.owner else None)
 
-    def _made(self) -> Signer:
+    def _made(self) -> LinkSigner:
         if self._signer is None:
-            self._signer = Signer(self._secret(), self._settings.link_lifetime_seconds)
+            self._signer = LinkSigner(self._secret(), self._settings.link_lifetime_seconds)
         return self._signer
 
     def _secret(self) -> bytes:

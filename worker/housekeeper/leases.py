@@ -2,11 +2,11 @@
 
 import logging
 
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
 from shared.jobs.requests import Backend
 from shared.redis.store import Store
-from worker.records.recovery import Rescue
+from worker.records.recovery import JobRecovery
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ BATCH = 100
 class Reaper:
     """A lease is renewed every second by the worker that runs the job; after LEASE_MS of silence it lapses."""
 
-    def __init__(self, store: Store, jobs: Jobs, upkeep: Upkeep, rescue: Rescue) -> None:
+    def __init__(self, store: Store, jobs: Jobs, upkeep: JobHousekeeping, rescue: JobRecovery) -> None:
         self._store = store
         self._jobs = jobs
         self._upkeep = upkeep

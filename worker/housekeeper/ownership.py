@@ -1,4 +1,4 @@
-"""Whose the pictures are. An installation marks the folder or bucket of its own, and clears away in no other.
+"""Whose the images are. An installation marks the folder or bucket of its own, and clears away in no other.
 
 Its name is in Redis, with the records: where those are gone, or are others, so is the name.
 """
@@ -9,13 +9,13 @@ from itertools import islice
 from typing import Self
 from uuid import uuid4
 
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
 from shared.redis.store import Store
 from shared.storage.images import ImageStore
 
 MARK = ".imagegen-installation"
-#: Pictures of the latest day, of which one must be on record for all to be this installation's.
+#: Images of the latest day, of which one must be on record for all to be this installation's.
 LOOKED_AT = 500
 REMEDY = (
     "Nothing is removed there; jobs go on. Give this installation a folder or bucket of its own; or, if it is this "
@@ -24,16 +24,16 @@ REMEDY = (
 )
 
 
-class Whose(Enum):
+class StorageOwner(Enum):
     OURS = ""
-    FREE = "has no mark, and no pictures but ours"
+    FREE = "has no mark, and no images but ours"
     """Only while nobody has looked after it yet."""
-    UNKNOWN = "has pictures that this Redis does not know, and no mark of whose they are"
+    UNKNOWN = "has images that this Redis does not know, and no mark of whose they are"
     ANOTHERS = "is marked as another installation's"
 
     @property
     def is_refused(self) -> bool:
-        return self in (Whose.UNKNOWN, Whose.ANOTHERS)
+        return self in (StorageOwner.UNKNOWN, StorageOwner.ANOTHERS)
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Ownership:
 
     store: Store
     jobs: Jobs
-    upkeep: Upkeep
+    upkeep: JobHousekeeping
     images: ImageStore
 
     @classmethod
     def of(cls, store: Store, prefix: str, images: ImageStore) -> Self:
-        return cls(store, Jobs(prefix), Upkeep(prefix), images)
+        return cls(store, Jobs(prefix), JobHousekeeping(prefix), images)
 
-    def whose(self) -> Whose:
+    def whose(self) -> StorageOwner:
         mark = self.images.home.read(MARK)
         if mark is None:
-            return Whose.FREE if self._knows_its_pictures() else Whose.UNKNOWN
-        return Whose.OURS if mark.strip() == self._own_mark() else Whose.ANOTHERS
+            return StorageOwner.FREE if self._knows_its_images() else StorageOwner.UNKNOWN
+        return StorageOwner.OURS if mark.strip() == self._own_mark() else StorageOwner.ANOTHERS
 
     def refusal(self) -> str | None:
         """Why nothing may be removed, and what to do."""
@@ -62,7 +62,7 @@ class Ownership:
 
     def claim(self) -> str | None:
         """The same, once what is free is marked."""
-        if self.whose() is Whose.FREE:
+        if self.whose() is StorageOwner.FREE:
             self._mark()
         return self.refusal()
 
@@ -78,7 +78,7 @@ class Ownership:
     def _own_mark(self) -> bytes:
         return self.store.run(self.upkeep.installation(uuid4().hex)).encode()
 
-    def _knows_its_pictures(self) -> bool:
+    def _knows_its_images(self) -> bool:
         """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
         for day in reversed(self.images.home.days()):
             if latest := list(islice(self.images.files(day), LOOKED_AT)):

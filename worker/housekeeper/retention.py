@@ -1,4 +1,4 @@
-"""What is old goes: job records, pictures, and what crashes left behind."""
+"""What is old goes: job records, images, and what crashes left behind."""
 
 import heapq
 import math
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs, JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
-from shared.storage.object_store import STAGING, Day
+from shared.storage.object_store import STAGING, DayFolder
 
 BATCH = 500
 #: Of one day, so many are put in order at a time: the bound of what is in memory.
@@ -23,11 +23,11 @@ LEFTOVER_AGE = timedelta(days=1, hours=1)
 
 
 @dataclass(frozen=True)
-class Rules:
+class RetentionRules:
     """None keeps for ever."""
 
     jobs_for: timedelta | None
-    pictures_for: timedelta | None
+    images_for: timedelta | None
     most_bytes: int | None
 
 
@@ -40,7 +40,7 @@ class Removed:
 
 @dataclass
 class _Round:
-    rules: Rules
+    rules: RetentionRules
     dry_run: bool
     end: float
     """By time.monotonic; what is left then is left to the next round."""
@@ -57,7 +57,7 @@ class _Round:
 
 
 class Retention:
-    """Pictures go by the rules alone, never because there is no record of them: it may be in another Redis.
+    """Images go by the rules alone, never because there is no record of them: it may be in another Redis.
 
     Those of pinned jobs stay, and those of jobs that have not ended. A file that is being sent is sent to its end.
     """
@@ -70,31 +70,31 @@ class Retention:
         is_ours: Callable[[], bool],
         now: Callable[[], datetime],
     ) -> None:
-        """Where `is_ours` says no, pictures are left alone."""
+        """Where `is_ours` says no, images are left alone."""
         self._store = store
         self._jobs = Jobs(prefix)
-        self._upkeep = Upkeep(prefix)
+        self._upkeep = JobHousekeeping(prefix)
         self._images = images
         self._is_ours = is_ours
         self._now = now
         self._sizes: dict[str, tuple[int | None, int]] = {}
         """Of each day, with the version that was looked at."""
 
-    def apply(self, rules: Rules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
+    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
         """Remove what the rules let go, or count what is too old. Raises StoreUnavailable and StorageUnavailable."""
         this = _Round(rules, dry_run, time.monotonic() + seconds)
         is_ours = self._is_ours()
         input_bytes = self._remove_inputs(this, is_ours)
         if is_ours:
             self._remove_leftovers(this)
-            if rules.pictures_for is not None:
-                self._remove_old(this, self._now() - rules.pictures_for)
+            if rules.images_for is not None:
+                self._remove_old(this, self._now() - rules.images_for)
             if rules.most_bytes is not None and not dry_run:
                 self._remove_beyond(this, rules.most_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
         return Removed(jobs, this.files, this.bytes)
 
-    def _old_jobs(self, rules: Rules, dry_run: bool) -> Iterator[str]:
+    def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
         if rules.jobs_for is None:
             return
@@ -152,13 +152,13 @@ class Retention:
             excess -= self._remove(this, files, excess)
             self._images.home.tidy(day)
 
-    def _seen(self, day: Day) -> tuple[int | None, int]:
+    def _seen(self, day: DayFolder) -> tuple[int | None, int]:
         version, size = self._sizes.get(day.name, (None, 0))
         if version is not None and version == day.version:
             return version, size
         return day.version, sum(file.size for file in self._images.files(day))
 
-    def _in_order(self, day: Day) -> Iterator[StoredFile]:
+    def _in_order(self, day: DayFolder) -> Iterator[StoredFile]:
         """Oldest first."""
         last = (datetime.min.replace(tzinfo=UTC), "")
         while files := heapq.nsmallest(SORTED, (file for file in self._images.files(day) if _age(file) > last), _age):
@@ -187,7 +187,7 @@ class Retention:
 
 
 def _holds(record: JobSnapshot | None) -> bool:
-    """Whether a job must keep its pictures."""
+    """Whether a job must keep its images."""
     return record is not None and (record.pinned or not record.job.state.is_terminal)
 
 

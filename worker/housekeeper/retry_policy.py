@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from shared.jobs.requests import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import Fate, Webhook
-from worker.housekeeper.webhook_sender import Receipt
+from shared.webhooks.outbox import DeliveryOutcome, Webhook
+from worker.housekeeper.webhook_sender import HttpResult
 
 #: Seconds after each attempt until the next one: ten attempts in about 16 hours.
 SCHEDULE = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800)
@@ -14,21 +14,23 @@ SCHEDULE = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800)
 JITTER = 0.2
 
 
-class Retries:
+class RetryPolicy:
     def __init__(self, schedule: Sequence[float] = SCHEDULE, chance: Callable[[], float] = random.random) -> None:
         """`chance` draws from 0 to 1."""
         self._schedule = schedule
         self._chance = chance
 
-    def fate(self, webhook: Webhook, receipt: Receipt) -> Fate:
+    def fate(self, webhook: Webhook, receipt: HttpResult) -> DeliveryOutcome:
         reach = receipt.reach
         if receipt.is_accepted:
-            return Fate(DeliveryState.DELIVERED, receipt.status)
+            return DeliveryOutcome(DeliveryState.DELIVERED, receipt.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # What comes next says more.
-            return Fate(DeliveryState.DROPPED, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
+            return DeliveryOutcome(
+                DeliveryState.DROPPED, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone
+            )
         if receipt.is_gone or webhook.attempt > len(self._schedule):
-            return Fate(DeliveryState.DEAD, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
+            return DeliveryOutcome(DeliveryState.DEAD, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
         wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._chance())
         delay = round(max(wait, receipt.wait_seconds) * 1000)
-        return Fate(DeliveryState.PENDING, receipt.status, receipt.error, delay, reach)
+        return DeliveryOutcome(DeliveryState.PENDING, receipt.status, receipt.error, delay, reach)

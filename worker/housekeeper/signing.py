@@ -10,7 +10,7 @@ from datetime import datetime
 logger = logging.getLogger(__name__)
 
 
-class Signer:
+class WebhookSigner:
     """Signs with every key, so that receivers may change from one to the next in their own time."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:

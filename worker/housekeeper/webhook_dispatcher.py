@@ -14,9 +14,9 @@ from shared.errors import StoreUnavailable
 from shared.observability.tracing import Span, Start, Tracing, Untraced
 from shared.redis.store import Store
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import Fate, Webhook, Webhooks
-from worker.housekeeper.retry_policy import Retries
-from worker.housekeeper.webhook_sender import Receipt
+from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
+from worker.housekeeper.retry_policy import RetryPolicy
+from worker.housekeeper.webhook_sender import HttpResult
 from worker.records.redis_retry import patiently
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ GRACE_SECONDS = 5.0
 
 
 class Sender(Protocol):
-    def deliver(self, webhook: Webhook) -> Receipt: ...
+    def deliver(self, webhook: Webhook) -> HttpResult: ...
 
 
 class Dispatcher:
@@ -43,7 +43,7 @@ class Dispatcher:
         news: redis.Redis,
         webhooks: Webhooks,
         sender: Sender,
-        retries: Retries,
+        retries: RetryPolicy,
         threads: int,
         traced: Start = Untraced,
     ) -> None:
@@ -130,20 +130,20 @@ class Dispatcher:
                 self._due = True
                 self._changed.notify_all()
 
-    def _attempt(self, webhook: Webhook) -> Fate:
+    def _attempt(self, webhook: Webhook) -> DeliveryOutcome:
         begin, begun_at = time.monotonic(), time.time_ns()
         try:
             receipt = self._sender.deliver(webhook)
         except Exception:
             logger.exception("webhook %s could not be sent", webhook.id)
-            receipt = Receipt(error="could not be sent; the log of the housekeeper has it")
+            receipt = HttpResult(error="could not be sent; the log of the housekeeper has it")
         fate = self._retries.fate(webhook, receipt)
         _log(webhook, receipt, fate, time.monotonic() - begin)
         if self._tracing.is_on:
             self._trace(webhook, receipt, fate, begun_at)
         return fate
 
-    def _trace(self, webhook: Webhook, receipt: Receipt, fate: Fate, begin: int) -> None:
+    def _trace(self, webhook: Webhook, receipt: HttpResult, fate: DeliveryOutcome, begin: int) -> None:
         attributes = {
             "imagegen.job.id": webhook.job_id,
             "imagegen.webhook.event": webhook.event.value,
@@ -158,7 +158,7 @@ class Dispatcher:
             self._tracing.tell(span, webhook.snapshot().job.traceparent)
 
 
-def _log(webhook: Webhook, receipt: Receipt, fate: Fate, seconds: float) -> None:
+def _log(webhook: Webhook, receipt: HttpResult, fate: DeliveryOutcome, seconds: float) -> None:
     """Names the receiver, and never the rest of its address: paths and queries are where its secrets are."""
     fields = {"job_id": webhook.job_id}
     what = f"webhook {webhook.id} to {webhook.receiver}"

@@ -13,11 +13,11 @@ from shared.jobs.operations import JobSnapshot
 from shared.jobs.requests import Job
 from shared.jobs.views import WebhookMessage, job_view
 from shared.net.allowlist import ReceiverHeader, header_for
-from shared.net.outbound import Answer, Guard
+from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
 from shared.storage.images import ImageStore
-from shared.webhooks.outbox import Reach, Webhook
-from worker.housekeeper.signing import Signer
+from shared.webhooks.outbox import ReceiverState, Webhook
+from worker.housekeeper.signing import WebhookSigner
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ OVERWHELMED = frozenset(
 
 
 @dataclass(frozen=True)
-class Receipt:
+class HttpResult:
     """What came back."""
 
     status: int | None = None
@@ -57,16 +57,16 @@ class Receipt:
         return self.status == HTTPStatus.GONE
 
     @property
-    def reach(self) -> Reach:
+    def reach(self) -> ReceiverState:
         if not self.connected:
-            return Reach.AWAY
-        return Reach.REFUSED if self.status is None or self.status in OVERWHELMED else Reach.ANSWERED
+            return ReceiverState.AWAY
+        return ReceiverState.REFUSED if self.status is None or self.status in OVERWHELMED else ReceiverState.ANSWERED
 
 
 @dataclass(frozen=True)
-class Courier:
-    guard: Guard
-    signer: Signer
+class WebhookSender:
+    guard: OutboundClient
+    signer: WebhookSigner
     images: ImageStore
     links: Callable[[Job], Links]
     inline_max_bytes: int
@@ -76,7 +76,7 @@ class Courier:
     """The operator's, for receivers of the operator's: others are whoever a caller names."""
     total_seconds: float = TOTAL_SECONDS
 
-    def deliver(self, webhook: Webhook) -> Receipt:
+    def deliver(self, webhook: Webhook) -> HttpResult:
         """Blocks for `total_seconds` at most."""
         snapshot = webhook.snapshot()
         body = self._body(webhook, snapshot)
@@ -95,15 +95,15 @@ class Courier:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return Receipt(error.status, _why(error), connected=not isinstance(error, NotConnected))
+            return HttpResult(error.status, _why(error), connected=not isinstance(error, NotConnected))
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
-        view = job_view(snapshot, self.links(snapshot.job), self._pictures(snapshot.job))
+        view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
         message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
         return message.model_dump_json().encode()
 
-    def _pictures(self, job: Job) -> dict[int, bytes]:
+    def _images(self, job: Job) -> dict[int, bytes]:
         """By index, those that are asked for and small enough: the first ones, when not all of them can be had."""
         found, left = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
         with suppress(StorageUnavailable):
@@ -115,11 +115,11 @@ class Courier:
                     found[image.index] = data
         return found
 
-    def _receipt(self, answer: Answer) -> Receipt:
+    def _receipt(self, answer: HttpResponse) -> HttpResult:
         if 300 <= answer.status < 400:
-            return Receipt(answer.status, "answered with a redirect, which is not followed")
+            return HttpResult(answer.status, "answered with a redirect, which is not followed")
         wait = max(0, min(round(answer.retry_after() or 0), MOST_WAIT_SECONDS))
-        return Receipt(answer.status, f"answered {answer.status}", wait)
+        return HttpResult(answer.status, f"answered {answer.status}", wait)
 
 
 def _why(error: OutboundError) -> str:

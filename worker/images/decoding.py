@@ -42,7 +42,7 @@ def decode(data: bytes) -> Pixels:
 
 
 def unusable(error: InvalidImage) -> InvalidOutput:
-    return InvalidOutput(f"The provider sent no picture that can be used. {error.detail}")
+    return InvalidOutput(f"The provider sent no image that can be used. {error.detail}")
 
 
 def memory(header: Header) -> int:
@@ -74,7 +74,7 @@ def _decoded(data: bytes, max_pixels: int, ground: str, size: Size | None) -> Im
         image = in_srgb(_scaled(image, size), profile)
     # Pillow's decoders raise whatever they stumble over.
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, Image.DecompressionBombError):
-        raise InvalidImage("The picture is broken or incomplete.") from None
+        raise InvalidImage("The image is broken or incomplete.") from None
     turn = _UPRIGHT.get(header.orientation)
     return image if turn is None else image.transpose(turn)
 
@@ -93,7 +93,7 @@ def _opaque(data: bytes, header: Header, ground: str, size: Size | None) -> tupl
     with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
         # Nothing is unpacked before this: a file may tell decoders another size than it told us.
         if image.size != (header.stored_width, header.stored_height):
-            raise InvalidImage("The picture tells two sizes.")
+            raise InvalidImage("The image tells two sizes.")
         if size is not None and header.kind == "JPEG":
             # Decoded at once at the half, the quarter or the eighth that is no smaller than what is wanted.
             image.draft(None, size)

@@ -1,4 +1,4 @@
-"""How a picture becomes a file that tells how to make it again."""
+"""How an image becomes a file that tells how to make it again."""
 
 import io
 import json
@@ -9,14 +9,14 @@ from PIL import Image as PillowImage
 
 from shared.jobs.requests import Job, OutputFormat
 from worker.images import png
-from worker.images.values import Picture
+from worker.images.values import RenderedImage
 
 QUALITY = 92
 #: EXIF tag 0x9286, UserComment, in the Exif sub-directory 0x8769: where Stable Diffusion tools look in JPEG and WebP.
 _EXIF_DIRECTORY, _USER_COMMENT = 0x8769, 0x9286
 
 
-#: What concerns the caller alone, and not whoever gets to see the picture.
+#: What concerns the caller alone, and not whoever gets to see the image.
 _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inline_images"}
 
 
@@ -26,20 +26,20 @@ class Encoder:
 
     version: str
 
-    def encode(self, picture: Picture, job: Job) -> bytes:
-        parameters = self._parameters(picture, job)
+    def encode(self, image: RenderedImage, job: Job) -> bytes:
+        parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
-                return png.encode(picture.pixels, {"parameters": parameters, "imagegen": self._recipe(picture, job)})
+                return png.encode(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
             case OutputFormat.JPEG:
-                return _with_pillow(picture, parameters, "JPEG", quality=QUALITY)
+                return _with_pillow(image, parameters, "JPEG", quality=QUALITY)
             case OutputFormat.WEBP:
-                return _with_pillow(picture, parameters, "WEBP", quality=QUALITY)
+                return _with_pillow(image, parameters, "WEBP", quality=QUALITY)
             case _:
                 assert_never(job.request.output_format)
 
-    def _parameters(self, picture: Picture, job: Job) -> str:
-        height, width, _ = picture.pixels.shape
+    def _parameters(self, image: RenderedImage, job: Job) -> str:
+        height, width, _ = image.pixels.shape
         request = job.request
         return png.parameters_text(
             prompt=request.prompt,
@@ -47,17 +47,17 @@ class Encoder:
             steps=request.num_inference_steps,
             sampler=request.scheduler,
             guidance=request.guidance_scale,
-            seed=picture.seed,
+            seed=image.seed,
             width=width,
             height=height,
             model=job.model or "",
             version=f"imagegen {self.version}",
         )
 
-    def _recipe(self, picture: Picture, job: Job) -> str:
+    def _recipe(self, image: RenderedImage, job: Job) -> str:
         recipe = {
             "request": job.request.told(without=_PRIVATE),
-            "seed": picture.seed,
+            "seed": image.seed,
             "backend": job.backend,
             "model": job.model,
             "job": job.id,
@@ -66,11 +66,11 @@ class Encoder:
         return json.dumps(recipe, ensure_ascii=False)
 
 
-def _with_pillow(picture: Picture, parameters: str, file_format: str, *, quality: int) -> bytes:
-    image = PillowImage.fromarray(picture.pixels)
+def _with_pillow(image: RenderedImage, parameters: str, file_format: str, *, quality: int) -> bytes:
+    file = PillowImage.fromarray(image.pixels)
     exif = PillowImage.Exif()
     # The comment begins with its own encoding, eight bytes long (EXIF 2.3, 4.6.5).
     exif.get_ifd(_EXIF_DIRECTORY)[_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
     buffer = io.BytesIO()
-    image.save(buffer, file_format, quality=quality, exif=exif)
+    file.save(buffer, file_format, quality=quality, exif=exif)
     return buffer.getvalue()

@@ -14,14 +14,14 @@ from worker.images.values import Inputs, Mask, Pixels
 
 
 @dataclass(frozen=True)
-class Reader:
+class InputReader:
     """Raises InvalidImage for whatever cannot be used, and StorageUnavailable."""
 
     store: InputStore
     max_pixels: int
 
     def size(self, job: Job) -> Size | None:
-        """Of the first picture, as it is shown; None without one. Decodes nothing."""
+        """Of the first image, as it is shown; None without one. Decodes nothing."""
         if not job.request.image:
             return None
         data = self.store.read(job, job.request.image[0])
@@ -30,25 +30,25 @@ class Reader:
     def read(self, job: Job) -> Inputs:
         """Nothing of it is read before it is asked for."""
         request, mask = job.request, None
-        images = [Upload(self, job, reference) for reference in request.image]
+        images = [UploadedImage(self, job, reference) for reference in request.image]
         if request.mask is not None:
             mask = partial(self._mask, job, request.mask, images[0])
         return Inputs(images, mask)
 
-    def _mask(self, job: Job, reference: str, image: "Upload") -> Mask:
+    def _mask(self, job: Job, reference: str, image: "UploadedImage") -> Mask:
         """White is where to repaint, and what is transparent is not white."""
         mask = decoding.mask(self.store.read(job, reference), self.max_pixels)
         if (mask.shape[1], mask.shape[0]) != image.size:
-            raise InvalidImage("The mask must be of the same size as the picture.")
+            raise InvalidImage("The mask must be of the same size as the image.")
         if not mask.any():
             raise InvalidImage("Nothing in the mask is white, so nothing would be repainted.")
         return mask
 
 
-class Upload:
+class UploadedImage:
     """An image in the store."""
 
-    def __init__(self, reader: Reader, job: Job, reference: str) -> None:
+    def __init__(self, reader: InputReader, job: Job, reference: str) -> None:
         self._reader = reader
         self._job = job
         self._reference = reference

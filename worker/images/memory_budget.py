@@ -12,7 +12,7 @@ _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 1 << 20
 
 
-class Budget:
+class ImageMemoryBudget:
     """Of `most` bytes. One thread may have more, but nobody anything beside it."""
 
     def __init__(self, most: int) -> None:
@@ -24,9 +24,9 @@ class Budget:
         self._holder_waits = False
 
     @contextmanager
-    def share(self) -> Iterator["Share"]:
+    def share(self) -> Iterator["MemoryReservation"]:
         """What one thread has of it; given back at the end."""
-        share = Share(self)
+        share = MemoryReservation(self)
         try:
             yield share
         finally:
@@ -65,10 +65,10 @@ class Budget:
         return self._taken > before and self._taken - before + after > self._most
 
 
-class Share:
+class MemoryReservation:
     """So much of a budget."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: ImageMemoryBudget) -> None:
         self._budget = budget
         self._bytes = 0
 
@@ -81,7 +81,7 @@ class Share:
         self._bytes = count
 
 
-def give_back_what_is_freed() -> None:
+def return_freed_memory() -> None:
     """Have glibc return large buffers at once; as it comes, it learns to keep them, for each thread by itself."""
     if sys.platform == "linux":
         # Other C libraries are left as they are.

@@ -1,8 +1,8 @@
-"""A fast lossless PNG encoder for RGB pictures, with text metadata.
+"""A fast lossless PNG encoder for RGB images, with text metadata.
 
 Pillow tries five filters on every row and then searches long for repeats. Here every row gets the Paeth filter, many
 rows at once, and a sample of rows tells what deflate should look for: as a rule at most runs of one byte. That takes a
-twentieth to a quarter of the time and 0.9 to 1.2 of the bytes. The exception are computed pictures without grain that
+twentieth to a quarter of the time and 0.9 to 1.2 of the bytes. The exception are computed images without grain that
 only a long search for repeats makes small, such as diagonal gradients: there the file is 1.3 to 5 times Pillow's, which
 is an eighth of the pixels or less.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Bytes = NDArray[np.uint8]
-# Rows of the picture, shape (rows, width * 3), and for each of them the row above it.
+# Rows of the image, shape (rows, width * 3), and for each of them the row above it.
 _Band = tuple[_Bytes, _Bytes]
 # Scanlines, shape (rows, 1 + width * 3), and which of them hold more than a filter type and zeros.
 _Lines = tuple[_Bytes, NDArray[np.bool_]]
@@ -30,11 +30,11 @@ _RGB8 = bytes([8, 2, 0, 0, 0])
 _FILTER_NONE, _FILTER_PAETH = 0, 4
 _PIXEL_BYTES = 3
 # A full flush after every so many bytes keeps zlib from ever moving its window of 64 KiB and its tables, which on flat
-# pictures is most of its work.
+# images is most of its work.
 _RESTART_BYTES = 65_000
 # Fastest of 2**14 to 2**20: the filter's few arrays of this size share a core's cache.
 _BAND_BYTES = 8 * _RESTART_BYTES
-# Of each of two bands: enough to see repeats from row to row, but of small pictures no more than one row in 32.
+# Of each of two bands: enough to see repeats from row to row, but of small images no more than one row in 32.
 _SAMPLE_ROWS = 16
 _SAMPLE_SHARE = 32
 # The share of its pixels at which a file is not worth a second look.
@@ -46,7 +46,7 @@ _KEYWORD = re.compile(r"(?=.{1,79}\Z)[!-~\xa1-\xff]+(?: [!-~\xa1-\xff]+)*")
 
 
 def encode(pixels: _Bytes, texts: Mapping[str, str]) -> bytes:
-    """The picture as a PNG file.
+    """The image as a PNG file.
 
     `pixels` has the shape (height, width, 3), in RGB order. `texts` maps PNG keywords to their text, in the order in
     which they are to stand in the file.
@@ -81,7 +81,7 @@ def parameters_text(
     model: str,
     version: str,
 ) -> str:
-    """How the picture was made, as AUTOMATIC1111's web UI writes it under the keyword `parameters`.
+    """How the image was made, as AUTOMATIC1111's web UI writes it under the keyword `parameters`.
 
     What is None is left out.
     """
@@ -150,7 +150,7 @@ def _best_method(sample: list[_Band]) -> _Method:
     if runs < _SMALL * total:
         return _RUNS
     repeats = len(_deflated(filtered, _REPEATS))
-    # A code takes a bit or more for every byte. Where that is not more than runs or repeats take, the picture is grain.
+    # A code takes a bit or more for every byte. Where that is not more than runs or repeats take, the image is grain.
     if runs > total / 8 and len(_deflated(filtered, _CODES)) < 1.02 * min(runs, repeats):
         return _CODES
     raw_repeats = len(_deflated([_unfiltered(*band) for band in sample], _RAW_REPEATS))
@@ -252,7 +252,7 @@ def _paeth_residuals(rows: _Bytes, above: _Bytes) -> _Bytes:
     np.subtract(here[_PIXEL_BYTES:], corner, out=rest)
     rest += over_low
     rest -= under_high
-    # Row ends were taken for the left of the next row; there left and corner are outside the picture, which leaves up.
+    # Row ends were taken for the left of the next row; there left and corner are outside the image, which leaves up.
     residuals[:, :_PIXEL_BYTES] = rows[:, :_PIXEL_BYTES] - above[:, :_PIXEL_BYTES]
     return residuals
 

@@ -80,7 +80,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RenderedImage:
     pixels: Pixels
     seed: int
     flagged: bool = False

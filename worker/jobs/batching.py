@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from shared.jobs.requests import GenerationRequest, Provider
-from worker.engines.base import Step, Watch
+from worker.engines.base import JobWatch, Step
 
 #: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
 #: nobody has thought of here.
 _OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
-NOT_OF_THE_PICTURE = frozenset(
+NOT_OF_THE_IMAGE = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
     | {"webhook_url", "webhook_events", "webhook_inline_images"}
 )
@@ -22,7 +22,7 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     """Whether resolved requests can be rendered in one go."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
-    fields = GenerationRequest.model_fields.keys() - _OWN - NOT_OF_THE_PICTURE
+    fields = GenerationRequest.model_fields.keys() - _OWN - NOT_OF_THE_IMAGE
     return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 
@@ -30,18 +30,20 @@ class BatchTooSlow(Exception):
     """Jobs that are rendered together have used up the time that one of them may take."""
 
 
-class Together:
+class BatchWatch:
     """Several watches as one. Each may end its own job; the others go on."""
 
-    def __init__(self, watches: Sequence[Watch], pictures: Sequence[int], time_limit_seconds: float = math.inf) -> None:
-        """`pictures` is how many each job has; in the one go they lie in this order."""
+    def __init__(
+        self, watches: Sequence[JobWatch], images: Sequence[int], time_limit_seconds: float = math.inf
+    ) -> None:
+        """`images` is how many each job has; in the one go they lie in this order."""
         self._deadline = time.monotonic() + time_limit_seconds
         self._watches = watches
-        self._firsts = [sum(pictures[:number]) for number in range(len(pictures))]
+        self._firsts = [sum(images[:number]) for number in range(len(images))]
         self.ended: dict[int, Exception] = {}
         """By the number of the job: what its watch raised."""
 
-    def of(self, job: int) -> Watch:
+    def of(self, job: int) -> JobWatch:
         return self._watches[job]
 
     @property
@@ -49,7 +51,7 @@ class Together:
         return ()
 
     def on_step(self, step: Step) -> None:
-        def tell(number: int, watch: Watch) -> None:
+        def tell(number: int, watch: JobWatch) -> None:
             preview, first = step.preview, self._firsts[number]
             own = (lambda index: preview(first + index)) if preview is not None else None
             watch.on_step(replace(step, preview=own))
@@ -68,7 +70,7 @@ class Together:
     def retire(self, reason: str) -> None:
         self._watches[0].retire(reason)
 
-    def _each(self, tell: Callable[[int, Watch], Any]) -> None:
+    def _each(self, tell: Callable[[int, JobWatch], Any]) -> None:
         """Raises what ended the last job, once all have ended, and BatchTooSlow."""
         if time.monotonic() >= self._deadline:
             raise BatchTooSlow("they take longer than one may")

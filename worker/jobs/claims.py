@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from shared.errors import DeadlinePassed, InvalidImage, InvalidRequest, StorageUnavailable
 from shared.jobs.requests import Job, JobError, QueuedJob
 from shared.models.capabilities import Size
-from worker.engines.base import Backend, Batching
-from worker.images.inputs import Reader
+from worker.engines.base import BatchEngine, Engine
+from worker.images.inputs import InputReader
 from worker.jobs.batching import are_alike
 from worker.jobs.ledger import Ledger
 
@@ -27,15 +27,15 @@ EXPECTED_SHARE = 0.5
 class Claims:
     """Safe to share between threads where the backend is."""
 
-    backend: Backend
+    backend: Engine
     ledger: Ledger
-    reader: Reader
+    reader: InputReader
     worker: str
     """Its id, as jobs record it."""
     max_pixels: int | None = None
-    """Of a picture whose size follows from one that came with the request."""
+    """Of an image whose size follows from one that came with the request."""
     max_batch_size: int = 1
-    """Most pictures, of jobs that are alike, to render in one go."""
+    """Most images, of jobs that are alike, to render in one go."""
     time_limit_seconds: float = math.inf
     """How long a job may take."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -123,13 +123,13 @@ class Claims:
                 yield job, mate
 
     def _room(self, job: Job, expected_ms: int) -> int:
-        """How many pictures of other jobs fit in one go with this one's: in memory, and in the time limit of one."""
-        if not isinstance(self.backend, Batching) or self.max_batch_size == 1 or job.attempt > 1:
+        """How many images of other jobs fit in one go with this one's: in memory, and in the time limit of one."""
+        if not isinstance(self.backend, BatchEngine) or self.max_batch_size == 1 or job.attempt > 1:
             return 0
         try:
             most = self.backend.most_together(job.request)
         except Exception:
-            logger.exception("how many pictures fit in one go is not known; job %s is made alone", job.id)
+            logger.exception("how many images fit in one go is not known; job %s is made alone", job.id)
             return 0
         own = job.request.num_images
         if expected_ms and self.time_limit_seconds < math.inf:
@@ -140,7 +140,7 @@ class Claims:
         own, request = self.backend.capabilities, job.request
         if own.chosen(waiting.request) != own.chosen(request):
             return False
-        # As if its picture were of the right size: those of jobs that differ anyway are not fetched.
+        # As if its image were of the right size: those of jobs that differ anyway are not fetched.
         size = (request.width, request.height) if waiting.request.image and request.width and request.height else None
         return are_alike(request, own.resolve(waiting.request, size, self.max_pixels)[0])
 

@@ -8,7 +8,7 @@ from typing import Protocol
 logger = logging.getLogger(__name__)
 
 
-class Finishing(Protocol):
+class Finisher(Protocol):
     def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
         """See to it that `work` is done, then `after`."""
         ...
@@ -18,7 +18,7 @@ class Finishing(Protocol):
         ...
 
 
-class AtOnce:
+class InlineFinisher:
     """Before the call returns; for jobs that run side by side anyway."""
 
     def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class AtOnce:
         pass
 
 
-class Beside:
+class BackgroundFinisher:
     """On a thread of its own. One call is under way at most: the next waits for it, so that nothing piles up."""
 
     def __init__(self) -> None:
@@ -49,6 +49,6 @@ class Beside:
 
 def _logged(work: Callable[[], None], after: Callable[[], None]) -> None:
     try:
-        AtOnce()(work, after)
+        InlineFinisher()(work, after)
     except Exception:
         logger.exception("a job could not be ended; its lease will lapse")

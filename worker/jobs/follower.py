@@ -35,7 +35,7 @@ class WorkerLeaves(Exception):
     """The worker ends before the job does; the job is to go back into the queue."""
 
 
-class Line(Protocol):
+class ProgressChannel(Protocol):
     """The line to those who follow a running job."""
 
     def progress(self, progress: Progress) -> None: ...
@@ -63,7 +63,13 @@ class Follower:
     """The Watch of one job."""
 
     def __init__(
-        self, job: Job, line: Line, notes: Notes, leaving: threading.Event, retiring: threading.Event, together: int = 1
+        self,
+        job: Job,
+        line: ProgressChannel,
+        notes: Notes,
+        leaving: threading.Event,
+        retiring: threading.Event,
+        together: int = 1,
     ) -> None:
         """`together` is how many jobs are rendered in the one go: their previews cost no more than those of one."""
         self.line = line

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from shared.jobs.requests import Job, QueuedJob
-from worker.jobs.follower import Line
+from worker.jobs.follower import ProgressChannel
 
 
 class Ledger(Protocol):
@@ -24,14 +24,14 @@ class Ledger(Protocol):
         """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
         ...
 
-    def open_line(self, job: Job) -> AbstractContextManager[Line]: ...
+    def open_line(self, job: Job) -> AbstractContextManager[ProgressChannel]: ...
 
 
-class Repeats(Protocol):
-    """Jobs whose pictures can be given again."""
+class ResultCache(Protocol):
+    """Jobs whose images can be given again."""
 
     def find(self, job: Job) -> Job | None:
-        """One that ended well, and whose pictures are those that this one would get."""
+        """One that ended well, and whose images are those that this one would get."""
         ...
 
     def remember(self, job: Job) -> None:

@@ -17,20 +17,20 @@ from shared.models.capabilities import Capabilities
 from shared.observability import logs
 from shared.observability.tracing import Tracing, Untraced
 from shared.storage.images import ImageStore
-from worker.engines.base import Backend, Batching, Metered, Unfinished
+from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
 from worker.images.encoder import Encoder
-from worker.images.values import Inputs, Picture, Pixels
-from worker.jobs.batching import Together
+from worker.images.values import Inputs, Pixels, RenderedImage
+from worker.jobs.batching import BatchWatch
 from worker.jobs.claims import Claims
-from worker.jobs.finishers import AtOnce, Finishing
+from worker.jobs.finishers import Finisher, InlineFinisher
 from worker.jobs.follower import Follower, JobCancelled, JobLost, WorkerLeaves
-from worker.jobs.ledger import Ledger, Repeats
-from worker.jobs.spans import Trail, span_of
+from worker.jobs.ledger import Ledger, ResultCache
+from worker.jobs.spans import SpanRecorder, span_of
 
 logger = logging.getLogger(__name__)
 
 WITHHELD = "The safety checker objects to what was made; another prompt or seed may give something else."
-#: Jobs of one go whose pictures are encoded and stored within this time go on record together.
+#: Jobs of one go whose images are encoded and stored within this time go on record together.
 SHORT_SECONDS = 0.005
 #: How long after the time limit a step may still come, as a share of it and at least.
 GRACE, SHORTEST_GRACE_SECONDS = 0.25, 5.0
@@ -44,7 +44,7 @@ class Rendering:
 
     job: Job
     follower: Follower
-    pictures: Sequence[Picture] = ()
+    rendered: Sequence[RenderedImage] = ()
     error: Exception | None = None
     images: tuple[Image, ...] = ()
     """Those that it has although it failed."""
@@ -52,7 +52,7 @@ class Rendering:
     """Indexes of those that this attempt has put where they lie."""
     milliseconds: int = 0
     batch_size: int | None = None
-    trail: Trail = field(default_factory=Trail)
+    trail: SpanRecorder = field(default_factory=SpanRecorder)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Ending:
 
     job: Job
     ended: Job
-    trail: Trail
+    trail: SpanRecorder
     saved: Sequence[int] = ()
     """As in Rendering."""
 
@@ -70,14 +70,14 @@ class Ending:
 class Runner:
     """Safe to share between threads where the backend is."""
 
-    backend: Backend
+    backend: Engine
     claims: Claims
     ledger: Ledger
     images: ImageStore
     encoder: Encoder
-    repeats: Repeats | None = None
-    """None makes every picture anew."""
-    finish: Finishing = field(default_factory=AtOnce)
+    repeats: ResultCache | None = None
+    """None makes every image anew."""
+    finish: Finisher = field(default_factory=InlineFinisher)
     tracing: Tracing = field(default_factory=Untraced)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     time_limit_seconds: float = math.inf
@@ -103,15 +103,15 @@ class Runner:
             self.finish(partial(self._conclude, renderings), lines.pop_all().close)
 
     def _is_made(self, job: Job) -> bool:
-        """Whether its pictures are there, and so it is done: an attempt before this one made them, or a job like it."""
+        """Whether its images are there, and so it is done: an attempt before this one made them, or a job like it."""
         if images := self.images.made(job) if job.attempt > 1 else None:
-            self._record([Ending(job, job.succeed(images, Timings(), self.now()), Trail())])
+            self._record([Ending(job, job.succeed(images, Timings(), self.now()), SpanRecorder())])
             return True
         twin = self.repeats.find(job) if self.repeats else None
         if twin is None or not self.images.copy(twin, job):
             return False
         ended = job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings)
-        self._record([Ending(job, ended, Trail())])
+        self._record([Ending(job, ended, SpanRecorder())])
         return True
 
     def _rendering(self, job: Job, lines: ExitStack, together: int) -> Rendering:
@@ -132,7 +132,7 @@ class Runner:
             with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
                 inputs = self.claims.reader.read(rendering.job)
                 # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
-                return inputs if isinstance(self.backend, Metered) else inputs.decoded()
+                return inputs if isinstance(self.backend, ReportsCredits) else inputs.decoded()
         except Exception as error:
             rendering.error = error
             return None
@@ -142,26 +142,26 @@ class Runner:
         try:
             with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
                 rendering.follower.begin(self.time_limit_seconds)
-                rendering.pictures = self.backend.generate(job.request, inputs, rendering.follower)
+                rendering.rendered = self.backend.generate(job.request, inputs, rendering.follower)
         except Unfinished as unfinished:
-            rendering.pictures, rendering.error = unfinished.pictures, unfinished.why
-            rendering.follower.warn(f"{len(unfinished.pictures)} of {job.request.num_images} pictures are there")
+            rendering.rendered, rendering.error = unfinished.images, unfinished.why
+            rendering.follower.warn(f"{len(unfinished.images)} of {job.request.num_images} images are there")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
 
     def _render_together(self, renderings: Sequence[Rendering], inputs: Sequence[Inputs]) -> bool:
         """False where that did not work for jobs that may work alone."""
-        assert isinstance(self.backend, Batching)  # noqa: S101 - nobody else has mates
+        assert isinstance(self.backend, BatchEngine)  # noqa: S101 - nobody else has mates
         requests, begin = [each.job.request for each in renderings], time.perf_counter()
         counts = [request.num_images for request in requests]
-        watch = Together([each.follower for each in renderings], counts, self.time_limit_seconds)
-        pictures: Sequence[Sequence[Picture]] = [()] * len(renderings)
+        watch = BatchWatch([each.follower for each in renderings], counts, self.time_limit_seconds)
+        images: Sequence[Sequence[RenderedImage]] = [()] * len(renderings)
         try:
             with ExitStack() as trails, self._limited():
                 for each in renderings:
                     trails.enter_context(each.trail.part("render"))
-                pictures = self.backend.generate_together(requests, inputs, watch)
+                images = self.backend.generate_together(requests, inputs, watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:
@@ -170,7 +170,7 @@ class Runner:
             failed = False
         for number, each in enumerate(renderings):
             each.error = watch.ended.get(number)
-            each.pictures = () if each.error else pictures[number]
+            each.rendered = () if each.error else images[number]
             each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
 
@@ -179,7 +179,7 @@ class Runner:
         return self.guard(limit + max(SHORTEST_GRACE_SECONDS, GRACE * limit)) if limit < math.inf else nullcontext()
 
     def _conclude(self, renderings: Sequence[Rendering]) -> None:
-        """Each job is put on record as soon as its pictures are stored; those that take no time, together."""
+        """Each job is put on record as soon as its images are stored; those that take no time, together."""
         endings, begin = list[Ending](), time.perf_counter()
         for rendering in renderings:
             with logs.about(job_id=rendering.job.id):
@@ -200,7 +200,7 @@ class Runner:
             images, timings = self._keep(rendering)
             ended = job.succeed(images, timings, self.now())
         except JobLost:
-            logger.warning("job %s was taken away; its picture is dropped", job.id)
+            logger.warning("job %s was taken away; its image is dropped", job.id)
             return None
         except WorkerLeaves:
             return None
@@ -214,7 +214,7 @@ class Runner:
             ended = job.fail(JobError.of(InternalError()), self.now())
         return ended.warned(rendering.follower.warnings)
 
-    def _trace(self, job: Job, ended: Job | None, trail: Trail) -> None:
+    def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
         if self.tracing.is_on:
             self.tracing.tell(span_of(job, ended, trail), job.traceparent)
 
@@ -246,7 +246,7 @@ class Runner:
 
         From then on, a worker that dies leaves behind all that is needed to finish.
         """
-        if rendering.error is not None and not rendering.pictures:
+        if rendering.error is not None and not rendering.rendered:
             raise rendering.error
         follower, begin = rendering.follower, time.perf_counter()
         with rendering.trail.part("encode"):
@@ -255,7 +255,7 @@ class Runner:
             rendering.images = images
             raise rendering.error
         if flagged := sum(image.flagged for image in images):
-            follower.warn(f"{flagged} of {len(images)} pictures are withheld: the safety checker objects")
+            follower.warn(f"{flagged} of {len(images)} images are withheld: the safety checker objects")
         if flagged == len(images):
             raise ContentRejected(WITHHELD)
         return images, Timings(
@@ -268,20 +268,20 @@ class Runner:
 
     def _store(self, rendering: Rendering) -> tuple[Image, ...]:
         job, images = rendering.job, list[Image]()
-        for index, picture in enumerate(rendering.pictures):
-            data = self._encoded(job, picture)
+        for index, image in enumerate(rendering.rendered):
+            data = self._encoded(job, image)
             # Who was stopped for so long that the job went to somebody else is to leave nothing behind.
             rendering.follower.line.confirm()
             kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
             if kept is data is not None:
                 rendering.saved.append(index)
-            images.append(_image(job, index, picture, kept))
+            images.append(_image(job, index, image, kept))
         return tuple(images)
 
-    def _encoded(self, job: Job, picture: Picture) -> bytes | None:
+    def _encoded(self, job: Job, image: RenderedImage) -> bytes | None:
         """None for what is withheld."""
-        _check(picture.pixels, job.request, self.backend.capabilities.chosen(job.request))
-        return None if picture.flagged else self.encoder.encode(picture, job)
+        _check(image.pixels, job.request, self.backend.capabilities.chosen(job.request))
+        return None if image.flagged else self.encoder.encode(image, job)
 
     def _save(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
         """What was bought is tried again for as long as a job may run. Raises what `save` and the follower raise."""
@@ -297,18 +297,18 @@ class Runner:
             time.sleep(SAVE_SECONDS)
 
 
-def _image(job: Job, index: int, picture: Picture, data: bytes | None) -> Image:
+def _image(job: Job, index: int, image: RenderedImage, data: bytes | None) -> Image:
     """As the record has it; `data` is None for one that is withheld."""
-    height, width, _ = picture.pixels.shape
+    height, width, _ = image.pixels.shape
     return Image(
         index=index,
         media_type=job.request.output_format.media_type,
         width=width,
         height=height,
-        seed=picture.seed,
+        seed=image.seed,
         bytes=len(data) if data else None,
         sha256=hashlib.sha256(data).hexdigest() if data else None,
-        flagged=picture.flagged,
+        flagged=image.flagged,
     )
 
 

@@ -9,7 +9,7 @@ from shared.jobs.requests import Job
 from shared.observability.tracing import Span
 
 
-class Trail:
+class SpanRecorder:
     def __init__(self) -> None:
         self.parts: list[Span] = []
 
@@ -22,7 +22,7 @@ class Trail:
             self.parts.append(Span(name, begin, time.time_ns()))
 
 
-def span_of(job: Job, ended: Job | None, trail: Trail) -> Span:
+def span_of(job: Job, ended: Job | None, trail: SpanRecorder) -> Span:
     """From when the job was accepted until it was on record as ended; `ended` is None where it went to somebody else.
 
     `job` is the job as it was started.

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from shared.errors import ConfigurationError
 from worker.models.download_plans import COMING, PARTIAL, OnProgress, Plan, PlannedFile, readable
-from worker.models.hub_errors import HubAway, translated
+from worker.models.hub_errors import HubUnreachable, translated_hub_errors
 from worker.models.required_files import INDEX, parts_of, read_index, wanted
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Downloader:
     def _plan(self, name: str, folder: Path) -> Plan:
         """That of the download that was cut, where there was one. The hub is asked whether it still has that."""
         before = Plan.found_in(folder)
-        with translated(name):
+        with translated_hub_errors(name):
             revision = before.commit if before else None
             info = HfApi(token=self.token).model_info(
                 name, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
@@ -91,12 +91,12 @@ class Downloader:
         return plan
 
     def _parts(self, name: str, commit: str) -> Iterable[str]:
-        with tempfile.TemporaryDirectory() as aside, translated(name):
+        with tempfile.TemporaryDirectory() as aside, translated_hub_errors(name):
             file = hf_hub_download(name, self.index, revision=commit, local_dir=aside, token=self.token)
             return parts_of(read_index(name, Path(file).read_bytes()), name, self.index)
 
     def _receive(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
-        with translated(name):
+        with translated_hub_errors(name):
             snapshot_download(
                 name,
                 revision=commit,
@@ -108,7 +108,7 @@ class Downloader:
 
     def _require_undamaged(self, name: str, commit: str, folder: Path) -> None:
         """Against the hashes that the hub has, which its client does not look at by itself."""
-        with translated(name):
+        with translated_hub_errors(name):
             found = HfApi(token=self.token).verify_repo_checksums(name, revision=commit, local_dir=folder)
         for damaged in found.mismatches:
             (folder / damaged["path"]).unlink()
@@ -166,7 +166,7 @@ def _disk_errors(name: str, folder: Path) -> Iterator[None]:
 def _away(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
-    except HubAway as error:
+    except HubUnreachable as error:
         kept = "; what has come is kept" if Plan.found_in(folder) else ""
         raise ConfigurationError(
             f"The model {name} is not in {folder.absolute()}, and Hugging Face cannot be reached ({error}): try again "

@@ -29,19 +29,19 @@ disable_progress_bars()
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
-class HubAway(Exception):
+class HubUnreachable(Exception):
     """No answer, or none that helps; another try may succeed."""
 
 
 def require_name(name: str) -> None:
     """Raises ConfigurationError for what could be no name there, and no two folders here."""
-    with translated(name):
+    with translated_hub_errors(name):
         validate_repo_id(name)
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
-    """Of what the hub's client raises: HubAway, and ConfigurationError for what waiting does not change.
+def translated_hub_errors(name: str) -> Iterator[None]:
+    """Of what the hub's client raises: HubUnreachable, and ConfigurationError for what waiting does not change.
 
     Errors of the disk are left as they are.
     """
@@ -49,7 +49,7 @@ def translated(name: str) -> Iterator[None]:
         yield
     except LocalEntryNotFoundError as error:
         # Its way to say that the hub failed and that nothing is here instead; the cause says how.
-        raise _translation(name, error.__cause__) or HubAway(str(error)) from None
+        raise _translation(name, error.__cause__) or HubUnreachable(str(error)) from None
     except Exception as error:
         translation = _translation(name, error)
         if translation is None:
@@ -64,12 +64,12 @@ def _translation(name: str, error: BaseException | None) -> Exception | None:
         case HfHubHTTPError():
             return _answered(name, error)
         case OfflineModeIsEnabled():
-            return HubAway("HF_HUB_OFFLINE is set")
+            return HubUnreachable("HF_HUB_OFFLINE is set")
         # The client itself raises the second for what came short. Xet has no errors of its own.
         case httpx2.HTTPError() | OSError(errno=None) | RuntimeError():
             if os.strerror(errno.ENOSPC) in str(error):
                 return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return HubAway(str(error).strip().partition("\n")[0] or type(error).__name__)
+            return HubUnreachable(str(error).strip().partition("\n")[0] or type(error).__name__)
         case _:
             return None
 
@@ -86,5 +86,5 @@ def _answered(name: str, error: HfHubHTTPError) -> Exception:
         case _ if error.response.status_code in (401, 403):
             remedy = f"Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at {TOKENS}"
         case _:
-            return HubAway(f"it answers {error.response.status_code}")
+            return HubUnreachable(f"it answers {error.response.status_code}")
     return ConfigurationError(f"The model {name} cannot be had: {remedy}.")

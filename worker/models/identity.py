@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-#: What computes pictures beside the model's own files.
+#: What computes images beside the model's own files.
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def identity(paths: Iterable[Path], *circumstances: object) -> str:
-    """Another one whenever pictures may come out otherwise: where a file below the paths has another size, or was
+    """Another one whenever images may come out otherwise: where a file below the paths has another size, or was
     written at another time, with other libraries, and in other circumstances.
     """
     told = hashlib.sha256(repr([*map(version, LIBRARIES), *map(str, circumstances)]).encode())

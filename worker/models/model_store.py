@@ -12,7 +12,7 @@ from worker.models.required_files import CONFIG, INDEX
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredModel:
     """A model on the shelf, whole or in part."""
 
     name: str
@@ -21,14 +21,14 @@ class Kept:
     """0 where it is whole."""
 
 
-def kept_in(shelf: Path) -> Iterator[Kept]:
+def stored_models(shelf: Path) -> Iterator[StoredModel]:
     """By name."""
     for folder in sorted(shelf.glob("*/*/")):
         if any((folder / name).is_file() for name in (INDEX, CONFIG, FILE)):
             yield _kept(folder)
 
 
-def remove(shelf: Path, name: str) -> Kept:
+def remove(shelf: Path, name: str) -> StoredModel:
     """What is gone now. Raises ConfigurationError where there is no such model."""
     require_name(name)
     folder = shelf / name
@@ -44,8 +44,8 @@ def remove(shelf: Path, name: str) -> Kept:
     return kept
 
 
-def _kept(folder: Path) -> Kept:
+def _kept(folder: Path) -> StoredModel:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     plan = Plan.found_in(folder)
     missing = plan.bytes_total - plan.bytes_whole(folder) if plan else 0
-    return Kept("/".join(folder.parts[-2:]), size, missing)
+    return StoredModel("/".join(folder.parts[-2:]), size, missing)

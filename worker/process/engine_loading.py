@@ -7,30 +7,30 @@ from pathlib import Path
 from typing import assert_never
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend as BackendName
-from shared.redis.concurrency_slots import Places
+from shared.jobs.requests import Backend
+from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
-from worker.engines.base import Backend
+from worker.engines.base import Engine
 from worker.models.download_plans import OnProgress
 from worker.models.required_files import CONFIG
 from worker.models.sources import Source
-from worker.records.concurrency_slots import RedisPlaces
+from worker.records.concurrency_slots import RedisConcurrencySlots
 
 
-def load_backend(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Backend:
+def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Engine:
     """The engine that SD_BACKEND names. Raises ConfigurationError."""
     match settings.backend:
-        case BackendName.SD:
+        case Backend.SD:
             return _stable_diffusion(settings, on_download)
-        case BackendName.FLUX_LOCAL:
+        case Backend.FLUX_LOCAL:
             return _flux_local(settings, on_download)
-        case BackendName.FLUX_API:
+        case Backend.FLUX_API:
             return _flux_api(settings, store)
-        case BackendName.NULL:
-            from worker.engines.null import NullBackend
+        case Backend.NULL:
+            from worker.engines.null import NullEngine
 
-            return NullBackend()
+            return NullEngine()
         case _:
             assert_never(settings.backend)
 
@@ -40,7 +40,7 @@ def _importing() -> Iterator[None]:
     """Keeps Python's garbage collector off what the block imports, then and later.
 
     An import makes hundreds of thousands of objects and next to no garbage. Looking through them again and again was a
-    quarter of the time that torch and diffusers take to import, and would later stop a picture for 0.4 s now and then.
+    quarter of the time that torch and diffusers take to import, and would later stop an image for 0.4 s now and then.
     """
     gc.disable()
     try:
@@ -50,13 +50,13 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Backend:
-    model = Source.of(settings, BackendName.SD).find(on_download)
+def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+    model = Source.of(settings, Backend.SD).find(on_download)
     # Takes seconds: a wrong SD_MODEL_ID is told before.
     with _importing():
-        from worker.engines.diffusers.stable_diffusion import Options, StableDiffusion
+        from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 
-    options = Options(
+    options = StableDiffusionOptions(
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_checker(settings, on_download),
@@ -69,12 +69,12 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Back
     return StableDiffusion.load(model, options)
 
 
-def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Backend:
-    model = Source.of(settings, BackendName.FLUX_LOCAL).find(on_download)
+def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+    model = Source.of(settings, Backend.FLUX_LOCAL).find(on_download)
     with _importing():
-        from worker.engines.diffusers.flux_local import FluxLocal, Options
+        from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
 
-    options = Options(
+    options = FluxOptions(
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_checker(settings, on_download),
@@ -83,26 +83,26 @@ def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Backend:
     return FluxLocal.load(model, options)
 
 
-def _flux_api(settings: WorkerSettings, store: Store) -> Backend:
+def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
     from worker.engines.bfl.engine import FluxApi
-    from worker.images.memory_budget import give_back_what_is_freed
+    from worker.images.memory_budget import return_freed_memory
 
     if settings.bfl_api_key is None:
         raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
-    give_back_what_is_freed()
-    places = Places(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
+    return_freed_memory()
+    places = ConcurrencySlots(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
     return FluxApi(
         settings.bfl_base_url,
         settings.bfl_api_key,
         settings.bfl_default_model,
         settings.job_timeout_seconds,
-        RedisPlaces(store, places),
+        RedisConcurrencySlots(store, places),
         settings.bfl_memory_bytes,
     )
 
 
 def _has_cloud(settings: WorkerSettings) -> bool:
-    return BackendName.FLUX_API in settings.backends and settings.bfl_api_key is not None
+    return Backend.FLUX_API in settings.backends and settings.bfl_api_key is not None
 
 
 def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
@@ -114,7 +114,7 @@ def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], 
             return Path(source.find(on_download).location)
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"Pictures cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
+                f"Images cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
                 "folder too; SD_SAFETY_CHECKER=false works without."
             ) from None
 

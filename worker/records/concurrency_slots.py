@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from shared.errors import StoreUnavailable
-from shared.redis.concurrency_slots import KEEP_SECONDS, Places
+from shared.redis.concurrency_slots import KEEP_SECONDS, ConcurrencySlots
 from shared.redis.store import Store
 
 logger = logging.getLogger(__name__)
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 
 
-class RedisPlaces:
-    """Places that all workers share. Kept from a thread of its own; those of a worker that dies lapse."""
+class RedisConcurrencySlots:
+    """Slots that all workers share. Kept from a thread of its own; those of a worker that dies lapse."""
 
-    def __init__(self, store: Store, places: Places) -> None:
+    def __init__(self, store: Store, places: ConcurrencySlots) -> None:
         self._store = store
         self._places = places
         self._held: set[str] = set()

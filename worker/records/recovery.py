@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerIdentity:
     """Whom a process works for."""
 
     node: str
@@ -29,7 +29,7 @@ class Worker:
         return f"{self.node}#{self.start_id}"
 
 
-class Rescue:
+class JobRecovery:
     """Never waits for Redis: what cannot be recorded now is found by the housekeeper, when the lease has lapsed."""
 
     def __init__(self, store: Store, jobs: Jobs, worker: str = "") -> None:
@@ -39,7 +39,7 @@ class Rescue:
         self._jobs = jobs
 
     @classmethod
-    def connected(cls, settings: Settings, worker: Worker) -> Self:
+    def connected(cls, settings: Settings, worker: WorkerIdentity) -> Self:
         return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker.id)
 
     def deadline_passed(self, job_id: str) -> None:

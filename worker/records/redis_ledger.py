@@ -64,8 +64,8 @@ class RedisLedger:
         return patiently(lambda: self._store.run(self._jobs.note(job)))
 
     @contextmanager
-    def open_line(self, job: Job) -> Iterator["RedisLine"]:
-        line = RedisLine(self._jobs, job, self._reporter)
+    def open_line(self, job: Job) -> Iterator["RedisProgressChannel"]:
+        line = RedisProgressChannel(self._jobs, job, self._reporter)
         with self._reporter.serving(line):
             yield line
 
@@ -76,12 +76,12 @@ class Reporter:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._changed = threading.Condition()
-        self._lines: list[RedisLine] = []
+        self._lines: list[RedisProgressChannel] = []
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def serving(self, line: "RedisLine") -> Iterator[None]:
+    def serving(self, line: "RedisProgressChannel") -> Iterator[None]:
         with self._changed:
             self._lines.append(line)
             if self._thread is None:
@@ -95,13 +95,13 @@ class Reporter:
             with self._changed:
                 self._lines.remove(line)
 
-    def wake(self, line: "RedisLine") -> None:
+    def wake(self, line: "RedisProgressChannel") -> None:
         """If it would sleep for longer than the line may wait: each time that it wakes, the model waits."""
         with self._changed:
             if line.due < self._wakes_at:
                 self._changed.notify()
 
-    def report(self, lines: Sequence["RedisLine"]) -> None:
+    def report(self, lines: Sequence["RedisProgressChannel"]) -> None:
         """Tell what there is to tell, and hear what is wanted. What cannot be told now is told with the next step."""
         moment = _moment()
         reports = [line.report() for line in lines]
@@ -118,7 +118,7 @@ class Reporter:
                 # Leases are renewed here: whatever goes wrong once, the next round has to come.
                 logger.exception("a report of running jobs failed")
 
-    def _next(self) -> list["RedisLine"]:
+    def _next(self) -> list["RedisProgressChannel"]:
         """The lines that have to report now, as soon as there is one."""
         with self._changed:
             while True:
@@ -130,7 +130,7 @@ class Reporter:
                 self._changed.wait(None if self._wakes_at == math.inf else self._wakes_at - now)
 
 
-class RedisLine:
+class RedisProgressChannel:
     """Only the latest progress counts: what is replaced before it could be told is never told."""
 
     def __init__(self, jobs: Jobs, job: Job, reporter: Reporter) -> None:

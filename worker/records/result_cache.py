@@ -1,4 +1,4 @@
-"""Exact repeats: pictures that were made once are given again."""
+"""Exact repeats: images that were made once are given again."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from typing import Protocol
 
 from shared.errors import StoreUnavailable
 from shared.jobs.requests import Image, Job
-from shared.jobs.result_cache import Twins
+from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
-from worker.jobs.batching import NOT_OF_THE_PICTURE
+from worker.jobs.batching import NOT_OF_THE_IMAGE
 
 #: Where nothing is ever cleared away.
 LONGEST = timedelta(days=30)
@@ -21,14 +21,16 @@ class Reading(Protocol):
     def read(self, job_id: str) -> Job | None: ...
 
 
-class RedisRepeats:
-    """Jobs whose pictures can be given again: to the same owner, for the same request, from the same model.
+class RedisResultCache:
+    """Jobs whose images can be given again: to the same owner, for the same request, from the same model.
 
-    Nothing is lost where Redis does not answer: the pictures are then made anew.
+    Nothing is lost where Redis does not answer: the images are then made anew.
     """
 
-    def __init__(self, store: Store, twins: Twins, ledger: Reading, identity: str, lifetime: timedelta) -> None:
-        """`identity` is that of the model (see Repeatable)."""
+    def __init__(
+        self, store: Store, twins: ResultCacheIndex, ledger: Reading, identity: str, lifetime: timedelta
+    ) -> None:
+        """`identity` is that of the model (see Reproducible)."""
         self._store = store
         self._twins = twins
         self._ledger = ledger
@@ -45,14 +47,14 @@ class RedisRepeats:
         return None
 
     def remember(self, job: Job) -> None:
-        """Of pictures that were withheld, nothing is remembered."""
+        """Of images that were withheld, nothing is remembered."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
             with suppress(StoreUnavailable):
                 self._store.run(self._twins.remember(self._cause(job), job.id, self._lifetime_ms))
 
     def _cause(self, job: Job) -> str:
-        """All that the bytes of its pictures follow from, and who may have them."""
-        asked = job.request.told(without={*NOT_OF_THE_PICTURE} - {"output_format"})
+        """All that the bytes of its images follow from, and who may have them."""
+        asked = job.request.told(without={*NOT_OF_THE_IMAGE} - {"output_format"})
         told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
@@ -62,5 +64,5 @@ def _is_withheld(image: Image) -> bool:
 
 
 def lifetime(*retention_days: int) -> timedelta:
-    """As long as both the pictures and the record of their job are certainly kept; 0 keeps them."""
+    """As long as both the images and the record of their job are certainly kept; 0 keeps them."""
     return min((timedelta(days=days) for days in retention_days if days), default=LONGEST)

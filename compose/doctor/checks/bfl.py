@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from compose.doctor.asking import Answer, NoAnswer, ask
+from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.jobs.requests import Backend
 
 PAGE = "https://dashboard.bfl.ai"
-#: A credit is a cent; the dearest picture of a megapixel costs seven.
+#: A credit is a cent; the dearest image of a megapixel costs seven.
 LITTLE_CREDITS = 10
 REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY})
 
@@ -22,20 +22,20 @@ def look(here: Surroundings) -> Iterator[Finding]:
     elif settings.bfl_api_key is None:
         yield problem("SD_BFL_API_KEY is empty, and flux-api needs it.", f"Make a key at {PAGE}.")
     else:
-        yield _judged(ask(f"{settings.bfl_base_url}/v1/credits", {"x-key": settings.bfl_api_key.get_secret_value()}))
+        yield _judged(probe(f"{settings.bfl_base_url}/v1/credits", {"x-key": settings.bfl_api_key.get_secret_value()}))
 
 
-def _judged(answer: Answer | NoAnswer) -> Finding:
+def _judged(answer: ProbeResponse | ProbeFailed) -> Finding:
     match answer:
-        case Answer(status=HTTPStatus.OK, text=text):
+        case ProbeResponse(status=HTTPStatus.OK, text=text):
             return _credits(text)
-        case Answer(status=HTTPStatus.PAYMENT_REQUIRED):
+        case ProbeResponse(status=HTTPStatus.PAYMENT_REQUIRED):
             return _empty("no")
-        case Answer(status=status) if status in REFUSED:
+        case ProbeResponse(status=status) if status in REFUSED:
             return problem(f"Black Forest Labs refuses SD_BFL_API_KEY (HTTP {status}).", f"Make another one at {PAGE}.")
-        case Answer(status=status):
+        case ProbeResponse(status=status):
             return warning(f"Black Forest Labs tells no credits now (HTTP {status}).", "Try again later.")
-        case NoAnswer(why):
+        case ProbeFailed(why):
             return warning(f"Black Forest Labs could not be asked for the credits: {why}.", "See `outbound`.")
 
 

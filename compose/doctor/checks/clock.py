@@ -6,14 +6,14 @@ from urllib.parse import urlsplit
 
 import redis.exceptions
 
-from compose.doctor.asking import Answer
+from compose.doctor.asking import ProbeResponse
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.redis.store import connect
 
 #: Times in answers and estimates are off by as much.
 NOTABLE_SECONDS = 10.0
-#: Receivers of webhooks refuse those whose time is further off (Standard Webhooks), and picture links lapse early.
+#: Receivers of webhooks refuse those whose time is further off (Standard Webhooks), and image links lapse early.
 WRONG_SECONDS = 300.0
 REMEDY = "Let the machines set their clocks: `timedatectl set-ntp true`."
 
@@ -32,7 +32,7 @@ def judged(whose: str, ahead: float) -> Finding:
     told = f"The clock of {whose} is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
     if abs(ahead) < WRONG_SECONDS:
         return warning(f"{told}.", REMEDY)
-    return problem(f"{told}: webhooks are refused and picture links lapse at the wrong time.", REMEDY)
+    return problem(f"{told}: webhooks are refused and image links lapse at the wrong time.", REMEDY)
 
 
 def _compared(here: Surroundings) -> Iterator[tuple[str, float]]:
@@ -40,7 +40,7 @@ def _compared(here: Surroundings) -> Iterator[tuple[str, float]]:
     if here.redis_url is not None and (ahead := _redis_ahead(here.redis_url)) is not None:
         yield "Redis", ahead
     for url, answer in here.outside.result().items():
-        if isinstance(answer, Answer) and answer.skew_seconds is not None:
+        if isinstance(answer, ProbeResponse) and answer.skew_seconds is not None:
             yield str(urlsplit(url).hostname), answer.skew_seconds
 
 

@@ -44,7 +44,7 @@ def _judged(device: Device, here: Surroundings) -> Iterator[Finding]:
         yield _unused_gpu(device, build)
     elif real := [source.model_id for source in here.models if source.model_id != STARTER_NAME]:
         yield warning(
-            f"{build} computes on the CPU, where a picture of {real[0]} takes minutes.",
+            f"{build} computes on the CPU, where an image of {real[0]} takes minutes.",
             "Use a GPU, a model for few steps such as stabilityai/sd-turbo, or the cloud: SD_BACKENDS=flux-api.",
         )
     else:

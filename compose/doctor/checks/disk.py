@@ -1,4 +1,4 @@
-"""Where pictures, models and jobs are kept."""
+"""Where images, models and jobs are kept."""
 
 import shutil
 import tempfile
@@ -11,12 +11,12 @@ from compose.doctor.surroundings import Surroundings, missing
 from shared.errors import ConfigurationError, StorageUnavailable, StoreUnavailable
 from shared.redis.store import Store, connect
 from shared.settings.launcher import LauncherSettings
-from shared.storage import API_PATIENCE, COURIER_PATIENCE, open_home
+from shared.storage import API_TIMEOUTS, WEBHOOK_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import REMEDY, Ownership
 from worker.models.download_plans import readable
 
-#: Some hundred pictures.
+#: Some hundred images.
 LITTLE_BYTES = 1 << 30
 ROOM = "Make room (`imagegen prune --older-than 30d`, `imagegen models list`), or name another disk with {setting}."
 
@@ -36,9 +36,9 @@ def look(here: Surroundings) -> Iterator[Finding]:
 
 
 def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
-    """Pictures of another installation. What does not answer is told of elsewhere."""
+    """Images of another installation. What does not answer is told of elsewhere."""
     with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
-        images = ImageStore(open_home(settings, COURIER_PATIENCE))
+        images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
         whose = Ownership.of(store, settings.redis_prefix, images).whose()
         if whose.is_refused:
             yield warning(f"{images.home.place} {whose.value}.", REMEDY)
@@ -46,7 +46,7 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
 
 def _bucket(settings: LauncherSettings) -> Finding:
     try:
-        room = open_home(settings, API_PATIENCE).room()
+        room = open_storage(settings, API_TIMEOUTS).room()
     except ConfigurationError as error:
         return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
     place = f"SD_OUTPUT_URL={settings.output_url}"

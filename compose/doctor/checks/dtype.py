@@ -22,9 +22,9 @@ def look(here: Surroundings) -> Iterator[Finding]:
 
 def _troubles(device: Device, wanted: str, backends: tuple[Backend, ...]) -> Iterator[Finding]:
     if wanted == "float16" and Backend.FLUX_LOCAL in backends:
-        yield problem("FLUX overflows in float16 and gives black pictures; its worker refuses to start.", AUTO)
+        yield problem("FLUX overflows in float16 and gives black images; its worker refuses to start.", AUTO)
     if wanted == "float16" and device.kind == "mps":
-        yield warning("In float16, Apple's GPU gives black pictures with many models.", AUTO)
+        yield warning("In float16, Apple's GPU gives black images with many models.", AUTO)
     if wanted == "float16" and device.kind == "cpu":
         yield warning("CPUs compute slowly in float16, and not everything.", AUTO)
     if wanted == "bfloat16" and not device.has_bfloat16:

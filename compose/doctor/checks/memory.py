@@ -34,7 +34,7 @@ def _judged(source: Source, total: int, free: int, device: Device | None, here: 
     elif device and device.memory_bytes and weights > device.memory_bytes:
         yield warning(
             f"{what}, and {device.name} has {readable(device.memory_bytes)}: parts of it wait in main memory.",
-            "Pictures come, but slowly; " + SMALLER[0].lower() + SMALLER[1:],
+            "Images come, but slowly; " + SMALLER[0].lower() + SMALLER[1:],
         )
     # What is taken while the service runs is mostly its own.
     elif here.redis_url is None and weights + WORKING_BYTES > _least_free(free, device):

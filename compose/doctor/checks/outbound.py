@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from compose.doctor.asking import Answer, NoAnswer
+from compose.doctor.asking import ProbeFailed, ProbeResponse
 from compose.doctor.findings import Finding, ok, problem
 from compose.doctor.surroundings import Surroundings
 
@@ -18,7 +18,7 @@ def look(here: Surroundings) -> Iterator[Finding]:
         yield ok("Nothing that is configured needs the internet.")
     for url, answer in answers.items():
         match answer:
-            case Answer():
+            case ProbeResponse():
                 yield ok(f"{url} answers.")
-            case NoAnswer(why):
+            case ProbeFailed(why):
                 yield problem(f"{url} cannot be reached: {why}.", REMEDY)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import psutil
 
-from compose.doctor.asking import Answer, ask
+from compose.doctor.asking import ProbeResponse, probe
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from compose.launcher.up import require_free_port, url_of
@@ -38,8 +38,8 @@ def _judged(here: Surroundings, port: int, setting: str, what: str, path: str) -
 
 
 def _is_ours(settings: LauncherSettings, port: int, path: str) -> bool:
-    match ask(f"{url_of(settings, port)}{path}"):
-        case Answer(status=200, text=text):
+    match probe(f"{url_of(settings, port)}{path}"):
+        case ProbeResponse(status=200, text=text):
             return OWN[path] in text[:200]
         case _:
             return False

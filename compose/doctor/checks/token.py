@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from compose.doctor.asking import Answer, ask
+from compose.doctor.asking import ProbeResponse, probe
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings, hub_url
 
@@ -34,11 +34,11 @@ def token_of(here: Surroundings) -> str | None:
 
 
 def _judged(token: str) -> Finding:
-    answer = ask(f"{hub_url()}/api/whoami-v2", {"Authorization": f"Bearer {token}"})
+    answer = probe(f"{hub_url()}/api/whoami-v2", {"Authorization": f"Bearer {token}"})
     match answer:
-        case Answer(status=HTTPStatus.OK):
+        case ProbeResponse(status=HTTPStatus.OK):
             return ok("Hugging Face takes the token.")
-        case Answer(status=HTTPStatus.UNAUTHORIZED):
+        case ProbeResponse(status=HTTPStatus.UNAUTHORIZED):
             return problem(
                 "Hugging Face does not take the token.",
                 f"Make another one at {PAGE} and set SD_HUGGINGFACE_TOKEN to it.",

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from api.delivery import events
-from api.delivery.events import BACKLOG, Hub, Listener, follow, until_done
-from shared.jobs.operations import Ceiling, JobEvent, Jobs
+from api.delivery.events import BACKLOG, EventHub, Listener, follow, until_done
+from shared.jobs.operations import JobEvent, Jobs, QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Job, Progress
 from shared.redis.store import AsyncStore, connect_async
 
@@ -21,7 +21,7 @@ NOW = datetime.now(UTC)
 class Scene:
     """A running job, and a hub that hears of it."""
 
-    def __init__(self, store: AsyncStore, jobs: Jobs, hub: Hub, job: Job) -> None:
+    def __init__(self, store: AsyncStore, jobs: Jobs, hub: EventHub, job: Job) -> None:
         self.store, self.jobs, self.hub, self.job = store, jobs, hub, job
 
     async def report(self, step: int) -> None:
@@ -37,9 +37,9 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     store, jobs = AsyncStore(connect_async(url)), Jobs(prefix)
     queued = Job.new(GenerationRequest(prompt="x"), Backend.NULL, NOW)
     job = queued.start("null", "worker", NOW)
-    await store.run(jobs.create(queued, Ceiling(10, 10)))
+    await store.run(jobs.create(queued, QueueLimits(10, 10)))
     assert await store.run(jobs.move(queued, job))
-    hub = Hub(connect_async(url, connections=2), jobs.channel)
+    hub = EventHub(connect_async(url, connections=2), jobs.channel)
     listening = asyncio.create_task(hub.run())
     with hub.listen(job.id) as listener:
         # The first news is that the hub has its subscription.

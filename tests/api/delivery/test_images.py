@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.conftest import picture_file
+from tests.api.conftest import image_file
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
@@ -14,8 +14,8 @@ from tests.stack import Api, Stack
 
 @pytest.fixture(scope="module")
 def url(finished: dict[str, Any]) -> str:
-    picture_url: str = finished["images"][0]["url"]
-    return picture_url
+    image_url: str = finished["images"][0]["url"]
+    return image_url
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,16 @@ def data(url: str) -> bytes:
 
 @pytest.fixture
 def lone(null: Stack) -> tuple[str, Path]:
-    """A picture that a test may damage: its path in the API and its file."""
+    """An image that a test may damage: its path in the API and its file."""
     job = null.api.finished(submit(null.api)["id"])
-    return f"{job['links']['self']}/images/0", picture_file(null, job["id"])
+    return f"{job['links']['self']}/images/0", image_file(null, job["id"])
 
 
 def part(url: str, asked: str, **headers: str) -> requests.Response:
     return requests.get(url, headers={"Range": asked, **headers}, timeout=10)
 
 
-def test_a_picture_comes_with_what_caches_and_browsers_need(finished: dict[str, Any], url: str) -> None:
+def test_a_image_comes_with_what_caches_and_browsers_need(finished: dict[str, Any], url: str) -> None:
     answer = requests.get(url, timeout=10)
 
     image = finished["images"][0]
@@ -58,7 +58,7 @@ def test_head_answers_the_headers_alone(url: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("known", ['"{}"', 'W/"{}"', '"other", "{}"', "*"])
-def test_a_known_picture_is_not_sent_again(finished: dict[str, Any], url: str, known: str) -> None:
+def test_a_known_image_is_not_sent_again(finished: dict[str, Any], url: str, known: str) -> None:
     etag = known.format(finished["images"][0]["sha256"])
 
     answer = requests.get(url, headers={"If-None-Match": etag}, timeout=10)
@@ -67,7 +67,7 @@ def test_a_known_picture_is_not_sent_again(finished: dict[str, Any], url: str, k
     assert finished["images"][0]["sha256"] in answer.headers["etag"]
 
 
-def test_another_picture_is_sent(url: str, data: bytes) -> None:
+def test_another_image_is_sent(url: str, data: bytes) -> None:
     answer = requests.get(url, headers={"If-None-Match": '"other"'}, timeout=10)
 
     assert (answer.status_code, answer.content) == (200, data)
@@ -85,7 +85,7 @@ def test_one_range_is_served(url: str, data: bytes, asked: str, begin: int, end:
     assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(data)}"
 
 
-def test_a_range_of_the_picture_that_is_known_is_served(finished: dict[str, Any], url: str, data: bytes) -> None:
+def test_a_range_of_the_image_that_is_known_is_served(finished: dict[str, Any], url: str, data: bytes) -> None:
     etag = f'"{finished["images"][0]["sha256"]}"'
 
     assert part(url, "bytes=0-9", **{"If-Range": etag}).content == data[:10]
@@ -93,7 +93,7 @@ def test_a_range_of_the_picture_that_is_known_is_served(finished: dict[str, Any]
 
 
 @pytest.mark.parametrize("asked", ["bytes=1000000-", "bytes=1000000-1000001", "bytes=" + "9" * 18 + "-", "bytes=-0"])
-def test_a_range_outside_of_the_picture_is_told_its_size(url: str, data: bytes, asked: str) -> None:
+def test_a_range_outside_of_the_image_is_told_its_size(url: str, data: bytes, asked: str) -> None:
     answer = part(url, asked)
 
     assert_problem(answer, 416, "range-not-satisfiable")
@@ -107,7 +107,7 @@ def test_a_range_outside_of_the_picture_is_told_its_size(url: str, data: bytes, 
      "x" * 9000],
     ids=lambda asked: asked[:20],
 )  # fmt: skip
-def test_what_is_not_one_range_is_answered_with_the_whole_picture(url: str, data: bytes, asked: str) -> None:
+def test_what_is_not_one_range_is_answered_with_the_whole_image(url: str, data: bytes, asked: str) -> None:
     answer = part(url, asked)
 
     assert (answer.status_code, answer.content) == (200, data)
@@ -122,7 +122,7 @@ def test_the_answer_to_a_submit_is_whole_whatever_range_is_asked_for(api: Api) -
 
 
 @pytest.mark.parametrize("index", ["2", "-1", "9" * 30])
-def test_a_number_without_a_picture_is_not_found(finished: dict[str, Any], api: Api, index: str) -> None:
+def test_a_number_without_a_image_is_not_found(finished: dict[str, Any], api: Api, index: str) -> None:
     answer = api.get(f"{finished['links']['self']}/images/{index}")
 
     assert_problem(answer, 404, "image-not-found")
@@ -134,7 +134,7 @@ def test_what_is_no_number_is_refused(finished: dict[str, Any], api: Api, index:
     assert_problem(api.get(f"{finished['links']['self']}/images/{index}"), 422, "invalid-request")
 
 
-def test_a_job_that_made_no_picture_has_none(api: Api) -> None:
+def test_a_job_that_made_no_image_has_none(api: Api) -> None:
     job = api.finished(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert_problem(api.get(f"{job['links']['self']}/images/0"), 404, "image-not-found")
@@ -183,7 +183,7 @@ def test_a_folder_in_place_of_a_file_is_not_found(api: Api, lone: tuple[str, Pat
 FLAGGED = {"prompt": "x", "num_images": 2, "metadata": {"simulate": {"flag": 1}}}
 
 
-def test_a_picture_that_is_withheld_is_listed_without_an_address(null: Stack) -> None:
+def test_a_image_that_is_withheld_is_listed_without_an_address(null: Stack) -> None:
     job = null.api.post("/api/txt2img", {**FLAGGED, "response_format": "b64_json"}).json()
 
     withheld, shown = job["images"]
@@ -193,17 +193,17 @@ def test_a_picture_that_is_withheld_is_listed_without_an_address(null: Stack) ->
     assert shown["b64_json"]
     answer = null.api.get(f"{job['links']['self']}/images/0")
     assert_problem(answer, 404, "image-not-found")
-    assert answer.json()["detail"] == "The safety checker withheld this picture."
+    assert answer.json()["detail"] == "The safety checker withheld this image."
 
 
-def test_who_wants_bytes_gets_the_first_picture_that_is_not_withheld(null: Stack) -> None:
+def test_who_wants_bytes_gets_the_first_image_that_is_not_withheld(null: Stack) -> None:
     answer = null.api.post("/api/txt2img", FLAGGED, headers={"Accept": "image/png"})
 
     assert answer.status_code == 200
     assert answer.headers["content-disposition"].endswith('-1.png"')
 
 
-def test_a_job_of_which_every_picture_is_withheld_is_refused(null: Stack) -> None:
+def test_a_job_of_which_every_image_is_withheld_is_refused(null: Stack) -> None:
     answer = null.api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"flag": 1}}})
 
     assert_problem(answer, 422, "content-rejected")

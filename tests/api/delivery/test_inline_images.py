@@ -13,7 +13,7 @@ import pytest
 import redis
 import requests
 
-from tests.api.conftest import picture_file
+from tests.api.conftest import image_file
 from tests.stack import Api, Stack
 
 BYTES = 12_000_001
@@ -35,12 +35,12 @@ def large(null: Stack, job: dict[str, Any]) -> Iterator[list[bytes]]:
         doc, contents = json.loads(str(client.hget(record, "doc"))), []
         for image in doc["images"]:
             contents.append(secrets.token_bytes(BYTES))
-            picture_file(null, job["id"], image["index"]).write_bytes(contents[-1])
+            image_file(null, job["id"], image["index"]).write_bytes(contents[-1])
             image |= {"bytes": BYTES, "sha256": hashlib.sha256(contents[-1]).hexdigest()}
         client.hset(record, "doc", json.dumps(doc))
     yield contents
     for image in doc["images"]:
-        picture_file(null, job["id"], image["index"]).unlink()
+        image_file(null, job["id"], image["index"]).unlink()
 
 
 def read(api: Api, job: dict[str, Any]) -> int:
@@ -88,7 +88,7 @@ def test_who_has_a_finished_job_already_is_not_sent_it_again(null: Stack, job: d
     again = null.api.get(path, headers={"If-None-Match": etag})
     null.api.http.put(f"{null.api.url}{path}/pin", timeout=10)
     changed = null.api.get(path, headers={"If-None-Match": etag})
-    picture_file(null, job["id"]).unlink()
+    image_file(null, job["id"]).unlink()
     gone = null.api.get(path, headers={"If-None-Match": changed.headers["etag"]})
 
     assert (again.status_code, again.content) == (304, b"")

@@ -1,4 +1,4 @@
-"""Picture links open without a key, for a time, and only the picture they were made for."""
+"""Image links open without a key, for a time, and only the image they were made for."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,7 +11,7 @@ from tests.stack import Api, Stack
 
 @pytest.fixture(scope="module")
 def link(alice: Person) -> str:
-    """Path and query of a picture's link."""
+    """Path and query of an image's link."""
     url = urlsplit(alice.make(num_images=2)["images"][0]["url"])
     return f"{url.path}?{url.query}"
 
@@ -31,7 +31,7 @@ def test_a_link_opens_whatever_key_comes_with_it(bob: Person, link: str) -> None
     assert bob.get(link, headers=wrong).status_code == 200
 
 
-def test_a_picture_opens_with_the_key_alone(alice: Person, stranger: Person, link: str) -> None:
+def test_a_image_opens_with_the_key_alone(alice: Person, stranger: Person, link: str) -> None:
     path = link.partition("?")[0]
 
     assert alice.get(path).status_code == 200
@@ -65,7 +65,7 @@ def test_a_link_is_for_looking(stranger: Person, link: str, method: str) -> None
     assert_problem(stranger.ask(method, link), 401, "unauthorized")
 
 
-def test_a_link_is_the_same_for_a_while_so_that_pictures_stay_in_caches(alice: Person) -> None:
+def test_a_link_is_the_same_for_a_while_so_that_images_stay_in_caches(alice: Person) -> None:
     job = alice.make()
 
     again = [alice.get(job["links"]["self"]).json()["images"][0]["url"] for _ in range(3)]

@@ -109,7 +109,7 @@ def test_a_body_that_drips_is_answered_408(strict: Api) -> None:
     assert time.monotonic() - begin < BODY_SECONDS + 2
 
 
-def test_who_waits_for_a_picture_is_not_taken_for_slow(strict: Api) -> None:
+def test_who_waits_for_a_image_is_not_taken_for_slow(strict: Api) -> None:
     body = {"prompt": "x", "metadata": {"simulate": {"seconds": BODY_SECONDS + 0.5}}}
 
     assert strict.post("/api/txt2img", body).status_code == 200

@@ -28,7 +28,7 @@ def test_one_key_with_another_request_is_refused(null: Stack) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
 
 
-def test_a_key_that_comes_again_waits_for_the_same_picture(null: Stack) -> None:
+def test_a_key_that_comes_again_waits_for_the_same_image(null: Stack) -> None:
     first = post(null.api, "key-wait").json()
 
     again = null.api.post("/api/txt2img", BODY, headers={"Idempotency-Key": "key-wait"})
@@ -110,7 +110,7 @@ def test_a_backend_tells_how_long_a_new_job_would_wait(stack: Stack) -> None:
     assert any(wait() > 1 for _ in range(500))
 
 
-def test_no_job_is_taken_when_there_is_no_room_for_its_picture(stack: Stack) -> None:
+def test_no_job_is_taken_when_there_is_no_room_for_its_image(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null", SD_MIN_FREE_BYTES=str(10**18))
 
     answer = api.post("/api/jobs", BODY)

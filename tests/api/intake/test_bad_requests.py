@@ -126,7 +126,7 @@ def test_the_operators_limits_hold_before_a_worker_has_come(idle: Stack, field: 
     assert_problem(answer, 422, "invalid-request")
 
 
-def test_a_seed_that_leaves_no_room_for_every_picture_is_refused(api: Api) -> None:
+def test_a_seed_that_leaves_no_room_for_every_image_is_refused(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", "seed": 2**32 - 1, "num_images": 2})
 
     assert_problem(answer, 422, "invalid-request")

@@ -33,7 +33,7 @@ def test_a_body_that_is_too_large_is_turned_away_before_it_is_sent(api: Api, pat
     server.close()
 
 
-def test_a_body_for_pictures_has_no_more_room_for_words(api: Api) -> None:
+def test_a_body_for_images_has_no_more_room_for_words(api: Api) -> None:
     answer = requests.post(f"{api.url}/api/jobs", json={"prompt": "x" * 5_000_000}, timeout=30)
 
     assert_problem(answer, 422, "invalid-request")

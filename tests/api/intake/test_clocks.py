@@ -10,7 +10,7 @@ import requests
 from tests.api.keyed import ALICE, Person
 from tests.stack import Api, Stack, free_port
 
-#: Longer than a picture link lives.
+#: Longer than an image link lives.
 AHEAD = """
 import datetime, time
 class Ahead(datetime.datetime):
@@ -49,7 +49,7 @@ def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice
     assert 0 <= cancelled["timings"]["total_ms"] < MOMENT.total_seconds() * 1000
 
 
-def test_picture_links_of_one_open_at_the_other(keyed: Stack, alice: Person, ahead: Api) -> None:
+def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Person, ahead: Api) -> None:
     url = alice.make()["images"][0]["url"]
 
     assert requests.get(url.replace(keyed.api.url, ahead.url), timeout=10).status_code == 200

@@ -1,4 +1,4 @@
-"""Pictures that requests name by their address."""
+"""Images that requests name by their address."""
 
 import asyncio
 import threading
@@ -13,9 +13,9 @@ import pytest
 import requests
 
 from api.intake import fetching
-from api.intake.fetching import Fetcher
+from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, QueueFull
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from tests.api.images import encoded, half, noise, posted, scene
 from tests.api.problem import assert_problem, pointers
 from tests.shared.outbound.proxies import proxying
@@ -84,16 +84,16 @@ def never_answering(server: Server) -> Iterator[threading.Event]:
         end.set()
 
 
-def test_a_picture_is_the_same_sent_or_fetched(api: Api, shown: Server) -> None:
+def test_a_image_is_the_same_sent_or_fetched(api: Api, shown: Server) -> None:
     sent, fetched = posted(api, SCENE).json(), asked(api, f"{origin(shown)}/scene?sig=a%2Fb").json()
 
     assert fetched["request"] == sent["request"]
     assert shown.requests[0].line == "GET /scene?sig=a%2Fb HTTP/1.1"
 
 
-def test_every_place_for_a_picture_takes_an_address(api: Api, shown: Server) -> None:
-    pictures = iter([SCENE, encoded(scene(32, 32)), MASK] * 2)
-    shown.script.act = lambda connection: body(next(pictures))(connection)
+def test_every_place_for_a_image_takes_an_address(api: Api, shown: Server) -> None:
+    images = iter([SCENE, encoded(scene(32, 32)), MASK] * 2)
+    shown.script.act = lambda connection: body(next(images))(connection)
     urls = [f"{origin(shown)}/{number}" for number in range(3)]
 
     for path, status in [("/api/jobs", 202), ("/api/img2img", 200)]:
@@ -104,7 +104,7 @@ def test_every_place_for_a_picture_takes_an_address(api: Api, shown: Server) -> 
 
 
 @pytest.mark.parametrize("fields", [{"width": 7}, {"prompt": ""}, {"mask": "5ecret"}, {"seed": -1}, {"no": 1}], ids=str)
-def test_nobody_is_asked_for_a_picture_where_something_else_is_wrong(
+def test_nobody_is_asked_for_a_image_where_something_else_is_wrong(
     api: Api, shown: Server, fields: dict[str, Any]
 ) -> None:
     answer = asked(api, origin(shown), **fields)
@@ -114,7 +114,7 @@ def test_nobody_is_asked_for_a_picture_where_something_else_is_wrong(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_is_what_its_bytes_say(api: Api, shown: Server, kind: str) -> None:
+def test_a_image_is_what_its_bytes_say(api: Api, shown: Server, kind: str) -> None:
     shown.script.act = body(encoded(scene(), kind), "text/html")
 
     assert asked(api, origin(shown)).status_code == 200
@@ -145,7 +145,7 @@ def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None
     ],
     ids=["404", "half", "no HTTP", "HTML", "nothing", "half a PNG", "too large", "without end"],
 )
-def test_what_is_no_picture_is_told_with_its_place(null: Stack, api: Api, shown: Server, act: Act) -> None:
+def test_what_is_no_image_is_told_with_its_place(null: Stack, api: Api, shown: Server, act: Act) -> None:
     shown.script.act = act
 
     answer = asked(api, [origin(shown)])
@@ -176,7 +176,7 @@ def test_an_api_that_nobody_told_asks_no_private_address(null: Stack, shown: Ser
     assert shown.requests == []
 
 
-def test_others_are_served_while_a_picture_does_not_come(api: Api, shown: Server) -> None:
+def test_others_are_served_while_a_image_does_not_come(api: Api, shown: Server) -> None:
     with ThreadPoolExecutor() as pool, never_answering(shown) as came:
         waiting = [
             pool.submit(requests.post, f"{api.url}/api/jobs", json={"prompt": "x", "image": origin(shown)}, timeout=30)
@@ -191,8 +191,8 @@ def test_others_are_served_while_a_picture_does_not_come(api: Api, shown: Server
     assert {future.result().status_code for future in waiting} == {422}
 
 
-def test_a_picture_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
-    fetcher = Fetcher(Guard([origin(shown)]))
+def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
+    fetcher = ImageFetcher(OutboundClient([origin(shown)]))
     shown.script.act = again(b"x", b"HTTP/1.1 200 OK\r\n\r\n", 0.05)
     begin = time.monotonic()
 
@@ -205,7 +205,7 @@ def test_a_picture_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
 def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MOST_THREADS", 1)
     monkeypatch.setattr(fetching, "MOST_SECONDS_IN_LINE", 0.2)
-    fetcher = Fetcher(Guard([origin(shown)]))
+    fetcher = ImageFetcher(OutboundClient([origin(shown)]))
 
     async def ask(seconds: float) -> None:
         await fetcher.fetch(origin(shown), "/image", seconds, 1000, lambda _: None)
@@ -220,10 +220,10 @@ def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monk
     assert isinstance(second, QueueFull)
 
 
-def test_pictures_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server, tmp_path: Path) -> None:
-    """Of twenty requests at once, with five to spare, one fetches its pictures and is in debt for them."""
+def test_images_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server, tmp_path: Path) -> None:
+    """Of twenty requests at once, with five to spare, one fetches its images and is in debt for them."""
     rate = {"SD_REQUESTS_PER_SECOND": "1", "SD_REQUEST_BURST": "5", "SD_REDIS_PREFIX": "paid:"}
-    # In a folder of its own: nobody will do the job that is accepted, and its pictures stay.
+    # In a folder of its own: nobody will do the job that is accepted, and its images stay.
     few = null.start_api(SD_WEBHOOK_ALLOW=origin(shown), SD_OUTPUT_DIR=str(tmp_path), **rate)
     with ThreadPoolExecutor(20) as many:
         codes = list(many.map(lambda _: asked(few, [origin(shown)] * 8, "/api/jobs").status_code, range(20)))

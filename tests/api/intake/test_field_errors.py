@@ -57,9 +57,7 @@ def test_the_first_wrong_field_is_named_in_plain_words(api: Api, fields: dict[st
 def test_what_a_model_cannot_do_is_said_with_its_name(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", "guidance_scale": 99})
 
-    assert (
-        answer.json()["detail"] == "The null model cannot make this picture: guidance_scale must be between 0 and 50."
-    )
+    assert answer.json()["detail"] == "The null model cannot make this image: guidance_scale must be between 0 and 50."
 
 
 def test_a_body_that_is_no_object_is_called_that(api: Api) -> None:
@@ -92,17 +90,17 @@ def test_a_refused_receiver_says_which_setting_would_allow_it(api: Api, url: str
     assert answer.json()["detail"].endswith("The operator can allow it in SD_WEBHOOK_ALLOW.")
 
 
-@pytest.mark.parametrize("name", ["file", "data", "init_image", "picture"])
+@pytest.mark.parametrize("name", ["file", "data", "init_image", "image"])
 @pytest.mark.parametrize("file_name", ["a.png", None])
-def test_a_picture_under_another_name_is_told_the_right_one(api: Api, name: str, file_name: str | None) -> None:
+def test_a_image_under_another_name_is_told_the_right_one(api: Api, name: str, file_name: str | None) -> None:
     answer = send(api, {name: (file_name, noise(64, 64))})
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [f"/{name}"]
-    assert answer.json()["detail"].endswith("; send a picture as a file part with the name image.")
+    assert answer.json()["detail"].endswith("; send an image as a file part with the name image.")
 
 
-def test_a_picture_without_a_file_name_is_told_that_it_needs_one(api: Api) -> None:
+def test_a_image_without_a_file_name_is_told_that_it_needs_one(api: Api) -> None:
     answer = send(api, {"image": (None, noise(64, 64))})
 
     assert answer.json()["detail"] == "image must be a file part, with a file name."

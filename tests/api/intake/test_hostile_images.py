@@ -1,4 +1,4 @@
-"""Pictures from whoever means harm: refused in few words before anything decodes them, and nothing of them stays."""
+"""Images from whoever means harm: refused in few words before anything decodes them, and nothing of them stays."""
 
 import base64
 import http.client
@@ -31,7 +31,7 @@ def animation(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         b"",
         b"x",
@@ -64,8 +64,8 @@ def animation(kind: str) -> bytes:
     ],
     ids=lambda data: repr(data[:14]),
 )
-def test_what_is_no_single_picture_of_bounded_size_is_refused(api: Api, picture: bytes) -> None:
-    answer = posted(api, picture)
+def test_what_is_no_single_image_of_bounded_size_is_refused(api: Api, image: bytes) -> None:
+    answer = posted(api, image)
 
     assert_problem(answer, 422, "invalid-image")
     assert answer.json()["detail"].startswith("/image: ")
@@ -80,7 +80,7 @@ def test_the_mask_and_json_are_looked_at_as_closely(api: Api) -> None:
         assert_problem(api.post("/api/jobs", {"prompt": "x", **fields}), 422, "invalid-image")
 
 
-def test_a_picture_that_breaks_when_it_is_decoded_fails_its_job(api: Api) -> None:
+def test_a_image_that_breaks_when_it_is_decoded_fails_its_job(api: Api) -> None:
     for broken in (JPEG[:-300], claiming(900, 900)):
         answer = posted(api, broken)
 
@@ -92,17 +92,15 @@ def test_a_mask_of_another_size_is_refused(api: Api) -> None:
     assert_problem(posted(api, SCENE, encoded(half(32, 32))), 422, "invalid-image")
 
 
-def test_a_picture_that_is_also_something_else_is_a_picture(null: Stack) -> None:
+def test_a_image_that_is_also_something_else_is_a_image(null: Stack) -> None:
     job = posted(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
 
     assert job.status_code == 200
-    (picture,) = null.outputs.rglob(f"{job.json()['id']}-0.png")
-    assert b"script" not in picture.read_bytes()
+    (image,) = null.outputs.rglob(f"{job.json()['id']}-0.png")
+    assert b"script" not in image.read_bytes()
 
 
-def test_a_picture_that_takes_too_many_bytes_is_refused(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_image_that_takes_too_many_bytes_is_refused(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("small")
     limits = {"SD_MAX_IMAGE_BYTES": "20000", "SD_MAX_IMAGE_PIXELS": "4096", "SD_MAX_REQUEST_PIXELS": "10000"}
     with Stack(redis_url, folder, SD_BACKENDS="null", **limits) as stack:
@@ -187,5 +185,5 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -
 
 
 @pytest.mark.parametrize("fields", [{"width": 7}, {"backend": "flux-local"}, {"seed": -1}], ids=str)
-def test_pictures_of_a_request_that_is_refused_go(api: Api, fields: dict[str, Any]) -> None:
+def test_images_of_a_request_that_is_refused_go(api: Api, fields: dict[str, Any]) -> None:
     assert posted(api, SCENE, **fields).status_code in (422, 503)

@@ -1,4 +1,4 @@
-"""Pictures that come with requests: in forms as existing callers send them, and in JSON."""
+"""Images that come with requests: in forms as existing callers send them, and in JSON."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 from tests.worker.images.looking import Pixels, pixels
 from tests.worker.new_jobs import file_of
-from worker.engines.null import NullBackend
+from worker.engines.null import NullEngine
 
 SCENE, MASK = encoded(scene()), encoded(half())
 
@@ -39,7 +39,7 @@ def reference(null: Stack) -> Pixels:
     return drawn(null, posted(null.api, SCENE, strength="0.5"))
 
 
-def test_a_picture_is_changed_by_its_strength(null: Stack, reference: Pixels) -> None:
+def test_a_image_is_changed_by_its_strength(null: Stack, reference: Pixels) -> None:
     untouched, before = drawn(null, posted(null.api, SCENE, strength="0.001")), np.asarray(scene())
 
     assert np.abs(untouched.astype(int) - before).max() <= 1
@@ -54,7 +54,7 @@ def test_what_is_outside_of_the_mask_stays_as_it_was(null: Stack) -> None:
     assert (changed[:, 48:] != before[:, 48:]).any()
 
 
-def test_the_picture_has_the_size_of_the_one_it_begins_with(null: Stack) -> None:
+def test_the_image_has_the_size_of_the_one_it_begins_with(null: Stack) -> None:
     job = posted(null.api, SCENE).json()
 
     assert (job["request"]["width"], job["request"]["height"]) == (96, 64)
@@ -90,14 +90,14 @@ def test_json_does_the_same(null: Stack, reference: Pixels) -> None:
         assert (drawn(null, null.api.post(path, {**body, "image": image})) == reference).all()
 
 
-def test_a_job_takes_pictures_too(null: Stack) -> None:
+def test_a_job_takes_images_too(null: Stack) -> None:
     answer = null.api.post("/api/jobs", {"prompt": "x", "image": base64_of(SCENE), "mask": base64_of(MASK)})
 
     assert answer.status_code == 202
     assert null.api.finished(answer.json()["id"])["state"] == "succeeded"
 
 
-def test_several_pictures_are_several_parts(null: Stack) -> None:
+def test_several_images_are_several_parts(null: Stack) -> None:
     files = [("image", ("a.png", SCENE)), ("image[]", ("b.png", encoded(scene(32, 32))))]
 
     answer = requests.post(f"{null.api.url}/api/img2img", data=PROMPT, files=files, timeout=60)
@@ -125,7 +125,7 @@ def test_what_is_left_empty_is_left_out(null: Stack) -> None:
     assert "mask" not in answer.json()["request"]
 
 
-def test_the_picture_itself_can_be_the_answer(null: Stack) -> None:
+def test_the_image_itself_can_be_the_answer(null: Stack) -> None:
     answer = requests.post(
         f"{null.api.url}/api/img2img",
         data=PROMPT,
@@ -156,23 +156,23 @@ def test_curl_sends_a_form(null: Stack, tmp_path: Path) -> None:
     assert (job["state"], job["request"]["strength"], job["request"]["seed"]) == ("succeeded", 0.4, 3)
 
 
-def test_a_key_stands_for_the_very_same_picture(null: Stack) -> None:
+def test_a_key_stands_for_the_very_same_image(null: Stack) -> None:
     first, second, other = (
         requests.post(
             f"{null.api.url}/api/img2img",
             data=PROMPT,
-            files={"image": picture},
+            files={"image": image},
             headers={"idempotency-key": "the-scene"},
             timeout=60,
         )
-        for picture in (SCENE, SCENE, encoded(scene().rotate(180)))
+        for image in (SCENE, SCENE, encoded(scene().rotate(180)))
     )
 
     assert first.json()["id"] == second.json()["id"]
     assert_problem(other, 422, "idempotency-mismatch")
 
 
-def test_answers_name_pictures_by_their_hash_and_never_hold_them(null: Stack) -> None:
+def test_answers_name_images_by_their_hash_and_never_hold_them(null: Stack) -> None:
     job = posted(null.api, SCENE, MASK).json()
 
     shown = null.api.get(f"/api/jobs/{job['id']}")
@@ -181,7 +181,7 @@ def test_answers_name_pictures_by_their_hash_and_never_hold_them(null: Stack) ->
     assert len(shown.content) < 4096
 
 
-def test_a_text_job_says_nothing_of_pictures(null: Stack) -> None:
+def test_a_text_job_says_nothing_of_images(null: Stack) -> None:
     job = null.api.post("/api/txt2img", {"prompt": "x"}).json()
 
     assert not {"image", "mask", "strength"} & set(job["request"])
@@ -224,7 +224,7 @@ def test_none_is_none(null: Stack) -> None:
         assert answer.status_code == 202
 
 
-def test_img2img_without_a_picture_is_refused(api: Api) -> None:
+def test_img2img_without_a_image_is_refused(api: Api) -> None:
     for answer in (
         requests.post(f"{api.url}/api/img2img", files={"prompt": (None, "x")}, timeout=30),
         api.post("/api/img2img", {"prompt": "x"}),
@@ -233,7 +233,7 @@ def test_img2img_without_a_picture_is_refused(api: Api) -> None:
         assert pointers(answer) == ["/image"]
 
 
-def test_a_picture_that_is_no_file_part_is_refused(api: Api) -> None:
+def test_a_image_that_is_no_file_part_is_refused(api: Api) -> None:
     for query, part in [({}, (None, base64_of(SCENE))), ({"image": "x"}, ("a.png", SCENE))]:
         answer = requests.post(f"{api.url}/api/img2img", params={**PROMPT, **query}, files={"image": part}, timeout=30)
         assert_problem(answer, 422, "invalid-request")
@@ -265,11 +265,11 @@ def test_a_page_of_this_service_may_send_forms(api: Api, headers: dict[str, str]
     assert answer.status_code == 200, answer.text
 
 
-def test_a_backend_that_takes_no_pictures_says_who_does(redis_url: str, tmp_path: Path) -> None:
+def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null,sd") as stack:
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
         for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
-            told = NullBackend.capabilities.model_copy(update={"max_input_images": most})
+            told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
             store.run(workers.tell(backend, told))
         api = stack.start_api()
 
@@ -277,4 +277,4 @@ def test_a_backend_that_takes_no_pictures_says_who_does(redis_url: str, tmp_path
 
         assert_problem(answer, 422, "invalid-request")
         assert pointers(answer) == ["/image"]
-        assert answer.json()["errors"][0]["detail"] == "null takes no pictures; null can"
+        assert answer.json()["errors"][0]["detail"] == "null takes no images; null can"

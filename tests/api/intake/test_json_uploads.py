@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from api.intake.json_uploads import LONG, Lifting
+from api.intake.json_uploads import LONG, JsonUploadReader
 from shared.errors import PayloadTooLarge
 from tests.api.images import noise
 from tests.stack import Stack
@@ -38,7 +38,7 @@ def lifted(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]
     async def target() -> Bytes:
         return Bytes()
 
-    lifting = Lifting(target, 1000)
+    lifting = JsonUploadReader(target, 1000)
     left = json.loads(asyncio.run(lifting.read(pieces())))
     return left, [(bytes(long.target.data), long.wrong) for long in lifting.lifted.values()]
 

@@ -105,7 +105,7 @@ def test_the_same_request_again_finds_the_job(
     assert jobs_of(alone.api, request_body) == [job_id]
 
 
-def test_a_caller_that_waits_for_its_picture_finds_the_job(
+def test_a_caller_that_waits_for_its_image_finds_the_job(
     valkey: Valkey, alone: Stack, request_body: dict[str, Any]
 ) -> None:
     (job_id,) = unsure(valkey, alone.api, request_body, path="/api/txt2img")

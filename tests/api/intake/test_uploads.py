@@ -1,4 +1,4 @@
-"""Many pictures and large ones: memory does not grow with them, and each job gets its own."""
+"""Many images and large ones: memory does not grow with them, and each job gets its own."""
 
 import base64
 import itertools
@@ -92,7 +92,7 @@ def cancel_all(stack: Stack) -> None:
         assert stack.api.delete(f"/api/jobs/{job['id']}").status_code == 200
 
 
-def test_pictures_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
+def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
     job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}).json()
     (kept,) = inputs(unserved)
     assert kept.parent.name == job["id"]
@@ -103,7 +103,7 @@ def test_pictures_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack)
     assert inputs(unserved) == []
 
 
-def test_a_repeated_request_keeps_its_pictures_once(unserved: Stack) -> None:
+def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
     body, key = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}, {"idempotency-key": "one"}
 
     jobs = {unserved.api.post("/api/jobs", body, headers=key).json()["id"] for _ in range(3)}
@@ -112,7 +112,7 @@ def test_a_repeated_request_keeps_its_pictures_once(unserved: Stack) -> None:
     cancel_all(unserved)
 
 
-def test_no_picture_is_in_redis(unserved: Stack) -> None:
+def test_no_image_is_in_redis(unserved: Stack) -> None:
     unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
 
     told = unserved.api.get("/api/jobs?state=queued")
@@ -121,7 +121,7 @@ def test_no_picture_is_in_redis(unserved: Stack) -> None:
     cancel_all(unserved)
 
 
-def test_a_queue_that_is_full_keeps_no_pictures(redis_url: str, tmp_path: Path) -> None:
+def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="1") as stack:
         api = stack.start_api()
         body = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}
@@ -132,18 +132,18 @@ def test_a_queue_that_is_full_keeps_no_pictures(redis_url: str, tmp_path: Path) 
         assert len(inputs(stack)) == 1
 
 
-def test_fifty_at_once_get_each_its_own_picture(null: Stack) -> None:
+def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
     shades = np.arange(50, dtype=np.uint8)
     numbers = itertools.count()
 
     def changed(shade: int) -> bool:
-        picture = np.full((32, 32, 3), 4 * shade, np.uint8)
-        # Of one colour it would be no picture to the worker.
-        picture[:16] += 20
-        answer = posted(null.api, encoded(Image.fromarray(picture)), strength="0.001", label=f"{next(numbers)}")
+        image = np.full((32, 32, 3), 4 * shade, np.uint8)
+        # Of one colour it would be no image to the worker.
+        image[:16] += 20
+        answer = posted(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
         assert answer.status_code == 200, answer.text
         drawn = pixels(file_of(null, answer.json()))
-        return bool(np.abs(drawn.astype(int) - picture).max() <= 1)
+        return bool(np.abs(drawn.astype(int) - image).max() <= 1)
 
     with ThreadPoolExecutor(50) as threads:
         assert all(threads.map(changed, shades.tolist()))

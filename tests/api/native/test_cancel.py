@@ -37,7 +37,7 @@ def test_a_cancelled_queued_job_never_starts(null: Stack, api: Api) -> None:
     assert [event.data.get("state") for event in api.follow(job["id"])] == ["queued", "cancelled"]
 
 
-def test_a_cancelled_running_job_ends_at_its_next_step_without_a_picture(null: Stack, api: Api) -> None:
+def test_a_cancelled_running_job_ends_at_its_next_step_without_a_image(null: Stack, api: Api) -> None:
     job = running(api, seconds=20, num_inference_steps=100)
 
     answer = api.delete(job["links"]["self"])

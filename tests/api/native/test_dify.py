@@ -63,7 +63,7 @@ def test_dify_can_read_it(tool: dict[str, Any]) -> None:
         assert isinstance(field.get("default", TYPES[field["type"]]()), TYPES[field["type"]]), name
 
 
-def test_what_dify_asks_is_answered_with_a_picture_that_needs_no_key(keyed: Stack, tool: dict[str, Any]) -> None:
+def test_what_dify_asks_is_answered_with_a_image_that_needs_no_key(keyed: Stack, tool: dict[str, Any]) -> None:
     # Models like to write numbers as texts.
     answer = asked(keyed, tool, "/api/txt2img", "post", prompt="a penguin", width="64", seed="7", guidance_scale="1.5")
 

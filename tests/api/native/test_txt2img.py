@@ -1,4 +1,4 @@
-"""POST /api/txt2img: pictures while you wait."""
+"""POST /api/txt2img: images while you wait."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.api.conftest import picture_file
+from tests.api.conftest import image_file
 from tests.api.problem import assert_problem
 from tests.api.waiting import Waiting
 from tests.stack import Api, Stack
@@ -41,7 +41,7 @@ def test_the_answer_is_the_finished_job(api: Api) -> None:
     assert answer.headers["x-job-id"] == job["id"]
 
 
-def test_the_picture_is_at_its_url_as_described(api: Api) -> None:
+def test_the_image_is_at_its_url_as_described(api: Api) -> None:
     image = generate(api).json()["images"][0]
 
     data = requests.get(image["url"], timeout=10).content
@@ -123,16 +123,16 @@ def test_a_format_that_accept_does_not_name_is_not_acceptable(api: Api) -> None:
     assert_problem(generate(api, "image/png", output_format="jpeg"), 406, "not-acceptable")
 
 
-def test_pictures_can_come_inside_of_the_answer(api: Api) -> None:
+def test_images_can_come_inside_of_the_answer(api: Api) -> None:
     job = generate(api, response_format="b64_json", num_images=2).json()
 
     for image in job["images"]:
         assert base64.b64decode(image["b64_json"]) == requests.get(image["url"], timeout=10).content
 
 
-def test_a_job_can_be_looked_at_after_its_inline_picture_is_gone(api: Api, null: Stack) -> None:
+def test_a_job_can_be_looked_at_after_its_inline_image_is_gone(api: Api, null: Stack) -> None:
     job = generate(api, response_format="b64_json").json()
-    picture_file(null, job["id"]).unlink()
+    image_file(null, job["id"]).unlink()
 
     answer = api.get(job["links"]["self"])
 
@@ -151,7 +151,7 @@ def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: s
     assert (job["state"], job["error"]["code"], job["images"]) == ("failed", code, [])
 
 
-def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_picture(null: Stack, api: Api, other_api: Api) -> None:
+def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_image(null: Stack, api: Api, other_api: Api) -> None:
     with Waiting(null, other_api, "image/png") as waiting:
         api.delete(waiting.job["links"]["self"])
 
@@ -161,7 +161,7 @@ def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_picture(null: Stack
     assert answer.headers["x-job-id"] == waiting.job["id"]
 
 
-def test_the_reported_seed_makes_the_same_picture_again(api: Api) -> None:
+def test_the_reported_seed_makes_the_same_image_again(api: Api) -> None:
     first = generate(api, "image/png")
 
     again = generate(api, "image/png", seed=int(first.headers["x-seed"]))
@@ -169,7 +169,7 @@ def test_the_reported_seed_makes_the_same_picture_again(api: Api) -> None:
     assert pixels(again) == pixels(first)
 
 
-def test_picture_i_is_made_from_seed_plus_i(api: Api) -> None:
+def test_image_i_is_made_from_seed_plus_i(api: Api) -> None:
     images = generate(api, num_images=3, seed=10).json()["images"]
 
     alone = generate(api, "image/png", seed=12)
@@ -185,14 +185,14 @@ def test_what_the_backend_ignores_is_said(api: Api) -> None:
 
 
 def test_links_begin_with_the_public_address(null: Stack, api: Api) -> None:
-    public = null.start_api(SD_PUBLIC_URL="https://pictures.example.com/")
+    public = null.start_api(SD_PUBLIC_URL="https://images.example.com/")
 
     job = generate(public).json()
 
-    assert job["images"][0]["url"] == f"https://pictures.example.com{job['links']['self']}/images/0"
+    assert job["images"][0]["url"] == f"https://images.example.com{job['links']['self']}/images/0"
 
 
-def test_everybody_who_waits_gets_their_own_picture(api: Api, other_api: Api) -> None:
+def test_everybody_who_waits_gets_their_own_image(api: Api, other_api: Api) -> None:
     def ask(seed: int) -> requests.Response:
         url = (api, other_api)[seed % 2].url
         return requests.post(f"{url}/api/txt2img", json={"prompt": "x", "seed": seed}, timeout=30)

@@ -12,14 +12,14 @@ from tests.worker.images.looking import pixels
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
-def test_generate_saves_the_picture_in_the_format_of_the_file_name(service: Launched, ending: str, kind: str) -> None:
+def test_generate_saves_the_image_in_the_format_of_the_file_name(service: Launched, ending: str, kind: str) -> None:
     command = service.cli("generate", "a prompt", "-o", f"out.{ending}", "--seed", "7", "--width", "96")
 
     assert command.wait() == 0
     assert "96x64" in command.output
     assert "seed 7" in command.output
-    with Image.open(service.folder / f"out.{ending}") as picture:
-        assert (picture.format, picture.size) == (kind, (96, 64))
+    with Image.open(service.folder / f"out.{ending}") as image:
+        assert (image.format, image.size) == (kind, (96, 64))
 
 
 def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
@@ -44,12 +44,12 @@ def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) ->
     assert not (service.folder / "out.gif").exists()
 
 
-def test_generate_begins_with_a_picture(service: Launched) -> None:
+def test_generate_begins_with_a_image(service: Launched) -> None:
     (service.folder / "in.png").write_bytes(encoded(scene()))
     (service.folder / "mask.png").write_bytes(encoded(half()))
-    pictures = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
+    images = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
 
-    command = service.cli("generate", "a prompt", "-o", "changed.png", *pictures)
+    command = service.cli("generate", "a prompt", "-o", "changed.png", *images)
 
     assert command.wait() == 0
     before, after = np.asarray(scene()), pixels((service.folder / "changed.png").read_bytes())
@@ -57,7 +57,7 @@ def test_generate_begins_with_a_picture(service: Launched) -> None:
     assert (after != before).any()
 
 
-def test_generate_says_which_picture_cannot_be_read(service: Launched) -> None:
+def test_generate_says_which_image_cannot_be_read(service: Launched) -> None:
     command = service.cli("generate", "a prompt", "--image", "nowhere.png")
 
     assert command.wait() == 1
@@ -76,7 +76,7 @@ def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
     assert not list((service.folder / "outputs").rglob("*.png"))
 
 
-def test_prune_leaves_pictures_alone_that_this_redis_does_not_know(service: Launched) -> None:
+def test_prune_leaves_images_alone_that_this_redis_does_not_know(service: Launched) -> None:
     made = service.generate().json()
     command = [sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"]
     stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")

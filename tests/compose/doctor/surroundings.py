@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compose.doctor.asking import Answer, NoAnswer
+from compose.doctor.asking import ProbeFailed, ProbeResponse
 from compose.doctor.examination import CHECKS
 from compose.doctor.findings import Finding
 from compose.doctor.surroundings import Surroundings
@@ -37,7 +37,7 @@ def around(
     *,
     probed: Device | None = CPU,
     redis_url: str | None = None,
-    outside: Mapping[str, Answer | NoAnswer] | None = None,
+    outside: Mapping[str, ProbeResponse | ProbeFailed] | None = None,
     **settings: Any,
 ) -> Surroundings:
     places = {"data_dir": folder / "data", "output_dir": folder / "outputs", "model_dir": folder / "models"}

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import trustme
 
-from compose.doctor.asking import Answer, NoAnswer, ask
+from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.doctor.checks import clock, redis, versions
 from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
 from compose.launcher.up import REDIS_URL_FILE
 from shared.redis.store import Store, connect
-from shared.storage.folder import Folder
+from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.workers.devices import Device
 from shared.workers.records import Download
@@ -189,9 +189,9 @@ def test_the_hub_is_asked_where_a_model_is_missing(tmp_path: Path, monkeypatch: 
 def test_an_answer_without_end_is_not_waited_for() -> None:
     with provider() as bfl:
         bfl.credits = Reply(raw=b"x" * 100_000)
-        answer = ask(f"{bfl.api_url}/v1/credits")
+        answer = probe(f"{bfl.api_url}/v1/credits")
 
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ProbeResponse)
     assert len(answer.text) == 65_536
     assert abs(answer.skew_seconds or 0) < 5
 
@@ -297,7 +297,8 @@ def test_clocks(ahead: float, level: str) -> None:
 
 def test_servers_that_do_not_answer_tell_no_time(tmp_path: Path) -> None:
     here = around(
-        tmp_path, outside={"https://a.example": NoAnswer("no connection"), "https://b.example": Answer(200, "", None)}
+        tmp_path,
+        outside={"https://a.example": ProbeFailed("no connection"), "https://b.example": ProbeResponse(200, "", None)},
     )
 
     assert only("clock", here) == ("ok", "There is no other clock to compare with.")
@@ -347,7 +348,7 @@ def test_a_folder_of_another_installation_is_told_of(redis_url: str, tmp_path: P
         here = around(tmp_path, redis_url=redis_url, redis_prefix=prefix)
         return [finding.detail for finding in found("disk", here) if finding.level is Level.WARNING]
 
-    images = ImageStore(Folder(tmp_path / "outputs"))
+    images = ImageStore(FolderStore(tmp_path / "outputs"))
     assert told("one:") == told("two:") == []
     assert Ownership.of(Store(connect(redis_url)), "one:", images).claim() is None
 

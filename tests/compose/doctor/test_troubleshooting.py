@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.doctor.asking import Answer
+from compose.doctor.asking import ProbeResponse
 from compose.doctor.findings import Level
 from compose.doctor.surroundings import Surroundings
 from tests.compose.doctor.surroundings import CPU, MPS, around, found, loading_worker
@@ -60,7 +60,7 @@ class Scenes:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return around(self.folder, model_id="some/model", safety_checker=False)
 
-    def black_pictures(self) -> Surroundings:
+    def black_images(self) -> Surroundings:
         return around(self.folder, probed=MPS, dtype="float16")
 
     def still_loading(self) -> Surroundings:
@@ -94,7 +94,7 @@ class Scenes:
         return here
 
     def wrong_clock(self) -> Surroundings:
-        return around(self.folder, outside={"https://api.example.com": Answer(200, "", skew_seconds=-400.0)})
+        return around(self.folder, outside={"https://api.example.com": ProbeResponse(200, "", skew_seconds=-400.0)})
 
     def refused_token(self) -> Surroundings:
         return around(self.folder, huggingface_token="hf_short")
@@ -113,9 +113,9 @@ class Scenes:
 Scene = Callable[[Scenes], Surroundings]
 SCENES: dict[str, Scene] = {
     "a job fails with `out-of-memory`, or its worker dies": Scenes.out_of_memory,
-    "a picture takes minutes": Scenes.slow,
+    "an image takes minutes": Scenes.slow,
     "the download of a model hangs": Scenes.hanging_download,
-    "pictures are black, on Apple's GPU above all; jobs fail with `invalid-output`": Scenes.black_pictures,
+    "images are black, on Apple's GPU above all; jobs fail with `invalid-output`": Scenes.black_images,
     "a backend stays `loading` or `offline`": Scenes.still_loading,
     "`imagegen up` says that a port cannot be used": Scenes.taken_port,
     "402, `upstream-out-of-credits`": Scenes.no_credits,
@@ -123,7 +123,7 @@ SCENES: dict[str, Scene] = {
     "503, `store-unavailable`; jobs are gone after a restart": Scenes.forgetful_redis,
     "507, `storage-full`": Scenes.full_disk,
     "images are not cleared away, though retention is set": Scenes.images_of_another_installation,
-    "webhooks are refused as too old, picture links lapse at once": Scenes.wrong_clock,
+    "webhooks are refused as too old, image links lapse at once": Scenes.wrong_clock,
     "a model cannot be had, though its terms were accepted": Scenes.refused_token,
     "the service does not start on `SD_HOST=0.0.0.0`": Scenes.open_doors,
 }

@@ -54,7 +54,7 @@ class Flower:
 
 @pytest.fixture(scope="module")
 def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
-    """Beside a worker that has made a picture."""
+    """Beside a worker that has made an image."""
     folder, port, own = tmp_path_factory.mktemp("flower"), free_port(), free_port()
     settings = {
         "SD_BACKENDS": "null",

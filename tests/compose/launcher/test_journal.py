@@ -5,13 +5,13 @@ from contextlib import closing
 from pathlib import Path
 
 from compose.cli.logs import Filter
-from compose.launcher.journal import NAME, Journal, Line, Reader
+from compose.launcher.journal import NAME, Journal, LogLine, LogReader
 
 JOB, OTHER = "01a207b4-0da0-76eb-8b84-9486d49425aa", "01a207b4-0da0-76eb-8b84-000000000000"
 
 
-def lines(folder: Path, older: int = 3) -> list[Line]:
-    with closing(Reader(folder, older)) as reader:
+def lines(folder: Path, older: int = 3) -> list[LogLine]:
+    with closing(LogReader(folder, older)) as reader:
         return list(reader.past())
 
 
@@ -47,7 +47,7 @@ def test_it_never_takes_more_than_its_share(tmp_path: Path) -> None:
 
 
 def test_who_follows_misses_nothing_when_a_new_file_begins(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal, closing(Reader(tmp_path, 20)) as reader:
+    with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal, closing(LogReader(tmp_path, 20)) as reader:
         journal.write("api", "before")
         assert list(reader.past()) == []
         future = reader.future()
@@ -64,7 +64,7 @@ def test_who_follows_misses_nothing_when_a_new_file_begins(tmp_path: Path) -> No
 def test_who_reads_slowly_misses_nothing_and_is_told_nothing_twice(tmp_path: Path) -> None:
     with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal:
         journal.write("api", "before")
-        with closing(Reader(tmp_path, 20)) as reader:
+        with closing(LogReader(tmp_path, 20)) as reader:
             for number in range(10):
                 journal.write("api", f"line {number}")
             past = [line.text for line in reader.past()]
@@ -77,7 +77,7 @@ def test_who_reads_slowly_misses_nothing_and_is_told_nothing_twice(tmp_path: Pat
 
 
 def test_who_follows_waits_for_the_first_line_and_for_the_end_of_a_line(tmp_path: Path) -> None:
-    with closing(Reader(tmp_path)) as reader:
+    with closing(LogReader(tmp_path)) as reader:
         assert list(reader.past()) == []
         with (tmp_path / NAME).open("w") as file:
             file.write("2026-11-23T12:00:00.000+00:00 api whole\n2026-11-23T12:00:00.000+00:00 api ha")
@@ -111,10 +111,10 @@ def test_a_jobs_entries_are_whole() -> None:
     ]
     chosen = Filter((), JOB)
 
-    assert [said.index(line) for line in said if chosen.wants(Line(*line))] == [0, 2, 3, 6]
+    assert [said.index(line) for line in said if chosen.wants(LogLine(*line))] == [0, 2, 3, 6]
 
 
 def test_processes_are_chosen_by_name() -> None:
     chosen = Filter(("api", "redis"), None)
 
-    assert [chosen.wants(Line(name, "x")) for name in ("api", "redis", "worker-sd")] == [True, True, False]
+    assert [chosen.wants(LogLine(name, "x")) for name in ("api", "redis", "worker-sd")] == [True, True, False]

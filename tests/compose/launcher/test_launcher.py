@@ -11,7 +11,7 @@ from tests.faults.invariant import until
 from tests.stack import free_port
 
 
-def test_one_command_starts_a_service_that_makes_pictures(service: Launched) -> None:
+def test_one_command_starts_a_service_that_makes_images(service: Launched) -> None:
     answer = service.generate()
 
     assert answer.json()["state"] == "succeeded"

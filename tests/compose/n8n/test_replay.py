@@ -66,14 +66,14 @@ def execution(
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_prompt_becomes_a_picture_by_each_address(
+def test_a_prompt_becomes_a_image_by_each_address(
     stack: Stack, n8n: Receiver, numbers: Iterator[int], address: str
 ) -> None:
     run, network = execution("synchronous.json", stack.api, n8n, next(numbers), address)
 
     run.run()
 
-    (item,) = run.runs["The picture"][0]
+    (item,) = run.runs["The image"][0]
     assert item.binary["data"].startswith(PNG)
     assert item.json["headers"]["x-job-id"]
     assert len(network.sent) == 1
@@ -95,14 +95,12 @@ def test_a_refusal_stops_with_what_is_wrong(stack: Stack, n8n: Receiver, numbers
         run.run()
 
 
-def test_the_webhook_wakes_n8n_and_the_pictures_are_fetched(
-    stack: Stack, n8n: Receiver, numbers: Iterator[int]
-) -> None:
+def test_the_webhook_wakes_n8n_and_the_images_are_fetched(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
     run, _ = execution("asynchronous.json", stack.api, n8n, next(numbers), prompt="a penguin")
 
     run.run()
 
-    (item,) = run.runs["Fetch the picture"][0]
+    (item,) = run.runs["Fetch the image"][0]
     assert item.binary["data"].startswith(PNG)
     (arrival,) = n8n.arrivals
     assert arrival.headers["x-webhook-token"] == "of-the-operator"
@@ -140,7 +138,7 @@ def test_a_job_that_has_not_succeeded_wakes_n8n_too(patient: Api, n8n: Receiver,
 
 def test_a_call_that_is_false_ends_nothing_but_the_wait(patient: Api, n8n: Receiver, numbers: Iterator[int]) -> None:
     class Lying(Network):
-        """Somebody tells n8n that the job has succeeded, with a picture of their own, though it has not begun."""
+        """Somebody tells n8n that the job has succeeded, with an image of their own, though it has not begun."""
 
         def send(self, method: str, url: str, headers: Mapping[str, str], body: object) -> requests.Response:
             answered = super().send(method, url, headers, body)

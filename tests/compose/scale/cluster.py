@@ -17,7 +17,7 @@ from tests.stack import Api, Process, Stack, free_port
 ANN, BOB = "ann-has-a-key-of-her-own", "bob-has-a-key-of-his-own"
 PASSWORD = "password-of-redis"
 BURST, PER_SECOND = 60, 30
-PUBLIC_URL = "https://pictures.example.com"
+PUBLIC_URL = "https://images.example.com"
 
 
 class Cluster(Stack):
@@ -46,7 +46,7 @@ class Cluster(Stack):
         self.receiver: Receiver = self._stack.enter_context(receiving())
         self.settings |= {
             **self.s3.credentials,
-            "SD_OUTPUT_URL": self.s3.create("pictures"),
+            "SD_OUTPUT_URL": self.s3.create("images"),
             "SD_WEBHOOK_ALLOW": self.receiver.origin,
         }
         housekeepers = [self._housekeeper(number) for number in (0, 1)]

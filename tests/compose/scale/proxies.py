@@ -54,7 +54,7 @@ def nginx(folder: Path, apis: Sequence[str]) -> Iterator[str]:
 def caddy(folder: Path, apis: Sequence[str]) -> Iterator[str]:
     """Its address."""
     program, port = _program("caddy"), free_port()
-    content = _placed(_block("pictures.example.com {"), apis).replace("pictures.example.com {", f"http://:{port} {{")
+    content = _placed(_block("images.example.com {"), apis).replace("images.example.com {", f"http://:{port} {{")
     (folder / "Caddyfile").write_text("{\n admin off\n}\n" + content)
     process = Process([program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")], folder)
     with _running(process, "serving initial configuration"):

@@ -42,9 +42,9 @@ def test_a_job_of_one_api_is_followed_and_had_from_the_other(here: Api, there: A
     assert [event.type for event in events][-1] == "done"
     assert "progress" in {event.type for event in events}
     assert [event.id for event in again] == [event.id for event in events[2:]]
-    pictures = [api.get(f"{job['links']['self']}/images/1").content for api in (here, there)]
-    assert pictures[0] == pictures[1]
-    assert pictures[0].startswith(b"\x89PNG")
+    images = [api.get(f"{job['links']['self']}/images/1").content for api in (here, there)]
+    assert images[0] == images[1]
+    assert images[0].startswith(b"\x89PNG")
     assert there.get("/api/jobs").json()["jobs"][0]["id"] == job["id"]
 
 
@@ -61,7 +61,7 @@ def test_a_caller_who_waits_is_served_by_whichever_worker_is_free(cluster: Clust
     assert {cluster.worker_of(job_id) for job_id in made} == {"null@a", "null@b"}
 
 
-def test_a_picture_that_comes_to_one_host_is_worked_on_by_the_other(here: Api) -> None:
+def test_a_image_that_comes_to_one_host_is_worked_on_by_the_other(here: Api) -> None:
     busy = [submit(here, 0.5) for _ in range(2)]
     answers = [
         here.http.post(
@@ -131,7 +131,7 @@ def test_a_proxy_makes_both_one_address(
 ) -> None:
     with proxy(tmp_path, [host.url for host in cluster.hosts]) as url:
         front = Api(here.process, url)
-        front.http.headers.update({"X-API-Key": ANN, "Host": "pictures.example.com"})
+        front.http.headers.update({"X-API-Key": ANN, "Host": "images.example.com"})
 
         made = front.post("/api/txt2img", {"prompt": "x"})
         job = submit(front, 1.0)

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import EVENTS_LIFETIME_MS, MOST_EVENTS, Ceiling, JobFilter, Outcome, Verdict
+from shared.jobs.operations import EVENTS_LIFETIME_MS, MOST_EVENTS, JobFilter, Outcome, QueueLimits, Verdict
 from shared.jobs.requests import Backend, Job, JobError, Progress, Timings
 from shared.jobs.states import State
 from tests.shared.conftest import NOW, Records
@@ -112,7 +112,7 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
     first = records.accepted()
     job = first.model_copy(update={"id": "second"})
 
-    admission = records.run(records.jobs.create(job, Ceiling(1, 1)))
+    admission = records.run(records.jobs.create(job, QueueLimits(1, 1)))
 
     assert admission.outcome is Outcome.FULL
     assert records.run(records.jobs.read("second")) is None
@@ -123,7 +123,7 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
 def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
     job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
 
-    assert records.run(records.jobs.create(job, Ceiling(1, 1))).outcome is Outcome.CREATED
+    assert records.run(records.jobs.create(job, QueueLimits(1, 1))).outcome is Outcome.CREATED
 
 
 def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:

@@ -108,7 +108,7 @@ def test_ids_sort_by_creation() -> None:
     assert ids == sorted(set(ids))
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_leaves_room_for_every_picture() -> None:
+def test_a_seed_is_drawn_where_none_is_given_and_leaves_room_for_every_image() -> None:
     drawn = {GenerationRequest(prompt="x", num_images=64).with_seed().seed for _ in range(100)}
 
     assert len(drawn) > 90

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from shared.net.address_policy import Address
-from shared.net.outbound import Answer, Guard
+from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.pinned_http import tls_context
 from tests.shared.outbound.servers import OK, Act, Script, Server, say, serve
 
@@ -41,13 +41,13 @@ class Caller:
 
     def __init__(self, names: Names, server: Server, scheme: str = "http") -> None:
         self.origin = f"{scheme}://hooks.example.com:{server.port}"
-        self.guard = Guard([self.origin], resolve=names)
+        self.guard = OutboundClient([self.origin], resolve=names)
         names.lead("hooks.example.com", "127.0.0.1")
 
-    def get(self, target: str = "/", **told: Any) -> Answer:
+    def get(self, target: str = "/", **told: Any) -> HttpResponse:
         return self.send("GET", target, **told)
 
-    def send(self, method: str, target: str = "/", **told: Any) -> Answer:
+    def send(self, method: str, target: str = "/", **told: Any) -> HttpResponse:
         told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
         return self.guard.send(method, self.origin + target, **told)
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import ForbiddenUrl
 from shared.net.allowlist import Entry, header_for, receiver_headers
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.net.url import Url
 
 N8N = "http://n8n:5678"
@@ -20,7 +20,7 @@ ENTRY = f"{N8N}/webhook/images"
 def test_an_entry_covers_its_path_and_what_lies_below(target: str) -> None:
     assert Entry.parse(ENTRY).covers(Url.parse(N8N + target))
     assert Entry.parse(f"{ENTRY}/").covers(Url.parse(N8N + target))
-    Guard([ENTRY]).check(N8N + target)
+    OutboundClient([ENTRY]).check(N8N + target)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_an_entry_covers_nothing_else_however_it_is_written(url: str) -> None:
     assert not Entry.parse(ENTRY).covers(Url.parse(url))
     assert header_for(Url.parse(url), receiver_headers("X-Token: v", [ENTRY])) == {}
     with pytest.raises(ForbiddenUrl):
-        Guard([ENTRY]).check(url)
+        OutboundClient([ENTRY]).check(url)
 
 
 def test_whose_path_is_none_of_the_entry_is_told_so() -> None:
     with pytest.raises(ForbiddenUrl, match="below no path of its host that this service may call"):
-        Guard([ENTRY]).check(f"{N8N}/webhook/other")
+        OutboundClient([ENTRY]).check(f"{N8N}/webhook/other")
 
 
 def test_the_host_and_scheme_are_the_same_in_any_case_and_the_default_port_is_the_one() -> None:
@@ -77,7 +77,7 @@ def test_the_host_and_scheme_are_the_same_in_any_case_and_the_default_port_is_th
 def test_an_origin_vouches_for_all_of_it_and_its_header_goes_to_wait_nodes_alone() -> None:
     headers = receiver_headers("X-Token: v", [N8N])
 
-    Guard([N8N]).check(f"{N8N}/webhook/any")
+    OutboundClient([N8N]).check(f"{N8N}/webhook/any")
     assert header_for(Url.parse(f"{N8N}/webhook-waiting/7?signature=s"), headers) == {"X-Token": "v"}
     for target in ("/webhook/any", "/", "/webhook-waiting/../webhook/any", "/webhook-waiting-room"):
         assert header_for(Url.parse(N8N + target), headers) == {}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ForbiddenUrl, Unreachable
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Script, Server, say, serve
 
@@ -48,7 +48,7 @@ def test_the_connection_is_made_to_the_address_that_was_checked(names: Names, di
     names.lead("hooks.example.com", "1.1.1.1", "127.0.0.1")
 
     with pytest.raises(Unreachable):
-        Guard(resolve=names).send("GET", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     assert set(dialled) == {"1.1.1.1", ("1.1.1.1", 443)}
 
@@ -57,7 +57,7 @@ def test_a_name_with_a_bad_address_is_not_dialled_at_all(names: Names, dialled: 
     names.lead("hooks.example.com", "1.1.1.1 127.0.0.1")
 
     with pytest.raises(ForbiddenUrl):
-        Guard(resolve=names).send("GET", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     assert dialled == []
 
@@ -66,7 +66,7 @@ def test_the_next_address_is_tried_but_not_every_one(names: Names, server: Serve
     names.lead("hooks.example.com", " ".join(f"1.1.1.{number}" for number in range(100)))
 
     with pytest.raises(Unreachable):
-        Guard(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     assert len(set(dialled)) == 8
 
@@ -75,7 +75,7 @@ def test_each_family_of_addresses_gets_its_turn(names: Names, dialled: list[obje
     names.lead("hooks.example.com", " ".join(f"2606::{number}" for number in range(8)) + " 1.1.1.1 1.1.1.2")
 
     with pytest.raises(Unreachable):
-        Guard(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     addresses = [entry for entry in dialled if isinstance(entry, str)]
     assert addresses == ["2606::", "1.1.1.1", "2606::1", "1.1.1.2"]
@@ -86,7 +86,7 @@ def test_an_ipv6_address_keeps_its_brackets() -> None:
     with serve(Script(say(OK)), "::1") as server:
         origin = f"http://[::1]:{server.port}"
 
-        Guard([origin]).send("GET", f"{origin}/", timeout_seconds=5, max_bytes=10)
+        OutboundClient([origin]).send("GET", f"{origin}/", timeout_seconds=5, max_bytes=10)
 
         assert server.requests[0].headers["host"] == f"[::1]:{server.port}"
 

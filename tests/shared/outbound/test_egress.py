@@ -9,7 +9,7 @@ import pytest
 
 from shared.errors import ForbiddenUrl, NotConnected, TooSlow
 from shared.net.egress_proxy import Proxy
-from shared.net.outbound import Answer, Guard
+from shared.net.outbound import HttpResponse, OutboundClient
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.proxies import ConnectProxy, proxying
 from tests.shared.outbound.servers import Script, Server, again, moved, serve
@@ -21,8 +21,8 @@ def proxy() -> Iterator[ConnectProxy]:
         yield proxy
 
 
-def send(proxy: str, url: str, names: Names | None = None, allow: str = "", **told: Any) -> Answer:
-    guard = Guard([allow] if allow else [], proxy=Proxy.parse(proxy), resolve=names or Names())
+def send(proxy: str, url: str, names: Names | None = None, allow: str = "", **told: Any) -> HttpResponse:
+    guard = OutboundClient([allow] if allow else [], proxy=Proxy.parse(proxy), resolve=names or Names())
     told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
     return guard.send(told.pop("method", "GET"), url, **told)
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from shared.errors import TooLarge, TooSlow, Unreachable
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Act, Script, Server, again, moved, say, serve
 
@@ -163,12 +163,12 @@ def test_a_lookup_without_end_is_not_waited_for() -> None:
         raise OSError
 
     with soon(), pytest.raises(TooSlow):
-        Guard(resolve=resolve).send("GET", "http://example.com/", timeout_seconds=SECONDS, max_bytes=1)
+        OutboundClient(resolve=resolve).send("GET", "http://example.com/", timeout_seconds=SECONDS, max_bytes=1)
 
 
 def test_a_name_that_there_is_not_is_told(names: Names) -> None:
     with pytest.raises(Unreachable, match="not known"):
-        Guard(resolve=names).send("GET", "http://example.com/", timeout_seconds=SECONDS, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "http://example.com/", timeout_seconds=SECONDS, max_bytes=1)
 
 
 def test_a_server_that_is_not_there_is_told_without_its_address(names: Names) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ForbiddenUrl
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.observability import logs
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Script, Server, say, serve
@@ -62,7 +62,7 @@ def test_what_is_found_is_logged_for_the_operator_and_told_to_nobody(
     names.lead("hooks.example.com", "10.9.8.7")
 
     with caplog.at_level(logging.WARNING), pytest.raises(ForbiddenUrl) as raised:
-        Guard(resolve=names).send("GET", "http://hooks.example.com/s3cret", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "http://hooks.example.com/s3cret", timeout_seconds=5, max_bytes=1)
 
     assert "10.9.8.7" in caplog.text
     assert "10.9.8.7" not in str(raised.value)

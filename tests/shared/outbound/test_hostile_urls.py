@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from shared.errors import ForbiddenUrl, OutboundError
 from shared.net.address_policy import objection
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.net.url import Url
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.hostile import LEADS_TO, TOLD
 
-GUARD = Guard()
-NOWHERE = Guard(resolve=Names())
+GUARD = OutboundClient()
+NOWHERE = OutboundClient(resolve=Names())
 
 
 @pytest.mark.parametrize("url", TOLD, ids=[f"{why}: {url[:40]!a}" for url, why in TOLD.items()])
@@ -23,7 +23,7 @@ def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: N
         GUARD.check(url)
 
     with pytest.raises(ForbiddenUrl):
-        Guard(resolve=names).send("GET", url, timeout_seconds=1, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", url, timeout_seconds=1, max_bytes=1)
     assert names.asked == []
 
 
@@ -70,7 +70,7 @@ def test_a_name_that_leads_inside_is_not_followed(names: Names, address: str) ->
     names.lead("hooks.example.com", address)
 
     with pytest.raises(ForbiddenUrl) as raised:
-        Guard(resolve=names).send("POST", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("POST", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
     assert address.partition("%")[0] not in raised.value.detail
     assert raised.value.__cause__ is None
@@ -81,7 +81,7 @@ def test_one_bad_address_among_good_ones_is_enough(names: Names, addresses: str)
     names.lead("hooks.example.com", addresses)
 
     with pytest.raises(ForbiddenUrl):
-        Guard(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_one_bad_address_among_good_ones_is_enough(names: Names, addresses: str)
     ],
 )
 def test_an_operator_may_vouch_for_a_private_origin(origin: str) -> None:
-    Guard([origin]).check(f"{origin}/webhook/1")
+    OutboundClient([origin]).check(f"{origin}/webhook/1")
 
     with pytest.raises(ForbiddenUrl):
-        Guard().check(f"{origin}/webhook/1")
+        OutboundClient().check(f"{origin}/webhook/1")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_next_to_it_stays_refused(names: Names, url: str) -> None:
     names.lead("example.com", "10.0.0.1")
 
     with pytest.raises(ForbiddenUrl):
-        Guard(["http://n8n:5678"], resolve=names).send("GET", url, timeout_seconds=5, max_bytes=1)
+        OutboundClient(["http://n8n:5678"], resolve=names).send("GET", url, timeout_seconds=5, max_bytes=1)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,9 @@ def test_nobody_can_vouch_for_a_clouds_secrets(names: Names, address: str) -> No
     names.lead("n8n", address)
 
     with pytest.raises(ForbiddenUrl):
-        Guard(["http://n8n:5678"], resolve=names).send("GET", "http://n8n:5678/", timeout_seconds=5, max_bytes=1)
+        OutboundClient(["http://n8n:5678"], resolve=names).send(
+            "GET", "http://n8n:5678/", timeout_seconds=5, max_bytes=1
+        )
 
 
 @given(st.ip_addresses())

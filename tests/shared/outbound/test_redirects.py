@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.errors import ForbiddenUrl
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Script, Server, moved, say, serve
 
@@ -66,7 +66,7 @@ def test_no_redirect_leaves_tls(names: Names, server: Server, secure: Callable[.
     origin = f"http://hooks.example.com:{server.port}"
     first = secure("hooks.example.com", act=moved(origin))
     names.lead("hooks.example.com", "127.0.0.1")
-    guard = Guard([origin, f"https://hooks.example.com:{first.port}"], resolve=names)
+    guard = OutboundClient([origin, f"https://hooks.example.com:{first.port}"], resolve=names)
 
     with pytest.raises(ForbiddenUrl, match="from https to http"):
         guard.send("GET", f"https://hooks.example.com:{first.port}/", timeout_seconds=5, max_bytes=10, redirects=2)
@@ -79,7 +79,7 @@ def test_headers_stay_with_the_origin_that_they_were_meant_for(names: Names, cal
         elsewhere = f"http://other.example.com:{other.port}"
         names.lead("other.example.com", "127.0.0.1")
         server.script.act = moved(elsewhere)
-        guard = Guard([caller.origin, elsewhere], resolve=names)
+        guard = OutboundClient([caller.origin, elsewhere], resolve=names)
 
         headers = {"Authorization": "5ecret"}
         guard.send("GET", caller.origin, headers=headers, timeout_seconds=5, max_bytes=10, redirects=1)

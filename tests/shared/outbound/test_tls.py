@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from shared.errors import Unreachable
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import Server
 
@@ -47,5 +47,5 @@ def test_an_address_has_a_certificate_of_its_own(names: Names, secure: Callable[
     server = secure("127.0.0.1")
     origin = f"https://127.0.0.1:{server.port}"
 
-    assert Guard([origin]).send("GET", origin, timeout_seconds=5, max_bytes=10).body == b"ok"
+    assert OutboundClient([origin]).send("GET", origin, timeout_seconds=5, max_bytes=10).body == b"ok"
     assert server.requests[0].sni is None

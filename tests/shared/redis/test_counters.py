@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Ceiling, Outcome
+from shared.jobs.operations import Outcome, QueueLimits
 from shared.jobs.requests import Backend, Image, Job, JobError, Priority, Timings
 from shared.jobs.states import State
 from shared.observability.counters import (
@@ -25,7 +25,7 @@ from shared.observability.counters import (
     Histogram,
     of_attempt,
 )
-from shared.observability.gauges import Figures, figures
+from shared.observability.gauges import Gauges, read_gauges
 from shared.webhooks.deliveries import DeliveryState
 from tests.shared.conftest import NOW, Records
 
@@ -33,8 +33,8 @@ LATER = NOW + timedelta(seconds=3)
 TIMES = Timings(generate_ms=2900, encode_ms=30, step_ms=140.5)
 
 
-def told(records: Records) -> Figures:
-    answer: Figures = records.run(figures(records.prefix))
+def told(records: Records) -> Gauges:
+    answer: Gauges = records.run(read_gauges(records.prefix))
     return answer
 
 
@@ -74,7 +74,7 @@ def test_what_did_not_happen_is_not_counted(records: Records) -> None:
     moved(records, running, running.succeed((), Timings(), LATER))
     assert not records.run(records.jobs.move(running, running.fail(JobError.of(OutOfMemory()), LATER)))
     refused = running.model_copy(update={"id": "second", "state": State.QUEUED})
-    assert records.run(records.jobs.create(refused, Ceiling(0, 0))).outcome is Outcome.FULL
+    assert records.run(records.jobs.create(refused, QueueLimits(0, 0))).outcome is Outcome.FULL
 
     counts = told(records).counts
 
@@ -106,7 +106,7 @@ def test_only_the_first_start_ends_the_wait_and_every_return_says_why(records: R
     assert told(records).counts.of(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
 
 
-def test_pictures_that_were_found_finished_tell_no_time(records: Records) -> None:
+def test_images_that_were_found_finished_tell_no_time(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((image(0),), Timings(), LATER))
 
@@ -114,7 +114,7 @@ def test_pictures_that_were_found_finished_tell_no_time(records: Records) -> Non
     assert told(records).counts.of(IMAGES) == {("null", "false"): 1}
 
 
-def test_pictures_that_are_given_again_are_not_counted_again(records: Records) -> None:
+def test_images_that_are_given_again_are_not_counted_again(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((image(0),), Timings(), LATER, reused_from="another"))
 

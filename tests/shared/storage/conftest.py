@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from shared.storage.bucket import Bucket, Place
-from shared.storage.object_store import Patience
+from shared.storage.bucket import BucketLocation, BucketStore
+from shared.storage.object_store import StorageTimeouts
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
 
-PATIENT = Patience(seconds=10, request_seconds=10)
+PATIENT = StorageTimeouts(seconds=10, request_seconds=10)
 
 
 @pytest.fixture(scope="package")
@@ -28,16 +28,18 @@ def permitted(server: S3Server) -> Iterator[None]:
         yield
 
 
-def bucket_at(server: S3Server, url: str, scratch: Path, patience: Patience = PATIENT, **place: Any) -> Bucket:
+def bucket_at(
+    server: S3Server, url: str, scratch: Path, patience: StorageTimeouts = PATIENT, **place: Any
+) -> BucketStore:
     with permitted(server):
-        return Bucket.at(Place(url, **place), scratch, patience)
+        return BucketStore.at(BucketLocation(url, **place), scratch, patience)
 
 
 @pytest.fixture(scope="package")
 def far(redis_url: str, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """An API and a worker that share no disk."""
     folder = tmp_path_factory.mktemp("far")
-    url = s3.create("far") + "/pictures"
+    url = s3.create("far") + "/images"
     with Stack(redis_url, folder, SD_BACKENDS="null", SD_OUTPUT_URL=url, **s3.credentials) as stack:
         stack.start_worker("null", SD_OUTPUT_DIR=str(folder / "of-the-worker"))
         stack.start_api(SD_OUTPUT_DIR=str(folder / "of-the-api"))

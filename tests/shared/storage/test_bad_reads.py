@@ -10,19 +10,19 @@ import psutil
 import pytest
 
 from shared.errors import StorageUnavailable
-from shared.storage.folder import Folder
+from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
-from shared.storage.object_store import Patience
+from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.shared.storage.handles import UNREADABLE, no_handles
 from tests.stack import Stack
 from tests.worker.bench import Bench, wake
-from worker.engines.null import NullBackend
+from worker.engines.null import NullEngine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="makes disks fail as Linux lets it")
 NAME = "2026/11/23/a-0.png"
-HASTY = Patience(seconds=0.1, request_seconds=1)
+HASTY = StorageTimeouts(seconds=0.1, request_seconds=1)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 
 
 def test_a_disk_that_cannot_be_read_is_not_answered_with_none(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, HASTY)
+    folder = FolderStore(tmp_path, HASTY)
     folder.create(NAME, b"x", "a")
     folder.remove([NAME])
     folder.path(NAME).symlink_to(UNREADABLE)
@@ -41,7 +41,7 @@ def test_a_disk_that_cannot_be_read_is_not_answered_with_none(tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_written_for_a_moment_is_tried_again(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, Patience(seconds=10, request_seconds=1))
+    folder = FolderStore(tmp_path, StorageTimeouts(seconds=10, request_seconds=1))
     folder.create(NAME, b"x", "a")
     found = list[object]()
     reading = threading.Thread(target=lambda: found.append(folder.read(NAME)))
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_or_written_for_a_moment_is_tried_again(tmp_path: Pa
 
 
 def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, HASTY)
+    folder = FolderStore(tmp_path, HASTY)
     folder.create(NAME, b"x", "a")
 
     with no_handles():
@@ -76,10 +76,10 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
     assert folder.read("2026/11/23/c-0.png") is None
 
 
-def test_a_job_whose_picture_cannot_be_read_for_a_moment_is_done(bench: Bench) -> None:
+def test_a_job_whose_image_cannot_be_read_for_a_moment_is_done(bench: Bench) -> None:
     job = bench.accepted([encoded(scene())])
-    patient = ImageStore(Folder(bench.folder, Patience(seconds=20, request_seconds=1)))
-    runner = bench.runner(NullBackend(), patient)
+    patient = ImageStore(FolderStore(bench.folder, StorageTimeouts(seconds=20, request_seconds=1)))
+    runner = bench.runner(NullEngine(), patient)
     name = next(path for path in bench.folder.rglob("*") if path.is_file())
     held = name.rename(bench.folder / "held")
     name.symlink_to(UNREADABLE)
@@ -120,7 +120,7 @@ def test_a_file_and_the_folders_that_name_it_are_on_the_disk_before_it_is_told_o
 
     def synced(descriptor: int) -> None:
         place = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
-        done.append("picture" if place.parent.name == ".staging" else place.as_posix())
+        done.append("image" if place.parent.name == ".staging" else place.as_posix())
         sync(descriptor)
 
     def linked(source: Path, target: Path) -> None:
@@ -130,12 +130,12 @@ def test_a_file_and_the_folders_that_name_it_are_on_the_disk_before_it_is_told_o
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "link", linked)
 
-    Folder(tmp_path).create(NAME, b"x", "a")
-    Folder(tmp_path).create(NAME, b"another", "b")
+    FolderStore(tmp_path).create(NAME, b"x", "a")
+    FolderStore(tmp_path).create(NAME, b"another", "b")
 
     first, second = done[: done.index("named") + 2], done[done.index("named") + 2 :]
-    assert first == [".", "picture", ".", "2026", "2026/11", "named", "2026/11/23"]
-    assert second == ["picture", "named", "2026/11/23"]
+    assert first == [".", "image", ".", "2026", "2026/11", "named", "2026/11/23"]
+    assert second == ["image", "named", "2026/11/23"]
 
 
 def test_a_disk_without_links_keeps_what_is_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_a_disk_without_links_keeps_what_is_there_too(tmp_path: Path, monkeypatc
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", unsupported)
-    folder = Folder(tmp_path)
+    folder = FolderStore(tmp_path)
 
     assert [folder.create(NAME, data, "a") for data in (b"first", b"second")] == [True, False]
     assert folder.read(NAME) == b"first"

@@ -13,7 +13,7 @@ from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
 from worker.housekeeper.ownership import Ownership
-from worker.housekeeper.retention import Retention, Rules
+from worker.housekeeper.retention import Retention, RetentionRules
 
 
 def files_on_disk(stack: Stack) -> list[Path]:
@@ -40,16 +40,14 @@ def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(fa
     assert (health["status"], health["outputs"]) == ("ok", {"writable": True, "free_bytes": None})
 
 
-def test_a_picture_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(
-    far: Stack, s3: S3Server
-) -> None:
-    picture, mask = encoded(scene()), encoded(half())
-    parts = {"image": ("a.png", picture), "mask": ("m.png", mask)}
+def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(far: Stack, s3: S3Server) -> None:
+    image, mask = encoded(scene()), encoded(half())
+    parts = {"image": ("a.png", image), "mask": ("m.png", mask)}
 
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
 
     assert answer.status_code == 200, answer.text
-    # Where it is known which pictures came, those whose job is never accepted can be removed.
+    # Where it is known which images came, those whose job is never accepted can be removed.
     assert connect(far.settings["SD_REDIS_URL"]).zscore(f"{far.prefix}uploads", answer.json()["id"])
     assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
     assert list(images_of(far, s3).inputs.folders()) == []
@@ -74,7 +72,7 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     far.api.finished(busy["id"])
 
 
-def test_old_pictures_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
+def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
     old, pinned = (far.api.post("/api/txt2img", {"prompt": "x"}).json()["id"] for _ in range(2))
     images, redis = images_of(far, s3), far.settings["SD_REDIS_URL"]
     for name in (theirs := ["2026/11/23/somebody-elses.png", "theirs.txt"]):
@@ -85,7 +83,7 @@ def test_old_pictures_go_from_the_bucket_and_what_others_keep_there_stays(far: S
     ownership = Ownership.of(store, far.prefix, images)
     retention = Retention(store, far.prefix, images, lambda: ownership.claim() is None, lambda: later)
 
-    removed = retention.apply(Rules(None, timedelta(days=1), None))
+    removed = retention.apply(RetentionRules(None, timedelta(days=1), None))
 
     assert removed.files >= 2
     assert {file.job_id for file in stored(far, s3)} == {pinned}
@@ -95,7 +93,7 @@ def test_old_pictures_go_from_the_bucket_and_what_others_keep_there_stays(far: S
     assert far.api.get(f"/api/jobs/{pinned}/images/0").status_code == 200
 
 
-def test_pictures_are_pruned_by_hand(far: Stack, s3: S3Server) -> None:
+def test_images_are_pruned_by_hand(far: Stack, s3: S3Server) -> None:
     job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
 
     told = far.run([sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"])

@@ -10,45 +10,45 @@ from pathlib import Path
 import pytest
 
 from shared.errors import InvalidImage, StorageUnavailable
-from shared.storage.bucket import Bucket
-from shared.storage.folder import Folder
-from shared.storage.object_store import STAGING, Arrived, Home, Staged, pieces
+from shared.storage.bucket import BucketStore
+from shared.storage.folder import FolderStore
+from shared.storage.object_store import STAGING, ObjectStore, StagingArea, StoredUpload, pieces
 from tests.api.images import encoded, scene
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 
 _numbers = itertools.count()
-PICTURE = encoded(scene())
+IMAGE = encoded(scene())
 NAME = "2026/11/23/a-0.png"
 
 
 @pytest.fixture
-def bucket(s3: S3Server, tmp_path: Path) -> Bucket:
+def bucket(s3: S3Server, tmp_path: Path) -> BucketStore:
     return bucket_at(s3, s3.create(f"homes-{next(_numbers)}") + "/some/prefix", tmp_path)
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    home: Home = Folder(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    home: ObjectStore = FolderStore(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
     return home
 
 
-def names(home: Home) -> set[str]:
-    """Of pictures, and of those that came with jobs."""
+def names(home: ObjectStore) -> set[str]:
+    """Of images, and of those that came with jobs."""
     folders = [day.name for day in home.days()] + [f"inputs/{folder.name}" for folder in home.folders("inputs")]
     return {file.name for folder in folders for file in home.files(folder)} | {
         file.name for file in home.files(STAGING)
     }
 
 
-def arrive(staged: Staged, data: bytes = PICTURE) -> Arrived:
+def arrive(staged: StagingArea, data: bytes = IMAGE) -> StoredUpload:
     with staged.receive() as file:
         file.write(data[:10])
         file.write(data[10:])
         return file.finish(max_pixels=10**6)
 
 
-def test_what_is_written_is_read_and_listed_until_it_is_removed(home: Home) -> None:
+def test_what_is_written_is_read_and_listed_until_it_is_removed(home: ObjectStore) -> None:
     assert home.create(NAME, b"first", "a")
 
     assert home.read(NAME) == b"first"
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_and_listed_until_it_is_removed(home: Home) -> N
     home.remove([])
 
 
-def test_what_has_its_name_is_never_replaced(home: Home) -> None:
+def test_what_has_its_name_is_never_replaced(home: ObjectStore) -> None:
     assert home.create(NAME, b"first", "a")
     assert not home.create(NAME, b"second", "b")
 
@@ -72,7 +72,7 @@ def test_what_has_its_name_is_never_replaced(home: Home) -> None:
     assert names(home) == {NAME}
 
 
-def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Bucket) -> None:
+def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: BucketStore) -> None:
     plain = replace(bucket, is_conditional=False)
 
     assert bucket.is_conditional
@@ -80,7 +80,7 @@ def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Buc
     assert plain.read(NAME) == b"first"
 
 
-def test_of_many_that_come_at_once_one_gets_the_name(home: Home) -> None:
+def test_of_many_that_come_at_once_one_gets_the_name(home: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as threads:
         made = list(threads.map(lambda n: home.create(NAME, bytes([n]) * 1000, str(n)), range(8)))
 
@@ -88,7 +88,7 @@ def test_of_many_that_come_at_once_one_gets_the_name(home: Home) -> None:
     assert home.read(NAME) == bytes([made.index(True)]) * 1000
 
 
-def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: Home) -> None:
+def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: ObjectStore) -> None:
     days = ["2025/12/31", "2026/01/02", "2026/11/23"]
     for day in reversed(days):
         home.create(f"{day}/a-0.png", b"x", "a")
@@ -100,11 +100,11 @@ def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: Home) -
     assert list(home.files("2024/01/01")) == []
 
 
-def test_pictures_that_come_in_are_kept_under_the_name_of_their_job(home: Home) -> None:
+def test_images_that_come_in_are_kept_under_the_name_of_their_job(home: ObjectStore) -> None:
     staged = home.stage("inputs")
     arrived = [arrive(staged), arrive(staged, encoded(scene(31, 17))), arrive(staged)]
     with pytest.raises(InvalidImage):
-        arrive(staged, b"no picture")
+        arrive(staged, b"no image")
     with staged.receive() as body:
         body.write(b"JSON")
         assert body.size == 4
@@ -117,17 +117,17 @@ def test_pictures_that_come_in_are_kept_under_the_name_of_their_job(home: Home) 
     assert arrived[1].header.size == (31, 17)
     kept = [f"inputs/job/{each.reference.removeprefix('sha256:')}" for each in arrived[:2]]
     assert names(home) == set(kept)
-    assert home.read(kept[0]) == PICTURE
+    assert home.read(kept[0]) == IMAGE
     (folder,) = home.folders("inputs")
     assert (folder.name, folder.files) == ("job", 2)
-    assert folder.bytes == len(PICTURE) + len(encoded(scene(31, 17)))
+    assert folder.bytes == len(IMAGE) + len(encoded(scene(31, 17)))
 
     home.clear("inputs/job")
     home.clear("inputs/job")
     assert list(home.folders("inputs")) == []
 
 
-def test_pictures_that_nobody_keeps_leave_nothing(home: Home, tmp_path: Path) -> None:
+def test_images_that_nobody_keeps_leave_nothing(home: ObjectStore, tmp_path: Path) -> None:
     staged = home.stage("inputs")
     arrive(staged)
     staged.drop()
@@ -136,18 +136,18 @@ def test_pictures_that_nobody_keeps_leave_nothing(home: Home, tmp_path: Path) ->
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_home_that_works_has_room(home: Home) -> None:
+def test_a_home_that_works_has_room(home: ObjectStore) -> None:
     assert home.room().writable
 
 
 def test_a_folder_tells_its_room_and_that_it_cannot_be_written(tmp_path: Path) -> None:
-    assert (Folder(tmp_path).room().free_bytes or 0) > 0
-    assert Folder(tmp_path / "missing").room() != Folder(tmp_path).room()
-    assert not Folder(tmp_path / "missing").room().writable
+    assert (FolderStore(tmp_path).room().free_bytes or 0) > 0
+    assert FolderStore(tmp_path / "missing").room() != FolderStore(tmp_path).room()
+    assert not FolderStore(tmp_path / "missing").room().writable
 
 
 @pytest.mark.parametrize("size", [3, 8, 1000])
-def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: Bucket, size: int) -> None:
+def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: BucketStore, size: int) -> None:
     async def sent(*, meddle: bool) -> bytes:
         first = await bucket.piece(NAME, 2, min(18, 2 + size))
         assert first is not None
@@ -164,5 +164,5 @@ def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: Bucket, size:
             asyncio.run(sent(meddle=True))
 
 
-def test_a_piece_of_what_is_not_there_is_none(bucket: Bucket) -> None:
+def test_a_piece_of_what_is_not_there_is_none(bucket: BucketStore) -> None:
     assert asyncio.run(bucket.piece(NAME, 0, 1)) is None

@@ -1,4 +1,4 @@
-"""What becomes of pictures, and what callers are told, while a bucket does not answer or refuses."""
+"""What becomes of images, and what callers are told, while a bucket does not answer or refuses."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ import trustme
 from compose.doctor.findings import Finding, Level
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.storage.images import ImageStore
-from shared.storage.object_store import Patience
+from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.surroundings import around, found
@@ -24,10 +24,10 @@ from tests.shared.storage.conftest import bucket_at, permitted
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
 from tests.worker.bench import Bench, wake
-from worker.engines.null import NullBackend
+from worker.engines.null import NullEngine
 
 _numbers = itertools.count()
-HASTY = Patience(seconds=0.3, request_seconds=0.5)
+HASTY = StorageTimeouts(seconds=0.3, request_seconds=0.5)
 #: Callers are answered within this, whatever the storage does.
 SOON = 12.0
 
@@ -46,7 +46,7 @@ def silent(server: S3Server) -> Iterator[S3Server]:
 
 
 def test_what_fails_is_tried_again_until_the_storage_answers(silent: S3Server, tmp_path: Path) -> None:
-    bucket = bucket_at(silent, silent.create("patient"), tmp_path, Patience(seconds=20, request_seconds=0.5))
+    bucket = bucket_at(silent, silent.create("patient"), tmp_path, StorageTimeouts(seconds=20, request_seconds=0.5))
     silent.fall_silent()
     writing = threading.Thread(target=bucket.create, args=("a.png", b"kept", "a"))
     begin = time.monotonic()
@@ -83,12 +83,10 @@ def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path
         silent.go_on() if how == "silent" else silent.start()
 
 
-def test_a_job_whose_picture_cannot_be_stored_fails_and_says_so(
-    redis_url: str, server: S3Server, tmp_path: Path
-) -> None:
+def test_a_job_whose_image_cannot_be_stored_fails_and_says_so(redis_url: str, server: S3Server, tmp_path: Path) -> None:
     bench = Bench(redis_url, f"outage-{next(_numbers)}:", tmp_path)
     bucket = bucket_at(server, server.create("worker"), tmp_path, HASTY)
-    runner = bench.runner(NullBackend(), ImageStore(bucket))
+    runner = bench.runner(NullEngine(), ImageStore(bucket))
     plain, again = bench.accepted(), bench.requeued(bench.started(bench.accepted()))
     server.stop()
 
@@ -167,7 +165,7 @@ def test_a_process_says_in_one_sentence_what_is_wrong(stack: Stack, server: S3Se
     (stack.folder / ".env").write_text("\n".join(f"{name}={value}" for name, value in server.credentials.items()))
     api = stack.run([sys.executable, "-m", "api.main"], SD_OUTPUT_URL="s3://nobody-has-made-this")
     bare = "import sys; sys.modules['obstore'] = None; from api.main import main; main()"
-    without = stack.run([sys.executable, "-c", bare], SD_OUTPUT_URL="s3://pictures")
+    without = stack.run([sys.executable, "-c", bare], SD_OUTPUT_URL="s3://images")
 
     assert (api.wait(), without.wait()) == (1, 1)
     assert api.lines[-1] == "SD_OUTPUT_URL is wrong: there is no such bucket."

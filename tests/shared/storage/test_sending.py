@@ -1,4 +1,4 @@
-"""Pictures out of a bucket: all that is promised of those on a disk, and addresses that lead to the bucket itself."""
+"""Images out of a bucket: all that is promised of those on a disk, and addresses that lead to the bucket itself."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def finished(api: Api) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("damage", ["gone", "another", "longer"])
-def test_a_picture_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3Server, damage: str) -> None:
+def test_a_image_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3Server, damage: str) -> None:
     job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
     bucket = bucket_at(s3, far.settings["SD_OUTPUT_URL"], far.folder)
     (name,) = [file.name for day in bucket.days() for file in bucket.files(day.name) if job["id"] in file.name]
@@ -49,7 +49,7 @@ def test_a_picture_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3S
 
 
 @pytest.mark.parametrize("body", [{"response_format": "b64_json"}, {"output_format": "webp"}])
-def test_pictures_come_with_the_answer_where_that_is_asked_for(far: Stack, body: dict[str, Any]) -> None:
+def test_images_come_with_the_answer_where_that_is_asked_for(far: Stack, body: dict[str, Any]) -> None:
     answer = far.api.post("/api/txt2img", {"prompt": "x", **body}, headers={"Accept": "*/*"})
 
     assert answer.status_code == 200
@@ -57,7 +57,7 @@ def test_pictures_come_with_the_answer_where_that_is_asked_for(far: Stack, body:
     assert far.api.post("/api/txt2img", {"prompt": "x"}, headers={"Accept": "image/png"}).content[:4] == b"\x89PNG"
 
 
-def test_a_large_picture_is_sent_in_pieces_and_whole(far: Stack) -> None:
+def test_a_large_image_is_sent_in_pieces_and_whole(far: Stack) -> None:
     parts = {"image": ("a.png", noise(1200, 1000))}
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
     image = answer.json()["images"][0]

@@ -12,22 +12,22 @@ import redis
 from pydantic import SecretStr
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Ceiling, Jobs, Outcome
+from shared.jobs.operations import Jobs, Outcome, QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
-from shared.net.outbound import Guard
+from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
 from shared.settings.housekeeper import signing_keys
 from shared.settings.service import LinkSettings
-from shared.storage.folder import Folder
+from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.webhooks.deliveries import Delivery
-from shared.webhooks.outbox import Claimed, Fate, Webhook, Webhooks
+from shared.webhooks.outbox import Claimed, DeliveryOutcome, Webhook, Webhooks
 from tests.shared.webhooks.receiver import SECRET
 from worker.housekeeper.image_links import JobLinks
-from worker.housekeeper.retry_policy import Retries
-from worker.housekeeper.signing import Signer
+from worker.housekeeper.retry_policy import RetryPolicy
+from worker.housekeeper.signing import WebhookSigner
 from worker.housekeeper.webhook_dispatcher import Dispatcher
-from worker.housekeeper.webhook_sender import Courier
+from worker.housekeeper.webhook_sender import WebhookSender
 
 _numbers = itertools.count()
 URL = "http://127.0.0.1:9/hook?token=secret-of-the-caller"
@@ -55,7 +55,7 @@ class Office:
         self.news = connect(redis_url)
         self.jobs = Jobs(self.prefix)
         self.webhooks = Webhooks(self.prefix)
-        self.images = ImageStore(Folder(folder))
+        self.images = ImageStore(FolderStore(folder))
 
     def run(self, operation: Operation[Any]) -> Any:
         return self.store.run(operation)
@@ -69,8 +69,8 @@ class Office:
 
     def accepted(self, owner: str = "", **fields: Any) -> Job:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
-        job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://pictures.example.com")
-        admission = self.run(self.jobs.create(job, Ceiling(10_000, 10_000)))
+        job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://images.example.com")
+        admission = self.run(self.jobs.create(job, QueueLimits(10_000, 10_000)))
         assert admission.outcome is Outcome.CREATED
         return job
 
@@ -85,8 +85,8 @@ class Office:
         assert self.run(self.jobs.move(job, queued))
         return queued
 
-    def succeeded(self, job: Job, *pictures: bytes) -> Job:
-        images = tuple(self._saved(job, index, data) for index, data in enumerate(pictures))
+    def succeeded(self, job: Job, *files: bytes) -> Job:
+        images = tuple(self._saved(job, index, data) for index, data in enumerate(files))
         return self._moved(job, job.succeed(images, Timings(), datetime.now(UTC)))
 
     def failed(self, job: Job) -> Job:
@@ -112,7 +112,7 @@ class Office:
         claimed: Claimed = self.run(self.webhooks.claim(most))
         return claimed.webhooks
 
-    def settle(self, webhook: Webhook, fate: Fate) -> None:
+    def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> None:
         self.run(self.webhooks.settle(webhook, fate))
 
     def lapse(self, queue: str) -> None:
@@ -122,10 +122,10 @@ class Office:
         snapshot = self.run(self.jobs.read(job.id))
         return {delivery.event: delivery for delivery in snapshot.deliveries}
 
-    def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> Courier:
-        return Courier(
-            guard=Guard(allow, proxy=fields.pop("proxy", None)),
-            signer=Signer(signing_keys(SecretStr(secrets)) if secrets else ()),
+    def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
+        return WebhookSender(
+            guard=OutboundClient(allow, proxy=fields.pop("proxy", None)),
+            signer=WebhookSigner(signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
@@ -135,8 +135,10 @@ class Office:
         )
 
     @contextmanager
-    def sending(self, courier: Courier, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16) -> Iterator[None]:
-        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, Retries(schedule), threads)
+    def sending(
+        self, courier: WebhookSender, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16
+    ) -> Iterator[None]:
+        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
         dispatcher.start()
         yield
         dispatcher.stop()

@@ -54,7 +54,7 @@ class Receiver:
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
-        self.url = f"{self.origin}/hooks/pictures?token=secret-of-the-caller"
+        self.url = f"{self.origin}/hooks/images?token=secret-of-the-caller"
         self.arrivals: list[Arrival] = []
         self.behave: Behaviour = answer(204)
         self._news: queue.Queue[Arrival] = queue.Queue()

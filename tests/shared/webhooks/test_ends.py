@@ -7,7 +7,7 @@ from email.utils import format_datetime
 import pytest
 import trustme
 
-from shared.jobs.housekeeping import Upkeep
+from shared.jobs.housekeeping import JobHousekeeping
 from shared.net.egress_proxy import Proxy
 from tests.faults.invariant import until
 from tests.shared.outbound.proxies import proxying
@@ -98,10 +98,10 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin]), schedule=[0.2] * 9):
         job = office.succeeded(
-            office.started(office.accepted("n8n", webhook_url=receiver.url, webhook_inline_images=True)), b"a picture"
+            office.started(office.accepted("n8n", webhook_url=receiver.url, webhook_inline_images=True)), b"an image"
         )
         receiver.next()
-        assert office.run(Upkeep(office.prefix).forget(job.id))
+        assert office.run(JobHousekeeping(office.prefix).forget(job.id))
         office.images.discard(job, [0])
         receiver.behave = answer(204)
         until(lambda: not office.keys)

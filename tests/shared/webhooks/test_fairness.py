@@ -8,16 +8,16 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import FAILURES_IN_A_ROW, MOST_TOGETHER, Fate, Reach, Webhook
+from shared.webhooks.outbox import FAILURES_IN_A_ROW, MOST_TOGETHER, DeliveryOutcome, ReceiverState, Webhook
 from tests.faults.invariant import until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang
 
 ORIGIN = "http://127.0.0.1:9"
-DELIVERED = Fate(DeliveryState.DELIVERED, 204)
-REFUSED = Fate(DeliveryState.PENDING, 503, "answered 503", reach=Reach.REFUSED)
-AWAY = Fate(DeliveryState.PENDING, None, "could not be reached", reach=Reach.AWAY)
-DEAD = Fate(DeliveryState.DEAD, 500, "answered 500")
+DELIVERED = DeliveryOutcome(DeliveryState.DELIVERED, 204)
+REFUSED = DeliveryOutcome(DeliveryState.PENDING, 503, "answered 503", reach=ReceiverState.REFUSED)
+AWAY = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", reach=ReceiverState.AWAY)
+DEAD = DeliveryOutcome(DeliveryState.DEAD, 500, "answered 500")
 
 
 def owner_of(webhook: Webhook) -> str:

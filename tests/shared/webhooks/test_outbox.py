@@ -6,14 +6,14 @@ import pytest
 
 from shared.jobs.requests import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import DEAD_MS, FAILURES_IN_A_ROW, MOST_TOGETHER, Fate, Reach
+from shared.webhooks.outbox import DEAD_MS, FAILURES_IN_A_ROW, MOST_TOGETHER, DeliveryOutcome, ReceiverState
 from tests.shared.webhooks.office import URL, Office
 
 RECEIVER = "http://127.0.0.1:9"
-DELIVERED = Fate(DeliveryState.DELIVERED, 204)
-LATER = Fate(DeliveryState.PENDING, 500, "answered 500", delay_ms=60_000)
-UNREACHED = Fate(DeliveryState.PENDING, None, "could not be reached", reach=Reach.REFUSED)
-DEAD = Fate(DeliveryState.DEAD, 500, "answered 500")
+DELIVERED = DeliveryOutcome(DeliveryState.DELIVERED, 204)
+LATER = DeliveryOutcome(DeliveryState.PENDING, 500, "answered 500", delay_ms=60_000)
+UNREACHED = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", reach=ReceiverState.REFUSED)
+DEAD = DeliveryOutcome(DeliveryState.DEAD, 500, "answered 500")
 EVERYTHING = [event.value for event in WebhookEvent]
 
 
@@ -206,7 +206,7 @@ def test_a_receiver_that_answers_badly_is_there(office: Office) -> None:
 
 def test_one_that_is_gone_is_told_no_more_of_this_job(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["started", "succeeded"]))
-    office.settle(office.take()[0], Fate(DeliveryState.DEAD, 410, "answered 410", gone=True))
+    office.settle(office.take()[0], DeliveryOutcome(DeliveryState.DEAD, 410, "answered 410", gone=True))
     office.succeeded(job)
     office.done()
 

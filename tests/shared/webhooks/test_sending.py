@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from standardwebhooks import WebhookVerificationError
 
-from shared.access.links import Signer, link_secret
+from shared.access.links import LinkSigner, link_secret
 from shared.net.allowlist import receiver_headers
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.loading import load
 from tests.faults.invariant import until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
-from worker.housekeeper.app import create_courier
+from worker.housekeeper.app import create_webhook_sender
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import SCHEDULE
 
@@ -27,32 +27,32 @@ OTHER_SECRET = "whsec_" + base64.b64encode(b"another secret of good length").dec
 def test_what_is_sent_is_the_job_in_the_form_of_standard_webhooks(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin])):
         job = office.succeeded(
-            office.started(office.accepted(webhook_url=receiver.url, metadata={"order": 7})), b"a picture"
+            office.started(office.accepted(webhook_url=receiver.url, metadata={"order": 7})), b"an image"
         )
         arrival = receiver.next()
 
     arrival.verify()
-    assert arrival.path == "/hooks/pictures?token=secret-of-the-caller"
+    assert arrival.path == "/hooks/images?token=secret-of-the-caller"
     assert arrival.headers["content-type"] == "application/json"
     assert arrival.message["type"] == "job.succeeded"
     told = arrival.message["data"]
     assert (told["id"], told["state"], told["metadata"]) == (job.id, "succeeded", {"order": 7})
-    assert told["images"][0]["url"] == f"http://pictures.example.com/api/jobs/{job.id}/images/0"
+    assert told["images"][0]["url"] == f"http://images.example.com/api/jobs/{job.id}/images/0"
     assert told["images"][0]["b64_json"] is None
     assert abs(datetime.fromisoformat(arrival.message["timestamp"]).timestamp() - arrival.at) < 5
     assert "secret-of-the-caller" not in str(told)
 
 
-def test_links_to_pictures_of_a_job_that_came_with_a_key_are_signed(office: Office, receiver: Receiver) -> None:
+def test_links_to_images_of_a_job_that_came_with_a_key_are_signed(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted("n8n", webhook_url=receiver.url))
-        office.succeeded(job, b"a picture")
+        office.succeeded(job, b"an image")
         (image,) = receiver.next().message["data"]["images"]
 
     url, _, query = image["url"].partition("?")
     secret = office.run(link_secret(office.prefix, "another proposal"))
     signed = dict(part.split("=") for part in query.split("&"))
-    assert Signer(secret.encode(), 60).is_valid(url.removeprefix("http://pictures.example.com"), **signed)
+    assert LinkSigner(secret.encode(), 60).is_valid(url.removeprefix("http://images.example.com"), **signed)
 
 
 def test_each_of_several_secrets_verifies_and_no_other(office: Office, receiver: Receiver) -> None:
@@ -100,13 +100,13 @@ def test_who_names_an_origin_without_a_path_is_told_where_the_header_goes(
         monkeypatch.setenv("SD_WEBHOOK_ALLOW", allow)
         settings = load(HousekeeperSettings)
 
-        create_courier(settings, office.images, JobLinks(settings, office.store))
+        create_webhook_sender(settings, office.images, JobLinks(settings, office.store))
 
         assert caplog.text.count("SD_WEBHOOK_HEADER goes to http://n8n:5678/webhook-waiting") == told
         assert "of-the-operator" not in caplog.text
 
 
-def test_small_pictures_are_sent_along_where_that_is_asked_for(office: Office, receiver: Receiver) -> None:
+def test_small_images_are_sent_along_where_that_is_asked_for(office: Office, receiver: Receiver) -> None:
     small, large = b"s" * 400, b"l" * 700
     with office.sending(office.courier([receiver.origin], inline_max_bytes=1000)):
         for inline in (True, False):
@@ -249,21 +249,21 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
         until(lambda: office.deliveries(job)["succeeded"].state == "dead")
 
     assert receiver.origin in caplog.text
-    for secret in ("secret-of-the-caller", "/hooks/pictures", "of-the-operator", SECRET.removeprefix("whsec_")):
+    for secret in ("secret-of-the-caller", "/hooks/images", "of-the-operator", SECRET.removeprefix("whsec_")):
         assert secret not in caplog.text
         assert secret not in repr(courier)
 
 
-def test_a_picture_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
+def test_a_image_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
     import numpy as np
 
     from shared.jobs.requests import Backend, GenerationRequest, Job
     from worker.images.encoder import Encoder
-    from worker.images.values import Picture
+    from worker.images.values import RenderedImage
 
     request = GenerationRequest(prompt="x", webhook_url="https://example.com/hook?token=secret-of-the-caller")
     job = Job.new(request, Backend.NULL, datetime.now(UTC))
 
-    encoded = Encoder("1").encode(Picture(np.zeros((8, 8, 3), np.uint8), 1), job)
+    encoded = Encoder("1").encode(RenderedImage(np.zeros((8, 8, 3), np.uint8), 1), job)
 
     assert b"webhook" not in encoded

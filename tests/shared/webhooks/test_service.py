@@ -74,7 +74,7 @@ def test_what_is_told_is_the_job_as_it_is_answered(stack: Stack, receiver: Recei
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-def test_an_end_without_a_picture_is_told_with_its_reason(stack: Stack, receiver: Receiver, end: str) -> None:
+def test_an_end_without_a_image_is_told_with_its_reason(stack: Stack, receiver: Receiver, end: str) -> None:
     if end == "failed":
         submit(stack, receiver, simulate={"fail": "out-of-memory"})
     else:
@@ -97,7 +97,7 @@ def test_a_job_shows_its_webhook_without_the_secret_in_its_address(stack: Stack,
     shown = stack.api.get(job["links"]["self"])
 
     webhook = shown.json()["webhook"]
-    assert webhook["url"] == f"{receiver.origin}/hooks/pictures"
+    assert webhook["url"] == f"{receiver.origin}/hooks/images"
     assert webhook["events"] == ["succeeded", "failed", "cancelled"]
     (delivery,) = webhook["deliveries"]
     assert delivery["id"] == receiver.arrivals[-1].id
@@ -117,7 +117,7 @@ def test_what_was_given_up_is_listed_and_sent_again(stack: Stack, receiver: Rece
     listed = stack.api.get("/api/webhooks", params={"state": "dead"})
     (dead,) = listed.json()["webhooks"]
     assert (dead["id"], dead["job_id"], dead["last_status"]) == (first.id, job["id"], 410)
-    assert dead["url"] == f"{receiver.origin}/hooks/pictures"
+    assert dead["url"] == f"{receiver.origin}/hooks/images"
     assert "secret-of-the-caller" not in listed.text
 
     answered = stack.api.post(f"/api/webhooks/{dead['id']}/redeliver", {})

@@ -8,25 +8,25 @@ import numpy as np
 from shared.jobs.requests import GenerationRequest
 from tests.worker.images.looking import Pixels
 from tests.worker.watching import Watching
-from worker.engines.base import Backend, Step
-from worker.images.values import Inputs, Picture
+from worker.engines.base import Engine, Step
+from worker.images.values import Inputs, RenderedImage
 
-#: What stands in a request for a picture that came with it.
+#: What stands in a request for an image that came with it.
 REFERENCE = "sha256:" + "0" * 64
 NOTHING = Inputs()
 
 
 @dataclass
 class Drawn:
-    pictures: list[Picture]
+    images: list[RenderedImage]
     steps: list[Step]
     watch: Watching = field(repr=False)
 
     @property
     def pixels(self) -> Pixels:
-        """Of the only picture."""
-        (picture,) = self.pictures
-        return picture.pixels
+        """Of the only image."""
+        (image,) = self.images
+        return image.pixels
 
     @property
     def counted(self) -> list[tuple[int, int]]:
@@ -34,7 +34,7 @@ class Drawn:
 
 
 def draw(
-    model: Backend,
+    model: Engine,
     inputs: Inputs = NOTHING,
     watch: Watching | None = None,
     on_step: Callable[[Step], None] = lambda _: None,

@@ -28,7 +28,7 @@ from transformers import (
 
 #: What the default of 32 latent pixels comes to with an autoencoder of two levels.
 NATIVE_SIDE = 64
-#: Larger pictures are decoded in tiles of this size, where they are.
+#: Larger images are decoded in tiles of this size, where they are.
 TILE_SIDE = 64
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

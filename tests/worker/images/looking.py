@@ -1,4 +1,4 @@
-"""How tests look at pictures."""
+"""How tests look at images."""
 
 import io
 import struct
@@ -21,21 +21,21 @@ def pixels(data: bytes) -> Pixels:
     return np.asarray(opened(data).convert("RGB"))
 
 
-def middle(picture: Pixels) -> Colour:
+def middle(image: Pixels) -> Colour:
     """Mean colour of the innermost sixteenth."""
-    height, width, _ = picture.shape
-    return _mean(picture[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8])
+    height, width, _ = image.shape
+    return _mean(image[height * 3 // 8 : height * 5 // 8, width * 3 // 8 : width * 5 // 8])
 
 
-def corners(picture: Pixels) -> Colour:
+def corners(image: Pixels) -> Colour:
     """Mean colour of the four corners, an eighth of each side."""
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     rows, columns = np.r_[: height // 8, -(height // 8) : 0], np.r_[: width // 8, -(width // 8) : 0]
-    return _mean(picture[np.ix_(rows, columns)])
+    return _mean(image[np.ix_(rows, columns)])
 
 
-def shows_a_red_heart_on_blue(picture: Pixels) -> bool:
-    inner, outer = middle(picture), corners(picture)
+def shows_a_red_heart_on_blue(image: Pixels) -> bool:
+    inner, outer = middle(image), corners(image)
     return inner[0] > 2 * max(inner[1:]) and outer[2] > 1.5 * max(outer[:2])
 
 

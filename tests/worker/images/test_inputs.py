@@ -1,4 +1,4 @@
-"""What workers make of the pictures that come with requests: all upright RGB, or a refusal."""
+"""What workers make of the images that come with requests: all upright RGB, or a refusal."""
 
 import io
 import itertools
@@ -16,8 +16,8 @@ from tests.api.images import claiming, encoded, half, noise, scene
 from tests.worker.bench import Bench
 from tests.worker.images.looking import Pixels
 from worker.engines.base import OnStep
-from worker.images.inputs import Reader
-from worker.images.values import Inputs, Picture
+from worker.images.inputs import InputReader
+from worker.images.values import Inputs, RenderedImage
 
 _numbers = itertools.count()
 SCENE = np.asarray(scene())
@@ -31,7 +31,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 @pytest.fixture
 def read(bench: Bench) -> Callable[..., Inputs]:
     def read(image: bytes, mask: bytes | None = None) -> Inputs:
-        return Reader(bench.inputs, max_pixels=10**6).read(bench.accepted([image], mask))
+        return InputReader(bench.inputs, max_pixels=10**6).read(bench.accepted([image], mask))
 
     return read
 
@@ -42,7 +42,7 @@ def close(one: Pixels, other: Pixels) -> bool:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", [0, *range(1, 10)])
-def test_a_picture_is_turned_as_its_camera_says(read: Callable[..., Inputs], kind: str, orientation: int) -> None:
+def test_a_image_is_turned_as_its_camera_says(read: Callable[..., Inputs], kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     shown = scene()
@@ -137,7 +137,7 @@ def damaged(png: bytes) -> bytes:
     ],
     ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp"],
 )
-def test_a_picture_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
+def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
     job = bench.run(bench.accepted([data]))
 
     assert job.error is not None
@@ -145,7 +145,7 @@ def test_a_picture_that_cannot_be_decoded_fails_the_job(bench: Bench, data: byte
     assert bench.files == []
 
 
-def test_a_picture_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
+def test_a_image_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
     job = bench.run(bench.accepted([claiming(60_000, 10_000)]))
 
     assert job.error is not None
@@ -162,7 +162,7 @@ def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> No
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half())), lambda file: file.unlink()])
-def test_a_picture_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
+def test_a_image_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
     job = bench.accepted([encoded(scene())])
     damage(bench.files[0])
 
@@ -172,12 +172,14 @@ def test_a_picture_that_is_not_the_accepted_one_fails_the_job(bench: Bench, dama
     assert ended.error.code == "invalid-image"
 
 
-def fail(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+def fail(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
     raise RuntimeError
 
 
 @pytest.mark.parametrize("drawing", [None, fail])
-def test_pictures_go_when_their_job_has_ended(bench: Bench, drawing: Callable[..., Sequence[Picture]] | None) -> None:
+def test_images_go_when_their_job_has_ended(
+    bench: Bench, drawing: Callable[..., Sequence[RenderedImage]] | None
+) -> None:
     ended = bench.run(bench.accepted([encoded(scene())], encoded(half())), drawing)
 
     assert ended.state.is_terminal
@@ -185,7 +187,7 @@ def test_pictures_go_when_their_job_has_ended(bench: Bench, drawing: Callable[..
     assert list(bench.inputs.folders()) == []
 
 
-def test_pictures_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
+def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
     queued = bench.requeued(bench.started(bench.accepted([encoded(scene())], strength=0.001)))
 
     done = bench.run(queued)
@@ -194,10 +196,10 @@ def test_pictures_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
     assert (done.images[0].width, done.images[0].height) == (96, 64)
 
 
-def test_pictures_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
+def test_images_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
     job = bench.accepted([encoded(scene())])
 
-    def draw(_: GenerationRequest, __: OnStep) -> Sequence[Picture]:
+    def draw(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
         bench.started(bench.requeued(bench.read(job)))
         return []
 
@@ -206,7 +208,7 @@ def test_pictures_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
     assert [folder.job_id for folder in bench.inputs.folders()] == [job.id]
 
 
-def test_a_job_past_its_deadline_leaves_no_pictures(bench: Bench) -> None:
+def test_a_job_past_its_deadline_leaves_no_images(bench: Bench) -> None:
     job = bench.accepted([encoded(scene())], deadline_seconds=1)
     late = Bench(bench.redis_url, bench.prefix, bench.folder, now=lambda: job.created_at.replace(year=2100))
 
@@ -218,7 +220,7 @@ def landscape(bench: Bench, **fields: object) -> Job:
     return bench.run(bench.accepted([encoded(scene(60, 40))], **fields))
 
 
-def test_the_size_of_a_picture_is_that_of_its_start(bench: Bench) -> None:
+def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = bench.run(bench.accepted([encoded(scene(60, 40), "JPEG", exif=exif)]))
@@ -229,8 +231,8 @@ def test_the_size_of_a_picture_is_that_of_its_start(bench: Bench) -> None:
     assert landscape(bench, height=20).request.width == 30
 
 
-def test_a_file_that_is_two_things_is_only_its_picture(bench: Bench) -> None:
-    inputs = Reader(bench.inputs, 10**6).read(bench.accepted([encoded(scene()) + b"<script>alert(1)</script>"]))
+def test_a_file_that_is_two_things_is_only_its_image(bench: Bench) -> None:
+    inputs = InputReader(bench.inputs, 10**6).read(bench.accepted([encoded(scene()) + b"<script>alert(1)</script>"]))
 
     assert (inputs.images[0] == SCENE).all()
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from worker.images.memory_budget import Budget
+from worker.images.memory_budget import ImageMemoryBudget
 
 
 class Stop(Exception):
@@ -19,11 +19,11 @@ def stop() -> None:
 
 
 @pytest.fixture
-def budget() -> Budget:
-    return Budget(100)
+def budget() -> ImageMemoryBudget:
+    return ImageMemoryBudget(100)
 
 
-def is_granted(budget: Budget, count: int) -> bool:
+def is_granted(budget: ImageMemoryBudget, count: int) -> bool:
     with budget.share() as share:
         try:
             share.resize(count, stop)
@@ -32,7 +32,7 @@ def is_granted(budget: Budget, count: int) -> bool:
     return True
 
 
-def test_what_is_left_can_be_had_and_no_more(budget: Budget) -> None:
+def test_what_is_left_can_be_had_and_no_more(budget: ImageMemoryBudget) -> None:
     with budget.share() as share:
         share.resize(60)
         assert is_granted(budget, 40)
@@ -43,7 +43,7 @@ def test_what_is_left_can_be_had_and_no_more(budget: Budget) -> None:
     assert is_granted(budget, 100)
 
 
-def test_what_was_not_granted_is_not_missing(budget: Budget) -> None:
+def test_what_was_not_granted_is_not_missing(budget: ImageMemoryBudget) -> None:
     with budget.share() as share:
         share.resize(60)
         for _ in range(3):
@@ -52,7 +52,7 @@ def test_what_was_not_granted_is_not_missing(budget: Budget) -> None:
     assert is_granted(budget, 100)
 
 
-def test_who_wants_more_than_there_is_gets_it_alone(budget: Budget) -> None:
+def test_who_wants_more_than_there_is_gets_it_alone(budget: ImageMemoryBudget) -> None:
     with budget.share() as share:
         share.resize(1)
         assert not is_granted(budget, 1000)
@@ -69,7 +69,7 @@ def until(told: Callable[[], bool]) -> None:
         threading.Event().wait(0.005)
 
 
-def test_who_has_the_turn_is_not_passed_by(budget: Budget) -> None:
+def test_who_has_the_turn_is_not_passed_by(budget: ImageMemoryBudget) -> None:
     with ThreadPoolExecutor() as threads, budget.share() as share:
         share.resize(60)
         granted = threading.Event()
@@ -90,7 +90,7 @@ def test_who_has_the_turn_is_not_passed_by(budget: Budget) -> None:
         assert granted.is_set()
 
 
-def test_one_at_a_time_has_the_turn(budget: Budget) -> None:
+def test_one_at_a_time_has_the_turn(budget: ImageMemoryBudget) -> None:
     with ThreadPoolExecutor() as threads, budget.turn(stop):
 
         def take() -> None:
@@ -100,7 +100,7 @@ def test_one_at_a_time_has_the_turn(budget: Budget) -> None:
         assert isinstance(threads.submit(take).exception(10), Stop)
 
 
-def test_shares_that_come_and_go_leave_nothing_behind(budget: Budget) -> None:
+def test_shares_that_come_and_go_leave_nothing_behind(budget: ImageMemoryBudget) -> None:
     def work(number: int) -> None:
         if number % 3:
             with budget.share() as share:

@@ -1,4 +1,4 @@
-"""What a picture's file tells of how it was made."""
+"""What an image's file tells of how it was made."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_png_can_be_made_again_from_what_it_tells(sd: Stack) -> None:
 
 
 @LOSSY
-def test_other_formats_show_the_same_picture(sd: Stack, output_format: str) -> None:
+def test_other_formats_show_the_same_image(sd: Stack, output_format: str) -> None:
     job = made(sd, **QUICK, output_format=output_format)
 
     image = opened(file_of(sd, job))

@@ -126,10 +126,10 @@ REALISTIC = {
     "vignette": vignette,
     "noise": noise,
 }
-realistic = pytest.mark.parametrize("picture", REALISTIC.values(), ids=REALISTIC)
+realistic = pytest.mark.parametrize("image", REALISTIC.values(), ids=REALISTIC)
 
 sides = st.integers(1, 40)
-pictures = st.builds(
+images = st.builds(
     lambda pixels, down, across: pixels.repeat(down, axis=0).repeat(across, axis=1),
     st.tuples(sides, sides, st.just(3)).flatmap(lambda shape: arrays(np.uint8, shape)),
     st.integers(1, 3),
@@ -140,20 +140,20 @@ keywords = st.lists(st.text(printable, min_size=1, max_size=8), min_size=1, max_
 no_text = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
-@given(pictures)
-def test_any_picture_decodes_to_the_same_pixels(pixels: Pixels) -> None:
+@given(images)
+def test_any_image_decodes_to_the_same_pixels(pixels: Pixels) -> None:
     assert np.array_equal(decoded(encode(pixels, {})), pixels)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 2), (33, 1), (700, 300), (2, 300_000)])
-def test_a_picture_of_any_proportions_decodes_to_the_same_pixels(shape: tuple[int, int]) -> None:
+def test_a_image_of_any_proportions_decodes_to_the_same_pixels(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     assert np.array_equal(decoded(encode(pixels, {})), pixels)
 
 
 @realistic
-def test_realistic_pictures_decode_to_the_same_pixels(picture: Callable[[], Pixels]) -> None:
-    assert np.array_equal(decoded(encode(picture(), {})), picture())
+def test_realistic_images_decode_to_the_same_pixels(image: Callable[[], Pixels]) -> None:
+    assert np.array_equal(decoded(encode(image(), {})), image())
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_pixels_may_lie_in_memory_in_any_order(view: Callable[[Pixels], Pixels])
     assert np.array_equal(decoded(encode(pixels, {})), pixels)
 
 
-@given(pictures)
+@given(images)
 def test_the_checksums_of_a_file_are_right(pixels: Pixels) -> None:
     parts = dict(chunks(encode(pixels, {})))
     height, width, _ = pixels.shape
@@ -191,18 +191,18 @@ def test_the_checksums_of_a_file_are_right(pixels: Pixels) -> None:
 
 
 @realistic
-def test_the_checksums_of_a_realistic_file_are_right(picture: Callable[[], Pixels]) -> None:
-    zlib.decompress(dict(chunks(encode(picture(), {})))[b"IDAT"])
+def test_the_checksums_of_a_realistic_file_are_right(image: Callable[[], Pixels]) -> None:
+    zlib.decompress(dict(chunks(encode(image(), {})))[b"IDAT"])
 
 
 @realistic
-def test_a_file_is_at_most_a_quarter_larger_than_pillows(picture: Callable[[], Pixels]) -> None:
-    assert len(encode(picture(), {})) <= 1.25 * len(by_pillow(picture()))
+def test_a_file_is_at_most_a_quarter_larger_than_pillows(image: Callable[[], Pixels]) -> None:
+    assert len(encode(image(), {})) <= 1.25 * len(by_pillow(image()))
 
 
-@pytest.mark.parametrize("picture", [diagonal, sawtooth])
-def test_a_picture_of_repeats_takes_at_most_a_thirtieth_of_its_pixels(picture: Callable[[], Pixels]) -> None:
-    assert len(encode(picture(), {})) <= picture().nbytes / 30
+@pytest.mark.parametrize("image", [diagonal, sawtooth])
+def test_a_image_of_repeats_takes_at_most_a_thirtieth_of_its_pixels(image: Callable[[], Pixels]) -> None:
+    assert len(encode(image(), {})) <= image().nbytes / 30
 
 
 @pytest.mark.parametrize(

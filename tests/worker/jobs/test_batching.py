@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Ceiling
+from shared.jobs.operations import QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Job, QueuedJob
 from shared.jobs.states import State
 from tests.faults.invariant import until
 from tests.worker.bench import Bench, wake
-from worker.engines.base import Step, Watch, Watches
-from worker.engines.null import NullBackend
+from worker.engines.base import JobWatch, MultiJobWatch, Step
+from worker.engines.null import NullEngine
 from worker.images import png
 from worker.images.encoder import Encoder
-from worker.images.values import Inputs, Picture
+from worker.images.values import Inputs, RenderedImage
 from worker.jobs.runner import SHORT_SECONDS
 from worker.records.redis_ledger import RedisLedger
 
@@ -29,7 +29,7 @@ _numbers = itertools.count()
 
 
 @dataclass
-class Counting(NullBackend):
+class Counting(NullEngine):
     """The null backend, which remembers how many jobs it was given at a time."""
 
     goes: list[int] = field(default_factory=list)
@@ -44,13 +44,13 @@ class Counting(NullBackend):
             raise RuntimeError("the device does not answer")
         return super().most_together(request)
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         self.goes.append(1)
         return super().generate(request, inputs, watch)
 
     def generate_together(
-        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
-    ) -> Sequence[Sequence[Picture]]:
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+    ) -> Sequence[Sequence[RenderedImage]]:
         self.goes.append(len(requests))
         if self.fails:
             raise OutOfMemory
@@ -67,7 +67,7 @@ def backend() -> Counting:
     return Counting()
 
 
-def run(bench: Bench, backend: NullBackend, most: int = 4, **parts: Any) -> None:
+def run(bench: Bench, backend: NullEngine, most: int = 4, **parts: Any) -> None:
     wake(bench.runner(backend, most=most, **parts))
 
 
@@ -108,7 +108,7 @@ def test_a_backend_that_cannot_tell_how_many_fit_makes_the_job_alone(bench: Benc
     assert (backend.goes, states(bench, jobs)) == ([1], ["succeeded", "queued"])
 
 
-def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, backend: Counting) -> None:
+def test_each_image_is_the_one_that_its_job_would_get_alone(bench: Bench, backend: Counting) -> None:
     requests = [{"seed": 1}, {"seed": 7, "num_images": 2}, {"seed": 4}]
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
@@ -121,7 +121,7 @@ def test_each_picture_is_the_one_that_its_job_would_get_alone(bench: Bench, back
         assert np.array_equal(bench.pixels(one), bench.pixels(other))
 
 
-def test_jobs_that_begin_with_pictures_go_together_each_with_its_own(bench: Bench, backend: Counting) -> None:
+def test_jobs_that_begin_with_images_go_together_each_with_its_own(bench: Bench, backend: Counting) -> None:
     requests = [{"seed": 3, "images": [scene(0)]}, {"seed": 3, "images": [scene(90)]}]
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
@@ -144,7 +144,7 @@ def test_jobs_that_begin_with_pictures_go_together_each_with_its_own(bench: Benc
         {"images": [scene()], "strength": 0.1},
         {"images": [scene()], "mask": scene()},
     ],
-    ids=["no picture", "one of another size", "two", "another strength", "a mask"],
+    ids=["no image", "one of another size", "two", "another strength", "a mask"],
 )
 def test_a_job_that_begins_otherwise_is_left_in_line(bench: Bench, backend: Counting, other: dict[str, Any]) -> None:
     jobs = accepted(bench, {"images": [scene()]}, other)
@@ -154,7 +154,7 @@ def test_a_job_that_begins_otherwise_is_left_in_line(bench: Bench, backend: Coun
     assert states(bench, jobs) == ["succeeded", "queued"]
 
 
-def test_a_job_whose_picture_is_lost_fails_alone(bench: Bench, backend: Counting) -> None:
+def test_a_job_whose_image_is_lost_fails_alone(bench: Bench, backend: Counting) -> None:
     jobs = accepted(bench, *({"images": [scene()]} for _ in range(3)))
     bench.inputs.discard(jobs[1])
 
@@ -203,14 +203,14 @@ def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backen
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
 
 
-def test_a_picture_is_told_of_before_the_next_one_is_stored(bench: Bench, backend: Counting) -> None:
+def test_a_image_is_told_of_before_the_next_one_is_stored(bench: Bench, backend: Counting) -> None:
     class Slow(Encoder):
-        def encode(self, picture: Picture, job: Job) -> bytes:
+        def encode(self, image: RenderedImage, job: Job) -> bytes:
             if job.id == jobs[1].id:
                 until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
             else:
                 time.sleep(SHORT_SECONDS)
-            return super().encode(picture, job)
+            return super().encode(image, job)
 
     jobs = accepted(bench, {}, {})
     runner = bench.runner(backend, most=4)
@@ -259,7 +259,7 @@ def test_a_default_that_is_spelled_out_makes_no_difference(bench: Bench, backend
     assert backend.goes == [2]
 
 
-def test_no_more_pictures_than_allowed_are_rendered_in_one_go(bench: Bench, backend: Counting) -> None:
+def test_no_more_images_than_allowed_are_rendered_in_one_go(bench: Bench, backend: Counting) -> None:
     jobs = accepted(bench, {"num_images": 2}, {"num_images": 3}, {}, {}, {})
 
     run(bench, backend, most=4)
@@ -278,7 +278,7 @@ def test_jobs_that_were_taken_along_leave_no_wake_up_behind(bench: Bench, backen
 def test_no_more_are_rendered_together_than_are_known_to_take_the_time_of_one(bench: Bench, backend: Counting) -> None:
     for _ in range(4):
         # Known to take 4 s: two of them take less than half of 20 s, three do not.
-        bench.store.run(bench.jobs.create(new_job(), Ceiling(10, 10), expected_ms=4000))
+        bench.store.run(bench.jobs.create(new_job(), QueueLimits(10, 10), expected_ms=4000))
 
     run(bench, backend, time_limit_seconds=20.0)
 
@@ -286,8 +286,8 @@ def test_no_more_are_rendered_together_than_are_known_to_take_the_time_of_one(be
 
 
 def test_jobs_that_are_too_slow_together_are_done_one_by_one_each_with_its_own_time(bench: Bench) -> None:
-    class Slow(NullBackend):
-        def generate_together(self, *args: Any) -> Sequence[Sequence[Picture]]:
+    class Slow(NullEngine):
+        def generate_together(self, *args: Any) -> Sequence[Sequence[RenderedImage]]:
             while True:
                 args[-1].on_step(Step(1, 1000))
 
@@ -317,12 +317,12 @@ def test_one_that_fails_takes_no_other_along(bench: Bench, backend: Counting) ->
 
 
 def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
-    class Cancelling(NullBackend):
+    class Cancelling(NullEngine):
         """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
 
         def generate_together(
-            self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
-        ) -> Sequence[Sequence[Picture]]:
+            self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+        ) -> Sequence[Sequence[RenderedImage]]:
             bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))
@@ -339,7 +339,7 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
     told = {"simulate": {"seconds": 0.3, "together": True}}
     jobs = accepted(bench, {"metadata": told}, {"metadata": told})
 
-    run(bench, NullBackend())
+    run(bench, NullEngine())
 
     for job in jobs:
         types = [event.type for event in bench.store.run(bench.jobs.events(job.id))]

@@ -11,7 +11,7 @@ import pytest
 from shared.jobs.requests import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
-from worker.jobs.follower import JobCancelled, Line
+from worker.jobs.follower import JobCancelled, ProgressChannel
 
 _numbers = itertools.count()
 
@@ -27,7 +27,7 @@ def bench(line: Proxy, tmp_path: Path) -> Bench:
     return Bench(line.url, f"ledger{next(_numbers)}:", tmp_path)
 
 
-def draw_for_ever(line: Line) -> None:
+def draw_for_ever(line: ProgressChannel) -> None:
     for step in itertools.count(1):
         line.progress(Progress(step=step, steps=10**9, fraction=0.5))
         line.check()

@@ -1,4 +1,4 @@
-"""Where the operator allows it, an exact repeat gets the pictures that were made before."""
+"""Where the operator allows it, an exact repeat gets the images that were made before."""
 
 import itertools
 import os
@@ -37,7 +37,7 @@ def asked() -> dict[str, Any]:
     return {"prompt": "stripes", "seed": next(_seeds), "num_images": 2}
 
 
-def picture(person: Person, job: dict[str, Any], index: int = 0) -> bytes:
+def content(person: Person, job: dict[str, Any], index: int = 0) -> bytes:
     return person.get(f"/api/jobs/{job['id']}/images/{index}").content
 
 
@@ -48,12 +48,12 @@ def file_of(service: Stack, job: dict[str, Any]) -> Path:
 
 def test_it_gets_the_same_files_and_says_whose_they_were(alice: Person, asked: dict[str, Any]) -> None:
     first = alice.make(**asked)
-    # Spelled out, and with what concerns no picture.
+    # Spelled out, and with what concerns no image.
     again = alice.make(**asked, width=64, height=64, label="mine", metadata={"n": 1}, response_format="b64_json")
 
     assert (first["reused_from"], again["reused_from"]) == (None, first["id"])
     assert [image["sha256"] for image in again["images"]] == [image["sha256"] for image in first["images"]]
-    assert [picture(alice, again, index) for index in (0, 1)] == [picture(alice, first, index) for index in (0, 1)]
+    assert [content(alice, again, index) for index in (0, 1)] == [content(alice, first, index) for index in (0, 1)]
     assert again["timings"]["generate_ms"] is None
 
 
@@ -64,7 +64,7 @@ def test_a_repeat_can_be_repeated_when_the_first_is_gone(service: Stack, alice: 
     anew = alice.make(**asked)
     after = alice.make(**asked)
 
-    assert picture(alice, again)
+    assert content(alice, again)
     assert (anew["reused_from"], after["reused_from"]) == (None, anew["id"])
 
 
@@ -112,7 +112,7 @@ def test_repeats_among_jobs_in_line_are_not_rendered_with_them(alice: Person, as
     assert made["timings"]["batch_size"] is None
 
 
-def test_without_the_operators_consent_every_picture_is_made(null: Stack, asked: dict[str, Any]) -> None:
+def test_without_the_operators_consent_every_image_is_made(null: Stack, asked: dict[str, Any]) -> None:
     jobs = [null.api.post("/api/txt2img", asked).json() for _ in range(2)]
 
     assert [job["reused_from"] for job in jobs] == [None, None]

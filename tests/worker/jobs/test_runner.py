@@ -13,10 +13,10 @@ import pytest
 
 from shared.errors import InternalError, OutOfMemory
 from shared.jobs.requests import GenerationRequest, Job
-from shared.storage.images import picture_name
+from shared.storage.images import image_name
 from tests.worker.bench import Bench, canvas, speckled
-from worker.engines.base import Step, Watch
-from worker.images.values import Picture
+from worker.engines.base import JobWatch, Step
+from worker.images.values import RenderedImage
 
 _numbers = itertools.count()
 
@@ -46,10 +46,10 @@ def test_a_field_that_the_backend_cannot_honour_leaves_a_warning(bench: Bench) -
 
 
 def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
-    def draw(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def draw(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
         watch.warn("the prompt was cut")
         watch.warn("the prompt was cut")
-        return [Picture(speckled(64, 64), 0)]
+        return [RenderedImage(speckled(64, 64), 0)]
 
     job = bench.run(bench.accepted(negative_prompt="y"), draw)
 
@@ -57,7 +57,7 @@ def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
 
 
 def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> None:
-    def fail(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
         watch.warn("memory was short")
         raise OutOfMemory
 
@@ -67,10 +67,10 @@ def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> 
 def test_what_was_said_before_the_worker_died_is_not_lost(bench: Bench) -> None:
     queued = bench.lose_worker_before_recording(bench.accepted(num_images=2, metadata={"simulate": {"flag": 1}}))
 
-    assert bench.run(queued).warnings == ("1 of 2 pictures are withheld: the safety checker objects",)
+    assert bench.run(queued).warnings == ("1 of 2 images are withheld: the safety checker objects",)
 
 
-def test_a_flagged_picture_is_told_of_and_has_no_file(bench: Bench) -> None:
+def test_a_flagged_image_is_told_of_and_has_no_file(bench: Bench) -> None:
     job = bench.run(bench.accepted(num_images=2, metadata={"simulate": {"flag": 1}}))
 
     assert [(image.flagged, image.bytes is None, image.sha256 is None) for image in job.images] == [
@@ -78,10 +78,10 @@ def test_a_flagged_picture_is_told_of_and_has_no_file(bench: Bench) -> None:
         (False, False, False),
     ]
     assert [path.name for path in bench.files] == [f"{job.id}-1.png"]
-    assert job.warnings == ("1 of 2 pictures are withheld: the safety checker objects",)
+    assert job.warnings == ("1 of 2 images are withheld: the safety checker objects",)
 
 
-def test_a_job_of_which_every_picture_is_flagged_fails(bench: Bench) -> None:
+def test_a_job_of_which_every_image_is_flagged_fails(bench: Bench) -> None:
     job = bench.run(bench.accepted(num_images=2, metadata={"simulate": {"flag": 2}}))
 
     assert job.error is not None
@@ -90,7 +90,7 @@ def test_a_job_of_which_every_picture_is_flagged_fails(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("shade", [0, 255])
-def test_a_picture_of_one_colour_is_no_picture(bench: Bench, shade: int) -> None:
+def test_a_image_of_one_colour_is_no_image(bench: Bench, shade: int) -> None:
     job = bench.run(bench.accepted(), canvas(np.full((64, 64, 3), shade, np.uint8)))
 
     assert job.error is not None
@@ -98,7 +98,7 @@ def test_a_picture_of_one_colour_is_no_picture(bench: Bench, shade: int) -> None
     assert bench.files == []
 
 
-def test_a_picture_of_the_wrong_size_is_no_picture(bench: Bench) -> None:
+def test_a_image_of_the_wrong_size_is_no_image(bench: Bench) -> None:
     job = bench.run(bench.accepted(width=64, height=64), canvas(speckled(32, 64)))
 
     assert job.error is not None
@@ -106,7 +106,7 @@ def test_a_picture_of_the_wrong_size_is_no_picture(bench: Bench) -> None:
 
 
 def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:
-    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         raise OutOfMemory("Too large.")
 
     job = bench.run(bench.accepted(), fail)
@@ -116,7 +116,7 @@ def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:
 
 
 def test_an_unforeseen_failure_tells_no_internals(bench: Bench) -> None:
-    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         raise RuntimeError("secret path")
 
     job = bench.run(bench.accepted(), fail)
@@ -126,7 +126,7 @@ def test_an_unforeseen_failure_tells_no_internals(bench: Bench) -> None:
 
 
 def test_an_unforeseen_failure_is_in_the_log_under_the_jobs_id(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         raise RuntimeError("secret path")
 
     job = bench.run(bench.accepted(), fail)
@@ -165,15 +165,15 @@ def test_a_full_disk_fails_the_job(bench: Bench, full_disk: None) -> None:
     assert (job.error.code, job.error.retryable) == ("storage-full", True)
 
 
-def test_a_full_disk_is_left_without_half_a_picture(bench: Bench, full_disk: None) -> None:
+def test_a_full_disk_is_left_without_half_a_image(bench: Bench, full_disk: None) -> None:
     bench.run(bench.accepted())
 
     assert bench.files == []
 
 
-def test_a_job_that_fails_at_its_second_picture_leaves_none(bench: Bench) -> None:
-    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
-        return [Picture(speckled(64, 64), 0), Picture(speckled(32, 64), 1)]
+def test_a_job_that_fails_at_its_second_image_leaves_none(bench: Bench) -> None:
+    def draw(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
+        return [RenderedImage(speckled(64, 64), 0), RenderedImage(speckled(32, 64), 1)]
 
     job = bench.run(bench.accepted(num_images=2, width=64, height=64), draw)
 
@@ -200,8 +200,8 @@ def test_a_record_that_was_lost_does_not_stand_in_the_way(bench: Bench) -> None:
     assert bench.run(next_one).state == "succeeded"
 
 
-def test_pictures_that_were_finished_before_the_worker_died_are_recorded_not_made_again(bench: Bench) -> None:
-    def never(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+def test_images_that_were_finished_before_the_worker_died_are_recorded_not_made_again(bench: Bench) -> None:
+    def never(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         raise AssertionError
 
     queued = bench.lose_worker_before_recording(bench.accepted())
@@ -212,21 +212,21 @@ def test_pictures_that_were_finished_before_the_worker_died_are_recorded_not_mad
     assert [file.name for file in bench.files] == [f"{done.id}-0.png"]
 
 
-def test_a_damaged_picture_of_a_worker_that_died_is_made_again(bench: Bench) -> None:
+def test_a_damaged_image_of_a_worker_that_died_is_made_again(bench: Bench) -> None:
     queued = bench.lose_worker_before_recording(bench.accepted())
-    picture = next(file for file in bench.files if file.suffix == ".png")
-    picture.write_bytes(picture.read_bytes()[:-1])
+    image = next(file for file in bench.files if file.suffix == ".png")
+    image.write_bytes(image.read_bytes()[:-1])
 
     done = bench.run(queued)
 
     assert done.state == "succeeded"
-    assert picture.stat().st_size == done.images[0].bytes
+    assert image.stat().st_size == done.images[0].bytes
 
 
-def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None:
+def test_a_image_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw_for_ever(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def draw_for_ever(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
         other = bench.started(bench.requeued(bench.read(job)))
         assert other.attempt == 2
         for step in itertools.count(1):
@@ -239,12 +239,12 @@ def test_a_picture_of_a_job_that_was_taken_away_is_dropped(bench: Bench) -> None
     assert bench.files == []
 
 
-def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench: Bench) -> None:
+def test_a_image_that_comes_after_the_job_was_taken_away_is_not_recorded(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def draw(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         bench.started(bench.requeued(bench.read(job)))
-        return [Picture(speckled(64, 64), 0)]
+        return [RenderedImage(speckled(64, 64), 0)]
 
     after = bench.run(job, draw)
 
@@ -254,14 +254,14 @@ def test_a_picture_that_comes_after_the_job_was_taken_away_is_not_recorded(bench
 def test_what_a_job_has_saved_stays_where_another_attempt_may_have_it(bench: Bench) -> None:
     job = bench.accepted(num_images=2, width=64, height=64)
 
-    class TakenAway(list[Picture]):
-        def __iter__(self) -> Iterator[Picture]:
+    class TakenAway(list[RenderedImage]):
+        def __iter__(self) -> Iterator[RenderedImage]:
             yield self[0]
             bench.started(bench.requeued(bench.read(job)))
             yield self[1]
 
-    def draw(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
-        return TakenAway([Picture(speckled(64, 64), 0), Picture(speckled(32, 64), 1)])
+    def draw(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
+        return TakenAway([RenderedImage(speckled(64, 64), 0), RenderedImage(speckled(32, 64), 1)])
 
     assert bench.run(job, draw).state == "running"
     assert [file.name for file in bench.files] == [f"{job.id}-0.png"]
@@ -270,7 +270,7 @@ def test_what_a_job_has_saved_stays_where_another_attempt_may_have_it(bench: Ben
 def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) -> None:
     job = bench.accepted()
 
-    def draw_for_ever(_: GenerationRequest, watch: Watch) -> Sequence[Picture]:
+    def draw_for_ever(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
         bench.store.run(bench.jobs.ask_to_cancel(job.id))
         for step in itertools.count(1):
             watch.on_step(Step(step, 10**9))
@@ -283,10 +283,10 @@ def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) 
 def test_a_worker_that_wakes_too_late_never_replaces_what_the_next_one_committed(bench: Bench) -> None:
     job = bench.accepted()
 
-    def stopped(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def stopped(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         bench.requeued(bench.read(job))
         bench.run(job, canvas(speckled(64, 64)))
-        return [Picture(np.flipud(speckled(64, 64)), 0)]
+        return [RenderedImage(np.flipud(speckled(64, 64)), 0)]
 
     after = bench.run(job, stopped)
 
@@ -295,35 +295,35 @@ def test_a_worker_that_wakes_too_late_never_replaces_what_the_next_one_committed
     assert (bench.pixels(after) == speckled(64, 64)).all()
 
 
-def test_a_job_records_what_an_attempt_before_it_committed_of_its_pictures(bench: Bench) -> None:
+def test_a_job_records_what_an_attempt_before_it_committed_of_its_images(bench: Bench) -> None:
     job = bench.lose_worker_before_recording(bench.accepted(num_images=2))
-    first, second = (bench.folder / picture_name(job, index) for index in (0, 1))
+    first, second = (bench.folder / image_name(job, index) for index in (0, 1))
     committed = first.read_bytes()
     second.unlink()
 
-    done = bench.run(job, lambda *_: [Picture(speckled(64, 64), 0), Picture(speckled(64, 64), 1)])
+    done = bench.run(job, lambda *_: [RenderedImage(speckled(64, 64), 0), RenderedImage(speckled(64, 64), 1)])
 
     assert (done.state, done.attempt, first.read_bytes()) == ("succeeded", 2, committed)
     assert_as_recorded(bench, done)
 
 
-def test_a_job_that_fails_takes_no_picture_along_that_it_has_not_made(bench: Bench) -> None:
+def test_a_job_that_fails_takes_no_image_along_that_it_has_not_made(bench: Bench) -> None:
     """A Redis that is restored runs jobs again that had ended after its back-up."""
     job = bench.accepted()
-    path = bench.folder / picture_name(job, 0)
+    path = bench.folder / image_name(job, 0)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"of the first time")
 
-    def fail(_: GenerationRequest, __: Watch) -> Sequence[Picture]:
+    def fail(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         raise OutOfMemory
 
     assert bench.run(job, fail).state == "failed"
     assert path.read_bytes() == b"of the first time"
 
 
-def test_a_damaged_picture_of_an_attempt_before_is_made_anew(bench: Bench) -> None:
+def test_a_damaged_image_of_an_attempt_before_is_made_anew(bench: Bench) -> None:
     job = bench.lose_worker_before_recording(bench.accepted())
-    path = bench.folder / picture_name(job, 0)
+    path = bench.folder / image_name(job, 0)
     path.write_bytes(path.read_bytes()[:-20])
 
     done = bench.run(job)
@@ -333,7 +333,7 @@ def test_a_damaged_picture_of_an_attempt_before_is_made_anew(bench: Bench) -> No
 
 
 def assert_as_recorded(bench: Bench, job: Job) -> None:
-    held = [(bench.folder / picture_name(job, image.index)).read_bytes() for image in job.images]
+    held = [(bench.folder / image_name(job, image.index)).read_bytes() for image in job.images]
     assert [(len(data), hashlib.sha256(data).hexdigest()) for data in held] == [
         (image.bytes, image.sha256) for image in job.images
     ]

@@ -66,7 +66,7 @@ def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, 
     assert "Traceback" not in worker.output
 
 
-def test_a_worker_whose_pictures_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
+def test_a_worker_whose_images_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
     folder = shutil.copytree(STARTER, stack.folder / "model")
 
     worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")

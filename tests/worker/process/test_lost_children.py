@@ -79,7 +79,7 @@ def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
 
 
-def test_a_picture_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
+def test_a_image_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
     job_id = begun(brief, **simulated(seconds=1))
 
     child_of(brief.worker).kill()
@@ -138,9 +138,9 @@ def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_onc
     assert [(job["state"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 3
 
 
-def test_pictures_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
-    picture = base64.b64encode(encoded(scene())).decode()
-    job_id = begun(brief, **simulated(seconds=1), image=picture, strength=0.001)
+def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
+    image = base64.b64encode(encoded(scene())).decode()
+    job_id = begun(brief, **simulated(seconds=1), image=image, strength=0.001)
 
     child_of(brief.worker).kill()
 

@@ -17,7 +17,7 @@ from tests.stack import Api, Stack
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_of, made
 from worker.models.sources import STARTER
-from worker.process.engine_loading import load_backend
+from worker.process.engine_loading import load_engine
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -89,6 +89,6 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
 def test_garbage_is_collected_once_the_engine_is_there(redis_url: str) -> None:
     settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url)
 
-    load_backend(settings, Store(connect(redis_url)), lambda _: None)
+    load_engine(settings, Store(connect(redis_url)), lambda _: None)
 
     assert gc.isenabled()

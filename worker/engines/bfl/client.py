@@ -1,4 +1,4 @@
-"""Black Forest Labs over HTTP: send a task, ask after it, fetch its picture; and what their answers mean to a job."""
+"""Black Forest Labs over HTTP: send a task, ask after it, fetch its image; and what their answers mean to a job."""
 
 import io
 import json
@@ -21,8 +21,8 @@ from shared.errors import (
     UpstreamRejected,
 )
 from shared.jobs.requests import Provider
-from shared.net.outbound import Answer
-from worker.engines.bfl.http import Http, NoAnswer, Patience, Turn
+from shared.net.outbound import HttpResponse
+from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ NOT_FOUND = "Task not found"
 NOT_TAKEN = frozenset({307, 308, *range(400, 500)})
 
 MAX_ANSWER_BYTES = 1 << 20
-MAX_PICTURE_BYTES = 64 << 20
+MAX_IMAGE_BYTES = 64 << 20
 #: How much of their own words is passed on.
 MAX_QUOTE = 300
 
@@ -49,11 +49,11 @@ MAX_QUOTE = 300
 @dataclass(frozen=True)
 class Result:
     sample: str
-    """Where the picture is, for some minutes."""
+    """Where the image is, for some minutes."""
     cost: float | None
 
 
-class TurnedAway(Exception):
+class TaskRejected(Exception):
     """The request was certainly not taken, and may be sent again after `retry_after` seconds."""
 
     def __init__(self, why: str, retry_after: float | None = None) -> None:
@@ -61,14 +61,14 @@ class TurnedAway(Exception):
         self.retry_after = retry_after
 
 
-class NotThere(Exception):
+class TaskNotFound(Exception):
     """The image does not lie where they said; another address of it may be had by asking again."""
 
 
-class Client:
+class BflClient:
     """For one job at a time."""
 
-    def __init__(self, base_url: str, key: SecretStr, patience: Patience) -> None:
+    def __init__(self, base_url: str, key: SecretStr, patience: ProviderTimeouts) -> None:
         self._base = base_url
         self._key = key
         self._patience = patience
@@ -81,27 +81,27 @@ class Client:
         self._http.close()
 
     def submit(self, model: str, body: io.BytesIO) -> Provider:
-        """Spends money. Raises TurnedAway where it certainly did not and may be tried again, and JobFailure."""
+        """Spends money. Raises TaskRejected where it certainly did not and may be tried again, and JobFailure."""
         url, seconds = f"{self._base}/v1/{model}", self._patience.submit_seconds
         end = float("inf")
 
         def check() -> None:
             nonlocal end
-            # From its first bytes on: before them there is the line's own time to send the pictures.
+            # From its first bytes on: before them there is the line's own time to send the images.
             end = min(end, time.monotonic() + seconds)
             if time.monotonic() > end:
-                raise NoAnswer("the answer took too long", sent=True)
+                raise NoResponse("the answer took too long", sent=True)
 
         # On a new connection: one that was idle may be closed by them just now, which looks like a lost answer.
         self._http.close()
         try:
             answer = self._http.call("POST", url, seconds, MAX_ANSWER_BYTES, check, body)
-        except NoAnswer as error:
+        except NoResponse as error:
             if not error.sent:
-                raise TurnedAway(f"{NAME} cannot be reached ({error})") from None
+                raise TaskRejected(f"{NAME} cannot be reached ({error})") from None
             raise lost(f"the answer was lost ({error})") from None
         if answer.status == 429:
-            raise TurnedAway(f"{NAME} takes no more work now (429)", answer.retry_after())
+            raise TaskRejected(f"{NAME} takes no more work now (429)", answer.retry_after())
         if not 200 <= answer.status < 300:
             raise self._refusal(answer)
         task = answer.json() or {}
@@ -131,13 +131,13 @@ class Client:
         raise AssertionError("pauses never end")
 
     def download(self, url: str, turn: Turn) -> bytes:
-        """Fetch an image; the key stays here. Raises NotThere, InvalidOutput, and what `turn` raises."""
+        """Fetch an image; the key stays here. Raises TaskNotFound, InvalidOutput, and what `turn` raises."""
         try:
-            answer = self._http.fetch(url, turn, MAX_PICTURE_BYTES)
+            answer = self._http.fetch(url, turn, MAX_IMAGE_BYTES)
         except ForbiddenUrl as error:
-            raise NotThere(f"{NAME} named an address of the image that is not asked. {error.detail}") from None
+            raise TaskNotFound(f"{NAME} named an address of the image that is not asked. {error.detail}") from None
         if answer.status != 200:
-            raise NotThere(f"The image could not be fetched from {NAME}: HTTP {answer.status}.")
+            raise TaskNotFound(f"The image could not be fetched from {NAME}: HTTP {answer.status}.")
         return answer.body
 
     def credits(self) -> float | None:
@@ -146,7 +146,7 @@ class Client:
             seconds = self._patience.answer_seconds
             url = f"{self._base}/v1/credits"
             answer = self._http.call("GET", url, seconds, MAX_ANSWER_BYTES, lambda: None)
-        except NoAnswer:
+        except NoResponse:
             return None
         return _number((answer.json() or {}).get("credits")) if answer.status == 200 else None
 
@@ -182,7 +182,7 @@ class Client:
         more = f", {json.dumps(details)}" if details else ""
         return failure(self._clean(f"{NAME} ended the task: {status}{more}."))
 
-    def _refusal(self, answer: Answer) -> JobFailure:
+    def _refusal(self, answer: HttpResponse) -> JobFailure:
         """What an answer to a submit means that names no task."""
         because = self._because(answer)
         match answer.status:
@@ -200,7 +200,7 @@ class Client:
             case status:
                 return UpstreamRejected(f"{NAME} refuses the request (HTTP {status}){because}.")
 
-    def _because(self, answer: Answer) -> str:
+    def _because(self, answer: HttpResponse) -> str:
         told = self._clean(_words((answer.json() or {}).get("detail")))
         return f": {told}" if told else ""
 

@@ -1,4 +1,4 @@
-"""FLUX in the cloud of Black Forest Labs: pictures that are paid for, and so are asked for once."""
+"""FLUX in the cloud of Black Forest Labs: images that are paid for, and so are asked for once."""
 
 import io
 import logging
@@ -16,13 +16,13 @@ from shared.jobs.requests import GenerationRequest, Provider
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
-from worker.engines.base import Step, Unfinished, Watch
-from worker.engines.bfl.client import MAX_PICTURE_BYTES, NAME, Client, NotThere, TurnedAway, lost
-from worker.engines.bfl.http import Patience, Turn
+from worker.engines.base import JobWatch, Step, Unfinished
+from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, TaskNotFound, TaskRejected, lost
+from worker.engines.bfl.http import ProviderTimeouts, Turn
 from worker.engines.bfl.requests import request_body
 from worker.images.decoding import MAX_PIXELS, decode, memory, unusable
-from worker.images.memory_budget import Budget, Share
-from worker.images.values import Inputs, Picture
+from worker.images.memory_budget import ImageMemoryBudget, MemoryReservation
+from worker.images.values import Inputs, RenderedImage
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 STEPS = 100
 
 
-class Places(Protocol):
+class ConcurrencyLimit(Protocol):
     """Where jobs wait for their turn."""
 
     def held(self, check: Callable[[], None]) -> AbstractContextManager[None]:
@@ -49,9 +49,9 @@ class FluxApi:
         key: SecretStr,
         default_model: str,
         job_seconds: float,
-        places: Places,
+        places: ConcurrencyLimit,
         memory_bytes: int = 384 << 20,
-        patience: Patience = Patience(),  # noqa: B008 - frozen
+        patience: ProviderTimeouts = ProviderTimeouts(),  # noqa: B008 - frozen
     ) -> None:
         """`memory_bytes` is what images may take at the same time, those of requests and those that are made."""
         self._base_url = base_url
@@ -59,11 +59,11 @@ class FluxApi:
         self._patience = patience
         self._job_seconds = job_seconds
         self._places = places
-        self._budget = Budget(memory_bytes)
+        self._budget = ImageMemoryBudget(memory_bytes)
         self.capabilities = bfl.capabilities(default_model)
         self.device = urlsplit(base_url).hostname or ""
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
             model = self.capabilities.chosen(request)
@@ -71,7 +71,7 @@ class FluxApi:
             turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
             try:
                 for index in range(request.num_images):
-                    samples.append(order.picture(index, turn))
+                    samples.append(order.image(index, turn))
             except JobFailure as error:
                 if samples:
                     raise Unfinished(_Bought(samples, self._budget), error) from error
@@ -83,8 +83,8 @@ class FluxApi:
         with self._connect() as client:
             return client.credits()
 
-    def _connect(self) -> Client:
-        return Client(self._base_url, self._key, self._patience)
+    def _connect(self) -> BflClient:
+        return BflClient(self._base_url, self._key, self._patience)
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,10 @@ class _Sample:
         return len(self.data) + memory(read_header(io.BytesIO(self.data), MAX_PIXELS))
 
 
-class _Bought(Sequence[Picture]):
+class _Bought(Sequence[RenderedImage]):
     """Images that are decoded one by one, as they are looked at."""
 
-    def __init__(self, samples: Sequence[_Sample], budget: Budget) -> None:
+    def __init__(self, samples: Sequence[_Sample], budget: ImageMemoryBudget) -> None:
         self._samples = samples
         self._budget = budget
 
@@ -111,15 +111,15 @@ class _Bought(Sequence[Picture]):
         return len(self._samples)
 
     @overload
-    def __getitem__(self, index: int) -> Picture: ...
+    def __getitem__(self, index: int) -> RenderedImage: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Picture]: ...
-    def __getitem__(self, index: int | slice) -> Picture | Sequence[Picture]:
+    def __getitem__(self, index: slice) -> Sequence[RenderedImage]: ...
+    def __getitem__(self, index: int | slice) -> RenderedImage | Sequence[RenderedImage]:
         if isinstance(index, slice):
             return _Bought(self._samples[index], self._budget)
-        return Picture(decode(self._samples[index].data), self._samples[index].seed)
+        return RenderedImage(decode(self._samples[index].data), self._samples[index].seed)
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[RenderedImage]:
         for index, sample in enumerate(self._samples):
             # Until the next one is asked for, which is when this one is stored.
             with self._budget.share() as share:
@@ -131,15 +131,15 @@ class _Bought(Sequence[Picture]):
 class _Order:
     """The images of one job, each a task that is on record before anybody waits for it."""
 
-    client: Client
-    patience: Patience
-    budget: Budget
+    client: BflClient
+    patience: ProviderTimeouts
+    budget: ImageMemoryBudget
     model: Capabilities
     request: GenerationRequest
     inputs: Inputs
-    watch: Watch
+    watch: JobWatch
 
-    def picture(self, index: int, turn: Turn) -> _Sample:
+    def image(self, index: int, turn: Turn) -> _Sample:
         turn.known, turn.seen = f"Of {self.request.num_images} images, {index} were bought before.", ""
         task = self._bought(index) or self._submit(index, turn)
         turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
@@ -155,7 +155,7 @@ class _Order:
                 self._remember(index, task)
             try:
                 return self._downloaded(result.sample, self._seed(index), turn)
-            except NotThere as error:
+            except TaskNotFound as error:
                 turn.seen = str(error)
             except InvalidOutput:
                 spoilt += 1
@@ -166,7 +166,7 @@ class _Order:
 
     def _downloaded(self, url: str, seed: int, turn: Turn) -> _Sample:
         with self.budget.share() as share:
-            share.resize(MAX_PICTURE_BYTES, turn.check)
+            share.resize(MAX_IMAGE_BYTES, turn.check)
             sample = _Sample(self.client.download(url, turn), seed)
         with self.budget.share() as share:
             # While there is still somebody to ask for another.
@@ -196,7 +196,7 @@ class _Order:
                 self._remember(index, Provider())
                 try:
                     task = self.client.submit(self.model.model, body)
-                except TurnedAway as error:
+                except TaskRejected as error:
                     self.watch.remember(self.watch.providers[:index])
                     why = turn.seen = f"{error}; nothing was charged for this."
                     turn.pause(self.patience.wait_seconds(pause, error.retry_after))
@@ -207,7 +207,7 @@ class _Order:
                     return task
         raise UpstreamUnavailable(why)
 
-    def _body(self, index: int, share: Share, turn: Turn) -> io.BytesIO:
+    def _body(self, index: int, share: MemoryReservation, turn: Turn) -> io.BytesIO:
         """Made for each task anew: to keep it while a task is waited for would take more than to make it."""
         make = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
         if not self.inputs.sources:

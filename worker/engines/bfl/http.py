@@ -14,10 +14,10 @@ import urllib3.exceptions
 from pydantic import SecretStr
 
 from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable
-from shared.net.outbound import Answer, Guard
+from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
 from shared.settings.http_server import is_loopback
-from worker.engines.base import Watch
+from worker.engines.base import JobWatch
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +28,14 @@ REDIRECTS = 3
 
 
 @dataclass(frozen=True)
-class Patience:
+class ProviderTimeouts:
     connect_seconds: float = 5.0
     submit_seconds: float = 120.0
     """For the answer to a submit, which is waited for as long as makes sense: who gives up may have paid."""
     answer_seconds: float = 10.0
     """For any other, which can be asked for again."""
-    picture_seconds: float = 60.0
-    """For all of a picture, which can be asked for again, too."""
+    image_seconds: float = 60.0
+    """For all of an image, which can be asked for again, too."""
     first_pause: float = 0.5
     growth: float = 1.5
     longest_pause: float = 5.0
@@ -61,7 +61,7 @@ class Patience:
 class Turn:
     """The time that a job has. There is no other limit: it runs on a thread, which nobody can stop."""
 
-    def __init__(self, watch: Watch, seconds: float) -> None:
+    def __init__(self, watch: JobWatch, seconds: float) -> None:
         self._watch = watch
         self._end = time.monotonic() + seconds
         self.known = ""
@@ -87,7 +87,7 @@ class Turn:
         self.check()
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """No whole answer came. `sent` says whether all of the request may have arrived."""
 
     def __init__(self, why: str, *, sent: bool) -> None:
@@ -98,7 +98,7 @@ class NoAnswer(Exception):
 class Http:
     """One connection, for one job at a time."""
 
-    def __init__(self, base_url: str, key: SecretStr, patience: Patience) -> None:
+    def __init__(self, base_url: str, key: SecretStr, patience: ProviderTimeouts) -> None:
         base = Url.parse(base_url)
         self._origin = base.origin
         self._local = is_loopback(base.host)
@@ -113,36 +113,36 @@ class Http:
     def close(self) -> None:
         self._session.close()
 
-    def get(self, url: str, turn: Turn, most: int) -> Answer:
+    def get(self, url: str, turn: Turn, most: int) -> HttpResponse:
         """With the key. Asks again for as long as the server fails or cannot be reached: that costs nothing."""
 
-        def ask() -> Answer:
+        def ask() -> HttpResponse:
             seconds = min(self._patience.answer_seconds, turn.left())
             return self.call("GET", url, seconds, most, turn.check)
 
         return self._insist(ask, turn)
 
-    def fetch(self, url: str, turn: Turn, most: int) -> Answer:
+    def fetch(self, url: str, turn: Turn, most: int) -> HttpResponse:
         """Without the key, from anywhere in the public net. Asks again as `get` does.
 
         Raises ForbiddenUrl, and InvalidOutput for more than `most` bytes.
         """
         guard = self._guard(url)
 
-        def ask() -> Answer:
+        def ask() -> HttpResponse:
             data = bytearray()
 
             def take(piece: bytes) -> None:
                 data.extend(piece)
                 turn.check()
 
-            seconds = min(self._patience.picture_seconds, turn.left())
+            seconds = min(self._patience.image_seconds, turn.left())
             answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, redirects=REDIRECTS, sink=take)
             return replace(answer, body=bytes(data))
 
         return self._insist(ask, turn)
 
-    def _insist(self, ask: Callable[[], Answer], turn: Turn) -> Answer:
+    def _insist(self, ask: Callable[[], HttpResponse], turn: Turn) -> HttpResponse:
         for pause in self._patience.pauses():
             turn.check()
             retry_after = None
@@ -150,7 +150,7 @@ class Http:
                 answer = ask()
             except TooLarge:
                 raise InvalidOutput("The provider sent more than makes sense.") from None
-            except (NoAnswer, Unreachable, TooSlow) as error:
+            except (NoResponse, Unreachable, TooSlow) as error:
                 why = str(error)
             else:
                 if answer.status != 429 and answer.status < 500:
@@ -169,8 +169,8 @@ class Http:
         most: int,
         check: Callable[[], None],
         body: io.BytesIO | None = None,
-    ) -> Answer:
-        """Once, with the key. Raises NoAnswer and what `check` raises, which is called as it comes."""
+    ) -> HttpResponse:
+        """Once, with the key. Raises NoResponse and what `check` raises, which is called as it comes."""
         headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
         # A file is sent in pieces, each with the time limit of a connection; bytes would have that one for the whole.
@@ -187,10 +187,10 @@ class Http:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                return Answer(response.status_code, response.headers, _read(response, most, check))
+                return HttpResponse(response.status_code, response.headers, _read(response, most, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Whoever has not got the last piece of a body has no JSON.
-            raise NoAnswer(type(error).__name__, sent=not sent.read(1)) from None
+            raise NoResponse(type(error).__name__, sent=not sent.read(1)) from None
 
     def may_have_key(self, text: str) -> bool:
         try:
@@ -200,15 +200,15 @@ class Http:
         is_theirs = (url.scheme, url.port) == ("https", 443) and _API_HOST.fullmatch(url.host) is not None
         return is_theirs or url.origin == self._origin
 
-    def _guard(self, text: str) -> Guard:
-        """For a picture's address. Raises ForbiddenUrl."""
+    def _guard(self, text: str) -> OutboundClient:
+        """For an image's address. Raises ForbiddenUrl."""
         url = Url.parse(text)
-        # A provider on this machine has its pictures here, too.
+        # A provider on this machine has its images here, too.
         if self._local and is_loopback(url.host):
-            return Guard([url.origin])
+            return OutboundClient([url.origin])
         if url.scheme != "https":
             raise ForbiddenUrl("The address is not https.")
-        return Guard()
+        return OutboundClient()
 
 
 def _no_login(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -221,6 +221,6 @@ def _read(response: requests.Response, most: int, check: Callable[[], None]) -> 
     while chunk := response.raw.read1(1 << 16, decode_content=True):
         data += chunk
         if len(data) > most:
-            raise NoAnswer(f"more than {most} bytes", sent=True)
+            raise NoResponse(f"more than {most} bytes", sent=True)
         check()
     return bytes(data)

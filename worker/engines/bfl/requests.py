@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from shared.jobs.requests import GenerationRequest
-from shared.models.bfl import picture_fields
+from shared.models.bfl import image_fields
 from shared.models.capabilities import Capabilities, Size
 from worker.images import png
 from worker.images.values import Inputs, Pixels, Source
 
 #: Aspect ratios are told in small numbers, up to 21:9.
 MOST_IN_RATIO = 21
-#: Larger pictures are scaled down before they are sent: no model makes more, and each megapixel is charged for.
+#: Larger images are scaled down before they are sent: no model makes more, and each megapixel is charged for.
 MAX_INPUT_PIXELS = 4_000_000
 #: Ratios this near to each other are the same one, told in whole pixels.
 _SAME_RATIO = 0.01
@@ -45,7 +45,7 @@ def request_body(
         fields["guidance"] = request.guidance_scale
     body = io.BytesIO()
     body.write(json.dumps(fields).encode())
-    for name, needed, encode in _pictures(request, model, inputs):
+    for name, needed, encode in _images(request, model, inputs):
         memory(body.tell() + needed)
         # In the place of the bracket at the end.
         body.seek(-1, io.SEEK_CUR)
@@ -72,7 +72,7 @@ def _size(model: Capabilities, size: Size, inputs: Inputs) -> dict[str, Any]:
     if not model.only_ratio:
         return {"width": width, "height": height}
     if inputs.sources and abs(_ratio(inputs.sources[0]) / (width / height) - 1) < _SAME_RATIO:
-        # They take the ratio of the picture, which is never quite one of small numbers.
+        # They take the ratio of the image, which is never quite one of small numbers.
         return {}
     return {"aspect_ratio": aspect_ratio(width, height)}
 
@@ -83,13 +83,13 @@ def _ratio(source: Source) -> float:
 
 
 def _added(size: Size, source: Source) -> dict[str, int]:
-    """What has to be added at each side for a picture of that size with this one in its middle."""
+    """What has to be added at each side for an image of that size with this one in its middle."""
     across, down = size[0] - source.size[0], size[1] - source.size[1]
     return {"left": across // 2, "right": across - across // 2, "top": down // 2, "bottom": down - down // 2}
 
 
-def _pictures(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_Sent]:
-    fields = picture_fields(model.model, len(inputs.sources))
+def _images(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_Sent]:
+    fields = image_fields(model.model, len(inputs.sources))
     masked = request.mask is not None and request.width is not None and request.height is not None
     for field, source in zip(fields, inputs.sources, strict=True):
         size = (request.width or 0, request.height or 0) if masked else _most(source.size)
@@ -101,14 +101,14 @@ def _pictures(request: GenerationRequest, model: Capabilities, inputs: Inputs) -
 
 
 def _most(size: Size) -> Size:
-    """The size to send a picture in."""
+    """The size to send an image in."""
     width, height = size
     scale = min(1.0, (MAX_INPUT_PIXELS / (width * height)) ** 0.5)
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def _encoded(source: Source, size: Size) -> bytes:
-    """As a PNG: what a model sees of a picture is that and nothing that its file told."""
+    """As a PNG: what a model sees of an image is that and nothing that its file told."""
     return png.encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS), {})
 
 

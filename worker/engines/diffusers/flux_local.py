@@ -1,4 +1,4 @@
-"""FLUX.2 Klein on diffusers: pictures from prompts, and from prompts and up to four pictures."""
+"""FLUX.2 Klein on diffusers: images from prompts, and from prompts and up to four images."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,18 @@ from shared.errors import ConfigurationError, InvalidImage
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
-from worker.engines.base import Step, Watch
+from worker.engines.base import JobWatch, Step
 from worker.engines.diffusers.devices import choose_device, choose_dtype, memory_of, name_of
-from worker.engines.diffusers.out_of_memory import Ladder, Relief, Room, keep_freed_memory, tiled
+from worker.engines.diffusers.out_of_memory import (
+    Fallback,
+    MemoryBudget,
+    OutOfMemoryFallbacks,
+    keep_freed_memory,
+    tiled,
+)
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import Placement, can_be_offloaded, offloaded, settle
-from worker.engines.diffusers.prompt_embeddings import Meaning, Meanings
+from worker.engines.diffusers.prompt_embeddings import PromptEmbedding, PromptEmbeddingCache
 from worker.engines.diffusers.safety_checker import CHECKED, OFF, SafetyChecker
 from worker.engines.diffusers.sampling import (
     Attempt,
@@ -31,27 +37,27 @@ from worker.engines.diffusers.sampling import (
     step_callback,
     to_preview,
 )
-from worker.images.values import Inputs, Picture, Pixels
+from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.models.identity import identity
 from worker.models.sources import Model
 
 PIPELINE = "Flux2KleinPipeline"
 PARTS = ("text_encoder", "transformer", "vae")
-#: What a picture of a megapixel and its edits need beside the weights. Measured by others for FLUX.2 Klein 4B at
+#: What an image of a megapixel and its edits need beside the weights. Measured by others for FLUX.2 Klein 4B at
 #: 1024x1024 on CUDA: 17.3 GiB in all, of which 14.9 GiB are weights.
 WORKING_BYTES = 3 << 30
-#: Never float16: FLUX overflows in it, and the pictures are black.
+#: Never float16: FLUX overflows in it, and the images are black.
 HALF = {"cuda": torch.bfloat16, "mps": torch.bfloat16}
 #: What distilled models were made for (BFL's model card); diffusers' own defaults are those of the base models.
 DISTILLED_STEPS, DISTILLED_GUIDANCE = 4, 1.0
-#: What the pipeline accepts of pictures to begin with.
+#: What the pipeline accepts of images to begin with.
 MIN_INPUT_SIDE, MAX_INPUT_RATIO, MAX_INPUTS = 64, 8, 4
 #: Four megapixels are what FLUX.2 was made for at most.
 MAX_SIDE, MAX_PIXELS = 2048, 4_194_304
 
 
 @dataclass(frozen=True)
-class Options:
+class FluxOptions:
     """What the operator chooses beside the model."""
 
     device: str = "auto"
@@ -59,7 +65,7 @@ class Options:
     safety_checker: Callable[[], Path] | None = None
     """Finds the checker; None checks nothing."""
     cloud: bool = False
-    """Whether callers whose pictures do not fit can be sent to flux-api."""
+    """Whether callers whose images do not fit can be sent to flux-api."""
 
 
 class FluxLocal:
@@ -77,19 +83,19 @@ class FluxLocal:
         self._pipe = pipe
         self._device = device
         self._checker = checker
-        self._meanings = Meanings()
-        self._room = Room(self.capabilities, cloud=cloud)
+        self._meanings = PromptEmbeddingCache()
+        self._room = MemoryBudget(self.capabilities, cloud=cloud)
         self._retries = pipe.vae.dtype is not torch.float32
 
     @classmethod
-    def load(cls, model: Model, options: Options) -> "FluxLocal":
+    def load(cls, model: Model, options: FluxOptions) -> "FluxLocal":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()
         device = choose_device(options.device)
         if options.dtype == "float16":
             raise ConfigurationError(
-                "SD_DTYPE is float16, in which FLUX gives black pictures; SD_DTYPE=auto takes bfloat16 on GPUs and "
+                "SD_DTYPE is float16, in which FLUX gives black images; SD_DTYPE=auto takes bfloat16 on GPUs and "
                 "float32 on CPUs."
             )
         name = model.index.get("_class_name")
@@ -102,52 +108,52 @@ class FluxLocal:
     def memory(self) -> DeviceMemory | None:
         return memory_of(self._device)
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         if request.seed is None:
             raise ValueError("the request is not resolved")
         references = _references(inputs)
         if cut := _cut(self._pipe, request.prompt):
             watch.warn(f"prompt is too long for the model, which does not read its last {cut} tokens")
-        with Ladder(request, self._room, watch) as ladder:
+        with OutOfMemoryFallbacks(request, self._room, watch) as ladder:
             rendering = _Rendering(
                 self._pipe, self._meanings, request, references, watch, ladder, self._reliefs(), self._retries
             )
-            made = [rendering.picture(index) for index in range(request.num_images)]
+            made = [rendering.image(index) for index in range(request.num_images)]
         flags = self._checker.flags(made) if self._checker else [False] * len(made)
         return [
-            Picture(pixels, request.seed + index, flagged)
+            RenderedImage(pixels, request.seed + index, flagged)
             for index, (pixels, flagged) in enumerate(zip(made, flags, strict=True))
         ]
 
-    def _reliefs(self) -> list[Relief]:
-        reliefs = [Relief("pictures were encoded and decoded in tiles", lambda: tiled(self._pipe.vae))]
+    def _reliefs(self) -> list[Fallback]:
+        reliefs = [Fallback("images were encoded and decoded in tiles", lambda: tiled(self._pipe.vae))]
         if can_be_offloaded(Placement(self.placement), self._device):
             idle = partial(offloaded, self._pipe, self._device)
-            reliefs.append(Relief("idle parts of the model waited in main memory", idle))
+            reliefs.append(Fallback("idle parts of the model waited in main memory", idle))
         return reliefs
 
 
 @dataclass(frozen=True)
 class _Rendering:
-    """Of a resolved request; one picture after the other, so that several need no more memory than one."""
+    """Of a resolved request; one image after the other, so that several need no more memory than one."""
 
     pipe: Any
-    meanings: Meanings
+    meanings: PromptEmbeddingCache
     request: GenerationRequest
     references: list[Any] | None
-    watch: Watch
-    ladder: Ladder
-    reliefs: Sequence[Relief]
+    watch: JobWatch
+    ladder: OutOfMemoryFallbacks
+    reliefs: Sequence[Fallback]
     retries: bool
     """Whether a decoder that overflows can do better in float32."""
 
-    def picture(self, index: int) -> Pixels:
-        """Picture i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
+    def image(self, index: int) -> Pixels:
+        """Image i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
         latents = self.ladder.run(lambda: self._denoised(index), *self.reliefs)
         return soundest(self._attempts(latents), self.watch.warn)
 
     def _denoised(self, index: int) -> torch.Tensor:
-        """Latents of one picture, as the decoder takes them."""
+        """Latents of one image, as the decoder takes them."""
         request, steps = self.request, self.request.num_inference_steps or 1
 
         def on_step(step: Step) -> None:
@@ -209,7 +215,7 @@ class _Rendering:
 
 
 @torch.no_grad()
-def _encoded(pipe: Any, text: str) -> Meaning:
+def _encoded(pipe: Any, text: str) -> PromptEmbedding:
     meaning, _ = pipe.encode_prompt(text, device=pipe._execution_device)
     return (meaning,)
 
@@ -230,7 +236,7 @@ def _references(inputs: Inputs) -> list[Any] | None:
         height, width, _ = pixels.shape
         if min(width, height) < MIN_INPUT_SIDE or max(width, height) > MAX_INPUT_RATIO * min(width, height):
             raise InvalidImage(
-                f"A picture of {width}x{height} pixels cannot be used: each side must have at least {MIN_INPUT_SIDE}, "
+                f"An image of {width}x{height} pixels cannot be used: each side must have at least {MIN_INPUT_SIDE}, "
                 f"and one at most {MAX_INPUT_RATIO} times those of the other."
             )
     return [PillowImage.fromarray(pixels) for pixels in inputs.images] or None

@@ -16,12 +16,12 @@ import torch
 from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Watch
+from worker.engines.base import JobWatch
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: The autoencoders' own tiles are as large as the pictures of their training, which is of no help for just those.
+#: The autoencoders' own tiles are as large as the images of their training, which is of no help for just those.
 TILE = 512
 
 #: What is in the messages of the errors that are no torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's
@@ -53,7 +53,7 @@ def is_broken_device(error: BaseException) -> bool:
 def keep_freed_memory() -> None:
     """Have this process keep some of the main memory that tensors leave, for those that come next.
 
-    As it comes, glibc gives it back, and the kernel clears each page anew: 20 000 to 44 000 times for four pictures of
+    As it comes, glibc gives it back, and the kernel clears each page anew: 20 000 to 44 000 times for four images of
     the starter model at once, which is up to a twelfth of their time. Other C libraries are left as they are.
     """
     if (libc := _glibc()) is not None:
@@ -92,7 +92,7 @@ def tiled(autoencoder: Any) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Relief:
+class Fallback:
     """A way to need less memory, for which the job takes longer."""
 
     told: str
@@ -101,8 +101,8 @@ class Relief:
     """In effect until its block is left."""
 
 
-class Room:
-    """What is known of how large pictures may be here: from those that were made, and those for which memory failed."""
+class MemoryBudget:
+    """What is known of how large images may be here: from those that were made, and those for which memory failed."""
 
     def __init__(self, model: Capabilities, *, cloud: bool) -> None:
         """`cloud`: whether callers can be sent to flux-api."""
@@ -110,15 +110,15 @@ class Room:
         self._cloud = cloud
         self._worked = 0
         self._failed = sys.maxsize
-        #: In one go, of all pictures together.
+        #: In one go, of all images together.
         self._failed_together = sys.maxsize
 
     def made(self, request: GenerationRequest) -> None:
         self._worked = max(self._worked, _pixels(request))
 
-    def crowded(self, request: GenerationRequest, pictures: int) -> None:
+    def crowded(self, request: GenerationRequest, images: int) -> None:
         """So many did not fit in one go."""
-        self._failed_together = min(self._failed_together, _pixels(request) * pictures)
+        self._failed_together = min(self._failed_together, _pixels(request) * images)
 
     def together(self, request: GenerationRequest, most: int) -> int:
         """How many to make in one go, up to `most`: fewer than have failed."""
@@ -144,13 +144,13 @@ class Room:
         return next(sides), next(sides)
 
 
-class Ladder:
+class OutOfMemoryFallbacks:
     """What one job gives up, one relief after the other, so that it fits. Leaving the block puts everything back.
 
     It also sees to it that a process whose memory or device was damaged does no other job.
     """
 
-    def __init__(self, request: GenerationRequest, room: Room, watch: Watch) -> None:
+    def __init__(self, request: GenerationRequest, room: MemoryBudget, watch: JobWatch) -> None:
         self._request = request
         self._room = room
         self._watch = watch
@@ -169,7 +169,7 @@ class Ladder:
             logger.exception("the model could not be put back")
             self._watch.retire("the model could not be put back after memory ran out")
 
-    def run(self, make: Callable[[], T], *reliefs: Relief) -> T:
+    def run(self, make: Callable[[], T], *reliefs: Fallback) -> T:
         """What `make` gives; after each lack of memory again, with the next of `reliefs` that the job has not taken.
 
         Raises OutOfMemory when none is left.
@@ -195,7 +195,7 @@ class Ladder:
         if isinstance(error, MemoryError):
             self._watch.retire("the process itself ran out of memory")
 
-    def _take(self, relief: Relief) -> None:
+    def _take(self, relief: Fallback) -> None:
         logger.warning("out of memory; trying again: %s", relief.told)
         self._watch.warn(f"memory was short: {relief.told}")
         self._told.add(relief.told)

@@ -9,18 +9,18 @@ import torch
 MOST_KEPT, MOST_BYTES_KEPT = 256, 128 << 20
 
 #: Of one text, a batch of one.
-Meaning = tuple[torch.Tensor, ...]
+PromptEmbedding = tuple[torch.Tensor, ...]
 
 
-class Meanings:
-    """Of the texts that were read last. They wait in main memory; the device's is for pictures."""
+class PromptEmbeddingCache:
+    """Of the texts that were read last. They wait in main memory; the device's is for images."""
 
     def __init__(self, most_kept: int = MOST_KEPT) -> None:
         self._most_kept = most_kept
-        self._kept: OrderedDict[Hashable, Meaning] = OrderedDict()
+        self._kept: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
         self._bytes = 0
 
-    def of(self, text: Hashable, read: Callable[[], Meaning]) -> Meaning:
+    def of(self, text: Hashable, read: Callable[[], PromptEmbedding]) -> PromptEmbedding:
         """As it was read before, else as `read` gives it. `text` is what it depends on."""
         meaning = self._kept.pop(text, None)
         if meaning is None:
@@ -36,5 +36,5 @@ class Meanings:
         self._bytes = 0
 
 
-def _size(meaning: Meaning) -> int:
+def _size(meaning: PromptEmbedding) -> int:
     return sum(tensor.nbytes for tensor in meaning)

@@ -1,4 +1,4 @@
-"""Which pictures are not to be shown: CLIP compares them with concepts that its publisher keeps to itself."""
+"""Which images are not to be shown: CLIP compares them with concepts that its publisher keeps to itself."""
 
 import logging
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 #: The folders that a Stable Diffusion 1.5 model has its own checker in.
 PART, PROCESSOR_PART = "safety_checker", "feature_extractor"
-#: What capabilities tell of a model whose pictures are checked, and where the operator has switched that off.
+#: What capabilities tell of a model whose images are checked, and where the operator has switched that off.
 CHECKED, OFF = "checked", "off"
 
 
 class SafetyChecker:
-    """Its verdict is data: it changes no picture."""
+    """Its verdict is data: it changes no image."""
 
     def __init__(self, checker: Any, processor: Any, device: torch.device) -> None:
         # On Apple's GPU, half precision is not to be relied on; the CPU takes a second.
@@ -46,9 +46,9 @@ class SafetyChecker:
                 "another one, a local folder too; SD_SAFETY_CHECKER=false works without."
             ) from error
 
-    def flags(self, pictures: Sequence[Pixels]) -> list[bool]:
+    def flags(self, images: Sequence[Pixels]) -> list[bool]:
         """Which of them to withhold."""
-        return [self._flags(pixels) for pixels in pictures]
+        return [self._flags(pixels) for pixels in images]
 
     def _flags(self, pixels: Pixels) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""What backends on diffusers share: seeds, steps, previews, sound pictures.
+"""What backends on diffusers share: seeds, steps, previews, sound images.
 
 The device is in devices.py, memory in memory.py, the safety checker in safety.py.
 """
@@ -21,7 +21,7 @@ from worker.images.values import Pixels
 
 logger = logging.getLogger(__name__)
 
-#: One picture of diffusers' `output_type="np"`: 0..1, shape (height, width, 3).
+#: One image of diffusers' `output_type="np"`: 0..1, shape (height, width, 3).
 Image = NDArray[np.float32]
 
 
@@ -35,7 +35,7 @@ def quieten_libraries() -> None:
 
 
 def generator(seed: int) -> torch.Generator:
-    """Of one picture, on the CPU: the noise is then the same on every device, and alone or in a batch."""
+    """Of one image, on the CPU: the noise is then the same on every device, and alone or in a batch."""
     return torch.Generator("cpu").manual_seed(seed)
 
 
@@ -44,7 +44,7 @@ def step_callback(
 ) -> Callable[..., dict[str, Any]]:
     """For diffusers' `callback_on_step_end`, which must give back a dict.
 
-    A cancelled job raises out of it. Setting `pipe._interrupt` instead would still decode a half-made picture.
+    A cancelled job raises out of it. Setting `pipe._interrupt` instead would still decode a half-made image.
     """
 
     def on_step_end(pipe: Any, index: int, _: object, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def step_callback(
 
 
 def is_sound(image: Image) -> bool:
-    """Whether this is a picture at all.
+    """Whether this is an image at all.
 
     What overflows in half precision becomes NaN, or one colour everywhere, mostly black.
     """
@@ -72,18 +72,18 @@ def to_pixels(image: Image) -> Pixels:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to make a picture, and what the job's warnings say where it had to be this one."""
+    """One way to make an image, and what the job's warnings say where it had to be this one."""
 
     told: str
     make: Callable[[], Image]
 
 
 def soundest(attempts: Iterable[Attempt], warn: Callable[[str], None]) -> Pixels:
-    """The first attempt that gives a sound picture. Raises InvalidOutput where none does."""
+    """The first attempt that gives a sound image. Raises InvalidOutput where none does."""
     for number, attempt in enumerate(attempts):
         if number:
-            logger.warning("the picture was black or broken: %s", attempt.told)
-            warn(f"the picture came out black or broken: {attempt.told}")
+            logger.warning("the image was black or broken: %s", attempt.told)
+            warn(f"the image came out black or broken: {attempt.told}")
         image = attempt.make()
         if is_sound(image):
             return to_pixels(image)
@@ -104,7 +104,7 @@ def in_float32(*modules: torch.nn.Module) -> Iterator[None]:
 
 
 def to_preview(image: torch.Tensor) -> Pixels:
-    """From one picture as a batch of torch's, 0..1. NaN becomes black: what it means is judged at the end."""
+    """From one image as a batch of torch's, 0..1. NaN becomes black: what it means is judged at the end."""
     array = np.nan_to_num(image[0].permute(1, 2, 0).float().cpu().numpy(), posinf=1.0, neginf=0.0)
     pixels: Pixels = (array * 255).round().clip(0, 255).astype(np.uint8)
     return pixels

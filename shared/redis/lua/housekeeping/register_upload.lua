@@ -1,4 +1,4 @@
--- Note that pictures are about to lie where a job will find them, so that they can be removed if it is never accepted.
+-- Note that images are about to lie where a job will find them, so that they can be removed if it is never accepted.
 -- KEYS: uploads by time    ARGV: id, how long that is worth knowing in ms
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)

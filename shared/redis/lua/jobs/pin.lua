@@ -1,4 +1,4 @@
--- Keep a job and its pictures from being cleared away, or no longer.
+-- Keep a job and its images from being cleared away, or no longer.
 -- KEYS: record    ARGV: '1' or ''    Returns 1, or 0 when there is no such job.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return 0

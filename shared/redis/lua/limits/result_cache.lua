@@ -1,4 +1,4 @@
--- The job that made certain pictures.
+-- The job that made certain images.
 -- KEYS: its id by what they follow from    ARGV: an id and for how many milliseconds to remember it, or nothing
 -- Returns the id, or nil.
 if ARGV[1] then

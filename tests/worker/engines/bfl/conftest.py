@@ -13,15 +13,15 @@ from tests.stack import Stack
 from tests.worker.engines.bfl.provider import KEY, Provider, provider
 from tests.worker.watching import Watching
 from worker.engines.bfl.engine import FluxApi
-from worker.engines.bfl.http import Patience
-from worker.images.values import Inputs, Picture
+from worker.engines.bfl.http import ProviderTimeouts
+from worker.images.values import Inputs, RenderedImage
 
 #: As in service, but for the length of the pauses.
-QUICK = Patience(
+QUICK = ProviderTimeouts(
     connect_seconds=2.0,
     submit_seconds=1.0,
     answer_seconds=0.5,
-    picture_seconds=0.5,
+    image_seconds=0.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
@@ -49,7 +49,7 @@ class Table:
         url = self.url or self.provider.api_url
         return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), patience=QUICK)
 
-    def made(self, watch: Watching | None = None, **fields: Any) -> list[Picture]:
+    def made(self, watch: Watching | None = None, **fields: Any) -> list[RenderedImage]:
         asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
         request, _ = self.backend.capabilities.resolve(asked)
         return list(self.backend.generate(request, Inputs(), watch or Watching()))

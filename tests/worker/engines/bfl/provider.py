@@ -17,7 +17,7 @@ from PIL import Image
 KEY = "5ecret-key-0123456789"
 
 
-def picture(kind: str = "PNG", width: int = 64, height: int = 64) -> bytes:
+def image(kind: str = "PNG", width: int = 64, height: int = 64) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
@@ -80,7 +80,7 @@ class Provider:
         self.asked: list[Asked] = []
         self.submits: Script = [self.accept]
         self.polls: Script = [self.ready()]
-        self.downloads: Script = [Reply(raw=picture())]
+        self.downloads: Script = [Reply(raw=image())]
         self.credits = Reply(body={"credits": 123.5})
 
     def accept(self, _: Asked) -> Reply:
@@ -90,7 +90,7 @@ class Provider:
 
     def ready(self, **told: Any) -> Callable[[Asked], Reply]:
         def reply(_: Asked) -> Reply:
-            sample = f"{self.delivery_url}/picture?sig=abc"
+            sample = f"{self.delivery_url}/image?sig=abc"
             return Reply(body={"id": "x", "status": "Ready", "result": {"sample": sample}, **told})
 
         return reply

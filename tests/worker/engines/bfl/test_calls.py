@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from shared.errors import AnswerLost, ForbiddenUrl, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
 from shared.jobs.requests import Provider as Task
 from shared.models import bfl
-from shared.net.outbound import Answer
+from shared.net.outbound import HttpResponse
 from tests.worker.engines.bfl.conftest import QUICK, Table
-from tests.worker.engines.bfl.provider import KEY, Asked, Reply, picture, refused, state
+from tests.worker.engines.bfl.provider import KEY, Asked, Reply, image, refused, state
 from tests.worker.watching import Watching
 from worker.engines.base import Step
 from worker.engines.bfl import client
-from worker.engines.bfl.http import Http, NoAnswer, Patience, Turn
+from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 from worker.engines.bfl.requests import aspect_ratio
 from worker.images import decoding
 from worker.images.decoding import decode
@@ -51,7 +51,7 @@ def sent(table: Table, **fields: object) -> dict[str, object]:
     return body
 
 
-def test_a_picture_is_made_of_one_post(table: Table) -> None:
+def test_a_image_is_made_of_one_post(table: Table) -> None:
     (made,) = table.made()
 
     assert made.pixels.shape == (64, 64, 3)
@@ -88,10 +88,10 @@ def test_an_aspect_ratio_is_told_in_small_numbers(width: int, height: int, ratio
     assert aspect_ratio(width, height) == ratio
 
 
-def test_each_of_several_pictures_is_a_task_with_a_seed_of_its_own(table: Table) -> None:
-    pictures = table.made(num_images=3)
+def test_each_of_several_images_is_a_task_with_a_seed_of_its_own(table: Table) -> None:
+    images = table.made(num_images=3)
 
-    assert [made.seed for made in pictures] == [7, 8, 9]
+    assert [made.seed for made in images] == [7, 8, 9]
     assert [asked.body["seed"] for asked in table.provider.posts] == [7, 8, 9]
 
 
@@ -116,7 +116,7 @@ def test_progress_that_is_none_is_left_out(table: Table, progress: object) -> No
     assert steps == []
 
 
-def test_progress_of_several_pictures_goes_on_growing(table: Table) -> None:
+def test_progress_of_several_images_goes_on_growing(table: Table) -> None:
     table.provider.polls = [state("Pending", progress=0.5), table.provider.ready()] * 2
     steps: list[Step] = []
 
@@ -168,31 +168,31 @@ def test_a_task_that_is_not_found_now_and_then_goes_on(table: Table) -> None:
     "reply",
     [
         *[Reply(status, raw=b"expired") for status in (400, 401, 403, 404, 410)],
-        Reply(302, headers={"Location": "http://10.0.0.1/picture"}),
+        Reply(302, headers={"Location": "http://10.0.0.1/image"}),
         Reply(raw=b"<html>One moment please"),
     ],
 )
 def test_an_image_that_is_not_there_is_asked_for_at_a_fresh_address(table: Table, reply: Reply) -> None:
     def ready(number: int) -> Reply:
-        return state("Ready", result={"sample": f"{table.provider.delivery_url}/picture?sig={number}"})
+        return state("Ready", result={"sample": f"{table.provider.delivery_url}/image?sig={number}"})
 
     table.provider.polls = [ready(1), ready(2), ready(3)]
-    table.provider.downloads = [reply, reply, Reply(raw=picture())]
+    table.provider.downloads = [reply, reply, Reply(raw=image())]
 
     assert len(table.made()) == 1
-    assert [table.provider.count(f"/picture?sig={number}") for number in (1, 2, 3)] == [1, 1, 1]
+    assert [table.provider.count(f"/image?sig={number}") for number in (1, 2, 3)] == [1, 1, 1]
     assert len(table.provider.posts) == 1
 
 
 def test_an_address_that_is_none_of_theirs_is_waited_out(table: Table) -> None:
-    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/picture"}), table.provider.ready()]
+    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/image"}), table.provider.ready()]
 
     assert len(table.made()) == 1
 
 
 def test_an_image_that_lies_elsewhere_is_followed_there(table: Table) -> None:
-    elsewhere = Reply(302, headers={"Location": "/picture/here"})
-    table.provider.downloads = [elsewhere, elsewhere, Reply(raw=picture())]
+    elsewhere = Reply(302, headers={"Location": "/image/here"})
+    table.provider.downloads = [elsewhere, elsewhere, Reply(raw=image())]
 
     assert len(table.made()) == 1
     assert table.provider.count("/v1/get_result") == 1
@@ -209,7 +209,7 @@ def test_a_task_without_an_address_of_theirs_is_asked_after_where_all_are(
 
 
 def test_fetching_goes_on_while_the_server_fails(table: Table) -> None:
-    whole = picture()
+    whole = image()
     bad = [refused(500), Reply(hang_up=True), Reply(raw=whole[:100], claim=len(whole)), Reply(seconds=0.7, raw=whole)]
     table.provider.downloads = [*bad, Reply(raw=whole)]
 
@@ -247,7 +247,7 @@ def test_a_post_may_have_been_taken_once_all_of_it_was_sent(reads: int, sent: bo
         server = threading.Thread(target=cut)
         server.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(NoAnswer) as raised:
+        with pytest.raises(NoResponse) as raised:
             Http(url, SecretStr(KEY), QUICK).call("POST", url, 2.0, 1000, lambda: None, body)
         server.join()
 
@@ -285,9 +285,9 @@ def test_they_say_how_long_to_wait(table: Table, where: str) -> None:
     ids=["seconds", "none", "less than none", "words", "nothing", "ages", "a moment to come", "a moment past"],
 )
 def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> None:
-    patience = Patience()
+    patience = ProviderTimeouts()
 
-    assert patience.wait_seconds(0.5, Answer(429, {"Retry-After": told}, b"").retry_after()) == seconds
+    assert patience.wait_seconds(0.5, HttpResponse(429, {"Retry-After": told}, b"").retry_after()) == seconds
 
 
 @pytest.mark.parametrize("apart", [timedelta(), timedelta(days=3), timedelta(days=-3)])
@@ -295,11 +295,11 @@ def test_a_moment_to_come_is_one_of_their_clock(apart: timedelta) -> None:
     now = datetime.now(UTC) + apart
     headers = {"Date": format_datetime(now, usegmt=True), "Retry-After": format_datetime(now + timedelta(seconds=20))}
 
-    assert Answer(429, headers, b"").retry_after() == 20
+    assert HttpResponse(429, headers, b"").retry_after() == 20
 
 
 def test_pauses_grow_to_a_limit_and_differ() -> None:
-    pauses = list(itertools.islice(Patience().pauses(), 200))
+    pauses = list(itertools.islice(ProviderTimeouts().pauses(), 200))
 
     assert 0.4 <= pauses[0] <= 0.6
     assert 0.6 <= pauses[1] <= 0.9
@@ -333,8 +333,8 @@ def test_a_post_is_never_stopped_half_way(table: Table) -> None:
     assert [task.id for task in watch.providers] == ["a"]
 
 
-def test_a_picture_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
-    table.provider.downloads = [Reply(raw=picture(), trickle=True)]
+def test_a_image_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
+    table.provider.downloads = [Reply(raw=image(), trickle=True)]
     table.seconds = 1.0
     begin = time.monotonic()
 
@@ -372,9 +372,9 @@ def test_the_final_price_is_the_one_on_record(table: Table) -> None:
 def test_a_task_that_an_earlier_attempt_sent_is_asked_after_and_not_sent_again(table: Table) -> None:
     old = Task(id="old", polling_url=f"{table.provider.api_url}/v1/get_result?id=old", cost=3.0)
 
-    pictures = table.made(Watching(providers=(old,)), num_images=2)
+    images = table.made(Watching(providers=(old,)), num_images=2)
 
-    assert len(pictures) == 2
+    assert len(images) == 2
     assert [asked.body["seed"] for asked in table.provider.posts] == [8]
     assert table.provider.count("/v1/get_result?id=old") == 1
 
@@ -397,12 +397,12 @@ def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Tab
     assert table.provider.asked == []
 
 
-def test_the_key_goes_to_the_api_and_not_to_where_the_picture_lies(table: Table) -> None:
+def test_the_key_goes_to_the_api_and_not_to_where_the_image_lies(table: Table) -> None:
     table.made()
 
     asked = table.provider.asked
     assert [one.headers.get("x-key") for one in asked] == [KEY, KEY, None]
-    assert KEY not in json.dumps([dict(one.headers) for one in asked if one.path.startswith("/picture")])
+    assert KEY not in json.dumps([dict(one.headers) for one in asked if one.path.startswith("/image")])
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_the_key_goes_to_the_api_and_not_to_where_the_picture_lies(table: Table)
     ],
 )
 def test_only_the_apis_own_hosts_get_the_key(url: str, may: bool) -> None:
-    assert Http("https://own.example.com:8000", SecretStr(KEY), Patience()).may_have_key(url) is may
+    assert Http("https://own.example.com:8000", SecretStr(KEY), ProviderTimeouts()).may_have_key(url) is may
 
 
 @pytest.mark.parametrize(
@@ -451,8 +451,8 @@ def test_only_the_apis_own_hosts_get_the_key(url: str, may: bool) -> None:
         "",
     ],
 )
-def test_a_picture_is_fetched_from_public_https_alone(url: str) -> None:
-    http = Http("https://api.bfl.ai", SecretStr(KEY), Patience())
+def test_a_image_is_fetched_from_public_https_alone(url: str) -> None:
+    http = Http("https://api.bfl.ai", SecretStr(KEY), ProviderTimeouts())
 
     with pytest.raises(ForbiddenUrl):
         http.fetch(url, Turn(Watching(), 5), 1000)
@@ -467,16 +467,16 @@ def test_a_provider_on_this_machine_gets_nobody_to_another(table: Table, url: st
     with pytest.raises(TimedOut, match="not asked"):
         table.made()
 
-    assert table.provider.count("/picture") == 0
+    assert table.provider.count("/image") == 0
 
 
-def test_a_picture_without_end_is_not_taken(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_PICTURE_BYTES", 1000)
+def test_a_image_without_end_is_not_taken(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_IMAGE_BYTES", 1000)
 
     with pytest.raises(InvalidOutput, match="more than makes sense"):
         table.made()
 
-    assert table.provider.count("/picture") == 3
+    assert table.provider.count("/image") == 3
 
 
 def test_a_strange_address_to_ask_at_is_not_asked(table: Table) -> None:
@@ -499,8 +499,8 @@ def test_a_redirect_is_not_followed(table: Table) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_is_what_its_bytes_say(table: Table, kind: str) -> None:
-    table.provider.downloads = [Reply(raw=picture(kind, 48, 32), headers={"Content-Type": "text/html"})]
+def test_a_image_is_what_its_bytes_say(table: Table, kind: str) -> None:
+    table.provider.downloads = [Reply(raw=image(kind, 48, 32), headers={"Content-Type": "text/html"})]
 
     (made,) = table.made(output_format="png")
 
@@ -512,24 +512,24 @@ def test_a_picture_is_what_its_bytes_say(table: Table, kind: str) -> None:
     [
         b"",
         b"<html>",
-        picture()[:200],
-        picture("JPEG")[:300],
-        picture("WEBP")[:60],
+        image()[:200],
+        image("JPEG")[:300],
+        image("WEBP")[:60],
         b"\x89PNG\r\n\x1a\n",
         b"RIFF1234WEBP",
     ],
     ids=["empty", "html", "half a PNG", "half a JPEG", "half a WebP", "PNG's name", "WebP's name"],
 )
-def test_a_broken_picture_is_none(data: bytes) -> None:
+def test_a_broken_image_is_none(data: bytes) -> None:
     with pytest.raises(InvalidOutput):
         decode(data)
 
 
-def test_a_picture_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
 
     with pytest.raises(InvalidOutput, match="64x64"):
-        decode(picture())
+        decode(image())
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])

@@ -1,4 +1,4 @@
-"""Pictures that come with requests, on their way to the provider."""
+"""Images that come with requests, on their way to the provider."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
 from tests.worker.process.test_parent import until
 from tests.worker.watching import Watching
-from worker.engines.bfl.http import Http, Patience
+from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
 SCENE: Pixels = np.asarray(scene())
@@ -35,10 +35,10 @@ FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
 
 
 def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, **fields: Any) -> dict[str, Any]:
-    """What is posted for these pictures."""
-    pictures: dict[str, Any] = {"image": [REFERENCE] * len(images)}
-    pictures |= {"mask": REFERENCE} if mask is not None else {}
-    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **pictures, **fields})
+    """What is posted for these images."""
+    references: dict[str, Any] = {"image": [REFERENCE] * len(images)}
+    references |= {"mask": REFERENCE} if mask is not None else {}
+    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
     height, width = images[0].shape[:2]
     request, _ = table.backend.capabilities.resolve(asked, (width, height))
     table.backend.generate(request, Inputs(images, mask), Watching())
@@ -63,20 +63,20 @@ def test_references_are_sent_as_base64_in_their_order(table: Table, model: str) 
 
 
 @pytest.mark.parametrize("model", ["flux-pro-1.1", "flux-pro-1.1-ultra", "flux-dev"])
-def test_older_models_take_one_picture_as_a_prompt(table: Table, model: str) -> None:
+def test_older_models_take_one_image_as_a_prompt(table: Table, model: str) -> None:
     body = sent(table, model, SCENE)
 
     assert (shown(body["image_prompt"]) == SCENE).all()
     assert refused(model, images=2) == ["/image"]
 
 
-def test_an_edit_has_the_size_of_its_picture(table: Table) -> None:
+def test_an_edit_has_the_size_of_its_image(table: Table) -> None:
     body = sent(table, "flux-2-pro", np.zeros((650, 1000, 3), np.uint8))
 
     assert (body["width"], body["height"]) == (992, 640)
 
 
-def test_a_model_of_ratios_keeps_that_of_the_picture_unless_it_is_told_another(table: Table) -> None:
+def test_a_model_of_ratios_keeps_that_of_the_image_unless_it_is_told_another(table: Table) -> None:
     assert "aspect_ratio" not in sent(table, "flux-kontext-pro", np.zeros((501, 1000, 3), np.uint8))
 
     table.provider.asked.clear()
@@ -89,7 +89,7 @@ def test_a_panorama_is_brought_into_the_ratio_that_there_is(table: Table) -> Non
     assert body["aspect_ratio"] == "7:3"
 
 
-def test_a_fill_sends_picture_and_mask_and_no_size(table: Table) -> None:
+def test_a_fill_sends_image_and_mask_and_no_size(table: Table) -> None:
     body = sent(table, FILL, SCENE, mask=MASK, guidance_scale=80)
 
     assert (shown(body.pop("image")) == SCENE).all()
@@ -111,7 +111,7 @@ def test_an_expansion_tells_what_is_added_on_each_side(table: Table) -> None:
     assert "width" not in body
 
 
-def test_a_large_picture_is_scaled_down_before_it_is_paid_for(table: Table) -> None:
+def test_a_large_image_is_scaled_down_before_it_is_paid_for(table: Table) -> None:
     wide = np.zeros((2000, 4000, 3), np.uint8)
     wide[:, 2000:] = 255
 
@@ -122,7 +122,7 @@ def test_a_large_picture_is_scaled_down_before_it_is_paid_for(table: Table) -> N
     assert small.shape[1] == pytest.approx(2 * small.shape[0], rel=0.01)
 
 
-def test_several_pictures_of_one_edit_differ_in_their_seed_alone(table: Table) -> None:
+def test_several_images_of_one_edit_differ_in_their_seed_alone(table: Table) -> None:
     sent(table, "flux-2-pro", SCENE, num_images=2)
 
     first, second = (post.body for post in table.provider.posts)
@@ -158,7 +158,7 @@ def slow_reader() -> Iterator[str]:
 def test_a_slow_line_has_the_time_that_it_needs() -> None:
     body = io.BytesIO(b"x" * 12_000_000)
     with slow_reader() as url:
-        http = Http(url, SecretStr(KEY), Patience(connect_seconds=0.2))
+        http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=0.2))
 
         assert http.call("POST", url, 5.0, 1000, lambda: None, body).status == 200
 
@@ -203,7 +203,7 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
     ],
     ids=str,
 )
-def test_what_a_model_cannot_do_with_pictures_is_refused_before_it_costs(
+def test_what_a_model_cannot_do_with_images_is_refused_before_it_costs(
     model: str, fields: dict[str, Any], pointers: list[str]
 ) -> None:
     asked = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
@@ -217,7 +217,7 @@ def test_how_much_may_change_is_not_theirs_to_honour() -> None:
     assert warnings == ("strength is ignored: flux-2-pro-preview cannot honour it",)
 
 
-def test_the_published_schema_tells_who_takes_which_pictures() -> None:
+def test_the_published_schema_tells_who_takes_which_images() -> None:
     told = {
         entry["title"]: entry["then"]
         for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]

@@ -48,7 +48,7 @@ def nobody_there(table: Table) -> None:
 
 
 def private_sample(table: Table) -> None:
-    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/picture"})]
+    table.provider.polls = [state("Ready", result={"sample": "http://10.0.0.1/image"})]
     table.seconds = 0.8
 
 
@@ -89,7 +89,7 @@ CASES: dict[str, Callable[[Table], None]] = {
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_PICTURE_BYTES", 2000)
+    monkeypatch.setattr(client, "MAX_IMAGE_BYTES", 2000)
 
 
 def failure(table: Table) -> JobFailure:

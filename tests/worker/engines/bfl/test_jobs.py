@@ -48,7 +48,7 @@ def served(installed: Stack, bfl: Provider) -> Stack:
     return installed
 
 
-def test_a_picture_comes_through_the_api(served: Stack, bfl: Provider) -> None:
+def test_a_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
     job = made(served, **PROMPT)
 
     assert (job["backend"], job["model"]) == ("flux-api", "flux-2-pro-preview")
@@ -147,7 +147,7 @@ def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provid
     job = served.api.finished(submitted(served, **PROMPT, num_images=4))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
-    assert job["warnings"] == ["2 of 4 pictures are there"]
+    assert job["warnings"] == ["2 of 4 images are there"]
     assert [image["seed"] for image in job["images"]] == [7, 8]
     for image in job["images"]:
         assert served.api.http.get(image["url"], timeout=30).status_code == 200

@@ -11,30 +11,30 @@ import pytest
 from shared.errors import StorageUnavailable, WorkerLost
 from shared.jobs.operations import JobFilter
 from shared.jobs.requests import Backend, GenerationRequest, Job, JobError, Provider
-from shared.redis.concurrency_slots import Places
+from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store, connect
 from tests.shared.conftest import Records
 from tests.worker.bench import Bench, speckled, wake
-from worker.engines.base import Watch
-from worker.engines.null import NullBackend
-from worker.images.values import Inputs, Picture
-from worker.records.concurrency_slots import RedisPlaces
+from worker.engines.base import JobWatch
+from worker.engines.null import NullEngine
+from worker.images.values import Inputs, RenderedImage
+from worker.records.concurrency_slots import RedisConcurrencySlots
 
 TASK = Provider(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
-Buying = Callable[[Watch], None]
+Buying = Callable[[JobWatch], None]
 
 
-class Shop(NullBackend):
+class Shop(NullEngine):
     """Buys as it is told."""
 
     def __init__(self, buying: Buying) -> None:
         self._buying = buying
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:  # noqa: ARG002
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:  # noqa: ARG002
         self._buying(watch)
-        return [Picture(speckled(64, 64), request.seed or 0)]
+        return [RenderedImage(speckled(64, 64), request.seed or 0)]
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: 
     day = Path(f"{datetime.now(UTC):%Y}")
     job = bench.accepted()
 
-    def buy(watch: Watch) -> None:
+    def buy(watch: JobWatch) -> None:
         watch.remember((TASK,))
         # In the place of a folder there is a file.
         (bench.folder / day).write_text("")
@@ -76,7 +76,7 @@ def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: 
 
 
 def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> None:
-    def draw(_: Watch) -> None:
+    def draw(_: JobWatch) -> None:
         (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
 
     done = run(bench, bench.accepted(), draw)
@@ -86,7 +86,7 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
 
 @pytest.mark.parametrize("bought", [(), (TASK,)])
 def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[Provider, ...]) -> None:
-    def buy(watch: Watch) -> None:
+    def buy(watch: JobWatch) -> None:
         watch.remember(bought)
         raise StorageUnavailable
 
@@ -132,7 +132,7 @@ def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
 def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: Bench) -> None:
     leaving = threading.Event()
 
-    def leave(watch: Watch) -> None:
+    def leave(watch: JobWatch) -> None:
         leaving.set()
         watch.check()
 
@@ -146,7 +146,7 @@ def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: B
 def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
     job = bench.accepted()
 
-    def buy(watch: Watch) -> None:
+    def buy(watch: JobWatch) -> None:
         bench.started(bench.requeued(bench.read(job)))
         watch.remember((TASK,))
 
@@ -158,7 +158,7 @@ def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Ben
 def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) -> None:
     leaving = threading.Event()
 
-    def buy(watch: Watch) -> None:
+    def buy(watch: JobWatch) -> None:
         watch.remember((TASK,))
         leaving.set()
         watch.check()
@@ -170,13 +170,13 @@ def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) ->
 
 
 def test_a_request_that_nobody_could_check_before_is_refused_before_it_is_bought(bench: Bench) -> None:
-    bought: list[Watch] = []
+    bought: list[JobWatch] = []
 
     after = run(bench, bench.accepted(width=8000), bought.append)
 
     assert after.error is not None
     assert (after.error.code, bought) == ("invalid-request", [])
-    assert after.error.detail == "The null model cannot make this picture. width must be between 16 and 4096"
+    assert after.error.detail == "The null model cannot make this image. width must be between 16 and 4096"
 
 
 @pytest.mark.parametrize("state", ["queued", "succeeded"])
@@ -200,11 +200,11 @@ def records(redis_url: str) -> Iterator[Records]:
 
 
 @pytest.fixture
-def places(records: Records) -> Places:
-    return Places(records.prefix, Backend.FLUX_API, 2)
+def places(records: Records) -> ConcurrencySlots:
+    return ConcurrencySlots(records.prefix, Backend.FLUX_API, 2)
 
 
-def test_there_are_so_many_places_and_no_more(records: Records, places: Places) -> None:
+def test_there_are_so_many_places_and_no_more(records: Records, places: ConcurrencySlots) -> None:
     assert [records.run(places.take(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
 
     records.run(places.release("a"))
@@ -212,7 +212,9 @@ def test_there_are_so_many_places_and_no_more(records: Records, places: Places) 
     assert records.run(places.take("c"))
 
 
-def test_a_place_that_is_not_kept_lapses(records: Records, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_is_not_kept_lapses(
+    records: Records, places: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shared.redis.concurrency_slots.PLACE_MS", 200)
     records.run(places.take("a"))
     records.run(places.take("b"))
@@ -225,7 +227,7 @@ def test_a_place_that_is_not_kept_lapses(records: Records, places: Places, monke
     assert not records.run(places.take("d"))
 
 
-def test_a_place_that_was_given_back_is_not_kept(records: Records, places: Places) -> None:
+def test_a_place_that_was_given_back_is_not_kept(records: Records, places: ConcurrencySlots) -> None:
     records.run(places.take("a"))
     records.run(places.release("a"))
 
@@ -234,10 +236,10 @@ def test_a_place_that_was_given_back_is_not_kept(records: Records, places: Place
     assert [records.run(places.take(name)) for name in ("b", "c")] == [True, True]
 
 
-def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, places: Places) -> None:
+def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
         records.run(places.take(name))
-    waiting = RedisPlaces(Store(connect(redis_url)), places)
+    waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)
 
     def stop() -> None:
         raise InterruptedError
@@ -246,10 +248,10 @@ def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, 
         raise AssertionError
 
 
-def test_who_waits_for_a_place_gets_the_next(redis_url: str, records: Records, places: Places) -> None:
+def test_who_waits_for_a_place_gets_the_next(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
         records.run(places.take(name))
-    waiting = RedisPlaces(Store(connect(redis_url)), places)
+    waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)
 
     with waiting.held(lambda: records.run(places.release("a"))):
         assert not records.run(places.take("c"))

@@ -15,7 +15,7 @@ import redis
 from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
 from tests.stack import Api, Process, Stack
-from tests.worker.engines.bfl.provider import KEY, Asked, Provider, Reply, picture, refused, state
+from tests.worker.engines.bfl.provider import KEY, Asked, Provider, Reply, image, refused, state
 from tests.worker.new_jobs import seen, submitted
 from tests.worker.process.test_parent import only
 
@@ -139,7 +139,7 @@ def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Pro
     cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
     worker = cloud.start_worker("flux-api")
     cloud.start_api()
-    job_id = submitted(cloud, **PROMPT, image=base64.b64encode(picture()).decode())
+    job_id = submitted(cloud, **PROMPT, image=base64.b64encode(image()).decode())
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     worker.send(signal.SIGTERM)
@@ -199,7 +199,7 @@ def test_the_key_is_in_no_log_no_record_and_no_answer(cloud: Stack, bfl: Provide
         assert KEY not in process.output
     assert KEY not in "".join(answers)
     assert KEY not in everything_in(redis_url)
-    assert all("x-key" not in asked.headers for asked in bfl.asked if asked.path.startswith("/picture"))
+    assert all("x-key" not in asked.headers for asked in bfl.asked if asked.path.startswith("/image"))
 
 
 def sentences(worker: Process) -> list[str]:

@@ -1,4 +1,4 @@
-"""Lack of memory and broken pictures, in real pipelines whose parts are made to fail."""
+"""Lack of memory and broken images, in real pipelines whose parts are made to fail."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,10 @@ from worker.engines.diffusers.stable_diffusion import StableDiffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
-ONE_BY_ONE = "memory was short: pictures were made one by one"
-TILES = "memory was short: pictures were encoded and decoded in tiles"
-DECODED_AGAIN = "the picture came out black or broken: it was decoded again in float32"
-MADE_AGAIN = "the picture came out black or broken: it was made again in float32"
+ONE_BY_ONE = "memory was short: images were made one by one"
+TILES = "memory was short: images were encoded and decoded in tiles"
+DECODED_AGAIN = "the image came out black or broken: it was decoded again in float32"
+MADE_AGAIN = "the image came out black or broken: it was made again in float32"
 
 Change = Callable[..., Any]
 
@@ -47,11 +47,11 @@ def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
     return around
 
 
-def full_above(pictures: int = 10**9, pixels: int = 10**9) -> Change:
+def full_above(images: int = 10**9, pixels: int = 10**9) -> Change:
     """A device whose memory is for so much at a time."""
 
     def compute(go_on: Callable[[], Any], sample: torch.Tensor) -> Any:
-        if sample.shape[0] > pictures or sample.shape[2] * sample.shape[3] > pixels:
+        if sample.shape[0] > images or sample.shape[2] * sample.shape[3] > pixels:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return go_on()
 
@@ -79,17 +79,17 @@ def close(one: Any, other: Any) -> bool:
 
 def test_a_batch_that_does_not_fit_is_made_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     together = draw(model, num_images=3)
-    # Each picture is computed twice: with the prompt and without.
-    wrap(UNet2DConditionModel, full_above(pictures=2))
+    # Each image is computed twice: with the prompt and without.
+    wrap(UNet2DConditionModel, full_above(images=2))
 
     alone = draw(model, num_images=3)
 
     assert alone.watch.warnings == [ONE_BY_ONE]
-    assert all(close(*pair) for pair in zip(together.pictures, alone.pictures, strict=True))
+    assert all(close(*pair) for pair in zip(together.images, alone.images, strict=True))
     assert alone.counted == [(step, 6) for step in range(1, 7)]
 
 
-def test_a_picture_that_does_not_fit_the_decoder_is_decoded_in_tiles(
+def test_a_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
     model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     wrap(Decoder, full_above(pixels=32 * 32))
@@ -112,7 +112,7 @@ def test_the_job_after_that_is_made_as_usual(model: StableDiffusion, monkeypatch
     after = draw(model, width=96, height=96, num_images=2)
 
     assert after.watch.warnings == []
-    assert np.array_equal(before.pictures[1].pixels, after.pictures[1].pixels)
+    assert np.array_equal(before.images[1].pixels, after.images[1].pixels)
 
 
 def test_what_fits_in_no_way_fails_and_names_a_size_that_did(model: StableDiffusion, wrap: Callable[..., None]) -> None:
@@ -131,7 +131,7 @@ def test_a_step_that_runs_out_of_this_machines_memory_fails_the_job(model: Stabl
 
 
 @pytest.mark.parametrize(("failing", "warning"), [(Decoder, DECODED_AGAIN), (UNet2DConditionModel, MADE_AGAIN)])
-def test_a_picture_that_came_out_broken_is_made_anew_once(
+def test_a_image_that_came_out_broken_is_made_anew_once(
     failing: type, warning: str, model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     sound = draw(model)
@@ -144,7 +144,7 @@ def test_a_picture_that_came_out_broken_is_made_anew_once(
     assert again.counted == [(1, 2), (2, 2)]
 
 
-def test_a_picture_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, nan(times=10**9))
     watch = Watching()
 
@@ -154,7 +154,7 @@ def test_a_picture_that_is_always_broken_is_never_delivered(model: StableDiffusi
     assert watch.warnings == [DECODED_AGAIN, MADE_AGAIN]
 
 
-def test_a_picture_of_one_colour_is_broken_too(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_image_of_one_colour_is_broken_too(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, lambda go_on, _: torch.full_like(go_on(), -1))
 
     with pytest.raises(InvalidOutput):
@@ -184,7 +184,7 @@ def test_a_decoder_that_overflows_in_half_precision_is_run_in_full_from_then_on(
     assert np.array_equal(first.pixels, second.pixels)
 
 
-def test_half_precision_is_back_after_a_picture_was_made_in_full(tmp_path: Path, wrap: Callable[..., None]) -> None:
+def test_half_precision_is_back_after_a_image_was_made_in_full(tmp_path: Path, wrap: Callable[..., None]) -> None:
     model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
     before = draw(model)
     wrap(UNet2DConditionModel, nan(times=1))

@@ -15,7 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.klein import save_klein
 from tests.worker.engines.drawing import REFERENCE, draw, speckled
 from worker.engines.base import Step
-from worker.engines.diffusers.flux_local import FluxLocal, Options
+from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
 from worker.images.values import Inputs
 from worker.models.sources import Source
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
 
 def loaded(folder: Path, **options: Any) -> FluxLocal:
     model = Source("SD_FLUX_MODEL_ID", str(folder), Path("unused")).find()
-    return FluxLocal.load(model, Options(**{"device": "cpu", **options}))
+    return FluxLocal.load(model, FluxOptions(**{"device": "cpu", **options}))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def model(folder: Path) -> FluxLocal:
     return loaded(folder)
 
 
-def pictures(count: int) -> Inputs:
+def images(count: int) -> Inputs:
     return Inputs(tuple(np.roll(speckled(96, 64), number) for number in range(count)))
 
 
@@ -71,17 +71,17 @@ def test_what_it_cannot_honour_is_told(model: FluxLocal) -> None:
     assert told == {"negative_prompt", "scheduler", "guidance_scale", "strength"}
 
 
-def test_a_picture_of_the_size_asked_for_follows_from_the_seed(model: FluxLocal) -> None:
+def test_a_image_of_the_size_asked_for_follows_from_the_seed(model: FluxLocal) -> None:
     drawn, again, other = small(model, num_images=2), small(model, seed=2), small(model, seed=3)
 
-    assert [picture.pixels.shape for picture in drawn.pictures] == [(64, 128, 3)] * 2
-    assert [picture.seed for picture in drawn.pictures] == [1, 2]
-    assert np.array_equal(drawn.pictures[1].pixels, again.pixels)
+    assert [image.pixels.shape for image in drawn.images] == [(64, 128, 3)] * 2
+    assert [image.seed for image in drawn.images] == [1, 2]
+    assert np.array_equal(drawn.images[1].pixels, again.pixels)
     assert not np.array_equal(again.pixels, other.pixels)
 
 
 @pytest.mark.parametrize(("distilled", "texts"), [(True, 1), (False, 2)], ids=["distilled", "with guidance"])
-def test_a_text_is_read_once_and_gives_the_picture_of_the_bare_pipeline(
+def test_a_text_is_read_once_and_gives_the_image_of_the_bare_pipeline(
     tmp_path: Path, distilled: bool, texts: int
 ) -> None:
     model, read = loaded(save_klein(tmp_path, distilled=distilled)), list[int]()
@@ -98,14 +98,14 @@ def test_a_text_is_read_once_and_gives_the_picture_of_the_bare_pipeline(
 
     drawn = small(model, num_images=2)
 
-    assert np.array_equal(drawn.pictures[1].pixels, (bare * 255).round().astype(np.uint8))
+    assert np.array_equal(drawn.images[1].pixels, (bare * 255).round().astype(np.uint8))
     assert len(read) == texts
-    assert not np.array_equal(small(model, prompt="a bird", seed=2).pixels, drawn.pictures[1].pixels)
-    assert np.array_equal(small(model, seed=2).pixels, drawn.pictures[1].pixels)
+    assert not np.array_equal(small(model, prompt="a bird", seed=2).pixels, drawn.images[1].pixels)
+    assert np.array_equal(small(model, seed=2).pixels, drawn.images[1].pixels)
     assert len(read) == texts + 1
 
 
-def test_steps_are_counted_over_all_pictures(model: FluxLocal) -> None:
+def test_steps_are_counted_over_all_images(model: FluxLocal) -> None:
     drawn = small(model, num_images=2)
 
     assert drawn.counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -120,8 +120,8 @@ def test_every_step_has_a_preview_with_a_pixel_for_each_patch(model: FluxLocal) 
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_every_reference_counts(model: FluxLocal, count: int) -> None:
-    edited = draw(model, pictures(count)).pixels
-    fewer = draw(model, pictures(count - 1), width=96, height=64).pixels
+    edited = draw(model, images(count)).pixels
+    fewer = draw(model, images(count - 1), width=96, height=64).pixels
 
     assert edited.shape == (64, 96, 3)
     assert not np.array_equal(edited, fewer)
@@ -133,7 +133,7 @@ def test_a_fifth_reference_is_refused(model: FluxLocal) -> None:
     with pytest.raises(InvalidRequest) as caught:
         model.capabilities.check(request)
 
-    assert [(error.pointer, error.detail) for error in caught.value.errors] == [("/image", "may be at most 4 pictures")]
+    assert [(error.pointer, error.detail) for error in caught.value.errors] == [("/image", "may be at most 4 images")]
 
 
 @pytest.mark.parametrize("size", [(63, 200), (1024, 64)])
@@ -179,7 +179,7 @@ def test_the_end_of_a_prompt_that_is_not_read_is_told(model: FluxLocal) -> None:
     assert warning.startswith("prompt is too long for the model, which does not read its last 110 tokens")
 
 
-def test_a_picture_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = AutoencoderKLFlux2.decode
 
     def short(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -191,7 +191,7 @@ def test_a_picture_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monke
 
     drawn = small(model, width=640)
 
-    assert drawn.watch.warnings == ["memory was short: pictures were encoded and decoded in tiles"]
+    assert drawn.watch.warnings == ["memory was short: images were encoded and decoded in tiles"]
     assert not model._pipe.vae.use_tiling
 
 
@@ -206,7 +206,7 @@ def test_what_fits_in_no_way_fails_and_names_the_cloud(folder: Path, monkeypatch
         draw(model, width=2048, height=2048)
 
 
-def test_a_picture_that_came_out_broken_is_decoded_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_came_out_broken_is_decoded_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = AutoencoderKLFlux2.decode
 
     def overflowing(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -218,11 +218,11 @@ def test_a_picture_that_came_out_broken_is_decoded_in_float32(folder: Path, monk
 
     drawn = small(model)
 
-    assert drawn.watch.warnings == ["the picture came out black or broken: it was decoded again in float32"]
+    assert drawn.watch.warnings == ["the image came out black or broken: it was decoded again in float32"]
     assert model._pipe.vae.dtype is torch.bfloat16
 
 
-def test_a_picture_that_is_always_broken_is_never_delivered(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_that_is_always_broken_is_never_delivered(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoencoderKLFlux2, "decode", lambda _, latents, **__: (latents.new_zeros(1, 3, 64, 128),))
 
     with pytest.raises(InvalidOutput):
@@ -230,12 +230,12 @@ def test_a_picture_that_is_always_broken_is_never_delivered(model: FluxLocal, mo
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_every_picture_is_checked(folder: Path, tmp_path: Path, strict: bool) -> None:
+def test_every_image_is_checked(folder: Path, tmp_path: Path, strict: bool) -> None:
     checker = tiny.save_checker(tmp_path, strict=strict)
     model = loaded(folder, safety_checker=lambda: checker)
 
     assert model.capabilities.safety == "checked"
-    assert [picture.flagged for picture in small(model, num_images=2).pictures] == [strict] * 2
+    assert [image.flagged for image in small(model, num_images=2).images] == [strict] * 2
 
 
 def test_on_a_cpu_it_runs_in_full_precision_and_stays_there(model: FluxLocal) -> None:
@@ -243,7 +243,7 @@ def test_on_a_cpu_it_runs_in_full_precision_and_stays_there(model: FluxLocal) ->
 
 
 def test_float16_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SD_DTYPE is float16, in which FLUX gives black pictures"):
+    with pytest.raises(ConfigurationError, match="SD_DTYPE is float16, in which FLUX gives black images"):
         loaded(folder, dtype="float16")
 
 

@@ -14,7 +14,7 @@ from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
 from tests.worker.engines.diffusers.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers import placement
-from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLocal, Options
+from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLocal, FluxOptions
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import Placement, sizes_of
 from worker.images.values import Inputs
@@ -40,7 +40,7 @@ def found(folder: Path) -> Model:
 
 
 def loaded(folder: Path, device: str) -> FluxLocal:
-    return FluxLocal.load(found(folder), Options(device=device))
+    return FluxLocal.load(found(folder), FluxOptions(device=device))
 
 
 def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -54,7 +54,7 @@ def test_it_runs_in_the_precision_of_the_device_and_resident_where_there_is_room
 
 
 @pytest.mark.parametrize("wanted", [Placement.MODEL_OFFLOAD, Placement.GROUP_OFFLOAD])
-def test_every_placement_gives_the_same_picture(
+def test_every_placement_gives_the_same_image(
     folder: Path, device: str, wanted: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = loaded(folder, device)
@@ -69,7 +69,7 @@ def test_every_placement_gives_the_same_picture(
         assert np.abs(expected.astype(int) - made.astype(int)).mean() < 1
 
 
-def test_a_picture_that_fits_with_idle_parts_outside_is_made_so(
+def test_a_image_that_fits_with_idle_parts_outside_is_made_so(
     folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(folder, device)

@@ -1,4 +1,4 @@
-"""A worker of flux-local through HTTP: its states, its defaults, pictures from pictures."""
+"""A worker of flux-local through HTTP: its states, its defaults, images from images."""
 
 import base64
 import io
@@ -59,7 +59,7 @@ def encoded(number: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_a_prompt_alone_gives_a_picture_by_the_defaults_of_the_model(flux: Stack) -> None:
+def test_a_prompt_alone_gives_a_image_by_the_defaults_of_the_model(flux: Stack) -> None:
     job = made(flux, prompt="a red heart on a blue background")
 
     assert job["backend"] == "flux-local"
@@ -94,7 +94,7 @@ def test_what_it_cannot_honour_is_a_warning_on_the_job(flux: Stack) -> None:
     assert told == ["negative_prompt", "scheduler"]
 
 
-def test_a_picture_is_edited_at_its_own_size(flux: Stack) -> None:
+def test_a_image_is_edited_at_its_own_size(flux: Stack) -> None:
     answer = requests.post(
         f"{flux.api.url}/api/img2img",
         files={"image": ("in.png", base64.b64decode(encoded(0)), "image/png")},
@@ -106,7 +106,7 @@ def test_a_picture_is_edited_at_its_own_size(flux: Stack) -> None:
     assert pixels(file_of(flux, answer.json())).shape == (64, 96, 3)
 
 
-def test_four_references_make_another_picture_than_three(flux: Stack) -> None:
+def test_four_references_make_another_image_than_three(flux: Stack) -> None:
     references = [encoded(number) for number in range(4)]
 
     four, three = (made(flux, prompt="x", seed=1, image=references[:count]) for count in (4, 3))
@@ -118,7 +118,7 @@ def test_five_references_are_refused(flux: Stack) -> None:
     answer = flux.api.post("/api/txt2img", {"prompt": "x", "image": [encoded(number) for number in range(5)]})
 
     assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"pointer": "/image", "detail": "may be at most 4 pictures"}]
+    assert answer.json()["errors"] == [{"pointer": "/image", "detail": "may be at most 4 images"}]
 
 
 def test_a_job_is_cancelled_at_its_next_step_while_the_backend_is_busy(flux: Stack) -> None:

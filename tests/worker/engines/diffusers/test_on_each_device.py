@@ -47,16 +47,16 @@ def test_the_same_request_gives_the_same_pixels(model: StableDiffusion) -> None:
     first, second = draw(model, num_images=2), draw(model, num_images=2)
 
     assert first.watch.warnings == []
-    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first.pictures, second.pictures, strict=True))
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first.images, second.images, strict=True))
 
 
 def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion) -> None:
-    picture = draw(model, Inputs((speckled(),), right_half())).pixels
+    image = draw(model, Inputs((speckled(),), right_half())).pixels
 
-    assert np.array_equal(picture[:, :32], speckled()[:, :32])
+    assert np.array_equal(image[:, :32], speckled()[:, :32])
 
 
-def test_a_picture_that_fits_with_an_idle_half_outside_is_made_so(
+def test_a_image_that_fits_with_an_idle_half_outside_is_made_so(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The CPU has none; but what is done then can be done there, too.
@@ -114,16 +114,16 @@ def close(one: Any, other: Any) -> bool:
     return bool(np.abs(one.pixels.astype(int) - other.pixels.astype(int)).mean() < 1)
 
 
-@pytest.mark.parametrize("pictures", [1, 4, 8])
-def test_pictures_made_in_one_go_are_those_that_are_made_alone(pictures: int, device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images", [1, 4, 8])
+def test_images_made_in_one_go_are_those_that_are_made_alone(images: int, device: str, tmp_path: Path) -> None:
     model = loaded(tiny.save_sdxl(tmp_path), device=device, max_batch_size=8)
 
-    together = draw(model, num_images=pictures)
+    together = draw(model, num_images=images)
 
     assert together.counted == [(1, 2), (2, 2)]
-    for index, picture in enumerate(together.pictures):
+    for index, image in enumerate(together.images):
         # The device chooses how to compute by how many there are, and rounds accordingly.
-        assert close(picture, draw(model, seed=1 + index).pictures[0])
+        assert close(image, draw(model, seed=1 + index).images[0])
 
 
 def test_compiled_code_draws_the_same_and_is_used_for_its_sizes_alone(
@@ -145,7 +145,7 @@ def test_compiled_code_draws_the_same_and_is_used_for_its_sizes_alone(
         assert "compiled for 64x64" in caplog.text
         compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for size in ({}, {"num_images": 4}, {"width": 96, "height": 128}):
-            pairs = zip(draw(model, **size).pictures, draw(plain, **size).pictures, strict=True)
+            pairs = zip(draw(model, **size).images, draw(plain, **size).images, strict=True)
             assert all(close(*pair) for pair in pairs)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
     finally:

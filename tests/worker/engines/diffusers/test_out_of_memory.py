@@ -13,12 +13,12 @@ import torch
 from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.watching import Watching
-from worker.engines.diffusers.out_of_memory import Ladder, Relief, Room
-from worker.engines.null import NullBackend
+from worker.engines.diffusers.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
+from worker.engines.null import NullEngine
 
-MODEL = NullBackend.capabilities.model_copy(update={"width": 512, "height": 512, "multiple_of": 8, "min_side": 64})
-SMALLER_BATCH = Relief("one by one", nullcontext)
-TILES = Relief("in tiles", nullcontext)
+MODEL = NullEngine.capabilities.model_copy(update={"width": 512, "height": 512, "multiple_of": 8, "min_side": 64})
+SMALLER_BATCH = Fallback("one by one", nullcontext)
+TILES = Fallback("in tiles", nullcontext)
 
 
 def asked(width: int = 1024, height: int = 1024) -> GenerationRequest:
@@ -45,15 +45,15 @@ class Making:
         return "made"
 
 
-def climbed(making: Making, *reliefs: Relief, room: Room | None = None) -> tuple[str, Watching]:
+def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, Watching]:
     watch = Watching()
-    with Ladder(asked(), room or Room(MODEL, cloud=False), watch) as ladder:
+    with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, cloud=False), watch) as ladder:
         return ladder.run(making, *reliefs), watch
 
 
-def refusal(room: Room, request: GenerationRequest) -> str:
+def refusal(room: MemoryBudget, request: GenerationRequest) -> str:
     _, making = failing(9)
-    with pytest.raises(OutOfMemory) as caught, Ladder(request, room, Watching()) as ladder:
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, room, Watching()) as ladder:
         ladder.run(making)
     return caught.value.detail
 
@@ -78,7 +78,7 @@ def test_what_has_been_given_up_is_not_given_up_again() -> None:
     calls, making = failing(2)
     watch = Watching()
 
-    with Ladder(asked(), Room(MODEL, cloud=False), watch) as ladder:
+    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), watch) as ladder:
         ladder.run(failing(1)[1], SMALLER_BATCH)
         with pytest.raises(OutOfMemory):
             ladder.run(making, SMALLER_BATCH)
@@ -106,7 +106,10 @@ def test_torch_says_so_on_this_machine() -> None:
     def too_much() -> None:
         torch.empty(2**60)
 
-    with pytest.raises(OutOfMemory), Ladder(asked(), Room(MODEL, cloud=False), Watching()) as ladder:
+    with (
+        pytest.raises(OutOfMemory),
+        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder,
+    ):
         ladder.run(too_much)
 
 
@@ -127,7 +130,7 @@ def test_everything_is_put_back_after_the_job() -> None:
         yield
         state.append("resident")
 
-    climbed(failing(1)[1], Relief("offloaded", offloaded))
+    climbed(failing(1)[1], Fallback("offloaded", offloaded))
 
     assert state == ["resident", "offloaded", "resident"]
 
@@ -138,8 +141,8 @@ def never_back() -> Iterator[None]:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_pictures() -> None:
-    made, watch = climbed(failing(1)[1], Relief("offloaded", never_back))
+def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() -> None:
+    made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
     assert watch.retired == ["the model could not be put back after memory ran out"]
@@ -148,9 +151,9 @@ def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_pictures(
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
 def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> None:
     watch = Watching()
-    room = Room(MODEL, cloud=False)
+    room = MemoryBudget(MODEL, cloud=False)
 
-    with pytest.raises((OutOfMemory, torch.AcceleratorError)), Ladder(asked(), room, watch) as ladder:
+    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
         ladder.run(failing(1, error)[1])
 
     assert len(watch.retired) == 1
@@ -161,14 +164,14 @@ def test_a_device_that_was_merely_full_is_trusted_again() -> None:
 
 
 def test_the_models_own_size_is_named_where_nothing_was_made_yet() -> None:
-    assert refusal(Room(MODEL, cloud=False), asked(2048, 1024)) == (
+    assert refusal(MemoryBudget(MODEL, cloud=False), asked(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
 def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() -> None:
-    room = Room(MODEL, cloud=False)
-    with Ladder(asked(1024, 768), room, Watching()):
+    room = MemoryBudget(MODEL, cloud=False)
+    with OutOfMemoryFallbacks(asked(1024, 768), room, Watching()):
         pass
 
     assert "1252x624" not in refusal(room, asked(2048, 1024))
@@ -176,14 +179,14 @@ def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() ->
 
 
 def test_a_size_for_which_memory_has_failed_is_never_named() -> None:
-    room = Room(MODEL, cloud=False)
+    room = MemoryBudget(MODEL, cloud=False)
     refusal(room, asked(512, 512))
 
     assert "256x256 should fit" in refusal(room, asked(1024, 1024))
 
 
 def test_the_cloud_is_named_where_there_is_one() -> None:
-    assert refusal(Room(MODEL, cloud=True), asked()).endswith(
+    assert refusal(MemoryBudget(MODEL, cloud=True), asked()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
@@ -203,7 +206,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with Ladder(asked(), Room(MODEL, cloud=False), Watching()) as ladder:
+    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder:
         ladder.run(make, TILES)
 
     assert alive == [False]

@@ -86,7 +86,7 @@ def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("placement", [Placement.MODEL_OFFLOAD, Placement.GROUP_OFFLOAD])
-def test_every_placement_gives_the_same_pictures_in_every_mode(
+def test_every_placement_gives_the_same_images_in_every_mode(
     placement: Placement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny.save_sdxl(tmp_path / "model")
@@ -108,11 +108,11 @@ def test_every_placement_gives_the_same_pictures_in_every_mode(
     ):
         expected, made = draw(resident, inputs, **more), draw(model, inputs, **more)
         assert made.watch.warnings == []
-        pairs = zip(expected.pictures, made.pictures, strict=True)
+        pairs = zip(expected.images, made.images, strict=True)
         assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
 
 
-def test_a_broken_picture_is_decoded_again_where_single_layers_come_and_go(
+def test_a_broken_image_is_decoded_again_where_single_layers_come_and_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_room_for(Placement.GROUP_OFFLOAD, monkeypatch)
@@ -127,7 +127,7 @@ def test_a_broken_picture_is_decoded_again_where_single_layers_come_and_go(
 
     monkeypatch.setattr(AutoencoderKL, "decode", overflowing)
 
-    assert draw(model).watch.warnings == ["the picture came out black or broken: it was decoded again in float32"]
+    assert draw(model).watch.warnings == ["the image came out black or broken: it was decoded again in float32"]
 
 
 def with_room_for(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:

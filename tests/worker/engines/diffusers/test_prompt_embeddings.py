@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from worker.engines.diffusers import prompt_embeddings
-from worker.engines.diffusers.prompt_embeddings import Meaning, Meanings
+from worker.engines.diffusers.prompt_embeddings import PromptEmbedding, PromptEmbeddingCache
 
 
-def reading(read: list[str], text: str) -> Callable[[], Meaning]:
-    def read_it() -> Meaning:
+def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:
+    def read_it() -> PromptEmbedding:
         read.append(text)
         return (torch.zeros(1, 1000),)
 
     return read_it
 
 
-def asked(meanings: Meanings, prompts: str) -> str:
+def asked(meanings: PromptEmbeddingCache, prompts: str) -> str:
     """Those of the prompts, one letter each, that had to be read."""
     read: list[str] = []
     for prompt in prompts:
@@ -26,7 +26,7 @@ def asked(meanings: Meanings, prompts: str) -> str:
 
 
 def test_only_so_many_texts_are_remembered() -> None:
-    meanings = Meanings(most_kept=3)
+    meanings = PromptEmbeddingCache(most_kept=3)
 
     assert asked(meanings, "abcabc") == "abc"
     # The one that was asked for least lately goes.
@@ -35,7 +35,7 @@ def test_only_so_many_texts_are_remembered() -> None:
 
 def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
-    meanings = Meanings()
+    meanings = PromptEmbeddingCache()
 
     assert asked(meanings, "abab") == "ab"
     assert asked(meanings, "cb") == "c"
@@ -44,7 +44,7 @@ def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPat
 
 def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
-    meanings = Meanings()
+    meanings = PromptEmbeddingCache()
     asked(meanings, "ab")
 
     meanings.forget()
@@ -53,4 +53,4 @@ def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.M
 
 
 def test_nothing_is_remembered_where_nothing_is_to_be() -> None:
-    assert asked(Meanings(most_kept=0), "aa") == "aa"
+    assert asked(PromptEmbeddingCache(most_kept=0), "aa") == "aa"

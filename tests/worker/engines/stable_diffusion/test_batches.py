@@ -17,8 +17,8 @@ from tests.worker.watching import Watching
 from worker.engines.base import Step
 from worker.engines.diffusers.batch_invariance import as_alone
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
-from worker.images.values import Inputs, Picture
-from worker.jobs.batching import Together
+from worker.images.values import Inputs, RenderedImage
+from worker.jobs.batching import BatchWatch
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -33,19 +33,19 @@ def together(
     asked: Sequence[dict[str, Any]],
     watches: Sequence[Watching] = (),
     inputs: Sequence[Inputs] = (),
-) -> list[list[Picture]]:
-    """The pictures of each request, two steps long unless told otherwise, all made in one go."""
+) -> list[list[RenderedImage]]:
+    """The images of each request, two steps long unless told otherwise, all made in one go."""
     requests = [
         model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **each}))[0]
         for each in asked
     ]
-    watch = Together(watches or [Watching() for _ in asked], [request.num_images for request in requests])
+    watch = BatchWatch(watches or [Watching() for _ in asked], [request.num_images for request in requests])
     made = model.generate_together(requests, inputs or [NOTHING] * len(requests), watch)
-    return [list(pictures) for pictures in made]
+    return [list(images) for images in made]
 
 
-def same(one: Sequence[Picture], other: Sequence[Picture]) -> bool:
-    return [picture.seed for picture in one] == [picture.seed for picture in other] and all(
+def same(one: Sequence[RenderedImage], other: Sequence[RenderedImage]) -> bool:
+    return [image.seed for image in one] == [image.seed for image in other] and all(
         np.array_equal(*pair) for pair in zip((p.pixels for p in one), (p.pixels for p in other), strict=True)
     )
 
@@ -75,7 +75,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
     ids=["as it comes", "without guidance", "with a negative prompt", "small", "of odd size, with noise at each step"],
 )
-def test_every_picture_has_the_pixels_that_it_would_have_alone(
+def test_every_image_has_the_pixels_that_it_would_have_alone(
     starter: StableDiffusion, shared: dict[str, Any], calls: list[int]
 ) -> None:
     asked = [{**each, **shared} for each in ASKED]
@@ -83,15 +83,15 @@ def test_every_picture_has_the_pixels_that_it_would_have_alone(
     made = together(starter, asked)
 
     assert set(calls) == {4 if "guidance_scale" in shared else 8}
-    for pictures, each in zip(made, asked, strict=True):
-        for index, picture in enumerate(pictures):
+    for images, each in zip(made, asked, strict=True):
+        for index, image in enumerate(images):
             alone = draw(starter, **{**each, "seed": each["seed"] + index, "num_images": 1})
-            assert np.array_equal(picture.pixels, alone.pixels)
+            assert np.array_equal(image.pixels, alone.pixels)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole pictures", "within masks"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole images", "within masks"])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_pictures_to_begin_with_are_each_jobs_own(
+def test_images_to_begin_with_are_each_jobs_own(
     starter: StableDiffusion, masked: bool, strength: float, calls: list[int]
 ) -> None:
     scene, mask = speckled(128, 128), right_half(128, 128)
@@ -106,13 +106,13 @@ def test_pictures_to_begin_with_are_each_jobs_own(
     made = together(starter, asked, inputs=inputs)
 
     assert set(calls) == {8}
-    for pictures, each, given in zip(made, asked, inputs, strict=True):
-        for index, picture in enumerate(pictures):
+    for images, each, given in zip(made, asked, inputs, strict=True):
+        for index, image in enumerate(images):
             alone = draw(starter, given, **{**each, "seed": each["seed"] + index, "num_images": 1})
-            assert np.array_equal(picture.pixels, alone.pixels)
+            assert np.array_equal(image.pixels, alone.pixels)
 
 
-def test_what_all_pictures_share_is_computed_once() -> None:
+def test_what_all_images_share_is_computed_once() -> None:
     computed: list[int] = []
 
     class Counted(torch.nn.Linear):
@@ -123,7 +123,7 @@ def test_what_all_pictures_share_is_computed_once() -> None:
     layer, one, others = Counted(8, 8), torch.rand(2, 8), torch.rand(4, 8)
     model = torch.nn.Sequential(layer)
     model.device = torch.device("cpu")
-    # With guidance: all pictures without their prompts, then all with them.
+    # With guidance: all images without their prompts, then all with them.
     shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
     with torch.no_grad(), as_alone(model, 3):
         of_shared, calls_for_shared = layer(shared), list(computed)
@@ -140,7 +140,7 @@ def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:
 
     together(starter, ASKED)
 
-    assert same(draw(starter, **HEART).pictures, before.pictures)
+    assert same(draw(starter, **HEART).images, before.images)
 
 
 def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffusion) -> None:
@@ -152,7 +152,7 @@ def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffus
     assert "prompt is too long" in watches[1].warnings[0]
 
 
-def test_each_job_sees_its_own_picture_grow(starter: StableDiffusion) -> None:
+def test_each_job_sees_its_own_image_grow(starter: StableDiffusion) -> None:
     shown: list[list[Any]] = [[], []]
     watches = [Watching(), Watching()]
     for watch, own in zip(watches, shown, strict=True):
@@ -182,19 +182,19 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
     first = together(model, ASKED, watches)
 
     resolved, _ = model.capabilities.resolve(GenerationRequest.model_validate(HEART))
-    assert [len(pictures) for pictures in first] == [1, 2, 1]
-    assert watches[2].warnings == ["memory was short: pictures were made one by one"]
+    assert [len(images) for images in first] == [1, 2, 1]
+    assert watches[2].warnings == ["memory was short: images were made one by one"]
     # While those of others are made, there is nothing to see of it.
     assert [preview is None for preview in shown] == [True] * 6 + [False] * 2
     assert model.most_together(resolved) == 3
     assert model.most_together(resolved.model_copy(update={"width": 256, "height": 128})) == 1
 
 
-def test_a_model_for_inpainting_makes_one_picture_at_a_time(tmp_path: Path) -> None:
+def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> None:
     model = loaded(tiny.save_inpainting(tmp_path))
     pair = draw(model, num_images=2)
 
-    assert np.array_equal(pair.pictures[1].pixels, draw(model, seed=2).pixels)
+    assert np.array_equal(pair.images[1].pixels, draw(model, seed=2).pixels)
     assert model.most_together(GenerationRequest(prompt="x", width=64, height=64)) == 1
 
 
@@ -228,4 +228,4 @@ def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> No
 
     _, apple = together(starter, [HEART, APPLE], watches)
 
-    assert same(apple, draw(starter, **APPLE).pictures)
+    assert same(apple, draw(starter, **APPLE).images)

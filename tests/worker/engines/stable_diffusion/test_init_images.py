@@ -1,4 +1,4 @@
-"""Pictures that begin with a picture: as a whole, or within a mask."""
+"""Images that begin with an image: as a whole, or within a mask."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
             assert "unet" in weights
 
 
-def test_a_picture_that_begins_with_one_is_another(model: StableDiffusion) -> None:
+def test_a_image_that_begins_with_one_is_another(model: StableDiffusion) -> None:
     start = Inputs((speckled(),))
 
     little, much = (draw(model, start, num_inference_steps=10, strength=strength).pixels for strength in (0.1, 0.9))
@@ -74,10 +74,10 @@ def test_of_a_single_step_at_least_one_is_run(model: StableDiffusion) -> None:
 def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion, strength: float | None) -> None:
     start = Inputs((speckled(),), right_half())
 
-    picture = draw(model, start, strength=strength, num_images=2).pictures[1].pixels
+    image = draw(model, start, strength=strength, num_images=2).images[1].pixels
 
-    assert np.array_equal(picture[:, :32], speckled()[:, :32])
-    assert not np.array_equal(picture[:, 32:], speckled()[:, 32:])
+    assert np.array_equal(image[:, :32], speckled()[:, :32])
+    assert not np.array_equal(image[:, 32:], speckled()[:, 32:])
 
 
 def test_what_is_under_a_mask_is_replaced_unless_the_request_says_otherwise(model: StableDiffusion) -> None:
@@ -86,15 +86,15 @@ def test_what_is_under_a_mask_is_replaced_unless_the_request_says_otherwise(mode
     assert drawn.counted[-1] == (4, 4)
 
 
-def test_mask_and_picture_are_stretched_to_the_size_asked_for(model: StableDiffusion) -> None:
+def test_mask_and_image_are_stretched_to_the_size_asked_for(model: StableDiffusion) -> None:
     start = Inputs((speckled(32, 32),), right_half(16, 16))
 
-    picture = draw(model, start, width=64, height=96).pixels
+    image = draw(model, start, width=64, height=96).pixels
 
-    assert picture.shape == (96, 64, 3)
+    assert image.shape == (96, 64, 3)
     plain = draw(model, Inputs((speckled(32, 32),), np.zeros((16, 16), np.uint8)), width=64, height=96).pixels
-    assert np.array_equal(picture[:, :28], plain[:, :28])
-    assert not np.array_equal(picture[:, 36:], plain[:, 36:])
+    assert np.array_equal(image[:, :28], plain[:, :28])
+    assert not np.array_equal(image[:, 36:], plain[:, 36:])
 
 
 def test_a_grey_mask_mixes_both(model: StableDiffusion) -> None:

@@ -136,7 +136,7 @@ def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
     assert found_in(tmp_path / "nothing") == {}
 
 
-def test_a_lora_changes_the_picture_by_its_scale(model: StableDiffusion) -> None:
+def test_a_lora_changes_the_image_by_its_scale(model: StableDiffusion) -> None:
     plain, little, much = (draw(model, loras=using("fine", scale=scale)).pixels for scale in (0, 0.5, 2))
 
     assert np.array_equal(plain, draw(model).pixels)
@@ -162,7 +162,7 @@ def test_several_work_together(model: StableDiffusion) -> None:
 ASKED = (("fine",), ("v1.5 detail",), ("fine", "v1.5 detail"))
 
 
-def test_pictures_that_begin_with_one_have_it_too(model: StableDiffusion) -> None:
+def test_images_that_begin_with_one_have_it_too(model: StableDiffusion) -> None:
     start = Inputs((speckled(),), right_half())
 
     assert not np.array_equal(draw(model, start, loras=using("fine")).pixels, draw(model, start).pixels)
@@ -181,7 +181,7 @@ def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: Stab
 
 
 @pytest.mark.parametrize("name", ["SHOUTED", "peft/adapter"])
-def test_every_format_gives_the_same_picture(formats: StableDiffusion, name: str) -> None:
+def test_every_format_gives_the_same_image(formats: StableDiffusion, name: str) -> None:
     drawn = draw(formats, loras=using(name))
 
     assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)

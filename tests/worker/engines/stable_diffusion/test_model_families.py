@@ -12,8 +12,8 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.watching import Watching
 from worker.engines.base import Step
-from worker.engines.diffusers.stable_diffusion import Options, StableDiffusion
-from worker.images.values import Inputs, Picture
+from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+from worker.images.values import Inputs, RenderedImage
 from worker.models.sources import STARTER, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -26,7 +26,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return loaded(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)))
 
 
-def drawn(model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object) -> list[Picture]:
+def drawn(
+    model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object
+) -> list[RenderedImage]:
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
     request, _ = model.capabilities.resolve(asked)
     return list(model.generate(request, Inputs(), Watching(on_step)))
@@ -37,13 +39,13 @@ def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:
 
 
 def test_a_request_without_sizes_gives_the_native_size(model: StableDiffusion) -> None:
-    (picture,) = drawn(model)
+    (image,) = drawn(model)
 
-    assert picture.pixels.shape == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE, 3)
+    assert image.pixels.shape == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE, 3)
 
 
-def test_several_pictures_have_a_seed_each(model: StableDiffusion) -> None:
-    assert [picture.seed for picture in drawn(model, num_images=3)] == [1, 2, 3]
+def test_several_images_have_a_seed_each(model: StableDiffusion) -> None:
+    assert [image.seed for image in drawn(model, num_images=3)] == [1, 2, 3]
 
 
 def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
@@ -53,7 +55,7 @@ def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
 
     assert steps[0].preview is not None
     preview = steps[0].preview(0)
-    # As many pixels as the latents have: each stands for two of the picture in this model.
+    # As many pixels as the latents have: each stands for two of the image in this model.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)
 
@@ -112,7 +114,9 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
-        StableDiffusion.load(Source("SD_MODEL_ID", "starter", Path("unused")).find(), Options(device="cuda:99"))
+        StableDiffusion.load(
+            Source("SD_MODEL_ID", "starter", Path("unused")).find(), StableDiffusionOptions(device="cuda:99")
+        )
 
 
 def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:

@@ -1,4 +1,4 @@
-"""What SD_OPTIMIZE does to pictures, and what it leaves alone."""
+"""What SD_OPTIMIZE does to images, and what it leaves alone."""
 
 import logging
 from collections.abc import Iterator
@@ -32,8 +32,8 @@ def test_safe_changes_no_pixel(starter: StableDiffusion) -> None:
     plain = draw(off, **HEART, num_images=3)
     assert off.most_together(SMALL) == 1
     assert starter.most_together(SMALL) == 4
-    for pictures in zip(plain.pictures, first.pictures, again.pictures, strict=True):
-        assert all(np.array_equal(pictures[0].pixels, picture.pixels) for picture in pictures)
+    for images in zip(plain.images, first.images, again.images, strict=True):
+        assert all(np.array_equal(images[0].pixels, image.pixels) for image in images)
 
 
 def test_max_takes_bfloat16_where_the_processor_computes_with_it() -> None:

@@ -40,19 +40,19 @@ def refusal(folder: Path) -> str:
     return caught.value.detail
 
 
-def test_every_picture_has_a_verdict_of_its_own(strict: Path, lenient: Path) -> None:
-    pictures = [speckled(64, 48), speckled(32, 32)]
+def test_every_image_has_a_verdict_of_its_own(strict: Path, lenient: Path) -> None:
+    images = [speckled(64, 48), speckled(32, 32)]
 
-    assert checker(strict).flags(pictures) == [True, True]
-    assert checker(lenient).flags(pictures) == [False, False]
+    assert checker(strict).flags(images) == [True, True]
+    assert checker(lenient).flags(images) == [False, False]
 
 
-def test_a_verdict_leaves_the_picture_as_it_is(strict: Path) -> None:
-    picture = speckled(64, 64)
+def test_a_verdict_leaves_the_image_as_it_is(strict: Path) -> None:
+    image = speckled(64, 64)
 
-    checker(strict).flags([picture])
+    checker(strict).flags([image])
 
-    assert np.array_equal(picture, speckled(64, 64))
+    assert np.array_equal(image, speckled(64, 64))
 
 
 def test_a_checker_that_is_part_of_a_model_is_found_in_it(strict: Path, tmp_path: Path) -> None:
@@ -106,16 +106,16 @@ def with_checker(model: Path, checker: Path, to: Path) -> Path:
     return folder
 
 
-def test_every_picture_of_a_model_without_a_checker_is_checked(plain: Path, strict: Path, lenient: Path) -> None:
+def test_every_image_of_a_model_without_a_checker_is_checked(plain: Path, strict: Path, lenient: Path) -> None:
     models = [loaded(plain, safety_checker=find) for find in (lambda: strict, lambda: lenient)]
 
-    flags = [[picture.flagged for picture in draw(model, num_images=2).pictures] for model in models]
+    flags = [[image.flagged for image in draw(model, num_images=2).images] for model in models]
 
     assert flags == [[True, True], [False, False]]
     assert [model.capabilities.safety for model in models] == ["checked", "checked"]
 
 
-def test_a_picture_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
+def test_a_image_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
     checked, unchecked = loaded(plain, safety_checker=lambda: strict), loaded(plain)
 
     assert np.array_equal(draw(checked).pixels, draw(unchecked).pixels)
@@ -124,7 +124,7 @@ def test_a_picture_that_is_flagged_is_not_painted_over(plain: Path, strict: Path
 def test_the_checker_that_a_model_brings_goes_first(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
     model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=lambda: lenient)
 
-    assert draw(model).pictures[0].flagged
+    assert draw(model).images[0].flagged
 
 
 def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
@@ -133,7 +133,7 @@ def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
     folder = with_checker(plain, lenient, tmp_path / "own")
     (folder / "safety_checker" / "model.safetensors").rename(folder / "safety_checker" / "pytorch_model.bin")
 
-    assert draw(loaded(folder, safety_checker=lambda: strict)).pictures[0].flagged
+    assert draw(loaded(folder, safety_checker=lambda: strict)).images[0].flagged
 
 
 def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -
     model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=None)
 
     assert model.capabilities.safety == "off"
-    assert not draw(model).pictures[0].flagged
+    assert not draw(model).images[0].flagged
 
 
 def test_the_starter_model_is_exempt(starter: StableDiffusion, strict: Path) -> None:

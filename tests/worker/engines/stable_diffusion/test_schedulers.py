@@ -21,15 +21,15 @@ USABLE = usable_schedulers({"rescale_betas_zero_snr": True})
 def drawn(starter: StableDiffusion, scheduler: str, steps: list[Step]) -> Pixels:
     asked = GenerationRequest(**RED_HEART, scheduler=scheduler, num_inference_steps=STEPS)
     request, _ = starter.capabilities.resolve(asked)
-    (picture,) = starter.generate(request, Inputs(), Watching(steps.append))
-    return picture.pixels
+    (image,) = starter.generate(request, Inputs(), Watching(steps.append))
+    return image.pixels
 
 
 @pytest.mark.parametrize("scheduler", USABLE)
 def test_every_offered_scheduler_draws_what_was_asked(starter: StableDiffusion, scheduler: str) -> None:
-    picture = drawn(starter, scheduler, [])
+    image = drawn(starter, scheduler, [])
 
-    assert shows_a_red_heart_on_blue(picture)
+    assert shows_a_red_heart_on_blue(image)
 
 
 @pytest.mark.parametrize("scheduler", ["heun", "lcm"])

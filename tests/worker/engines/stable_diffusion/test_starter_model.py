@@ -23,9 +23,9 @@ def test_a_red_heart_on_blue_is_a_red_heart_on_blue(sd: Stack) -> None:
 
 
 def test_a_yellow_star_on_green_is_a_yellow_star_on_green(sd: Stack) -> None:
-    picture = pixels(file_of(sd, made(sd, prompt="a yellow star on a green background", seed=1)))
+    image = pixels(file_of(sd, made(sd, prompt="a yellow star on a green background", seed=1)))
 
-    (star_red, star_green, star_blue), (ground_red, ground_green, ground_blue) = middle(picture), corners(picture)
+    (star_red, star_green, star_blue), (ground_red, ground_green, ground_blue) = middle(image), corners(image)
     assert min(star_red, star_green) > 2 * star_blue
     assert ground_green > 1.5 * max(ground_red, ground_blue)
 
@@ -36,13 +36,13 @@ def test_the_same_request_gives_the_same_pixels(sd: Stack) -> None:
     assert np.array_equal(pixels(file_of(sd, first)), pixels(file_of(sd, second)))
 
 
-def test_another_seed_gives_another_picture(sd: Stack) -> None:
+def test_another_seed_gives_another_image(sd: Stack) -> None:
     first, second = made(sd, **QUICK), made(sd, **{**QUICK, "seed": 43})
 
     assert not np.array_equal(pixels(file_of(sd, first)), pixels(file_of(sd, second)))
 
 
-def test_picture_i_is_the_picture_of_seed_plus_i(sd: Stack) -> None:
+def test_image_i_is_the_image_of_seed_plus_i(sd: Stack) -> None:
     pair, single = made(sd, **QUICK, num_images=2), made(sd, **{**QUICK, "seed": 43})
 
     second, alone = pixels(file_of(sd, pair, 1)), pixels(file_of(sd, single))
@@ -65,14 +65,14 @@ def test_jobs_in_line_are_made_in_as_few_goes_as_they_can_and_get_the_same_pixel
 COLOURS = ("red", "green", "blue", "yellow")
 
 
-def test_a_negative_prompt_changes_the_picture(sd: Stack) -> None:
+def test_a_negative_prompt_changes_the_image(sd: Stack) -> None:
     with_it, without = made(sd, **QUICK, negative_prompt="red"), made(sd, **QUICK)
 
     assert with_it["warnings"] == []
     assert not np.array_equal(pixels(file_of(sd, with_it)), pixels(file_of(sd, without)))
 
 
-def test_a_picture_may_be_larger_than_the_models_own_size(sd: Stack) -> None:
+def test_a_image_may_be_larger_than_the_models_own_size(sd: Stack) -> None:
     job = made(sd, **{**QUICK, "num_inference_steps": 2}, width=256, height=192)
 
     assert opened(file_of(sd, job)).size == (256, 192)
@@ -92,13 +92,13 @@ def test_a_scheduler_that_spoils_the_model_is_not_offered(sd: Stack, scheduler: 
     assert answer.status_code == 422
 
 
-def encoded(picture: Pixels) -> str:
+def encoded(image: Pixels) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_a_picture_that_begins_with_a_heart_becomes_the_star_that_was_asked_for(sd: Stack) -> None:
+def test_a_image_that_begins_with_a_heart_becomes_the_star_that_was_asked_for(sd: Stack) -> None:
     heart = file_of(sd, made(sd, **RED_HEART))
     form = {"prompt": "a yellow star on a blue background", "strength": "0.6", "seed": "42"}
 
@@ -122,14 +122,14 @@ def test_what_lies_outside_of_the_mask_is_delivered_as_it_came(sd: Stack) -> Non
         sd, prompt="a green apple on a blue background", image=encoded(heart), mask=encoded(mask), num_inference_steps=8
     )
 
-    picture = pixels(file_of(sd, job))
-    assert np.array_equal(picture[:, :64], heart[:, :64])
-    (_, green, _), (before, _, _) = picture[40:90, 70:90].mean((0, 1)), heart[40:90, 70:90].mean((0, 1))
-    assert green > picture[40:90, 70:90, 0].mean()
+    image = pixels(file_of(sd, job))
+    assert np.array_equal(image[:, :64], heart[:, :64])
+    (_, green, _), (before, _, _) = image[40:90, 70:90].mean((0, 1)), heart[40:90, 70:90].mean((0, 1))
+    assert green > image[40:90, 70:90, 0].mean()
     assert before > 150
 
 
-def test_the_service_says_that_its_pictures_are_not_checked_and_why(sd: Stack) -> None:
+def test_the_service_says_that_its_images_are_not_checked_and_why(sd: Stack) -> None:
     assert sd.api.get("/info").json()["safety"] == {
         "sd": "exempt: the starter model was trained on a closed set of pictograms"
     }

@@ -1,4 +1,4 @@
-"""From latents to pictures."""
+"""From latents to images."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,10 +12,10 @@ from worker.images.values import Pixels
 
 
 class Autoencoder:
-    """Pictures are decoded one by one, so that several need no more memory than one."""
+    """Images are decoded one by one, so that several need no more memory than one."""
 
     def __init__(self, vae: Any, *, faithful_previews: bool, is_xl: bool) -> None:
-        """`faithful_previews`: whether half-made pictures may be shown as they are."""
+        """`faithful_previews`: whether half-made images may be shown as they are."""
         self._vae = vae
         self._has_faithful_previews = faithful_previews and isinstance(vae, diffusers.AutoencoderTiny)
         # That of Stable Diffusion XL overflows in half precision, and says so.
@@ -23,14 +23,14 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> Image:
-        """One picture from a batch of one; NaN where the decoder overflowed."""
+        """One image from a batch of one; NaN where the decoder overflowed."""
         with in_float32(self._vae) if self.in_float32 else nullcontext():
             image = self._vae.decode(self._unscaled(latents)).sample
         array: Image = (image / 2 + 0.5)[0].permute(1, 2, 0).float().cpu().numpy()
         return array
 
     def preview(self, latents: torch.Tensor) -> Pixels:
-        """What the latents of one picture look like now; a full decoder would cost as much as several steps."""
+        """What the latents of one image look like now; a full decoder would cost as much as several steps."""
         if self._has_faithful_previews:
             return to_preview(self._vae.decode(self._unscaled(latents)).sample / 2 + 0.5)
         # The first three channels of the usual 4-channel latents, spread to the visible range: shapes, false colours.

@@ -10,12 +10,12 @@ from shared.errors import ConfigurationError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.placement import Placement
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 
 logger = logging.getLogger(__name__)
 
 
-def compile_for(engine: Engine, capabilities: Capabilities, sizes: Sequence[str], most_pictures: int) -> None:
+def compile_for(engine: Pipelines, capabilities: Capabilities, sizes: Sequence[str], most_images: int) -> None:
     """Compile now, so that no request has to wait for it: whatever does not go with what was compiled runs as usual.
 
     So does everything where it cannot be compiled, such as without a C++ compiler. Raises ConfigurationError for a size
@@ -32,8 +32,8 @@ def compile_for(engine: Engine, capabilities: Capabilities, sizes: Sequence[str]
     engine.text.unet.compile_repeated_blocks(fullgraph=True)
     try:
         for request in requests:
-            for pictures in sorted({1, most_pictures}):
-                _draw(engine, request, pictures)
+            for images in sorted({1, most_images}):
+                _draw(engine, request, images)
     # Whatever torch, Triton or a compiler stumble over.
     except Exception as error:
         torch.compiler.set_stance("force_eager")
@@ -54,9 +54,9 @@ def _request(capabilities: Capabilities, size: str) -> GenerationRequest:
     return capabilities.resolve(request)[0]
 
 
-def _draw(engine: Engine, request: GenerationRequest, pictures: int) -> None:
+def _draw(engine: Pipelines, request: GenerationRequest, images: int) -> None:
     engine.text(
-        prompt=[request.prompt] * pictures,
+        prompt=[request.prompt] * images,
         width=request.width,
         height=request.height,
         num_inference_steps=1,

@@ -14,16 +14,16 @@ from shared.errors import ConfigurationError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
-from worker.engines.base import Watch, Watches
+from worker.engines.base import JobWatch, MultiJobWatch
 from worker.engines.diffusers.devices import choose_device, choose_dtype, computes_bfloat16, memory_of, name_of
-from worker.engines.diffusers.out_of_memory import Ladder, Room, keep_freed_memory
+from worker.engines.diffusers.out_of_memory import MemoryBudget, OutOfMemoryFallbacks, keep_freed_memory
 from worker.engines.diffusers.prompt_embeddings import MOST_KEPT
 from worker.engines.diffusers.safety_checker import CHECKED, OFF, PART, SafetyChecker
 from worker.engines.diffusers.sampling import quieten_libraries
 from worker.engines.diffusers.stable_diffusion import compilation, loading, prompts
 from worker.engines.diffusers.stable_diffusion.autoencoder import Autoencoder
-from worker.engines.diffusers.stable_diffusion.init_image import Canvas
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.init_image import InitImage
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.lora_files import found_in
 from worker.engines.diffusers.stable_diffusion.loras import Loras
 from worker.engines.diffusers.stable_diffusion.modes import mode_of
@@ -31,7 +31,7 @@ from worker.engines.diffusers.stable_diffusion.prompts import Prompts
 from worker.engines.diffusers.stable_diffusion.rendering import Rendering, Subject
 from worker.engines.diffusers.stable_diffusion.sampling_defaults import capabilities_of
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS
-from worker.images.values import Inputs, Picture
+from worker.images.values import Inputs, RenderedImage
 from worker.models.identity import identity
 from worker.models.sources import STARTER, Model
 
@@ -41,7 +41,7 @@ EXEMPT = "exempt: the starter model was trained on a closed set of pictograms"
 
 
 @dataclass(frozen=True)
-class Options:
+class StableDiffusionOptions:
     """What the operator chooses beside the model."""
 
     device: str = "auto"
@@ -55,7 +55,7 @@ class Options:
     compile_sizes: tuple[str, ...] = ()
     """`WIDTHxHEIGHT`, to compile for where that is max."""
     cloud: bool = False
-    """Whether callers whose pictures do not fit can be sent to flux-api."""
+    """Whether callers whose images do not fit can be sent to flux-api."""
 
 
 class StableDiffusion:
@@ -63,11 +63,11 @@ class StableDiffusion:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Pipelines,
         capabilities: Capabilities,
         checker: SafetyChecker | None,
         loras: Loras,
-        options: Options,
+        options: StableDiffusionOptions,
         identity: str,
     ) -> None:
         self.capabilities = capabilities
@@ -82,14 +82,14 @@ class StableDiffusion:
         self._loras = loras
         self._prompts = Prompts(is_xl=engine.is_xl, most_kept=0 if options.optimize == "off" else MOST_KEPT)
         self._exact = options.optimize != "max"
-        self._room = Room(capabilities, cloud=options.cloud)
+        self._room = MemoryBudget(capabilities, cloud=options.cloud)
         # Apple's GPU may crash with more than one (diffusers' own notes on MPS). Inpainting models begin with a sample
-        # of what is around the mask, for which diffusers takes the randomness of the first picture for all.
+        # of what is around the mask, for which diffusers takes the randomness of the first image for all.
         alone = engine.device.type == "mps" or engine.inpaint is not None or options.optimize == "off"
         self._batch_size = 1 if alone else options.max_batch_size
 
     @classmethod
-    def load(cls, model: Model, options: Options) -> "StableDiffusion":
+    def load(cls, model: Model, options: StableDiffusionOptions) -> "StableDiffusion":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()
@@ -111,15 +111,15 @@ class StableDiffusion:
         told = identity([Path(model.location), *files.values()], *runs)
         return cls(engine, capabilities, checker, Loras(engine, files, model.name), options, told)
 
-    def generate(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> Sequence[Picture]:
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         return self._made(request, self._subjects(request, inputs, watch), watch)
 
     def most_together(self, request: GenerationRequest) -> int:
         return self._room.together(request, self._batch_size)
 
     def generate_together(
-        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: Watches
-    ) -> Sequence[Sequence[Picture]]:
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+    ) -> Sequence[Sequence[RenderedImage]]:
         each = [
             self._subjects(request, given, watch.of(job))
             for job, (request, given) in enumerate(zip(requests, inputs, strict=True))
@@ -127,20 +127,20 @@ class StableDiffusion:
         made = iter(self._made(requests[0], list(itertools.chain(*each)), watch))
         return [list(itertools.islice(made, len(subjects))) for subjects in each]
 
-    def _subjects(self, request: GenerationRequest, inputs: Inputs, watch: Watch) -> list[Subject]:
+    def _subjects(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[Subject]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         for sentence in prompts.warnings(self._engine.text, request):
             watch.warn(sentence)
         seeds = range(request.seed, request.seed + request.num_images)
-        canvas = Canvas.of(inputs, request.width, request.height)
+        canvas = InitImage.of(inputs, request.width, request.height)
         return [Subject(request.prompt, request.negative_prompt, seed, canvas, watch.warn) for seed in seeds]
 
-    def _made(self, request: GenerationRequest, subjects: Sequence[Subject], watch: Watch) -> list[Picture]:
-        """A picture of each subject. `request` has what they share."""
+    def _made(self, request: GenerationRequest, subjects: Sequence[Subject], watch: JobWatch) -> list[RenderedImage]:
+        """An image of each subject. `request` has what they share."""
         self._scheduler(request)
         loras = request.loras or ()
-        with Ladder(request, self._room, watch) as ladder:
+        with OutOfMemoryFallbacks(request, self._room, watch) as ladder:
             for sentence in ladder.run(lambda: self._loras.require(loras)):
                 watch.warn(sentence)
             self._prompts.choose(loras)
@@ -148,11 +148,11 @@ class StableDiffusion:
                 rendering = self._rendering(request, subjects, watch, ladder)
                 made = [
                     subject.canvas.composited(pixels) if subject.canvas else pixels
-                    for subject, pixels in zip(subjects, rendering.pictures(), strict=True)
+                    for subject, pixels in zip(subjects, rendering.images(), strict=True)
                 ]
         flags = self._checker.flags(made) if self._checker else [False] * len(made)
         return [
-            Picture(pixels, subject.seed, flagged)
+            RenderedImage(pixels, subject.seed, flagged)
             for subject, pixels, flagged in zip(subjects, made, flags, strict=True)
         ]
 
@@ -163,8 +163,8 @@ class StableDiffusion:
         self,
         request: GenerationRequest,
         subjects: Sequence[Subject],
-        watch: Watch,
-        ladder: Ladder,
+        watch: JobWatch,
+        ladder: OutOfMemoryFallbacks,
     ) -> Rendering:
         return Rendering(
             self._engine,

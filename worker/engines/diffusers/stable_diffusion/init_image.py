@@ -1,4 +1,4 @@
-"""The picture that a job begins with, and what of it stays."""
+"""The image that a job begins with, and what of it stays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from worker.images.values import Inputs, Mask, Pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Canvas:
-    """In the size of the picture that is to be made, to which both are stretched."""
+class InitImage:
+    """In the size of the image that is to be made, to which both are stretched."""
 
     image: Pixels
     mask: Mask | None
 
     @classmethod
-    def of(cls, inputs: Inputs, width: int, height: int) -> "Canvas | None":
+    def of(cls, inputs: Inputs, width: int, height: int) -> "InitImage | None":
         """None where there is nothing to begin with."""
         if not inputs.images:
             return None
@@ -29,12 +29,12 @@ class Canvas:
         return cls(np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS)), mask)
 
     @classmethod
-    def blank(cls, width: int, height: int) -> "Canvas":
+    def blank(cls, width: int, height: int) -> "InitImage":
         """Of which all is to be painted."""
         return cls(np.full((height, width, 3), 127, np.uint8), np.full((height, width), 255, np.uint8))
 
     def composited(self, pixels: Pixels) -> Pixels:
-        """The pixels where the mask is white, the picture itself where it is black, and a mixture in between."""
+        """The pixels where the mask is white, the image itself where it is black, and a mixture in between."""
         if self.mask is None:
             return pixels
         share = self.mask[..., None].astype(np.float32) / 255
@@ -42,15 +42,15 @@ class Canvas:
         return mixed
 
 
-class Keeper:
+class MaskedLatentBlender:
     """Keeps what lies outside of the mask, for models that know of no masks.
 
-    After each step, the latents there become again those of the picture, with as much noise as the step has left. The
+    After each step, the latents there become again those of the image, with as much noise as the step has left. The
     pipeline makes both itself, and hands them to the scheduler: that is where they are caught.
     """
 
     def __init__(self, scheduler: Any, masks: Sequence[Mask], strength: float) -> None:
-        """`masks` has one for each picture that is made at once."""
+        """`masks` has one for each image that is made at once."""
         self._scheduler = scheduler
         self._masks = np.stack(masks)[:, None]
         self._from_noise = strength == 1

@@ -12,12 +12,12 @@ from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import AUTOENCODER, Placement, place, settle
 from worker.models.sources import Model
 
-#: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black pictures (diffusers#6136).
+#: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black images (diffusers#6136).
 HALF = {"cuda": torch.float16}
-#: Besides noise, an inpainting model takes the mask and the picture around it: 4 + 1 + 4 channels.
+#: Besides noise, an inpainting model takes the mask and the image around it: 4 + 1 + 4 channels.
 INPAINTING_CHANNELS = 9
 
-#: What they need beside their weights for a picture of a megapixel: two predictions in half precision, and decoding in
+#: What they need beside their weights for an image of a megapixel: two predictions in half precision, and decoding in
 #: full precision, in one piece. Estimates: batches need more, and get it where there is room.
 UNET_BYTES, AUTOENCODER_BYTES = 3 << 29, 3 << 30
 
@@ -30,7 +30,7 @@ class Family:
     image: str
     inpaint: str
     extras: dict[str, Any]
-    """Parts that are left out: the safety checker is run outside, on finished pictures."""
+    """Parts that are left out: the safety checker is run outside, on finished images."""
 
 
 _SD = Family(
@@ -57,7 +57,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Engine:
+class Pipelines:
     """A loaded model. The pipelines hold the very same parts; `inpaint` is there where the model is made for it."""
 
     text: Any
@@ -93,14 +93,14 @@ def family_of(model: Model) -> Family:
     return family
 
 
-def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
+def load(model: Model, device: torch.device, dtype: torch.dtype) -> Pipelines:
     """Raises ConfigurationError with one sentence when the model cannot be had."""
     family = family_of(model)
     pipe = load_pipeline(model, family.text, dtype, **family.extras)
     _know_signatures(pipe.unet)
     placement = settle(pipe, device, model.name, _working_bytes(pipe, dtype))
     made_for_inpainting = pipe.unet.config.in_channels == INPAINTING_CHANNELS
-    return Engine(
+    return Pipelines(
         text=pipe,
         image=_sharing(pipe, family.image),
         inpaint=_sharing(pipe, family.inpaint) if made_for_inpainting else None,
@@ -111,7 +111,7 @@ def load(model: Model, device: torch.device, dtype: torch.dtype) -> Engine:
 
 
 def _working_bytes(pipe: Any, dtype: torch.dtype) -> dict[str, int]:
-    """For one picture of the model's own size: what does not fit beside that is given up when it happens."""
+    """For one image of the model's own size: what does not fit beside that is given up when it happens."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     megapixels = height * width * pipe.vae_scale_factor**2 / (1 << 20)

@@ -11,7 +11,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
 from worker.engines.diffusers.out_of_memory import is_out_of_memory
 from worker.engines.diffusers.pipeline_loading import reason_of
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.lora_files import NoLora, readable
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ MOST_LOADED = 8
 class Loras:
     """What can be added to one model. Loaded when first asked for; without effect between jobs."""
 
-    def __init__(self, engine: Engine, files: Mapping[str, Path], model: str) -> None:
+    def __init__(self, engine: Pipelines, files: Mapping[str, Path], model: str) -> None:
         self._engine = engine
         self._pipe = engine.text
         self._files = files

@@ -1,4 +1,4 @@
-"""Which pipeline makes a picture, and what it is given to begin with."""
+"""Which pipeline makes an image, and what it is given to begin with."""
 
 import itertools
 import math
@@ -10,8 +10,8 @@ import numpy as np
 import PIL.Image
 
 from shared.jobs.requests import GenerationRequest
-from worker.engines.diffusers.stable_diffusion.init_image import Canvas
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.init_image import InitImage
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.images.values import Mask
 
 #: With less, even the last step alone would be one of more steps than schedulers have.
@@ -22,15 +22,15 @@ LEAST_STRENGTH = 0.02
 class Mode:
     pipe: Any
     arguments: dict[str, Any]
-    """Besides those that every picture needs, and those of what it begins with."""
+    """Besides those that every image needs, and those of what it begins with."""
     steps: int
     """That the scheduler plans."""
     runs: int
-    """Of these, the last ones that are done: a picture to begin with stands for those before."""
+    """Of these, the last ones that are done: an image to begin with stands for those before."""
     strength: float = 1.0
 
 
-def mode_of(engine: Engine, request: GenerationRequest, *, begun: bool) -> Mode:
+def mode_of(engine: Pipelines, request: GenerationRequest, *, begun: bool) -> Mode:
     """`begun` tells whether there is something to begin with."""
     size = {"width": request.width, "height": request.height}
     wanted = request.num_inference_steps or 1
@@ -44,18 +44,18 @@ def mode_of(engine: Engine, request: GenerationRequest, *, begun: bool) -> Mode:
     return Mode(engine.inpaint, {**size, "strength": strength}, steps, runs, strength)
 
 
-def beginning(engine: Engine, request: GenerationRequest, canvases: Sequence[Canvas | None]) -> dict[str, Any]:
-    """What the pipeline is given of the canvases, of one mode, for as many pictures."""
+def beginning(engine: Pipelines, request: GenerationRequest, canvases: Sequence[InitImage | None]) -> dict[str, Any]:
+    """What the pipeline is given of the canvases, of one mode, for as many images."""
     if canvases[0] is None and engine.inpaint is None:
         return {}
-    begun = [canvas or Canvas.blank(request.width or 0, request.height or 0) for canvas in canvases]
+    begun = [canvas or InitImage.blank(request.width or 0, request.height or 0) for canvas in canvases]
     given = {"image": [PIL.Image.fromarray(canvas.image) for canvas in begun]}
     if engine.inpaint is not None:
         given["mask_image"] = [PIL.Image.fromarray(_whole_mask(canvas)) for canvas in begun]
     return given
 
 
-def _whole_mask(canvas: Canvas) -> Mask:
+def _whole_mask(canvas: InitImage) -> Mask:
     """A model that always wants a mask paints over everything where there is none."""
     return np.full(canvas.image.shape[:2], 255, np.uint8) if canvas.mask is None else canvas.mask
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from shared.jobs.requests import GenerationRequest, Lora
-from worker.engines.diffusers.prompt_embeddings import MOST_KEPT, Meaning, Meanings
+from worker.engines.diffusers.prompt_embeddings import MOST_KEPT, PromptEmbedding, PromptEmbeddingCache
 
 #: How much of what was cut is told.
 MOST_TOLD = 200
@@ -18,7 +18,7 @@ class Prompts:
     def __init__(self, *, is_xl: bool, most_kept: int = MOST_KEPT) -> None:
         self._names = ("prompt_embeds", "pooled_prompt_embeds") if is_xl else ("prompt_embeds",)
         self._loras: Sequence[Lora] = ()
-        self._meanings = Meanings(most_kept)
+        self._meanings = PromptEmbeddingCache(most_kept)
 
     def choose(self, loras: Sequence[Lora]) -> None:
         """LoRAs change text encoders too: what was read with others is forgotten."""
@@ -29,7 +29,7 @@ class Prompts:
     def arguments(
         self, pipe: Any, texts: Sequence[tuple[str, str | None]], device: torch.device, *, guided: bool
     ) -> dict[str, torch.Tensor]:
-        """For a call of the pipeline that makes a picture of each prompt and negative prompt on this device."""
+        """For a call of the pipeline that makes an image of each prompt and negative prompt on this device."""
         wanted = [self._read(pipe, prompt) for prompt, _ in texts]
         arguments = dict(zip(self._names, _joined(wanted), strict=True))
         if guided:
@@ -38,18 +38,18 @@ class Prompts:
             arguments.update(zip(negative, _joined(unwanted), strict=True))
         return {name: tensor.to(device) for name, tensor in arguments.items()}
 
-    def _unwanted(self, pipe: Any, text: str | None, wanted: Meaning) -> Meaning:
+    def _unwanted(self, pipe: Any, text: str | None, wanted: PromptEmbedding) -> PromptEmbedding:
         # As the pipeline of Stable Diffusion XL has it; the others have no such option.
         if text is None and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
             return tuple(torch.zeros_like(tensor) for tensor in wanted)
         return self._read(pipe, text or "")
 
-    def _read(self, pipe: Any, text: str) -> Meaning:
+    def _read(self, pipe: Any, text: str) -> PromptEmbedding:
         return self._meanings.of((text, pipe.unet.dtype), lambda: _encoded(pipe, text))
 
 
 @torch.no_grad()
-def _encoded(pipe: Any, text: str) -> Meaning:
+def _encoded(pipe: Any, text: str) -> PromptEmbedding:
     told = pipe.encode_prompt(
         prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
@@ -57,7 +57,7 @@ def _encoded(pipe: Any, text: str) -> Meaning:
     return tuple(tensor for tensor in told if tensor is not None)
 
 
-def _joined(meanings: Sequence[Meaning]) -> list[torch.Tensor]:
+def _joined(meanings: Sequence[PromptEmbedding]) -> list[torch.Tensor]:
     """As one batch."""
     return [torch.cat(parts) for parts in zip(*meanings, strict=True)]
 

@@ -1,4 +1,4 @@
-"""The pictures of a request, or of several that are alike."""
+"""The images of a request, or of several that are alike."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from shared.jobs.requests import GenerationRequest
-from worker.engines.base import OnStep, Step, Watch
+from worker.engines.base import JobWatch, OnStep, Step
 from worker.engines.diffusers.batch_invariance import as_alone
-from worker.engines.diffusers.out_of_memory import Ladder, Relief, Room
+from worker.engines.diffusers.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
 from worker.engines.diffusers.placement import Placement, can_be_offloaded, offloaded
 from worker.engines.diffusers.sampling import Attempt, Image, generator, in_float32, soundest, step_callback
 from worker.engines.diffusers.stable_diffusion.autoencoder import Autoencoder
-from worker.engines.diffusers.stable_diffusion.init_image import Canvas, Keeper
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.init_image import InitImage, MaskedLatentBlender
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.modes import Mode, beginning
 from worker.engines.diffusers.stable_diffusion.prompts import Prompts
 from worker.images.values import Pixels
@@ -25,19 +25,19 @@ from worker.images.values import Pixels
 
 @dataclass(frozen=True)
 class Subject:
-    """What a picture has of its own, among those that are made in one go."""
+    """What an image has of its own, among those that are made in one go."""
 
     prompt: str
     negative_prompt: str | None
     seed: int
-    canvas: Canvas | None
+    canvas: InitImage | None
     warn: Callable[[str], None]
     """Leaves a warning on the job that it belongs to."""
 
 
 @dataclass
 class Rendering:
-    engine: Engine
+    engine: Pipelines
     autoencoder: Autoencoder
     prompts: Prompts
     request: GenerationRequest
@@ -46,15 +46,15 @@ class Rendering:
     mode: Mode
     new_scheduler: Callable[[], Any]
     """Schedulers keep state between steps: each call of a pipeline has its own."""
-    watch: Watch
-    ladder: Ladder
-    room: Room
+    watch: JobWatch
+    ladder: OutOfMemoryFallbacks
+    room: MemoryBudget
     batch_size: int
-    """How many pictures are made at once."""
+    """How many images are made at once."""
     exact: bool = True
     """Whether each of them must have the very pixels that it would have alone."""
 
-    def pictures(self) -> Iterator[Pixels]:
+    def images(self) -> Iterator[Pixels]:
         """One of each subject. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
         left = self.subjects
         while left:
@@ -76,14 +76,14 @@ class Rendering:
         return self._denoised(subjects, on_step)
 
     def _denoised(self, subjects: Sequence[Subject], on_step: OnStep) -> torch.Tensor:
-        """Latents of shape (pictures, channels, height, width)."""
+        """Latents of shape (images, channels, height, width)."""
         mode = self.mode
         self.engine.prepare(mode.pipe)
         scheduler = mode.pipe.scheduler = self.new_scheduler()
         canvases = [subject.canvas for subject in subjects]
         # Models for inpainting see to it themselves.
         masks = [] if self.engine.inpaint else [each.mask for each in canvases if each and each.mask is not None]
-        keeper = Keeper(scheduler, masks, mode.strength) if masks else None
+        keeper = MaskedLatentBlender(scheduler, masks, mode.strength) if masks else None
         tell = step_callback(on_step, mode.runs, self.autoencoder.preview)
 
         def after_step(pipe: Any, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -134,15 +134,15 @@ class Rendering:
             )
             return self._decoded(latents)
 
-    def _reliefs(self, pictures: int, *, decodes: bool = False) -> Iterator[Relief]:
-        """What may help to make so many pictures, cheapest first."""
+    def _reliefs(self, images: int, *, decodes: bool = False) -> Iterator[Fallback]:
+        """What may help to make so many images, cheapest first."""
         if decodes or self.mode.pipe is not self.engine.text:
-            yield Relief("pictures were encoded and decoded in tiles", self.autoencoder.tiled)
-        if min(pictures, self.batch_size) > 1:
-            yield Relief("pictures were made one by one", self._one_by_one)
+            yield Fallback("images were encoded and decoded in tiles", self.autoencoder.tiled)
+        if min(images, self.batch_size) > 1:
+            yield Fallback("images were made one by one", self._one_by_one)
         if can_be_offloaded(self.engine.placement, self.engine.device):
             idle = partial(offloaded, self.mode.pipe, self.engine.device)
-            yield Relief("idle parts of the model waited in main memory", idle)
+            yield Fallback("idle parts of the model waited in main memory", idle)
 
     def _one_by_one(self) -> nullcontext[None]:
         self.room.crowded(self.request, min(self.batch_size, len(self.subjects)))

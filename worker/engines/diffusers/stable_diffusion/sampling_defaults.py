@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from shared.errors import ConfigurationError
 from shared.jobs.requests import Frozen
 from shared.models.capabilities import Capabilities
-from worker.engines.diffusers.stable_diffusion.loading import Engine
+from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
 from worker.models.sources import Model
 
@@ -24,11 +24,11 @@ FEW_STEPS = 4
 #: What diffusers' LatentConsistencyModelPipeline has for models that take guidance as an input, without a second
 #: prediction; those that do not have been trained to do without.
 LCM_GUIDANCE, NO_GUIDANCE = 8.5, 0.0
-#: How much of a picture may change where a request does not say.
+#: How much of an image may change where a request does not say.
 STRENGTH = 0.75
 
 
-class Told(Frozen):
+class ModelOverrides(Frozen):
     """The content of the file."""
 
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
@@ -36,7 +36,7 @@ class Told(Frozen):
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
 
     @classmethod
-    def of(cls, model: Model) -> "Told":
+    def of(cls, model: Model) -> "ModelOverrides":
         """Raises ConfigurationError."""
         file = Path(model.location) / FILE
         if not file.is_file():
@@ -50,28 +50,28 @@ class Told(Frozen):
 
 
 @dataclass(frozen=True)
-class Habit:
+class SamplingDefaults:
     """Steps and guidance that a model was trained for."""
 
     steps: int
     guidance: float
 
 
-def habit_of(engine: Engine) -> Habit:
+def sampling_defaults_of(engine: Pipelines) -> SamplingDefaults:
     """Read from the model's parts: what distinguishes distilled models is in their configurations."""
     pipe = engine.text
     if pipe.unet.config.time_cond_proj_dim is not None:
-        return Habit(FEW_STEPS, LCM_GUIDANCE)
+        return SamplingDefaults(FEW_STEPS, LCM_GUIDANCE)
     if isinstance(pipe.scheduler, diffusers.LCMScheduler) or _is_turbo(pipe.scheduler):
-        return Habit(FEW_STEPS, NO_GUIDANCE)
+        return SamplingDefaults(FEW_STEPS, NO_GUIDANCE)
     # Their own: 7.5, and 5 for Stable Diffusion XL.
     guidance = inspect.signature(type(pipe).__call__).parameters["guidance_scale"].default
-    return Habit(STEPS, guidance)
+    return SamplingDefaults(STEPS, guidance)
 
 
-def capabilities_of(engine: Engine, model: Model, *, loras: tuple[str, ...], safety: str) -> Capabilities:
+def capabilities_of(engine: Pipelines, model: Model, *, loras: tuple[str, ...], safety: str) -> Capabilities:
     """Raises ConfigurationError where the model's own file is wrong."""
-    pipe, told, habit = engine.text, Told.of(model), habit_of(engine)
+    pipe, told, habit = engine.text, ModelOverrides.of(model), sampling_defaults_of(engine)
     width, height = (side * pipe.vae_scale_factor for side in _latent_size(pipe.unet.config.sample_size))
     takes_guidance = pipe.unet.config.time_cond_proj_dim is not None
     return Capabilities(
