@@ -21,17 +21,20 @@ HAS_DRIVER = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia
 def checkout(tmp_path: Path) -> Path:
     """As much of one as `make run` needs; its environment says which code it runs."""
     folder = tmp_path / "first"
-    (folder / "compose").mkdir(parents=True)
+    for package in ("launcher", "cli"):
+        (folder / "compose" / package).mkdir(parents=True)
     for name in (
         "Makefile",
         "pyproject.toml",
         "constraints.txt",
         "compose/__init__.py",
+        "compose/cli/__init__.py",
+        "compose/launcher/__init__.py",
         "compose/launcher/environment.py",
     ):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
-    (folder / "compose/cli/app.py").write_text("import link_to_imagegen\n")
+    (folder / "compose/cli/__main__.py").write_text("import link_to_imagegen\n")
     packages = next(folder.glob(".venv/lib/python*/site-packages"))
     (packages / "link_to_imagegen.py").write_text(f"print('runs', '{folder}/compose')\n")
     (folder / ".venv/.run").touch()

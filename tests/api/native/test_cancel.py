@@ -69,7 +69,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:
                 told = await super().run(operation)
-                if operation.script == "cancel" and told is State.QUEUED:
+                if operation.script == "jobs/request_cancel" and told is State.QUEUED:
                     queued = worker.run(services.jobs.read(job_id))
                     assert queued is not None
                     started = queued.job.start("null", "a-worker", datetime.now(UTC))

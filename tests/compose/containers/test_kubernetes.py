@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from api.edge.authentication import OPEN
+from api.edge.public_paths import PUBLIC
 from shared.jobs.requests import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.launcher import LauncherSettings
@@ -218,7 +218,7 @@ def test_probes_ask_for_what_there_is() -> None:
 
     for probe in probed:
         if "httpGet" in probe:
-            assert probe["httpGet"]["path"] in OPEN
+            assert probe["httpGet"]["path"] in PUBLIC
             assert probe["httpGet"]["httpHeaders"] == [{"name": "Host", "value": "localhost"}]
         elif probe["exec"]["command"][0] == "python3":
             assert importlib.util.find_spec(probe["exec"]["command"][2])
