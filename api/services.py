@@ -7,10 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.delivery.events import EventHub
+from api.delivery.events import EventHub, read
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
-from api.edge.authentication import Caller
 from api.edge.rate_limit import RateLimit
 from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
@@ -18,7 +17,6 @@ from api.intake.disk_space import DiskSpace
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from shared.access.links import Links
-from shared.errors import JobNotFound
 from shared.jobs.operations import Jobs, JobSnapshot
 from shared.jobs.requests import Backend
 from shared.models import bfl
@@ -97,12 +95,9 @@ class Services:
         )
         object.__setattr__(self, "limits", limits)
 
-    async def find(self, caller: Caller, job_id: str) -> JobSnapshot:
-        """Raises JobNotFound, in the same way for a job that is not the caller's, and StoreUnavailable."""
-        snapshot = await self.store.run(self.jobs.read(job_id, caller.sees))
-        if snapshot is None:
-            raise JobNotFound
-        return snapshot
+    async def read(self, job_id: str, owner: str | None = None) -> JobSnapshot:
+        """Raises JobNotFound, also for a job of anybody but `owner` if that is given, and StoreUnavailable."""
+        return await read(self.store, self.jobs, job_id, owner)
 
     def is_configured(self, backend: Backend) -> bool:
         """Whether this installation has it, as far as the settings tell."""

@@ -137,9 +137,9 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def read(store: AsyncStore, jobs: Jobs, job_id: str) -> JobSnapshot:
+async def read(store: AsyncStore, jobs: Jobs, job_id: str, owner: str | None = None) -> JobSnapshot:
     """Raises JobNotFound and StoreUnavailable."""
-    snapshot = await store.run(jobs.read(job_id))
+    snapshot = await store.run(jobs.read(job_id, owner))
     if snapshot is None:
         raise JobNotFound
     return snapshot

@@ -10,16 +10,33 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
-from shared.jobs.requests import Image
+from shared.jobs.requests import Image, Job
+from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import Chunk, ObjectStore, pieces
 
 #: What one client may take of the memory; most images are smaller, and so one request.
 PIECE_BYTES = 2 * 1024 * 1024
+#: An image never changes once it is recorded.
+CACHE_CONTROL = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 GONE = "The file of this image is gone or damaged."
 
 
-async def send_image(home: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
+    """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen.
+
+    Raises RangeNotSatisfiable and StorageUnavailable.
+    """
+    if image.flagged:
+        raise ImageNotFound("The safety checker withheld this image.")
+    headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
+    headers["X-Seed"] = str(image.seed)
+    return await _send_image(store.home, image_name(job, image.index), image, http, headers)
+
+
+async def _send_image(
+    home: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]
+) -> Response:
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
     if (link := await home.link(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})

@@ -8,19 +8,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.delivery.events import follow, patiently, read, server_sent
+from api.delivery.answers import accepted_response, estimated_wait, job_response, view_job
+from api.delivery.events import follow, patiently, server_sent
+from api.delivery.waiting import latest
 from api.edge.authentication import Caller, CallerDep, charge
 from api.intake.admission import IdempotencyDep, admit, draft, withdraw
 from api.intake.submissions import json_body, json_submission
-from api.native.generate import (
-    EXAMPLES,
-    SUBMIT_PROBLEMS,
-    estimated_wait,
-    handed_over,
-    handed_over_as,
-    job_answer,
-    view,
-)
+from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
 from api.problems import about, documented
 from api.services import Services, ServicesDep
 from shared.access.links import Links
@@ -54,9 +48,9 @@ async def create(http: Request, services: ServicesDep, repetition: IdempotencyDe
         job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
         admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
     if admission.outcome is not Outcome.CREATED:
-        return await handed_over(services, http, JobSnapshot(job), admission.job_id)
+        return await accepted_response(services, http, await latest(services, job, admission.job_id))
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
-    return await handed_over_as(services, http, accepted)
+    return await accepted_response(services, http, accepted)
 
 
 @router.get(
@@ -66,7 +60,7 @@ async def create(http: Request, services: ServicesDep, repetition: IdempotencyDe
 )
 async def show(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """One job, as it is now."""
-    return await job_answer(services, http, await _found(services, http, caller, job_id))
+    return await job_response(services, http, await _found(services, http, caller, job_id))
 
 
 @router.get("/api/jobs", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable"))
@@ -85,7 +79,7 @@ async def index(
     if limit > JOBS_OF_A_REQUEST:
         await charge(http, limit // JOBS_OF_A_REQUEST - 1)
     page = await services.store.run(services.jobs.page(wanted, limit, cursor))
-    return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
+    return JobListView(jobs=[await view_job(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
 @router.delete(
@@ -96,7 +90,7 @@ async def index(
 async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
     await _found(services, http, caller, job_id)
-    return await job_answer(services, http, await withdraw(services, job_id))
+    return await job_response(services, http, await withdraw(services, job_id))
 
 
 @router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=CHANGE_PROBLEMS)
@@ -153,11 +147,11 @@ async def _pinned(services: Services, http: Request, caller: Caller, job_id: str
     snapshot = await _found(services, http, caller, job_id)
     if not await services.store.run(services.jobs.pin(job_id, pinned=pinned)):
         raise JobNotFound
-    return await job_answer(services, http, replace(snapshot, pinned=pinned))
+    return await job_response(services, http, replace(snapshot, pinned=pinned))
 
 
 async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
-    snapshot = await services.find(caller, job_id)
+    snapshot = await services.read(job_id, caller.sees)
     about(http, job_id)
     return snapshot
 
@@ -176,7 +170,7 @@ async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: L
             return
         async for event in follow(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type in ("done", "state"):
-                snapshot = await patiently(lambda: read(services.store, services.jobs, job_id))
+                snapshot = await patiently(lambda: services.read(job_id))
                 wait = await estimated_wait(services, snapshot)
                 place = snapshot.queue_position if event.data == State.QUEUED else None
                 yield server_sent(event, _job_json(snapshot, links), place, wait)
