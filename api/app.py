@@ -29,7 +29,7 @@ TAKE_IMAGES = ("/api/txt2img", "/api/img2img", "/api/jobs")
 def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        hub = asyncio.create_task(services.hub.run())
+        hub = asyncio.create_task(services.event_hub.run())
         yield
         hub.cancel()
         await asyncio.gather(hub, return_exceptions=True)
@@ -60,7 +60,7 @@ class Api(FastAPI):
         # Around what Starlette itself puts outermost: the answer to a bug has these headers too, and is counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observability(stack, services.traffic, services.tracing, log=services.settings.access_log)
+        return Observability(stack, services.request_metrics, services.tracing, log=services.settings.access_log)
 
 
 def _add_doors(app: FastAPI, services: Services) -> None:

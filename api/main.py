@@ -24,7 +24,7 @@ from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.services import FleetWatch, Services
+from api.services import FleetCache, Services
 from shared.errors import ConfigurationError
 from shared.jobs.operations import Jobs
 from shared.net.outbound import OutboundClient
@@ -45,44 +45,42 @@ GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    home = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
+    storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
-    disk = DiskSpace(home, settings.min_free_bytes)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(storage)
+    disk_space = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    guard, streams = (
-        OutboundClient(settings.webhook_allow, proxy=settings.egress),
-        StreamLimit(settings.max_event_streams),
-    )
+    outbound = OutboundClient(settings.webhook_allow, proxy=settings.egress)
+    stream_limit = StreamLimit(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),
         store=store,
         jobs=jobs,
-        images=images,
-        inline=InlineImages(images),
-        # A connection of its own: the subscription holds on to it.
-        hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
-        watch=FleetWatch(store, Workers(settings.redis_prefix), clock),
+        image_store=images,
+        inline_images=InlineImages(images),
+        # Its own connection, because the subscription occupies it.
+        event_hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
+        fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
         clock=clock,
-        unsure=UnconfirmedJobs(store, jobs),
-        disk=disk,
-        intake=UploadStore(
+        unconfirmed=UnconfirmedJobs(store, jobs),
+        disk_space=disk_space,
+        uploads=UploadStore(
             images.inputs,
-            disk,
-            ImageFetcher(guard),
+            disk_space,
+            ImageFetcher(outbound),
             settings.max_image_bytes,
             settings.max_image_pixels,
             settings.max_request_pixels,
         ),
         link_secret=LinkSecret(settings, store, clock),
         rate_limit=RateLimit(store, rates, settings.request_burst),
-        streams=streams,
-        traffic=RequestMetrics(lambda: streams.open, settings.port),
+        stream_limit=stream_limit,
+        request_metrics=RequestMetrics(lambda: stream_limit.open, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
-        guard=guard,
+        outbound=outbound,
     )
 
 
@@ -94,7 +92,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
     settings.require_output_dir()
     require_redis(settings.redis_url)
     services = create_services(settings, tracing.start("imagegen-api", os.environ))
-    return create_app(services), services.hub
+    return create_app(services), services.event_hub
 
 
 class Server(uvicorn.Server):

@@ -34,7 +34,7 @@ from shared.workers.records import Fleet, Workers
 FLEET_SECONDS = 0.5
 
 
-class FleetWatch:
+class FleetCache:
     """The workers as last seen, read anew when older than FLEET_SECONDS.
 
     One reader at a time, and all who ask meanwhile share its answer, also when that is that Redis is away:
@@ -48,7 +48,7 @@ class FleetWatch:
         self._reading: asyncio.Task[Fleet] | None = None
         self._expires = 0.0
 
-    async def fleet(self) -> Fleet:
+    async def get(self) -> Fleet:
         """Raises StoreUnavailable."""
         if self._reading is None or (self._reading.done() and time.monotonic() >= self._expires):
             self._reading = asyncio.create_task(self._read())
@@ -69,21 +69,21 @@ class Services:
     version: str
     store: AsyncStore
     jobs: Jobs
-    images: ImageStore
-    inline: InlineImages
-    hub: EventHub
-    watch: FleetWatch
+    image_store: ImageStore
+    inline_images: InlineImages
+    event_hub: EventHub
+    fleet_cache: FleetCache
     clock: StoreClock
-    unsure: UnconfirmedJobs
-    disk: DiskSpace
-    intake: UploadStore
+    unconfirmed: UnconfirmedJobs
+    disk_space: DiskSpace
+    uploads: UploadStore
     link_secret: LinkSecret
     rate_limit: RateLimit
-    streams: StreamLimit
-    traffic: RequestMetrics
+    stream_limit: StreamLimit
+    request_metrics: RequestMetrics
     tracing: Tracing
     webhooks: Webhooks
-    guard: OutboundClient
+    outbound: OutboundClient
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Services:
         )
         object.__setattr__(self, "limits", limits)
 
-    async def read(self, job_id: str, owner: str | None = None) -> JobSnapshot:
+    async def read_job(self, job_id: str, owner: str | None = None) -> JobSnapshot:
         """Raises JobNotFound, also for a job of anybody but `owner` if that is given, and StoreUnavailable."""
         return await read(self.store, self.jobs, job_id, owner)
 
@@ -104,7 +104,7 @@ class Services:
         keyless = backend is Backend.FLUX_API and self.settings.bfl_api_key is None
         return backend in self.settings.backends and not keyless
 
-    def is_known(self, fleet: Fleet, backend: Backend) -> bool:
+    def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether somebody serves it or will again. What the cloud could do is no promise without a key."""
         remembered = backend in fleet.capabilities and backend is not Backend.FLUX_API
         return self.is_configured(backend) or remembered or bool(fleet.of(backend))

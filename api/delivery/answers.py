@@ -25,7 +25,7 @@ async def result_response(services: Services, http: Request, snapshot: JobSnapsh
         raise ImageNotFound("The job was cancelled; it has no image.")
     # A withheld image has no bytes; a job whose images are all withheld has failed.
     first = next(image for image in job.images if not image.flagged)
-    return await serve_image(services.images, job, first, http)
+    return await serve_image(services.image_store, job, first, http)
 
 
 async def job_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
@@ -33,7 +33,7 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
     job = snapshot.job
     view = await view_job(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
-    images = await services.inline.present(job) if inline else []
+    images = await services.inline_images.present(job) if inline else []
     body, headers = view.model_dump_json().encode(), {"X-Job-Id": job.id}
     if job.state.is_terminal:
         # Images never change and all else is in the body, but a file may be gone.
@@ -42,7 +42,7 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
         if is_known(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
-        return services.inline.answer(job, view, images, headers)
+        return services.inline_images.answer(job, view, images, headers)
     return Response(body, headers=headers, media_type="application/json")
 
 
@@ -63,7 +63,7 @@ async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | N
     if snapshot.queue_position is None:
         return None
     try:
-        fleet = await services.watch.fleet()
+        fleet = await services.fleet_cache.get()
     except StoreUnavailable:
         return None
     return fleet.wait_seconds(snapshot.job.backend, snapshot.work_before_ms)

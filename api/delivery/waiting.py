@@ -34,10 +34,10 @@ async def submit_and_wait(
     job, expected_ms = await draft(services, scope.caller, request, services.base_url(http), uploads.size(request))
     with ExitStack() as listening:
         # Listening from before the job is accepted misses nothing, so the record is read once, at the end.
-        listener = listening.enter_context(services.hub.listen(job.id))
+        listener = listening.enter_context(services.event_hub.listen(job.id))
         admission = await admit(services, job, expected_ms, scope.of(request), uploads)
         if admission.outcome is not Outcome.CREATED:
-            listener = listening.enter_context(services.hub.listen(admission.job_id))
+            listener = listening.enter_context(services.event_hub.listen(admission.job_id))
             # The job may have ended before anybody listened, and another caller may wait for it too.
             listener.tell(None)
             on_disconnect = "keep"
@@ -49,7 +49,7 @@ async def submit_and_wait(
 async def latest(services: Services, draft: Job, job_id: str) -> JobSnapshot:
     """The accepted job as it is now, or as its draft was while the store is away. Raises JobNotFound."""
     with suppress(StoreUnavailable):
-        return await services.read(job_id)
+        return await services.read_job(job_id)
     return JobSnapshot(draft.model_copy(update={"id": job_id}))
 
 
@@ -58,7 +58,7 @@ async def _wait(
 ) -> JobSnapshot | None:
     finished = asyncio.ensure_future(until_done(services.store, services.jobs, listener, job_id))
     disconnected = asyncio.ensure_future(_disconnected(http))
-    closing = asyncio.ensure_future(services.hub.closing.wait())
+    closing = asyncio.ensure_future(services.event_hub.closing.wait())
     tasks = (finished, disconnected, closing)
     try:
         await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -112,10 +112,10 @@ async def draft(
             "priority (name:key:priority in SD_API_KEY)."
         )
     _check_receiver(services, request)
-    await services.disk.require_room()
+    await services.disk_space.require_room()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
-    fleet = await services.watch.fleet()
+    fleet = await services.fleet_cache.get()
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
@@ -137,7 +137,7 @@ async def admit(
 
     Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
-    await services.unsure.settle(repeat)
+    await services.unconfirmed.settle(repeat)
     if job.request.image:
         await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
     await uploads.keep(job)
@@ -146,10 +146,10 @@ async def admit(
     except StoreUnavailable:
         # Its images stay, and the housekeeper removes them if there is no such job.
         if repeat.on_repeat is OnDuplicate.UNSURE:
-            services.unsure.add(repeat, job.id)
+            services.unconfirmed.add(repeat, job.id)
         raise Unconfirmed(job.id) from None
     if admission.outcome is not Outcome.CREATED:
-        await services.intake.discard(job)
+        await services.uploads.discard(job)
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
@@ -176,7 +176,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
         asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
         if asked is None:
             raise JobNotFound
-        snapshot = await services.read(job_id)
+        snapshot = await services.read_job(job_id)
         job = snapshot.job
         match job.state:
             case State.RUNNING:
@@ -187,11 +187,11 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(services.clock.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
-                    await services.intake.discard(job)
+                    await services.uploads.discard(job)
                     return JobSnapshot(cancelled)
             case State.CANCELLED if job == cancelled:
                 # By this very call: the answer was lost, and the store says no to who asks it again.
-                await services.intake.discard(job)
+                await services.uploads.discard(job)
                 return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
@@ -208,7 +208,7 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
     except ForbiddenUrl as error:
         raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
     try:
-        services.guard.check(request.webhook_url)
+        services.outbound.check(request.webhook_url)
     except ForbiddenUrl as error:
         detail = f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW."
         raise InvalidRequest(errors=[FieldError("/webhook_url", detail)]) from None
@@ -218,7 +218,7 @@ def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest
     backend = request.backend or services.settings.fallback_backend
     if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
-    if not services.is_known(fleet, backend):
+    if not services.is_offered(fleet, backend):
         if backend is Backend.FLUX_API and backend in services.settings.backends:
             raise BackendUnavailable("flux-api has no key; the operator can set SD_BFL_API_KEY.")
         names = ", ".join(services.settings.backends)

@@ -47,7 +47,7 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     _require_plain(http)
-    async with services.intake.open() as uploads:
+    async with services.uploads.open() as uploads:
         yield Submission(await _from_json(http, uploads), uploads)
 
 
@@ -57,7 +57,7 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
     _require_plain(http)
-    async with services.intake.open() as uploads:
+    async with services.uploads.open() as uploads:
         read = _from_form if media_type(http) == FORM else _from_json
         request = await read(http, uploads)
         if not request.image:

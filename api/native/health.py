@@ -86,7 +86,7 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
-    return BackendStatus.OFFLINE if services.is_known(fleet, backend) else BackendStatus.UNCONFIGURED
+    return BackendStatus.OFFLINE if services.is_offered(fleet, backend) else BackendStatus.UNCONFIGURED
 
 
 def _reason(fleet: Fleet, backend: Backend) -> str | None:
@@ -135,7 +135,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
 @router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
 async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
     """What can make images, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
-    fleet = await _seen_by(services, caller, await services.watch.fleet())
+    fleet = await _seen_by(services, caller, await services.fleet_cache.get())
     views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
     return BackendListView(default=services.settings.fallback_backend, backends=views)
 
@@ -144,9 +144,9 @@ async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
 @router.get("/health", responses=documented("unauthorized"))
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
-    disk = await services.disk.seen()
+    disk = await services.disk_space.seen()
     try:
-        fleet = await services.watch.fleet()
+        fleet = await services.fleet_cache.get()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
         reasons = {backend: reason for backend in statuses if (reason := _reason(fleet, backend))}
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
@@ -154,7 +154,7 @@ async def health(services: ServicesDep) -> HealthView:
         statuses, reasons, downloads = {}, {}, {}
     default = services.settings.fallback_backend
     return HealthView(
-        status=_overall(statuses.get(default), await services.disk.has_room()),
+        status=_overall(statuses.get(default), await services.disk_space.has_room()),
         version=services.version,
         redis=bool(statuses),
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
@@ -179,7 +179,7 @@ async def live() -> dict[str, str]:
 async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     """Whether a request to the default backend would be served now."""
     try:
-        status = backend_status(services, await services.watch.fleet(), services.settings.fallback_backend)
+        status = backend_status(services, await services.fleet_cache.get(), services.settings.fallback_backend)
     except StoreUnavailable:
         status = None
     if status in (BackendStatus.READY, BackendStatus.BUSY):
@@ -191,7 +191,7 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
 @router.get("/info", responses=documented("unauthorized", "store-unavailable"))
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
-    fleet = await services.watch.fleet()
+    fleet = await services.fleet_cache.get()
     shown = {backend: known for backend, known in fleet.capabilities.items() if backend in _shown(services)}
     models = {backend: known.model for backend, known in shown.items()}
     base_url, settings = services.base_url(http), services.settings

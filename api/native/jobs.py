@@ -107,7 +107,7 @@ async def unpin(http: Request, services: ServicesDep, caller: CallerDep, job_id:
 
 async def _stream_place(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Taken until the stream has ended."""
-    with services.streams.place(caller.account):
+    with services.stream_limit.place(caller.account):
         yield
 
 
@@ -151,7 +151,7 @@ async def _pinned(services: Services, http: Request, caller: Caller, job_id: str
 
 
 async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
-    snapshot = await services.read(job_id, caller.sees)
+    snapshot = await services.read_job(job_id, caller.sees)
     about(http, job_id)
     return snapshot
 
@@ -163,14 +163,14 @@ async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
 
 async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
     job_id = snapshot.job.id
-    with services.hub.listen(job_id) as listener:
+    with services.event_hub.listen(job_id) as listener:
         if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
             # The events have lapsed; the record tells the end.
             yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return
         async for event in follow(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type in ("done", "state"):
-                snapshot = await patiently(lambda: services.read(job_id))
+                snapshot = await patiently(lambda: services.read_job(job_id))
                 wait = await estimated_wait(services, snapshot)
                 place = snapshot.queue_position if event.data == State.QUEUED else None
                 yield server_sent(event, _job_json(snapshot, links), place, wait)

@@ -34,10 +34,10 @@ async def metrics(http: Request, services: ServicesDep) -> Response:
     """
     try:
         told = await services.store.run(read_gauges(services.settings.redis_prefix))
-        families = [_up(services, 1), *_common(services, await services.watch.fleet(), told)]
+        families = [_up(services, 1), *_common(services, await services.fleet_cache.get(), told)]
     except StoreUnavailable:
         families = [_up(services, 0)]
-    families += [*_own(services, await services.disk.seen()), *services.traffic.collect()]
+    families += [*_own(services, await services.disk_space.seen()), *services.request_metrics.collect()]
     encode, media_type = choose_encoder(http.headers.get("accept", ""))
     return Response(encode(_Families(families)), headers={"Content-Type": media_type})
 
@@ -56,12 +56,12 @@ def _gauge(name: str, told: str, *labels: str) -> GaugeMetricFamily:
 
 def _up(services: Services, up: int) -> Metric:
     family = _gauge("redis_up", "Whether Redis answers this process", "process")
-    family.add_metric([services.traffic.process], up)
+    family.add_metric([services.request_metrics.process], up)
     return family
 
 
 def _own(services: Services, disk: DiskUsage) -> Iterator[Metric]:
-    process = services.traffic.process
+    process = services.request_metrics.process
     built = _gauge("build_info", "Version of the service", "process", "version")
     built.add_metric([process, services.version], 1)
     yield built
@@ -76,7 +76,7 @@ def _own(services: Services, disk: DiskUsage) -> Iterator[Metric]:
 
 
 def _common(services: Services, fleet: Fleet, told: Gauges) -> Iterator[Metric]:
-    backends = [backend for backend in Backend if services.is_known(fleet, backend)]
+    backends = [backend for backend in Backend if services.is_offered(fleet, backend)]
     for counter in COUNTERS:
         yield _counted(counter, backends, told)
     for histogram in HISTOGRAMS:
