@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.edge.public_paths import PROBES, PUBLIC, UNCOUNTED
-from api.edge.rate_limit import REFUSED, RateLimit, client_network, cost_of
+from api.edge.rate_limit import REFUSAL_COST, RateLimit, client_network, request_cost
 from api.edge.signed_links import LinkSecret
 from api.problems import turned_away
 from shared.access import api_keys
@@ -25,16 +25,15 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sent a request."""
+    """Who sent a request, and what they may do."""
 
     owner: str
-    """Whose jobs it makes; empty where no keys are set."""
-    sees: str | None
-    """Whose jobs it may know of; None for everybody's."""
-    account: str
-    """What its requests are counted by."""
-    may_hurry: bool = True
-    """Whether its jobs may go before those of others."""
+    """The owner of the jobs that this caller submits; empty where no keys are configured."""
+    visible_owner: str | None
+    """The owner whose jobs this caller may see; None for all jobs."""
+    client_id: str
+    """The key's name or the client's network, which limits are counted by."""
+    may_use_high_priority: bool = True
 
 
 class Keyring:
@@ -80,21 +79,21 @@ class Authentication:
             caller = await self._caller(scope, address)
         except (Unauthorized, Forbidden):
             # Too many refusals get 429; a caller with a key at the same address is not locked out by them.
-            self._limit.charge_here(f"{address} refused", REFUSED)
+            self._limit.charge_locally(f"{address} refused", REFUSAL_COST)
             raise
         if scope["path"] in PROBES:
             return caller
-        account = caller.account if caller else address
+        client_id = caller.client_id if caller else address
         if scope["path"] in UNCOUNTED:
-            self._limit.charge_here(account)
+            self._limit.charge_locally(client_id)
         else:
-            await self._limit.charge(account, cost_of(Headers(scope=scope)))
+            await self._limit.charge(client_id, request_cost(Headers(scope=scope)))
         return caller
 
     async def _caller(self, scope: Scope, address: str) -> Caller | None:
         """None for a stranger where strangers may look. Raises Unauthorized, Forbidden and StoreUnavailable."""
         if not self._keyring:
-            return Caller(owner="", sees=None, account=address)
+            return Caller(owner="", visible_owner=None, client_id=address)
         secret = _presented(scope["headers"])
         key = self._keyring.find(secret) if secret else None
         if key is not None:
@@ -103,7 +102,7 @@ class Authentication:
             return None
         if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
             # For this one image, whosever it is.
-            return Caller(owner="", sees=None, account=address)
+            return Caller(owner="", visible_owner=None, client_id=address)
         raise Unauthorized
 
 
@@ -116,8 +115,13 @@ def _holder(key: ApiKey, method: str, path: str) -> Caller:
     elif method not in SAFE_METHODS and not key.scope.includes(api_keys.Scope.WRITE):
         raise Forbidden("This key may only look.")
     everybody = key.scope.includes(api_keys.Scope.ADMIN)
-    may_hurry = key.scope.includes(api_keys.Scope.PRIORITY)
-    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name, may_hurry=may_hurry)
+    may_use_high_priority = key.scope.includes(api_keys.Scope.PRIORITY)
+    return Caller(
+        owner=key.name,
+        visible_owner=None if everybody else key.name,
+        client_id=key.name,
+        may_use_high_priority=may_use_high_priority,
+    )
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
@@ -148,7 +152,7 @@ def _authorized(value: bytes) -> bytes | None:
 
 async def charge(request: Request, units: int) -> None:
     """Count what a request costs beyond what was counted at the door. Raises RateLimited and StoreUnavailable."""
-    await request.app.state.services.rate_limit.charge(request.state.caller.account, units, begun=True)
+    await request.app.state.services.rate_limit.charge(request.state.caller.client_id, units, in_progress=True)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.

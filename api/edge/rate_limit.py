@@ -14,12 +14,12 @@ from shared.redis.store import AsyncStore
 V = TypeVar("V")
 
 #: In units, of which a request takes one, and one more for each megabyte that it announces (`units_of`).
-REFUSED, FETCHED = 10, 10
+REFUSAL_COST, FETCH_COST = 10, 10
 MEGABYTE, MOST_MEGABYTES = 1_048_576, 64
 #: Somebody for whom Redis is asked gets up to this part of a burst at once, so that most requests ask nothing of it.
 PART_OF_BURST = 64
 #: Of so many callers is something remembered; those who came first are forgotten first.
-MOST_ACCOUNTS = 10_000
+MAX_CLIENTS = 10_000
 
 
 def client_network(address: str) -> str:
@@ -33,7 +33,7 @@ def client_network(address: str) -> str:
     return str(read.ipv4_mapped or ip_network((read, 64), strict=False))
 
 
-def cost_of(headers: Headers) -> int:
+def request_cost(headers: Headers) -> int:
     """What a request costs by what its head tells. One that announces more than is taken is soon refused."""
     length = headers.get("content-length", "0")
     return 1 + min(int(length) // MEGABYTE if length.isascii() and length.isdigit() else 0, MOST_MEGABYTES)
@@ -53,33 +53,33 @@ class RateLimit:
         self._refused: dict[str, float] = {}
         self._used: dict[str, float] = {}
 
-    async def charge(self, account: str, units: int = 1, *, begun: bool = False) -> None:
+    async def charge(self, client_id: str, units: int = 1, *, in_progress: bool = False) -> None:
         """Raises RateLimited and StoreUnavailable."""
         if not self._rates.cost_us:
             return
-        held = self._held.get(account, 0)
+        held = self._held.get(client_id, 0)
         if held >= units:
-            self._held[account] = held - units
+            self._held[client_id] = held - units
             return
-        if not begun:
-            self._wait_for(self._refused.get(account, 0.0))
+        if not in_progress:
+            self._wait_for(self._refused.get(client_id, 0.0))
         # Not to be spent a second time while Redis is asked.
-        self._held.pop(account, None)
+        self._held.pop(client_id, None)
         try:
-            taken = await self._store.run(self._rates.take(account, units - held, self._spare, begun=begun))
+            taken = await self._store.run(self._rates.take(client_id, units - held, self._spare, begun=in_progress))
         except RateLimited as error:
-            _remember(self._refused, account, time.monotonic() + error.seconds)
+            _remember(self._refused, client_id, time.monotonic() + error.seconds)
             raise
-        _remember(self._held, account, self._held.get(account, 0) + held + taken - units)
+        _remember(self._held, client_id, self._held.get(client_id, 0) + held + taken - units)
 
-    def charge_here(self, account: str, units: int = 1) -> None:
+    def charge_locally(self, client_id: str, units: int = 1) -> None:
         """The same for what Redis is not to hear of. Raises RateLimited."""
         if not self._rates.cost_us:
             return
         now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.ahead_us / 1e6
-        used = max(self._used.get(account, 0.0), now)
+        used = max(self._used.get(client_id, 0.0), now)
         self._wait_for(used - ahead)
-        _remember(self._used, account, used + units * cost)
+        _remember(self._used, client_id, used + units * cost)
 
     def _wait_for(self, moment: float) -> None:
         seconds = moment - time.monotonic()
@@ -87,8 +87,8 @@ class RateLimit:
             raise RateLimited(seconds=seconds)
 
 
-def _remember(accounts: MutableMapping[str, V], account: str, value: V) -> None:
-    accounts.pop(account, None)
-    accounts[account] = value
-    if len(accounts) > MOST_ACCOUNTS:
-        del accounts[next(iter(accounts))]
+def _remember(clients: MutableMapping[str, V], client_id: str, value: V) -> None:
+    clients.pop(client_id, None)
+    clients[client_id] = value
+    if len(clients) > MAX_CLIENTS:
+        del clients[next(iter(clients))]

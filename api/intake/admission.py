@@ -68,7 +68,7 @@ class IdempotencyScope:
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
             return IdempotencyKey(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.SAME, KEY_MS)
-        asked = f"{self.caller.account} {request_hash}"
+        asked = f"{self.caller.client_id} {request_hash}"
         if self.retry_count is None:
             return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.UNSURE, UNSURE_MS)
         on_repeat = OnDuplicate.NEW if self.retry_count == "0" else OnDuplicate.AGAIN
@@ -106,7 +106,7 @@ async def draft(
     Raises BackendUnavailable where nobody would ever take it, Forbidden, InvalidRequest, StorageFull and
     StoreUnavailable.
     """
-    if request.priority is Priority.HIGH and not caller.may_hurry:
+    if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
             "This key may not use priority high: leave priority out, or ask the operator for a key with the scope "
             "priority (name:key:priority in SD_API_KEY)."

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from api.edge.authentication import charge
-from api.edge.rate_limit import FETCHED
+from api.edge.rate_limit import FETCH_COST
 from api.field_errors import no_such_field
 from api.intake.fetching import SECONDS
 from api.intake.image_sources import decoded, is_address
@@ -113,7 +113,7 @@ async def _fetched(
         source.replace(TO_COME)
     request, end = _checked(fields), time.monotonic() + SECONDS
     if addresses:
-        await charge(http, FETCHED * len(addresses))
+        await charge(http, FETCH_COST * len(addresses))
     for source, url in addresses.items():
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
     return _checked(fields) if addresses else request

@@ -102,9 +102,9 @@ def _shown(services: Services) -> list[Backend]:
 async def _seen_by(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
     """The workers without the ids of others' jobs. Raises StoreUnavailable."""
     running = [worker.current_job for worker in fleet.workers if worker.current_job is not None]
-    if caller.sees is None or not running:
+    if caller.visible_owner is None or not running:
         return fleet
-    own = await services.store.run(services.jobs.owned(running, caller.sees))
+    own = await services.store.run(services.jobs.owned(running, caller.visible_owner))
     workers = (
         worker if worker.current_job in own else worker.model_copy(update={"current_job": None})
         for worker in fleet.workers

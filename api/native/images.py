@@ -35,7 +35,7 @@ router = APIRouter(tags=["jobs"])
 )
 async def get_image(http: Request, services: ServicesDep, caller: CallerDep, job_id: str, index: int) -> Response:
     """The bytes of one image."""
-    job = (await services.read_job(job_id, caller.sees)).job
+    job = (await services.read_job(job_id, caller.visible_owner)).job
     about(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:

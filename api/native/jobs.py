@@ -75,7 +75,7 @@ async def index(
     cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")] = None,
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
-    wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
+    wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.visible_owner)
     if limit > JOBS_OF_A_REQUEST:
         await charge(http, limit // JOBS_OF_A_REQUEST - 1)
     page = await services.store.run(services.jobs.page(wanted, limit, cursor))
@@ -107,7 +107,7 @@ async def unpin(http: Request, services: ServicesDep, caller: CallerDep, job_id:
 
 async def _stream_place(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Taken until the stream has ended."""
-    with services.stream_limit.place(caller.account):
+    with services.stream_limit.place(caller.client_id):
         yield
 
 
@@ -151,7 +151,7 @@ async def _pinned(services: Services, http: Request, caller: Caller, job_id: str
 
 
 async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
-    snapshot = await services.read_job(job_id, caller.sees)
+    snapshot = await services.read_job(job_id, caller.visible_owner)
     about(http, job_id)
     return snapshot
 

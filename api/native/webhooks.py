@@ -43,7 +43,7 @@ async def index(
     cursor: Annotated[str | None, Query(pattern=ID)] = None,
 ) -> WebhookListView:
     """Webhooks that have not arrived, those of the newest jobs first. A page may be short and still have a cursor."""
-    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.sees))
+    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.visible_owner))
     return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
 
 
@@ -58,7 +58,7 @@ async def redeliver(
     services: ServicesDep, caller: CallerDep, response: Response, webhook_id: Annotated[str, Path(pattern=ID)]
 ) -> KeptWebhookView:
     """Send a webhook that was given up, or that waits for its next attempt, now; its attempts begin anew."""
-    webhook = await services.store.run(services.webhooks.redeliver(webhook_id, caller.sees))
+    webhook = await services.store.run(services.webhooks.redeliver(webhook_id, caller.visible_owner))
     if webhook is None:
         raise WebhookNotFound
     response.headers["X-Job-Id"] = webhook.job_id
