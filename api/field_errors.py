@@ -67,14 +67,14 @@ _WITH_BOUNDS = {
 _PREDICATE = re.compile(r"(must|may|is|was|has|needs|makes|does|takes)\b")
 
 
-def sentence(problem: Mapping[str, Any]) -> str:
+def describe_error(problem: Mapping[str, Any]) -> str:
     """Of what pydantic says: `must be a whole number`. Never quotes what was sent."""
     kind, context = problem["type"], problem.get("ctx", {})
     match kind:
         case "json_invalid":
             return "the body is not valid JSON"
         case "extra_forbidden":
-            return no_such_field(str(problem["loc"][-1]))
+            return unknown_field(str(problem["loc"][-1]))
         case "enum" | "literal_error":
             return f"must be {str(context['expected']).replace(chr(39), '')}"
         case "value_error":
@@ -92,7 +92,7 @@ def sentence(problem: Mapping[str, Any]) -> str:
     return _EXACT.get(kind) or _WITH_BOUNDS.get(kind, "is not valid").format(**bounds)
 
 
-def no_such_field(name: str) -> str:
+def unknown_field(name: str) -> str:
     """With what may have been meant."""
     if not re.fullmatch(r"\w{1,32}", name, re.ASCII):
         return "there is a field that this request does not have"
@@ -101,7 +101,7 @@ def no_such_field(name: str) -> str:
     return "is not a field of this request" + (f"; perhaps you mean {near}" if near else "")
 
 
-def summary(detail: str, errors: Sequence[FieldError]) -> str:
+def summarize(detail: str, errors: Sequence[FieldError]) -> str:
     """The detail of a problem about fields: what it says itself, and what is wrong with the first of them."""
     if not errors:
         return detail

@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api.edge.public_paths import PUBLIC
-from api.problems import STATUS, Problem, documented
+from api.problems import STATUS, Problem, problem_responses
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.views import EXAMPLE
 
@@ -44,7 +44,7 @@ def install(app: FastAPI) -> None:
         # As part of the model it would lose its nulls.
         schemas["JobView"]["examples"] = [EXAMPLE]
         described["components"]["securitySchemes"] = SECURITY
-        described["components"]["responses"] = {code: documented(code)[STATUS[code]] for code in DOORS}
+        described["components"]["responses"] = {code: problem_responses(code)[STATUS[code]] for code in DOORS}
         for path, operations in described["paths"].items():
             for operation in operations.values():
                 if path not in PUBLIC:

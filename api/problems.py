@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api.field_errors import sentence, summary
+from api.field_errors import describe_error, summarize
 from shared import errors
 from shared.errors import (
     FieldError,
@@ -100,7 +100,7 @@ class Problem(BaseModel):
     )
 
 
-def documented(*codes: str) -> dict[int | str, dict[str, object]]:
+def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
     """The `responses` of a route that may end in these problems."""
     media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     by_status: dict[int, list[str]] = {}
@@ -132,12 +132,12 @@ def problem_response(
     return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
 
 
-def failed_job(error: JobError, headers: Mapping[str, str]) -> Response:
+def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
     """What the synchronous call answers for a job that failed."""
     return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
 
 
-def about(request: Request, job_id: str) -> None:
+def set_job_id(request: Request, job_id: str) -> None:
     """From here on the request concerns this job, and a problem answers with its id."""
     request.state.job_id = job_id
 
@@ -152,10 +152,10 @@ def install(app: FastAPI) -> None:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ImagegenError):
         raise error
-    return refusal(error, {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {})
+    return error_response(error, {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {})
 
 
-def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
+def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     """The answer that tells of an error, with what its headers must say."""
     told = dict(headers)
     if error.retry_after is not None:
@@ -165,26 +165,26 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
     if isinstance(error, RangeNotSatisfiable):
         told["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    detail = summary("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
+    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
     job_id = error.job_id if isinstance(error, Unconfirmed) else None
     if job_id is not None:
         told["X-Job-Id"] = job_id
     return problem_response(error.code, detail, retryable=error.retryable, fields=fields, headers=told, job_id=job_id)
 
 
-def turned_away(error: RequestError, headers: Headers) -> Response:
+def early_error_response(error: RequestError, headers: Headers) -> Response:
     """A refusal from before the body was read. Whoever announces a large one is hung up on instead of heard out."""
     length = headers.get("content-length", "0")
     small = "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY
-    return refusal(error, {} if small else {"Connection": "close"})
+    return error_response(error, {} if small else {"Connection": "close"})
 
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Says what is wrong where, and never repeats what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), sentence(problem)) for problem in error.errors()[:MOST_FIELDS]]
-    return problem_response(InvalidRequest.code, summary("", fields), fields=fields)
+    fields = [FieldError(_pointer(problem), describe_error(problem)) for problem in error.errors()[:MOST_FIELDS]]
+    return problem_response(InvalidRequest.code, summarize("", fields), fields=fields)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -225,10 +225,10 @@ def _pointer(problem: Mapping[str, Any]) -> str:
     location = [] if problem["type"] == "json_invalid" else list(problem["loc"][1:4])
     # What lies in anything but a list is within a value of the caller's own, or names one of several schemas.
     in_list = len(location) > 1 and isinstance(location[1], int)
-    return pointer(location if in_list else location[:1])
+    return json_pointer(location if in_list else location[:1])
 
 
-def pointer(location: Iterable[object]) -> str:
+def json_pointer(location: Iterable[object]) -> str:
     """Up to what is the caller's own text and no name."""
     told = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location))
     return "".join(f"/{part}" for part in told)

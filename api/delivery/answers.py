@@ -5,7 +5,7 @@ from hashlib import sha256
 from fastapi import Request, Response
 
 from api.delivery.image_files import is_known, serve_image
-from api.problems import failed_job
+from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
 from shared.jobs.operations import JobSnapshot
@@ -18,7 +18,7 @@ async def result_response(services: Services, http: Request, snapshot: JobSnapsh
     """What a finished job came to: its view, the bytes of its first image, or the problem that it failed with."""
     job = snapshot.job
     if job.error is not None:
-        return failed_job(job.error, {"X-Job-Id": job.id})
+        return failed_job_response(job.error, {"X-Job-Id": job.id})
     if not as_image:
         return await job_response(services, http, snapshot)
     if job.state is State.CANCELLED:

@@ -9,7 +9,7 @@ from fastapi import Request
 from api.delivery.events import Listener, patiently, until_done
 from api.intake.admission import IdempotencyScope, admit, draft, withdraw
 from api.intake.uploads import RequestUploads
-from api.problems import about
+from api.problems import set_job_id
 from api.services import Services
 from shared.errors import InvalidTransition, StoreUnavailable
 from shared.jobs.operations import JobSnapshot, Outcome
@@ -42,7 +42,7 @@ async def submit_and_wait(
             listener.tell(None)
             on_disconnect = "keep"
         snapshot = await _wait(services, http, listener, admission.job_id, seconds, on_disconnect)
-    about(http, admission.job_id)
+    set_job_id(http, admission.job_id)
     return snapshot or await latest(services, job, admission.job_id)
 
 

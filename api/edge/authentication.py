@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.edge.public_paths import PROBES, PUBLIC, UNCOUNTED
 from api.edge.rate_limit import REFUSAL_COST, RateLimit, client_network, request_cost
 from api.edge.signed_links import LinkSecret
-from api.problems import turned_away
+from api.problems import early_error_response
 from shared.access import api_keys
 from shared.access.api_keys import ApiKey
 from shared.errors import Forbidden, RequestError, Unauthorized
@@ -68,7 +68,7 @@ class Authentication:
             try:
                 scope.setdefault("state", {})["caller"] = await self._counted(scope)
             except RequestError as error:
-                await turned_away(error, Headers(scope=scope))(scope, receive, send)
+                await early_error_response(error, Headers(scope=scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import turned_away
+from api.problems import early_error_response
 from shared.errors import PayloadTooLarge, RequestError, UnsupportedMediaType
 
 #: The largest request without images takes 4000 characters twice, 2 KB of metadata and a few numbers.
@@ -29,7 +29,7 @@ class BodyLimit:
         headers, max_bytes = Headers(scope=scope), self._larger.get(scope["path"], MAX_JSON_BYTES)
         refused = _refused(headers, max_bytes)
         if refused is not None:
-            await turned_away(refused, headers)(scope, receive, send)
+            await early_error_response(refused, headers)(scope, receive, send)
             return
         if "transfer-encoding" in headers:
             receive, send = _bounded(receive, send, max_bytes)

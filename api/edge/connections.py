@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.edge.connection_limit import ConnectionLimit
 from api.edge.public_paths import PROBES
 from api.edge.security_headers import DEFAULTS
-from api.problems import refusal
+from api.problems import error_response
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut, TooManyConnections
 from shared.settings.http_server import HttpServerSettings
 
@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
             return
         # In the middle of an answer to an earlier request there is no place for another one.
         if self.cycle is None or self.cycle.response_complete:
-            answer = refusal(error, {"Connection": "close"})
+            answer = error_response(error, {"Connection": "close"})
             lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
             lines += [name + b": " + value for name, value in (*answer.raw_headers, *DEFAULTS)]
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(answer.body))

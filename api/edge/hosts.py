@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.edge.authentication import SAFE_METHODS
 from api.edge.public_paths import PROBES
-from api.problems import turned_away
+from api.problems import early_error_response
 from shared.errors import Forbidden, MisdirectedRequest, RequestError
 from shared.settings.http_server import HttpServerSettings
 
@@ -39,7 +39,7 @@ class HostCheck:
             headers = Headers(scope=scope)
             refused = self._refused(scope, headers)
             if refused is not None:
-                await turned_away(refused, headers)(scope, receive, send)
+                await early_error_response(refused, headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

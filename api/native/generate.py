@@ -10,7 +10,7 @@ from api.delivery.negotiation import negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, submit_and_wait
 from api.intake.admission import IdempotencyDep, IdempotencyScope
 from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.jobs.views import JobView
 
@@ -32,7 +32,7 @@ EXAMPLES = {
         "value": {"prompt": "a yellow star", "seed": 42, "num_inference_steps": 20, "label": "star-42"},
     },
 }
-SUBMIT_PROBLEMS = documented(
+SUBMIT_PROBLEMS = problem_responses(
     "unauthorized",
     "forbidden",
     "invalid-request",
@@ -47,7 +47,7 @@ SUBMIT_PROBLEMS = documented(
     "backend-unavailable",
     "store-unavailable",
 )
-FAILURES = documented(
+FAILURES = problem_responses(
     "invalid-request",
     "invalid-image",
     "not-acceptable",

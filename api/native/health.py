@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from api.edge.authentication import Caller, CallerDep
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.jobs.requests import Backend
@@ -132,7 +132,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
     )
 
 
-@router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
+@router.get("/api/backends", responses=problem_responses("unauthorized", "store-unavailable"))
 async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
     """What can make images, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
     fleet = await _seen_by(services, caller, await services.fleet_cache.get())
@@ -141,7 +141,7 @@ async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", responses=documented("unauthorized"))
+@router.get("/health", responses=problem_responses("unauthorized"))
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
     disk = await services.disk_space.seen()
@@ -188,7 +188,7 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     return {"status": status or "redis-unavailable"}
 
 
-@router.get("/info", responses=documented("unauthorized", "store-unavailable"))
+@router.get("/info", responses=problem_responses("unauthorized", "store-unavailable"))
 async def info(http: Request, services: ServicesDep) -> InfoView:
     """What this service is."""
     fleet = await services.fleet_cache.get()

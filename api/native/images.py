@@ -5,7 +5,7 @@ from fastapi.responses import FileResponse
 
 from api.delivery.image_files import serve_image
 from api.edge.authentication import CallerDep
-from api.problems import about, documented
+from api.problems import problem_responses, set_job_id
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
 
@@ -21,7 +21,7 @@ router = APIRouter(tags=["jobs"])
         206: {"description": "The part that `Range` asked for"},
         307: {"description": "The image is in a bucket, and its address there is signed for you"},
         304: {"description": "`If-None-Match` names this very image"},
-        **documented(
+        **problem_responses(
             "unauthorized",
             "invalid-request",
             "job-not-found",
@@ -36,7 +36,7 @@ router = APIRouter(tags=["jobs"])
 async def get_image(http: Request, services: ServicesDep, caller: CallerDep, job_id: str, index: int) -> Response:
     """The bytes of one image."""
     job = (await services.read_job(job_id, caller.visible_owner)).job
-    about(http, job.id)
+    set_job_id(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
         raise ImageNotFound

@@ -15,7 +15,7 @@ from api.edge.authentication import Caller, CallerDep, charge
 from api.intake.admission import IdempotencyDep, admit, draft, withdraw
 from api.intake.submissions import json_body, json_submission
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
-from api.problems import about, documented
+from api.problems import problem_responses, set_job_id
 from api.services import Services, ServicesDep
 from shared.access.links import Links
 from shared.errors import JobNotFound
@@ -26,8 +26,10 @@ from shared.jobs.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
 
-FIND_PROBLEMS = documented("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable")
-CHANGE_PROBLEMS = {**FIND_PROBLEMS, **documented("forbidden")}
+FIND_PROBLEMS = problem_responses(
+    "unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable"
+)
+CHANGE_PROBLEMS = {**FIND_PROBLEMS, **problem_responses("forbidden")}
 #: So many jobs in a list cost as much as one request about one job.
 JOBS_OF_A_REQUEST = 20
 #: Id of the one event that is told of a job whose events have lapsed.
@@ -63,7 +65,9 @@ async def show(http: Request, services: ServicesDep, caller: CallerDep, job_id: 
     return await job_response(services, http, await _found(services, http, caller, job_id))
 
 
-@router.get("/api/jobs", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable"))
+@router.get(
+    "/api/jobs", responses=problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable")
+)
 async def index(
     http: Request,
     services: ServicesDep,
@@ -85,7 +89,7 @@ async def index(
 @router.delete(
     "/api/jobs/{job_id}",
     response_model=JobView,
-    responses={**CHANGE_PROBLEMS, **documented("invalid-transition")},
+    responses={**CHANGE_PROBLEMS, **problem_responses("invalid-transition")},
 )
 async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
@@ -152,7 +156,7 @@ async def _pinned(services: Services, http: Request, caller: Caller, job_id: str
 
 async def _found(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
     snapshot = await services.read_job(job_id, caller.visible_owner)
-    about(http, job_id)
+    set_job_id(http, job_id)
     return snapshot
 
 

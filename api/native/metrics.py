@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.jobs.requests import Backend
@@ -24,7 +24,7 @@ router = APIRouter(tags=["service"])
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **documented("unauthorized", "forbidden", "rate-limited")},
+    responses={200: {"content": {"text/plain": {}}}, **problem_responses("unauthorized", "forbidden", "rate-limited")},
 )
 async def metrics(http: Request, services: ServicesDep) -> Response:
     """How the service is doing, in the text format of Prometheus.

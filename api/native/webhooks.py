@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.edge.authentication import CallerDep
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import ServicesDep
 from shared.errors import WebhookNotFound
 from shared.jobs.requests import WebhookEvent
@@ -33,7 +33,7 @@ class WebhookListView(BaseModel):
 
 
 @router.get(
-    "/api/webhooks", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable")
+    "/api/webhooks", responses=problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable")
 )
 async def index(
     services: ServicesDep,
@@ -50,7 +50,7 @@ async def index(
 @router.post(
     "/api/webhooks/{webhook_id}/redeliver",
     status_code=202,
-    responses=documented(
+    responses=problem_responses(
         "unauthorized", "forbidden", "invalid-request", "webhook-not-found", "rate-limited", "store-unavailable"
     ),
 )
