@@ -1,4 +1,4 @@
-"""The API's process entry: reads the environment, serves."""
+"""Starts the API process: reads the environment, serves."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from api.app import create_app
 from api.delivery.events import EventHub
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
-from api.edge.connection_limit import ConnectionLimit, files_allowed
+from api.edge.connection_limit import ConnectionLimit, raise_file_limit
 from api.edge.connections import Config
 from api.edge.rate_limit import RateLimit
 from api.edge.request_metrics import RequestMetrics
@@ -40,7 +40,7 @@ from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
 from shared.workers.records import Workers
 
-#: Seconds that open requests get to finish when the process is told to stop.
+#: Seconds that open requests get to finish once the process must stop.
 GRACE_SECONDS = 10
 
 
@@ -96,7 +96,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
 
 
 class Server(uvicorn.Server):
-    """Lets go of those who wait as soon as it is told to stop: synchronous callers get their 202, streams end."""
+    """Releases waiting callers as soon as it must stop: synchronous calls get 202, event streams end."""
 
     def __init__(self, config: uvicorn.Config, hub: EventHub) -> None:
         super().__init__(config)
@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    # All that was imported stays: looking through it for garbage would stop every answer for 0.05 s now and then.
+    # Imported objects stay for good. Scanning them for garbage would now and then delay every answer by 0.05 s.
     gc.freeze()
     try:
         settings = load(ApiSettings)
@@ -122,11 +122,11 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(error.detail)
     limits = settings.max_connections, settings.max_connections_per_address
-    crowd = ConnectionLimit(*limits, settings.trusted_proxies, files_allowed())
+    connection_limit = ConnectionLimit(*limits, settings.trusted_proxies, raise_file_limit())
     config = Config(
         app,
         settings,
-        crowd,
+        connection_limit,
         host=settings.host,
         port=settings.port,
         log_config=None,
