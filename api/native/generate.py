@@ -1,4 +1,4 @@
-"""The calls that make images: submit, wait, hand over."""
+"""The routes that generate images and wait for them."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ router = APIRouter(tags=["generate"])
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
     "changed": {
-        "summary": "From an image, the smallest there is",
+        "summary": "From an image (here the smallest possible one)",
         "value": {
             "prompt": "a red heart on a blue background",
             "image": "data:image/png;base64,"
@@ -28,7 +28,7 @@ EXAMPLES = {
         },
     },
     "reproducible": {
-        "summary": "The same image every time",
+        "summary": "Reproducible with a seed",
         "value": {"prompt": "a yellow star", "seed": 42, "num_inference_steps": 20, "label": "star-42"},
     },
 }
@@ -47,7 +47,7 @@ SUBMIT_PROBLEMS = problem_responses(
     "backend-unavailable",
     "store-unavailable",
 )
-FAILURES = problem_responses(
+JOB_PROBLEMS = problem_responses(
     "invalid-request",
     "invalid-image",
     "not-acceptable",
@@ -66,23 +66,25 @@ FAILURES = problem_responses(
     "internal-error",
 )
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
+GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The finished job, or with `Accept: image/*` the bytes of its first image",
         "content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}},
     },
-    202: {"description": "Not finished in time: the job goes on at `Location`", "model": JobView},
+    202: {"description": "Not finished in time; the job continues, and `Location` has its address", "model": JobView},
     **SUBMIT_PROBLEMS,
-    **FAILURES,
+    **JOB_PROBLEMS,
 }
 
-Accept = Annotated[str, Header(description="`image/*` answers the bytes of the image")]
-Prefer = Annotated[str, Header(description="`wait=N`: answer 202 after N seconds", examples=["wait=30"])]
+Accept = Annotated[str, Header(description="With `image/*` the answer is the image itself")]
+Prefer = Annotated[
+    str, Header(description="`wait=N`: answer 202 if the job takes longer than N seconds", examples=["wait=30"])
+]
 
 
 @dataclass(frozen=True)
 class AnswerPreferences:
-    """How a caller wants to be answered."""
+    """The answer that a caller wants."""
 
     accept: str
     prefer: str
@@ -92,7 +94,7 @@ class AnswerPreferences:
 async def _preferences(
     accept: Accept = "*/*",
     prefer: Prefer = "",
-    on_disconnect: Annotated[OnDisconnect, Query(description="What becomes of the job if you leave")] = "keep",
+    on_disconnect: Annotated[OnDisconnect, Query(description="Whether to cancel the job if you disconnect")] = "keep",
 ) -> AnswerPreferences:
     return AnswerPreferences(accept, prefer, on_disconnect)
 
@@ -100,23 +102,35 @@ async def _preferences(
 AnswerPreferencesDep = Annotated[AnswerPreferences, Depends(_preferences)]
 
 
-@router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
-async def txt2img(
+@router.post(
+    "/api/txt2img",
+    operation_id="textToImage",
+    response_model=JobView,
+    responses=GENERATION_RESPONSES,
+    openapi_extra=json_body(EXAMPLES),
+)
+async def text_to_image(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep
 ) -> Response:
-    """Make images and wait for them."""
+    """Generate images from a prompt and wait for them."""
     async with json_submission(http, services) as submission:
         return await _generate(http, services, submission, repetition, preferences)
 
 
-@router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
-async def img2img(
+@router.post(
+    "/api/img2img",
+    operation_id="imageToImage",
+    response_model=JobView,
+    responses=GENERATION_RESPONSES,
+    openapi_extra=form_body(),
+)
+async def image_to_image(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep
 ) -> Response:
-    """Make images from an image and wait for them.
+    """Generate images from an image and wait for them.
 
-    The image is the file part `image` of a form, several are several such parts; `mask` is another. The other fields
-    are parts of the form or parameters of the query. JSON as for `/api/txt2img` is taken as well.
+    The body is a form: each file part `image` is an input image, and the file part `mask` is the mask. All other
+    fields are parts of the form or parameters of the query. JSON as for `/api/txt2img` is accepted too.
     """
     async with image_submission(http, services) as submission:
         return await _generate(http, services, submission, repetition, preferences)

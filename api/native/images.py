@@ -1,4 +1,4 @@
-"""The bytes of an image."""
+"""The route that sends the bytes of one image."""
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
@@ -15,12 +15,13 @@ router = APIRouter(tags=["jobs"])
 @router.head("/api/jobs/{job_id}/images/{index}", include_in_schema=False)
 @router.get(
     "/api/jobs/{job_id}/images/{index}",
+    operation_id="getImage",
     response_class=FileResponse,
     responses={
         200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}},
-        206: {"description": "The part that `Range` asked for"},
-        307: {"description": "The image is in a bucket, and its address there is signed for you"},
-        304: {"description": "`If-None-Match` names this very image"},
+        206: {"description": "The requested `Range`"},
+        307: {"description": "The image is in a bucket; `Location` is a signed link to it"},
+        304: {"description": "`If-None-Match` names this image"},
         **problem_responses(
             "unauthorized",
             "invalid-request",
