@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header
 
-from api.delivery.events import read
+from api.delivery.events import read_job
 from api.edge.authentication import Caller, CallerDep
 from api.intake.uploads import RequestUploads
 from api.services import Services
@@ -177,7 +177,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
         asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
         if asked is None:
             raise JobNotFound
-        snapshot = await read(services.store, services.jobs, job_id)
+        snapshot = await read_job(services.store, services.jobs, job_id)
         job = snapshot.job
         match job.state:
             case State.RUNNING:

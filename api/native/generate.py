@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
-from api.delivery.events import Listener, patiently, read, until_done
+from api.delivery.events import Listener, read_job, retry_until_available, wait_until_done
 from api.delivery.image_files import is_known
 from api.intake.admission import IdempotencyDep, IdempotencyScope, admit, draft, withdraw
 from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
@@ -145,7 +145,7 @@ async def _made(
         if admission.outcome is not Outcome.CREATED:
             listener = listening.enter_context(services.hub.listen(admission.job_id))
             # It may have ended before anybody listened, and somebody else may wait for it too.
-            listener.tell(None)
+            listener.notify(None)
             on_disconnect = "keep"
         snapshot = await _outcome(services, http, listener, admission.job_id, budget, on_disconnect)
     about(http, admission.job_id)
@@ -192,7 +192,7 @@ async def _outcome(
     services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: Leaving
 ) -> JobSnapshot | None:
     """The finished job, or None when time is up, the caller has left or this process ends: the job goes on."""
-    waiting = asyncio.ensure_future(until_done(services.store, services.jobs, listener, job_id))
+    waiting = asyncio.ensure_future(wait_until_done(services.store, services.jobs, listener, job_id))
     leaving = asyncio.ensure_future(_gone(http))
     closing = asyncio.ensure_future(services.hub.closing.wait())
     try:
@@ -211,7 +211,7 @@ async def _cancel(services: Services, job_id: str) -> None:
     """For a caller that is gone, and so cannot ask again: repeated while the store is away, for a time."""
     with suppress(InvalidTransition, TimeoutError):
         async with asyncio.timeout(CANCEL_SECONDS):
-            await patiently(lambda: withdraw(services, job_id))
+            await retry_until_available(lambda: withdraw(services, job_id))
 
 
 async def _gone(http: Request) -> None:
@@ -223,7 +223,7 @@ async def handed_over(services: Services, http: Request, drafted: JobSnapshot, j
     """202: where the job is to be found. It was accepted, so a store that has gone away since is no problem."""
     snapshot = replace(drafted, job=drafted.job.model_copy(update={"id": job_id}))
     with suppress(StoreUnavailable):
-        snapshot = await read(services.store, services.jobs, job_id)
+        snapshot = await read_job(services.store, services.jobs, job_id)
     return await handed_over_as(services, http, snapshot)
 
 

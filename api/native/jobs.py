@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api.delivery.events import follow, patiently, read, server_sent
+from api.delivery.events import format_event, job_events, read_job, retry_until_available
 from api.edge.authentication import Caller, CallerDep, charge
 from api.intake.admission import IdempotencyDep, admit, draft, withdraw
 from api.intake.submissions import json_body, json_submission
@@ -172,16 +172,16 @@ async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: L
     with services.hub.listen(job_id) as listener:
         if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
             # The events have lapsed; the record tells the end.
-            yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, links))
+            yield format_event(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return
-        async for event in follow(services.store, services.jobs, listener, job_id, last):
+        async for event in job_events(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type in ("done", "state"):
-                snapshot = await patiently(lambda: read(services.store, services.jobs, job_id))
+                snapshot = await retry_until_available(lambda: read_job(services.store, services.jobs, job_id))
                 wait = await estimated_wait(services, snapshot)
                 place = snapshot.queue_position if event.data == State.QUEUED else None
-                yield server_sent(event, _job_json(snapshot, links), place, wait)
+                yield format_event(event, _job_json(snapshot, links), place, wait)
             else:
-                yield server_sent(event)
+                yield format_event(event)
 
 
 def _job_json(snapshot: JobSnapshot, links: Links) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from api.delivery.events import patiently, read
+from api.delivery.events import read_job, retry_until_available
 from shared.jobs.operations import Jobs
 from shared.redis.store import AsyncStore, connect_async
 from tests.api.native.test_jobs import submit
@@ -128,7 +128,7 @@ def test_who_asks_for_an_accepted_job_while_the_store_is_away_waits_for_it(valke
 
     async def patient() -> str:
         store = AsyncStore(connect_async(valkey.url))
-        asking = asyncio.create_task(patiently(lambda: read(store, jobs, job["id"])))
+        asking = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
         await asyncio.wait({asking}, timeout=0.1)
         await asyncio.to_thread(valkey.start)
         try:
