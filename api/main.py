@@ -66,7 +66,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
         watch=FleetWatch(store, Workers(settings.redis_prefix), clock),
         clock=clock,
-        unsure=UnconfirmedJobs(store, jobs),
+        unconfirmed=UnconfirmedJobs(store, jobs),
         disk=disk,
         intake=UploadStore(
             images.inputs,

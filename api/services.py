@@ -76,7 +76,7 @@ class Services:
     hub: EventHub
     watch: FleetWatch
     clock: StoreClock
-    unsure: UnconfirmedJobs
+    unconfirmed: UnconfirmedJobs
     disk: DiskSpace
     intake: UploadStore
     link_secret: LinkSecret

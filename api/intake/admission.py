@@ -59,7 +59,7 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
-    def of(self, request: GenerationRequest) -> IdempotencyKey:
+    def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """How this request would be recognised.
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
@@ -97,7 +97,7 @@ async def _repetition(
 IdempotencyDep = Annotated[IdempotencyScope, Depends(_repetition)]
 
 
-async def draft(
+async def prepare_job(
     services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
 ) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
@@ -131,14 +131,14 @@ async def draft(
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(
+async def admit_job(
     services: Services, job: Job, expected_ms: int, repeat: IdempotencyKey, uploads: RequestUploads
 ) -> Admission:
     """Accept the job: from here on it is not lost.
 
     Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
     """
-    await services.unsure.settle(repeat)
+    await services.unconfirmed.settle(repeat)
     if job.request.image:
         await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
     await uploads.keep(job)
@@ -147,7 +147,7 @@ async def admit(
     except StoreUnavailable:
         # Its images stay, and the housekeeper removes them if there is no such job.
         if repeat.on_repeat is OnDuplicate.UNSURE:
-            services.unsure.add(repeat, job.id)
+            services.unconfirmed.add(repeat, job.id)
         raise Unconfirmed(job.id) from None
     if admission.outcome is not Outcome.CREATED:
         await services.intake.discard(job)
@@ -170,7 +170,7 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Idempo
     return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 
-async def withdraw(services: Services, job_id: str) -> JobSnapshot:
+async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
     cancelled: Job | None = None
     while True:

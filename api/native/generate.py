@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.events import Listener, read_job, retry_until_available, wait_until_done
 from api.delivery.image_files import is_known
-from api.intake.admission import IdempotencyDep, IdempotencyScope, admit, draft, withdraw
+from api.intake.admission import IdempotencyDep, IdempotencyScope, admit_job, cancel_job, prepare_job
 from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
 from api.native.images import serve_image
 from api.problems import about, documented, failed_job
@@ -135,12 +135,12 @@ async def _made(
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
     base_url, size = services.base_url(http), submission.uploads.size(request)
-    job, expected_ms = await draft(services, repetition.caller, request, base_url, size)
+    job, expected_ms = await prepare_job(services, repetition.caller, request, base_url, size)
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
     with ExitStack() as listening:
         # From before it is accepted: then nothing of it can be missed, and its record is read once, at its end.
         listener = listening.enter_context(services.hub.listen(job.id))
-        admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
+        admission = await admit_job(services, job, expected_ms, repetition.key_for(request), submission.uploads)
         on_disconnect = wish.on_disconnect
         if admission.outcome is not Outcome.CREATED:
             listener = listening.enter_context(services.hub.listen(admission.job_id))
@@ -211,7 +211,7 @@ async def _cancel(services: Services, job_id: str) -> None:
     """For a caller that is gone, and so cannot ask again: repeated while the store is away, for a time."""
     with suppress(InvalidTransition, TimeoutError):
         async with asyncio.timeout(CANCEL_SECONDS):
-            await retry_until_available(lambda: withdraw(services, job_id))
+            await retry_until_available(lambda: cancel_job(services, job_id))
 
 
 async def _gone(http: Request) -> None:

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.events import format_event, job_events, read_job, retry_until_available
 from api.edge.authentication import Caller, CallerDep, charge
-from api.intake.admission import IdempotencyDep, admit, draft, withdraw
+from api.intake.admission import IdempotencyDep, admit_job, cancel_job, prepare_job
 from api.intake.submissions import json_body, json_submission
 from api.native.generate import (
     EXAMPLES,
@@ -51,8 +51,8 @@ async def create(http: Request, services: ServicesDep, repetition: IdempotencyDe
     """Accept a job and answer at once; its images come later."""
     async with json_submission(http, services) as submission:
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
-        job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
-        admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
+        job, expected_ms = await prepare_job(services, repetition.caller, request, base_url, uploads.size(request))
+        admission = await admit_job(services, job, expected_ms, repetition.key_for(request), uploads)
     if admission.outcome is not Outcome.CREATED:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
@@ -96,7 +96,7 @@ async def index(
 async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel: a queued job at once, a running one at its next step. A finished one is answered 409."""
     await _found(services, http, caller, job_id)
-    return await job_answer(services, http, await withdraw(services, job_id))
+    return await job_answer(services, http, await cancel_job(services, job_id))
 
 
 @router.put("/api/jobs/{job_id}/pin", response_model=JobView, responses=CHANGE_PROBLEMS)

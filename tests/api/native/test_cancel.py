@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from api.intake.admission import withdraw
+from api.intake.admission import cancel_job
 from api.main import create_services
 from shared.jobs.operations import Verdict
 from shared.jobs.states import State
@@ -77,7 +77,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
                 return told
 
         client = services.store.client
-        snapshot = await withdraw(replace(services, store=Raced(client)), job_id)
+        snapshot = await cancel_job(replace(services, store=Raced(client)), job_id)
         await client.connection_pool.disconnect()
         assert worker.run(services.jobs.report(snapshot.job, None, "")) is Verdict.CANCEL
         return snapshot.job.state
