@@ -113,7 +113,7 @@ async def prepare_job(
             "priority (name:key:priority in SD_API_KEY)."
         )
     _check_receiver(services, request)
-    await services.disk.require_room()
+    await services.disk.require_space()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
     fleet = await services.watch.fleet()

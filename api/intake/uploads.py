@@ -47,7 +47,7 @@ class UploadStore:
     @asynccontextmanager
     async def file(self, staged: StagingArea) -> AsyncIterator[Upload]:
         """A file that goes at the end, unless it became an image. Raises StorageFull and StorageUnavailable."""
-        await self._disk.require_room()
+        await self._disk.require_space()
         with await asyncio.to_thread(staged.receive) as arriving:
             yield arriving
 

@@ -144,7 +144,7 @@ async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
 @router.get("/health", responses=documented("unauthorized"))
 async def health(services: ServicesDep) -> HealthView:
     """Everything at a glance. Always 200: `status` says how it is."""
-    disk = await services.disk.seen()
+    disk = await services.disk.usage()
     try:
         fleet = await services.watch.fleet()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
@@ -154,7 +154,7 @@ async def health(services: ServicesDep) -> HealthView:
         statuses, reasons, downloads = {}, {}, {}
     default = services.settings.fallback_backend
     return HealthView(
-        status=_overall(statuses.get(default), await services.disk.has_room()),
+        status=_overall(statuses.get(default), await services.disk.has_space()),
         version=services.version,
         redis=bool(statuses),
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),

@@ -37,7 +37,7 @@ async def metrics(http: Request, services: ServicesDep) -> Response:
         families = [_up(services, 1), *_common(services, await services.watch.fleet(), told)]
     except StoreUnavailable:
         families = [_up(services, 0)]
-    families += [*_own(services, await services.disk.seen()), *services.traffic.collect()]
+    families += [*_own(services, await services.disk.usage()), *services.traffic.collect()]
     encode, media_type = choose_encoder(http.headers.get("accept", ""))
     return Response(encode(_Families(families)), headers={"Content-Type": media_type})
 
