@@ -9,7 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.edge.body_limit import MAX_JSON_BYTES
-from api.intake.json_body import received
+from api.intake.json_body import body_chunks
 from shared.errors import InvalidRequest, PayloadTooLarge
 
 #: Every field of a request and as many images as may come, with room for those that are sent twice by mistake.
@@ -75,7 +75,7 @@ class MultipartForm:
 
     async def _read(self) -> AsyncIterator[Part | bytearray | End]:
         try:
-            async for chunk in received(self._http):
+            async for chunk in body_chunks(self._http):
                 self._parser.write(chunk)
                 for event in self._happened:
                     yield event

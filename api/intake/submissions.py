@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from api.edge.authentication import charge
 from api.edge.rate_limit import FETCHED
 from api.field_errors import no_such_field
-from api.intake.fetching import SECONDS
-from api.intake.image_sources import decoded, is_address
-from api.intake.json_body import MOST_VALUES, is_small, media_type, parsed, read_json, received, received_json
+from api.intake.fetching import FETCH_SECONDS
+from api.intake.image_sources import decode_image, is_url
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, media_type, parse_body, parse_json
 from api.intake.json_uploads import Base64Decoder, JsonUploadReader
 from api.intake.multipart_form import MultipartForm, Part
 from api.intake.uploads import RequestUploads, UploadWriter
@@ -82,14 +82,14 @@ def _checked(fields: Any) -> GenerationRequest:
 async def _from_json(http: Request, uploads: RequestUploads) -> GenerationRequest:
     """The request, with references in the place of images."""
     async with AsyncExitStack() as exits:
-        lifting = JsonUploadReader(lambda: uploads.begin(exits), MOST_VALUES)
+        lifting = JsonUploadReader(lambda: uploads.begin(exits), MAX_VALUES)
         if is_small(http):
-            fields = parsed(b"".join([piece async for piece in received_json(http)]))
+            fields = parse_body(b"".join([piece async for piece in json_chunks(http)]))
         else:
-            fields = parsed(await lifting.read(received(http)))
+            fields = parse_body(await lifting.read(body_chunks(http)))
         sources = _sources(fields)
         for source in sources:
-            if not is_address(source.text):
+            if not is_url(source.text):
                 source.replace(await _stored(source, lifting.lifted.get(source.text), uploads))
     return await _fetched(http, fields, sources, uploads)
 
@@ -97,7 +97,7 @@ async def _from_json(http: Request, uploads: RequestUploads) -> GenerationReques
 async def _stored(source: "_Source", long: Base64Decoder[UploadWriter] | None, uploads: RequestUploads) -> str:
     """The reference to what is no address."""
     if long is None:
-        data = decoded(source.text, uploads.max_bytes, source.pointer)
+        data = decode_image(source.text, uploads.max_bytes, source.pointer)
         return await uploads.take(_whole(data), source.pointer)
     if long.wrong:
         raise _wrong(source.pointer, long.wrong)
@@ -108,10 +108,10 @@ async def _fetched(
     http: Request, fields: Any, sources: Sequence["_Source"], uploads: RequestUploads
 ) -> GenerationRequest:
     """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
-    addresses = {source: source.text for source in sources if is_address(source.text)}
+    addresses = {source: source.text for source in sources if is_url(source.text)}
     for source in addresses:
         source.replace(TO_COME)
-    request, end = _checked(fields), time.monotonic() + SECONDS
+    request, end = _checked(fields), time.monotonic() + FETCH_SECONDS
     if addresses:
         await charge(http, FETCHED * len(addresses))
     for source, url in addresses.items():
@@ -216,7 +216,7 @@ def _structure(name: str, told: list[str]) -> Any:
     if len(told) > 1 or told[0].strip()[:1] not in ("{", "["):
         return [entry.strip() for text in told for entry in text.split(",")]
     try:
-        return read_json(told[0].encode())
+        return parse_json(told[0].encode())
     except ValueError:
         raise _wrong(f"/{name}", "is not valid JSON") from None
 

@@ -203,8 +203,8 @@ def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
 
 
 def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "MOST_THREADS", 1)
-    monkeypatch.setattr(fetching, "MOST_SECONDS_IN_LINE", 0.2)
+    monkeypatch.setattr(fetching, "MAX_THREADS", 1)
+    monkeypatch.setattr(fetching, "MAX_QUEUED_SECONDS", 0.2)
     fetcher = ImageFetcher(OutboundClient([origin(shown)]))
 
     async def ask(seconds: float) -> None:
