@@ -68,7 +68,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),
         disk=disk,
-        intake=UploadStore(
+        uploads=UploadStore(
             images.inputs,
             disk,
             ImageFetcher(guard),

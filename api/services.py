@@ -78,7 +78,7 @@ class Services:
     clock: StoreClock
     unconfirmed: UnconfirmedJobs
     disk: DiskSpace
-    intake: UploadStore
+    uploads: UploadStore
     link_secret: LinkSecret
     rate_limit: RateLimit
     streams: StreamLimit

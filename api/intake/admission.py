@@ -141,7 +141,7 @@ async def admit_job(
     await services.unconfirmed.settle(repeat)
     if job.request.image:
         await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
-    await uploads.keep(job)
+    await uploads.move_to_job(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
@@ -150,7 +150,7 @@ async def admit_job(
             services.unconfirmed.add(repeat, job.id)
         raise Unconfirmed(job.id) from None
     if admission.outcome is not Outcome.CREATED:
-        await services.intake.discard(job)
+        await services.uploads.discard(job)
     match admission.outcome:
         case Outcome.FULL:
             raise QueueFull
@@ -188,11 +188,11 @@ async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(services.clock.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
-                    await services.intake.discard(job)
+                    await services.uploads.discard(job)
                     return JobSnapshot(cancelled)
             case State.CANCELLED if job == cancelled:
                 # By this very call: the answer was lost, and the store says no to who asks it again.
-                await services.intake.discard(job)
+                await services.uploads.discard(job)
                 return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")

@@ -47,7 +47,7 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     _require_plain(http)
-    async with services.intake.open() as uploads:
+    async with services.uploads.open_request() as uploads:
         yield Submission(await _from_json(http, uploads), uploads)
 
 
@@ -57,7 +57,7 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
     if media_type(http) not in (FORM, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
     _require_plain(http)
-    async with services.intake.open() as uploads:
+    async with services.uploads.open_request() as uploads:
         read = _from_form if media_type(http) == FORM else _from_json
         request = await read(http, uploads)
         if not request.image:
@@ -82,7 +82,7 @@ def _checked(fields: Any) -> GenerationRequest:
 async def _from_json(http: Request, uploads: RequestUploads) -> GenerationRequest:
     """The request, with references in the place of images."""
     async with AsyncExitStack() as exits:
-        lifting = JsonUploadReader(lambda: uploads.begin(exits), MAX_VALUES)
+        lifting = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
         if is_small(http):
             fields = parse_body(b"".join([piece async for piece in json_chunks(http)]))
         else:
@@ -98,7 +98,7 @@ async def _stored(source: "_Source", long: Base64Decoder[UploadWriter] | None, u
     """The reference to what is no address."""
     if long is None:
         data = decode_image(source.text, uploads.max_bytes, source.pointer)
-        return await uploads.take(_whole(data), source.pointer)
+        return await uploads.store(_whole(data), source.pointer)
     if long.wrong:
         raise _wrong(source.pointer, long.wrong)
     return await uploads.finish(long.target, source.pointer)
@@ -171,7 +171,7 @@ async def _from_form(http: Request, uploads: RequestUploads) -> GenerationReques
         field = IMAGES.get(part.name)
         # Without a file name: a field, or what browsers send for an image that nobody chose.
         if field is not None and part.file_name:
-            images[field].append(await uploads.take(form.data(), f"/{field}"))
+            images[field].append(await uploads.store(form.data(), f"/{field}"))
         else:
             texts[field or part.name].append(await _text(form, part))
     for name in ("image", "mask"):

@@ -134,7 +134,7 @@ async def _made(
     http: Request, services: Services, submission: Submission, repetition: IdempotencyScope, wish: AnswerPreferences
 ) -> Response:
     wants_bytes, request = negotiate(wish.accept, submission.request)
-    base_url, size = services.base_url(http), submission.uploads.size(request)
+    base_url, size = services.base_url(http), submission.uploads.first_image_size(request)
     job, expected_ms = await prepare_job(services, repetition.caller, request, base_url, size)
     budget = wait_seconds(wish.prefer, services.settings.sync_timeout_seconds)
     with ExitStack() as listening:

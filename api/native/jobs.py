@@ -51,7 +51,9 @@ async def create(http: Request, services: ServicesDep, repetition: IdempotencyDe
     """Accept a job and answer at once; its images come later."""
     async with json_submission(http, services) as submission:
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
-        job, expected_ms = await prepare_job(services, repetition.caller, request, base_url, uploads.size(request))
+        job, expected_ms = await prepare_job(
+            services, repetition.caller, request, base_url, uploads.first_image_size(request)
+        )
         admission = await admit_job(services, job, expected_ms, repetition.key_for(request), uploads)
     if admission.outcome is not Outcome.CREATED:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)
