@@ -72,7 +72,7 @@ class Services:
     store: AsyncStore
     jobs: Jobs
     images: ImageStore
-    inline: InlineImages
+    inline_images: InlineImages
     hub: EventHub
     watch: FleetWatch
     clock: StoreClock
@@ -81,7 +81,7 @@ class Services:
     uploads: UploadStore
     link_secret: LinkSecret
     rate_limit: RateLimit
-    streams: StreamLimit
+    stream_limit: StreamLimit
     traffic: RequestMetrics
     tracing: Tracing
     webhooks: Webhooks

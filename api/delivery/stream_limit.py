@@ -15,12 +15,12 @@ class StreamLimit:
         self._open: Counter[str] = Counter()
 
     @property
-    def open(self) -> int:
+    def open_streams(self) -> int:
         """Of all accounts together."""
         return self._open.total()
 
     @contextmanager
-    def place(self, account: str) -> Iterator[None]:
+    def slot(self, account: str) -> Iterator[None]:
         """Raises RateLimited."""
         if self._open[account] >= self._most:
             raise RateLimited("As many event streams are open as may be; close one first.", RETRY_SECONDS)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.events import Listener, read_job, retry_until_available, wait_until_done
-from api.delivery.image_files import is_known
+from api.delivery.image_files import client_has
 from api.intake.admission import IdempotencyDep, IdempotencyScope, admit_job, cancel_job, prepare_job
 from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
 from api.native.images import serve_image
@@ -252,16 +252,16 @@ async def job_answer(services: Services, http: Request, snapshot: JobSnapshot) -
     job = snapshot.job
     shown = await view(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
-    images = await services.inline.present(job) if inline else []
+    images = await services.inline_images.available(job) if inline else []
     body, headers = shown.model_dump_json().encode(), {"X-Job-Id": job.id}
     if job.state.is_terminal:
         # Images never change; all else is in the body. A file may be gone.
         present = " ".join(str(image.index) for image in images)
         headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
-        if is_known(headers["ETag"], http):
+        if client_has(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
-        return services.inline.answer(job, shown, images, headers)
+        return services.inline_images.response(job, shown, images, headers)
     return Response(body, headers=headers, media_type="application/json")
 
 

@@ -115,7 +115,7 @@ async def unpin(http: Request, services: ServicesDep, caller: CallerDep, job_id:
 
 async def _stream_place(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Taken until the stream has ended."""
-    with services.streams.place(caller.account):
+    with services.stream_limit.slot(caller.account):
         yield
 
 
