@@ -12,8 +12,9 @@ from api.edge.body_limit import MAX_JSON_BYTES
 from api.intake.json_body import body_chunks
 from shared.errors import InvalidRequest, PayloadTooLarge
 
+FORM_MEDIA_TYPE = "multipart/form-data"
 #: Every field of a request and as many images as may come, with room for those that are sent twice by mistake.
-MOST_PARTS = 64
+MAX_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class MultipartForm:
         async for event in self._events:
             if isinstance(event, Part):
                 number += 1
-                if number > MOST_PARTS:
-                    raise InvalidRequest(f"The form may have at most {MOST_PARTS} parts.")
+                if number > MAX_PARTS:
+                    raise InvalidRequest(f"The form may have at most {MAX_PARTS} parts.")
                 yield event
 
     async def data(self) -> AsyncIterator[bytes]:

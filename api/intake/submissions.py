@@ -18,14 +18,13 @@ from api.intake.fetching import FETCH_SECONDS
 from api.intake.image_sources import decode_image, is_url
 from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, media_type, parse_body, parse_json
 from api.intake.json_uploads import Base64Decoder, JsonUploadReader
-from api.intake.multipart_form import MultipartForm, Part
+from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm, Part
 from api.intake.uploads import RequestUploads, UploadWriter
 from api.problems import pointer
 from api.services import Services
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
-FORM = "multipart/form-data"
 #: Names of parts that are images, and the fields that they make. Some clients mark lists with brackets.
 IMAGES = {"image": "image", "image[]": "image", "mask": "mask"}
 SEND_IMAGES = "; send an image as a file part with the name image"
@@ -54,11 +53,11 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
 @asynccontextmanager
 async def image_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
     """The same for a request that has to bring an image, and may be a form."""
-    if media_type(http) not in (FORM, "application/json"):
-        raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
+    if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
+        raise UnsupportedMediaType(f"Send the request as {FORM_MEDIA_TYPE}, or as JSON.")
     _require_plain(http)
     async with services.uploads.open_request() as uploads:
-        read = _from_form if media_type(http) == FORM else _from_json
+        read = _from_form if media_type(http) == FORM_MEDIA_TYPE else _from_json
         request = await read(http, uploads)
         if not request.image:
             raise _wrong("/image", "is missing: send the image as a file part of this name")
@@ -235,24 +234,3 @@ def _structured() -> frozenset[str]:
 STRUCTURED = _structured() - {"image"}
 #: Of the query: what is said to the call and not of the image.
 NO_FIELDS = frozenset({"on_disconnect"})
-
-
-def json_body(examples: Mapping[str, Any]) -> dict[str, Any]:
-    """For `openapi_extra`: what JsonSubmission reads."""
-    schema = {"$ref": "#/components/schemas/GenerationRequest"}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
-    }
-
-
-def form_body() -> dict[str, Any]:
-    """For `openapi_extra`: what ImageSubmission reads."""
-    schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    file = {"type": "string", "format": "binary"}
-    images: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
-    fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
-    for name in images:
-        fields[name].pop("anyOf")
-    form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
-    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
-    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, "application/json": json}}}

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from api.delivery.events import Listener, read_job, retry_until_available, wait_until_done
 from api.delivery.image_files import client_has
 from api.intake.admission import IdempotencyDep, IdempotencyScope, admit_job, cancel_job, prepare_job
-from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
+from api.intake.openapi_bodies import form_request_body, json_request_body
+from api.intake.submissions import Submission, image_submission, json_submission
 from api.native.images import serve_image
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
@@ -108,7 +109,7 @@ async def _wish(accept: Accept = "*/*", prefer: Prefer = "", on_disconnect: OnDi
 AnswerPreferencesDep = Annotated[AnswerPreferences, Depends(_wish)]
 
 
-@router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_body(EXAMPLES))
+@router.post("/api/txt2img", response_model=JobView, responses=RESPONSES, openapi_extra=json_request_body(EXAMPLES))
 async def txt2img(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, wish: AnswerPreferencesDep
 ) -> Response:
@@ -117,7 +118,7 @@ async def txt2img(
         return await _made(http, services, submission, repetition, wish)
 
 
-@router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_body())
+@router.post("/api/img2img", response_model=JobView, responses=RESPONSES, openapi_extra=form_request_body())
 async def img2img(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, wish: AnswerPreferencesDep
 ) -> Response:

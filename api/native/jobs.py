@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from api.delivery.events import format_event, job_events, read_job, retry_until_available
 from api.edge.authentication import Caller, CallerDep, charge
 from api.intake.admission import IdempotencyDep, admit_job, cancel_job, prepare_job
-from api.intake.submissions import json_body, json_submission
+from api.intake.openapi_bodies import json_request_body
+from api.intake.submissions import json_submission
 from api.native.generate import (
     EXAMPLES,
     SUBMIT_PROBLEMS,
@@ -45,7 +46,7 @@ LAPSED_END = "0-1"
     status_code=202,
     response_model=JobView,
     responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
-    openapi_extra=json_body(EXAMPLES),
+    openapi_extra=json_request_body(EXAMPLES),
 )
 async def create(http: Request, services: ServicesDep, repetition: IdempotencyDep) -> Response:
     """Accept a job and answer at once; its images come later."""
