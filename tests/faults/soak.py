@@ -26,10 +26,11 @@ import redis.exceptions
 
 from shared.jobs.requests import Job
 from shared.jobs.states import State
-from tests.faults.invariant import Invariant, until
+from tests.faults.invariant import Invariant
 from tests.faults.processes import MortalValkey, child_of, kill_whole
 from tests.faults.service import Service
 from tests.faults.tally import Tally, broken, report, shares, table, unfair
+from tests.polling import wait_until
 from tests.stack import START_SECONDS
 from tests.worker.engines.bfl.provider import KEY, Provider, provider
 
@@ -92,7 +93,7 @@ class Soak:
                 return not invariant.busy()
             return False
 
-        await asyncio.to_thread(until, done, invariant.busy, QUIET_SECONDS)
+        await asyncio.to_thread(wait_until, done, invariant.busy, QUIET_SECONDS)
 
     # Callers
 

@@ -17,9 +17,10 @@ import requests
 from shared.jobs.states import State
 from tests.api.problem import assert_problem
 from tests.api.waiting import waiting
-from tests.faults.invariant import Invariant, until
+from tests.faults.invariant import Invariant
 from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
+from tests.polling import wait_until
 
 LEAVERS = 250
 MOST_QUEUED = 50
@@ -124,10 +125,10 @@ def test_callers_that_leave_leave_nothing_behind(without_worker: Service) -> Non
     with ExitStack() as stack:
         for what in ["cancel", "keep"] * LEAVERS:
             stack.enter_context(waiting(service.api.url, what))
-        until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
+        wait_until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
 
-    until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
-    until(lambda: process.num_fds() <= before + POOL)
+    wait_until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
+    wait_until(lambda: process.num_fds() <= before + POOL)
     assert len(ids(service, State.QUEUED)) == LEAVERS
     assert connections(service) <= clients + POOL
     assert service.api.get("/health/live").status_code == 200

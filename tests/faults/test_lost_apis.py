@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.faults.invariant import Invariant, until
+from tests.faults.invariant import Invariant
 from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
+from tests.polling import wait_until
 from tests.stack import Api
 
 SECONDS = 2.0
@@ -50,7 +51,7 @@ def asked(callers: ThreadPoolExecutor, apis: Service, count: int) -> list[tuple[
     keys = [str(uuid.uuid4()) for _ in range(count)]
     calls = [(key, callers.submit(ask, first, key)) for key in keys]
     for key in keys:
-        until(lambda key=key: jobs(second, key))  # type: ignore[misc]
+        wait_until(lambda key=key: jobs(second, key))  # type: ignore[misc]
         apis.accepted.add(jobs(second, key)[0]["id"])
     return calls
 

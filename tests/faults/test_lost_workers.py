@@ -3,9 +3,9 @@
 import signal
 import time
 
-from tests.faults.invariant import until
 from tests.faults.processes import MortalValkey, child_of, children_of, kill_whole, lives
 from tests.faults.service import Service
+from tests.polling import wait_until
 
 #: A lease lasts 10 s, and is looked at every 2 s.
 SOON = 20.0
@@ -64,7 +64,7 @@ def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
     valkey.fall_silent()
-    until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
+    wait_until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
     (image,) = service.outputs.rglob(f"{job_id}-0.png")
     made = image.stat()
 

@@ -11,8 +11,8 @@ import requests
 
 from tests.api.images import claiming, encoded, half, noise, posted, scene
 from tests.api.problem import assert_problem
+from tests.polling import wait_until
 from tests.stack import Api, Stack
-from tests.worker.process.test_parent import until
 
 SCENE = encoded(scene())
 JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")
@@ -176,11 +176,11 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -
     server.putheader("content-type", f"multipart/form-data; boundary={BOUNDARY}")
     server.putheader("content-length", "10000000")
     server.endheaders(form(part("image", noise(500, 500), "; filename=a.png"))[:700_000])
-    until(lambda: bool(list(null.outputs.glob("inputs/.*"))))
+    wait_until(lambda: bool(list(null.outputs.glob("inputs/.*"))))
 
     server.close()
 
-    until(lambda: not list(null.outputs.glob("inputs/.*")))
+    wait_until(lambda: not list(null.outputs.glob("inputs/.*")))
     assert "Traceback" not in null.api.process.output
 
 

@@ -15,10 +15,10 @@ import requests
 from PIL import Image
 
 from tests.api.images import PROMPT, encoded, noise, posted
+from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import file_of
-from tests.worker.process.test_parent import until
 
 LARGE = noise(2600, 2580)
 AT_ONCE = 5
@@ -148,4 +148,4 @@ def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
     with ThreadPoolExecutor(50) as threads:
         assert all(threads.map(changed, shades.tolist()))
 
-    until(lambda: inputs(null) == [])
+    wait_until(lambda: inputs(null) == [])

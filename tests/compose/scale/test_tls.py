@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.compose.scale.tls import redis_with_tls
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Stack, free_port
 
 PASSWORD = "its-password"
@@ -57,8 +57,8 @@ def test_the_dashboard_sees_workers_and_queues_over_tls(stack: Stack) -> None:
     def api(path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{port}/{path}", timeout=20)
 
-    until(lambda: "null-0@tls" in api("workers?json=1").text)
-    until(lambda: "generate.null" in api("broker").text)
+    wait_until(lambda: "null-0@tls" in api("workers?json=1").text)
+    wait_until(lambda: "generate.null" in api("broker").text)
     assert "Traceback" not in flower.output
 
 

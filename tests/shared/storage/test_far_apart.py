@@ -7,8 +7,8 @@ from pathlib import Path
 from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
 from tests.api.images import encoded, half, scene
-from tests.faults.invariant import until
 from tests.faults.processes import MortalValkey, kill_whole
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
@@ -121,7 +121,7 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
             next(event for event in events if event.type == "progress")
         # The worker has time to upload, and nobody to tell of it.
         valkey.fall_silent()
-        until(lambda: len(stored(stack, s3)) == 2)
+        wait_until(lambda: len(stored(stack, s3)) == 2)
         before = {file.name: file.modified_at for file in stored(stack, s3)}
         kill_whole(doomed)
         valkey.go_on()

@@ -13,10 +13,10 @@ from shared.jobs.operations import LEASE_MS
 from shared.redis.keys import Keys
 from shared.redis.store import connect
 from tests.api.images import encoded, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import begun, child_of, file_of, made, simulated, submitted
-from tests.worker.process.test_parent import until
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +147,4 @@ def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
     job = brief.api.finished(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert np.abs(pixels(file_of(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
-    until(lambda: not (brief.outputs / "inputs" / job_id).exists())
+    wait_until(lambda: not (brief.outputs / "inputs" / job_id).exists())

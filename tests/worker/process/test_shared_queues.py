@@ -8,9 +8,10 @@ import pytest
 from shared.jobs.requests import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import connect
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.new_jobs import begun, child_of, simulated, submitted
-from tests.worker.process.test_parent import until, workers_of
+from tests.worker.process.test_parent import workers_of
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def pair(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
 
 
 def test_a_worker_whose_child_is_killed_leaves_the_jobs_of_its_namesake_alone(pair: Stack) -> None:
-    until(lambda: len({record.id for record in workers_of(pair)}) == 2)
+    wait_until(lambda: len({record.id for record in workers_of(pair)}) == 2)
     assert {record.name for record in workers_of(pair)} == {"null@twin"}
     jobs = [begun(pair, **simulated(seconds=3)) for _ in range(2)]
 
@@ -35,7 +36,7 @@ def test_a_worker_whose_child_is_killed_leaves_the_jobs_of_its_namesake_alone(pa
 
 
 def test_a_worker_that_ends_takes_no_record_of_its_namesake_along(pair: Stack) -> None:
-    until(lambda: len(workers_of(pair)) == 2)
+    wait_until(lambda: len(workers_of(pair)) == 2)
 
     pair.workers[0].stop()
 

@@ -18,11 +18,11 @@ from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Limits, Size
 from tests.api.images import encoded, half, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.process.test_parent import until
 from tests.worker.watching import Watching
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
@@ -241,4 +241,4 @@ def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:
     assert answer.status_code == 200, answer.text
     (post,) = bfl.posts
     assert (shown(post.body["image"]) == SCENE).all()
-    until(lambda: not list((cloud.outputs / "inputs").glob("*")))
+    wait_until(lambda: not list((cloud.outputs / "inputs").glob("*")))

@@ -13,12 +13,13 @@ from PIL import Image
 
 from tests.api.images import encoded
 from tests.api.problem import assert_problem
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for
 from tests.worker.new_jobs import file_of, made, seen, submitted
-from tests.worker.process.test_parent import only, until
+from tests.worker.process.test_parent import only
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -182,10 +183,10 @@ def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     jobs = [submitted(served, **PROMPT) for _ in range(2)]
 
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
+    wait_until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
 
     bfl.polls = [bfl.ready()]
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
+    wait_until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
 
 
 @ONLY_LINUX
