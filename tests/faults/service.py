@@ -97,9 +97,9 @@ class Service(Stack):
     def job(self, job_id: str) -> Job:
         return Invariant(self).jobs()[job_id]
 
-    def finished(self, job_id: str) -> Job:
+    def wait_until_done(self, job_id: str) -> Job:
         """The job on record once it has ended."""
-        self.api.finished(job_id)
+        self.api.wait_until_done(job_id)
         return self.job(job_id)
 
     def renderer_of(self, job_id: str) -> str:

@@ -53,9 +53,9 @@ def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, sm
         # Room for the folders and part of an image.
         file.truncate(filler.stat().st_size - ROOM_LEFT)
 
-    failed = service.finished(service.submit(width=512, height=512))
+    failed = service.wait_until_done(service.submit(width=512, height=512))
     filler.unlink()
-    succeeded = service.finished(service.submit())
+    succeeded = service.wait_until_done(service.submit())
 
     assert failed.error is not None
     assert failed.error.code == "storage-full"
@@ -66,9 +66,9 @@ def test_a_disk_that_became_read_only_fails_the_job(service: Service, small: Pat
     job_id = service.begin(1.0)
 
     assert mount("-o", "remount,ro", str(small)) == 0
-    failed = service.finished(job_id)
+    failed = service.wait_until_done(job_id)
     assert mount("-o", "remount,rw", str(small)) == 0
-    succeeded = service.finished(service.submit())
+    succeeded = service.wait_until_done(service.submit())
 
     assert failed.error is not None
     assert failed.error.code == "storage-full"

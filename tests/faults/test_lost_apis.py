@@ -88,5 +88,5 @@ def test_callers_that_wait_are_told_where_their_job_is_when_the_api_is_stopped(
     answers = [call.result() for _, call in calls]
 
     assert {answer.status_code for answer in answers} == {202}
-    assert {second.finished(answer.headers["x-job-id"])["state"] for answer in answers} == {"succeeded"}
+    assert {second.wait_until_done(answer.headers["x-job-id"])["state"] for answer in answers} == {"succeeded"}
     assert first.process.wait() in (0, -signal.SIGTERM)

@@ -26,8 +26,8 @@ def test_jobs_outlive_a_killed_redis_and_callers_are_told_to_come_back(service: 
     assert took < SOON
     assert {answer.status_code for answer in refused} == {503}
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    assert (service.finished(running).state, service.job(running).attempt) == ("succeeded", 1)
-    assert {service.finished(job_id).state for job_id in waiting} == {"succeeded"}
+    assert (service.wait_until_done(running).state, service.job(running).attempt) == ("succeeded", 1)
+    assert {service.wait_until_done(job_id).state for job_id in waiting} == {"succeeded"}
 
 
 def test_new_jobs_are_taken_and_run_once_redis_is_back(service: Service, valkey: MortalValkey) -> None:
@@ -36,4 +36,4 @@ def test_new_jobs_are_taken_and_run_once_redis_is_back(service: Service, valkey:
 
     job_id = service.submit()
 
-    assert service.finished(job_id).state == "succeeded"
+    assert service.wait_until_done(job_id).state == "succeeded"

@@ -52,7 +52,7 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     wait_until(lambda: not any(map(lives, family)))
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(10)]
     for job_id in jobs:
-        service.finished(job_id)
+        service.wait_until_done(job_id)
     assert receiver.arrivals == []
 
     service.mend()
@@ -68,7 +68,7 @@ def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, v
     receiver.behave = answer(503)
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(5)]
     for job_id in jobs:
-        service.finished(job_id)
+        service.wait_until_done(job_id)
     refused = receiver.next()
 
     valkey.kill()

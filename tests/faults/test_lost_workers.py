@@ -24,7 +24,7 @@ def test_a_job_whose_process_is_killed_is_run_again_at_once(service: Service) ->
     service.runs_again(job_id)
 
     assert time.monotonic() - killed < 5
-    assert service.finished(job_id).attempt == 2
+    assert service.wait_until_done(job_id).attempt == 2
 
 
 def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> None:
@@ -37,7 +37,7 @@ def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> Non
     service.runs_again(job_id)
     took = time.monotonic() - begin
 
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     assert took < SOON
     assert not any(map(lives, children))
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 1)
@@ -50,7 +50,7 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
     child = child_of(stopped)
 
     child.suspend()
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     child.resume()
     stopped.wait_for(f"job {job_id} was taken away")
 
@@ -71,7 +71,7 @@ def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
     kill_whole(worker)
     valkey.go_on()
 
-    assert service.finished(job_id).attempt == 2
+    assert service.wait_until_done(job_id).attempt == 2
     assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
@@ -79,11 +79,11 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_others_pass_it(servic
     deadly = service.submit(simulate={"die": True})
     others = [service.submit() for _ in range(5)]
 
-    job = service.finished(deadly)
+    job = service.wait_until_done(deadly)
 
     assert job.error is not None
     assert (job.error.code, job.attempt) == ("worker-lost", 3)
-    assert {service.finished(job_id).state for job_id in others} == {"succeeded"}
+    assert {service.wait_until_done(job_id).state for job_id in others} == {"succeeded"}
 
 
 def test_a_worker_that_is_told_to_end_finishes_its_job(service: Service) -> None:
@@ -110,7 +110,7 @@ def test_a_worker_that_may_not_finish_hands_its_job_to_another_at_once(service: 
     service.runs_again(job_id)
     took = time.monotonic() - told
 
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     assert took < 5
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 0)
     assert service.processes[name].wait() == 0

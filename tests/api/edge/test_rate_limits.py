@@ -210,4 +210,4 @@ def test_the_limit_of_work_is_told(frugal: Api) -> None:
 def test_a_default_service_takes_what_people_ask_for(api: Api) -> None:
     job = submit(api, width=512, height=512, num_inference_steps=4)
 
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"

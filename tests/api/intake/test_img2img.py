@@ -94,7 +94,7 @@ def test_a_job_takes_images_too(null: Stack) -> None:
     answer = null.api.post("/api/jobs", {"prompt": "x", "image": base64_of(SCENE), "mask": base64_of(MASK)})
 
     assert answer.status_code == 202
-    assert null.api.finished(answer.json()["id"])["state"] == "succeeded"
+    assert null.api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
 
 
 def test_several_images_are_several_parts(null: Stack) -> None:

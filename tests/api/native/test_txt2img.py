@@ -55,14 +55,14 @@ def test_a_job_that_outlasts_the_wait_goes_on(api: Api) -> None:
     job = answer.json()
     assert (answer.status_code, job["state"]) == (202, "running")
     assert answer.headers["location"] == job["links"]["self"] == f"/api/jobs/{answer.headers['x-job-id']}"
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
 def test_who_does_not_want_to_wait_is_answered_at_once(api: Api) -> None:
     answer = generate(api, prefer="respond-async, wait=0")
 
     assert answer.status_code == 202
-    assert api.finished(answer.json()["id"])["state"] == "succeeded"
+    assert api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
 
 
 def test_the_operators_wait_is_the_longest(redis_url: str, null: Stack) -> None:

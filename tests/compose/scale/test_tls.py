@@ -42,7 +42,7 @@ def test_jobs_are_made_waited_for_and_followed_over_tls(stack: Stack) -> None:
     assert stack.api.post("/api/txt2img", {"prompt": "x"}).status_code == 200
     job_id = stack.api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 0.3}}}).json()["id"]
 
-    assert {"state", "progress", "done"} <= {event.type for event in stack.api.follow(job_id)}
+    assert {"state", "progress", "done"} <= {event.type for event in stack.api.all_events(job_id)}
     assert stack.api.get("/health").json()["status"] == "ok"
     for process in (*stack.workers, stack.api.process):
         assert "NOPERM" not in process.output

@@ -69,7 +69,7 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     for job_id in (waiting.json()["id"], busy["id"]):
         assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
     assert list(images_of(far, s3).inputs.folders()) == []
-    far.api.finished(busy["id"])
+    far.api.wait_until_done(busy["id"])
 
 
 def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
@@ -129,7 +129,7 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
         connect(valkey.url).zadd(f"{stack.prefix}leases", {job_id: 1})
         stack.start_worker("null")
 
-        job = stack.api.finished(job_id)
+        job = stack.api.wait_until_done(job_id)
 
         assert (job["state"], job["attempt"], len(job["images"])) == ("succeeded", 2, 2)
         assert {file.name: file.modified_at for file in stored(stack, s3)} == before

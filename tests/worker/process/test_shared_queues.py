@@ -30,7 +30,7 @@ def test_a_worker_whose_child_is_killed_leaves_the_jobs_of_its_namesake_alone(pa
 
     child_of(pair.workers[0]).kill()
 
-    ended = [pair.api.finished(job_id) for job_id in jobs]
+    ended = [pair.api.wait_until_done(job_id) for job_id in jobs]
     assert [job["state"] for job in ended] == ["succeeded", "succeeded"]
     assert sorted(job["attempt"] for job in ended) == [1, 2]
 
@@ -54,4 +54,4 @@ def test_a_worker_that_starts_looks_into_the_queue_whatever_became_of_the_messag
 
         stack.start_worker("null")
 
-        assert stack.api.finished(job_id)["state"] == "succeeded"
+        assert stack.api.wait_until_done(job_id)["state"] == "succeeded"
