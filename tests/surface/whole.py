@@ -14,7 +14,7 @@ import redis
 import requests
 
 from tests.api.images import encoded, scene
-from tests.api.wire import exchanged
+from tests.api.wire import send_raw
 from tests.polling import wait_until
 from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Stack, free_port, valkey_server
@@ -234,4 +234,4 @@ def _mistakes(whole: Whole) -> None:
     job = whole.ask("GET", "/api/jobs?state=succeeded").json()["jobs"][0]
     altered = f"{job['links']['self']}/images/0?expires=9999999999&signature={PRIVATE['signature']}"
     assert whole.ask("GET", altered, key=wrong).status_code == 401
-    assert exchanged(whole.stack.api, f"{prompt} /{path} HTTP/9\r\n{path}\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert send_raw(whole.stack.api, f"{prompt} /{path} HTTP/9\r\n{path}\r\n\r\n").startswith(b"HTTP/1.1 400")

@@ -148,7 +148,7 @@ async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
 
         heard = await asyncio.gather(*followers)
 
-    known = sorted(heard[0], key=events.order)
+    known = sorted(heard[0], key=events.stream_position)
     assert len(known) == 2 + 39 + 1
     assert all(ids == known for ids in heard)
 
