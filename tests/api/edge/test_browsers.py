@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, Person
+from tests.api.clients import ALICE, Client
 from tests.api.problem import assert_problem
 from tests.api.wire import send_raw
 from tests.stack import Api, Stack
@@ -157,7 +157,7 @@ def test_sites_that_are_named_are_let_in_and_no_others(keyed: Stack) -> None:
 )
 def test_every_answer_tells_browsers_what_not_to_do(keyed: Stack, method: str, path: str) -> None:
     for key in (ALICE, None):
-        headers = Person(keyed.api, key).ask(method, path).headers
+        headers = Client(keyed.api, key).request(method, path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
