@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.invariant import Invariant
-from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
+from tests.valkey import Valkey
 
 ROOM = "1m"
 ROOM_LEFT = 8192
@@ -26,7 +26,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def installed(valkey: MortalValkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def installed(valkey: Valkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"SD_OUTPUT_DIR": str(small), "SD_MIN_FREE_BYTES": "0"}
     with Service(valkey.url, tmp_path_factory.mktemp("bad-disk"), ("null-0", "api-0"), **settings) as service:
         service.outputs = small

@@ -11,16 +11,16 @@ import pytest
 import requests
 
 from tests.faults.invariant import Invariant
-from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
 from tests.polling import wait_until
 from tests.stack import Api
+from tests.valkey import Valkey
 
 SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
-def pair(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def pair(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     names = ("null-0", "housekeeper", "api-0", "api-1")
     with Service(valkey.url, tmp_path_factory.mktemp("pair"), names) as pair:
         yield pair

@@ -3,11 +3,12 @@
 import signal
 from http.server import BaseHTTPRequestHandler
 
-from tests.faults.processes import MortalValkey, child_of, children_of, lives
+from tests.faults.processes import child_of, children_of, is_alive
 from tests.faults.service import Service
 from tests.polling import wait_until
 from tests.shared.webhooks import office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer
+from tests.valkey import Valkey
 
 
 def lapse(service: Service, receiver: Receiver) -> None:
@@ -30,7 +31,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     receiver.behave = kill
     job_id = service.submit(webhook_url=receiver.url)
     first = receiver.next()
-    wait_until(lambda: not lives(housekeeper.pid))
+    wait_until(lambda: not is_alive(housekeeper.pid))
     receiver.behave = answer(204)
     service.mend()
     lapse(service, receiver)
@@ -49,7 +50,7 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     housekeeper = service.processes["housekeeper"]
     family = [housekeeper.pid, *(child.pid for child in children_of(housekeeper))]
     housekeeper.send(signal.SIGKILL)
-    wait_until(lambda: not any(map(lives, family)))
+    wait_until(lambda: not any(map(is_alive, family)))
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(10)]
     for job_id in jobs:
         service.wait_until_done(job_id)
@@ -64,7 +65,7 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: MortalValkey) -> None:
+def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
     receiver.behave = answer(503)
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(5)]
     for job_id in jobs:

@@ -3,9 +3,10 @@
 import signal
 import time
 
-from tests.faults.processes import MortalValkey, child_of, children_of, kill_whole, lives
+from tests.faults.processes import child_of, children_of, is_alive, kill_process_tree
 from tests.faults.service import Service
 from tests.polling import wait_until
+from tests.valkey import Valkey
 
 #: A lease lasts 10 s, and is looked at every 2 s.
 SOON = 20.0
@@ -39,7 +40,7 @@ def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> Non
 
     job = service.wait_until_done(job_id)
     assert took < SOON
-    assert not any(map(lives, children))
+    assert not any(map(is_alive, children))
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 1)
     assert service.renderer_of(job_id) == other(service, killed)
 
@@ -59,17 +60,17 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
 
 
 def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
-    service: Service, valkey: MortalValkey
+    service: Service, valkey: Valkey
 ) -> None:
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
-    valkey.fall_silent()
+    valkey.suspend()
     wait_until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
     (image,) = service.outputs.rglob(f"{job_id}-0.png")
     made = image.stat()
 
-    kill_whole(worker)
-    valkey.go_on()
+    kill_process_tree(worker)
+    valkey.resume()
 
     assert service.wait_until_done(job_id).attempt == 2
     assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)

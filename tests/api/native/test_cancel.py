@@ -16,7 +16,7 @@ from shared.redis.store import AsyncStore, Operation, Store, connect
 from shared.settings.api import ApiSettings
 from tests.api.native.test_jobs import running, submit
 from tests.api.problem import assert_problem
-from tests.api.waiting import Waiting
+from tests.api.waiting import WaitingCaller
 from tests.stack import Api, Stack
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(api: Api, simulate: dict[str, 
 
 
 def test_a_waiting_caller_gets_the_job_that_another_api_cancelled(null: Stack, api: Api, other_api: Api) -> None:
-    with Waiting(null, other_api, seconds=20) as waiting:
+    with WaitingCaller(null, other_api, seconds=20) as waiting:
         api.delete(waiting.job["links"]["self"])
 
         answer = waiting.answer()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.api.conftest import image_file
 from tests.api.problem import assert_problem
-from tests.api.waiting import Waiting
+from tests.api.waiting import WaitingCaller
 from tests.stack import Api, Stack
 
 SIGNATURES = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
@@ -152,7 +152,7 @@ def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: s
 
 
 def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_image(null: Stack, api: Api, other_api: Api) -> None:
-    with Waiting(null, other_api, "image/png") as waiting:
+    with WaitingCaller(null, other_api, "image/png") as waiting:
         api.delete(waiting.job["links"]["self"])
 
         answer = waiting.answer()

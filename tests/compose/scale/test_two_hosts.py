@@ -13,7 +13,7 @@ from shared.redis.store import connect
 from tests.api.images import encoded, scene
 from tests.compose.scale.cluster import ANN, BOB, BURST, PER_SECOND, PUBLIC_URL, Cluster, submit
 from tests.compose.scale.proxies import caddy, nginx
-from tests.faults.processes import kill_whole
+from tests.faults.processes import kill_process_tree
 from tests.stack import Api
 
 
@@ -155,7 +155,7 @@ def test_a_host_that_is_lost_takes_no_job_with_it(cluster: Cluster, here: Api, t
         with there.events(job["id"]) as events:
             next(event for event in events if event.type == "progress")
 
-    kill_whole(cluster.workers[0])
+    kill_process_tree(cluster.workers[0])
     here.process.kill()
     # As if its worker had been silent for longer than a lease.
     (lost,) = (job["id"] for job in jobs if cluster.worker_of(job["id"]) == "null@a")

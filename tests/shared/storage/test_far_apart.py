@@ -7,11 +7,12 @@ from pathlib import Path
 from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
 from tests.api.images import encoded, half, scene
-from tests.faults.processes import MortalValkey, kill_whole
+from tests.faults.processes import kill_process_tree
 from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
+from tests.valkey import Valkey
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
 
@@ -109,7 +110,7 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
 ) -> None:
     url = s3.create("killed")
     with (
-        MortalValkey(tmp_path) as valkey,
+        Valkey(tmp_path) as valkey,
         Stack(valkey.url, tmp_path, SD_BACKENDS="null", SD_OUTPUT_URL=url, **s3.credentials) as stack,
     ):
         stack.start_api()
@@ -120,11 +121,11 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
         with stack.api.events(job_id) as events:
             next(event for event in events if event.type == "progress")
         # The worker has time to upload, and nobody to tell of it.
-        valkey.fall_silent()
+        valkey.suspend()
         wait_until(lambda: len(stored(stack, s3)) == 2)
         before = {file.name: file.modified_at for file in stored(stack, s3)}
-        kill_whole(doomed)
-        valkey.go_on()
+        kill_process_tree(doomed)
+        valkey.resume()
         # As if its worker had been silent for longer than a lease.
         connect(valkey.url).zadd(f"{stack.prefix}leases", {job_id: 1})
         stack.start_worker("null")
