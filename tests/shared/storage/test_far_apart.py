@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.faults.processes import kill_process_tree
 from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
@@ -42,7 +42,7 @@ def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(fa
 
 
 def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(far: Stack, s3: S3Server) -> None:
-    image, mask = encoded(scene()), encoded(half())
+    image, mask = encoded(scene()), encoded(half_mask())
     parts = {"image": ("a.png", image), "mask": ("m.png", mask)}
 
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)

@@ -17,7 +17,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Limits, Size
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
@@ -28,7 +28,7 @@ from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
 SCENE: Pixels = np.asarray(scene())
-MASK: Pixels = np.asarray(half())
+MASK: Pixels = np.asarray(half_mask())
 REFERENCE = "sha256:" + "0" * 64
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
@@ -235,7 +235,7 @@ def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:
     form = {"prompt": "a cat", "bfl_model": FILL}
 
     answer = api.http.post(
-        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half())}, timeout=60
+        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half_mask())}, timeout=60
     )
 
     assert answer.status_code == 200, answer.text
