@@ -90,7 +90,7 @@ def test_a_refused_receiver_says_which_setting_would_allow_it(api: Api, url: str
     assert answer.json()["detail"].endswith("The operator can allow it in SD_WEBHOOK_ALLOW.")
 
 
-@pytest.mark.parametrize("name", ["file", "data", "init_image", "image"])
+@pytest.mark.parametrize("name", ["file", "data", "init_image", "photo"])
 @pytest.mark.parametrize("file_name", ["a.png", None])
 def test_a_image_under_another_name_is_told_the_right_one(api: Api, name: str, file_name: str | None) -> None:
     answer = send(api, {name: (file_name, noise_png(64, 64))})
