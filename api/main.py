@@ -77,7 +77,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         link_secret=LinkSecret(settings, store, clock),
         rate_limit=RateLimit(store, rates, settings.request_burst),
         stream_limit=stream_limit,
-        request_metrics=RequestMetrics(lambda: stream_limit.open, settings.port),
+        request_metrics=RequestMetrics(lambda: stream_limit.open_streams, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         outbound=outbound,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.delivery.events import EventHub, read
+from api.delivery.events import EventHub, read_job
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
@@ -97,7 +97,7 @@ class Services:
 
     async def read_job(self, job_id: str, owner: str | None = None) -> JobSnapshot:
         """Raises StoreUnavailable, and JobNotFound also for a job of another owner than the given one."""
-        return await read(self.store, self.jobs, job_id, owner)
+        return await read_job(self.store, self.jobs, job_id, owner)
 
     def is_configured(self, backend: Backend) -> bool:
         """Whether the settings enable the backend."""

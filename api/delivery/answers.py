@@ -4,7 +4,7 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
-from api.delivery.image_files import is_known, serve_image
+from api.delivery.image_files import client_has, serve_image
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
@@ -33,16 +33,16 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
     job = snapshot.job
     view = await view_job(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
-    images = await services.inline_images.present(job) if inline else []
+    images = await services.inline_images.available(job) if inline else []
     body, headers = view.model_dump_json().encode(), {"X-Job-Id": job.id}
     if job.state.is_terminal:
         # Images never change and all else is in the body, but a file may be gone.
         present = " ".join(str(image.index) for image in images)
         headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
-        if is_known(headers["ETag"], http):
+        if client_has(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
-        return services.inline_images.answer(job, view, images, headers)
+        return services.inline_images.response(job, view, images, headers)
     return Response(body, headers=headers, media_type="application/json")
 
 

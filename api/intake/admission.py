@@ -58,7 +58,7 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
-    def of(self, request: GenerationRequest) -> IdempotencyKey:
+    def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """How this request would be recognised.
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
@@ -96,7 +96,7 @@ async def _repetition(
 IdempotencyDep = Annotated[IdempotencyScope, Depends(_repetition)]
 
 
-async def draft(
+async def prepare_job(
     services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
 ) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
@@ -112,7 +112,7 @@ async def draft(
             "priority (name:key:priority in SD_API_KEY)."
         )
     _check_receiver(services, request)
-    await services.disk_space.require_room()
+    await services.disk_space.require_space()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
     fleet = await services.fleet_cache.get()
@@ -130,7 +130,7 @@ async def draft(
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(
+async def admit_job(
     services: Services, job: Job, expected_ms: int, repeat: IdempotencyKey, uploads: RequestUploads
 ) -> Admission:
     """Accept the job: from here on it is not lost.
@@ -140,7 +140,7 @@ async def admit(
     await services.unconfirmed.settle(repeat)
     if job.request.image:
         await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
-    await uploads.keep(job)
+    await uploads.move_to_job(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
@@ -169,7 +169,7 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Idempo
     return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 
-async def withdraw(services: Services, job_id: str) -> JobSnapshot:
+async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
     cancelled: Job | None = None
     while True:

@@ -148,7 +148,7 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
 @router.get("/health", operation_id="getHealth", responses=problem_responses("unauthorized"))
 async def get_health(services: ServicesDep) -> HealthView:
     """Get the state of the whole service. The answer is always 200; `status` has the verdict."""
-    disk = await services.disk_space.seen()
+    disk = await services.disk_space.usage()
     try:
         fleet = await services.fleet_cache.get()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _visible_backends(services)}
@@ -158,7 +158,7 @@ async def get_health(services: ServicesDep) -> HealthView:
         statuses, reasons, downloads = {}, {}, {}
     default = services.settings.fallback_backend
     return HealthView(
-        status=_overall(statuses.get(default), await services.disk_space.has_room()),
+        status=_overall(statuses.get(default), await services.disk_space.has_space()),
         version=services.version,
         redis=bool(statuses),
         outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),

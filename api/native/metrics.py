@@ -38,7 +38,7 @@ async def get_metrics(http: Request, services: ServicesDep) -> Response:
         families = [_redis_up(services, 1), *_service_metrics(services, await services.fleet_cache.get(), gauges)]
     except StoreUnavailable:
         families = [_redis_up(services, 0)]
-    families += [*_process_metrics(services, await services.disk_space.seen()), *services.request_metrics.collect()]
+    families += [*_process_metrics(services, await services.disk_space.usage()), *services.request_metrics.collect()]
     encode, media_type = choose_encoder(http.headers.get("accept", ""))
     return Response(encode(_Families(families)), headers={"Content-Type": media_type})
 

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from compose.cli.app import cli
 from shared.settings.launcher import LauncherSettings
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
 from tests.stack import free_port
@@ -40,7 +40,7 @@ class Reader:
         self._folder = service.folder
         for name in ("in", "room", "sofa"):
             (self._folder / f"{name}.png").write_bytes(encoded(scene()))
-        (self._folder / "mask.png").write_bytes(encoded(half()))
+        (self._folder / "mask.png").write_bytes(encoded(half_mask()))
         (self._folder / ".venv").symlink_to(sys.prefix)
         # An answer that tells of an error is one, and curl says so.
         (self._folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 20\n")

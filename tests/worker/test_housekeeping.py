@@ -16,7 +16,7 @@ from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import STAGING, DayFolder, File
 from tests.api.images import encoded, scene
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import MARK, Ownership, StorageOwner
@@ -331,7 +331,7 @@ def test_a_round_ends_when_its_time_is_over_and_the_next_one_goes_on(house: Hous
 def test_one_housekeeper_at_a_time_has_the_turn(house: House) -> None:
     assert [house.store.run(house.upkeep.turn("clear-away", 60)) for _ in range(2)] == [True, False]
     assert house.store.run(house.upkeep.turn("other", 0.001))
-    until(lambda: house.store.run(house.upkeep.turn("other", 60)))
+    wait_until(lambda: house.store.run(house.upkeep.turn("other", 60)))
 
 
 @pytest.fixture

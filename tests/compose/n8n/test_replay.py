@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, KEYS
+from tests.api.clients import ALICE, KEYS
 from tests.compose.n8n.replay import Execution, Network, Stopped
 from tests.compose.n8n.workflows import FOLDER, Workflow
 from tests.shared.webhooks.receiver import SECRET, Receiver, receiving

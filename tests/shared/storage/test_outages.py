@@ -19,7 +19,7 @@ from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.surroundings import around, found
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at, permitted
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
@@ -127,7 +127,7 @@ def test_callers_are_told_to_come_back(redis_url: str, server: S3Server, tmp_pat
             server.start()
         server.create("callers")
 
-        until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
+        wait_until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_storage(

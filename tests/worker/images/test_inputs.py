@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from shared.jobs.requests import GenerationRequest, Job
-from tests.api.images import claiming, encoded, half, noise, scene
+from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
 from tests.worker.images.looking import Pixels
 from worker.engines.base import OnStep
@@ -128,8 +128,8 @@ def damaged(png: bytes) -> bytes:
     "data",
     [
         with_another_size(encoded(scene())),
-        claiming(900, 900),
-        damaged(noise(96, 64)),
+        png_claiming(900, 900),
+        damaged(noise_png(96, 64)),
         encoded(scene(), "JPEG")[:-200],
         damaged(encoded(scene(), "WEBP", lossless=True, quality=0)),
         encoded(scene(), "JPEG")[:20] + b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(50),
@@ -146,14 +146,14 @@ def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes)
 
 
 def test_a_image_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
-    job = bench.run(bench.accepted([claiming(60_000, 10_000)]))
+    job = bench.run(bench.accepted([png_claiming(60_000, 10_000)]))
 
     assert job.error is not None
     assert job.error.code == "invalid-image"
     assert "60000x10000" in job.error.detail
 
 
-@pytest.mark.parametrize("mask", [encoded(half(64, 64)), encoded(Image.new("L", (96, 64), 0))])
+@pytest.mark.parametrize("mask", [encoded(half_mask(64, 64)), encoded(Image.new("L", (96, 64), 0))])
 def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> None:
     job = bench.run(bench.accepted([encoded(scene())], mask))
 
@@ -161,7 +161,7 @@ def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> No
     assert job.error.code == "invalid-image"
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half())), lambda file: file.unlink()])
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half_mask())), lambda file: file.unlink()])
 def test_a_image_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
     job = bench.accepted([encoded(scene())])
     damage(bench.files[0])
@@ -180,7 +180,7 @@ def fail(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
 def test_images_go_when_their_job_has_ended(
     bench: Bench, drawing: Callable[..., Sequence[RenderedImage]] | None
 ) -> None:
-    ended = bench.run(bench.accepted([encoded(scene())], encoded(half())), drawing)
+    ended = bench.run(bench.accepted([encoded(scene())], encoded(half_mask())), drawing)
 
     assert ended.state.is_terminal
     assert [file.suffix for file in bench.files] == ([] if drawing else [".png"])

@@ -15,7 +15,7 @@ from shared.errors import OutOfMemory
 from shared.jobs.operations import QueueLimits
 from shared.jobs.requests import Backend, GenerationRequest, Job, QueuedJob
 from shared.jobs.states import State
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.engines.null import NullEngine
@@ -207,7 +207,7 @@ def test_a_image_is_told_of_before_the_next_one_is_stored(bench: Bench, backend:
     class Slow(Encoder):
         def encode(self, image: RenderedImage, job: Job) -> bytes:
             if job.id == jobs[1].id:
-                until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
+                wait_until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
             else:
                 time.sleep(SHORT_SECONDS)
             return super().encode(image, job)

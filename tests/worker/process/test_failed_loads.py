@@ -156,4 +156,4 @@ def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack, 
     assert stack.worker.wait() == 1
     assert sentences(stack.worker.output)
     stack.start_worker("sd")
-    assert stack.api.finished(job_id)["attempt"] == 2
+    assert stack.api.wait_until_done(job_id)["attempt"] == 2

@@ -13,10 +13,10 @@ from shared.jobs.operations import LEASE_MS
 from shared.redis.keys import Keys
 from shared.redis.store import connect
 from tests.api.images import encoded, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import begun, child_of, file_of, made, simulated, submitted
-from tests.worker.process.test_parent import until
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def brief(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_a_job_that_hangs_is_timed_out(brief: Stack) -> None:
-    job = brief.api.finished(submitted(brief, **simulated(hang=True)))
+    job = brief.api.wait_until_done(submitted(brief, **simulated(hang=True)))
 
     assert job["error"]["code"] == "timed-out"
     brief.worker.wait_for(f"job {job['id']} hung")
@@ -40,7 +40,7 @@ def test_a_job_that_takes_too_long_is_stopped_at_a_step_and_costs_no_process(bri
     made(brief, prompt="x")
     child = child_of(brief.worker)
 
-    job = brief.api.finished(submitted(brief, **simulated(seconds=30)))
+    job = brief.api.wait_until_done(submitted(brief, **simulated(seconds=30)))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "timed-out")
     assert child_of(brief.worker) == child
@@ -48,7 +48,7 @@ def test_a_job_that_takes_too_long_is_stopped_at_a_step_and_costs_no_process(bri
 
 def test_the_job_after_one_that_hangs_gets_a_new_process(brief: Stack) -> None:
     parent, child = psutil.Process(brief.worker.pid), child_of(brief.worker)
-    brief.api.finished(submitted(brief, **simulated(hang=True)))
+    brief.api.wait_until_done(submitted(brief, **simulated(hang=True)))
 
     made(brief, prompt="x")
 
@@ -57,7 +57,7 @@ def test_the_job_after_one_that_hangs_gets_a_new_process(brief: Stack) -> None:
 
 
 def test_a_job_that_kills_its_process_each_time_is_given_up_after_three(brief: Stack) -> None:
-    job = brief.api.finished(submitted(brief, **simulated(die=True)))
+    job = brief.api.wait_until_done(submitted(brief, **simulated(die=True)))
 
     assert (job["attempt"], job["error"]["code"]) == (3, "worker-lost")
 
@@ -67,7 +67,7 @@ def test_the_queue_moves_on_past_a_job_that_kills_its_process(brief: Stack) -> N
 
     made(brief, prompt="x")
 
-    assert brief.api.finished(deadly)["state"] == "failed"
+    assert brief.api.wait_until_done(deadly)["state"] == "failed"
 
 
 def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
@@ -75,7 +75,7 @@ def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
 
     child_of(brief.worker).kill()
 
-    job = brief.api.finished(job_id)
+    job = brief.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
 
 
@@ -83,7 +83,7 @@ def test_a_image_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
     job_id = begun(brief, **simulated(seconds=1))
 
     child_of(brief.worker).kill()
-    brief.api.finished(job_id)
+    brief.api.wait_until_done(job_id)
 
     assert [path.name for path in brief.outputs.rglob("*") if job_id in path.name] == [f"{job_id}-0.png"]
 
@@ -97,7 +97,7 @@ def test_a_worker_whose_process_is_killed_while_idle_goes_on(brief: Stack) -> No
 def test_a_failure_that_is_foreseen_costs_no_process(brief: Stack) -> None:
     child = child_of(brief.worker)
 
-    job = brief.api.finished(submitted(brief, **simulated(fail="out-of-memory")))
+    job = brief.api.wait_until_done(submitted(brief, **simulated(fail="out-of-memory")))
 
     assert job["error"]["code"] == "out-of-memory"
     assert child_of(brief.worker) == child
@@ -124,14 +124,14 @@ def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_onc
         client.delete(Keys(brief.prefix).pace("null"))
     first = begun(brief, **simulated(seconds=0.5))
     together = [submitted(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
-    brief.api.finished(first)
+    brief.api.wait_until_done(first)
     # All of them are rendered in the same go once one is.
     with brief.api.events(together[-1]) as events:
         assert any(event.type == "progress" for event in events)
 
     begin = time.monotonic()
     child_of(brief.worker).kill()
-    ended = [brief.api.finished(job_id) for job_id in together]
+    ended = [brief.api.wait_until_done(job_id) for job_id in together]
 
     # Sooner than their leases lapse.
     assert time.monotonic() - begin < LEASE_MS / 1000
@@ -144,7 +144,7 @@ def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
 
     child_of(brief.worker).kill()
 
-    job = brief.api.finished(job_id)
+    job = brief.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert np.abs(pixels(file_of(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
-    until(lambda: not (brief.outputs / "inputs" / job_id).exists())
+    wait_until(lambda: not (brief.outputs / "inputs" / job_id).exists())

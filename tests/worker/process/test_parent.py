@@ -2,9 +2,6 @@
 
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,25 +11,16 @@ from shared.jobs.requests import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import WorkerRecord, Workers
 from tests.conftest import RED_HEART
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.new_jobs import begun, child_of, made, seen, simulated
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-#: A worker's record outlives it by 12 s when it was killed.
-PATIENCE_SECONDS = 15
 
 
 def workers_of(stack: Stack) -> tuple[WorkerRecord, ...]:
     store = Store(connect(stack.settings["SD_REDIS_URL"]))
     return store.run(Workers(stack.prefix).fleet()).workers
-
-
-def until(told: Callable[[], bool]) -> None:
-    """Worker records are read, not sent."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not told():
-        assert time.monotonic() < end
-        threading.Event().wait(0.02)
 
 
 def only(stack: Stack) -> WorkerRecord | None:
@@ -88,7 +76,7 @@ def own(stack: Stack) -> Stack:
 def test_a_worker_tells_that_it_is_loading_before_it_is_ready(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False)
 
-    until(lambda: only(stack) is not None)
+    wait_until(lambda: only(stack) is not None)
 
     record = only(stack)
     assert record is not None
@@ -107,10 +95,10 @@ def test_a_worker_tells_what_it_is_and_that_it_is_ready(own: Stack) -> None:
 def test_a_busy_worker_tells_which_job_it_has(own: Stack) -> None:
     job_id = begun(own, **simulated(seconds=60))
 
-    until(lambda: (record := only(own)) is not None and record.current_job == job_id)
+    wait_until(lambda: (record := only(own)) is not None and record.current_job == job_id)
 
     own.api.delete(f"/api/jobs/{job_id}")
-    until(lambda: (record := only(own)) is not None and (record.state, record.current_job) == ("ready", None))
+    wait_until(lambda: (record := only(own)) is not None and (record.state, record.current_job) == ("ready", None))
 
 
 def test_a_worker_that_is_asked_to_end_finishes_its_job_and_leaves(own: Stack) -> None:
@@ -125,7 +113,7 @@ def test_a_worker_that_is_asked_to_end_finishes_its_job_and_leaves(own: Stack) -
 
 def test_a_worker_that_is_asked_to_end_while_loading_ends(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False)
-    until(lambda: only(stack) is not None)
+    wait_until(lambda: only(stack) is not None)
 
     worker.send(signal.SIGTERM)
 

@@ -8,9 +8,10 @@ import pytest
 from shared.jobs.requests import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import connect
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.new_jobs import begun, child_of, simulated, submitted
-from tests.worker.process.test_parent import until, workers_of
+from tests.worker.process.test_parent import workers_of
 
 
 @pytest.fixture
@@ -23,19 +24,19 @@ def pair(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
 
 
 def test_a_worker_whose_child_is_killed_leaves_the_jobs_of_its_namesake_alone(pair: Stack) -> None:
-    until(lambda: len({record.id for record in workers_of(pair)}) == 2)
+    wait_until(lambda: len({record.id for record in workers_of(pair)}) == 2)
     assert {record.name for record in workers_of(pair)} == {"null@twin"}
     jobs = [begun(pair, **simulated(seconds=3)) for _ in range(2)]
 
     child_of(pair.workers[0]).kill()
 
-    ended = [pair.api.finished(job_id) for job_id in jobs]
+    ended = [pair.api.wait_until_done(job_id) for job_id in jobs]
     assert [job["state"] for job in ended] == ["succeeded", "succeeded"]
     assert sorted(job["attempt"] for job in ended) == [1, 2]
 
 
 def test_a_worker_that_ends_takes_no_record_of_its_namesake_along(pair: Stack) -> None:
-    until(lambda: len(workers_of(pair)) == 2)
+    wait_until(lambda: len(workers_of(pair)) == 2)
 
     pair.workers[0].stop()
 
@@ -53,4 +54,4 @@ def test_a_worker_that_starts_looks_into_the_queue_whatever_became_of_the_messag
 
         stack.start_worker("null")
 
-        assert stack.api.finished(job_id)["state"] == "succeeded"
+        assert stack.api.wait_until_done(job_id)["state"] == "succeeded"

@@ -12,7 +12,7 @@ from shared.jobs.requests import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_of, made
@@ -78,7 +78,7 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
     assert sent["text_encoder/model.safetensors"] == 1
     assert made(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
     # What the API knows of workers may be half a second old.
-    until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
+    wait_until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
     (ready,) = (worker for worker in sd_of(api)["workers"] if worker["state"] != "loading")
     assert (ready["download"], ready["placement"]) == (None, "resident")
     assert "downloading someone/starter-copy: " in last.output

@@ -17,18 +17,18 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Limits, Size
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.process.test_parent import until
 from tests.worker.watching import Watching
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
 SCENE: Pixels = np.asarray(scene())
-MASK: Pixels = np.asarray(half())
+MASK: Pixels = np.asarray(half_mask())
 REFERENCE = "sha256:" + "0" * 64
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
@@ -235,10 +235,10 @@ def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:
     form = {"prompt": "a cat", "bfl_model": FILL}
 
     answer = api.http.post(
-        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half())}, timeout=60
+        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half_mask())}, timeout=60
     )
 
     assert answer.status_code == 200, answer.text
     (post,) = bfl.posts
     assert (shown(post.body["image"]) == SCENE).all()
-    until(lambda: not list((cloud.outputs / "inputs").glob("*")))
+    wait_until(lambda: not list((cloud.outputs / "inputs").glob("*")))

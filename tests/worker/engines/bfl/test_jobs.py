@@ -13,12 +13,13 @@ from PIL import Image
 
 from tests.api.images import encoded
 from tests.api.problem import assert_problem
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for
 from tests.worker.new_jobs import file_of, made, seen, submitted
-from tests.worker.process.test_parent import only, until
+from tests.worker.process.test_parent import only
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -137,14 +138,14 @@ def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provi
 
     served.api.delete(f"/api/jobs/{job_id}")
 
-    assert served.api.finished(job_id)["state"] == "cancelled"
+    assert served.api.wait_until_done(job_id)["state"] == "cancelled"
     assert len(bfl.posts) == 1
 
 
 def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provider) -> None:
     bfl.polls = [bfl.ready(), bfl.ready(), state("Content Moderated")]
 
-    job = served.api.finished(submitted(served, **PROMPT, num_images=4))
+    job = served.api.wait_until_done(submitted(served, **PROMPT, num_images=4))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
     assert job["warnings"] == ["2 of 4 images are there"]
@@ -165,7 +166,7 @@ def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stac
     large = base64.b64encode(encoded(Image.new("RGB", (5000, 5000), "navy"))).decode()
     jobs = [submitted(served, **PROMPT, image=[large, large], label=str(number)) for number in range(3)]
 
-    assert {served.api.finished(job_id)["state"] for job_id in jobs} == {"succeeded"}
+    assert {served.api.wait_until_done(job_id)["state"] for job_id in jobs} == {"succeeded"}
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.worker.pid}/status").read_text())
     assert int(peak) < 450_000
 
@@ -173,7 +174,7 @@ def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stac
 def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Generating", progress=0.4), state("Generating", progress=0.4), bfl.ready()]
 
-    events = served.api.follow(submitted(served, **PROMPT))
+    events = served.api.all_events(submitted(served, **PROMPT))
 
     assert [event.data["fraction"] for event in events if event.type == "progress"][:1] == [0.4]
 
@@ -182,10 +183,10 @@ def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     jobs = [submitted(served, **PROMPT) for _ in range(2)]
 
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
+    wait_until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
 
     bfl.polls = [bfl.ready()]
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
+    wait_until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
 
 
 @ONLY_LINUX

@@ -52,7 +52,7 @@ def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once
     bfl.polls = [bfl.ready()]
     served.start_worker("flux-api")
 
-    job = served.api.finished(job_id)
+    job = served.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
     assert len(bfl.posts) == 1
@@ -67,7 +67,7 @@ def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served:
     served.worker.send(signal.SIGKILL)
     served.start_worker("flux-api")
 
-    error = served.api.finished(job_id)["error"]
+    error = served.api.wait_until_done(job_id)["error"]
     assert (error["code"], error["retryable"]) == ("upstream-unavailable", False)
     assert "may have charged" in error["detail"]
     assert len(bfl.posts) == 1
@@ -116,7 +116,7 @@ def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most
 
     jobs = [submitted(cloud, **PROMPT) for _ in range(2 * most + 2)]
 
-    done = [cloud.api.finished(job_id) for job_id in jobs]
+    done = [cloud.api.wait_until_done(job_id) for job_id in jobs]
     assert {job["state"] for job in done} == {"succeeded"}
     assert crowd.most == most
     assert len(bfl.posts) == len(jobs)
@@ -150,7 +150,7 @@ def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Pro
     shutil.rmtree(cloud.outputs / "inputs")
     bfl.polls = [bfl.ready()]
     cloud.start_worker("flux-api")
-    job = cloud.api.finished(job_id)
+    job = cloud.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"], len(bfl.posts)) == ("succeeded", 2, 1)
 
 
@@ -172,7 +172,7 @@ def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack
 
     assert worker.wait() == 0
     cloud.start_worker("flux-api")
-    assert cloud.api.finished(job_id)["state"] == "succeeded"
+    assert cloud.api.wait_until_done(job_id)["state"] == "succeeded"
     assert len(bfl.posts) == 1
 
 

@@ -127,6 +127,6 @@ def test_a_job_is_cancelled_at_its_next_step_while_the_backend_is_busy(flux: Sta
     assert is_seen(flux.api, "busy")
     flux.api.delete(f"/api/jobs/{job_id}")
 
-    ended = flux.api.finished(job_id)
+    ended = flux.api.wait_until_done(job_id)
     assert (ended["state"], ended["images"]) == ("cancelled", [])
     assert is_seen(flux.api, "ready")

@@ -55,7 +55,7 @@ def test_jobs_in_line_are_made_in_as_few_goes_as_they_can_and_get_the_same_pixel
     begun(sd, **{**QUICK, "num_inference_steps": 60})
     jobs = [submitted(sd, **{**QUICK, "prompt": f"a {COLOURS[seed % 4]} star", "seed": seed}) for seed in range(8)]
 
-    together = [sd.api.finished(job_id) for job_id in jobs]
+    together = [sd.api.wait_until_done(job_id) for job_id in jobs]
 
     assert [job["timings"]["batch_size"] for job in together] == [4] * 8
     alone = made(sd, **{**QUICK, "prompt": f"a {COLOURS[2]} star", "seed": 6})
