@@ -153,7 +153,7 @@ async def follow(
     None stands for PING_SECONDS of silence.
     """
     while not listener.closed:
-        unread = jobs.events(job_id, last)
+        unread = jobs.read_events(job_id, last)
         for event in await patiently(partial(store.run, unread)):
             last = event.id
             yield event

@@ -174,7 +174,7 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
     cancelled: Job | None = None
     while True:
-        asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
+        asked = await services.store.run(services.jobs.request_cancel(job_id))
         if asked is None:
             raise JobNotFound
         snapshot = await read(services.store, services.jobs, job_id)

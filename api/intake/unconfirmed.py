@@ -44,7 +44,7 @@ class UnconfirmedJobs:
     async def _settle(self, job_id: str) -> None:
         repeat, expires = self._open.get(job_id, (None, 0.0))
         if repeat is not None and time.monotonic() < expires:
-            await self._store.run(self._jobs.recall(repeat, job_id))
+            await self._store.run(self._jobs.mark_unconfirmed(repeat, job_id))
         self._open.pop(job_id, None)
 
     async def _settle_all(self) -> None:

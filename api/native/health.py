@@ -104,7 +104,7 @@ async def _seen_by(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
     running = [worker.current_job for worker in fleet.workers if worker.current_job is not None]
     if caller.sees is None or not running:
         return fleet
-    own = await services.store.run(services.jobs.owned(running, caller.sees))
+    own = await services.store.run(services.jobs.filter_owned(running, caller.sees))
     workers = (
         worker if worker.current_job in own else worker.model_copy(update={"current_job": None})
         for worker in fleet.workers

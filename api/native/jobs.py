@@ -84,7 +84,7 @@ async def index(
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.sees)
     if limit > JOBS_OF_A_REQUEST:
         await charge(http, limit // JOBS_OF_A_REQUEST - 1)
-    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
+    page = await services.store.run(services.jobs.list_page(wanted, limit, cursor))
     return JobListView(jobs=[await view(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
@@ -163,14 +163,14 @@ async def _found(services: Services, http: Request, caller: Caller, job_id: str)
 
 
 async def _has_seen_the_end(services: Services, job_id: str, last: str) -> bool:
-    known = await services.store.run(services.jobs.events(job_id))
+    known = await services.store.run(services.jobs.read_events(job_id))
     return last == (known[-1].id if known else LAPSED_END)
 
 
 async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
     job_id = snapshot.job.id
     with services.hub.listen(job_id) as listener:
-        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
+        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.read_events(job_id, last)):
             # The events have lapsed; the record tells the end.
             yield server_sent(JobEvent(job_id, LAPSED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return

@@ -61,7 +61,7 @@ def _job(number: int) -> Job:
 
 
 def _claim(store: Store, jobs: Jobs) -> None:
-    job = store.run(jobs.peek(Backend.NULL, 16))[0].job
+    job = store.run(jobs.peek_queue(Backend.NULL, 16))[0].job
     assert store.run(jobs.move(job, job.start("null", "bench", datetime.now(UTC))))
 
 

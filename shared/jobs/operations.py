@@ -173,7 +173,7 @@ class Jobs:
         """The keys that shared/redis/lua/queue/fair_queue.lua works on."""
         return [self._keys.queue(backend), self._keys.shares(backend), self._keys.wake_ups(backend)]
 
-    def recall(self, repeat: IdempotencyKey, job_id: str) -> Operation[bool]:
+    def mark_unconfirmed(self, repeat: IdempotencyKey, job_id: str) -> Operation[bool]:
         """Leave the job, if it was accepted, to the same request when that comes again."""
         keys = [self._keys.record(job_id), self._keys.repeat(repeat.name)]
         return Operation("jobs/mark_unconfirmed", keys, [job_id, repeat.remembered_ms], bool)
@@ -202,7 +202,7 @@ class Jobs:
         args += [LEASE_MS, self._keys.webhooks, *(part for count in of_move(old, new) for part in count)]
         return Operation("jobs/move", keys, args, bool)
 
-    def report(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:
+    def report_progress(self, job: Job, progress: Progress | None = None, preview: str = "") -> Operation[Verdict]:
         """Tell of a running job, and renew its lease; `preview` is one line of JSON."""
         keys = [self._keys.record(job.id), self._keys.events(job.id), self._keys.leases]
         told = progress.model_dump_json() if progress else ""
@@ -210,7 +210,7 @@ class Jobs:
         args.append(self._keys.webhooks)
         return Operation("jobs/report_progress", keys, args, Verdict)
 
-    def note(self, job: Job) -> Operation[bool]:
+    def save_provider_tasks(self, job: Job) -> Operation[bool]:
         """Put `job.providers` on record if the job runs and this is still its attempt; it stays where it is.
 
         A field of its own: whoever moves the job with a copy that was read before does not undo it.
@@ -218,7 +218,7 @@ class Jobs:
         told = _PROVIDERS.dump_json(job.providers, exclude_defaults=True).decode()
         return Operation("jobs/save_provider_tasks", [self._keys.record(job.id)], [job.attempt, told], bool)
 
-    def ask_to_cancel(self, job_id: str) -> Operation[State | None]:
+    def request_cancel(self, job_id: str) -> Operation[State | None]:
         """Flag the job if it runs; the state it is in, None for an unknown id."""
         return Operation(
             "jobs/request_cancel", [self._keys.record(job_id)], [], lambda state: State(state) if state else None
@@ -233,7 +233,7 @@ class Jobs:
         args = [job_id, self._keys.queue(""), self._keys.record(""), ANYONE if owner is None else owner]
         return Operation("jobs/read", [self._keys.record(job_id)], args, _snapshot)
 
-    def owned(self, job_ids: Sequence[str], owner: str) -> Operation[frozenset[str]]:
+    def filter_owned(self, job_ids: Sequence[str], owner: str) -> Operation[frozenset[str]]:
         """Those of the jobs that are this owner's."""
 
         def decode(reply: list[int]) -> frozenset[str]:
@@ -241,23 +241,23 @@ class Jobs:
 
         return Operation("jobs/filter_owned", [self._keys.record(job_id) for job_id in job_ids], [owner], decode)
 
-    def peek(self, backend: Backend, most: int) -> Operation[tuple[QueuedJob, ...]]:
+    def peek_queue(self, backend: Backend, most: int) -> Operation[tuple[QueuedJob, ...]]:
         """The head of the queue, in the order in which jobs start."""
         args: list[Argument] = [self._keys.record(""), most]
         return Operation("queue/peek", [self._keys.queue(backend)], args, _queued_jobs)
 
-    def wake(self, backend: Backend) -> Operation[int]:
+    def fill_wake_ups(self, backend: Backend) -> Operation[int]:
         """Replace wake-ups of workers that were lost; how many."""
         keys = [*self._queue(backend), *self._keys.former_messages(backend)]
         return Operation("queue/fill_wake_ups", keys, [wake_up(backend)], int)
 
-    def running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
+    def list_running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
         """The jobs that a worker has on record as running."""
         return Operation(
             "housekeeping/list_running", [self._keys.state(State.RUNNING)], [self._keys.record(""), worker], _jobs
         )
 
-    def page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
+    def list_page(self, wanted: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
         """Newest first. `cursor` is from another page, which this one goes on from."""
         keys, others = self._lists(wanted), wanted.owner is not None
         args: list[Argument] = [1 if others else len(keys), self._keys.record(""), cursor or "", limit]
@@ -277,7 +277,7 @@ class Jobs:
             lists.append(self._keys.backend(wanted.backend))
         return lists or [self._keys.jobs]
 
-    def events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
+    def read_events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:
         """What happened to a job after the event `after`, oldest first."""
 
         def decode(rows: list[tuple[str, list[str]]]) -> tuple[JobEvent, ...]:

@@ -348,7 +348,7 @@ class Job(Frozen):
     traceparent: str = ""
     """Context of the request that made it, where requests are traced (shared.tracing)."""
     providers: tuple[Provider, ...] = ()
-    """Tasks that were paid for, one for each image in order; kept through every move (see Jobs.note)."""
+    """Tasks that were paid for, one for each image in order; kept through every move (see Jobs.save_provider_tasks)."""
 
     @classmethod
     def new(

@@ -52,7 +52,7 @@ class Records:
 
     def order(self) -> list[str]:
         """Ids of queued jobs, in the order in which they will start."""
-        return [queued.job.id for queued in self.run(self.jobs.peek(Backend.NULL, 1000))]
+        return [queued.job.id for queued in self.run(self.jobs.peek_queue(Backend.NULL, 1000))]
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_a_job_whose_lease_lapsed_is_requeued_and_wakes_a_worker(house: House) -
 def test_a_lease_that_is_renewed_is_left_alone(house: House) -> None:
     running = house.started(house.accepted())
     house.lapse(running)
-    assert house.store.run(house.jobs.report(running)) is Verdict.GO_ON
+    assert house.store.run(house.jobs.report_progress(running)) is Verdict.GO_ON
 
     assert house.reap() == 0
     assert house.read(running) == running
@@ -95,7 +95,7 @@ def test_a_worker_that_wakes_after_its_job_was_taken_cannot_commit(house: House)
     committed = house.store.run(house.jobs.move(stale, stale.cancel(datetime.now(UTC))))
 
     assert not committed
-    assert house.store.run(house.jobs.report(stale)) is Verdict.LOST
+    assert house.store.run(house.jobs.report_progress(stale)) is Verdict.LOST
 
 
 def test_a_job_that_cost_three_workers_is_given_up(house: House) -> None:

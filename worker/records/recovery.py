@@ -92,7 +92,7 @@ class JobRecovery:
     def _all_running(self) -> Sequence[Job]:
         """One that is rendered, perhaps with others, and those that are still being written."""
         try:
-            return self._store.run(self._jobs.running_on(self._worker))
+            return self._store.run(self._jobs.list_running_on(self._worker))
         except StoreUnavailable:
             logger.warning("Redis does not answer: the jobs of this worker are left to their leases")
             return ()

@@ -45,7 +45,7 @@ class RedisLedger:
         return snapshot.job if snapshot else None
 
     def peek(self, most: int) -> Sequence[QueuedJob]:
-        return patiently(lambda: self._store.run(self._jobs.peek(self._backend, most)))
+        return patiently(lambda: self._store.run(self._jobs.peek_queue(self._backend, most)))
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         moved = patiently(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
@@ -61,7 +61,7 @@ class RedisLedger:
         return held is not None and held.model_copy(update={"providers": job.providers}) == job
 
     def note(self, job: Job) -> bool:
-        return patiently(lambda: self._store.run(self._jobs.note(job)))
+        return patiently(lambda: self._store.run(self._jobs.save_provider_tasks(job)))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisProgressChannel"]:
@@ -175,7 +175,7 @@ class RedisProgressChannel:
         progress, preview = self._progress, self._preview
         self._progress, self._preview = None, ""
         self._told_at = time.monotonic()
-        return self._jobs.report(self._job, progress, preview)
+        return self._jobs.report_progress(self._job, progress, preview)
 
     def heard(self, verdict: Verdict, asked_at: tuple[float, float]) -> None:
         self._verdict, self._sure_at = verdict, asked_at

@@ -55,7 +55,7 @@ async def call_and_leave(services: Services) -> None:
 
 
 async def page(services: Services) -> tuple[Any, ...]:
-    return (await services.store.run(services.jobs.page(JobFilter(), 10, None))).jobs
+    return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
 
 
 def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_path: Path) -> None:

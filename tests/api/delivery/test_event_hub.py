@@ -26,7 +26,7 @@ class Scene:
 
     async def report(self, step: int) -> None:
         progress = Progress(step=step, steps=1000, fraction=step / 1000)
-        await self.store.run(self.jobs.report(self.job, progress))
+        await self.store.run(self.jobs.report_progress(self.job, progress))
 
     async def end(self) -> None:
         assert await self.store.run(self.jobs.move(self.job, self.job.cancel(NOW)))

@@ -11,7 +11,7 @@ from tests.shared.conftest import NOW, ROOM, Records
 
 
 def start_next(records: Records) -> Job:
-    queued: Job = records.run(records.jobs.peek(Backend.NULL, 1))[0].job
+    queued: Job = records.run(records.jobs.peek_queue(Backend.NULL, 1))[0].job
     running = queued.start("null", "worker", NOW)
     assert records.run(records.jobs.move(queued, running))
     return running

@@ -87,7 +87,7 @@ def test_one_operation_that_fails_takes_none_of_the_same_round_trip_along(url: s
     async def ask() -> list[object]:
         store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
         try:
-            asked = (store.run(jobs.peek(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
+            asked = (store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
             return await asyncio.gather(*asked, return_exceptions=True)
         finally:
             await store.client.aclose(close_connection_pool=True)

@@ -78,7 +78,7 @@ class Office:
         return self._moved(job, job.start("null", "worker", datetime.now(UTC)))
 
     def step(self, job: Job, step: int) -> None:
-        self.run(self.jobs.report(job, Progress(step=step, steps=4, fraction=step / 4)))
+        self.run(self.jobs.report_progress(job, Progress(step=step, steps=4, fraction=step / 4)))
 
     def requeued(self, job: Job) -> Job:
         queued = job.requeue(lost=True)

@@ -111,7 +111,7 @@ def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_agai
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
     run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
 
-    page = bench.store.run(bench.jobs.page(JobFilter(), 10, None))
+    page = bench.store.run(bench.jobs.list_page(JobFilter(), 10, None))
 
     assert [snapshot.job.providers for snapshot in page.jobs] == [(TASK,)]
 
@@ -188,7 +188,7 @@ def test_only_a_running_job_buys(records: Records, state: str) -> None:
         job = running.succeed((), running.timings, NOW)
         assert records.run(records.jobs.move(running, job))
 
-    assert not records.run(records.jobs.note(job.model_copy(update={"providers": (TASK,)})))
+    assert not records.run(records.jobs.save_provider_tasks(job.model_copy(update={"providers": (TASK,)})))
     assert records.held(job).providers == ()
 
 
