@@ -140,7 +140,7 @@ async def admit(
     """
     await services.unsure.settle(repeat)
     if job.request.image:
-        await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
+        await services.store.run(JobHousekeeping(services.settings.redis_prefix).register_upload(job.id))
     await uploads.keep(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)

@@ -329,9 +329,9 @@ def test_a_round_ends_when_its_time_is_over_and_the_next_one_goes_on(house: Hous
 
 
 def test_one_housekeeper_at_a_time_has_the_turn(house: House) -> None:
-    assert [house.store.run(house.upkeep.turn("clear-away", 60)) for _ in range(2)] == [True, False]
-    assert house.store.run(house.upkeep.turn("other", 0.001))
-    until(lambda: house.store.run(house.upkeep.turn("other", 60)))
+    assert [house.store.run(house.upkeep.take_turn("clear-away", 60)) for _ in range(2)] == [True, False]
+    assert house.store.run(house.upkeep.take_turn("other", 0.001))
+    until(lambda: house.store.run(house.upkeep.take_turn("other", 60)))
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> No
 def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
-        house.store.run(house.upkeep.uploads_come(job_id))
+        house.store.run(house.upkeep.register_upload(job_id))
         staged = house.inputs.stage()
         arrived(staged, IMAGE)
         staged.keep(job_id)

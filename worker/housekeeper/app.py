@@ -50,7 +50,7 @@ class Housekeeper:
 
         def clear_in_turn() -> None:
             # What lies in one place needs one housekeeper.
-            if store.run(upkeep.turn("clear-away", CLEAR_SECONDS * 0.9)):
+            if store.run(upkeep.take_turn("clear-away", CLEAR_SECONDS * 0.9)):
                 retention.apply(rules_of(settings), seconds=CLEAR_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
