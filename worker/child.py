@@ -75,7 +75,7 @@ class Child:
         ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
         # Calls to a provider are many threads of one process: their backend keeps the time.
         time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
-        ledger.tell(workers.tell(settings.backend, backend.capabilities))
+        ledger.tell(workers.set_capabilities(settings.backend, backend.capabilities))
         # A worker that ends may take a wake-up along that it will not use.
         ledger.tell(Jobs(settings.redis_prefix).fill_wake_ups(settings.backend))
         placement = backend.placement if isinstance(backend, ReportsPlacement) else None

@@ -10,7 +10,7 @@ from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 from shared.workers.devices import DeviceMemory
 
-BEAT_SECONDS = 4.0
+HEARTBEAT_SECONDS = 4.0
 #: A record lives through two missed beats.
 LIFETIME_MS = 12_000
 #: Failed starts count as a row, and the reason is told, for so long after the last one.
@@ -82,26 +82,26 @@ class Workers:
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)
 
-    def beat(self, worker: WorkerRecord) -> Operation[bool]:
+    def heartbeat(self, worker: WorkerRecord) -> Operation[bool]:
         """Renew the record; it lapses LIFETIME_MS after the last beat."""
         args: list[Argument] = [worker.id, worker.model_dump_json(), LIFETIME_MS]
         return Operation("workers/heartbeat", [self._keys.worker(worker.id), self._keys.workers], args, bool)
 
-    def leave(self, worker_id: str) -> Operation[bool]:
-        return Operation("workers/leave", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
+    def unregister(self, worker_id: str) -> Operation[bool]:
+        return Operation("workers/unregister", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
 
-    def tell(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
+    def set_capabilities(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
         """A worker is ready: remember what the backend can do, also while no worker is there."""
         keys = [self._keys.capabilities(backend), self._keys.failures(backend)]
         return Operation("workers/set_capabilities", keys, [capabilities.model_dump_json()], bool)
 
-    def failed(self, backend: Backend, reason: str) -> Operation[int]:
+    def record_start_failure(self, backend: Backend, reason: str) -> Operation[int]:
         """Remember why a worker cannot start. Returns how many of the backend have failed in a row."""
         return Operation(
             "workers/record_start_failure", [self._keys.failures(backend)], [reason, FAILURE_LIFETIME_MS], int
         )
 
-    def fleet(self) -> Operation[Fleet]:
+    def read_fleet(self) -> Operation[Fleet]:
         keys = self._keys
         prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.pace(""), keys.failures("")]
         return Operation("workers/list", [keys.workers], [*prefixes, *Backend], _fleet)

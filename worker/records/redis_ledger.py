@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 #: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
 #: silent job still asks this often whether it should stop.
 MIN_INTERVAL_SECONDS = 0.25
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 #: A job whose lease was renewed so lately is certainly still its worker's.
 SURE_SECONDS = LEASE_MS / 1000 / 4
 
@@ -146,7 +146,7 @@ class RedisProgressChannel:
     @property
     def due(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else BEAT_SECONDS)
+        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else HEARTBEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress

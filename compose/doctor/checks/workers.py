@@ -21,7 +21,7 @@ def look(here: Surroundings) -> Iterator[Finding]:
         return
     client = connect(here.redis_url)
     try:
-        fleet = Store(client).run(Workers(here.settings.redis_prefix).fleet())
+        fleet = Store(client).run(Workers(here.settings.redis_prefix).read_fleet())
     except StoreUnavailable:
         yield ok("Redis does not answer; nothing is known of workers.")
     else:

@@ -270,7 +270,7 @@ def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: 
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
         for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
             told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.tell(backend, told))
+            store.run(workers.set_capabilities(backend, told))
         api = stack.start_api()
 
         answer = posted(api, SCENE, backend="sd")

@@ -36,11 +36,11 @@ def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]
         id="w", name="w", backend=backend, state=state, model="some-model", device="cuda:0", started_at=now
     )
     try:
-        store.run(workers.beat(record))
-        store.run(workers.tell(backend, CAPABILITIES))
+        store.run(workers.heartbeat(record))
+        store.run(workers.set_capabilities(backend, CAPABILITIES))
         yield
     finally:
-        store.run(workers.leave("w"))
+        store.run(workers.unregister("w"))
         store.client.close()
 
 

@@ -69,8 +69,8 @@ def loading_worker(redis_url: str, prefix: str, download: Download | None = None
         started_at=datetime.now(UTC),
     )
     try:
-        Store(client).run(Workers(prefix).beat(record))
+        Store(client).run(Workers(prefix).heartbeat(record))
         yield
     finally:
-        Store(client).run(Workers(prefix).leave("w"))
+        Store(client).run(Workers(prefix).unregister("w"))
         client.close()

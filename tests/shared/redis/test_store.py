@@ -23,7 +23,7 @@ FAULTS = {
     "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
     "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
 }
-WRITE = Workers("store:").leave("nobody")
+WRITE = Workers("store:").unregister("nobody")
 
 
 def worker() -> WorkerRecord:
@@ -45,7 +45,7 @@ def client(url: str) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
 def test_a_server_that_cannot_write_now_is_unavailable_for_as_long(client: redis.Redis, fault: str, cure: str) -> None:
-    store, beat = Store(client), Workers("store:").beat(worker())
+    store, beat = Store(client), Workers("store:").heartbeat(worker())
     client.execute_command(*fault.split())
     try:
         with pytest.raises(StoreUnavailable):

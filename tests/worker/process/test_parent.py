@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 15
 
 def workers_of(stack: Stack) -> tuple[WorkerRecord, ...]:
     store = Store(connect(stack.settings["SD_REDIS_URL"]))
-    return store.run(Workers(stack.prefix).fleet()).workers
+    return store.run(Workers(stack.prefix).read_fleet()).workers
 
 
 def until(told: Callable[[], bool]) -> None:
