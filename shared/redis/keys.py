@@ -121,7 +121,7 @@ class Keys:
         """Until when somebody has used up its share of requests."""
         return f"{self.prefix}rate:{account}"
 
-    def places(self, backend: str) -> str:
+    def slots(self, backend: str) -> str:
         """Places for jobs that run at the same time, of all workers of a backend together."""
         return f"{self.prefix}places:{backend}"
 

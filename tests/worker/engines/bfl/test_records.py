@@ -205,40 +205,40 @@ def places(records: Records) -> ConcurrencySlots:
 
 
 def test_there_are_so_many_places_and_no_more(records: Records, places: ConcurrencySlots) -> None:
-    assert [records.run(places.take(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
+    assert [records.run(places.acquire(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
 
     records.run(places.release("a"))
 
-    assert records.run(places.take("c"))
+    assert records.run(places.acquire("c"))
 
 
 def test_a_place_that_is_not_kept_lapses(
     records: Records, places: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.redis.concurrency_slots.PLACE_MS", 200)
-    records.run(places.take("a"))
-    records.run(places.take("b"))
-    monkeypatch.setattr("shared.redis.concurrency_slots.PLACE_MS", 60_000)
-    records.run(places.keep(["b"]))
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 200)
+    records.run(places.acquire("a"))
+    records.run(places.acquire("b"))
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 60_000)
+    records.run(places.renew(["b"]))
 
     time.sleep(0.25)
 
-    assert records.run(places.take("c"))
-    assert not records.run(places.take("d"))
+    assert records.run(places.acquire("c"))
+    assert not records.run(places.acquire("d"))
 
 
 def test_a_place_that_was_given_back_is_not_kept(records: Records, places: ConcurrencySlots) -> None:
-    records.run(places.take("a"))
+    records.run(places.acquire("a"))
     records.run(places.release("a"))
 
-    records.run(places.keep(["a"]))
+    records.run(places.renew(["a"]))
 
-    assert [records.run(places.take(name)) for name in ("b", "c")] == [True, True]
+    assert [records.run(places.acquire(name)) for name in ("b", "c")] == [True, True]
 
 
 def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
-        records.run(places.take(name))
+        records.run(places.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)
 
     def stop() -> None:
@@ -250,10 +250,10 @@ def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, 
 
 def test_who_waits_for_a_place_gets_the_next(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
-        records.run(places.take(name))
+        records.run(places.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)
 
     with waiting.held(lambda: records.run(places.release("a"))):
-        assert not records.run(places.take("c"))
+        assert not records.run(places.acquire("c"))
 
-    assert records.run(places.take("c"))
+    assert records.run(places.acquire("c"))
