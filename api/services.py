@@ -112,7 +112,7 @@ class Services:
     def is_known(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether somebody serves it or will again. What the cloud could do is no promise without a key."""
         remembered = backend in fleet.capabilities and backend is not Backend.FLUX_API
-        return self.is_configured(backend) or remembered or bool(fleet.of(backend))
+        return self.is_configured(backend) or remembered or bool(fleet.workers_of(backend))
 
     def capabilities(self, fleet: Fleet, backend: Backend) -> Capabilities | None:
         """What the backend can do, as its last worker told; of the cloud that is known without a worker."""

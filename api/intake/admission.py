@@ -241,7 +241,7 @@ def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationReques
 def _expected_ms(
     services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
 ) -> int:
-    pace, known = fleet.pace[backend], services.capabilities(fleet, backend)
+    pace, known = fleet.duration_stats[backend], services.capabilities(fleet, backend)
     if known is None:
         return pace.get("*", 0)
     resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)

@@ -82,7 +82,7 @@ class InfoView(BaseModel):
 
 
 def backend_status(services: Services, fleet: Fleet, backend: Backend) -> BackendStatus:
-    states = {worker.state for worker in fleet.of(backend)}
+    states = {worker.state for worker in fleet.workers_of(backend)}
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
@@ -90,8 +90,8 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
 
 
 def _reason(fleet: Fleet, backend: Backend) -> str | None:
-    served = any(worker.state is not WorkerState.LOADING for worker in fleet.of(backend))
-    return None if served else fleet.failures.get(backend)
+    served = any(worker.state is not WorkerState.LOADING for worker in fleet.workers_of(backend))
+    return None if served else fleet.start_failures.get(backend)
 
 
 def _shown(services: Services) -> list[Backend]:
@@ -113,7 +113,7 @@ async def _seen_by(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
 
 
 def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     capabilities = services.capabilities(fleet, backend)
     told = [worker.credits for worker in workers if worker.credits is not None]
     lead = next((worker for worker in workers if worker.device), None)
@@ -126,7 +126,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         workers=list(workers),
         reason=_reason(fleet, backend),
         queued=fleet.queued[backend],
-        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
+        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)),
         credits=told[0] if told else None,
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )

@@ -123,7 +123,7 @@ def _staff(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
     workers = _gauge("workers", "Workers, by what they do", "backend", "state")
     credits_left = _gauge("provider_credits", "What the account with the provider still has", "backend")
     for backend in backends:
-        staff = fleet.of(backend)
+        staff = fleet.workers_of(backend)
         for state in WorkerState:
             workers.add_metric([backend, state], sum(worker.state is state for worker in staff))
         known = [worker.credits for worker in staff if worker.credits is not None]
@@ -138,7 +138,7 @@ def _memory(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:
     used = _gauge("device_memory_used_bytes", "Memory in use on the device of a worker, by all programs", *labels)
     size = _gauge("device_memory_size_bytes", "Memory of the device of a worker", *labels)
     for backend in backends:
-        for number, worker in enumerate(sorted(fleet.of(backend), key=lambda worker: worker.started_at)):
+        for number, worker in enumerate(sorted(fleet.workers_of(backend), key=lambda worker: worker.started_at)):
             if worker.memory is not None:
                 own = [backend, str(number), worker.device or ""]
                 used.add_metric(own, worker.memory.used_bytes)

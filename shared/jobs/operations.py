@@ -193,7 +193,7 @@ class Jobs:
         """Compare-and-set on the old (state, attempt). False when the job was moved by somebody else first."""
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
         keys += [self._keys.state(old.state), self._keys.state(new.state), *self._queue(old.backend)]
-        keys += [self._keys.leases, self._keys.pace(old.backend), self._keys.deadlines, self._keys.active(old.owner)]
+        keys += [self._keys.leases, self._keys.duration_stats(old.backend), self._keys.deadlines, self._keys.active(old.owner)]
         keys.append(self._keys.counts)
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, _dump(new)]
         args += [old.owner, rank(new.request.priority), new.request.num_images, wake_up(old.backend), new.worker or ""]

@@ -105,7 +105,7 @@ class Keys:
         """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
         return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
 
-    def pace(self, backend: str) -> str:
+    def duration_stats(self, backend: str) -> str:
         """How long jobs of a backend have taken lately, by what they asked for."""
         return f"{self.prefix}pace:{backend}"
 
@@ -135,6 +135,6 @@ class Keys:
     def capabilities(self, backend: str) -> str:
         return f"{self.prefix}capabilities:{backend}"
 
-    def failures(self, backend: str) -> str:
+    def start_failures(self, backend: str) -> str:
         """How many workers of a backend have failed to start in a row, and why the last one did."""
         return f"{self.prefix}failures:{backend}"

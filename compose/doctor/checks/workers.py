@@ -32,9 +32,9 @@ def look(here: Surroundings) -> Iterator[Finding]:
 
 
 def judged(backend: Backend, fleet: Fleet) -> Finding:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     if not workers:
-        reason = f" The last one ended: {fleet.failures[backend]}" if backend in fleet.failures else ""
+        reason = f" The last one ended: {fleet.start_failures[backend]}" if backend in fleet.start_failures else ""
         return problem(
             f"No worker serves {backend}; {fleet.queued[backend]} jobs wait for one.{reason}",
             f"Start one; `imagegen logs worker-{backend}` says why it ended.",
