@@ -13,7 +13,7 @@ from shared.errors import WebhookNotFound
 from shared.jobs.requests import WebhookEvent
 from shared.jobs.views import WebhookMessage
 from shared.webhooks.deliveries import Delivery, DeliveryState
-from shared.webhooks.outbox import Kept, Listing
+from shared.webhooks.outbox import ListedState, ListedWebhook
 
 router = APIRouter(tags=["webhooks"])
 
@@ -38,12 +38,12 @@ class WebhookListView(BaseModel):
 async def index(
     services: ServicesDep,
     caller: CallerDep,
-    state: Annotated[Kept, Query(description="Given up, or still on their way")] = DeliveryState.DEAD,
+    state: Annotated[ListedState, Query(description="Given up, or still on their way")] = DeliveryState.DEAD,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=ID)] = None,
 ) -> WebhookListView:
     """Webhooks that have not arrived, those of the newest jobs first. A page may be short and still have a cursor."""
-    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.sees))
+    page = await services.store.run(services.webhooks.list_page(state, limit, cursor, caller.sees))
     return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
 
 
@@ -65,7 +65,7 @@ async def redeliver(
     return _view(webhook)
 
 
-def _view(webhook: Listing) -> KeptWebhookView:
+def _view(webhook: ListedWebhook) -> KeptWebhookView:
     return KeptWebhookView(
         **webhook.delivery.model_dump(), job_id=webhook.job_id, url=webhook.url, created_at=webhook.created_at
     )

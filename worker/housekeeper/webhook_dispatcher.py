@@ -118,7 +118,7 @@ class Dispatcher:
             with self._changed:
                 self._under_way += 1
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
-        return None if claimed.wait_ms is None else claimed.wait_ms / 1000
+        return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
 
     def _send(self, webhook: Webhook) -> None:
         try:

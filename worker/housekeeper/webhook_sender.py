@@ -57,9 +57,9 @@ class HttpResult:
         return self.status == HTTPStatus.GONE
 
     @property
-    def reach(self) -> ReceiverState:
+    def receiver_state(self) -> ReceiverState:
         if not self.connected:
-            return ReceiverState.AWAY
+            return ReceiverState.UNREACHABLE
         return ReceiverState.REFUSED if self.status is None or self.status in OVERWHELMED else ReceiverState.ANSWERED
 
 
@@ -100,7 +100,7 @@ class WebhookSender:
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
-        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
+        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.occurred_at, data=view)
         return message.model_dump_json().encode()
 
     def _images(self, job: Job) -> dict[int, bytes]:

@@ -21,7 +21,7 @@ from shared.settings.service import LinkSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.webhooks.deliveries import Delivery
-from shared.webhooks.outbox import Claimed, DeliveryOutcome, Webhook, Webhooks
+from shared.webhooks.outbox import ClaimedWebhooks, DeliveryOutcome, Webhook, Webhooks
 from tests.shared.webhooks.receiver import SECRET
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import RetryPolicy
@@ -109,7 +109,7 @@ class Office:
         return Image(index=index, media_type="image/png", width=1, height=1, seed=1, bytes=len(data), sha256=digest)
 
     def take(self, most: int = 100) -> tuple[Webhook, ...]:
-        claimed: Claimed = self.run(self.webhooks.claim(most))
+        claimed: ClaimedWebhooks = self.run(self.webhooks.claim(most))
         return claimed.webhooks
 
     def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> None:
