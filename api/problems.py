@@ -26,7 +26,7 @@ from shared.errors import (
     Unauthorized,
     Unconfirmed,
 )
-from shared.jobs.requests import JobError
+from shared.jobs.job import JobError
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from shared.access.links import Links
 from shared.errors import JobNotFound
-from shared.jobs.operations import Jobs, JobSnapshot
-from shared.jobs.requests import Backend
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
+from shared.jobs.types import Backend
 from shared.models import bfl
 from shared.models.capabilities import Capabilities, Limits
 from shared.net.outbound import OutboundClient

@@ -23,7 +23,7 @@ from celery.signals import (
 from celery.worker import state as celery_state
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.observability import logs, tracing
 from shared.redis.celery_queues import create_celery, queue_for
 from shared.redis.wakeups import GENERATE, queue_name

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
 
+from shared.jobs.job import Job
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.observability import logs
 from shared.observability.tracing import Span, Start, Tracing

@@ -13,7 +13,8 @@ import redis.exceptions
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
-from shared.jobs.operations import JobEvent, Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.redis.store import AsyncStore
 
 logger = logging.getLogger(__name__)

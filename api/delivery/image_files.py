@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
-from shared.jobs.requests import Image
+from shared.jobs.job import Image
 from shared.storage.object_store import Chunk, ObjectStore, pieces
 
 #: What one client may take of the memory; most images are smaller, and so one request.

@@ -24,18 +24,14 @@ from shared.errors import (
     StoreUnavailable,
     Unconfirmed,
 )
+from shared.jobs.admission import Admission, AdmissionOutcome, IdempotencyKey, OnDuplicate, QueueLimits
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import (
-    Admission,
-    IdempotencyKey,
-    JobSnapshot,
-    OnDuplicate,
-    Outcome,
-    QueueLimits,
-    kind_of_work,
-)
-from shared.jobs.requests import Backend, GenerationRequest, Job, Priority
+from shared.jobs.job import Job
+from shared.jobs.operations import workload_key
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import Backend, Priority
 from shared.models.capabilities import Capabilities, Size
 from shared.net.url import Url
 from shared.observability import tracing
@@ -68,12 +64,14 @@ class IdempotencyScope:
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
-            return IdempotencyKey(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.SAME, KEY_MS)
+            return IdempotencyKey(
+                _hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.RETURN, KEY_MS
+            )
         asked = f"{self.caller.account} {request_hash}"
         if self.retry_count is None:
-            return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.UNSURE, UNSURE_MS)
-        on_repeat = OnDuplicate.NEW if self.retry_count == "0" else OnDuplicate.AGAIN
-        return IdempotencyKey(_hash(f"retry {asked}"), request_hash, on_repeat, RETRY_MS)
+            return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.RETURN_UNCONFIRMED, UNSURE_MS)
+        on_duplicate = OnDuplicate.CREATE if self.retry_count == "0" else OnDuplicate.RETURN_UNLESS_FAILED
+        return IdempotencyKey(_hash(f"retry {asked}"), request_hash, on_duplicate, RETRY_MS)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
@@ -146,19 +144,19 @@ async def admit(
         admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
         # Its images stay, and the housekeeper removes them if there is no such job.
-        if repeat.on_repeat is OnDuplicate.UNSURE:
+        if repeat.on_duplicate is OnDuplicate.RETURN_UNCONFIRMED:
             services.unsure.add(repeat, job.id)
         raise Unconfirmed(job.id) from None
-    if admission.outcome is not Outcome.CREATED:
+    if admission.outcome is not AdmissionOutcome.CREATED:
         await services.intake.discard(job)
     match admission.outcome:
-        case Outcome.FULL:
+        case AdmissionOutcome.QUEUE_FULL:
             raise QueueFull
-        case Outcome.CROWDED:
+        case AdmissionOutcome.OWNER_LIMIT:
             raise QueueFull("This key has as many jobs waiting or running as it may; try again when some are done.")
-        case Outcome.MISMATCH:
+        case AdmissionOutcome.MISMATCH:
             raise IdempotencyMismatch
-        case Outcome.CREATED | Outcome.KNOWN:
+        case AdmissionOutcome.CREATED | AdmissionOutcome.DUPLICATE:
             return admission
 
 
@@ -245,7 +243,7 @@ def _expected_ms(
     if known is None:
         return pace.get("*", 0)
     resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
-    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
+    return pace.get(workload_key(known.chosen(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

@@ -6,7 +6,8 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from shared.errors import StoreUnavailable, Unconfirmed
-from shared.jobs.operations import IdempotencyKey, Jobs
+from shared.jobs.admission import IdempotencyKey
+from shared.jobs.operations import Jobs
 from shared.redis.store import AsyncStore
 
 #: So many are kept in mind; the oldest go first.
@@ -27,7 +28,7 @@ class UnconfirmedJobs:
         self._settling: asyncio.Task[None] | None = None
 
     def add(self, repeat: IdempotencyKey, job_id: str) -> None:
-        self._open[job_id] = repeat, time.monotonic() + repeat.remembered_ms / 1000
+        self._open[job_id] = repeat, time.monotonic() + repeat.lifetime_ms / 1000
         if len(self._open) > MOST:
             self._open.popitem(last=False)
         if self._settling is None or self._settling.done():

@@ -17,9 +17,11 @@ from api.native.images import serve_image
 from api.problems import about, documented, failed_job
 from api.services import Services, ServicesDep
 from shared.errors import ImageNotFound, InvalidTransition, NotAcceptable, StoreUnavailable
-from shared.jobs.operations import JobSnapshot, Outcome
-from shared.jobs.requests import GenerationRequest, OutputFormat, ResponseFormat
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import OutputFormat, ResponseFormat
 from shared.jobs.views import JobView, job_view
 
 router = APIRouter(tags=["generate"])
@@ -142,7 +144,7 @@ async def _made(
         listener = listening.enter_context(services.hub.listen(job.id))
         admission = await admit(services, job, expected_ms, repetition.of(request), submission.uploads)
         on_disconnect = wish.on_disconnect
-        if admission.outcome is not Outcome.CREATED:
+        if admission.outcome is not AdmissionOutcome.CREATED:
             listener = listening.enter_context(services.hub.listen(admission.job_id))
             # It may have ended before anybody listened, and somebody else may wait for it too.
             listener.tell(None)
@@ -278,4 +280,4 @@ async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | N
         fleet = await services.watch.fleet()
     except StoreUnavailable:
         return None
-    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_before_ms)
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms)

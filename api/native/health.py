@@ -11,7 +11,7 @@ from api.edge.authentication import Caller, CallerDep
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -126,7 +126,9 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         workers=list(workers),
         reason=_reason(fleet, backend),
         queued=fleet.queued[backend],
-        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)),
+        estimated_wait_seconds=fleet.wait_seconds(
+            backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)
+        ),
         credits=told[0] if told else None,
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )

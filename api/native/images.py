@@ -8,7 +8,7 @@ from api.edge.authentication import CallerDep
 from api.problems import about, documented
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.storage.images import ImageStore, image_name
 
 router = APIRouter(tags=["jobs"])

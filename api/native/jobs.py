@@ -25,9 +25,10 @@ from api.problems import about, documented
 from api.services import Services, ServicesDep
 from shared.access.links import Links
 from shared.errors import JobNotFound
-from shared.jobs.operations import JobEvent, JobFilter, JobSnapshot, Outcome
-from shared.jobs.requests import Backend
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.snapshots import JobEvent, JobFilter, JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.jobs.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
@@ -53,9 +54,9 @@ async def create(http: Request, services: ServicesDep, repetition: IdempotencyDe
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
         job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
         admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
-    if admission.outcome is not Outcome.CREATED:
+    if admission.outcome is not AdmissionOutcome.CREATED:
         return await handed_over(services, http, JobSnapshot(job), admission.job_id)
-    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
+    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
     return await handed_over_as(services, http, accepted)
 
 

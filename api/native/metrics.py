@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.observability.counters import COUNTERS, HISTOGRAMS, Counter, Histogram
 from shared.observability.gauges import Gauges, read_gauges
 from shared.storage.object_store import DiskUsage

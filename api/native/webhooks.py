@@ -10,7 +10,7 @@ from api.edge.authentication import CallerDep
 from api.problems import documented
 from api.services import ServicesDep
 from shared.errors import WebhookNotFound
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.jobs.views import WebhookMessage
 from shared.webhooks.deliveries import Delivery, DeliveryState
 from shared.webhooks.outbox import ListedState, ListedWebhook

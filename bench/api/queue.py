@@ -11,8 +11,11 @@ import redis
 from bench.figures import Figure, Goal, Scale, percentile
 from bench.http import Connection, connections
 from bench.service import service
-from shared.jobs.operations import Jobs, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from tests.stack import Stack
 

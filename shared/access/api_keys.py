@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import SecretStr
 
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 
 #: The name of a key that was given none.
 UNNAMED = "default"
@@ -38,7 +38,7 @@ class Scope(StrEnum):
         return order.index(self) >= order.index(other)
 
 
-class ApiKey(Frozen):
+class ApiKey(FrozenModel):
     name: str
     """Whose jobs it opens. The keys of one name differ in scope."""
     secret: SecretStr

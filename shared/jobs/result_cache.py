@@ -12,8 +12,8 @@ class ResultCacheIndex:
 
     def remember(self, cause: str, job_id: str, lifetime_ms: int) -> Operation[str]:
         """The latest one counts."""
-        return Operation("limits/result_cache", [self._keys.twin(cause)], [job_id, lifetime_ms], str)
+        return Operation("limits/result_cache", [self._keys.cached_result(cause)], [job_id, lifetime_ms], str)
 
     def find(self, cause: str) -> Operation[str | None]:
         """Id of the job, which may be gone by now."""
-        return Operation("limits/result_cache", [self._keys.twin(cause)], [], lambda reply: reply or None)
+        return Operation("limits/result_cache", [self._keys.cached_result(cause)], [], lambda reply: reply or None)

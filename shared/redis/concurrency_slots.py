@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 

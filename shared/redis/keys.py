@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from shared.jobs.requests import Backend
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.wakeups import queue_name
 
 
@@ -101,7 +101,7 @@ class Keys:
         """The broker's list of messages for workers of a backend."""
         return f"{self.prefix}{queue_name(backend)}"
 
-    def former_messages(self, backend: Backend) -> list[str]:
+    def legacy_wake_ups(self, backend: Backend) -> list[str]:
         """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
         return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
 
@@ -109,11 +109,11 @@ class Keys:
         """How long jobs of a backend have taken lately, by what they asked for."""
         return f"{self.prefix}pace:{backend}"
 
-    def repeat(self, name: str) -> str:
+    def idempotency(self, name: str) -> str:
         """The job that a repeated request gets."""
         return f"{self.prefix}repeat:{name}"
 
-    def twin(self, cause: str) -> str:
+    def cached_result(self, cause: str) -> str:
         """The job that made the images of an exact repeat."""
         return f"{self.prefix}twin:{cause}"
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
 from shared.net.allowlist import Entry
 from shared.net.egress_proxy import Proxy

@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
-from shared.jobs.operations import ANYONE, JobSnapshot, job_of
-from shared.jobs.requests import Progress, WebhookEvent
-from shared.observability.counters import of_attempt
+from shared.jobs.job import Progress
+from shared.jobs.operations import ANY_OWNER
+from shared.jobs.snapshots import JobSnapshot, parse_job
+from shared.jobs.types import WebhookEvent
+from shared.observability.counters import count_attempt
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
-from shared.webhooks.deliveries import Delivery, DeliveryState, shown
+from shared.webhooks.deliveries import Delivery, DeliveryState, without_query
 
 #: Longer than any attempt may take: what has not been settled by then is sent by somebody else.
 LEASE_MS = 20_000
@@ -56,7 +58,7 @@ class Webhook:
     def snapshot(self) -> JobSnapshot:
         """The job as it was then. Read late: one that cannot be read is the trouble of nobody else."""
         progress = Progress.model_validate_json(self.progress) if self.progress else None
-        return JobSnapshot(job=job_of(self.doc, self.providers), progress=progress, pinned=self.pinned)
+        return JobSnapshot(job=parse_job(self.doc, self.providers), progress=progress, pinned=self.pinned)
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,12 @@ class Webhooks:
         args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, outcome.state]
         args += ["" if outcome.status is None else outcome.status, outcome.error, outcome.delay_ms]
         args += [outcome.receiver, "1" if outcome.gone else "", FAILURES_BEFORE_COOLDOWN, COOLDOWN_MS, MAX_COOLDOWN_MS]
-        args += [DEAD_RETENTION_MS, MAX_DEAD_PER_OWNER, self._keys.counts, *of_attempt(outcome.state)]
+        args += [DEAD_RETENTION_MS, MAX_DEAD_PER_OWNER, self._keys.counts, *count_attempt(outcome.state)]
         return Operation("webhooks/settle", keys, args, bool)
 
-    def list_page(self, state: ListedState, limit: int, cursor: str | None, owner: str | None = None) -> Operation[WebhookPage]:
+    def list_page(
+        self, state: ListedState, limit: int, cursor: str | None, owner: str | None = None
+    ) -> Operation[WebhookPage]:
         """Those of the newest jobs first, of one owner if given. `cursor` is an id; the page begins after it."""
         index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
 
@@ -150,7 +154,7 @@ class Webhooks:
             return _listing(row, DeliveryState.PENDING) if row else None
 
         return Operation(
-            "webhooks/redeliver", keys, [self._prefix, webhook_id, ANYONE if owner is None else owner], decode
+            "webhooks/redeliver", keys, [self._prefix, webhook_id, ANY_OWNER if owner is None else owner], decode
         )
 
 
@@ -176,7 +180,7 @@ def _webhook(row: list[str]) -> Webhook:
 
 def _listing(row: list[str], state: ListedState) -> ListedWebhook:
     webhook_id, event, at, attempts, status, error, tried, due, doc = row
-    job = job_of(doc, "")
+    job = parse_job(doc, "")
     delivery = Delivery(
         id=webhook_id,
         event=WebhookEvent(event),
@@ -187,7 +191,7 @@ def _listing(row: list[str], state: ListedState) -> ListedWebhook:
         last_attempt_at=_moment(tried) if tried else None,
         next_attempt_at=_moment(due) if due else None,
     )
-    return ListedWebhook(job.id, shown(job.request.webhook_url or ""), _moment(at), delivery)
+    return ListedWebhook(job.id, without_query(job.request.webhook_url or ""), _moment(at), delivery)
 
 
 def _moment(milliseconds: str) -> datetime:

@@ -1,9 +1,9 @@
 """What processes that have PyTorch tell of the device, to those that have none."""
 
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 
 
-class Device(Frozen):
+class Device(FrozenModel):
     torch: str
     """Version of PyTorch."""
     cuda_build: str | None
@@ -21,7 +21,7 @@ class Device(Frozen):
     trouble: str = ""
 
 
-class DeviceMemory(Frozen):
+class DeviceMemory(FrozenModel):
     """Of the device that a worker renders on: of the GPU, or of the machine."""
 
     used_bytes: int

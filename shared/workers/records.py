@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from shared.jobs.requests import Backend, Frozen
+from shared.jobs.types import Backend, FrozenModel
 from shared.models.capabilities import Capabilities
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
@@ -23,7 +23,7 @@ class WorkerState(StrEnum):
     BUSY = "busy"
 
 
-class Download(Frozen):
+class Download(FrozenModel):
     """How far the download of a model is."""
 
     model: str
@@ -31,7 +31,7 @@ class Download(Frozen):
     bytes_total: int
 
 
-class WorkerRecord(Frozen):
+class WorkerRecord(FrozenModel):
     id: str
     """Another one at each start: two workers may have the same name."""
     name: str
@@ -62,7 +62,7 @@ class Fleet:
     capabilities: dict[Backend, Capabilities]
     queued: dict[Backend, int]
     duration_stats: dict[Backend, dict[str, int]]
-    """Milliseconds that kinds of work have taken lately (see kind_of_work); `*` is the mean of all."""
+    """Milliseconds that kinds of work have taken lately (see workload_key); `*` is the mean of all."""
     store_ms: int
     """When this was so, by the store's clock: milliseconds since 1970."""
     start_failures: dict[Backend, str] = field(default_factory=dict)
@@ -103,7 +103,13 @@ class Workers:
 
     def read_fleet(self) -> Operation[Fleet]:
         keys = self._keys
-        prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.duration_stats(""), keys.start_failures("")]
+        prefixes = [
+            keys.worker(""),
+            keys.capabilities(""),
+            keys.queue(""),
+            keys.duration_stats(""),
+            keys.start_failures(""),
+        ]
         return Operation("workers/list", [keys.workers], [*prefixes, *Backend], _fleet)
 
 

@@ -4,7 +4,7 @@ import logging
 
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store
 from worker.records.recovery import JobRecovery
 

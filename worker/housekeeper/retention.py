@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
 from shared.storage.object_store import STAGING, DayFolder

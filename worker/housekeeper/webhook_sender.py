@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from shared.access.links import Links
 from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.views import WebhookMessage, job_view
 from shared.net.allowlist import ReceiverHeader, header_for
 from shared.net.outbound import HttpResponse, OutboundClient

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from shared.errors import ContentRejected, ImagegenError, InternalError, InvalidOutput, StorageFull, StorageUnavailable
-from shared.jobs.requests import GenerationRequest, Image, Job, JobError, Timings
+from shared.jobs.job import Image, Job, JobError, Timings
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.observability import logs
 from shared.observability.tracing import Tracing, Untraced
@@ -110,7 +111,7 @@ class Runner:
         twin = self.repeats.find(job) if self.repeats else None
         if twin is None or not self.images.copy(twin, job):
             return False
-        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings)
+        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).with_warnings(twin.warnings)
         self._record([Ending(job, ended, SpanRecorder())])
         return True
 
@@ -208,11 +209,11 @@ class Runner:
             ended = job.cancel(self.now())
         except ImagegenError as error:
             known = job.model_copy(update={"providers": rendering.follower.providers})
-            ended = known.fail(JobError.of(error), self.now(), rendering.images)
+            ended = known.fail(JobError.from_error(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
-            ended = job.fail(JobError.of(InternalError()), self.now())
-        return ended.warned(rendering.follower.warnings)
+            ended = job.fail(JobError.from_error(InternalError()), self.now())
+        return ended.with_warnings(rendering.follower.warnings)
 
     def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
         if self.tracing.is_on:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.observability.tracing import Span
 
 

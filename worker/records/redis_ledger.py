@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from shared.errors import StoreUnavailable
-from shared.jobs.operations import LEASE_MS, Jobs, Verdict
-from shared.jobs.requests import Backend, Job, Progress, QueuedJob
+from shared.jobs.job import Job, Progress, QueuedJob
+from shared.jobs.operations import LEASE_MS, Jobs, ProgressReply
+from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store
 from worker.jobs.follower import JobCancelled, JobLost
 from worker.records.redis_retry import patiently
@@ -139,7 +140,7 @@ class RedisProgressChannel:
         self._reporter = reporter
         self._progress: Progress | None = None
         self._preview = ""
-        self._verdict = Verdict.GO_ON
+        self._verdict = ProgressReply.CONTINUE
         self._told_at = time.monotonic()
         self._sure_at = _moment()
 
@@ -158,11 +159,11 @@ class RedisProgressChannel:
 
     def check(self) -> None:
         match self._verdict:
-            case Verdict.CANCEL:
+            case ProgressReply.CANCEL:
                 raise JobCancelled
-            case Verdict.LOST:
+            case ProgressReply.LOST:
                 raise JobLost
-            case Verdict.GO_ON:
+            case ProgressReply.CONTINUE:
                 return
 
     def confirm(self) -> None:
@@ -170,14 +171,14 @@ class RedisProgressChannel:
             self._reporter.report([self])
         self.check()
 
-    def report(self) -> Operation[Verdict]:
+    def report(self) -> Operation[ProgressReply]:
         """What there is to tell; it counts as told."""
         progress, preview = self._progress, self._preview
         self._progress, self._preview = None, ""
         self._told_at = time.monotonic()
         return self._jobs.report_progress(self._job, progress, preview)
 
-    def heard(self, verdict: Verdict, asked_at: tuple[float, float]) -> None:
+    def heard(self, verdict: ProgressReply, asked_at: tuple[float, float]) -> None:
         self._verdict, self._sure_at = verdict, asked_at
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
@@ -54,7 +54,7 @@ class RedisResultCache:
 
     def _cause(self, job: Job) -> str:
         """All that the bytes of its images follow from, and who may have them."""
-        asked = job.request.told(without={*NOT_OF_THE_IMAGE} - {"output_format"})
+        asked = job.request.to_json(exclude={*NOT_OF_THE_IMAGE} - {"output_format"})
         told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 

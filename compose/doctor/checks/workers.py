@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Fleet, WorkerRecord, Workers, WorkerState
 from worker.models.download_plans import readable

@@ -9,7 +9,7 @@ from typing import Any
 from api.app import create_app
 from api.main import create_services
 from api.services import Services
-from shared.jobs.operations import JobFilter
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
 from shared.observability.tracing import Untraced
 from shared.settings.api import ApiSettings

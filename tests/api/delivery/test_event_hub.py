@@ -11,8 +11,12 @@ import pytest
 
 from api.delivery import events
 from api.delivery.events import BACKLOG, EventHub, Listener, follow, until_done
-from shared.jobs.operations import JobEvent, Jobs, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, Progress
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, Progress
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobEvent
+from shared.jobs.types import Backend
 from shared.redis.store import AsyncStore, connect_async
 
 NOW = datetime.now(UTC)

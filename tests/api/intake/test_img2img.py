@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
 from tests.api.images import PROMPT, encoded, half, posted, scene

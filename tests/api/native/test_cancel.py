@@ -9,7 +9,7 @@ import pytest
 
 from api.intake.admission import withdraw
 from api.main import create_services
-from shared.jobs.operations import Verdict
+from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
 from shared.observability.tracing import Untraced
 from shared.redis.store import AsyncStore, Operation, Store, connect
@@ -79,7 +79,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
         client = services.store.client
         snapshot = await withdraw(replace(services, store=Raced(client)), job_id)
         await client.connection_pool.disconnect()
-        assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is Verdict.CANCEL
+        assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is ProgressReply.CANCEL
         return snapshot.job.state
 
     assert asyncio.run(cancelled()) is State.RUNNING

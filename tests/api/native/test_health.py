@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.redis.store import Store, connect
 from shared.workers.records import WorkerRecord, Workers, WorkerState

@@ -11,7 +11,7 @@ from compose.doctor.asking import ProbeFailed, ProbeResponse
 from compose.doctor.examination import CHECKS
 from compose.doctor.findings import Finding
 from compose.doctor.surroundings import Surroundings
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device

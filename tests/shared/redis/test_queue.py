@@ -5,8 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from shared.jobs.operations import IdempotencyKey, OnDuplicate
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.admission import IdempotencyKey, OnDuplicate
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from tests.shared.conftest import NOW, ROOM, Records
 
 
@@ -153,7 +155,7 @@ def test_what_is_known_of_durations_is_bounded_and_not_forgotten_at_once(records
 
 def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Records) -> None:
     first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
-    repeat = IdempotencyKey("unsure", "hash", OnDuplicate.UNSURE, 60_000)
+    repeat = IdempotencyKey("unsure", "hash", OnDuplicate.RETURN_UNCONFIRMED, 60_000)
     # Its caller had given up waiting when it was accepted.
     assert records.run(records.jobs.create(first, ROOM, repeat, latest_ms=1)).outcome == "created"
 

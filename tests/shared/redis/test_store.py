@@ -9,7 +9,7 @@ import redis
 
 from shared.errors import StoreUnavailable
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, Store, connect, connect_async
 from shared.workers.devices import DeviceMemory

@@ -12,8 +12,11 @@ import redis
 from pydantic import SecretStr
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Image, Job, JobError, Progress, Timings
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
 from shared.settings.housekeeper import signing_keys
@@ -71,7 +74,7 @@ class Office:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
         job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://images.example.com")
         admission = self.run(self.jobs.create(job, QueueLimits(10_000, 10_000)))
-        assert admission.outcome is Outcome.CREATED
+        assert admission.outcome is AdmissionOutcome.CREATED
         return job
 
     def started(self, job: Job) -> Job:
@@ -90,7 +93,7 @@ class Office:
         return self._moved(job, job.succeed(images, Timings(), datetime.now(UTC)))
 
     def failed(self, job: Job) -> Job:
-        return self._moved(job, job.fail(JobError.of(OutOfMemory()), datetime.now(UTC)))
+        return self._moved(job, job.fail(JobError.from_error(OutOfMemory()), datetime.now(UTC)))
 
     def cancelled(self, job: Job) -> Job:
         return self._moved(job, job.cancel(datetime.now(UTC)))

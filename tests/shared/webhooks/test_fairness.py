@@ -8,7 +8,13 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import FAILURES_BEFORE_COOLDOWN, MAX_IN_FLIGHT_PER_QUEUE, DeliveryOutcome, ReceiverState, Webhook
+from shared.webhooks.outbox import (
+    FAILURES_BEFORE_COOLDOWN,
+    MAX_IN_FLIGHT_PER_QUEUE,
+    DeliveryOutcome,
+    ReceiverState,
+    Webhook,
+)
 from tests.faults.invariant import until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang

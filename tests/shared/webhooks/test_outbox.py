@@ -4,9 +4,15 @@ import time
 
 import pytest
 
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import DEAD_RETENTION_MS, FAILURES_BEFORE_COOLDOWN, MAX_IN_FLIGHT_PER_QUEUE, DeliveryOutcome, ReceiverState
+from shared.webhooks.outbox import (
+    DEAD_RETENTION_MS,
+    FAILURES_BEFORE_COOLDOWN,
+    MAX_IN_FLIGHT_PER_QUEUE,
+    DeliveryOutcome,
+    ReceiverState,
+)
 from tests.shared.webhooks.office import URL, Office
 
 RECEIVER = "http://127.0.0.1:9"

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, QueuedJob
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, QueuedJob
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from tests.faults.invariant import until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step

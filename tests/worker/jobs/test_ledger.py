@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.requests import Progress, Timings
+from shared.jobs.job import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
 from worker.jobs.follower import JobCancelled, ProgressChannel

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InternalError, OutOfMemory
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
 from shared.storage.images import image_name
 from tests.worker.bench import Bench, canvas, speckled
 from worker.engines.base import JobWatch, Step

@@ -16,7 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from shared.errors import AnswerLost, ForbiddenUrl, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
-from shared.jobs.requests import Provider as Task
+from shared.jobs.job import ProviderTask as Task
 from shared.models import bfl
 from shared.net.outbound import HttpResponse
 from tests.worker.engines.bfl.conftest import QUICK, Table

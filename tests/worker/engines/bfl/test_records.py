@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from shared.errors import StorageUnavailable, WorkerLost
-from shared.jobs.operations import JobFilter
-from shared.jobs.requests import Backend, GenerationRequest, Job, JobError, Provider
+from shared.jobs.job import Job, JobError, ProviderTask
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobFilter
+from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store, connect
 from tests.shared.conftest import Records
@@ -20,7 +22,7 @@ from worker.engines.null import NullEngine
 from worker.images.values import Inputs, RenderedImage
 from worker.records.concurrency_slots import RedisConcurrencySlots
 
-TASK = Provider(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
+TASK = ProviderTask(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 Buying = Callable[[JobWatch], None]
@@ -85,7 +87,7 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("bought", [(), (TASK,)])
-def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[Provider, ...]) -> None:
+def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[ProviderTask, ...]) -> None:
     def buy(watch: JobWatch) -> None:
         watch.remember(bought)
         raise StorageUnavailable
@@ -100,10 +102,10 @@ def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_agai
     running = bench.started(bench.accepted())
     assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
 
-    failed = bench.read(running).fail(JobError.of(WorkerLost()), NOW)
+    failed = bench.read(running).fail(JobError.from_error(WorkerLost()), NOW)
 
     assert (failed.error, failed.providers) == (
-        JobError.of(WorkerLost()).model_copy(update={"retryable": False}),
+        JobError.from_error(WorkerLost()).model_copy(update={"retryable": False}),
         (TASK,),
     )
 
@@ -122,7 +124,7 @@ def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
     assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
     # As whoever takes it back has it: a copy from before the purchase.
     queued = bench.requeued(running)
-    seen: list[tuple[Provider, ...]] = []
+    seen: list[tuple[ProviderTask, ...]] = []
 
     run(bench, queued, lambda watch: seen.append(watch.providers))
 
