@@ -92,7 +92,7 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
     children: list[Child] = []
 
     def begin(sender: str, **_: object) -> None:
-        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
+        logs.configure_logging(settings.log_format, backend=settings.backend, worker=sender)
         try:
             # Imported here, because only the child may carry the weight of what it imports.
             from worker.child import Child
@@ -125,7 +125,7 @@ def _rescue_jobs(settings: WorkerSettings, start_id: str) -> None:
     workers: list[Any] = []
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
-        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
+        logs.configure_logging(settings.log_format, backend=settings.backend, worker=sender)
         rescues.append(JobRecovery.connected(settings, WorkerIdentity(sender, start_id)))
         workers.append(instance)
 

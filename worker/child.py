@@ -119,7 +119,7 @@ class Child:
         """
         jobs = self._runner.claim()
         if jobs:
-            with self._busy(jobs[0].id), logs.about(job_id=jobs[0].id):
+            with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
                 self._runner.run(jobs)
         if self._runner.retiring.is_set():
             self._runner.finish.drain()

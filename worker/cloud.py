@@ -75,7 +75,7 @@ class _Cloud:
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
-        logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
+        logs.configure_logging(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
         self._rescue = JobRecovery.connected(self.settings, worker)
         self._child = Child.loaded(self.settings, worker, self._traced, events.moved)

@@ -17,9 +17,9 @@ from worker.process.cpus import set_threads
 def _settings() -> WorkerSettings:
     try:
         settings = load(WorkerSettings)
-        logs.configure(settings.log_format)
+        logs.configure_logging(settings.log_format)
         if SUPERVISED not in os.environ:
-            logs.warn(unknown())
+            logs.log_warnings(unknown())
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)

@@ -16,7 +16,7 @@ from worker.housekeeper.app import Housekeeper
 def main() -> None:
     try:
         settings = load(HousekeeperSettings)
-        logs.configure(settings.log_format)
+        logs.configure_logging(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)

@@ -130,7 +130,7 @@ class Runner:
     def _read(self, rendering: Rendering) -> Inputs | None:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
-            with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
+            with logs.log_context(job_id=rendering.job.id), rendering.trail.part("load"):
                 inputs = self.claims.reader.read(rendering.job)
                 # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
                 return inputs if isinstance(self.backend, ReportsCredits) else inputs.decoded()
@@ -141,7 +141,7 @@ class Runner:
     def _render_alone(self, rendering: Rendering, inputs: Inputs) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
+            with logs.log_context(job_id=job.id), rendering.trail.part("render"), self._limited():
                 rendering.follower.begin(self.time_limit_seconds)
                 rendering.rendered = self.backend.generate(job.request, inputs, rendering.follower)
         except Unfinished as unfinished:
@@ -183,7 +183,7 @@ class Runner:
         """Each job is put on record as soon as its images are stored; those that take no time, together."""
         endings, begin = list[Ending](), time.perf_counter()
         for rendering in renderings:
-            with logs.about(job_id=rendering.job.id):
+            with logs.log_context(job_id=rendering.job.id):
                 ended = self._ended(rendering)
             if ended is None:
                 self._trace(rendering.job, None, rendering.trail)
