@@ -93,7 +93,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
     settings.require_keys()
     settings.require_output_dir()
     require_redis(settings.redis_url)
-    services = create_services(settings, tracing.start("imagegen-api", os.environ))
+    services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
     return create_app(services), services.hub
 
 

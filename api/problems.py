@@ -18,13 +18,13 @@ from starlette.routing import Match
 from api.field_errors import sentence, summary
 from shared import errors
 from shared.errors import (
+    AcceptanceUnconfirmed,
     FieldError,
     ImagegenError,
     InvalidRequest,
     RangeNotSatisfiable,
     RequestError,
     Unauthorized,
-    Unconfirmed,
 )
 from shared.jobs.job import JobError
 
@@ -166,7 +166,7 @@ def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
         told["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     detail = summary("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, Unconfirmed) else None
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed) else None
     if job_id is not None:
         told["X-Job-Id"] = job_id
     return problem_response(error.code, detail, retryable=error.retryable, fields=fields, headers=told, job_id=job_id)

@@ -61,7 +61,7 @@ class FleetWatch:
     async def _read(self) -> Fleet:
         asked_at = time.monotonic()
         fleet = await self._store.run(self._workers.read_fleet())
-        self._clock.learn(fleet.store_ms, asked_at)
+        self._clock.sync(fleet.store_ms, asked_at)
         self._expires = time.monotonic() + FLEET_SECONDS
         return fleet
 

@@ -49,7 +49,7 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
     app = create(settings, start_id, traced)
@@ -57,7 +57,7 @@ def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start
     return app
 
 
-def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that
@@ -87,7 +87,7 @@ def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
     """What happens in the child: load, run jobs, end."""
     children: list[Child] = []
 

@@ -17,7 +17,7 @@ from shared.jobs.job import Job
 from shared.jobs.operations import Jobs
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.observability import logs
-from shared.observability.tracing import Span, Start, Tracing
+from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_TIMEOUTS, open_storage
@@ -57,7 +57,7 @@ class Child:
 
     @classmethod
     def loaded(
-        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: Start, on_moved: Callable[[Job], None]
+        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: StartTracing, on_moved: Callable[[Job], None]
     ) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         tracing = traced()
@@ -178,7 +178,7 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress,
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
     about = {"imagegen.job.backend": settings.backend.value, "imagegen.job.model": model}
-    tracing.tell(Span("load model", begun_at, time.time_ns(), about), "")
+    tracing.record(Span("load model", begun_at, time.time_ns(), about), "")
     return backend
 
 

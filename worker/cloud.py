@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 30.0
 
 
-def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
@@ -60,7 +60,7 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back into the queue what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
         self._app = app
         self._start_id = start_id
         self._traced = traced

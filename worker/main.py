@@ -30,4 +30,4 @@ def _settings() -> WorkerSettings:
 
 #: Another one at each start. A spawned child is a new interpreter, which finds it here.
 start_id = os.environ.setdefault("IMAGEGEN_START_ID", uuid4().hex[:8])
-app = create_worker(_settings(), start_id, partial(tracing.start, "imagegen-worker", os.environ))
+app = create_worker(_settings(), start_id, partial(tracing.start_tracing, "imagegen-worker", os.environ))

@@ -66,7 +66,7 @@ class RateLimit:
         # Not to be spent a second time while Redis is asked.
         self._held.pop(account, None)
         try:
-            taken = await self._store.run(self._rates.take(account, units - held, self._spare, begun=begun))
+            taken = await self._store.run(self._rates.take(account, units - held, self._spare, already_counted=begun))
         except RateLimited as error:
             _remember(self._refused, account, time.monotonic() + error.seconds)
             raise
@@ -76,7 +76,7 @@ class RateLimit:
         """The same for what Redis is not to hear of. Raises RateLimited."""
         if not self._rates.cost_us:
             return
-        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.ahead_us / 1e6
+        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.burst_us / 1e6
         used = max(self._used.get(account, 0.0), now)
         self._wait_for(used - ahead)
         _remember(self._used, account, used + units * cost)

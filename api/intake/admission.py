@@ -12,6 +12,7 @@ from api.edge.authentication import Caller, CallerDep
 from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
+    AcceptanceUnconfirmed,
     BackendUnavailable,
     FieldError,
     Forbidden,
@@ -22,7 +23,6 @@ from shared.errors import (
     JobNotFound,
     QueueFull,
     StoreUnavailable,
-    Unconfirmed,
 )
 from shared.jobs.admission import Admission, AdmissionOutcome, IdempotencyKey, OnDuplicate, QueueLimits
 from shared.jobs.housekeeping import JobHousekeeping
@@ -60,7 +60,7 @@ class IdempotencyScope:
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
         no key is told from others by where it calls from. SDKs that retry without a key number their attempts: the
-        first makes a job, later ones get that job. Others get it if its acceptance could not be told (see Unconfirmed).
+        first makes a job, later ones get that job. Others get it if its acceptance could not be told (see AcceptanceUnconfirmed).
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
@@ -125,7 +125,7 @@ async def draft(
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
     job = Job.new(request, backend, services.clock.now(), caller.owner, links)
-    job = job.model_copy(update={"traceparent": tracing.current()})
+    job = job.model_copy(update={"traceparent": tracing.current_traceparent()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
@@ -134,7 +134,7 @@ async def admit(
 ) -> Admission:
     """Accept the job: from here on it is not lost.
 
-    Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
+    Raises QueueFull, IdempotencyMismatch, and AcceptanceUnconfirmed for a job of which that is not known.
     """
     await services.unsure.settle(repeat)
     if job.request.image:
@@ -146,7 +146,7 @@ async def admit(
         # Its images stay, and the housekeeper removes them if there is no such job.
         if repeat.on_duplicate is OnDuplicate.RETURN_UNCONFIRMED:
             services.unsure.add(repeat, job.id)
-        raise Unconfirmed(job.id) from None
+        raise AcceptanceUnconfirmed(job.id) from None
     if admission.outcome is not AdmissionOutcome.CREATED:
         await services.intake.discard(job)
     match admission.outcome:

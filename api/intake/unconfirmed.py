@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 
-from shared.errors import StoreUnavailable, Unconfirmed
+from shared.errors import AcceptanceUnconfirmed, StoreUnavailable
 from shared.jobs.admission import IdempotencyKey
 from shared.jobs.operations import Jobs
 from shared.redis.store import AsyncStore
@@ -35,12 +35,12 @@ class UnconfirmedJobs:
             self._settling = asyncio.create_task(self._settle_all())
 
     async def settle(self, repeat: IdempotencyKey) -> None:
-        """Before the same request is tried again. Raises Unconfirmed where that cannot be settled yet."""
+        """Before the same request is tried again. Raises AcceptanceUnconfirmed where that cannot be settled yet."""
         for job_id in [job_id for job_id, (known, _) in self._open.items() if known.name == repeat.name]:
             try:
                 await self._settle(job_id)
             except StoreUnavailable:
-                raise Unconfirmed(job_id) from None
+                raise AcceptanceUnconfirmed(job_id) from None
 
     async def _settle(self, job_id: str) -> None:
         repeat, expires = self._open.get(job_id, (None, 0.0))

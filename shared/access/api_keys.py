@@ -45,7 +45,7 @@ class ApiKey(FrozenModel):
     scope: Scope = Scope.WRITE
 
 
-def parse_keys(text: str) -> tuple[ApiKey, ...]:
+def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     """From `key`, `name:key` or `name:key:scope`, comma-separated. Raises ValueError, which never quotes an entry."""
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     keys = tuple(_parsed(entry, number) for number, entry in enumerate(entries, 1))

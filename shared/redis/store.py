@@ -96,7 +96,7 @@ class Store:
         if self._clock.age(asked_at) > CLOCK_SECONDS:
             with suppress(redis.exceptions.RedisError):
                 seconds, microseconds = self.client.time()
-                self._clock.learn(seconds * 1000 + microseconds / 1000, asked_at)
+                self._clock.sync(seconds * 1000 + microseconds / 1000, asked_at)
         return self._clock.now()
 
     def _settled(self, operation: Operation[T], reply: Any) -> T:

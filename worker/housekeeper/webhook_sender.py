@@ -8,7 +8,15 @@ from datetime import datetime
 from http import HTTPStatus
 
 from shared.access.links import Links
-from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
+from shared.errors import (
+    ConnectionFailed,
+    ForbiddenUrl,
+    OutboundError,
+    OutboundTimeout,
+    ResponseTooLarge,
+    StorageUnavailable,
+    Unreachable,
+)
 from shared.jobs.job import Job
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.views import WebhookMessage, job_view
@@ -95,7 +103,7 @@ class WebhookSender:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return HttpResult(error.status, _why(error), connected=not isinstance(error, NotConnected))
+            return HttpResult(error.status, _why(error), connected=not isinstance(error, ConnectionFailed))
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
@@ -124,9 +132,9 @@ class WebhookSender:
 
 def _why(error: OutboundError) -> str:
     match error:
-        case TooSlow():
+        case OutboundTimeout():
             return "gave no whole answer in time"
-        case TooLarge():
+        case ResponseTooLarge():
             return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
         case ForbiddenUrl():
             return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"

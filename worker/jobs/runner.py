@@ -16,7 +16,7 @@ from shared.jobs.job import Image, Job, JobError, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.observability import logs
-from shared.observability.tracing import Tracing, Untraced
+from shared.observability.tracing import NoTracing, Tracing
 from shared.storage.images import ImageStore
 from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
 from worker.images.encoder import Encoder
@@ -79,7 +79,7 @@ class Runner:
     repeats: ResultCache | None = None
     """None makes every image anew."""
     finish: Finisher = field(default_factory=InlineFinisher)
-    tracing: Tracing = field(default_factory=Untraced)
+    tracing: Tracing = field(default_factory=NoTracing)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     time_limit_seconds: float = math.inf
     """How long rendering a job may take. It is stopped at its next step after that."""
@@ -217,7 +217,7 @@ class Runner:
 
     def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
         if self.tracing.is_on:
-            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
+            self.tracing.record(span_of(job, ended, trail), job.traceparent)
 
     def _record(self, endings: Sequence[Ending]) -> None:
         if not endings:

@@ -11,7 +11,7 @@ from api.main import create_services
 from api.services import Services
 from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
-from shared.observability.tracing import Untraced
+from shared.observability.tracing import NoTracing
 from shared.settings.api import ApiSettings
 
 BODY = json.dumps({"prompt": "x"}).encode()
@@ -65,6 +65,6 @@ def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_p
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_leave(create_services(settings, Untraced()))
+            await call_and_leave(create_services(settings, NoTracing()))
 
     asyncio.run(limited())

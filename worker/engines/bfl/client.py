@@ -13,10 +13,10 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from shared.errors import (
-    AnswerLost,
     ContentRejected,
     ForbiddenUrl,
     JobFailure,
+    ProviderResponseLost,
     UpstreamOutOfCredits,
     UpstreamRejected,
 )
@@ -210,8 +210,8 @@ class BflClient:
         return "".join(filter(str.isprintable, plain))[:MAX_QUOTE]
 
 
-def lost(why: str) -> AnswerLost:
-    return AnswerLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
+def lost(why: str) -> ProviderResponseLost:
+    return ProviderResponseLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
 
 
 def _result(told: Mapping[str, Any]) -> Result | None:
