@@ -35,7 +35,7 @@ from shared.jobs.types import Backend, Priority
 from shared.models.capabilities import Capabilities, Size
 from shared.net.url import Url
 from shared.observability import tracing
-from shared.redis.store import ANSWER_SECONDS
+from shared.redis.store import REPLY_TIMEOUT_SECONDS
 from shared.workers.records import Fleet
 
 IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
@@ -60,7 +60,8 @@ class IdempotencyScope:
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
         no key is told from others by where it calls from. SDKs that retry without a key number their attempts: the
-        first makes a job, later ones get that job. Others get it if its acceptance could not be told (see AcceptanceUnconfirmed).
+        first makes a job, later ones get that job. Others get it if its caller never received the answer (see
+        AcceptanceUnconfirmed).
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
@@ -164,7 +165,7 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Idempo
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = QueueLimits(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    latest_ms = round((services.clock.time() + ANSWER_SECONDS) * 1000)
+    latest_ms = round((services.clock.time() + REPLY_TIMEOUT_SECONDS) * 1000)
     return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 

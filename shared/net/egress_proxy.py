@@ -42,7 +42,7 @@ class Proxy:
         return cls(url, f"Basic {base64.b64encode(unquote(login).encode()).decode()}" if login else "")
 
     def open_tunnel(self, sock: socket.socket, target: str, allowance: Allowance) -> None:
-        """Have what is sent from now on go to `target`, which is `host:port`. Raises ConnectionFailed and OutboundTimeout.
+        """Tunnel to `target` (`host:port`). Raises ConnectionFailed and OutboundTimeout.
 
         Where that is, the proxy finds out.
         """

@@ -99,7 +99,7 @@ def exchange(
 
 
 def pieces(response: requests.Response, allowance: ExchangeBudget) -> Iterator[bytes]:
-    """The body as it comes, and not a full buffer at a time. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
+    """Chunks of the body as they arrive. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
     while True:
         with _judged(allowance, response.status_code):
             piece = response.raw.read1(_PIECE_BYTES, decode_content=False)

@@ -52,8 +52,8 @@ class Tracing(Protocol):
     is_on: bool
 
     def start_request(self, traceparent: str) -> RequestSpan:
-        """One begins, for a caller that may have a trace of its own ('' for none); `current_traceparent` is its context until it
-        ends."""
+        """Start the span of a request, in the caller's trace if it has one; `current_traceparent` is its context until
+        it ends."""
         ...
 
     def record(self, span: Span, traceparent: str) -> None:

@@ -11,14 +11,14 @@ class Device(FrozenModel):
     has_nvidia: bool
     """Whether the machine has NVIDIA's driver."""
     kind: str | None = None
-    """`cpu`, `cuda` or `mps`; None where the device that was asked for is of no use, and `trouble` says why."""
+    """`cpu`, `cuda` or `mps`; None where the device that was asked for is of no use, and `problem` says why."""
     name: str = ""
     memory_bytes: int | None = None
     """Of the device itself; None where it shares the main memory."""
     free_bytes: int | None = None
     has_bfloat16: bool = True
     """Whether the device computes with it, rather than emulating it."""
-    trouble: str = ""
+    problem: str = ""
 
 
 class DeviceMemory(FrozenModel):

@@ -50,7 +50,7 @@ class RedisResultCache:
         """Of images that were withheld, nothing is remembered."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
             with suppress(StoreUnavailable):
-                self._store.run(self._twins.remember(self._cause(job), job.id, self._lifetime_ms))
+                self._store.run(self._twins.put(self._cause(job), job.id, self._lifetime_ms))
 
     def _cause(self, job: Job) -> str:
         """All that the bytes of its images follow from, and who may have them."""

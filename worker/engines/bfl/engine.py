@@ -179,7 +179,7 @@ class _Order:
         return sample
 
     def _bought(self, index: int) -> ProviderTask | None:
-        """The task that an earlier attempt sent. Raises ProviderResponseLost where that did not live to hear its name."""
+        """The task that an earlier attempt sent. Raises ProviderResponseLost if it never got the id."""
         if index >= len(self.watch.providers):
             return None
         task = self.watch.providers[index]
