@@ -157,7 +157,7 @@ def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Rec
     first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
     repeat = IdempotencyKey("unsure", "hash", OnDuplicate.RETURN_UNCONFIRMED, 60_000)
     # Its caller had given up waiting when it was accepted.
-    assert records.run(records.jobs.create(first, ROOM, repeat, latest_ms=1)).outcome == "created"
+    assert records.run(records.jobs.create(first, ROOM, repeat, answer_by_ms=1)).outcome == "created"
 
     answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
 
