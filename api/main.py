@@ -85,13 +85,13 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
-    logs.configure(settings.log_format)
+    logs.configure_logging(settings.log_format)
     if SUPERVISED not in os.environ:
-        logs.warn(unknown())
+        logs.log_warnings(unknown())
     settings.require_keys()
     settings.require_output_dir()
     require_redis(settings.redis_url)
-    services = create_services(settings, tracing.start("imagegen-api", os.environ))
+    services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
     return create_app(services), services.event_hub
 
 

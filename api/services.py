@@ -17,8 +17,9 @@ from api.intake.disk_space import DiskSpace
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from shared.access.links import Links
-from shared.jobs.operations import Jobs, JobSnapshot
-from shared.jobs.requests import Backend
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
+from shared.jobs.types import Backend
 from shared.models import bfl
 from shared.models.capabilities import Capabilities, Limits
 from shared.net.outbound import OutboundClient
@@ -57,8 +58,8 @@ class FleetCache:
 
     async def _read(self) -> Fleet:
         started_at = time.monotonic()
-        fleet = await self._store.run(self._workers.fleet())
-        self._clock.learn(fleet.store_ms, started_at)
+        fleet = await self._store.run(self._workers.read_fleet())
+        self._clock.sync(fleet.store_ms, started_at)
         self._expires = time.monotonic() + FLEET_SECONDS
         return fleet
 
@@ -107,7 +108,7 @@ class Services:
     def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""
         was_served = backend in fleet.capabilities and backend is not Backend.FLUX_API
-        return self.is_configured(backend) or was_served or bool(fleet.of(backend))
+        return self.is_configured(backend) or was_served or bool(fleet.workers_of(backend))
 
     def capabilities(self, fleet: Fleet, backend: Backend) -> Capabilities | None:
         """What the backend can do, as its last worker reported. The cloud's capabilities are known without a worker."""

@@ -23,7 +23,7 @@ from celery.signals import (
 from celery.worker import state as celery_state
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.observability import logs, tracing
 from shared.redis.celery_queues import create_celery, queue_for
 from shared.redis.wakeups import GENERATE, queue_name
@@ -49,7 +49,7 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
     app = create(settings, start_id, traced)
@@ -57,7 +57,7 @@ def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start
     return app
 
 
-def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """A worker for the one queue of `settings.backend`: Celery's prefork pool, one child.
 
     The parent never imports the backend, so it stays small and answers while the child renders; a child that
@@ -87,12 +87,12 @@ def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
     """What happens in the child: load, run jobs, end."""
     children: list[Child] = []
 
     def begin(sender: str, **_: object) -> None:
-        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
+        logs.configure_logging(settings.log_format, backend=settings.backend, worker=sender)
         try:
             # Imported here, because only the child may carry the weight of what it imports.
             from worker.child import Child
@@ -125,7 +125,7 @@ def _rescue_jobs(settings: WorkerSettings, start_id: str) -> None:
     workers: list[Any] = []
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
-        logs.configure(settings.log_format, backend=settings.backend, worker=sender)
+        logs.configure_logging(settings.log_format, backend=settings.backend, worker=sender)
         rescues.append(JobRecovery.connected(settings, WorkerIdentity(sender, start_id)))
         workers.append(instance)
 

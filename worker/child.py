@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
 
+from shared.jobs.job import Job
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.observability import logs
-from shared.observability.tracing import Span, Start, Tracing
+from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_TIMEOUTS, open_storage
@@ -57,7 +57,7 @@ class Child:
 
     @classmethod
     def loaded(
-        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: Start, on_moved: Callable[[Job], None]
+        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: StartTracing, on_moved: Callable[[Job], None]
     ) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         tracing = traced()
@@ -75,9 +75,9 @@ class Child:
         ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
         # Calls to a provider are many threads of one process: their backend keeps the time.
         time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
-        ledger.tell(workers.tell(settings.backend, backend.capabilities))
+        ledger.tell(workers.set_capabilities(settings.backend, backend.capabilities))
         # A worker that ends may take a wake-up along that it will not use.
-        ledger.tell(Jobs(settings.redis_prefix).wake(settings.backend))
+        ledger.tell(Jobs(settings.redis_prefix).fill_wake_ups(settings.backend))
         placement = backend.placement if isinstance(backend, ReportsPlacement) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, ReportsMemory):
@@ -119,7 +119,7 @@ class Child:
         """
         jobs = self._runner.claim()
         if jobs:
-            with self._busy(jobs[0].id), logs.about(job_id=jobs[0].id):
+            with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
                 self._runner.run(jobs)
         if self._runner.retiring.is_set():
             self._runner.finish.drain()
@@ -178,7 +178,7 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress,
     model = backend.capabilities.model
     logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
     about = {"imagegen.job.backend": settings.backend.value, "imagegen.job.model": model}
-    tracing.tell(Span("load model", begun_at, time.time_ns(), about), "")
+    tracing.record(Span("load model", begun_at, time.time_ns(), about), "")
     return backend
 
 

@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 30.0
 
 
-def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
@@ -60,7 +60,7 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back into the queue what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
         self._app = app
         self._start_id = start_id
         self._traced = traced
@@ -75,7 +75,7 @@ class _Cloud:
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
-        logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
+        logs.configure_logging(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
         self._rescue = JobRecovery.connected(self.settings, worker)
         self._child = Child.loaded(self.settings, worker, self._traced, events.moved)

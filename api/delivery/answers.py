@@ -8,9 +8,9 @@ from api.delivery.image_files import client_has, serve_image
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import ResponseFormat
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import ResponseFormat
 from shared.jobs.views import JobView, job_view
 
 
@@ -66,4 +66,4 @@ async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | N
         fleet = await services.fleet_cache.get()
     except StoreUnavailable:
         return None
-    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_before_ms)
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms)

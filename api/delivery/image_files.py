@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import Chunk, ObjectStore, pieces
 

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.image_files import image_exists
 from shared.errors import StorageUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.views import JobView
 from shared.storage.images import ImageStore, image_name
 

@@ -12,8 +12,10 @@ from api.intake.uploads import RequestUploads
 from api.problems import set_job_id
 from api.services import Services
 from shared.errors import InvalidTransition, StoreUnavailable
-from shared.jobs.operations import JobSnapshot, Outcome
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 
 #: How long the cancellation for a caller that has left is retried.
 CANCEL_SECONDS = 60.0
@@ -38,7 +40,7 @@ async def submit_and_wait(
         # Listening from before the job is accepted misses nothing, so the record is read once, at the end.
         listener = listening.enter_context(services.event_hub.listen(job.id))
         admission = await admit_job(services, job, expected_ms, scope.key_for(request), uploads)
-        if admission.outcome is not Outcome.CREATED:
+        if admission.outcome is not AdmissionOutcome.CREATED:
             listener = listening.enter_context(services.event_hub.listen(admission.job_id))
             # The job may have ended before anybody listened, and another caller may wait for it too.
             listener.notify(None)

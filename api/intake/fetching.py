@@ -3,7 +3,15 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from shared.errors import FieldError, ForbiddenUrl, InvalidImage, InvalidRequest, OutboundError, QueueFull, TooLarge
+from shared.errors import (
+    FieldError,
+    ForbiddenUrl,
+    InvalidImage,
+    InvalidRequest,
+    OutboundError,
+    QueueFull,
+    ResponseTooLarge,
+)
 from shared.net.outbound import OutboundClient, Sink
 
 #: For all images of one request, whose caller waits.
@@ -36,7 +44,7 @@ class ImageFetcher:
             )
         except ForbiddenUrl as error:
             raise InvalidRequest(errors=[FieldError(pointer, f"is not fetched. {error.detail}")]) from None
-        except TooLarge:
+        except ResponseTooLarge:
             raise InvalidImage(f"{pointer}: an image may take at most {max_bytes} bytes.") from None
         except OutboundError as error:
             raise InvalidImage(f"{pointer}: the image could not be fetched. {error.detail}") from None

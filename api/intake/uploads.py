@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
 from shared.storage.image_headers import Header
 from shared.storage.inputs import InputStore

@@ -20,9 +20,10 @@ from api.problems import problem_responses, set_job_id
 from api.services import Services, ServicesDep
 from shared.access.links import Links
 from shared.errors import JobNotFound
-from shared.jobs.operations import JobEvent, JobFilter, JobSnapshot, Outcome
-from shared.jobs.requests import Backend
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.snapshots import JobEvent, JobFilter, JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.jobs.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
@@ -53,9 +54,9 @@ async def create_job(http: Request, services: ServicesDep, repetition: Idempoten
             services, repetition.caller, request, base_url, uploads.first_image_size(request)
         )
         admission = await admit_job(services, job, expected_ms, repetition.key_for(request), uploads)
-    if admission.outcome is not Outcome.CREATED:
+    if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
-    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
+    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
     return await accepted_response(services, http, accepted)
 
 
@@ -89,7 +90,7 @@ async def list_jobs(
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.visible_owner)
     if limit > JOBS_PER_REQUEST:
         await charge(http, limit // JOBS_PER_REQUEST - 1)
-    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
+    page = await services.store.run(services.jobs.list_page(wanted, limit, cursor))
     return JobListView(jobs=[await view_job(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
@@ -170,14 +171,14 @@ async def _find(services: Services, http: Request, caller: Caller, job_id: str) 
 
 
 async def _has_seen_end(services: Services, job_id: str, last: str) -> bool:
-    events = await services.store.run(services.jobs.events(job_id))
+    events = await services.store.run(services.jobs.read_events(job_id))
     return last == (events[-1].id if events else EXPIRED_END)
 
 
 async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
     job_id = snapshot.job.id
     with services.event_hub.listen(job_id) as listener:
-        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
+        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.read_events(job_id, last)):
             # The events have expired, but the record has the outcome.
             yield format_event(JobEvent(job_id, EXPIRED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return

@@ -4,13 +4,14 @@ from math import sqrt
 from typing import Any
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.requests import MAX_LORAS, Frozen, GenerationRequest, Lora
+from shared.jobs.requests import MAX_LORAS, GenerationRequest, Lora
+from shared.jobs.types import FrozenModel
 
 #: Width and height in pixels.
 Size = tuple[int, int]
 
 
-class Limits(Frozen):
+class Limits(FrozenModel):
     """What the operator allows, whatever the model could do."""
 
     max_pixels: int
@@ -37,7 +38,7 @@ class Limits(Frozen):
         return errors
 
 
-class Capabilities(Frozen):
+class Capabilities(FrozenModel):
     """Told by a worker once its model is loaded; kept after it is gone, so that jobs can wait for its return."""
 
     model: str

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, ResponseTooLarge
 from shared.net.address_policy import Address, objection
 from shared.net.allowlist import Entry
 from shared.net.egress_proxy import Proxy
@@ -116,7 +116,7 @@ class OutboundClient:
         Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
         of them is the answer. `headers` go to the origin of `url` alone. A `sink` gets the body as it arrives, of
         whatever status, and the answer is without it; what the sink raises ends the exchange. Raises ForbiddenUrl,
-        Unreachable, TooLarge and TooSlow.
+        Unreachable, ResponseTooLarge and OutboundTimeout.
         """
         if redirects and method != "GET":
             raise ValueError("only GET can be sent again elsewhere")
@@ -151,7 +151,7 @@ class OutboundClient:
         if self._proxy is None:
             return self._addresses(url, allowance), None
         if self._vouched(url):
-            with suppress(NotConnected):
+            with suppress(ConnectionFailed):
                 addresses = self._addresses(url, allowance)
                 if any(map(objection, addresses)):
                     return addresses, None
@@ -171,7 +171,7 @@ class OutboundClient:
 
     def _looked_up(self, host: str, allowance: ExchangeBudget) -> Sequence[Address]:
         if not self._lookups.acquire(timeout=allowance.seconds()):
-            raise TooSlow
+            raise OutboundTimeout
         found: Future[Sequence[Address]] = Future()
 
         def look() -> None:
@@ -187,9 +187,9 @@ class OutboundClient:
         try:
             return found.result(allowance.seconds())
         except TimeoutError:
-            raise TooSlow from None
+            raise OutboundTimeout from None
         except (OSError, ValueError) as error:
-            raise NotConnected("The host of the address is not known.") from error
+            raise ConnectionFailed("The host of the address is not known.") from error
 
     def _next(self, here: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")
@@ -218,10 +218,10 @@ def _refusal(url: Url, *, vouched: bool) -> str | None:
 
 def _drain(response: requests.Response, allowance: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
-        raise TooLarge(status=response.status_code)
+        raise ResponseTooLarge(status=response.status_code)
     count = 0
     for piece in pieces(response, allowance):
         count += len(piece)
         if count > max_bytes:
-            raise TooLarge(status=response.status_code)
+            raise ResponseTooLarge(status=response.status_code)
         sink(piece)

@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from shared.errors import NotConnected, OutboundError, TooLarge, TooSlow, Unreachable
+from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, ResponseTooLarge, Unreachable
 from shared.net.address_policy import Address
 from shared.net.egress_proxy import Proxy
 from shared.net.url import Url
@@ -55,16 +55,16 @@ class ExchangeBudget:
         return self._end - time.monotonic()
 
     def seconds(self) -> float:
-        """Raises TooSlow where none are left."""
+        """Raises OutboundTimeout where none are left."""
         if (left := self.left) <= 0:
-            raise TooSlow
+            raise OutboundTimeout
         return left
 
     def spend(self, count: int) -> None:
-        """Raises TooLarge."""
+        """Raises ResponseTooLarge."""
         self._bytes -= count
         if self._bytes < 0:
-            raise TooLarge
+            raise ResponseTooLarge
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def exchange(
 ) -> Iterator[requests.Response]:
     """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
 
-    Raises Unreachable, TooSlow and TooLarge.
+    Raises Unreachable, OutboundTimeout and ResponseTooLarge.
     """
     with closing(_Adapter(url, addresses, allowance, proxy)) as adapter:
         with _judged(allowance):
@@ -99,7 +99,7 @@ def exchange(
 
 
 def pieces(response: requests.Response, allowance: ExchangeBudget) -> Iterator[bytes]:
-    """The body as it comes, and not a full buffer at a time. Raises Unreachable, TooSlow and TooLarge."""
+    """Chunks of the body as they arrive. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
     while True:
         with _judged(allowance, response.status_code):
             piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
@@ -117,7 +117,7 @@ def _judged(allowance: ExchangeBudget, status: int | None = None) -> Iterator[No
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if allowance.left <= 0 else _failure(error, status)) from error
+        raise (OutboundTimeout(status=status) if allowance.left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -224,7 +224,7 @@ class _Pinned(HTTPConnection):
         if (sock := self._dial()) is not None:
             return sock
         if self._dial.proxy is not None:
-            raise NotConnected("The egress proxy takes no connections.")
+            raise ConnectionFailed("The egress proxy takes no connections.")
         raise NewConnectionError(self, "none of the addresses takes connections")
 
     def send(self, data: Any) -> None:
@@ -261,8 +261,10 @@ def _failure(error: Exception, status: int | None) -> Unreachable:
     """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
-            return NotConnected("No secure connection: the certificate is not trusted, not valid or not for this host.")
+            return ConnectionFailed(
+                "No secure connection: the certificate is not trusted, not valid or not for this host."
+            )
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return NotConnected("The server takes no connections.")
+            return ConnectionFailed("The server takes no connections.")
         case _:
             return Unreachable("The server gave no whole answer in HTTP.", status)

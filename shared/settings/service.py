@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
 from shared.net.allowlist import Entry
 from shared.net.egress_proxy import Proxy
@@ -98,7 +98,7 @@ class Settings(InfrastructureSettings):
     addresses. Receivers of SD_WEBHOOK_ALLOW at private addresses are asked directly. Empty: all are."""
     alive_file: Path | None = None
     """File that a worker or housekeeper touches every two seconds while it serves, for health checks of containers."""
-    log_format: logs.Format = "text"
+    log_format: logs.LogFormat = "text"
     """One line of text or one JSON object per log entry."""
 
     @property

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from shared.errors import ForbiddenUrl
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.net.url import Url
 from shared.settings.http_server import is_loopback, split
 from shared.settings.infrastructure import Folder, home_expanded

@@ -9,8 +9,9 @@ from pathlib import Path
 import redis
 from PIL import Image as PillowImage
 
-from shared.jobs.requests import Backend, Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Engine as BackendName
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Job
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
+from shared.jobs.types import Backend as BackendName
 from shared.redis.store import Store, connect
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
@@ -78,7 +80,7 @@ class Bench:
         if images:
             staged.keep(job.id)
         admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))
-        assert admission.outcome is Outcome.CREATED
+        assert admission.outcome is AdmissionOutcome.CREATED
         return job
 
     def started(self, job: Job) -> Job:

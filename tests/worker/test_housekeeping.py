@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import Verdict
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
+from shared.jobs.operations import ProgressReply
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import STAGING, DayFolder, File
@@ -80,7 +80,7 @@ def test_a_job_whose_lease_lapsed_is_requeued_and_wakes_a_worker(house: House) -
 def test_a_lease_that_is_renewed_is_left_alone(house: House) -> None:
     running = house.started(house.accepted())
     house.lapse(running)
-    assert house.store.run(house.jobs.report(running)) is Verdict.GO_ON
+    assert house.store.run(house.jobs.report_progress(running)) is ProgressReply.CONTINUE
 
     assert house.reap() == 0
     assert house.read(running) == running
@@ -95,7 +95,7 @@ def test_a_worker_that_wakes_after_its_job_was_taken_cannot_commit(house: House)
     committed = house.store.run(house.jobs.move(stale, stale.cancel(datetime.now(UTC))))
 
     assert not committed
-    assert house.store.run(house.jobs.report(stale)) is Verdict.LOST
+    assert house.store.run(house.jobs.report_progress(stale)) is ProgressReply.LOST
 
 
 def test_a_job_that_cost_three_workers_is_given_up(house: House) -> None:
@@ -329,9 +329,9 @@ def test_a_round_ends_when_its_time_is_over_and_the_next_one_goes_on(house: Hous
 
 
 def test_one_housekeeper_at_a_time_has_the_turn(house: House) -> None:
-    assert [house.store.run(house.upkeep.turn("clear-away", 60)) for _ in range(2)] == [True, False]
-    assert house.store.run(house.upkeep.turn("other", 0.001))
-    wait_until(lambda: house.store.run(house.upkeep.turn("other", 60)))
+    assert [house.store.run(house.upkeep.take_turn("clear-away", 60)) for _ in range(2)] == [True, False]
+    assert house.store.run(house.upkeep.take_turn("other", 0.001))
+    wait_until(lambda: house.store.run(house.upkeep.take_turn("other", 60)))
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> No
 def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
-        house.store.run(house.upkeep.uploads_come(job_id))
+        house.store.run(house.upkeep.register_upload(job_id))
         staged = house.inputs.stage()
         arrived(staged, IMAGE)
         staged.keep(job_id)

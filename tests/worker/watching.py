@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.jobs.requests import Provider
+from shared.jobs.job import ProviderTask
 from worker.engines.base import Step
 
 
@@ -13,12 +13,12 @@ class Watching:
 
     on_step: Callable[[Step], None] = lambda _: None
     check: Callable[[], None] = lambda: None
-    providers: tuple[Provider, ...] = ()
-    remembered: list[tuple[Provider, ...]] = field(default_factory=list)
+    providers: tuple[ProviderTask, ...] = ()
+    remembered: list[tuple[ProviderTask, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     retired: list[str] = field(default_factory=list)
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
+    def remember(self, providers: tuple[ProviderTask, ...]) -> None:
         self.providers = providers
         self.remembered.append(providers)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from shared.errors import JobFailure
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
@@ -39,7 +40,7 @@ class JobWatch(Protocol):
     """Who follows a job while it is done."""
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
+    def providers(self) -> tuple[ProviderTask, ...]:
         """Tasks with a provider that the job has, also from attempts before this one."""
         ...
 
@@ -51,7 +52,7 @@ class JobWatch(Protocol):
         """Call where there are no steps. What it raises ends the job at once."""
         ...
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
+    def remember(self, providers: tuple[ProviderTask, ...]) -> None:
         """From then on, attempts after this one know of these tasks. Raises when the job is no longer this worker's."""
         ...
 

@@ -12,7 +12,7 @@ from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
 from shared.net.allowlist import WAITING, ReceiverHeader, receiver_headers
 from shared.net.outbound import OutboundClient
-from shared.observability.tracing import Start
+from shared.observability.tracing import StartTracing
 from shared.redis.store import Store, connect
 from shared.settings.housekeeper import HousekeeperSettings, signing_keys
 from shared.settings.service import Settings
@@ -40,7 +40,7 @@ ALIVE_SECONDS = 2.0
 class Housekeeper:
     """Any number may run: every change is a compare-and-set, and webhooks are taken under leases."""
 
-    def __init__(self, settings: HousekeeperSettings, traced: Start) -> None:
+    def __init__(self, settings: HousekeeperSettings, traced: StartTracing) -> None:
         store = Store(connect(settings.redis_url))
         jobs, upkeep = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
@@ -50,7 +50,7 @@ class Housekeeper:
 
         def clear_in_turn() -> None:
             # What lies in one place needs one housekeeper.
-            if store.run(upkeep.turn("clear-away", CLEAR_SECONDS * 0.9)):
+            if store.run(upkeep.take_turn("clear-away", CLEAR_SECONDS * 0.9)):
                 retention.apply(rules_of(settings), seconds=CLEAR_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
@@ -95,7 +95,7 @@ class Housekeeper:
                 logger.exception("a round of %s failed", name)
 
 
-def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatcher:
+def _create_dispatcher(settings: HousekeeperSettings, traced: StartTracing) -> Dispatcher:
     store = Store(connect(settings.redis_url))
     images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
     return Dispatcher(

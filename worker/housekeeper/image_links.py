@@ -3,7 +3,7 @@
 import secrets
 
 from shared.access.links import Links, LinkSigner, link_secret
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.redis.store import Store
 from shared.settings.service import LinkSettings
 from worker.records.redis_retry import patiently

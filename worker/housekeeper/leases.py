@@ -4,7 +4,7 @@ import logging
 
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store
 from worker.records.recovery import JobRecovery
 
@@ -24,14 +24,14 @@ class Reaper:
 
     def reap(self) -> int:
         """Look after every job whose time has run out; how many there were. Raises StoreUnavailable."""
-        lapsed = self._store.run(self._upkeep.lapsed(BATCH))
+        lapsed = self._store.run(self._upkeep.list_expired_leases(BATCH))
         for job_id in lapsed:
             logger.warning("the worker of job %s fell silent", job_id, extra={"job_id": job_id})
             self._rescue.worker_lost(job_id)
-        overdue = self._store.run(self._upkeep.overdue(BATCH))
+        overdue = self._store.run(self._upkeep.list_overdue(BATCH))
         for job_id in overdue:
             self._rescue.deadline_passed(job_id)
         # A broker may lose a message, and a worker dies with the one that it has taken.
         for backend in Backend:
-            self._store.run(self._jobs.wake(backend))
+            self._store.run(self._jobs.fill_wake_ups(backend))
         return len(lapsed) + len(overdue)

@@ -76,7 +76,7 @@ class Ownership:
         self.images.home.create(MARK, self._own_mark(), MARK)
 
     def _own_mark(self) -> bytes:
-        return self.store.run(self.upkeep.installation(uuid4().hex)).encode()
+        return self.store.run(self.upkeep.installation_id(uuid4().hex)).encode()
 
     def _knows_its_images(self) -> bool:
         """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""

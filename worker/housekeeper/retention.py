@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
 from shared.storage.object_store import STAGING, DayFolder
@@ -99,10 +100,10 @@ class Retention:
         if rules.jobs_for is None:
             return
         last, limit = "", first_id_at(self._now() - rules.jobs_for)
-        while ids := self._store.run(self._upkeep.older_than(limit, last, BATCH)):
+        while ids := self._store.run(self._upkeep.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
-                if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
+                if self._store.run(self._upkeep.delete_job(job_id, dry_run=dry_run)):
                     yield job_id
 
     def _remove_inputs(self, this: _Round, is_ours: bool) -> int:
@@ -112,7 +113,7 @@ class Retention:
             if folder.job_id is None:
                 is_over = is_ours and folder.modified_at < oldest
             else:
-                is_over = self._store.run(self._upkeep.inputs_are_over(folder.job_id))
+                is_over = self._store.run(self._upkeep.inputs_unneeded(folder.job_id))
             if not is_over:
                 kept += folder.bytes
                 continue

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook
 from worker.housekeeper.webhook_sender import HttpResult
@@ -21,16 +21,18 @@ class RetryPolicy:
         self._chance = chance
 
     def fate(self, webhook: Webhook, receipt: HttpResult) -> DeliveryOutcome:
-        reach = receipt.reach
+        receiver = receipt.receiver_state
         if receipt.is_accepted:
             return DeliveryOutcome(DeliveryState.DELIVERED, receipt.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # What comes next says more.
             return DeliveryOutcome(
-                DeliveryState.DROPPED, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone
+                DeliveryState.DROPPED, receipt.status, receipt.error, receiver=receiver, gone=receipt.is_gone
             )
         if receipt.is_gone or webhook.attempt > len(self._schedule):
-            return DeliveryOutcome(DeliveryState.DEAD, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
+            return DeliveryOutcome(
+                DeliveryState.DEAD, receipt.status, receipt.error, receiver=receiver, gone=receipt.is_gone
+            )
         wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._chance())
         delay = round(max(wait, receipt.wait_seconds) * 1000)
-        return DeliveryOutcome(DeliveryState.PENDING, receipt.status, receipt.error, delay, reach)
+        return DeliveryOutcome(DeliveryState.PENDING, receipt.status, receipt.error, delay, receiver)

@@ -11,7 +11,7 @@ import redis.exceptions
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
-from shared.observability.tracing import Span, Start, Tracing, Untraced
+from shared.observability.tracing import NoTracing, Span, StartTracing, Tracing
 from shared.redis.store import Store
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
@@ -45,11 +45,11 @@ class Dispatcher:
         sender: Sender,
         retries: RetryPolicy,
         threads: int,
-        traced: Start = Untraced,
+        traced: StartTracing = NoTracing,
     ) -> None:
         """`news` is a connection for listening."""
         self._traced = traced
-        self._tracing: Tracing = Untraced()
+        self._tracing: Tracing = NoTracing()
         self._store = store
         self._news = news
         self._webhooks = webhooks
@@ -118,7 +118,7 @@ class Dispatcher:
             with self._changed:
                 self._under_way += 1
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
-        return None if claimed.wait_ms is None else claimed.wait_ms / 1000
+        return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
 
     def _send(self, webhook: Webhook) -> None:
         try:
@@ -155,7 +155,7 @@ class Dispatcher:
         error = "" if receipt.is_accepted else receipt.error
         span = Span("webhook", begin, time.time_ns(), attributes, "client", error)
         with suppress(ValidationError):
-            self._tracing.tell(span, webhook.snapshot().job.traceparent)
+            self._tracing.record(span, webhook.snapshot().job.traceparent)
 
 
 def _log(webhook: Webhook, receipt: HttpResult, fate: DeliveryOutcome, seconds: float) -> None:

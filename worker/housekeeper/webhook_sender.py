@@ -8,9 +8,17 @@ from datetime import datetime
 from http import HTTPStatus
 
 from shared.access.links import Links
-from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import Job
+from shared.errors import (
+    ConnectionFailed,
+    ForbiddenUrl,
+    OutboundError,
+    OutboundTimeout,
+    ResponseTooLarge,
+    StorageUnavailable,
+    Unreachable,
+)
+from shared.jobs.job import Job
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.views import WebhookMessage, job_view
 from shared.net.allowlist import ReceiverHeader, header_for
 from shared.net.outbound import HttpResponse, OutboundClient
@@ -57,9 +65,9 @@ class HttpResult:
         return self.status == HTTPStatus.GONE
 
     @property
-    def reach(self) -> ReceiverState:
+    def receiver_state(self) -> ReceiverState:
         if not self.connected:
-            return ReceiverState.AWAY
+            return ReceiverState.UNREACHABLE
         return ReceiverState.REFUSED if self.status is None or self.status in OVERWHELMED else ReceiverState.ANSWERED
 
 
@@ -95,12 +103,12 @@ class WebhookSender:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return HttpResult(error.status, _why(error), connected=not isinstance(error, NotConnected))
+            return HttpResult(error.status, _why(error), connected=not isinstance(error, ConnectionFailed))
         return self._receipt(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
-        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
+        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.occurred_at, data=view)
         return message.model_dump_json().encode()
 
     def _images(self, job: Job) -> dict[int, bytes]:
@@ -124,9 +132,9 @@ class WebhookSender:
 
 def _why(error: OutboundError) -> str:
     match error:
-        case TooSlow():
+        case OutboundTimeout():
             return "gave no whole answer in time"
-        case TooLarge():
+        case ResponseTooLarge():
             return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
         case ForbiddenUrl():
             return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from shared.errors import InvalidImage
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.models.capabilities import Size
 from shared.storage.image_headers import Header, read_header
 from shared.storage.inputs import InputStore

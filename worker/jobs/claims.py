@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shared.errors import DeadlinePassed, InvalidImage, InvalidRequest, StorageUnavailable
-from shared.jobs.requests import Job, JobError, QueuedJob
+from shared.jobs.job import Job, JobError, QueuedJob
 from shared.models.capabilities import Size
 from worker.engines.base import BatchEngine, Engine
 from worker.images.inputs import InputReader
@@ -91,7 +91,7 @@ class Claims:
         except InvalidRequest as error:
             self._refuse(job, _refusal(error))
         except (DeadlinePassed, InvalidImage, StorageUnavailable) as error:
-            self._refuse(job, JobError.of(error))
+            self._refuse(job, JobError.from_error(error))
         else:
             return self._started(job, input_size, now)
         return None

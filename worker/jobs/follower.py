@@ -12,7 +12,7 @@ from typing import Protocol
 from PIL import Image as PillowImage
 
 from shared.errors import TimedOut
-from shared.jobs.requests import Job, Progress, Provider
+from shared.jobs.job import Job, Progress, ProviderTask
 from worker.engines.base import Step
 from worker.images.values import Pixels
 
@@ -86,10 +86,10 @@ class Follower:
         """Mean time of a step so far; None before the first."""
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
+    def providers(self) -> tuple[ProviderTask, ...]:
         return self._job.providers
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
+    def remember(self, providers: tuple[ProviderTask, ...]) -> None:
         self._job = self._job.model_copy(update={"providers": providers})
         if not self._notes.note(self._job):
             raise JobLost

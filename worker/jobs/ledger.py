@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from shared.jobs.requests import Job, QueuedJob
+from shared.jobs.job import Job, QueuedJob
 from worker.jobs.follower import ProgressChannel
 
 

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 from shared.errors import ContentRejected, ImagegenError, InternalError, InvalidOutput, StorageFull, StorageUnavailable
-from shared.jobs.requests import GenerationRequest, Image, Job, JobError, Timings
+from shared.jobs.job import Image, Job, JobError, Timings
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.observability import logs
-from shared.observability.tracing import Tracing, Untraced
+from shared.observability.tracing import NoTracing, Tracing
 from shared.storage.images import ImageStore
 from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
 from worker.images.encoder import Encoder
@@ -78,7 +79,7 @@ class Runner:
     repeats: ResultCache | None = None
     """None makes every image anew."""
     finish: Finisher = field(default_factory=InlineFinisher)
-    tracing: Tracing = field(default_factory=Untraced)
+    tracing: Tracing = field(default_factory=NoTracing)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     time_limit_seconds: float = math.inf
     """How long rendering a job may take. It is stopped at its next step after that."""
@@ -110,7 +111,7 @@ class Runner:
         twin = self.repeats.find(job) if self.repeats else None
         if twin is None or not self.images.copy(twin, job):
             return False
-        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings)
+        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).with_warnings(twin.warnings)
         self._record([Ending(job, ended, SpanRecorder())])
         return True
 
@@ -129,7 +130,7 @@ class Runner:
     def _read(self, rendering: Rendering) -> Inputs | None:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
-            with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
+            with logs.log_context(job_id=rendering.job.id), rendering.trail.part("load"):
                 inputs = self.claims.reader.read(rendering.job)
                 # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
                 return inputs if isinstance(self.backend, ReportsCredits) else inputs.decoded()
@@ -140,7 +141,7 @@ class Runner:
     def _render_alone(self, rendering: Rendering, inputs: Inputs) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
+            with logs.log_context(job_id=job.id), rendering.trail.part("render"), self._limited():
                 rendering.follower.begin(self.time_limit_seconds)
                 rendering.rendered = self.backend.generate(job.request, inputs, rendering.follower)
         except Unfinished as unfinished:
@@ -182,7 +183,7 @@ class Runner:
         """Each job is put on record as soon as its images are stored; those that take no time, together."""
         endings, begin = list[Ending](), time.perf_counter()
         for rendering in renderings:
-            with logs.about(job_id=rendering.job.id):
+            with logs.log_context(job_id=rendering.job.id):
                 ended = self._ended(rendering)
             if ended is None:
                 self._trace(rendering.job, None, rendering.trail)
@@ -208,15 +209,15 @@ class Runner:
             ended = job.cancel(self.now())
         except ImagegenError as error:
             known = job.model_copy(update={"providers": rendering.follower.providers})
-            ended = known.fail(JobError.of(error), self.now(), rendering.images)
+            ended = known.fail(JobError.from_error(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
-            ended = job.fail(JobError.of(InternalError()), self.now())
-        return ended.warned(rendering.follower.warnings)
+            ended = job.fail(JobError.from_error(InternalError()), self.now())
+        return ended.with_warnings(rendering.follower.warnings)
 
     def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
         if self.tracing.is_on:
-            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
+            self.tracing.record(span_of(job, ended, trail), job.traceparent)
 
     def _record(self, endings: Sequence[Ending]) -> None:
         if not endings:

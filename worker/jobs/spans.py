@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.observability.tracing import Span
 
 
@@ -43,7 +43,7 @@ def span_of(job: Job, ended: Job | None, trail: SpanRecorder) -> Span:
     }
     error = ended.error.code if ended and ended.error else ""
     parts = (Span("wait", begin, started), *trail.parts)
-    return Span("job", begin, max(part.end for part in parts), attributes, "consumer", error, parts)
+    return Span("job", begin, max(part.end_ns for part in parts), attributes, "consumer", error, parts)
 
 
 def _nanoseconds(moment: datetime) -> int:

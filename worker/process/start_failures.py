@@ -25,7 +25,9 @@ def report(settings: WorkerSettings, sentence: str, look_up: Callable[[], None] 
     store = Store(connect(settings.redis_url))
     failures = 1
     with closing(store.client), suppress(StoreUnavailable):
-        failures = store.run(Workers(settings.redis_prefix).failed(settings.backend, told(settings, sentence)))
+        failures = store.run(
+            Workers(settings.redis_prefix).record_start_failure(settings.backend, told(settings, sentence))
+        )
     end = time.monotonic() + pause(failures, settings.restart_backoff_seconds)
     while (left := end - time.monotonic()) > 0:
         look_up()

@@ -7,7 +7,7 @@ from collections import deque
 
 from celery import Celery
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
 from shared.redis.wakeups import GENERATE
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from shared.errors import DeadlinePassed, StoreUnavailable, TimedOut, WorkerLost
+from shared.jobs.job import MAX_WORKER_LOSSES, Job, JobError
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import MOST_LOSSES, Job, JobError
 from shared.jobs.states import State
 from shared.redis.store import Store, connect
 from shared.settings.service import Settings
@@ -46,7 +46,7 @@ class JobRecovery:
         """For a job that nobody has started."""
         job = self._found(job_id)
         if job is not None and job.state is State.QUEUED:
-            self._move(job, job.fail(JobError.of(DeadlinePassed()), self._store.now()))
+            self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self._store.now()))
 
     def worker_lost(self, job_id: str) -> None:
         """Back into the queue, unless the job has cost too many workers already."""
@@ -55,8 +55,8 @@ class JobRecovery:
             self._lost(job)
 
     def _lost(self, job: Job) -> None:
-        if job.losses + 1 >= MOST_LOSSES:
-            self._move(job, job.fail(JobError.of(WorkerLost()), self._store.now()))
+        if job.losses + 1 >= MAX_WORKER_LOSSES:
+            self._move(job, job.fail(JobError.from_error(WorkerLost()), self._store.now()))
             return
         logger.warning("the worker of job %s was lost; it goes back into the queue", job.id, extra={"job_id": job.id})
         self._move(job, job.requeue(lost=True))
@@ -77,7 +77,7 @@ class JobRecovery:
             # Of several that were rendered together, nobody knows which one hung: each is tried again, alone.
             if [job] == rendering and self._has_run_for(job, time_limit_seconds):
                 logger.warning("job %s hung and has cost the process that ran it", job.id, extra={"job_id": job.id})
-                self._move(job, job.fail(JobError.of(TimedOut()), self._store.now()))
+                self._move(job, job.fail(JobError.from_error(TimedOut()), self._store.now()))
             else:
                 self._lost(job)
 
@@ -92,7 +92,7 @@ class JobRecovery:
     def _all_running(self) -> Sequence[Job]:
         """One that is rendered, perhaps with others, and those that are still being written."""
         try:
-            return self._store.run(self._jobs.running_on(self._worker))
+            return self._store.run(self._jobs.list_running_on(self._worker))
         except StoreUnavailable:
             logger.warning("Redis does not answer: the jobs of this worker are left to their leases")
             return ()

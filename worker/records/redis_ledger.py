@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from shared.errors import StoreUnavailable
-from shared.jobs.operations import LEASE_MS, Jobs, Verdict
-from shared.jobs.requests import Backend, Job, Progress, QueuedJob
+from shared.jobs.job import Job, Progress, QueuedJob
+from shared.jobs.operations import LEASE_MS, Jobs, ProgressReply
+from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store
 from worker.jobs.follower import JobCancelled, JobLost
 from worker.records.redis_retry import patiently
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 #: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
 #: silent job still asks this often whether it should stop.
 MIN_INTERVAL_SECONDS = 0.25
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 #: A job whose lease was renewed so lately is certainly still its worker's.
 SURE_SECONDS = LEASE_MS / 1000 / 4
 
@@ -45,7 +46,7 @@ class RedisLedger:
         return snapshot.job if snapshot else None
 
     def peek(self, most: int) -> Sequence[QueuedJob]:
-        return patiently(lambda: self._store.run(self._jobs.peek(self._backend, most)))
+        return patiently(lambda: self._store.run(self._jobs.peek_queue(self._backend, most)))
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         moved = patiently(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
@@ -61,7 +62,7 @@ class RedisLedger:
         return held is not None and held.model_copy(update={"providers": job.providers}) == job
 
     def note(self, job: Job) -> bool:
-        return patiently(lambda: self._store.run(self._jobs.note(job)))
+        return patiently(lambda: self._store.run(self._jobs.save_provider_tasks(job)))
 
     @contextmanager
     def open_line(self, job: Job) -> Iterator["RedisProgressChannel"]:
@@ -139,14 +140,14 @@ class RedisProgressChannel:
         self._reporter = reporter
         self._progress: Progress | None = None
         self._preview = ""
-        self._verdict = Verdict.GO_ON
+        self._verdict = ProgressReply.CONTINUE
         self._told_at = time.monotonic()
         self._sure_at = _moment()
 
     @property
     def due(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else BEAT_SECONDS)
+        return self._told_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else HEARTBEAT_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
@@ -158,11 +159,11 @@ class RedisProgressChannel:
 
     def check(self) -> None:
         match self._verdict:
-            case Verdict.CANCEL:
+            case ProgressReply.CANCEL:
                 raise JobCancelled
-            case Verdict.LOST:
+            case ProgressReply.LOST:
                 raise JobLost
-            case Verdict.GO_ON:
+            case ProgressReply.CONTINUE:
                 return
 
     def confirm(self) -> None:
@@ -170,14 +171,14 @@ class RedisProgressChannel:
             self._reporter.report([self])
         self.check()
 
-    def report(self) -> Operation[Verdict]:
+    def report(self) -> Operation[ProgressReply]:
         """What there is to tell; it counts as told."""
         progress, preview = self._progress, self._preview
         self._progress, self._preview = None, ""
         self._told_at = time.monotonic()
-        return self._jobs.report(self._job, progress, preview)
+        return self._jobs.report_progress(self._job, progress, preview)
 
-    def heard(self, verdict: Verdict, asked_at: tuple[float, float]) -> None:
+    def heard(self, verdict: ProgressReply, asked_at: tuple[float, float]) -> None:
         self._verdict, self._sure_at = verdict, asked_at
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
@@ -50,11 +50,11 @@ class RedisResultCache:
         """Of images that were withheld, nothing is remembered."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
             with suppress(StoreUnavailable):
-                self._store.run(self._twins.remember(self._cause(job), job.id, self._lifetime_ms))
+                self._store.run(self._twins.put(self._cause(job), job.id, self._lifetime_ms))
 
     def _cause(self, job: Job) -> str:
         """All that the bytes of its images follow from, and who may have them."""
-        asked = job.request.told(without={*NOT_OF_THE_IMAGE} - {"output_format"})
+        asked = job.request.to_json(exclude={*NOT_OF_THE_IMAGE} - {"output_format"})
         told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 

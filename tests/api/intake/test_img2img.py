@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
 from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
@@ -270,7 +270,7 @@ def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: 
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
         for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
             told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.tell(backend, told))
+            store.run(workers.set_capabilities(backend, told))
         api = stack.start_api()
 
         answer = post_image(api, SCENE, backend="sd")

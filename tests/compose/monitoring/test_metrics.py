@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 
 from api.native.metrics import _memory_metrics
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import Fleet, WorkerRecord, WorkerState
 from tests.compose.monitoring.conftest import CANARY, KEY, MAKER, Deployment, Scrape, simulated

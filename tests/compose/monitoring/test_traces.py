@@ -175,16 +175,18 @@ def test_traces_tell_of_the_load_of_a_model_and_of_no_prompt_and_no_probe(traced
 
 
 def test_without_an_endpoint_nothing_is_traced() -> None:
-    off = tracing.start("x", {"OTEL_TRACES_SAMPLER": "always_on"})
+    off = tracing.start_tracing("x", {"OTEL_TRACES_SAMPLER": "always_on"})
 
-    assert isinstance(off, tracing.Untraced)
-    assert isinstance(tracing.start("x", {tracing.ENDPOINTS[0]: "http://x", "OTEL_SDK_DISABLED": "true"}), type(off))
+    assert isinstance(off, tracing.NoTracing)
+    assert isinstance(
+        tracing.start_tracing("x", {tracing.ENDPOINT_VARIABLES[0]: "http://x", "OTEL_SDK_DISABLED": "true"}), type(off)
+    )
     assert off.request("") is off
-    assert tracing.current() == ""
+    assert tracing.current_traceparent() == ""
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
 
     with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is set, but .*imagegen\[tracing\]"):
-        tracing.start("x", {tracing.ENDPOINTS[0]: "http://x"})
+        tracing.start_tracing("x", {tracing.ENDPOINT_VARIABLES[0]: "http://x"})

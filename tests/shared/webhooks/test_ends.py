@@ -101,7 +101,7 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
             office.started(office.accepted("n8n", webhook_url=receiver.url, webhook_inline_images=True)), b"an image"
         )
         receiver.next()
-        assert office.run(JobHousekeeping(office.prefix).forget(job.id))
+        assert office.run(JobHousekeeping(office.prefix).delete_job(job.id))
         office.images.discard(job, [0])
         receiver.behave = answer(204)
         wait_until(lambda: not office.keys)

@@ -257,7 +257,9 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
 def test_a_image_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
     import numpy as np
 
-    from shared.jobs.requests import Backend, GenerationRequest, Job
+    from shared.jobs.job import Job
+    from shared.jobs.requests import GenerationRequest
+    from shared.jobs.types import Backend
     from worker.images.encoder import Encoder
     from worker.images.values import RenderedImage
 

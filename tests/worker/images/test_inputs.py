@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
 from tests.worker.images.looking import Pixels

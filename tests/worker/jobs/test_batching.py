@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, QueuedJob
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, QueuedJob
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from tests.polling import wait_until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step
@@ -323,7 +325,7 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
         def generate_together(
             self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
         ) -> Sequence[Sequence[RenderedImage]]:
-            bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
+            bench.store.run(bench.jobs.request_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))
             return super().generate_together(requests, inputs, watch)
@@ -342,7 +344,7 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
     run(bench, NullEngine())
 
     for job in jobs:
-        types = [event.type for event in bench.store.run(bench.jobs.events(job.id))]
+        types = [event.type for event in bench.store.run(bench.jobs.read_events(job.id))]
         assert "progress" in types
 
 

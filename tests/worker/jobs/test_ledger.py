@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.requests import Progress, Timings
+from shared.jobs.job import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
 from worker.jobs.follower import JobCancelled, ProgressChannel
@@ -76,7 +76,7 @@ def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:
 
 def test_a_cancel_is_heard_once_redis_is_back(bench: Bench, line: Proxy) -> None:
     running = bench.started(bench.accepted())
-    bench.store.run(bench.jobs.ask_to_cancel(running.id))
+    bench.store.run(bench.jobs.request_cancel(running.id))
     line.cut()
 
     with bench.ledger.open_line(running) as told:

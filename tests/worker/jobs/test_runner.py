@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from shared.errors import InternalError, OutOfMemory
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
 from shared.storage.images import image_name
 from tests.worker.bench import Bench, canvas, speckled
 from worker.engines.base import JobWatch, Step
@@ -271,7 +272,7 @@ def test_a_job_that_is_cancelled_while_it_is_drawn_ends_cancelled(bench: Bench) 
     job = bench.accepted()
 
     def draw_for_ever(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
-        bench.store.run(bench.jobs.ask_to_cancel(job.id))
+        bench.store.run(bench.jobs.request_cancel(job.id))
         for step in itertools.count(1):
             watch.on_step(Step(step, 10**9))
         raise AssertionError

@@ -121,7 +121,7 @@ def test_folders_hold_no_half_written_files(brief: Stack) -> None:
 def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_once(brief: Stack, redis_url: str) -> None:
     # How long the jobs of other tests took; so long that two do not go together.
     with connect(redis_url) as client:
-        client.delete(Keys(brief.prefix).pace("null"))
+        client.delete(Keys(brief.prefix).duration_stats("null"))
     first = begun(brief, **simulated(seconds=0.5))
     together = [submitted(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
     brief.api.wait_until_done(first)

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import WorkerRecord, Workers
 from tests.conftest import RED_HEART
@@ -20,7 +20,7 @@ ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 def workers_of(stack: Stack) -> tuple[WorkerRecord, ...]:
     store = Store(connect(stack.settings["SD_REDIS_URL"]))
-    return store.run(Workers(stack.prefix).fleet()).workers
+    return store.run(Workers(stack.prefix).read_fleet()).workers
 
 
 def only(stack: Stack) -> WorkerRecord | None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared.errors import InvalidImage, InvalidOutput, JobFailure, UpstreamUnavailable
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
@@ -145,7 +146,7 @@ class _Order:
         turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
         return self._fetched(index, task, turn)
 
-    def _fetched(self, index: int, task: Provider, turn: Turn) -> _Sample:
+    def _fetched(self, index: int, task: ProviderTask, turn: Turn) -> _Sample:
         """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
         spoilt = 0
         for pause in self.patience.pauses():
@@ -177,8 +178,8 @@ class _Order:
             decode(sample.data)
         return sample
 
-    def _bought(self, index: int) -> Provider | None:
-        """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
+    def _bought(self, index: int) -> ProviderTask | None:
+        """The task that an earlier attempt sent. Raises ProviderResponseLost if it never got the id."""
         if index >= len(self.watch.providers):
             return None
         task = self.watch.providers[index]
@@ -186,14 +187,14 @@ class _Order:
             raise lost("the worker was lost while it sent the request")
         return task
 
-    def _submit(self, index: int, turn: Turn) -> Provider:
+    def _submit(self, index: int, turn: Turn) -> ProviderTask:
         with self.budget.share() as share:
             body = self._body(index, share, turn)
             why = ""
             for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
                 turn.check()
                 # Before it is sent: whoever takes over must know that it may have been.
-                self._remember(index, Provider())
+                self._remember(index, ProviderTask())
                 try:
                     task = self.client.submit(self.model.model, body)
                 except TaskRejected as error:
@@ -220,7 +221,7 @@ class _Order:
             raise ValueError("the request is not resolved")
         return self.request.seed + index
 
-    def _remember(self, index: int, task: Provider) -> None:
+    def _remember(self, index: int, task: ProviderTask) -> None:
         known = self.watch.providers
         self.watch.remember((*known[:index], task, *known[index + 1 :]))
 

@@ -15,8 +15,8 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
-from shared.errors import AnswerLost, ForbiddenUrl, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
-from shared.jobs.requests import Provider as Task
+from shared.errors import ForbiddenUrl, InvalidOutput, JobFailure, ProviderResponseLost, TimedOut, UpstreamRejected
+from shared.jobs.job import ProviderTask as Task
 from shared.models import bfl
 from shared.net.outbound import HttpResponse
 from tests.worker.engines.bfl.conftest import QUICK, Table
@@ -391,7 +391,7 @@ def test_a_price_that_is_told_late_forgets_no_task_that_was_bought(table: Table)
 
 
 def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Table) -> None:
-    with pytest.raises(AnswerLost, match="may have charged"):
+    with pytest.raises(ProviderResponseLost, match="may have charged"):
         table.made(Watching(providers=(Task(),)))
 
     assert table.provider.asked == []

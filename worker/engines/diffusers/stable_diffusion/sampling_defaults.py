@@ -9,7 +9,7 @@ import diffusers
 from pydantic import Field, ValidationError
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
@@ -28,7 +28,7 @@ LCM_GUIDANCE, NO_GUIDANCE = 8.5, 0.0
 STRENGTH = 0.75
 
 
-class ModelOverrides(Frozen):
+class ModelOverrides(FrozenModel):
     """The content of the file."""
 
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
