@@ -12,8 +12,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Engine as BackendName
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.requests import Backend, GenerationRequest, Job
 from shared.jobs.states import State
 from shared.redis.store import Store, connect
 from shared.storage.folder import FolderStore
@@ -62,7 +61,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = Store(connect(self.redis_url))
         self.jobs = Jobs(self.prefix)
-        self.ledger = RedisLedger(self.store, self.jobs, BackendName.NULL)
+        self.ledger = RedisLedger(self.store, self.jobs, Backend.NULL)
 
     @property
     def inputs(self) -> InputStore:
@@ -74,7 +73,7 @@ class Bench:
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         references |= {"mask": arrived(staged, mask)} if mask is not None else {}
         wanted = GenerationRequest.model_validate({"prompt": "x", **references, **request})
-        job = Job.new(wanted, BackendName.NULL, datetime.now(UTC))
+        job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
         if images:
             staged.keep(job.id)
         admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))
@@ -103,7 +102,7 @@ class Bench:
     def lose_worker_before_recording(self, job: Job) -> Job:
         """The job back in line after its worker died with every image on disk."""
         with pytest.raises(SystemExit):
-            wake(self._runner(Dying(self.store, self.jobs, BackendName.NULL), None))
+            wake(self._runner(Dying(self.store, self.jobs, Backend.NULL), None))
         return self.requeued(self.read(job))
 
     def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
