@@ -35,7 +35,7 @@ from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
 from worker.records.recovery import WorkerIdentity
-from worker.records.redis_ledger import RedisLedger
+from worker.records.redis_job_store import RedisJobStore
 from worker.records.result_cache import RedisResultCache, lifetime
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ class Child:
         except BaseException:
             heartbeat.stop()
             raise
-        ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
+        job_store = RedisJobStore(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
         # Calls to a provider are many threads of one process: their backend keeps the time.
         time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
-        ledger.tell(workers.tell(settings.backend, backend.capabilities))
+        job_store.run(workers.tell(settings.backend, backend.capabilities))
         # A worker that ends may take a wake-up along that it will not use.
-        ledger.tell(Jobs(settings.redis_prefix).wake(settings.backend))
+        job_store.run(Jobs(settings.redis_prefix).wake(settings.backend))
         placement = backend.placement if isinstance(backend, ReportsPlacement) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, ReportsMemory):
@@ -87,7 +87,7 @@ class Child:
         images = ImageStore(home)
         claims = Claims(
             backend,
-            ledger,
+            job_store,
             InputReader(images.inputs, settings.max_image_pixels),
             worker=worker.id,
             max_pixels=settings.max_pixels,
@@ -98,10 +98,10 @@ class Child:
         runner = Runner(
             backend,
             claims,
-            ledger,
+            job_store,
             images,
             Encoder(version("imagegen")),
-            repeats=_repeats(settings, store, ledger, backend),
+            result_cache=_result_cache(settings, store, job_store, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
             finish=InlineFinisher() if isinstance(backend, ReportsCredits) else BackgroundFinisher(),
             tracing=tracing,
@@ -156,12 +156,14 @@ class Child:
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
 
-def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backend: Engine) -> RedisResultCache | None:
+def _result_cache(
+    settings: WorkerSettings, store: Store, job_store: RedisJobStore, backend: Engine
+) -> RedisResultCache | None:
     """None where the operator wants every image made anew, and where models may change behind a name."""
     if not (settings.reuse_pictures and isinstance(backend, Reproducible)):
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), ledger, backend.identity, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, backend.identity, kept)
 
 
 def _tell_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:

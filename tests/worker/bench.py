@@ -27,7 +27,7 @@ from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.claims import Claims
 from worker.jobs.runner import Runner
-from worker.records.redis_ledger import RedisLedger
+from worker.records.redis_job_store import RedisJobStore
 
 Drawing = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
 
@@ -42,7 +42,7 @@ class Drawn(NullEngine):
         return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
 
 
-class Dying(RedisLedger):
+class Dying(RedisJobStore):
     """Ends the process, as a kill would, when a job is about to be recorded as done."""
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
@@ -61,7 +61,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = Store(connect(self.redis_url))
         self.jobs = Jobs(self.prefix)
-        self.ledger = RedisLedger(self.store, self.jobs, Backend.NULL)
+        self.job_store = RedisJobStore(self.store, self.jobs, Backend.NULL)
 
     @property
     def inputs(self) -> InputStore:
@@ -83,7 +83,7 @@ class Bench:
     def started(self, job: Job) -> Job:
         """The job as a worker has it that began and was not heard of again."""
         running = job.start("null", "another worker", datetime.now(UTC))
-        assert self.ledger.move([(job, running)]) == [True]
+        assert self.job_store.move([(job, running)]) == [True]
         return running
 
     def requeued(self, job: Job) -> Job:
@@ -97,7 +97,7 @@ class Bench:
         return self.read(job)
 
     def work(self, drawing: Drawing | None = None) -> None:
-        wake(self._runner(self.ledger, drawing))
+        wake(self._runner(self.job_store, drawing))
 
     def lose_worker_before_recording(self, job: Job) -> Job:
         """The job back in line after its worker died with every image on disk."""
@@ -105,27 +105,29 @@ class Bench:
             wake(self._runner(Dying(self.store, self.jobs, Backend.NULL), None))
         return self.requeued(self.read(job))
 
-    def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
-        return self.runner(Drawn(drawing), ledger=ledger)
+    def _runner(self, job_store: RedisJobStore, drawing: Drawing | None) -> Runner:
+        return self.runner(Drawn(drawing), job_store=job_store)
 
     def runner(
         self,
         backend: Engine,
         images: ImageStore | None = None,
         *,
-        ledger: RedisLedger | None = None,
+        job_store: RedisJobStore | None = None,
         most: int = 1,
         **parts: Any,
     ) -> Runner:
         """`most` images at most are rendered in one go."""
-        ledger, images = ledger or self.ledger, images or ImageStore(FolderStore(self.folder))
+        job_store, images = job_store or self.job_store, images or ImageStore(FolderStore(self.folder))
         reader = InputReader(images.inputs, max_pixels=25_000_000)
         limit = parts.get("time_limit_seconds", math.inf)
-        claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now)
-        return Runner(backend, claims, ledger, images, Encoder("1"), now=self.now, **parts)
+        claims = Claims(
+            backend, job_store, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now
+        )
+        return Runner(backend, claims, job_store, images, Encoder("1"), now=self.now, **parts)
 
     def read(self, job: Job) -> Job:
-        found = self.ledger.read(job.id)
+        found = self.job_store.read(job.id)
         assert found is not None
         return found
 

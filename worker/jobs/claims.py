@@ -13,7 +13,7 @@ from shared.models.capabilities import Size
 from worker.engines.base import BatchEngine, Engine
 from worker.images.inputs import InputReader
 from worker.jobs.batching import are_alike
-from worker.jobs.ledger import Ledger
+from worker.jobs.job_store import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Claims:
     """Safe to share between threads where the backend is."""
 
     backend: Engine
-    ledger: Ledger
+    job_store: JobStore
     reader: InputReader
     worker: str
     """Its id, as jobs record it."""
@@ -60,7 +60,7 @@ class Claims:
         """The head of the queue, of which the first is this thread's to start."""
         # Threads that look at the same time would all want the same job.
         with self._lock:
-            queued = self.ledger.peek(LOOKED_AT + len(self._under_way))
+            queued = self.job_store.peek(LOOKED_AT + len(self._under_way))
             waiting = [each for each in queued if each.job.id not in tried | self._under_way]
             if waiting:
                 self._under_way.add(waiting[0].job.id)
@@ -73,7 +73,7 @@ class Claims:
         if first is None:
             return []
         moves = [(next_one.job, first), *self._mates(first, next_one.expected_ms, others, now)]
-        moved = self.ledger.move(moves)
+        moved = self.job_store.move(moves)
         return [new for (_, new), is_ours in zip(moves, moved, strict=True) if is_ours]
 
     def _begun(self, job: Job, now: datetime) -> Job | None:
@@ -97,7 +97,7 @@ class Claims:
         return None
 
     def _refuse(self, job: Job, error: JobError) -> None:
-        if self.ledger.move([(job, job.fail(error, self.now()))])[0]:
+        if self.job_store.move([(job, job.fail(error, self.now()))])[0]:
             self.reader.store.discard(job)
 
     def _started(self, job: Job, input_size: Size | None, now: datetime) -> Job:

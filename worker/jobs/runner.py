@@ -23,8 +23,8 @@ from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.jobs.batching import BatchWatch
 from worker.jobs.claims import Claims
 from worker.jobs.finishers import Finisher, InlineFinisher
-from worker.jobs.follower import Follower, JobCancelled, JobLost, WorkerLeaves
-from worker.jobs.ledger import Ledger, ResultCache
+from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
+from worker.jobs.monitor import JobMonitor, WorkerStopping
 from worker.jobs.spans import SpanRecorder, span_of
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Rendering:
     """A job of this worker's, and what came of rendering it."""
 
     job: Job
-    follower: Follower
+    monitor: JobMonitor
     rendered: Sequence[RenderedImage] = ()
     error: Exception | None = None
     images: tuple[Image, ...] = ()
@@ -72,10 +72,10 @@ class Runner:
 
     backend: Engine
     claims: Claims
-    ledger: Ledger
+    job_store: JobStore
     images: ImageStore
     encoder: Encoder
-    repeats: ResultCache | None = None
+    result_cache: ResultCache | None = None
     """None makes every image anew."""
     finish: Finisher = field(default_factory=InlineFinisher)
     tracing: Tracing = field(default_factory=Untraced)
@@ -97,26 +97,26 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do what was claimed."""
-        with ExitStack() as lines:
-            renderings = [self._rendering(job, lines, len(jobs)) for job in jobs]
+        with ExitStack() as channels:
+            renderings = [self._rendering(job, channels, len(jobs)) for job in jobs]
             self._render(renderings)
-            self.finish(partial(self._conclude, renderings), lines.pop_all().close)
+            self.finish(partial(self._conclude, renderings), channels.pop_all().close)
 
     def _is_made(self, job: Job) -> bool:
         """Whether its images are there, and so it is done: an attempt before this one made them, or a job like it."""
         if images := self.images.made(job) if job.attempt > 1 else None:
             self._record([Ending(job, job.succeed(images, Timings(), self.now()), SpanRecorder())])
             return True
-        twin = self.repeats.find(job) if self.repeats else None
-        if twin is None or not self.images.copy(twin, job):
+        cached = self.result_cache.find(job) if self.result_cache else None
+        if cached is None or not self.images.copy(cached, job):
             return False
-        ended = job.succeed(twin.images, Timings(), self.now(), twin.id).warned(twin.warnings)
+        ended = job.succeed(cached.images, Timings(), self.now(), cached.id).warned(cached.warnings)
         self._record([Ending(job, ended, SpanRecorder())])
         return True
 
-    def _rendering(self, job: Job, lines: ExitStack, together: int) -> Rendering:
-        line = lines.enter_context(self.ledger.open_line(job))
-        return Rendering(job, Follower(job, line, self.ledger, self.leaving, self.retiring, together))
+    def _rendering(self, job: Job, channels: ExitStack, together: int) -> Rendering:
+        channel = channels.enter_context(self.job_store.open_channel(job))
+        return Rendering(job, JobMonitor(job, channel, self.job_store, self.leaving, self.retiring, together))
 
     def _render(self, renderings: Sequence[Rendering]) -> None:
         """Leave in each what came of it."""
@@ -141,11 +141,11 @@ class Runner:
         job, begin = rendering.job, time.perf_counter()
         try:
             with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
-                rendering.follower.begin(self.time_limit_seconds)
-                rendering.rendered = self.backend.generate(job.request, inputs, rendering.follower)
+                rendering.monitor.begin(self.time_limit_seconds)
+                rendering.rendered = self.backend.generate(job.request, inputs, rendering.monitor)
         except Unfinished as unfinished:
             rendering.rendered, rendering.error = unfinished.images, unfinished.why
-            rendering.follower.warn(f"{len(unfinished.images)} of {job.request.num_images} images are there")
+            rendering.monitor.warn(f"{len(unfinished.images)} of {job.request.num_images} images are there")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -155,7 +155,7 @@ class Runner:
         assert isinstance(self.backend, BatchEngine)  # noqa: S101 - nobody else has mates
         requests, begin = [each.job.request for each in renderings], time.perf_counter()
         counts = [request.num_images for request in requests]
-        watch = BatchWatch([each.follower for each in renderings], counts, self.time_limit_seconds)
+        watch = BatchWatch([each.monitor for each in renderings], counts, self.time_limit_seconds)
         images: Sequence[Sequence[RenderedImage]] = [()] * len(renderings)
         try:
             with ExitStack() as trails, self._limited():
@@ -202,17 +202,17 @@ class Runner:
         except JobLost:
             logger.warning("job %s was taken away; its image is dropped", job.id)
             return None
-        except WorkerLeaves:
+        except WorkerStopping:
             return None
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
-            known = job.model_copy(update={"providers": rendering.follower.providers})
+            known = job.model_copy(update={"providers": rendering.monitor.providers})
             ended = known.fail(JobError.of(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
             ended = job.fail(JobError.of(InternalError()), self.now())
-        return ended.warned(rendering.follower.warnings)
+        return ended.warned(rendering.monitor.warnings)
 
     def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
         if self.tracing.is_on:
@@ -224,7 +224,7 @@ class Runner:
         with ExitStack() as trails:
             for each in endings:
                 trails.enter_context(each.trail.part("record"))
-            recorded = self.ledger.move([(each.job, each.ended) for each in endings])
+            recorded = self.job_store.move([(each.job, each.ended) for each in endings])
         for each, is_ours in zip(endings, recorded, strict=True):
             self._trace(each.job, each.ended, each.trail)
             if is_ours:
@@ -238,8 +238,8 @@ class Runner:
         self.images.inputs.discard(ending.job)
         if not ending.ended.images:
             self.images.discard(ending.job, ending.saved)
-        if self.repeats:
-            self.repeats.remember(ending.ended)
+        if self.result_cache:
+            self.result_cache.add(ending.ended)
 
     def _keep(self, rendering: Rendering) -> tuple[tuple[Image, ...], Timings]:
         """Store what was rendered. Raises what rendering it raised.
@@ -248,21 +248,21 @@ class Runner:
         """
         if rendering.error is not None and not rendering.rendered:
             raise rendering.error
-        follower, begin = rendering.follower, time.perf_counter()
+        monitor, begin = rendering.monitor, time.perf_counter()
         with rendering.trail.part("encode"):
             images = self._store(rendering)
         if rendering.error is not None:
             rendering.images = images
             raise rendering.error
         if flagged := sum(image.flagged for image in images):
-            follower.warn(f"{flagged} of {len(images)} images are withheld: the safety checker objects")
+            monitor.warn(f"{flagged} of {len(images)} images are withheld: the safety checker objects")
         if flagged == len(images):
             raise ContentRejected(WITHHELD)
         return images, Timings(
             generate_ms=rendering.milliseconds,
             encode_ms=_milliseconds_since(begin),
             # What a provider tells as progress is no step of any size.
-            step_ms=follower.step_ms if rendering.job.request.num_inference_steps else None,
+            step_ms=monitor.step_ms if rendering.job.request.num_inference_steps else None,
             batch_size=rendering.batch_size,
         )
 
@@ -271,7 +271,7 @@ class Runner:
         for index, image in enumerate(rendering.rendered):
             data = self._encoded(job, image)
             # Who was stopped for so long that the job went to somebody else is to leave nothing behind.
-            rendering.follower.line.confirm()
+            rendering.monitor.channel.confirm()
             kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
             if kept is data is not None:
                 rendering.saved.append(index)
@@ -284,16 +284,16 @@ class Runner:
         return None if image.flagged else self.encoder.encode(image, job)
 
     def _save(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
-        """What was bought is tried again for as long as a job may run. Raises what `save` and the follower raise."""
-        follower, end = rendering.follower, time.monotonic() + self.paid_seconds
+        """What was bought is tried again for as long as a job may run. Raises what `save` and the monitor raise."""
+        monitor, end = rendering.monitor, time.monotonic() + self.paid_seconds
         while True:
             try:
                 return save()
             except (StorageFull, StorageUnavailable, OSError) as error:
-                if not follower.providers or time.monotonic() >= end:
+                if not monitor.providers or time.monotonic() >= end:
                     raise
                 logger.warning("what was bought cannot be stored yet: %s", error)
-            follower.check()
+            monitor.check()
             time.sleep(SAVE_SECONDS)
 
 

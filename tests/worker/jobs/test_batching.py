@@ -23,7 +23,7 @@ from worker.images import png
 from worker.images.encoder import Encoder
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.runner import SHORT_SECONDS
-from worker.records.redis_ledger import RedisLedger
+from worker.records.redis_job_store import RedisJobStore
 
 _numbers = itertools.count()
 
@@ -187,17 +187,17 @@ def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: 
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backend: Counting, taken: int) -> None:
-    class Late(RedisLedger):
+    class Late(RedisJobStore):
         """Another worker is faster, just after this one has looked."""
 
-        def peek(self, most: int) -> Sequence[QueuedJob]:
-            queued = super().peek(most)
+        def peek(self, limit: int) -> Sequence[QueuedJob]:
+            queued = super().peek(limit)
             bench.started(jobs[taken])
             return queued
 
     jobs = accepted(bench, {}, {}, {})
 
-    wake(bench.runner(backend, ledger=Late(bench.store, bench.jobs, Backend.NULL), most=4))
+    wake(bench.runner(backend, job_store=Late(bench.store, bench.jobs, Backend.NULL), most=4))
 
     assert backend.goes == [2]
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]

@@ -98,7 +98,7 @@ def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tup
 
 def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_again(bench: Bench) -> None:
     running = bench.started(bench.accepted())
-    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
 
     failed = bench.read(running).fail(JobError.of(WorkerLost()), NOW)
 
@@ -119,7 +119,7 @@ def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
 def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
     job = bench.accepted()
     running = bench.started(job)
-    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
     # As whoever takes it back has it: a copy from before the purchase.
     queued = bench.requeued(running)
     seen: list[tuple[Provider, ...]] = []
