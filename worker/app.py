@@ -30,7 +30,7 @@ from shared.redis.wakeups import GENERATE, queue_name
 from shared.settings.worker import WorkerSettings
 from worker.cloud import create_cloud_worker
 from worker.process import start_failures
-from worker.process.liveness_file import show_life
+from worker.process.liveness_file import add_liveness_file
 from worker.process.task_events import TaskEvents
 from worker.records.recovery import JobRecovery, WorkerIdentity
 
@@ -53,7 +53,7 @@ def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start
     """The worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
     app = create(settings, start_id, traced)
-    show_life(app, settings.alive_file)
+    add_liveness_file(app, settings.alive_file)
     return app
 
 
@@ -81,7 +81,7 @@ def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing
     )
     app.steps["worker"].add(ModelGate)
     _serve_child(app, settings, start_id, traced)
-    _rescue_jobs(settings, start_id)
+    _recover_jobs(settings, start_id)
     # Celery would do it in its own way otherwise.
     setup_logging.connect(lambda **_: None, weak=False)
     return app
@@ -98,7 +98,7 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
             from worker.child import Child
 
             events = TaskEvents(app, sender)
-            children.append(Child.loaded(settings, WorkerIdentity(sender, start_id), traced, events.moved))
+            children.append(Child.loaded(settings, WorkerIdentity(sender, start_id), traced, events.publish))
         except ConfigurationError as error:
             _give_up(settings, error.detail)
         except Exception as error:
@@ -118,29 +118,29 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
         children[0].run()
 
 
-def _rescue_jobs(settings: WorkerSettings, start_id: str) -> None:
+def _recover_jobs(settings: WorkerSettings, start_id: str) -> None:
     """What the parent does for the jobs of a child that was killed, or that must not keep the worker from ending."""
 
-    rescues: list[JobRecovery] = []
+    recoveries: list[JobRecovery] = []
     workers: list[Any] = []
 
     def on_setup(sender: str, instance: Any, **_: object) -> None:
         logs.configure(settings.log_format, backend=settings.backend, worker=sender)
-        rescues.append(JobRecovery.connected(settings, WorkerIdentity(sender, start_id)))
+        recoveries.append(JobRecovery.connect(settings, WorkerIdentity(sender, start_id)))
         workers.append(instance)
 
     def on_failure(exception: BaseException, **_: object) -> None:
         if isinstance(exception, TimeLimitExceeded | WorkerLostError):
-            rescues[0].child_lost(settings.job_timeout_seconds)
+            recoveries[0].recover_from_lost_child(settings.job_timeout_seconds)
 
     def on_shutdown(**_: object) -> None:
         # On a thread: Celery's own loop has stopped by then, and waits for the child.
-        timer = threading.Timer(settings.shutdown_grace_seconds, hand_back)
+        timer = threading.Timer(settings.shutdown_grace_seconds, requeue_and_kill)
         timer.daemon = True
         timer.start()
 
-    def hand_back() -> None:
-        rescues[0].worker_leaves()
+    def requeue_and_kill() -> None:
+        recoveries[0].requeue_all()
         for child in list(workers[0].pool._pool._pool):
             with suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
@@ -183,7 +183,7 @@ def _stop(*_: object) -> None:
 def _give_up(settings: WorkerSettings, sentence: str) -> NoReturn:
     """End the child and its whole worker, which must not take jobs without a model."""
     logger.critical(sentence)
-    start_failures.report(settings, sentence)
+    start_failures.report_and_back_off(settings, sentence)
     os.kill(os.getppid(), GIVE_UP)
     # Not sys.exit: billiard would report it as a crash, with a traceback, and Celery swallows it in signal handlers.
     os._exit(os.EX_CONFIG)

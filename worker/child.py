@@ -26,7 +26,7 @@ from shared.workers.records import WorkerRecord, Workers, WorkerState
 from worker.engines.base import Engine, ReportsCredits, ReportsMemory, ReportsPlacement, Reproducible
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
-from worker.jobs.claims import Claims
+from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.runner import Runner
 from worker.models.download_plans import OnProgress
@@ -81,11 +81,11 @@ class Child:
         placement = backend.placement if isinstance(backend, ReportsPlacement) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, ReportsMemory):
-            heartbeat.measure(backend.memory)
+            heartbeat.report_memory(backend.memory)
         if isinstance(backend, ReportsCredits):
-            threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
+            threading.Thread(target=_report_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
         images = ImageStore(home)
-        claims = Claims(
+        claimer = JobClaimer(
             backend,
             job_store,
             InputReader(images.inputs, settings.max_image_pixels),
@@ -97,18 +97,18 @@ class Child:
         )
         runner = Runner(
             backend,
-            claims,
+            claimer,
             job_store,
             images,
             Encoder(version("imagegen")),
             result_cache=_result_cache(settings, store, job_store, backend),
             # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
-            finish=InlineFinisher() if isinstance(backend, ReportsCredits) else BackgroundFinisher(),
+            finisher=InlineFinisher() if isinstance(backend, ReportsCredits) else BackgroundFinisher(),
             tracing=tracing,
             now=store.now,
             time_limit_seconds=time_limit,
-            guard=_ending_a_hang,
-            paid_seconds=settings.job_timeout_seconds,
+            hang_guard=_end_hung_process,
+            save_retry_seconds=settings.job_timeout_seconds,
         )
         return cls(runner, heartbeat, tracing)
 
@@ -121,37 +121,37 @@ class Child:
         if jobs:
             with self._busy(jobs[0].id), logs.about(job_id=jobs[0].id):
                 self._runner.run(jobs)
-        if self._runner.retiring.is_set():
-            self._runner.finish.drain()
+        if self._runner.retired.is_set():
+            self._runner.finisher.drain()
             raise SystemExit(os.EX_SOFTWARE)
         return jobs
 
-    def leave(self) -> None:
+    def stop_jobs(self) -> None:
         """Let go of every job as soon as that costs nothing; they stay on record as running."""
-        self._runner.leaving.set()
+        self._runner.stopping.set()
 
     @property
-    def leaves(self) -> bool:
-        return self._runner.leaving.is_set()
+    def is_stopping(self) -> bool:
+        return self._runner.stopping.is_set()
 
     def end(self) -> None:
         """Once every job that was rendered is on record."""
-        self._runner.finish.drain()
+        self._runner.finisher.drain()
         self._heartbeat.stop()
         self._tracing.close()
 
     @contextmanager
     def _busy(self, job_id: str) -> Iterator[None]:
-        self._tell(job_id, begins=True)
+        self._set_busy(job_id, starts=True)
         try:
             yield
         finally:
-            self._tell(job_id, begins=False)
+            self._set_busy(job_id, starts=False)
 
-    def _tell(self, job_id: str, *, begins: bool) -> None:
+    def _set_busy(self, job_id: str, *, starts: bool) -> None:
         """Busy while any job runs; of several, the first is named."""
         with self._lock:
-            (self._running.append if begins else self._running.remove)(job_id)
+            (self._running.append if starts else self._running.remove)(job_id)
             first = self._running[0] if self._running else None
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
@@ -166,7 +166,7 @@ def _result_cache(
     return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, backend.identity, kept)
 
 
-def _tell_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:
+def _report_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:
     while True:
         if (left := backend.credits()) is not None:
             heartbeat.update(credits=left)
@@ -194,7 +194,7 @@ def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
 
 
 @contextmanager
-def _ending_a_hang(seconds: float) -> Iterator[None]:
+def _end_hung_process(seconds: float) -> Iterator[None]:
     """Shows where every thread stands and ends the process if this is not over by then, whatever holds the GIL."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     try:

@@ -25,7 +25,7 @@ from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
-from worker.jobs.claims import Claims
+from worker.jobs.claims import JobClaimer
 from worker.jobs.runner import Runner
 from worker.records.redis_job_store import RedisJobStore
 
@@ -121,10 +121,10 @@ class Bench:
         job_store, images = job_store or self.job_store, images or ImageStore(FolderStore(self.folder))
         reader = InputReader(images.inputs, max_pixels=25_000_000)
         limit = parts.get("time_limit_seconds", math.inf)
-        claims = Claims(
+        claimer = JobClaimer(
             backend, job_store, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now
         )
-        return Runner(backend, claims, job_store, images, Encoder("1"), now=self.now, **parts)
+        return Runner(backend, claimer, job_store, images, Encoder("1"), now=self.now, **parts)
 
     def read(self, job: Job) -> Job:
         found = self.job_store.read(job.id)

@@ -112,7 +112,7 @@ def test_a_job_that_cost_three_workers_is_given_up(house: House) -> None:
 def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
     running = house.started(house.accepted())
 
-    JobRecovery(house.store, house.jobs, worker="another worker").handed_back(running.id)
+    JobRecovery(house.store, house.jobs, worker="another worker").requeue(running.id)
 
     assert (house.read(running).state, house.read(running).losses) == ("queued", 0)
 
@@ -120,7 +120,7 @@ def test_a_job_that_was_handed_back_has_cost_no_worker(house: House) -> None:
 def test_a_worker_moves_no_job_that_another_runs(house: House) -> None:
     running = house.started(house.accepted())
 
-    JobRecovery(house.store, house.jobs, worker="not it").worker_lost(running.id)
+    JobRecovery(house.store, house.jobs, worker="not it").requeue_lost(running.id)
 
     assert house.read(running) == running
 

@@ -6,7 +6,7 @@ from shared.access.links import Links, LinkSigner, link_secret
 from shared.jobs.requests import Job
 from shared.redis.store import Store
 from shared.settings.service import LinkSettings
-from worker.records.redis_retry import patiently
+from worker.records.redis_retry import retry_until_available
 
 
 class JobLinks:
@@ -30,4 +30,4 @@ class JobLinks:
         if self._settings.link_secret is not None:
             return self._settings.link_secret.get_secret_value().encode()
         proposed = link_secret(self._settings.redis_prefix, secrets.token_hex(32))
-        return patiently(lambda: self._store.run(proposed)).encode()
+        return retry_until_available(lambda: self._store.run(proposed)).encode()

@@ -17,7 +17,7 @@ from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
 from worker.housekeeper.retry_policy import RetryPolicy
 from worker.housekeeper.webhook_sender import HttpResult
-from worker.records.redis_retry import patiently
+from worker.records.redis_retry import retry_until_available
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Dispatcher:
     def _send(self, webhook: Webhook) -> None:
         try:
             fate = self._attempt(webhook)
-            patiently(lambda: self._store.run(self._webhooks.settle(webhook, fate)))
+            retry_until_available(lambda: self._store.run(self._webhooks.settle(webhook, fate)))
         finally:
             with self._changed:
                 self._under_way -= 1

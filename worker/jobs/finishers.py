@@ -9,8 +9,8 @@ logger = logging.getLogger(__name__)
 
 
 class Finisher(Protocol):
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
-        """See to it that `work` is done, then `after`."""
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """See to it that `work` is done, then `then`."""
         ...
 
     def drain(self) -> None:
@@ -21,11 +21,11 @@ class Finisher(Protocol):
 class InlineFinisher:
     """Before the call returns; for jobs that run side by side anyway."""
 
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         try:
             work()
         finally:
-            after()
+            then()
 
     def drain(self) -> None:
         pass
@@ -38,17 +38,17 @@ class BackgroundFinisher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finishing")
         self._under_way: Future[None] | None = None
 
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         self.drain()
-        self._under_way = self._thread.submit(_logged, work, after)
+        self._under_way = self._thread.submit(_logged, work, then)
 
     def drain(self) -> None:
         if self._under_way is not None:
             wait((self._under_way,))
 
 
-def _logged(work: Callable[[], None], after: Callable[[], None]) -> None:
+def _logged(work: Callable[[], None], then: Callable[[], None]) -> None:
     try:
-        InlineFinisher()(work, after)
+        InlineFinisher().run(work, then)
     except Exception:
         logger.exception("a job could not be ended; its lease will lapse")

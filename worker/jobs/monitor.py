@@ -35,8 +35,8 @@ class JobMonitor:
         job: Job,
         channel: ProgressChannel,
         job_store: JobStore,
-        leaving: threading.Event,
-        retiring: threading.Event,
+        stopping: threading.Event,
+        retired: threading.Event,
         batch_size: int = 1,
     ) -> None:
         """`batch_size` counts the jobs rendered together: all their previews cost no more than those of one job."""
@@ -46,8 +46,8 @@ class JobMonitor:
         """What there is to say of the job, whatever becomes of it."""
         self._job = job
         self._job_store = job_store
-        self._leaving = leaving
-        self._retiring = retiring
+        self._stopping = stopping
+        self._retired = retired
         self._deadline = math.inf
         self._begin = self._last_preview = time.monotonic()
         self.step_ms: float | None = None
@@ -67,7 +67,7 @@ class JobMonitor:
 
     def retire(self, reason: str) -> None:
         logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
-        self._retiring.set()
+        self._retired.set()
 
     def begin(self, time_limit_seconds: float) -> None:
         """Of rendering. Once the limit has passed, `check` and `on_step` raise TimedOut."""
@@ -76,7 +76,7 @@ class JobMonitor:
 
     def check(self) -> None:
         self.channel.check()
-        if self._leaving.is_set():
+        if self._stopping.is_set():
             raise WorkerStopping
         if time.monotonic() >= self._deadline:
             raise TimedOut

@@ -21,11 +21,11 @@ from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
 from worker.images.encoder import Encoder
 from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.jobs.batching import BatchWatch
-from worker.jobs.claims import Claims
+from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import Finisher, InlineFinisher
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
 from worker.jobs.monitor import JobMonitor, WorkerStopping
-from worker.jobs.spans import SpanRecorder, span_of
+from worker.jobs.spans import SpanRecorder, job_span
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ class Rendering:
     error: Exception | None = None
     images: tuple[Image, ...] = ()
     """Those that it has although it failed."""
-    saved: list[int] = field(default_factory=list)
+    saved_indexes: list[int] = field(default_factory=list)
     """Indexes of those that this attempt has put where they lie."""
     milliseconds: int = 0
     batch_size: int | None = None
-    trail: SpanRecorder = field(default_factory=SpanRecorder)
+    spans: SpanRecorder = field(default_factory=SpanRecorder)
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Ending:
 
     job: Job
     ended: Job
-    trail: SpanRecorder
-    saved: Sequence[int] = ()
+    spans: SpanRecorder
+    saved_indexes: Sequence[int] = ()
     """As in Rendering."""
 
 
@@ -70,37 +70,37 @@ class Ending:
 class Runner:
     """Safe to share between threads where the backend is."""
 
-    backend: Engine
-    claims: Claims
+    engine: Engine
+    claimer: JobClaimer
     job_store: JobStore
     images: ImageStore
     encoder: Encoder
     result_cache: ResultCache | None = None
     """None makes every image anew."""
-    finish: Finisher = field(default_factory=InlineFinisher)
+    finisher: Finisher = field(default_factory=InlineFinisher)
     tracing: Tracing = field(default_factory=Untraced)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     time_limit_seconds: float = math.inf
     """How long rendering a job may take. It is stopped at its next step after that."""
-    guard: Callable[[float], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
+    hang_guard: Callable[[float], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
     """Ends the process when rendering, which it is around, does not stop at a step so many seconds after its begin."""
-    leaving: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
     """Once set, every job that runs is left where it is as soon as that costs nothing."""
-    paid_seconds: float = 600
+    save_retry_seconds: float = 600
     """How long it is tried to store an image that was bought."""
-    retiring: threading.Event = field(default_factory=threading.Event)
+    retired: threading.Event = field(default_factory=threading.Event)
     """Set by a job that leaves behind a process which is not fit for another one."""
 
     def claim(self) -> Sequence[Job]:
         """The next job in the queue, and those that are rendered with it; none where there is nothing to do."""
-        return [job for job in self.claims.take() if not self._is_made(job)]
+        return [job for job in self.claimer.claim() if not self._is_made(job)]
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Do what was claimed."""
         with ExitStack() as channels:
             renderings = [self._rendering(job, channels, len(jobs)) for job in jobs]
             self._render(renderings)
-            self.finish(partial(self._conclude, renderings), channels.pop_all().close)
+            self.finisher.run(partial(self._conclude, renderings), channels.pop_all().close)
 
     def _is_made(self, job: Job) -> bool:
         """Whether its images are there, and so it is done: an attempt before this one made them, or a job like it."""
@@ -116,23 +116,23 @@ class Runner:
 
     def _rendering(self, job: Job, channels: ExitStack, together: int) -> Rendering:
         channel = channels.enter_context(self.job_store.open_channel(job))
-        return Rendering(job, JobMonitor(job, channel, self.job_store, self.leaving, self.retiring, together))
+        return Rendering(job, JobMonitor(job, channel, self.job_store, self.stopping, self.retired, together))
 
     def _render(self, renderings: Sequence[Rendering]) -> None:
         """Leave in each what came of it."""
-        readable = [(each, inputs) for each in renderings if (inputs := self._read(each)) is not None]
+        readable = [(rendering, inputs) for rendering in renderings if (inputs := self._read(rendering)) is not None]
         if len(readable) < 2 or not self._render_together(*zip(*readable, strict=True)):
-            for each, inputs in readable:
-                if each.error is None:
-                    self._render_alone(each, inputs)
+            for rendering, inputs in readable:
+                if rendering.error is None:
+                    self._render_alone(rendering, inputs)
 
     def _read(self, rendering: Rendering) -> Inputs | None:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
-            with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
-                inputs = self.claims.reader.read(rendering.job)
+            with logs.about(job_id=rendering.job.id), rendering.spans.record("load"):
+                inputs = self.claimer.reader.read(rendering.job)
                 # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
-                return inputs if isinstance(self.backend, ReportsCredits) else inputs.decoded()
+                return inputs if isinstance(self.engine, ReportsCredits) else inputs.decoded()
         except Exception as error:
             rendering.error = error
             return None
@@ -140,9 +140,9 @@ class Runner:
     def _render_alone(self, rendering: Rendering, inputs: Inputs) -> None:
         job, begin = rendering.job, time.perf_counter()
         try:
-            with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
+            with logs.about(job_id=job.id), rendering.spans.record("render"), self._limited():
                 rendering.monitor.begin(self.time_limit_seconds)
-                rendering.rendered = self.backend.generate(job.request, inputs, rendering.monitor)
+                rendering.rendered = self.engine.generate(job.request, inputs, rendering.monitor)
         except Unfinished as unfinished:
             rendering.rendered, rendering.error = unfinished.images, unfinished.why
             rendering.monitor.warn(f"{len(unfinished.images)} of {job.request.num_images} images are there")
@@ -152,31 +152,33 @@ class Runner:
 
     def _render_together(self, renderings: Sequence[Rendering], inputs: Sequence[Inputs]) -> bool:
         """False where that did not work for jobs that may work alone."""
-        assert isinstance(self.backend, BatchEngine)  # noqa: S101 - nobody else has mates
-        requests, begin = [each.job.request for each in renderings], time.perf_counter()
+        assert isinstance(self.engine, BatchEngine)  # noqa: S101 - nobody else has mates
+        requests, begin = [rendering.job.request for rendering in renderings], time.perf_counter()
         counts = [request.num_images for request in requests]
-        watch = BatchWatch([each.monitor for each in renderings], counts, self.time_limit_seconds)
+        watch = BatchWatch([rendering.monitor for rendering in renderings], counts, self.time_limit_seconds)
         images: Sequence[Sequence[RenderedImage]] = [()] * len(renderings)
         try:
-            with ExitStack() as trails, self._limited():
-                for each in renderings:
-                    trails.enter_context(each.trail.part("render"))
-                images = self.backend.generate_together(requests, inputs, watch)
+            with ExitStack() as spans, self._limited():
+                for rendering in renderings:
+                    spans.enter_context(rendering.spans.record("render"))
+                images = self.engine.generate_together(requests, inputs, watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:
                 logger.warning("%d jobs could not be rendered together, so one by one: %s", len(renderings), error)
         else:
             failed = False
-        for number, each in enumerate(renderings):
-            each.error = watch.ended.get(number)
-            each.rendered = () if each.error else images[number]
-            each.milliseconds, each.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
+        for number, rendering in enumerate(renderings):
+            rendering.error = watch.ended.get(number)
+            rendering.rendered = () if rendering.error else images[number]
+            rendering.milliseconds, rendering.batch_size = _milliseconds_since(begin), None if failed else sum(counts)
         return not failed
 
     def _limited(self) -> AbstractContextManager[None]:
         limit = self.time_limit_seconds
-        return self.guard(limit + max(SHORTEST_GRACE_SECONDS, GRACE * limit)) if limit < math.inf else nullcontext()
+        return (
+            self.hang_guard(limit + max(SHORTEST_GRACE_SECONDS, GRACE * limit)) if limit < math.inf else nullcontext()
+        )
 
     def _conclude(self, renderings: Sequence[Rendering]) -> None:
         """Each job is put on record as soon as its images are stored; those that take no time, together."""
@@ -185,9 +187,9 @@ class Runner:
             with logs.about(job_id=rendering.job.id):
                 ended = self._ended(rendering)
             if ended is None:
-                self._trace(rendering.job, None, rendering.trail)
+                self._trace(rendering.job, None, rendering.spans)
                 continue
-            endings.append(Ending(rendering.job, ended, rendering.trail, rendering.saved))
+            endings.append(Ending(rendering.job, ended, rendering.spans, rendering.saved_indexes))
             if time.perf_counter() - begin > SHORT_SECONDS:
                 self._record(endings)
                 endings, begin = [], time.perf_counter()
@@ -214,30 +216,30 @@ class Runner:
             ended = job.fail(JobError.of(InternalError()), self.now())
         return ended.warned(rendering.monitor.warnings)
 
-    def _trace(self, job: Job, ended: Job | None, trail: SpanRecorder) -> None:
+    def _trace(self, job: Job, ended: Job | None, spans: SpanRecorder) -> None:
         if self.tracing.is_on:
-            self.tracing.tell(span_of(job, ended, trail), job.traceparent)
+            self.tracing.tell(job_span(job, ended, spans), job.traceparent)
 
     def _record(self, endings: Sequence[Ending]) -> None:
         if not endings:
             return
-        with ExitStack() as trails:
-            for each in endings:
-                trails.enter_context(each.trail.part("record"))
-            recorded = self.job_store.move([(each.job, each.ended) for each in endings])
-        for each, is_ours in zip(endings, recorded, strict=True):
-            self._trace(each.job, each.ended, each.trail)
+        with ExitStack() as spans:
+            for ending in endings:
+                spans.enter_context(ending.spans.record("record"))
+            recorded = self.job_store.move([(ending.job, ending.ended) for ending in endings])
+        for ending, is_ours in zip(endings, recorded, strict=True):
+            self._trace(ending.job, ending.ended, ending.spans)
             if is_ours:
-                self._clear_up(each)
-            outcome = each.ended.error.code if each.ended.error else each.ended.state
-            spent, job_id = each.ended.timings.total_ms, each.job.id
+                self._clear_up(ending)
+            outcome = ending.ended.error.code if ending.ended.error else ending.ended.state
+            spent, job_id = ending.ended.timings.total_ms, ending.job.id
             logger.info("job %s %s in %s ms", job_id, outcome if is_ours else "lost", spent, extra={"job_id": job_id})
 
     def _clear_up(self, ending: Ending) -> None:
         """Once it is on record: before that, another attempt may come to have what this one has saved."""
         self.images.inputs.discard(ending.job)
         if not ending.ended.images:
-            self.images.discard(ending.job, ending.saved)
+            self.images.discard(ending.job, ending.saved_indexes)
         if self.result_cache:
             self.result_cache.add(ending.ended)
 
@@ -249,7 +251,7 @@ class Runner:
         if rendering.error is not None and not rendering.rendered:
             raise rendering.error
         monitor, begin = rendering.monitor, time.perf_counter()
-        with rendering.trail.part("encode"):
+        with rendering.spans.record("encode"):
             images = self._store(rendering)
         if rendering.error is not None:
             rendering.images = images
@@ -274,18 +276,18 @@ class Runner:
             rendering.monitor.channel.confirm()
             kept = None if data is None else self._save(partial(self.images.save, job, index, data), rendering)
             if kept is data is not None:
-                rendering.saved.append(index)
+                rendering.saved_indexes.append(index)
             images.append(_image(job, index, image, kept))
         return tuple(images)
 
     def _encoded(self, job: Job, image: RenderedImage) -> bytes | None:
         """None for what is withheld."""
-        _check(image.pixels, job.request, self.backend.capabilities.chosen(job.request))
+        _check(image.pixels, job.request, self.engine.capabilities.chosen(job.request))
         return None if image.flagged else self.encoder.encode(image, job)
 
     def _save(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
         """What was bought is tried again for as long as a job may run. Raises what `save` and the monitor raise."""
-        monitor, end = rendering.monitor, time.monotonic() + self.paid_seconds
+        monitor, end = rendering.monitor, time.monotonic() + self.save_retry_seconds
         while True:
             try:
                 return save()

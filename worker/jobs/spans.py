@@ -11,18 +11,18 @@ from shared.observability.tracing import Span
 
 class SpanRecorder:
     def __init__(self) -> None:
-        self.parts: list[Span] = []
+        self.spans: list[Span] = []
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def record(self, name: str) -> Iterator[None]:
         begin = time.time_ns()
         try:
             yield
         finally:
-            self.parts.append(Span(name, begin, time.time_ns()))
+            self.spans.append(Span(name, begin, time.time_ns()))
 
 
-def span_of(job: Job, ended: Job | None, trail: SpanRecorder) -> Span:
+def job_span(job: Job, ended: Job | None, recorder: SpanRecorder) -> Span:
     """From when the job was accepted until it was on record as ended; `ended` is None where it went to somebody else.
 
     `job` is the job as it was started.
@@ -42,7 +42,7 @@ def span_of(job: Job, ended: Job | None, trail: SpanRecorder) -> Span:
         "imagegen.job.batch_size": (ended and ended.timings.batch_size) or job.request.num_images,
     }
     error = ended.error.code if ended and ended.error else ""
-    parts = (Span("wait", begin, started), *trail.parts)
+    parts = (Span("wait", begin, started), *recorder.spans)
     return Span("job", begin, max(part.end for part in parts), attributes, "consumer", error, parts)
 
 

@@ -8,13 +8,13 @@ from celery import Celery, bootsteps
 EVERY_SECONDS = 2.0
 
 
-def show_life(app: Celery, file: Path | None) -> None:
+def add_liveness_file(app: Celery, file: Path | None) -> None:
     """Touch the file for as long as Celery's timer runs, which with a pool of processes is the loop that takes jobs."""
     if file is None:
         return
     shown = file
 
-    class Life(bootsteps.StartStopStep):
+    class LivenessFile(bootsteps.StartStopStep):
         requires = ("celery.worker.components:Timer",)
 
         def start(self, worker: Any) -> None:
@@ -23,4 +23,4 @@ def show_life(app: Celery, file: Path | None) -> None:
         def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's own signature
             shown.unlink(missing_ok=True)
 
-    app.steps["worker"].add(Life)
+    app.steps["worker"].add(LivenessFile)

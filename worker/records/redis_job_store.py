@@ -13,7 +13,7 @@ from shared.jobs.operations import LEASE_MS, Jobs, Verdict
 from shared.jobs.requests import Backend, Job, Progress, QueuedJob
 from shared.redis.store import Operation, Store
 from worker.jobs.job_store import JobCancelled, JobLost
-from worker.records.redis_retry import patiently
+from worker.records.redis_retry import retry_until_available
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ class RedisJobStore:
 
     def run(self, operation: Operation[Any]) -> None:
         """Record something that is not about a job."""
-        patiently(lambda: self._store.run(operation))
+        retry_until_available(lambda: self._store.run(operation))
 
     def read(self, job_id: str) -> Job | None:
-        snapshot = patiently(lambda: self._store.run(self._jobs.read(job_id)))
+        snapshot = retry_until_available(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
     def peek(self, limit: int) -> Sequence[QueuedJob]:
-        return patiently(lambda: self._store.run(self._jobs.peek(self._backend, limit)))
+        return retry_until_available(lambda: self._store.run(self._jobs.peek(self._backend, limit)))
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
-        moved = patiently(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
+        moved = retry_until_available(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
         # The answer to an attempt that did succeed may have been lost with the connection.
         ours = [done or self._is(new) for done, (_, new) in zip(moved, moves, strict=True)]
         for is_ours, (_, new) in zip(ours, moves, strict=True):
@@ -61,7 +61,7 @@ class RedisJobStore:
         return held is not None and held.model_copy(update={"providers": job.providers}) == job
 
     def save_provider_tasks(self, job: Job) -> bool:
-        return patiently(lambda: self._store.run(self._jobs.note(job)))
+        return retry_until_available(lambda: self._store.run(self._jobs.note(job)))
 
     @contextmanager
     def open_channel(self, job: Job) -> Iterator["RedisProgressChannel"]:

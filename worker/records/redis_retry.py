@@ -15,7 +15,7 @@ MAX_BACKOFF_SECONDS = 5.0
 T = TypeVar("T")
 
 
-def patiently(call: Callable[[], T]) -> T:
+def retry_until_available(call: Callable[[], T]) -> T:
     """The result of a call, repeated for as long as Redis is away."""
     pause = 0.1
     while True:

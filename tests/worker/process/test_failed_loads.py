@@ -13,7 +13,7 @@ from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.new_jobs import begun, child_of, seen, submitted
 from worker.models.sources import STARTER
-from worker.process.start_failures import pause, told
+from worker.process.start_failures import backoff_seconds, redact
 
 SLOW = {**RED_HEART, "num_inference_steps": 60}
 REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
@@ -116,8 +116,8 @@ def test_a_worker_that_keeps_failing_waits_before_it_ends_and_still_stops_when_t
 
 
 def test_pauses_grow_from_nothing_to_the_longest_one() -> None:
-    assert [pause(failures, 60) for failures in range(1, 7)] == [0, 10, 20, 40, 60, 60]
-    assert pause(10_000, 0) == 0
+    assert [backoff_seconds(failures, 60) for failures in range(1, 7)] == [0, 10, 20, 40, 60, 60]
+    assert backoff_seconds(10_000, 0) == 0
 
 
 def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> None:
@@ -132,10 +132,10 @@ def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> N
         "in '/opt/venv/lib/loader.py', and/or https://hub.example/x/y"
     )
 
-    assert told(settings, sentence) == (
+    assert redact(settings, sentence) == (
         "*** at redis://:***@redis: no /models/mine/unet, in '…/loader.py', and/or https://hub.example/x/y"
     )
-    assert len(told(settings, "x" * 9000)) == 500
+    assert len(redact(settings, "x" * 9000)) == 500
 
 
 @pytest.fixture
