@@ -20,13 +20,13 @@ from tests.faults.invariant import until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import MARK, Ownership, StorageOwner
-from worker.housekeeper.retention import Removed, Retention, RetentionRules, first_id_at
+from worker.housekeeper.retention import RemovalCounts, Retention, RetentionRules, first_id_at
 from worker.records.recovery import JobRecovery
 
 _numbers = itertools.count()
 DAY = timedelta(days=1)
 IMAGE = encoded(scene())
-KEEP_ALL = RetentionRules(jobs_for=None, images_for=None, most_bytes=None)
+KEEP_ALL = RetentionRules(keep_jobs_for=None, keep_images_for=None, max_bytes=None)
 
 
 class House(Bench):
@@ -43,7 +43,7 @@ class House(Bench):
     def reap(self) -> int:
         return Reaper(self.store, self.jobs, self.upkeep, JobRecovery(self.store, self.jobs)).reap()
 
-    def clear(self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
+    def clear(self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> RemovalCounts:
         return self.retention(after).apply(rules, dry_run=dry_run)
 
     def retention(self, after: timedelta = timedelta(0), home: FolderStore | None = None) -> Retention:
@@ -181,7 +181,7 @@ def test_young_unfinished_and_pinned_jobs_are_kept(house: House) -> None:
     queued, running = house.accepted(), house.started(house.accepted())
     house.store.run(house.jobs.pin(pinned.id, pinned=True))
 
-    assert house.clear(RetentionRules(DAY, DAY, 0), after=2 * DAY) == Removed(jobs=0, files=0, bytes=0)
+    assert house.clear(RetentionRules(DAY, DAY, 0), after=2 * DAY) == RemovalCounts(jobs=0, files=0, bytes=0)
 
     assert [house.read(job).id for job in (queued, pinned, running)] == [queued.id, pinned.id, running.id]
     young = house.run(house.accepted())
@@ -222,7 +222,7 @@ def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: Hous
     house.clear(KEEP_ALL, after=DAY)
     assert leftover.exists()
 
-    assert house.clear(KEEP_ALL, after=2 * DAY) == Removed(jobs=0, files=1, bytes=4)
+    assert house.clear(KEEP_ALL, after=2 * DAY) == RemovalCounts(jobs=0, files=1, bytes=4)
     assert not leftover.exists()
     assert len(house.files) == 1
 
@@ -261,7 +261,7 @@ def test_images_without_a_record_go_by_age_and_by_size_where_that_is_wanted(hous
     now = datetime(2026, 11, 24, tzinfo=UTC) - datetime.now(UTC)
 
     assert house.clear(RetentionRules(None, 3 * DAY, None), after=now).files == 1
-    assert house.clear(RetentionRules(None, None, 200), after=now) == Removed(jobs=0, files=1, bytes=100)
+    assert house.clear(RetentionRules(None, None, 200), after=now) == RemovalCounts(jobs=0, files=1, bytes=100)
     assert sorted(path.parent.name for path in house.files) == ["22", "23"]
     assert not (house.folder / "2026/11/20").exists()
 
@@ -344,13 +344,13 @@ ALL = RetentionRules(timedelta(0), timedelta(0), 0)
 
 
 def test_an_installation_clears_away_in_the_folder_that_it_has_marked(house: House) -> None:
-    assert house.ownership().whose() is StorageOwner.FREE
+    assert house.ownership().owner() is StorageOwner.UNCLAIMED
     house.run(house.accepted())
     house.clear(KEEP_ALL)
 
-    assert house.ownership().whose() is StorageOwner.OURS
+    assert house.ownership().owner() is StorageOwner.OURS
     assert house.clear(ALL, after=DAY).files == 1
-    assert house.ownership().whose() is StorageOwner.OURS
+    assert house.ownership().owner() is StorageOwner.OURS
 
 
 def test_images_of_another_installation_are_left_alone_and_jobs_go_on(house: House, other: House) -> None:
@@ -363,7 +363,7 @@ def test_images_of_another_installation_are_left_alone_and_jobs_go_on(house: Hou
     removed = other.clear(ALL, after=30 * DAY)
 
     assert (removed.jobs, removed.files) == (1, 0)
-    assert other.ownership().whose() is StorageOwner.ANOTHERS
+    assert other.ownership().owner() is StorageOwner.OTHER
     assert "another installation" in (other.ownership().refusal() or "")
     assert leftover.exists()
     assert own.state == "succeeded"
@@ -374,7 +374,7 @@ def test_images_that_a_fresh_redis_does_not_know_are_left_alone(house: House, ot
     house.run(house.accepted())
 
     assert other.clear(ALL, after=30 * DAY).files == 0
-    assert other.ownership().whose() is StorageOwner.UNKNOWN
+    assert other.ownership().owner() is StorageOwner.UNKNOWN
     assert "--take-over" in (other.ownership().refusal() or "")
     # Nor did it mark them: whoever knows them may.
     assert house.clear(ALL, after=30 * DAY).files == 1
@@ -423,7 +423,7 @@ def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> No
 
     removed = house.clear(RetentionRules(None, DAY, 0), after=30 * DAY)
 
-    assert removed == Removed(jobs=0, files=1, bytes=len(IMAGE))
+    assert removed == RemovalCounts(jobs=0, files=1, bytes=len(IMAGE))
     assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
 
 
@@ -476,7 +476,7 @@ def test_images_that_wait_count_as_room_that_is_taken(house: House) -> None:
     made = house.run(house.accepted())
     house.accepted([IMAGE])
 
-    removed = house.clear(RetentionRules(None, None, most_bytes=made.images[0].bytes))
+    removed = house.clear(RetentionRules(None, None, max_bytes=made.images[0].bytes))
 
     assert removed.files == 1
     assert [folder.bytes for folder in house.inputs.folders()] == [len(IMAGE)]
