@@ -11,8 +11,8 @@ import requests
 
 from tests.api.images import claiming, encoded, half, noise, posted, scene
 from tests.api.problem import assert_problem
+from tests.faults.invariant import until
 from tests.stack import Api, Stack
-from tests.worker.process.test_parent import until
 
 SCENE = encoded(scene())
 JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")

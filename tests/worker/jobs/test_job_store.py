@@ -11,7 +11,7 @@ import pytest
 from shared.jobs.requests import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
-from worker.jobs.monitor import JobCancelled, ProgressChannel
+from worker.jobs.job_store import JobCancelled, ProgressChannel
 
 _numbers = itertools.count()
 

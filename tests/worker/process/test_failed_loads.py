@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.new_jobs import begun, child_of, seen, submitted
+from tests.worker.new_jobs import child_process, get_job, start_job, submit_job
 from worker.models.sources import STARTER
 from worker.process.start_failures import backoff_seconds, redact
 
@@ -24,7 +24,7 @@ NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 def waiting(stack: Stack) -> str:
     """A job of the sd backend, accepted while no worker was there."""
     stack.start_api()
-    return submitted(stack, **RED_HEART)
+    return submit_job(stack, **RED_HEART)
 
 
 def sentences(output: str) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> 
 
     worker.wait()
 
-    assert seen(stack, waiting)["state"] == "queued"
+    assert get_job(stack, waiting)["state"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def removable(stack: Stack) -> Path:
 
 def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack, removable: Path) -> None:
     stack.start_api()
-    job_id = begun(stack, **SLOW)
+    job_id = start_job(stack, **SLOW)
     shutil.rmtree(removable)
 
-    child_of(stack.worker).kill()
+    child_process(stack.worker).kill()
 
     assert stack.worker.wait() == 1
     assert sentences(stack.worker.output)
