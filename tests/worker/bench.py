@@ -67,7 +67,7 @@ class Bench:
     def inputs(self) -> InputStore:
         return ImageStore(FolderStore(self.folder)).inputs
 
-    def accepted(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
+    def submit(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
         """A new job in line, with what came with it in its place."""
         staged = self.inputs.stage()
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
@@ -80,13 +80,13 @@ class Bench:
         assert admission.outcome is Outcome.CREATED
         return job
 
-    def started(self, job: Job) -> Job:
+    def start(self, job: Job) -> Job:
         """The job as a worker has it that began and was not heard of again."""
         running = job.start("null", "another worker", datetime.now(UTC))
         assert self.job_store.move([(job, running)]) == [True]
         return running
 
-    def requeued(self, job: Job) -> Job:
+    def requeue(self, job: Job) -> Job:
         queued = job.requeue()
         assert self.store.run(self.jobs.move(job, queued))
         return queued
@@ -103,7 +103,7 @@ class Bench:
         """The job back in line after its worker died with every image on disk."""
         with pytest.raises(SystemExit):
             wake(self._runner(Dying(self.store, self.jobs, Backend.NULL), None))
-        return self.requeued(self.read(job))
+        return self.requeue(self.read(job))
 
     def _runner(self, job_store: RedisJobStore, drawing: Drawing | None) -> Runner:
         return self.runner(Drawn(drawing), job_store=job_store)

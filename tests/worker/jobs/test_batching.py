@@ -72,7 +72,7 @@ def run(bench: Bench, backend: NullEngine, most: int = 4, **parts: Any) -> None:
 
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
-    return [bench.accepted(**request) for request in requests]
+    return [bench.submit(**request) for request in requests]
 
 
 def scene(turned: int = 0, width: int = 64) -> bytes:
@@ -113,7 +113,7 @@ def test_each_image_is_the_one_that_its_job_would_get_alone(bench: Bench, backen
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
     for request in requests:
-        alone.append(bench.accepted(**request))
+        alone.append(bench.submit(**request))
         run(bench, backend, alone[-1])
 
     assert backend.goes == [3, 1, 1, 1]
@@ -126,7 +126,7 @@ def test_jobs_that_begin_with_images_go_together_each_with_its_own(bench: Bench,
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
     for request in requests:
-        alone.append(bench.accepted(**request))
+        alone.append(bench.submit(**request))
         run(bench, backend, alone[-1])
 
     assert backend.goes == [2, 1, 1]
@@ -192,7 +192,7 @@ def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backen
 
         def peek(self, limit: int) -> Sequence[QueuedJob]:
             queued = super().peek(limit)
-            bench.started(jobs[taken])
+            bench.start(jobs[taken])
             return queued
 
     jobs = accepted(bench, {}, {}, {})
@@ -348,7 +348,7 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
 
 def test_a_job_that_cost_a_worker_is_done_alone(bench: Bench, backend: Counting) -> None:
     lost, _ = accepted(bench, {}, {})
-    bench.requeued(bench.started(lost))
+    bench.requeue(bench.start(lost))
 
     run(bench, backend)
     run(bench, backend)

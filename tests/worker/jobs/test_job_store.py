@@ -34,7 +34,7 @@ def draw_for_ever(line: ProgressChannel) -> None:
 
 
 def test_the_end_of_a_job_is_recorded_once_redis_is_back(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
     done = running.succeed((), Timings(), datetime.now(UTC))
     line.cut()
 
@@ -48,7 +48,7 @@ def test_the_end_of_a_job_is_recorded_once_redis_is_back(bench: Bench, line: Pro
 
 
 def test_a_move_whose_answer_was_lost_has_succeeded(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
     done = running.succeed((), Timings(), datetime.now(UTC))
     line.lose_next_answer()
 
@@ -56,14 +56,14 @@ def test_a_move_whose_answer_was_lost_has_succeeded(bench: Bench, line: Proxy) -
 
 
 def test_a_move_that_somebody_else_made_first_has_failed(bench: Bench) -> None:
-    queued = bench.accepted()
-    bench.started(queued)
+    queued = bench.submit()
+    bench.start(queued)
 
     assert bench.job_store.move([(queued, queued.start("another", "worker", datetime.now(UTC)))]) == [False]
 
 
 def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
 
     with bench.job_store.open_channel(running) as told:
         line.cut()
@@ -75,7 +75,7 @@ def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:
 
 
 def test_a_cancel_is_heard_once_redis_is_back(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
     bench.store.run(bench.jobs.ask_to_cancel(running.id))
     line.cut()
 
