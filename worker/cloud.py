@@ -78,7 +78,7 @@ class _Cloud:
         logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
         self._recovery = JobRecovery.connect(self.settings, worker)
-        self._child = Child.loaded(self.settings, worker, self._traced, events.publish)
+        self._child = Child.load(self.settings, worker, self._traced, events.publish)
 
     def run(self) -> None:
         if self._child is None or self._recovery is None:

@@ -1,6 +1,7 @@
 """A runner on a table: everything real but Celery, and a backend that does what the test says."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,9 @@ from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.claims import JobClaimer
+from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
+from worker.jobs.saving import ImageSaver
 from worker.records.redis_job_store import RedisJobStore
 
 Drawing = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
@@ -110,21 +113,29 @@ class Bench:
 
     def runner(
         self,
-        backend: Engine,
+        engine: Engine,
         images: ImageStore | None = None,
         *,
         job_store: RedisJobStore | None = None,
-        most: int = 1,
-        **parts: Any,
+        encoder: Encoder | None = None,
+        max_batch_size: int = 1,
+        time_limit_seconds: float = math.inf,
+        stopping: threading.Event | None = None,
     ) -> Runner:
-        """`most` images at most are rendered in one go."""
         job_store, images = job_store or self.job_store, images or ImageStore(FolderStore(self.folder))
         reader = InputReader(images.inputs, max_pixels=25_000_000)
-        limit = parts.get("time_limit_seconds", math.inf)
         claimer = JobClaimer(
-            backend, job_store, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now
+            engine,
+            job_store,
+            reader,
+            "bench",
+            max_batch_size=max_batch_size,
+            time_limit_seconds=time_limit_seconds,
+            now=self.now,
         )
-        return Runner(backend, claimer, job_store, images, Encoder("1"), now=self.now, **parts)
+        renderer = Renderer(engine, reader, time_limit_seconds)
+        saver = ImageSaver(engine, images, encoder or Encoder("1"))
+        return Runner(claimer, renderer, saver, job_store, now=self.now, stopping=stopping or threading.Event())
 
     def read(self, job: Job) -> Job:
         found = self.job_store.read(job.id)

@@ -68,7 +68,7 @@ def backend() -> Counting:
 
 
 def run(bench: Bench, backend: NullEngine, most: int = 4, **parts: Any) -> None:
-    wake(bench.runner(backend, most=most, **parts))
+    wake(bench.runner(backend, max_batch_size=most, **parts))
 
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
@@ -197,7 +197,7 @@ def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backen
 
     jobs = accepted(bench, {}, {}, {})
 
-    wake(bench.runner(backend, job_store=Late(bench.store, bench.jobs, Backend.NULL), most=4))
+    wake(bench.runner(backend, job_store=Late(bench.store, bench.jobs, Backend.NULL), max_batch_size=4))
 
     assert backend.goes == [2]
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
@@ -213,10 +213,8 @@ def test_a_image_is_told_of_before_the_next_one_is_stored(bench: Bench, backend:
             return super().encode(image, job)
 
     jobs = accepted(bench, {}, {})
-    runner = bench.runner(backend, most=4)
-    runner.encoder = Slow("1")
 
-    wake(runner)
+    wake(bench.runner(backend, max_batch_size=4, encoder=Slow("1")))
 
     assert states(bench, jobs) == ["succeeded", "succeeded"]
 

@@ -67,7 +67,7 @@ def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> 
 def test_what_was_said_before_the_worker_died_is_not_lost(bench: Bench) -> None:
     queued = bench.lose_worker_before_recording(bench.submit(num_images=2, metadata={"simulate": {"flag": 1}}))
 
-    assert bench.run(queued).warnings == ("1 of 2 images are withheld: the safety checker objects",)
+    assert bench.run(queued).warnings == ("the safety checker rejected 1 of 2 images",)
 
 
 def test_a_flagged_image_is_told_of_and_has_no_file(bench: Bench) -> None:
@@ -78,7 +78,7 @@ def test_a_flagged_image_is_told_of_and_has_no_file(bench: Bench) -> None:
         (False, False, False),
     ]
     assert [path.name for path in bench.files] == [f"{job.id}-1.png"]
-    assert job.warnings == ("1 of 2 images are withheld: the safety checker objects",)
+    assert job.warnings == ("the safety checker rejected 1 of 2 images",)
 
 
 def test_a_job_of_which_every_image_is_flagged_fails(bench: Bench) -> None:
@@ -102,7 +102,7 @@ def test_a_image_of_the_wrong_size_is_no_image(bench: Bench) -> None:
     job = bench.run(bench.submit(width=64, height=64), canvas(speckled(32, 64)))
 
     assert job.error is not None
-    assert (job.error.code, job.error.detail) == ("invalid-output", "The model gave 32x64 pixels.")
+    assert (job.error.code, job.error.detail) == ("invalid-output", "The model returned an image of 32x64 pixels.")
 
 
 def test_a_foreseen_failure_is_told_with_its_own_words(bench: Bench) -> None:

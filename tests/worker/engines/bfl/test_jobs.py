@@ -148,7 +148,7 @@ def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provid
     job = served.api.finished(submit_job(served, **PROMPT, num_images=4))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
-    assert job["warnings"] == ["2 of 4 images are there"]
+    assert job["warnings"] == ["only 2 of 4 images were made"]
     assert [image["seed"] for image in job["images"]] == [7, 8]
     for image in job["images"]:
         assert served.api.http.get(image["url"], timeout=30).status_code == 200

@@ -42,8 +42,8 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
     return Bench(redis_url, f"bought-{tmp_path.name}:", tmp_path)
 
 
-def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
-    wake(bench.runner(Shop(buying), leaving=leaving or threading.Event()))
+def run(bench: Bench, job: Job, buying: Buying, stopping: threading.Event | None = None) -> Job:
+    wake(bench.runner(Shop(buying), stopping=stopping))
     return bench.read(job)
 
 
