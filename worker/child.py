@@ -193,7 +193,7 @@ def _load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress
     model = engine.capabilities.model
     seconds = time.monotonic() - begin
     logger.info("%s is ready on %s (%s) after %.1f s", model, engine.device, engine.dtype, seconds)
-    attributes = {"imagegen.job.backend": settings.backend.value, "gen_ai.request.model": model}
+    attributes = {"imagegen.backend": settings.backend.value, "gen_ai.request.model": model}
     tracing.tell(Span("load model", begin_ns, time.time_ns(), attributes), "")
     return engine
 

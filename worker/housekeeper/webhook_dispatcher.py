@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import redis
 import redis.exceptions
@@ -126,7 +127,7 @@ class WebhookDispatcher:
                 self._changed.notify_all()
 
     def _attempt(self, webhook: Webhook) -> DeliveryOutcome:
-        begin, begun_at = time.monotonic(), time.time_ns()
+        begin, begin_ns = time.monotonic(), time.time_ns()
         try:
             result = self._sender.deliver(webhook)
         except Exception:
@@ -135,20 +136,26 @@ class WebhookDispatcher:
         outcome = self._retries.outcome(webhook, result)
         _log(webhook, result, outcome, time.monotonic() - begin)
         if self._tracing.is_on:
-            self._trace(webhook, result, outcome, begun_at)
+            self._trace(webhook, result, outcome, begin_ns)
         return outcome
 
-    def _trace(self, webhook: Webhook, result: HttpResult, outcome: DeliveryOutcome, begin: int) -> None:
-        attributes = {
+    def _trace(self, webhook: Webhook, result: HttpResult, outcome: DeliveryOutcome, begin_ns: int) -> None:
+        receiver = urlsplit(webhook.receiver)
+        error = "" if result.is_accepted else result.error
+        attributes: dict[str, str | int | float] = {
+            "http.request.method": "POST",
+            "http.request.resend_count": webhook.attempt - 1,
+            "server.address": receiver.hostname or "",
+            "server.port": receiver.port or 0,
             "imagegen.job.id": webhook.job_id,
             "imagegen.webhook.event": webhook.event.value,
-            "imagegen.webhook.attempt": webhook.attempt,
             "imagegen.webhook.outcome": outcome.state.value,
-            "server.address": webhook.receiver,
-            **({} if result.status is None else {"http.response.status_code": result.status}),
         }
-        error = "" if result.is_accepted else result.error
-        span = Span("webhook", begin, time.time_ns(), attributes, "client", error)
+        if result.status is not None:
+            attributes["http.response.status_code"] = result.status
+        if error:
+            attributes["error.type"] = "unreachable" if result.status is None else str(result.status)
+        span = Span("POST", begin_ns, time.time_ns(), attributes, "client", error)
         with suppress(ValidationError):
             self._tracing.tell(span, webhook.snapshot().job.traceparent)
 
