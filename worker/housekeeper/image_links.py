@@ -1,4 +1,4 @@
-"""Links to images in what is sent without having been asked for."""
+"""Links to images in webhooks."""
 
 import secrets
 
@@ -10,7 +10,7 @@ from worker.records.redis_retry import retry_until_available
 
 
 class JobLinks:
-    """Links as the job's own caller would get them: signed where it came with a key."""
+    """The links that the job's own caller gets: signed if the job was submitted with an API key."""
 
     def __init__(self, settings: LinkSettings, store: Store) -> None:
         self._settings = settings
@@ -19,9 +19,9 @@ class JobLinks:
 
     def of(self, job: Job) -> Links:
         """May wait for Redis."""
-        return Links(job.base_url, self._made() if job.owner else None)
+        return Links(job.base_url, self._link_signer() if job.owner else None)
 
-    def _made(self) -> LinkSigner:
+    def _link_signer(self) -> LinkSigner:
         if self._signer is None:
             self._signer = LinkSigner(self._secret(), self._settings.link_lifetime_seconds)
         return self._signer
