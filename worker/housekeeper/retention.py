@@ -27,13 +27,13 @@ LEFTOVER_AGE = timedelta(days=1, hours=1)
 class RetentionRules:
     """None keeps for ever."""
 
-    jobs_for: timedelta | None
-    images_for: timedelta | None
-    most_bytes: int | None
+    keep_jobs_for: timedelta | None
+    keep_images_for: timedelta | None
+    max_bytes: int | None
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovalCounts:
     jobs: int
     files: int
     bytes: int
@@ -81,25 +81,25 @@ class Retention:
         self._sizes: dict[str, tuple[int | None, int]] = {}
         """Of each day, with the version that was looked at."""
 
-    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
+    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> RemovalCounts:
         """Remove what the rules let go, or count what is too old. Raises StoreUnavailable and StorageUnavailable."""
         this = _Round(rules, dry_run, time.monotonic() + seconds)
         is_ours = self._is_ours()
         input_bytes = self._remove_inputs(this, is_ours)
         if is_ours:
             self._remove_leftovers(this)
-            if rules.images_for is not None:
-                self._remove_old(this, self._now() - rules.images_for)
-            if rules.most_bytes is not None and not dry_run:
-                self._remove_beyond(this, rules.most_bytes - input_bytes)
+            if rules.keep_images_for is not None:
+                self._remove_old(this, self._now() - rules.keep_images_for)
+            if rules.max_bytes is not None and not dry_run:
+                self._remove_beyond(this, rules.max_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        return Removed(jobs, this.files, this.bytes)
+        return RemovalCounts(jobs, this.files, this.bytes)
 
     def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
-        if rules.jobs_for is None:
+        if rules.keep_jobs_for is None:
             return
-        last, limit = "", first_id_at(self._now() - rules.jobs_for)
+        last, limit = "", first_id_at(self._now() - rules.keep_jobs_for)
         while ids := self._store.run(self._upkeep.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
@@ -140,11 +140,11 @@ class Retention:
             if not this.dry_run:
                 self._images.home.tidy(day)
 
-    def _remove_beyond(self, this: _Round, most_bytes: int) -> None:
+    def _remove_beyond(self, this: _Round, max_bytes: int) -> None:
         """The oldest days, and of the last one of them the oldest files."""
         days = self._images.home.days()
         self._sizes = {day.name: self._seen(day) for day in days}
-        excess = sum(size for _, size in self._sizes.values()) - most_bytes
+        excess = sum(size for _, size in self._sizes.values()) - max_bytes
         for day in days:
             if this.is_over or excess <= 0:
                 return

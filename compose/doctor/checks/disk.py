@@ -39,9 +39,9 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
     """Images of another installation. What does not answer is told of elsewhere."""
     with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
-        whose = Ownership.of(store, settings.redis_prefix, images).whose()
-        if whose.is_refused:
-            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
+        owner = Ownership.of(store, settings.redis_prefix, images).owner()
+        if owner.is_foreign:
+            yield warning(f"{images.home.place} {owner.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:

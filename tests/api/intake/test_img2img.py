@@ -18,7 +18,7 @@ from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.new_jobs import file_of
+from tests.worker.new_jobs import image_bytes
 from worker.engines.null import NullEngine
 
 SCENE, MASK = encoded(scene()), encoded(half_mask())
@@ -30,7 +30,7 @@ def base64_of(data: bytes) -> str:
 
 def drawn(stack: Stack, answer: requests.Response) -> Pixels:
     assert answer.status_code == 200, answer.text
-    return pixels(file_of(stack, answer.json()))
+    return pixels(image_bytes(stack, answer.json()))
 
 
 @pytest.fixture(scope="module")

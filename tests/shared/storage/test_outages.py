@@ -87,7 +87,7 @@ def test_a_job_whose_image_cannot_be_stored_fails_and_says_so(redis_url: str, se
     bench = Bench(redis_url, f"outage-{next(_numbers)}:", tmp_path)
     bucket = bucket_at(server, server.create("worker"), tmp_path, HASTY)
     runner = bench.runner(NullEngine(), ImageStore(bucket))
-    plain, again = bench.accepted(), bench.requeued(bench.started(bench.accepted()))
+    plain, again = bench.submit(), bench.requeue(bench.start(bench.submit()))
     server.stop()
 
     try:

@@ -23,7 +23,7 @@ from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
@@ -41,7 +41,7 @@ def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, 
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
     height, width = images[0].shape[:2]
     request, _ = table.backend.capabilities.resolve(asked, (width, height))
-    table.backend.generate(request, Inputs(images, mask), Watching())
+    table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
 

@@ -8,7 +8,7 @@ from worker.engines.base import Step
 
 
 @dataclass
-class Watching:
+class RecordingWatch:
     """Remembers everything; `check` does as the test says."""
 
     on_step: Callable[[Step], None] = lambda _: None
