@@ -161,7 +161,7 @@ def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backen
     if not (settings.reuse_pictures and isinstance(backend, Reproducible)):
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), ledger, backend.identity, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), ledger, backend.fingerprint, kept)
 
 
 def _tell_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:

@@ -127,7 +127,7 @@ class Claims:
         if not isinstance(self.backend, BatchEngine) or self.max_batch_size == 1 or job.attempt > 1:
             return 0
         try:
-            most = self.backend.most_together(job.request)
+            most = self.backend.batch_capacity(job.request)
         except Exception:
             logger.exception("how many images fit in one go is not known; job %s is made alone", job.id)
             return 0

@@ -17,7 +17,7 @@ from shared.models.capabilities import Capabilities
 from shared.observability import logs
 from shared.observability.tracing import Tracing, Untraced
 from shared.storage.images import ImageStore
-from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
+from worker.engines.base import BatchEngine, Engine, PartialResult, ReportsCredits
 from worker.images.encoder import Encoder
 from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.jobs.batching import BatchWatch
@@ -143,9 +143,9 @@ class Runner:
             with logs.about(job_id=job.id), rendering.trail.part("render"), self._limited():
                 rendering.follower.begin(self.time_limit_seconds)
                 rendering.rendered = self.backend.generate(job.request, inputs, rendering.follower)
-        except Unfinished as unfinished:
-            rendering.rendered, rendering.error = unfinished.images, unfinished.why
-            rendering.follower.warn(f"{len(unfinished.images)} of {job.request.num_images} images are there")
+        except PartialResult as partial_result:
+            rendering.rendered, rendering.error = partial_result.images, partial_result.failure
+            rendering.follower.add_warning(f"{len(partial_result.images)} of {job.request.num_images} images are there")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = _milliseconds_since(begin)
@@ -161,7 +161,7 @@ class Runner:
             with ExitStack() as trails, self._limited():
                 for each in renderings:
                     trails.enter_context(each.trail.part("render"))
-                images = self.backend.generate_together(requests, inputs, watch)
+                images = self.backend.generate_batch(requests, inputs, watch)
         except Exception as error:
             failed = len(watch.ended) < len(renderings)
             if failed:
@@ -207,7 +207,7 @@ class Runner:
         except JobCancelled:
             ended = job.cancel(self.now())
         except ImagegenError as error:
-            known = job.model_copy(update={"providers": rendering.follower.providers})
+            known = job.model_copy(update={"providers": rendering.follower.provider_tasks})
             ended = known.fail(JobError.of(error), self.now(), rendering.images)
         except Exception:
             logger.exception("job %s failed unexpectedly", job.id)
@@ -255,7 +255,7 @@ class Runner:
             rendering.images = images
             raise rendering.error
         if flagged := sum(image.flagged for image in images):
-            follower.warn(f"{flagged} of {len(images)} images are withheld: the safety checker objects")
+            follower.add_warning(f"{flagged} of {len(images)} images are withheld: the safety checker objects")
         if flagged == len(images):
             raise ContentRejected(WITHHELD)
         return images, Timings(
@@ -290,7 +290,7 @@ class Runner:
             try:
                 return save()
             except (StorageFull, StorageUnavailable, OSError) as error:
-                if not follower.providers or time.monotonic() >= end:
+                if not follower.provider_tasks or time.monotonic() >= end:
                     raise
                 logger.warning("what was bought cannot be stored yet: %s", error)
             follower.check()

@@ -16,7 +16,7 @@ from shared.jobs.requests import GenerationRequest, Provider
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
-from worker.engines.base import JobWatch, Step, Unfinished
+from worker.engines.base import JobWatch, PartialResult, Step
 from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, TaskNotFound, TaskRejected, lost
 from worker.engines.bfl.http import ProviderTimeouts, Turn
 from worker.engines.bfl.requests import request_body
@@ -74,7 +74,7 @@ class FluxApi:
                     samples.append(order.image(index, turn))
             except JobFailure as error:
                 if samples:
-                    raise Unfinished(_Bought(samples, self._budget), error) from error
+                    raise PartialResult(_Bought(samples, self._budget), error) from error
                 raise
             return _Bought(samples, self._budget)
 
@@ -179,9 +179,9 @@ class _Order:
 
     def _bought(self, index: int) -> Provider | None:
         """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
-        if index >= len(self.watch.providers):
+        if index >= len(self.watch.provider_tasks):
             return None
-        task = self.watch.providers[index]
+        task = self.watch.provider_tasks[index]
         if task.id is None:
             raise lost("the worker was lost while it sent the request")
         return task
@@ -197,7 +197,7 @@ class _Order:
                 try:
                     task = self.client.submit(self.model.model, body)
                 except TaskRejected as error:
-                    self.watch.remember(self.watch.providers[:index])
+                    self.watch.save_provider_tasks(self.watch.provider_tasks[:index])
                     why = turn.seen = f"{error}; nothing was charged for this."
                     turn.pause(self.patience.wait_seconds(pause, error.retry_after))
                 else:
@@ -221,8 +221,8 @@ class _Order:
         return self.request.seed + index
 
     def _remember(self, index: int, task: Provider) -> None:
-        known = self.watch.providers
-        self.watch.remember((*known[:index], task, *known[index + 1 :]))
+        known = self.watch.provider_tasks
+        self.watch.save_provider_tasks((*known[:index], task, *known[index + 1 :]))
 
     def _tell(self, index: int, done: float) -> None:
         step = round(STEPS * (index + done) / self.request.num_images)

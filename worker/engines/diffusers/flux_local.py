@@ -38,7 +38,7 @@ from worker.engines.diffusers.sampling import (
     to_preview,
 )
 from worker.images.values import Inputs, Pixels, RenderedImage
-from worker.models.identity import identity
+from worker.models.fingerprint import fingerprint
 from worker.models.sources import Model
 
 PIPELINE = "Flux2KleinPipeline"
@@ -78,7 +78,7 @@ class FluxLocal:
         self.capabilities = _capabilities(pipe, model.name, checker)
         self.device = str(device)
         self.dtype = name_of(pipe.transformer.dtype)
-        self.identity = identity([Path(model.location)], self.dtype, device, bool(checker))
+        self.fingerprint = fingerprint([Path(model.location)], self.dtype, device, bool(checker))
         self.placement = str(placement)
         self._pipe = pipe
         self._device = device
@@ -113,7 +113,7 @@ class FluxLocal:
             raise ValueError("the request is not resolved")
         references = _references(inputs)
         if cut := _cut(self._pipe, request.prompt):
-            watch.warn(f"prompt is too long for the model, which does not read its last {cut} tokens")
+            watch.add_warning(f"prompt is too long for the model, which does not read its last {cut} tokens")
         with OutOfMemoryFallbacks(request, self._room, watch) as ladder:
             rendering = _Rendering(
                 self._pipe, self._meanings, request, references, watch, ladder, self._reliefs(), self._retries
@@ -150,7 +150,7 @@ class _Rendering:
     def image(self, index: int) -> Pixels:
         """Image i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
         latents = self.ladder.run(lambda: self._denoised(index), *self.reliefs)
-        return soundest(self._attempts(latents), self.watch.warn)
+        return soundest(self._attempts(latents), self.watch.add_warning)
 
     def _denoised(self, index: int) -> torch.Tensor:
         """Latents of one image, as the decoder takes them."""
@@ -158,7 +158,9 @@ class _Rendering:
 
         def on_step(step: Step) -> None:
             done, total = index * step.steps + step.step, request.num_images * step.steps
-            self.watch.on_step(Step(done, total, lambda wanted: step.preview(wanted - index) if step.preview else None))
+            self.watch.on_step(
+                Step(done, total, lambda wanted: step.render_preview(wanted - index) if step.render_preview else None)
+            )
 
         latents: torch.Tensor = self.pipe(
             **self._read(),

@@ -53,8 +53,8 @@ def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
 
     drawn(model, steps.append)
 
-    assert steps[0].preview is not None
-    preview = steps[0].preview(0)
+    assert steps[0].render_preview is not None
+    preview = steps[0].render_preview(0)
     # As many pixels as the latents have: each stands for two of the image in this model.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)
