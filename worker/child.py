@@ -30,7 +30,7 @@ from worker.jobs.claims import Claims
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.runner import Runner
 from worker.models.download_plans import OnProgress
-from worker.models.sources import FIELDS
+from worker.models.sources import MODEL_SETTINGS
 from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
@@ -183,7 +183,7 @@ def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress,
 
 
 def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
-    field = FIELDS.get(settings.backend)
+    field = MODEL_SETTINGS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(

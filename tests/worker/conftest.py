@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.models.sources import Source
+from worker.models.sources import ModelSource
 
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
@@ -17,7 +17,8 @@ with warnings.catch_warnings():
 def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
     """A model as workers load it; its images are not checked, unless the options say so."""
     return StableDiffusion.load(
-        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), StableDiffusionOptions(device=device, **options)
+        ModelSource("SD_MODEL_ID", str(model_id), Path("unused")).ensure_downloaded(),
+        StableDiffusionOptions(device=device, **options),
     )
 
 

@@ -39,7 +39,7 @@ from worker.engines.diffusers.sampling import (
 )
 from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import Model
+from worker.models.sources import LocalModel
 
 PIPELINE = "Flux2KleinPipeline"
 PARTS = ("text_encoder", "transformer", "vae")
@@ -72,13 +72,13 @@ class FluxLocal:
     """Not thread-safe: one job at a time, as the worker has it."""
 
     def __init__(
-        self, pipe: Any, model: Model, device: torch.device, checker: SafetyChecker | None, cloud: bool
+        self, pipe: Any, model: LocalModel, device: torch.device, checker: SafetyChecker | None, cloud: bool
     ) -> None:
         placement = settle(pipe, device, model.name, dict.fromkeys(PARTS, WORKING_BYTES))
         self.capabilities = _capabilities(pipe, model.name, checker)
         self.device = str(device)
         self.dtype = name_of(pipe.transformer.dtype)
-        self.fingerprint = fingerprint([Path(model.location)], self.dtype, device, bool(checker))
+        self.fingerprint = fingerprint([model.folder], self.dtype, device, bool(checker))
         self.placement = str(placement)
         self._pipe = pipe
         self._device = device
@@ -88,7 +88,7 @@ class FluxLocal:
         self._retries = pipe.vae.dtype is not torch.float32
 
     @classmethod
-    def load(cls, model: Model, options: FluxOptions) -> "FluxLocal":
+    def load(cls, model: LocalModel, options: FluxOptions) -> "FluxLocal":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()

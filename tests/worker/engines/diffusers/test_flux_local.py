@@ -17,13 +17,13 @@ from tests.worker.engines.drawing import REFERENCE, draw, speckled
 from worker.engines.base import Step
 from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
 from worker.images.values import Inputs
-from worker.models.sources import Source
+from worker.models.sources import ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
 
 def loaded(folder: Path, **options: Any) -> FluxLocal:
-    model = Source("SD_FLUX_MODEL_ID", str(folder), Path("unused")).find()
+    model = ModelSource("SD_FLUX_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
     return FluxLocal.load(model, FluxOptions(**{"device": "cpu", **options}))
 
 

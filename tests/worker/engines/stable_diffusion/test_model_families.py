@@ -14,7 +14,7 @@ from tests.worker.watching import Watching
 from worker.engines.base import Step
 from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 from worker.images.values import Inputs, RenderedImage
-from worker.models.sources import STARTER, Source
+from worker.models.sources import STARTER_DIR, ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -115,7 +115,8 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
         StableDiffusion.load(
-            Source("SD_MODEL_ID", "starter", Path("unused")).find(), StableDiffusionOptions(device="cuda:99")
+            ModelSource("SD_MODEL_ID", "starter", Path("unused")).ensure_downloaded(),
+            StableDiffusionOptions(device="cuda:99"),
         )
 
 
@@ -123,4 +124,4 @@ def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion
     told = starter.capabilities
 
     assert (told.model, told.num_inference_steps, told.guidance_scale) == ("starter", 20, 4.0)
-    assert (STARTER / "imagegen.json").is_file()
+    assert (STARTER_DIR / "imagegen.json").is_file()

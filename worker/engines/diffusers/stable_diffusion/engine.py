@@ -33,7 +33,7 @@ from worker.engines.diffusers.stable_diffusion.sampling_defaults import capabili
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS
 from worker.images.values import Inputs, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import STARTER, Model
+from worker.models.sources import STARTER_DIR, LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class StableDiffusion:
         self._batch_size = 1 if alone else options.max_batch_size
 
     @classmethod
-    def load(cls, model: Model, options: StableDiffusionOptions) -> "StableDiffusion":
+    def load(cls, model: LocalModel, options: StableDiffusionOptions) -> "StableDiffusion":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()
@@ -97,7 +97,7 @@ class StableDiffusion:
         fast = options.optimize == "max"
         half = {**loading.HALF, "cpu": torch.bfloat16} if fast and computes_bfloat16() else loading.HALF
         loading.family_of(model)
-        exempt = Path(model.location) == STARTER
+        exempt = model.folder == STARTER_DIR
         find = None if exempt else options.safety_checker
         # First: the model is placed by what is free beside it.
         checker = _checker(model, device, find) if find else None
@@ -108,7 +108,7 @@ class StableDiffusion:
         if fast and options.compile_sizes:
             compilation.compile_for(engine, capabilities, options.compile_sizes, options.max_batch_size)
         runs = (engine.text.unet.dtype, device, checker is not None, options.optimize, options.compile_sizes)
-        told = fingerprint([Path(model.location), *files.values()], *runs)
+        told = fingerprint([model.folder, *files.values()], *runs)
         return cls(engine, capabilities, checker, Loras(engine, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
@@ -194,11 +194,11 @@ class StableDiffusion:
         return scheduler
 
 
-def _checker(model: Model, device: torch.device, find: Callable[[], Path]) -> SafetyChecker:
+def _checker(model: LocalModel, device: torch.device, find: Callable[[], Path]) -> SafetyChecker:
     """The model's own, or the one for all others."""
-    if (Path(model.location) / PART).is_dir():
+    if (model.folder / PART).is_dir():
         try:
-            return SafetyChecker.load(Path(model.location), device)
+            return SafetyChecker.load(model.folder, device)
         except ConfigurationError as error:
             logger.warning("taking the one of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
     return SafetyChecker.load(find(), device)
