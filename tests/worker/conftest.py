@@ -16,10 +16,8 @@ with warnings.catch_warnings():
 
 def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
     """A model as workers load it; its images are not checked, unless the options say so."""
-    return StableDiffusion.load(
-        ModelSource("SD_MODEL_ID", str(model_id), Path("unused")).ensure_downloaded(),
-        StableDiffusionOptions(device=device, **options),
-    )
+    model = ModelSource("SD_MODEL_ID", str(model_id), Path("unused")).ensure_downloaded()
+    return StableDiffusion.load(model, StableDiffusionOptions(device=device, **options))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.watching import Watching
 from worker.engines.base import Step
-from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
-from worker.models.sources import STARTER_DIR, ModelSource
+from worker.models.sources import STARTER_DIR
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -114,10 +114,7 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
-        StableDiffusion.load(
-            ModelSource("SD_MODEL_ID", "starter", Path("unused")).ensure_downloaded(),
-            StableDiffusionOptions(device="cuda:99"),
-        )
+        loaded("starter", device="cuda:99")
 
 
 def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:
