@@ -85,7 +85,7 @@ class Claims:
         try:
             if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done
-            input_size = self.reader.size(job)
+            input_size = self.reader.first_image_size(job)
             # Nobody could where it came in before a worker had told what it takes.
             own.check(job.request, input_size=input_size)
         except InvalidRequest as error:

@@ -130,9 +130,9 @@ class Runner:
         """What came with the job; None, and the error left in it, where that cannot be used."""
         try:
             with logs.about(job_id=rendering.job.id), rendering.trail.part("load"):
-                inputs = self.claims.reader.read(rendering.job)
+                inputs = self.claims.reader.inputs(rendering.job)
                 # Who sends them elsewhere decodes one at a time, and none where all was sent by an earlier attempt.
-                return inputs if isinstance(self.backend, ReportsCredits) else inputs.decoded()
+                return inputs if isinstance(self.backend, ReportsCredits) else inputs.decode_all()
         except Exception as error:
             rendering.error = error
             return None

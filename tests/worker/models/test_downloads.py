@@ -16,7 +16,7 @@ from tests.worker.models.hub import Hub
 from worker.models import downloads
 from worker.models.download_plans import INCOMPLETE_DIR
 from worker.models.downloads import Downloader
-from worker.models.required_files import MODEL_CONFIG, parts_of, wanted
+from worker.models.required_files import MODEL_CONFIG, parts_of, select_files
 from worker.models.sources import ModelSource
 
 WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
@@ -305,4 +305,4 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 def test_a_path_that_leaves_the_folder_is_no_file_of_a_model(path: str) -> None:
     parts = [*parts_of(INDEX, NAME), "..", "."]
 
-    assert wanted([path], parts, NAME, "auto") == []
+    assert select_files([path], parts, NAME, "auto") == []

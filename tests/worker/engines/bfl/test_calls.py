@@ -27,7 +27,7 @@ from worker.engines.bfl import client
 from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 from worker.engines.bfl.requests import aspect_ratio
 from worker.images import decoding
-from worker.images.decoding import decode
+from worker.images.decoding import decode_provider_image
 
 
 class Stop(Exception):
@@ -522,14 +522,14 @@ def test_a_image_is_what_its_bytes_say(table: Table, kind: str) -> None:
 )
 def test_a_broken_image_is_none(data: bytes) -> None:
     with pytest.raises(InvalidOutput):
-        decode(data)
+        decode_provider_image(data)
 
 
 def test_a_image_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
 
     with pytest.raises(InvalidOutput, match="64x64"):
-        decode(image())
+        decode_provider_image(image())
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -538,7 +538,9 @@ def test_a_bomb_is_an_error(side: int) -> None:
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
     with pytest.raises(InvalidOutput):
-        decode(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+        decode_provider_image(
+            b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+        )
 
 
 def test_credits_are_told(table: Table) -> None:
