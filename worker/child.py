@@ -32,7 +32,7 @@ from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
 from worker.models.download_plans import OnProgress
-from worker.models.sources import FIELDS
+from worker.models.sources import MODEL_SETTINGS
 from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
@@ -177,7 +177,7 @@ def _result_cache(
     if not (settings.reuse_pictures and isinstance(engine, Reproducible)):
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, engine.identity, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, engine.fingerprint, kept)
 
 
 def _report_credits(engine: ReportsCredits, heartbeat: Heartbeat) -> None:
@@ -199,7 +199,7 @@ def _load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress
 
 
 def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
-    field = FIELDS.get(settings.backend)
+    field = MODEL_SETTINGS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(

@@ -13,17 +13,17 @@ class RecordingWatch:
 
     on_step: Callable[[Step], None] = lambda _: None
     check: Callable[[], None] = lambda: None
-    providers: tuple[ProviderTask, ...] = ()
-    remembered: list[tuple[ProviderTask, ...]] = field(default_factory=list)
+    provider_tasks: tuple[ProviderTask, ...] = ()
+    saved_provider_tasks: list[tuple[ProviderTask, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    retired: list[str] = field(default_factory=list)
+    restart_reasons: list[str] = field(default_factory=list)
 
-    def remember(self, providers: tuple[ProviderTask, ...]) -> None:
-        self.providers = providers
-        self.remembered.append(providers)
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
+        self.provider_tasks = tasks
+        self.saved_provider_tasks.append(tasks)
 
-    def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
+    def add_warning(self, warning: str) -> None:
+        self.warnings.append(warning)
 
-    def retire(self, reason: str) -> None:
-        self.retired.append(reason)
+    def request_restart(self, reason: str) -> None:
+        self.restart_reasons.append(reason)

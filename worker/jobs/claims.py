@@ -85,7 +85,7 @@ class JobClaimer:
         try:
             if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done
-            input_size = self.reader.size(job)
+            input_size = self.reader.first_image_size(job)
             # Nobody could where it came in before a worker had told what it takes.
             own.check(job.request, input_size=input_size)
         except InvalidRequest as error:
@@ -127,7 +127,7 @@ class JobClaimer:
         if not isinstance(self.engine, BatchEngine) or self.max_batch_size == 1 or job.attempt > 1:
             return 0
         try:
-            most = self.engine.most_together(job.request)
+            most = self.engine.batch_capacity(job.request)
         except Exception:
             logger.exception("how many images fit in one go is not known; job %s is made alone", job.id)
             return 0

@@ -54,18 +54,18 @@ class JobMonitor:
         """Mean time of a step so far; None before the first."""
 
     @property
-    def providers(self) -> tuple[ProviderTask, ...]:
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
         return self._job.providers
 
-    def remember(self, providers: tuple[ProviderTask, ...]) -> None:
-        self._job = self._job.model_copy(update={"providers": providers})
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
+        self._job = self._job.model_copy(update={"providers": tasks})
         if not self._job_store.save_provider_tasks(self._job):
             raise JobLost
 
-    def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
+    def add_warning(self, warning: str) -> None:
+        self.warnings.append(warning)
 
-    def retire(self, reason: str) -> None:
+    def request_restart(self, reason: str) -> None:
         logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
         self._retired.set()
 
@@ -90,9 +90,9 @@ class JobMonitor:
         self.channel.progress(
             Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=round(eta, 2))
         )
-        if step.preview is not None and now - self._last_preview >= self._preview_seconds:
+        if step.render_preview is not None and now - self._last_preview >= self._preview_seconds:
             self._last_preview = now
-            previews = map(step.preview, range(self._job.request.num_images))
+            previews = map(step.render_preview, range(self._job.request.num_images))
             if (preview := next((each for each in previews if each is not None), None)) is not None:
                 self.channel.preview(_preview_json(step.step, preview))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from shared.jobs.job import Image, Job
 from shared.observability import logs
-from worker.engines.base import BatchEngine, Engine, ReportsCredits, Unfinished
+from worker.engines.base import BatchEngine, Engine, PartialResult, ReportsCredits
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.batching import BatchWatch
@@ -62,7 +62,7 @@ class Renderer:
         """Return the job's input images; None and an error in the rendering if they cannot be used."""
         try:
             with logs.log_context(job_id=rendering.job.id), rendering.spans.record("load"):
-                inputs = self.reader.read(rendering.job)
+                inputs = self.reader.inputs(rendering.job)
                 # An engine that sends them to a provider decodes one at a time, or none after an earlier attempt.
                 return inputs if isinstance(self.engine, ReportsCredits) else inputs.decoded()
         except Exception as error:
@@ -75,9 +75,9 @@ class Renderer:
             with logs.log_context(job_id=job.id), rendering.spans.record("render"), self._time_limit():
                 rendering.monitor.begin(self.time_limit_seconds)
                 rendering.rendered = self.engine.generate(job.request, inputs, rendering.monitor)
-        except Unfinished as unfinished:
-            rendering.rendered, rendering.error = unfinished.images, unfinished.why
-            rendering.monitor.warn(f"only {len(unfinished.images)} of {job.request.num_images} images were made")
+        except PartialResult as partial:
+            rendering.rendered, rendering.error = partial.images, partial.failure
+            rendering.monitor.add_warning(f"only {len(partial.images)} of {job.request.num_images} images were made")
         except Exception as error:
             rendering.error = error
         rendering.milliseconds = milliseconds_since(begin)
@@ -93,7 +93,7 @@ class Renderer:
             with ExitStack() as spans, self._time_limit():
                 for rendering in renderings:
                     spans.enter_context(rendering.spans.record("render"))
-                images = self.engine.generate_together(requests, inputs, watch)
+                images = self.engine.generate_batch(requests, inputs, watch)
         except Exception as error:
             if len(watch.ended) < len(renderings):
                 logger.warning("a batch of %d jobs failed; rendering them one by one: %s", len(renderings), error)

@@ -112,7 +112,7 @@ class Runner:
             case WorkerStopping():
                 return None
             case ImagegenError():
-                bought = job.model_copy(update={"providers": rendering.monitor.providers})
+                bought = job.model_copy(update={"providers": rendering.monitor.provider_tasks})
                 ended = bought.fail(JobError.from_error(outcome), self.now(), rendering.images)
             case _:
                 logger.error("job %s failed unexpectedly", job.id, exc_info=outcome)

@@ -51,7 +51,7 @@ class ImageSaver:
             rendering.images = images
             raise rendering.error
         if flagged := sum(image.flagged for image in images):
-            monitor.warn(f"the safety checker rejected {flagged} of {len(images)} images")
+            monitor.add_warning(f"the safety checker rejected {flagged} of {len(images)} images")
         if flagged == len(images):
             raise ContentRejected(WITHHELD)
         timings = Timings(
@@ -83,7 +83,7 @@ class ImageSaver:
             try:
                 return save()
             except (StorageFull, StorageUnavailable, OSError) as error:
-                if not monitor.providers or time.monotonic() >= end:
+                if not monitor.provider_tasks or time.monotonic() >= end:
                     raise
                 logger.warning("an image that was bought cannot be stored yet: %s", error)
             monitor.check()

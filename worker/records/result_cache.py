@@ -28,13 +28,13 @@ class RedisResultCache:
     """
 
     def __init__(
-        self, store: Store, index: ResultCacheIndex, job_store: Reading, identity: str, lifetime: timedelta
+        self, store: Store, index: ResultCacheIndex, job_store: Reading, fingerprint: str, lifetime: timedelta
     ) -> None:
-        """`identity` is that of the model (see Reproducible)."""
+        """`fingerprint` identifies the model (see Reproducible)."""
         self._store = store
         self._index = index
         self._job_store = job_store
-        self._identity = identity
+        self._fingerprint = fingerprint
         self._lifetime_ms = int(lifetime.total_seconds() * 1000)
 
     def find(self, job: Job) -> Job | None:
@@ -55,7 +55,7 @@ class RedisResultCache:
     def _cause(self, job: Job) -> str:
         """All that the bytes of its images follow from, and who may have them."""
         asked = job.request.to_json(exclude={*NOT_OF_THE_IMAGE} - {"output_format"})
-        told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
+        told = json.dumps([job.owner, job.backend, job.model, self._fingerprint, asked], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
 

@@ -32,7 +32,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 @pytest.fixture
 def read(bench: Bench) -> Callable[..., Inputs]:
     def read(image: bytes, mask: bytes | None = None) -> Inputs:
-        return InputReader(bench.inputs, max_pixels=10**6).read(bench.submit([image], mask))
+        return InputReader(bench.inputs, max_pixels=10**6).inputs(bench.submit([image], mask))
 
     return read
 
@@ -233,7 +233,7 @@ def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
 
 
 def test_a_file_that_is_two_things_is_only_its_image(bench: Bench) -> None:
-    inputs = InputReader(bench.inputs, 10**6).read(bench.submit([encoded(scene()) + b"<script>alert(1)</script>"]))
+    inputs = InputReader(bench.inputs, 10**6).inputs(bench.submit([encoded(scene()) + b"<script>alert(1)</script>"]))
 
     assert (inputs.images[0] == SCENE).all()
 

@@ -41,22 +41,22 @@ class Counting(NullEngine):
     is_lost: bool = False
     """Whether it does not know how many it could do."""
 
-    def most_together(self, request: GenerationRequest) -> int:
+    def batch_capacity(self, request: GenerationRequest) -> int:
         if self.is_lost:
             raise RuntimeError("the device does not answer")
-        return super().most_together(request)
+        return super().batch_capacity(request)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         self.goes.append(1)
         return super().generate(request, inputs, watch)
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         self.goes.append(len(requests))
         if self.fails:
             raise OutOfMemory
-        return super().generate_together(requests, inputs, watch)
+        return super().generate_batch(requests, inputs, watch)
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_no_more_are_rendered_together_than_are_known_to_take_the_time_of_one(be
 
 def test_jobs_that_are_too_slow_together_are_done_one_by_one_each_with_its_own_time(bench: Bench) -> None:
     class Slow(NullEngine):
-        def generate_together(self, *args: Any) -> Sequence[Sequence[RenderedImage]]:
+        def generate_batch(self, *args: Any) -> Sequence[Sequence[RenderedImage]]:
             while True:
                 args[-1].on_step(Step(1, 1000))
 
@@ -320,13 +320,13 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
     class Cancelling(NullEngine):
         """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
 
-        def generate_together(
+        def generate_batch(
             self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
         ) -> Sequence[Sequence[RenderedImage]]:
             bench.store.run(bench.jobs.request_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))
-            return super().generate_together(requests, inputs, watch)
+            return super().generate_batch(requests, inputs, watch)
 
     jobs = accepted(bench, {}, {}, {})
 

@@ -48,8 +48,8 @@ def test_a_field_that_the_backend_cannot_honour_leaves_a_warning(bench: Bench) -
 
 def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
     def draw(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
-        watch.warn("the prompt was cut")
-        watch.warn("the prompt was cut")
+        watch.add_warning("the prompt was cut")
+        watch.add_warning("the prompt was cut")
         return [RenderedImage(speckled(64, 64), 0)]
 
     job = bench.run(bench.submit(negative_prompt="y"), draw)
@@ -59,7 +59,7 @@ def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
 
 def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> None:
     def fail(_: GenerationRequest, watch: JobWatch) -> Sequence[RenderedImage]:
-        watch.warn("memory was short")
+        watch.add_warning("memory was short")
         raise OutOfMemory
 
     assert bench.run(bench.submit(), fail).warnings == ("memory was short",)

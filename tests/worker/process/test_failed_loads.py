@@ -12,7 +12,7 @@ from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.new_jobs import child_process, get_job, start_job, submit_job
-from worker.models.sources import STARTER
+from worker.models.sources import STARTER_DIR
 from worker.process.start_failures import backoff_seconds, redact
 
 SLOW = {**RED_HEART, "num_inference_steps": 60}
@@ -67,7 +67,7 @@ def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, 
 
 
 def test_a_worker_whose_images_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
-    folder = shutil.copytree(STARTER, stack.folder / "model")
+    folder = shutil.copytree(STARTER_DIR, stack.folder / "model")
 
     worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
 
@@ -141,7 +141,7 @@ def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> N
 @pytest.fixture
 def removable(stack: Stack) -> Path:
     """A model that a worker has loaded and that may go."""
-    folder = shutil.copytree(STARTER, stack.folder / "model")
+    folder = shutil.copytree(STARTER_DIR, stack.folder / "model")
     stack.start_worker("sd", SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER="false")
     return folder
 

@@ -16,7 +16,7 @@ from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
-from worker.models.sources import STARTER
+from worker.models.sources import STARTER_DIR
 from worker.process.engine_loading import load_engine
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
@@ -59,7 +59,7 @@ def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
 def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_end(stack: Stack) -> None:
     api = stack.start_api()
     settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
-    with hub_serving(NAME, STARTER, TOKEN) as hub:
+    with hub_serving(NAME, STARTER_DIR, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
         stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
         health = told(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)

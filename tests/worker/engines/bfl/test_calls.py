@@ -27,7 +27,7 @@ from worker.engines.bfl import client
 from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 from worker.engines.bfl.requests import aspect_ratio
 from worker.images import decoding
-from worker.images.decoding import decode
+from worker.images.decoding import decode_provider_image
 
 
 class Stop(Exception):
@@ -229,7 +229,7 @@ def test_a_post_that_was_turned_away_is_sent_again(table: Table) -> None:
     table.made(watch)
 
     assert len(table.provider.posts) == 2
-    assert watch.remembered[:3] == [(Task(),), (), (Task(),)]
+    assert watch.saved_provider_tasks[:3] == [(Task(),), (), (Task(),)]
 
 
 @pytest.mark.parametrize(("reads", "sent"), [(1_000, False), (6_000_000, True)])
@@ -330,7 +330,7 @@ def test_a_post_is_never_stopped_half_way(table: Table) -> None:
     with pytest.raises(Stop):
         table.made(watch)
 
-    assert [task.id for task in watch.providers] == ["a"]
+    assert [task.id for task in watch.provider_tasks] == ["a"]
 
 
 def test_a_image_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
@@ -349,7 +349,7 @@ def test_a_task_is_on_record_before_it_is_sent_and_before_it_is_asked_after(tabl
     seen: list[tuple[str, tuple[Task, ...]]] = []
 
     def note(asked: Asked) -> Reply:
-        seen.append((asked.method, watch.providers))
+        seen.append((asked.method, watch.provider_tasks))
         return (table.provider.accept if asked.method == "POST" else table.provider.ready())(asked)
 
     table.provider.submits, table.provider.polls = [note], [note]
@@ -366,13 +366,13 @@ def test_the_final_price_is_the_one_on_record(table: Table) -> None:
 
     table.made(watch)
 
-    assert [task.cost for task in watch.providers] == [4.5]
+    assert [task.cost for task in watch.provider_tasks] == [4.5]
 
 
 def test_a_task_that_an_earlier_attempt_sent_is_asked_after_and_not_sent_again(table: Table) -> None:
     old = Task(id="old", polling_url=f"{table.provider.api_url}/v1/get_result?id=old", cost=3.0)
 
-    images = table.made(RecordingWatch(providers=(old,)), num_images=2)
+    images = table.made(RecordingWatch(provider_tasks=(old,)), num_images=2)
 
     assert len(images) == 2
     assert [asked.body["seed"] for asked in table.provider.posts] == [8]
@@ -383,16 +383,16 @@ def test_a_price_that_is_told_late_forgets_no_task_that_was_bought(table: Table)
     url = f"{table.provider.api_url}/v1/get_result?id="
     old = tuple(Task(id=name, polling_url=url + name, cost=3.0) for name in ("a", "b"))
     table.provider.polls = [table.provider.ready(cost=4.5)]
-    watch = RecordingWatch(providers=old)
+    watch = RecordingWatch(provider_tasks=old)
 
     assert len(table.made(watch, num_images=2)) == 2
     assert table.provider.posts == []
-    assert [task.cost for task in watch.providers] == [4.5, 4.5]
+    assert [task.cost for task in watch.provider_tasks] == [4.5, 4.5]
 
 
 def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Table) -> None:
     with pytest.raises(ProviderResponseLost, match="may have charged"):
-        table.made(RecordingWatch(providers=(Task(),)))
+        table.made(RecordingWatch(provider_tasks=(Task(),)))
 
     assert table.provider.asked == []
 
@@ -522,14 +522,14 @@ def test_a_image_is_what_its_bytes_say(table: Table, kind: str) -> None:
 )
 def test_a_broken_image_is_none(data: bytes) -> None:
     with pytest.raises(InvalidOutput):
-        decode(data)
+        decode_provider_image(data)
 
 
 def test_a_image_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
 
     with pytest.raises(InvalidOutput, match="64x64"):
-        decode(image())
+        decode_provider_image(image())
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -538,7 +538,9 @@ def test_a_bomb_is_an_error(side: int) -> None:
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
     with pytest.raises(InvalidOutput):
-        decode(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+        decode_provider_image(
+            b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+        )
 
 
 def test_credits_are_told(table: Table) -> None:

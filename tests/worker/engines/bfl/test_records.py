@@ -50,7 +50,7 @@ def run(bench: Bench, job: Job, buying: Buying, stopping: threading.Event | None
 
 
 def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
-    done = run(bench, bench.submit(), lambda watch: watch.remember((TASK,)))
+    done = run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     assert (done.state, done.providers) == ("succeeded", (TASK,))
 
@@ -60,7 +60,7 @@ def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: 
     job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
-        watch.remember((TASK,))
+        watch.save_provider_tasks((TASK,))
         # In the place of a folder there is a file.
         (bench.folder / day).write_text("")
 
@@ -89,7 +89,7 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
 @pytest.mark.parametrize("bought", [(), (TASK,)])
 def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[ProviderTask, ...]) -> None:
     def buy(watch: JobWatch) -> None:
-        watch.remember(bought)
+        watch.save_provider_tasks(bought)
         raise StorageUnavailable
 
     failed = run(bench, bench.submit(), buy)
@@ -111,7 +111,7 @@ def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_agai
 
 
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
-    run(bench, bench.submit(), lambda watch: watch.remember((TASK,)))
+    run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     page = bench.store.run(bench.jobs.list_page(JobFilter(), 10, None))
 
@@ -126,7 +126,7 @@ def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
     queued = bench.requeue(running)
     seen: list[tuple[ProviderTask, ...]] = []
 
-    run(bench, queued, lambda watch: seen.append(watch.providers))
+    run(bench, queued, lambda watch: seen.append(watch.provider_tasks))
 
     assert seen == [(TASK,)]
 
@@ -150,7 +150,7 @@ def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Ben
 
     def buy(watch: JobWatch) -> None:
         bench.start(bench.requeue(bench.read(job)))
-        watch.remember((TASK,))
+        watch.save_provider_tasks((TASK,))
 
     after = run(bench, job, buy)
 
@@ -161,7 +161,7 @@ def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) ->
     leaving = threading.Event()
 
     def buy(watch: JobWatch) -> None:
-        watch.remember((TASK,))
+        watch.save_provider_tasks((TASK,))
         leaving.set()
         watch.check()
 

@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() 
     made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
-    assert watch.retired == ["the model could not be put back after memory ran out"]
+    assert watch.restart_reasons == ["the model could not be put back after memory ran out"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
@@ -156,7 +156,7 @@ def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> N
     with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
         ladder.run(failing(1, error)[1])
 
-    assert len(watch.retired) == 1
+    assert len(watch.restart_reasons) == 1
 
 
 def test_a_device_that_was_merely_full_is_trusted_again() -> None:

@@ -40,7 +40,7 @@ def together(
         for each in asked
     ]
     watch = BatchWatch(watches or [RecordingWatch() for _ in asked], [request.num_images for request in requests])
-    made = model.generate_together(requests, inputs or [NOTHING] * len(requests), watch)
+    made = model.generate_batch(requests, inputs or [NOTHING] * len(requests), watch)
     return [list(images) for images in made]
 
 
@@ -156,7 +156,7 @@ def test_each_job_sees_its_own_image_grow(starter: StableDiffusion) -> None:
     shown: list[list[Any]] = [[], []]
     watches = [RecordingWatch(), RecordingWatch()]
     for watch, own in zip(watches, shown, strict=True):
-        watch.on_step = lambda step, own=own: own.append(step.preview and step.preview(0))  # type: ignore[misc]
+        watch.on_step = lambda step, own=own: own.append(step.render_preview and step.render_preview(0))  # type: ignore[misc]
 
     heart, stars = together(starter, [HEART, STARS], watches)
 
@@ -177,7 +177,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
     monkeypatch.setattr(UNet2DConditionModel, "forward", full)
     shown: list[Any] = []
     watches = [RecordingWatch(), RecordingWatch(), RecordingWatch()]
-    watches[2].on_step = lambda step: shown.append(step.preview and step.preview(0))
+    watches[2].on_step = lambda step: shown.append(step.render_preview and step.render_preview(0))
 
     first = together(model, ASKED, watches)
 
@@ -186,8 +186,8 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
     assert watches[2].warnings == ["memory was short: images were made one by one"]
     # While those of others are made, there is nothing to see of it.
     assert [preview is None for preview in shown] == [True] * 6 + [False] * 2
-    assert model.most_together(resolved) == 3
-    assert model.most_together(resolved.model_copy(update={"width": 256, "height": 128})) == 1
+    assert model.batch_capacity(resolved) == 3
+    assert model.batch_capacity(resolved.model_copy(update={"width": 256, "height": 128})) == 1
 
 
 def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> Non
     pair = draw(model, num_images=2)
 
     assert np.array_equal(pair.images[1].pixels, draw(model, seed=2).pixels)
-    assert model.most_together(GenerationRequest(prompt="x", width=64, height=64)) == 1
+    assert model.batch_capacity(GenerationRequest(prompt="x", width=64, height=64)) == 1
 
 
 @pytest.mark.parametrize("save", [tiny.save_sd, tiny.save_sdxl], ids=["sd", "sdxl"])
