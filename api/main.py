@@ -45,10 +45,10 @@ GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    home = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
+    storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
-    disk = DiskSpace(home, settings.min_free_bytes)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(storage)
+    disk = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     guard, streams = (

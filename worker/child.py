@@ -61,7 +61,7 @@ class Child:
     ) -> Self:
         """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
         tracing = traced()
-        home = open_storage(settings, WORKER_TIMEOUTS)
+        storage = open_storage(settings, WORKER_TIMEOUTS)
         store = Store(connect(settings.redis_url))
         workers = Workers(settings.redis_prefix)
         record = _record(settings, worker)
@@ -84,7 +84,7 @@ class Child:
             heartbeat.measure(backend.memory)
         if isinstance(backend, ReportsCredits):
             threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
-        images = ImageStore(home)
+        images = ImageStore(storage)
         claims = Claims(
             backend,
             ledger,

@@ -19,14 +19,16 @@ _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.
 GONE = "The file of this image is gone or damaged."
 
 
-async def send_image(home: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]) -> Response:
+async def send_image(
+    storage: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]
+) -> Response:
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
-    if (link := await home.link(name)) is not None:
+    if (link := await storage.link(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
     whole, asked = image.bytes or 0, part(image, http)
     start, end = asked or (0, whole)
     if _is_known(image, http):
-        await _first(home, name, image, start, start + 1)
+        await _first(storage, name, image, start, start + 1)
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
     about = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     about["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
@@ -34,25 +36,25 @@ async def send_image(home: ObjectStore, name: str, image: Image, http: Request, 
     if asked:
         status, about["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{whole}"
     if http.method == "HEAD":
-        await _first(home, name, image, start, start + 1)
+        await _first(storage, name, image, start, start + 1)
         return Response(None, status, {**headers, **about}, image.media_type)
-    first = await _first(home, name, image, start, end)
-    sent = pieces(home, name, first, start, end, PIECE_BYTES)
+    first = await _first(storage, name, image, start, end)
+    sent = pieces(storage, name, first, start, end, PIECE_BYTES)
     return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
 
 
-async def is_there(home: ObjectStore, name: str, image: Image) -> bool:
+async def is_there(storage: ObjectStore, name: str, image: Image) -> bool:
     """Whether the very file that was recorded is. Raises StorageUnavailable."""
     try:
-        await _first(home, name, image, 0, 1)
+        await _first(storage, name, image, 0, 1)
     except ImageNotFound:
         return False
     return True
 
 
-async def _first(home: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
+async def _first(storage: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
     """Asked for before the answer begins, so that it can still be a problem."""
-    first = await home.piece(name, start, min(end, start + PIECE_BYTES))
+    first = await storage.piece(name, start, min(end, start + PIECE_BYTES))
     if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
         raise ImageNotFound(GONE)
     return first

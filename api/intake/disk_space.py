@@ -11,10 +11,10 @@ FRESH_SECONDS = 1.0
 
 
 class DiskSpace:
-    """The home of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
+    """The storage of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
 
-    def __init__(self, home: ObjectStore, min_free_bytes: int) -> None:
-        self._home = home
+    def __init__(self, storage: ObjectStore, min_free_bytes: int) -> None:
+        self._storage = storage
         self._min_free_bytes = min_free_bytes
         self._looking: asyncio.Task[DiskUsage] | None = None
         self._expires = 0.0
@@ -36,6 +36,6 @@ class DiskSpace:
             raise StorageFull("There is too little free space for more images.")
 
     async def _look(self) -> DiskUsage:
-        room = await asyncio.to_thread(self._home.room)
+        room = await asyncio.to_thread(self._storage.room)
         self._expires = time.monotonic() + FRESH_SECONDS
         return room

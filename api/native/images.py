@@ -57,4 +57,4 @@ async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) 
         raise ImageNotFound("The safety checker withheld this image.")
     headers = {"ETag": f'"{image.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     headers["X-Seed"] = str(image.seed)
-    return await send_image(store.home, image_name(job, image.index), image, http, headers)
+    return await send_image(store.storage, image_name(job, image.index), image, http, headers)

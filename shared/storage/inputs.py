@@ -1,4 +1,4 @@
-"""Where the images lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their home."""
+"""Where the images lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their storage."""
 
 import hashlib
 import re
@@ -30,14 +30,14 @@ class InputFolder:
 class InputStore:
     """Names are made of hashes and the job's own id, never of a caller's text."""
 
-    home: ObjectStore
+    storage: ObjectStore
 
     def stage(self) -> StagingArea:
-        return self.home.stage(_PARENT)
+        return self.storage.stage(_PARENT)
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""
-        data = self.home.read(f"{_PARENT}/{job.id}/{reference.removeprefix(SCHEME)}")
+        data = self.storage.read(f"{_PARENT}/{job.id}/{reference.removeprefix(SCHEME)}")
         if data is None:
             raise InvalidImage("An image that came with the request is gone.")
         if reference != SCHEME + hashlib.sha256(data).hexdigest():
@@ -48,15 +48,15 @@ class InputStore:
         """Remove what came with a job, if anything did. What cannot be removed now is found by the housekeeper."""
         if job.request.image:
             with suppress(StorageUnavailable):
-                self.home.clear(f"{_PARENT}/{job.id}")
+                self.storage.clear(f"{_PARENT}/{job.id}")
 
     def remove(self, folder: InputFolder) -> None:
         """Raises StorageUnavailable."""
-        self.home.clear(f"{_PARENT}/{folder.name}")
+        self.storage.clear(f"{_PARENT}/{folder.name}")
 
     def folders(self) -> Iterator[InputFolder]:
         """All of them, in no order. Raises StorageUnavailable."""
-        for folder in self.home.folders(_PARENT):
+        for folder in self.storage.folders(_PARENT):
             if name := _FOLDER.fullmatch(folder.name):
                 job_id = None if name[1] else name[2]
                 yield InputFolder(folder.name, job_id, folder.modified_at, folder.files, folder.bytes)

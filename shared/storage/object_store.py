@@ -47,7 +47,7 @@ class SubFolder:
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """Whether a home takes more files."""
+    """Whether a storage takes more files."""
 
     free_bytes: int | None
     """None where there is no limit, or it cannot be told."""
@@ -62,7 +62,7 @@ class DiskUsage:
 
 @dataclass(frozen=True)
 class StorageTimeouts:
-    """How long a home that fails is waited for."""
+    """How long a storage that fails is waited for."""
 
     seconds: float
     """What fails is begun anew until then."""
@@ -78,7 +78,7 @@ class Chunk:
     size: int
     sha256: str
     version: object
-    """By which its home finds the very same file again."""
+    """By which its storage finds the very same file again."""
 
 
 class ObjectStore(Protocol):
@@ -145,10 +145,12 @@ class ObjectStore(Protocol):
         ...
 
 
-async def pieces(home: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int) -> AsyncIterator[bytes]:
+async def pieces(
+    storage: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int
+) -> AsyncIterator[bytes]:
     """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
 
-    One is in memory at a time, and nothing is asked of the home while a slow client takes it.
+    One is in memory at a time, and nothing is asked of the storage while a slow client takes it.
     """
     piece: Chunk | None = first
     while piece is not None and piece.data:
@@ -156,7 +158,7 @@ async def pieces(home: ObjectStore, name: str, first: Chunk, start: int, end: in
         start += len(piece.data)
         if start >= end:
             return
-        piece = await home.piece(name, start, min(end, start + size), first.version)
+        piece = await storage.piece(name, start, min(end, start + size), first.version)
     raise StorageUnavailable
 
 

@@ -46,8 +46,8 @@ class House(Bench):
     def clear(self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> Removed:
         return self.retention(after).apply(rules, dry_run=dry_run)
 
-    def retention(self, after: timedelta = timedelta(0), home: FolderStore | None = None) -> Retention:
-        moment, images = datetime.now(UTC) + after, ImageStore(home or FolderStore(self.folder))
+    def retention(self, after: timedelta = timedelta(0), storage: FolderStore | None = None) -> Retention:
+        moment, images = datetime.now(UTC) + after, ImageStore(storage or FolderStore(self.folder))
         return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: moment)
 
     def uploaded_long_ago(self, job_id: str) -> None:
@@ -288,7 +288,7 @@ def test_with_retention_off_no_image_is_looked_at(house: House) -> None:
             looked.append("days")
             return super().days()
 
-    house.retention(home=Watched(house.folder)).apply(KEEP_ALL)
+    house.retention(storage=Watched(house.folder)).apply(KEEP_ALL)
 
     assert looked == [STAGING]
 
@@ -305,7 +305,7 @@ def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(hous
         (house.folder / day).mkdir(parents=True)
         (house.folder / day / f"{uuid4()}-0.png").write_bytes(bytes(100))
     house.ownership().take_over()
-    retention = house.retention(home=Watched(house.folder))
+    retention = house.retention(storage=Watched(house.folder))
 
     def round_of(rules: RetentionRules) -> list[str]:
         looked.clear()

@@ -123,25 +123,25 @@ class Retention:
 
     def _remove_leftovers(self, this: _Round) -> None:
         """Of workers that died while they wrote."""
-        oldest, home = self._now() - LEFTOVER_AGE, self._images.home
-        for file in home.files(STAGING):
+        oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
+        for file in storage.files(STAGING):
             if file.modified_at < oldest:
                 this.count(1, file.size)
                 if not this.dry_run:
-                    home.remove([file.name])
+                    storage.remove([file.name])
 
     def _remove_old(self, this: _Round, oldest: datetime) -> None:
         """No file is older than the day that it lies in."""
-        for day in self._images.home.days():
+        for day in self._images.storage.days():
             if this.is_over or day.name > f"{oldest:%Y/%m/%d}":
                 return
             self._remove(this, (file for file in self._images.files(day) if file.modified_at < oldest))
             if not this.dry_run:
-                self._images.home.tidy(day)
+                self._images.storage.tidy(day)
 
     def _remove_beyond(self, this: _Round, most_bytes: int) -> None:
         """The oldest days, and of the last one of them the oldest files."""
-        days = self._images.home.days()
+        days = self._images.storage.days()
         self._sizes = {day.name: self._seen(day) for day in days}
         excess = sum(size for _, size in self._sizes.values()) - most_bytes
         for day in days:
@@ -150,7 +150,7 @@ class Retention:
             whole = self._sizes[day.name][1] <= excess
             files = self._images.files(day) if whole else self._in_order(day)
             excess -= self._remove(this, files, excess)
-            self._images.home.tidy(day)
+            self._images.storage.tidy(day)
 
     def _seen(self, day: DayFolder) -> tuple[int | None, int]:
         version, size = self._sizes.get(day.name, (None, 0))

@@ -41,7 +41,7 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
         whose = Ownership.of(store, settings.redis_prefix, images).whose()
         if whose.is_refused:
-            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
+            yield warning(f"{images.storage.place} {whose.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:

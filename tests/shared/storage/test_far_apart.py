@@ -26,7 +26,7 @@ def images_of(stack: Stack, s3: S3Server) -> ImageStore:
 
 def stored(stack: Stack, s3: S3Server) -> list[StoredFile]:
     images = images_of(stack, s3)
-    return [file for day in images.home.days() for file in images.files(day)]
+    return [file for day in images.storage.days() for file in images.files(day)]
 
 
 def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(far: Stack, s3: S3Server) -> None:
@@ -76,8 +76,8 @@ def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Sta
     old, pinned = (far.api.post("/api/txt2img", {"prompt": "x"}).json()["id"] for _ in range(2))
     images, redis = images_of(far, s3), far.settings["SD_REDIS_URL"]
     for name in (theirs := ["2026/11/23/somebody-elses.png", "theirs.txt"]):
-        images.home.create(name, b"theirs", "a")
-    images.home.create(f"inputs/{old}/left-behind", b"left behind", "a")
+        images.storage.create(name, b"theirs", "a")
+    images.storage.create(f"inputs/{old}/left-behind", b"left behind", "a")
     assert far.api.http.put(f"{far.api.url}/api/jobs/{pinned}/pin", timeout=10).ok
     store, later = Store(connect(redis)), datetime.now(UTC) + timedelta(days=2)
     ownership = Ownership.of(store, far.prefix, images)
@@ -87,8 +87,8 @@ def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Sta
 
     assert removed.files >= 2
     assert {file.job_id for file in stored(far, s3)} == {pinned}
-    assert [images.home.read(name) for name in theirs] == [b"theirs", b"theirs"]
-    assert images.home.read(f"inputs/{old}/left-behind") is None
+    assert [images.storage.read(name) for name in theirs] == [b"theirs", b"theirs"]
+    assert images.storage.read(f"inputs/{old}/left-behind") is None
     assert far.api.get(f"/api/jobs/{old}/images/0").status_code == 404
     assert far.api.get(f"/api/jobs/{pinned}/images/0").status_code == 200
 

@@ -1,4 +1,4 @@
-"""What every home of files promises, whichever it is."""
+"""What every storage of files promises, whichever it is."""
 
 import asyncio
 import itertools
@@ -28,16 +28,16 @@ def bucket(s3: S3Server, tmp_path: Path) -> BucketStore:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    home: ObjectStore = FolderStore(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
-    return home
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    storage: ObjectStore = FolderStore(tmp_path) if request.param == "folder" else request.getfixturevalue("bucket")
+    return storage
 
 
-def names(home: ObjectStore) -> set[str]:
+def names(storage: ObjectStore) -> set[str]:
     """Of images, and of those that came with jobs."""
-    folders = [day.name for day in home.days()] + [f"inputs/{folder.name}" for folder in home.folders("inputs")]
-    return {file.name for folder in folders for file in home.files(folder)} | {
-        file.name for file in home.files(STAGING)
+    folders = [day.name for day in storage.days()] + [f"inputs/{folder.name}" for folder in storage.folders("inputs")]
+    return {file.name for folder in folders for file in storage.files(folder)} | {
+        file.name for file in storage.files(STAGING)
     }
 
 
@@ -48,28 +48,28 @@ def arrive(staged: StagingArea, data: bytes = IMAGE) -> StoredUpload:
         return file.finish(max_pixels=10**6)
 
 
-def test_what_is_written_is_read_and_listed_until_it_is_removed(home: ObjectStore) -> None:
-    assert home.create(NAME, b"first", "a")
+def test_what_is_written_is_read_and_listed_until_it_is_removed(storage: ObjectStore) -> None:
+    assert storage.create(NAME, b"first", "a")
 
-    assert home.read(NAME) == b"first"
-    (day,) = home.days()
-    (file,) = home.files(day.name)
+    assert storage.read(NAME) == b"first"
+    (day,) = storage.days()
+    (file,) = storage.files(day.name)
     assert (day.name, file.name, file.size) == ("2026/11/23", NAME, 5)
     assert abs(file.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
-    home.remove([NAME, "2026/11/23/never-was.png"])
-    home.tidy(day)
-    assert home.read(NAME) is None
-    assert home.days() == []
-    home.remove([])
+    storage.remove([NAME, "2026/11/23/never-was.png"])
+    storage.tidy(day)
+    assert storage.read(NAME) is None
+    assert storage.days() == []
+    storage.remove([])
 
 
-def test_what_has_its_name_is_never_replaced(home: ObjectStore) -> None:
-    assert home.create(NAME, b"first", "a")
-    assert not home.create(NAME, b"second", "b")
+def test_what_has_its_name_is_never_replaced(storage: ObjectStore) -> None:
+    assert storage.create(NAME, b"first", "a")
+    assert not storage.create(NAME, b"second", "b")
 
-    assert home.read(NAME) == b"first"
-    assert names(home) == {NAME}
+    assert storage.read(NAME) == b"first"
+    assert names(storage) == {NAME}
 
 
 def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: BucketStore) -> None:
@@ -80,28 +80,28 @@ def test_a_bucket_without_conditional_writes_keeps_what_is_there_too(bucket: Buc
     assert plain.read(NAME) == b"first"
 
 
-def test_of_many_that_come_at_once_one_gets_the_name(home: ObjectStore) -> None:
+def test_of_many_that_come_at_once_one_gets_the_name(storage: ObjectStore) -> None:
     with ThreadPoolExecutor(8) as threads:
-        made = list(threads.map(lambda n: home.create(NAME, bytes([n]) * 1000, str(n)), range(8)))
+        made = list(threads.map(lambda n: storage.create(NAME, bytes([n]) * 1000, str(n)), range(8)))
 
     assert sum(made) == 1
-    assert home.read(NAME) == bytes([made.index(True)]) * 1000
+    assert storage.read(NAME) == bytes([made.index(True)]) * 1000
 
 
-def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(home: ObjectStore) -> None:
+def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(storage: ObjectStore) -> None:
     days = ["2025/12/31", "2026/01/02", "2026/11/23"]
     for day in reversed(days):
-        home.create(f"{day}/a-0.png", b"x", "a")
-    home.create("inputs/job/hash", b"x", "a")
-    home.create("20261/01/01/theirs.png", b"x", "a")
+        storage.create(f"{day}/a-0.png", b"x", "a")
+    storage.create("inputs/job/hash", b"x", "a")
+    storage.create("20261/01/01/theirs.png", b"x", "a")
 
-    assert [day.name for day in home.days()] == days
-    assert [file.name for file in home.files(days[1])] == ["2026/01/02/a-0.png"]
-    assert list(home.files("2024/01/01")) == []
+    assert [day.name for day in storage.days()] == days
+    assert [file.name for file in storage.files(days[1])] == ["2026/01/02/a-0.png"]
+    assert list(storage.files("2024/01/01")) == []
 
 
-def test_images_that_come_in_are_kept_under_the_name_of_their_job(home: ObjectStore) -> None:
-    staged = home.stage("inputs")
+def test_images_that_come_in_are_kept_under_the_name_of_their_job(storage: ObjectStore) -> None:
+    staged = storage.stage("inputs")
     arrived = [arrive(staged), arrive(staged, encoded(scene(31, 17))), arrive(staged)]
     with pytest.raises(InvalidImage):
         arrive(staged, b"no image")
@@ -116,28 +116,28 @@ def test_images_that_come_in_are_kept_under_the_name_of_their_job(home: ObjectSt
     assert arrived[0].reference == arrived[2].reference
     assert arrived[1].header.size == (31, 17)
     kept = [f"inputs/job/{each.reference.removeprefix('sha256:')}" for each in arrived[:2]]
-    assert names(home) == set(kept)
-    assert home.read(kept[0]) == IMAGE
-    (folder,) = home.folders("inputs")
+    assert names(storage) == set(kept)
+    assert storage.read(kept[0]) == IMAGE
+    (folder,) = storage.folders("inputs")
     assert (folder.name, folder.files) == ("job", 2)
     assert folder.bytes == len(IMAGE) + len(encoded(scene(31, 17)))
 
-    home.clear("inputs/job")
-    home.clear("inputs/job")
-    assert list(home.folders("inputs")) == []
+    storage.clear("inputs/job")
+    storage.clear("inputs/job")
+    assert list(storage.folders("inputs")) == []
 
 
-def test_images_that_nobody_keeps_leave_nothing(home: ObjectStore, tmp_path: Path) -> None:
-    staged = home.stage("inputs")
+def test_images_that_nobody_keeps_leave_nothing(storage: ObjectStore, tmp_path: Path) -> None:
+    staged = storage.stage("inputs")
     arrive(staged)
     staged.drop()
 
-    assert names(home) == set()
+    assert names(storage) == set()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_home_that_works_has_room(home: ObjectStore) -> None:
-    assert home.room().writable
+def test_a_home_that_works_has_room(storage: ObjectStore) -> None:
+    assert storage.room().writable
 
 
 def test_a_folder_tells_its_room_and_that_it_cannot_be_written(tmp_path: Path) -> None:
