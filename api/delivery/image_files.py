@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.requests import Image
-from shared.storage.object_store import Chunk, ObjectStore, pieces
+from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
 
 #: What one client may take of the memory; most images are smaller, and so one request.
 PIECE_BYTES = 2 * 1024 * 1024
@@ -23,7 +23,7 @@ async def send_image(
     storage: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]
 ) -> Response:
     """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
-    if (link := await storage.link(name)) is not None:
+    if (link := await storage.signed_url(name)) is not None:
         return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
     whole, asked = image.bytes or 0, part(image, http)
     start, end = asked or (0, whole)
@@ -39,7 +39,7 @@ async def send_image(
         await _first(storage, name, image, start, start + 1)
         return Response(None, status, {**headers, **about}, image.media_type)
     first = await _first(storage, name, image, start, end)
-    sent = pieces(storage, name, first, start, end, PIECE_BYTES)
+    sent = stream_chunks(storage, name, first, start, end, PIECE_BYTES)
     return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
 
 
@@ -54,7 +54,7 @@ async def is_there(storage: ObjectStore, name: str, image: Image) -> bool:
 
 async def _first(storage: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
     """Asked for before the answer begins, so that it can still be a problem."""
-    first = await storage.piece(name, start, min(end, start + PIECE_BYTES))
+    first = await storage.read_chunk(name, start, min(end, start + PIECE_BYTES))
     if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
         raise ImageNotFound(GONE)
     return first

@@ -73,7 +73,7 @@ class InlineImages:
 
     async def _piece(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
         """What comes next, and the version of the file that it is of. Raises StorageUnavailable."""
-        piece = await self.store.storage.piece(name, start, min(size, start + PIECE_BYTES), version)
+        piece = await self.store.storage.read_chunk(name, start, min(size, start + PIECE_BYTES), version)
         # Gone in the middle: the answer is cut off, and its length tells.
         if piece is None or not piece.data:
             raise StorageUnavailable

@@ -36,6 +36,6 @@ class DiskSpace:
             raise StorageFull("There is too little free space for more images.")
 
     async def _look(self) -> DiskUsage:
-        room = await asyncio.to_thread(self._storage.room)
+        room = await asyncio.to_thread(self._storage.disk_usage)
         self._expires = time.monotonic() + FRESH_SECONDS
         return room

@@ -60,7 +60,7 @@ class BucketStore:
     """The same, by the address that clients know."""
     scratch: Path
     """Where files are while they come in."""
-    place: str = "SD_OUTPUT_URL"
+    location: str = "SD_OUTPUT_URL"
     is_conditional: bool = True
     """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
 
@@ -115,10 +115,10 @@ class BucketStore:
             with _translated():
                 obstore.delete(self.removing, listed)
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         self.remove([file.name for file in self._listed(folder, self.removing)])
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         years = self._below(None, _YEAR)
         months = [month for year in years for month in self._below(year, _PART)]
         return [DayFolder(day) for month in months for day in self._below(month, _PART)]
@@ -129,13 +129,13 @@ class BucketStore:
             found = obstore.list_with_delimiter(self.store, folder)["common_prefixes"]
         return sorted(each for each in found if named.fullmatch(PurePosixPath(each).name))
 
-    def files(self, folder: str) -> Iterator[File]:
+    def list_files(self, folder: str) -> Iterator[File]:
         return self._listed(folder, self.store)
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         """There are no folders, only names."""
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
         found: dict[str, list[File]] = {}
         for file in self._listed(parent, self.store):
             found.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
@@ -146,7 +146,7 @@ class BucketStore:
     def stage(self, parent: str) -> "BucketStagingArea":
         return BucketStagingArea(self, parent)
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         try:
             with suppress(FileNotFoundError), _translated():
                 obstore.head(self.probing, PROBE)
@@ -154,7 +154,7 @@ class BucketStore:
             return DiskUsage(None, trouble=error)
         return DiskUsage(None)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         options: GetOptions = {"range": (start, end)}
         if version is not None:
             options["if_match"] = str(version)
@@ -168,7 +168,7 @@ class BucketStore:
         meta = found.meta
         return Chunk(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
 
-    async def link(self, name: str) -> str | None:
+    async def signed_url(self, name: str) -> str | None:
         if self.links is None:
             return None
         with _translated():

@@ -35,7 +35,7 @@ class FolderStore:
     patience: StorageTimeouts = field(default=StorageTimeouts(seconds=3, request_seconds=15))
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"SD_OUTPUT_DIR={self.root}"
 
     def path(self, name: str) -> Path:
@@ -65,7 +65,7 @@ class FolderStore:
     def read(self, name: str) -> bytes | None:
         return self._reached(self.path(name).read_bytes)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         def read() -> Chunk:
             # A file that is being sent is sent to its end, also where it is removed meanwhile.
             held = version if isinstance(version, _Held) else _Held(self.path(name))
@@ -73,7 +73,7 @@ class FolderStore:
 
         return await asyncio.to_thread(self._reached, read)
 
-    async def link(self, name: str) -> str | None:  # noqa: ARG002 - nobody else has this disk
+    async def signed_url(self, name: str) -> str | None:  # noqa: ARG002 - nobody else has this disk
         return None
 
     def _reached(self, work: Callable[[], T]) -> T | None:
@@ -92,10 +92,10 @@ class FolderStore:
             for name in names:
                 self.path(name).unlink(missing_ok=True)
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         shutil.rmtree(self.path(folder), ignore_errors=True)
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         found = []
         for year in _folders(self.root, _YEAR):
             for month in _folders(self.root / year, _PART):
@@ -105,7 +105,7 @@ class FolderStore:
                         found.append(DayFolder(name, self.path(name).stat().st_mtime_ns))
         return found
 
-    def files(self, folder: str) -> Iterator[File]:
+    def list_files(self, folder: str) -> Iterator[File]:
         with suppress(FileNotFoundError), reaching(), os.scandir(self.path(folder)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
@@ -114,14 +114,14 @@ class FolderStore:
                         moment = datetime.fromtimestamp(about.st_mtime, UTC)
                         yield File(f"{folder}/{entry.name}", about.st_size, moment)
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         # Whoever is about to put a file there makes the folder anew.
         folder = self.path(day.name)
         with suppress(OSError):
             for each in (folder, *folder.parents[:2]):
                 each.rmdir()
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
         with reaching():
             for path in self.path(parent).glob("*"):
                 with suppress(FileNotFoundError, NotADirectoryError):
@@ -133,7 +133,7 @@ class FolderStore:
     def stage(self, parent: str) -> "FolderStagingArea":
         return FolderStagingArea(self.path(parent))
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         try:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
             usage = shutil.disk_usage(self.root)

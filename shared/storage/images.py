@@ -110,9 +110,9 @@ class ImageStore:
         data = self.storage.read(image_name(job, image.index))
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
-    def files(self, day: DayFolder) -> Iterator[StoredFile]:
+    def list_files(self, day: DayFolder) -> Iterator[StoredFile]:
         """The images of a day, in no order, as they are found. What others put there is theirs."""
-        for file in self.storage.files(day.name):
+        for file in self.storage.list_files(day.name):
             if image := _IMAGE.fullmatch(file.name):
                 yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)
 

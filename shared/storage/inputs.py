@@ -48,15 +48,15 @@ class InputStore:
         """Remove what came with a job, if anything did. What cannot be removed now is found by the housekeeper."""
         if job.request.image:
             with suppress(StorageUnavailable):
-                self.storage.clear(f"{_PARENT}/{job.id}")
+                self.storage.remove_folder(f"{_PARENT}/{job.id}")
 
     def remove(self, folder: InputFolder) -> None:
         """Raises StorageUnavailable."""
-        self.storage.clear(f"{_PARENT}/{folder.name}")
+        self.storage.remove_folder(f"{_PARENT}/{folder.name}")
 
-    def folders(self) -> Iterator[InputFolder]:
+    def list_folders(self) -> Iterator[InputFolder]:
         """All of them, in no order. Raises StorageUnavailable."""
-        for folder in self.storage.folders(_PARENT):
+        for folder in self.storage.list_folders(_PARENT):
             if name := _FOLDER.fullmatch(folder.name):
                 job_id = None if name[1] else name[2]
                 yield InputFolder(folder.name, job_id, folder.modified_at, folder.files, folder.bytes)

@@ -88,7 +88,7 @@ class ObjectStore(Protocol):
     """
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The setting that names it."""
         ...
 
@@ -108,23 +108,23 @@ class ObjectStore(Protocol):
         """Those that are there."""
         ...
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         """Remove a folder and what is in it, if it is there."""
         ...
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         """Those that hold images, oldest first."""
         ...
 
-    def files(self, folder: str) -> Iterator[File]:
+    def list_files(self, folder: str) -> Iterator[File]:
         """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
         ...
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         """Remove what is left of a day that has no files any more."""
         ...
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
         """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
         ...
 
@@ -132,33 +132,33 @@ class ObjectStore(Protocol):
         """For files that will have a folder below `parent`, or none."""
         ...
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         """Raises nothing."""
         ...
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
         ...
 
-    async def link(self, name: str) -> str | None:
+    async def signed_url(self, name: str) -> str | None:
         """Address where clients may fetch it themselves for a while, if they are to."""
         ...
 
 
-async def pieces(
+async def stream_chunks(
     storage: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int
 ) -> AsyncIterator[bytes]:
-    """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
+    """From `start` to before `end` in chunks of `size` bytes, of which the first is here already.
 
     One is in memory at a time, and nothing is asked of the storage while a slow client takes it.
     """
-    piece: Chunk | None = first
-    while piece is not None and piece.data:
-        yield piece.data
-        start += len(piece.data)
+    chunk: Chunk | None = first
+    while chunk is not None and chunk.data:
+        yield chunk.data
+        start += len(chunk.data)
         if start >= end:
             return
-        piece = await storage.piece(name, start, min(end, start + size), first.version)
+        chunk = await storage.read_chunk(name, start, min(end, start + size), first.version)
     raise StorageUnavailable
 
 
@@ -183,7 +183,7 @@ class StoredUpload:
 
 
 class Upload(ABC):
-    """A file that comes in pieces. One that did not become an image goes when it is closed."""
+    """A file that comes in chunks. One that did not become an image goes when it is closed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

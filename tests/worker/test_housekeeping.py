@@ -280,13 +280,13 @@ def test_with_retention_off_no_image_is_looked_at(house: House) -> None:
     looked = list[str]()
 
     class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
+        def list_files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
-            return super().files(folder)
+            return super().list_files(folder)
 
-        def days(self) -> list[DayFolder]:
+        def list_days(self) -> list[DayFolder]:
             looked.append("days")
-            return super().days()
+            return super().list_days()
 
     house.retention(storage=Watched(house.folder)).apply(KEEP_ALL)
 
@@ -297,9 +297,9 @@ def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(hous
     looked = list[str]()
 
     class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
+        def list_files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
-            return super().files(folder)
+            return super().list_files(folder)
 
     for day in ("2026/11/20", "2026/11/21", "2026/11/22"):
         (house.folder / day).mkdir(parents=True)
@@ -424,7 +424,7 @@ def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> No
     removed = house.clear(RetentionRules(None, DAY, 0), after=30 * DAY)
 
     assert removed == Removed(jobs=0, files=1, bytes=len(IMAGE))
-    assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
+    assert {folder.job_id for folder in house.inputs.list_folders()} == {waiting.id, running.id}
 
 
 def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
@@ -438,7 +438,7 @@ def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> Non
 
     assert house.clear(KEEP_ALL, dry_run=True).files == 1
     assert house.clear(KEEP_ALL).files == 1
-    assert [folder.job_id for folder in house.inputs.folders()] == [coming]
+    assert [folder.job_id for folder in house.inputs.list_folders()] == [coming]
 
 
 def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, other: House) -> None:
@@ -447,7 +447,7 @@ def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, oth
         each.ownership().take_over()
         assert each.clear(ALL, after=3000 * DAY).files == 0
 
-    assert [folder.job_id for folder in house.inputs.folders()] == [waiting.id]
+    assert [folder.job_id for folder in house.inputs.list_folders()] == [waiting.id]
 
 
 def test_images_that_never_arrived_whole_go_after_a_day(house: House) -> None:
@@ -455,7 +455,7 @@ def test_images_that_never_arrived_whole_go_after_a_day(house: House) -> None:
 
     assert house.clear(KEEP_ALL, after=DAY).files == 0
     assert house.clear(KEEP_ALL, after=2 * DAY).files == 1
-    assert list(house.inputs.folders()) == []
+    assert list(house.inputs.list_folders()) == []
 
 
 def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
@@ -479,4 +479,4 @@ def test_images_that_wait_count_as_room_that_is_taken(house: House) -> None:
     removed = house.clear(RetentionRules(None, None, most_bytes=made.images[0].bytes))
 
     assert removed.files == 1
-    assert [folder.bytes for folder in house.inputs.folders()] == [len(IMAGE)]
+    assert [folder.bytes for folder in house.inputs.list_folders()] == [len(IMAGE)]

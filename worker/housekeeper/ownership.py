@@ -58,7 +58,7 @@ class Ownership:
     def refusal(self) -> str | None:
         """Why nothing may be removed, and what to do."""
         whose = self.whose()
-        return f"{self.images.storage.place} {whose.value}. {REMEDY}" if whose.is_refused else None
+        return f"{self.images.storage.location} {whose.value}. {REMEDY}" if whose.is_refused else None
 
     def claim(self) -> str | None:
         """The same, once what is free is marked."""
@@ -80,8 +80,8 @@ class Ownership:
 
     def _knows_its_images(self) -> bool:
         """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
-        for day in reversed(self.images.storage.days()):
-            if latest := list(islice(self.images.files(day), LOOKED_AT)):
+        for day in reversed(self.images.storage.list_days()):
+            if latest := list(islice(self.images.list_files(day), LOOKED_AT)):
                 records = self.store.run_all([self.jobs.read(file.job_id) for file in latest])
                 return any(record is not None for record in records)
         return True

@@ -41,12 +41,12 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
         whose = Ownership.of(store, settings.redis_prefix, images).whose()
         if whose.is_refused:
-            yield warning(f"{images.storage.place} {whose.value}.", REMEDY)
+            yield warning(f"{images.storage.location} {whose.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:
     try:
-        room = open_storage(settings, API_TIMEOUTS).room()
+        room = open_storage(settings, API_TIMEOUTS).disk_usage()
     except ConfigurationError as error:
         return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
     place = f"SD_OUTPUT_URL={settings.output_url}"

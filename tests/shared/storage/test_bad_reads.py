@@ -67,8 +67,8 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
         for work in (
             lambda: folder.read(NAME),
             lambda: folder.create("2026/11/23/b-0.png", b"x", "b"),
-            lambda: list(folder.files("2026/11/23")),
-            lambda: folder.days(),
+            lambda: list(folder.list_files("2026/11/23")),
+            lambda: folder.list_days(),
             lambda: folder.stage("inputs").receive(),
         ):
             with pytest.raises(StorageUnavailable):

@@ -26,7 +26,7 @@ def images_of(stack: Stack, s3: S3Server) -> ImageStore:
 
 def stored(stack: Stack, s3: S3Server) -> list[StoredFile]:
     images = images_of(stack, s3)
-    return [file for day in images.storage.days() for file in images.files(day)]
+    return [file for day in images.storage.list_days() for file in images.list_files(day)]
 
 
 def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(far: Stack, s3: S3Server) -> None:
@@ -50,7 +50,7 @@ def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_a
     # Where it is known which images came, those whose job is never accepted can be removed.
     assert connect(far.settings["SD_REDIS_URL"]).zscore(f"{far.prefix}uploads", answer.json()["id"])
     assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
-    assert list(images_of(far, s3).inputs.folders()) == []
+    assert list(images_of(far, s3).inputs.list_folders()) == []
     assert files_on_disk(far) == []
 
 
@@ -64,11 +64,11 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     )
 
     assert waiting.status_code == 202
-    assert [folder.job_id for folder in images_of(far, s3).inputs.folders()] == [waiting.json()["id"]]
+    assert [folder.job_id for folder in images_of(far, s3).inputs.list_folders()] == [waiting.json()["id"]]
 
     for job_id in (waiting.json()["id"], busy["id"]):
         assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
-    assert list(images_of(far, s3).inputs.folders()) == []
+    assert list(images_of(far, s3).inputs.list_folders()) == []
     far.api.finished(busy["id"])
 
 

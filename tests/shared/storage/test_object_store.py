@@ -12,7 +12,7 @@ import pytest
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.storage.bucket import BucketStore
 from shared.storage.folder import FolderStore
-from shared.storage.object_store import STAGING, ObjectStore, StagingArea, StoredUpload, pieces
+from shared.storage.object_store import STAGING, ObjectStore, StagingArea, StoredUpload, stream_chunks
 from tests.api.images import encoded, scene
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
@@ -35,9 +35,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 def names(storage: ObjectStore) -> set[str]:
     """Of images, and of those that came with jobs."""
-    folders = [day.name for day in storage.days()] + [f"inputs/{folder.name}" for folder in storage.folders("inputs")]
-    return {file.name for folder in folders for file in storage.files(folder)} | {
-        file.name for file in storage.files(STAGING)
+    folders = [day.name for day in storage.list_days()] + [f"inputs/{folder.name}" for folder in storage.list_folders("inputs")]
+    return {file.name for folder in folders for file in storage.list_files(folder)} | {
+        file.name for file in storage.list_files(STAGING)
     }
 
 
@@ -52,15 +52,15 @@ def test_what_is_written_is_read_and_listed_until_it_is_removed(storage: ObjectS
     assert storage.create(NAME, b"first", "a")
 
     assert storage.read(NAME) == b"first"
-    (day,) = storage.days()
-    (file,) = storage.files(day.name)
+    (day,) = storage.list_days()
+    (file,) = storage.list_files(day.name)
     assert (day.name, file.name, file.size) == ("2026/11/23", NAME, 5)
     assert abs(file.modified_at - datetime.now(UTC)) < timedelta(minutes=1)
 
     storage.remove([NAME, "2026/11/23/never-was.png"])
-    storage.tidy(day)
+    storage.remove_day_if_empty(day)
     assert storage.read(NAME) is None
-    assert storage.days() == []
+    assert storage.list_days() == []
     storage.remove([])
 
 
@@ -95,9 +95,9 @@ def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(storage: Obje
     storage.create("inputs/job/hash", b"x", "a")
     storage.create("20261/01/01/theirs.png", b"x", "a")
 
-    assert [day.name for day in storage.days()] == days
-    assert [file.name for file in storage.files(days[1])] == ["2026/01/02/a-0.png"]
-    assert list(storage.files("2024/01/01")) == []
+    assert [day.name for day in storage.list_days()] == days
+    assert [file.name for file in storage.list_files(days[1])] == ["2026/01/02/a-0.png"]
+    assert list(storage.list_files("2024/01/01")) == []
 
 
 def test_images_that_come_in_are_kept_under_the_name_of_their_job(storage: ObjectStore) -> None:
@@ -118,13 +118,13 @@ def test_images_that_come_in_are_kept_under_the_name_of_their_job(storage: Objec
     kept = [f"inputs/job/{each.reference.removeprefix('sha256:')}" for each in arrived[:2]]
     assert names(storage) == set(kept)
     assert storage.read(kept[0]) == IMAGE
-    (folder,) = storage.folders("inputs")
+    (folder,) = storage.list_folders("inputs")
     assert (folder.name, folder.files) == ("job", 2)
     assert folder.bytes == len(IMAGE) + len(encoded(scene(31, 17)))
 
-    storage.clear("inputs/job")
-    storage.clear("inputs/job")
-    assert list(storage.folders("inputs")) == []
+    storage.remove_folder("inputs/job")
+    storage.remove_folder("inputs/job")
+    assert list(storage.list_folders("inputs")) == []
 
 
 def test_images_that_nobody_keeps_leave_nothing(storage: ObjectStore, tmp_path: Path) -> None:
@@ -137,25 +137,25 @@ def test_images_that_nobody_keeps_leave_nothing(storage: ObjectStore, tmp_path: 
 
 
 def test_a_home_that_works_has_room(storage: ObjectStore) -> None:
-    assert storage.room().writable
+    assert storage.disk_usage().writable
 
 
 def test_a_folder_tells_its_room_and_that_it_cannot_be_written(tmp_path: Path) -> None:
-    assert (FolderStore(tmp_path).room().free_bytes or 0) > 0
-    assert FolderStore(tmp_path / "missing").room() != FolderStore(tmp_path).room()
-    assert not FolderStore(tmp_path / "missing").room().writable
+    assert (FolderStore(tmp_path).disk_usage().free_bytes or 0) > 0
+    assert FolderStore(tmp_path / "missing").disk_usage() != FolderStore(tmp_path).disk_usage()
+    assert not FolderStore(tmp_path / "missing").disk_usage().writable
 
 
 @pytest.mark.parametrize("size", [3, 8, 1000])
 def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: BucketStore, size: int) -> None:
     async def sent(*, meddle: bool) -> bytes:
-        first = await bucket.piece(NAME, 2, min(18, 2 + size))
+        first = await bucket.read_chunk(NAME, 2, min(18, 2 + size))
         assert first is not None
         assert (first.size, len(first.data)) == (20, min(size, 16))
         if meddle:
             bucket.remove([NAME])
             bucket.create(NAME, b"x" * 20, "b")
-        return b"".join([piece async for piece in pieces(bucket, NAME, first, 2, 18, size)])
+        return b"".join([piece async for piece in stream_chunks(bucket, NAME, first, 2, 18, size)])
 
     bucket.create(NAME, bytes(range(20)), "a")
     assert asyncio.run(sent(meddle=False)) == bytes(range(2, 18))
@@ -165,4 +165,4 @@ def test_a_file_of_a_bucket_comes_in_pieces_of_one_version(bucket: BucketStore, 
 
 
 def test_a_piece_of_what_is_not_there_is_none(bucket: BucketStore) -> None:
-    assert asyncio.run(bucket.piece(NAME, 0, 1)) is None
+    assert asyncio.run(bucket.read_chunk(NAME, 0, 1)) is None

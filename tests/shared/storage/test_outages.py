@@ -70,15 +70,15 @@ def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path
     try:
         for work in (
             lambda: bucket.create("b.png", b"x", "b"),
-            lambda: list(bucket.files("2026/11/23")),
+            lambda: list(bucket.list_files("2026/11/23")),
             lambda: bucket.remove(["a.png"]),
-            lambda: asyncio.run(bucket.piece("a.png", 0, 1)),
+            lambda: asyncio.run(bucket.read_chunk("a.png", 0, 1)),
         ):
             begin = time.monotonic()
             with pytest.raises(StorageUnavailable):
                 work()
             assert time.monotonic() - begin < 8
-        assert not bucket.room().writable
+        assert not bucket.disk_usage().writable
     finally:
         silent.go_on() if how == "silent" else silent.start()
 
@@ -177,12 +177,12 @@ def test_a_storage_that_is_not_there_yet_may_come(server: S3Server, tmp_path: Pa
     server.stop()
     try:
         bucket = bucket_at(server, url, tmp_path, HASTY)
-        assert not bucket.room().writable
+        assert not bucket.disk_usage().writable
     finally:
         server.start()
     server.create("later")
 
-    assert bucket.room().writable
+    assert bucket.disk_usage().writable
 
 
 def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path
 
         known.create("a.png", b"x", "a")
         assert known.read("a.png") == b"x"
-        assert not unknown.room().writable
+        assert not unknown.disk_usage().writable
 
 
 def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> None:
