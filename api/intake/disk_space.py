@@ -25,17 +25,17 @@ class DiskSpace:
         return await asyncio.shield(self._looking)
 
     async def has_room(self) -> bool:
-        room = await self.seen()
-        return room.writable and (room.free_bytes is None or room.free_bytes >= self._min_free_bytes)
+        usage = await self.seen()
+        return usage.is_writable and (usage.free_bytes is None or usage.free_bytes >= self._min_free_bytes)
 
     async def require_room(self) -> None:
         """Raises StorageFull and StorageUnavailable."""
-        if (trouble := (await self.seen()).trouble) is not None:
-            raise type(trouble)(trouble.detail)
+        if (error := (await self.seen()).error) is not None:
+            raise type(error)(error.detail)
         if not await self.has_room():
             raise StorageFull("There is too little free space for more images.")
 
     async def _look(self) -> DiskUsage:
-        room = await asyncio.to_thread(self._storage.disk_usage)
+        usage = await asyncio.to_thread(self._storage.disk_usage)
         self._expires = time.monotonic() + FRESH_SECONDS
-        return room
+        return usage

@@ -37,18 +37,18 @@ class UploadStore:
     @asynccontextmanager
     async def open(self) -> AsyncIterator["RequestUploads"]:
         """The uploads of one request. What no job has at the end is removed."""
-        staged = self._store.stage()
+        staged = self._store.create_staging_area()
         try:
             yield RequestUploads(self, staged)
         finally:
             if staged.holds_files:
-                await asyncio.to_thread(staged.drop)
+                await asyncio.to_thread(staged.discard)
 
     @asynccontextmanager
     async def file(self, staged: StagingArea) -> AsyncIterator[Upload]:
         """A file that goes at the end, unless it became an image. Raises StorageFull and StorageUnavailable."""
         await self._disk.require_room()
-        with await asyncio.to_thread(staged.receive) as arriving:
+        with await asyncio.to_thread(staged.start_upload) as arriving:
             yield arriving
 
     async def discard(self, job: Job) -> None:
@@ -114,7 +114,7 @@ class RequestUploads:
     async def keep(self, job: Job) -> None:
         """From here on they are the job's."""
         if self._staged.holds_files:
-            await asyncio.to_thread(self._staged.keep, job.id)
+            await asyncio.to_thread(self._staged.commit, job.id)
 
 
 class UploadWriter:

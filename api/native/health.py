@@ -157,7 +157,7 @@ async def health(services: ServicesDep) -> HealthView:
         status=_overall(statuses.get(default), await services.disk.has_room()),
         version=services.version,
         redis=bool(statuses),
-        outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
+        outputs=OutputsView(writable=disk.is_writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
         reasons=reasons,

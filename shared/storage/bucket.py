@@ -143,7 +143,7 @@ class BucketStore:
             newest = max(file.modified_at for file in files)
             yield SubFolder(name, len(files), sum(file.size for file in files), newest)
 
-    def stage(self, parent: str) -> "BucketStagingArea":
+    def create_staging_area(self, parent: str) -> "BucketStagingArea":
         return BucketStagingArea(self, parent)
 
     def disk_usage(self) -> DiskUsage:
@@ -151,7 +151,7 @@ class BucketStore:
             with suppress(FileNotFoundError), _translated():
                 obstore.head(self.probing, PROBE)
         except StorageUnavailable as error:
-            return DiskUsage(None, trouble=error)
+            return DiskUsage(None, error=error)
         return DiskUsage(None)
 
     async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
@@ -189,19 +189,19 @@ class BucketStagingArea:
         self._files: dict[str, BinaryIO] = {}
         self.holds_files = False
 
-    def receive(self) -> "BucketUpload":
+    def start_upload(self) -> "BucketUpload":
         with writing():
             self.holds_files = True
             return BucketUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
 
-    def keep(self, folder: str) -> None:
+    def commit(self, folder: str) -> None:
         for name, file in self._files.items():
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _translated():
                 obstore.put(self._bucket.store, f"{self._parent}/{folder}/{name}", data, use_multipart=False)
-        self.drop()
+        self.discard()
         self.holds_files = False
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -212,7 +212,7 @@ class BucketUpload(Upload):
         super().__init__(file)
         self._settled = settled
 
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         # The same image may come twice.
         if name not in self._settled:
             self._settled[name] = self._file

@@ -130,16 +130,16 @@ class FolderStore:
                     size = sum(about.st_size for about in files)
                     yield SubFolder(path.name, len(files), size, datetime.fromtimestamp(newest, UTC))
 
-    def stage(self, parent: str) -> "FolderStagingArea":
+    def create_staging_area(self, parent: str) -> "FolderStagingArea":
         return FolderStagingArea(self.path(parent))
 
     def disk_usage(self) -> DiskUsage:
         try:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
             usage = shutil.disk_usage(self.root)
-            return DiskUsage(usage.free, usage.total, trouble=None if writable else StorageFull())
+            return DiskUsage(usage.free, usage.total, error=None if writable else StorageFull())
         except OSError as error:
-            return DiskUsage(None, trouble=StorageFull() if error.errno == ENOENT else unavailable(error))
+            return DiskUsage(None, error=StorageFull() if error.errno == ENOENT else unavailable(error))
 
 
 class FolderStagingArea:
@@ -150,20 +150,20 @@ class FolderStagingArea:
         self._folder = parent / f"{STAGED}{uuid4()}"
         self.holds_files = False
 
-    def receive(self) -> "FolderUpload":
+    def start_upload(self) -> "FolderUpload":
         with writing():
             _make(self._folder)
             self.holds_files = True
             return FolderUpload(self._folder)
 
-    def keep(self, folder: str) -> None:
+    def commit(self, folder: str) -> None:
         with writing():
             _sync(self._folder)
             self._folder.rename(self._parent / folder)
             self.holds_files = False
             _sync(self._parent)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -172,7 +172,7 @@ class FolderUpload(Upload):
         self._path = folder / f"{STAGED}{uuid4()}"
         super().__init__(self._path.open("w+b"))
 
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         os.fsync(self._file.fileno())
         self._path.rename(self._path.with_name(name))
 

@@ -32,8 +32,8 @@ class InputStore:
 
     storage: ObjectStore
 
-    def stage(self) -> StagingArea:
-        return self.storage.stage(_PARENT)
+    def create_staging_area(self) -> StagingArea:
+        return self.storage.create_staging_area(_PARENT)
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""

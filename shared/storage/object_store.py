@@ -52,12 +52,12 @@ class DiskUsage:
     free_bytes: int | None
     """None where there is no limit, or it cannot be told."""
     size_bytes: int | None = None
-    trouble: StorageFull | StorageUnavailable | None = None
+    error: StorageFull | StorageUnavailable | None = None
     """Why it takes none."""
 
     @property
-    def writable(self) -> bool:
-        return self.trouble is None
+    def is_writable(self) -> bool:
+        return self.error is None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class ObjectStore(Protocol):
         """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
         ...
 
-    def stage(self, parent: str) -> "StagingArea":
+    def create_staging_area(self, parent: str) -> "StagingArea":
         """For files that will have a folder below `parent`, or none."""
         ...
 
@@ -167,13 +167,13 @@ class StagingArea(Protocol):
 
     holds_files: bool
 
-    def receive(self) -> "Upload": ...
+    def start_upload(self) -> "Upload": ...
 
-    def keep(self, folder: str) -> None:
+    def commit(self, folder: str) -> None:
         """When this returns they are safe in a folder of this name, and staged no more."""
         ...
 
-    def drop(self) -> None: ...
+    def discard(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,11 @@ class Upload(ABC):
             header = read_header(self._file, max_pixels)
         name = self._hash.hexdigest()
         with writing():
-            self._settle(name)
+            self._commit(name)
         return StoredUpload(f"{SCHEME}{name}", header)
 
     @abstractmethod
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         """Stay, under this name."""
 
     @abstractmethod

@@ -431,9 +431,9 @@ def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> Non
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
         house.store.run(house.upkeep.uploads_come(job_id))
-        staged = house.inputs.stage()
+        staged = house.inputs.create_staging_area()
         arrived(staged, IMAGE)
-        staged.keep(job_id)
+        staged.commit(job_id)
     house.uploaded_long_ago(lost)
 
     assert house.clear(KEEP_ALL, dry_run=True).files == 1
@@ -451,7 +451,7 @@ def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, oth
 
 
 def test_images_that_never_arrived_whole_go_after_a_day(house: House) -> None:
-    arrived(house.inputs.stage(), IMAGE)
+    arrived(house.inputs.create_staging_area(), IMAGE)
 
     assert house.clear(KEEP_ALL, after=DAY).files == 0
     assert house.clear(KEEP_ALL, after=2 * DAY).files == 1

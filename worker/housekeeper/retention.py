@@ -161,7 +161,9 @@ class Retention:
     def _in_order(self, day: DayFolder) -> Iterator[StoredFile]:
         """Oldest first."""
         last = (datetime.min.replace(tzinfo=UTC), "")
-        while files := heapq.nsmallest(SORTED, (file for file in self._images.list_files(day) if _age(file) > last), _age):
+        while files := heapq.nsmallest(
+            SORTED, (file for file in self._images.list_files(day) if _age(file) > last), _age
+        ):
             yield from files
             last = _age(files[-1])
 

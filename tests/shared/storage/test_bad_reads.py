@@ -69,7 +69,7 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
             lambda: folder.create("2026/11/23/b-0.png", b"x", "b"),
             lambda: list(folder.list_files("2026/11/23")),
             lambda: folder.list_days(),
-            lambda: folder.stage("inputs").receive(),
+            lambda: folder.create_staging_area("inputs").start_upload(),
         ):
             with pytest.raises(StorageUnavailable):
                 work()

@@ -35,14 +35,16 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 def names(storage: ObjectStore) -> set[str]:
     """Of images, and of those that came with jobs."""
-    folders = [day.name for day in storage.list_days()] + [f"inputs/{folder.name}" for folder in storage.list_folders("inputs")]
+    folders = [day.name for day in storage.list_days()] + [
+        f"inputs/{folder.name}" for folder in storage.list_folders("inputs")
+    ]
     return {file.name for folder in folders for file in storage.list_files(folder)} | {
         file.name for file in storage.list_files(STAGING)
     }
 
 
 def arrive(staged: StagingArea, data: bytes = IMAGE) -> StoredUpload:
-    with staged.receive() as file:
+    with staged.start_upload() as file:
         file.write(data[:10])
         file.write(data[10:])
         return file.finish(max_pixels=10**6)
@@ -101,16 +103,16 @@ def test_days_are_told_oldest_first_and_hold_what_was_made_on_them(storage: Obje
 
 
 def test_images_that_come_in_are_kept_under_the_name_of_their_job(storage: ObjectStore) -> None:
-    staged = storage.stage("inputs")
+    staged = storage.create_staging_area("inputs")
     arrived = [arrive(staged), arrive(staged, encoded(scene(31, 17))), arrive(staged)]
     with pytest.raises(InvalidImage):
         arrive(staged, b"no image")
-    with staged.receive() as body:
+    with staged.start_upload() as body:
         body.write(b"JSON")
         assert body.size == 4
 
     assert staged.holds_files
-    staged.keep("job")
+    staged.commit("job")
     assert not staged.holds_files
 
     assert arrived[0].reference == arrived[2].reference
@@ -128,22 +130,22 @@ def test_images_that_come_in_are_kept_under_the_name_of_their_job(storage: Objec
 
 
 def test_images_that_nobody_keeps_leave_nothing(storage: ObjectStore, tmp_path: Path) -> None:
-    staged = storage.stage("inputs")
+    staged = storage.create_staging_area("inputs")
     arrive(staged)
-    staged.drop()
+    staged.discard()
 
     assert names(storage) == set()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_home_that_works_has_room(storage: ObjectStore) -> None:
-    assert storage.disk_usage().writable
+    assert storage.disk_usage().is_writable
 
 
 def test_a_folder_tells_its_room_and_that_it_cannot_be_written(tmp_path: Path) -> None:
     assert (FolderStore(tmp_path).disk_usage().free_bytes or 0) > 0
     assert FolderStore(tmp_path / "missing").disk_usage() != FolderStore(tmp_path).disk_usage()
-    assert not FolderStore(tmp_path / "missing").disk_usage().writable
+    assert not FolderStore(tmp_path / "missing").disk_usage().is_writable
 
 
 @pytest.mark.parametrize("size", [3, 8, 1000])

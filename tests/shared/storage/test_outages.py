@@ -78,7 +78,7 @@ def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path
             with pytest.raises(StorageUnavailable):
                 work()
             assert time.monotonic() - begin < 8
-        assert not bucket.disk_usage().writable
+        assert not bucket.disk_usage().is_writable
     finally:
         silent.go_on() if how == "silent" else silent.start()
 
@@ -177,12 +177,12 @@ def test_a_storage_that_is_not_there_yet_may_come(server: S3Server, tmp_path: Pa
     server.stop()
     try:
         bucket = bucket_at(server, url, tmp_path, HASTY)
-        assert not bucket.disk_usage().writable
+        assert not bucket.disk_usage().is_writable
     finally:
         server.start()
     server.create("later")
 
-    assert bucket.disk_usage().writable
+    assert bucket.disk_usage().is_writable
 
 
 def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path
 
         known.create("a.png", b"x", "a")
         assert known.read("a.png") == b"x"
-        assert not unknown.disk_usage().writable
+        assert not unknown.disk_usage().is_writable
 
 
 def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> None:
