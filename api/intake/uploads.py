@@ -9,7 +9,7 @@ from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.jobs.requests import GenerationRequest, Job
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header
+from shared.storage.image_headers import ImageHeader
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import StagingArea, Upload
 
@@ -63,7 +63,7 @@ class RequestUploads:
     def __init__(self, intake: UploadStore, staged: StagingArea) -> None:
         self._intake = intake
         self._staged = staged
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
 
     @property

@@ -20,7 +20,7 @@ from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.storage.object_store import Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
-from shared.storage.os_errors import patiently, writing
+from shared.storage.os_errors import retry_while_unavailable, translate_write_errors
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 #: One is written when a process starts, so that what is not allowed is known before an image is made.
 PROBE = ".imagegen"
 #: For what only looks whether somebody answers, and for what another round of the housekeeper makes up for.
-PROBING = StorageTimeouts(seconds=1, request_seconds=2)
-REMOVING = StorageTimeouts(seconds=1, request_seconds=5)
+PROBING = StorageTimeouts(retry_seconds=1, request_seconds=2)
+REMOVING = StorageTimeouts(retry_seconds=1, request_seconds=5)
 LINK_SECONDS = 300
 _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 CACHE_CONTROL = "private, max-age=31536000, immutable"
@@ -52,9 +52,9 @@ class BucketLocation:
 @dataclass(frozen=True)
 class BucketStore:
     store: S3Store
-    patience: StorageTimeouts
+    timeouts: StorageTimeouts
     probing: S3Store
-    """The same, of little patience, as is `removing`."""
+    """The same, of little timeouts, as is `removing`."""
     removing: S3Store
     links: S3Store | None
     """The same, by the address that clients know."""
@@ -65,12 +65,12 @@ class BucketStore:
     """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
 
     @classmethod
-    def at(cls, place: BucketLocation, scratch: Path, patience: StorageTimeouts) -> Self:
+    def connect(cls, location: BucketLocation, scratch: Path, timeouts: StorageTimeouts) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
-        store, probing, removing = (_opened(place, each) for each in (patience, PROBING, REMOVING))
-        links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
-        named, conditional = f"SD_OUTPUT_URL={place.url}", _required(probing)
-        return cls(store, patience, probing, removing, links, scratch, named, is_conditional=conditional)
+        store, probing, removing = (_open(location, limits) for limits in (timeouts, PROBING, REMOVING))
+        links = _open(location, timeouts, endpoint=location.public_url) if location.public_url else None
+        setting, is_conditional = f"SD_OUTPUT_URL={location.url}", _supports_conditional_writes(probing)
+        return cls(store, timeouts, probing, removing, links, scratch, setting, is_conditional=is_conditional)
 
     def create(self, name: str, data: bytes, staged: str) -> bool:  # noqa: ARG002 - what is put is there whole or not at all
         path = PurePosixPath(name)
@@ -81,7 +81,7 @@ class BucketStore:
             "sha256": sha256(data).hexdigest(),
         }
         # The library tries again only what it may do twice. This may be: whoever was told nothing finds its own.
-        return patiently(lambda: self._put(name, data, attributes), self.patience.seconds)
+        return retry_while_unavailable(lambda: self._put(name, data, attributes), self.timeouts.retry_seconds)
 
     def _put(self, name: str, data: bytes, attributes: dict[str, str]) -> bool:
         if not self.is_conditional and self._holds(name):
@@ -160,7 +160,7 @@ class BucketStore:
             options["if_match"] = str(version)
         try:
             with _translated():
-                async with asyncio.timeout(self.patience.request_seconds):
+                async with asyncio.timeout(self.timeouts.request_seconds):
                     found = await obstore.get_async(self.store, name, options=options)
                     data = bytes(await found.bytes_async())
         except FileNotFoundError:
@@ -190,7 +190,7 @@ class BucketStagingArea:
         self.holds_files = False
 
     def start_upload(self) -> "BucketUpload":
-        with writing():
+        with translate_write_errors():
             self.holds_files = True
             return BucketUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
 
@@ -222,30 +222,30 @@ class BucketUpload(Upload):
             self._file.close()
 
 
-def _opened(place: BucketLocation, patience: StorageTimeouts, endpoint: str = "") -> S3Store:
+def _open(location: BucketLocation, timeouts: StorageTimeouts, endpoint: str = "") -> S3Store:
     """Raises ConfigurationError."""
     client: ClientConfig = {
         # Whoever names an endpoint without TLS wants it.
         "allow_http": True,
         "connect_timeout": timedelta(seconds=2),
-        "timeout": timedelta(seconds=patience.request_seconds),
+        "timeout": timedelta(seconds=timeouts.request_seconds),
     }
-    if place.ca_file:
-        client["root_certificate"] = place.ca_file.read_bytes()
+    if location.ca_file:
+        client["root_certificate"] = location.ca_file.read_bytes()
     config: S3Config = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}
     retry: RetryConfig = {
         "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=patience.seconds),
+        "retry_timeout": timedelta(seconds=timeouts.retry_seconds),
         "backoff": {"max_backoff": timedelta(seconds=5)},
     }
-    name, _, prefix = place.url.removeprefix("s3://").partition("/")
+    name, _, prefix = location.url.removeprefix("s3://").partition("/")
     try:
         return S3Store(name, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
 
 
-def _required(store: S3Store) -> bool:
+def _supports_conditional_writes(store: S3Store) -> bool:
     """Whether it has conditional writes. Raises ConfigurationError."""
     try:
         with _translated():

@@ -18,8 +18,22 @@ from typing import TypeVar
 from uuid import uuid4
 
 from shared.errors import StorageFull
-from shared.storage.object_store import STAGING, Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
-from shared.storage.os_errors import patiently, reaching, unavailable, writing
+from shared.storage.object_store import (
+    STAGING_FOLDER,
+    Chunk,
+    DayFolder,
+    DiskUsage,
+    File,
+    StorageTimeouts,
+    SubFolder,
+    Upload,
+)
+from shared.storage.os_errors import (
+    log_unavailable,
+    retry_while_unavailable,
+    translate_read_errors,
+    translate_write_errors,
+)
 
 T = TypeVar("T")
 
@@ -32,7 +46,7 @@ _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 @dataclass(frozen=True)
 class FolderStore:
     root: Path
-    patience: StorageTimeouts = field(default=StorageTimeouts(seconds=3, request_seconds=15))
+    timeouts: StorageTimeouts = field(default=StorageTimeouts(retry_seconds=3, request_seconds=15))
 
     @property
     def location(self) -> str:
@@ -42,12 +56,12 @@ class FolderStore:
         return self.root / name
 
     def create(self, name: str, data: bytes, staged: str) -> bool:
-        return patiently(lambda: self._create(self.path(name), data, staged), self.patience.seconds)
+        return retry_while_unavailable(lambda: self._create(self.path(name), data, staged), self.timeouts.retry_seconds)
 
     def _create(self, path: Path, data: bytes, staged: str) -> bool:
-        staging = self.root / STAGING / f"{staged}.{uuid4()}"
+        staging = self.root / STAGING_FOLDER / f"{staged}.{uuid4()}"
         try:
-            with writing():
+            with translate_write_errors():
                 _make(staging.parent)
                 with staging.open("xb") as file:
                     file.write(data)
@@ -80,15 +94,15 @@ class FolderStore:
         """None for what is certainly not there. Raises StorageUnavailable."""
 
         def reach() -> T:
-            with reaching():
+            with translate_read_errors():
                 return work()
 
         with suppress(FileNotFoundError):
-            return patiently(reach, self.patience.seconds)
+            return retry_while_unavailable(reach, self.timeouts.retry_seconds)
         return None
 
     def remove(self, names: Iterable[str]) -> None:
-        with reaching():
+        with translate_read_errors():
             for name in names:
                 self.path(name).unlink(missing_ok=True)
 
@@ -101,12 +115,12 @@ class FolderStore:
             for month in _folders(self.root / year, _PART):
                 for day in _folders(self.root / year / month, _PART):
                     name = f"{year}/{month}/{day}"
-                    with suppress(FileNotFoundError), reaching():
+                    with suppress(FileNotFoundError), translate_read_errors():
                         found.append(DayFolder(name, self.path(name).stat().st_mtime_ns))
         return found
 
     def list_files(self, folder: str) -> Iterator[File]:
-        with suppress(FileNotFoundError), reaching(), os.scandir(self.path(folder)) as entries:
+        with suppress(FileNotFoundError), translate_read_errors(), os.scandir(self.path(folder)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     about = entry.stat(follow_symlinks=False)
@@ -122,7 +136,7 @@ class FolderStore:
                 each.rmdir()
 
     def list_folders(self, parent: str) -> Iterator[SubFolder]:
-        with reaching():
+        with translate_read_errors():
             for path in self.path(parent).glob("*"):
                 with suppress(FileNotFoundError, NotADirectoryError):
                     files = [file.stat() for file in path.iterdir()]
@@ -139,7 +153,7 @@ class FolderStore:
             usage = shutil.disk_usage(self.root)
             return DiskUsage(usage.free, usage.total, error=None if writable else StorageFull())
         except OSError as error:
-            return DiskUsage(None, error=StorageFull() if error.errno == ENOENT else unavailable(error))
+            return DiskUsage(None, error=StorageFull() if error.errno == ENOENT else log_unavailable(error))
 
 
 class FolderStagingArea:
@@ -151,13 +165,13 @@ class FolderStagingArea:
         self.holds_files = False
 
     def start_upload(self) -> "FolderUpload":
-        with writing():
+        with translate_write_errors():
             _make(self._folder)
             self.holds_files = True
             return FolderUpload(self._folder)
 
     def commit(self, folder: str) -> None:
-        with writing():
+        with translate_write_errors():
             _sync(self._folder)
             self._folder.rename(self._parent / folder)
             self.holds_files = False
@@ -220,7 +234,7 @@ def _settle(staging: Path, path: Path) -> bool:
 
 def _folders(parent: Path, named: re.Pattern[str]) -> list[str]:
     """In order."""
-    with suppress(FileNotFoundError), reaching(), os.scandir(parent) as entries:
+    with suppress(FileNotFoundError), translate_read_errors(), os.scandir(parent) as entries:
         return sorted(entry.name for entry in entries if named.fullmatch(entry.name) and entry.is_dir())
     return []
 

@@ -58,7 +58,7 @@ class ImageStore:
             self.storage.remove([name])
         return data
 
-    def made(self, job: Job) -> tuple[Image, ...] | None:
+    def stored_images(self, job: Job) -> tuple[Image, ...] | None:
         """The images that an attempt before this one has stored, if it stored all of them.
 
         A file is there whole or not at all (see `save`), so nothing but the files need tell of it. Where nobody can
@@ -86,15 +86,15 @@ class ImageStore:
             sha256=hashlib.sha256(data).hexdigest(),
         )
 
-    def copy(self, made: Job, job: Job) -> bool:
+    def copy(self, source: Job, target: Job) -> bool:
         """Give a job the images of one that asked for the very same.
 
         False where one is gone or is not what was recorded, or there is no room for it: raises nothing.
         """
         try:
-            for image in made.images:
-                data = self.read(made, image)
-                if data is None or self.save(job, image.index, data) != data:
+            for image in source.images:
+                data = self.read(source, image)
+                if data is None or self.save(target, image.index, data) != data:
                     return False
         except (StorageFull, StorageUnavailable):
             return False

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.jobs.requests import Job
-from shared.storage.object_store import SCHEME, ObjectStore, StagingArea
+from shared.storage.object_store import HASH_PREFIX, ObjectStore, StagingArea
 
 _PARENT = "inputs"
 _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
@@ -37,10 +37,10 @@ class InputStore:
 
     def read(self, job: Job, reference: str) -> bytes:
         """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""
-        data = self.storage.read(f"{_PARENT}/{job.id}/{reference.removeprefix(SCHEME)}")
+        data = self.storage.read(f"{_PARENT}/{job.id}/{reference.removeprefix(HASH_PREFIX)}")
         if data is None:
             raise InvalidImage("An image that came with the request is gone.")
-        if reference != SCHEME + hashlib.sha256(data).hexdigest():
+        if reference != HASH_PREFIX + hashlib.sha256(data).hexdigest():
             raise InvalidImage("An image that came with the request is damaged.")
         return data
 

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from shared.errors import StorageFull, StorageUnavailable
-from shared.storage.image_headers import Header, read_header
-from shared.storage.os_errors import writing
+from shared.storage.image_headers import ImageHeader, read_header
+from shared.storage.os_errors import translate_write_errors
 
 #: How images that came with requests are named on record.
-SCHEME = "sha256:"
+HASH_PREFIX = "sha256:"
 #: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
-STAGING = ".staging"
+STAGING_FOLDER = ".staging"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class DiskUsage:
 class StorageTimeouts:
     """How long a storage that fails is waited for."""
 
-    seconds: float
+    retry_seconds: float
     """What fails is begun anew until then."""
     request_seconds: float
     """For each try, with all that it sends or gets, where it goes over a network."""
@@ -179,7 +179,7 @@ class StagingArea(Protocol):
 @dataclass(frozen=True)
 class StoredUpload:
     reference: str
-    header: Header
+    header: ImageHeader
 
 
 class Upload(ABC):
@@ -202,19 +202,19 @@ class Upload(ABC):
     def write(self, data: bytes) -> None:
         """Raises StorageFull."""
         self._hash.update(data)
-        with writing():
+        with translate_write_errors():
             self._file.write(data)
 
     def finish(self, max_pixels: int) -> StoredUpload:
         """Raises StorageFull, and InvalidImage for what is no image or a larger one."""
-        with writing():
+        with translate_write_errors():
             self._file.flush()
             self._file.seek(0)
             header = read_header(self._file, max_pixels)
         name = self._hash.hexdigest()
-        with writing():
+        with translate_write_errors():
             self._commit(name)
-        return StoredUpload(f"{SCHEME}{name}", header)
+        return StoredUpload(f"{HASH_PREFIX}{name}", header)
 
     @abstractmethod
     def _commit(self, name: str) -> None:

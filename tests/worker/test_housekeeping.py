@@ -14,7 +14,7 @@ from shared.jobs.operations import Verdict
 from shared.jobs.requests import Job
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore, image_name
-from shared.storage.object_store import STAGING, DayFolder, File
+from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
 from tests.api.images import encoded, scene
 from tests.faults.invariant import until
 from tests.worker.bench import Bench, arrived
@@ -216,7 +216,7 @@ def test_the_oldest_images_go_when_all_take_too_much(house: House) -> None:
 
 def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: House) -> None:
     job = house.run(house.accepted())
-    leftover = house.folder / STAGING / f"{job.id}-0.1.x"
+    leftover = house.folder / STAGING_FOLDER / f"{job.id}-0.1.x"
     leftover.write_bytes(b"half")
 
     house.clear(KEEP_ALL, after=DAY)
@@ -290,7 +290,7 @@ def test_with_retention_off_no_image_is_looked_at(house: House) -> None:
 
     house.retention(storage=Watched(house.folder)).apply(KEEP_ALL)
 
-    assert looked == [STAGING]
+    assert looked == [STAGING_FOLDER]
 
 
 def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(house: House) -> None:
@@ -357,7 +357,7 @@ def test_images_of_another_installation_are_left_alone_and_jobs_go_on(house: Hou
     house.run(house.accepted())
     house.clear(KEEP_ALL)
     own = other.run(other.accepted([IMAGE]))
-    leftover = house.folder / STAGING / "x"
+    leftover = house.folder / STAGING_FOLDER / "x"
     leftover.write_bytes(b"half")
 
     removed = other.clear(ALL, after=30 * DAY)

@@ -13,7 +13,7 @@ from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs, JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
-from shared.storage.object_store import STAGING, DayFolder
+from shared.storage.object_store import STAGING_FOLDER, DayFolder
 
 BATCH = 500
 #: Of one day, so many are put in order at a time: the bound of what is in memory.
@@ -124,7 +124,7 @@ class Retention:
     def _remove_leftovers(self, this: _Round) -> None:
         """Of workers that died while they wrote."""
         oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
-        for file in storage.list_files(STAGING):
+        for file in storage.list_files(STAGING_FOLDER):
             if file.modified_at < oldest:
                 this.count(1, file.size)
                 if not this.dry_run:

@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 
 from shared.errors import InvalidImage, InvalidOutput
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header, read_header
+from shared.storage.image_headers import ImageHeader, read_header
 from worker.images.colour_profiles import MAX_PROFILE_BYTES, in_srgb
 from worker.images.png_chunks import bare
 from worker.images.values import Mask, Pixels
@@ -45,9 +45,9 @@ def unusable(error: InvalidImage) -> InvalidOutput:
     return InvalidOutput(f"The provider sent no image that can be used. {error.detail}")
 
 
-def memory(header: Header) -> int:
+def memory(header: ImageHeader) -> int:
     """How many bytes it takes to decode such an image."""
-    each = _WEBP_BYTES_PER_PIXEL if header.kind == "WEBP" else _BYTES_PER_PIXEL
+    each = _WEBP_BYTES_PER_PIXEL if header.format == "WEBP" else _BYTES_PER_PIXEL
     return each * header.stored_width * header.stored_height
 
 
@@ -85,16 +85,16 @@ def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.1)
 
 
-def _opaque(data: bytes, header: Header, ground: str, size: Size | None) -> tuple[Image.Image, bytes | None]:
+def _opaque(data: bytes, header: ImageHeader, ground: str, size: Size | None) -> tuple[Image.Image, bytes | None]:
     """L, RGB or CMYK of 8 bits a channel, and of no more pixels than its header told; with its ICC profile."""
     profile = None
-    if header.kind == "PNG":
+    if header.format == "PNG":
         data, profile = bare(data, MAX_PROFILE_BYTES)
-    with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
+    with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         # Nothing is unpacked before this: a file may tell decoders another size than it told us.
         if image.size != (header.stored_width, header.stored_height):
             raise InvalidImage("The image tells two sizes.")
-        if size is not None and header.kind == "JPEG":
+        if size is not None and header.format == "JPEG":
             # Decoded at once at the half, the quarter or the eighth that is no smaller than what is wanted.
             image.draft(None, size)
         opacity = _opacity(image, data, header)
@@ -121,19 +121,19 @@ def _on(image: Image.Image, opacity: Image.Image | None, ground: str) -> Image.I
     return flat
 
 
-def _opacity(image: Image.Image, data: bytes, header: Header) -> Image.Image | None:
+def _opacity(image: Image.Image, data: bytes, header: ImageHeader) -> Image.Image | None:
     """0 where a PNG has the one value that it calls transparent (PNG 11.3.1.1), which Pillow compares with what it has
     made of the values. None where it calls none so, and where it has a palette."""
-    key = image.info.get("transparency") if header.kind == "PNG" else None
+    key = image.info.get("transparency") if header.format == "PNG" else None
     match image.mode, key:
         case (("1" | "L"), int()):
             # Pillow spreads out shades of less than eight bits, but of their key only that of one bit.
-            shade = key if image.mode == "1" else key * 255 // (2**header.depth - 1)
+            shade = key if image.mode == "1" else key * 255 // (2**header.bit_depth - 1)
             return image.convert("L").point([0 if value == shade else 255 for value in range(256)])
         case "I;16", int():
             return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
         case "RGB", tuple():
-            deep = header.depth == 16
+            deep = header.bit_depth == 16
             same = _equal(image, [value >> 8 for value in key] if deep else key)
             if deep:
                 # The lower halves of the values, read as if they were the upper ones.

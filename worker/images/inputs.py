@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from shared.errors import InvalidImage
 from shared.jobs.requests import Job
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header, read_header
+from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.inputs import InputStore
 from worker.images import decoding
 from worker.images.values import Inputs, Mask, Pixels
@@ -67,7 +67,7 @@ class UploadedImage:
         return decoding.rgb(data, self._reader.max_pixels, size)
 
     @cached_property
-    def _header(self) -> Header:
+    def _header(self) -> ImageHeader:
         # As a rule it is decoded next.
         self._data = self._read()
         return read_header(io.BytesIO(self._data), self._reader.max_pixels)

@@ -104,7 +104,7 @@ class Runner:
 
     def _is_made(self, job: Job) -> bool:
         """Whether its images are there, and so it is done: an attempt before this one made them, or a job like it."""
-        if images := self.images.made(job) if job.attempt > 1 else None:
+        if images := self.images.stored_images(job) if job.attempt > 1 else None:
             self._record([Ending(job, job.succeed(images, Timings(), self.now()), SpanRecorder())])
             return True
         twin = self.repeats.find(job) if self.repeats else None

@@ -12,7 +12,7 @@ import pytest
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.storage.bucket import BucketStore
 from shared.storage.folder import FolderStore
-from shared.storage.object_store import STAGING, ObjectStore, StagingArea, StoredUpload, stream_chunks
+from shared.storage.object_store import STAGING_FOLDER, ObjectStore, StagingArea, StoredUpload, stream_chunks
 from tests.api.images import encoded, scene
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
@@ -39,7 +39,7 @@ def names(storage: ObjectStore) -> set[str]:
         f"inputs/{folder.name}" for folder in storage.list_folders("inputs")
     ]
     return {file.name for folder in folders for file in storage.list_files(folder)} | {
-        file.name for file in storage.list_files(STAGING)
+        file.name for file in storage.list_files(STAGING_FOLDER)
     }
 
 

@@ -27,7 +27,7 @@ from tests.worker.bench import Bench, wake
 from worker.engines.null import NullEngine
 
 _numbers = itertools.count()
-HASTY = StorageTimeouts(seconds=0.3, request_seconds=0.5)
+HASTY = StorageTimeouts(retry_seconds=0.3, request_seconds=0.5)
 #: Callers are answered within this, whatever the storage does.
 SOON = 12.0
 
@@ -46,7 +46,9 @@ def silent(server: S3Server) -> Iterator[S3Server]:
 
 
 def test_what_fails_is_tried_again_until_the_storage_answers(silent: S3Server, tmp_path: Path) -> None:
-    bucket = bucket_at(silent, silent.create("patient"), tmp_path, StorageTimeouts(seconds=20, request_seconds=0.5))
+    bucket = bucket_at(
+        silent, silent.create("patient"), tmp_path, StorageTimeouts(retry_seconds=20, request_seconds=0.5)
+    )
     silent.fall_silent()
     writing = threading.Thread(target=bucket.create, args=("a.png", b"kept", "a"))
     begin = time.monotonic()
