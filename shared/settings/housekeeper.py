@@ -5,16 +5,16 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
-from shared.net.allowlist import receiver_headers
+from shared.net.allowlist import parse_receiver_headers
 from shared.settings.service import LinkSettings
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
-    signing_keys(value)
+    parse_signing_keys(value)
     return value
 
 
-def signing_keys(secret: SecretStr) -> list[bytes]:
+def parse_signing_keys(secret: SecretStr) -> list[bytes]:
     """What webhooks are signed with. Raises ValueError."""
     entries = secret.get_secret_value().replace(",", " ").split()
     try:
@@ -28,7 +28,7 @@ def signing_keys(secret: SecretStr) -> list[bytes]:
 
 
 def _header(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    receiver_headers(value.get_secret_value(), info.data.get("webhook_allow", ()))
+    parse_receiver_headers(value.get_secret_value(), info.data.get("webhook_allow", ()))
     return value
 
 

@@ -9,8 +9,8 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from shared.jobs.requests import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
-from shared.net.allowlist import Entry
-from shared.net.egress_proxy import Proxy
+from shared.net.allowlist import AllowlistEntry
+from shared.net.egress_proxy import EgressProxy
 from shared.observability import logs
 from shared.settings.http_server import split
 from shared.settings.infrastructure import InfrastructureSettings
@@ -27,12 +27,12 @@ def _key(value: SecretStr) -> SecretStr:
 
 
 def _receiver(value: str) -> str:
-    entry = Entry.parse(value)
+    entry = AllowlistEntry.parse(value)
     return entry.origin + entry.path
 
 
 def _proxy(value: SecretStr) -> SecretStr:
-    Proxy.parse(value.get_secret_value())
+    EgressProxy.parse(value.get_secret_value())
     return value
 
 
@@ -102,8 +102,8 @@ class Settings(InfrastructureSettings):
     """One line of text or one JSON object per log entry."""
 
     @property
-    def egress(self) -> Proxy | None:
-        return Proxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
+    def egress(self) -> EgressProxy | None:
+        return EgressProxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
 
 
 class LinkSettings(Settings):

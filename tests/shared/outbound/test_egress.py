@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ForbiddenUrl, NotConnected, TooSlow
-from shared.net.egress_proxy import Proxy
+from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse, OutboundClient
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.proxies import ConnectProxy, proxying
@@ -22,7 +22,7 @@ def proxy() -> Iterator[ConnectProxy]:
 
 
 def send(proxy: str, url: str, names: Names | None = None, allow: str = "", **told: Any) -> HttpResponse:
-    guard = OutboundClient([allow] if allow else [], proxy=Proxy.parse(proxy), resolve=names or Names())
+    guard = OutboundClient([allow] if allow else [], proxy=EgressProxy.parse(proxy), resolve=names or Names())
     told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
     return guard.send(told.pop("method", "GET"), url, **told)
 
@@ -63,7 +63,7 @@ def test_the_proxys_login_goes_to_the_proxy_alone_and_is_not_shown(proxy: Connec
     login = base64.b64encode(b"me:p@ss:5ecret").decode()
     assert f"Proxy-Authorization: Basic {login}\r\n" in proxy.heads[0]
     assert "proxy-authorization" not in server.requests[0].headers
-    assert login not in repr(Proxy.parse(url))
+    assert login not in repr(EgressProxy.parse(url))
 
 
 @pytest.mark.parametrize(
