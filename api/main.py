@@ -51,7 +51,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     disk = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    guard, streams = (
+    outbound, streams = (
         OutboundClient(settings.webhook_allow, proxy=settings.egress),
         StreamLimit(settings.max_event_streams),
     )
@@ -71,7 +71,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         intake=UploadStore(
             images.inputs,
             disk,
-            ImageFetcher(guard),
+            ImageFetcher(outbound),
             settings.max_image_bytes,
             settings.max_image_pixels,
             settings.max_request_pixels,
@@ -82,7 +82,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         traffic=RequestMetrics(lambda: streams.open, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
-        guard=guard,
+        outbound=outbound,
     )
 
 

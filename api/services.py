@@ -85,7 +85,7 @@ class Services:
     traffic: RequestMetrics
     tracing: Tracing
     webhooks: Webhooks
-    guard: OutboundClient
+    outbound: OutboundClient
     limits: Limits = field(init=False)
 
     def __post_init__(self) -> None:

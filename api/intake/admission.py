@@ -209,7 +209,7 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
     except ForbiddenUrl as error:
         raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
     try:
-        services.guard.check(request.webhook_url)
+        services.outbound.check(request.webhook_url)
     except ForbiddenUrl as error:
         detail = f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW."
         raise InvalidRequest(errors=[FieldError("/webhook_url", detail)]) from None

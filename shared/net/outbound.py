@@ -110,7 +110,7 @@ class OutboundClient:
         body: bytes = b"",
         timeout_seconds: float,
         max_bytes: int,
-        redirects: int = 0,
+        max_redirects: int = 0,
         sink: Sink | None = None,
     ) -> HttpResponse:
         """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
@@ -120,7 +120,7 @@ class OutboundClient:
         whatever status, and the answer is without it; what the sink raises ends the exchange. Raises ForbiddenUrl,
         Unreachable, TooLarge and TooSlow.
         """
-        if redirects and method != "GET":
+        if max_redirects and method != "GET":
             raise ValueError("only GET can be sent again elsewhere")
         allowance = ExchangeBudget(timeout_seconds, max_bytes)
         here, own = self._admitted(url), dict(headers or {})
@@ -128,13 +128,13 @@ class OutboundClient:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
             addresses, proxy = self._way(here, allowance)
             with exchange(request, here, addresses, allowance, proxy) as response:
-                there = self._next(here, response) if redirects else None
+                there = self._next(here, response) if max_redirects else None
                 if there is None:
                     received = bytearray()
                     _drain(response, allowance, max_bytes, sink or received.extend)
                     return HttpResponse(response.status_code, response.headers, bytes(received))
             own = own if there.origin == here.origin else {}
-            here, redirects = there, redirects - 1
+            here, max_redirects = there, max_redirects - 1
 
     def _vouched(self, url: Url) -> bool:
         return any(entry.covers(url) for entry in self._allow)

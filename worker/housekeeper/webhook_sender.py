@@ -65,7 +65,7 @@ class HttpResult:
 
 @dataclass(frozen=True)
 class WebhookSender:
-    guard: OutboundClient
+    outbound: OutboundClient
     signer: WebhookSigner
     images: ImageStore
     links: Callable[[Job], Links]
@@ -85,7 +85,7 @@ class WebhookSender:
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
             headers |= header_for(Url.parse(url), self.own_headers)
-            answer = self.guard.send(
+            answer = self.outbound.send(
                 "POST",
                 url,
                 headers=headers,

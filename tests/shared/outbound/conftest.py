@@ -41,7 +41,7 @@ class Caller:
 
     def __init__(self, names: Names, server: Server, scheme: str = "http") -> None:
         self.origin = f"{scheme}://hooks.example.com:{server.port}"
-        self.guard = OutboundClient([self.origin], resolve=names)
+        self.client = OutboundClient([self.origin], resolve=names)
         names.lead("hooks.example.com", "127.0.0.1")
 
     def get(self, target: str = "/", **told: Any) -> HttpResponse:
@@ -49,7 +49,7 @@ class Caller:
 
     def send(self, method: str, target: str = "/", **told: Any) -> HttpResponse:
         told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
-        return self.guard.send(method, self.origin + target, **told)
+        return self.client.send(method, self.origin + target, **told)
 
 
 @pytest.fixture

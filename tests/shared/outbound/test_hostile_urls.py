@@ -13,14 +13,14 @@ from shared.net.url import Url
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.hostile import LEADS_TO, TOLD
 
-GUARD = OutboundClient()
+CLIENT = OutboundClient()
 NOWHERE = OutboundClient(resolve=Names())
 
 
 @pytest.mark.parametrize("url", TOLD, ids=[f"{why}: {url[:40]!a}" for url, why in TOLD.items()])
 def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: Names) -> None:
     with pytest.raises(ForbiddenUrl):
-        GUARD.check(url)
+        CLIENT.check(url)
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(resolve=names).send("GET", url, timeout_seconds=1, max_bytes=1)
@@ -45,7 +45,7 @@ def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: N
     ],
 )
 def test_a_public_address_is_none_of_these(url: str) -> None:
-    GUARD.check(url)
+    CLIENT.check(url)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ class Office:
 
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
         return WebhookSender(
-            guard=OutboundClient(allow, proxy=fields.pop("proxy", None)),
+            outbound=OutboundClient(allow, proxy=fields.pop("proxy", None)),
             signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
