@@ -216,7 +216,7 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
-    backend = request.backend or services.settings.fallback_backend
+    backend = request.backend or services.settings.effective_default_backend
     if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
     if not services.is_known(fleet, backend):

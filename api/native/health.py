@@ -137,7 +137,7 @@ async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
     """What can make images, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
     fleet = await _seen_by(services, caller, await services.watch.fleet())
     views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
-    return BackendListView(default=services.settings.fallback_backend, backends=views)
+    return BackendListView(default=services.settings.effective_default_backend, backends=views)
 
 
 @router.head("/health", include_in_schema=False)
@@ -152,7 +152,7 @@ async def health(services: ServicesDep) -> HealthView:
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
         statuses, reasons, downloads = {}, {}, {}
-    default = services.settings.fallback_backend
+    default = services.settings.effective_default_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk.has_room()),
         version=services.version,
@@ -179,7 +179,7 @@ async def live() -> dict[str, str]:
 async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     """Whether a request to the default backend would be served now."""
     try:
-        status = backend_status(services, await services.watch.fleet(), services.settings.fallback_backend)
+        status = backend_status(services, await services.watch.fleet(), services.settings.effective_default_backend)
     except StoreUnavailable:
         status = None
     if status in (BackendStatus.READY, BackendStatus.BUSY):
@@ -198,7 +198,7 @@ async def info(http: Request, services: ServicesDep) -> InfoView:
     return InfoView(
         name="imagegen",
         version=services.version,
-        default_backend=settings.fallback_backend,
+        default_backend=settings.effective_default_backend,
         models=models,
         safety={backend: known.safety for backend, known in shown.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],

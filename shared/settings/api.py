@@ -39,7 +39,7 @@ class ApiSettings(HttpServerSettings, LinkSettings):
     """Most work of a request: width x height x num_inference_steps x num_images."""
 
     @property
-    def fallback_backend(self) -> Backend:
+    def effective_default_backend(self) -> Backend:
         """The backend of requests that name none."""
         if self.default_backend is not None:
             return self.default_backend

@@ -23,7 +23,7 @@ _SENTENCES: Mapping[str, str] = {
 }
 
 
-def explained(error: Mapping[str, Any]) -> str:
+def explain(error: Mapping[str, Any]) -> str:
     """Of one of pydantic's errors; the value is not in it."""
     sentence = _SENTENCES.get(error["type"])
     if sentence is None:

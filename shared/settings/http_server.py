@@ -12,7 +12,7 @@ from shared.access.api_keys import ApiKey, parse_keys
 from shared.errors import ConfigurationError
 
 
-def split(value: object) -> object:
+def split_commas(value: object) -> object:
     """The entries of a comma-separated setting."""
     if isinstance(value, str):
         return [entry.strip() for entry in value.split(",") if entry.strip()]
@@ -85,15 +85,19 @@ class HttpServerSettings(BaseSettings):
     X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic. Empty: no key is asked for."""
     allow_open: bool = False
     """Whether the service may be open to the network without any key."""
-    allowed_hosts: Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(split)] = ()
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(split_commas)
+    ] = ()
     """Names that clients may call this service by, comma-separated, beside loopback's and that of SD_PUBLIC_URL;
     *.example.com is all below one, * any. Empty: addresses, names without a dot, and names that end in .internal,
     .local, .localhost or .home.arpa."""
-    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_site)], ...], NoDecode, BeforeValidator(split)] = ()
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_site)], ...], NoDecode, BeforeValidator(split_commas)
+    ] = ()
     """Web sites whose pages may use the service, comma-separated, each an origin such as https://app.example.com.
     Empty: none but its own."""
     trusted_proxies: Annotated[
-        tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(split)
+        tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(split_commas)
     ] = ()
     """Proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are believed, comma-separated, each an address or a
     network. Empty: none."""
@@ -124,14 +128,14 @@ class HttpServerSettings(BaseSettings):
     """Whether each request is logged: method, address without its query, status, time."""
 
     @property
-    def reachable_at(self) -> str:
+    def reachable_address(self) -> str:
         """The address that decides who can come in."""
         return self.published_on or self.host
 
     def require_keys(self) -> None:
         """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
-        if not (self.api_key or self.allow_open or is_loopback(self.reachable_at)):
+        if not (self.api_key or self.allow_open or is_loopback(self.reachable_address)):
             raise ConfigurationError(
-                f"SD_API_KEY is empty, and with SD_HOST={self.reachable_at} everybody on the network could use the "
-                "service: set a key, or SD_ALLOW_OPEN=true if that is what you want."
+                f"SD_API_KEY is empty, and SD_HOST={self.reachable_address} opens the service to everyone on the network: "
+                "set a key, or SD_ALLOW_OPEN=true if that is what you want."
             )

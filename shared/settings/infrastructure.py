@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.errors import ConfigurationError
 
 
-def home_expanded(value: str) -> str:
+def expand_home(value: str) -> str:
     """With a leading ~ as shells understand it: in `.env`, none sees it."""
     try:
         return str(Path(value).expanduser()) if value.startswith("~") else value
@@ -21,12 +21,12 @@ def home_expanded(value: str) -> str:
         raise ValueError("begins with ~, and no home folder of that user is known: write the whole path") from None
 
 
-def _home_expanded(value: object) -> object:
-    return home_expanded(value) if isinstance(value, str) else value
+def _expand_home(value: object) -> object:
+    return expand_home(value) if isinstance(value, str) else value
 
 
-Folder = Annotated[Path, BeforeValidator(_home_expanded)]
-File = Annotated[FilePath, BeforeValidator(_home_expanded)]
+Folder = Annotated[Path, BeforeValidator(_expand_home)]
+File = Annotated[FilePath, BeforeValidator(_expand_home)]
 
 
 def _redis_url(value: str) -> str:

@@ -23,10 +23,10 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     flower_basic_auth: SecretStr | None = None
     """user:password for Flower. Needed unless SD_HOST is a loopback address."""
 
-    def require_login(self) -> None:
+    def require_flower_login(self) -> None:
         """Raises ConfigurationError where the dashboard would be open to the network."""
-        if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
+        if self.flower_basic_auth is None and not is_loopback(self.reachable_address):
             raise ConfigurationError(
-                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the "
-                "dashboard: set it to user:password, or SD_FLOWER_PORT=0 to start none."
+                f"SD_FLOWER_BASIC_AUTH is empty, and SD_HOST={self.reachable_address} opens the dashboard to everyone on "
+                "the network: set it to user:password, or SD_FLOWER_PORT=0 to start none."
             )

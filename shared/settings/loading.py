@@ -10,12 +10,12 @@ from pydantic_settings import BaseSettings
 
 from shared.errors import ConfigurationError
 from shared.settings import env_file
-from shared.settings.explanations import explained
+from shared.settings.explanations import explain
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
 
 #: In the environment of what `imagegen up` starts: it has warned of unknown settings already.
-SUPERVISED = "IMAGEGEN_SUPERVISED"
+SUPERVISED_VARIABLE = "IMAGEGEN_SUPERVISED"
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -38,10 +38,10 @@ def load(family: type[S]) -> S:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else "The settings"
-        raise ConfigurationError(f"{name} is wrong: {explained(first)}.") from None
+        raise ConfigurationError(f"{name} is wrong: {explain(first)}.") from None
 
 
-def unknown() -> list[str]:
+def unknown_setting_warnings() -> list[str]:
     """A sentence for each variable that looks like a setting and is none. Raises ConfigurationError."""
     known = [f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields]
     strange = sorted({name for name in (*os.environ, *env_file.read()) if _is_own(name) and name.upper() not in known})

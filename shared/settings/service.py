@@ -12,7 +12,7 @@ from shared.models.bfl import DEFAULT_MODEL, MODELS
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
 from shared.observability import logs
-from shared.settings.http_server import split
+from shared.settings.http_server import split_commas
 from shared.settings.infrastructure import InfrastructureSettings
 
 PREFIX = "SD_"
@@ -37,7 +37,7 @@ def _proxy(value: SecretStr) -> SecretStr:
 
 
 def _backends(value: object) -> object:
-    names = split(value)
+    names = split_commas(value)
     known = [str(backend) for backend in Backend]
     for name in names if isinstance(value, str) and isinstance(names, list) else ():
         if name not in known:
@@ -87,7 +87,7 @@ class Settings(InfrastructureSettings):
     output_max_bytes: Annotated[int, Field(ge=0)] = 0
     """Most that all images together may take, the oldest go first; 0 sets no limit."""
     webhook_allow: Annotated[
-        tuple[Annotated[str, AfterValidator(_receiver)], ...], NoDecode, BeforeValidator(split)
+        tuple[Annotated[str, AfterValidator(_receiver)], ...], NoDecode, BeforeValidator(split_commas)
     ] = ()
     """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678 or what lies below a path
     of it such as http://n8n:5678/webhook/images: webhooks may go there and images of requests may come from there.
@@ -102,7 +102,7 @@ class Settings(InfrastructureSettings):
     """One line of text or one JSON object per log entry."""
 
     @property
-    def egress(self) -> EgressProxy | None:
+    def parsed_egress_proxy(self) -> EgressProxy | None:
         return EgressProxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
 
 

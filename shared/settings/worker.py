@@ -9,8 +9,8 @@ from pydantic_settings import NoDecode
 from shared.errors import ForbiddenUrl
 from shared.jobs.requests import Backend
 from shared.net.url import Url
-from shared.settings.http_server import is_loopback, split
-from shared.settings.infrastructure import Folder, home_expanded
+from shared.settings.http_server import is_loopback, split_commas
+from shared.settings.infrastructure import Folder, expand_home
 from shared.settings.service import Settings
 
 
@@ -36,10 +36,10 @@ class WorkerSettings(Settings):
     cpu_threads: Annotated[str, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
     """Threads that a model computes with on a CPU: a number, or auto for as many as there are CPUs for this process, by
     its affinity and the quotas of its containers. Fewer leave more to other programs."""
-    model_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = "starter"
+    model_id: Annotated[str, Field(min_length=1), AfterValidator(expand_home)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
-    flux_model_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = (
+    flux_model_id: Annotated[str, Field(min_length=1), AfterValidator(expand_home)] = (
         "black-forest-labs/FLUX.2-klein-4B"
     )
     """Model of the flux-local backend: a FLUX.2 Klein of Hugging Face, or a local folder in diffusers' format."""
@@ -50,7 +50,7 @@ class WorkerSettings(Settings):
     when the worker starts."""
     safety_checker: bool = True
     """Whether images of local models are checked, and withheld where the checker objects."""
-    safety_checker_id: Annotated[str, Field(min_length=1), AfterValidator(home_expanded)] = (
+    safety_checker_id: Annotated[str, Field(min_length=1), AfterValidator(expand_home)] = (
         "CompVis/stable-diffusion-safety-checker"
     )
     """Checker for models that bring none: a Hugging Face id or a local folder."""
@@ -64,7 +64,7 @@ class WorkerSettings(Settings):
     CPUs and at most the last bits on GPUs; max also takes bfloat16 on CPUs that compute with it and SD_COMPILE_SIZES,
     which changes images a little; off does nothing."""
     compile_sizes: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...], NoDecode, BeforeValidator(split)
+        tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...], NoDecode, BeforeValidator(split_commas)
     ] = ()
     """Sizes such as 1024x1024, comma-separated, that sd compiles its model for when it starts, with SD_OPTIMIZE=max.
     Takes a minute or so, and a C++ compiler; all other sizes are made without."""

@@ -8,7 +8,7 @@ from shared.errors import ConfigurationError
 from shared.jobs.requests import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import load, unknown
+from shared.settings.loading import load, unknown_setting_warnings
 from shared.settings.service import Settings
 
 
@@ -183,13 +183,13 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
     monkeypatch.setenv("SD_DEFAULT_BACKND", "null")
     Path(".env").write_text("SD_MODLE_ID=stabilityai/sd-turbo\nSD_PORT=7999\nOTHER=1\n")
 
-    sentences = [sentence for sentence in unknown() if "MODLE" in sentence or "BACKND" in sentence]
+    sentences = [sentence for sentence in unknown_setting_warnings() if "MODLE" in sentence or "BACKND" in sentence]
 
     assert sentences == [
         "SD_DEFAULT_BACKND is no setting and has no effect: you may mean SD_DEFAULT_BACKEND.",
         "SD_MODLE_ID is no setting and has no effect: you may mean SD_MODEL_ID.",
     ]
-    assert not [sentence for sentence in unknown() if "SD_PORT" in sentence or "OTHER" in sentence]
+    assert not [sentence for sentence in unknown_setting_warnings() if "SD_PORT" in sentence or "OTHER" in sentence]
 
 
 @pytest.mark.parametrize(

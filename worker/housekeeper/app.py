@@ -111,7 +111,7 @@ def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatch
 
 def create_webhook_sender(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> WebhookSender:
     return WebhookSender(
-        outbound=OutboundClient(settings.webhook_allow, proxy=settings.egress),
+        outbound=OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy),
         signer=WebhookSigner(parse_signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=images,
         links=links.of,

@@ -140,7 +140,7 @@ def test_the_cloud_is_the_default_where_it_can_be_used(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
 
-    assert load(ApiSettings).fallback_backend is Backend(backend)
+    assert load(ApiSettings).effective_default_backend is Backend(backend)
 
 
 @pytest.mark.parametrize(
