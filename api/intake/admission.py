@@ -120,7 +120,7 @@ async def draft(
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        _require_takers(fleet, known.chosen(request), request)
+        _require_takers(fleet, known.for_requested_model(request), request)
         known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
@@ -245,7 +245,7 @@ def _expected_ms(
     if known is None:
         return pace.get("*", 0)
     resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
-    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
+    return pace.get(kind_of_work(known.for_requested_model(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

@@ -166,7 +166,7 @@ class OutboundClient:
             return [url.address]
         addresses, vouched = self._looked_up(url.host, allowance), self._vouched(url)
         for address in addresses:
-            if what := refusal_reason(address, vouched=vouched):
+            if what := refusal_reason(address, allow_private=vouched):
                 logger.warning("not connected to %s: it is at %s, %s", url.host, address, what)
                 raise ForbiddenUrl("The host of the address is at an address that is not public.")
         return addresses
@@ -209,7 +209,7 @@ class OutboundClient:
 def _refusal(url: Url, *, vouched: bool) -> str | None:
     """What is wrong with an address, as far as it tells by itself."""
     if url.address is not None:
-        if what := refusal_reason(url.address, vouched=vouched):
+        if what := refusal_reason(url.address, allow_private=vouched):
             return f"The host of the address is not public: {what}."
     elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
         return "The host of the address is a name of private networks."

@@ -280,7 +280,7 @@ class Runner:
 
     def _encoded(self, job: Job, image: RenderedImage) -> bytes | None:
         """None for what is withheld."""
-        _check(image.pixels, job.request, self.backend.capabilities.chosen(job.request))
+        _check(image.pixels, job.request, self.backend.capabilities.for_requested_model(job.request))
         return None if image.flagged else self.encoder.encode(image, job)
 
     def _save(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
