@@ -136,6 +136,6 @@ class HttpServerSettings(BaseSettings):
         """Raises ConfigurationError where everybody on the network could use the service and nobody said so."""
         if not (self.api_key or self.allow_open or is_loopback(self.reachable_address)):
             raise ConfigurationError(
-                f"SD_API_KEY is empty, and SD_HOST={self.reachable_address} opens the service to the network: set a key, "
-                "or SD_ALLOW_OPEN=true if that is what you want."
+                f"SD_API_KEY is empty, and SD_HOST={self.reachable_address} opens the service to the network: set a "
+                "key, or SD_ALLOW_OPEN=true if that is what you want."
             )

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Engine as BackendName
+from shared.jobs.requests import Backend as BackendName
 from shared.jobs.requests import GenerationRequest, Job
 from shared.jobs.states import State
 from shared.redis.store import Store, connect
