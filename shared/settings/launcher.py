@@ -27,6 +27,6 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
         """Raises ConfigurationError where the dashboard would be open to the network."""
         if self.flower_basic_auth is None and not is_loopback(self.reachable_address):
             raise ConfigurationError(
-                f"SD_FLOWER_BASIC_AUTH is empty, and SD_HOST={self.reachable_address} opens the dashboard to the network: set "
-                "it to user:password, or SD_FLOWER_PORT=0 to start none."
+                f"SD_FLOWER_BASIC_AUTH is empty, and SD_HOST={self.reachable_address} opens the dashboard to the "
+                "network: set it to user:password, or set SD_FLOWER_PORT=0 to run without it."
             )
