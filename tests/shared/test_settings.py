@@ -186,8 +186,8 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
     sentences = [sentence for sentence in unknown_setting_warnings() if "MODLE" in sentence or "BACKND" in sentence]
 
     assert sentences == [
-        "SD_DEFAULT_BACKND is no setting and has no effect: you may mean SD_DEFAULT_BACKEND.",
-        "SD_MODLE_ID is no setting and has no effect: you may mean SD_MODEL_ID.",
+        "SD_DEFAULT_BACKND is not a setting and has no effect (did you mean SD_DEFAULT_BACKEND?).",
+        "SD_MODLE_ID is not a setting and has no effect (did you mean SD_MODEL_ID?).",
     ]
     assert not [sentence for sentence in unknown_setting_warnings() if "SD_PORT" in sentence or "OTHER" in sentence]
 
@@ -195,17 +195,17 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("SD_BACKENDS", "flux_local", "you may mean flux-local"),
-        ("SD_BACKENDS", "null,SD", "you may mean sd"),
+        ("SD_BACKENDS", "flux_local", "did you mean flux-local?"),
+        ("SD_BACKENDS", "null,SD", "did you mean sd?"),
         ("SD_PORT", "eighty", "must be a whole number"),
         ("SD_PORT", "70000", "must be at most 65535"),
         ("SD_ALLOW_OPEN", "maybe", "must be true or false"),
         ("SD_LOG_FORMAT", "xml", "must be one of 'text' or 'json'"),
-        ("SD_CA_FILE", "nope.pem", "names a file that is not there"),
-        ("SD_HOST", "http://localhost", "the port is SD_PORT"),
-        ("SD_HOST", "localhost:7860", "the port is SD_PORT"),
+        ("SD_CA_FILE", "nope.pem", "names a file that does not exist"),
+        ("SD_HOST", "http://localhost", "the port goes into SD_PORT"),
+        ("SD_HOST", "localhost:7860", "the port goes into SD_PORT"),
         ("SD_REDIS_URL", "redis://:pa/5ecret@host:6379/0", "in a password, write / "),
-        ("SD_REDIS_URL", "redis://:5ecret@host:99999/0", "host and port cannot be read"),
+        ("SD_REDIS_URL", "redis://:5ecret@host:99999/0", "has no readable host and port"),
         ("SD_REDIS_URL", "unix://", "unix:///path"),
     ],
 )
