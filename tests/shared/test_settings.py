@@ -7,6 +7,7 @@ import pytest
 from shared.errors import ConfigurationError
 from shared.jobs.requests import Backend
 from shared.settings.api import ApiSettings
+from shared.settings.groups import Group
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load, unknown_setting_warnings
 from shared.settings.service import Settings
@@ -128,6 +129,16 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_HUGGINGFACE_TOKEN", "5ecret")
 
     assert "5ecret" not in repr(load(LauncherSettings))
+
+
+def test_every_setting_belongs_to_one_group_and_the_first_group_has_ten() -> None:
+    groups = {
+        name: [item for item in field.metadata if isinstance(item, Group)]
+        for name, field in LauncherSettings.model_fields.items()
+    }
+
+    assert {name: found for name, found in groups.items() if len(found) != 1} == {}
+    assert len([name for name, found in groups.items() if found == [Group.START]]) == 10
 
 
 def test_settings_never_change() -> None:
