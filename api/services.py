@@ -21,7 +21,7 @@ from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.types import Backend
 from shared.models import bfl
-from shared.models.capabilities import Capabilities, Limits
+from shared.models.capabilities import Capabilities, RequestLimits
 from shared.net.outbound import OutboundClient
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
@@ -85,11 +85,11 @@ class Services:
     tracing: Tracing
     webhooks: Webhooks
     outbound: OutboundClient
-    limits: Limits = field(init=False)
+    limits: RequestLimits = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
-        limits = Limits(
+        limits = RequestLimits(
             max_pixels=settings.max_pixels,
             max_images=settings.max_images_per_job,
             max_pixel_steps=settings.max_pixel_steps,

@@ -118,7 +118,7 @@ async def prepare_job(
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        _require_takers(fleet, known.chosen(request), request)
+        _require_takers(fleet, known.for_requested_model(request), request)
         known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
@@ -214,7 +214,7 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
-    backend = request.backend or services.settings.fallback_backend
+    backend = request.backend or services.settings.effective_default_backend
     if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
     if not services.is_offered(fleet, backend):
@@ -243,7 +243,7 @@ def _expected_ms(
     if known is None:
         return pace.get("*", 0)
     resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
-    return pace.get(workload_key(known.chosen(request).model, resolved), pace.get("*", 0))
+    return pace.get(workload_key(known.for_requested_model(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

@@ -143,7 +143,7 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
     """List backends with their capabilities and load. `current_job` is null if you may not see that job."""
     fleet = await _visible_fleet(services, caller, await services.fleet_cache.get())
     views = [_backend_view(services, fleet, backend) for backend in _visible_backends(services)]
-    return BackendListView(default=services.settings.fallback_backend, backends=views)
+    return BackendListView(default=services.settings.effective_default_backend, backends=views)
 
 
 @router.head("/health", include_in_schema=False)
@@ -158,12 +158,12 @@ async def get_health(services: ServicesDep) -> HealthView:
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
         statuses, reasons, downloads = {}, {}, {}
-    default = services.settings.fallback_backend
+    default = services.settings.effective_default_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk_space.has_space()),
         version=services.version,
         redis=bool(statuses),
-        outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
+        outputs=OutputsView(writable=disk.is_writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
         reasons=reasons,
@@ -187,7 +187,7 @@ async def get_liveness() -> dict[str, str]:
 async def get_readiness(services: ServicesDep, response: Response) -> dict[str, str]:
     """Check that the default backend would serve a request now."""
     try:
-        status = backend_status(services, await services.fleet_cache.get(), services.settings.fallback_backend)
+        status = backend_status(services, await services.fleet_cache.get(), services.settings.effective_default_backend)
     except StoreUnavailable:
         status = None
     if status in (BackendStatus.READY, BackendStatus.BUSY):
@@ -207,7 +207,7 @@ async def get_info(http: Request, services: ServicesDep) -> InfoView:
     return InfoView(
         name="imagegen",
         version=services.version,
-        default_backend=settings.fallback_backend,
+        default_backend=settings.effective_default_backend,
         models=models,
         safety={backend: known.safety for backend, known in offered.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],

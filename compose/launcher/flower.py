@@ -21,7 +21,7 @@ def command(settings: LauncherSettings) -> tuple[str, ...]:
 def main() -> None:
     try:
         settings = load(LauncherSettings)
-        settings.require_login()
+        settings.require_flower_login()
     except ConfigurationError as error:
         sys.exit(error.detail)
     login = {}

@@ -75,13 +75,13 @@ class Bench:
 
     def submit(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
         """A new job in line, with what came with it in its place."""
-        staged = self.inputs.stage()
+        staged = self.inputs.create_staging_area()
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         references |= {"mask": arrived(staged, mask)} if mask is not None else {}
         wanted = GenerationRequest.model_validate({"prompt": "x", **references, **request})
         job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
         if images:
-            staged.keep(job.id)
+            staged.commit(job.id)
         admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))
         assert admission.outcome is AdmissionOutcome.CREATED
         return job
@@ -168,7 +168,7 @@ def wake(runner: Runner) -> None:
 
 def arrived(staged: StagingArea, data: bytes) -> str:
     """Reference to an image that was accepted, whatever a decoder makes of it."""
-    with staged.receive() as file:
+    with staged.start_upload() as file:
         file.write(data)
         return file.finish(max_pixels=10**9).reference
 

@@ -14,7 +14,7 @@ from shared.jobs.job import Job
 from shared.jobs.operations import ProgressReply
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore, image_name
-from shared.storage.object_store import STAGING, DayFolder, File
+from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
 from tests.api.images import encoded, scene
 from tests.polling import wait_until
 from tests.worker.bench import Bench, arrived
@@ -46,8 +46,8 @@ class House(Bench):
     def clear(self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False) -> RemovalCounts:
         return self.retention(after).apply(rules, dry_run=dry_run)
 
-    def retention(self, after: timedelta = timedelta(0), home: FolderStore | None = None) -> Retention:
-        moment, images = datetime.now(UTC) + after, ImageStore(home or FolderStore(self.folder))
+    def retention(self, after: timedelta = timedelta(0), storage: FolderStore | None = None) -> Retention:
+        moment, images = datetime.now(UTC) + after, ImageStore(storage or FolderStore(self.folder))
         return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: moment)
 
     def uploaded_long_ago(self, job_id: str) -> None:
@@ -216,7 +216,7 @@ def test_the_oldest_images_go_when_all_take_too_much(house: House) -> None:
 
 def test_what_a_crash_left_behind_goes_when_nobody_can_be_writing_it(house: House) -> None:
     job = house.run(house.submit())
-    leftover = house.folder / STAGING / f"{job.id}-0.1.x"
+    leftover = house.folder / STAGING_FOLDER / f"{job.id}-0.1.x"
     leftover.write_bytes(b"half")
 
     house.clear(KEEP_ALL, after=DAY)
@@ -280,32 +280,32 @@ def test_with_retention_off_no_image_is_looked_at(house: House) -> None:
     looked = list[str]()
 
     class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
+        def list_files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
-            return super().files(folder)
+            return super().list_files(folder)
 
-        def days(self) -> list[DayFolder]:
+        def list_days(self) -> list[DayFolder]:
             looked.append("days")
-            return super().days()
+            return super().list_days()
 
-    house.retention(home=Watched(house.folder)).apply(KEEP_ALL)
+    house.retention(storage=Watched(house.folder)).apply(KEEP_ALL)
 
-    assert looked == [STAGING]
+    assert looked == [STAGING_FOLDER]
 
 
 def test_days_are_looked_at_oldest_first_and_those_that_did_not_change_once(house: House) -> None:
     looked = list[str]()
 
     class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
+        def list_files(self, folder: str) -> Iterator[File]:
             looked.append(folder)
-            return super().files(folder)
+            return super().list_files(folder)
 
     for day in ("2026/11/20", "2026/11/21", "2026/11/22"):
         (house.folder / day).mkdir(parents=True)
         (house.folder / day / f"{uuid4()}-0.png").write_bytes(bytes(100))
     house.ownership().take_over()
-    retention = house.retention(home=Watched(house.folder))
+    retention = house.retention(storage=Watched(house.folder))
 
     def round_of(rules: RetentionRules) -> list[str]:
         looked.clear()
@@ -357,7 +357,7 @@ def test_images_of_another_installation_are_left_alone_and_jobs_go_on(house: Hou
     house.run(house.submit())
     house.clear(KEEP_ALL)
     own = other.run(other.submit([IMAGE]))
-    leftover = house.folder / STAGING / "x"
+    leftover = house.folder / STAGING_FOLDER / "x"
     leftover.write_bytes(b"half")
 
     removed = other.clear(ALL, after=30 * DAY)
@@ -424,21 +424,21 @@ def test_images_that_came_with_a_job_stay_until_it_has_ended(house: House) -> No
     removed = house.clear(RetentionRules(None, DAY, 0), after=30 * DAY)
 
     assert removed == RemovalCounts(jobs=0, files=1, bytes=len(IMAGE))
-    assert {folder.job_id for folder in house.inputs.folders()} == {waiting.id, running.id}
+    assert {folder.job_id for folder in house.inputs.list_folders()} == {waiting.id, running.id}
 
 
 def test_images_whose_job_was_never_accepted_go_after_a_day(house: House) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
         house.store.run(house.upkeep.register_upload(job_id))
-        staged = house.inputs.stage()
+        staged = house.inputs.create_staging_area()
         arrived(staged, IMAGE)
-        staged.keep(job_id)
+        staged.commit(job_id)
     house.uploaded_long_ago(lost)
 
     assert house.clear(KEEP_ALL, dry_run=True).files == 1
     assert house.clear(KEEP_ALL).files == 1
-    assert [folder.job_id for folder in house.inputs.folders()] == [coming]
+    assert [folder.job_id for folder in house.inputs.list_folders()] == [coming]
 
 
 def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, other: House) -> None:
@@ -447,15 +447,15 @@ def test_images_that_came_with_a_job_of_another_redis_never_go(house: House, oth
         each.ownership().take_over()
         assert each.clear(ALL, after=3000 * DAY).files == 0
 
-    assert [folder.job_id for folder in house.inputs.folders()] == [waiting.id]
+    assert [folder.job_id for folder in house.inputs.list_folders()] == [waiting.id]
 
 
 def test_images_that_never_arrived_whole_go_after_a_day(house: House) -> None:
-    arrived(house.inputs.stage(), IMAGE)
+    arrived(house.inputs.create_staging_area(), IMAGE)
 
     assert house.clear(KEEP_ALL, after=DAY).files == 0
     assert house.clear(KEEP_ALL, after=2 * DAY).files == 1
-    assert list(house.inputs.folders()) == []
+    assert list(house.inputs.list_folders()) == []
 
 
 def test_what_others_put_beside_them_is_left_alone(house: House) -> None:
@@ -479,4 +479,4 @@ def test_images_that_wait_count_as_room_that_is_taken(house: House) -> None:
     removed = house.clear(RetentionRules(None, None, max_bytes=made.images[0].bytes))
 
     assert removed.files == 1
-    assert [folder.bytes for folder in house.inputs.folders()] == [len(IMAGE)]
+    assert [folder.bytes for folder in house.inputs.list_folders()] == [len(IMAGE)]

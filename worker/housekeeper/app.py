@@ -10,11 +10,11 @@ from importlib.metadata import version
 from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
-from shared.net.allowlist import WAITING, ReceiverHeader, receiver_headers
+from shared.net.allowlist import WAIT_NODE_PATH, ReceiverHeader, parse_receiver_headers
 from shared.net.outbound import OutboundClient
 from shared.observability.tracing import StartTracing
 from shared.redis.store import Store, connect
-from shared.settings.housekeeper import HousekeeperSettings, signing_keys
+from shared.settings.housekeeper import HousekeeperSettings, parse_signing_keys
 from shared.settings.service import Settings
 from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
@@ -111,8 +111,8 @@ def _create_dispatcher(settings: HousekeeperSettings, traced: StartTracing) -> W
 
 def create_webhook_sender(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> WebhookSender:
     return WebhookSender(
-        client=OutboundClient(settings.webhook_allow, proxy=settings.egress),
-        signer=WebhookSigner(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
+        client=OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy),
+        signer=WebhookSigner(parse_signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=images,
         links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
@@ -131,12 +131,12 @@ def _claim_storage(ownership: Ownership) -> bool:
 def _operator_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:
     if settings.webhook_header is None:
         return ()
-    headers = receiver_headers(settings.webhook_header.get_secret_value(), settings.webhook_allow)
+    headers = parse_receiver_headers(settings.webhook_header.get_secret_value(), settings.webhook_allow)
     for origin in {header.entry.origin for header in headers} & {*settings.webhook_allow}:
         logger.warning(
             "SD_WEBHOOK_ALLOW names %s without a path: SD_WEBHOOK_HEADER goes to %s%s there and nowhere else, because "
             "callers choose the path; name those it is for, such as %s/webhook/images",
-            origin, origin, WAITING, origin,
+            origin, origin, WAIT_NODE_PATH, origin,
         )  # fmt: skip
     return headers
 

@@ -50,7 +50,7 @@ class Ownership:
         return cls(store, Jobs(prefix), JobHousekeeping(prefix), images)
 
     def owner(self) -> StorageOwner:
-        mark = self.images.home.read(MARK)
+        mark = self.images.storage.read(MARK)
         if mark is None:
             return StorageOwner.UNCLAIMED if self._knows_its_images() else StorageOwner.UNKNOWN
         return StorageOwner.OURS if mark.strip() == self._own_mark() else StorageOwner.OTHER
@@ -58,7 +58,7 @@ class Ownership:
     def refusal(self) -> str | None:
         """Why nothing may be removed, and what to do."""
         owner = self.owner()
-        return f"{self.images.home.place} {owner.value}. {REMEDY}" if owner.is_foreign else None
+        return f"{self.images.storage.location} {owner.value}. {REMEDY}" if owner.is_foreign else None
 
     def claim(self) -> str | None:
         """The same, once what is free is marked."""
@@ -68,20 +68,20 @@ class Ownership:
 
     def take_over(self) -> None:
         """Whoever's it was."""
-        self.images.home.remove([MARK])
+        self.images.storage.remove([MARK])
         self._mark()
 
     def _mark(self) -> None:
         """Unless somebody is quicker."""
-        self.images.home.create(MARK, self._own_mark(), MARK)
+        self.images.storage.create(MARK, self._own_mark(), MARK)
 
     def _own_mark(self) -> bytes:
         return self.store.run(self.upkeep.installation_id(uuid4().hex)).encode()
 
     def _knows_its_images(self) -> bool:
         """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
-        for day in reversed(self.images.home.days()):
-            if latest := list(islice(self.images.files(day), LOOKED_AT)):
+        for day in reversed(self.images.storage.list_days()):
+            if latest := list(islice(self.images.list_files(day), LOOKED_AT)):
                 records = self.store.run_all([self.jobs.read(file.job_id) for file in latest])
                 return any(record is not None for record in records)
         return True

@@ -14,7 +14,7 @@ from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
-from shared.storage.object_store import STAGING, DayFolder
+from shared.storage.object_store import STAGING_FOLDER, DayFolder
 
 BATCH = 500
 #: Of one day, so many are put in order at a time: the bound of what is in memory.
@@ -109,7 +109,7 @@ class Retention:
     def _remove_inputs(self, this: _Round, is_ours: bool) -> int:
         """Those that no job needs, and on its way in is nobody any more; how many bytes the others take."""
         kept, oldest = 0, self._now() - LEFTOVER_AGE
-        for folder in self._images.inputs.folders():
+        for folder in self._images.inputs.list_folders():
             if folder.job_id is None:
                 is_over = is_ours and folder.modified_at < oldest
             else:
@@ -124,45 +124,47 @@ class Retention:
 
     def _remove_leftovers(self, this: _Round) -> None:
         """Of workers that died while they wrote."""
-        oldest, home = self._now() - LEFTOVER_AGE, self._images.home
-        for file in home.files(STAGING):
+        oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
+        for file in storage.list_files(STAGING_FOLDER):
             if file.modified_at < oldest:
                 this.count(1, file.size)
                 if not this.dry_run:
-                    home.remove([file.name])
+                    storage.remove([file.name])
 
     def _remove_old(self, this: _Round, oldest: datetime) -> None:
         """No file is older than the day that it lies in."""
-        for day in self._images.home.days():
+        for day in self._images.storage.list_days():
             if this.is_over or day.name > f"{oldest:%Y/%m/%d}":
                 return
-            self._remove(this, (file for file in self._images.files(day) if file.modified_at < oldest))
+            self._remove(this, (file for file in self._images.list_files(day) if file.modified_at < oldest))
             if not this.dry_run:
-                self._images.home.tidy(day)
+                self._images.storage.remove_day_if_empty(day)
 
     def _remove_beyond(self, this: _Round, max_bytes: int) -> None:
         """The oldest days, and of the last one of them the oldest files."""
-        days = self._images.home.days()
+        days = self._images.storage.list_days()
         self._sizes = {day.name: self._seen(day) for day in days}
         excess = sum(size for _, size in self._sizes.values()) - max_bytes
         for day in days:
             if this.is_over or excess <= 0:
                 return
             whole = self._sizes[day.name][1] <= excess
-            files = self._images.files(day) if whole else self._in_order(day)
+            files = self._images.list_files(day) if whole else self._in_order(day)
             excess -= self._remove(this, files, excess)
-            self._images.home.tidy(day)
+            self._images.storage.remove_day_if_empty(day)
 
     def _seen(self, day: DayFolder) -> tuple[int | None, int]:
         version, size = self._sizes.get(day.name, (None, 0))
         if version is not None and version == day.version:
             return version, size
-        return day.version, sum(file.size for file in self._images.files(day))
+        return day.version, sum(file.size for file in self._images.list_files(day))
 
     def _in_order(self, day: DayFolder) -> Iterator[StoredFile]:
         """Oldest first."""
         last = (datetime.min.replace(tzinfo=UTC), "")
-        while files := heapq.nsmallest(SORTED, (file for file in self._images.files(day) if _age(file) > last), _age):
+        while files := heapq.nsmallest(
+            SORTED, (file for file in self._images.list_files(day) if _age(file) > last), _age
+        ):
             yield from files
             last = _age(files[-1])
 

@@ -105,7 +105,7 @@ class JobClaimer:
         request, warnings = own.resolve(job.request, input_size, self.max_pixels)
         # A later attempt has a request that is resolved, and no longer tells what the caller left out.
         told = job.warnings if job.attempt else warnings
-        started = job.start(own.chosen(job.request).model, self.worker, now)
+        started = job.start(own.for_requested_model(job.request).model, self.worker, now)
         return started.model_copy(update={"request": request, "warnings": told})
 
     def _mates(
@@ -138,7 +138,7 @@ class JobClaimer:
 
     def _may_go_with(self, job: Job, waiting: Job) -> bool:
         own, request = self.engine.capabilities, job.request
-        if own.chosen(waiting.request) != own.chosen(request):
+        if own.for_requested_model(waiting.request) != own.for_requested_model(request):
             return False
         # As if its image were of the right size: those of jobs that differ anyway are not fetched.
         size = (request.width, request.height) if waiting.request.image and request.width and request.height else None

@@ -64,7 +64,7 @@ class Renderer:
             with logs.log_context(job_id=rendering.job.id), rendering.spans.record("load"):
                 inputs = self.reader.inputs(rendering.job)
                 # An engine that sends them to a provider decodes one at a time, or none after an earlier attempt.
-                return inputs if isinstance(self.engine, ReportsCredits) else inputs.decoded()
+                return inputs if isinstance(self.engine, ReportsCredits) else inputs.decode_all()
         except Exception as error:
             rendering.error = error
             return None

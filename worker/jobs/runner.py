@@ -69,7 +69,7 @@ class Runner:
 
     def _reuse_images(self, job: Job) -> bool:
         """Record a job as succeeded if an earlier attempt, or a job like it, has made its images."""
-        if images := self.saver.images.made(job) if job.attempt > 1 else None:
+        if images := self.saver.images.stored_images(job) if job.attempt > 1 else None:
             self._record([EndedJob(job, job.succeed(images, Timings(), self.now()))])
             return True
         cached = self.result_cache.find(job) if self.result_cache else None

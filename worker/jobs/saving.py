@@ -65,7 +65,7 @@ class ImageSaver:
 
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
-        _check(image.pixels, job.request, self.engine.capabilities.chosen(job.request))
+        _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()

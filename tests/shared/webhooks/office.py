@@ -19,7 +19,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
-from shared.settings.housekeeper import signing_keys
+from shared.settings.housekeeper import parse_signing_keys
 from shared.settings.service import LinkSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
@@ -128,7 +128,7 @@ class Office:
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
         return WebhookSender(
             client=OutboundClient(allow, proxy=fields.pop("proxy", None)),
-            signer=WebhookSigner(signing_keys(SecretStr(secrets)) if secrets else ()),
+            signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),

@@ -185,7 +185,7 @@ def test_images_go_when_their_job_has_ended(
 
     assert ended.state.is_terminal
     assert [file.suffix for file in bench.files] == ([] if drawing else [".png"])
-    assert list(bench.inputs.folders()) == []
+    assert list(bench.inputs.list_folders()) == []
 
 
 def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_images_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
 
     bench.work(draw)
 
-    assert [folder.job_id for folder in bench.inputs.folders()] == [job.id]
+    assert [folder.job_id for folder in bench.inputs.list_folders()] == [job.id]
 
 
 def test_a_job_past_its_deadline_leaves_no_images(bench: Bench) -> None:
@@ -214,7 +214,7 @@ def test_a_job_past_its_deadline_leaves_no_images(bench: Bench) -> None:
     late = Bench(bench.redis_url, bench.prefix, bench.folder, now=lambda: job.created_at.replace(year=2100))
 
     assert late.run(job).state == "failed"
-    assert list(bench.inputs.folders()) == []
+    assert list(bench.inputs.list_folders()) == []
 
 
 def landscape(bench: Bench, **fields: object) -> Job:

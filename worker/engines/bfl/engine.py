@@ -67,7 +67,7 @@ class FluxApi:
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
-            model = self.capabilities.chosen(request)
+            model = self.capabilities.for_requested_model(request)
             order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
             turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
             try:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
-from shared.models.capabilities import Limits, Size
+from shared.models.capabilities import RequestLimits, Size
 from tests.api.images import encoded, half_mask, scene
 from tests.polling import wait_until
 from tests.stack import Stack
@@ -168,7 +168,7 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
     try:
         CLOUD.check(
             GenerationRequest.model_validate(asked),
-            Limits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
+            RequestLimits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
             size,
         )
     except InvalidRequest as error:
@@ -220,7 +220,7 @@ def test_how_much_may_change_is_not_theirs_to_honour() -> None:
 def test_the_published_schema_tells_who_takes_which_images() -> None:
     told = {
         entry["title"]: entry["then"]
-        for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
+        for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
     }
 
     assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
