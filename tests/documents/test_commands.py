@@ -1,4 +1,4 @@
-"""Every command in the documents does what it says, or at least exists. docs/architecture.md has the rules."""
+"""Every command in the documents does what it says, or at least exists. CONTRIBUTING.md has the rules."""
 
 import re
 import shlex
