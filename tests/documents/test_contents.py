@@ -28,6 +28,8 @@ PHRASES = {
     "that there are": "existing",
     "speaks like": "is compatible with",
 }
+#: Written by `make fix`: their sentences are in the code.
+GENERATED = {ROOT / "docs/configuration.md", ROOT / "docs/errors.md"}
 _PHRASE = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b", re.IGNORECASE)
 
 
@@ -64,7 +66,7 @@ def test_the_architecture_names_every_room() -> None:
     assert rooms <= named
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - GENERATED), ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_use_plain_phrases(document: Path) -> None:
     text = " ".join(prose(document).split())
 
