@@ -31,8 +31,8 @@ WAIT_SECONDS = 50
 #: Keywords with the same meaning in OpenAPI 3.0 and 3.1.
 _KEYWORDS = ("type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength")
 MAKE = (
-    "Generate an image from a prompt. The response is a job. When its state is `succeeded`, `images` has the address of "
-    "each image in `url`; show it as a Markdown image. If its state is queued or running, call look_at_job later."
+    "Generate an image from a prompt. The response is a job. When its state is `succeeded`, `images` has the address "
+    "of each image in `url`; show it as a Markdown image. If its state is queued or running, call look_at_job later."
 )
 LOOK = "Read an unfinished job by its `id`. When its state is `succeeded`, `images` has the address of each image in `url`."
 
