@@ -161,5 +161,5 @@ def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Rec
 
     answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
 
-    assert [(answer.outcome, answer.job_id) for answer in answers] == [("known", first.id)] * 2
+    assert [(answer.outcome, answer.job_id) for answer in answers] == [("duplicate", first.id)] * 2
     assert records.order() == [first.id]
