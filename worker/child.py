@@ -86,7 +86,7 @@ class Child:
         if jobs:
             with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
                 self._runner.run(jobs)
-        if self._runner.retired.is_set():
+        if self._runner.needs_restart.is_set():
             self._runner.finisher.drain()
             raise SystemExit(os.EX_SOFTWARE)
         return jobs

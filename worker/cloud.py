@@ -1,4 +1,4 @@
-"""Celery's side of a worker without a device: calls to a provider, many at a time, on threads of this process."""
+"""Celery's side of a worker without a device: many calls to a provider at a time, on threads of this process."""
 
 import logging
 import os
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
-#: How long jobs may take to let go: a post is not left before its answer says what was bought. One that is stuck longer
-#: than that is found by its lease.
-LET_GO_SECONDS = 30.0
+#: How long jobs may take to stop: a request to the provider is not left before its response says what was bought. A job
+#: that is stuck for longer is recovered when its lease lapses.
+STOP_SECONDS = 30.0
 
 
 def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
-    """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
+    """Threads cannot be killed, so the engine keeps the time limit and stops jobs when asked to."""
     app = create_celery(settings)
     app.conf.update(
         task_queues=[queue_for(settings.backend)],
@@ -42,14 +42,14 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
         worker_concurrency=settings.bfl_concurrency,
         worker_hijack_root_logger=False,
     )
-    cloud = _Cloud(app, settings, start_id, traced)
+    cloud = _CloudWorker(app, settings, start_id, traced)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
-    # Celery would do it in its own way otherwise.
+    # Keeps Celery from configuring logging its own way.
     setup_logging.connect(lambda **_: None, weak=False)
 
-    # Jobs are shown in their place, see TaskEvents. Versions before this one sent the id of a job.
+    # TaskEvents sends the events of jobs instead. Older versions sent the id of a job as an argument.
     @app.task(name=GENERATE, send_events=False)
     def generate(*_: object) -> None:
         cloud.run()
@@ -57,22 +57,22 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
     return app
 
 
-class _Cloud:
-    """What this process has once it serves: the backend, and who puts back into the queue what it leaves."""
+class _CloudWorker:
+    """Runs jobs on threads, and requeues those that it stops when it has to end."""
 
     def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
         self._app = app
         self._start_id = start_id
         self._traced = traced
         self.settings = settings
-        self._under_way = 0
+        self._active = 0
         self._changed = threading.Condition()
         self._child: Child | None = None
         self._recovery: JobRecovery | None = None
 
-    def begin(self, name: str) -> None:
-        """Raises ConfigurationError."""
-        # Only a process that serves carries the weight of what it imports; Flower has this module as well.
+    def start(self, name: str) -> None:
+        """Raise ConfigurationError if the engine cannot be loaded."""
+        # Imported late, because Flower imports this module too and must stay light.
         from worker.child import Child
 
         logs.configure_logging(self.settings.log_format, backend=self.settings.backend, worker=name)
@@ -82,15 +82,15 @@ class _Cloud:
 
     def run(self) -> None:
         if self._child is None or self._recovery is None:
-            raise RuntimeError("a job came before the worker was ready")
+            raise RuntimeError("a job arrived before the worker was ready")
         if self._child.is_stopping:
-            # For another worker.
+            # Another worker takes the wake-up.
             raise Reject(requeue=True)
         with self._counted():
             jobs = self._child.run()
             if self._child.is_stopping:
                 for job in jobs:
-                    # After it has ended, this does nothing.
+                    # Does nothing for a job that has ended.
                     self._recovery.requeue(job.id)
 
     @contextmanager
@@ -103,11 +103,11 @@ class _Cloud:
 
     def _count(self, change: int) -> None:
         with self._changed:
-            self._under_way += change
+            self._active += change
             self._changed.notify_all()
 
     def on_shutdown(self, **_: object) -> None:
-        timer = threading.Timer(self.settings.shutdown_grace_seconds, self._leave)
+        timer = threading.Timer(self.settings.shutdown_grace_seconds, self._stop)
         timer.daemon = True
         timer.start()
 
@@ -115,25 +115,25 @@ class _Cloud:
         if self._child is not None:
             self._child.end()
 
-    def _leave(self) -> None:
+    def _stop(self) -> None:
         if self._child is None:
             return
         self._child.stop_jobs()
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, LET_GO_SECONDS)
+            self._changed.wait_for(lambda: not self._active, STOP_SECONDS)
         self._child.end()
         os._exit(os.EX_OK)
 
 
-def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
-    """Holds the worker back from its queue until it has its backend; ends the worker if it never will."""
+def _gate(cloud: _CloudWorker) -> type[bootsteps.StartStopStep]:
+    """Keep the worker from its queue until its engine is loaded, and end the worker if that fails."""
 
     class CloudGate(bootsteps.StartStopStep):
         requires = ("celery.worker.components:Pool",)
 
         def start(self, worker: Any) -> None:
             try:
-                cloud.begin(worker.hostname)
+                cloud.start(worker.hostname)
             except ConfigurationError as error:
                 logger.critical(error.detail)
                 start_failures.report_and_back_off(cloud.settings, error.detail, celery_state.maybe_shutdown)

@@ -23,11 +23,11 @@ def _settings() -> WorkerSettings:
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    # In the child, torch reads them when it is loaded.
+    # The child's torch reads them when it is imported.
     set_threads(os.environ, settings.cpu_threads)
     return settings
 
 
-#: Another one at each start. A spawned child is a new interpreter, which finds it here.
+#: New at each start. A spawned child is a new interpreter and reads it from the environment.
 start_id = os.environ.setdefault("IMAGEGEN_START_ID", uuid4().hex[:8])
 app = create_worker(_settings(), start_id, partial(tracing.start_tracing, "imagegen-worker", os.environ))

@@ -1,4 +1,4 @@
-"""A runner on a table: everything real but Celery, and a backend that does what the test says."""
+"""A test bench for the runner: everything is real but Celery and the engine, which does what the test says."""
 
 import math
 import threading
@@ -35,21 +35,21 @@ from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
 from worker.records.redis_job_store import RedisJobStore
 
-Drawing = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
+Generate = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
 
 
 @dataclass
-class Drawn(NullEngine):
-    """Draws as it is told; as the null backend where it is told nothing."""
+class ScriptedEngine(NullEngine):
+    """Generates images as the test says, or as the null engine."""
 
-    drawing: Drawing | None = None
+    script: Generate | None = None
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
+        return self.script(request, watch) if self.script else super().generate(request, inputs, watch)
 
 
-class Dying(RedisJobStore):
-    """Ends the process, as a kill would, when a job is about to be recorded as done."""
+class CrashingJobStore(RedisJobStore):
+    """Ends the process, as a kill would, before a job is recorded as succeeded."""
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         if any(new.state is State.SUCCEEDED for _, new in moves):
@@ -74,7 +74,7 @@ class Bench:
         return ImageStore(FolderStore(self.folder)).inputs
 
     def submit(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
-        """A new job in line, with what came with it in its place."""
+        """Queue a new job with its input images."""
         staged = self.inputs.create_staging_area()
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         references |= {"mask": arrived(staged, mask)} if mask is not None else {}
@@ -87,7 +87,7 @@ class Bench:
         return job
 
     def start(self, job: Job) -> Job:
-        """The job as a worker has it that began and was not heard of again."""
+        """Start the job on another worker, which is then silent."""
         running = job.start("null", "another worker", datetime.now(UTC))
         assert self.job_store.move([(job, running)]) == [True]
         return running
@@ -97,22 +97,22 @@ class Bench:
         assert self.store.run(self.jobs.move(job, queued))
         return queued
 
-    def run(self, job: Job, drawing: Drawing | None = None) -> Job:
-        """The job after a worker did what was next."""
-        self.work(drawing)
+    def run(self, job: Job, script: Generate | None = None) -> Job:
+        """Run the next job, then return the record of this one."""
+        self.work(script)
         return self.read(job)
 
-    def work(self, drawing: Drawing | None = None) -> None:
-        wake(self._runner(self.job_store, drawing))
+    def work(self, script: Generate | None = None) -> None:
+        wake(self._runner(self.job_store, script))
 
     def lose_worker_before_recording(self, job: Job) -> Job:
-        """The job back in line after its worker died with every image on disk."""
+        """Requeue the job after its worker died with every image stored."""
         with pytest.raises(SystemExit):
-            wake(self._runner(Dying(self.store, self.jobs, Backend.NULL), None))
+            wake(self._runner(CrashingJobStore(self.store, self.jobs, Backend.NULL), None))
         return self.requeue(self.read(job))
 
-    def _runner(self, job_store: RedisJobStore, drawing: Drawing | None) -> Runner:
-        return self.runner(Drawn(drawing), job_store=job_store)
+    def _runner(self, job_store: RedisJobStore, script: Generate | None) -> Runner:
+        return self.runner(ScriptedEngine(script), job_store=job_store)
 
     def runner(
         self,
@@ -146,14 +146,14 @@ class Bench:
         return found
 
     def pixels(self, job: Job) -> Pixels:
-        """Of all its images, one below the other."""
+        """The pixels of all its images, one below the other."""
         paths = sorted(path for path in self.files if path.name.startswith(job.id))
         return np.concatenate([np.asarray(PillowImage.open(path)) for path in paths])
 
     def wake_ups(self) -> int:
-        """How many there are for workers."""
-        held: Any = self.store.client.llen(f"{self.prefix}generate.null")
-        return int(held)
+        """How many wake-ups wait for workers."""
+        length: Any = self.store.client.llen(f"{self.prefix}generate.null")
+        return int(length)
 
     @property
     def files(self) -> list[Path]:
@@ -161,20 +161,20 @@ class Bench:
 
 
 def wake(runner: Runner) -> None:
-    """What a wake-up of its worker does."""
+    """Do what a wake-up makes a worker do."""
     if jobs := runner.claim():
         runner.run(jobs)
 
 
 def arrived(staged: StagingArea, data: bytes) -> str:
-    """Reference to an image that was accepted, whatever a decoder makes of it."""
+    """Store an upload, valid or not, and return its reference."""
     with staged.start_upload() as file:
         file.write(data)
         return file.finish(max_pixels=10**9).reference
 
 
-def canvas(pixels: Pixels) -> Drawing:
-    """A backend that gives these pixels, whatever was asked."""
+def canvas(pixels: Pixels) -> Generate:
+    """Generate these pixels for every request."""
     return lambda request, _: [RenderedImage(pixels, request.seed or 0)]
 
 

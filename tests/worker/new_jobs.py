@@ -1,4 +1,4 @@
-"""How tests make jobs, and find the process that runs them."""
+"""Helpers to submit, start and run jobs, and to find the process that runs them."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from tests.stack import Process, Stack
 
 
 def simulated(**simulation: Any) -> dict[str, Any]:
-    """A request that steers the null backend; its many steps make it easy to stop."""
+    """A request that steers the null engine; its many steps make it easy to stop."""
     return {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": simulation}}
 
 
 def submit_job(stack: Stack, **request: Any) -> str:
-    """Id of an accepted job."""
+    """Submit a job and return its id."""
     answer = stack.api.post("/api/jobs", request)
     assert answer.status_code == 202, answer.text
     job_id: str = answer.json()["id"]
@@ -21,7 +21,7 @@ def submit_job(stack: Stack, **request: Any) -> str:
 
 
 def start_job(stack: Stack, **request: Any) -> str:
-    """Id of a job that has made its first step."""
+    """Submit a job, wait for its first step and return its id."""
     job_id = submit_job(stack, **request)
     with stack.api.events(job_id) as events:
         next(event for event in events if event.type == "progress")
@@ -29,7 +29,7 @@ def start_job(stack: Stack, **request: Any) -> str:
 
 
 def run_job(stack: Stack, **request: Any) -> dict[str, Any]:
-    """The finished job of a request."""
+    """Submit a job and return it once it has succeeded."""
     answer = stack.api.post("/api/txt2img", request)
     assert answer.status_code == 200, answer.text
     job: dict[str, Any] = answer.json()
@@ -38,7 +38,7 @@ def run_job(stack: Stack, **request: Any) -> dict[str, Any]:
 
 
 def get_job(stack: Stack, job_id: str) -> dict[str, Any]:
-    """The job as it is now."""
+    """Return the job as it is now."""
     job: dict[str, Any] = stack.api.get(f"/api/jobs/{job_id}").json()
     return job
 
@@ -48,7 +48,7 @@ def image_bytes(stack: Stack, job: dict[str, Any], index: int = 0) -> bytes:
 
 
 def child_process(worker: Process) -> psutil.Process:
-    """The process that renders."""
+    """Return the process that renders."""
     children = psutil.Process(worker.pid).children()
     (child,) = [child for child in children if not any("tracker" in part for part in child.cmdline())]
     return child

@@ -1,4 +1,4 @@
-"""A line to Redis that a test can cut."""
+"""A connection to Redis that a test can cut."""
 
 import socket
 import threading
@@ -7,16 +7,16 @@ from contextlib import contextmanager, suppress
 
 
 class Proxy:
-    """Passes everything between TCP clients and a server's socket, one thread each way and connection."""
+    """Forwards everything between TCP clients and a server's socket, with two threads per connection."""
 
     def __init__(self, server: str, listener: socket.socket) -> None:
         self.url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
         self.refused = threading.Event()
-        """Set when a client has called in vain."""
+        """Set when a connection was refused."""
         self._server = server
         self._listener = listener
         self._down = False
-        self._lose_next_answer = False
+        self._lose_next_reply = False
         self._sockets: list[socket.socket] = []
 
     def cut(self) -> None:
@@ -28,9 +28,9 @@ class Proxy:
     def mend(self) -> None:
         self._down = False
 
-    def lose_next_answer(self) -> None:
-        """The server gets the next command, but its client never hears of it."""
-        self._lose_next_answer = True
+    def lose_next_reply(self) -> None:
+        """Deliver the next command to the server, but not its reply to the client."""
+        self._lose_next_reply = True
 
     def serve(self) -> None:
         while True:
@@ -51,8 +51,8 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         with source, target, suppress(OSError):
             while data := source.recv(65536):
-                if answers and self._lose_next_answer:
-                    self._lose_next_answer = False
+                if answers and self._lose_next_reply:
+                    self._lose_next_reply = False
                     break
                 target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)

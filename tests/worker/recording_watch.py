@@ -1,4 +1,4 @@
-"""Who follows a job in tests that have no runner."""
+"""A JobWatch for tests without a runner."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from worker.engines.base import Step
 
 @dataclass
 class RecordingWatch:
-    """Remembers everything; `check` does as the test says."""
+    """Records all calls; `check` and `on_step` do what the test says."""
 
     on_step: Callable[[Step], None] = lambda _: None
     check: Callable[[], None] = lambda: None

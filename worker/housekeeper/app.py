@@ -1,4 +1,4 @@
-"""The housekeeper: looks after jobs nobody else looks after, and sends webhooks."""
+"""The housekeeper: requeues stranded jobs, applies retention and sends webhooks."""
 
 import logging
 import threading
@@ -31,14 +31,14 @@ from worker.records.recovery import JobRecovery
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two rounds. With LEASE_MS, the first is how long a job of a dead worker waits.
-REAP_SECONDS, CLEAR_SECONDS = 4.0, 600.0
-#: How often it shows that it is there; see worker.alive.
-ALIVE_SECONDS = 2.0
+#: Seconds between rounds. A job of a dead worker waits for at most the first plus LEASE_MS.
+REAP_SECONDS, RETENTION_SECONDS = 4.0, 600.0
+#: How often the liveness file is touched; see worker.alive.
+TOUCH_SECONDS = 2.0
 
 
 class Housekeeper:
-    """Any number may run: every change is a compare-and-set, and webhooks are taken under leases."""
+    """Any number may run: every change is a compare-and-set, and webhooks are claimed under leases."""
 
     def __init__(self, settings: HousekeeperSettings, traced: StartTracing) -> None:
         store = Store(connect(settings.redis_url))
@@ -48,14 +48,14 @@ class Housekeeper:
         ownership = Ownership.of(store, settings.redis_prefix, images)
         retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership), store.now)
 
-        def clear_in_turn() -> None:
-            # What lies in one place needs one housekeeper.
-            if store.run(upkeep.take_turn("clear-away", CLEAR_SECONDS * 0.9)):
-                retention.apply(retention_rules(settings), seconds=CLEAR_SECONDS / 2)
+        def apply_retention() -> None:
+            # One storage needs only one housekeeper.
+            if store.run(upkeep.take_turn("clear-away", RETENTION_SECONDS * 0.9)):
+                retention.apply(retention_rules(settings), seconds=RETENTION_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
             ("leases", REAP_SECONDS, reaper.reap),
-            ("retention", CLEAR_SECONDS, clear_in_turn),
+            ("retention", RETENTION_SECONDS, apply_retention),
         ]
         self._dispatcher = _create_dispatcher(settings, traced)
         self._alive_file = settings.alive_file
@@ -64,23 +64,23 @@ class Housekeeper:
     def run(self) -> None:
         """Until `stop` is called."""
         for name, seconds, work in self._rounds:
-            # A round that takes long keeps back no other kind.
+            # On its own thread, so that a long round delays no other task.
             threading.Thread(target=self._repeat, args=(name, seconds, work), name=name, daemon=True).start()
         self._dispatcher.start()
         logger.info("the housekeeper is ready.")
-        self._show_life()
+        self._touch_until_stopped()
         self._dispatcher.stop()
 
     def stop(self) -> None:
         self._stopping.set()
 
-    def _show_life(self) -> None:
-        """For `worker.alive`, until it is told to stop."""
+    def _touch_until_stopped(self) -> None:
+        """Touch the liveness file for `worker.alive`."""
         if self._alive_file is None:
             self._stopping.wait()
             return
         self._alive_file.touch()
-        while not self._stopping.wait(ALIVE_SECONDS):
+        while not self._stopping.wait(TOUCH_SECONDS):
             self._alive_file.touch()
         self._alive_file.unlink(missing_ok=True)
 
@@ -89,7 +89,7 @@ class Housekeeper:
             try:
                 work()
             except (StoreUnavailable, StorageUnavailable, StorageFull) as error:
-                logger.warning("%s: %s The next round makes up for it", name, error.detail)
+                logger.warning("%s: %s The next round tries again", name, error.detail)
             except Exception:
                 # Whatever goes wrong once, the next round has to come.
                 logger.exception("a round of %s failed", name)

@@ -1,4 +1,4 @@
-"""Jobs that nobody would do: those of silent workers are requeued, those past their deadline fail."""
+"""Reaps stranded jobs: requeues those whose lease expired and fails those past their deadline."""
 
 import logging
 
@@ -14,7 +14,7 @@ BATCH = 100
 
 
 class Reaper:
-    """A lease is renewed every second by the worker that runs the job; after LEASE_MS of silence it lapses."""
+    """The worker that runs a job renews its lease every second; after LEASE_MS without renewal it expires."""
 
     def __init__(self, store: Store, jobs: Jobs, upkeep: JobHousekeeping, recovery: JobRecovery) -> None:
         self._store = store
@@ -23,15 +23,15 @@ class Reaper:
         self._recovery = recovery
 
     def reap(self) -> int:
-        """Look after every job whose time has run out; how many there were. Raises StoreUnavailable."""
-        lapsed = self._store.run(self._upkeep.list_expired_leases(BATCH))
-        for job_id in lapsed:
-            logger.warning("the worker of job %s fell silent", job_id, extra={"job_id": job_id})
+        """Handle expired jobs and return how many there were. Raise StoreUnavailable."""
+        expired = self._store.run(self._upkeep.list_expired_leases(BATCH))
+        for job_id in expired:
+            logger.warning("the worker of job %s stopped renewing its lease", job_id, extra={"job_id": job_id})
             self._recovery.requeue_lost(job_id)
         overdue = self._store.run(self._upkeep.list_overdue(BATCH))
         for job_id in overdue:
             self._recovery.fail_overdue(job_id)
-        # A broker may lose a message, and a worker dies with the one that it has taken.
+        # A broker may lose a wake-up, and so does a worker that dies with one.
         for backend in Backend:
             self._store.run(self._jobs.fill_wake_ups(backend))
-        return len(lapsed) + len(overdue)
+        return len(expired) + len(overdue)

@@ -1,6 +1,6 @@
-"""Whose the images are. An installation marks the folder or bucket of its own, and clears away in no other.
+"""Which installation owns the stored images. An installation marks its folder or bucket and deletes in no other.
 
-Its name is in Redis, with the records: where those are gone, or are others, so is the name.
+Its id is in Redis with the job records: if those are lost, so is the id.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from shared.redis.store import Store
 from shared.storage.images import ImageStore
 
 MARK = ".imagegen-installation"
-#: Images of the latest day, of which one must be on record for all to be this installation's.
-LOOKED_AT = 500
+#: How many images of the latest day are looked up; if one has a record, all belong to this installation.
+SAMPLE_SIZE = 500
 REMEDY = (
-    "Nothing is removed there; jobs go on. Give this installation a folder or bucket of its own; or, if it is this "
-    "one's, because its Redis was lost or SD_REDIS_PREFIX was changed, run "
+    "Nothing is deleted there; jobs go on. Give each installation its own folder or bucket. If this is the same "
+    "installation and its Redis was lost or SD_REDIS_PREFIX changed, run "
     "`imagegen prune --take-over --older-than 365d`."
 )
 
 
 class StorageOwner(Enum):
     OURS = ""
-    UNCLAIMED = "has no mark, and no images but ours"
-    """Only while nobody has looked after it yet."""
-    UNKNOWN = "has images that this Redis does not know, and no mark of whose they are"
+    UNCLAIMED = "has no mark and no images but ours"
+    """Before the first housekeeper has run."""
+    UNKNOWN = "has images without a record in this Redis, and no mark of an installation"
     OTHER = "is marked as another installation's"
 
     @property
@@ -52,36 +52,36 @@ class Ownership:
     def owner(self) -> StorageOwner:
         mark = self.images.storage.read(MARK)
         if mark is None:
-            return StorageOwner.UNCLAIMED if self._knows_its_images() else StorageOwner.UNKNOWN
-        return StorageOwner.OURS if mark.strip() == self._own_mark() else StorageOwner.OTHER
+            return StorageOwner.UNCLAIMED if self._has_records_of_images() else StorageOwner.UNKNOWN
+        return StorageOwner.OURS if mark.strip() == self._installation_mark() else StorageOwner.OTHER
 
     def refusal(self) -> str | None:
-        """Why nothing may be removed, and what to do."""
+        """Return why nothing may be deleted, and what to do; None if deleting is allowed."""
         owner = self.owner()
         return f"{self.images.storage.location} {owner.value}. {REMEDY}" if owner.is_foreign else None
 
     def claim(self) -> str | None:
-        """The same, once what is free is marked."""
+        """Mark unclaimed storage, then return the refusal."""
         if self.owner() is StorageOwner.UNCLAIMED:
             self._mark()
         return self.refusal()
 
     def take_over(self) -> None:
-        """Whoever's it was."""
+        """Mark the storage as this installation's, whatever its mark says."""
         self.images.storage.remove([MARK])
         self._mark()
 
     def _mark(self) -> None:
-        """Unless somebody is quicker."""
-        self.images.storage.create(MARK, self._own_mark(), MARK)
+        """Does nothing if another process has created the mark meanwhile."""
+        self.images.storage.create(MARK, self._installation_mark(), MARK)
 
-    def _own_mark(self) -> bytes:
+    def _installation_mark(self) -> bytes:
         return self.store.run(self.upkeep.installation_id(uuid4().hex)).encode()
 
-    def _knows_its_images(self) -> bool:
-        """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
+    def _has_records_of_images(self) -> bool:
+        """Also true without images. After an upgrade from a version without marks, recent images have records."""
         for day in reversed(self.images.storage.list_days()):
-            if latest := list(islice(self.images.list_files(day), LOOKED_AT)):
+            if latest := list(islice(self.images.list_files(day), SAMPLE_SIZE)):
                 records = self.store.run_all([self.jobs.read(file.job_id) for file in latest])
                 return any(record is not None for record in records)
         return True

@@ -1,4 +1,4 @@
-"""Sends webhooks as they come due: one thread hears of them, one takes them, each is sent on its own."""
+"""Sends webhooks as they come due: one thread listens, one claims, and each webhook has its own sender thread."""
 
 import logging
 import threading
@@ -22,66 +22,66 @@ from worker.records.redis_retry import retry_until_available
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
-#: How long webhooks under way may take when the process is told to end. What is cut off is sent again by the next one.
+#: Grace period for webhooks in flight when the process stops. The next process resends what is cut off.
 GRACE_SECONDS = 5.0
 
 
 class WebhookDispatcher:
-    """Any number may run: each takes what is due under a lease, and a lease that lapses is somebody else's.
+    """Any number may run: each claims due webhooks under a lease; another one takes over when a lease expires.
 
-    Takes at most `threads` at a time, and of one owner and receiver no more than shared.webhooks.outbox allows, so
-    that a receiver that is slow keeps back only what its owner has for it.
+    At most `threads` webhooks are in flight, and per owner and receiver no more than shared.webhooks.outbox allows, so
+    that a slow receiver delays only its own owner's webhooks.
     """
 
     def __init__(
         self,
         store: Store,
-        news: redis.Redis,
+        listener: redis.Redis,
         webhooks: Webhooks,
         sender: WebhookSender,
         retries: RetryPolicy,
         threads: int,
         traced: StartTracing = NoTracing,
     ) -> None:
-        """`news` is a connection for listening."""
+        """`listener` is a connection for subscribing."""
         self._traced = traced
         self._tracing: Tracing = NoTracing()
         self._store = store
-        self._news = news
+        self._listener = listener
         self._webhooks = webhooks
         self._sender = sender
         self._retries = retries
         self._threads = threads
-        self._under_way = 0
+        self._in_flight = 0
         self._changed = threading.Condition()
         self._due = False
         self._stopped = False
 
     def start(self) -> None:
         self._tracing = self._traced()
-        for name, work in (("webhook-news", self._listen), ("webhooks", self._dispatch)):
+        for name, work in (("webhook-listener", self._listen), ("webhooks", self._dispatch)):
             threading.Thread(target=work, name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """Take no more, and wait a little for those under way."""
+        """Claim no more, and wait for webhooks in flight within the grace period."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._under_way, GRACE_SECONDS)
+            self._changed.wait_for(lambda: not self._in_flight, GRACE_SECONDS)
         self._tracing.close()
 
     def _listen(self) -> None:
         while not self._stopped:
             try:
-                with self._news.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+                with self._listener.pubsub() as pubsub:  # type: ignore[no-untyped-call]
                     pubsub.subscribe(self._webhooks.channel)
                     while not self._stopped:
-                        # The timeout lets redis-py ping a silent connection. A subscription that begins is news too:
-                        # something may have come before it.
+                        # The timeout lets redis-py ping a silent connection. The start of a subscription counts as a
+                        # message too: a webhook may have become due before it.
                         if pubsub.get_message(timeout=10) is not None:
                             self._wake()
             except (redis.exceptions.RedisError, OSError) as error:
-                logger.warning("the subscription to webhooks was lost (%s); subscribing again", type(error).__name__)
+                logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
                 time.sleep(RECONNECT_SECONDS)
 
     def _wake(self) -> None:
@@ -94,25 +94,25 @@ class WebhookDispatcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._due or self._stopped, wait)
-                self._changed.wait_for(lambda: self._under_way < self._threads or self._stopped)
+                self._changed.wait_for(lambda: self._in_flight < self._threads or self._stopped)
                 if self._stopped:
                     return
-                self._due, free = False, self._threads - self._under_way
+                self._due, free = False, self._threads - self._in_flight
             wait = self._send_due(free)
 
     def _send_due(self, free: int) -> float | None:
-        """Begin to send what is due; seconds until there will be more, None when only news can tell."""
+        """Start sending what is due. Return the seconds until more is due; None if only a message can tell."""
         try:
             claimed = self._store.run(self._webhooks.claim(free))
         except StoreUnavailable:
             return RECONNECT_SECONDS
         except Exception:
-            # This thread is the only one that takes webhooks: it must not end.
-            logger.exception("unexpected error while taking webhooks")
+            # Only this thread claims webhooks: it must not end.
+            logger.exception("unexpected error while claiming webhooks")
             return GRACE_SECONDS
         for webhook in claimed.webhooks:
             with self._changed:
-                self._under_way += 1
+                self._in_flight += 1
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
         return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
 
@@ -122,7 +122,7 @@ class WebhookDispatcher:
             retry_until_available(lambda: self._store.run(self._webhooks.settle(webhook, outcome)))
         finally:
             with self._changed:
-                self._under_way -= 1
+                self._in_flight -= 1
                 self._due = True
                 self._changed.notify_all()
 
@@ -132,7 +132,7 @@ class WebhookDispatcher:
             result = self._sender.deliver(webhook)
         except Exception:
             logger.exception("webhook %s could not be sent", webhook.id)
-            result = HttpResult(error="could not be sent; the log of the housekeeper has it")
+            result = HttpResult(error="could not be sent; see the housekeeper's log")
         outcome = self._retries.outcome(webhook, result)
         _log(webhook, result, outcome, time.monotonic() - begin)
         if self._tracing.is_on:
@@ -161,14 +161,14 @@ class WebhookDispatcher:
 
 
 def _log(webhook: Webhook, result: HttpResult, outcome: DeliveryOutcome, seconds: float) -> None:
-    """Names the receiver, and never the rest of its address: paths and queries are where its secrets are."""
-    fields = {"job_id": webhook.job_id}
-    what = f"webhook {webhook.id} to {webhook.receiver}"
+    """Log the receiver, but never the rest of its URL: paths and queries may hold secrets."""
+    extra = {"job_id": webhook.job_id}
+    name = f"webhook {webhook.id} to {webhook.receiver}"
     match outcome.state:
         case DeliveryState.DELIVERED:
-            logger.info("%s was delivered in %.0f ms", what, seconds * 1000, extra=fields)
+            logger.info("%s was delivered in %.0f ms", name, seconds * 1000, extra=extra)
         case DeliveryState.PENDING:
-            again = outcome.delay_ms / 1000
-            logger.warning("%s failed: it %s; sent again in %.0f s", what, result.error, again, extra=fields)
+            delay = outcome.delay_ms / 1000
+            logger.warning("%s failed: the receiver %s; retrying in %.0f s", name, result.error, delay, extra=extra)
         case DeliveryState.DROPPED | DeliveryState.DEAD:
-            logger.warning("%s was given up: it %s", what, result.error, extra=fields)
+            logger.warning("%s was given up: the receiver %s", name, result.error, extra=extra)

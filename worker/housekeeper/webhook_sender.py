@@ -1,4 +1,4 @@
-"""One attempt to bring a webhook to its receiver, and what it came to."""
+"""One attempt to send a webhook, and its result."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ from worker.housekeeper.signing import WebhookSigner
 
 logger = logging.getLogger(__name__)
 
-#: What a receiver may cost, from the lookup of its name to the last byte of its answer.
+#: Time limit of an attempt, from the DNS lookup to the last byte of the response.
 TOTAL_SECONDS = 15.0
-MOST_ANSWER_BYTES = 64 * 1024
-#: Longest wait that a receiver can ask for.
-MOST_WAIT_SECONDS = 3600
-#: These say that the receiver cannot take anything now, and not only this.
+MAX_RESPONSE_BYTES = 64 * 1024
+#: Longest delay that a receiver can request with Retry-After.
+MAX_RETRY_AFTER_SECONDS = 3600
+#: Statuses of a receiver that cannot take any webhook now.
 OVERWHELMED = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -47,13 +47,10 @@ OVERWHELMED = frozenset(
 
 @dataclass(frozen=True)
 class HttpResult:
-    """What came back."""
-
     status: int | None = None
     error: str = ""
-    """What was wrong, unless it was accepted. In our words: a receiver's own could hold anything."""
-    wait_seconds: int = 0
-    """How long the receiver asks to be left alone."""
+    """What the receiver did wrong, if it did not accept. In our words: its own could hold anything."""
+    retry_after_seconds: int = 0
     connected: bool = True
 
     @property
@@ -81,11 +78,11 @@ class WebhookSender:
     user_agent: str
     now: Callable[[], datetime]
     operator_headers: Sequence[ReceiverHeader] = ()
-    """The operator's, for receivers of the operator's: others are whoever a caller names."""
+    """The operator's headers for its own receivers; callers can name any other."""
     total_seconds: float = TOTAL_SECONDS
 
     def deliver(self, webhook: Webhook) -> HttpResult:
-        """Blocks for `total_seconds` at most."""
+        """Send the webhook; blocks for at most `total_seconds`."""
         snapshot = webhook.snapshot()
         body = self._body(webhook, snapshot)
         url = snapshot.job.request.webhook_url or ""
@@ -93,18 +90,18 @@ class WebhookSender:
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
             headers |= header_for(Url.parse(url), self.operator_headers)
-            answer = self.client.send(
+            response = self.client.send(
                 "POST",
                 url,
                 headers=headers,
                 body=body,
                 timeout_seconds=self.total_seconds,
-                max_bytes=MOST_ANSWER_BYTES,
+                max_bytes=MAX_RESPONSE_BYTES,
             )
         except OutboundError as error:
-            # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
+            # The status decides; whether the rest of the response arrives does not matter.
             return HttpResult(error.status, _why(error), connected=not isinstance(error, ConnectionFailed))
-        return self._result(answer)
+        return self._result(response)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
@@ -112,33 +109,33 @@ class WebhookSender:
         return message.model_dump_json().encode()
 
     def _images(self, job: Job) -> dict[int, bytes]:
-        """By index, those that are asked for and small enough: the first ones, when not all of them can be had."""
-        found, left = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
+        """Return the inline images by index: the first ones that fit, if the request wants them."""
+        found, budget = dict[int, bytes](), self.inline_max_bytes if job.request.webhook_inline_images else 0
         with suppress(StorageUnavailable):
             for image in job.images:
-                left -= image.bytes or 0
-                if left < 0:
+                budget -= image.bytes or 0
+                if budget < 0:
                     break
                 if not image.flagged and (data := self.images.read(job, image)) is not None:
                     found[image.index] = data
         return found
 
-    def _result(self, answer: HttpResponse) -> HttpResult:
-        if 300 <= answer.status < 400:
-            return HttpResult(answer.status, "answered with a redirect, which is not followed")
-        wait = max(0, min(round(answer.retry_after() or 0), MOST_WAIT_SECONDS))
-        return HttpResult(answer.status, f"answered {answer.status}", wait)
+    def _result(self, response: HttpResponse) -> HttpResult:
+        if 300 <= response.status < 400:
+            return HttpResult(response.status, "answered with a redirect, which is not followed")
+        wait = max(0, min(round(response.retry_after() or 0), MAX_RETRY_AFTER_SECONDS))
+        return HttpResult(response.status, f"answered {response.status}", wait)
 
 
 def _why(error: OutboundError) -> str:
     match error:
         case OutboundTimeout():
-            return "gave no whole answer in time"
+            return "did not answer completely in time"
         case ResponseTooLarge():
-            return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
+            return f"answered more than {MAX_RESPONSE_BYTES // 1024} KB"
         case ForbiddenUrl():
-            return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"
+            return "has an address that webhooks may not go to; the operator can allow it in SD_WEBHOOK_ALLOW"
         case Unreachable():
             return f"could not be reached: {error.detail[0].lower()}{error.detail[1:].rstrip('.')}"
         case _:
-            return "could not be sent to"
+            return "could not be reached"

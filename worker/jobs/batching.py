@@ -1,4 +1,4 @@
-"""Several jobs rendered in one go: which ones may be, and who follows each of them meanwhile."""
+"""Batches: which jobs can be rendered together, and one watch for all of them."""
 
 import math
 import time
@@ -10,39 +10,39 @@ from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, Step
 
-#: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
-#: nobody has thought of here.
-_OWN = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
-NOT_OF_THE_IMAGE = frozenset(
+#: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
+_VARYING_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
+#: Fields that do not change the pixels.
+NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
     | {"webhook_url", "webhook_events", "webhook_inline_images"}
 )
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Whether resolved requests can be rendered in one go."""
+    """Whether resolved requests can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
-    fields = GenerationRequest.model_fields.keys() - _OWN - NOT_OF_THE_IMAGE
+    fields = GenerationRequest.model_fields.keys() - _VARYING_FIELDS - NON_IMAGE_FIELDS
     return all(getattr(first, name) == getattr(second, name) for name in fields)
 
 
 class BatchTooSlow(Exception):
-    """Jobs that are rendered together have used up the time that one of them may take."""
+    """A batch has used up the time that one job may take."""
 
 
 class BatchWatch:
-    """Several watches as one. Each may end its own job; the others go on."""
+    """The watches of a batch as one. Each may end its own job; the others go on."""
 
     def __init__(
-        self, watches: Sequence[JobWatch], images: Sequence[int], time_limit_seconds: float = math.inf
+        self, watches: Sequence[JobWatch], image_counts: Sequence[int], time_limit_seconds: float = math.inf
     ) -> None:
-        """`images` is how many each job has; in the one go they lie in this order."""
+        """`image_counts` is how many images each job has; the batch holds them in this order."""
         self._deadline = time.monotonic() + time_limit_seconds
         self._watches = watches
-        self._firsts = [sum(images[:number]) for number in range(len(images))]
+        self._offsets = [sum(image_counts[:number]) for number in range(len(image_counts))]
         self.ended: dict[int, Exception] = {}
-        """By the number of the job: what its watch raised."""
+        """What the watch of a job raised, by the number of the job."""
 
     def for_job(self, job: int) -> JobWatch:
         return self._watches[job]
@@ -52,34 +52,34 @@ class BatchWatch:
         return ()
 
     def on_step(self, step: Step) -> None:
-        def tell(number: int, watch: JobWatch) -> None:
-            preview, first = step.render_preview, self._firsts[number]
-            own = (lambda index: preview(first + index)) if preview is not None else None
-            watch.on_step(replace(step, render_preview=own))
+        def report(number: int, watch: JobWatch) -> None:
+            render, offset = step.render_preview, self._offsets[number]
+            render_own = (lambda index: render(offset + index)) if render is not None else None
+            watch.on_step(replace(step, render_preview=render_own))
 
-        self._each(tell)
+        self._call_each(report)
 
     def check(self) -> None:
-        self._each(lambda _, watch: watch.check())
+        self._call_each(lambda _, watch: watch.check())
 
     def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
-        raise TypeError(f"{len(tasks)} tasks of a provider: what is bought is bought for one job")
+        raise TypeError(f"a batch has no provider tasks, but {len(tasks)} were to be saved")
 
     def add_warning(self, warning: str) -> None:
-        self._each(lambda _, watch: watch.add_warning(warning))
+        self._call_each(lambda _, watch: watch.add_warning(warning))
 
     def request_restart(self, reason: str) -> None:
         self._watches[0].request_restart(reason)
 
-    def _each(self, tell: Callable[[int, JobWatch], Any]) -> None:
-        """Raises what ended the last job, once all have ended, and BatchTooSlow."""
+    def _call_each(self, call: Callable[[int, JobWatch], Any]) -> None:
+        """Raise BatchTooSlow at the deadline, and what ended the last job once all have ended."""
         if time.monotonic() >= self._deadline:
-            raise BatchTooSlow("they take longer than one may")
+            raise BatchTooSlow("the batch takes longer than one job may")
         for number, watch in enumerate(self._watches):
             if number in self.ended:
                 continue
             try:
-                tell(number, watch)
+                call(number, watch)
             except Exception as error:
                 self.ended[number] = error
                 if len(self.ended) == len(self._watches):

@@ -1,4 +1,4 @@
-"""Who follows a job while it is rendered: turns steps into progress with an estimate, and now and then a preview."""
+"""Monitoring a job while it renders: progress with an estimate, previews, cancellation and the time limit."""
 
 import base64
 import io
@@ -18,17 +18,17 @@ from worker.jobs.job_store import JobLost, JobStore, ProgressChannel
 
 logger = logging.getLogger(__name__)
 
-#: A job must be this old before its first preview, and previews this far apart: short jobs cost nothing extra.
+#: Age of a job at its first preview, and time between previews: short jobs cost nothing extra.
 PREVIEW_SECONDS = 1.0
 PREVIEW_SIDE = 256
 
 
 class WorkerStopping(Exception):
-    """The worker ends before the job does; the job is to go back into the queue."""
+    """The worker ends before the job does; the job is to be requeued."""
 
 
 class JobMonitor:
-    """The Watch of one job."""
+    """The JobWatch of one job."""
 
     def __init__(
         self,
@@ -36,22 +36,21 @@ class JobMonitor:
         channel: ProgressChannel,
         job_store: JobStore,
         stopping: threading.Event,
-        retired: threading.Event,
+        needs_restart: threading.Event,
         batch_size: int = 1,
     ) -> None:
         """`batch_size` counts the jobs rendered together: all their previews cost no more than those of one job."""
         self.channel = channel
-        self._preview_seconds = PREVIEW_SECONDS * batch_size
         self.warnings: list[str] = []
-        """What there is to say of the job, whatever becomes of it."""
+        self.step_ms: float | None = None
+        """Mean duration of a step so far; None before the first."""
+        self._preview_seconds = PREVIEW_SECONDS * batch_size
         self._job = job
         self._job_store = job_store
         self._stopping = stopping
-        self._retired = retired
+        self._needs_restart = needs_restart
         self._deadline = math.inf
         self._begin = self._last_preview = time.monotonic()
-        self.step_ms: float | None = None
-        """Mean time of a step so far; None before the first."""
 
     @property
     def provider_tasks(self) -> tuple[ProviderTask, ...]:
@@ -66,11 +65,11 @@ class JobMonitor:
         self.warnings.append(warning)
 
     def request_restart(self, reason: str) -> None:
-        logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
-        self._retired.set()
+        logger.error("this process restarts after this job: %s", reason, extra={"job_id": self._job.id})
+        self._needs_restart.set()
 
     def begin(self, time_limit_seconds: float) -> None:
-        """Of rendering. Once the limit has passed, `check` and `on_step` raise TimedOut."""
+        """Rendering begins. After the limit, `check` and `on_step` raise TimedOut."""
         self._begin = self._last_preview = time.monotonic()
         self._deadline = self._begin + time_limit_seconds
 
@@ -83,18 +82,22 @@ class JobMonitor:
 
     def on_step(self, step: Step) -> None:
         self.check()
-        now = time.monotonic()
-        self.step_ms = round((now - self._begin) * 1000 / step.step, 2)
+        elapsed = time.monotonic() - self._begin
+        self.step_ms = round(elapsed * 1000 / step.step, 2)
         fraction = step.step / step.steps
-        eta = (now - self._begin) * (1 - fraction) / fraction
-        self.channel.progress(
-            Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=round(eta, 2))
-        )
-        if step.render_preview is not None and now - self._last_preview >= self._preview_seconds:
-            self._last_preview = now
-            previews = map(step.render_preview, range(self._job.request.num_images))
-            if (preview := next((each for each in previews if each is not None), None)) is not None:
-                self.channel.preview(_preview_json(step.step, preview))
+        eta = round(elapsed * (1 - fraction) / fraction, 2)
+        self.channel.progress(Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=eta))
+        self._send_preview(step)
+
+    def _send_preview(self, step: Step) -> None:
+        """Send the first image that has a preview, if one is due."""
+        now = time.monotonic()
+        if step.render_preview is None or now - self._last_preview < self._preview_seconds:
+            return
+        self._last_preview = now
+        previews = map(step.render_preview, range(self._job.request.num_images))
+        if (pixels := next((preview for preview in previews if preview is not None), None)) is not None:
+            self.channel.preview(_preview_json(step.step, pixels))
 
 
 def _preview_json(step: int, pixels: Pixels) -> str:

@@ -53,8 +53,8 @@ class Runner:
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stopping: threading.Event = field(default_factory=threading.Event)
     """Once set, every running job is left as it is as soon as that costs nothing."""
-    retired: threading.Event = field(default_factory=threading.Event)
-    """Set by a job after which this process is not fit for another one."""
+    needs_restart: threading.Event = field(default_factory=threading.Event)
+    """Set by a job after which this process must not run another one."""
 
     def claim(self) -> Sequence[Job]:
         """Return the next job in the queue and those to render with it; none if there is nothing to render."""
@@ -81,7 +81,7 @@ class Runner:
 
     def _open(self, job: Job, channels: ExitStack, batch_size: int) -> Rendering:
         channel = channels.enter_context(self.job_store.open_channel(job))
-        return Rendering(job, JobMonitor(job, channel, self.job_store, self.stopping, self.retired, batch_size))
+        return Rendering(job, JobMonitor(job, channel, self.job_store, self.stopping, self.needs_restart, batch_size))
 
     def _finish(self, renderings: Sequence[Rendering]) -> None:
         """Record each job as soon as its images are stored; jobs that take no time, together."""

@@ -1,6 +1,6 @@
-"""What PyTorch makes of this machine, as one line of JSON: `python -m worker.process.device_probe auto`.
+"""Probes this machine's device with PyTorch and prints JSON: `python -m worker.process.device_probe auto`.
 
-A process of its own: who asks need not load PyTorch, nor wait for a device that hangs.
+It runs as a separate process, so that its caller need not load PyTorch or wait for a device that hangs.
 """
 
 import shutil
@@ -14,20 +14,20 @@ from worker.engines.diffusers.devices import choose_device
 
 
 def probe(wanted: str) -> Device:
-    """Finds the device that a worker would take, and computes on it once."""
+    """Choose the device that a worker would use, and compute on it once."""
     build = Device(torch=torch.__version__, cuda_build=torch.version.cuda, has_nvidia=bool(shutil.which("nvidia-smi")))
     try:
         device = choose_device(wanted)
         torch.ones(64, 64, device=device).matmul(torch.ones(64, 64, device=device)).sum().item()
     except ConfigurationError as error:
         return build.model_copy(update={"problem": error.detail})
-    # A device that is there but broken, or out of memory, raises what its driver likes.
+    # A device that is broken or out of memory raises whatever its driver raises.
     except Exception as error:
         return build.model_copy(update={"problem": " ".join(str(error).split())[:300] or type(error).__name__})
-    return build.model_copy(update={"kind": device.type} | _told_by(device))
+    return build.model_copy(update={"kind": device.type} | _cuda_details(device))
 
 
-def _told_by(device: torch.device) -> dict[str, object]:
+def _cuda_details(device: torch.device) -> dict[str, object]:
     if device.type != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info(device)

@@ -1,4 +1,4 @@
-"""How downloads of models are told: in the worker's record, which clients see, and in its log."""
+"""Reports model downloads in the worker's record, which clients see, and in its log."""
 
 import logging
 import time
@@ -13,25 +13,25 @@ LOG_SECONDS = 10.0
 
 
 class DownloadReport:
-    """Called with each news of one download after the other."""
+    """Receives the progress of one download after another."""
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
         self._model = ""
-        self._begin = 0.0, 0
-        self._logged = 0.0
+        self._start = 0.0, 0
+        self._logged_at = 0.0
 
     def __call__(self, model: str, done: int, total: int) -> None:
         now = time.monotonic()
         download = Download(model=model, bytes_done=done, bytes_total=total)
         self._heartbeat.update(download=download if done < total else None)
         if model != self._model:
-            self._model, self._begin = model, (now, done)
+            self._model, self._start = model, (now, done)
             logger.info("downloading %s: %s of %s to go", model, format_bytes(total - done), format_bytes(total))
-        elif done == total or now >= self._logged + LOG_SECONDS:
-            begin, before = self._begin
-            rate = (done - before) / max(now - begin, 1e-3)
+        elif done == total or now >= self._logged_at + LOG_SECONDS:
+            started_at, done_before = self._start
+            rate = (done - done_before) / max(now - started_at, 1e-3)
             logger.info("%s: %s of %s, %.0f MB/s", model, format_bytes(done), format_bytes(total), rate / 1e6)
         else:
             return
-        self._logged = now
+        self._logged_at = now

@@ -1,4 +1,4 @@
-"""From settings to an engine with its model; of all engines, only the one that is named is imported."""
+"""Loads the engine that the settings name, and imports no other."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from worker.records.concurrency_slots import RedisConcurrencySlots
 
 
 def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Engine:
-    """The engine that SD_BACKEND names. Raises ConfigurationError."""
+    """Load the engine that SD_BACKEND names. Raise ConfigurationError if that is not possible."""
     match settings.backend:
         case Backend.SD:
             return _stable_diffusion(settings, on_download)
@@ -37,10 +37,10 @@ def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress)
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Keeps Python's garbage collector off what the block imports, then and later.
+    """Exclude what the block imports from Python's garbage collection, now and later.
 
-    An import makes hundreds of thousands of objects and next to no garbage. Looking through them again and again was a
-    quarter of the time that torch and diffusers take to import, and would later stop an image for 0.4 s now and then.
+    An import creates hundreds of thousands of objects and next to no garbage. Scanning them took a quarter of the time
+    that torch and diffusers need to import, and would later stop an image for 0.4 s now and then.
     """
     gc.disable()
     try:
@@ -52,14 +52,14 @@ def _importing() -> Iterator[None]:
 
 def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
     model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
-    # Takes seconds: a wrong SD_MODEL_ID is told before.
+    # Takes seconds, so a wrong SD_MODEL_ID is reported before.
     with _importing():
         from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 
     options = StableDiffusionOptions(
         device=settings.device,
         dtype=settings.dtype,
-        safety_checker=_checker(settings, on_download),
+        safety_checker=_safety_checker(settings, on_download),
         lora_dir=settings.lora_dir,
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
@@ -77,7 +77,7 @@ def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
     options = FluxOptions(
         device=settings.device,
         dtype=settings.dtype,
-        safety_checker=_checker(settings, on_download),
+        safety_checker=_safety_checker(settings, on_download),
         cloud=_has_cloud(settings),
     )
     return FluxLocal.load(model, options)
@@ -90,13 +90,13 @@ def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
     if settings.bfl_api_key is None:
         raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
     return_freed_memory()
-    places = ConcurrencySlots(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
+    slots = ConcurrencySlots(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
     return FluxApi(
         settings.bfl_base_url,
         settings.bfl_api_key,
         settings.bfl_default_model,
         settings.job_timeout_seconds,
-        RedisConcurrencySlots(store, places),
+        RedisConcurrencySlots(store, slots),
         settings.bfl_memory_bytes,
     )
 
@@ -105,8 +105,8 @@ def _has_cloud(settings: WorkerSettings) -> bool:
     return Backend.FLUX_API in settings.backends and settings.bfl_api_key is not None
 
 
-def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
-    """Finds the safety checker for models that bring none; None where the operator wants none."""
+def _safety_checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
+    """Return a function that finds a checker for models without their own; None if the operator wants none."""
     source = ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG)
 
     def find() -> Path:
@@ -114,8 +114,8 @@ def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], 
             return source.ensure_downloaded(on_download).folder
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"Images cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
-                "folder too; SD_SAFETY_CHECKER=false works without."
+                f"The safety checker is missing: {error.detail} Set SD_SAFETY_CHECKER_ID to another checker or a "
+                "local folder; SD_SAFETY_CHECKER=false works without."
             ) from None
 
     return find if settings.safety_checker else None

@@ -1,4 +1,4 @@
-"""What becomes of a start that failed: the reason goes where people look, and the next one is not tried at once."""
+"""A worker that cannot start publishes the reason and backs off before it ends."""
 
 import re
 import time
@@ -13,40 +13,42 @@ from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from shared.workers.records import Workers
 
-FIRST_PAUSE_SECONDS = 10.0
-MAX_REASON = 500
-#: Two parts at least: a lone /word is as often prose.
+FIRST_BACKOFF_SECONDS = 10.0
+MAX_REASON_LENGTH = 500
+#: At least two parts: a single /word is as often prose.
 _PATH = re.compile(r"(?<![\w./:~-])/[^\s'\",:;()\[\]]+/([^\s'\",:;()\[\]/]*)")
 
 
-def report_and_back_off(settings: WorkerSettings, sentence: str, check_stop: Callable[[], None] = lambda: None) -> None:
-    """Remember why the worker has no model, and wait: longer after each failure, and not at all where nothing starts
-    the worker again by itself. `check_stop` is called each second, and may raise to end the wait."""
+def report_and_back_off(settings: WorkerSettings, reason: str, check_stop: Callable[[], None] = lambda: None) -> None:
+    """Record why the worker has no model, and wait: longer after each failure, and not at all without a supervisor.
+
+    `check_stop` is called every second and may raise to end the wait.
+    """
     store = Store(connect(settings.redis_url))
     failures = 1
     with closing(store.client), suppress(StoreUnavailable):
         failures = store.run(
-            Workers(settings.redis_prefix).record_start_failure(settings.backend, redact(settings, sentence))
+            Workers(settings.redis_prefix).record_start_failure(settings.backend, redact(settings, reason))
         )
     end = time.monotonic() + backoff_seconds(failures, settings.restart_backoff_seconds)
-    while (left := end - time.monotonic()) > 0:
+    while (remaining := end - time.monotonic()) > 0:
         check_stop()
-        time.sleep(min(left, 1.0))
+        time.sleep(min(remaining, 1.0))
 
 
-def backoff_seconds(failures: int, most: float) -> float:
-    """The first one may have been bad luck."""
-    return min(FIRST_PAUSE_SECONDS * 2 ** min(failures - 2, 20), most) if failures > 1 else 0.0
+def backoff_seconds(failures: int, maximum: float) -> float:
+    """Return no pause for the first failure, which may have been bad luck."""
+    return min(FIRST_BACKOFF_SECONDS * 2 ** min(failures - 2, 20), maximum) if failures > 1 else 0.0
 
 
-def redact(settings: WorkerSettings, sentence: str) -> str:
-    """Without secrets, and of paths only what the operator chose: everybody with a key may read it."""
-    text = " ".join(sentence.split())
+def redact(settings: WorkerSettings, reason: str) -> str:
+    """Remove secrets, and all paths but those that the operator configured: everybody with an API key may read it."""
+    text = " ".join(reason.split())
     for secret in sorted(_secrets(settings), key=len, reverse=True):
         text = text.replace(secret, "***")
-    return _PATH.sub(
-        lambda found: found[0] if found[0].startswith(_configured_paths(settings)) else f"…/{found[1]}", text
-    )[:MAX_REASON]
+    configured = _configured_paths(settings)
+    text = _PATH.sub(lambda path: path[0] if path[0].startswith(configured) else f"…/{path[1]}", text)
+    return text[:MAX_REASON_LENGTH]
 
 
 def _secrets(settings: WorkerSettings) -> Iterator[str]:
@@ -58,5 +60,5 @@ def _secrets(settings: WorkerSettings) -> Iterator[str]:
 
 
 def _configured_paths(settings: WorkerSettings) -> tuple[str, ...]:
-    named = (settings.model_id, settings.flux_model_id, settings.safety_checker_id, settings.lora_dir)
-    return tuple(str(place) for place in (*named, settings.model_dir) if str(place).startswith("/"))
+    models = (settings.model_id, settings.flux_model_id, settings.safety_checker_id)
+    return tuple(str(path) for path in (*models, settings.lora_dir, settings.model_dir) if str(path).startswith("/"))

@@ -1,4 +1,4 @@
-"""How a worker comes by a place among the jobs that run at the same time, and keeps it."""
+"""Holding a concurrency slot while a job calls a provider."""
 
 import logging
 import threading
@@ -13,53 +13,53 @@ from shared.redis.store import Store
 
 logger = logging.getLogger(__name__)
 
-#: How often it is looked whether a place has become free.
-LOOK_SECONDS = 0.2
+#: Pause between two attempts to acquire a slot.
+RETRY_SECONDS = 0.2
 
 
 class RedisConcurrencySlots:
-    """Slots that all workers share. Kept from a thread of its own; those of a worker that dies lapse."""
+    """Slots that all workers share. A thread renews those of this process; those of a dead worker lapse."""
 
-    def __init__(self, store: Store, places: ConcurrencySlots) -> None:
+    def __init__(self, store: Store, slots: ConcurrencySlots) -> None:
         self._store = store
-        self._places = places
-        self._held: set[str] = set()
+        self._slots = slots
+        self._holders: set[str] = set()
         self._lock = threading.Lock()
-        threading.Thread(target=self._keep, name="places", daemon=True).start()
+        threading.Thread(target=self._renew, name="slots", daemon=True).start()
 
     @contextmanager
     def held(self, check: Callable[[], None]) -> Iterator[None]:
-        """A place, waited for while `check` does not raise; also while Redis is away."""
+        """Wait for a slot, also while Redis is away, and hold it. `check` may raise to end the wait."""
         holder = uuid.uuid4().hex
-        while not self._taken(holder):
+        while not self._acquire(holder):
             check()
-            time.sleep(LOOK_SECONDS)
+            time.sleep(RETRY_SECONDS)
         with self._lock:
-            self._held.add(holder)
+            self._holders.add(holder)
         try:
             yield
         finally:
             with self._lock:
-                self._held.discard(holder)
-            # What cannot be given back now lapses.
+                self._holders.discard(holder)
+            # A slot that cannot be released now lapses.
             with suppress(StoreUnavailable):
-                self._store.run(self._places.release(holder))
+                self._store.run(self._slots.release(holder))
 
-    def _taken(self, holder: str) -> bool:
+    def _acquire(self, holder: str) -> bool:
         try:
-            return self._store.run(self._places.acquire(holder))
+            return self._store.run(self._slots.acquire(holder))
         except StoreUnavailable:
             return False
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         while True:
             time.sleep(SLOT_RENEW_SECONDS)
             with self._lock:
-                held = sorted(self._held)
-            if held:
+                holders = sorted(self._holders)
+            if holders:
                 try:
-                    self._store.run(self._places.renew(held))
+                    self._store.run(self._slots.renew(holders))
                 except StoreUnavailable:
-                    logger.debug("Redis does not answer; the next round comes")
+                    logger.debug("Redis does not answer; the next renewal follows")
                 except Exception:
                     logger.exception("slots could not be renewed")

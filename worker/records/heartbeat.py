@@ -1,4 +1,4 @@
-"""A worker's sign of life: its record in Redis, renewed for as long as it lives."""
+"""A worker's heartbeat: its record in Redis, renewed for as long as it lives."""
 
 import logging
 import threading
@@ -12,12 +12,12 @@ from shared.workers.records import HEARTBEAT_SECONDS, WorkerRecord, Workers
 
 logger = logging.getLogger(__name__)
 
-#: Changes are told at once, but no more often than this: a worker that does a hundred jobs a second is simply busy.
+#: Least time between heartbeats: a worker that runs a hundred jobs a second is simply busy.
 MIN_SECONDS = 0.2
 
 
 class Heartbeat:
-    """Beats from a thread of its own; a change of the record is told at once."""
+    """Renews the record on its own thread, and at once when the record changes."""
 
     def __init__(self, store: Store, workers: Workers, record: WorkerRecord) -> None:
         self._read_memory: Callable[[], DeviceMemory | None] = lambda: None
@@ -37,9 +37,9 @@ class Heartbeat:
             self._record = self._record.model_copy(update=changes)
             self._changed.notify()
 
-    def report_memory(self, memory: Callable[[], DeviceMemory | None]) -> None:
-        """Have every beat from now on tell how full the device is."""
-        self._read_memory = memory
+    def report_memory(self, read_memory: Callable[[], DeviceMemory | None]) -> None:
+        """Include the device's memory in every heartbeat from now on."""
+        self._read_memory = read_memory
 
     def stop(self) -> None:
         with self._changed:
@@ -61,7 +61,7 @@ class Heartbeat:
         try:
             self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._read_memory()})))
         except StoreUnavailable:
-            logger.debug("Redis does not answer; the next beat comes")
+            logger.debug("Redis does not answer; the next heartbeat follows")
         except Exception:
-            # A worker that is not heard of counts as lost: whatever goes wrong once, the next beat has to come.
-            logger.exception("a beat failed")
+            # A worker without heartbeats counts as lost: whatever goes wrong once, the next one has to come.
+            logger.exception("a heartbeat failed")

@@ -1,4 +1,4 @@
-"""What becomes of a job whose worker can no longer run it."""
+"""Recovering jobs whose worker can no longer run them: requeue or fail."""
 
 import logging
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerIdentity:
-    """Whom a process works for."""
+    """The worker that a process belongs to."""
 
     node: str
-    """Its name in Celery, which another worker may have too."""
+    """Its name in Celery, which another worker may share."""
     start_id: str
 
     @property
     def id(self) -> str:
-        """What jobs record, so that two workers of one name do not take each other's."""
+        """What jobs record, so that two workers of one name do not take each other's jobs."""
         return f"{self.node}#{self.start_id}"
 
 
 class JobRecovery:
-    """Never waits for Redis: what cannot be recorded now is found by the housekeeper, when the lease has lapsed."""
+    """Never waits for Redis: the housekeeper finds what cannot be recorded now, once the lease has lapsed."""
 
     def __init__(self, store: Store, jobs: Jobs, worker: str = "") -> None:
-        """`worker` is the id of the one whose jobs it may move; '' for those of any."""
+        """`worker` is the id of the worker whose jobs it may move; '' for any."""
         self._worker = worker
         self._store = store
         self._jobs = jobs
@@ -43,71 +43,71 @@ class JobRecovery:
         return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker.id)
 
     def fail_overdue(self, job_id: str) -> None:
-        """For a job that nobody has started."""
-        job = self._found(job_id)
+        """Fail a job that was not started before its deadline."""
+        job = self._read(job_id)
         if job is not None and job.state is State.QUEUED:
             self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self._store.now()))
 
     def requeue_lost(self, job_id: str) -> None:
-        """Back into the queue, unless the job has cost too many workers already."""
-        job = self._running(job_id)
+        """Requeue a job whose worker was lost, unless it has cost too many workers already."""
+        job = self._read_running(job_id)
         if job is not None:
-            self._lost(job)
-
-    def _lost(self, job: Job) -> None:
-        if job.losses + 1 >= MAX_WORKER_LOSSES:
-            self._move(job, job.fail(JobError.from_error(WorkerLost()), self._store.now()))
-            return
-        logger.warning("the worker of job %s was lost; it goes back into the queue", job.id, extra={"job_id": job.id})
-        self._move(job, job.requeue(lost=True))
+            self._requeue_lost(job)
 
     def requeue(self, job_id: str) -> None:
-        """Back into the queue, because the worker has to end."""
-        job = self._running(job_id)
+        """Requeue a job because its worker has to end."""
+        job = self._read_running(job_id)
         if job is not None:
-            logger.info("job %s goes back into the queue", job_id, extra={"job_id": job_id})
+            logger.info("job %s is requeued", job_id, extra={"job_id": job_id})
             self._move(job, job.requeue())
 
+    def requeue_all(self) -> None:
+        """Requeue all jobs of a process that has to end."""
+        for job in self._list_running():
+            self.requeue(job.id)
+
     def recover_from_lost_child(self, time_limit_seconds: float) -> None:
-        """The process that rendered is gone: by a crash, or because it hung beyond the time limit."""
-        jobs = self._all_running()
+        """Requeue the jobs of a process that crashed, or that hung beyond the time limit."""
+        jobs = self._list_running()
         last_start = max((job.started_at for job in jobs if job.started_at), default=None)
-        rendering = [job for job in jobs if job.started_at == last_start]
+        batch = [job for job in jobs if job.started_at == last_start]
         for job in jobs:
-            # Of several that were rendered together, nobody knows which one hung: each is tried again, alone.
-            if [job] == rendering and self._has_run_for(job, time_limit_seconds):
+            # Nobody knows which job of a batch hung: each is tried again, alone.
+            if [job] == batch and self._has_run_for(job, time_limit_seconds):
                 logger.warning("job %s hung and has cost the process that ran it", job.id, extra={"job_id": job.id})
                 self._move(job, job.fail(JobError.from_error(TimedOut()), self._store.now()))
             else:
-                self._lost(job)
+                self._requeue_lost(job)
 
-    def requeue_all(self) -> None:
-        """The process that renders has to end, whatever it still has."""
-        for job in self._all_running():
-            self.requeue(job.id)
+    def _requeue_lost(self, job: Job) -> None:
+        if job.losses + 1 >= MAX_WORKER_LOSSES:
+            self._move(job, job.fail(JobError.from_error(WorkerLost()), self._store.now()))
+            return
+        logger.warning("the worker of job %s was lost; the job is requeued", job.id, extra={"job_id": job.id})
+        self._move(job, job.requeue(lost=True))
 
     def _has_run_for(self, job: Job, seconds: float) -> bool:
         return job.started_at is not None and (self._store.now() - job.started_at).total_seconds() >= seconds
 
-    def _all_running(self) -> Sequence[Job]:
-        """One that is rendered, perhaps with others, and those that are still being written."""
+    def _list_running(self) -> Sequence[Job]:
+        """Return the jobs that this worker renders, and those whose images it still stores."""
         try:
             return self._store.run(self._jobs.list_running_on(self._worker))
         except StoreUnavailable:
-            logger.warning("Redis does not answer: the jobs of this worker are left to their leases")
+            logger.warning("Redis does not answer: the jobs of this worker wait until their leases lapse")
             return ()
 
-    def _running(self, job_id: str) -> Job | None:
-        job = self._found(job_id)
+    def _read_running(self, job_id: str) -> Job | None:
+        job = self._read(job_id)
         if job is None or job.state is not State.RUNNING:
             return None
         return job if self._worker in ("", job.worker) else None
 
-    def _found(self, job_id: str) -> Job | None:
+    def _read(self, job_id: str) -> Job | None:
         try:
             snapshot = self._store.run(self._jobs.read(job_id))
         except StoreUnavailable:
-            logger.warning("Redis does not answer: job %s is left to its lease", job_id, extra={"job_id": job_id})
+            _warn_of_outage(job_id)
             return None
         return snapshot.job if snapshot else None
 
@@ -115,4 +115,8 @@ class JobRecovery:
         try:
             self._store.run(self._jobs.move(old, new))
         except StoreUnavailable:
-            logger.warning("Redis does not answer: job %s is left to its lease", old.id, extra={"job_id": old.id})
+            _warn_of_outage(old.id)
+
+
+def _warn_of_outage(job_id: str) -> None:
+    logger.warning("Redis does not answer: job %s waits until its lease lapses", job_id, extra={"job_id": job_id})

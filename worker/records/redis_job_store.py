@@ -1,4 +1,4 @@
-"""The record of jobs as a worker keeps it, in Redis."""
+"""The job records that a worker reads and moves, in Redis."""
 
 import logging
 import math
@@ -18,11 +18,11 @@ from worker.records.redis_retry import retry_until_available
 
 logger = logging.getLogger(__name__)
 
-#: Progress goes out at most this often: what tells and forwards it takes its time from a model on the same cores. A
-#: silent job still asks this often whether it should stop.
+#: Progress is sent at most this often: sending and forwarding it takes CPU time from a model on the same cores.
 MIN_INTERVAL_SECONDS = 0.25
-HEARTBEAT_SECONDS = 1.0
-#: A job whose lease was renewed so lately is certainly still its worker's.
+#: How often a silent job renews its lease and asks whether it is cancelled.
+RENEW_SECONDS = 1.0
+#: A job whose lease was renewed this recently certainly still belongs to its worker.
 CONFIRMED_SECONDS = LEASE_MS / 1000 / 4
 
 
@@ -30,7 +30,7 @@ class RedisJobStore:
     def __init__(
         self, store: Store, jobs: Jobs, backend: Backend, on_moved: Callable[[Job], None] = lambda _: None
     ) -> None:
-        """`on_moved` hears of each job that this worker moved, on the thread that did."""
+        """`on_moved` is called with each job that this worker moved, on the thread that moved it."""
         self._store = store
         self._jobs = jobs
         self._backend = backend
@@ -38,7 +38,7 @@ class RedisJobStore:
         self._reporter = ProgressReporter(store)
 
     def run(self, operation: Operation[Any]) -> None:
-        """Record something that is not about a job."""
+        """Run an operation that concerns no job, retried until Redis answers."""
         retry_until_available(lambda: self._store.run(operation))
 
     def read(self, job_id: str) -> Job | None:
@@ -49,17 +49,17 @@ class RedisJobStore:
         return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
-        moved = retry_until_available(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
-        # The answer to an attempt that did succeed may have been lost with the connection.
-        ours = [done or self._is(new) for done, (_, new) in zip(moved, moves, strict=True)]
-        for is_ours, (_, new) in zip(ours, moves, strict=True):
-            if is_ours:
+        replies = retry_until_available(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
+        # The reply to an attempt that succeeded may have been lost with the connection.
+        moved = [done or self._is_recorded(new) for done, (_, new) in zip(replies, moves, strict=True)]
+        for is_moved, (_, new) in zip(moved, moves, strict=True):
+            if is_moved:
                 self._on_moved(new)
-        return ours
+        return moved
 
-    def _is(self, job: Job) -> bool:
-        held = self.read(job.id)
-        return held is not None and held.model_copy(update={"providers": job.providers}) == job
+    def _is_recorded(self, job: Job) -> bool:
+        recorded = self.read(job.id)
+        return recorded is not None and recorded.model_copy(update={"providers": job.providers}) == job
 
     def save_provider_tasks(self, job: Job) -> bool:
         return retry_until_available(lambda: self._store.run(self._jobs.save_provider_tasks(job)))
@@ -72,7 +72,7 @@ class RedisJobStore:
 
 
 class ProgressReporter:
-    """One thread that speaks for all open channels, so that rendering never waits for Redis."""
+    """Reports the progress of all open channels from one thread, so that rendering never waits for Redis."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -86,41 +86,41 @@ class ProgressReporter:
         with self._changed:
             self._channels.append(channel)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="reporter", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
                 self._thread.start()
         self.schedule(channel)
         try:
             yield
         finally:
-            # A report that is under way is not waited for: one that comes too late is refused by its record.
+            # A report under way is not awaited: the job's record refuses one that comes too late.
             with self._changed:
                 self._channels.remove(channel)
 
     def schedule(self, channel: "RedisProgressChannel") -> None:
-        """If it would sleep for longer than the channel may wait: each time that it wakes, the model waits."""
+        """Wake the thread if it would sleep past the channel's next report; every wake-up makes the model wait."""
         with self._changed:
             if channel.due_at < self._wakes_at:
                 self._changed.notify()
 
     def report(self, channels: Sequence["RedisProgressChannel"]) -> None:
-        """Tell what there is to tell, and hear what is wanted. What cannot be told now is told with the next step."""
-        moment = _moment()
+        """Send pending progress and receive the replies. What cannot be sent now is replaced by the next step."""
+        sent_at = _now()
         reports = [channel.take_report() for channel in channels]
         with suppress(StoreUnavailable):
-            for channel, verdict in zip(channels, self._store.run_all(reports), strict=True):
-                channel.receive(verdict, moment)
+            for channel, reply in zip(channels, self._store.run_all(reports), strict=True):
+                channel.receive(reply, sent_at)
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while True:
-            channels = self._next()
+            channels = self._wait_for_due()
             try:
                 self.report(channels)
             except Exception:
-                # Leases are renewed here: whatever goes wrong once, the next round has to come.
-                logger.exception("a report of running jobs failed")
+                # Reports renew leases: whatever goes wrong once, the next round has to come.
+                logger.exception("a progress report failed")
 
-    def _next(self) -> list["RedisProgressChannel"]:
-        """The channels that have to report now, as soon as there is one."""
+    def _wait_for_due(self) -> list["RedisProgressChannel"]:
+        """Block until a channel is due, and return all that are."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -132,7 +132,7 @@ class ProgressReporter:
 
 
 class RedisProgressChannel:
-    """Only the latest progress counts: what is replaced before it could be told is never told."""
+    """Sends only the latest progress: what is replaced before it was sent is never sent."""
 
     def __init__(self, jobs: Jobs, job: Job, reporter: ProgressReporter) -> None:
         self._jobs = jobs
@@ -140,14 +140,14 @@ class RedisProgressChannel:
         self._reporter = reporter
         self._progress: Progress | None = None
         self._preview = ""
-        self._verdict = ProgressReply.CONTINUE
+        self._reply = ProgressReply.CONTINUE
         self._reported_at = time.monotonic()
-        self._confirmed_at = _moment()
+        self._confirmed_at = _now()
 
     @property
     def due_at(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else HEARTBEAT_SECONDS)
+        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else RENEW_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
@@ -158,7 +158,7 @@ class RedisProgressChannel:
         self._reporter.schedule(self)
 
     def check(self) -> None:
-        match self._verdict:
+        match self._reply:
             case ProgressReply.CANCEL:
                 raise JobCancelled
             case ProgressReply.LOST:
@@ -167,21 +167,21 @@ class RedisProgressChannel:
                 return
 
     def confirm(self) -> None:
-        if max(now - before for now, before in zip(_moment(), self._confirmed_at, strict=True)) > CONFIRMED_SECONDS:
+        if max(now - before for now, before in zip(_now(), self._confirmed_at, strict=True)) > CONFIRMED_SECONDS:
             self._reporter.report([self])
         self.check()
 
     def take_report(self) -> Operation[ProgressReply]:
-        """What there is to tell; it counts as told."""
+        """Return the report of pending progress, which then counts as sent."""
         progress, preview = self._progress, self._preview
         self._progress, self._preview = None, ""
         self._reported_at = time.monotonic()
         return self._jobs.report_progress(self._job, progress, preview)
 
-    def receive(self, verdict: ProgressReply, sent_at: tuple[float, float]) -> None:
-        self._verdict, self._confirmed_at = verdict, sent_at
+    def receive(self, reply: ProgressReply, sent_at: tuple[float, float]) -> None:
+        self._reply, self._confirmed_at = reply, sent_at
 
 
-def _moment() -> tuple[float, float]:
-    """By both clocks: one stands still while the machine sleeps, the other may be set."""
+def _now() -> tuple[float, float]:
+    """By both clocks: the monotonic one stops while the machine sleeps, the other one may be set."""
     return time.monotonic(), time.time()

@@ -1,4 +1,4 @@
-"""Exact repeats: images that were made once are given again."""
+"""The result cache: images of an earlier job with exactly the same request are reused."""
 
 import hashlib
 import json
@@ -7,28 +7,28 @@ from datetime import timedelta
 from typing import Protocol
 
 from shared.errors import StoreUnavailable
-from shared.jobs.job import Image, Job
+from shared.jobs.job import Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
-from worker.jobs.batching import NOT_OF_THE_IMAGE
+from worker.jobs.batching import NON_IMAGE_FIELDS
 
-#: Where nothing is ever cleared away.
-LONGEST = timedelta(days=30)
+#: Lifetime of entries if retention keeps everything.
+MAX_LIFETIME = timedelta(days=30)
 
 
-class Reading(Protocol):
+class ReadsJobs(Protocol):
     def read(self, job_id: str) -> Job | None: ...
 
 
 class RedisResultCache:
-    """Jobs whose images can be given again: to the same owner, for the same request, from the same model.
+    """Finds jobs of the same owner with the same request and model.
 
-    Nothing is lost where Redis does not answer: the images are then made anew.
+    If Redis does not answer, images are rendered anew.
     """
 
     def __init__(
-        self, store: Store, index: ResultCacheIndex, job_store: Reading, fingerprint: str, lifetime: timedelta
+        self, store: Store, index: ResultCacheIndex, job_store: ReadsJobs, fingerprint: str, lifetime: timedelta
     ) -> None:
         """`fingerprint` identifies the model (see Reproducible)."""
         self._store = store
@@ -38,31 +38,27 @@ class RedisResultCache:
         self._lifetime_ms = int(lifetime.total_seconds() * 1000)
 
     def find(self, job: Job) -> Job | None:
-        """One that has ended well, and whose resolved request was that of this job, its seed included."""
+        """Return a succeeded job with the same resolved request, seed included."""
         with suppress(StoreUnavailable):
-            job_id = self._store.run(self._index.find(self._cause(job)))
+            job_id = self._store.run(self._index.find(self._key(job)))
             cached = self._job_store.read(job_id) if job_id is not None else None
             if cached is not None and cached.state is State.SUCCEEDED and cached.owner == job.owner:
                 return cached
         return None
 
     def add(self, job: Job) -> None:
-        """Of images that were withheld, nothing is remembered."""
-        if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
+        """Offer the images of a job for reuse, unless some were withheld or reused themselves."""
+        if job.state is State.SUCCEEDED and job.reused_from is None and not any(image.flagged for image in job.images):
             with suppress(StoreUnavailable):
-                self._store.run(self._index.put(self._cause(job), job.id, self._lifetime_ms))
+                self._store.run(self._index.put(self._key(job), job.id, self._lifetime_ms))
 
-    def _cause(self, job: Job) -> str:
-        """All that the bytes of its images follow from, and who may have them."""
-        asked = job.request.to_json(exclude={*NOT_OF_THE_IMAGE} - {"output_format"})
-        told = json.dumps([job.owner, job.backend, job.model, self._fingerprint, asked], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _is_withheld(image: Image) -> bool:
-    return image.flagged
+    def _key(self, job: Job) -> str:
+        """Hash all that determines the bytes of the images, and their owner."""
+        request = job.request.to_json(exclude={*NON_IMAGE_FIELDS} - {"output_format"})
+        key = json.dumps([job.owner, job.backend, job.model, self._fingerprint, request], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()
 
 
 def lifetime(*retention_days: int) -> timedelta:
-    """As long as both the images and the record of their job are certainly kept; 0 keeps them."""
-    return min((timedelta(days=days) for days in retention_days if days), default=LONGEST)
+    """Return how long both images and job records are certainly kept; 0 days keep them for ever."""
+    return min((timedelta(days=days) for days in retention_days if days), default=MAX_LIFETIME)

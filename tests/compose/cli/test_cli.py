@@ -83,7 +83,7 @@ def test_prune_leaves_images_alone_that_this_redis_does_not_know(service: Launch
 
     assert stranger.wait() == 1
     told = " ".join(stranger.output.split())
-    assert "Nothing is removed there; jobs go on." in told
+    assert "Nothing is deleted there; jobs go on." in told
     assert "imagegen prune --take-over" in told
     assert [path.stem for path in (service.folder / "outputs").rglob("*.png")] == [f"{made['id']}-0"]
 

@@ -148,7 +148,7 @@ def test_the_bucket_of_another_installation_is_left_alone_until_it_is_taken_over
     refused = prune()
     assert refused[0] == 1
     assert refused[1].startswith(f"SD_OUTPUT_URL={far.settings['SD_OUTPUT_URL']} ")
-    assert "Nothing is removed there" in refused[1]
+    assert "Nothing is deleted there" in refused[1]
     assert job["id"] in {file.job_id for file in stored(far, s3)}
 
     assert prune("--take-over")[0] == 0

@@ -142,7 +142,7 @@ def test_what_fails_is_sent_again_the_same_under_the_same_id(office: Office, rec
         (answer(404), 404, "answered 404"),
         (answer(302, location="http://127.0.0.1:1/"), 302, "answered with a redirect, which is not followed"),
         (endless(500), 500, "answered more than 64 KB"),
-        (hang(threading.Event()), None, "gave no whole answer in time"),
+        (hang(threading.Event()), None, "did not answer completely in time"),
     ],
     ids=["500", "404", "redirect", "endless", "hanging"],
 )

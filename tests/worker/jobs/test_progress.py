@@ -1,4 +1,4 @@
-"""What those who follow a job see, and how a running job is stopped."""
+"""The progress and previews of a running job, and its cancellation."""
 
 import base64
 from typing import Any
@@ -25,7 +25,7 @@ def previews(sd: Stack) -> list[Event]:
     return found
 
 
-def test_a_slow_job_shows_small_previews(previews: list[Event]) -> None:
+def test_a_slow_job_has_small_previews(previews: list[Event]) -> None:
     files = [base64.b64decode(event.data["b64_json"]) for event in previews]
 
     assert {opened(file).format for file in files} == {"JPEG"}
@@ -39,7 +39,7 @@ def test_previews_are_a_second_apart(previews: list[Event]) -> None:
     assert 0 < first.data["step"] < second.data["step"]
 
 
-def test_a_short_job_shows_no_previews(null: Stack) -> None:
+def test_a_short_job_has_no_previews(null: Stack) -> None:
     job_id = submit_job(null, **simulated(seconds=0.3))
 
     assert {event.type for event in null.api.all_events(job_id)} == {"state", "progress", "done"}
@@ -49,49 +49,35 @@ def test_progress_only_goes_forward(sd: Stack) -> None:
     # Heun's scheduler runs the model nearly twice a step.
     job_id = submit_job(sd, **RED_HEART, scheduler="heun", num_inference_steps=20)
 
-    told = [event.data["fraction"] for event in sd.api.all_events(job_id) if event.type == "progress"]
-    assert told == sorted(told)
-    assert 0 < told[0] < told[-1] <= 1
+    fractions = [event.data["fraction"] for event in sd.api.all_events(job_id) if event.type == "progress"]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] < fractions[-1] <= 1
 
 
-def test_progress_is_told_at_most_four_times_a_second(null: Stack) -> None:
+def test_progress_is_reported_at_most_four_times_a_second(null: Stack) -> None:
     job_id = submit_job(null, **simulated(seconds=1))
 
-    told = [event for event in null.api.all_events(job_id) if event.type == "progress"]
+    events = [event for event in null.api.all_events(job_id) if event.type == "progress"]
     # A hundred steps; the last may follow the one before it at once.
-    assert 2 <= len(told) <= 5
+    assert 2 <= len(events) <= 5
 
 
-def test_a_running_job_can_be_cancelled(sd: Stack) -> None:
+def test_a_running_job_can_be_cancelled_and_leaves_no_file(sd: Stack) -> None:
     job_id = start_job(sd, **SLOW)
 
     sd.api.delete(f"/api/jobs/{job_id}")
 
-    *told, done = sd.api.all_events(job_id)
+    *events, done = sd.api.all_events(job_id)
     assert done.data["state"] == "cancelled"
-    assert max(event.data["step"] for event in told if event.type == "progress") < SLOW["num_inference_steps"]
-
-
-def test_a_cancelled_job_leaves_no_file(sd: Stack) -> None:
-    job_id = start_job(sd, **SLOW)
-
-    sd.api.delete(f"/api/jobs/{job_id}")
-    sd.api.wait_until_done(job_id)
-
+    assert max(event.data["step"] for event in events if event.type == "progress") < SLOW["num_inference_steps"]
     assert list(sd.outputs.rglob(f"*{job_id}*")) == []
+    assert run_job(sd, **RED_HEART)["state"] == "succeeded"
 
 
-def test_a_cancelled_job_ends_within_a_second(null: Stack) -> None:
+def test_a_cancelled_job_ends_at_its_next_step(null: Stack) -> None:
     job_id = start_job(null, **simulated(seconds=30))
 
     null.api.delete(f"/api/jobs/{job_id}")
 
     # A step takes 0.3 s here; the rest is for a busy machine.
     assert null.api.wait_until_done(job_id)["timings"]["total_ms"] < 3000
-
-
-def test_the_job_after_a_cancelled_one_is_done(sd: Stack) -> None:
-    job_id = start_job(sd, **SLOW)
-    sd.api.delete(f"/api/jobs/{job_id}")
-
-    assert run_job(sd, **RED_HEART)["state"] == "succeeded"

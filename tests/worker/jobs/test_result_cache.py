@@ -1,4 +1,4 @@
-"""Where the operator allows it, an exact repeat gets the images that were made before."""
+"""With SD_REUSE_PICTURES, a job with the same request reuses the images of an earlier one."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
 from worker.models.fingerprint import fingerprint
-from worker.records.result_cache import LONGEST, lifetime
+from worker.records.result_cache import MAX_LIFETIME, lifetime
 
 _seeds = itertools.count(1)
 
@@ -32,7 +32,7 @@ def alice(service: Stack) -> Client:
 
 
 @pytest.fixture
-def asked() -> dict[str, Any]:
+def fields() -> dict[str, Any]:
     """A request that no other test makes."""
     return {"prompt": "stripes", "seed": next(_seeds), "num_images": 2}
 
@@ -41,15 +41,15 @@ def content(client: Client, job: dict[str, Any], index: int = 0) -> bytes:
     return client.get(f"/api/jobs/{job['id']}/images/{index}").content
 
 
-def file_of(service: Stack, job: dict[str, Any]) -> Path:
+def image_file(service: Stack, job: dict[str, Any]) -> Path:
     (path,) = service.outputs.rglob(f"{job['id']}-0.*")
     return path
 
 
-def test_it_gets_the_same_files_and_says_whose_they_were(alice: Client, asked: dict[str, Any]) -> None:
-    first = alice.generate(**asked)
-    # Spelled out, and with what concerns no image.
-    again = alice.generate(**asked, width=64, height=64, label="mine", metadata={"n": 1}, response_format="b64_json")
+def test_the_same_request_gets_the_same_files_and_names_their_job(alice: Client, fields: dict[str, Any]) -> None:
+    first = alice.generate(**fields)
+    # With explicit defaults and fields that do not change the image.
+    again = alice.generate(**fields, width=64, height=64, label="mine", metadata={"n": 1}, response_format="b64_json")
 
     assert (first["reused_from"], again["reused_from"]) == (None, first["id"])
     assert [image["sha256"] for image in again["images"]] == [image["sha256"] for image in first["images"]]
@@ -57,22 +57,24 @@ def test_it_gets_the_same_files_and_says_whose_they_were(alice: Client, asked: d
     assert again["timings"]["generate_ms"] is None
 
 
-def test_a_repeat_can_be_repeated_when_the_first_is_gone(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
-    first, again = alice.generate(**asked), alice.generate(**asked)
-    file_of(service, first).unlink()
+def test_images_are_rendered_again_if_the_files_of_the_first_job_are_gone(
+    service: Stack, alice: Client, fields: dict[str, Any]
+) -> None:
+    first, again = alice.generate(**fields), alice.generate(**fields)
+    image_file(service, first).unlink()
 
-    anew = alice.generate(**asked)
-    after = alice.generate(**asked)
+    anew = alice.generate(**fields)
+    after = alice.generate(**fields)
 
     assert content(alice, again)
     assert (anew["reused_from"], after["reused_from"]) == (None, anew["id"])
 
 
-def test_a_file_that_was_changed_is_not_given_again(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
-    path = file_of(service, alice.generate(**asked))
+def test_a_changed_file_is_not_reused(service: Stack, alice: Client, fields: dict[str, Any]) -> None:
+    path = image_file(service, alice.generate(**fields))
     path.write_bytes(path.read_bytes() + b"\n")
 
-    assert alice.generate(**asked)["reused_from"] is None
+    assert alice.generate(**fields)["reused_from"] is None
 
 
 @pytest.mark.parametrize(
@@ -80,29 +82,29 @@ def test_a_file_that_was_changed_is_not_given_again(service: Stack, alice: Clien
     [{"seed": 10**6}, {"num_images": 1}, {"width": 96}, {"guidance_scale": 2.0}, {"output_format": "webp"}],
     ids=lambda other: next(iter(other)),
 )
-def test_another_request_is_no_repeat(alice: Client, asked: dict[str, Any], other: dict[str, Any]) -> None:
-    alice.generate(**asked)
+def test_another_request_is_rendered(alice: Client, fields: dict[str, Any], other: dict[str, Any]) -> None:
+    alice.generate(**fields)
 
-    assert alice.generate(**{**asked, **other})["reused_from"] is None
-
-
-def test_nobody_gets_what_was_made_for_somebody_else(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
-    alice.generate(**asked)
-
-    assert Client(service.api, BOB).generate(**asked)["reused_from"] is None
+    assert alice.generate(**{**fields, **other})["reused_from"] is None
 
 
-def test_what_was_withheld_is_made_again(alice: Client, asked: dict[str, Any]) -> None:
-    first = alice.generate(**asked, metadata={"simulate": {"flag": 1}})
+def test_images_of_another_owner_are_not_reused(service: Stack, alice: Client, fields: dict[str, Any]) -> None:
+    alice.generate(**fields)
+
+    assert Client(service.api, BOB).generate(**fields)["reused_from"] is None
+
+
+def test_withheld_images_are_not_reused(alice: Client, fields: dict[str, Any]) -> None:
+    first = alice.generate(**fields, metadata={"simulate": {"flag": 1}})
 
     assert [image["flagged"] for image in first["images"]] == [True, False]
-    assert alice.generate(**asked)["reused_from"] is None
+    assert alice.generate(**fields)["reused_from"] is None
 
 
-def test_repeats_among_jobs_in_line_are_not_rendered_with_them(alice: Client, asked: dict[str, Any]) -> None:
-    first = alice.generate(**asked)
-    other = {**asked, "seed": 10**6 + 1}
-    jobs = [alice.submit(metadata={"simulate": {"seconds": 1}}), alice.submit(**other), alice.submit(**asked)]
+def test_a_job_that_reuses_images_leaves_its_batch(alice: Client, fields: dict[str, Any]) -> None:
+    first = alice.generate(**fields)
+    other = {**fields, "seed": 10**6 + 1}
+    jobs = [alice.submit(metadata={"simulate": {"seconds": 1}}), alice.submit(**other), alice.submit(**fields)]
     # Not like them, and after them.
     alice.generate(num_inference_steps=9)
 
@@ -112,14 +114,14 @@ def test_repeats_among_jobs_in_line_are_not_rendered_with_them(alice: Client, as
     assert made["timings"]["batch_size"] is None
 
 
-def test_without_the_operators_consent_every_image_is_made(null: Stack, asked: dict[str, Any]) -> None:
-    jobs = [null.api.post("/api/txt2img", asked).json() for _ in range(2)]
+def test_no_image_is_reused_by_default(null: Stack, fields: dict[str, Any]) -> None:
+    jobs = [null.api.post("/api/txt2img", fields).json() for _ in range(2)]
 
     assert [job["reused_from"] for job in jobs] == [None, None]
     assert jobs[1]["timings"]["generate_ms"] is not None
 
 
-def test_a_model_is_another_one_when_a_file_of_it_was_written_again(tmp_path: Path) -> None:
+def test_a_model_with_a_rewritten_file_has_another_fingerprint(tmp_path: Path) -> None:
     file = tmp_path / "unet" / "weights.safetensors"
     file.parent.mkdir()
     file.write_bytes(b"old")
@@ -133,7 +135,7 @@ def test_a_model_is_another_one_when_a_file_of_it_was_written_again(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("days", "remembered"), [((0, 7), timedelta(days=7)), ((3, 7), timedelta(days=3)), ((0, 0), LONGEST)]
+    ("days", "remembered"), [((0, 7), timedelta(days=7)), ((3, 7), timedelta(days=3)), ((0, 0), MAX_LIFETIME)]
 )
-def test_nothing_is_remembered_for_longer_than_it_is_kept(days: tuple[int, int], remembered: timedelta) -> None:
+def test_entries_live_no_longer_than_images_and_records(days: tuple[int, int], remembered: timedelta) -> None:
     assert lifetime(*days) == remembered

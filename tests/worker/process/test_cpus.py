@@ -1,4 +1,4 @@
-"""Models compute with as many threads as there are CPUs for them."""
+"""Models compute with one thread per usable CPU."""
 
 from pathlib import Path
 
@@ -41,19 +41,19 @@ def machine(root: Path, groups: str, **files: str) -> Path:
     ],
     ids=str,
 )
-def test_a_quota_counts_as_so_many_cpus(tmp_path: Path, groups: str, files: dict[str, str], cpus: int | None) -> None:
+def test_a_cgroup_quota_limits_the_cpus(tmp_path: Path, groups: str, files: dict[str, str], cpus: int | None) -> None:
     assert usable_cpus(machine(tmp_path, groups, **files)) == (cpus or affine_cpus())
 
 
-def test_where_no_control_groups_are_affinity_decides(tmp_path: Path) -> None:
+def test_affinity_decides_if_there_are_no_control_groups(tmp_path: Path) -> None:
     assert usable_cpus(tmp_path) == affine_cpus()
 
 
-def test_the_number_that_is_set_is_taken_and_what_is_set_for_openmp_stays() -> None:
+def test_the_setting_is_used_unless_openmp_variables_are_set() -> None:
     chosen: dict[str, str] = {}
     set_threads(chosen, "3")
     assert chosen["OMP_NUM_THREADS"] == "3"
 
-    own = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
-    set_threads(own, "3")
-    assert own == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
+    existing = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
+    set_threads(existing, "3")
+    assert existing == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}

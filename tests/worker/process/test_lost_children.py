@@ -1,9 +1,8 @@
-"""What becomes of a job whose process hangs, crashes or is killed."""
+"""What happens to a job whose process hangs, crashes or is killed."""
 
 import base64
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -17,6 +16,7 @@ from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import child_process, image_bytes, run_job, simulated, start_job, submit_job
+from tests.worker.worker_records import only_worker
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,16 @@ def brief(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield stack
 
 
-def test_a_job_that_hangs_is_timed_out(brief: Stack) -> None:
+def test_a_job_that_hangs_times_out_and_the_next_one_gets_a_new_process(brief: Stack) -> None:
+    parent, child = psutil.Process(brief.worker.pid), child_process(brief.worker)
+
     job = brief.api.wait_until_done(submit_job(brief, **simulated(hang=True)))
+    run_job(brief, prompt="x")
 
     assert job["error"]["code"] == "timed-out"
     brief.worker.wait_for(f"job {job['id']} hung")
+    assert parent.is_running()
+    assert child_process(brief.worker) != child
 
 
 def test_a_job_that_takes_too_long_is_stopped_at_a_step_and_costs_no_process(brief: Stack) -> None:
@@ -46,99 +51,16 @@ def test_a_job_that_takes_too_long_is_stopped_at_a_step_and_costs_no_process(bri
     assert child_process(brief.worker) == child
 
 
-def test_the_job_after_one_that_hangs_gets_a_new_process(brief: Stack) -> None:
-    parent, child = psutil.Process(brief.worker.pid), child_process(brief.worker)
-    brief.api.wait_until_done(submit_job(brief, **simulated(hang=True)))
-
-    run_job(brief, prompt="x")
-
-    assert parent.is_running()
-    assert child_process(brief.worker) != child
-
-
-def test_a_job_that_kills_its_process_each_time_is_given_up_after_three(brief: Stack) -> None:
-    job = brief.api.wait_until_done(submit_job(brief, **simulated(die=True)))
-
-    assert (job["attempt"], job["error"]["code"]) == (3, "worker-lost")
-
-
-def test_the_queue_moves_on_past_a_job_that_kills_its_process(brief: Stack) -> None:
+def test_a_job_that_kills_its_process_fails_after_three_attempts_and_the_queue_moves_on(brief: Stack) -> None:
     deadly = submit_job(brief, **simulated(die=True))
 
     run_job(brief, prompt="x")
 
-    assert brief.api.wait_until_done(deadly)["state"] == "failed"
+    job = brief.api.wait_until_done(deadly)
+    assert (job["attempt"], job["error"]["code"]) == (3, "worker-lost")
 
 
-def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
-    job_id = start_job(brief, **simulated(seconds=1))
-
-    child_process(brief.worker).kill()
-
-    job = brief.api.wait_until_done(job_id)
-    assert (job["state"], job["attempt"]) == ("succeeded", 2)
-
-
-def test_a_image_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
-    job_id = start_job(brief, **simulated(seconds=1))
-
-    child_process(brief.worker).kill()
-    brief.api.wait_until_done(job_id)
-
-    assert [path.name for path in brief.outputs.rglob("*") if job_id in path.name] == [f"{job_id}-0.png"]
-
-
-def test_a_worker_whose_process_is_killed_while_idle_goes_on(brief: Stack) -> None:
-    child_process(brief.worker).kill()
-
-    assert run_job(brief, prompt="x")["attempt"] == 1
-
-
-def test_a_failure_that_is_foreseen_costs_no_process(brief: Stack) -> None:
-    child = child_process(brief.worker)
-
-    job = brief.api.wait_until_done(submit_job(brief, **simulated(fail="out-of-memory")))
-
-    assert job["error"]["code"] == "out-of-memory"
-    assert child_process(brief.worker) == child
-
-
-def test_a_process_that_is_not_fit_for_another_job_ends_when_its_job_is_on_record(brief: Stack) -> None:
-    child = child_process(brief.worker)
-
-    job = run_job(brief, prompt="x", metadata={"simulate": {"retire": True}})
-
-    assert job["attempt"] == 1
-    brief.worker.wait_for("this process will do no other job: metadata.simulate says so")
-    assert run_job(brief, prompt="x")["attempt"] == 1
-    assert child_process(brief.worker) != child
-
-
-def test_folders_hold_no_half_written_files(brief: Stack) -> None:
-    assert list(Path(brief.outputs).rglob("*.tmp")) == []
-
-
-def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_once(brief: Stack, redis_url: str) -> None:
-    # How long the jobs of other tests took; so long that two do not go together.
-    with connect(redis_url) as client:
-        client.delete(Keys(brief.prefix).duration_stats("null"))
-    first = start_job(brief, **simulated(seconds=0.5))
-    together = [submit_job(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
-    brief.api.wait_until_done(first)
-    # All of them are rendered in the same go once one is.
-    with brief.api.events(together[-1]) as events:
-        assert any(event.type == "progress" for event in events)
-
-    begin = time.monotonic()
-    child_process(brief.worker).kill()
-    ended = [brief.api.wait_until_done(job_id) for job_id in together]
-
-    # Sooner than their leases lapse.
-    assert time.monotonic() - begin < LEASE_MS / 1000
-    assert [(job["state"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 3
-
-
-def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
+def test_a_job_whose_process_is_killed_once_runs_again_with_its_input_images(brief: Stack) -> None:
     image = base64.b64encode(encoded(scene())).decode()
     job_id = start_job(brief, **simulated(seconds=1), image=image, strength=0.001)
 
@@ -148,3 +70,67 @@ def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert np.abs(pixels(image_bytes(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
     wait_until(lambda: not (brief.outputs / "inputs" / job_id).exists())
+    assert [path.name for path in brief.outputs.rglob("*") if job_id in path.name] == [f"{job_id}-0.png"]
+
+
+def test_a_worker_whose_process_is_killed_while_idle_goes_on(brief: Stack) -> None:
+    child_process(brief.worker).kill()
+
+    assert run_job(brief, prompt="x")["attempt"] == 1
+
+
+def test_an_expected_failure_costs_no_process(brief: Stack) -> None:
+    child = child_process(brief.worker)
+
+    job = brief.api.wait_until_done(submit_job(brief, **simulated(fail="out-of-memory")))
+
+    assert job["error"]["code"] == "out-of-memory"
+    assert child_process(brief.worker) == child
+
+
+def test_a_process_that_is_not_fit_for_another_job_ends_once_its_job_is_recorded(brief: Stack) -> None:
+    child = child_process(brief.worker)
+
+    job = run_job(brief, prompt="x", metadata={"simulate": {"retire": True}})
+
+    assert job["attempt"] == 1
+    brief.worker.wait_for("metadata.simulate says so")
+    assert run_job(brief, prompt="x")["attempt"] == 1
+    assert child_process(brief.worker) != child
+
+
+def test_jobs_of_a_batch_whose_process_is_killed_run_again_at_once(brief: Stack, redis_url: str) -> None:
+    # Jobs of other tests took so long that two of them would not go into one batch.
+    with connect(redis_url) as client:
+        client.delete(Keys(brief.prefix).DURATIONS("null"))
+    first = start_job(brief, **simulated(seconds=0.5))
+    batch = [submit_job(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
+    brief.api.wait_until_done(first)
+    # Once one renders, all do.
+    with brief.api.events(batch[-1]) as events:
+        assert any(event.type == "progress" for event in events)
+
+    begin = time.monotonic()
+    child_process(brief.worker).kill()
+    ended = [brief.api.wait_until_done(job_id) for job_id in batch]
+
+    assert time.monotonic() - begin < LEASE_MS / 1000
+    assert [(job["state"], job["attempt"]) for job in ended] == [("succeeded", 2)] * 3
+
+
+def test_a_job_whose_image_an_idle_process_was_still_storing_runs_again_at_once(null: Stack) -> None:
+    def state() -> str:
+        record = only_worker(null)
+        return record.state if record else ""
+
+    large = {"width": 2048, "height": 2048, "num_images": 2, "output_format": "webp"}
+    job_id = start_job(null, **simulated(seconds=2), **large)
+    wait_until(lambda: state() == "busy")
+    wait_until(lambda: state() == "ready")
+
+    begin = time.monotonic()
+    child_process(null.worker).kill()
+    job = null.api.wait_until_done(job_id)
+
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert time.monotonic() - begin < LEASE_MS / 1000

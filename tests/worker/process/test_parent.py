@@ -1,4 +1,4 @@
-"""What a worker's parent process promises: it is small, it answers, it ends in order."""
+"""A worker's parent process is small, answers while the child works, and ends in order."""
 
 import signal
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.jobs.types import Backend
+from shared.jobs.requests import Backend
+from shared.workers.records import WorkerRecord
 from tests.conftest import RED_HEART
 from tests.polling import wait_until
 from tests.stack import Stack
@@ -15,6 +16,19 @@ from tests.worker.new_jobs import child_process, get_job, run_job, simulated, st
 from tests.worker.worker_records import only_worker, worker_records
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+def wait_for_record(stack: Stack, **fields: object) -> WorkerRecord:
+    """The record of the only worker, once it has these values."""
+
+    def matches() -> bool:
+        record = only_worker(stack)
+        return record is not None and all(getattr(record, name) == value for name, value in fields.items())
+
+    wait_until(matches, lambda: only_worker(stack))
+    record = only_worker(stack)
+    assert record is not None
+    return record
 
 
 @ONLY_LINUX
@@ -28,7 +42,7 @@ def test_the_parent_takes_less_than_a_hundred_megabytes(sd: Stack) -> None:
 
 
 @ONLY_LINUX
-def test_a_worker_tells_how_full_its_device_is_and_what_a_step_takes(sd: Stack) -> None:
+def test_a_worker_reports_its_device_memory_and_the_duration_of_a_step(sd: Stack) -> None:
     job = run_job(sd, **RED_HEART)
 
     record, metrics = only_worker(sd), sd.api.get("/metrics").text
@@ -41,7 +55,7 @@ def test_a_worker_tells_how_full_its_device_is_and_what_a_step_takes(sd: Stack) 
     assert 0 < timings["step_ms"] * steps < timings["generate_ms"]
 
 
-def test_the_parent_answers_while_a_job_is_rendered(null: Stack) -> None:
+def test_the_parent_answers_while_a_job_renders(null: Stack) -> None:
     job_id = start_job(null, **simulated(seconds=60))
 
     ping = null.run([sys.executable, "-m", "celery", "-A", "worker.main", "inspect", "ping"], SD_BACKEND="null")
@@ -52,59 +66,35 @@ def test_the_parent_answers_while_a_job_is_rendered(null: Stack) -> None:
     null.api.delete(f"/api/jobs/{job_id}")
 
 
-@pytest.fixture
-def own(stack: Stack) -> Stack:
-    """A worker without a model for one test."""
-    stack.settings["SD_BACKENDS"] = "null"
+def test_a_worker_reports_whether_it_is_ready_and_which_job_it_runs(null: Stack) -> None:
+    record = wait_for_record(null, state="ready", current_job=None)
+    assert (record.model, record.device) == ("null", "none")
+
+    job_id = start_job(null, **simulated(seconds=60))
+
+    wait_for_record(null, state="busy", current_job=job_id)
+    null.api.delete(f"/api/jobs/{job_id}")
+    wait_for_record(null, state="ready", current_job=None)
+
+
+def test_a_worker_finishes_its_job_before_it_ends_and_removes_its_record(stack: Stack) -> None:
     stack.start_worker("null")
-    stack.start_api()
-    return stack
+    stack.start_api(SD_BACKENDS="null")
+    job_id = start_job(stack, **simulated(seconds=2))
+
+    stack.worker.send(signal.SIGTERM)
+
+    assert stack.worker.wait() == 0
+    assert get_job(stack, job_id)["state"] == "succeeded"
+    assert worker_records(stack) == ()
 
 
-def test_a_worker_tells_that_it_is_loading_before_it_is_ready(stack: Stack) -> None:
+def test_a_worker_reports_that_it_is_loading_and_can_be_stopped_meanwhile(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False)
 
-    wait_until(lambda: only_worker(stack) is not None)
-
-    record = only_worker(stack)
-    assert record is not None
-    assert (record.state, record.backend, record.model, record.device) == ("loading", Backend.SD, "starter", None)
-    assert "ready." not in worker.output
-    worker.send(signal.SIGKILL)
-
-
-def test_a_worker_tells_what_it_is_and_that_it_is_ready(own: Stack) -> None:
-    record = only_worker(own)
-
-    assert record is not None
-    assert (record.state, record.model, record.device, record.current_job) == ("ready", "null", "none", None)
-
-
-def test_a_busy_worker_tells_which_job_it_has(own: Stack) -> None:
-    job_id = start_job(own, **simulated(seconds=60))
-
-    wait_until(lambda: (record := only_worker(own)) is not None and record.current_job == job_id)
-
-    own.api.delete(f"/api/jobs/{job_id}")
-    wait_until(
-        lambda: (record := only_worker(own)) is not None and (record.state, record.current_job) == ("ready", None)
-    )
-
-
-def test_a_worker_that_is_asked_to_end_finishes_its_job_and_leaves(own: Stack) -> None:
-    job_id = start_job(own, **simulated(seconds=2))
-
-    own.worker.send(signal.SIGTERM)
-
-    assert own.worker.wait() == 0
-    assert get_job(own, job_id)["state"] == "succeeded"
-    assert worker_records(own) == ()
-
-
-def test_a_worker_that_is_asked_to_end_while_loading_ends(stack: Stack) -> None:
-    worker = stack.start_worker("sd", ready=False)
-    wait_until(lambda: only_worker(stack) is not None)
-
+    record = wait_for_record(stack, state="loading")
     worker.send(signal.SIGTERM)
 
+    assert (record.backend, record.model, record.device) == (Backend.SD, "starter", None)
     assert worker.wait() == 0
+    assert "ready." not in worker.output

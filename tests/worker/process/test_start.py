@@ -1,4 +1,4 @@
-"""What a worker's start looks like to who watches it."""
+"""The start of a worker: its log, its downloads and its memory."""
 
 import gc
 import signal
@@ -25,29 +25,29 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 HALF, WRITTEN = 12_000_000, 10 << 20
 
 
-def told(api: Api, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """What /health says, as soon as it is that."""
+def wait_for_health(api: Api, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return what /health answers once the condition holds."""
     end = time.monotonic() + 30
-    while not what(health := api.get("/health").json()):
+    while not condition(health := api.get("/health").json()):
         assert time.monotonic() < end, health
         threading.Event().wait(0.1)
     return health
 
 
-def sd_of(api: Api) -> dict[str, Any]:
+def sd_backend(api: Api) -> dict[str, Any]:
     backends = api.get("/api/backends").json()["backends"]
     found: dict[str, Any] = next(backend for backend in backends if backend["name"] == "sd")
     return found
 
 
-def entries(output: str) -> list[str]:
-    """What follows the banner, up to the moment in which the worker is ready."""
+def start_log(output: str) -> list[str]:
+    """Return the lines between the banner and the moment when the worker is ready."""
     before, ready, _ = output.partition("ready.")
     return (before.rpartition(" key=generate.")[2] + ready).split("\n")[1:]
 
 
-def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
-    messages = [line.split(maxsplit=2)[2] for line in entries(sd.worker.output) if line.strip()]
+def test_the_log_of_a_start_has_no_noise_of_libraries(sd: Stack) -> None:
+    messages = [line.split(maxsplit=2)[2] for line in start_log(sd.worker.output) if line.strip()]
 
     placed, loaded, connected, ready = messages
     assert placed.startswith("starter: resident; its parts take 0.1 GB")
@@ -56,15 +56,15 @@ def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
     assert ready.endswith("ready.")
 
 
-def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_end(stack: Stack) -> None:
+def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(stack: Stack) -> None:
     api = stack.start_api()
     settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
     with hub_serving(NAME, STARTER_DIR, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
         stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
-        health = told(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)
-        (worker,) = sd_of(api)["workers"]
-        assert health["backends"]["sd"] == sd_of(api)["status"] == worker["state"] == "loading"
+        health = wait_for_health(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)
+        (worker,) = sd_backend(api)["workers"]
+        assert health["backends"]["sd"] == sd_backend(api)["status"] == worker["state"] == "loading"
         assert worker["download"]["bytes_total"] == health["downloads"]["sd"]["bytes_total"] > 2 * HALF
         child = child_process(stack.worker)
         stack.worker.send(signal.SIGKILL)
@@ -78,15 +78,15 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
     assert sent["text_encoder/model.safetensors"] == 1
     assert run_job(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
     # What the API knows of workers may be half a second old.
-    wait_until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
-    (ready,) = (worker for worker in sd_of(api)["workers"] if worker["state"] != "loading")
+    wait_until(lambda: any(worker["state"] != "loading" for worker in sd_backend(api)["workers"]))
+    (ready,) = (worker for worker in sd_backend(api)["workers"] if worker["state"] != "loading")
     assert (ready["download"], ready["placement"]) == (None, "resident")
     assert "downloading someone/starter-copy: " in last.output
     assert hub.url not in last.output
     assert TOKEN not in last.output
 
 
-def test_garbage_is_collected_once_the_engine_is_there(redis_url: str) -> None:
+def test_garbage_is_collected_once_the_engine_is_loaded(redis_url: str) -> None:
     settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url)
 
     load_engine(settings, Store(connect(redis_url)), lambda _: None)

@@ -1,0 +1,67 @@
+"""A bench with a housekeeper, on real records and real files."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from shared.jobs.housekeeping import JobHousekeeping
+from shared.jobs.job import Job
+from shared.storage.folder import FolderStore
+from shared.storage.images import ImageStore
+from tests.api.images import encoded, scene
+from tests.worker.bench import Bench
+from worker.housekeeper.leases import Reaper
+from worker.housekeeper.ownership import MARK, Ownership
+from worker.housekeeper.retention import RemovalCounts, Retention, RetentionRules
+from worker.records.recovery import JobRecovery
+
+_numbers = itertools.count()
+DAY = timedelta(days=1)
+IMAGE = encoded(scene())
+KEEP_ALL = RetentionRules(keep_jobs_for=None, keep_images_for=None, max_bytes=None)
+DELETE_ALL = RetentionRules(timedelta(0), timedelta(0), 0)
+
+
+class HousekeeperBench(Bench):
+    @property
+    def upkeep(self) -> JobHousekeeping:
+        return JobHousekeeping(self.prefix)
+
+    def expire_lease(self, job: Job) -> None:
+        """As if its worker had not renewed the lease for too long."""
+        self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
+
+    def reap(self) -> int:
+        return Reaper(self.store, self.jobs, self.upkeep, JobRecovery(self.store, self.jobs)).reap()
+
+    def apply_retention(
+        self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False
+    ) -> RemovalCounts:
+        return self.retention(after).apply(rules, dry_run=dry_run)
+
+    def retention(self, after: timedelta = timedelta(0), storage: FolderStore | None = None) -> Retention:
+        now, images = datetime.now(UTC) + after, ImageStore(storage or FolderStore(self.folder))
+        return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: now)
+
+    def age_upload(self, job_id: str) -> None:
+        self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1})
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in super().files if path.name != MARK]
+
+    def ownership(self) -> Ownership:
+        return Ownership.of(self.store, self.prefix, ImageStore(FolderStore(self.folder)))
+
+
+@pytest.fixture
+def bench(redis_url: str, tmp_path: Path) -> HousekeeperBench:
+    return HousekeeperBench(redis_url, f"housekeeper{next(_numbers)}:", tmp_path / "outputs")
+
+
+@pytest.fixture
+def other(bench: HousekeeperBench, redis_url: str) -> HousekeeperBench:
+    """Another installation in the same folder: another prefix, or a Redis that was lost."""
+    return HousekeeperBench(redis_url, f"housekeeper{next(_numbers)}:", bench.folder)

@@ -1,0 +1,103 @@
+"""Stranded jobs: expired leases, missed deadlines and lost wake-ups, on real records."""
+
+from datetime import UTC, datetime
+
+from shared.jobs.operations import ProgressReply
+from tests.worker.housekeeper.conftest import DAY, HousekeeperBench
+from worker.records.recovery import JobRecovery
+
+
+def test_a_job_whose_lease_expired_is_requeued_and_wakes_a_worker(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit())
+    bench.expire_lease(running)
+
+    assert bench.reap() == 1
+
+    job = bench.read(running)
+    assert (job.state, job.losses) == ("queued", 1)
+    assert bench.wake_ups() == 1
+
+
+def test_a_job_whose_lease_is_renewed_is_left_alone(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit())
+    bench.expire_lease(running)
+    assert bench.store.run(bench.jobs.report_progress(running)) is ProgressReply.CONTINUE
+
+    assert bench.reap() == 0
+    assert bench.read(running) == running
+
+
+def test_a_worker_that_lost_its_job_cannot_commit_it(bench: HousekeeperBench) -> None:
+    stale = bench.start(bench.submit())
+    bench.expire_lease(stale)
+    bench.reap()
+    bench.start(bench.read(stale))
+
+    committed = bench.store.run(bench.jobs.move(stale, stale.cancel(datetime.now(UTC))))
+
+    assert not committed
+    assert bench.store.run(bench.jobs.report_progress(stale)) is ProgressReply.LOST
+
+
+def test_a_job_that_cost_three_workers_fails(bench: HousekeeperBench) -> None:
+    job = bench.submit()
+    for _ in range(3):
+        bench.expire_lease(bench.start(bench.read(job)))
+        bench.reap()
+
+    ended = bench.read(job)
+    assert ended.error is not None
+    assert (ended.state, ended.error.code, ended.attempt) == ("failed", "worker-lost", 3)
+
+
+def test_a_requeued_job_has_cost_no_worker(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit())
+
+    JobRecovery(bench.store, bench.jobs, worker="another worker").requeue(running.id)
+
+    assert (bench.read(running).state, bench.read(running).losses) == ("queued", 0)
+
+
+def test_a_worker_requeues_no_job_of_another_worker(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit())
+
+    JobRecovery(bench.store, bench.jobs, worker="not it").requeue_lost(running.id)
+
+    assert bench.read(running) == running
+
+
+def test_a_job_that_no_worker_starts_fails_at_its_deadline(bench: HousekeeperBench) -> None:
+    job, other = bench.submit(deadline_seconds=1), bench.submit(deadline_seconds=1000)
+    bench.store.client.zadd(f"{bench.prefix}deadlines", {job.id: 1})
+
+    assert bench.reap() == 1
+
+    failed = bench.read(job)
+    assert failed.error is not None
+    assert failed.error.code == "deadline-passed"
+    assert bench.read(other) == other
+
+
+def test_a_job_that_starts_has_met_its_deadline(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit(deadline_seconds=1))
+
+    assert bench.store.client.zcard(f"{bench.prefix}deadlines") == 0
+    assert not bench.read(running).is_overdue(datetime.now(UTC) + DAY)
+
+
+def test_a_lost_wake_up_is_replaced_once(bench: HousekeeperBench) -> None:
+    bench.submit()
+    bench.store.client.delete(f"{bench.prefix}generate.null")
+
+    bench.reap()
+    bench.reap()
+
+    assert bench.wake_ups() == 1
+
+
+def test_messages_of_versions_that_had_one_per_job_are_deleted(bench: HousekeeperBench) -> None:
+    bench.store.client.lpush(f"{bench.prefix}generate.null\x06\x163", "a message")
+
+    bench.reap()
+
+    assert not bench.store.client.exists(f"{bench.prefix}generate.null\x06\x163")
