@@ -132,7 +132,7 @@ class WebhookDispatcher:
             result = self._sender.deliver(webhook)
         except Exception:
             logger.exception("webhook %s could not be sent", webhook.id)
-            result = HttpResult(error="could not be sent; see the housekeeper's log")
+            result = HttpResult(error="was not reached because of an internal error; see the housekeeper's log")
         outcome = self._retries.outcome(webhook, result)
         _log(webhook, result, outcome, time.monotonic() - begin)
         if self._tracing.is_on:
