@@ -4,7 +4,6 @@ import hashlib
 import json
 from contextlib import suppress
 from datetime import timedelta
-from typing import Protocol
 
 from shared.errors import StoreUnavailable
 from shared.jobs.job import Job
@@ -12,13 +11,10 @@ from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
 from worker.jobs.batching import NON_IMAGE_FIELDS
+from worker.records.redis_job_store import RedisJobStore
 
 #: Lifetime of entries if retention keeps everything.
 MAX_LIFETIME = timedelta(days=30)
-
-
-class ReadsJobs(Protocol):
-    def read(self, job_id: str) -> Job | None: ...
 
 
 class RedisResultCache:
@@ -28,7 +24,7 @@ class RedisResultCache:
     """
 
     def __init__(
-        self, store: Store, index: ResultCacheIndex, job_store: ReadsJobs, fingerprint: str, lifetime: timedelta
+        self, store: Store, index: ResultCacheIndex, job_store: RedisJobStore, fingerprint: str, lifetime: timedelta
     ) -> None:
         """`fingerprint` identifies the model (see Reproducible)."""
         self._store = store
