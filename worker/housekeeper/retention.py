@@ -40,7 +40,7 @@ class RemovalCounts:
 
 
 @dataclass
-class _Round:
+class _Run:
     rules: RetentionRules
     dry_run: bool
     end: float
@@ -86,17 +86,17 @@ class Retention:
 
         Raise StoreUnavailable and StorageUnavailable.
         """
-        this = _Round(rules, dry_run, time.monotonic() + seconds)
+        run = _Run(rules, dry_run, time.monotonic() + seconds)
         owns_images = self._owns_images()
-        input_bytes = self._remove_inputs(this, owns_images)
+        input_bytes = self._remove_inputs(run, owns_images)
         if owns_images:
-            self._remove_leftovers(this)
+            self._remove_leftovers(run)
             if rules.keep_images_for is not None:
-                self._remove_old(this, self._now() - rules.keep_images_for)
+                self._remove_old(run, self._now() - rules.keep_images_for)
             if rules.max_bytes is not None and not dry_run:
-                self._remove_beyond(this, rules.max_bytes - input_bytes)
+                self._remove_beyond(run, rules.max_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        return RemovalCounts(jobs, this.files, this.bytes)
+        return RemovalCounts(jobs, run.files, run.bytes)
 
     def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
         """Delete old jobs and yield their ids, which begin with the time of creation and so sort by age."""
@@ -109,7 +109,7 @@ class Retention:
                 if self._store.run(self._upkeep.delete_job(job_id, dry_run=dry_run)):
                     yield job_id
 
-    def _remove_inputs(self, this: _Round, owns_images: bool) -> int:
+    def _remove_inputs(self, run: _Run, owns_images: bool) -> int:
         """Delete inputs that no job or upload needs any more. Return how many bytes the others take."""
         kept, oldest = 0, self._now() - LEFTOVER_AGE
         for folder in self._images.inputs.list_folders():
@@ -120,40 +120,40 @@ class Retention:
             if not is_over:
                 kept += folder.bytes
                 continue
-            this.count(folder.files, folder.bytes)
-            if not this.dry_run:
+            run.count(folder.files, folder.bytes)
+            if not run.dry_run:
                 self._images.inputs.remove(folder)
         return kept
 
-    def _remove_leftovers(self, this: _Round) -> None:
+    def _remove_leftovers(self, run: _Run) -> None:
         """Delete files of workers that died while writing them."""
         oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
         for file in storage.list_files(STAGING_FOLDER):
             if file.modified_at < oldest:
-                this.count(1, file.size)
-                if not this.dry_run:
+                run.count(1, file.size)
+                if not run.dry_run:
                     storage.remove([file.name])
 
-    def _remove_old(self, this: _Round, oldest: datetime) -> None:
+    def _remove_old(self, run: _Run, oldest: datetime) -> None:
         """Delete old images; no file is older than its day's folder."""
         for day in self._images.storage.list_days():
-            if this.is_over or day.name > f"{oldest:%Y/%m/%d}":
+            if run.is_over or day.name > f"{oldest:%Y/%m/%d}":
                 return
-            self._remove(this, (file for file in self._images.list_files(day) if file.modified_at < oldest))
-            if not this.dry_run:
+            self._remove(run, (file for file in self._images.list_files(day) if file.modified_at < oldest))
+            if not run.dry_run:
                 self._images.storage.remove_day_if_empty(day)
 
-    def _remove_beyond(self, this: _Round, max_bytes: int) -> None:
+    def _remove_beyond(self, run: _Run, max_bytes: int) -> None:
         """Delete the oldest days, and the oldest files of the next one, until the rest fits."""
         days = self._images.storage.list_days()
         self._sizes = {day.name: self._day_size(day) for day in days}
         excess = sum(size for _, size in self._sizes.values()) - max_bytes
         for day in days:
-            if this.is_over or excess <= 0:
+            if run.is_over or excess <= 0:
                 return
             whole = self._sizes[day.name][1] <= excess
             files = self._images.list_files(day) if whole else self._oldest_first(day)
-            excess -= self._remove(this, files, excess)
+            excess -= self._remove(run, files, excess)
             self._images.storage.remove_day_if_empty(day)
 
     def _day_size(self, day: DayFolder) -> tuple[int | None, int]:
@@ -170,18 +170,18 @@ class Retention:
             yield from files
             last = _age_key(files[-1])
 
-    def _remove(self, this: _Round, files: Iterator[StoredFile], excess: float = math.inf) -> int:
+    def _remove(self, run: _Run, files: Iterator[StoredFile], excess: float = math.inf) -> int:
         """Delete files until `excess` bytes are freed. Return how many bytes were freed."""
         freed = 0
-        while freed < excess and not this.is_over and (batch := list(islice(files, BATCH))):
+        while freed < excess and not run.is_over and (batch := list(islice(files, BATCH))):
             to_delete = list[StoredFile]()
             for file in self._unprotected(batch):
                 if freed >= excess:
                     break
                 to_delete.append(file)
                 freed += file.size
-            this.count(len(to_delete), sum(file.size for file in to_delete))
-            if not this.dry_run:
+            run.count(len(to_delete), sum(file.size for file in to_delete))
+            if not run.dry_run:
                 self._images.remove(to_delete)
         return freed
 
