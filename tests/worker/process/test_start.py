@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
@@ -86,9 +89,10 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
     assert TOKEN not in last.output
 
 
-def test_garbage_is_collected_once_the_engine_is_loaded(redis_url: str) -> None:
-    settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url)
+def test_garbage_is_collected_after_the_imports_of_an_engine(redis_url: str) -> None:
+    settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url, device="cuda:99")
 
-    load_engine(settings, Store(connect(redis_url)), lambda _: None)
+    with pytest.raises(ConfigurationError, match="cuda:99"):
+        load_engine(settings, Store(connect(redis_url)), lambda _: None)
 
     assert gc.isenabled()
