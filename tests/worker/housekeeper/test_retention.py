@@ -143,7 +143,7 @@ def test_no_image_is_listed_if_retention_is_off(bench: HousekeeperBench) -> None
             looked.append("days")
             return super().list_days()
 
-    bench.retention(home=Watched(bench.folder)).apply(KEEP_ALL)
+    bench.retention(storage=Watched(bench.folder)).apply(KEEP_ALL)
 
     assert looked == [STAGING_FOLDER]
 
@@ -160,7 +160,7 @@ def test_days_are_listed_oldest_first_and_unchanged_days_only_once(bench: Housek
         (bench.folder / day).mkdir(parents=True)
         (bench.folder / day / f"{uuid4()}-0.png").write_bytes(bytes(100))
     bench.ownership().take_over()
-    retention = bench.retention(home=Watched(bench.folder))
+    retention = bench.retention(storage=Watched(bench.folder))
 
     def round_of(rules: RetentionRules) -> list[str]:
         looked.apply_retention()
@@ -202,7 +202,7 @@ def test_an_image_that_is_being_read_is_read_to_its_end(bench: HousekeeperBench)
     with (bench.folder / image_name(job, 0)).open("rb") as reader:
         bench.apply_retention(RetentionRules(None, DAY, None), after=2 * DAY)
 
-        assert len(reader.inputs()) == job.images[0].bytes
+        assert len(reader.read()) == job.images[0].bytes
 
 
 def test_the_first_id_of_a_moment_separates_older_ids_from_younger_ones(bench: HousekeeperBench) -> None:

@@ -65,7 +65,7 @@ def test_a_worker_without_its_safety_checker_says_how_to_go_on(stack: Stack) -> 
 
     worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
 
-    assert worker.wait(20) == 1
+    assert worker.wait() == 1
     assert "SD_SAFETY_CHECKER_ID is /nonexistent" in critical_message(worker)
     assert critical_message(worker).endswith("SD_SAFETY_CHECKER=false works without.")
 
@@ -79,7 +79,7 @@ def test_health_gives_the_reason_until_a_worker_is_ready(stack: Stack) -> None:
     assert broken.wait() == 1
     assert critical_message(broken).endswith(NO_PILLOW)
     health = api.get("/health").json()
-    (backend,) = api.get("/api/backends").json()["backends"]
+    (backend,) = (entry for entry in api.get("/api/backends").json()["backends"] if entry["name"] == "null")
     assert (health["backends"]["null"], backend["status"]) == ("offline", "offline")
     assert health["reasons"]["null"] == backend["reason"] == NO_PILLOW
 
@@ -111,7 +111,7 @@ def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack) 
     child_process(worker).kill()
 
     assert worker.wait() == 1
-    assert critical_message(worker).endswith(NO_PILLOW)
+    assert NO_PILLOW in worker.output
     stack.start_worker("null")
     assert stack.api.wait_until_done(job_id)["attempt"] == 2
 

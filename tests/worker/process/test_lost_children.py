@@ -102,7 +102,7 @@ def test_a_process_that_is_not_fit_for_another_job_ends_once_its_job_is_recorded
 def test_jobs_of_a_batch_whose_process_is_killed_run_again_at_once(brief: Stack, redis_url: str) -> None:
     # Jobs of other tests took so long that two of them would not go into one batch.
     with connect(redis_url) as client:
-        client.delete(Keys(brief.prefix).DURATIONS("null"))
+        client.delete(Keys(brief.prefix).duration_stats("null"))
     first = start_job(brief, **simulated(seconds=0.5))
     batch = [submit_job(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
     brief.api.wait_until_done(first)
@@ -123,8 +123,8 @@ def test_a_job_whose_image_an_idle_process_was_still_storing_runs_again_at_once(
         record = only_worker(null)
         return record.state if record else ""
 
-    large = {"width": 2048, "height": 2048, "num_images": 2, "output_format": "webp"}
-    job_id = start_job(null, **simulated(seconds=2), **large)
+    large = {"width": 2048, "height": 2048, "num_images": 2, "num_inference_steps": 20, "output_format": "webp"}
+    job_id = start_job(null, **{**simulated(seconds=2), **large})
     wait_until(lambda: state() == "busy")
     wait_until(lambda: state() == "ready")
 
