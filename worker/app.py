@@ -48,15 +48,15 @@ GIVE_UP = signal.SIGUSR2
 EXIT_FAILURE = 1
 
 
-def create_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
+def create_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
     """Create the worker that `settings.backend` needs."""
     create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    app = create(settings, start_id, traced)
+    app = create(settings, start_id, start_tracing)
     add_liveness_file(app, settings.alive_file)
     return app
 
 
-def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
+def create_local_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
     """Create a worker for the queue of `settings.backend`: Celery's prefork pool with one child.
 
     The parent never imports the engine, so it stays small and answers while the child renders; a child that
@@ -82,14 +82,14 @@ def create_local_worker(settings: WorkerSettings, start_id: str, traced: tracing
         worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
-    _serve_child(app, settings, start_id, traced)
+    _serve_child(app, settings, start_id, start_tracing)
     _recover_jobs(app, settings, start_id)
     # Keeps Celery from configuring logging its own way.
     setup_logging.connect(lambda **_: None, weak=False)
     return app
 
 
-def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
+def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> None:
     """Load the engine in each child, run jobs, and end in order."""
     children: list[Child] = []
 
@@ -100,7 +100,7 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, traced: t
             from worker.child import Child
 
             events = TaskEvents(app, sender)
-            children.append(Child.load(settings, WorkerIdentity(sender, start_id), traced, events.publish))
+            children.append(Child.load(settings, WorkerIdentity(sender, start_id), start_tracing, events.publish))
         except ConfigurationError as error:
             _give_up(settings, error.detail)
         except Exception as error:

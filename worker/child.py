@@ -59,10 +59,14 @@ class Child:
 
     @classmethod
     def load(
-        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: StartTracing, on_moved: Callable[[Job], None]
+        cls,
+        settings: WorkerSettings,
+        worker: WorkerIdentity,
+        start_tracing: StartTracing,
+        on_moved: Callable[[Job], None],
     ) -> Self:
         """Load the model and report its progress. Raise ConfigurationError if that is not possible."""
-        tracing = traced()
+        tracing = start_tracing()
         store = Store(connect(settings.redis_url))
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
         heartbeat = Heartbeat(store, Workers(settings.redis_prefix), _record(settings, worker))

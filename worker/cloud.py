@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 STOP_SECONDS = 30.0
 
 
-def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
     """Threads cannot be killed, so the engine keeps the time limit and stops jobs when asked to."""
     app = create_celery(settings)
     app.conf.update(
@@ -42,7 +42,7 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
         worker_concurrency=settings.bfl_concurrency,
         worker_hijack_root_logger=False,
     )
-    cloud = _CloudWorker(app, settings, start_id, traced)
+    cloud = _CloudWorker(app, settings, start_id, start_tracing)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
@@ -60,10 +60,12 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
 class _CloudWorker:
     """Runs jobs on threads, and requeues those that it stops when it has to end."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
+    def __init__(
+        self, app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing
+    ) -> None:
         self._app = app
         self._start_id = start_id
-        self._traced = traced
+        self._start_tracing = start_tracing
         self.settings = settings
         self._active = 0
         self._changed = threading.Condition()
@@ -78,7 +80,7 @@ class _CloudWorker:
         logs.configure_logging(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
         self._recovery = JobRecovery.connect(self.settings, worker)
-        self._child = Child.load(self.settings, worker, self._traced, events.publish)
+        self._child = Child.load(self.settings, worker, self._start_tracing, events.publish)
 
     def run(self) -> None:
         if self._child is None or self._recovery is None:

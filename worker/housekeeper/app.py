@@ -40,7 +40,7 @@ TOUCH_SECONDS = 2.0
 class Housekeeper:
     """Any number may run: every change is a compare-and-set, and webhooks are claimed under leases."""
 
-    def __init__(self, settings: HousekeeperSettings, traced: StartTracing) -> None:
+    def __init__(self, settings: HousekeeperSettings, start_tracing: StartTracing) -> None:
         store = Store(connect(settings.redis_url))
         jobs, upkeep = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
@@ -57,7 +57,7 @@ class Housekeeper:
             ("leases", REAP_SECONDS, reaper.reap),
             ("retention", RETENTION_SECONDS, apply_retention),
         ]
-        self._dispatcher = _create_dispatcher(settings, traced)
+        self._dispatcher = _create_dispatcher(settings, start_tracing)
         self._alive_file = settings.alive_file
         self._stopping = threading.Event()
 
@@ -95,7 +95,7 @@ class Housekeeper:
                 logger.exception("a round of %s failed", name)
 
 
-def _create_dispatcher(settings: HousekeeperSettings, traced: StartTracing) -> WebhookDispatcher:
+def _create_dispatcher(settings: HousekeeperSettings, start_tracing: StartTracing) -> WebhookDispatcher:
     store = Store(connect(settings.redis_url))
     images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
     return WebhookDispatcher(
@@ -105,7 +105,7 @@ def _create_dispatcher(settings: HousekeeperSettings, traced: StartTracing) -> W
         create_webhook_sender(settings, images, JobLinks(settings, store)),
         RetryPolicy(),
         settings.webhook_concurrency,
-        traced,
+        start_tracing,
     )
 
 

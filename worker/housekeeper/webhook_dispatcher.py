@@ -41,10 +41,10 @@ class WebhookDispatcher:
         sender: WebhookSender,
         retries: RetryPolicy,
         threads: int,
-        traced: StartTracing = NoTracing,
+        start_tracing: StartTracing = NoTracing,
     ) -> None:
         """`listener` is a connection for subscribing."""
-        self._traced = traced
+        self._start_tracing = start_tracing
         self._tracing: Tracing = NoTracing()
         self._store = store
         self._listener = listener
@@ -58,7 +58,7 @@ class WebhookDispatcher:
         self._stopped = False
 
     def start(self) -> None:
-        self._tracing = self._traced()
+        self._tracing = self._start_tracing()
         for name, work in (("webhook-listener", self._listen), ("webhooks", self._dispatch)):
             threading.Thread(target=work, name=name, daemon=True).start()
 

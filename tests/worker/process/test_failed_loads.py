@@ -1,22 +1,29 @@
 """What a worker does that cannot load its model."""
 
+import gc
 import shutil
 import signal
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from shared.errors import ConfigurationError
+from shared.jobs.types import Backend
+from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.polling import wait_until
 from tests.stack import Process, Stack
+from tests.worker.models.conftest import reach
 from tests.worker.new_jobs import child_process, get_job, simulated, start_job, submit_job
 from worker.models.sources import STARTER_DIR
+from worker.process.engine_loading import load_engine
 from worker.process.start_failures import backoff_seconds, redact
 
 REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
-NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 NO_PILLOW = "The null backend could not be loaded: no Pillow here"
 
 
@@ -46,28 +53,36 @@ def test_a_worker_without_its_model_ends_with_one_message_and_takes_no_job(stack
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face cannot be reached"),
-        ({"SD_DEVICE": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
-        ({"SD_BACKEND": "flux-local", **NO_HUB}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
+        ({"model_id": "nobody/nothing"}, "Hugging Face cannot be reached"),
+        ({"device": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
+        ({"backend": Backend.FLUX_LOCAL}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
     ],
     ids=["no network", "no such device", "no network for flux-local"],
 )
-def test_every_reason_is_one_message(stack: Stack, settings: dict[str, str], message: str) -> None:
-    worker = stack.start_worker(settings.pop("SD_BACKEND", "sd"), ready=False, **settings)
+def test_the_message_names_the_reason(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    reach("http://127.0.0.1:9", monkeypatch)
 
-    assert worker.wait() == 1
-    assert message in critical_message(worker)
-    assert "Traceback" not in worker.output
+    assert message in load_failure(redis_url, tmp_path, **settings)
 
 
-def test_a_worker_without_its_safety_checker_says_how_to_go_on(stack: Stack) -> None:
-    folder = shutil.copytree(STARTER_DIR, stack.folder / "model")
+def test_the_message_of_a_missing_safety_checker_says_how_to_go_on(redis_url: str, tmp_path: Path) -> None:
+    model = shutil.copytree(STARTER_DIR, tmp_path / "model")
 
-    worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
+    message = load_failure(redis_url, tmp_path, model_id=str(model), safety_checker_id="/nonexistent")
 
-    assert worker.wait() == 1
-    assert "SD_SAFETY_CHECKER_ID is /nonexistent" in critical_message(worker)
-    assert critical_message(worker).endswith("SD_SAFETY_CHECKER=false works without.")
+    assert "SD_SAFETY_CHECKER_ID is /nonexistent" in message
+    assert message.endswith("SD_SAFETY_CHECKER=false works without.")
+
+
+def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:
+    configured = WorkerSettings(redis_url=redis_url, model_dir=folder, **({"backend": Backend.SD} | settings))
+    with pytest.raises(ConfigurationError) as failure:
+        load_engine(configured, Store(connect(redis_url)), lambda *_: None)
+    # It is off only while libraries are imported.
+    assert gc.isenabled()
+    return failure.value.detail
 
 
 def test_health_gives_the_reason_until_a_worker_is_ready(stack: Stack) -> None:

@@ -1,6 +1,5 @@
-"""The start of a worker: its log, its downloads and its memory."""
+"""The start of a worker: its log and its downloads."""
 
-import gc
 import signal
 import threading
 import time
@@ -8,19 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from shared.errors import ConfigurationError
-from shared.jobs.types import Backend
-from shared.redis.store import Store, connect
-from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
 from worker.models.sources import STARTER_DIR
-from worker.process.engine_loading import load_engine
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -87,12 +79,3 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
     assert "downloading someone/starter-copy: " in last.output
     assert hub.url not in last.output
     assert TOKEN not in last.output
-
-
-def test_garbage_is_collected_after_the_imports_of_an_engine(redis_url: str) -> None:
-    settings = WorkerSettings(backend=Backend.SD, redis_url=redis_url, device="cuda:99")
-
-    with pytest.raises(ConfigurationError, match="cuda:99"):
-        load_engine(settings, Store(connect(redis_url)), lambda _: None)
-
-    assert gc.isenabled()
