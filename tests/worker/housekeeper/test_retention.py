@@ -132,40 +132,40 @@ def test_the_image_of_an_unfinished_job_is_kept_whatever_the_rules_say(bench: Ho
 def test_no_image_is_listed_if_retention_is_off(bench: HousekeeperBench) -> None:
     bench.run(bench.submit())
     bench.apply_retention(KEEP_ALL)
-    looked = list[str]()
+    listed = list[str]()
 
-    class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
-            looked.append(folder)
-            return super().files(folder)
+    class RecordingStore(FolderStore):
+        def list_files(self, folder: str) -> Iterator[File]:
+            listed.append(folder)
+            return super().list_files(folder)
 
-        def days(self) -> list[DayFolder]:
-            looked.append("days")
+        def list_days(self) -> list[DayFolder]:
+            listed.append("days")
             return super().list_days()
 
-    bench.retention(storage=Watched(bench.folder)).apply(KEEP_ALL)
+    bench.retention(storage=RecordingStore(bench.folder)).apply(KEEP_ALL)
 
-    assert looked == [STAGING_FOLDER]
+    assert listed == [STAGING_FOLDER]
 
 
 def test_days_are_listed_oldest_first_and_unchanged_days_only_once(bench: HousekeeperBench) -> None:
-    looked = list[str]()
+    listed = list[str]()
 
-    class Watched(FolderStore):
-        def files(self, folder: str) -> Iterator[File]:
-            looked.append(folder)
-            return super().files(folder)
+    class RecordingStore(FolderStore):
+        def list_files(self, folder: str) -> Iterator[File]:
+            listed.append(folder)
+            return super().list_files(folder)
 
     for day in ("2026/11/20", "2026/11/21", "2026/11/22"):
         (bench.folder / day).mkdir(parents=True)
         (bench.folder / day / f"{uuid4()}-0.png").write_bytes(bytes(100))
     bench.ownership().take_over()
-    retention = bench.retention(storage=Watched(bench.folder))
+    retention = bench.retention(storage=RecordingStore(bench.folder))
 
     def round_of(rules: RetentionRules) -> list[str]:
-        looked.apply_retention()
+        listed.apply_retention()
         retention.apply(rules)
-        return looked[1:]
+        return listed[1:]
 
     assert round_of(RetentionRules(None, None, 300)) == ["2026/11/20", "2026/11/21", "2026/11/22"]
     assert round_of(RetentionRules(None, None, 300)) == []

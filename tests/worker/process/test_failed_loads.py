@@ -27,9 +27,9 @@ REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
 NO_PILLOW = "The null backend could not be loaded: no Pillow here"
 
 
-def break_installation(stack: Stack) -> None:
+def break_pillow(folder: Path) -> None:
     """Processes with this folder in their PYTHONPATH cannot import Pillow."""
-    (stack.folder / "PIL.py").write_text("raise ImportError('no Pillow here')")
+    (folder / "PIL.py").write_text("raise ImportError('no Pillow here')")
 
 
 def critical_message(worker: Process) -> str:
@@ -85,11 +85,14 @@ def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:
     return failure.value.detail
 
 
-def test_health_gives_the_reason_until_a_worker_is_ready(stack: Stack) -> None:
-    break_installation(stack)
+def test_health_gives_the_reason_until_a_worker_is_ready(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("broken")
+    break_pillow(path)
     api = stack.start_api(SD_BACKENDS="null")
 
-    broken = stack.start_worker("null", ready=False, PYTHONPATH=str(stack.folder))
+    broken = stack.start_worker("null", ready=False, PYTHONPATH=str(path))
 
     assert broken.wait() == 1
     assert critical_message(broken).endswith(NO_PILLOW)
@@ -117,11 +120,14 @@ def test_a_worker_that_keeps_failing_backs_off_before_it_ends_and_still_stops_on
     second.wait(10)
 
 
-def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack) -> None:
+def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("path")
     stack.start_api(SD_BACKENDS="null")
-    worker = stack.start_worker("null", PYTHONPATH=str(stack.folder))
+    worker = stack.start_worker("null", PYTHONPATH=str(path))
     job_id = start_job(stack, **simulated(seconds=1))
-    break_installation(stack)
+    break_pillow(path)
 
     child_process(worker).kill()
 
