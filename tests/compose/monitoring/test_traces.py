@@ -185,7 +185,7 @@ def test_without_an_endpoint_nothing_is_traced() -> None:
     assert isinstance(
         tracing.start_tracing("x", {tracing.ENDPOINT_VARIABLES[0]: "http://x", "OTEL_SDK_DISABLED": "true"}), type(off)
     )
-    assert off.request("") is off
+    assert off.start_request("") is off
     assert tracing.current_traceparent() == ""
 
 

@@ -163,7 +163,7 @@ def test_days_are_listed_oldest_first_and_unchanged_days_only_once(bench: Housek
     retention = bench.retention(storage=RecordingStore(bench.folder))
 
     def round_of(rules: RetentionRules) -> list[str]:
-        listed.apply_retention()
+        listed.clear()
         retention.apply(rules)
         return listed[1:]
 
