@@ -27,7 +27,7 @@ from shared.observability import logs, tracing
 from shared.redis.celery_queues import create_celery, queue_for
 from shared.redis.wakeups import GENERATE, queue_name
 from shared.settings.worker import WorkerSettings
-from worker.cloud import create_cloud_worker
+from worker.cloud import configure_cloud_worker
 from worker.process import start_failures
 from worker.process.liveness_file import add_liveness_file
 from worker.process.task_events import TaskEvents
@@ -49,25 +49,32 @@ EXIT_FAILURE = 1
 
 
 def create_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
-    """Create the worker that `settings.backend` needs."""
-    create = create_cloud_worker if settings.backend is Backend.FLUX_API else create_local_worker
-    app = create(settings, start_id, start_tracing)
+    """Create a worker for the queue of `settings.backend`."""
+    app = create_celery(settings)
+    app.conf.update(
+        task_queues=[queue_for(settings.backend)],
+        task_default_queue=queue_name(settings.backend),
+        worker_hijack_root_logger=False,
+    )
+    # Keeps Celery from configuring logging its own way.
+    setup_logging.connect(lambda **_: None, weak=False)
+    configure = configure_cloud_worker if settings.backend is Backend.FLUX_API else configure_local_worker
+    configure(app, settings, start_id, start_tracing)
     add_liveness_file(app, settings.alive_file)
     return app
 
 
-def create_local_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
-    """Create a worker for the queue of `settings.backend`: Celery's prefork pool with one child.
+def configure_local_worker(
+    app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing
+) -> None:
+    """Use Celery's prefork pool with one child.
 
     The parent never imports the engine, so it stays small and answers while the child renders; a child that
     crashes or hangs costs only itself.
     """
-    app = create_celery(settings)
     app.conf.update(
         # A spawned child is a new interpreter; it finds the task here.
         include=["worker.main"],
-        task_queues=[queue_for(settings.backend)],
-        task_default_queue=queue_name(settings.backend),
         # For a child that is suspended: one that hangs ends itself. Each job of a batch may have to be rendered alone.
         task_time_limit=(settings.max_batch_size + 1) * 2 * settings.job_timeout_seconds,
         worker_pool="prefork",
@@ -79,14 +86,10 @@ def create_local_worker(settings: WorkerSettings, start_id: str, start_tracing: 
         # A lost child may have sent a result that is still to arrive, but wake-ups have none. Celery's 10 s would keep
         # the next child waiting.
         worker_lost_wait=0.1,
-        worker_hijack_root_logger=False,
     )
     app.steps["worker"].add(ModelGate)
     _serve_child(app, settings, start_id, start_tracing)
     _recover_jobs(app, settings, start_id)
-    # Keeps Celery from configuring logging its own way.
-    setup_logging.connect(lambda **_: None, weak=False)
-    return app
 
 
 def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> None:

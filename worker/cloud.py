@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, bootsteps
 from celery.exceptions import Reject
-from celery.signals import setup_logging, worker_shutdown, worker_shutting_down
+from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker import state as celery_state
 
 from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
-from shared.redis.celery_queues import create_celery, queue_for
-from shared.redis.wakeups import GENERATE, queue_name
+from shared.redis.wakeups import GENERATE
 from shared.settings.worker import WorkerSettings
 from worker.process import start_failures
 from worker.process.task_events import TaskEvents
@@ -32,29 +31,20 @@ EXIT_FAILURE = 1
 STOP_SECONDS = 30.0
 
 
-def create_cloud_worker(settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> Celery:
-    """Threads cannot be killed, so the engine keeps the time limit and stops jobs when asked to."""
-    app = create_celery(settings)
-    app.conf.update(
-        task_queues=[queue_for(settings.backend)],
-        task_default_queue=queue_name(settings.backend),
-        worker_pool="threads",
-        worker_concurrency=settings.bfl_concurrency,
-        worker_hijack_root_logger=False,
-    )
+def configure_cloud_worker(
+    app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing
+) -> None:
+    """Use threads. They cannot be killed, so the engine keeps the time limit and stops jobs when asked to."""
+    app.conf.update(worker_pool="threads", worker_concurrency=settings.bfl_concurrency)
     cloud = _CloudWorker(app, settings, start_id, start_tracing)
     app.steps["worker"].add(_gate(cloud))
     worker_shutting_down.connect(cloud.on_shutdown, weak=False)
     worker_shutdown.connect(cloud.on_end, weak=False)
-    # Keeps Celery from configuring logging its own way.
-    setup_logging.connect(lambda **_: None, weak=False)
 
     # TaskEvents sends the events of jobs instead. Older versions sent the id of a job as an argument.
     @app.task(name=GENERATE, send_events=False)
     def generate(*_: object) -> None:
         cloud.run()
-
-    return app
 
 
 class _CloudWorker:
@@ -97,16 +87,14 @@ class _CloudWorker:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        self._count(1)
+        with self._changed:
+            self._active += 1
         try:
             yield
         finally:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        with self._changed:
-            self._active += change
-            self._changed.notify_all()
+            with self._changed:
+                self._active -= 1
+                self._changed.notify_all()
 
     def on_shutdown(self, **_: object) -> None:
         timer = threading.Timer(self.settings.shutdown_grace_seconds, self._stop)

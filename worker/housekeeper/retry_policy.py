@@ -21,18 +21,15 @@ class RetryPolicy:
         self._random_share = random_share
 
     def outcome(self, webhook: Webhook, result: HttpResult) -> DeliveryOutcome:
-        receiver = result.receiver_state
         if result.is_accepted:
             return DeliveryOutcome(DeliveryState.DELIVERED, result.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # The next progress event replaces it.
-            return DeliveryOutcome(
-                DeliveryState.DROPPED, result.status, result.error, receiver=receiver, gone=result.is_gone
-            )
-        if result.is_gone or webhook.attempt > len(self._schedule):
-            return DeliveryOutcome(
-                DeliveryState.DEAD, result.status, result.error, receiver=receiver, gone=result.is_gone
-            )
-        wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._random_share())
-        delay = round(max(wait, result.retry_after_seconds) * 1000)
-        return DeliveryOutcome(DeliveryState.PENDING, result.status, result.error, delay, receiver)
+            state, delay = DeliveryState.DROPPED, 0.0
+        elif result.is_gone or webhook.attempt > len(self._schedule):
+            state, delay = DeliveryState.DEAD, 0.0
+        else:
+            delay = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._random_share())
+            state, delay = DeliveryState.PENDING, max(delay, result.retry_after_seconds)
+        delay_ms = round(delay * 1000)
+        return DeliveryOutcome(state, result.status, result.error, delay_ms, result.receiver_state, result.is_gone)
