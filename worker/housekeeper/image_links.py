@@ -1,6 +1,8 @@
 """Links to images in webhooks."""
 
 import secrets
+from dataclasses import dataclass
+from functools import cached_property
 
 from shared.access.links import Links, LinkSigner, link_secret
 from shared.jobs.job import Job
@@ -9,25 +11,23 @@ from shared.settings.service import LinkSettings
 from worker.records.redis_retry import retry_until_available
 
 
+@dataclass
 class JobLinks:
     """The links that the job's own caller gets: signed if the job was submitted with an API key."""
 
-    def __init__(self, settings: LinkSettings, store: Store) -> None:
-        self._settings = settings
-        self._store = store
-        self._signer: LinkSigner | None = None
+    settings: LinkSettings
+    store: Store
 
     def of(self, job: Job) -> Links:
         """May wait for Redis."""
-        return Links(job.base_url, self._link_signer() if job.owner else None)
+        return Links(job.base_url, self._signer if job.owner else None)
 
-    def _link_signer(self) -> LinkSigner:
-        if self._signer is None:
-            self._signer = LinkSigner(self._secret(), self._settings.link_lifetime_seconds)
-        return self._signer
+    @cached_property
+    def _signer(self) -> LinkSigner:
+        return LinkSigner(self._secret(), self.settings.link_lifetime_seconds)
 
     def _secret(self) -> bytes:
-        if self._settings.link_secret is not None:
-            return self._settings.link_secret.get_secret_value().encode()
-        proposed = link_secret(self._settings.redis_prefix, secrets.token_hex(32))
-        return retry_until_available(lambda: self._store.run(proposed)).encode()
+        if self.settings.link_secret is not None:
+            return self.settings.link_secret.get_secret_value().encode()
+        proposed = link_secret(self.settings.redis_prefix, secrets.token_hex(32))
+        return retry_until_available(lambda: self.store.run(proposed)).encode()

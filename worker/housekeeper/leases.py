@@ -1,6 +1,7 @@
 """Reaps stranded jobs: requeues those whose lease expired and fails those past their deadline."""
 
 import logging
+from dataclasses import dataclass
 
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
@@ -13,25 +14,25 @@ logger = logging.getLogger(__name__)
 BATCH = 100
 
 
+@dataclass(frozen=True)
 class Reaper:
     """The worker that runs a job renews its lease every second; after LEASE_MS without renewal it expires."""
 
-    def __init__(self, store: Store, jobs: Jobs, upkeep: JobHousekeeping, recovery: JobRecovery) -> None:
-        self._store = store
-        self._jobs = jobs
-        self._upkeep = upkeep
-        self._recovery = recovery
+    store: Store
+    jobs: Jobs
+    upkeep: JobHousekeeping
+    recovery: JobRecovery
 
     def reap(self) -> int:
         """Handle expired jobs and return how many there were. Raise StoreUnavailable."""
-        expired = self._store.run(self._upkeep.list_expired_leases(BATCH))
+        expired = self.store.run(self.upkeep.list_expired_leases(BATCH))
         for job_id in expired:
             logger.warning("the worker of job %s stopped renewing its lease", job_id, extra={"job_id": job_id})
-            self._recovery.requeue_lost(job_id)
-        overdue = self._store.run(self._upkeep.list_overdue(BATCH))
+            self.recovery.requeue_lost(job_id)
+        overdue = self.store.run(self.upkeep.list_overdue(BATCH))
         for job_id in overdue:
-            self._recovery.fail_overdue(job_id)
+            self.recovery.fail_overdue(job_id)
         # A broker may lose a wake-up, and so does a worker that dies with one.
         for backend in Backend:
-            self._store.run(self._jobs.fill_wake_ups(backend))
+            self.store.run(self.jobs.fill_wake_ups(backend))
         return len(expired) + len(overdue)

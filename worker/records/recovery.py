@@ -29,14 +29,14 @@ class WorkerIdentity:
         return f"{self.node}#{self.start_id}"
 
 
+@dataclass(frozen=True)
 class JobRecovery:
     """Never waits for Redis: the housekeeper finds what cannot be recorded now, once the lease has lapsed."""
 
-    def __init__(self, store: Store, jobs: Jobs, worker: str = "") -> None:
-        """`worker` is the id of the worker whose jobs it may move; '' for any."""
-        self._worker = worker
-        self._store = store
-        self._jobs = jobs
+    store: Store
+    jobs: Jobs
+    worker: str = ""
+    """Id of the worker whose jobs it may move; '' for any."""
 
     @classmethod
     def connect(cls, settings: Settings, worker: WorkerIdentity) -> Self:
@@ -46,7 +46,7 @@ class JobRecovery:
         """Fail a job that was not started before its deadline."""
         job = self._read(job_id)
         if job is not None and job.state is State.QUEUED:
-            self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self._store.now()))
+            self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self.store.now()))
 
     def requeue_lost(self, job_id: str) -> None:
         """Requeue a job whose worker was lost, unless it has cost too many workers already."""
@@ -75,24 +75,24 @@ class JobRecovery:
             # Nobody knows which job of a batch hung: each is tried again, alone.
             if [job] == batch and self._has_run_for(job, time_limit_seconds):
                 logger.warning("job %s hung and has cost the process that ran it", job.id, extra={"job_id": job.id})
-                self._move(job, job.fail(JobError.from_error(TimedOut()), self._store.now()))
+                self._move(job, job.fail(JobError.from_error(TimedOut()), self.store.now()))
             else:
                 self._requeue_lost(job)
 
     def _requeue_lost(self, job: Job) -> None:
         if job.losses + 1 >= MAX_WORKER_LOSSES:
-            self._move(job, job.fail(JobError.from_error(WorkerLost()), self._store.now()))
+            self._move(job, job.fail(JobError.from_error(WorkerLost()), self.store.now()))
             return
         logger.warning("the worker of job %s was lost; the job is requeued", job.id, extra={"job_id": job.id})
         self._move(job, job.requeue(lost=True))
 
     def _has_run_for(self, job: Job, seconds: float) -> bool:
-        return job.started_at is not None and (self._store.now() - job.started_at).total_seconds() >= seconds
+        return job.started_at is not None and (self.store.now() - job.started_at).total_seconds() >= seconds
 
     def _list_running(self) -> Sequence[Job]:
         """Return the jobs that this worker renders, and those whose images it still stores."""
         try:
-            return self._store.run(self._jobs.list_running_on(self._worker))
+            return self.store.run(self.jobs.list_running_on(self.worker))
         except StoreUnavailable:
             logger.warning("Redis does not answer: the jobs of this worker wait until their leases lapse")
             return ()
@@ -101,11 +101,11 @@ class JobRecovery:
         job = self._read(job_id)
         if job is None or job.state is not State.RUNNING:
             return None
-        return job if self._worker in ("", job.worker) else None
+        return job if self.worker in ("", job.worker) else None
 
     def _read(self, job_id: str) -> Job | None:
         try:
-            snapshot = self._store.run(self._jobs.read(job_id))
+            snapshot = self.store.run(self.jobs.read(job_id))
         except StoreUnavailable:
             _warn_of_outage(job_id)
             return None
@@ -113,7 +113,7 @@ class JobRecovery:
 
     def _move(self, old: Job, new: Job) -> None:
         try:
-            self._store.run(self._jobs.move(old, new))
+            self.store.run(self.jobs.move(old, new))
         except StoreUnavailable:
             _warn_of_outage(old.id)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 from shared.errors import StoreUnavailable
@@ -17,27 +18,25 @@ from worker.records.redis_job_store import RedisJobStore
 MAX_LIFETIME = timedelta(days=30)
 
 
+@dataclass(frozen=True)
 class RedisResultCache:
     """Finds jobs of the same owner with the same request and model.
 
     If Redis does not answer, images are rendered anew.
     """
 
-    def __init__(
-        self, store: Store, index: ResultCacheIndex, job_store: RedisJobStore, fingerprint: str, lifetime: timedelta
-    ) -> None:
-        """`fingerprint` identifies the model (see Reproducible)."""
-        self._store = store
-        self._index = index
-        self._job_store = job_store
-        self._fingerprint = fingerprint
-        self._lifetime_ms = int(lifetime.total_seconds() * 1000)
+    store: Store
+    index: ResultCacheIndex
+    job_store: RedisJobStore
+    fingerprint: str
+    """Identifies the model (see Reproducible)."""
+    lifetime: timedelta
 
     def find(self, job: Job) -> Job | None:
         """Return a succeeded job with the same resolved request, seed included."""
         with suppress(StoreUnavailable):
-            job_id = self._store.run(self._index.find(self._key(job)))
-            cached = self._job_store.read(job_id) if job_id is not None else None
+            job_id = self.store.run(self.index.find(self._key(job)))
+            cached = self.job_store.read(job_id) if job_id is not None else None
             if cached is not None and cached.state is State.SUCCEEDED and cached.owner == job.owner:
                 return cached
         return None
@@ -46,12 +45,13 @@ class RedisResultCache:
         """Offer the images of a job for reuse, unless some were withheld or reused themselves."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(image.flagged for image in job.images):
             with suppress(StoreUnavailable):
-                self._store.run(self._index.put(self._key(job), job.id, self._lifetime_ms))
+                lifetime_ms = int(self.lifetime.total_seconds() * 1000)
+                self.store.run(self.index.put(self._key(job), job.id, lifetime_ms))
 
     def _key(self, job: Job) -> str:
         """Hash all that determines the bytes of the images, and their owner."""
         request = job.request.to_json(exclude={*NON_IMAGE_FIELDS} - {"output_format"})
-        key = json.dumps([job.owner, job.backend, job.model, self._fingerprint, request], sort_keys=True)
+        key = json.dumps([job.owner, job.backend, job.model, self.fingerprint, request], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
 
