@@ -53,7 +53,7 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
     child.suspend()
     job = service.wait_until_done(job_id)
     child.resume()
-    stopped.wait_for(f"job {job_id} was taken away")
+    stopped.wait_for(f"job {job_id} was lost to another worker")
 
     assert (job.state, job.attempt) == ("succeeded", 2)
     assert service.job(job_id) == job
