@@ -42,15 +42,15 @@ class Housekeeper:
 
     def __init__(self, settings: HousekeeperSettings, start_tracing: StartTracing) -> None:
         store = Store(connect(settings.redis_url))
-        jobs, upkeep = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
+        jobs, housekeeping = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
-        reaper = Reaper(store, jobs, upkeep, JobRecovery(store, jobs))
+        reaper = Reaper(store, jobs, housekeeping, JobRecovery(store, jobs))
         ownership = Ownership.of(store, settings.redis_prefix, images)
         retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership), store.now)
 
         def apply_retention() -> None:
             # One storage needs only one housekeeper.
-            if store.run(upkeep.take_turn("clear-away", RETENTION_SECONDS * 0.9)):
+            if store.run(housekeeping.take_turn("clear-away", RETENTION_SECONDS * 0.9)):
                 retention.apply(retention_rules(settings), seconds=RETENTION_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [

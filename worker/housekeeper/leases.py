@@ -20,16 +20,16 @@ class Reaper:
 
     store: Store
     jobs: Jobs
-    upkeep: JobHousekeeping
+    housekeeping: JobHousekeeping
     recovery: JobRecovery
 
     def reap(self) -> int:
         """Handle expired jobs and return how many there were. Raise StoreUnavailable."""
-        expired = self.store.run(self.upkeep.list_expired_leases(BATCH))
+        expired = self.store.run(self.housekeeping.list_expired_leases(BATCH))
         for job_id in expired:
             logger.warning("the worker of job %s stopped renewing its lease", job_id, extra={"job_id": job_id})
             self.recovery.requeue_lost(job_id)
-        overdue = self.store.run(self.upkeep.list_overdue(BATCH))
+        overdue = self.store.run(self.housekeeping.list_overdue(BATCH))
         for job_id in overdue:
             self.recovery.fail_overdue(job_id)
         # A broker may lose a wake-up, and so does a worker that dies with one.

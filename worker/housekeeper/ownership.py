@@ -42,7 +42,7 @@ class Ownership:
 
     store: Store
     jobs: Jobs
-    upkeep: JobHousekeeping
+    housekeeping: JobHousekeeping
     images: ImageStore
 
     @classmethod
@@ -76,7 +76,7 @@ class Ownership:
         self.images.storage.create(MARK, self._installation_mark(), MARK)
 
     def _installation_mark(self) -> bytes:
-        return self.store.run(self.upkeep.installation_id(uuid4().hex)).encode()
+        return self.store.run(self.housekeeping.installation_id(uuid4().hex)).encode()
 
     def _has_records_of_images(self) -> bool:
         """Also true without images. After an upgrade from a version without marks, recent images have records."""

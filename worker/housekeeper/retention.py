@@ -74,7 +74,7 @@ class Retention:
         """Images are left alone unless `owns_images()`."""
         self._store = store
         self._jobs = Jobs(prefix)
-        self._upkeep = JobHousekeeping(prefix)
+        self._housekeeping = JobHousekeeping(prefix)
         self._images = images
         self._owns_images = owns_images
         self._now = now
@@ -103,10 +103,10 @@ class Retention:
         if rules.keep_jobs_for is None:
             return
         last, limit = "", first_id_at(self._now() - rules.keep_jobs_for)
-        while ids := self._store.run(self._upkeep.list_older_than(limit, last, BATCH)):
+        while ids := self._store.run(self._housekeeping.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
-                if self._store.run(self._upkeep.delete_job(job_id, dry_run=dry_run)):
+                if self._store.run(self._housekeeping.delete_job(job_id, dry_run=dry_run)):
                     yield job_id
 
     def _remove_inputs(self, run: _Run, owns_images: bool) -> int:
@@ -116,7 +116,7 @@ class Retention:
             if folder.job_id is None:
                 is_over = owns_images and folder.modified_at < oldest
             else:
-                is_over = self._store.run(self._upkeep.inputs_unneeded(folder.job_id))
+                is_over = self._store.run(self._housekeeping.inputs_unneeded(folder.job_id))
             if not is_over:
                 kept += folder.bytes
                 continue

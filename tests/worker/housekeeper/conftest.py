@@ -26,7 +26,7 @@ DELETE_ALL = RetentionRules(timedelta(0), timedelta(0), 0)
 
 class HousekeeperBench(Bench):
     @property
-    def upkeep(self) -> JobHousekeeping:
+    def housekeeping(self) -> JobHousekeeping:
         return JobHousekeeping(self.prefix)
 
     def expire_lease(self, job: Job) -> None:
@@ -34,7 +34,7 @@ class HousekeeperBench(Bench):
         self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
 
     def reap(self) -> int:
-        return Reaper(self.store, self.jobs, self.upkeep, JobRecovery(self.store, self.jobs)).reap()
+        return Reaper(self.store, self.jobs, self.housekeeping, JobRecovery(self.store, self.jobs)).reap()
 
     def apply_retention(
         self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False

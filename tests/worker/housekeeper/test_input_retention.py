@@ -24,7 +24,7 @@ def test_inputs_are_kept_until_their_job_has_ended(bench: HousekeeperBench) -> N
 def test_inputs_whose_job_was_never_accepted_are_deleted_after_a_day(bench: HousekeeperBench) -> None:
     lost, coming = str(uuid4()), str(uuid4())
     for job_id in (lost, coming):
-        bench.store.run(bench.upkeep.register_upload(job_id))
+        bench.store.run(bench.housekeeping.register_upload(job_id))
         staged = bench.inputs.create_staging_area()
         arrived(staged, IMAGE)
         staged.commit(job_id)

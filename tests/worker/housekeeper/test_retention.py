@@ -184,9 +184,9 @@ def test_a_round_ends_at_its_time_limit_and_the_next_one_continues(bench: Housek
 
 
 def test_only_one_housekeeper_at_a_time_gets_the_turn(bench: HousekeeperBench) -> None:
-    assert [bench.store.run(bench.upkeep.take_turn("clear-away", 60)) for _ in range(2)] == [True, False]
-    assert bench.store.run(bench.upkeep.take_turn("other", 0.001))
-    wait_until(lambda: bench.store.run(bench.upkeep.take_turn("other", 60)))
+    assert [bench.store.run(bench.housekeeping.take_turn("clear-away", 60)) for _ in range(2)] == [True, False]
+    assert bench.store.run(bench.housekeeping.take_turn("other", 0.001))
+    wait_until(lambda: bench.store.run(bench.housekeeping.take_turn("other", 60)))
 
 
 def test_an_image_outlives_the_record_of_its_job(bench: HousekeeperBench) -> None:
