@@ -175,7 +175,7 @@ def _child_watch(on_child_lost: Callable[[], None]) -> type[bootsteps.StartStopS
                     on_child_lost()
                 except Exception:
                     # This is the pool's own loop; it must go on.
-                    logger.exception("the jobs of a lost child could not be requeued; their leases will lapse")
+                    logger.exception("the jobs of a lost child could not be requeued; their leases will expire")
 
             pool.on_process_down = on_process_down
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 #: How long jobs may take to stop: a request to the provider is not left before its response says what was bought. A job
-#: that is stuck for longer is recovered when its lease lapses.
+#: that is stuck for longer is recovered when its lease expires.
 STOP_SECONDS = 30.0
 
 

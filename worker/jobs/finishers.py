@@ -51,4 +51,4 @@ def _run_logged(work: Callable[[], None], then: Callable[[], None]) -> None:
     try:
         InlineFinisher().run(work, then)
     except Exception:
-        logger.exception("a job could not be finished; its lease will lapse")
+        logger.exception("a job could not be finished; its lease will expire")

@@ -18,7 +18,7 @@ RETRY_SECONDS = 0.2
 
 
 class RedisConcurrencySlots:
-    """Slots that all workers share. A thread renews those of this process; those of a dead worker lapse."""
+    """Slots that all workers share. A thread renews those of this process; those of a dead worker expire."""
 
     def __init__(self, store: Store, slots: ConcurrencySlots) -> None:
         self._store = store
@@ -41,7 +41,7 @@ class RedisConcurrencySlots:
         finally:
             with self._lock:
                 self._holders.discard(holder)
-            # A slot that cannot be released now lapses.
+            # A slot that cannot be released now expires.
             with suppress(StoreUnavailable):
                 self._store.run(self._slots.release(holder))
 

@@ -31,7 +31,7 @@ class WorkerIdentity:
 
 @dataclass(frozen=True)
 class JobRecovery:
-    """Never waits for Redis: the housekeeper finds what cannot be recorded now, once the lease has lapsed."""
+    """Never waits for Redis: the housekeeper finds what cannot be recorded now, once the lease has expired."""
 
     store: Store
     jobs: Jobs
@@ -94,7 +94,7 @@ class JobRecovery:
         try:
             return self.store.run(self.jobs.list_running_on(self.worker))
         except StoreUnavailable:
-            logger.warning("Redis does not answer: the jobs of this worker wait until their leases lapse")
+            logger.warning("Redis does not answer: the jobs of this worker wait until their leases expire")
             return ()
 
     def _read_running(self, job_id: str) -> Job | None:
@@ -119,4 +119,4 @@ class JobRecovery:
 
 
 def _warn_of_outage(job_id: str) -> None:
-    logger.warning("Redis does not answer: job %s waits until its lease lapses", job_id, extra={"job_id": job_id})
+    logger.warning("Redis does not answer: job %s waits until its lease expires", job_id, extra={"job_id": job_id})
