@@ -64,7 +64,7 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engi
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,
-        cloud=_has_cloud(settings),
+        suggest_cloud=_has_cloud(settings),
     )
     return StableDiffusion.load(model, options)
 
@@ -78,7 +78,7 @@ def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_checker(settings, on_download),
-        cloud=_has_cloud(settings),
+        suggest_cloud=_has_cloud(settings),
     )
     return FluxLocal.load(model, options)
 

@@ -19,8 +19,8 @@ from tests.faults.invariant import until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.engines.null import NullEngine
-from worker.images import png
 from worker.images.encoder import Encoder
+from worker.images.png import encode_png
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.runner import SHORT_SECONDS
 from worker.records.redis_ledger import RedisLedger
@@ -78,7 +78,7 @@ def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
 def scene(turned: int = 0, width: int = 64) -> bytes:
     """A PNG file of coloured grain."""
     pixels = np.random.default_rng(1).integers(0, 256, (64, width, 3), np.uint8)
-    return png.encode(np.ascontiguousarray(np.rot90(pixels, turned // 90)), {})
+    return encode_png(np.ascontiguousarray(np.rot90(pixels, turned // 90)))
 
 
 def new_job() -> Job:
@@ -164,7 +164,7 @@ def test_a_job_whose_image_is_lost_fails_alone(bench: Bench, backend: Counting) 
 
 
 def test_a_mask_that_cannot_be_used_fails_its_job_alone(bench: Bench, backend: Counting) -> None:
-    white, black = (png.encode(np.full((64, 64, 3), shade, np.uint8), {}) for shade in (255, 0))
+    white, black = (encode_png(np.full((64, 64, 3), shade, np.uint8)) for shade in (255, 0))
     jobs = accepted(bench, *({"images": [scene()], "mask": mask} for mask in (white, black, white)))
 
     run(bench, backend)

@@ -14,7 +14,7 @@ from PIL import Image
 from shared.jobs.requests import GenerationRequest
 from shared.models.bfl import image_fields
 from shared.models.capabilities import Capabilities, Size
-from worker.images import png
+from worker.images.png import encode_png
 from worker.images.values import ImageSource, Inputs, Pixels
 
 #: Aspect ratios are told in small numbers, up to 21:9.
@@ -109,13 +109,13 @@ def _most(size: Size) -> Size:
 
 def _encoded(source: ImageSource, size: Size) -> bytes:
     """As a PNG: what a model sees of an image is that and nothing that its file told."""
-    return png.encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS), {})
+    return encode_png(_resized(source.pixels(size), size, Image.Resampling.LANCZOS))
 
 
 def _encoded_mask(inputs: Inputs, size: Size) -> bytes:
     assert inputs.mask is not None  # noqa: S101 - the request has one
     small = _resized(inputs.mask, size, Image.Resampling.NEAREST)
-    return png.encode(np.repeat(small[..., None], 3, axis=2), {})
+    return encode_png(np.repeat(small[..., None], 3, axis=2))
 
 
 def _resized(pixels: Pixels, size: Size, resampling: Image.Resampling) -> Pixels:

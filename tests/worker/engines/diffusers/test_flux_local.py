@@ -176,7 +176,7 @@ def test_what_a_step_raises_ends_the_drawing(model: FluxLocal) -> None:
 def test_the_end_of_a_prompt_that_is_not_read_is_told(model: FluxLocal) -> None:
     (warning,) = small(model, prompt="x" * 600).watch.warnings
 
-    assert warning.startswith("prompt is too long for the model, which does not read its last 110 tokens")
+    assert warning.startswith("prompt is too long: the model ignores its last 110 tokens")
 
 
 def test_a_image_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_what_fits_in_no_way_fails_and_names_the_cloud(folder: Path, monkeypatch
     def short(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model = loaded(folder, cloud=True)
+    model = loaded(folder, suggest_cloud=True)
     monkeypatch.setattr(Flux2Transformer2DModel, "forward", short)
 
     with pytest.raises(OutOfMemory, match="should fit, and the backend flux-api makes 2048x2048"):

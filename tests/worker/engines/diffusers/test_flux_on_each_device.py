@@ -16,7 +16,7 @@ from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers import placement
 from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLocal, FluxOptions
 from worker.engines.diffusers.pipeline_loading import load_pipeline
-from worker.engines.diffusers.placement import Placement, sizes_of
+from worker.engines.diffusers.placement import Placement, part_sizes
 from worker.images.values import Inputs
 from worker.models.sources import LocalModel, ModelSource
 
@@ -58,7 +58,7 @@ def test_every_placement_gives_the_same_image(
     folder: Path, device: str, wanted: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = loaded(folder, device)
-    largest = max(sizes_of(resident._pipe).values())
+    largest = max(part_sizes(resident._pipe).values())
     with_free(monkeypatch, WORKING_BYTES + largest if wanted is Placement.MODEL_OFFLOAD else 0)
     model = loaded(folder, device)
     assert model.placement == wanted
@@ -74,7 +74,7 @@ def test_a_image_that_fits_with_idle_parts_outside_is_made_so(
 ) -> None:
     model = loaded(folder, device)
     # The CPU has none; but what is done then can be done there, too.
-    monkeypatch.setattr(placement, "has_memory_of_its_own", lambda _: True)
+    monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model, **SIZE).pixels
     # Once as it is, once in tiles, which help the decoder only.
     forward, failures = Flux2Transformer2DModel.forward, iter([True, True])
@@ -124,14 +124,14 @@ def test_a_model_of_the_real_size_keeps_to_the_memory_it_was_placed_by(
         pytest.skip("the device is too small")
     pipe = built(folder, device)
     pipe.set_progress_bar_config(disable=True)
-    sizes = sizes_of(pipe).values()
+    sizes = part_sizes(pipe).values()
     small = {
         Placement.RESIDENT: sum(sizes) + WORKING_BYTES,
         Placement.MODEL_OFFLOAD: max(sizes) + WORKING_BYTES,
         Placement.GROUP_OFFLOAD: 0,
     }
     with_free(monkeypatch, int(most_bytes) if on_gpu else small[wanted])
-    model = FluxLocal(pipe, found(folder), torch.device(device), checker=None, cloud=False)
+    model = FluxLocal(pipe, found(folder), torch.device(device), checker=None, suggest_cloud=False)
     assert model.placement == wanted
     size = {} if on_gpu else SIZE
     if on_gpu:

@@ -60,7 +60,7 @@ def test_a_image_that_fits_with_an_idle_half_outside_is_made_so(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The CPU has none; but what is done then can be done there, too.
-    monkeypatch.setattr(placement, "has_memory_of_its_own", lambda _: True)
+    monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model).pixels
     forward, crowded = UNet2DConditionModel.forward, [True]
 

@@ -47,7 +47,7 @@ class Making:
 
 def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, Watching]:
     watch = Watching()
-    with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, cloud=False), watch) as ladder:
+    with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, suggest_cloud=False), watch) as ladder:
         return ladder.run(making, *reliefs), watch
 
 
@@ -78,7 +78,7 @@ def test_what_has_been_given_up_is_not_given_up_again() -> None:
     calls, making = failing(2)
     watch = Watching()
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), watch) as ladder:
+    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), watch) as ladder:
         ladder.run(failing(1)[1], SMALLER_BATCH)
         with pytest.raises(OutOfMemory):
             ladder.run(making, SMALLER_BATCH)
@@ -108,7 +108,7 @@ def test_torch_says_so_on_this_machine() -> None:
 
     with (
         pytest.raises(OutOfMemory),
-        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder,
+        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), Watching()) as ladder,
     ):
         ladder.run(too_much)
 
@@ -145,13 +145,13 @@ def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() 
     made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
-    assert watch.restart_reasons == ["the model could not be put back after memory ran out"]
+    assert watch.restart_reasons == ["the model could not be restored after running out of memory"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
 def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> None:
     watch = Watching()
-    room = MemoryBudget(MODEL, cloud=False)
+    room = MemoryBudget(MODEL, suggest_cloud=False)
 
     with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
         ladder.run(failing(1, error)[1])
@@ -160,17 +160,17 @@ def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> N
 
 
 def test_a_device_that_was_merely_full_is_trusted_again() -> None:
-    assert climbed(failing(1)[1], TILES)[1].retired == []
+    assert climbed(failing(1)[1], TILES)[1].restart_reasons == []
 
 
 def test_the_models_own_size_is_named_where_nothing_was_made_yet() -> None:
-    assert refusal(MemoryBudget(MODEL, cloud=False), asked(2048, 1024)) == (
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=False), asked(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
 def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() -> None:
-    room = MemoryBudget(MODEL, cloud=False)
+    room = MemoryBudget(MODEL, suggest_cloud=False)
     with OutOfMemoryFallbacks(asked(1024, 768), room, Watching()):
         pass
 
@@ -179,14 +179,14 @@ def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() ->
 
 
 def test_a_size_for_which_memory_has_failed_is_never_named() -> None:
-    room = MemoryBudget(MODEL, cloud=False)
+    room = MemoryBudget(MODEL, suggest_cloud=False)
     refusal(room, asked(512, 512))
 
     assert "256x256 should fit" in refusal(room, asked(1024, 1024))
 
 
 def test_the_cloud_is_named_where_there_is_one() -> None:
-    assert refusal(MemoryBudget(MODEL, cloud=True), asked()).endswith(
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=True), asked()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
@@ -206,7 +206,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder:
+    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), Watching()) as ladder:
         ladder.run(make, TILES)
 
     assert alive == [False]

@@ -14,7 +14,7 @@ from tests.worker.engines.diffusers.klein import full_size, in_bfloat16, save_kl
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers import flux_local
 from worker.engines.diffusers import placement as module
-from worker.engines.diffusers.placement import Placement, choose, free_bytes, sizes_of
+from worker.engines.diffusers.placement import Placement, choose_placement, free_bytes, part_sizes
 from worker.engines.diffusers.stable_diffusion import loading
 from worker.images.values import Inputs
 
@@ -57,17 +57,17 @@ SIZES = {"klein": KLEIN, "xl": XL, "sd": SD}
     ],
 )
 def test_as_much_as_fits_stays_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
-    assert choose(SIZES[model], int(free * GB), WORKING[model]) is placement
+    assert choose_placement(SIZES[model], int(free * GB), WORKING[model]) is placement
 
 
 def test_where_parts_cannot_wait_elsewhere_everything_is_on_the_device() -> None:
-    assert choose(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
+    assert choose_placement(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
     assert free_bytes(torch.device("cpu")) is None
 
 
 def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
     with in_bfloat16(), torch.device("meta"):
-        sizes = sizes_of(full_size())
+        sizes = part_sizes(full_size())
 
     assert {name: round(size / GB, 2) for name, size in sizes.items()} == {
         "transformer": 7.75,
@@ -79,7 +79,7 @@ def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
 def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
     pipe = Flux2KleinPipeline.from_pretrained(save_klein(tmp_path), dtype=torch.bfloat16)
 
-    sizes = sizes_of(pipe)
+    sizes = part_sizes(pipe)
 
     assert set(sizes) == {"text_encoder", "transformer", "vae"}
     assert sizes["text_encoder"] < sum(tensor.nbytes for tensor in pipe.text_encoder.state_dict().values())
@@ -132,4 +132,4 @@ def test_a_broken_image_is_decoded_again_where_single_layers_come_and_go(
 
 def with_room_for(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the device had just so much."""
-    monkeypatch.setattr(module, "choose", lambda *_: placement)
+    monkeypatch.setattr(module, "choose_placement", lambda *_: placement)

@@ -21,12 +21,12 @@ def asked(meanings: PromptEmbeddingCache, prompts: str) -> str:
     """Those of the prompts, one letter each, that had to be read."""
     read: list[str] = []
     for prompt in prompts:
-        meanings.of(prompt, reading(read, prompt))
+        meanings.get(prompt, reading(read, prompt))
     return "".join(read)
 
 
 def test_only_so_many_texts_are_remembered() -> None:
-    meanings = PromptEmbeddingCache(most_kept=3)
+    meanings = PromptEmbeddingCache(max_entries=3)
 
     assert asked(meanings, "abcabc") == "abc"
     # The one that was asked for least lately goes.
@@ -34,7 +34,7 @@ def test_only_so_many_texts_are_remembered() -> None:
 
 
 def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
+    monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
     meanings = PromptEmbeddingCache()
 
     assert asked(meanings, "abab") == "ab"
@@ -43,14 +43,14 @@ def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
+    monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
     meanings = PromptEmbeddingCache()
     asked(meanings, "ab")
 
-    meanings.forget()
+    meanings.clear()
 
     assert asked(meanings, "abab") == "ab"
 
 
 def test_nothing_is_remembered_where_nothing_is_to_be() -> None:
-    assert asked(PromptEmbeddingCache(most_kept=0), "aa") == "aa"
+    assert asked(PromptEmbeddingCache(max_entries=0), "aa") == "aa"

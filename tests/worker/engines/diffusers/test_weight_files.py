@@ -153,9 +153,9 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
         (with_a_broken_configuration, "could not be loaded"),
         (
             with_another("unet", ["diffusers", "NoSuchModel"]),
-            "is no model of the installed diffusers",
+            "which the installed diffusers does not have",
         ),
-        (with_another("unet", ["diffusers", "DiffusionPipeline"]), "is no model of the installed diffusers"),
+        (with_another("unet", ["diffusers", "DiffusionPipeline"]), "which the installed diffusers does not have"),
         (with_another("scheduler", ["diffusers", "utils"]), "could not be loaded"),
         (with_another("unet", ["own_code", "OwnModel"]), "needs code of its own, which is never run"),
         (with_another("unet", [{}, "OwnModel"]), "needs code of its own, which is never run"),
@@ -197,5 +197,5 @@ def test_files_that_change_while_they_are_loaded_are_not_used(folder: Path, monk
 
     monkeypatch.setattr(AutoencoderKL, "from_pretrained", swap_meanwhile)
 
-    with pytest.raises(ConfigurationError, match="changed while it was loaded; start again when they are whole"):
+    with pytest.raises(ConfigurationError, match="changed while they were loaded; start again when they are complete"):
         loaded(folder)

@@ -15,7 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
 from tests.worker.watching import Watching
 from worker.engines.base import Step
-from worker.engines.diffusers.batch_invariance import as_alone
+from worker.engines.diffusers.batch_invariance import batch_invariant
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.batching import BatchWatch
@@ -125,7 +125,7 @@ def test_what_all_images_share_is_computed_once() -> None:
     model.device = torch.device("cpu")
     # With guidance: all images without their prompts, then all with them.
     shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
-    with torch.no_grad(), as_alone(model, 3):
+    with torch.no_grad(), batch_invariant(model, 3):
         of_shared, calls_for_shared = layer(shared), list(computed)
         of_different = layer(different)
 
@@ -203,7 +203,7 @@ def test_a_text_is_read_once_and_gives_the_same_pixels_again(save: Any, tmp_path
     model = loaded(save(tmp_path))
     read: list[object] = []
     for name in ("text_encoder", "text_encoder_2"):
-        if (encoder := getattr(model._engine.text, name, None)) is not None:
+        if (encoder := getattr(model._pipelines.text, name, None)) is not None:
             encoder.register_forward_hook(lambda *_: read.append(1))
     first = draw(model, negative_prompt="dog")
     once = len(read)

@@ -10,7 +10,8 @@ import torch
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
-from worker.engines.diffusers.stable_diffusion import StableDiffusion, loading
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+from worker.engines.diffusers.stable_diffusion.loading import load_pipelines
 from worker.images.values import Inputs
 from worker.models.sources import ModelSource
 
@@ -37,7 +38,7 @@ def model(folder: Path) -> StableDiffusion:
 def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
     found = ModelSource("SD_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
-    engine = loading.load(found, torch.device("cpu"), torch.float32)
+    engine = load_pipelines(found, torch.device("cpu"), torch.float32)
 
     for pipe in (engine.image, engine.inpaint):
         if pipe is not None:

@@ -17,7 +17,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.stable_diffusion import StableDiffusion, loras
-from worker.engines.diffusers.stable_diffusion.lora_files import found_in
+from worker.engines.diffusers.stable_diffusion.lora_files import find_loras
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|peft)")
@@ -77,7 +77,7 @@ def using(*names: str, scale: float = 1.0) -> list[dict[str, object]]:
 
 
 def test_names_are_paths_and_those_of_folders_with_one_file(lora_dir: Path) -> None:
-    assert list(found_in(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
+    assert list(find_loras(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
 
 
 def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path:
     (tmp_path / "linked").symlink_to(lora_dir)
     (tmp_path / "round").symlink_to(tmp_path)
 
-    found = found_in(tmp_path)
+    found = find_loras(tmp_path)
 
     assert set(found) == {
         *(unicodedata.normalize("NFC", name) for name in names),
         "SHOUTED",
-        *(f"linked/{name}" for name in found_in(lora_dir)),
+        *(f"linked/{name}" for name in find_loras(lora_dir)),
         "people/old",
         "\u82b1",
     }
@@ -119,7 +119,7 @@ def test_what_is_left_out_is_told(lora_dir: Path, tmp_path: Path, caplog: pytest
     for name in ("one.safetensors", "one.SAFETENSORS"):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / "twice" / name)
 
-    assert list(found_in(tmp_path)) == ["twice/one"]
+    assert list(find_loras(tmp_path)) == ["twice/one"]
     assert caplog.text.count("is left out") == 6
 
 
@@ -129,11 +129,11 @@ def test_what_could_run_code_or_is_hidden_is_no_lora(lora_dir: Path, tmp_path: P
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / name)
     (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
 
-    assert found_in(tmp_path) == {}
+    assert find_loras(tmp_path) == {}
 
 
 def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
-    assert found_in(tmp_path / "nothing") == {}
+    assert find_loras(tmp_path / "nothing") == {}
 
 
 def test_a_lora_changes_the_image_by_its_scale(model: StableDiffusion) -> None:
@@ -240,7 +240,7 @@ def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> No
 
 
 def test_only_so_many_stay_loaded(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loras, "MOST_LOADED", 1)
+    monkeypatch.setattr(loras, "MAX_LOADED", 1)
     gone: list[str] = []
     delete = StableDiffusionPipeline.delete_adapters
     monkeypatch.setattr(

@@ -32,11 +32,11 @@ def test_what_fits_is_read_in_silence(model: StableDiffusion) -> None:
 
 
 def test_the_end_that_is_not_read_is_told(model: StableDiffusion) -> None:
-    assert said(model, prompt=LONG) == ["prompt is too long for the model, which does not read 'c d'"]
+    assert said(model, prompt=LONG) == ["prompt is too long: the model ignores 'c d'"]
 
 
 def test_so_is_that_of_the_negative_prompt(model: StableDiffusion) -> None:
-    assert said(model, negative_prompt=LONG) == ["negative_prompt is too long for the model, which does not read 'c d'"]
+    assert said(model, negative_prompt=LONG) == ["negative_prompt is too long: the model ignores 'c d'"]
 
 
 def test_a_very_long_end_is_told_in_part(model: StableDiffusion) -> None:
@@ -54,7 +54,7 @@ def test_each_of_two_encoders_has_its_own_limit(part: str, tmp_path: Path) -> No
     # Sixty tokens for the one, more than it takes for the other.
     (sentence,) = said(loaded(tmp_path), prompt=" ".join(["aa"] * 60))
 
-    assert sentence.startswith("prompt is too long for the model, which does not read ")
+    assert sentence.startswith("prompt is too long: the model ignores ")
 
 
 def _knows_a_double_a(file: Path) -> None:

@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, speckled
-from worker.engines.diffusers.safety_checker import SafetyChecker
+from worker.engines.diffusers.safety_checker import SafetyChecker, flag_images
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.models.sources import STARTER_DIR
 
@@ -43,14 +43,14 @@ def refusal(folder: Path) -> str:
 def test_every_image_has_a_verdict_of_its_own(strict: Path, lenient: Path) -> None:
     images = [speckled(64, 48), speckled(32, 32)]
 
-    assert checker(strict).flags(images) == [True, True]
-    assert checker(lenient).flags(images) == [False, False]
+    assert flag_images(checker(strict), images) == [True, True]
+    assert flag_images(checker(lenient), images) == [False, False]
 
 
 def test_a_verdict_leaves_the_image_as_it_is(strict: Path) -> None:
     image = speckled(64, 64)
 
-    checker(strict).flags([image])
+    checker(strict).is_flagged(image)
 
     assert np.array_equal(image, speckled(64, 64))
 
@@ -61,13 +61,13 @@ def test_a_checker_that_is_part_of_a_model_is_found_in_it(strict: Path, tmp_path
         for file in strict.glob(files):
             shutil.copy(file, tmp_path / part)
 
-    assert checker(tmp_path).flags([speckled(64, 64)]) == [True]
+    assert checker(tmp_path).is_flagged(speckled(64, 64))
 
 
 def test_a_checker_that_is_not_there_is_refused_by_saying_how_to_go_on(tmp_path: Path) -> None:
     sentence = refusal(tmp_path / "nothing")
 
-    assert "SD_SAFETY_CHECKER_ID names another one" in sentence
+    assert "Set SD_SAFETY_CHECKER_ID to another checker" in sentence
     assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
 
 
@@ -77,7 +77,7 @@ def test_a_checker_with_weights_missing_is_refused(lenient: Path, tmp_path: Path
     del weights["concept_embeds"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    assert "its weights are not complete: concept_embeds is missing" in refusal(folder)
+    assert "its weights are incomplete: concept_embeds is missing" in refusal(folder)
 
 
 def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
