@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.launcher.up import redis_url_of
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device
 from worker.models.required_files import MODEL_CONFIG

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from shared.errors import JobFailure
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
@@ -39,7 +40,7 @@ class JobWatch(Protocol):
     """Receives the progress of a running job and may end it."""
 
     @property
-    def provider_tasks(self) -> tuple[Provider, ...]:
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
         """The job's tasks with a provider, including those of earlier attempts."""
         ...
 
@@ -51,7 +52,7 @@ class JobWatch(Protocol):
         """Call this regularly where there are no steps. An exception ends the job at once."""
         ...
 
-    def save_provider_tasks(self, tasks: tuple[Provider, ...]) -> None:
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
         """Store these tasks in the job record, for later attempts. Raises if this worker has lost the job."""
         ...
 

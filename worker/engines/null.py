@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from shared import errors
 from shared.errors import InternalError, JobFailure
-from shared.jobs.requests import Frozen, GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
@@ -31,7 +32,7 @@ FAILURES: dict[str, type[JobFailure]] = {
 }
 
 
-class Simulation(Frozen):
+class Simulation(FrozenModel):
     seconds: float = 0.0
     """How long the job takes, over all its steps."""
     fail: str | None = None

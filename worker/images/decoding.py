@@ -7,7 +7,7 @@ from PIL import Image, ImageChops
 
 from shared.errors import InvalidImage, InvalidOutput
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header, read_header
+from shared.storage.image_headers import ImageHeader, read_header
 from worker.images.colour_profiles import MAX_PROFILE_BYTES, to_srgb
 from worker.images.png_chunks import pixel_chunks
 from worker.images.values import Mask, Pixels
@@ -45,9 +45,9 @@ def invalid_output(error: InvalidImage) -> InvalidOutput:
     return InvalidOutput(f"The provider sent an invalid image. {error.detail}")
 
 
-def decoding_bytes(header: Header) -> int:
+def decoding_bytes(header: ImageHeader) -> int:
     """How much memory it takes to decode the image."""
-    bytes_per_pixel = _WEBP_BYTES_PER_PIXEL if header.kind == "WEBP" else _BYTES_PER_PIXEL
+    bytes_per_pixel = _WEBP_BYTES_PER_PIXEL if header.format == "WEBP" else _BYTES_PER_PIXEL
     return bytes_per_pixel * header.stored_width * header.stored_height
 
 
@@ -85,16 +85,18 @@ def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.1)
 
 
-def _flattened(data: bytes, header: Header, background: str, size: Size | None) -> tuple[Image.Image, bytes | None]:
+def _flattened(
+    data: bytes, header: ImageHeader, background: str, size: Size | None
+) -> tuple[Image.Image, bytes | None]:
     """L, RGB or CMYK with 8 bits per channel, of the size that the header declares; and the ICC profile."""
     profile = None
-    if header.kind == "PNG":
+    if header.format == "PNG":
         data, profile = pixel_chunks(data, MAX_PROFILE_BYTES)
-    with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
+    with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         # Nothing is decompressed before this check: Pillow may read another size from the file than we did.
         if image.size != (header.stored_width, header.stored_height):
             raise InvalidImage("The image declares two different sizes.")
-        if size is not None and header.kind == "JPEG":
+        if size is not None and header.format == "JPEG":
             # Decodes straight to 1/2, 1/4 or 1/8 of the size, as long as that is not smaller than `size`.
             image.draft(None, size)
         opacity = _color_key_opacity(image, data, header)
@@ -121,21 +123,21 @@ def _composite(image: Image.Image, opacity: Image.Image | None, background: str)
     return flat
 
 
-def _color_key_opacity(image: Image.Image, data: bytes, header: Header) -> Image.Image | None:
+def _color_key_opacity(image: Image.Image, data: bytes, header: ImageHeader) -> Image.Image | None:
     """0 where a PNG has its transparent colour (tRNS, PNG 11.3.1.1), 255 elsewhere; None without one or with a palette.
 
     Pillow compares that colour with values that it has converted already.
     """
-    key = image.info.get("transparency") if header.kind == "PNG" else None
+    key = image.info.get("transparency") if header.format == "PNG" else None
     match image.mode, key:
         case (("1" | "L"), int()):
             # Pillow scales samples of less than 8 bits to 8, but the transparent value only if it has 1 bit.
-            grey = key if image.mode == "1" else key * 255 // (2**header.depth - 1)
+            grey = key if image.mode == "1" else key * 255 // (2**header.bit_depth - 1)
             return image.convert("L").point([0 if value == grey else 255 for value in range(256)])
         case "I;16", int():
             return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
         case "RGB", tuple():
-            has_16_bits = header.depth == 16
+            has_16_bits = header.bit_depth == 16
             matches = _equal(image, [value >> 8 for value in key] if has_16_bits else key)
             if has_16_bits:
                 # Read the low bytes as if they were the high ones.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from shared.errors import InvalidImage
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header, read_header
+from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.inputs import InputStore
 from worker.images.decoding import decode_mask, decode_rgb, decoding_bytes
 from worker.images.values import Inputs, Mask, Pixels
@@ -66,7 +66,7 @@ class StoredInputImage:
         return decode_rgb(data, self._reader.max_pixels, size)
 
     @cached_property
-    def _header(self) -> Header:
+    def _header(self) -> ImageHeader:
         # Kept for `pixels`, which usually follows.
         self._data = self._read()
         return read_header(io.BytesIO(self._data), self._reader.max_pixels)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, Step
 
 #: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
@@ -47,7 +48,7 @@ class BatchWatch:
         return self._watches[job]
 
     @property
-    def provider_tasks(self) -> tuple[Provider, ...]:
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
         return ()
 
     def on_step(self, step: Step) -> None:
@@ -61,7 +62,7 @@ class BatchWatch:
     def check(self) -> None:
         self._each(lambda _, watch: watch.check())
 
-    def save_provider_tasks(self, tasks: tuple[Provider, ...]) -> None:
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
         raise TypeError(f"{len(tasks)} tasks of a provider: what is bought is bought for one job")
 
     def add_warning(self, warning: str) -> None:

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 
 PLAN_FILE = "download.json"
 #: Where the hub's client keeps what is coming in, below a model's folder; and how the names of such files end.
@@ -16,12 +16,12 @@ INCOMPLETE_DIR, INCOMPLETE_SUFFIX = Path(".cache/huggingface/download"), ".incom
 OnProgress = Callable[[str, int, int], None]
 
 
-class PlannedFile(Frozen):
+class PlannedFile(FrozenModel):
     path: str
     size: int
 
 
-class DownloadPlan(Frozen):
+class DownloadPlan(FrozenModel):
     """One version of a model, and the files of it that are needed."""
 
     commit: str

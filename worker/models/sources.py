@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from worker.models.download_plans import OnProgress

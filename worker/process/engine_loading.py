@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import assert_never
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings

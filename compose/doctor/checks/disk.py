@@ -39,18 +39,18 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
     """Images of another installation. What does not answer is told of elsewhere."""
     with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
-        whose = Ownership.of(store, settings.redis_prefix, images).whose()
-        if whose.is_refused:
-            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
+        owner = Ownership.of(store, settings.redis_prefix, images).owner()
+        if owner.is_foreign:
+            yield warning(f"{images.storage.location} {owner.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:
     try:
-        room = open_storage(settings, API_TIMEOUTS).room()
+        usage = open_storage(settings, API_TIMEOUTS).disk_usage()
     except ConfigurationError as error:
         return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
     place = f"SD_OUTPUT_URL={settings.output_url}"
-    if room.trouble:
+    if usage.error:
         return problem(
             f"{place} does not answer.", "Correct AWS_ENDPOINT_URL, or see to the storage and the way to it."
         )

@@ -58,7 +58,7 @@ def plan(folder: Path, size: int) -> Path:
         (CPU.model_copy(update={"has_nvidia": True}), {}, "warning", "was built for CPUs"),
         (CPU.model_copy(update={"has_nvidia": True, "cuda_build": "13.0"}), {}, "warning", "cannot use it"),
         (CPU.model_copy(update={"has_nvidia": True}), {"device": "cpu"}, "ok", "computes on the CPU"),
-        (CPU.model_copy(update={"kind": None, "trouble": "no such device"}), {}, "problem", "no such device"),
+        (CPU.model_copy(update={"kind": None, "problem": "no such device"}), {}, "problem", "no such device"),
         (CUDA, {"model_id": SDXL}, "ok", "computes on cuda (a GPU)"),
         (MPS, {"model_id": SDXL}, "ok", "computes on mps"),
     ],

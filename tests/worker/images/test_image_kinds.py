@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from shared.errors import InvalidImage
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.worker.images.looking import Pixels
 from worker.images.decoding import decode_mask, decode_rgb
 
@@ -97,7 +97,7 @@ def test_colours_are_those_that_the_profile_means(kind: str, options: dict[str, 
 
 def test_what_is_transparent_keeps_to_the_profile_too() -> None:
     clear = scene().convert("RGBA")
-    clear.putalpha(half())
+    clear.putalpha(half_mask())
 
     shown = decode_rgb(encoded(clear, icc_profile=EXCHANGED), MOST)
 
@@ -173,29 +173,29 @@ def test_sixteen_bits_with_transparency_are_read(colour: int, opaque: bytes) -> 
 
 
 MASKS = {
-    "1": encoded(half().convert("1")),
-    "L": encoded(half()),
-    "P": encoded(half().convert("RGB").convert("P")),
-    "RGB": encoded(half().convert("RGB")),
-    "LA": encoded(half().convert("LA")),
-    "RGBA": encoded(half().convert("RGBA")),
-    "strokes": encoded(Image.merge("LA", (Image.new("L", (96, 64), 255), half()))),
-    "I;16": encoded(Image.fromarray(np.asarray(half()).astype(np.uint16) * 257)),
-    "JPEG": encoded(half(), "JPEG", quality=95),
-    "CMYK": encoded(half().convert("RGB").convert("CMYK"), "JPEG", quality=95),
-    "WEBP": encoded(half().convert("RGB"), "WEBP", lossless=True),
-    "profile": encoded(half(), icc_profile=LINEAR_GREY),
+    "1": encoded(half_mask().convert("1")),
+    "L": encoded(half_mask()),
+    "P": encoded(half_mask().convert("RGB").convert("P")),
+    "RGB": encoded(half_mask().convert("RGB")),
+    "LA": encoded(half_mask().convert("LA")),
+    "RGBA": encoded(half_mask().convert("RGBA")),
+    "strokes": encoded(Image.merge("LA", (Image.new("L", (96, 64), 255), half_mask()))),
+    "I;16": encoded(Image.fromarray(np.asarray(half_mask()).astype(np.uint16) * 257)),
+    "JPEG": encoded(half_mask(), "JPEG", quality=95),
+    "CMYK": encoded(half_mask().convert("RGB").convert("CMYK"), "JPEG", quality=95),
+    "WEBP": encoded(half_mask().convert("RGB"), "WEBP", lossless=True),
+    "profile": encoded(half_mask(), icc_profile=LINEAR_GREY),
 }
 
 
 @pytest.mark.parametrize("mode", MASKS)
 def test_a_mask_of_any_kind_is_white_where_it_is_white(mode: str) -> None:
-    assert (decode_mask(MASKS[mode], MOST) == np.asarray(half())).all()
+    assert (decode_mask(MASKS[mode], MOST) == np.asarray(half_mask())).all()
 
 
 def test_of_several_images_in_a_jpeg_the_first_is_the_image() -> None:
     buffer = io.BytesIO()
-    scene().save(buffer, "MPO", save_all=True, append_images=[half().convert("RGB")], quality=95)
+    scene().save(buffer, "MPO", save_all=True, append_images=[half_mask().convert("RGB")], quality=95)
 
     assert near(decode_rgb(buffer.getvalue(), MOST)[10:20, 10:20], SCENE[10:20, 10:20])
 

@@ -1,12 +1,11 @@
 """Nobody takes more memory for images than there is, and nobody waits for ever."""
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.polling import wait_until
 from worker.images.memory_budget import ImageMemoryBudget
 
 
@@ -62,13 +61,6 @@ def test_who_wants_more_than_there_is_gets_it_alone(budget: ImageMemoryBudget) -
         assert not is_granted(budget, 1)
 
 
-def until(told: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not told():
-        assert time.monotonic() < end
-        threading.Event().wait(0.005)
-
-
 def test_who_has_the_turn_is_not_passed_by(budget: ImageMemoryBudget) -> None:
     with ThreadPoolExecutor() as threads, budget.reserve() as reservation:
         reservation.resize(60)
@@ -82,7 +74,7 @@ def test_who_has_the_turn_is_not_passed_by(budget: ImageMemoryBudget) -> None:
 
         made = threads.submit(grow)
         # It has the thirty, and waits for the sixty.
-        until(lambda: not is_granted(budget, 5))
+        wait_until(lambda: not is_granted(budget, 5))
         assert not granted.is_set()
         reservation.resize(0)
 

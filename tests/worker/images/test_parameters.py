@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from tests.worker.images.looking import opened
 from worker.images.encoder import Encoder
 from worker.images.values import RenderedImage

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared.errors import InvalidImage, InvalidOutput, JobFailure, UpstreamUnavailable
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
@@ -66,7 +67,7 @@ class FluxApi:
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
-            model = self.capabilities.chosen(request)
+            model = self.capabilities.for_requested_model(request)
             order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
             turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
             try:
@@ -145,7 +146,7 @@ class _Order:
         turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
         return self._fetched(index, task, turn)
 
-    def _fetched(self, index: int, task: Provider, turn: Turn) -> _Sample:
+    def _fetched(self, index: int, task: ProviderTask, turn: Turn) -> _Sample:
         """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
         spoilt = 0
         for pause in self.patience.pauses():
@@ -177,8 +178,8 @@ class _Order:
             decode_provider_image(sample.data)
         return sample
 
-    def _bought(self, index: int) -> Provider | None:
-        """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
+    def _bought(self, index: int) -> ProviderTask | None:
+        """The task that an earlier attempt sent. Raises ProviderResponseLost if it never got the id."""
         if index >= len(self.watch.provider_tasks):
             return None
         task = self.watch.provider_tasks[index]
@@ -186,14 +187,14 @@ class _Order:
             raise lost("the worker was lost while it sent the request")
         return task
 
-    def _submit(self, index: int, turn: Turn) -> Provider:
+    def _submit(self, index: int, turn: Turn) -> ProviderTask:
         with self.budget.reserve() as reservation:
             body = self._body(index, reservation, turn)
             why = ""
             for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
                 turn.check()
                 # Before it is sent: whoever takes over must know that it may have been.
-                self._remember(index, Provider())
+                self._remember(index, ProviderTask())
                 try:
                     task = self.client.submit(self.model.model, body)
                 except TaskRejected as error:
@@ -220,7 +221,7 @@ class _Order:
             raise ValueError("the request is not resolved")
         return self.request.seed + index
 
-    def _remember(self, index: int, task: Provider) -> None:
+    def _remember(self, index: int, task: ProviderTask) -> None:
         known = self.watch.provider_tasks
         self.watch.save_provider_tasks((*known[:index], task, *known[index + 1 :]))
 

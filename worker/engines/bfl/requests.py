@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from shared.jobs.requests import GenerationRequest
-from shared.models.bfl import image_fields
+from shared.models.bfl import image_field_names
 from shared.models.capabilities import Capabilities, Size
 from worker.images.png import encode_png
 from worker.images.values import ImageSource, Inputs, Pixels
@@ -89,7 +89,7 @@ def _added(size: Size, source: ImageSource) -> dict[str, int]:
 
 
 def _images(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_Sent]:
-    fields = image_fields(model.model, len(inputs.sources))
+    fields = image_field_names(model.model, len(inputs.sources))
     masked = request.mask is not None and request.width is not None and request.height is not None
     for field, source in zip(fields, inputs.sources, strict=True):
         size = (request.width or 0, request.height or 0) if masked else _most(source.size)

@@ -13,7 +13,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.batch_invariance import batch_invariant
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
@@ -31,7 +31,7 @@ ASKED = (HEART, STARS, APPLE)
 def together(
     model: StableDiffusion,
     asked: Sequence[dict[str, Any]],
-    watches: Sequence[Watching] = (),
+    watches: Sequence[RecordingWatch] = (),
     inputs: Sequence[Inputs] = (),
 ) -> list[list[RenderedImage]]:
     """The images of each request, two steps long unless told otherwise, all made in one go."""
@@ -39,7 +39,7 @@ def together(
         model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **each}))[0]
         for each in asked
     ]
-    watch = BatchWatch(watches or [Watching() for _ in asked], [request.num_images for request in requests])
+    watch = BatchWatch(watches or [RecordingWatch() for _ in asked], [request.num_images for request in requests])
     made = model.generate_batch(requests, inputs or [NOTHING] * len(requests), watch)
     return [list(images) for images in made]
 
@@ -144,7 +144,7 @@ def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:
 
 
 def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffusion) -> None:
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
 
     together(starter, [HEART, {**APPLE, "prompt": "apple " * 100}], watches)
 
@@ -154,7 +154,7 @@ def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffus
 
 def test_each_job_sees_its_own_image_grow(starter: StableDiffusion) -> None:
     shown: list[list[Any]] = [[], []]
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
     for watch, own in zip(watches, shown, strict=True):
         watch.on_step = lambda step, own=own: own.append(step.render_preview and step.render_preview(0))  # type: ignore[misc]
 
@@ -176,7 +176,7 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", full)
     shown: list[Any] = []
-    watches = [Watching(), Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch(), RecordingWatch()]
     watches[2].on_step = lambda step: shown.append(step.render_preview and step.render_preview(0))
 
     first = together(model, ASKED, watches)
@@ -223,7 +223,7 @@ def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> No
     def cancel(_: Step) -> None:
         raise Cancelled
 
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
     watches[0].on_step = cancel
 
     _, apple = together(starter, [HEART, APPLE], watches)

@@ -10,7 +10,7 @@ from shared.errors import ConfigurationError, OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
@@ -31,7 +31,7 @@ def drawn(
 ) -> list[RenderedImage]:
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
     request, _ = model.capabilities.resolve(asked)
-    return list(model.generate(request, Inputs(), Watching(on_step)))
+    return list(model.generate(request, Inputs(), RecordingWatch(on_step)))
 
 
 def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:

@@ -110,7 +110,7 @@ def open_lora(file: Path) -> Iterator[DiffusersLora]:
             weights = {key: opened.get_tensor(key) for key in usable}
             yield DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG)), count)
             return
-    # As a file, because its header may hold scaling factors; linked, because diffusers takes other suffixes for pickles.
+    # As a file, because its header may hold scaling factors. The link has the suffix that tells diffusers: no pickle.
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder, f"lora{SUFFIX}")
         link.symlink_to(file.absolute())

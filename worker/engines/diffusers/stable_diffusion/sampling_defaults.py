@@ -8,7 +8,7 @@ import diffusers
 from pydantic import Field, ValidationError
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
@@ -27,7 +27,7 @@ LCM_GUIDANCE, NO_GUIDANCE = 8.5, 0.0
 STRENGTH = 0.75
 
 
-class ModelOverrides(Frozen):
+class ModelOverrides(FrozenModel):
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     guidance_scale: Annotated[float | None, Field(ge=0, le=50)] = None
     strength: Annotated[float | None, Field(gt=0, le=1)] = None

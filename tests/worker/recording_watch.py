@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.jobs.requests import Provider
+from shared.jobs.job import ProviderTask
 from worker.engines.base import Step
 
 
 @dataclass
-class Watching:
+class RecordingWatch:
     """Remembers everything; `check` does as the test says."""
 
     on_step: Callable[[Step], None] = lambda _: None
     check: Callable[[], None] = lambda: None
-    provider_tasks: tuple[Provider, ...] = ()
-    saved_provider_tasks: list[tuple[Provider, ...]] = field(default_factory=list)
+    provider_tasks: tuple[ProviderTask, ...] = ()
+    saved_provider_tasks: list[tuple[ProviderTask, ...]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     restart_reasons: list[str] = field(default_factory=list)
 
-    def save_provider_tasks(self, tasks: tuple[Provider, ...]) -> None:
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
         self.provider_tasks = tasks
         self.saved_provider_tasks.append(tasks)
 
