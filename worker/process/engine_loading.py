@@ -90,13 +90,13 @@ def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
     if settings.bfl_api_key is None:
         raise ConfigurationError("SD_BFL_API_KEY is empty: flux-api needs a key from https://dashboard.bfl.ai.")
     return_freed_memory()
-    places = ConcurrencySlots(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
+    slots = ConcurrencySlots(settings.redis_prefix, settings.backend, settings.bfl_concurrency)
     return FluxApi(
         settings.bfl_base_url,
         settings.bfl_api_key,
         settings.bfl_default_model,
         settings.job_timeout_seconds,
-        RedisConcurrencySlots(store, places),
+        RedisConcurrencySlots(store, slots),
         settings.bfl_memory_bytes,
     )
 

@@ -20,12 +20,12 @@ from worker.images.values import Inputs, RenderedImage
 QUICK = ProviderTimeouts(
     connect_seconds=2.0,
     submit_seconds=1.0,
-    answer_seconds=0.5,
+    response_seconds=0.5,
     image_seconds=0.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
-    unknown_seconds=0.5,
+    unknown_task_seconds=0.5,
 )
 
 
@@ -47,7 +47,7 @@ class Table:
     @property
     def backend(self) -> FluxApi:
         url = self.url or self.provider.api_url
-        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), patience=QUICK)
+        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), timeouts=QUICK)
 
     def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
         asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})

@@ -24,7 +24,7 @@ from tests.worker.engines.bfl.provider import KEY, Asked, Reply, image, refused,
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.bfl import client
-from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
+from worker.engines.bfl.http import Http, JobDeadline, NoResponse, ProviderTimeouts
 from worker.engines.bfl.requests import aspect_ratio
 from worker.images import decoding
 from worker.images.decoding import decode_provider_image
@@ -285,9 +285,9 @@ def test_they_say_how_long_to_wait(table: Table, where: str) -> None:
     ids=["seconds", "none", "less than none", "words", "nothing", "ages", "a moment to come", "a moment past"],
 )
 def test_every_way_to_say_how_long_is_understood(told: str, seconds: float) -> None:
-    patience = ProviderTimeouts()
+    timeouts = ProviderTimeouts()
 
-    assert patience.wait_seconds(0.5, HttpResponse(429, {"Retry-After": told}, b"").retry_after()) == seconds
+    assert timeouts.retry_pause(0.5, HttpResponse(429, {"Retry-After": told}, b"").retry_after()) == seconds
 
 
 @pytest.mark.parametrize("apart", [timedelta(), timedelta(days=3), timedelta(days=-3)])
@@ -455,7 +455,7 @@ def test_a_image_is_fetched_from_public_https_alone(url: str) -> None:
     http = Http("https://api.bfl.ai", SecretStr(KEY), ProviderTimeouts())
 
     with pytest.raises(ForbiddenUrl):
-        http.fetch(url, Turn(RecordingWatch(), 5), 1000)
+        http.fetch(url, JobDeadline(RecordingWatch(), 5), 1000)
 
 
 @pytest.mark.parametrize("url", ["https://10.1.2.3/a", "http://169.254.169.254/latest", "ftp://127.0.0.1/a"])
@@ -473,7 +473,7 @@ def test_a_provider_on_this_machine_gets_nobody_to_another(table: Table, url: st
 def test_a_image_without_end_is_not_taken(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_IMAGE_BYTES", 1000)
 
-    with pytest.raises(InvalidOutput, match="more than makes sense"):
+    with pytest.raises(InvalidOutput, match="response is too large"):
         table.made()
 
     assert table.provider.count("/image") == 3

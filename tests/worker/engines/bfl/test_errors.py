@@ -173,9 +173,9 @@ def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None
     ("reply", "last"),
     [
         (state("Dreaming"), 'Its last status was "Dreaming".'),
-        (refused(403, f"no {KEY}"), "Black Forest Labs does not tell of it: HTTP 403: no ***."),
-        (Reply(raw=b"<html>"), "Black Forest Labs gives answers that cannot be read."),
-        (Reply(500), "The provider could not be asked: HTTP 500."),
+        (refused(403, f"no {KEY}"), "Black Forest Labs does not return its status: HTTP 403: no ***."),
+        (Reply(raw=b"<html>"), "The responses of Black Forest Labs are unreadable."),
+        (Reply(500), "The last request to the provider failed: HTTP 500."),
     ],
     ids=["status", "refused", "nonsense", "500"],
 )
@@ -186,7 +186,7 @@ def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard
 
     told = failure(table)
 
-    assert told.detail.endswith(f"The task task-1 was bought from Black Forest Labs. {last}")
+    assert told.detail.endswith(f"The task task-1 of Black Forest Labs was paid for. {last}")
     assert not told.retryable
 
 
@@ -195,7 +195,7 @@ def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> No
 
     told = failure(table)
 
-    assert told.detail == "Black Forest Labs takes no more work now (429); nothing was charged for this."
+    assert told.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
     assert told.retryable
 
 
