@@ -101,7 +101,7 @@ def test_what_cannot_be_pulled_is_told_in_one_sentence(shell: Shell) -> None:
 
     told = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
 
-    assert told.startswith(f"The model {NAME} cannot be had: accept its terms at https://huggingface.co/{NAME}")
+    assert told.startswith(f"The model {NAME} cannot be downloaded: accept its terms at https://huggingface.co/{NAME}")
     assert "hf_other" not in told
 
 

@@ -91,7 +91,9 @@ def test_pickled_weights_are_never_fetched(hub: Hub, folder: Path, published: Pa
     for weights in (hub.folder / "text_encoder").glob("*.safetensors"):
         weights.unlink()
 
-    assert refusal(folder) == f"The text_encoder of {NAME} is there only as a pickle, which is never read."
+    assert (
+        refusal(folder) == f"The text_encoder of {NAME} exists only as a pickle, and this service never loads pickles."
+    )
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
 
@@ -144,7 +146,7 @@ def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
 
 
 def test_progress_is_told_while_files_come(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "TELL_SECONDS", 0.02)
+    monkeypatch.setattr(downloads, "PROGRESS_INTERVAL_SECONDS", 0.02)
     hub.stalls = {WEIGHTS: MEGABYTE}
     told: list[int] = []
 
@@ -182,7 +184,7 @@ def test_a_download_goes_on_with_the_version_it_began_with(hub: Hub, cut: Path) 
 def test_damaged_weights_are_not_kept(hub: Hub, folder: Path) -> None:
     hub.damage = True
 
-    assert "came damaged" in refusal(folder)
+    assert "arrived damaged" in refusal(folder)
 
     hub.damage = False
     fetch(folder)
@@ -215,7 +217,10 @@ def test_too_little_room_is_told_before_anything_is_fetched(
 
     told = refusal(folder)
 
-    assert "9.0 MB more are needed and 0.3 GB are free. Make room, or name another disk with SD_MODEL_DIR." in told
+    assert (
+        "it needs 9.0 MB, and 0.3 GB are free. Free some space, or set SD_MODEL_DIR to a folder on another disk."
+        in told
+    )
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
 
@@ -237,11 +242,11 @@ def test_a_folder_that_cannot_be_written_is_told(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("refused", "remedy"),
     [
-        ("RepoNotFound", "Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN"),
+        ("RepoNotFound", "Hugging Face has no model of this name; a private one needs SD_HUGGINGFACE_TOKEN"),
         ("GatedRepo", f"accept its terms at https://huggingface.co/{NAME}, and set SD_HUGGINGFACE_TOKEN"),
-        ("bad token", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
-        ("forbidden", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
-        ("unavailable", "Hugging Face cannot be reached (it answers 503): try again"),
+        ("bad token", "Hugging Face rejects SD_HUGGINGFACE_TOKEN for it; create another token at https://"),
+        ("forbidden", "Hugging Face rejects SD_HUGGINGFACE_TOKEN for it; create another token at https://"),
+        ("unavailable", "Hugging Face is unreachable (it responds with HTTP 503). Try again later"),
     ],
 )
 def test_every_refusal_names_its_remedy_and_not_the_token(hub: Hub, folder: Path, refused: str, remedy: str) -> None:
@@ -257,12 +262,12 @@ def test_every_refusal_names_its_remedy_and_not_the_token(hub: Hub, folder: Path
 def test_without_network_the_remedy_is_told(no_network: None, folder: Path) -> None:
     told = refusal(folder)
 
-    assert f"The model {NAME} is not in {folder}, and Hugging Face cannot be reached" in told
+    assert f"The model {NAME} is not in {folder}, and Hugging Face is unreachable" in told
     assert "or copy the folder from another machine" in told
 
 
 def test_what_has_come_is_kept_while_the_network_is_away(cut: Path, no_network: None) -> None:
-    assert "try again when it can; what has come is kept, or copy the folder" in refusal(cut)
+    assert "Try again later; the download will resume where it stopped, or copy the folder" in refusal(cut)
     assert (cut / "text_encoder" / "config.json").exists()
 
 

@@ -73,13 +73,13 @@ def test_a_folder_that_is_not_there_is_refused(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["a/..", "a b/c", "a--b/c"])
 def test_what_could_be_no_model_is_refused(name: str, tmp_path: Path) -> None:
-    assert refusal(name, tmp_path) == f"{name} is neither a folder here nor a name that Hugging Face could have."
+    assert refusal(name, tmp_path) == f"{name} is neither a local folder nor a valid Hugging Face id."
 
 
 def test_a_single_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
 
-    assert "a file; a folder in diffusers' format is needed" in refusal(tmp_path / "model.safetensors", tmp_path)
+    assert "which is a file, not a folder in diffusers' format" in refusal(tmp_path / "model.safetensors", tmp_path)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 def test_a_broken_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(text)
 
-    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} cannot be read."
+    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} is not valid JSON."
 
 
 @pytest.mark.parametrize("part", [["my_unet", "MyUNet"], ["os", "system"], []])
@@ -98,4 +98,7 @@ def test_a_model_with_code_of_its_own_is_refused(part: list[str], tmp_path: Path
     index = {"_class_name": "StableDiffusionPipeline", "unet": part}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
 
-    assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs code of its own, which is never run."
+    assert (
+        refusal(tmp_path, tmp_path)
+        == f"The model {tmp_path} needs its own code, and this service never runs code of models."
+    )

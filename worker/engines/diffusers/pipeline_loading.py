@@ -51,7 +51,7 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
 
     Raises what the library raises, and ValueError if weights are missing: the library would make them up.
     """
-    chosen = weight_files.choose(_files_in(folder / name), dtype_name(dtype))
+    chosen = weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype))
     part, info = kind.from_pretrained(
         str(folder),
         subfolder=name,
@@ -74,7 +74,7 @@ def reason_of(error: Exception) -> str:
 
 def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
     """None for a part without weights: the pipeline loads it itself."""
-    if weight_files.choose(_files_in(folder / name), dtype_name(dtype)) is None:
+    if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
         return None
     part_class = getattr(_LIBRARIES.get(library), kind, None)
     if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):

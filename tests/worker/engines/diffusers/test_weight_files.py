@@ -157,9 +157,12 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
         ),
         (with_another("unet", ["diffusers", "DiffusionPipeline"]), "which the installed diffusers does not have"),
         (with_another("scheduler", ["diffusers", "utils"]), "could not be loaded"),
-        (with_another("unet", ["own_code", "OwnModel"]), "needs code of its own, which is never run"),
-        (with_another("unet", [{}, "OwnModel"]), "needs code of its own, which is never run"),
-        (with_another("../unet", ["diffusers", "UNet2DConditionModel"]), "needs code of its own, which is never run"),
+        (with_another("unet", ["own_code", "OwnModel"]), "needs its own code, and this service never runs"),
+        (with_another("unet", [{}, "OwnModel"]), "needs its own code, and this service never runs"),
+        (
+            with_another("../unet", ["diffusers", "UNet2DConditionModel"]),
+            "needs its own code, and this service never runs",
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_one_sentence(
