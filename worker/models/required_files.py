@@ -1,4 +1,4 @@
-"""Selects the files of a repository that a pipeline needs: its index, and the configuration and weights of each part."""
+"""Selects the files that a pipeline needs: its index, and the configuration and weights of each part."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) ->
         return {ROOT: ("", "")}
     parts = {part: value for part, value in content.items() if isinstance(value, list)}
     if not all(_PART.fullmatch(part) and _is_supported(value) for part, value in parts.items()):
-        raise ConfigurationError(f"The model {name} needs its own code, and this service never runs code of models.")
+        raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
     return {part: (value[0], value[1]) for part, value in parts.items() if None not in value}
 
 
@@ -71,7 +71,5 @@ def select_files(
             selected += [path for file, path in files.items() if _CONFIGURATION.fullmatch(file)]
             selected += [files[file] for file in (weights[1] if weights else ())]
         elif part not in _OPTIONAL:
-            raise ConfigurationError(
-                f"The {part or 'model'} of {name} exists only as a pickle, and this service never loads pickles."
-            )
+            raise ConfigurationError(f"The {part or 'model'} of {name} exists only as a pickle, which is never loaded.")
     return selected

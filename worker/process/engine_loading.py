@@ -1,4 +1,4 @@
-"""From settings to an engine with its model; of all engines, only the one that is named is imported."""
+"""Loads the configured engine with its model. Only that engine is imported."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -37,10 +37,10 @@ def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress)
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Keeps Python's garbage collector off what the block imports, then and later.
+    """Exempt everything that the block imports from garbage collection, now and later.
 
-    An import makes hundreds of thousands of objects and next to no garbage. Looking through them again and again was a
-    quarter of the time that torch and diffusers take to import, and would later stop an image for 0.4 s now and then.
+    Importing creates hundreds of thousands of objects and hardly any garbage. Scanning them repeatedly took a quarter
+    of the import time of torch and diffusers, and would later pause rendering for 0.4 s now and then.
     """
     gc.disable()
     try:
@@ -52,7 +52,7 @@ def _importing() -> Iterator[None]:
 
 def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
     model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
-    # Takes seconds: a wrong SD_MODEL_ID is told before.
+    # Imported late, because it takes seconds: a wrong SD_MODEL_ID is reported first.
     with _importing():
         from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 
@@ -106,7 +106,7 @@ def _has_cloud(settings: WorkerSettings) -> bool:
 
 
 def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
-    """Finds the safety checker for models that bring none; None where the operator wants none."""
+    """Returns the folder of the safety checker for models without their own; None if checking is switched off."""
     source = ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG)
 
     def find() -> Path:
@@ -114,8 +114,8 @@ def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], 
             return source.ensure_downloaded(on_download).folder
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"Images cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "
-                "folder too; SD_SAFETY_CHECKER=false works without."
+                f"The safety checker is missing: {error.detail} Set SD_SAFETY_CHECKER_ID to another checker (a Hugging "
+                "Face id or a local folder), or SD_SAFETY_CHECKER=false to run without one."
             ) from None
 
     return find if settings.safety_checker else None

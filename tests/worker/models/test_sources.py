@@ -98,7 +98,4 @@ def test_a_model_with_code_of_its_own_is_refused(part: list[str], tmp_path: Path
     index = {"_class_name": "StableDiffusionPipeline", "unet": part}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
 
-    assert (
-        refusal(tmp_path, tmp_path)
-        == f"The model {tmp_path} needs its own code, and this service never runs code of models."
-    )
+    assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs its own code, which this service never runs."

@@ -51,7 +51,7 @@ def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face cannot be reached"),
+        ({"SD_MODEL_ID": "nobody/nothing", **NO_HUB}, "Hugging Face is unreachable"),
         ({"SD_DEVICE": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
         ({"SD_BACKEND": "flux-local", **NO_HUB}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
     ],

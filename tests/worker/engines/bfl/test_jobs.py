@@ -16,7 +16,7 @@ from tests.api.problem import assert_problem
 from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
-from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
+from tests.worker.engines.bfl.provider import Provider, Reply, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for
 from tests.worker.new_jobs import get_job, image_bytes, run_job, submit_job
 from tests.worker.worker_records import only_worker
@@ -25,23 +25,11 @@ ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 @pytest.fixture(scope="module")
-def everyones() -> Iterator[Provider]:
-    with provider() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def installed(everyones: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **cloud_settings(everyones)) as stack:
+def installed(running_provider: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **cloud_settings(running_provider)) as stack:
         stack.start_worker("flux-api")
         stack.start_api()
         yield stack
-
-
-@pytest.fixture
-def bfl(everyones: Provider) -> Provider:
-    everyones.reset()
-    return everyones
 
 
 @pytest.fixture
