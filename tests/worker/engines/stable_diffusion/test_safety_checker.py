@@ -68,7 +68,7 @@ def test_a_checker_that_is_not_there_is_refused_by_saying_how_to_go_on(tmp_path:
     sentence = refusal(tmp_path / "nothing")
 
     assert "Set SD_SAFETY_CHECKER_ID to another checker" in sentence
-    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
+    assert sentence.endswith("SD_SAFETY_CHECKER=false to run without one.")
 
 
 def test_a_checker_with_weights_missing_is_refused(lenient: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
 
 
 def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false works without"):
+    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false to run without one."):
         loaded(plain, safety_checker=lambda: tmp_path)
 
 
