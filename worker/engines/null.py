@@ -4,8 +4,8 @@ Input images are blended with the pattern, by `strength` and within the mask.
 
 Requests control it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
 "out-of-memory"}` fails, `{"hang": true}` never returns, `{"die": true}` crashes the process, `{"retire": true}`
-replaces the process after the job, `{"flag": 1}` withholds the first image. Jobs that simulate something run alone, unless
-`{"together": true}` allows a batch.
+replaces the process after the job, `{"flag": 1}` withholds the first image. Jobs that simulate something run alone,
+unless `{"together": true}` allows a batch.
 """
 
 import itertools
