@@ -24,7 +24,7 @@ from worker.engines.diffusers.out_of_memory import (
     tiling_fallback,
 )
 from worker.engines.diffusers.pipeline_loading import load_pipeline
-from worker.engines.diffusers.placement import offloading_fallbacks, place_where_it_fits
+from worker.engines.diffusers.placement import Placement, offloading_fallbacks, place_where_it_fits
 from worker.engines.diffusers.prompt_embeddings import PromptEmbedding, PromptEmbeddingCache
 from worker.engines.diffusers.safety_checker import CHECKED, OFF, SafetyChecker, flag_images
 from worker.engines.diffusers.sampling import (
@@ -87,7 +87,6 @@ class FluxLocal:
         self._checker = checker
         self._embeddings = PromptEmbeddingCache()
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=suggest_cloud)
-        self._fallbacks = [tiling_fallback(pipe.vae), *offloading_fallbacks(pipe, placement, device)]
 
     @classmethod
     def load(cls, model: LocalModel, options: FluxOptions) -> "FluxLocal":
@@ -116,8 +115,10 @@ class FluxLocal:
         references = _references(inputs)
         if ignored := _ignored_tokens(self._pipe, request.prompt):
             watch.add_warning(f"prompt is too long: the model ignores its last {ignored} tokens")
+        offloading = offloading_fallbacks(self._pipe, Placement(self.placement), self._device)
+        fallbacks = [tiling_fallback(self._pipe.vae), *offloading]
         with OutOfMemoryFallbacks(request, self._memory_budget, watch) as memory:
-            rendering = _Rendering(self._pipe, self._embeddings, request, references, watch, memory, self._fallbacks)
+            rendering = _Rendering(self._pipe, self._embeddings, request, references, watch, memory, fallbacks)
             images = [rendering.image(index) for index in range(request.num_images)]
         return [
             RenderedImage(pixels, request.seed + index, flagged)

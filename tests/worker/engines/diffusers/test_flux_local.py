@@ -140,7 +140,7 @@ def test_a_fifth_reference_is_refused(model: FluxLocal) -> None:
 def test_a_reference_that_the_model_cannot_use_is_refused_by_saying_why(
     model: FluxLocal, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(InvalidImage, match="each side must have at least 64, and one at most 8 times"):
+    with pytest.raises(InvalidImage, match="Each side must have at least 64 pixels, and one side at most 8 times"):
         draw(model, Inputs((speckled(*size),)), width=64, height=64)
 
 
