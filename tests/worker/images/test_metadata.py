@@ -13,7 +13,7 @@ QUICK = {**RED_HEART, "num_inference_steps": 8}
 LOSSY = pytest.mark.parametrize("output_format", ["jpeg", "webp"])
 
 
-def test_a_png_tells_its_parameters_as_other_tools_read_them(sd: Stack) -> None:
+def test_a_png_holds_its_parameters_for_other_tools(sd: Stack) -> None:
     job = run_job(sd, **QUICK)
 
     first, last = opened(image_bytes(sd, job)).info["parameters"].split("\n")
@@ -21,7 +21,7 @@ def test_a_png_tells_its_parameters_as_other_tools_read_them(sd: Stack) -> None:
     assert last.startswith("Steps: 8, CFG scale: 4.0, Seed: 42, Size: 128x128, Model: starter, Version: imagegen ")
 
 
-def test_a_png_tells_which_job_made_it_and_how(sd: Stack) -> None:
+def test_a_png_holds_its_job_and_request(sd: Stack) -> None:
     job = run_job(sd, **QUICK, label="mine", metadata={"secret": 1})
 
     recipe = json.loads(opened(image_bytes(sd, job)).info["imagegen"])
@@ -35,7 +35,7 @@ def test_a_png_tells_which_job_made_it_and_how(sd: Stack) -> None:
     }
 
 
-def test_a_png_can_be_made_again_from_what_it_tells(sd: Stack) -> None:
+def test_a_png_can_be_reproduced_from_its_metadata(sd: Stack) -> None:
     file = image_bytes(sd, run_job(sd, prompt="a green tree", num_inference_steps=4))
 
     again = image_bytes(sd, run_job(sd, **json.loads(opened(file).info["imagegen"])["request"]))

@@ -51,7 +51,7 @@ def shown(source: str) -> Pixels:
 
 
 @pytest.mark.parametrize("model", [name for name in bfl.MODELS if name.startswith(("flux-2", "flux-kontext"))])
-def test_references_are_sent_as_base64_in_their_order(table: Table, model: str) -> None:
+def test_input_images_are_sent_as_base64_in_order(table: Table, model: str) -> None:
     most = bfl.MODELS[model].max_input_images
     images = [np.full((64, 96, 3), 10 * number, np.uint8) for number in range(most)]
 
@@ -63,27 +63,27 @@ def test_references_are_sent_as_base64_in_their_order(table: Table, model: str) 
 
 
 @pytest.mark.parametrize("model", ["flux-pro-1.1", "flux-pro-1.1-ultra", "flux-dev"])
-def test_older_models_take_one_image_as_a_prompt(table: Table, model: str) -> None:
+def test_older_models_take_one_image_as_image_prompt(table: Table, model: str) -> None:
     body = sent(table, model, SCENE)
 
     assert (shown(body["image_prompt"]) == SCENE).all()
     assert refused(model, images=2) == ["/image"]
 
 
-def test_an_edit_has_the_size_of_its_image(table: Table) -> None:
+def test_an_edit_has_the_size_of_its_input_image(table: Table) -> None:
     body = sent(table, "flux-2-pro", np.zeros((650, 1000, 3), np.uint8))
 
     assert (body["width"], body["height"]) == (992, 640)
 
 
-def test_a_model_of_ratios_keeps_that_of_the_image_unless_it_is_told_another(table: Table) -> None:
+def test_ratio_models_keep_the_ratio_of_the_image_by_default(table: Table) -> None:
     assert "aspect_ratio" not in sent(table, "flux-kontext-pro", np.zeros((501, 1000, 3), np.uint8))
 
     table.provider.asked.clear()
     assert sent(table, "flux-kontext-pro", SCENE, width=1024, height=1024)["aspect_ratio"] == "1:1"
 
 
-def test_a_panorama_is_brought_into_the_ratio_that_there_is(table: Table) -> None:
+def test_a_panorama_gets_the_nearest_supported_ratio(table: Table) -> None:
     body = sent(table, "flux-kontext-pro", np.zeros((100, 1000, 3), np.uint8))
 
     assert body["aspect_ratio"] == "7:3"
@@ -97,7 +97,7 @@ def test_a_fill_sends_image_and_mask_and_no_size(table: Table) -> None:
     assert body == {"prompt": "a cat", "seed": 7, "output_format": "png", "steps": 50, "guidance": 80}
 
 
-def test_an_expansion_tells_what_is_added_on_each_side(table: Table) -> None:
+def test_an_expansion_sends_the_pixels_to_add_on_each_side(table: Table) -> None:
     body = sent(table, EXPAND, SCENE, width=201, height=64)
 
     assert (shown(body.pop("image")) == SCENE).all()
@@ -122,7 +122,7 @@ def test_a_large_image_is_scaled_down_before_it_is_paid_for(table: Table) -> Non
     assert small.shape[1] == pytest.approx(2 * small.shape[0], rel=0.01)
 
 
-def test_several_images_of_one_edit_differ_in_their_seed_alone(table: Table) -> None:
+def test_several_images_of_an_edit_differ_only_in_their_seed(table: Table) -> None:
     sent(table, "flux-2-pro", SCENE, num_images=2)
 
     first, second = (post.body for post in table.provider.posts)
@@ -155,7 +155,7 @@ def slow_reader() -> Iterator[str]:
         thread.join(5)
 
 
-def test_a_slow_line_has_the_time_that_it_needs() -> None:
+def test_a_slow_upload_gets_the_time_that_it_needs() -> None:
     body = io.BytesIO(b"x" * 12_000_000)
     with slow_reader() as url:
         http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=0.2))
@@ -203,7 +203,7 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
     ],
     ids=str,
 )
-def test_what_a_model_cannot_do_with_images_is_refused_before_it_costs(
+def test_unsupported_edits_are_refused_before_they_cost_money(
     model: str, fields: dict[str, Any], pointers: list[str]
 ) -> None:
     asked = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
@@ -211,13 +211,13 @@ def test_what_a_model_cannot_do_with_images_is_refused_before_it_costs(
     assert sorted(set(refused(model, **asked))) == sorted(pointers)
 
 
-def test_how_much_may_change_is_not_theirs_to_honour() -> None:
+def test_strength_is_ignored() -> None:
     _, warnings = CLOUD.resolve(GenerationRequest(prompt="x", image=(REFERENCE,), strength=0.5), (96, 64))
 
     assert warnings == ("strength is ignored: flux-2-pro-preview cannot honour it",)
 
 
-def test_the_published_schema_tells_who_takes_which_images() -> None:
+def test_the_schema_says_which_models_take_which_images() -> None:
     told = {
         entry["title"]: entry["then"]
         for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]

@@ -100,7 +100,7 @@ def failure(table: Table) -> JobFailure:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Table, case: str, small: None) -> None:
+def test_every_failure_has_the_documented_code_and_status(table: Table, case: str, small: None) -> None:
     CASES[case](table)
 
     code = failure(table).code
@@ -108,7 +108,7 @@ def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Tab
     assert (code, STATUS[code]) == DOCUMENTED[case]
 
 
-def test_every_documented_failure_is_one_of_these() -> None:
+def test_every_documented_failure_is_tested() -> None:
     assert list(DOCUMENTED) == list(CASES)
 
 
@@ -124,7 +124,7 @@ def test_every_documented_failure_is_one_of_these() -> None:
         "submit: answer lost",
     ],
 )
-def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: Table, case: str) -> None:
+def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(table: Table, case: str) -> None:
     CASES[case](table)
 
     failure(table)
@@ -148,7 +148,7 @@ def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: T
     ],
     ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
 )
-def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Reply) -> None:
+def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
 
     told = failure(table)
@@ -160,7 +160,7 @@ def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Re
 
 
 @pytest.mark.parametrize("status", ["Request Moderated", "Content Moderated"])
-def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None:
+def test_the_reasons_of_a_moderation_are_reported(table: Table, status: str) -> None:
     table.provider.polls = [state(status, details={"Moderation Reasons": ["Derivative Works", "Violence"]})]
 
     told = failure(table)
@@ -179,9 +179,7 @@ def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None
     ],
     ids=["status", "refused", "nonsense", "500"],
 )
-def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard_last(
-    table: Table, reply: Reply, last: str
-) -> None:
+def test_a_timeout_reports_what_was_paid_for_and_the_last_response(table: Table, reply: Reply, last: str) -> None:
     poll(reply)(table)
 
     told = failure(table)
@@ -190,7 +188,7 @@ def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard
     assert not told.retryable
 
 
-def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> None:
+def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
     table.provider.submits = [refused(429)]
 
     told = failure(table)
@@ -212,7 +210,7 @@ def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> No
     ],
     ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
 )
-def test_their_own_words_are_passed_on_with_care(table: Table, reply: Reply, detail: str) -> None:
+def test_messages_of_the_provider_are_sanitised(table: Table, reply: Reply, detail: str) -> None:
     table.provider.submits = [reply]
 
     told = failure(table)

@@ -42,7 +42,7 @@ def shown(api: Api) -> dict[str, Any]:
     return found
 
 
-def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once(served: Stack, bfl: Provider) -> None:
+def test_the_task_of_a_killed_worker_is_polled_by_the_next_and_submitted_once(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     served.start_housekeeper()
     job_id = submit_job(served, **PROMPT)
@@ -58,7 +58,7 @@ def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once
     assert len(bfl.posts) == 1
 
 
-def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served: Stack, bfl: Provider) -> None:
+def test_a_job_whose_worker_is_killed_during_the_submit_is_not_submitted_again(served: Stack, bfl: Provider) -> None:
     bfl.submits = [Reply(seconds=5, body={})]
     served.start_housekeeper()
     job_id = submit_job(served, **PROMPT)
@@ -73,7 +73,7 @@ def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served:
     assert len(bfl.posts) == 1
 
 
-def test_a_job_that_takes_too_long_is_given_up(cloud: Stack, bfl: Provider) -> None:
+def test_a_job_that_takes_too_long_fails(cloud: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     cloud.settings["SD_JOB_TIMEOUT_SECONDS"] = "1"
     cloud.start_worker("flux-api")
@@ -107,7 +107,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most: int) -> None:
+def test_the_concurrency_limit_applies_to_all_workers_together(cloud: Stack, bfl: Provider, most: int) -> None:
     crowd = Crowd(bfl)
     cloud.settings["SD_BFL_CONCURRENCY"] = str(most)
     for worker in [cloud.start_worker("flux-api", ready=False) for _ in range(2)]:
@@ -122,7 +122,7 @@ def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most
     assert len(bfl.posts) == len(jobs)
 
 
-def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Provider) -> None:
+def test_a_worker_finishes_its_jobs_on_sigterm(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Pending"), state("Pending"), bfl.ready()]
     job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
@@ -134,7 +134,7 @@ def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Pro
     assert only_worker(served) is None
 
 
-def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Provider) -> None:
+def test_a_worker_without_a_grace_period_requeues_its_jobs(cloud: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
     worker = cloud.start_worker("flux-api")
@@ -154,7 +154,7 @@ def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Pro
     assert (job["state"], job["attempt"], len(bfl.posts)) == ("succeeded", 2, 1)
 
 
-def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack, bfl: Provider) -> None:
+def test_a_worker_waits_for_the_response_to_a_submit_before_it_ends(cloud: Stack, bfl: Provider) -> None:
     accept = bfl.accept
 
     def slowly(asked: Asked) -> Reply:
@@ -184,7 +184,7 @@ def everything_in(redis_url: str) -> str:
         client.close()
 
 
-def test_the_key_is_in_no_log_no_record_and_no_answer(cloud: Stack, bfl: Provider, redis_url: str) -> None:
+def test_the_key_is_in_no_log_no_record_and_no_response(cloud: Stack, bfl: Provider, redis_url: str) -> None:
     cloud.settings["SD_LOG_FORMAT"] = "json"
     cloud.start_worker("flux-api")
     cloud.start_api()
@@ -224,7 +224,7 @@ def test_without_a_key_it_is_not_configured(cloud: Stack) -> None:
     assert "SD_BFL_API_KEY" in answer.json()["detail"]
 
 
-def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, bfl: Provider) -> None:
+def test_unsupported_requests_are_refused_before_any_worker_has_started(cloud: Stack, bfl: Provider) -> None:
     api = cloud.start_api()
 
     answer = api.post("/api/jobs", {**PROMPT, "bfl_model": "flux-dev", "width": 200, "guidance_scale": 9})
@@ -235,7 +235,7 @@ def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, 
     assert bfl.posts == []
 
 
-def test_one_command_starts_it(tmp_path: Path, bfl: Provider) -> None:
+def test_one_command_starts_the_backend(tmp_path: Path, bfl: Provider) -> None:
     cloud = {"SD_BACKENDS": "null,flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}
     with Launched(tmp_path, SD_FLOWER_PORT="0", **cloud) as launched:
         job = launched.is_ready().generate().json()
@@ -251,7 +251,7 @@ def test_one_command_without_a_key_says_what_is_missing(tmp_path: Path) -> None:
     assert "SD_BFL_API_KEY is empty" in launched.launcher.output
 
 
-def test_a_backend_that_lost_its_key_takes_no_jobs(served: Stack) -> None:
+def test_a_backend_that_lost_its_key_accepts_no_jobs(served: Stack) -> None:
     served.worker.stop()
     api = served.start_api(SD_BFL_API_KEY="")
 

@@ -77,7 +77,7 @@ def close(one: Any, other: Any) -> bool:
     return bool(np.abs(one.pixels.astype(int) - other.pixels.astype(int)).mean() < 1)
 
 
-def test_a_batch_that_does_not_fit_is_made_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_batch_that_does_not_fit_is_rendered_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     together = draw(model, num_images=3)
     # Each image is computed twice: with the prompt and without.
     wrap(UNet2DConditionModel, full_above(images=2))
@@ -89,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_made_one_by_one(model: StableDiffusion, wr
     assert alone.counted == [(step, 6) for step in range(1, 7)]
 
 
-def test_a_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
+def test_an_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
     model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     wrap(Decoder, full_above(pixels=32 * 32))
@@ -102,7 +102,7 @@ def test_a_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
     assert drawn.counted == [(1, 2), (2, 2)]
 
 
-def test_the_job_after_that_is_made_as_usual(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_job_is_rendered_without_fallbacks(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     before = draw(model, width=96, height=96, num_images=2)
     with monkeypatch.context() as patch:
         forward = Decoder.forward
@@ -115,7 +115,9 @@ def test_the_job_after_that_is_made_as_usual(model: StableDiffusion, monkeypatch
     assert np.array_equal(before.images[1].pixels, after.images[1].pixels)
 
 
-def test_what_fits_in_no_way_fails_and_names_a_size_that_did(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_job_that_never_fits_fails_and_suggests_a_size_that_did(
+    model: StableDiffusion, wrap: Callable[..., None]
+) -> None:
     draw(model, width=96, height=96)
     wrap(UNet2DConditionModel, full_above(pixels=48 * 48))
 
@@ -125,13 +127,13 @@ def test_what_fits_in_no_way_fails_and_names_a_size_that_did(model: StableDiffus
     assert draw(model, width=128, height=64).pixels.shape == (64, 128, 3)
 
 
-def test_a_step_that_runs_out_of_this_machines_memory_fails_the_job(model: StableDiffusion) -> None:
+def test_running_out_of_main_memory_fails_the_job(model: StableDiffusion) -> None:
     with pytest.raises(OutOfMemory):
         draw(model, on_step=lambda _: torch.empty(2**60))
 
 
 @pytest.mark.parametrize(("failing", "warning"), [(Decoder, DECODED_AGAIN), (UNet2DConditionModel, MADE_AGAIN)])
-def test_a_image_that_came_out_broken_is_made_anew_once(
+def test_a_broken_image_is_rendered_again_once(
     failing: type, warning: str, model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     sound = draw(model)
@@ -144,7 +146,7 @@ def test_a_image_that_came_out_broken_is_made_anew_once(
     assert again.counted == [(1, 2), (2, 2)]
 
 
-def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_an_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, nan(times=10**9))
     watch = RecordingWatch()
 
@@ -154,7 +156,7 @@ def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion
     assert watch.warnings == [DECODED_AGAIN, MADE_AGAIN]
 
 
-def test_a_image_of_one_colour_is_broken_too(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_an_image_of_one_colour_counts_as_broken(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, lambda go_on, _: torch.full_like(go_on(), -1))
 
     with pytest.raises(InvalidOutput):
@@ -173,7 +175,7 @@ def overflowing(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_decoder_that_overflows_in_half_precision_is_run_in_full_from_then_on(overflowing: Path) -> None:
+def test_a_decoder_that_overflows_runs_in_full_precision_from_then_on(overflowing: Path) -> None:
     model = loaded(overflowing, dtype="float16")
 
     first, second = draw(model), draw(model)
@@ -184,7 +186,7 @@ def test_a_decoder_that_overflows_in_half_precision_is_run_in_full_from_then_on(
     assert np.array_equal(first.pixels, second.pixels)
 
 
-def test_half_precision_is_back_after_a_image_was_made_in_full(tmp_path: Path, wrap: Callable[..., None]) -> None:
+def test_half_precision_returns_after_an_image_in_full_precision(tmp_path: Path, wrap: Callable[..., None]) -> None:
     model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
     before = draw(model)
     wrap(UNet2DConditionModel, nan(times=1))

@@ -47,7 +47,7 @@ def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(placement, "free_bytes", lambda _: free)
 
 
-def test_it_runs_in_the_precision_of_the_device_and_resident_where_there_is_room(folder: Path, device: str) -> None:
+def test_it_uses_the_precision_of_the_device_and_is_resident_if_it_fits(folder: Path, device: str) -> None:
     model = loaded(folder, device)
 
     assert (torch.device(model.device).type, model.dtype, model.placement) == (device, DTYPES[device], "resident")
@@ -69,7 +69,7 @@ def test_every_placement_gives_the_same_image(
         assert np.abs(expected.astype(int) - made.astype(int)).mean() < 1
 
 
-def test_a_image_that_fits_with_idle_parts_outside_is_made_so(
+def test_an_image_that_fits_only_with_idle_parts_offloaded_is_rendered(
     folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(folder, device)
@@ -111,7 +111,7 @@ def built(folder: Path, device: str) -> Any:
     ("wanted", "most_bytes"),
     [(Placement.RESIDENT, 19.2 * GB), (Placement.MODEL_OFFLOAD, 11.3 * GB), (Placement.GROUP_OFFLOAD, 5 * GB)],
 )
-def test_a_model_of_the_real_size_keeps_to_the_memory_it_was_placed_by(
+def test_a_full_size_model_stays_within_its_planned_memory(
     folder: Path,
     device: str,
     wanted: Placement,

@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.
     return loaded(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)), device=device)
 
 
-def test_models_run_in_the_precision_of_the_device(model: StableDiffusion, device: str) -> None:
+def test_models_use_the_precision_of_the_device(model: StableDiffusion, device: str) -> None:
     assert (torch.device(model.device).type, model.dtype) == (device, DTYPES[device])
 
 
@@ -50,13 +50,13 @@ def test_the_same_request_gives_the_same_pixels(model: StableDiffusion) -> None:
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first.images, second.images, strict=True))
 
 
-def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion) -> None:
+def test_pixels_outside_the_mask_are_unchanged(model: StableDiffusion) -> None:
     image = draw(model, Inputs((speckled(),), right_half())).pixels
 
     assert np.array_equal(image[:, :32], speckled()[:, :32])
 
 
-def test_a_image_that_fits_with_an_idle_half_outside_is_made_so(
+def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The CPU has none; but what is done then can be done there, too.
@@ -97,7 +97,7 @@ def short_of_memory(device: str, spare_bytes: int) -> Iterator[int]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_memory_that_really_ends_fails_one_job_and_no_other(device: str, tmp_path: Path) -> None:
+def test_really_running_out_of_memory_fails_only_one_job(device: str, tmp_path: Path) -> None:
     model = loaded(tiny.save_sd(tmp_path), device=device)
     before = draw(model).pixels
 
@@ -115,7 +115,7 @@ def close(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("images", [1, 4, 8])
-def test_images_made_in_one_go_are_those_that_are_made_alone(images: int, device: str, tmp_path: Path) -> None:
+def test_images_of_a_batch_equal_those_rendered_alone(images: int, device: str, tmp_path: Path) -> None:
     model = loaded(tiny.save_sdxl(tmp_path), device=device, max_batch_size=8)
 
     together = draw(model, num_images=images)
@@ -126,7 +126,7 @@ def test_images_made_in_one_go_are_those_that_are_made_alone(images: int, device
         assert close(image, draw(model, seed=1 + index).images[0])
 
 
-def test_compiled_code_draws_the_same_and_is_used_for_its_sizes_alone(
+def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device == "cpu":

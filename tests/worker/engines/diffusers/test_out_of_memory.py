@@ -58,14 +58,14 @@ def refusal(room: MemoryBudget, request: GenerationRequest) -> str:
     return caught.value.detail
 
 
-def test_what_fits_gives_up_nothing() -> None:
+def test_a_job_that_fits_enables_no_fallback() -> None:
     calls, making = failing(0)
 
     assert climbed(making, SMALLER_BATCH, TILES)[1].warnings == []
     assert len(calls) == 1
 
 
-def test_reliefs_are_taken_one_after_the_other_until_it_fits() -> None:
+def test_fallbacks_are_enabled_one_after_the_other_until_the_job_fits() -> None:
     calls, making = failing(1)
 
     made, watch = climbed(making, SMALLER_BATCH, TILES)
@@ -74,7 +74,7 @@ def test_reliefs_are_taken_one_after_the_other_until_it_fits() -> None:
     assert watch.warnings == ["memory was short: one by one"]
 
 
-def test_what_has_been_given_up_is_not_given_up_again() -> None:
+def test_an_enabled_fallback_is_not_enabled_again() -> None:
     calls, making = failing(2)
     watch = RecordingWatch()
 
@@ -98,11 +98,11 @@ def test_what_has_been_given_up_is_not_given_up_again() -> None:
     ],
     ids=["cuda", "cpu", "mps", "cublas", "python"],
 )
-def test_every_way_of_running_out_is_known(error: BaseException) -> None:
+def test_every_out_of_memory_error_is_recognised(error: BaseException) -> None:
     assert climbed(failing(1, error)[1], TILES)[0] == "made"
 
 
-def test_torch_says_so_on_this_machine() -> None:
+def test_torchs_own_error_on_this_machine_is_recognised() -> None:
     def too_much() -> None:
         torch.empty(2**60)
 
@@ -113,7 +113,7 @@ def test_torch_says_so_on_this_machine() -> None:
         ladder.run(too_much)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
     calls, making = failing(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
     with pytest.raises(RuntimeError, match="mat1"):
@@ -121,7 +121,7 @@ def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
     assert len(calls) == 1
 
 
-def test_everything_is_put_back_after_the_job() -> None:
+def test_fallbacks_are_disabled_after_the_job() -> None:
     state = ["resident"]
 
     @contextmanager
@@ -141,7 +141,7 @@ def never_back() -> Iterator[None]:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() -> None:
+def test_a_model_that_cannot_be_restored_restarts_the_process_but_keeps_the_images() -> None:
     made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
@@ -149,7 +149,7 @@ def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() 
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
-def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> None:
+def test_a_damaged_process_is_restarted(error: BaseException) -> None:
     watch = RecordingWatch()
     room = MemoryBudget(MODEL, suggest_cloud=False)
 
@@ -159,17 +159,17 @@ def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> N
     assert len(watch.restart_reasons) == 1
 
 
-def test_a_device_that_was_merely_full_is_trusted_again() -> None:
+def test_a_device_that_was_only_full_needs_no_restart() -> None:
     assert climbed(failing(1)[1], TILES)[1].restart_reasons == []
 
 
-def test_the_models_own_size_is_named_where_nothing_was_made_yet() -> None:
+def test_without_a_success_the_error_suggests_the_default_size() -> None:
     assert refusal(MemoryBudget(MODEL, suggest_cloud=False), asked(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
-def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() -> None:
+def test_the_error_suggests_the_largest_success_in_the_requested_shape() -> None:
     room = MemoryBudget(MODEL, suggest_cloud=False)
     with OutOfMemoryFallbacks(asked(1024, 768), room, RecordingWatch()):
         pass
@@ -178,20 +178,20 @@ def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() ->
     assert "1248x624 should fit" in refusal(room, asked(2048, 1024))
 
 
-def test_a_size_for_which_memory_has_failed_is_never_named() -> None:
+def test_the_error_never_suggests_a_size_that_failed() -> None:
     room = MemoryBudget(MODEL, suggest_cloud=False)
     refusal(room, asked(512, 512))
 
     assert "256x256 should fit" in refusal(room, asked(1024, 1024))
 
 
-def test_the_cloud_is_named_where_there_is_one() -> None:
+def test_the_error_suggests_the_cloud_if_there_is_one() -> None:
     assert refusal(MemoryBudget(MODEL, suggest_cloud=True), asked()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
 
-def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
+def test_a_failed_attempt_releases_its_memory_before_the_next() -> None:
     alive: list[bool] = []
 
     class Tensor:
@@ -237,7 +237,7 @@ print(json.dumps([as_it_comes, kept, given_back, occupied()]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")
-def test_tensors_lie_where_others_lay_and_what_is_freed_is_given_back() -> None:
+def test_tensors_reuse_memory_and_free_memory_returns_it() -> None:
     done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True)
 
     as_it_comes, kept, given_back, after = json.loads(done.stdout)

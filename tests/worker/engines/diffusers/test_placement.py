@@ -56,16 +56,16 @@ SIZES = {"klein": KLEIN, "xl": XL, "sd": SD}
         ("sd", "2 GB", 1.8, Placement.GROUP_OFFLOAD),
     ],
 )
-def test_as_much_as_fits_stays_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
+def test_as_many_parts_as_fit_stay_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
     assert choose_placement(SIZES[model], int(free * GB), WORKING[model]) is placement
 
 
-def test_where_parts_cannot_wait_elsewhere_everything_is_on_the_device() -> None:
+def test_without_offloading_everything_is_on_the_device() -> None:
     assert choose_placement(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
     assert free_bytes(torch.device("cpu")) is None
 
 
-def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
+def test_full_size_parts_are_as_large_as_their_files() -> None:
     with in_bfloat16(), torch.device("meta"):
         sizes = part_sizes(full_size())
 
@@ -76,7 +76,7 @@ def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
     }
 
 
-def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
+def test_shared_weights_are_counted_once(tmp_path: Path) -> None:
     pipe = Flux2KleinPipeline.from_pretrained(save_klein(tmp_path), dtype=torch.bfloat16)
 
     sizes = part_sizes(pipe)
@@ -112,9 +112,7 @@ def test_every_placement_gives_the_same_images_in_every_mode(
         assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
 
 
-def test_a_broken_image_is_decoded_again_where_single_layers_come_and_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_image_is_decoded_again_with_group_offloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_room_for(Placement.GROUP_OFFLOAD, monkeypatch)
     model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
     decode = AutoencoderKL.decode

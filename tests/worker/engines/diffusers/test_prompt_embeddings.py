@@ -25,7 +25,7 @@ def asked(meanings: PromptEmbeddingCache, prompts: str) -> str:
     return "".join(read)
 
 
-def test_only_so_many_texts_are_remembered() -> None:
+def test_the_number_of_cached_prompts_is_limited() -> None:
     meanings = PromptEmbeddingCache(max_entries=3)
 
     assert asked(meanings, "abcabc") == "abc"
@@ -33,7 +33,7 @@ def test_only_so_many_texts_are_remembered() -> None:
     assert asked(meanings, "adcab") == "db"
 
 
-def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_the_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
     meanings = PromptEmbeddingCache()
 
@@ -42,7 +42,7 @@ def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPat
     assert asked(meanings, "a") == "a"
 
 
-def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evicted_prompts_are_encoded_again_and_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
     meanings = PromptEmbeddingCache()
     asked(meanings, "ab")
@@ -52,5 +52,5 @@ def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.M
     assert asked(meanings, "abab") == "ab"
 
 
-def test_nothing_is_remembered_where_nothing_is_to_be() -> None:
+def test_a_cache_of_size_zero_caches_nothing() -> None:
     assert asked(PromptEmbeddingCache(max_entries=0), "aa") == "aa"

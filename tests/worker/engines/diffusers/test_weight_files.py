@@ -60,7 +60,7 @@ def keep_as(folder: Path, part: str, variant: str, *, shards: bool = False) -> N
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 @pytest.mark.parametrize("shards", [False, True])
 @pytest.mark.parametrize("parts", [list(CLASSES), ["vae"], ["text_encoder"]])
-def test_weights_in_half_precision_alone_are_enough(
+def test_weights_may_exist_only_in_half_precision(
     folder: Path, expected: Pixels, parts: list[str], shards: bool, variant: str
 ) -> None:
     for part in parts:
@@ -72,7 +72,7 @@ def test_weights_in_half_precision_alone_are_enough(
     assert np.array_equal(draw(model).pixels, expected)
 
 
-def test_each_part_may_be_there_in_another_way(folder: Path, expected: Pixels) -> None:
+def test_each_part_may_have_its_own_variant(folder: Path, expected: Pixels) -> None:
     keep_as(folder, "unet", "fp16", shards=True)
     keep_as(folder, "vae", "bf16")
     (folder / "text_encoder" / "LICENSE").touch()
@@ -81,7 +81,7 @@ def test_each_part_may_be_there_in_another_way(folder: Path, expected: Pixels) -
     assert np.array_equal(draw(loaded(folder)).pixels, expected)
 
 
-def test_of_several_variants_the_fitting_one_is_loaded(folder: Path, expected: Pixels) -> None:
+def test_the_most_suitable_of_several_variants_is_loaded(folder: Path, expected: Pixels) -> None:
     spoilt = {key: torch.zeros_like(tensor) for key, tensor in load_file(folder / "unet" / USUAL).items()}
     save_file(spoilt, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
     save_file(spoilt, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", {"format": "pt"})
@@ -92,7 +92,7 @@ def test_of_several_variants_the_fitting_one_is_loaded(folder: Path, expected: P
 @pytest.mark.parametrize(
     ("dtype", "variant"), [("float32", ""), ("float16", "fp16"), ("bfloat16", "bf16"), ("auto", "fp16")]
 )
-def test_the_variant_is_chosen_by_what_computes_with_it(dtype: str, variant: str) -> None:
+def test_the_variant_depends_on_the_dtype(dtype: str, variant: str) -> None:
     names = {
         "": ["model.safetensors"],
         "fp16": ["model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json"],
@@ -165,7 +165,7 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_sentence(
+def test_a_model_that_cannot_be_loaded_is_reported_in_one_sentence(
     folder: Path, damage: Callable[[Path], None], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folder)
@@ -178,7 +178,7 @@ def test_what_cannot_be_loaded_is_told_in_one_sentence(
     assert str(folder) in caught.value.detail
 
 
-def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path, expected: Pixels) -> None:
+def test_code_in_a_models_folder_is_not_run(folder: Path, tmp_path: Path, expected: Pixels) -> None:
     ran = tmp_path / "ran"
     for part in (*CLASSES, "."):
         for name in ("pipeline.py", "modeling_own.py", "__init__.py"):

@@ -76,7 +76,7 @@ def using(*names: str, scale: float = 1.0) -> list[dict[str, object]]:
     return [{"name": name, "scale": scale} for name in names]
 
 
-def test_names_are_paths_and_those_of_folders_with_one_file(lora_dir: Path) -> None:
+def test_names_are_paths_and_folders_with_a_single_file(lora_dir: Path) -> None:
     assert list(find_loras(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
 
 
@@ -112,7 +112,7 @@ def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path:
     assert Lora(name="cafe\u0301").name in found
 
 
-def test_what_is_left_out_is_told(lora_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_files_are_logged(lora_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in (" blank", "back\\slash", "line\nbreak", "turned\u202e", "x" * 201):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / f"{name}.safetensors")
     (tmp_path / "twice").mkdir()
@@ -123,7 +123,7 @@ def test_what_is_left_out_is_told(lora_dir: Path, tmp_path: Path, caplog: pytest
     assert caplog.text.count("ignoring the LoRA") == 6
 
 
-def test_what_could_run_code_or_is_hidden_is_no_lora(lora_dir: Path, tmp_path: Path) -> None:
+def test_pickles_and_hidden_files_are_no_loras(lora_dir: Path, tmp_path: Path) -> None:
     (tmp_path / ".trash").mkdir()
     for name in ("pickled.ckpt", "pickled.bin", ".safetensors", ".trash/fine.safetensors"):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / name)
@@ -132,7 +132,7 @@ def test_what_could_run_code_or_is_hidden_is_no_lora(lora_dir: Path, tmp_path: P
     assert find_loras(tmp_path) == {}
 
 
-def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_loras(tmp_path: Path) -> None:
     assert find_loras(tmp_path / "nothing") == {}
 
 
@@ -144,7 +144,7 @@ def test_a_lora_changes_the_image_by_its_scale(model: StableDiffusion) -> None:
     assert not np.array_equal(little, much)
 
 
-def test_the_job_after_it_is_made_without(model: StableDiffusion) -> None:
+def test_the_next_job_runs_without_the_lora(model: StableDiffusion) -> None:
     before = draw(model).pixels
 
     draw(model, loras=using("fine"))
@@ -152,7 +152,7 @@ def test_the_job_after_it_is_made_without(model: StableDiffusion) -> None:
     assert np.array_equal(draw(model).pixels, before)
 
 
-def test_several_work_together(model: StableDiffusion) -> None:
+def test_several_loras_can_be_combined(model: StableDiffusion) -> None:
     one, other, both = (draw(model, loras=using(*names)).pixels for names in ASKED)
 
     assert not np.array_equal(both, one)
@@ -162,13 +162,13 @@ def test_several_work_together(model: StableDiffusion) -> None:
 ASKED = (("fine",), ("v1.5 detail",), ("fine", "v1.5 detail"))
 
 
-def test_images_that_begin_with_one_have_it_too(model: StableDiffusion) -> None:
+def test_loras_apply_to_edits_too(model: StableDiffusion) -> None:
     start = Inputs((speckled(),), right_half())
 
     assert not np.array_equal(draw(model, start, loras=using("fine")).pixels, draw(model, start).pixels)
 
 
-def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: StableDiffusion) -> None:
+def test_the_lora_of_a_failed_job_has_no_effect_afterwards(model: StableDiffusion) -> None:
     before = draw(model).pixels
 
     def stop(_: object) -> None:
@@ -181,7 +181,7 @@ def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: Stab
 
 
 @pytest.mark.parametrize("name", ["SHOUTED", "peft/adapter"])
-def test_every_format_gives_the_same_image(formats: StableDiffusion, name: str) -> None:
+def test_every_file_format_gives_the_same_image(formats: StableDiffusion, name: str) -> None:
     drawn = draw(formats, loras=using(name))
 
     assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
@@ -189,7 +189,7 @@ def test_every_format_gives_the_same_image(formats: StableDiffusion, name: str) 
 
 
 @pytest.mark.parametrize(("name", "useless", "total"), [("for-two-encoders", 4, 36), ("with-a-word", 1, 33)])
-def test_one_that_is_used_in_part_says_so(formats: StableDiffusion, name: str, useless: int, total: int) -> None:
+def test_a_partly_usable_lora_gives_a_warning(formats: StableDiffusion, name: str, useless: int, total: int) -> None:
     for _ in range(2):
         drawn = draw(formats, loras=using(name))
 
@@ -206,7 +206,9 @@ def test_one_that_is_used_in_part_says_so(formats: StableDiffusion, name: str, u
         ("whole-model", ": it has no LoRA weights that diffusers supports."),
     ],
 )
-def test_one_that_cannot_be_used_says_why_and_not_where_it_lies(formats: StableDiffusion, name: str, told: str) -> None:
+def test_the_error_of_an_unusable_lora_says_why_without_its_path(
+    formats: StableDiffusion, name: str, told: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         draw(formats, loras=using(name))
 
@@ -218,7 +220,7 @@ def test_one_that_cannot_be_used_says_why_and_not_where_it_lies(formats: StableD
     ("name", "told"),
     [("for-xl", "does not fit the model .* its layers have different sizes"), ("no-weights", "is damaged")],
 )
-def test_one_that_does_not_fit_fails_its_job_and_no_other(model: StableDiffusion, name: str, told: str) -> None:
+def test_a_lora_that_does_not_fit_fails_only_its_job(model: StableDiffusion, name: str, told: str) -> None:
     before = draw(model).pixels
 
     with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{told}"):
@@ -228,7 +230,7 @@ def test_one_that_does_not_fit_fails_its_job_and_no_other(model: StableDiffusion
     assert not np.array_equal(draw(model, loras=using("fine")).pixels, before)
 
 
-def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> None:
+def test_a_missing_lora_is_refused_by_field(model: StableDiffusion) -> None:
     request = GenerationRequest.model_validate({"prompt": "x", "loras": using("fine", "nothing")})
 
     with pytest.raises(InvalidRequest) as caught:
@@ -239,7 +241,7 @@ def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> No
     assert error.detail == "must be one of fine, for-xl, no-weights, v1.5 detail, v1.5 detail/weights"
 
 
-def test_only_so_many_stay_loaded(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_loaded_loras_is_limited(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loras, "MAX_LOADED", 1)
     gone: list[str] = []
     delete = StableDiffusionPipeline.delete_adapters

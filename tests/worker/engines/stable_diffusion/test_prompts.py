@@ -27,19 +27,19 @@ def said(model: StableDiffusion, **fields: object) -> list[str]:
     return list(dict.fromkeys(draw(model, **fields).watch.warnings))
 
 
-def test_what_fits_is_read_in_silence(model: StableDiffusion) -> None:
+def test_a_prompt_that_fits_gives_no_warning(model: StableDiffusion) -> None:
     assert said(model, prompt=LONG[: 2 * 75 - 1], negative_prompt="b") == []
 
 
-def test_the_end_that_is_not_read_is_told(model: StableDiffusion) -> None:
+def test_a_warning_quotes_the_ignored_end_of_a_prompt(model: StableDiffusion) -> None:
     assert said(model, prompt=LONG) == ["prompt is too long: the model ignores 'c d'"]
 
 
-def test_so_is_that_of_the_negative_prompt(model: StableDiffusion) -> None:
+def test_a_warning_quotes_the_ignored_end_of_a_negative_prompt(model: StableDiffusion) -> None:
     assert said(model, negative_prompt=LONG) == ["negative_prompt is too long: the model ignores 'c d'"]
 
 
-def test_a_very_long_end_is_told_in_part(model: StableDiffusion) -> None:
+def test_a_long_quote_is_shortened(model: StableDiffusion) -> None:
     (sentence,) = said(model, prompt="a " * 1000)
 
     assert sentence.endswith("a a a...'")
@@ -65,7 +65,7 @@ def _knows_a_double_a(file: Path) -> None:
 
 
 @pytest.mark.parametrize("guidance", [0, 1])
-def test_a_negative_prompt_without_guidance_is_told_to_have_no_effect(model: StableDiffusion, guidance: int) -> None:
+def test_a_negative_prompt_without_guidance_gives_a_warning(model: StableDiffusion, guidance: int) -> None:
     sentence = f"negative_prompt has no effect with a guidance_scale of {guidance}"
 
     assert said(model, negative_prompt="a", guidance_scale=guidance) == [sentence]
