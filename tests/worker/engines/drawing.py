@@ -49,9 +49,9 @@ def draw(
 
     watch.on_step = count
     given = {"image": (REFERENCE,) if inputs.images else (), "mask": None if inputs.mask is None else REFERENCE}
-    asked = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **given, **fields}
+    body = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **given, **fields}
     size = inputs.images[0].shape[1::-1] if inputs.images else None
-    request, _ = model.capabilities.resolve(GenerationRequest.model_validate(asked), size)
+    request, _ = model.capabilities.resolve(GenerationRequest.model_validate(body), size)
     return Drawn(list(model.generate(request, inputs, watch)), steps, watch)
 
 

@@ -99,10 +99,12 @@ def test_a_pull_that_is_interrupted_ends_at_once(shell: Shell) -> None:
 def test_a_failed_pull_is_reported_in_one_sentence(shell: Shell) -> None:
     shell.hub.refusal = "GatedRepo"
 
-    told = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
+    message = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
 
-    assert told.startswith(f"The model {NAME} cannot be downloaded: accept its terms at https://huggingface.co/{NAME}")
-    assert "hf_other" not in told
+    assert message.startswith(
+        f"The model {NAME} cannot be downloaded: accept its terms at https://huggingface.co/{NAME}"
+    )
+    assert "hf_other" not in message
 
 
 @pytest.mark.parametrize("name", [NAME, "../..", "..", "/etc"])

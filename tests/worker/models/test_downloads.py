@@ -132,22 +132,22 @@ def test_a_later_start_downloads_only_missing_files(hub: Hub, cut: Path, publish
 
 
 def test_existing_files_count_as_done(hub: Hub, cut: Path) -> None:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
 
-    fetch(cut, on_progress=lambda _, done, total: told.append((done, total)))
+    fetch(cut, on_progress=lambda _, done, total: progress.append((done, total)))
 
     size = sum((cut / path).stat().st_size for path in NEEDED)
     rest = 3 * MEGABYTE + (cut / "model_index.json").stat().st_size
-    assert (told[0], told[-1]) == ((size - rest, size), (size, size))
+    assert (progress[0], progress[-1]) == ((size - rest, size), (size, size))
 
 
 def test_progress_is_reported_during_a_download(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "PROGRESS_INTERVAL_SECONDS", 0.02)
     hub.stalls = {WEIGHTS: MEGABYTE}
-    told: list[int] = []
+    progress: list[int] = []
 
     def tell(_: str, done: int, total: int) -> None:
-        told.append(done)
+        progress.append(done)
         # All the others, and the part of this one.
         if total - done < 2.1 * MEGABYTE:
             hub.stalls.clear()
@@ -156,18 +156,18 @@ def test_progress_is_reported_during_a_download(hub: Hub, folder: Path, monkeypa
     # The server ends in the middle of the file, and goes on there.
     fetch(folder, on_progress=tell)
 
-    assert told == sorted(told)
-    assert len(set(told)) > 2
+    assert progress == sorted(progress)
+    assert len(set(progress)) > 2
 
 
 def test_without_range_requests_the_whole_file_is_downloaded_again(hub: Hub, folder: Path, published: Path) -> None:
     hub.ranges = False
     hub.cuts = {WEIGHTS: [2 * MEGABYTE]}
-    told: list[int] = []
+    progress: list[int] = []
 
-    fetch(folder, on_progress=lambda _, done, total: told.append(total - done))
+    fetch(folder, on_progress=lambda _, done, total: progress.append(total - done))
 
-    assert told[-1] == 0
+    assert progress[-1] == 0
     assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 
@@ -211,11 +211,11 @@ def test_too_little_disk_space_is_reported_before_the_download(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 256 << 20))
 
-    told = refusal(folder)
+    message = refusal(folder)
 
     assert (
         "it needs 9.0 MB, and 0.3 GB are free. Free some space, or set SD_MODEL_DIR to a folder on another disk."
-        in told
+        in message
     )
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
@@ -250,18 +250,18 @@ def test_a_folder_that_is_not_writable_is_reported(hub: Hub, tmp_path: Path) -> 
 def test_every_refusal_says_what_to_do_without_the_token(hub: Hub, folder: Path, refused: str, remedy: str) -> None:
     hub.refusal = refused
 
-    told = refusal(folder, "hf_wrong")
+    message = refusal(folder, "hf_wrong")
 
-    assert remedy in told
-    assert "hf_wrong" not in told
+    assert remedy in message
+    assert "hf_wrong" not in message
     assert not folder.parent.exists()
 
 
 def test_without_a_network_the_error_says_what_to_do(no_network: None, folder: Path) -> None:
-    told = refusal(folder)
+    message = refusal(folder)
 
-    assert f"The model {NAME} is not in {folder}, and Hugging Face is unreachable" in told
-    assert "or copy the folder from another machine" in told
+    assert f"The model {NAME} is not in {folder}, and Hugging Face is unreachable" in message
+    assert "or copy the folder from another machine" in message
 
 
 def test_downloaded_files_are_kept_while_the_network_is_down(cut: Path, no_network: None) -> None:

@@ -66,8 +66,8 @@ class Table:
         return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Unlimited(), timeouts=QUICK)
 
     def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
-        asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
-        request, _ = self.backend.capabilities.resolve(asked)
+        unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
+        request, _ = self.backend.capabilities.resolve(unresolved)
         return list(self.backend.generate(request, Inputs(), watch or RecordingWatch()))
 
 

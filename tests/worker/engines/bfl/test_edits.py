@@ -38,9 +38,11 @@ def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, 
     """What is posted for these images."""
     references: dict[str, Any] = {"image": [REFERENCE] * len(images)}
     references |= {"mask": REFERENCE} if mask is not None else {}
-    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
+    unresolved = GenerationRequest.model_validate(
+        {"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields}
+    )
     height, width = images[0].shape[:2]
-    request, _ = table.backend.capabilities.resolve(asked, (width, height))
+    request, _ = table.backend.capabilities.resolve(GenerationRequest.model_validate(body), (width, height))
     table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
@@ -164,10 +166,10 @@ def test_a_slow_upload_gets_the_time_that_it_needs() -> None:
 
 
 def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -> list[str]:
-    asked = {"prompt": "x", "bfl_model": model, "image": [REFERENCE] * images, **fields}
+    body = {"prompt": "x", "bfl_model": model, "image": [REFERENCE] * images, **fields}
     try:
         CLOUD.check(
-            GenerationRequest.model_validate(asked),
+            GenerationRequest.model_validate(body),
             RequestLimits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
             size,
         )
@@ -206,9 +208,9 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
 def test_unsupported_edits_are_refused_before_they_cost_money(
     model: str, fields: dict[str, Any], pointers: list[str]
 ) -> None:
-    asked = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
+    body = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
 
-    assert sorted(set(refused(model, **asked))) == sorted(pointers)
+    assert sorted(set(refused(model, **body))) == sorted(pointers)
 
 
 def test_strength_is_ignored() -> None:
@@ -218,15 +220,15 @@ def test_strength_is_ignored() -> None:
 
 
 def test_the_schema_says_which_models_take_which_images() -> None:
-    told = {
+    schemas = {
         entry["title"]: entry["then"]
         for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
     }
 
-    assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
-    assert told["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
-    assert told[FILL]["required"] == ["image", "mask"]
-    assert told[EXPAND]["required"] == ["image", "width", "height"]
+    assert schemas["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
+    assert schemas["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
+    assert schemas[FILL]["required"] == ["image", "mask"]
+    assert schemas[EXPAND]["required"] == ["image", "width", "height"]
 
 
 def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:

@@ -151,11 +151,11 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
 def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, ProviderResponseLost)
-    assert "may have charged" in told.detail
-    assert not told.retryable
+    assert isinstance(error, ProviderResponseLost)
+    assert "may have charged" in error.detail
+    assert not error.retryable
     assert len(table.provider.posts) == 1
 
 
@@ -163,10 +163,10 @@ def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: R
 def test_the_reasons_of_a_moderation_are_reported(table: Table, status: str) -> None:
     table.provider.polls = [state(status, details={"Moderation Reasons": ["Derivative Works", "Violence"]})]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, ContentRejected)
-    assert told.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
+    assert isinstance(error, ContentRejected)
+    assert error.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
 
 
 @pytest.mark.parametrize(
@@ -182,19 +182,19 @@ def test_the_reasons_of_a_moderation_are_reported(table: Table, status: str) -> 
 def test_a_timeout_reports_what_was_paid_for_and_the_last_response(table: Table, reply: Reply, last: str) -> None:
     poll(reply)(table)
 
-    told = failure(table)
+    error = failure(table)
 
-    assert told.detail.endswith(f"The task task-1 of Black Forest Labs was paid for. {last}")
-    assert not told.retryable
+    assert error.detail.endswith(f"The task task-1 of Black Forest Labs was paid for. {last}")
+    assert not error.retryable
 
 
 def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
     table.provider.submits = [refused(429)]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert told.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
-    assert told.retryable
+    assert error.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
+    assert error.retryable
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
 def test_messages_of_the_provider_are_sanitised(table: Table, reply: Reply, detail: str) -> None:
     table.provider.submits = [reply]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, UpstreamRejected)
-    assert told.detail == f"Black Forest Labs {detail}"
+    assert isinstance(error, UpstreamRejected)
+    assert error.detail == f"Black Forest Labs {detail}"

@@ -78,7 +78,7 @@ def test_a_running_request_keeps_its_default_model() -> None:
 
 
 def test_every_ignored_field_gives_a_warning() -> None:
-    asked = GenerationRequest(
+    unresolved = GenerationRequest(
         prompt="x",
         negative_prompt="y",
         scheduler="ddim",
@@ -88,11 +88,11 @@ def test_every_ignored_field_gives_a_warning() -> None:
         width=800,
     )
 
-    _, warnings = CLOUD.resolve(asked)
+    _, warnings = CLOUD.resolve(unresolved)
 
-    told = "\n".join(warnings)
+    text = "\n".join(warnings)
     for name in ("negative_prompt", "scheduler", "num_inference_steps", "guidance_scale", "width and height"):
-        assert name in told
+        assert name in text
 
 
 def fits(condition: dict[str, Any], value: str | None, given: bool = True) -> bool:
@@ -107,12 +107,12 @@ def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -
     schema = CLOUD.request_schema(LIMITS)
     own = bfl.MODELS[model or "flux-2-pro-preview"]
 
-    (told,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
+    (limits,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
 
-    side = told["properties"]["width"]
+    side = limits["properties"]["width"]
     assert (side["minimum"], side["maximum"], side["multipleOf"]) == (own.min_side, own.max_side, own.multiple_of)
-    assert (own.num_inference_steps is None) is ("x-ignored" in told["properties"].get("num_inference_steps", {}))
-    assert told["properties"]["negative_prompt"] == {"x-ignored": True}
+    assert (own.num_inference_steps is None) is ("x-ignored" in limits["properties"].get("num_inference_steps", {}))
+    assert limits["properties"]["negative_prompt"] == {"x-ignored": True}
 
 
 def test_a_request_without_a_model_uses_the_default() -> None:

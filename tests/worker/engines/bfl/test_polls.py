@@ -86,9 +86,11 @@ def test_a_task_that_is_unknown_now_and_then_continues(table: Table) -> None:
     assert len(table.made()) == 1
 
 
-@pytest.mark.parametrize("told", [{}, {"polling_url": None}, {"polling_url": "https://example.com/task"}])
-def test_a_task_without_a_valid_polling_url_is_polled_at_the_common_one(table: Table, told: dict[str, object]) -> None:
-    table.provider.submits = [Reply(body={"id": "a/1&b", **told})]
+@pytest.mark.parametrize("fields", [{}, {"polling_url": None}, {"polling_url": "https://example.com/task"}])
+def test_a_task_without_a_valid_polling_url_is_polled_at_the_common_one(
+    table: Table, fields: dict[str, object]
+) -> None:
+    table.provider.submits = [Reply(body={"id": "a/1&b", **fields})]
 
     assert len(table.made()) == 1
     assert table.provider.count("/v1/get_result?id=a%2F1%26b") == 1
@@ -110,7 +112,7 @@ def test_retry_after_is_respected(table: Table, where: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "seconds"),
+    ("header", "seconds"),
     [
         ("2", 2.0),
         ("0", 0.5),
@@ -124,10 +126,10 @@ def test_retry_after_is_respected(table: Table, where: str) -> None:
     # Every process that runs tests must find the same names.
     ids=["seconds", "none", "less than none", "words", "nothing", "ages", "a moment to come", "a moment past"],
 )
-def test_every_form_of_retry_after_is_understood(told: str, seconds: float) -> None:
+def test_every_form_of_retry_after_is_understood(header: str, seconds: float) -> None:
     timeouts = ProviderTimeouts()
 
-    assert timeouts.retry_pause(0.5, HttpResponse(429, {"Retry-After": told}, b"").retry_after()) == seconds
+    assert timeouts.retry_pause(0.5, HttpResponse(429, {"Retry-After": header}, b"").retry_after()) == seconds
 
 
 @pytest.mark.parametrize("apart", [timedelta(), timedelta(days=3), timedelta(days=-3)])

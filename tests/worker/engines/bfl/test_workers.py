@@ -29,9 +29,9 @@ def served(cloud: Stack) -> Stack:
     return cloud
 
 
-def wait_for(told: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
-    while not told():
+    while not condition():
         assert time.monotonic() < end
         threading.Event().wait(0.02)
 

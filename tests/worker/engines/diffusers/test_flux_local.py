@@ -61,14 +61,14 @@ def test_defaults_of_a_base_model_are_those_of_diffusers(tmp_path: Path) -> None
 
 
 def test_what_it_cannot_honour_is_told(model: FluxLocal) -> None:
-    asked = GenerationRequest(
+    unresolved = GenerationRequest(
         prompt="x", negative_prompt="y", scheduler="euler", guidance_scale=3.5, image=(REFERENCE,), strength=0.5
     )
 
-    _, warnings = model.capabilities.resolve(asked, (64, 64))
+    _, warnings = model.capabilities.resolve(unresolved, (64, 64))
 
-    told = {warning.partition(" is ignored")[0] for warning in warnings}
-    assert told == {"negative_prompt", "scheduler", "guidance_scale", "strength"}
+    ignored = {warning.partition(" is ignored")[0] for warning in warnings}
+    assert ignored == {"negative_prompt", "scheduler", "guidance_scale", "strength"}
 
 
 def test_an_image_has_the_requested_size_and_depends_on_the_seed(model: FluxLocal) -> None:

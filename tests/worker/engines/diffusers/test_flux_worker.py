@@ -69,11 +69,11 @@ def test_a_prompt_alone_gives_an_image_with_the_models_defaults(flux: Stack) -> 
 
 
 def test_the_api_reports_device_and_capabilities(flux: Stack) -> None:
-    told = backend(flux.api)
-    (worker,) = told["workers"]
-    fields = told["capabilities"]["properties"]
+    view = backend(flux.api)
+    (worker,) = view["workers"]
+    fields = view["capabilities"]["properties"]
 
-    assert (told["device"], told["dtype"], worker["placement"]) == ("cpu", "float32", "resident")
+    assert (view["device"], view["dtype"], worker["placement"]) == ("cpu", "float32", "resident")
     assert "resident; its parts take 0.0 GB" in flux.worker.output
     assert (fields["num_inference_steps"]["default"], fields["guidance_scale"]["default"]) == (4, 1.0)
     assert fields["width"] | {"description": ""} == {
@@ -90,8 +90,8 @@ def test_the_api_reports_device_and_capabilities(flux: Stack) -> None:
 def test_ignored_fields_become_warnings_of_the_job(flux: Stack) -> None:
     job = run_job(flux, prompt="x", negative_prompt="y", scheduler="euler", width=64, height=64)
 
-    told = [warning.partition(" is ignored")[0] for warning in job["warnings"]]
-    assert told == ["negative_prompt", "scheduler"]
+    ignored = [warning.partition(" is ignored")[0] for warning in job["warnings"]]
+    assert ignored == ["negative_prompt", "scheduler"]
 
 
 def test_an_image_is_edited_at_its_own_size(flux: Stack) -> None:

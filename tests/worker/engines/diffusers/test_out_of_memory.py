@@ -21,7 +21,7 @@ SMALLER_BATCH = Fallback("one by one", nullcontext)
 TILES = Fallback("in tiles", nullcontext)
 
 
-def asked(width: int = 1024, height: int = 1024) -> GenerationRequest:
+def request(width: int = 1024, height: int = 1024) -> GenerationRequest:
     return GenerationRequest(prompt="x", width=width, height=height)
 
 
@@ -45,30 +45,32 @@ class Making:
         return "made"
 
 
-def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, RecordingWatch]:
+def run_with_fallbacks(
+    making: Making, *fallbacks: Fallback, budget: MemoryBudget | None = None
+) -> tuple[str, RecordingWatch]:
     watch = RecordingWatch()
-    with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, suggest_cloud=False), watch) as ladder:
-        return ladder.run(making, *reliefs), watch
+    with OutOfMemoryFallbacks(request(), budget or MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+        return memory.run(making, *fallbacks), watch
 
 
-def refusal(room: MemoryBudget, request: GenerationRequest) -> str:
+def refusal(budget: MemoryBudget, request: GenerationRequest) -> str:
     _, making = failing(9)
-    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, room, RecordingWatch()) as ladder:
-        ladder.run(making)
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, budget, RecordingWatch()) as memory:
+        memory.run(making)
     return caught.value.detail
 
 
 def test_a_job_that_fits_enables_no_fallback() -> None:
     calls, making = failing(0)
 
-    assert climbed(making, SMALLER_BATCH, TILES)[1].warnings == []
+    assert run_with_fallbacks(making, SMALLER_BATCH, TILES)[1].warnings == []
     assert len(calls) == 1
 
 
 def test_fallbacks_are_enabled_one_after_the_other_until_the_job_fits() -> None:
     calls, making = failing(1)
 
-    made, watch = climbed(making, SMALLER_BATCH, TILES)
+    made, watch = run_with_fallbacks(making, SMALLER_BATCH, TILES)
 
     assert (made, len(calls)) == ("made", 2)
     assert watch.warnings == ["memory was short: one by one"]
@@ -78,10 +80,10 @@ def test_an_enabled_fallback_is_not_enabled_again() -> None:
     calls, making = failing(2)
     watch = RecordingWatch()
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), watch) as ladder:
-        ladder.run(failing(1)[1], SMALLER_BATCH)
+    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+        memory.run(failing(1)[1], SMALLER_BATCH)
         with pytest.raises(OutOfMemory):
-            ladder.run(making, SMALLER_BATCH)
+            memory.run(making, SMALLER_BATCH)
 
     assert len(calls) == 1
     assert len(watch.warnings) == 1
@@ -99,7 +101,7 @@ def test_an_enabled_fallback_is_not_enabled_again() -> None:
     ids=["cuda", "cpu", "mps", "cublas", "python"],
 )
 def test_every_out_of_memory_error_is_recognised(error: BaseException) -> None:
-    assert climbed(failing(1, error)[1], TILES)[0] == "made"
+    assert run_with_fallbacks(failing(1, error)[1], TILES)[0] == "made"
 
 
 def test_torchs_own_error_on_this_machine_is_recognised() -> None:
@@ -108,16 +110,16 @@ def test_torchs_own_error_on_this_machine_is_recognised() -> None:
 
     with (
         pytest.raises(OutOfMemory),
-        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as ladder,
+        OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory,
     ):
-        ladder.run(too_much)
+        memory.run(too_much)
 
 
 def test_other_errors_do_not_count_as_out_of_memory() -> None:
     calls, making = failing(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
     with pytest.raises(RuntimeError, match="mat1"):
-        climbed(making, TILES)
+        run_with_fallbacks(making, TILES)
     assert len(calls) == 1
 
 
@@ -130,7 +132,7 @@ def test_fallbacks_are_disabled_after_the_job() -> None:
         yield
         state.append("resident")
 
-    climbed(failing(1)[1], Fallback("offloaded", offloaded))
+    run_with_fallbacks(failing(1)[1], Fallback("offloaded", offloaded))
 
     assert state == ["resident", "offloaded", "resident"]
 
@@ -142,7 +144,7 @@ def never_back() -> Iterator[None]:
 
 
 def test_a_model_that_cannot_be_restored_restarts_the_process_but_keeps_the_images() -> None:
-    made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
+    made, watch = run_with_fallbacks(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
     assert watch.restart_reasons == ["the model could not be restored after running out of memory"]
@@ -151,42 +153,42 @@ def test_a_model_that_cannot_be_restored_restarts_the_process_but_keeps_the_imag
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
 def test_a_damaged_process_is_restarted(error: BaseException) -> None:
     watch = RecordingWatch()
-    room = MemoryBudget(MODEL, suggest_cloud=False)
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
 
-    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
-        ladder.run(failing(1, error)[1])
+    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(request(), budget, watch) as memory:
+        memory.run(failing(1, error)[1])
 
     assert len(watch.restart_reasons) == 1
 
 
 def test_a_device_that_was_only_full_needs_no_restart() -> None:
-    assert climbed(failing(1)[1], TILES)[1].restart_reasons == []
+    assert run_with_fallbacks(failing(1)[1], TILES)[1].restart_reasons == []
 
 
 def test_without_a_success_the_error_suggests_the_default_size() -> None:
-    assert refusal(MemoryBudget(MODEL, suggest_cloud=False), asked(2048, 1024)) == (
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=False), request(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
 def test_the_error_suggests_the_largest_success_in_the_requested_shape() -> None:
-    room = MemoryBudget(MODEL, suggest_cloud=False)
-    with OutOfMemoryFallbacks(asked(1024, 768), room, RecordingWatch()):
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
+    with OutOfMemoryFallbacks(request(1024, 768), budget, RecordingWatch()):
         pass
 
-    assert "1252x624" not in refusal(room, asked(2048, 1024))
-    assert "1248x624 should fit" in refusal(room, asked(2048, 1024))
+    assert "1252x624" not in refusal(budget, request(2048, 1024))
+    assert "1248x624 should fit" in refusal(budget, request(2048, 1024))
 
 
 def test_the_error_never_suggests_a_size_that_failed() -> None:
-    room = MemoryBudget(MODEL, suggest_cloud=False)
-    refusal(room, asked(512, 512))
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
+    refusal(budget, request(512, 512))
 
-    assert "256x256 should fit" in refusal(room, asked(1024, 1024))
+    assert "256x256 should fit" in refusal(budget, request(1024, 1024))
 
 
 def test_the_error_suggests_the_cloud_if_there_is_one() -> None:
-    assert refusal(MemoryBudget(MODEL, suggest_cloud=True), asked()).endswith(
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=True), request()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
@@ -206,8 +208,8 @@ def test_a_failed_attempt_releases_its_memory_before_the_next() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as ladder:
-        ladder.run(make, TILES)
+    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory:
+        memory.run(make, TILES)
 
     assert alive == [False]
 

@@ -95,16 +95,16 @@ def test_every_placement_gives_the_same_images_in_every_mode(
     with_room_for(placement, monkeypatch)
     model = loaded(folder, lora_dir=tmp_path / "loras")
     assert (resident.placement, model.placement) == ("resident", placement)
-    begun, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
+    init, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
 
     fields = {"loras": [{"name": "one"}], "num_images": 2}
     for inputs, more in (
         (Inputs(), {}),
-        (begun, {}),
+        (init, {}),
         (masked, fields),
-        (begun, fields),
+        (init, fields),
         (Inputs(), fields),
-        (begun, {}),
+        (init, {}),
     ):
         expected, made = draw(resident, inputs, **more), draw(model, inputs, **more)
         assert made.watch.warnings == []

@@ -17,40 +17,40 @@ def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:
     return read_it
 
 
-def asked(meanings: PromptEmbeddingCache, prompts: str) -> str:
+def encoded_of(cache: PromptEmbeddingCache, prompts: str) -> str:
     """Those of the prompts, one letter each, that had to be read."""
     read: list[str] = []
     for prompt in prompts:
-        meanings.get(prompt, reading(read, prompt))
+        cache.get(prompt, reading(read, prompt))
     return "".join(read)
 
 
 def test_the_number_of_cached_prompts_is_limited() -> None:
-    meanings = PromptEmbeddingCache(max_entries=3)
+    cache = PromptEmbeddingCache(max_entries=3)
 
-    assert asked(meanings, "abcabc") == "abc"
+    assert encoded_of(cache, "abcabc") == "abc"
     # The one that was asked for least lately goes.
-    assert asked(meanings, "adcab") == "db"
+    assert encoded_of(cache, "adcab") == "db"
 
 
 def test_the_size_of_the_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
-    meanings = PromptEmbeddingCache()
+    cache = PromptEmbeddingCache()
 
-    assert asked(meanings, "abab") == "ab"
-    assert asked(meanings, "cb") == "c"
-    assert asked(meanings, "a") == "a"
+    assert encoded_of(cache, "abab") == "ab"
+    assert encoded_of(cache, "cb") == "c"
+    assert encoded_of(cache, "a") == "a"
 
 
 def test_evicted_prompts_are_encoded_again_and_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
-    meanings = PromptEmbeddingCache()
-    asked(meanings, "ab")
+    cache = PromptEmbeddingCache()
+    encoded_of(cache, "ab")
 
-    meanings.clear()
+    cache.clear()
 
-    assert asked(meanings, "abab") == "ab"
+    assert encoded_of(cache, "abab") == "ab"
 
 
 def test_a_cache_of_size_zero_caches_nothing() -> None:
-    assert asked(PromptEmbeddingCache(max_entries=0), "aa") == "aa"
+    assert encoded_of(PromptEmbeddingCache(max_entries=0), "aa") == "aa"

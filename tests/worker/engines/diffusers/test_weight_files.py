@@ -20,7 +20,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
 from tests.worker.images.looking import Pixels
-from worker.models.weight_files import choose
+from worker.models.weight_files import choose_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -100,7 +100,7 @@ def test_the_variant_depends_on_the_dtype(dtype: str, variant: str) -> None:
         "ema": ["model.ema.safetensors"],
     }
 
-    assert choose([name for files in names.values() for name in files], dtype) == (variant, names[variant])
+    assert choose_weights([name for files in names.values() for name in files], dtype) == (variant, names[variant])
 
 
 def cut_off(folder: Path) -> None:
@@ -143,7 +143,7 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (cut_off, "could not be loaded"),
         (without_a_layer, "decoder.conv_in.weight is missing"),
@@ -166,14 +166,14 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_reported_in_one_sentence(
-    folder: Path, damage: Callable[[Path], None], told: str, caplog: pytest.LogCaptureFixture
+    folder: Path, damage: Callable[[Path], None], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folder)
 
     with caplog.at_level(logging.CRITICAL), pytest.raises(ConfigurationError) as caught:
         loaded(folder)
 
-    assert told in caught.value.detail
+    assert message in caught.value.detail
     assert "\n" not in caught.value.detail
     assert str(folder) in caught.value.detail
 

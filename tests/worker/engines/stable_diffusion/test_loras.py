@@ -193,13 +193,13 @@ def test_a_partly_usable_lora_gives_a_warning(formats: StableDiffusion, name: st
     for _ in range(2):
         drawn = draw(formats, loras=using(name))
 
-        (told,) = drawn.watch.warnings
-        assert f"of the LoRA {name}, {useless} of {total} weights have no effect" in told
+        (warning,) = drawn.watch.warnings
+        assert f"of the LoRA {name}, {useless} of {total} weights have no effect" in warning
         assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("cut-off", "The LoRA cut-off cannot be used: its file is damaged."),
         ("loha", ": it is a LoHa or a LoKr, not a LoRA."),
@@ -207,23 +207,23 @@ def test_a_partly_usable_lora_gives_a_warning(formats: StableDiffusion, name: st
     ],
 )
 def test_the_error_of_an_unusable_lora_says_why_without_its_path(
-    formats: StableDiffusion, name: str, told: str
+    formats: StableDiffusion, name: str, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         draw(formats, loras=using(name))
 
-    assert told in caught.value.detail
+    assert message in caught.value.detail
     assert ".safetensors" not in caught.value.detail
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("for-xl", "does not fit the model .* its layers have different sizes"), ("no-weights", "is damaged")],
 )
-def test_a_lora_that_does_not_fit_fails_only_its_job(model: StableDiffusion, name: str, told: str) -> None:
+def test_a_lora_that_does_not_fit_fails_only_its_job(model: StableDiffusion, name: str, message: str) -> None:
     before = draw(model).pixels
 
-    with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{told}"):
+    with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{message}"):
         draw(model, loras=using("fine", name))
 
     assert np.array_equal(draw(model).pixels, before)

@@ -29,8 +29,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def drawn(
     model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object
 ) -> list[RenderedImage]:
-    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
-    request, _ = model.capabilities.resolve(asked)
+    unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
+    request, _ = model.capabilities.resolve(unresolved)
     return list(model.generate(request, Inputs(), RecordingWatch(on_step)))
 
 
@@ -118,7 +118,7 @@ def test_a_missing_device_is_refused() -> None:
 
 
 def test_the_starter_model_overrides_the_defaults(starter: StableDiffusion) -> None:
-    told = starter.capabilities
+    capabilities = starter.capabilities
 
-    assert (told.model, told.num_inference_steps, told.guidance_scale) == ("starter", 20, 4.0)
+    assert (capabilities.model, capabilities.num_inference_steps, capabilities.guidance_scale) == ("starter", 20, 4.0)
     assert (STARTER_DIR / "imagegen.json").is_file()

@@ -58,10 +58,10 @@ def test_each_of_two_encoders_has_its_own_limit(part: str, tmp_path: Path) -> No
 
 
 def _knows_a_double_a(file: Path) -> None:
-    told = json.loads(file.read_text())
-    told["model"]["vocab"]["aa</w>"] = told["model"]["vocab"].pop("z</w>")
-    told["model"]["merges"].append(["a", "a</w>"])
-    file.write_text(json.dumps(told))
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["aa</w>"] = tokenizer["model"]["vocab"].pop("z</w>")
+    tokenizer["model"]["merges"].append(["a", "a</w>"])
+    file.write_text(json.dumps(tokenizer))
 
 
 @pytest.mark.parametrize("guidance", [0, 1])
