@@ -42,7 +42,7 @@ def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, 
         {"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields}
     )
     height, width = images[0].shape[:2]
-    request, _ = table.backend.capabilities.resolve(GenerationRequest.model_validate(body), (width, height))
+    request, _ = table.backend.capabilities.resolve(unresolved, (width, height))
     table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
