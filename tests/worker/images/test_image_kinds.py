@@ -1,4 +1,4 @@
-"""Every kind of image that other programs write is read as they mean it."""
+"""Every kind of image that other programs write is decoded as intended."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(depth: int, colour: int, rows: list[bytes], width: int, transparent: bytes | None = None) -> bytes:
-    """As Pillow writes none."""
+    """Kinds of PNG that Pillow does not write."""
     head = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
     key = chunk(b"tRNS", transparent) if transparent is not None else b""
     data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
@@ -78,7 +78,7 @@ PACKED = zlib.compress(b"{" * 50_000_000)
         chunk(b"tEXt", b"")[:-4] + b"odd!",
         chunk(b"sRGB", b"\0") + chunk(b"gAMA", b"\0\0\xb1\x8f") + chunk(b"pHYs", b""),
     ],
-    ids=["long text", "bomb", "another bomb", "much text", "profile that is a bomb", "no profile", "odd sum", "others"],
+    ids=["long text", "bomb", "another bomb", "much text", "profile bomb", "no profile", "bad checksum", "others"],
 )
 def test_other_chunks_of_a_png_are_ignored(more: bytes) -> None:
     data = encoded(scene())
@@ -111,7 +111,7 @@ def test_grey_is_converted_by_its_profile(mode: str) -> None:
     deep = Image.fromarray(np.full((8, 8), 128 * 257, np.uint16))
     stored = {"L": grey, "LA": grey.convert("LA"), "I;16": deep}[mode]
 
-    # Half of the light is what sRGB calls 188.
+    # Half of the light has the value 188 in sRGB.
     assert near(decode_rgb(encoded(stored, icc_profile=LINEAR_GREY), MOST), np.full((8, 8, 3), 188), 2)
 
 
@@ -151,7 +151,7 @@ def test_only_the_transparent_colour_becomes_white(depth: int) -> None:
     size = "B" if depth == 8 else "H"
     key, like_it, other = (7, 200, 9), (7, 200, 10), (200, 7, 9)
     if depth == 16:
-        # The same to whoever looks at eight bits.
+        # The same in the upper eight bits.
         key, like_it, other = (7 << 8, 200 << 8, 9 << 8), (7 << 8, 200 << 8, (9 << 8) + 1), (200 << 8, 7 << 8, 9 << 8)
     rows = [struct.pack(f">3{size}", *colour) * 4 for colour in (key, like_it, other)]
 

@@ -1,4 +1,4 @@
-"""What workers make of the images that come with requests: all upright RGB, or a refusal."""
+"""Workers decode input images to upright RGB, or refuse them."""
 
 import io
 import itertools

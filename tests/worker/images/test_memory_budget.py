@@ -1,4 +1,4 @@
-"""Nobody takes more memory for images than there is, and nobody waits for ever."""
+"""The memory budget for images: never exceeded, and nobody waits for ever."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -67,18 +67,18 @@ def test_a_growing_reservation_is_not_overtaken(budget: ImageMemoryBudget) -> No
         granted = threading.Event()
 
         def grow() -> None:
-            with budget.exclusive_growth(lambda: None), budget.reserve() as own:
-                own.resize(30)
-                own.resize(90)
+            with budget.exclusive_growth(lambda: None), budget.reserve() as growing:
+                growing.resize(30)
+                growing.resize(90)
                 granted.set()
 
-        made = threads.submit(grow)
-        # It has the thirty, and waits for the sixty.
+        growth = threads.submit(grow)
+        # It has 30 and waits for 60 more.
         wait_until(lambda: not is_granted(budget, 5))
         assert not granted.is_set()
         reservation.resize(0)
 
-        made.result(10)
+        growth.result(10)
         assert granted.is_set()
 
 
