@@ -1,4 +1,4 @@
-"""`imagegen models`, as people type it."""
+"""The command `imagegen models`."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ LARGE = "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
 class Shell:
-    """In a folder of its own, with the token of the hub."""
+    """A shell in its own folder, with the token of the hub."""
 
     def __init__(self, folder: Path, hub: Hub) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What comes of a download, whatever happens on its way."""
+"""Downloads, with everything that can go wrong."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def refusal(folder: Path, token: str | None = TOKEN) -> str:
 
 
 def files_in(folder: Path) -> set[str]:
-    """But for what the hub's client notes for itself."""
+    """Without the private files of the hub's client."""
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return {path for path in files if not path.startswith(".cache/")}
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cut(hub: Hub, folder: Path) -> Path:
-    """A download that was given up because its largest file could not be had."""
+    """A download that failed at its largest file."""
     hub.gone = {WEIGHTS}
     assert f"`imagegen models remove {NAME}`" in refusal(folder)
     hub.gone = set()
@@ -148,12 +148,12 @@ def test_progress_is_reported_during_a_download(hub: Hub, folder: Path, monkeypa
 
     def tell(_: str, done: int, total: int) -> None:
         progress.append(done)
-        # All the others, and the part of this one.
+        # All other files, and the downloaded part of this one.
         if total - done < 2.1 * MEGABYTE:
             hub.stalls.clear()
             hub.ended.set()
 
-    # The server ends in the middle of the file, and goes on there.
+    # The server stops in the middle of the file, and later continues there.
     fetch(folder, on_progress=tell)
 
     assert progress == sorted(progress)

@@ -1,4 +1,4 @@
-"""Where models are looked for, and what is said when there is none."""
+"""Where models are found, and errors if they are missing."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Images that come with requests, on their way to the provider."""
+"""How input images are sent to the provider."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
 
 
 def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, **fields: Any) -> dict[str, Any]:
-    """What is posted for these images."""
+    """The submitted body for these images."""
     references: dict[str, Any] = {"image": [REFERENCE] * len(images)}
     references |= {"mask": REFERENCE} if mask is not None else {}
     unresolved = GenerationRequest.model_validate(
@@ -134,7 +134,7 @@ def test_several_images_of_an_edit_differ_only_in_their_seed(table: Table) -> No
 
 @contextmanager
 def slow_reader() -> Iterator[str]:
-    """Takes 200 KB in 20 ms, and answers at the end."""
+    """Receives 200 KB per 20 ms, and responds at the end."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         server.bind(("127.0.0.1", 0))

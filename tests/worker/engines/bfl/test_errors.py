@@ -1,4 +1,4 @@
-"""What each answer of the provider means to the caller, as docs/backends.md has it."""
+"""The error for each response of the provider, as documented in docs/backends.md."""
 
 import re
 import socket

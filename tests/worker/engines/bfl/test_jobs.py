@@ -1,4 +1,4 @@
-"""Jobs of the cloud through real processes: the API and a worker on threads, the same for every test."""
+"""Cloud jobs with real processes: all tests share an API and a worker."""
 
 import base64
 import io
@@ -116,7 +116,7 @@ def test_a_submit_whose_response_is_lost_is_not_repeated(served: Stack, bfl: Pro
 
     assert (answer.status_code, answer.json()["code"]) == (503, "upstream-unavailable")
     assert "may have charged" in answer.json()["detail"]
-    # Nothing that would make a client send it again by itself.
+    # No status that makes clients repeat the request automatically.
     assert (answer.json()["retryable"], answer.headers.get("retry-after")) == (False, None)
     assert len(bfl.posts) == 1
 

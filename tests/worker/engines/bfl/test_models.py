@@ -1,4 +1,4 @@
-"""The models of the cloud: their limits are checked before they cost anything, and published as they are checked."""
+"""Cloud models: their limits are checked before a request costs money, and published in the schema."""
 
 from pathlib import Path
 from typing import Any

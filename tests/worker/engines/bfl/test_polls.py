@@ -67,7 +67,7 @@ def test_progress_grows_over_several_images(table: Table) -> None:
     ],
 )
 def test_only_a_final_status_ends_a_task_that_was_paid_for(table: Table, reply: Reply) -> None:
-    # But for the slow one, more often than a post is tried.
+    # Except for the slow one: more often than a submit is tried.
     table.provider.polls = [*[reply] * (1 if reply.seconds else 11), table.provider.ready()]
 
     assert len(table.made()) == 1
@@ -107,7 +107,7 @@ def test_retry_after_is_respected(table: Table, where: str) -> None:
 
     table.made()
 
-    # Not an hour: the test's patience ends sooner.
+    # Not an hour: the limit in these tests is 0.4 s.
     assert 0.4 <= time.monotonic() - begin < 5
 
 
@@ -123,7 +123,7 @@ def test_retry_after_is_respected(table: Table, where: str) -> None:
         (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 60.0),
         (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0.5),
     ],
-    # Every process that runs tests must find the same names.
+    # The names must be the same in every test process.
     ids=["seconds", "none", "less than none", "words", "nothing", "ages", "a moment to come", "a moment past"],
 )
 def test_every_form_of_retry_after_is_understood(header: str, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What is on record of jobs that were bought, and of the places that they take."""
+"""Provider tasks in job records, and concurrency slots."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ Buying = Callable[[JobWatch], None]
 
 
 class Shop(NullEngine):
-    """Buys as it is told."""
+    """Saves the provider tasks that a test asks for."""
 
     def __init__(self, buying: Buying) -> None:
         self._buying = buying
@@ -63,7 +63,7 @@ def test_images_that_were_paid_for_are_stored_as_soon_as_storage_works(
 
     def buy(watch: JobWatch) -> None:
         watch.save_provider_tasks((TASK,))
-        # In the place of a folder there is a file.
+        # A file instead of a folder.
         (bench.folder / day).write_text("")
 
     ended: list[Job] = []
@@ -124,7 +124,7 @@ def test_the_next_attempt_knows_earlier_provider_tasks(bench: Bench) -> None:
     job = bench.submit()
     running = bench.start(job)
     assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
-    # As whoever takes it back has it: a copy from before the purchase.
+    # A copy from before the tasks were saved.
     queued = bench.requeue(running)
     seen: list[tuple[ProviderTask, ...]] = []
 

@@ -1,4 +1,4 @@
-"""Lack of memory and broken images, in real pipelines whose parts are made to fail."""
+"""Out of memory and broken images, in real pipelines with failing parts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> StableDiffusion:
 
 @pytest.fixture
 def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
-    """Puts something around what a class of modules computes."""
+    """Wraps the forward method of a class of modules."""
 
     def around(module: type, change: Change) -> None:
         forward = module.forward  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
 
 
 def full_above(images: int = 10**9, pixels: int = 10**9) -> Change:
-    """A device whose memory is for so much at a time."""
+    """A device that runs out of memory above this size."""
 
     def compute(go_on: Callable[[], Any], sample: torch.Tensor) -> Any:
         if sample.shape[0] > images or sample.shape[2] * sample.shape[3] > pixels:
@@ -59,7 +59,7 @@ def full_above(images: int = 10**9, pixels: int = 10**9) -> Change:
 
 
 def nan(times: int) -> Change:
-    """That many results that are no numbers, then as it should be."""
+    """This many results of NaN, then correct ones."""
     left = [times]
 
     def compute(go_on: Callable[[], Any], _: torch.Tensor) -> Any:
@@ -79,7 +79,7 @@ def close(one: Any, other: Any) -> bool:
 
 def test_a_batch_that_does_not_fit_is_rendered_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     together = draw(model, num_images=3)
-    # Each image is computed twice: with the prompt and without.
+    # Each image has two predictions: with the prompt and without.
     wrap(UNet2DConditionModel, full_above(images=2))
 
     alone = draw(model, num_images=3)
@@ -98,7 +98,7 @@ def test_an_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
 
     assert drawn.watch.warnings == [TILES]
     assert drawn.pixels.shape == (96, 96, 3)
-    # What was drawn by then is not drawn again.
+    # Finished images are not rendered again.
     assert drawn.counted == [(1, 2), (2, 2)]
 
 
@@ -165,10 +165,10 @@ def test_an_image_of_one_colour_counts_as_broken(model: StableDiffusion, wrap: C
 
 @pytest.fixture
 def overflowing(tmp_path: Path) -> Path:
-    """A model whose decoder goes beyond what half precision can hold, and comes back in full precision."""
+    """A model whose decoder overflows in half precision, but not in full precision."""
     folder = tiny.save_sd(tmp_path / "overflowing")
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    # What follows is normalized: in float32, nothing of it is to be seen.
+    # The next layer normalises: in float32 the factor is invisible.
     weights = vae.decoder.conv_in.weight.data
     weights *= 3e4 / weights.abs().max()
     vae.save_pretrained(folder / "vae")

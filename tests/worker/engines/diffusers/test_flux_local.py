@@ -1,4 +1,4 @@
-"""FLUX.2 Klein as the worker loads it; its weights are random."""
+"""The flux-local engine, with random weights."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""FLUX.2 Klein on the CPU and on a GPU: precision, placement, and there a model of the real size."""
+"""FLUX.2 Klein on the CPU and on a GPU: precision, placement, and (on the GPU) a model of full size."""
 
 import sys
 import time
@@ -73,10 +73,10 @@ def test_an_image_that_fits_only_with_idle_parts_offloaded_is_rendered(
     folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(folder, device)
-    # The CPU has none; but what is done then can be done there, too.
+    # The CPU has no memory of its own, but offloading works there, too.
     monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model, **SIZE).pixels
-    # Once as it is, once in tiles, which help the decoder only.
+    # Fails once without fallback and once with tiles, which help only the decoder.
     forward, failures = Flux2Transformer2DModel.forward, iter([True, True])
 
     def full_twice(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +96,7 @@ def test_an_image_that_fits_only_with_idle_parts_offloaded_is_rendered(
 
 
 def built(folder: Path, device: str) -> Any:
-    """On a GPU as large as the real one, elsewhere small."""
+    """Full size on a GPU, small elsewhere."""
     if device != "cuda":
         return load_pipeline(found(folder), PIPELINE, torch.float32)
     with in_bfloat16(), torch.device(device):

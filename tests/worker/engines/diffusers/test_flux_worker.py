@@ -1,4 +1,4 @@
-"""A worker of flux-local through HTTP: its states, its defaults, images from images."""
+"""A flux-local worker through HTTP: its states, its defaults, and edits."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def backend(api: Api, name: str = "flux-local") -> dict[str, Any]:
 
 
 def is_seen(api: Api, status: str) -> bool:
-    """Whether the backend comes to be that. What its worker tells is read, not sent."""
+    """Whether the backend reaches this status. The API reads it only now and then."""
     end = time.monotonic() + 30
     while backend(api)["status"] != status:
         if time.monotonic() > end:
@@ -40,7 +40,7 @@ def is_seen(api: Api, status: str) -> bool:
 
 @pytest.fixture(scope="module")
 def flux(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker with a small Klein, which were seen in every state of a start."""
+    """An API and a worker with a small Klein, after every status of a start was seen."""
     folder: Path = tmp_path_factory.mktemp("flux")
     settings = {"SD_BACKENDS": "flux-local", "SD_SAFETY_CHECKER": "false", "SD_DEVICE": "cpu"}
     with Stack(redis_url, folder, SD_FLUX_MODEL_ID=str(save_klein(folder / "klein")), **settings) as stack:

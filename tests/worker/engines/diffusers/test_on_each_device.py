@@ -1,4 +1,4 @@
-"""The same on the CPU and on a GPU: precision, and a device whose memory really ends."""
+"""The same tests on the CPU and on a GPU: precision, batches, compilation, and really running out of memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,13 +59,13 @@ def test_pixels_outside_the_mask_are_unchanged(model: StableDiffusion) -> None:
 def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The CPU has none; but what is done then can be done there, too.
+    # The CPU has no memory of its own, but offloading works there, too.
     monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model).pixels
     forward, crowded = UNet2DConditionModel.forward, [True]
 
     def full_while_all_of_it_is_there(unet: Any, *args: Any, **kwargs: Any) -> Any:
-        # What accelerate leaves on a part that comes and goes.
+        # accelerate sets this attribute on offloaded parts.
         if crowded and not hasattr(unet, "_hf_hook"):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(unet, *args, **kwargs)
@@ -84,7 +84,7 @@ def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
 
 @contextmanager
 def short_of_memory(device: str, spare_bytes: int) -> Iterator[int]:
-    """A device on which this process may have so much more than it has; gives what is too much for it."""
+    """A device on which this process may allocate only this much more; yields a size that is too large."""
     if device == "cpu":
         yield 1 << 50
         return
@@ -122,7 +122,7 @@ def test_images_of_a_batch_equal_those_rendered_alone(images: int, device: str, 
 
     assert together.counted == [(1, 2), (2, 2)]
     for index, image in enumerate(together.images):
-        # The device chooses how to compute by how many there are, and rounds accordingly.
+        # The device computes batches of different sizes differently, and rounds differently.
         assert close(image, draw(model, seed=1 + index).images[0])
 
 
@@ -130,7 +130,7 @@ def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device == "cpu":
-        # All but the C++ compiler, which takes half a minute.
+        # Everything except the C++ compiler, which takes half a minute.
         compile_blocks = UNet2DConditionModel.compile_repeated_blocks
         monkeypatch.setattr(
             UNet2DConditionModel,

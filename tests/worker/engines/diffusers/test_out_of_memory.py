@@ -1,4 +1,4 @@
-"""What a job gives up when memory runs out, and what is said when it was not enough."""
+"""Fallbacks when memory runs out, and the error when they do not suffice."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def failing(times: int, error: BaseException | None = None) -> tuple[list[int], 
 
 
 class Making:
-    """Something that works when it is called once more than it fails."""
+    """A function that fails this many times, then succeeds."""
 
     def __init__(self, times: int, error: BaseException, calls: list[int]) -> None:
         self._times = times
@@ -214,23 +214,23 @@ def test_a_failed_attempt_releases_its_memory_before_the_next() -> None:
     assert alive == [False]
 
 
-#: In a process of its own: what others left in the heap would be in the way.
+#: In a separate process, because leftovers in the heap would disturb it.
 FREEING = """
 import ctypes, json, resource, psutil, torch
 from worker.engines.diffusers.out_of_memory import free_memory, keep_freed_memory
 
 def occupied():
-    # Pages that the kernel had to clear for tensors of 64 MB in all, which are gone again.
+    # Pages that the kernel clears for 64 MB of tensors, which are freed again.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(1 << 20) for _ in range(16)]
     del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-# What glibc begins with; it learns from tensors that are freed, but not always enough.
+# glibc's initial value; it adapts to freed tensors, but not always enough.
 ctypes.CDLL(None).mallopt(-3, 128 << 10)
 as_it_comes = occupied()
 keep_freed_memory()
-# The first ones may find holes in which not all of them fit.
+# The first tensors may not all fit into existing holes.
 kept, resident = min(occupied() for _ in range(5)), psutil.Process().memory_info().rss
 free_memory()
 given_back = resident - psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Which parts of a model are on the device, by what is free there."""
+"""Which parts of a model stay on the device, depending on its free memory."""
 
 from pathlib import Path
 from typing import Any
@@ -129,5 +129,5 @@ def test_a_broken_image_is_decoded_again_with_group_offloading(tmp_path: Path, m
 
 
 def with_room_for(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the device had just so much."""
+    """As if the device had just enough memory for this."""
     monkeypatch.setattr(module, "choose_placement", lambda *_: placement)

@@ -1,4 +1,4 @@
-"""What a model has made of texts is kept for the next time, within bounds."""
+"""The cache of prompt embeddings, and its limits."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:
 
 
 def encoded_of(cache: PromptEmbeddingCache, prompts: str) -> str:
-    """Those of the prompts, one letter each, that had to be read."""
+    """The prompts (one letter each) that were not cached."""
     read: list[str] = []
     for prompt in prompts:
         cache.get(prompt, reading(read, prompt))
@@ -29,7 +29,7 @@ def test_the_number_of_cached_prompts_is_limited() -> None:
     cache = PromptEmbeddingCache(max_entries=3)
 
     assert encoded_of(cache, "abcabc") == "abc"
-    # The one that was asked for least lately goes.
+    # The least recently used one is evicted.
     assert encoded_of(cache, "adcab") == "db"
 
 

@@ -1,4 +1,4 @@
-"""Model folders as people have them: weights in every precision and in shards, or damaged in every way."""
+"""Model folders with weights in every precision and in shards, or damaged in every way."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ USUAL = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All weights are such that half precision holds them exactly, so that every form gives the same image."""
+    """All weights are exact in half precision, so that every variant gives the same image."""
     folder = tiny.save_sd(tmp_path_factory.mktemp("whole"))
     for part, kind in CLASSES.items():
         kind.from_pretrained(folder / part).half().to(torch.bfloat16).float().save_pretrained(folder / part)
@@ -48,7 +48,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def keep_as(folder: Path, part: str, variant: str, *, shards: bool = False) -> None:
-    """The weights of a part in this variant, and in no other."""
+    """Replaces the weights of a part by this variant."""
     model = CLASSES[part].from_pretrained(folder / part)
     for weights in (folder / part).glob("*.safetensors"):
         weights.unlink()

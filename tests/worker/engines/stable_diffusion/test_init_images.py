@@ -1,4 +1,4 @@
-"""Images that begin with an image: as a whole, or within a mask."""
+"""Edits of input images, with and without masks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_every_scheduler_respects_the_mask(scheduler: str, tmp_path: Path) -> No
 
     half, all_of_it = (draw(model, inputs, scheduler=scheduler, num_inference_steps=4) for inputs in (start, whole))
 
-    # What lies around it has been seen: otherwise both would be the same within the mask.
+    # The surroundings influence it: otherwise both would be the same within the mask.
     assert not np.array_equal(half.pixels[:, 48:], all_of_it.pixels[:, 48:])
     assert half.counted[-1] == (4, 4)
 

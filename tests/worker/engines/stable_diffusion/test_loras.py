@@ -1,4 +1,4 @@
-"""Additions to a model that requests choose by name."""
+"""LoRAs, which requests choose by name."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lora_dir(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two that fit, one with dots in its name, and two that do not."""
+    """Two LoRAs that fit, one with dots in its name, and two that do not."""
     lora_dir = tmp_path_factory.mktemp("loras")
     tiny.save_lora(lora_dir, "fine", folder)
     tiny.save_lora(lora_dir / "v1.5 detail", "weights", folder, rank=3)
@@ -42,7 +42,7 @@ def lora_dir(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    """The very same LoRA as different tools write it, and with what this model has no use for."""
+    """The same LoRA in the formats of different tools, and with weights that this model cannot use."""
     lora_dir = tmp_path_factory.mktemp("formats")
     usual = load_file(tiny.save_lora(lora_dir, "diffusers", folder) / "diffusers.safetensors")
     kohya = tiny.as_kohya(usual)
@@ -50,7 +50,7 @@ def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDif
         f"lora_te2_text_model_{layer}.lora_{way}.weight": torch.ones(2, 2) for layer in "ab" for way in ("down", "up")
     }
     peft = {key.replace("unet.", "base_model.model."): tensor for key, tensor in usual.items()}
-    # PEFT says beside the file how strong it is: half as strong as what is twice as large.
+    # PEFT stores the scale beside the file: here half, for weights of twice the size.
     (lora_dir / "peft").mkdir()
     (lora_dir / "peft" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "peft_type": "LORA"}))
     save_file(
@@ -81,7 +81,7 @@ def test_names_are_paths_and_folders_with_a_single_file(lora_dir: Path) -> None:
 
 
 def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path: Path) -> None:
-    # "cafe" with an accent as a character of its own, as macOS has it.
+    # "cafe" with the accent as a separate character, as on macOS.
     names = [
         "people/anna",
         "people/bert",

@@ -1,4 +1,4 @@
-"""Whether models of the usual architectures load and draw; their weights are random."""
+"""Models of common architectures load and render; their weights are random."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
 
     assert steps[0].render_preview is not None
     preview = steps[0].render_preview(0)
-    # As many pixels as the latents have: each stands for two of the image in this model.
+    # One pixel per latent; in this model that is half the size of the image.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)
 
@@ -75,7 +75,7 @@ def test_an_exception_in_a_step_ends_the_rendering(model: StableDiffusion) -> No
 
 @pytest.fixture
 def crowded() -> Callable[[Step], None]:
-    """A step after which torch is asked for more memory than any machine has."""
+    """A step that allocates more memory than any machine has."""
 
     def fill(_: Step) -> None:
         torch.empty(2**60)

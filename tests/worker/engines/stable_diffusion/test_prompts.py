@@ -1,4 +1,4 @@
-"""What is said of text that a model does not read."""
+"""Warnings about text that the model ignores."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from worker.engines.diffusers.stable_diffusion import StableDiffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
-#: The tiny models have a token for each letter; 75 of them are read.
+#: The tiny models have one token per letter and encode 75 of them.
 LONG = " ".join(["a"] * 74 + ["b", "c", "d"])
 
 
@@ -23,7 +23,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def said(model: StableDiffusion, **fields: object) -> list[str]:
-    """Each sentence once, as jobs have them."""
+    """Without duplicates, as in jobs."""
     return list(dict.fromkeys(draw(model, **fields).watch.warnings))
 
 
@@ -51,7 +51,7 @@ def test_each_of_two_encoders_has_its_own_limit(part: str, tmp_path: Path) -> No
     tiny.save_sdxl(tmp_path)
     _knows_a_double_a(tmp_path / part / "tokenizer.json")
 
-    # Sixty tokens for the one, more than it takes for the other.
+    # 60 tokens for one tokenizer, more than the limit for the other.
     (sentence,) = said(loaded(tmp_path), prompt=" ".join(["aa"] * 60))
 
     assert sentence.startswith("prompt is too long: the model ignores ")

@@ -1,4 +1,4 @@
-"""What the safety checker says, and what is said when there is none."""
+"""The safety checker, and errors if it is missing."""
 
 import json
 import shutil
@@ -89,12 +89,12 @@ def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without a checker of its own."""
+    """A model without its own checker."""
     return tiny.save_sd(tmp_path_factory.mktemp("plain"))
 
 
 def with_checker(model: Path, checker: Path, to: Path) -> Path:
-    """A model with a checker among its parts, as Stable Diffusion 1.5 has one."""
+    """A model that includes a checker, like Stable Diffusion 1.5."""
     folder = shutil.copytree(model, to)
     shutil.copytree(checker, folder / "safety_checker")
     (folder / "feature_extractor").mkdir()
