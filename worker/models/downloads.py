@@ -120,7 +120,7 @@ class Downloader:
             (folder / damaged["path"]).unlink()
         if result.mismatches:
             paths = ", ".join(damaged["path"] for damaged in result.mismatches)
-            raise ConfigurationError(f"{paths} of the model {name} arrived damaged; start again to download it anew.")
+            raise ConfigurationError(f"{paths} of the model {name} arrived damaged; start again to download it.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 def load_pipeline(model: LocalModel, pipeline: str, dtype: torch.dtype, **overrides: Any) -> Any:
     """The pipeline, on the CPU. `overrides` are settings, and parts that replace those of the folder.
 
-    Raises ConfigurationError whatever goes wrong in the libraries.
+    Raises ConfigurationError for every error of the libraries.
     """
     folder = model.folder
     before = fingerprint([folder])

@@ -86,7 +86,7 @@ def place(pipe: Any, placement: Placement, device: torch.device) -> None:
 
 
 def offloading_fallbacks(pipe: Any, placement: Placement, device: torch.device) -> Iterator[Fallback]:
-    """For pipelines that are resident on a device with memory of its own."""
+    """For pipelines that are resident on a device with its own memory."""
     if placement is Placement.RESIDENT and has_own_memory(device):
         yield Fallback("idle parts of the model waited in main memory", lambda: _offloaded(pipe, device))
 
