@@ -30,7 +30,6 @@ MEASURES = {
     "webhooks": "api",
     "crowd": "api",
     "growth": "worker",
-    "png": "worker",
 }
 RESULTS = Path("bench/results.json")
 #: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.

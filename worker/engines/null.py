@@ -1,11 +1,11 @@
-"""A backend without a model: deterministic patterns, for tests, benchmarks and users' CI.
+"""An engine without a model: renders deterministic patterns, for tests, benchmarks and users' CI.
 
-Images that come with a request are mixed with the pattern, by `strength` and within the mask.
+Input images are blended with the pattern, by `strength` and within the mask.
 
-A request steers it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
-"out-of-memory"}` fails, `{"hang": true}` never comes back, `{"die": true}` ends the process as a crash would,
-`{"retire": true}` has it replaced after the job, `{"flag": 1}` has the first image withheld. Jobs that simulate
-something are made alone, unless `{"together": true}` allows otherwise.
+Requests control it through `metadata.simulate`: `{"seconds": 1.5}` takes that long over its steps, `{"fail":
+"out-of-memory"}` fails, `{"hang": true}` never returns, `{"die": true}` crashes the process, `{"retire": true}`
+replaces the process after the job, `{"flag": 1}` withholds the first image. Jobs that simulate something run alone,
+unless `{"together": true}` allows a batch.
 """
 
 import itertools
@@ -34,23 +34,23 @@ FAILURES: dict[str, type[JobFailure]] = {
 
 class Simulation(FrozenModel):
     seconds: float = 0.0
-    """How long the job takes, over all its steps."""
+    """Duration of all steps together."""
     fail: str | None = None
-    """Code of the failure it ends in."""
+    """The error code that the job fails with."""
     hang: bool = False
     die: bool = False
     retire: bool = False
-    """Whether another process has to do the jobs after it."""
+    """Whether to replace the process after the job."""
     together: bool = False
-    """Whether it may be rendered in one go with others, although it simulates something."""
+    """Whether the job may run in a batch although it simulates something."""
     flag: int = 0
-    """How many images, from the first on, a safety checker would withhold."""
+    """How many of the first images to withhold, as a safety checker would."""
 
 
 class NullEngine:
     device = "none"
     dtype = "uint8"
-    fingerprint = "stripes"
+    fingerprint = "flat stripes"
     capabilities = Capabilities(
         model="null",
         width=64,
@@ -67,34 +67,34 @@ class NullEngine:
     )
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        simulation, begin = _simulation(request), time.monotonic()
+        simulation, start = _simulation(request), time.monotonic()
         images = _images(request, inputs, simulation)
-        _take_until(begin + simulation.seconds, request, images, watch)
+        _run_steps(start + simulation.seconds, request, images, watch)
         if simulation.retire:
-            watch.request_restart("metadata.simulate says so")
+            watch.request_restart("requested by metadata.simulate")
         _misbehave(simulation)
         return images
 
     def batch_capacity(self, request: GenerationRequest) -> int:
-        """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
+        """One for jobs that simulate something, so that their durations add up; otherwise plenty."""
         try:
             simulation = _simulation(request)
         except InternalError:
-            # Told when the job is made.
+            # `generate` reports it.
             return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
     def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
-        """In the time that the slowest takes: what a device with room to spare would do."""
-        simulations, begin = [_simulation(request) for request in requests], time.monotonic()
+        """As fast as the slowest job, like a device with spare capacity."""
+        simulations, start = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
-            raise InternalError("Jobs that simulate something are made alone.")
-        each = [_images(*of_one) for of_one in zip(requests, inputs, simulations, strict=True)]
+            raise InternalError("Jobs that simulate something cannot run in a batch.")
+        jobs = [_images(*job) for job in zip(requests, inputs, simulations, strict=True)]
         seconds = max(simulation.seconds for simulation in simulations)
-        _take_until(begin + seconds, requests[0], list(itertools.chain(*each)), watch)
-        return each
+        _run_steps(start + seconds, requests[0], list(itertools.chain(*jobs)), watch)
+        return jobs
 
 
 def _images(request: GenerationRequest, inputs: Inputs, simulation: Simulation) -> Sequence[RenderedImage]:
@@ -103,15 +103,15 @@ def _images(request: GenerationRequest, inputs: Inputs, simulation: Simulation) 
     seeds = range(request.seed, request.seed + request.num_images)
     size, strength = (request.width, request.height), request.strength or 1.0
     return [
-        RenderedImage(_changed(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+        RenderedImage(_blended(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
         for index, seed in enumerate(seeds)
     ]
 
 
-def _take_until(end: float, request: GenerationRequest, images: Sequence[RenderedImage], watch: JobWatch) -> None:
-    begin, steps = time.monotonic(), request.num_inference_steps or 1
+def _run_steps(end: float, request: GenerationRequest, images: Sequence[RenderedImage], watch: JobWatch) -> None:
+    start, steps = time.monotonic(), request.num_inference_steps or 1
     for step in range(1, steps + 1):
-        _sleep_until(begin + (end - begin) * step / steps)
+        _sleep_until(start + (end - start) * step / steps)
         watch.on_step(Step(step, steps, lambda index: images[index].pixels))
 
 
@@ -119,7 +119,7 @@ def _simulation(request: GenerationRequest) -> Simulation:
     try:
         return Simulation.model_validate((request.metadata or {}).get("simulate", {}))
     except ValidationError:
-        raise InternalError("metadata.simulate is not a simulation.") from None
+        raise InternalError("metadata.simulate is invalid.") from None
 
 
 def _misbehave(simulation: Simulation) -> None:
@@ -132,20 +132,23 @@ def _misbehave(simulation: Simulation) -> None:
 
 
 def _sleep_until(moment: float) -> None:
-    if (left := moment - time.monotonic()) > 0:
-        time.sleep(left)
+    if (seconds := moment - time.monotonic()) > 0:
+        time.sleep(seconds)
 
 
 def _pattern(width: int, height: int, seed: int) -> Pixels:
-    """Stripes whose colour and slant come from the seed: cheap, never of one colour, another for each seed."""
+    """Stripes whose colours and slant depend on the seed: cheap, never of a single colour, different for each seed.
+
+    Each stripe has one colour, so that the file is small and quickly compressed.
+    """
     red, green, blue, slant = np.random.default_rng(seed).integers(1, 256, 4)
     x, y = np.arange(width, dtype=np.uint32)[None, :], np.arange(height, dtype=np.uint32)[:, None]
-    wave = ((x * (1 + slant % 7) + y * (1 + slant % 5)) % 256).astype(np.uint8)
+    wave = ((x * (1 + slant % 7) + y * (1 + slant % 5)) & 0xE0).astype(np.uint8)
     return np.stack([wave ^ np.uint8(red), wave ^ np.uint8(green), wave ^ np.uint8(blue)], axis=-1)
 
 
-def _changed(pattern: Pixels, inputs: Inputs, strength: float) -> Pixels:
-    """The mean of the inputs in the pattern's size, moved that much towards the pattern, and only where the mask is."""
+def _blended(pattern: Pixels, inputs: Inputs, strength: float) -> Pixels:
+    """The mean of the inputs, scaled to the pattern and blended with it by `strength`, within the mask."""
     if not inputs.images:
         return pattern
     scaled = [_scaled(image, pattern).astype(np.float32) for image in inputs.images]
@@ -158,7 +161,7 @@ def _changed(pattern: Pixels, inputs: Inputs, strength: float) -> Pixels:
 
 
 def _scaled(array: Pixels, like: Pixels) -> Pixels:
-    """Nearest neighbours."""
+    """By nearest neighbour."""
     rows, columns = (
         np.arange(wanted) * given // wanted for wanted, given in zip(like.shape[:2], array.shape, strict=False)
     )

@@ -1,7 +1,8 @@
-"""How an image becomes a file that tells how to make it again."""
+"""Encodes rendered images as files whose metadata says how to generate them again."""
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -9,7 +10,7 @@ from PIL import Image as PillowImage
 
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
-from worker.images import png
+from worker.images.png import encode_png
 from worker.images.values import RenderedImage
 
 QUALITY = 92
@@ -17,13 +18,13 @@ QUALITY = 92
 _EXIF_DIRECTORY, _USER_COMMENT = 0x8769, 0x9286
 
 
-#: What concerns the caller alone, and not whoever gets to see the image.
+#: For the caller only, not for everybody who sees the image.
 _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inline_images"}
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """`version` is the service's own, written into each file."""
+    """`version` is the version of this service, written into each file."""
 
     version: str
 
@@ -31,29 +32,32 @@ class Encoder:
         parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
-                return png.encode(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
+                return encode_png(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
             case OutputFormat.JPEG:
-                return _with_pillow(image, parameters, "JPEG", quality=QUALITY)
+                return _encode_with_exif(image, parameters, "JPEG")
             case OutputFormat.WEBP:
-                return _with_pillow(image, parameters, "WEBP", quality=QUALITY)
+                return _encode_with_exif(image, parameters, "WEBP")
             case _:
                 assert_never(job.request.output_format)
 
     def _parameters(self, image: RenderedImage, job: Job) -> str:
+        """The text that AUTOMATIC1111's web UI writes under the keyword `parameters`; None values are left out."""
         height, width, _ = image.pixels.shape
         request = job.request
-        return png.parameters_text(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
-            steps=request.num_inference_steps,
-            sampler=request.scheduler,
-            guidance=request.guidance_scale,
-            seed=image.seed,
-            width=width,
-            height=height,
-            model=job.model or "",
-            version=f"imagegen {self.version}",
-        )
+        settings = {
+            "Steps": request.num_inference_steps,
+            "Sampler": request.scheduler,
+            "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
+            "Seed": image.seed,
+            "Size": f"{width}x{height}",
+            "Model": job.model or "",
+            "Version": f"imagegen {self.version}",
+        }
+        lines = [request.prompt]
+        if request.negative_prompt:
+            lines.append(f"Negative prompt: {request.negative_prompt}")
+        lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
+        return "\n".join(lines)
 
     def _recipe(self, image: RenderedImage, job: Job) -> str:
         recipe = {
@@ -67,11 +71,17 @@ class Encoder:
         return json.dumps(recipe, ensure_ascii=False)
 
 
-def _with_pillow(image: RenderedImage, parameters: str, file_format: str, *, quality: int) -> bytes:
+def _quoted(value: object) -> str:
+    """As a JSON string if the value contains punctuation of the format."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
+
+
+def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str) -> bytes:
     file = PillowImage.fromarray(image.pixels)
     exif = PillowImage.Exif()
-    # The comment begins with its own encoding, eight bytes long (EXIF 2.3, 4.6.5).
+    # The comment starts with the name of its encoding, eight bytes long (EXIF 2.3, 4.6.5).
     exif.get_ifd(_EXIF_DIRECTORY)[_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
     buffer = io.BytesIO()
-    file.save(buffer, file_format, quality=quality, exif=exif)
+    file.save(buffer, file_format, quality=QUALITY, exif=exif)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What is to be had of a model, written down beside it: whoever goes on with a download gets the same version."""
+"""The plan of a download, saved beside its files: a resumed download continues with the same version."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from shared.jobs.types import FrozenModel
 
 PLAN_FILE = "download.json"
-#: Where the hub's client keeps what is coming in, below a model's folder; and how the names of such files end.
+#: Where the hub's client stores incomplete files below a model's folder, and their suffix.
 INCOMPLETE_DIR, INCOMPLETE_SUFFIX = Path(".cache/huggingface/download"), ".incomplete"
 
-#: Called with the model's name, the bytes that are there, and those there will be.
+#: Called with the model's name, the bytes downloaded so far, and the total.
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -22,7 +22,7 @@ class PlannedFile(FrozenModel):
 
 
 class DownloadPlan(FrozenModel):
-    """One version of a model, and the files of it that are needed."""
+    """One version of a model, and the files that are needed."""
 
     commit: str
     files: tuple[PlannedFile, ...]
@@ -44,13 +44,13 @@ class DownloadPlan(FrozenModel):
         return sum(file.size for file in self.files)
 
     def complete_bytes(self, folder: Path) -> int:
-        """Of the files that are all there, which no download fetches again."""
+        """Of complete files, which are not downloaded again."""
         return sum(file.size for file in self.files if file_size(folder / file.path) == file.size)
 
     def downloaded_bytes(self, folder: Path) -> int:
-        """With those that are coming in."""
-        coming = sum(file_size(path) or 0 for path in (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}"))
-        return min(self.total_bytes, self.complete_bytes(folder) + coming)
+        """Of complete and incomplete files."""
+        incomplete = (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}")
+        return min(self.total_bytes, self.complete_bytes(folder) + sum(file_size(path) or 0 for path in incomplete))
 
 
 def format_bytes(count: int) -> str:
@@ -58,7 +58,7 @@ def format_bytes(count: int) -> str:
 
 
 def file_size(path: Path) -> int | None:
-    """None where there is no such file."""
+    """None if the file does not exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

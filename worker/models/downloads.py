@@ -1,4 +1,4 @@
-"""Models from Hugging Face, each into a folder of its own: what is needed, resumable, with progress."""
+"""Downloads models from Hugging Face: only the needed files, resumable, with progress."""
 
 import errno
 import fcntl
@@ -28,13 +28,12 @@ from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, s
 
 logger = logging.getLogger(__name__)
 
-#: How often progress is told.
-TELL_SECONDS = 1.0
-#: Hugging Face answers in well under a second; without the network, its own client would try for half a minute.
-ANSWER_SECONDS = 10.0
-#: Files at a time. Those that are not whole when a process is killed begin anew.
-FILES_AT_ONCE = 4
-#: What a disk should keep for everything else.
+PROGRESS_INTERVAL_SECONDS = 1.0
+#: Hugging Face responds in well under a second. Without a network, its client would try for half a minute.
+RESPONSE_TIMEOUT_SECONDS = 10.0
+#: Files that are incomplete when the process is killed start again.
+MAX_PARALLEL_FILES = 4
+#: Left free on the disk for everything else.
 SPARE_BYTES = 256 << 20
 
 
@@ -42,53 +41,53 @@ SPARE_BYTES = 256 << 20
 class Downloader:
     token: str | None
     dtype: str
-    """What will compute with it: of weights that are there in several precisions, the fitting ones are taken."""
+    """Decides which variant of the weights is downloaded."""
     on_progress: OnProgress
-    """Called when it begins, about once a second, and when all is there."""
+    """Called at the start, about once a second, and at the end."""
     index: str = PIPELINE_INDEX
-    """The file that says what is in the model. It comes last: where it lies, the model is complete."""
+    """The file that lists the parts of the model. It is downloaded last: its presence marks a complete model."""
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Make the folder hold the whole model; where another process is at it, wait for that.
+        """Download the model into the folder, or wait for another process that is downloading it.
 
-        Raises ConfigurationError with what to do where the network, the token or the disk is missing. Files that are
-        whole by then stay, and the next call fetches the others.
+        Raises ConfigurationError with advice if the network, the token or the disk fails. Complete files are kept, and
+        the next call downloads the rest.
         """
-        with _disk_errors(name, folder), _away(name, folder):
+        with _disk_errors(name, folder), _network_errors(name, folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with _gone_if_empty(folder), _alone(name, folder):
+            with _removed_if_empty(folder), _locked(name, folder):
                 if not (folder / self.index).is_file():
                     self._fetch(name, folder)
 
     def _fetch(self, name: str, folder: Path) -> None:
-        for left in (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}"):
-            left.unlink()
+        for leftover in (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}"):
+            leftover.unlink()
         plan = self._plan(name, folder)
-        _require_room(name, folder, plan.total_bytes - plan.complete_bytes(folder))
+        _require_disk_space(name, folder, plan.total_bytes - plan.complete_bytes(folder))
         parts = [file.path for file in plan.files if file.path != self.index]
         self.on_progress(name, plan.downloaded_bytes(folder), plan.total_bytes)
-        with ThreadPoolExecutor(1) as beside:
-            coming = beside.submit(self._receive, name, plan.commit, folder, parts)
+        with ThreadPoolExecutor(1) as executor:
+            download = executor.submit(self._download_files, name, plan.commit, folder, parts)
             done = 0
-            while not wait([coming], TELL_SECONDS).done:
-                # A file that begins anew would take its progress back.
+            while not wait([download], PROGRESS_INTERVAL_SECONDS).done:
+                # A file that starts again must not take back progress.
                 done = max(done, plan.downloaded_bytes(folder))
                 self.on_progress(name, done, plan.total_bytes)
-            coming.result()
+            download.result()
         self._require_undamaged(name, plan.commit, folder)
-        self._receive(name, plan.commit, folder, [self.index])
+        self._download_files(name, plan.commit, folder, [self.index])
         self.on_progress(name, plan.total_bytes, plan.total_bytes)
 
     def _plan(self, name: str, folder: Path) -> DownloadPlan:
-        """That of the download that was cut, where there was one. The hub is asked whether it still has that."""
-        before = DownloadPlan.read(folder)
+        """The plan of an interrupted download if the hub still has that version, or else a new one."""
+        interrupted = DownloadPlan.read(folder)
         with translated_hub_errors(name):
-            revision = before.commit if before else None
+            revision = interrupted.commit if interrupted else None
             info = HfApi(token=self.token).model_info(
-                name, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS
+                name, revision=revision, files_metadata=True, timeout=RESPONSE_TIMEOUT_SECONDS
             )
-        if before:
-            return before
+        if interrupted:
+            return interrupted
         commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
         if self.index not in sizes:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
@@ -98,11 +97,11 @@ class Downloader:
         return plan
 
     def _parts(self, name: str, commit: str) -> Iterable[str]:
-        with tempfile.TemporaryDirectory() as aside, translated_hub_errors(name):
-            file = hf_hub_download(name, self.index, revision=commit, local_dir=aside, token=self.token)
+        with tempfile.TemporaryDirectory() as temporary, translated_hub_errors(name):
+            file = hf_hub_download(name, self.index, revision=commit, local_dir=temporary, token=self.token)
             return parts_of(read_index(name, Path(file).read_bytes()), name, self.index)
 
-    def _receive(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
+    def _download_files(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
         with translated_hub_errors(name):
             snapshot_download(
                 name,
@@ -110,23 +109,23 @@ class Downloader:
                 local_dir=folder,
                 allow_patterns=paths,
                 token=self.token,
-                max_workers=FILES_AT_ONCE,
+                max_workers=MAX_PARALLEL_FILES,
             )
 
     def _require_undamaged(self, name: str, commit: str, folder: Path) -> None:
-        """Against the hashes that the hub has, which its client does not look at by itself."""
+        """Compare the files with the hub's hashes, which its client does not check itself."""
         with translated_hub_errors(name):
-            found = HfApi(token=self.token).verify_repo_checksums(name, revision=commit, local_dir=folder)
-        for damaged in found.mismatches:
+            result = HfApi(token=self.token).verify_repo_checksums(name, revision=commit, local_dir=folder)
+        for damaged in result.mismatches:
             (folder / damaged["path"]).unlink()
-        if found.mismatches:
-            paths = ", ".join(damaged["path"] for damaged in found.mismatches)
-            raise ConfigurationError(f"{paths} of the model {name} came damaged; start again to retry.")
+        if result.mismatches:
+            paths = ", ".join(damaged["path"] for damaged in result.mismatches)
+            raise ConfigurationError(f"{paths} of the model {name} arrived damaged; start again to download it.")
 
 
 @contextmanager
-def _alone(name: str, folder: Path) -> Iterator[None]:
-    """Two processes that write the same files would spoil them. The lock ends with the process."""
+def _locked(name: str, folder: Path) -> Iterator[None]:
+    """One process at a time downloads into a folder. The lock ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -140,20 +139,20 @@ def _alone(name: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _gone_if_empty(folder: Path) -> Iterator[None]:
+def _removed_if_empty(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Neither goes where there is something in it.
+        # Both calls fail if the folder is not empty.
         with suppress(OSError):
             folder.rmdir()
             folder.parent.rmdir()
 
 
-def _require_room(name: str, folder: Path, missing: int) -> None:
+def _require_disk_space(name: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing and missing + SPARE_BYTES > free:
-        raise _no_room(name, folder, f"{format_bytes(missing)} more are needed and {format_bytes(free)} are free")
+        raise _disk_full(name, folder, f"it needs {format_bytes(missing)}, and {format_bytes(free)} are free")
 
 
 @contextmanager
@@ -162,27 +161,27 @@ def _disk_errors(name: str, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_room(name, folder, "the disk is full") from error
+            raise _disk_full(name, folder, "the disk is full") from error
         raise ConfigurationError(
-            f"The model {name} cannot be kept in {folder.absolute()} ({error.strerror or error}): "
-            "name another folder with SD_MODEL_DIR."
+            f"The model {name} cannot be stored in {folder.absolute()} ({error.strerror or error}): "
+            "set SD_MODEL_DIR to another folder."
         ) from error
 
 
 @contextmanager
-def _away(name: str, folder: Path) -> Iterator[None]:
+def _network_errors(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except HubUnreachable as error:
-        kept = "; what has come is kept" if DownloadPlan.read(folder) else ""
+        resume = "; the download will resume where it stopped" if DownloadPlan.read(folder) else ""
         raise ConfigurationError(
-            f"The model {name} is not in {folder.absolute()}, and Hugging Face cannot be reached ({error}): try again "
-            f"when it can{kept}, or copy the folder from another machine."
+            f"The model {name} is not in {folder.absolute()}, and Hugging Face is unreachable ({error}). Try again "
+            f"later{resume}, or copy the folder from another machine."
         ) from None
 
 
-def _no_room(name: str, folder: Path, why: str) -> ConfigurationError:
+def _disk_full(name: str, folder: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"The model {name} does not fit into {folder.absolute()}: {why}. Make room, or name another disk with "
-        "SD_MODEL_DIR."
+        f"The disk has too little space for the model {name} in {folder.absolute()}: {reason}. Free some space, or set "
+        "SD_MODEL_DIR to a folder on another disk."
     )

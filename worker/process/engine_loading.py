@@ -1,4 +1,4 @@
-"""Loads the engine that the settings name, and imports no other."""
+"""Loads the configured engine with its model. Only that engine is imported."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -37,10 +37,10 @@ def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress)
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Exclude what the block imports from Python's garbage collection, now and later.
+    """Exempt everything that the block imports from garbage collection, now and later.
 
-    An import creates hundreds of thousands of objects and next to no garbage. Scanning them took a quarter of the time
-    that torch and diffusers need to import, and would later stop an image for 0.4 s now and then.
+    Importing creates hundreds of thousands of objects and hardly any garbage. Scanning them repeatedly took a quarter
+    of the import time of torch and diffusers, and would later pause rendering for 0.4 s now and then.
     """
     gc.disable()
     try:
@@ -52,7 +52,7 @@ def _importing() -> Iterator[None]:
 
 def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
     model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
-    # Takes seconds, so a wrong SD_MODEL_ID is reported before.
+    # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
         from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
 
@@ -64,7 +64,7 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engi
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,
-        cloud=_has_cloud(settings),
+        suggest_cloud=_has_cloud(settings),
     )
     return StableDiffusion.load(model, options)
 
@@ -78,7 +78,7 @@ def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_safety_checker(settings, on_download),
-        cloud=_has_cloud(settings),
+        suggest_cloud=_has_cloud(settings),
     )
     return FluxLocal.load(model, options)
 
@@ -106,7 +106,7 @@ def _has_cloud(settings: WorkerSettings) -> bool:
 
 
 def _safety_checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
-    """Return a function that finds a checker for models without their own; None if the operator wants none."""
+    """Returns the folder of the safety checker for models without their own; None if checking is switched off."""
     source = ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG)
 
     def find() -> Path:
@@ -114,8 +114,8 @@ def _safety_checker(settings: WorkerSettings, on_download: OnProgress) -> Callab
             return source.ensure_downloaded(on_download).folder
         except ConfigurationError as error:
             raise ConfigurationError(
-                f"The safety checker is missing: {error.detail} Set SD_SAFETY_CHECKER_ID to another checker or a "
-                "local folder; SD_SAFETY_CHECKER=false works without."
+                f"The safety checker is missing: {error.detail} Set SD_SAFETY_CHECKER_ID to another checker (a Hugging "
+                "Face id or a local folder), or SD_SAFETY_CHECKER=false to run without one."
             ) from None
 
     return find if settings.safety_checker else None

@@ -1,4 +1,4 @@
-"""How tests have a model draw without a worker around it."""
+"""Renders with an engine without a worker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Engine, Step
 from worker.images.values import Inputs, RenderedImage
 
-#: What stands in a request for an image that came with it.
+#: Stands for an input image in a request.
 REFERENCE = "sha256:" + "0" * 64
 NOTHING = Inputs()
 
@@ -24,7 +24,7 @@ class Drawn:
 
     @property
     def pixels(self) -> Pixels:
-        """Of the only image."""
+        """The pixels of the only image."""
         (image,) = self.images
         return image.pixels
 
@@ -40,7 +40,7 @@ def draw(
     on_step: Callable[[Step], None] = lambda _: None,
     **fields: object,
 ) -> Drawn:
-    """What the model makes of a request, two steps long unless told otherwise."""
+    """Render a request, with two steps by default."""
     watch, steps = watch or RecordingWatch(), list[Step]()
 
     def count(step: Step) -> None:
@@ -49,9 +49,9 @@ def draw(
 
     watch.on_step = count
     given = {"image": (REFERENCE,) if inputs.images else (), "mask": None if inputs.mask is None else REFERENCE}
-    asked = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **given, **fields}
+    body = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **given, **fields}
     size = inputs.images[0].shape[1::-1] if inputs.images else None
-    request, _ = model.capabilities.resolve(GenerationRequest.model_validate(asked), size)
+    request, _ = model.capabilities.resolve(GenerationRequest.model_validate(body), size)
     return Drawn(list(model.generate(request, inputs, watch)), steps, watch)
 
 
@@ -60,7 +60,7 @@ def speckled(width: int = 64, height: int = 64) -> Pixels:
 
 
 def right_half(width: int = 64, height: int = 64) -> Pixels:
-    """A mask."""
+    """A mask that repaints the right half."""
     mask = np.zeros((height, width), np.uint8)
     mask[:, width // 2 :] = 255
     return mask

@@ -1,4 +1,4 @@
-"""Pipelines of the usual architecture with random weights, small enough to be made anew for a test."""
+"""Pipelines of common architectures with random weights, small enough to create for each test."""
 
 import json
 from pathlib import Path
@@ -26,15 +26,15 @@ from transformers import (
     CLIPTokenizer,
 )
 
-#: What the default of 32 latent pixels comes to with an autoencoder of two levels.
+#: The default of 32 latent pixels, times the scale of an autoencoder with two levels.
 NATIVE_SIDE = 64
-#: Larger images are decoded in tiles of this size, where they are.
+#: The tile size, if images are decoded in tiles.
 TILE_SIDE = 64
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
-    """As Stable Diffusion 1.5 is built."""
+    """The architecture of Stable Diffusion 1.5."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "cross_attention_dim": 8, "norm_num_groups": 2}
@@ -51,29 +51,29 @@ def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
 
 
 def save_sd2(folder: Path, prediction_type: str = "v_prediction") -> Path:
-    """As Stable Diffusion 2.1 is built: larger, and trained to predict velocities."""
+    """The architecture of Stable Diffusion 2.1: larger, and predicts velocities."""
     scheduler = DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False, prediction_type=prediction_type)
     return save_sd(folder, scheduler, sample_size=48, attention_head_dim=(2, 4), use_linear_projection=True)
 
 
 def save_lcm(folder: Path) -> Path:
-    """As latent consistency models are built: guidance is an input, and their pipeline has a name of its own."""
+    """A latent consistency model: guidance is an input, and its pipeline has another name."""
     save_sd(folder, LCMScheduler(**_BETAS), time_cond_proj_dim=16)
     return _renamed(folder, "LatentConsistencyModelPipeline")
 
 
 def save_inpainting(folder: Path) -> Path:
-    """As inpainting models are built: the mask and what is around it are inputs."""
+    """An inpainting model: the mask and the masked image are inputs."""
     return _renamed(save_sd(folder, in_channels=9), "StableDiffusionInpaintPipeline")
 
 
 def save_turbo(folder: Path) -> Path:
-    """As SDXL-Turbo is built: like Stable Diffusion XL, but for its scheduler."""
+    """SDXL-Turbo: like Stable Diffusion XL with another scheduler."""
     return save_sdxl(folder, EulerAncestralDiscreteScheduler(**_BETAS, timestep_spacing="trailing"))
 
 
 def save_sdxl(folder: Path, scheduler: Any = None) -> Path:
-    """As Stable Diffusion XL is built: two text encoders, and sizes as a further input."""
+    """The architecture of Stable Diffusion XL: two text encoders, and sizes as an additional input."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     config = _text_config(tokenizer, hidden_size=32)
@@ -102,13 +102,13 @@ def save_sdxl(folder: Path, scheduler: Any = None) -> Path:
 
 
 def save_checker(folder: Path, *, strict: bool) -> Path:
-    """A safety checker that objects to everything, or to nothing."""
+    """A safety checker that flags everything, or nothing."""
     torch.manual_seed(0)
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {**tower, "vocab_size": 100, "bos_token_id": 98, "eos_token_id": 99}
     vision = {**tower, "image_size": 32, "patch_size": 8}
     checker = StableDiffusionSafetyChecker(CLIPConfig(projection_dim=16, text_config=text, vision_config=vision))
-    # What it compares are cosines: nothing is above 1, and everything is above -1.5.
+    # It compares cosines: none is above 1, and all are above -1.5.
     checker.concept_embeds_weights.data.fill_(-1.5 if strict else 1.5)
     checker.special_care_embeds_weights.data.fill_(1.5)
     checker.save_pretrained(folder)
@@ -117,7 +117,7 @@ def save_checker(folder: Path, *, strict: bool) -> Path:
 
 
 def save_lora(folder: Path, name: str, model: Path, rank: int = 2) -> Path:
-    """An addition to the attention of the model's UNet that can be seen."""
+    """A LoRA for the attention of the model's UNet, strong enough to change images visibly."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel.from_pretrained(model / "unet")
     weights = {}
@@ -131,7 +131,7 @@ def save_lora(folder: Path, name: str, model: Path, rank: int = 2) -> Path:
 
 
 def as_kohya(lora: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same under the names that kohya's tools have for it, which most files have."""
+    """The same weights under the names of kohya's tools, which most files use."""
     weights = {}
     for key, tensor in lora.items():
         layer, _, way = key.removeprefix("unet.").partition(".lora_")

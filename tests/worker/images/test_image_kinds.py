@@ -1,4 +1,4 @@
-"""Every kind of image that other programs write is read as they mean it."""
+"""Every kind of image that other programs write is decoded as intended."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(depth: int, colour: int, rows: list[bytes], width: int, transparent: bytes | None = None) -> bytes:
-    """As Pillow writes none."""
+    """Kinds of PNG that Pillow does not write."""
     head = struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0)
     key = chunk(b"tRNS", transparent) if transparent is not None else b""
     data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
@@ -78,16 +78,16 @@ PACKED = zlib.compress(b"{" * 50_000_000)
         chunk(b"tEXt", b"")[:-4] + b"odd!",
         chunk(b"sRGB", b"\0") + chunk(b"gAMA", b"\0\0\xb1\x8f") + chunk(b"pHYs", b""),
     ],
-    ids=["long text", "bomb", "another bomb", "much text", "profile that is a bomb", "no profile", "odd sum", "others"],
+    ids=["long text", "bomb", "another bomb", "much text", "profile bomb", "no profile", "bad checksum", "others"],
 )
-def test_what_a_png_has_beside_its_pixels_is_no_reason_to_refuse_it(more: bytes) -> None:
+def test_other_chunks_of_a_png_are_ignored(more: bytes) -> None:
     data = encoded(scene())
 
     assert (decode_rgb(data[:33] + more + data[33:], MOST) == SCENE).all()
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
-def test_colours_are_those_that_the_profile_means(kind: str, options: dict[str, int]) -> None:
+def test_colours_are_converted_by_the_profile(kind: str, options: dict[str, int]) -> None:
     data = encoded(scene(), kind, icc_profile=EXCHANGED, **options)
 
     middle = decode_rgb(data, MOST)[10:20, 10:20]
@@ -95,7 +95,7 @@ def test_colours_are_those_that_the_profile_means(kind: str, options: dict[str, 
     assert near(middle, SCENE[10:20, 10:20, [1, 0, 2]])
 
 
-def test_what_is_transparent_keeps_to_the_profile_too() -> None:
+def test_transparent_images_are_converted_by_the_profile_too() -> None:
     clear = scene().convert("RGBA")
     clear.putalpha(half_mask())
 
@@ -106,22 +106,22 @@ def test_what_is_transparent_keeps_to_the_profile_too() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "I;16"])
-def test_grey_is_as_bright_as_its_profile_means(mode: str) -> None:
+def test_grey_is_converted_by_its_profile(mode: str) -> None:
     grey = Image.new("L", (8, 8), 128)
     deep = Image.fromarray(np.full((8, 8), 128 * 257, np.uint16))
     stored = {"L": grey, "LA": grey.convert("LA"), "I;16": deep}[mode]
 
-    # Half of the light is what sRGB calls 188.
+    # Half of the light has the value 188 in sRGB.
     assert near(decode_rgb(encoded(stored, icc_profile=LINEAR_GREY), MOST), np.full((8, 8, 3), 188), 2)
 
 
 @pytest.mark.parametrize("icc", [SRGB, LAB, LINEAR_GREY, b"no profile at all", b"\0" * 200], ids=len)
-def test_a_profile_that_says_nothing_changes_no_pixel(icc: bytes) -> None:
+def test_srgb_and_unusable_profiles_change_no_pixel(icc: bytes) -> None:
     assert (decode_rgb(encoded(scene(), icc_profile=icc), MOST) == SCENE).all()
 
 
 @pytest.mark.parametrize("icc", [SRGB, EXCHANGED, LINEAR_GREY])
-def test_a_profile_of_other_colours_is_none_for_those_of_print(icc: bytes) -> None:
+def test_rgb_and_grey_profiles_are_ignored_for_cmyk(icc: bytes) -> None:
     data = encoded(scene().convert("CMYK"), "JPEG", quality=95, icc_profile=icc)
 
     assert near(decode_rgb(data, MOST)[10:20, 10:20], SCENE[10:20, 10:20])
@@ -135,7 +135,7 @@ def shades(depth: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("bright", [False, True])
-def test_the_grey_that_is_transparent_becomes_white_and_no_other(depth: int, bright: bool) -> None:
+def test_only_the_transparent_grey_becomes_white(depth: int, bright: bool) -> None:
     key = struct.pack(">H", 2**depth - 1 if bright else 0)
     data = png(depth, 0, list(shades(depth)), 8, key)
 
@@ -147,11 +147,11 @@ def test_the_grey_that_is_transparent_becomes_white_and_no_other(depth: int, bri
 
 
 @pytest.mark.parametrize("depth", [8, 16])
-def test_the_colour_that_is_transparent_becomes_white_and_no_other(depth: int) -> None:
+def test_only_the_transparent_colour_becomes_white(depth: int) -> None:
     size = "B" if depth == 8 else "H"
     key, like_it, other = (7, 200, 9), (7, 200, 10), (200, 7, 9)
     if depth == 16:
-        # The same to whoever looks at eight bits.
+        # The same in the upper eight bits.
         key, like_it, other = (7 << 8, 200 << 8, 9 << 8), (7 << 8, 200 << 8, (9 << 8) + 1), (200 << 8, 7 << 8, 9 << 8)
     rows = [struct.pack(f">3{size}", *colour) * 4 for colour in (key, like_it, other)]
 
@@ -163,7 +163,7 @@ def test_the_colour_that_is_transparent_becomes_white_and_no_other(depth: int) -
 
 
 @pytest.mark.parametrize(("colour", "opaque"), [(4, b"\x80\0\xff\xff"), (6, b"\x80\0\x80\0\x80\0\xff\xff")])
-def test_sixteen_bits_with_transparency_are_read(colour: int, opaque: bytes) -> None:
+def test_sixteen_bit_images_with_transparency_are_decoded(colour: int, opaque: bytes) -> None:
     clear = opaque[:-2] + b"\0\0"
 
     shown = decode_rgb(png(16, colour, [opaque * 4, clear * 4], 4), MOST)
@@ -189,11 +189,11 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mode", MASKS)
-def test_a_mask_of_any_kind_is_white_where_it_is_white(mode: str) -> None:
+def test_a_mask_of_any_format_is_decoded(mode: str) -> None:
     assert (decode_mask(MASKS[mode], MOST) == np.asarray(half_mask())).all()
 
 
-def test_of_several_images_in_a_jpeg_the_first_is_the_image() -> None:
+def test_the_first_of_several_images_in_a_jpeg_is_used() -> None:
     buffer = io.BytesIO()
     scene().save(buffer, "MPO", save_all=True, append_images=[half_mask().convert("RGB")], quality=95)
 
@@ -201,7 +201,7 @@ def test_of_several_images_in_a_jpeg_the_first_is_the_image() -> None:
 
 
 @pytest.mark.parametrize(("frame", "depth"), [(0xC1, 12), (0xC2, 12), (0xC3, 8), (0xC7, 8), (0xCB, 16)])
-def test_a_jpeg_that_few_programs_read_is_refused_in_words(frame: int, depth: int) -> None:
+def test_rare_kinds_of_jpeg_are_refused_with_the_reason(frame: int, depth: int) -> None:
     data = encoded(scene(), "JPEG")
     at = data.index(b"\xff\xc0")
     data = data[: at + 1] + bytes([frame]) + data[at + 2 : at + 4] + bytes([depth]) + data[at + 5 :]
@@ -212,7 +212,7 @@ def test_a_jpeg_that_few_programs_read_is_refused_in_words(frame: int, depth: in
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_an_image_is_scaled_as_it_is_shown(kind: str, orientation: int) -> None:
+def test_an_image_is_scaled_as_displayed(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = scene(960, 640) if orientation == 1 else scene(960, 640).transpose(Image.Transpose.ROTATE_90)
@@ -223,7 +223,7 @@ def test_an_image_is_scaled_as_it_is_shown(kind: str, orientation: int) -> None:
     assert near(small[10:20, 10:20], SCENE[10:20, 10:20])
 
 
-def test_a_jpeg_is_never_larger_in_memory_than_twice_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_is_decoded_at_no_more_than_twice_the_requested_size(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[int, int]] = []
     resize = Image.Image.resize
     monkeypatch.setattr(

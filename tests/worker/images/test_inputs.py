@@ -1,4 +1,4 @@
-"""What workers make of the images that come with requests: all upright RGB, or a refusal."""
+"""Workers decode input images to upright RGB, or refuse them."""
 
 import io
 import itertools
@@ -43,7 +43,7 @@ def close(one: Pixels, other: Pixels) -> bool:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", [0, *range(1, 10)])
-def test_a_image_is_turned_as_its_camera_says(read: Callable[..., Inputs], kind: str, orientation: int) -> None:
+def test_an_image_is_rotated_by_its_exif_orientation(read: Callable[..., Inputs], kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     shown = scene()
@@ -65,7 +65,7 @@ def test_a_image_is_turned_as_its_camera_says(read: Callable[..., Inputs], kind:
     assert close(inputs.images[0], SCENE)
 
 
-def test_colours_of_every_kind_become_rgb(read: Callable[..., Inputs]) -> None:
+def test_every_colour_mode_becomes_rgb(read: Callable[..., Inputs]) -> None:
     grey = scene().convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     for stored, expected in [
@@ -81,7 +81,7 @@ def test_colours_of_every_kind_become_rgb(read: Callable[..., Inputs]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_becomes_white(read: Callable[..., Inputs], mode: str) -> None:
+def test_transparent_pixels_become_white(read: Callable[..., Inputs], mode: str) -> None:
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     stored = clear.convert(mode) if mode != "P" else clear.convert("RGB").convert("P")
     options = {"transparency": 0} if mode == "P" else {}
@@ -89,7 +89,7 @@ def test_what_is_transparent_becomes_white(read: Callable[..., Inputs], mode: st
     assert (read(encoded(stored, **options)).images[0] == 255).all()
 
 
-def test_a_mask_is_black_or_white(read: Callable[..., Inputs]) -> None:
+def test_a_mask_becomes_black_and_white(read: Callable[..., Inputs]) -> None:
     soft = Image.linear_gradient("L").resize((96, 64))
 
     mask = read(encoded(scene()), encoded(soft)).mask
@@ -101,7 +101,7 @@ def test_a_mask_is_black_or_white(read: Callable[..., Inputs]) -> None:
     assert (mask[-30:] == 255).all()
 
 
-def test_what_is_transparent_in_a_mask_stays(read: Callable[..., Inputs]) -> None:
+def test_transparent_pixels_of_a_mask_are_kept(read: Callable[..., Inputs]) -> None:
     strokes = Image.new("RGBA", (96, 64), (0, 0, 0, 0))
     strokes.paste((255, 255, 255, 255), (0, 0, 10, 10))
 
@@ -138,7 +138,7 @@ def damaged(png: bytes) -> bytes:
     ],
     ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp"],
 )
-def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
+def test_an_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
     job = bench.run(bench.submit([data]))
 
     assert job.error is not None
@@ -146,7 +146,7 @@ def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes)
     assert bench.files == []
 
 
-def test_a_image_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
+def test_an_image_that_is_too_large_fails_the_job(bench: Bench) -> None:
     job = bench.run(bench.submit([png_claiming(60_000, 10_000)]))
 
     assert job.error is not None
@@ -163,7 +163,7 @@ def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> No
 
 
 @pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half_mask())), lambda file: file.unlink()])
-def test_a_image_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
+def test_an_image_that_changed_in_storage_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
     job = bench.submit([encoded(scene())])
     damage(bench.files[0])
 
@@ -178,7 +178,7 @@ def fail(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
 
 
 @pytest.mark.parametrize("drawing", [None, fail])
-def test_images_go_when_their_job_has_ended(
+def test_input_images_are_deleted_with_the_end_of_their_job(
     bench: Bench, drawing: Callable[..., Sequence[RenderedImage]] | None
 ) -> None:
     ended = bench.run(bench.submit([encoded(scene())], encoded(half_mask())), drawing)
@@ -188,7 +188,7 @@ def test_images_go_when_their_job_has_ended(
     assert list(bench.inputs.list_folders()) == []
 
 
-def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
+def test_input_images_stay_while_their_job_may_run_again(bench: Bench) -> None:
     queued = bench.requeue(bench.start(bench.submit([encoded(scene())], strength=0.001)))
 
     done = bench.run(queued)
@@ -197,7 +197,7 @@ def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
     assert (done.images[0].width, done.images[0].height) == (96, 64)
 
 
-def test_images_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
+def test_input_images_of_a_lost_job_stay(bench: Bench) -> None:
     job = bench.submit([encoded(scene())])
 
     def draw(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
@@ -209,7 +209,7 @@ def test_images_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
     assert [folder.job_id for folder in bench.inputs.list_folders()] == [job.id]
 
 
-def test_a_job_past_its_deadline_leaves_no_images(bench: Bench) -> None:
+def test_a_job_past_its_deadline_leaves_no_input_images(bench: Bench) -> None:
     job = bench.submit([encoded(scene())], deadline_seconds=1)
     late = Bench(bench.redis_url, bench.prefix, bench.folder, now=lambda: job.created_at.replace(year=2100))
 
@@ -221,7 +221,7 @@ def landscape(bench: Bench, **fields: object) -> Job:
     return bench.run(bench.submit([encoded(scene(60, 40))], **fields))
 
 
-def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
+def test_the_default_size_is_that_of_the_input_image(bench: Bench) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = bench.run(bench.submit([encoded(scene(60, 40), "JPEG", exif=exif)]))
@@ -232,13 +232,13 @@ def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
     assert landscape(bench, height=20).request.width == 30
 
 
-def test_a_file_that_is_two_things_is_only_its_image(bench: Bench) -> None:
+def test_data_after_the_image_is_ignored(bench: Bench) -> None:
     inputs = InputReader(bench.inputs, 10**6).inputs(bench.submit([encoded(scene()) + b"<script>alert(1)</script>"]))
 
     assert (inputs.images[0] == SCENE).all()
 
 
-def test_what_a_file_tells_beside_its_pixels_goes_no_further(bench: Bench) -> None:
+def test_metadata_of_input_images_is_not_passed_on(bench: Bench) -> None:
     exif = Image.Exif()
     exif[0x010F] = "5ecret camera"
     done = bench.run(bench.submit([encoded(scene(), exif=exif)], strength=0.001))

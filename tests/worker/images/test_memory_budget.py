@@ -1,4 +1,4 @@
-"""Nobody takes more memory for images than there is, and nobody waits for ever."""
+"""The memory budget for images: never exceeded, and nobody waits for ever."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def is_granted(budget: ImageMemoryBudget, count: int) -> bool:
     return True
 
 
-def test_what_is_left_can_be_had_and_no_more(budget: ImageMemoryBudget) -> None:
+def test_reservations_never_exceed_the_budget(budget: ImageMemoryBudget) -> None:
     with budget.reserve() as reservation:
         reservation.resize(60)
         assert is_granted(budget, 40)
@@ -42,7 +42,7 @@ def test_what_is_left_can_be_had_and_no_more(budget: ImageMemoryBudget) -> None:
     assert is_granted(budget, 100)
 
 
-def test_what_was_not_granted_is_not_missing(budget: ImageMemoryBudget) -> None:
+def test_a_refused_reservation_takes_nothing(budget: ImageMemoryBudget) -> None:
     with budget.reserve() as reservation:
         reservation.resize(60)
         for _ in range(3):
@@ -51,7 +51,7 @@ def test_what_was_not_granted_is_not_missing(budget: ImageMemoryBudget) -> None:
     assert is_granted(budget, 100)
 
 
-def test_who_wants_more_than_there_is_gets_it_alone(budget: ImageMemoryBudget) -> None:
+def test_a_reservation_larger_than_the_budget_must_be_the_only_one(budget: ImageMemoryBudget) -> None:
     with budget.reserve() as reservation:
         reservation.resize(1)
         assert not is_granted(budget, 1000)
@@ -61,28 +61,28 @@ def test_who_wants_more_than_there_is_gets_it_alone(budget: ImageMemoryBudget) -
         assert not is_granted(budget, 1)
 
 
-def test_who_has_the_turn_is_not_passed_by(budget: ImageMemoryBudget) -> None:
+def test_a_growing_reservation_is_not_overtaken(budget: ImageMemoryBudget) -> None:
     with ThreadPoolExecutor() as threads, budget.reserve() as reservation:
         reservation.resize(60)
         granted = threading.Event()
 
         def grow() -> None:
-            with budget.exclusive_growth(lambda: None), budget.reserve() as own:
-                own.resize(30)
-                own.resize(90)
+            with budget.exclusive_growth(lambda: None), budget.reserve() as growing:
+                growing.resize(30)
+                growing.resize(90)
                 granted.set()
 
-        made = threads.submit(grow)
-        # It has the thirty, and waits for the sixty.
+        growth = threads.submit(grow)
+        # It has 30 and waits for 60 more.
         wait_until(lambda: not is_granted(budget, 5))
         assert not granted.is_set()
         reservation.resize(0)
 
-        made.result(10)
+        growth.result(10)
         assert granted.is_set()
 
 
-def test_one_at_a_time_has_the_turn(budget: ImageMemoryBudget) -> None:
+def test_one_thread_at_a_time_grows_its_reservation(budget: ImageMemoryBudget) -> None:
     with ThreadPoolExecutor() as threads, budget.exclusive_growth(stop):
 
         def take() -> None:
@@ -92,7 +92,7 @@ def test_one_at_a_time_has_the_turn(budget: ImageMemoryBudget) -> None:
         assert isinstance(threads.submit(take).exception(10), Stop)
 
 
-def test_shares_that_come_and_go_leave_nothing_behind(budget: ImageMemoryBudget) -> None:
+def test_many_reservations_leave_nothing_behind(budget: ImageMemoryBudget) -> None:
     def work(number: int) -> None:
         if number % 3:
             with budget.reserve() as reservation:

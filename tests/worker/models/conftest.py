@@ -1,4 +1,4 @@
-"""A repository as publishers fill it, and a server that has it."""
+"""A typical repository, and a server for it."""
 
 import json
 import random
@@ -20,7 +20,7 @@ INDEX = {
     "safety_checker": [None, None],
 }
 MEGABYTE = 1_000_000
-#: What a download takes where half precision will do.
+#: The files of a download in half precision.
 NEEDED = (
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -49,7 +49,7 @@ CLUTTER = (
 
 
 def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the variable HF_ENDPOINT does, which is read once a process."""
+    """Like the variable HF_ENDPOINT, which is read only once per process."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
     monkeypatch.setattr(
         huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -73,7 +73,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hub(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_serving(NAME, published, TOKEN) as hub:
         reach(hub.url, monkeypatch)
-        # The client writes what comes in pieces of this size; the files here are smaller than its usual one.
+        # The client writes in chunks of this size; the default is larger than these files.
         monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", MEGABYTE // 8)
         yield hub
 

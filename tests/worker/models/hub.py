@@ -1,4 +1,4 @@
-"""A server that speaks as much of Hugging Face's protocol as its own client takes to download a model."""
+"""A fake Hugging Face that supports what its client needs to download a model."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0" * 40
-#: Where large files are below another origin.
+#: The path of large files on another origin.
 ELSEWHERE = "/elsewhere/"
 #: Status, headers, body.
 Answer = tuple[int, dict[str, str], bytes]
-#: What each kind of refusal looks like.
+#: Status and headers of each refusal.
 REFUSALS = {
     "RepoNotFound": (404, {"X-Error-Code": "RepoNotFound"}),
     "GatedRepo": (403, {"X-Error-Code": "GatedRepo"}),
@@ -26,7 +26,7 @@ REFUSALS = {
 
 
 class Hub:
-    """Serves the files of one folder as a model, to who has the token; refuses everything else with `refusal`."""
+    """Serves one folder as a model to requests with the token; refuses all others with `refusal`."""
 
     def __init__(self, url: str, name: str, folder: Path, token: str | None) -> None:
         self.url = url
@@ -36,33 +36,33 @@ class Hub:
         self.refusal = "RepoNotFound"
         self.commit = COMMIT
         self.cuts: dict[str, list[int]] = {}
-        """Of a file: bytes after which the connection breaks, one time after the other."""
+        """By file: after how many bytes each connection breaks."""
         self.stalls: dict[str, int] = {}
-        """Of a file: bytes after which hardly anything comes any more, until the server ends."""
+        """By file: after how many bytes the server slows to a trickle."""
         self.gone: set[str] = set()
-        """Files that are in the list, but not to be had."""
+        """Listed files that cannot be downloaded."""
         self.ended = threading.Event()
         self.ranges = True
-        """Whether it can send a part of a file."""
+        """Whether it supports range requests."""
         self.damage = False
-        """Whether large files come with other bytes than they have."""
+        """Whether large files arrive damaged."""
         self.elsewhere: str | None = None
-        """Another origin that large files are sent from."""
+        """The origin of large files."""
         self.sent: list[tuple[str, int]] = []
-        """Each file that was sent, and from which byte on."""
+        """Each file that was sent, and the start of its range."""
         self.tokens_elsewhere: list[str | None] = []
-        """What came with each request for a large file, where those are elsewhere."""
+        """The authorization of each request for a large file there."""
         self.asked = 0
 
     def answer(self, path: str, authorization: str | None, start: int, *, looks: bool) -> Answer:
-        """`looks` where only the headers are wanted."""
+        """`looks`: a HEAD request."""
         self.asked += 1
         if path.startswith(ELSEWHERE):
             self.tokens_elsewhere.append(authorization)
             return self._content(path.removeprefix(ELSEWHERE), start)
         allowed = self.token is None or authorization == f"Bearer {self.token}"
         about = path.startswith(f"/api/models/{self.name}")
-        # What is behind terms can be looked at, but not had.
+        # Gated files can be listed, but not downloaded.
         if self.name not in path or not (allowed or (about and self.refusal == "GatedRepo")):
             return *REFUSALS[self.refusal], b""
         if about:
@@ -127,7 +127,7 @@ def hub_serving(name: str, folder: Path, token: str | None) -> Iterator[Hub]:
         def do_GET(self) -> None:
             name, body = self.send(looks=False)
             cuts = hub.cuts.get(name)
-            # Who asked may be gone.
+            # The client may have closed the connection.
             with suppress(OSError):
                 if name in hub.stalls:
                     self.trickle(body, hub.stalls[name])

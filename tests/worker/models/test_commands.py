@@ -1,4 +1,4 @@
-"""`imagegen models`, as people type it."""
+"""The command `imagegen models`."""
 
 import re
 import signal
@@ -19,7 +19,7 @@ LARGE = "unet/diffusion_pytorch_model.fp16.safetensors"
 
 
 class Shell:
-    """In a folder of its own, with the token of the hub."""
+    """A shell in its own folder, with the token of the hub."""
 
     def __init__(self, folder: Path, hub: Hub) -> None:
         self.folder = folder
@@ -61,7 +61,7 @@ def test_the_models_of_the_settings_are_pulled_listed_and_removed(shell: Shell) 
     assert not list((shell.folder / "models").iterdir())
 
 
-def test_a_pull_that_was_killed_is_listed_and_goes_on(shell: Shell) -> None:
+def test_a_killed_pull_is_listed_and_resumes(shell: Shell) -> None:
     shell.hub.stalls = {LARGE: 2_000_000}
     killed = shell.process("pull", NAME)
     model, end = shell.folder / "models" / NAME, time.monotonic() + 60
@@ -96,17 +96,19 @@ def test_a_pull_that_is_interrupted_ends_at_once(shell: Shell) -> None:
     assert "Traceback" not in pulling.output
 
 
-def test_what_cannot_be_pulled_is_told_in_one_sentence(shell: Shell) -> None:
+def test_a_failed_pull_is_reported_in_one_sentence(shell: Shell) -> None:
     shell.hub.refusal = "GatedRepo"
 
-    told = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
+    message = shell.output("pull", NAME, code=1, SD_HUGGINGFACE_TOKEN="hf_other")
 
-    assert told.startswith(f"The model {NAME} cannot be had: accept its terms at https://huggingface.co/{NAME}")
-    assert "hf_other" not in told
+    assert message.startswith(
+        f"The model {NAME} cannot be downloaded: accept its terms at https://huggingface.co/{NAME}"
+    )
+    assert "hf_other" not in message
 
 
 @pytest.mark.parametrize("name", [NAME, "../..", "..", "/etc"])
-def test_only_a_model_that_is_there_can_be_removed(shell: Shell, name: str) -> None:
+def test_only_an_existing_model_can_be_removed(shell: Shell, name: str) -> None:
     (shell.folder / "models" / "keep").mkdir(parents=True)
 
     shell.output("remove", name, code=1)

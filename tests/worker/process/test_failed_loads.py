@@ -53,7 +53,7 @@ def test_a_worker_without_its_model_ends_with_one_message_and_takes_no_job(stack
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_id": "nobody/nothing"}, "Hugging Face cannot be reached"),
+        ({"model_id": "nobody/nothing"}, "Hugging Face is unreachable"),
         ({"device": "cuda:99"}, "SD_DEVICE is cuda:99, but this machine has no such device"),
         ({"backend": Backend.FLUX_LOCAL}, "The model black-forest-labs/FLUX.2-klein-4B is not in"),
     ],
@@ -73,7 +73,7 @@ def test_the_message_of_a_missing_safety_checker_says_how_to_go_on(redis_url: st
     message = load_failure(redis_url, tmp_path, model_id=str(model), safety_checker_id="/nonexistent")
 
     assert "SD_SAFETY_CHECKER_ID is /nonexistent" in message
-    assert message.endswith("SD_SAFETY_CHECKER=false works without.")
+    assert message.endswith("SD_SAFETY_CHECKER=false to run without one.")
 
 
 def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:

@@ -1,4 +1,4 @@
-"""Black Forest Labs over HTTP: send a task, ask after it, fetch its image; and what their answers mean to a job."""
+"""The API of Black Forest Labs: submit a task, poll it, download its image, and translate errors."""
 
 import io
 import json
@@ -22,13 +22,13 @@ from shared.errors import (
 )
 from shared.jobs.job import ProviderTask
 from shared.net.outbound import HttpResponse
-from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
+from worker.engines.bfl.http import Http, JobDeadline, NoResponse, ProviderTimeouts
 
 logger = logging.getLogger(__name__)
 
 NAME = "Black Forest Labs"
 READY = "Ready"
-#: What ends a task otherwise. Every other status, those that are yet to come among them, means that it goes on.
+#: Final statuses besides READY. All others, including future ones, mean that the task is still running.
 FAILED: Mapping[str, type[JobFailure]] = {
     "Request Moderated": ContentRejected,
     "Content Moderated": ContentRejected,
@@ -36,43 +36,43 @@ FAILED: Mapping[str, type[JobFailure]] = {
     "Failed": UpstreamRejected,
 }
 NOT_FOUND = "Task not found"
-#: Statuses with which whoever answers a submit says that it was not taken: all of its own, and two redirects that ask
-#: for the same again elsewhere (RFC 9110, 15.4.8 and 15.4.9).
-NOT_TAKEN = frozenset({307, 308, *range(400, 500)})
+#: Responses to a submit that mean it was not accepted: client errors, and the two redirects that ask to repeat the same
+#: request elsewhere (RFC 9110, 15.4.8 and 15.4.9).
+NOT_ACCEPTED = frozenset({307, 308, *range(400, 500)})
 
-MAX_ANSWER_BYTES = 1 << 20
+MAX_RESPONSE_BYTES = 1 << 20
 MAX_IMAGE_BYTES = 64 << 20
-#: How much of their own words is passed on.
+#: How much of the provider's messages is passed on.
 MAX_QUOTE = 300
 
 
 @dataclass(frozen=True)
 class Result:
-    sample: str
-    """Where the image is, for some minutes."""
+    image_url: str
+    """Valid for some minutes."""
     cost: float | None
 
 
 class TaskRejected(Exception):
-    """The request was certainly not taken, and may be sent again after `retry_after` seconds."""
+    """The request was certainly not accepted. It may be repeated after `retry_after` seconds."""
 
-    def __init__(self, why: str, retry_after: float | None = None) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
         self.retry_after = retry_after
 
 
-class TaskNotFound(Exception):
-    """The image does not lie where they said; another address of it may be had by asking again."""
+class ImageNotFound(Exception):
+    """The image's URL does not work. Polling the task again may yield another URL."""
 
 
 class BflClient:
-    """For one job at a time."""
+    """Not thread-safe: one job at a time."""
 
-    def __init__(self, base_url: str, key: SecretStr, patience: ProviderTimeouts) -> None:
+    def __init__(self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts) -> None:
         self._base = base_url
         self._key = key
-        self._patience = patience
-        self._http = Http(base_url, key, patience)
+        self._timeouts = timeouts
+        self._http = Http(base_url, key, timeouts)
 
     def __enter__(self) -> Self:
         return self
@@ -81,147 +81,147 @@ class BflClient:
         self._http.close()
 
     def submit(self, model: str, body: io.BytesIO) -> ProviderTask:
-        """Spends money. Raises TaskRejected where it certainly did not and may be tried again, and JobFailure."""
-        url, seconds = f"{self._base}/v1/{model}", self._patience.submit_seconds
+        """Spends money. Raises JobFailure, and TaskRejected if it spent nothing and may be repeated."""
+        url, seconds = f"{self._base}/v1/{model}", self._timeouts.submit_seconds
         end = float("inf")
 
         def check() -> None:
             nonlocal end
-            # From its first bytes on: before them there is the line's own time to send the images.
+            # Starts with the first bytes of the response: sending the images may take longer.
             end = min(end, time.monotonic() + seconds)
             if time.monotonic() > end:
-                raise NoResponse("the answer took too long", sent=True)
+                raise NoResponse("the response took too long", sent=True)
 
-        # On a new connection: one that was idle may be closed by them just now, which looks like a lost answer.
+        # On a new connection: the provider may be closing an idle one right now, which looks like a lost response.
         self._http.close()
         try:
-            answer = self._http.call("POST", url, seconds, MAX_ANSWER_BYTES, check, body)
+            response = self._http.call("POST", url, seconds, MAX_RESPONSE_BYTES, check, body)
         except NoResponse as error:
             if not error.sent:
                 raise TaskRejected(f"{NAME} cannot be reached ({error})") from None
-            raise lost(f"the answer was lost ({error})") from None
-        if answer.status == 429:
-            raise TaskRejected(f"{NAME} takes no more work now (429)", answer.retry_after())
-        if not 200 <= answer.status < 300:
-            raise self._refusal(answer)
-        task = answer.json() or {}
+            raise response_lost(f"the response was lost ({error})") from None
+        if response.status == 429:
+            raise TaskRejected(f"{NAME} accepts no more tasks now (429)", response.retry_after())
+        if not 200 <= response.status < 300:
+            raise self._submit_failure(response)
+        task = response.json() or {}
         if not (isinstance(task.get("id"), str) and task["id"]):
-            raise lost("the answer named no task")
+            raise response_lost("the response has no task id")
         return ProviderTask(id=task["id"], polling_url=_text(task.get("polling_url")), cost=_number(task.get("cost")))
 
-    def result(self, task: ProviderTask, turn: Turn, on_progress: Callable[[float], None]) -> Result:
-        """Ask until the image is ready. Only what they say of the task itself ends this before the time limit.
+    def result(self, task: ProviderTask, deadline: JobDeadline, on_progress: Callable[[float], None]) -> Result:
+        """Poll until the image is ready. Before the deadline, only a final status of the task ends this.
 
-        Raises JobFailure, and what `turn` and `on_progress` raise.
+        Raises JobFailure, and what `deadline` and `on_progress` raise.
         """
-        missed_since = float("inf")
-        for pause in self._patience.pauses():
-            told = self._ask(task, turn)
-            status = _text(told.get("status"))
-            if status == READY and (result := _result(told)) is not None:
+        unknown_since = float("inf")
+        for pause in self._timeouts.pauses():
+            state = self._poll(task, deadline)
+            status = _text(state.get("status"))
+            if status == READY and (result := _result(state)) is not None:
                 return result
             if status in FAILED:
-                raise self._failure(status, told)
-            missed_since = min(missed_since, time.monotonic()) if status == NOT_FOUND else float("inf")
-            if time.monotonic() - missed_since > self._patience.unknown_seconds:
-                raise UpstreamRejected(f"{NAME} does not know the task any more. {turn.known}".rstrip())
-            if (progress := _number(told.get("progress"))) is not None and 0 <= progress <= 1:
+                raise self._task_failure(status, state)
+            unknown_since = min(unknown_since, time.monotonic()) if status == NOT_FOUND else float("inf")
+            if time.monotonic() - unknown_since > self._timeouts.unknown_task_seconds:
+                raise UpstreamRejected(f"{NAME} no longer knows the task. {deadline.billing}".rstrip())
+            if (progress := _number(state.get("progress"))) is not None and 0 <= progress <= 1:
                 on_progress(progress)
-            turn.pause(pause)
+            deadline.pause(pause)
         raise AssertionError("pauses never end")
 
-    def download(self, url: str, turn: Turn) -> bytes:
-        """Fetch an image; the key stays here. Raises TaskNotFound, InvalidOutput, and what `turn` raises."""
+    def download(self, url: str, deadline: JobDeadline) -> bytes:
+        """Without sending the key. Raises ImageNotFound, InvalidOutput, and what `deadline` raises."""
         try:
-            answer = self._http.fetch(url, turn, MAX_IMAGE_BYTES)
+            response = self._http.fetch(url, deadline, MAX_IMAGE_BYTES)
         except ForbiddenUrl as error:
-            raise TaskNotFound(f"{NAME} named an address of the image that is not asked. {error.detail}") from None
-        if answer.status != 200:
-            raise TaskNotFound(f"The image could not be fetched from {NAME}: HTTP {answer.status}.")
-        return answer.body
+            raise ImageNotFound(f"{NAME} returned a forbidden image URL. {error.detail}") from None
+        if response.status != 200:
+            raise ImageNotFound(f"The image could not be downloaded from {NAME}: HTTP {response.status}.")
+        return response.body
 
     def credits(self) -> float | None:
-        """What the account still has; None where that cannot be told."""
+        """The account's remaining credits; None if unknown."""
         try:
-            seconds = self._patience.answer_seconds
+            seconds = self._timeouts.response_seconds
             url = f"{self._base}/v1/credits"
-            answer = self._http.call("GET", url, seconds, MAX_ANSWER_BYTES, lambda: None)
+            response = self._http.call("GET", url, seconds, MAX_RESPONSE_BYTES, lambda: None)
         except NoResponse:
             return None
-        return _number((answer.json() or {}).get("credits")) if answer.status == 200 else None
+        return _number((response.json() or {}).get("credits")) if response.status == 200 else None
 
-    def _address(self, task: ProviderTask) -> str:
-        """Where to ask after the task: where they said, if that is theirs, else where all tasks can be asked after."""
+    def _polling_url(self, task: ProviderTask) -> str:
+        """The task's own polling URL if the key may be sent there, or else the common one."""
         if task.polling_url and self._http.may_have_key(task.polling_url):
             return task.polling_url
         return f"{self._base}/v1/get_result?id={quote(task.id or '', safe='')}"
 
-    def _ask(self, task: ProviderTask, turn: Turn) -> dict[str, Any]:
-        """What they tell of a task; empty where that cannot be read."""
-        answer = self._http.get(self._address(task), turn, MAX_ANSWER_BYTES)
-        told = answer.json()
-        if answer.status == 404 and told is not None:
-            told = {"status": NOT_FOUND}
-        elif answer.status != 200:
-            turn.seen = f"{NAME} does not tell of it: HTTP {answer.status}{self._because(answer)}."
-            logger.warning("task %s: %s", task.id, turn.seen)
+    def _poll(self, task: ProviderTask, deadline: JobDeadline) -> dict[str, Any]:
+        """The state of the task; empty if the response is unreadable."""
+        response = self._http.get(self._polling_url(task), deadline, MAX_RESPONSE_BYTES)
+        state = response.json()
+        if response.status == 404 and state is not None:
+            state = {"status": NOT_FOUND}
+        elif response.status != 200:
+            error = f"HTTP {response.status}{self._reason(response)}"
+            deadline.last_response = f"{NAME} does not return its status: {error}."
+            logger.warning("task %s: %s", task.id, deadline.last_response)
             return {}
-        if told is None:
-            turn.seen = f"{NAME} gives answers that cannot be read."
+        if state is None:
+            deadline.last_response = f"The responses of {NAME} are unreadable."
             return {}
-        turn.seen = self._clean(f'Its last status was "{_text(told.get("status"))}"') + "."
-        return told
+        deadline.last_response = self._clean(f'Its last status was "{_text(state.get("status"))}"') + "."
+        return state
 
-    def _failure(self, status: str, told: Mapping[str, Any]) -> JobFailure:
+    def _task_failure(self, status: str, state: Mapping[str, Any]) -> JobFailure:
         failure = FAILED[status]
-        details = told.get("details")
+        details = state.get("details")
         reasons = details.get("Moderation Reasons") if isinstance(details, dict) else None
         if failure is ContentRejected:
-            why = f" ({', '.join(map(str, reasons))})" if isinstance(reasons, list) and reasons else ""
-            return failure(self._clean(f"{NAME} refused the content: {status}{why}.") or None)
+            reason = f" ({', '.join(map(str, reasons))})" if isinstance(reasons, list) and reasons else ""
+            return failure(self._clean(f"{NAME} refused the content: {status}{reason}.") or None)
         more = f", {json.dumps(details)}" if details else ""
         return failure(self._clean(f"{NAME} ended the task: {status}{more}."))
 
-    def _refusal(self, answer: HttpResponse) -> JobFailure:
-        """What an answer to a submit means that names no task."""
-        because = self._because(answer)
-        match answer.status:
+    def _submit_failure(self, response: HttpResponse) -> JobFailure:
+        reason = self._reason(response)
+        match response.status:
             case 402:
-                return UpstreamOutOfCredits(f"The account with {NAME} has too few credits{because}.")
+                return UpstreamOutOfCredits(f"The account with {NAME} has too few credits{reason}.")
             case 401 | 403:
-                return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{because}.")
-            # Also their answer to a key that cannot be one.
-            case 422 if "api key" in because.lower():
-                return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{because}.")
+                return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{reason}.")
+            # The response to a malformed key.
+            case 422 if "api key" in reason.lower():
+                return UpstreamRejected(f"{NAME} refuses the key in SD_BFL_API_KEY{reason}.")
             case 404:
-                return UpstreamRejected(f"{NAME} does not have this model{because}.")
-            case status if status not in NOT_TAKEN:
-                return lost(f"HTTP {status}{because}")
+                return UpstreamRejected(f"{NAME} does not have this model{reason}.")
+            case status if status not in NOT_ACCEPTED:
+                return response_lost(f"HTTP {status}{reason}")
             case status:
-                return UpstreamRejected(f"{NAME} refuses the request (HTTP {status}){because}.")
+                return UpstreamRejected(f"{NAME} refuses the request (HTTP {status}){reason}.")
 
-    def _because(self, answer: HttpResponse) -> str:
-        told = self._clean(_words((answer.json() or {}).get("detail")))
-        return f": {told}" if told else ""
+    def _reason(self, response: HttpResponse) -> str:
+        detail = self._clean(_readable_detail((response.json() or {}).get("detail")))
+        return f": {detail}" if detail else ""
 
     def _clean(self, text: str) -> str:
-        """Their words, shortened, in one line, and without the key if they quoted it."""
+        """The provider's message on one line, shortened, and without the key in case it quotes it."""
         plain = " ".join(text.replace(self._key.get_secret_value(), "***").split())
         return "".join(filter(str.isprintable, plain))[:MAX_QUOTE]
 
 
-def lost(why: str) -> ProviderResponseLost:
-    return ProviderResponseLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
+def response_lost(reason: str) -> ProviderResponseLost:
+    return ProviderResponseLost(f"{NAME} may have charged for this: {reason}. It was not sent again.")
 
 
-def _result(told: Mapping[str, Any]) -> Result | None:
-    result = told.get("result")
-    sample = result.get("sample") if isinstance(result, dict) else None
-    return Result(sample, _number(told.get("cost"))) if isinstance(sample, str) else None
+def _result(state: Mapping[str, Any]) -> Result | None:
+    result = state.get("result")
+    image_url = result.get("sample") if isinstance(result, dict) else None
+    return Result(image_url, _number(state.get("cost"))) if isinstance(image_url, str) else None
 
 
-def _words(detail: object) -> str:
-    """FastAPI's `detail`: a sentence, or a list of what is wrong where."""
+def _readable_detail(detail: object) -> str:
+    """FastAPI's `detail`: a sentence, or a list of errors by field."""
     if isinstance(detail, list):
         return "; ".join(_field(entry) for entry in detail if isinstance(entry, dict))
     return detail.rstrip(".") if isinstance(detail, str) else ""

@@ -1,4 +1,4 @@
-"""FLUX in the cloud of Black Forest Labs: images that are paid for, and so are asked for once."""
+"""The engine for FLUX in the cloud of Black Forest Labs. Images cost money, so each is requested only once."""
 
 import io
 import logging
@@ -18,8 +18,8 @@ from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
 from worker.engines.base import JobWatch, PartialResult, Step
-from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, TaskNotFound, TaskRejected, lost
-from worker.engines.bfl.http import ProviderTimeouts, Turn
+from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, ImageNotFound, TaskRejected, response_lost
+from worker.engines.bfl.http import JobDeadline, ProviderTimeouts
 from worker.engines.bfl.requests import request_body
 from worker.images.decoding import MAX_PIXELS, decode_provider_image, decoding_bytes, invalid_output
 from worker.images.memory_budget import ImageMemoryBudget, MemoryReservation
@@ -27,20 +27,18 @@ from worker.images.values import Inputs, RenderedImage
 
 logger = logging.getLogger(__name__)
 
-#: Progress is told in hundredths.
+#: Progress is reported in hundredths.
 STEPS = 100
 
 
 class ConcurrencyLimit(Protocol):
-    """Where jobs wait for their turn."""
-
     def held(self, check: Callable[[], None]) -> AbstractContextManager[None]:
-        """A place, waited for while `check` does not raise."""
+        """A slot for the block. Calls `check` while waiting for it, and raises what it raises."""
         ...
 
 
 class FluxApi:
-    """Takes any number of jobs at a time, each on a thread of its own."""
+    """Thread-safe: runs any number of jobs at a time, each on its own thread."""
 
     dtype = "cloud"
 
@@ -50,66 +48,65 @@ class FluxApi:
         key: SecretStr,
         default_model: str,
         job_seconds: float,
-        places: ConcurrencyLimit,
+        slots: ConcurrencyLimit,
         memory_bytes: int = 384 << 20,
-        patience: ProviderTimeouts = ProviderTimeouts(),  # noqa: B008 - frozen
+        timeouts: ProviderTimeouts = ProviderTimeouts(),  # noqa: B008 - frozen
     ) -> None:
-        """`memory_bytes` is what images may take at the same time, those of requests and those that are made."""
+        """`memory_bytes` limits the memory for input images and results of all jobs together."""
         self._base_url = base_url
         self._key = key
-        self._patience = patience
+        self._timeouts = timeouts
         self._job_seconds = job_seconds
-        self._places = places
-        self._budget = ImageMemoryBudget(memory_bytes)
+        self._slots = slots
+        self._memory_budget = ImageMemoryBudget(memory_bytes)
         self.capabilities = bfl.capabilities(default_model)
         self.device = urlsplit(base_url).hostname or ""
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        """One task after the other: if one fails, those after it were not paid for."""
-        with self._places.held(watch.check), self._connect() as client:
+        """One task after the other: when one fails, the following ones have not been paid for."""
+        with self._slots.held(watch.check), self._connect() as client:
             model = self.capabilities.for_requested_model(request)
-            order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
-            turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
+            tasks = _JobTasks(client, self._timeouts, self._memory_budget, model, request, inputs, watch)
+            deadline, files = JobDeadline(watch, self._job_seconds), list[_ImageFile]()
             try:
                 for index in range(request.num_images):
-                    samples.append(order.image(index, turn))
+                    files.append(tasks.image(index, deadline))
             except JobFailure as error:
-                if samples:
-                    raise PartialResult(_Bought(samples, self._budget), error) from error
+                if files:
+                    raise PartialResult(_LazyImages(files, self._memory_budget), error) from error
                 raise
-            return _Bought(samples, self._budget)
+            return _LazyImages(files, self._memory_budget)
 
     def credits(self) -> float | None:
-        """What the account still has; None where that cannot be told."""
+        """The account's remaining credits; None if unknown."""
         with self._connect() as client:
             return client.credits()
 
     def _connect(self) -> BflClient:
-        return BflClient(self._base_url, self._key, self._patience)
+        return BflClient(self._base_url, self._key, self._timeouts)
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """An image as it came: small, and known to be one."""
+class _ImageFile:
+    """A valid image, still compressed."""
 
     data: bytes
     seed: int
 
     @property
     def decoding_bytes(self) -> int:
-        """The bytes that it takes to decode it."""
         return len(self.data) + decoding_bytes(read_header(io.BytesIO(self.data), MAX_PIXELS))
 
 
-class _Bought(Sequence[RenderedImage]):
-    """Images that are decoded one by one, as they are looked at."""
+class _LazyImages(Sequence[RenderedImage]):
+    """Decodes one image at a time, during iteration."""
 
-    def __init__(self, samples: Sequence[_Sample], budget: ImageMemoryBudget) -> None:
-        self._samples = samples
+    def __init__(self, files: Sequence[_ImageFile], budget: ImageMemoryBudget) -> None:
+        self._files = files
         self._budget = budget
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._files)
 
     @overload
     def __getitem__(self, index: int) -> RenderedImage: ...
@@ -117,114 +114,114 @@ class _Bought(Sequence[RenderedImage]):
     def __getitem__(self, index: slice) -> Sequence[RenderedImage]: ...
     def __getitem__(self, index: int | slice) -> RenderedImage | Sequence[RenderedImage]:
         if isinstance(index, slice):
-            return _Bought(self._samples[index], self._budget)
-        return RenderedImage(decode_provider_image(self._samples[index].data), self._samples[index].seed)
+            return _LazyImages(self._files[index], self._budget)
+        return RenderedImage(decode_provider_image(self._files[index].data), self._files[index].seed)
 
     def __iter__(self) -> Iterator[RenderedImage]:
-        for index, sample in enumerate(self._samples):
-            # Until the next one is asked for, which is when this one is stored.
+        for index, file in enumerate(self._files):
+            # Reserved until the next image is requested: by then this one is stored.
             with self._budget.reserve() as reservation:
-                reservation.resize(sample.decoding_bytes)
+                reservation.resize(file.decoding_bytes)
                 yield self[index]
 
 
 @dataclass(frozen=True)
-class _Order:
-    """The images of one job, each a task that is on record before anybody waits for it."""
+class _JobTasks:
+    """The provider's tasks of one job, one for each image. Each is recorded before anything waits for it."""
 
     client: BflClient
-    patience: ProviderTimeouts
+    timeouts: ProviderTimeouts
     budget: ImageMemoryBudget
     model: Capabilities
     request: GenerationRequest
     inputs: Inputs
     watch: JobWatch
 
-    def image(self, index: int, turn: Turn) -> _Sample:
-        turn.known, turn.seen = f"Of {self.request.num_images} images, {index} were bought before.", ""
-        task = self._bought(index) or self._submit(index, turn)
-        turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
-        return self._fetched(index, task, turn)
+    def image(self, index: int, deadline: JobDeadline) -> _ImageFile:
+        deadline.billing, deadline.last_response = f"{index} of {self.request.num_images} images were paid for.", ""
+        task = self._earlier_task(index) or self._submit(index, deadline)
+        deadline.billing, deadline.last_response = f"The task {task.id} of {NAME} was paid for.", ""
+        return self._wait_for_image(index, task, deadline)
 
-    def _fetched(self, index: int, task: ProviderTask, turn: Turn) -> _Sample:
-        """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
-        spoilt = 0
-        for pause in self.patience.pauses():
-            result = self.client.result(task, turn, lambda done: self._tell(index, done))
+    def _wait_for_image(self, index: int, task: ProviderTask, deadline: JobDeadline) -> _ImageFile:
+        """The image is paid for, so everything that can be repeated is repeated."""
+        invalid_images = 0
+        for pause in self.timeouts.pauses():
+            result = self.client.result(task, deadline, lambda done: self._report_progress(index, done))
             if result.cost is not None and result.cost != task.cost:
                 task = task.model_copy(update={"cost": result.cost})
-                self._remember(index, task)
+                self._save_task(index, task)
             try:
-                return self._downloaded(result.sample, self._seed(index), turn)
-            except TaskNotFound as error:
-                turn.seen = str(error)
+                return self._download(result.image_url, self._seed(index), deadline)
+            except ImageNotFound as error:
+                deadline.last_response = str(error)
             except InvalidOutput:
-                spoilt += 1
-                if spoilt == self.patience.spoilt:
+                invalid_images += 1
+                if invalid_images == self.timeouts.max_invalid_images:
                     raise
-            turn.pause(pause)
+            deadline.pause(pause)
         raise AssertionError("pauses never end")
 
-    def _downloaded(self, url: str, seed: int, turn: Turn) -> _Sample:
+    def _download(self, url: str, seed: int, deadline: JobDeadline) -> _ImageFile:
         with self.budget.reserve() as reservation:
-            reservation.resize(MAX_IMAGE_BYTES, turn.check)
-            sample = _Sample(self.client.download(url, turn), seed)
+            reservation.resize(MAX_IMAGE_BYTES, deadline.check)
+            file = _ImageFile(self.client.download(url, deadline), seed)
         with self.budget.reserve() as reservation:
-            # While there is still somebody to ask for another.
+            # Decoded now, while an invalid image can still be downloaded again.
             try:
-                reservation.resize(sample.decoding_bytes, turn.check)
+                reservation.resize(file.decoding_bytes, deadline.check)
             except InvalidImage as error:
                 raise invalid_output(error) from None
-            decode_provider_image(sample.data)
-        return sample
+            decode_provider_image(file.data)
+        return file
 
-    def _bought(self, index: int) -> ProviderTask | None:
-        """The task that an earlier attempt sent. Raises ProviderResponseLost if it never got the id."""
+    def _earlier_task(self, index: int) -> ProviderTask | None:
+        """The task of an earlier attempt. Raises ProviderResponseLost if that attempt never learned its id."""
         if index >= len(self.watch.provider_tasks):
             return None
         task = self.watch.provider_tasks[index]
         if task.id is None:
-            raise lost("the worker was lost while it sent the request")
+            raise response_lost("the worker was lost while it sent the request")
         return task
 
-    def _submit(self, index: int, turn: Turn) -> ProviderTask:
+    def _submit(self, index: int, deadline: JobDeadline) -> ProviderTask:
         with self.budget.reserve() as reservation:
-            body = self._body(index, reservation, turn)
-            why = ""
-            for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
-                turn.check()
-                # Before it is sent: whoever takes over must know that it may have been.
-                self._remember(index, ProviderTask())
+            body = self._body(index, reservation, deadline)
+            reason = ""
+            for pause, _ in zip(self.timeouts.pauses(), range(self.timeouts.max_submits), strict=False):
+                deadline.check()
+                # Saved first, without an id: a later attempt must know that the request may have been sent.
+                self._save_task(index, ProviderTask())
                 try:
                     task = self.client.submit(self.model.model, body)
                 except TaskRejected as error:
                     self.watch.save_provider_tasks(self.watch.provider_tasks[:index])
-                    why = turn.seen = f"{error}; nothing was charged for this."
-                    turn.pause(self.patience.wait_seconds(pause, error.retry_after))
+                    reason = deadline.last_response = f"{error}; nothing was charged for this."
+                    deadline.pause(self.timeouts.retry_pause(pause, error.retry_after))
                 else:
-                    # Should the record be somebody else's by now, this is where its name can still be found.
-                    logger.info("%s has taken the task %s", NAME, task.id)
-                    self._remember(index, task)
+                    # If this worker has lost the job, the id is only in the log.
+                    logger.info("%s has accepted the task %s", NAME, task.id)
+                    self._save_task(index, task)
                     return task
-        raise UpstreamUnavailable(why)
+        raise UpstreamUnavailable(reason)
 
-    def _body(self, index: int, reservation: MemoryReservation, turn: Turn) -> io.BytesIO:
-        """Made for each task anew: to keep it while a task is waited for would take more than to make it."""
-        make = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
+    def _body(self, index: int, reservation: MemoryReservation, deadline: JobDeadline) -> io.BytesIO:
+        """Built again for each task: rebuilding it costs less than keeping it in memory while the task runs."""
+        build = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
         if not self.inputs.sources:
-            return make(lambda _: None)
-        with self.budget.exclusive_growth(turn.check):
-            return make(partial(reservation.resize, check=turn.check))
+            return build(lambda _: None)
+        with self.budget.exclusive_growth(deadline.check):
+            return build(partial(reservation.resize, check=deadline.check))
 
     def _seed(self, index: int) -> int:
         if self.request.seed is None:
             raise ValueError("the request is not resolved")
         return self.request.seed + index
 
-    def _remember(self, index: int, task: ProviderTask) -> None:
-        known = self.watch.provider_tasks
-        self.watch.save_provider_tasks((*known[:index], task, *known[index + 1 :]))
+    def _save_task(self, index: int, task: ProviderTask) -> None:
+        tasks = self.watch.provider_tasks
+        self.watch.save_provider_tasks((*tasks[:index], task, *tasks[index + 1 :]))
 
-    def _tell(self, index: int, done: float) -> None:
+    def _report_progress(self, index: int, done: float) -> None:
         step = round(STEPS * (index + done) / self.request.num_images)
         self.watch.on_step(Step(max(1, step), STEPS))

@@ -1,4 +1,4 @@
-"""Resolved requests in the words of Black Forest Labs."""
+"""Translates resolved requests to the API of Black Forest Labs."""
 
 import base64
 import io
@@ -14,65 +14,65 @@ from PIL import Image
 from shared.jobs.requests import GenerationRequest
 from shared.models.bfl import image_field_names
 from shared.models.capabilities import Capabilities, Size
-from worker.images import png
+from worker.images.png import encode_png
 from worker.images.values import ImageSource, Inputs, Pixels
 
-#: Aspect ratios are told in small numbers, up to 21:9.
-MOST_IN_RATIO = 21
-#: Larger images are scaled down before they are sent: no model makes more, and each megapixel is charged for.
+#: Aspect ratios are given in small numbers, up to 21:9.
+MAX_RATIO_NUMBER = 21
+#: Larger input images are scaled down: no model produces larger ones, and each megapixel costs money.
 MAX_INPUT_PIXELS = 4_000_000
-#: Ratios this near to each other are the same one, told in whole pixels.
-_SAME_RATIO = 0.01
+#: Sizes in whole pixels have inexact ratios: ratios that differ by less than this count as equal.
+_RATIO_TOLERANCE = 0.01
 
-#: What it takes to encode an image and write it as base64, beside the image.
+#: What encoding an image as PNG and base64 takes in addition to the image.
 ENCODING_BYTES_PER_PIXEL = 8
 
-#: Waits until so many bytes may be held.
-Memory = Callable[[int], None]
-#: A field, the bytes that it takes to make it, and what does.
-_Sent = tuple[str, int, Callable[[], bytes]]
+#: Waits until the request may use this many bytes in all.
+ReserveMemory = Callable[[int], None]
+#: The name of a field, the bytes that encoding takes, and the encoding.
+_ImageField = tuple[str, int, Callable[[], bytes]]
 
 
 def request_body(
-    request: GenerationRequest, model: Capabilities, inputs: Inputs, seed: int, memory: Memory
+    request: GenerationRequest, model: Capabilities, inputs: Inputs, seed: int, reserve: ReserveMemory
 ) -> io.BytesIO:
-    """As JSON. Of its images, one at a time is decoded; `memory` is told what is held before it is."""
+    """As JSON. Input images are decoded one at a time; `reserve` is called before each."""
     fields: dict[str, Any] = {"prompt": request.prompt, "output_format": request.output_format.value, "seed": seed}
-    fields |= _size(model, (request.width or model.width, request.height or model.height), inputs)
+    fields |= _size_fields(model, (request.width or model.width, request.height or model.height), inputs)
     if model.num_inference_steps is not None:
         fields["steps"] = request.num_inference_steps
     if model.guidance_scale is not None:
         fields["guidance"] = request.guidance_scale
     body = io.BytesIO()
     body.write(json.dumps(fields).encode())
-    for name, needed, encode in _images(request, model, inputs):
-        memory(body.tell() + needed)
-        # In the place of the bracket at the end.
+    for name, encoding_bytes, encode in _image_fields(request, model, inputs):
+        reserve(body.tell() + encoding_bytes)
+        # Replaces the closing brace.
         body.seek(-1, io.SEEK_CUR)
         body.write(b', "%s": "' % name.encode())
         body.write(base64.b64encode(encode()))
         body.write(b'"}')
-    memory(body.tell())
+    reserve(body.tell())
     return body
 
 
 def aspect_ratio(width: int, height: int) -> str:
-    """The nearest one of small numbers."""
-    ratio = Fraction(max(width, height), min(width, height)).limit_denominator(MOST_IN_RATIO // 2)
+    """The nearest ratio of small numbers."""
+    ratio = Fraction(max(width, height), min(width, height)).limit_denominator(MAX_RATIO_NUMBER // 2)
     longer, shorter = ratio.numerator, ratio.denominator
     return f"{longer}:{shorter}" if width >= height else f"{shorter}:{longer}"
 
 
-def _size(model: Capabilities, size: Size, inputs: Inputs) -> dict[str, Any]:
+def _size_fields(model: Capabilities, size: Size, inputs: Inputs) -> dict[str, Any]:
     width, height = size
     if model.max_added is not None:
-        return _added(size, inputs.sources[0])
+        return _padding_fields(size, inputs.sources[0])
     if "width" in model.ignored:
         return {}
     if not model.only_ratio:
         return {"width": width, "height": height}
-    if inputs.sources and abs(_ratio(inputs.sources[0]) / (width / height) - 1) < _SAME_RATIO:
-        # They take the ratio of the image, which is never quite one of small numbers.
+    if inputs.sources and abs(_ratio(inputs.sources[0]) / (width / height) - 1) < _RATIO_TOLERANCE:
+        # By default the model uses the ratio of the image, which small numbers can only approximate.
         return {}
     return {"aspect_ratio": aspect_ratio(width, height)}
 
@@ -82,40 +82,39 @@ def _ratio(source: ImageSource) -> float:
     return width / height
 
 
-def _added(size: Size, source: ImageSource) -> dict[str, int]:
-    """What has to be added at each side for an image of that size with this one in its middle."""
+def _padding_fields(size: Size, source: ImageSource) -> dict[str, int]:
+    """The pixels to add on each side to reach this size with the image in the middle."""
     across, down = size[0] - source.size[0], size[1] - source.size[1]
     return {"left": across // 2, "right": across - across // 2, "top": down // 2, "bottom": down - down // 2}
 
 
-def _images(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_Sent]:
-    fields = image_field_names(model.model, len(inputs.sources))
-    masked = request.mask is not None and request.width is not None and request.height is not None
-    for field, source in zip(fields, inputs.sources, strict=True):
-        size = (request.width or 0, request.height or 0) if masked else _most(source.size)
-        needed = source.decoding_bytes + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
-        yield field, needed, partial(_encoded, source, size)
-    if masked:
-        # It has the size of the image, and mostly its kind.
-        yield "mask", needed, partial(_encoded_mask, inputs, size)
+def _image_fields(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_ImageField]:
+    names = image_field_names(model.model, len(inputs.sources))
+    has_mask = request.mask is not None and request.width is not None and request.height is not None
+    for name, source in zip(names, inputs.sources, strict=True):
+        size = (request.width or 0, request.height or 0) if has_mask else _limited_size(source.size)
+        encoding_bytes = source.decoding_bytes + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
+        yield name, encoding_bytes, partial(_encoded, source, size)
+    if has_mask:
+        # The mask has the size of the image, and usually its format.
+        yield "mask", encoding_bytes, partial(_encoded_mask, inputs, size)
 
 
-def _most(size: Size) -> Size:
-    """The size to send an image in."""
+def _limited_size(size: Size) -> Size:
     width, height = size
     scale = min(1.0, (MAX_INPUT_PIXELS / (width * height)) ** 0.5)
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def _encoded(source: ImageSource, size: Size) -> bytes:
-    """As a PNG: what a model sees of an image is that and nothing that its file told."""
-    return png.encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS), {})
+    """As a PNG of the pixels alone: no metadata of the original file leaves this service."""
+    return encode_png(_resized(source.pixels(size), size, Image.Resampling.LANCZOS))
 
 
 def _encoded_mask(inputs: Inputs, size: Size) -> bytes:
     assert inputs.mask is not None  # noqa: S101 - the request has one
-    small = _resized(inputs.mask, size, Image.Resampling.NEAREST)
-    return png.encode(np.repeat(small[..., None], 3, axis=2), {})
+    mask = _resized(inputs.mask, size, Image.Resampling.NEAREST)
+    return encode_png(np.repeat(mask[..., None], 3, axis=2))
 
 
 def _resized(pixels: Pixels, size: Size, resampling: Image.Resampling) -> Pixels:

@@ -1,4 +1,4 @@
-"""Where a model runs, how precisely, and how full it is there."""
+"""Chooses device and precision of a model, and reports how full the device is."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,44 +9,42 @@ from shared.errors import ConfigurationError
 from shared.workers.devices import DeviceMemory
 
 
-def choose_device(wanted: str) -> torch.device:
-    """`auto` takes CUDA, then Apple's GPU, then the CPU. Raises ConfigurationError for a device that is not there."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(wanted)
-    present = {
+def choose_device(setting: str) -> torch.device:
+    """`auto` prefers CUDA, then Apple's GPU, then the CPU. Raises ConfigurationError if the device does not exist."""
+    if setting == "auto":
+        setting = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(setting)
+    available = {
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    if not present[device.type]:
-        raise ConfigurationError(
-            f"SD_DEVICE is {wanted}, but this machine has no such device; SD_DEVICE=auto finds one."
-        )
+    if not available[device.type]:
+        raise ConfigurationError(f"SD_DEVICE is {setting}, but this machine has no such device; use SD_DEVICE=auto.")
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
-    """`auto` takes what `half` has for the device's type, where the model family is known to survive it, or float32."""
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
+def choose_dtype(setting: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
+    """`auto` takes the device's entry in `half`, which lists where half precision is safe, or else float32."""
+    if setting != "auto":
+        dtype: torch.dtype = getattr(torch, setting)
         return dtype
     return half.get(device.type, torch.float32)
 
 
 def computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; others only imitate it, which takes longer."""
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    """Whether this CPU has bfloat16 instructions. Without them bfloat16 is emulated, which is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def name_of(dtype: torch.dtype) -> str:
-    """As settings have it: `float16`."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """As in settings: `float16`."""
     return str(dtype).removeprefix("torch.")
 
 
-def memory_of(device: torch.device) -> DeviceMemory | None:
-    """How full the device is, with what all programs have there; None where that cannot be told."""
+def device_memory(device: torch.device) -> DeviceMemory | None:
+    """Used by all programs together; None if unknown."""
     try:
         match device.type:
             case "cuda":
@@ -59,6 +57,6 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
                 kilobytes = {name: int(value) for name, value, *_ in lines}
                 free, size = kilobytes["MemAvailable:"] << 10, kilobytes["MemTotal:"] << 10
     except (RuntimeError, OSError):
-        # A device that has failed, or a system without /proc.
+        # The device has failed, or the system has no /proc.
         return None
     return DeviceMemory(used_bytes=size - free, size_bytes=size)

@@ -1,4 +1,4 @@
-"""How a job that needs too much memory is made to fit, and what is said when it cannot be."""
+"""Makes jobs fit that run out of memory, and says which size would fit if nothing helps."""
 
 import ctypes
 import gc
@@ -21,19 +21,19 @@ from worker.engines.base import JobWatch
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: The autoencoders' own tiles are as large as the images of their training, which is of no help for just those.
+#: By default, tiles are as large as the autoencoder's training images, which does not help with images of that size.
 TILE = 512
 
-#: What is in the messages of the errors that are no torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's
-#: own libraries, which ask for memory past torch.
-_SIGNS = (
+#: Found in the messages of errors that are not torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's own
+#: libraries, which allocate past torch.
+_OUT_OF_MEMORY_MESSAGES = (
     "can't allocate memory",
     "MPS backend out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
-#: What glibc may keep of the memory that tensors have left, and how large a tensor may be to come to lie there.
+#: How much freed tensor memory glibc may keep, and up to which size tensors are allocated there.
 KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
 #: Options of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -42,19 +42,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
 
 
 def is_broken_device(error: BaseException) -> bool:
-    """Whether nothing that this process computes on the device can be trusted any more."""
+    """Whether this process can no longer trust any result from the device."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep some of the main memory that tensors leave, for those that come next.
+    """Let this process keep some of the main memory that tensors free, for the next tensors.
 
-    As it comes, glibc gives it back, and the kernel clears each page anew: 20 000 to 44 000 times for four images of
-    the starter model at once, which is up to a twelfth of their time. Other C libraries are left as they are.
+    By default glibc returns it, and the kernel clears every page again: 20 000 to 44 000 times for a batch of four
+    images of the starter model, up to a twelfth of their time. Other C libraries are left as they are.
     """
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more."""
+    """Return all unused memory to the system and the device."""
     gc.collect()
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
@@ -77,129 +77,133 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "gnu_get_libc_version") else None
 
 
+@dataclass(frozen=True)
+class Fallback:
+    """A slower way to generate images that needs less memory."""
+
+    description: str
+    """What was done, for the job's warnings."""
+    enable: Callable[[], AbstractContextManager[object]]
+    """The fallback is active until this context ends."""
+
+
+def tiling_fallback(autoencoder: Any) -> Fallback:
+    return Fallback("images were encoded and decoded in tiles", lambda: _tiled(autoencoder))
+
+
 @contextmanager
-def tiled(autoencoder: Any) -> Iterator[None]:
-    """Encode and decode in tiles until the block is left."""
-    before = autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
-    autoencoder.tile_sample_min_size = min(TILE, before[0])
-    autoencoder.tile_latent_min_size = max(1, before[1] * autoencoder.tile_sample_min_size // before[0])
+def _tiled(autoencoder: Any) -> Iterator[None]:
+    sizes = autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
+    autoencoder.tile_sample_min_size = min(TILE, sizes[0])
+    autoencoder.tile_latent_min_size = max(1, sizes[1] * autoencoder.tile_sample_min_size // sizes[0])
     autoencoder.enable_tiling()
     try:
         yield
     finally:
         autoencoder.disable_tiling()
-        autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
-
-
-@dataclass(frozen=True)
-class Fallback:
-    """A way to need less memory, for which the job takes longer."""
-
-    told: str
-    """What was done, for the job's warnings."""
-    begin: Callable[[], AbstractContextManager[object]]
-    """In effect until its block is left."""
+        autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = sizes
 
 
 class MemoryBudget:
-    """What is known of how large images may be here: from those that were made, and those for which memory failed."""
+    """Learns from past jobs which image sizes and batches fit into memory."""
 
-    def __init__(self, model: Capabilities, *, cloud: bool) -> None:
-        """`cloud`: whether callers can be sent to flux-api."""
+    def __init__(self, model: Capabilities, *, suggest_cloud: bool) -> None:
+        """`suggest_cloud`: errors name flux-api as an alternative."""
         self._model = model
-        self._cloud = cloud
-        self._worked = 0
-        self._failed = sys.maxsize
-        #: In one go, of all images together.
-        self._failed_together = sys.maxsize
+        self._suggest_cloud = suggest_cloud
+        self._largest_success = 0
+        self._smallest_failure = sys.maxsize
+        #: All images of a batch together.
+        self._smallest_batch_failure = sys.maxsize
 
-    def made(self, request: GenerationRequest) -> None:
-        self._worked = max(self._worked, _pixels(request))
+    def record_success(self, request: GenerationRequest) -> None:
+        self._largest_success = max(self._largest_success, _pixels(request))
 
-    def crowded(self, request: GenerationRequest, images: int) -> None:
-        """So many did not fit in one go."""
-        self._failed_together = min(self._failed_together, _pixels(request) * images)
+    def record_batch_failure(self, request: GenerationRequest, images: int) -> None:
+        self._smallest_batch_failure = min(self._smallest_batch_failure, _pixels(request) * images)
 
-    def together(self, request: GenerationRequest, most: int) -> int:
-        """How many to make in one go, up to `most`: fewer than have failed."""
-        return max(1, min(most, (self._failed_together - 1) // _pixels(request)))
+    def batch_capacity(self, request: GenerationRequest, max_images: int) -> int:
+        """How many images to generate as one batch: fewer than in batches that failed."""
+        return max(1, min(max_images, (self._smallest_batch_failure - 1) // _pixels(request)))
 
-    def failure(self, request: GenerationRequest) -> OutOfMemory:
-        """What to tell of a request that did not fit: a size that should."""
-        self._failed = min(self._failed, _pixels(request))
-        width, height = self._fitting(request.width or self._model.width, request.height or self._model.height)
-        elsewhere = f", and the backend flux-api makes {request.width}x{request.height}" if self._cloud else ""
+    def record_failure(self, request: GenerationRequest) -> OutOfMemory:
+        """An error that suggests a size that should fit."""
+        self._smallest_failure = min(self._smallest_failure, _pixels(request))
+        width, height = self._fitting_size(request.width or self._model.width, request.height or self._model.height)
+        alternative = (
+            f", and the backend flux-api makes {request.width}x{request.height}" if self._suggest_cloud else ""
+        )
         return OutOfMemory(
             f"The device has too little memory for {request.width}x{request.height} pixels; {width}x{height} should "
-            f"fit{elsewhere}."
+            f"fit{alternative}."
         )
 
-    def _fitting(self, width: int, height: int) -> tuple[int, int]:
-        """Of the same shape, and of the size of the largest that was made, else of the model's own, else a quarter."""
+    def _fitting_size(self, width: int, height: int) -> tuple[int, int]:
+        """The same shape scaled to the largest success, or to the model's default size, or to a quarter."""
         native = self._model.width * self._model.height
-        known = [pixels for pixels in (self._worked, native) if 0 < pixels < self._failed]
-        scale = math.sqrt(max(known, default=self._failed // 4) / (width * height))
+        known = [pixels for pixels in (self._largest_success, native) if 0 < pixels < self._smallest_failure]
+        scale = math.sqrt(max(known, default=self._smallest_failure // 4) / (width * height))
         multiple, least = self._model.multiple_of, self._model.min_side
         sides = (max(least, int(side * scale) // multiple * multiple) for side in (width, height))
         return next(sides), next(sides)
 
 
 class OutOfMemoryFallbacks:
-    """What one job gives up, one relief after the other, so that it fits. Leaving the block puts everything back.
+    """Enables one fallback after the other until the job fits. Leaving the block disables them again.
 
-    It also sees to it that a process whose memory or device was damaged does no other job.
+    It also requests a restart of the process if its memory or its device is damaged.
     """
 
-    def __init__(self, request: GenerationRequest, room: MemoryBudget, watch: JobWatch) -> None:
+    def __init__(self, request: GenerationRequest, budget: MemoryBudget, watch: JobWatch) -> None:
         self._request = request
-        self._room = room
+        self._budget = budget
         self._watch = watch
-        self._taken = ExitStack()
-        self._told: set[str] = set()
+        self._exits = ExitStack()
+        self._enabled: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is None:
-            self._room.made(self._request)
+            self._budget.record_success(self._request)
         try:
-            self._taken.close()
+            self._exits.close()
         except Exception:
-            logger.exception("the model could not be put back")
-            self._watch.request_restart("the model could not be put back after memory ran out")
+            logger.exception("the model could not be restored")
+            self._watch.request_restart("the model could not be restored after running out of memory")
 
-    def run(self, make: Callable[[], T], *reliefs: Fallback) -> T:
-        """What `make` gives; after each lack of memory again, with the next of `reliefs` that the job has not taken.
+    def run(self, make: Callable[[], T], *fallbacks: Fallback) -> T:
+        """The result of `make`. Whenever it runs out of memory, it is called again with the next fallback enabled.
 
-        Raises OutOfMemory when none is left.
+        Raises OutOfMemory when no fallback is left.
         """
-        left = [relief for relief in reliefs if relief.told not in self._told]
-        for relief in [*left, None]:
+        left = [fallback for fallback in fallbacks if fallback.description not in self._enabled]
+        for fallback in [*left, None]:
             try:
                 return make()
             except (RuntimeError, MemoryError) as error:
-                self._judge(error)
-            # Not before the handler is left: until then the traceback holds every tensor of the attempt.
+                self._require_out_of_memory(error)
+            # Only after the handler: until then the traceback holds every tensor of the attempt.
             free_memory()
-            if relief is not None:
-                self._take(relief)
-        raise self._room.failure(self._request)
+            if fallback is not None:
+                self._enable(fallback)
+        raise self._budget.record_failure(self._request)
 
-    def _judge(self, error: RuntimeError | MemoryError) -> None:
-        """Raises what is no lack of memory."""
+    def _require_out_of_memory(self, error: RuntimeError | MemoryError) -> None:
+        """Raises all other errors again."""
         if is_broken_device(error):
             self._watch.request_restart(f"the device failed: {str(error).partition(chr(10))[0]}")
         if not is_out_of_memory(error):
             raise error
         if isinstance(error, MemoryError):
-            self._watch.request_restart("the process itself ran out of memory")
+            self._watch.request_restart("the process ran out of main memory")
 
-    def _take(self, relief: Fallback) -> None:
-        logger.warning("out of memory; trying again: %s", relief.told)
-        self._watch.add_warning(f"memory was short: {relief.told}")
-        self._told.add(relief.told)
-        self._taken.enter_context(relief.begin())
+    def _enable(self, fallback: Fallback) -> None:
+        logger.warning("out of memory; trying again: %s", fallback.description)
+        self._watch.add_warning(f"memory was short: {fallback.description}")
+        self._enabled.add(fallback.description)
+        self._exits.enter_context(fallback.enable())
 
 
 def _pixels(request: GenerationRequest) -> int:

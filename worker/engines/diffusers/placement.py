@@ -1,4 +1,4 @@
-"""Where a model's parts wait for their turn, by what the device has room for."""
+"""Decides which parts of a model stay on the device and which wait in main memory."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
+from worker.engines.diffusers.out_of_memory import Fallback
 from worker.engines.diffusers.pipeline_loading import reason_of
 
 logger = logging.getLogger(__name__)
 
-#: What stays on the device in any case: small, and at times in need of another precision (see pipeline.in_float32).
+#: Always stays on the device: it is small, and sometimes needs another precision (see sampling.in_float32).
 AUTOENCODER = "vae"
 
 
@@ -23,13 +24,13 @@ class Placement(StrEnum):
     MODEL_OFFLOAD = "model-offload"
     """One part at a time is on the device, the others wait in main memory."""
     GROUP_OFFLOAD = "group-offload"
-    """A few layers at a time are on the device, beside the autoencoder: slowest, and needs least."""
+    """A few layers at a time are on the device, beside the autoencoder: slowest, needs least memory."""
 
 
-def choose(sizes: Mapping[str, int], free: int | None, working: Mapping[str, int]) -> Placement:
-    """`sizes` are the bytes of each part, and `working` those that it needs beside them while it computes.
+def choose_placement(sizes: Mapping[str, int], free: int | None, working: Mapping[str, int]) -> Placement:
+    """`sizes` are the bytes of each part, `working` the bytes that a part needs in addition while it computes.
 
-    `free` are those of the device; None where parts cannot wait elsewhere.
+    `free` are the free bytes of the device; None if offloading gains nothing there.
     """
     if free is None or sum(sizes.values()) + max(working.values(), default=0) <= free:
         return Placement.RESIDENT
@@ -38,28 +39,27 @@ def choose(sizes: Mapping[str, int], free: int | None, working: Mapping[str, int
     return Placement.GROUP_OFFLOAD
 
 
-def has_memory_of_its_own(device: torch.device) -> bool:
-    """Apple's GPU shares its memory with the CPU: nothing is gained by moving parts there."""
+def has_own_memory(device: torch.device) -> bool:
+    """Apple's GPU shares its memory with the CPU: offloading gains nothing there."""
     return device.type == "cuda"
 
 
 def free_bytes(device: torch.device) -> int | None:
-    return torch.cuda.mem_get_info(device)[0] if has_memory_of_its_own(device) else None
+    return torch.cuda.mem_get_info(device)[0] if has_own_memory(device) else None
 
 
-def sizes_of(pipe: Any) -> dict[str, int]:
-    """Bytes of each part as it is loaded."""
+def part_sizes(pipe: Any) -> dict[str, int]:
+    """Bytes of each part. Memory that two layers share is counted once."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    # What two layers share is counted once.
     return {
         name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers())) for name, part in parts.items()
     }
 
 
-def settle(pipe: Any, device: torch.device, name: str, working: Mapping[str, int]) -> Placement:
-    """Put a loaded pipeline where there is room for it now. Raises ConfigurationError where there is none."""
-    sizes, free = sizes_of(pipe), free_bytes(device)
-    placement = choose(sizes, free, working)
+def place_where_it_fits(pipe: Any, device: torch.device, name: str, working: Mapping[str, int]) -> Placement:
+    """Move a loaded pipeline to where the device has room for it. Raises ConfigurationError if it does not fit."""
+    sizes, free = part_sizes(pipe), free_bytes(device)
+    placement = choose_placement(sizes, free, working)
     try:
         place(pipe, placement, device)
     except RuntimeError as error:
@@ -79,20 +79,20 @@ def place(pipe: Any, placement: Placement, device: torch.device) -> None:
             pipe.enable_group_offload(
                 onload_device=device,
                 offload_type="leaf_level",
-                # The next layers come while the present ones compute.
+                # The next layers are copied while the current ones compute.
                 use_stream=device.type == "cuda",
                 exclude_modules=[AUTOENCODER],
             )
 
 
-def can_be_offloaded(placement: Placement, device: torch.device) -> bool:
-    """Whether a job that does not fit may do so with `offloaded`."""
-    return placement is Placement.RESIDENT and has_memory_of_its_own(device)
+def offloading_fallbacks(pipe: Any, placement: Placement, device: torch.device) -> Iterator[Fallback]:
+    """For pipelines that are resident on a device with its own memory."""
+    if placement is Placement.RESIDENT and has_own_memory(device):
+        yield Fallback("idle parts of the model waited in main memory", lambda: _offloaded(pipe, device))
 
 
 @contextmanager
-def offloaded(pipe: Any, device: torch.device) -> Iterator[None]:
-    """Of a resident pipeline, only the part that is at work is on the device until the block is left."""
+def _offloaded(pipe: Any, device: torch.device) -> Iterator[None]:
     place(pipe, Placement.MODEL_OFFLOAD, device)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What texts mean to a model, remembered: prompts repeat, negative ones even more."""
+"""Caches prompt embeddings: prompts repeat, negative prompts even more."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -6,35 +6,35 @@ from collections.abc import Callable, Hashable
 import torch
 
 #: One text takes 0.3 MB for Stable Diffusion XL in half precision, and 8 MB for FLUX.2 Klein 4B.
-MOST_KEPT, MOST_BYTES_KEPT = 256, 128 << 20
+MAX_ENTRIES, MAX_BYTES = 256, 128 << 20
 
-#: Of one text, a batch of one.
+#: Of one text, as a batch of one.
 PromptEmbedding = tuple[torch.Tensor, ...]
 
 
 class PromptEmbeddingCache:
-    """Of the texts that were read last. They wait in main memory; the device's is for images."""
+    """The most recently used embeddings, in main memory: the device's memory is for images."""
 
-    def __init__(self, most_kept: int = MOST_KEPT) -> None:
-        self._most_kept = most_kept
-        self._kept: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._entries: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
         self._bytes = 0
 
-    def of(self, text: Hashable, read: Callable[[], PromptEmbedding]) -> PromptEmbedding:
-        """As it was read before, else as `read` gives it. `text` is what it depends on."""
-        meaning = self._kept.pop(text, None)
-        if meaning is None:
-            meaning = tuple(tensor.cpu() for tensor in read())
-            self._bytes += _size(meaning)
-        self._kept[text] = meaning
-        while len(self._kept) > self._most_kept or self._bytes > MOST_BYTES_KEPT:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return meaning
+    def get(self, key: Hashable, encode: Callable[[], PromptEmbedding]) -> PromptEmbedding:
+        """The cached embedding of this key, or else the one that `encode` returns."""
+        embedding = self._entries.pop(key, None)
+        if embedding is None:
+            embedding = tuple(tensor.cpu() for tensor in encode())
+            self._bytes += _size(embedding)
+        self._entries[key] = embedding
+        while len(self._entries) > self._max_entries or self._bytes > MAX_BYTES:
+            self._bytes -= _size(self._entries.popitem(last=False)[1])
+        return embedding
 
-    def forget(self) -> None:
-        self._kept.clear()
+    def clear(self) -> None:
+        self._entries.clear()
         self._bytes = 0
 
 
-def _size(meaning: PromptEmbedding) -> int:
-    return sum(tensor.nbytes for tensor in meaning)
+def _size(embedding: PromptEmbedding) -> int:
+    return sum(tensor.nbytes for tensor in embedding)

@@ -1,5 +1,6 @@
-"""A provider for each test, a backend that talks to it, and installations whose workers do."""
+"""A fake provider, an engine that talks to it, and installations whose workers do."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,21 +17,36 @@ from worker.engines.bfl.engine import FluxApi
 from worker.engines.bfl.http import ProviderTimeouts
 from worker.images.values import Inputs, RenderedImage
 
-#: As in service, but for the length of the pauses.
+#: The defaults, but shorter.
 QUICK = ProviderTimeouts(
     connect_seconds=2.0,
     submit_seconds=1.0,
-    answer_seconds=0.5,
+    response_seconds=0.5,
     image_seconds=0.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,
-    unknown_seconds=0.5,
+    unknown_task_seconds=0.5,
 )
 
 
-class Anywhere:
-    """Places without end."""
+class Stop(Exception):
+    """Raised by the watch of a job that is to stop."""
+
+
+def stop_after(checks: int) -> Callable[[], None]:
+    """A check that stops the job once it was called more often than this."""
+    counter = itertools.count(1)
+
+    def check() -> None:
+        if next(counter) > checks:
+            raise Stop
+
+    return check
+
+
+class Unlimited:
+    """A concurrency limit that is never reached."""
 
     def held(self, _: Callable[[], None]) -> AbstractContextManager[None]:
         return nullcontext()
@@ -38,7 +54,7 @@ class Anywhere:
 
 @dataclass
 class Table:
-    """A backend without a worker around it."""
+    """An engine without a worker."""
 
     provider: Provider
     seconds: float = 20.0
@@ -47,18 +63,25 @@ class Table:
     @property
     def backend(self) -> FluxApi:
         url = self.url or self.provider.api_url
-        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), patience=QUICK)
+        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Unlimited(), timeouts=QUICK)
 
     def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
-        asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
-        request, _ = self.backend.capabilities.resolve(asked)
+        unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
+        request, _ = self.backend.capabilities.resolve(unresolved)
         return list(self.backend.generate(request, Inputs(), watch or RecordingWatch()))
 
 
-@pytest.fixture
-def bfl() -> Iterator[Provider]:
+@pytest.fixture(scope="session")
+def running_provider() -> Iterator[Provider]:
     with provider() as server:
         yield server
+
+
+@pytest.fixture
+def bfl(running_provider: Provider) -> Provider:
+    """The fake provider with its default script."""
+    running_provider.reset()
+    return running_provider
 
 
 @pytest.fixture
@@ -68,7 +91,7 @@ def table(bfl: Provider) -> Table:
 
 @pytest.fixture
 def cloud(stack: Stack, bfl: Provider) -> Stack:
-    """An installation with a key, and a provider that it takes for theirs."""
+    """An installation that uses the fake provider."""
     stack.settings |= cloud_settings(bfl)
     return stack
 

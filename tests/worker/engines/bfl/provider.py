@@ -1,4 +1,4 @@
-"""Black Forest Labs as tests play it: a real HTTP server that answers as it is told and counts what it is asked."""
+"""A fake Black Forest Labs: a real HTTP server with scripted responses that records its requests."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def image(kind: str = "PNG", width: int = 64, height: int = 64) -> bytes:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `hang_up` ends the connection without one; `claim` is a length that the body does not have."""
+    """One response. `hang_up` closes the connection without one; `claim` is a wrong Content-Length."""
 
     status: int = 200
     body: Any = None
@@ -50,7 +50,7 @@ class Asked:
     body: Any
 
 
-#: What it answers next: one reply, or what makes it from the request; the last of a list answers for ever.
+#: The next responses, or functions that create them from the request. The last one is repeated for ever.
 Script = list[Reply | Callable[[Asked], Reply]]
 
 
@@ -58,25 +58,25 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *connection: Any) -> None:
-        # Clients that tests kill hang up.
+        # Tests kill clients, which close connections.
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(*connection)
 
 
 class Provider:
-    """`submits`, `polls` and `downloads` are its script; what is left out goes well."""
+    """`submits`, `polls` and `downloads` are its scripts; by default everything succeeds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.reset()
         self.api = self._serve("api")
-        #: A host of its own, as theirs: another port is another origin.
+        #: A separate host, like the real one: another port is another origin.
         self.delivery = self._serve("delivery")
         self.api_url = f"http://127.0.0.1:{self.api.server_port}"
         self.delivery_url = f"http://127.0.0.1:{self.delivery.server_port}"
 
     def reset(self) -> None:
-        """As if nobody had asked or told it anything yet."""
+        """Forget all requests and scripts."""
         self.asked: list[Asked] = []
         self.submits: Script = [self.accept]
         self.polls: Script = [self.ready()]
@@ -171,7 +171,7 @@ def provider() -> Iterator[Provider]:
 
 
 def state(status: str, **told: Any) -> Reply:
-    """A poll's answer."""
+    """The response to a poll."""
     return Reply(body={"id": "x", "status": status, "result": None, **told})
 
 

@@ -1,4 +1,4 @@
-"""Images that come with requests, on their way to the provider."""
+"""How input images are sent to the provider."""
 
 import base64
 import io
@@ -35,12 +35,14 @@ FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
 
 
 def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, **fields: Any) -> dict[str, Any]:
-    """What is posted for these images."""
+    """The submitted body for these images."""
     references: dict[str, Any] = {"image": [REFERENCE] * len(images)}
     references |= {"mask": REFERENCE} if mask is not None else {}
-    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
+    unresolved = GenerationRequest.model_validate(
+        {"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields}
+    )
     height, width = images[0].shape[:2]
-    request, _ = table.backend.capabilities.resolve(asked, (width, height))
+    request, _ = table.backend.capabilities.resolve(unresolved, (width, height))
     table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
@@ -51,7 +53,7 @@ def shown(source: str) -> Pixels:
 
 
 @pytest.mark.parametrize("model", [name for name in bfl.MODELS if name.startswith(("flux-2", "flux-kontext"))])
-def test_references_are_sent_as_base64_in_their_order(table: Table, model: str) -> None:
+def test_input_images_are_sent_as_base64_in_order(table: Table, model: str) -> None:
     most = bfl.MODELS[model].max_input_images
     images = [np.full((64, 96, 3), 10 * number, np.uint8) for number in range(most)]
 
@@ -63,27 +65,27 @@ def test_references_are_sent_as_base64_in_their_order(table: Table, model: str) 
 
 
 @pytest.mark.parametrize("model", ["flux-pro-1.1", "flux-pro-1.1-ultra", "flux-dev"])
-def test_older_models_take_one_image_as_a_prompt(table: Table, model: str) -> None:
+def test_older_models_take_one_image_as_image_prompt(table: Table, model: str) -> None:
     body = sent(table, model, SCENE)
 
     assert (shown(body["image_prompt"]) == SCENE).all()
     assert refused(model, images=2) == ["/image"]
 
 
-def test_an_edit_has_the_size_of_its_image(table: Table) -> None:
+def test_an_edit_has_the_size_of_its_input_image(table: Table) -> None:
     body = sent(table, "flux-2-pro", np.zeros((650, 1000, 3), np.uint8))
 
     assert (body["width"], body["height"]) == (992, 640)
 
 
-def test_a_model_of_ratios_keeps_that_of_the_image_unless_it_is_told_another(table: Table) -> None:
+def test_ratio_models_keep_the_ratio_of_the_image_by_default(table: Table) -> None:
     assert "aspect_ratio" not in sent(table, "flux-kontext-pro", np.zeros((501, 1000, 3), np.uint8))
 
     table.provider.asked.clear()
     assert sent(table, "flux-kontext-pro", SCENE, width=1024, height=1024)["aspect_ratio"] == "1:1"
 
 
-def test_a_panorama_is_brought_into_the_ratio_that_there_is(table: Table) -> None:
+def test_a_panorama_gets_the_nearest_supported_ratio(table: Table) -> None:
     body = sent(table, "flux-kontext-pro", np.zeros((100, 1000, 3), np.uint8))
 
     assert body["aspect_ratio"] == "7:3"
@@ -97,7 +99,7 @@ def test_a_fill_sends_image_and_mask_and_no_size(table: Table) -> None:
     assert body == {"prompt": "a cat", "seed": 7, "output_format": "png", "steps": 50, "guidance": 80}
 
 
-def test_an_expansion_tells_what_is_added_on_each_side(table: Table) -> None:
+def test_an_expansion_sends_the_pixels_to_add_on_each_side(table: Table) -> None:
     body = sent(table, EXPAND, SCENE, width=201, height=64)
 
     assert (shown(body.pop("image")) == SCENE).all()
@@ -122,7 +124,7 @@ def test_a_large_image_is_scaled_down_before_it_is_paid_for(table: Table) -> Non
     assert small.shape[1] == pytest.approx(2 * small.shape[0], rel=0.01)
 
 
-def test_several_images_of_one_edit_differ_in_their_seed_alone(table: Table) -> None:
+def test_several_images_of_an_edit_differ_only_in_their_seed(table: Table) -> None:
     sent(table, "flux-2-pro", SCENE, num_images=2)
 
     first, second = (post.body for post in table.provider.posts)
@@ -132,7 +134,7 @@ def test_several_images_of_one_edit_differ_in_their_seed_alone(table: Table) -> 
 
 @contextmanager
 def slow_reader() -> Iterator[str]:
-    """Takes 200 KB in 20 ms, and answers at the end."""
+    """Receives 200 KB per 20 ms, and responds at the end."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         server.bind(("127.0.0.1", 0))
@@ -155,7 +157,7 @@ def slow_reader() -> Iterator[str]:
         thread.join(5)
 
 
-def test_a_slow_line_has_the_time_that_it_needs() -> None:
+def test_a_slow_upload_gets_the_time_that_it_needs() -> None:
     body = io.BytesIO(b"x" * 12_000_000)
     with slow_reader() as url:
         http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=0.2))
@@ -164,10 +166,10 @@ def test_a_slow_line_has_the_time_that_it_needs() -> None:
 
 
 def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -> list[str]:
-    asked = {"prompt": "x", "bfl_model": model, "image": [REFERENCE] * images, **fields}
+    body = {"prompt": "x", "bfl_model": model, "image": [REFERENCE] * images, **fields}
     try:
         CLOUD.check(
-            GenerationRequest.model_validate(asked),
+            GenerationRequest.model_validate(body),
             RequestLimits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
             size,
         )
@@ -203,30 +205,30 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
     ],
     ids=str,
 )
-def test_what_a_model_cannot_do_with_images_is_refused_before_it_costs(
+def test_unsupported_edits_are_refused_before_they_cost_money(
     model: str, fields: dict[str, Any], pointers: list[str]
 ) -> None:
-    asked = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
+    body = {name: value for name, value in fields.items() if name != "mask" or fields.get("images") != 0}
 
-    assert sorted(set(refused(model, **asked))) == sorted(pointers)
+    assert sorted(set(refused(model, **body))) == sorted(pointers)
 
 
-def test_how_much_may_change_is_not_theirs_to_honour() -> None:
+def test_strength_is_ignored() -> None:
     _, warnings = CLOUD.resolve(GenerationRequest(prompt="x", image=(REFERENCE,), strength=0.5), (96, 64))
 
     assert warnings == ("strength is ignored: flux-2-pro-preview cannot honour it",)
 
 
-def test_the_published_schema_tells_who_takes_which_images() -> None:
-    told = {
+def test_the_schema_says_which_models_take_which_images() -> None:
+    schemas = {
         entry["title"]: entry["then"]
         for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
     }
 
-    assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
-    assert told["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
-    assert told[FILL]["required"] == ["image", "mask"]
-    assert told[EXPAND]["required"] == ["image", "width", "height"]
+    assert schemas["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
+    assert schemas["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
+    assert schemas[FILL]["required"] == ["image", "mask"]
+    assert schemas[EXPAND]["required"] == ["image", "width", "height"]
 
 
 def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:

@@ -1,4 +1,4 @@
-"""What each answer of the provider means to the caller, as docs/backends.md has it."""
+"""The error for each response of the provider, as documented in docs/backends.md."""
 
 import re
 import socket
@@ -100,7 +100,7 @@ def failure(table: Table) -> JobFailure:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Table, case: str, small: None) -> None:
+def test_every_failure_has_the_documented_code_and_status(table: Table, case: str, small: None) -> None:
     CASES[case](table)
 
     code = failure(table).code
@@ -108,7 +108,7 @@ def test_every_failure_has_the_code_and_the_status_that_is_documented(table: Tab
     assert (code, STATUS[code]) == DOCUMENTED[case]
 
 
-def test_every_documented_failure_is_one_of_these() -> None:
+def test_every_documented_failure_is_tested() -> None:
     assert list(DOCUMENTED) == list(CASES)
 
 
@@ -124,7 +124,7 @@ def test_every_documented_failure_is_one_of_these() -> None:
         "submit: answer lost",
     ],
 )
-def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: Table, case: str) -> None:
+def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(table: Table, case: str) -> None:
     CASES[case](table)
 
     failure(table)
@@ -148,55 +148,53 @@ def test_a_post_that_may_have_been_taken_or_was_refused_is_not_repeated(table: T
     ],
     ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
 )
-def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Reply) -> None:
+def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, ProviderResponseLost)
-    assert "may have charged" in told.detail
-    assert not told.retryable
+    assert isinstance(error, ProviderResponseLost)
+    assert "may have charged" in error.detail
+    assert not error.retryable
     assert len(table.provider.posts) == 1
 
 
 @pytest.mark.parametrize("status", ["Request Moderated", "Content Moderated"])
-def test_the_reasons_of_a_moderation_are_told(table: Table, status: str) -> None:
+def test_the_reasons_of_a_moderation_are_reported(table: Table, status: str) -> None:
     table.provider.polls = [state(status, details={"Moderation Reasons": ["Derivative Works", "Violence"]})]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, ContentRejected)
-    assert told.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
+    assert isinstance(error, ContentRejected)
+    assert error.detail == f"Black Forest Labs refused the content: {status} (Derivative Works, Violence)."
 
 
 @pytest.mark.parametrize(
     ("reply", "last"),
     [
         (state("Dreaming"), 'Its last status was "Dreaming".'),
-        (refused(403, f"no {KEY}"), "Black Forest Labs does not tell of it: HTTP 403: no ***."),
-        (Reply(raw=b"<html>"), "Black Forest Labs gives answers that cannot be read."),
-        (Reply(500), "The provider could not be asked: HTTP 500."),
+        (refused(403, f"no {KEY}"), "Black Forest Labs does not return its status: HTTP 403: no ***."),
+        (Reply(raw=b"<html>"), "The responses of Black Forest Labs are unreadable."),
+        (Reply(500), "The last request to the provider failed: HTTP 500."),
     ],
     ids=["status", "refused", "nonsense", "500"],
 )
-def test_who_is_given_up_after_paying_is_told_what_was_bought_and_what_was_heard_last(
-    table: Table, reply: Reply, last: str
-) -> None:
+def test_a_timeout_reports_what_was_paid_for_and_the_last_response(table: Table, reply: Reply, last: str) -> None:
     poll(reply)(table)
 
-    told = failure(table)
+    error = failure(table)
 
-    assert told.detail.endswith(f"The task task-1 was bought from Black Forest Labs. {last}")
-    assert not told.retryable
+    assert error.detail.endswith(f"The task task-1 of Black Forest Labs was paid for. {last}")
+    assert not error.retryable
 
 
-def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> None:
+def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
     table.provider.submits = [refused(429)]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert told.detail == "Black Forest Labs takes no more work now (429); nothing was charged for this."
-    assert told.retryable
+    assert error.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
+    assert error.retryable
 
 
 @pytest.mark.parametrize(
@@ -212,10 +210,10 @@ def test_who_is_turned_away_is_told_that_nothing_was_charged(table: Table) -> No
     ],
     ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
 )
-def test_their_own_words_are_passed_on_with_care(table: Table, reply: Reply, detail: str) -> None:
+def test_messages_of_the_provider_are_sanitised(table: Table, reply: Reply, detail: str) -> None:
     table.provider.submits = [reply]
 
-    told = failure(table)
+    error = failure(table)
 
-    assert isinstance(told, UpstreamRejected)
-    assert told.detail == f"Black Forest Labs {detail}"
+    assert isinstance(error, UpstreamRejected)
+    assert error.detail == f"Black Forest Labs {detail}"

@@ -1,4 +1,4 @@
-"""Jobs of the cloud through real processes: the API and a worker on threads, the same for every test."""
+"""Cloud jobs with real processes: all tests share an API and a worker."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ from tests.api.problem import assert_problem
 from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
-from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
+from tests.worker.engines.bfl.provider import Provider, Reply, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for
 from tests.worker.new_jobs import get_job, image_bytes, run_job, submit_job
 from tests.worker.worker_records import only_worker
@@ -25,23 +25,11 @@ ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 @pytest.fixture(scope="module")
-def everyones() -> Iterator[Provider]:
-    with provider() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def installed(everyones: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **cloud_settings(everyones)) as stack:
+def installed(running_provider: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **cloud_settings(running_provider)) as stack:
         stack.start_worker("flux-api")
         stack.start_api()
         yield stack
-
-
-@pytest.fixture
-def bfl(everyones: Provider) -> Provider:
-    everyones.reset()
-    return everyones
 
 
 @pytest.fixture
@@ -49,7 +37,7 @@ def served(installed: Stack, bfl: Provider) -> Stack:
     return installed
 
 
-def test_a_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
+def test_an_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
     job = run_job(served, **PROMPT)
 
     assert (job["backend"], job["model"]) == ("flux-api", "flux-2-pro-preview")
@@ -58,7 +46,7 @@ def test_a_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
     assert len(bfl.posts) == 1
 
 
-def test_its_file_holds_the_request_like_any_other(served: Stack) -> None:
+def test_the_file_holds_the_request(served: Stack) -> None:
     job = run_job(served, **PROMPT)
 
     with Image.open(io.BytesIO(image_bytes(served, job))) as image:
@@ -67,7 +55,7 @@ def test_its_file_holds_the_request_like_any_other(served: Stack) -> None:
     assert (job["images"][0]["width"], job["images"][0]["height"]) == (64, 64)
 
 
-def test_the_list_of_jobs_tells_what_they_cost(served: Stack) -> None:
+def test_the_list_of_jobs_has_their_costs(served: Stack) -> None:
     run_job(served, **PROMPT)
 
     job, *_ = served.api.get("/api/jobs").json()["jobs"]
@@ -84,7 +72,7 @@ def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
     ]
 
 
-def test_the_account_and_the_models_are_told(served: Stack) -> None:
+def test_the_api_reports_credits_and_models(served: Stack) -> None:
     wait_for(lambda: (shown(served.api)["credits"], shown(served.api)["status"]) == (123.5, "ready"))
 
     view = shown(served.api)
@@ -99,7 +87,9 @@ def test_the_account_and_the_models_are_told(served: Stack) -> None:
         (state("Error"), 502, "upstream-rejected"),
     ],
 )
-def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply: Reply, status: int, code: str) -> None:
+def test_every_outcome_of_a_task_becomes_a_response(
+    served: Stack, bfl: Provider, reply: Reply, status: int, code: str
+) -> None:
     bfl.polls = [reply]
 
     answer = served.api.post("/api/txt2img", PROMPT)
@@ -110,7 +100,7 @@ def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply:
         assert "Violence" in answer.json()["detail"]
 
 
-def test_an_empty_account_is_answered(served: Stack, bfl: Provider) -> None:
+def test_an_empty_account_becomes_a_response(served: Stack, bfl: Provider) -> None:
     bfl.submits = [refused(402, "Insufficient credits")]
 
     answer = served.api.post("/api/txt2img", PROMPT)
@@ -119,19 +109,19 @@ def test_an_empty_account_is_answered(served: Stack, bfl: Provider) -> None:
     assert get_job(served, answer.headers["x-job-id"])["providers"] == []
 
 
-def test_a_post_whose_answer_is_lost_is_not_repeated(served: Stack, bfl: Provider) -> None:
+def test_a_submit_whose_response_is_lost_is_not_repeated(served: Stack, bfl: Provider) -> None:
     bfl.submits = [Reply(hang_up=True)]
 
     answer = served.api.post("/api/txt2img", PROMPT)
 
     assert (answer.status_code, answer.json()["code"]) == (503, "upstream-unavailable")
     assert "may have charged" in answer.json()["detail"]
-    # Nothing that would make a client send it again by itself.
+    # No status that makes clients repeat the request automatically.
     assert (answer.json()["retryable"], answer.headers.get("retry-after")) == (False, None)
     assert len(bfl.posts) == 1
 
 
-def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+def test_a_job_can_be_cancelled_while_a_caller_waits(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
@@ -142,7 +132,7 @@ def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provi
     assert len(bfl.posts) == 1
 
 
-def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provider) -> None:
+def test_images_that_were_paid_for_are_delivered_though_the_job_failed(served: Stack, bfl: Provider) -> None:
     bfl.polls = [bfl.ready(), bfl.ready(), state("Content Moderated")]
 
     job = served.api.wait_until_done(submit_job(served, **PROMPT, num_images=4))
@@ -155,14 +145,14 @@ def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provid
     assert len(bfl.posts) == 3
 
 
-def test_an_image_of_one_colour_that_was_paid_for_is_given(served: Stack, bfl: Provider) -> None:
+def test_an_image_of_one_colour_that_was_paid_for_is_delivered(served: Stack, bfl: Provider) -> None:
     bfl.downloads = [Reply(raw=encoded(Image.new("RGB", (64, 64), "white")))]
 
     assert run_job(served, **PROMPT)["state"] == "succeeded"
 
 
 @ONLY_LINUX
-def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stack) -> None:
+def test_large_images_of_many_jobs_stay_within_the_memory_budget(served: Stack) -> None:
     large = base64.b64encode(encoded(Image.new("RGB", (5000, 5000), "navy"))).decode()
     jobs = [submit_job(served, **PROMPT, image=[large, large], label=str(number)) for number in range(3)]
 
@@ -171,7 +161,7 @@ def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stac
     assert int(peak) < 450_000
 
 
-def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
+def test_progress_is_reported_while_a_task_runs(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Generating", progress=0.4), state("Generating", progress=0.4), bfl.ready()]
 
     events = served.api.all_events(submit_job(served, **PROMPT))
@@ -179,7 +169,7 @@ def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -
     assert [event.data["fraction"] for event in events if event.type == "progress"][:1] == [0.4]
 
 
-def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
+def test_a_busy_worker_reports_its_job(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     jobs = [submit_job(served, **PROMPT) for _ in range(2)]
 

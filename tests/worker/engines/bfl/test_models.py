@@ -1,4 +1,4 @@
-"""The models of the cloud: their limits are checked before they cost anything, and published as they are checked."""
+"""Cloud models: their limits are checked before a request costs money, and published in the schema."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ FLEX, DEV, PRO, ULTRA = "flux-2-flex", "flux-dev", "flux-pro-1.1", "flux-pro-1.1
     ],
     ids=str,
 )
-def test_what_a_model_cannot_do_is_refused_by_field(fields: dict[str, Any], pointers: list[str]) -> None:
+def test_unsupported_requests_are_refused_by_field(fields: dict[str, Any], pointers: list[str]) -> None:
     assert refused(**fields) == pointers
 
 
@@ -63,7 +63,7 @@ def test_every_model_is_documented(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", [name for name, own in bfl.MODELS.items() if not own.requires])
-def test_every_model_takes_what_it_makes_by_default(model: str) -> None:
+def test_every_model_accepts_its_own_defaults(model: str) -> None:
     resolved, warnings = CLOUD.resolve(GenerationRequest(prompt="x", bfl_model=model))
 
     CLOUD.check(resolved, LIMITS)
@@ -71,14 +71,14 @@ def test_every_model_takes_what_it_makes_by_default(model: str) -> None:
     assert resolved.bfl_model == model
 
 
-def test_a_request_keeps_the_model_that_was_the_default_when_it_began() -> None:
+def test_a_running_request_keeps_its_default_model() -> None:
     resolved, _ = CLOUD.resolve(GenerationRequest(prompt="x"))
 
     assert bfl.capabilities(FLEX).for_requested_model(resolved).model == "flux-2-pro-preview"
 
 
-def test_nothing_is_dropped_in_silence() -> None:
-    asked = GenerationRequest(
+def test_every_ignored_field_gives_a_warning() -> None:
+    unresolved = GenerationRequest(
         prompt="x",
         negative_prompt="y",
         scheduler="ddim",
@@ -88,11 +88,11 @@ def test_nothing_is_dropped_in_silence() -> None:
         width=800,
     )
 
-    _, warnings = CLOUD.resolve(asked)
+    _, warnings = CLOUD.resolve(unresolved)
 
-    told = "\n".join(warnings)
+    text = "\n".join(warnings)
     for name in ("negative_prompt", "scheduler", "num_inference_steps", "guidance_scale", "width and height"):
-        assert name in told
+        assert name in text
 
 
 def fits(condition: dict[str, Any], value: str | None, given: bool = True) -> bool:
@@ -107,15 +107,15 @@ def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -
     schema = CLOUD.request_schema(LIMITS)
     own = bfl.MODELS[model or "flux-2-pro-preview"]
 
-    (told,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
+    (limits,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
 
-    side = told["properties"]["width"]
+    side = limits["properties"]["width"]
     assert (side["minimum"], side["maximum"], side["multipleOf"]) == (own.min_side, own.max_side, own.multiple_of)
-    assert (own.num_inference_steps is None) is ("x-ignored" in told["properties"].get("num_inference_steps", {}))
-    assert told["properties"]["negative_prompt"] == {"x-ignored": True}
+    assert (own.num_inference_steps is None) is ("x-ignored" in limits["properties"].get("num_inference_steps", {}))
+    assert limits["properties"]["negative_prompt"] == {"x-ignored": True}
 
 
-def test_a_request_that_names_no_model_is_one_for_the_default() -> None:
+def test_a_request_without_a_model_uses_the_default() -> None:
     schema = CLOUD.request_schema(LIMITS)
 
     (entry,) = [entry for entry in schema["allOf"] if fits(entry["if"], None, given=False)]
@@ -135,7 +135,7 @@ def test_a_request_that_names_no_model_is_one_for_the_default() -> None:
     ],
     ids=str,
 )
-def test_the_cloud_is_the_default_where_it_can_be_used(
+def test_the_cloud_is_the_default_backend_if_it_is_configured(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], backend: str
 ) -> None:
     for name, value in settings.items():
@@ -157,7 +157,7 @@ def test_the_cloud_is_the_default_where_it_can_be_used(
         ("SD_BFL_CONCURRENCY", "0"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence_that_does_not_quote_it(
+def test_an_invalid_setting_is_reported_without_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""What is on record of jobs that were bought, and of the places that they take."""
+"""Provider tasks in job records, and concurrency slots."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ Buying = Callable[[JobWatch], None]
 
 
 class Shop(NullEngine):
-    """Buys as it is told."""
+    """Saves the provider tasks that a test asks for."""
 
     def __init__(self, buying: Buying) -> None:
         self._buying = buying
@@ -49,19 +49,21 @@ def run(bench: Bench, job: Job, buying: Buying, stopping: threading.Event | None
     return bench.read(job)
 
 
-def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
+def test_provider_tasks_are_in_the_record_of_the_finished_job(bench: Bench) -> None:
     done = run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     assert (done.state, done.providers) == ("succeeded", (TASK,))
 
 
-def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_that_were_paid_for_are_stored_as_soon_as_storage_works(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     day = Path(f"{datetime.now(UTC):%Y}")
     job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
         watch.save_provider_tasks((TASK,))
-        # In the place of a folder there is a file.
+        # A file instead of a folder.
         (bench.folder / day).write_text("")
 
     ended: list[Job] = []
@@ -77,7 +79,7 @@ def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: 
     assert [job.state for job in ended] == ["succeeded"]
 
 
-def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> None:
+def test_images_that_cost_nothing_fail_at_once_without_storage(bench: Bench) -> None:
     def draw(_: JobWatch) -> None:
         (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
 
@@ -87,7 +89,7 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("bought", [(), (TASK,)])
-def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[ProviderTask, ...]) -> None:
+def test_a_job_that_was_paid_for_is_not_retryable(bench: Bench, bought: tuple[ProviderTask, ...]) -> None:
     def buy(watch: JobWatch) -> None:
         watch.save_provider_tasks(bought)
         raise StorageUnavailable
@@ -98,7 +100,7 @@ def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tup
     assert (failed.error.code, failed.error.retryable) == ("storage-unavailable", not bought)
 
 
-def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_again(bench: Bench) -> None:
+def test_a_job_that_was_paid_for_and_lost_its_workers_is_not_retryable(bench: Bench) -> None:
     running = bench.start(bench.submit())
     assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
 
@@ -110,7 +112,7 @@ def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_agai
     )
 
 
-def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
+def test_provider_tasks_are_in_lists_of_jobs(bench: Bench) -> None:
     run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     page = bench.store.run(bench.jobs.list_page(JobFilter(), 10, None))
@@ -118,11 +120,11 @@ def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
     assert [snapshot.job.providers for snapshot in page.jobs] == [(TASK,)]
 
 
-def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
+def test_the_next_attempt_knows_earlier_provider_tasks(bench: Bench) -> None:
     job = bench.submit()
     running = bench.start(job)
     assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
-    # As whoever takes it back has it: a copy from before the purchase.
+    # A copy from before the tasks were saved.
     queued = bench.requeue(running)
     seen: list[tuple[ProviderTask, ...]] = []
 
@@ -131,7 +133,7 @@ def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
     assert seen == [(TASK,)]
 
 
-def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: Bench) -> None:
+def test_a_later_attempt_repeats_only_the_warnings_of_the_original_request(bench: Bench) -> None:
     leaving = threading.Event()
 
     def leave(watch: JobWatch) -> None:
@@ -145,7 +147,7 @@ def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: B
     assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
 
 
-def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
+def test_a_worker_that_lost_its_job_cannot_save_provider_tasks(bench: Bench) -> None:
     job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
@@ -157,7 +159,7 @@ def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Ben
     assert (after.state, after.attempt, after.providers) == ("running", 2, ())
 
 
-def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) -> None:
+def test_a_worker_that_shuts_down_leaves_the_record_unchanged(bench: Bench) -> None:
     leaving = threading.Event()
 
     def buy(watch: JobWatch) -> None:
@@ -171,7 +173,7 @@ def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) ->
     assert bench.files == []
 
 
-def test_a_request_that_nobody_could_check_before_is_refused_before_it_is_bought(bench: Bench) -> None:
+def test_an_unchecked_request_is_checked_before_it_costs_money(bench: Bench) -> None:
     bought: list[JobWatch] = []
 
     after = run(bench, bench.submit(width=8000), bought.append)
@@ -182,7 +184,7 @@ def test_a_request_that_nobody_could_check_before_is_refused_before_it_is_bought
 
 
 @pytest.mark.parametrize("state", ["queued", "succeeded"])
-def test_only_a_running_job_buys(records: Records, state: str) -> None:
+def test_only_a_running_job_saves_provider_tasks(records: Records, state: str) -> None:
     job = records.accepted()
     if state == "succeeded":
         running = job.start("m", "w", NOW)
@@ -206,7 +208,7 @@ def places(records: Records) -> ConcurrencySlots:
     return ConcurrencySlots(records.prefix, Backend.FLUX_API, 2)
 
 
-def test_there_are_so_many_places_and_no_more(records: Records, places: ConcurrencySlots) -> None:
+def test_the_number_of_slots_is_limited(records: Records, places: ConcurrencySlots) -> None:
     assert [records.run(places.acquire(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
 
     records.run(places.release("a"))
@@ -214,7 +216,7 @@ def test_there_are_so_many_places_and_no_more(records: Records, places: Concurre
     assert records.run(places.acquire("c"))
 
 
-def test_a_place_that_is_not_kept_lapses(
+def test_a_slot_that_is_not_renewed_expires(
     records: Records, places: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 200)
@@ -229,7 +231,7 @@ def test_a_place_that_is_not_kept_lapses(
     assert not records.run(places.acquire("d"))
 
 
-def test_a_place_that_was_given_back_is_not_kept(records: Records, places: ConcurrencySlots) -> None:
+def test_a_released_slot_is_not_renewed(records: Records, places: ConcurrencySlots) -> None:
     records.run(places.acquire("a"))
     records.run(places.release("a"))
 
@@ -238,7 +240,7 @@ def test_a_place_that_was_given_back_is_not_kept(records: Records, places: Concu
     assert [records.run(places.acquire(name)) for name in ("b", "c")] == [True, True]
 
 
-def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
+def test_waiting_for_a_slot_can_be_stopped(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
         records.run(places.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)
@@ -250,7 +252,7 @@ def test_who_waits_for_a_place_can_be_stopped(redis_url: str, records: Records, 
         raise AssertionError
 
 
-def test_who_waits_for_a_place_gets_the_next(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
+def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Records, places: ConcurrencySlots) -> None:
     for name in ("a", "b"):
         records.run(places.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), places)

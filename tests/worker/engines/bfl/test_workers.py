@@ -1,11 +1,14 @@
-"""Jobs of the cloud through real processes: the API, workers on threads, the housekeeper."""
+"""Cloud jobs with real processes: the API, workers and the housekeeper.
+
+Tests that kill workers come last: slots and heartbeats of killed workers expire only later.
+"""
 
 import base64
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import redis
 from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
 from tests.stack import Api, Process, Stack
+from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import KEY, Asked, Provider, Reply, image, refused, state
 from tests.worker.new_jobs import get_job, submit_job
 from tests.worker.worker_records import only_worker
@@ -22,16 +26,33 @@ from tests.worker.worker_records import only_worker
 PROMPT = {"prompt": "a cat", "seed": 7}
 
 
+@pytest.fixture(scope="module")
+def installation(
+    running_provider: Provider, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    with Stack(redis_url, tmp_path_factory.mktemp("workers"), **cloud_settings(running_provider)) as stack:
+        stack.start_api()
+        yield stack
+
+
 @pytest.fixture
-def served(cloud: Stack) -> Stack:
-    cloud.start_worker("flux-api")
-    cloud.start_api()
-    return cloud
+def shared(installation: Stack, bfl: Provider) -> Iterator[Stack]:
+    """The API is the same for all tests; each starts its own workers, which end with it."""
+    yield installation
+    for worker in installation.workers:
+        worker.kill()
+    installation.workers.clear()
 
 
-def wait_for(told: Callable[[], bool], seconds: float = 30) -> None:
+@pytest.fixture
+def served(shared: Stack) -> Stack:
+    shared.start_worker("flux-api")
+    return shared
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
-    while not told():
+    while not condition():
         assert time.monotonic() < end
         threading.Event().wait(0.02)
 
@@ -42,44 +63,11 @@ def shown(api: Api) -> dict[str, Any]:
     return found
 
 
-def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once(served: Stack, bfl: Provider) -> None:
+def test_a_job_that_takes_too_long_fails(shared: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
-    served.start_housekeeper()
-    job_id = submit_job(served, **PROMPT)
-    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+    shared.start_worker("flux-api", SD_JOB_TIMEOUT_SECONDS="1")
 
-    served.worker.send(signal.SIGKILL)
-    bfl.polls = [bfl.ready()]
-    served.start_worker("flux-api")
-
-    job = served.api.wait_until_done(job_id)
-    assert (job["state"], job["attempt"]) == ("succeeded", 2)
-    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
-    assert len(bfl.posts) == 1
-
-
-def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served: Stack, bfl: Provider) -> None:
-    bfl.submits = [Reply(seconds=5, body={})]
-    served.start_housekeeper()
-    job_id = submit_job(served, **PROMPT)
-    wait_for(lambda: len(bfl.posts) == 1)
-
-    served.worker.send(signal.SIGKILL)
-    served.start_worker("flux-api")
-
-    error = served.api.wait_until_done(job_id)["error"]
-    assert (error["code"], error["retryable"]) == ("upstream-unavailable", False)
-    assert "may have charged" in error["detail"]
-    assert len(bfl.posts) == 1
-
-
-def test_a_job_that_takes_too_long_is_given_up(cloud: Stack, bfl: Provider) -> None:
-    bfl.polls = [state("Pending")]
-    cloud.settings["SD_JOB_TIMEOUT_SECONDS"] = "1"
-    cloud.start_worker("flux-api")
-    cloud.start_api()
-
-    assert_problem(cloud.api.post("/api/txt2img", PROMPT), 504, "timed-out")
+    assert_problem(shared.api.post("/api/txt2img", PROMPT), 504, "timed-out")
 
 
 class Crowd:
@@ -107,22 +95,21 @@ class Crowd:
 
 
 @pytest.mark.parametrize("most", [1, 3])
-def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most: int) -> None:
+def test_the_concurrency_limit_applies_to_all_workers_together(shared: Stack, bfl: Provider, most: int) -> None:
     crowd = Crowd(bfl)
-    cloud.settings["SD_BFL_CONCURRENCY"] = str(most)
-    for worker in [cloud.start_worker("flux-api", ready=False) for _ in range(2)]:
+    limit = {"SD_BFL_CONCURRENCY": str(most)}
+    for worker in [shared.start_worker("flux-api", ready=False, **limit) for _ in range(2)]:
         worker.wait_for("ready.")
-    cloud.start_api()
 
-    jobs = [submit_job(cloud, **PROMPT) for _ in range(2 * most + 2)]
+    jobs = [submit_job(shared, **PROMPT) for _ in range(2 * most + 2)]
 
-    done = [cloud.api.wait_until_done(job_id) for job_id in jobs]
+    done = [shared.api.wait_until_done(job_id) for job_id in jobs]
     assert {job["state"] for job in done} == {"succeeded"}
     assert crowd.most == most
     assert len(bfl.posts) == len(jobs)
 
 
-def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Provider) -> None:
+def test_a_worker_finishes_its_jobs_on_sigterm(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Pending"), state("Pending"), bfl.ready()]
     job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
@@ -134,27 +121,25 @@ def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Pro
     assert only_worker(served) is None
 
 
-def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Provider) -> None:
+def test_a_worker_without_a_grace_period_requeues_its_jobs(shared: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
-    cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
-    worker = cloud.start_worker("flux-api")
-    cloud.start_api()
-    job_id = submit_job(cloud, **PROMPT, image=base64.b64encode(image()).decode())
+    worker = shared.start_worker("flux-api", SD_SHUTDOWN_GRACE_SECONDS="0")
+    job_id = submit_job(shared, **PROMPT, image=base64.b64encode(image()).decode())
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     worker.send(signal.SIGTERM)
 
     assert worker.wait() == 0
-    assert get_job(cloud, job_id)["state"] == "queued"
+    assert get_job(shared, job_id)["state"] == "queued"
     # What was bought is to be had, whatever became of what it was made from.
-    shutil.rmtree(cloud.outputs / "inputs")
+    shutil.rmtree(shared.outputs / "inputs")
     bfl.polls = [bfl.ready()]
-    cloud.start_worker("flux-api")
-    job = cloud.api.wait_until_done(job_id)
+    shared.start_worker("flux-api")
+    job = shared.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"], len(bfl.posts)) == ("succeeded", 2, 1)
 
 
-def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack, bfl: Provider) -> None:
+def test_a_worker_waits_for_the_response_to_a_submit_before_it_ends(shared: Stack, bfl: Provider) -> None:
     accept = bfl.accept
 
     def slowly(asked: Asked) -> Reply:
@@ -162,17 +147,46 @@ def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack
         return accept(asked)
 
     bfl.submits = [slowly]
-    cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
-    worker = cloud.start_worker("flux-api")
-    cloud.start_api()
-    job_id = submit_job(cloud, **PROMPT)
+    worker = shared.start_worker("flux-api", SD_SHUTDOWN_GRACE_SECONDS="0")
+    job_id = submit_job(shared, **PROMPT)
     wait_for(lambda: len(bfl.posts) == 1)
 
     worker.send(signal.SIGTERM)
 
     assert worker.wait() == 0
-    cloud.start_worker("flux-api")
-    assert cloud.api.wait_until_done(job_id)["state"] == "succeeded"
+    shared.start_worker("flux-api")
+    assert shared.api.wait_until_done(job_id)["state"] == "succeeded"
+    assert len(bfl.posts) == 1
+
+
+def test_the_task_of_a_killed_worker_is_polled_by_the_next_and_submitted_once(served: Stack, bfl: Provider) -> None:
+    bfl.polls = [state("Pending")]
+    served.start_housekeeper()
+    job_id = submit_job(served, **PROMPT)
+    wait_for(lambda: bfl.count("/v1/get_result") > 0)
+
+    served.worker.send(signal.SIGKILL)
+    bfl.polls = [bfl.ready()]
+    served.start_worker("flux-api")
+
+    job = served.api.wait_until_done(job_id)
+    assert (job["state"], job["attempt"]) == ("succeeded", 2)
+    assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
+    assert len(bfl.posts) == 1
+
+
+def test_a_job_whose_worker_is_killed_during_the_submit_is_not_submitted_again(served: Stack, bfl: Provider) -> None:
+    bfl.submits = [Reply(seconds=5, body={})]
+    served.start_housekeeper()
+    job_id = submit_job(served, **PROMPT)
+    wait_for(lambda: len(bfl.posts) == 1)
+
+    served.worker.send(signal.SIGKILL)
+    served.start_worker("flux-api")
+
+    error = served.api.wait_until_done(job_id)["error"]
+    assert (error["code"], error["retryable"]) == ("upstream-unavailable", False)
+    assert "may have charged" in error["detail"]
     assert len(bfl.posts) == 1
 
 
@@ -184,7 +198,7 @@ def everything_in(redis_url: str) -> str:
         client.close()
 
 
-def test_the_key_is_in_no_log_no_record_and_no_answer(cloud: Stack, bfl: Provider, redis_url: str) -> None:
+def test_the_key_is_in_no_log_no_record_and_no_response(cloud: Stack, bfl: Provider, redis_url: str) -> None:
     cloud.settings["SD_LOG_FORMAT"] = "json"
     cloud.start_worker("flux-api")
     cloud.start_api()
@@ -224,7 +238,7 @@ def test_without_a_key_it_is_not_configured(cloud: Stack) -> None:
     assert "SD_BFL_API_KEY" in answer.json()["detail"]
 
 
-def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, bfl: Provider) -> None:
+def test_unsupported_requests_are_refused_before_any_worker_has_started(cloud: Stack, bfl: Provider) -> None:
     api = cloud.start_api()
 
     answer = api.post("/api/jobs", {**PROMPT, "bfl_model": "flux-dev", "width": 200, "guidance_scale": 9})
@@ -235,7 +249,7 @@ def test_what_a_model_cannot_do_is_refused_before_any_worker_came(cloud: Stack, 
     assert bfl.posts == []
 
 
-def test_one_command_starts_it(tmp_path: Path, bfl: Provider) -> None:
+def test_one_command_starts_the_backend(tmp_path: Path, bfl: Provider) -> None:
     cloud = {"SD_BACKENDS": "null,flux-api", "SD_BFL_API_KEY": KEY, "SD_BFL_BASE_URL": bfl.api_url}
     with Launched(tmp_path, SD_FLOWER_PORT="0", **cloud) as launched:
         job = launched.is_ready().generate().json()
@@ -251,9 +265,9 @@ def test_one_command_without_a_key_says_what_is_missing(tmp_path: Path) -> None:
     assert "SD_BFL_API_KEY is empty" in launched.launcher.output
 
 
-def test_a_backend_that_lost_its_key_takes_no_jobs(served: Stack) -> None:
-    served.worker.stop()
-    api = served.start_api(SD_BFL_API_KEY="")
+def test_a_backend_that_lost_its_key_accepts_no_jobs(cloud: Stack) -> None:
+    cloud.start_worker("flux-api").stop()
+    api = cloud.start_api(SD_BFL_API_KEY="")
 
     assert shown(api)["status"] == "unconfigured"
     assert_problem(api.post("/api/jobs", {**PROMPT, "backend": "flux-api"}), 503, "backend-unavailable")

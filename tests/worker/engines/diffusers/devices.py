@@ -1,9 +1,9 @@
-"""Where tests of models run: on the CPU in every run, and on a GPU where there is one."""
+"""The devices for tests of models: the CPU always, and a GPU if there is one."""
 
 import pytest
 import torch
 
-#: The very same test on each, so that what is marked `gpu` is known to run.
+#: The same test runs on each, so that tests marked `gpu` are known to work.
 ON_EACH_DEVICE = [
     "cpu",
     pytest.param(

@@ -1,4 +1,4 @@
-"""FLUX.2 Klein with random weights, of the real one's kind but small; or as large, for speed and memory."""
+"""FLUX.2 Klein with random weights: the real architecture in small, or in full size for speed and memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ CHAT = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>
 
 
 def save_klein(folder: Path, *, distilled: bool = True) -> Path:
-    """Like the real one it halves sides three times, and then takes patches of two by two."""
+    """Like the real one, it halves the sides three times and then uses patches of 2x2."""
     pipe = _pipeline(
         text={"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "head_dim": 8},
         transformer={"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2},
@@ -35,7 +35,7 @@ def save_klein(folder: Path, *, distilled: bool = True) -> Path:
 
 @contextmanager
 def in_bfloat16() -> Iterator[None]:
-    """What is made within has that type."""
+    """Tensors created in the block have this dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -45,7 +45,7 @@ def in_bfloat16() -> Iterator[None]:
 
 
 def full_size() -> Any:
-    """As large as FLUX.2 Klein 4B, on the device and of the type that are torch's defaults at the moment."""
+    """As large as FLUX.2 Klein 4B, with torch's current default device and dtype."""
     return _pipeline(
         text={
             "hidden_size": 2560,
@@ -91,7 +91,7 @@ def _pipeline(text: dict[str, Any], transformer: dict[str, Any], vae: dict[str, 
 
 
 def _tokenizer() -> Any:
-    """One token for each byte, so that it reads everything."""
+    """One token per byte, so that it encodes everything."""
     words = [*sorted(ByteLevel.alphabet()), END, "<|im_start|>", "<|im_end|>"]
     return Qwen2Tokenizer(
         vocab={word: number for number, word in enumerate(words)},

@@ -1,4 +1,4 @@
-"""Lack of memory and broken images, in real pipelines whose parts are made to fail."""
+"""Out of memory and broken images, in real pipelines with failing parts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> StableDiffusion:
 
 @pytest.fixture
 def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
-    """Puts something around what a class of modules computes."""
+    """Wraps the forward method of a class of modules."""
 
     def around(module: type, change: Change) -> None:
         forward = module.forward  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
 
 
 def full_above(images: int = 10**9, pixels: int = 10**9) -> Change:
-    """A device whose memory is for so much at a time."""
+    """A device that runs out of memory above this size."""
 
     def compute(go_on: Callable[[], Any], sample: torch.Tensor) -> Any:
         if sample.shape[0] > images or sample.shape[2] * sample.shape[3] > pixels:
@@ -59,7 +59,7 @@ def full_above(images: int = 10**9, pixels: int = 10**9) -> Change:
 
 
 def nan(times: int) -> Change:
-    """That many results that are no numbers, then as it should be."""
+    """This many results of NaN, then correct ones."""
     left = [times]
 
     def compute(go_on: Callable[[], Any], _: torch.Tensor) -> Any:
@@ -77,9 +77,9 @@ def close(one: Any, other: Any) -> bool:
     return bool(np.abs(one.pixels.astype(int) - other.pixels.astype(int)).mean() < 1)
 
 
-def test_a_batch_that_does_not_fit_is_made_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_batch_that_does_not_fit_is_rendered_one_by_one(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     together = draw(model, num_images=3)
-    # Each image is computed twice: with the prompt and without.
+    # Each image has two predictions: with the prompt and without.
     wrap(UNet2DConditionModel, full_above(images=2))
 
     alone = draw(model, num_images=3)
@@ -89,7 +89,7 @@ def test_a_batch_that_does_not_fit_is_made_one_by_one(model: StableDiffusion, wr
     assert alone.counted == [(step, 6) for step in range(1, 7)]
 
 
-def test_a_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
+def test_an_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
     model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     wrap(Decoder, full_above(pixels=32 * 32))
@@ -98,11 +98,11 @@ def test_a_image_that_does_not_fit_the_decoder_is_decoded_in_tiles(
 
     assert drawn.watch.warnings == [TILES]
     assert drawn.pixels.shape == (96, 96, 3)
-    # What was drawn by then is not drawn again.
+    # Finished images are not rendered again.
     assert drawn.counted == [(1, 2), (2, 2)]
 
 
-def test_the_job_after_that_is_made_as_usual(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_job_is_rendered_without_fallbacks(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     before = draw(model, width=96, height=96, num_images=2)
     with monkeypatch.context() as patch:
         forward = Decoder.forward
@@ -115,7 +115,9 @@ def test_the_job_after_that_is_made_as_usual(model: StableDiffusion, monkeypatch
     assert np.array_equal(before.images[1].pixels, after.images[1].pixels)
 
 
-def test_what_fits_in_no_way_fails_and_names_a_size_that_did(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_a_job_that_never_fits_fails_and_suggests_a_size_that_did(
+    model: StableDiffusion, wrap: Callable[..., None]
+) -> None:
     draw(model, width=96, height=96)
     wrap(UNet2DConditionModel, full_above(pixels=48 * 48))
 
@@ -125,13 +127,13 @@ def test_what_fits_in_no_way_fails_and_names_a_size_that_did(model: StableDiffus
     assert draw(model, width=128, height=64).pixels.shape == (64, 128, 3)
 
 
-def test_a_step_that_runs_out_of_this_machines_memory_fails_the_job(model: StableDiffusion) -> None:
+def test_running_out_of_main_memory_fails_the_job(model: StableDiffusion) -> None:
     with pytest.raises(OutOfMemory):
         draw(model, on_step=lambda _: torch.empty(2**60))
 
 
 @pytest.mark.parametrize(("failing", "warning"), [(Decoder, DECODED_AGAIN), (UNet2DConditionModel, MADE_AGAIN)])
-def test_a_image_that_came_out_broken_is_made_anew_once(
+def test_a_broken_image_is_rendered_again_once(
     failing: type, warning: str, model: StableDiffusion, wrap: Callable[..., None]
 ) -> None:
     sound = draw(model)
@@ -144,7 +146,7 @@ def test_a_image_that_came_out_broken_is_made_anew_once(
     assert again.counted == [(1, 2), (2, 2)]
 
 
-def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_an_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, nan(times=10**9))
     watch = RecordingWatch()
 
@@ -154,7 +156,7 @@ def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion
     assert watch.warnings == [DECODED_AGAIN, MADE_AGAIN]
 
 
-def test_a_image_of_one_colour_is_broken_too(model: StableDiffusion, wrap: Callable[..., None]) -> None:
+def test_an_image_of_one_colour_counts_as_broken(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, lambda go_on, _: torch.full_like(go_on(), -1))
 
     with pytest.raises(InvalidOutput):
@@ -163,17 +165,17 @@ def test_a_image_of_one_colour_is_broken_too(model: StableDiffusion, wrap: Calla
 
 @pytest.fixture
 def overflowing(tmp_path: Path) -> Path:
-    """A model whose decoder goes beyond what half precision can hold, and comes back in full precision."""
+    """A model whose decoder overflows in half precision, but not in full precision."""
     folder = tiny.save_sd(tmp_path / "overflowing")
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    # What follows is normalized: in float32, nothing of it is to be seen.
+    # The next layer normalises: in float32 the factor is invisible.
     weights = vae.decoder.conv_in.weight.data
     weights *= 3e4 / weights.abs().max()
     vae.save_pretrained(folder / "vae")
     return folder
 
 
-def test_a_decoder_that_overflows_in_half_precision_is_run_in_full_from_then_on(overflowing: Path) -> None:
+def test_a_decoder_that_overflows_runs_in_full_precision_from_then_on(overflowing: Path) -> None:
     model = loaded(overflowing, dtype="float16")
 
     first, second = draw(model), draw(model)
@@ -184,7 +186,7 @@ def test_a_decoder_that_overflows_in_half_precision_is_run_in_full_from_then_on(
     assert np.array_equal(first.pixels, second.pixels)
 
 
-def test_half_precision_is_back_after_a_image_was_made_in_full(tmp_path: Path, wrap: Callable[..., None]) -> None:
+def test_half_precision_returns_after_an_image_in_full_precision(tmp_path: Path, wrap: Callable[..., None]) -> None:
     model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
     before = draw(model)
     wrap(UNet2DConditionModel, nan(times=1))

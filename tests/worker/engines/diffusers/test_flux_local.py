@@ -1,4 +1,4 @@
-"""FLUX.2 Klein as the worker loads it; its weights are random."""
+"""The flux-local engine, with random weights."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def small(model: FluxLocal, **fields: Any) -> Any:
     return draw(model, **{"width": 128, "height": 64, **fields})
 
 
-def test_a_distilled_model_is_asked_as_it_was_trained(model: FluxLocal) -> None:
+def test_defaults_of_a_distilled_model_match_its_training(model: FluxLocal) -> None:
     request, warnings = model.capabilities.resolve(GenerationRequest(prompt="x"))
 
     assert (request.num_inference_steps, request.guidance_scale) == (4, 1.0)
@@ -53,7 +53,7 @@ def test_a_distilled_model_is_asked_as_it_was_trained(model: FluxLocal) -> None:
     assert warnings == ()
 
 
-def test_a_base_model_is_asked_as_diffusers_does(tmp_path: Path) -> None:
+def test_defaults_of_a_base_model_are_those_of_diffusers(tmp_path: Path) -> None:
     capabilities = loaded(save_klein(tmp_path, distilled=False)).capabilities
 
     assert (capabilities.num_inference_steps, capabilities.guidance_scale) == (50, 4.0)
@@ -61,17 +61,17 @@ def test_a_base_model_is_asked_as_diffusers_does(tmp_path: Path) -> None:
 
 
 def test_what_it_cannot_honour_is_told(model: FluxLocal) -> None:
-    asked = GenerationRequest(
+    unresolved = GenerationRequest(
         prompt="x", negative_prompt="y", scheduler="euler", guidance_scale=3.5, image=(REFERENCE,), strength=0.5
     )
 
-    _, warnings = model.capabilities.resolve(asked, (64, 64))
+    _, warnings = model.capabilities.resolve(unresolved, (64, 64))
 
-    told = {warning.partition(" is ignored")[0] for warning in warnings}
-    assert told == {"negative_prompt", "scheduler", "guidance_scale", "strength"}
+    ignored = {warning.partition(" is ignored")[0] for warning in warnings}
+    assert ignored == {"negative_prompt", "scheduler", "guidance_scale", "strength"}
 
 
-def test_a_image_of_the_size_asked_for_follows_from_the_seed(model: FluxLocal) -> None:
+def test_an_image_has_the_requested_size_and_depends_on_the_seed(model: FluxLocal) -> None:
     drawn, again, other = small(model, num_images=2), small(model, seed=2), small(model, seed=3)
 
     assert [image.pixels.shape for image in drawn.images] == [(64, 128, 3)] * 2
@@ -81,7 +81,7 @@ def test_a_image_of_the_size_asked_for_follows_from_the_seed(model: FluxLocal) -
 
 
 @pytest.mark.parametrize(("distilled", "texts"), [(True, 1), (False, 2)], ids=["distilled", "with guidance"])
-def test_a_text_is_read_once_and_gives_the_image_of_the_bare_pipeline(
+def test_prompts_are_encoded_once_and_give_the_image_of_the_plain_pipeline(
     tmp_path: Path, distilled: bool, texts: int
 ) -> None:
     model, read = loaded(save_klein(tmp_path, distilled=distilled)), list[int]()
@@ -111,7 +111,7 @@ def test_steps_are_counted_over_all_images(model: FluxLocal) -> None:
     assert drawn.counted == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_every_step_has_a_preview_with_a_pixel_for_each_patch(model: FluxLocal) -> None:
+def test_every_step_has_a_preview_with_one_pixel_per_patch(model: FluxLocal) -> None:
     previews = [step.render_preview(0) for step in small(model).steps]
 
     assert [preview.shape for preview in previews] == [(64 // 16, 128 // 16, 3)] * 2
@@ -119,7 +119,7 @@ def test_every_step_has_a_preview_with_a_pixel_for_each_patch(model: FluxLocal) 
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_every_reference_counts(model: FluxLocal, count: int) -> None:
+def test_every_input_image_changes_the_result(model: FluxLocal, count: int) -> None:
     edited = draw(model, images(count)).pixels
     fewer = draw(model, images(count - 1), width=96, height=64).pixels
 
@@ -127,7 +127,7 @@ def test_every_reference_counts(model: FluxLocal, count: int) -> None:
     assert not np.array_equal(edited, fewer)
 
 
-def test_a_fifth_reference_is_refused(model: FluxLocal) -> None:
+def test_a_fifth_input_image_is_refused(model: FluxLocal) -> None:
     request = GenerationRequest(prompt="x", image=(REFERENCE,) * 5)
 
     with pytest.raises(InvalidRequest) as caught:
@@ -137,10 +137,8 @@ def test_a_fifth_reference_is_refused(model: FluxLocal) -> None:
 
 
 @pytest.mark.parametrize("size", [(63, 200), (1024, 64)])
-def test_a_reference_that_the_model_cannot_use_is_refused_by_saying_why(
-    model: FluxLocal, size: tuple[int, int]
-) -> None:
-    with pytest.raises(InvalidImage, match="each side must have at least 64, and one at most 8 times"):
+def test_an_unusable_input_image_is_refused_with_the_reason(model: FluxLocal, size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidImage, match="Each side must have at least 64 pixels, and one side at most 8 times"):
         draw(model, Inputs((speckled(*size),)), width=64, height=64)
 
 
@@ -153,14 +151,14 @@ def test_a_reference_that_the_model_cannot_use_is_refused_by_saying_why(
         ({"mask": REFERENCE}, "/mask"),
     ],
 )
-def test_what_it_cannot_make_is_refused_by_field(model: FluxLocal, fields: dict[str, Any], pointer: str) -> None:
+def test_unsupported_values_are_refused_by_field(model: FluxLocal, fields: dict[str, Any], pointer: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         model.capabilities.check(GenerationRequest(prompt="x", image=(REFERENCE,), **fields))
 
     assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
-def test_what_a_step_raises_ends_the_drawing(model: FluxLocal) -> None:
+def test_an_exception_in_a_step_ends_the_rendering(model: FluxLocal) -> None:
     steps: list[int] = []
 
     def stop(step: Step) -> None:
@@ -173,13 +171,13 @@ def test_what_a_step_raises_ends_the_drawing(model: FluxLocal) -> None:
     assert steps == [1]
 
 
-def test_the_end_of_a_prompt_that_is_not_read_is_told(model: FluxLocal) -> None:
+def test_a_warning_says_how_much_of_a_long_prompt_is_ignored(model: FluxLocal) -> None:
     (warning,) = small(model, prompt="x" * 600).watch.warnings
 
-    assert warning.startswith("prompt is too long for the model, which does not read its last 110 tokens")
+    assert warning.startswith("prompt is too long: the model ignores its last 110 tokens")
 
 
-def test_a_image_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = AutoencoderKLFlux2.decode
 
     def short(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -195,18 +193,18 @@ def test_a_image_that_does_not_fit_is_decoded_in_tiles(model: FluxLocal, monkeyp
     assert not model._pipe.vae.use_tiling
 
 
-def test_what_fits_in_no_way_fails_and_names_the_cloud(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_never_fits_fails_and_suggests_the_cloud(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model = loaded(folder, cloud=True)
+    model = loaded(folder, suggest_cloud=True)
     monkeypatch.setattr(Flux2Transformer2DModel, "forward", short)
 
     with pytest.raises(OutOfMemory, match="should fit, and the backend flux-api makes 2048x2048"):
         draw(model, width=2048, height=2048)
 
 
-def test_a_image_that_came_out_broken_is_decoded_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_image_is_decoded_again_in_float32(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = AutoencoderKLFlux2.decode
 
     def overflowing(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -222,7 +220,7 @@ def test_a_image_that_came_out_broken_is_decoded_in_float32(folder: Path, monkey
     assert model._pipe.vae.dtype is torch.bfloat16
 
 
-def test_a_image_that_is_always_broken_is_never_delivered(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_is_always_broken_is_never_delivered(model: FluxLocal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoencoderKLFlux2, "decode", lambda _, latents, **__: (latents.new_zeros(1, 3, 64, 128),))
 
     with pytest.raises(InvalidOutput):
@@ -247,7 +245,7 @@ def test_float16_is_refused(folder: Path) -> None:
         loaded(folder, dtype="float16")
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
 
     with pytest.raises(ConfigurationError, match="is a FluxPipeline; the flux-local backend runs Flux2KleinPipeline"):

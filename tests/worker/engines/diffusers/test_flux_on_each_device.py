@@ -1,4 +1,4 @@
-"""FLUX.2 Klein on the CPU and on a GPU: precision, placement, and there a model of the real size."""
+"""FLUX.2 Klein on the CPU and on a GPU: precision, placement, and (on the GPU) a model of full size."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers import placement
 from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLocal, FluxOptions
 from worker.engines.diffusers.pipeline_loading import load_pipeline
-from worker.engines.diffusers.placement import Placement, sizes_of
+from worker.engines.diffusers.placement import Placement, part_sizes
 from worker.images.values import Inputs
 from worker.models.sources import LocalModel, ModelSource
 
@@ -47,7 +47,7 @@ def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     monkeypatch.setattr(placement, "free_bytes", lambda _: free)
 
 
-def test_it_runs_in_the_precision_of_the_device_and_resident_where_there_is_room(folder: Path, device: str) -> None:
+def test_it_uses_the_precision_of_the_device_and_is_resident_if_it_fits(folder: Path, device: str) -> None:
     model = loaded(folder, device)
 
     assert (torch.device(model.device).type, model.dtype, model.placement) == (device, DTYPES[device], "resident")
@@ -58,7 +58,7 @@ def test_every_placement_gives_the_same_image(
     folder: Path, device: str, wanted: Placement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = loaded(folder, device)
-    largest = max(sizes_of(resident._pipe).values())
+    largest = max(part_sizes(resident._pipe).values())
     with_free(monkeypatch, WORKING_BYTES + largest if wanted is Placement.MODEL_OFFLOAD else 0)
     model = loaded(folder, device)
     assert model.placement == wanted
@@ -69,14 +69,14 @@ def test_every_placement_gives_the_same_image(
         assert np.abs(expected.astype(int) - made.astype(int)).mean() < 1
 
 
-def test_a_image_that_fits_with_idle_parts_outside_is_made_so(
+def test_an_image_that_fits_only_with_idle_parts_offloaded_is_rendered(
     folder: Path, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(folder, device)
-    # The CPU has none; but what is done then can be done there, too.
-    monkeypatch.setattr(placement, "has_memory_of_its_own", lambda _: True)
+    # The CPU has no memory of its own, but offloading works there, too.
+    monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model, **SIZE).pixels
-    # Once as it is, once in tiles, which help the decoder only.
+    # Fails once without fallback and once with tiles, which help only the decoder.
     forward, failures = Flux2Transformer2DModel.forward, iter([True, True])
 
     def full_twice(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +96,7 @@ def test_a_image_that_fits_with_idle_parts_outside_is_made_so(
 
 
 def built(folder: Path, device: str) -> Any:
-    """On a GPU as large as the real one, elsewhere small."""
+    """Full size on a GPU, small elsewhere."""
     if device != "cuda":
         return load_pipeline(found(folder), PIPELINE, torch.float32)
     with in_bfloat16(), torch.device(device):
@@ -111,7 +111,7 @@ def built(folder: Path, device: str) -> Any:
     ("wanted", "most_bytes"),
     [(Placement.RESIDENT, 19.2 * GB), (Placement.MODEL_OFFLOAD, 11.3 * GB), (Placement.GROUP_OFFLOAD, 5 * GB)],
 )
-def test_a_model_of_the_real_size_keeps_to_the_memory_it_was_placed_by(
+def test_a_full_size_model_stays_within_its_planned_memory(
     folder: Path,
     device: str,
     wanted: Placement,
@@ -124,14 +124,14 @@ def test_a_model_of_the_real_size_keeps_to_the_memory_it_was_placed_by(
         pytest.skip("the device is too small")
     pipe = built(folder, device)
     pipe.set_progress_bar_config(disable=True)
-    sizes = sizes_of(pipe).values()
+    sizes = part_sizes(pipe).values()
     small = {
         Placement.RESIDENT: sum(sizes) + WORKING_BYTES,
         Placement.MODEL_OFFLOAD: max(sizes) + WORKING_BYTES,
         Placement.GROUP_OFFLOAD: 0,
     }
     with_free(monkeypatch, int(most_bytes) if on_gpu else small[wanted])
-    model = FluxLocal(pipe, found(folder), torch.device(device), checker=None, cloud=False)
+    model = FluxLocal(pipe, found(folder), torch.device(device), checker=None, suggest_cloud=False)
     assert model.placement == wanted
     size = {} if on_gpu else SIZE
     if on_gpu:

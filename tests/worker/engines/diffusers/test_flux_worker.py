@@ -1,4 +1,4 @@
-"""A worker of flux-local through HTTP: its states, its defaults, images from images."""
+"""A flux-local worker through HTTP: its states, its defaults, and edits."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def backend(api: Api, name: str = "flux-local") -> dict[str, Any]:
 
 
 def is_seen(api: Api, status: str) -> bool:
-    """Whether the backend comes to be that. What its worker tells is read, not sent."""
+    """Whether the backend reaches this status. The API reads it only now and then."""
     end = time.monotonic() + 30
     while backend(api)["status"] != status:
         if time.monotonic() > end:
@@ -40,7 +40,7 @@ def is_seen(api: Api, status: str) -> bool:
 
 @pytest.fixture(scope="module")
 def flux(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker with a small Klein, which were seen in every state of a start."""
+    """An API and a worker with a small Klein, after every status of a start was seen."""
     folder: Path = tmp_path_factory.mktemp("flux")
     settings = {"SD_BACKENDS": "flux-local", "SD_SAFETY_CHECKER": "false", "SD_DEVICE": "cpu"}
     with Stack(redis_url, folder, SD_FLUX_MODEL_ID=str(save_klein(folder / "klein")), **settings) as stack:
@@ -59,7 +59,7 @@ def encoded(number: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_a_prompt_alone_gives_a_image_by_the_defaults_of_the_model(flux: Stack) -> None:
+def test_a_prompt_alone_gives_an_image_with_the_models_defaults(flux: Stack) -> None:
     job = run_job(flux, prompt="a red heart on a blue background")
 
     assert job["backend"] == "flux-local"
@@ -68,12 +68,12 @@ def test_a_prompt_alone_gives_a_image_by_the_defaults_of_the_model(flux: Stack) 
     assert pixels(image_bytes(flux, job)).shape == (1024, 1024, 3)
 
 
-def test_what_it_is_and_takes_is_told(flux: Stack) -> None:
-    told = backend(flux.api)
-    (worker,) = told["workers"]
-    fields = told["capabilities"]["properties"]
+def test_the_api_reports_device_and_capabilities(flux: Stack) -> None:
+    view = backend(flux.api)
+    (worker,) = view["workers"]
+    fields = view["capabilities"]["properties"]
 
-    assert (told["device"], told["dtype"], worker["placement"]) == ("cpu", "float32", "resident")
+    assert (view["device"], view["dtype"], worker["placement"]) == ("cpu", "float32", "resident")
     assert "resident; its parts take 0.0 GB" in flux.worker.output
     assert (fields["num_inference_steps"]["default"], fields["guidance_scale"]["default"]) == (4, 1.0)
     assert fields["width"] | {"description": ""} == {
@@ -87,14 +87,14 @@ def test_what_it_is_and_takes_is_told(flux: Stack) -> None:
     assert all(fields[name]["x-ignored"] for name in ("negative_prompt", "scheduler", "strength", "guidance_scale"))
 
 
-def test_what_it_cannot_honour_is_a_warning_on_the_job(flux: Stack) -> None:
+def test_ignored_fields_become_warnings_of_the_job(flux: Stack) -> None:
     job = run_job(flux, prompt="x", negative_prompt="y", scheduler="euler", width=64, height=64)
 
-    told = [warning.partition(" is ignored")[0] for warning in job["warnings"]]
-    assert told == ["negative_prompt", "scheduler"]
+    ignored = [warning.partition(" is ignored")[0] for warning in job["warnings"]]
+    assert ignored == ["negative_prompt", "scheduler"]
 
 
-def test_a_image_is_edited_at_its_own_size(flux: Stack) -> None:
+def test_an_image_is_edited_at_its_own_size(flux: Stack) -> None:
     answer = requests.post(
         f"{flux.api.url}/api/img2img",
         files={"image": ("in.png", base64.b64decode(encoded(0)), "image/png")},
@@ -106,7 +106,7 @@ def test_a_image_is_edited_at_its_own_size(flux: Stack) -> None:
     assert pixels(image_bytes(flux, answer.json())).shape == (64, 96, 3)
 
 
-def test_four_references_make_another_image_than_three(flux: Stack) -> None:
+def test_a_fourth_input_image_changes_the_result(flux: Stack) -> None:
     references = [encoded(number) for number in range(4)]
 
     four, three = (run_job(flux, prompt="x", seed=1, image=references[:count]) for count in (4, 3))
@@ -114,7 +114,7 @@ def test_four_references_make_another_image_than_three(flux: Stack) -> None:
     assert not np.array_equal(pixels(image_bytes(flux, four)), pixels(image_bytes(flux, three)))
 
 
-def test_five_references_are_refused(flux: Stack) -> None:
+def test_five_input_images_are_refused(flux: Stack) -> None:
     answer = flux.api.post("/api/txt2img", {"prompt": "x", "image": [encoded(number) for number in range(5)]})
 
     assert answer.status_code == 422

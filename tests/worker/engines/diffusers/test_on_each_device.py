@@ -1,4 +1,4 @@
-"""The same on the CPU and on a GPU: precision, and a device whose memory really ends."""
+"""The same tests on the CPU and on a GPU: precision, batches, compilation, and really running out of memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.
     return loaded(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)), device=device)
 
 
-def test_models_run_in_the_precision_of_the_device(model: StableDiffusion, device: str) -> None:
+def test_models_use_the_precision_of_the_device(model: StableDiffusion, device: str) -> None:
     assert (torch.device(model.device).type, model.dtype) == (device, DTYPES[device])
 
 
@@ -50,22 +50,22 @@ def test_the_same_request_gives_the_same_pixels(model: StableDiffusion) -> None:
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first.images, second.images, strict=True))
 
 
-def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion) -> None:
+def test_pixels_outside_the_mask_are_unchanged(model: StableDiffusion) -> None:
     image = draw(model, Inputs((speckled(),), right_half())).pixels
 
     assert np.array_equal(image[:, :32], speckled()[:, :32])
 
 
-def test_a_image_that_fits_with_an_idle_half_outside_is_made_so(
+def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The CPU has none; but what is done then can be done there, too.
-    monkeypatch.setattr(placement, "has_memory_of_its_own", lambda _: True)
+    # The CPU has no memory of its own, but offloading works there, too.
+    monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
     before = draw(model).pixels
     forward, crowded = UNet2DConditionModel.forward, [True]
 
     def full_while_all_of_it_is_there(unet: Any, *args: Any, **kwargs: Any) -> Any:
-        # What accelerate leaves on a part that comes and goes.
+        # accelerate sets this attribute on offloaded parts.
         if crowded and not hasattr(unet, "_hf_hook"):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(unet, *args, **kwargs)
@@ -84,7 +84,7 @@ def test_a_image_that_fits_with_an_idle_half_outside_is_made_so(
 
 @contextmanager
 def short_of_memory(device: str, spare_bytes: int) -> Iterator[int]:
-    """A device on which this process may have so much more than it has; gives what is too much for it."""
+    """A device on which this process may allocate only this much more; yields a size that is too large."""
     if device == "cpu":
         yield 1 << 50
         return
@@ -97,7 +97,7 @@ def short_of_memory(device: str, spare_bytes: int) -> Iterator[int]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_memory_that_really_ends_fails_one_job_and_no_other(device: str, tmp_path: Path) -> None:
+def test_really_running_out_of_memory_fails_only_one_job(device: str, tmp_path: Path) -> None:
     model = loaded(tiny.save_sd(tmp_path), device=device)
     before = draw(model).pixels
 
@@ -115,22 +115,22 @@ def close(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("images", [1, 4, 8])
-def test_images_made_in_one_go_are_those_that_are_made_alone(images: int, device: str, tmp_path: Path) -> None:
+def test_images_of_a_batch_equal_those_rendered_alone(images: int, device: str, tmp_path: Path) -> None:
     model = loaded(tiny.save_sdxl(tmp_path), device=device, max_batch_size=8)
 
     together = draw(model, num_images=images)
 
     assert together.counted == [(1, 2), (2, 2)]
     for index, image in enumerate(together.images):
-        # The device chooses how to compute by how many there are, and rounds accordingly.
+        # The device computes batches of different sizes differently, and rounds differently.
         assert close(image, draw(model, seed=1 + index).images[0])
 
 
-def test_compiled_code_draws_the_same_and_is_used_for_its_sizes_alone(
+def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if device == "cpu":
-        # All but the C++ compiler, which takes half a minute.
+        # Everything except the C++ compiler, which takes half a minute.
         compile_blocks = UNet2DConditionModel.compile_repeated_blocks
         monkeypatch.setattr(
             UNet2DConditionModel,

@@ -1,4 +1,4 @@
-"""What a job gives up when memory runs out, and what is said when it was not enough."""
+"""Fallbacks when memory runs out, and the error when they do not suffice."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ SMALLER_BATCH = Fallback("one by one", nullcontext)
 TILES = Fallback("in tiles", nullcontext)
 
 
-def asked(width: int = 1024, height: int = 1024) -> GenerationRequest:
+def request(width: int = 1024, height: int = 1024) -> GenerationRequest:
     return GenerationRequest(prompt="x", width=width, height=height)
 
 
@@ -31,7 +31,7 @@ def failing(times: int, error: BaseException | None = None) -> tuple[list[int], 
 
 
 class Making:
-    """Something that works when it is called once more than it fails."""
+    """A function that fails this many times, then succeeds."""
 
     def __init__(self, times: int, error: BaseException, calls: list[int]) -> None:
         self._times = times
@@ -45,43 +45,45 @@ class Making:
         return "made"
 
 
-def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, RecordingWatch]:
+def run_with_fallbacks(
+    making: Making, *fallbacks: Fallback, budget: MemoryBudget | None = None
+) -> tuple[str, RecordingWatch]:
     watch = RecordingWatch()
-    with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, cloud=False), watch) as ladder:
-        return ladder.run(making, *reliefs), watch
+    with OutOfMemoryFallbacks(request(), budget or MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+        return memory.run(making, *fallbacks), watch
 
 
-def refusal(room: MemoryBudget, request: GenerationRequest) -> str:
+def refusal(budget: MemoryBudget, request: GenerationRequest) -> str:
     _, making = failing(9)
-    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, room, RecordingWatch()) as ladder:
-        ladder.run(making)
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, budget, RecordingWatch()) as memory:
+        memory.run(making)
     return caught.value.detail
 
 
-def test_what_fits_gives_up_nothing() -> None:
+def test_a_job_that_fits_enables_no_fallback() -> None:
     calls, making = failing(0)
 
-    assert climbed(making, SMALLER_BATCH, TILES)[1].warnings == []
+    assert run_with_fallbacks(making, SMALLER_BATCH, TILES)[1].warnings == []
     assert len(calls) == 1
 
 
-def test_reliefs_are_taken_one_after_the_other_until_it_fits() -> None:
+def test_fallbacks_are_enabled_one_after_the_other_until_the_job_fits() -> None:
     calls, making = failing(1)
 
-    made, watch = climbed(making, SMALLER_BATCH, TILES)
+    made, watch = run_with_fallbacks(making, SMALLER_BATCH, TILES)
 
     assert (made, len(calls)) == ("made", 2)
     assert watch.warnings == ["memory was short: one by one"]
 
 
-def test_what_has_been_given_up_is_not_given_up_again() -> None:
+def test_an_enabled_fallback_is_not_enabled_again() -> None:
     calls, making = failing(2)
     watch = RecordingWatch()
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), watch) as ladder:
-        ladder.run(failing(1)[1], SMALLER_BATCH)
+    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+        memory.run(failing(1)[1], SMALLER_BATCH)
         with pytest.raises(OutOfMemory):
-            ladder.run(making, SMALLER_BATCH)
+            memory.run(making, SMALLER_BATCH)
 
     assert len(calls) == 1
     assert len(watch.warnings) == 1
@@ -98,30 +100,30 @@ def test_what_has_been_given_up_is_not_given_up_again() -> None:
     ],
     ids=["cuda", "cpu", "mps", "cublas", "python"],
 )
-def test_every_way_of_running_out_is_known(error: BaseException) -> None:
-    assert climbed(failing(1, error)[1], TILES)[0] == "made"
+def test_every_out_of_memory_error_is_recognised(error: BaseException) -> None:
+    assert run_with_fallbacks(failing(1, error)[1], TILES)[0] == "made"
 
 
-def test_torch_says_so_on_this_machine() -> None:
+def test_torchs_own_error_on_this_machine_is_recognised() -> None:
     def too_much() -> None:
         torch.empty(2**60)
 
     with (
         pytest.raises(OutOfMemory),
-        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), RecordingWatch()) as ladder,
+        OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory,
     ):
-        ladder.run(too_much)
+        memory.run(too_much)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
     calls, making = failing(1, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
     with pytest.raises(RuntimeError, match="mat1"):
-        climbed(making, TILES)
+        run_with_fallbacks(making, TILES)
     assert len(calls) == 1
 
 
-def test_everything_is_put_back_after_the_job() -> None:
+def test_fallbacks_are_disabled_after_the_job() -> None:
     state = ["resident"]
 
     @contextmanager
@@ -130,7 +132,7 @@ def test_everything_is_put_back_after_the_job() -> None:
         yield
         state.append("resident")
 
-    climbed(failing(1)[1], Fallback("offloaded", offloaded))
+    run_with_fallbacks(failing(1)[1], Fallback("offloaded", offloaded))
 
     assert state == ["resident", "offloaded", "resident"]
 
@@ -141,57 +143,57 @@ def never_back() -> Iterator[None]:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() -> None:
-    made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
+def test_a_model_that_cannot_be_restored_restarts_the_process_but_keeps_the_images() -> None:
+    made, watch = run_with_fallbacks(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
-    assert watch.restart_reasons == ["the model could not be put back after memory ran out"]
+    assert watch.restart_reasons == ["the model could not be restored after running out of memory"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
-def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> None:
+def test_a_damaged_process_is_restarted(error: BaseException) -> None:
     watch = RecordingWatch()
-    room = MemoryBudget(MODEL, cloud=False)
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
 
-    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
-        ladder.run(failing(1, error)[1])
+    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(request(), budget, watch) as memory:
+        memory.run(failing(1, error)[1])
 
     assert len(watch.restart_reasons) == 1
 
 
-def test_a_device_that_was_merely_full_is_trusted_again() -> None:
-    assert climbed(failing(1)[1], TILES)[1].retired == []
+def test_a_device_that_was_only_full_needs_no_restart() -> None:
+    assert run_with_fallbacks(failing(1)[1], TILES)[1].restart_reasons == []
 
 
-def test_the_models_own_size_is_named_where_nothing_was_made_yet() -> None:
-    assert refusal(MemoryBudget(MODEL, cloud=False), asked(2048, 1024)) == (
+def test_without_a_success_the_error_suggests_the_default_size() -> None:
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=False), request(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
-def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() -> None:
-    room = MemoryBudget(MODEL, cloud=False)
-    with OutOfMemoryFallbacks(asked(1024, 768), room, RecordingWatch()):
+def test_the_error_suggests_the_largest_success_in_the_requested_shape() -> None:
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
+    with OutOfMemoryFallbacks(request(1024, 768), budget, RecordingWatch()):
         pass
 
-    assert "1252x624" not in refusal(room, asked(2048, 1024))
-    assert "1248x624 should fit" in refusal(room, asked(2048, 1024))
+    assert "1252x624" not in refusal(budget, request(2048, 1024))
+    assert "1248x624 should fit" in refusal(budget, request(2048, 1024))
 
 
-def test_a_size_for_which_memory_has_failed_is_never_named() -> None:
-    room = MemoryBudget(MODEL, cloud=False)
-    refusal(room, asked(512, 512))
+def test_the_error_never_suggests_a_size_that_failed() -> None:
+    budget = MemoryBudget(MODEL, suggest_cloud=False)
+    refusal(budget, request(512, 512))
 
-    assert "256x256 should fit" in refusal(room, asked(1024, 1024))
+    assert "256x256 should fit" in refusal(budget, request(1024, 1024))
 
 
-def test_the_cloud_is_named_where_there_is_one() -> None:
-    assert refusal(MemoryBudget(MODEL, cloud=True), asked()).endswith(
+def test_the_error_suggests_the_cloud_if_there_is_one() -> None:
+    assert refusal(MemoryBudget(MODEL, suggest_cloud=True), request()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
 
-def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
+def test_a_failed_attempt_releases_its_memory_before_the_next() -> None:
     alive: list[bool] = []
 
     class Tensor:
@@ -206,29 +208,29 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), RecordingWatch()) as ladder:
-        ladder.run(make, TILES)
+    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory:
+        memory.run(make, TILES)
 
     assert alive == [False]
 
 
-#: In a process of its own: what others left in the heap would be in the way.
+#: In a separate process, because leftovers in the heap would disturb it.
 FREEING = """
 import ctypes, json, resource, psutil, torch
 from worker.engines.diffusers.out_of_memory import free_memory, keep_freed_memory
 
 def occupied():
-    # Pages that the kernel had to clear for tensors of 64 MB in all, which are gone again.
+    # Pages that the kernel clears for 64 MB of tensors, which are freed again.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(1 << 20) for _ in range(16)]
     del tensors
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-# What glibc begins with; it learns from tensors that are freed, but not always enough.
+# glibc's initial value; it adapts to freed tensors, but not always enough.
 ctypes.CDLL(None).mallopt(-3, 128 << 10)
 as_it_comes = occupied()
 keep_freed_memory()
-# The first ones may find holes in which not all of them fit.
+# The first tensors may not all fit into existing holes.
 kept, resident = min(occupied() for _ in range(5)), psutil.Process().memory_info().rss
 free_memory()
 given_back = resident - psutil.Process().memory_info().rss
@@ -237,7 +239,7 @@ print(json.dumps([as_it_comes, kept, given_back, occupied()]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other C libraries are left as they are")
-def test_tensors_lie_where_others_lay_and_what_is_freed_is_given_back() -> None:
+def test_tensors_reuse_memory_and_free_memory_returns_it() -> None:
     done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, check=True)
 
     as_it_comes, kept, given_back, after = json.loads(done.stdout)

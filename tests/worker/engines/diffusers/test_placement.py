@@ -1,4 +1,4 @@
-"""Which parts of a model are on the device, by what is free there."""
+"""Which parts of a model stay on the device, depending on its free memory."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.worker.engines.diffusers.klein import full_size, in_bfloat16, save_kl
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers import flux_local
 from worker.engines.diffusers import placement as module
-from worker.engines.diffusers.placement import Placement, choose, free_bytes, sizes_of
+from worker.engines.diffusers.placement import Placement, choose_placement, free_bytes, part_sizes
 from worker.engines.diffusers.stable_diffusion import loading
 from worker.images.values import Inputs
 
@@ -56,18 +56,18 @@ SIZES = {"klein": KLEIN, "xl": XL, "sd": SD}
         ("sd", "2 GB", 1.8, Placement.GROUP_OFFLOAD),
     ],
 )
-def test_as_much_as_fits_stays_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
-    assert choose(SIZES[model], int(free * GB), WORKING[model]) is placement
+def test_as_many_parts_as_fit_stay_on_the_device(model: str, card: str, free: float, placement: Placement) -> None:
+    assert choose_placement(SIZES[model], int(free * GB), WORKING[model]) is placement
 
 
-def test_where_parts_cannot_wait_elsewhere_everything_is_on_the_device() -> None:
-    assert choose(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
+def test_without_offloading_everything_is_on_the_device() -> None:
+    assert choose_placement(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
     assert free_bytes(torch.device("cpu")) is None
 
 
-def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
+def test_full_size_parts_are_as_large_as_their_files() -> None:
     with in_bfloat16(), torch.device("meta"):
-        sizes = sizes_of(full_size())
+        sizes = part_sizes(full_size())
 
     assert {name: round(size / GB, 2) for name, size in sizes.items()} == {
         "transformer": 7.75,
@@ -76,10 +76,10 @@ def test_the_parts_of_the_real_model_are_as_large_as_its_files() -> None:
     }
 
 
-def test_weights_that_two_layers_share_are_counted_once(tmp_path: Path) -> None:
+def test_shared_weights_are_counted_once(tmp_path: Path) -> None:
     pipe = Flux2KleinPipeline.from_pretrained(save_klein(tmp_path), dtype=torch.bfloat16)
 
-    sizes = sizes_of(pipe)
+    sizes = part_sizes(pipe)
 
     assert set(sizes) == {"text_encoder", "transformer", "vae"}
     assert sizes["text_encoder"] < sum(tensor.nbytes for tensor in pipe.text_encoder.state_dict().values())
@@ -95,16 +95,16 @@ def test_every_placement_gives_the_same_images_in_every_mode(
     with_room_for(placement, monkeypatch)
     model = loaded(folder, lora_dir=tmp_path / "loras")
     assert (resident.placement, model.placement) == ("resident", placement)
-    begun, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
+    init, masked = Inputs((speckled(),)), Inputs((speckled(),), right_half())
 
     fields = {"loras": [{"name": "one"}], "num_images": 2}
     for inputs, more in (
         (Inputs(), {}),
-        (begun, {}),
+        (init, {}),
         (masked, fields),
-        (begun, fields),
+        (init, fields),
         (Inputs(), fields),
-        (begun, {}),
+        (init, {}),
     ):
         expected, made = draw(resident, inputs, **more), draw(model, inputs, **more)
         assert made.watch.warnings == []
@@ -112,9 +112,7 @@ def test_every_placement_gives_the_same_images_in_every_mode(
         assert all(np.array_equal(one.pixels, other.pixels) for one, other in pairs)
 
 
-def test_a_broken_image_is_decoded_again_where_single_layers_come_and_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_image_is_decoded_again_with_group_offloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_room_for(Placement.GROUP_OFFLOAD, monkeypatch)
     model = loaded(tiny.save_sd(tmp_path), dtype="bfloat16")
     decode = AutoencoderKL.decode
@@ -131,5 +129,5 @@ def test_a_broken_image_is_decoded_again_where_single_layers_come_and_go(
 
 
 def with_room_for(placement: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the device had just so much."""
-    monkeypatch.setattr(module, "choose", lambda *_: placement)
+    """As if the device had just enough memory for this."""
+    monkeypatch.setattr(module, "choose_placement", lambda *_: placement)

@@ -1,4 +1,4 @@
-"""What a model has made of texts is kept for the next time, within bounds."""
+"""The cache of prompt embeddings, and its limits."""
 
 from collections.abc import Callable
 
@@ -17,40 +17,40 @@ def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:
     return read_it
 
 
-def asked(meanings: PromptEmbeddingCache, prompts: str) -> str:
-    """Those of the prompts, one letter each, that had to be read."""
+def encoded_of(cache: PromptEmbeddingCache, prompts: str) -> str:
+    """The prompts (one letter each) that were not cached."""
     read: list[str] = []
     for prompt in prompts:
-        meanings.of(prompt, reading(read, prompt))
+        cache.get(prompt, reading(read, prompt))
     return "".join(read)
 
 
-def test_only_so_many_texts_are_remembered() -> None:
-    meanings = PromptEmbeddingCache(most_kept=3)
+def test_the_number_of_cached_prompts_is_limited() -> None:
+    cache = PromptEmbeddingCache(max_entries=3)
 
-    assert asked(meanings, "abcabc") == "abc"
-    # The one that was asked for least lately goes.
-    assert asked(meanings, "adcab") == "db"
-
-
-def test_no_more_than_so_many_bytes_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
-    meanings = PromptEmbeddingCache()
-
-    assert asked(meanings, "abab") == "ab"
-    assert asked(meanings, "cb") == "c"
-    assert asked(meanings, "a") == "a"
+    assert encoded_of(cache, "abcabc") == "abc"
+    # The least recently used one is evicted.
+    assert encoded_of(cache, "adcab") == "db"
 
 
-def test_what_is_forgotten_is_read_again_and_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_embeddings, "MOST_BYTES_KEPT", 8000)
-    meanings = PromptEmbeddingCache()
-    asked(meanings, "ab")
+def test_the_size_of_the_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
+    cache = PromptEmbeddingCache()
 
-    meanings.forget()
+    assert encoded_of(cache, "abab") == "ab"
+    assert encoded_of(cache, "cb") == "c"
+    assert encoded_of(cache, "a") == "a"
 
-    assert asked(meanings, "abab") == "ab"
+
+def test_evicted_prompts_are_encoded_again_and_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_embeddings, "MAX_BYTES", 8000)
+    cache = PromptEmbeddingCache()
+    encoded_of(cache, "ab")
+
+    cache.clear()
+
+    assert encoded_of(cache, "abab") == "ab"
 
 
-def test_nothing_is_remembered_where_nothing_is_to_be() -> None:
-    assert asked(PromptEmbeddingCache(most_kept=0), "aa") == "aa"
+def test_a_cache_of_size_zero_caches_nothing() -> None:
+    assert encoded_of(PromptEmbeddingCache(max_entries=0), "aa") == "aa"

@@ -1,4 +1,4 @@
-"""Model folders as people have them: weights in every precision and in shards, or damaged in every way."""
+"""Model folders with weights in every precision and in shards, or damaged in every way."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
 from tests.worker.images.looking import Pixels
-from worker.models.weight_files import choose
+from worker.models.weight_files import choose_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -30,7 +30,7 @@ USUAL = "diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All weights are such that half precision holds them exactly, so that every form gives the same image."""
+    """All weights are exact in half precision, so that every variant gives the same image."""
     folder = tiny.save_sd(tmp_path_factory.mktemp("whole"))
     for part, kind in CLASSES.items():
         kind.from_pretrained(folder / part).half().to(torch.bfloat16).float().save_pretrained(folder / part)
@@ -48,7 +48,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 
 def keep_as(folder: Path, part: str, variant: str, *, shards: bool = False) -> None:
-    """The weights of a part in this variant, and in no other."""
+    """Replaces the weights of a part by this variant."""
     model = CLASSES[part].from_pretrained(folder / part)
     for weights in (folder / part).glob("*.safetensors"):
         weights.unlink()
@@ -60,7 +60,7 @@ def keep_as(folder: Path, part: str, variant: str, *, shards: bool = False) -> N
 @pytest.mark.parametrize("variant", ["fp16", "bf16"])
 @pytest.mark.parametrize("shards", [False, True])
 @pytest.mark.parametrize("parts", [list(CLASSES), ["vae"], ["text_encoder"]])
-def test_weights_in_half_precision_alone_are_enough(
+def test_weights_may_exist_only_in_half_precision(
     folder: Path, expected: Pixels, parts: list[str], shards: bool, variant: str
 ) -> None:
     for part in parts:
@@ -72,7 +72,7 @@ def test_weights_in_half_precision_alone_are_enough(
     assert np.array_equal(draw(model).pixels, expected)
 
 
-def test_each_part_may_be_there_in_another_way(folder: Path, expected: Pixels) -> None:
+def test_each_part_may_have_its_own_variant(folder: Path, expected: Pixels) -> None:
     keep_as(folder, "unet", "fp16", shards=True)
     keep_as(folder, "vae", "bf16")
     (folder / "text_encoder" / "LICENSE").touch()
@@ -81,7 +81,7 @@ def test_each_part_may_be_there_in_another_way(folder: Path, expected: Pixels) -
     assert np.array_equal(draw(loaded(folder)).pixels, expected)
 
 
-def test_of_several_variants_the_fitting_one_is_loaded(folder: Path, expected: Pixels) -> None:
+def test_the_most_suitable_of_several_variants_is_loaded(folder: Path, expected: Pixels) -> None:
     spoilt = {key: torch.zeros_like(tensor) for key, tensor in load_file(folder / "unet" / USUAL).items()}
     save_file(spoilt, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors", {"format": "pt"})
     save_file(spoilt, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors", {"format": "pt"})
@@ -92,7 +92,7 @@ def test_of_several_variants_the_fitting_one_is_loaded(folder: Path, expected: P
 @pytest.mark.parametrize(
     ("dtype", "variant"), [("float32", ""), ("float16", "fp16"), ("bfloat16", "bf16"), ("auto", "fp16")]
 )
-def test_the_variant_is_chosen_by_what_computes_with_it(dtype: str, variant: str) -> None:
+def test_the_variant_depends_on_the_dtype(dtype: str, variant: str) -> None:
     names = {
         "": ["model.safetensors"],
         "fp16": ["model.fp16-00001-of-00002.safetensors", "model.safetensors.index.fp16.json"],
@@ -100,7 +100,7 @@ def test_the_variant_is_chosen_by_what_computes_with_it(dtype: str, variant: str
         "ema": ["model.ema.safetensors"],
     }
 
-    assert choose([name for files in names.values() for name in files], dtype) == (variant, names[variant])
+    assert choose_weights([name for files in names.values() for name in files], dtype) == (variant, names[variant])
 
 
 def cut_off(folder: Path) -> None:
@@ -143,7 +143,7 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (cut_off, "could not be loaded"),
         (without_a_layer, "decoder.conv_in.weight is missing"),
@@ -153,29 +153,32 @@ def with_another(part: str, value: object) -> Callable[[Path], None]:
         (with_a_broken_configuration, "could not be loaded"),
         (
             with_another("unet", ["diffusers", "NoSuchModel"]),
-            "is no model of the installed diffusers",
+            "which the installed diffusers does not have",
         ),
-        (with_another("unet", ["diffusers", "DiffusionPipeline"]), "is no model of the installed diffusers"),
+        (with_another("unet", ["diffusers", "DiffusionPipeline"]), "which the installed diffusers does not have"),
         (with_another("scheduler", ["diffusers", "utils"]), "could not be loaded"),
-        (with_another("unet", ["own_code", "OwnModel"]), "needs code of its own, which is never run"),
-        (with_another("unet", [{}, "OwnModel"]), "needs code of its own, which is never run"),
-        (with_another("../unet", ["diffusers", "UNet2DConditionModel"]), "needs code of its own, which is never run"),
+        (with_another("unet", ["own_code", "OwnModel"]), "needs its own code"),
+        (with_another("unet", [{}, "OwnModel"]), "needs its own code"),
+        (
+            with_another("../unet", ["diffusers", "UNet2DConditionModel"]),
+            "needs its own code",
+        ),
     ],
 )
-def test_what_cannot_be_loaded_is_told_in_one_sentence(
-    folder: Path, damage: Callable[[Path], None], told: str, caplog: pytest.LogCaptureFixture
+def test_a_model_that_cannot_be_loaded_is_reported_in_one_sentence(
+    folder: Path, damage: Callable[[Path], None], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     damage(folder)
 
     with caplog.at_level(logging.CRITICAL), pytest.raises(ConfigurationError) as caught:
         loaded(folder)
 
-    assert told in caught.value.detail
+    assert message in caught.value.detail
     assert "\n" not in caught.value.detail
     assert str(folder) in caught.value.detail
 
 
-def test_code_that_comes_with_a_model_is_not_run(folder: Path, tmp_path: Path, expected: Pixels) -> None:
+def test_code_in_a_models_folder_is_not_run(folder: Path, tmp_path: Path, expected: Pixels) -> None:
     ran = tmp_path / "ran"
     for part in (*CLASSES, "."):
         for name in ("pipeline.py", "modeling_own.py", "__init__.py"):
@@ -197,5 +200,5 @@ def test_files_that_change_while_they_are_loaded_are_not_used(folder: Path, monk
 
     monkeypatch.setattr(AutoencoderKL, "from_pretrained", swap_meanwhile)
 
-    with pytest.raises(ConfigurationError, match="changed while it was loaded; start again when they are whole"):
+    with pytest.raises(ConfigurationError, match="changed while they were loaded; start again when they are complete"):
         loaded(folder)

@@ -1,4 +1,4 @@
-"""Several jobs in one call of a pipeline: to the pixel what each would get alone."""
+"""Batches of jobs: each image has exactly the pixels that it would have alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
-from worker.engines.diffusers.batch_invariance import as_alone
+from worker.engines.diffusers.batch_invariance import batch_invariant
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.batching import BatchWatch
@@ -25,23 +25,24 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
 HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 STARS = {"prompt": "a yellow star on a green background", "seed": 7, "num_images": 2}
 APPLE = {"prompt": "a green apple", "negative_prompt": "blue", "seed": 3}
-ASKED = (HEART, STARS, APPLE)
+REQUESTS = (HEART, STARS, APPLE)
+SMALL = {"width": 64, "height": 64}
 
 
-def together(
+def rendered_as_batch(
     model: StableDiffusion,
-    asked: Sequence[dict[str, Any]],
+    requests: Sequence[dict[str, Any]],
     watches: Sequence[RecordingWatch] = (),
     inputs: Sequence[Inputs] = (),
 ) -> list[list[RenderedImage]]:
-    """The images of each request, two steps long unless told otherwise, all made in one go."""
-    requests = [
-        model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **each}))[0]
-        for each in asked
+    """The images of each request, with two steps by default, rendered as one batch."""
+    resolved = [
+        model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **fields}))[0]
+        for fields in requests
     ]
-    watch = BatchWatch(watches or [RecordingWatch() for _ in asked], [request.num_images for request in requests])
-    made = model.generate_batch(requests, inputs or [NOTHING] * len(requests), watch)
-    return [list(images) for images in made]
+    watch = BatchWatch(watches or [RecordingWatch() for _ in resolved], [request.num_images for request in resolved])
+    batch = model.generate_batch(resolved, inputs or [NOTHING] * len(resolved), watch)
+    return [list(images) for images in batch]
 
 
 def same(one: Sequence[RenderedImage], other: Sequence[RenderedImage]) -> bool:
@@ -52,7 +53,7 @@ def same(one: Sequence[RenderedImage], other: Sequence[RenderedImage]) -> bool:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many samples each prediction was for."""
+    """The batch size of each prediction."""
     counted: list[int] = []
     forward = UNet2DConditionModel.forward
 
@@ -68,51 +69,50 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     "shared",
     [
         {},
-        {"guidance_scale": 1.0},
-        {"negative_prompt": "red"},
-        {"width": 64, "height": 64},
+        {**SMALL, "guidance_scale": 1.0},
+        {**SMALL, "negative_prompt": "red"},
         {"width": 72, "height": 104, "scheduler": "euler_a", "num_inference_steps": 3},
     ],
-    ids=["as it comes", "without guidance", "with a negative prompt", "small", "of odd size, with noise at each step"],
+    ids=["by default", "without guidance", "with a negative prompt", "of odd size, with noise at each step"],
 )
 def test_every_image_has_the_pixels_that_it_would_have_alone(
     starter: StableDiffusion, shared: dict[str, Any], calls: list[int]
 ) -> None:
-    asked = [{**each, **shared} for each in ASKED]
+    requests = [{**request, **shared} for request in REQUESTS]
 
-    made = together(starter, asked)
+    batch = rendered_as_batch(starter, requests)
 
     assert set(calls) == {4 if "guidance_scale" in shared else 8}
-    for images, each in zip(made, asked, strict=True):
+    for images, request in zip(batch, requests, strict=True):
         for index, image in enumerate(images):
-            alone = draw(starter, **{**each, "seed": each["seed"] + index, "num_images": 1})
+            alone = draw(starter, **{**request, "seed": request["seed"] + index, "num_images": 1})
             assert np.array_equal(image.pixels, alone.pixels)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole images", "within masks"])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_images_to_begin_with_are_each_jobs_own(
+def test_each_job_of_a_batch_has_its_own_init_image(
     starter: StableDiffusion, masked: bool, strength: float, calls: list[int]
 ) -> None:
-    scene, mask = speckled(128, 128), right_half(128, 128)
+    scene, mask = speckled(64, 64), right_half(64, 64)
     inputs = [
         Inputs((scene,), mask if masked else None),
         Inputs((scene[::-1].copy(),), mask.T.copy() if masked else None),
         Inputs((255 - scene,), mask[:, ::-1].copy() if masked else None),
     ]
-    begun = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
-    asked = [{**each, **begun, "width": 128, "height": 128, "num_inference_steps": 4} for each in ASKED]
+    edit = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
+    requests = [{**request, **edit, **SMALL, "num_inference_steps": 4} for request in REQUESTS]
 
-    made = together(starter, asked, inputs=inputs)
+    batch = rendered_as_batch(starter, requests, inputs=inputs)
 
     assert set(calls) == {8}
-    for images, each, given in zip(made, asked, inputs, strict=True):
+    for images, request, job_inputs in zip(batch, requests, inputs, strict=True):
         for index, image in enumerate(images):
-            alone = draw(starter, given, **{**each, "seed": each["seed"] + index, "num_images": 1})
+            alone = draw(starter, job_inputs, **{**request, "seed": request["seed"] + index, "num_images": 1})
             assert np.array_equal(image.pixels, alone.pixels)
 
 
-def test_what_all_images_share_is_computed_once() -> None:
+def test_inputs_that_all_images_share_are_computed_once() -> None:
     computed: list[int] = []
 
     class Counted(torch.nn.Linear):
@@ -125,7 +125,7 @@ def test_what_all_images_share_is_computed_once() -> None:
     model.device = torch.device("cpu")
     # With guidance: all images without their prompts, then all with them.
     shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
-    with torch.no_grad(), as_alone(model, 3):
+    with torch.no_grad(), batch_invariant(model, 3):
         of_shared, calls_for_shared = layer(shared), list(computed)
         of_different = layer(different)
 
@@ -135,36 +135,36 @@ def test_what_all_images_share_is_computed_once() -> None:
     assert torch.equal(of_different[[0, 3]], layer(different[[0, 3]]))
 
 
-def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:
-    before = draw(starter, **HEART)
+def test_a_batch_leaves_the_model_unchanged(starter: StableDiffusion) -> None:
+    before = draw(starter, **HEART, **SMALL)
 
-    together(starter, ASKED)
+    rendered_as_batch(starter, [{**request, **SMALL} for request in REQUESTS])
 
-    assert same(draw(starter, **HEART).images, before.images)
+    assert same(draw(starter, **HEART, **SMALL).images, before.images)
 
 
-def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffusion) -> None:
+def test_a_warning_about_a_prompt_goes_to_its_job_only(starter: StableDiffusion) -> None:
     watches = [RecordingWatch(), RecordingWatch()]
 
-    together(starter, [HEART, {**APPLE, "prompt": "apple " * 100}], watches)
+    rendered_as_batch(starter, [HEART, {**APPLE, "prompt": "apple " * 100}], watches)
 
     assert watches[0].warnings == []
     assert "prompt is too long" in watches[1].warnings[0]
 
 
-def test_each_job_sees_its_own_image_grow(starter: StableDiffusion) -> None:
+def test_each_job_gets_previews_of_its_own_image(starter: StableDiffusion) -> None:
     shown: list[list[Any]] = [[], []]
     watches = [RecordingWatch(), RecordingWatch()]
     for watch, own in zip(watches, shown, strict=True):
         watch.on_step = lambda step, own=own: own.append(step.render_preview and step.render_preview(0))  # type: ignore[misc]
 
-    heart, stars = together(starter, [HEART, STARS], watches)
+    heart, stars = rendered_as_batch(starter, [{**HEART, **SMALL}, {**STARS, **SMALL}], watches)
 
     assert np.abs(shown[0][-1].astype(int) - heart[0].pixels).mean() < 1
     assert np.abs(shown[1][-1].astype(int) - stars[0].pixels).mean() < 1
 
 
-def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_did_not_fit_is_not_repeated(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded("starter")
     counting = UNet2DConditionModel.forward
 
@@ -179,18 +179,18 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
     watches = [RecordingWatch(), RecordingWatch(), RecordingWatch()]
     watches[2].on_step = lambda step: shown.append(step.render_preview and step.render_preview(0))
 
-    first = together(model, ASKED, watches)
+    first = rendered_as_batch(model, REQUESTS, watches)
 
     resolved, _ = model.capabilities.resolve(GenerationRequest.model_validate(HEART))
     assert [len(images) for images in first] == [1, 2, 1]
     assert watches[2].warnings == ["memory was short: images were made one by one"]
-    # While those of others are made, there is nothing to see of it.
+    # There is no preview of it while the others are rendered.
     assert [preview is None for preview in shown] == [True] * 6 + [False] * 2
     assert model.batch_capacity(resolved) == 3
     assert model.batch_capacity(resolved.model_copy(update={"width": 256, "height": 128})) == 1
 
 
-def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> None:
+def test_an_inpainting_model_renders_one_image_at_a_time(tmp_path: Path) -> None:
     model = loaded(tiny.save_inpainting(tmp_path))
     pair = draw(model, num_images=2)
 
@@ -199,21 +199,21 @@ def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("save", [tiny.save_sd, tiny.save_sdxl], ids=["sd", "sdxl"])
-def test_a_text_is_read_once_and_gives_the_same_pixels_again(save: Any, tmp_path: Path) -> None:
+def test_prompts_are_encoded_once_and_give_the_same_pixels_again(save: Any, tmp_path: Path) -> None:
     model = loaded(save(tmp_path))
-    read: list[object] = []
+    encoded: list[object] = []
     for name in ("text_encoder", "text_encoder_2"):
-        if (encoder := getattr(model._engine.text, name, None)) is not None:
-            encoder.register_forward_hook(lambda *_: read.append(1))
+        if (encoder := getattr(model._pipelines.text, name, None)) is not None:
+            encoder.register_forward_hook(lambda *_: encoded.append(1))
     first = draw(model, negative_prompt="dog")
-    once = len(read)
+    once = len(encoded)
 
     again, other = draw(model, negative_prompt="dog"), draw(model, prompt="a bird", negative_prompt="dog")
 
     assert np.array_equal(again.pixels, first.pixels)
     assert not np.array_equal(other.pixels, first.pixels)
-    # Of the other prompt; the negative one was known.
-    assert len(read) == once * 3 // 2
+    # Only the other prompt: the negative one is cached.
+    assert len(encoded) == once * 3 // 2
 
 
 def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> None:
@@ -226,6 +226,6 @@ def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> No
     watches = [RecordingWatch(), RecordingWatch()]
     watches[0].on_step = cancel
 
-    _, apple = together(starter, [HEART, APPLE], watches)
+    _, apple = rendered_as_batch(starter, [{**HEART, **SMALL}, {**APPLE, **SMALL}], watches)
 
-    assert same(apple, draw(starter, **APPLE).images)
+    assert same(apple, draw(starter, **APPLE, **SMALL).images)

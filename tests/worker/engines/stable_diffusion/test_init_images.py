@@ -1,4 +1,4 @@
-"""Images that begin with an image: as a whole, or within a mask."""
+"""Edits of input images, with and without masks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,8 @@ import torch
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
-from worker.engines.diffusers.stable_diffusion import StableDiffusion, loading
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
+from worker.engines.diffusers.stable_diffusion.loading import load_pipelines
 from worker.images.values import Inputs
 from worker.models.sources import ModelSource
 
@@ -34,10 +35,10 @@ def model(folder: Path) -> StableDiffusion:
     return loaded(folder)
 
 
-def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
+def test_all_pipelines_share_the_same_weights(folder: Path) -> None:
     found = ModelSource("SD_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
-    engine = loading.load(found, torch.device("cpu"), torch.float32)
+    engine = load_pipelines(found, torch.device("cpu"), torch.float32)
 
     for pipe in (engine.image, engine.inpaint):
         if pipe is not None:
@@ -46,7 +47,7 @@ def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
             assert "unet" in weights
 
 
-def test_a_image_that_begins_with_one_is_another(model: StableDiffusion) -> None:
+def test_an_init_image_changes_the_result(model: StableDiffusion) -> None:
     start = Inputs((speckled(),))
 
     little, much = (draw(model, start, num_inference_steps=10, strength=strength).pixels for strength in (0.1, 0.9))
@@ -56,22 +57,20 @@ def test_a_image_that_begins_with_one_is_another(model: StableDiffusion) -> None
 
 
 @pytest.mark.parametrize(("strength", "runs"), [(1.0, 10), (0.75, 7), (0.3, 3), (0.01, 1)])
-def test_as_many_steps_are_run_and_counted_as_the_strength_says(
-    model: StableDiffusion, strength: float, runs: int
-) -> None:
+def test_the_strength_decides_how_many_steps_run(model: StableDiffusion, strength: float, runs: int) -> None:
     drawn = draw(model, Inputs((speckled(),)), num_inference_steps=10, strength=strength)
 
     assert drawn.counted == [(step, runs) for step in range(1, runs + 1)]
 
 
-def test_of_a_single_step_at_least_one_is_run(model: StableDiffusion) -> None:
+def test_at_least_one_step_runs(model: StableDiffusion) -> None:
     drawn = draw(model, Inputs((speckled(),)), num_inference_steps=1, strength=1 / 49)
 
     assert drawn.counted == [(1, 1)]
 
 
 @pytest.mark.parametrize("strength", [None, 0.5])
-def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion, strength: float | None) -> None:
+def test_pixels_outside_the_mask_are_unchanged(model: StableDiffusion, strength: float | None) -> None:
     start = Inputs((speckled(),), right_half())
 
     image = draw(model, start, strength=strength, num_images=2).images[1].pixels
@@ -80,13 +79,13 @@ def test_outside_of_the_mask_every_pixel_stays(model: StableDiffusion, strength:
     assert not np.array_equal(image[:, 32:], speckled()[:, 32:])
 
 
-def test_what_is_under_a_mask_is_replaced_unless_the_request_says_otherwise(model: StableDiffusion) -> None:
+def test_masked_pixels_are_replaced_by_default(model: StableDiffusion) -> None:
     drawn = draw(model, Inputs((speckled(),), right_half()), num_inference_steps=4)
 
     assert drawn.counted[-1] == (4, 4)
 
 
-def test_mask_and_image_are_stretched_to_the_size_asked_for(model: StableDiffusion) -> None:
+def test_mask_and_image_are_stretched_to_the_requested_size(model: StableDiffusion) -> None:
     start = Inputs((speckled(32, 32),), right_half(16, 16))
 
     image = draw(model, start, width=64, height=96).pixels
@@ -97,7 +96,7 @@ def test_mask_and_image_are_stretched_to_the_size_asked_for(model: StableDiffusi
     assert not np.array_equal(image[:, 36:], plain[:, 36:])
 
 
-def test_a_grey_mask_mixes_both(model: StableDiffusion) -> None:
+def test_a_grey_mask_blends_both_images(model: StableDiffusion) -> None:
     def masked(shade: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
         mask = np.full((64, 64), shade, np.uint8)
         return draw(model, Inputs((speckled(),), mask), strength=1).pixels.astype(np.int64)
@@ -108,19 +107,19 @@ def test_a_grey_mask_mixes_both(model: StableDiffusion) -> None:
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++_2m", "euler_a", "heun", "pndm", "unipc"])
-def test_every_kind_of_scheduler_keeps_to_the_mask(scheduler: str, tmp_path: Path) -> None:
+def test_every_scheduler_respects_the_mask(scheduler: str, tmp_path: Path) -> None:
     start = Inputs((speckled(),), right_half())
     whole = Inputs((speckled(),), np.full((64, 64), 255, np.uint8))
     model = loaded(tiny.save_sd(tmp_path))
 
     half, all_of_it = (draw(model, inputs, scheduler=scheduler, num_inference_steps=4) for inputs in (start, whole))
 
-    # What lies around it has been seen: otherwise both would be the same within the mask.
+    # The surroundings influence it: otherwise both would be the same within the mask.
     assert not np.array_equal(half.pixels[:, 48:], all_of_it.pixels[:, 48:])
     assert half.counted[-1] == (4, 4)
 
 
-def test_a_model_made_for_inpainting_draws_from_nothing_too(tmp_path: Path) -> None:
+def test_an_inpainting_model_also_renders_without_an_input_image(tmp_path: Path) -> None:
     model = loaded(tiny.save_inpainting(tmp_path))
 
     first, second = (draw(model, prompt=prompt).pixels for prompt in ("a cat", "dogs"))

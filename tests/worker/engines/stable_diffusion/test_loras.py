@@ -1,4 +1,4 @@
-"""Additions to a model that requests choose by name."""
+"""LoRAs, which requests choose by name."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.stable_diffusion import StableDiffusion, loras
-from worker.engines.diffusers.stable_diffusion.lora_files import found_in
+from worker.engines.diffusers.stable_diffusion.lora_files import find_loras
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|peft)")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lora_dir(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two that fit, one with dots in its name, and two that do not."""
+    """Two LoRAs that fit, one with dots in its name, and two that do not."""
     lora_dir = tmp_path_factory.mktemp("loras")
     tiny.save_lora(lora_dir, "fine", folder)
     tiny.save_lora(lora_dir / "v1.5 detail", "weights", folder, rank=3)
@@ -42,7 +42,7 @@ def lora_dir(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
-    """The very same LoRA as different tools write it, and with what this model has no use for."""
+    """The same LoRA in the formats of different tools, and with weights that this model cannot use."""
     lora_dir = tmp_path_factory.mktemp("formats")
     usual = load_file(tiny.save_lora(lora_dir, "diffusers", folder) / "diffusers.safetensors")
     kohya = tiny.as_kohya(usual)
@@ -50,7 +50,7 @@ def formats(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDif
         f"lora_te2_text_model_{layer}.lora_{way}.weight": torch.ones(2, 2) for layer in "ab" for way in ("down", "up")
     }
     peft = {key.replace("unet.", "base_model.model."): tensor for key, tensor in usual.items()}
-    # PEFT says beside the file how strong it is: half as strong as what is twice as large.
+    # PEFT stores the scale beside the file: here half, for weights of twice the size.
     (lora_dir / "peft").mkdir()
     (lora_dir / "peft" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, "peft_type": "LORA"}))
     save_file(
@@ -76,12 +76,12 @@ def using(*names: str, scale: float = 1.0) -> list[dict[str, object]]:
     return [{"name": name, "scale": scale} for name in names]
 
 
-def test_names_are_paths_and_those_of_folders_with_one_file(lora_dir: Path) -> None:
-    assert list(found_in(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
+def test_names_are_paths_and_folders_with_a_single_file(lora_dir: Path) -> None:
+    assert list(find_loras(lora_dir)) == ["fine", "for-xl", "no-weights", "v1.5 detail", "v1.5 detail/weights"]
 
 
 def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path: Path) -> None:
-    # "cafe" with an accent as a character of its own, as macOS has it.
+    # "cafe" with the accent as a separate character, as on macOS.
     names = [
         "people/anna",
         "people/bert",
@@ -99,12 +99,12 @@ def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path:
     (tmp_path / "linked").symlink_to(lora_dir)
     (tmp_path / "round").symlink_to(tmp_path)
 
-    found = found_in(tmp_path)
+    found = find_loras(tmp_path)
 
     assert set(found) == {
         *(unicodedata.normalize("NFC", name) for name in names),
         "SHOUTED",
-        *(f"linked/{name}" for name in found_in(lora_dir)),
+        *(f"linked/{name}" for name in find_loras(lora_dir)),
         "people/old",
         "\u82b1",
     }
@@ -112,28 +112,28 @@ def test_files_of_every_name_are_found_in_every_folder(lora_dir: Path, tmp_path:
     assert Lora(name="cafe\u0301").name in found
 
 
-def test_what_is_left_out_is_told(lora_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_files_are_logged(lora_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in (" blank", "back\\slash", "line\nbreak", "turned\u202e", "x" * 201):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / f"{name}.safetensors")
     (tmp_path / "twice").mkdir()
     for name in ("one.safetensors", "one.SAFETENSORS"):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / "twice" / name)
 
-    assert list(found_in(tmp_path)) == ["twice/one"]
-    assert caplog.text.count("is left out") == 6
+    assert list(find_loras(tmp_path)) == ["twice/one"]
+    assert caplog.text.count("ignoring the LoRA") == 6
 
 
-def test_what_could_run_code_or_is_hidden_is_no_lora(lora_dir: Path, tmp_path: Path) -> None:
+def test_pickles_and_hidden_files_are_no_loras(lora_dir: Path, tmp_path: Path) -> None:
     (tmp_path / ".trash").mkdir()
     for name in ("pickled.ckpt", "pickled.bin", ".safetensors", ".trash/fine.safetensors"):
         shutil.copy(lora_dir / "fine.safetensors", tmp_path / name)
     (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "nothing")
 
-    assert found_in(tmp_path) == {}
+    assert find_loras(tmp_path) == {}
 
 
-def test_a_folder_that_is_not_there_has_none(tmp_path: Path) -> None:
-    assert found_in(tmp_path / "nothing") == {}
+def test_a_missing_folder_has_no_loras(tmp_path: Path) -> None:
+    assert find_loras(tmp_path / "nothing") == {}
 
 
 def test_a_lora_changes_the_image_by_its_scale(model: StableDiffusion) -> None:
@@ -144,7 +144,7 @@ def test_a_lora_changes_the_image_by_its_scale(model: StableDiffusion) -> None:
     assert not np.array_equal(little, much)
 
 
-def test_the_job_after_it_is_made_without(model: StableDiffusion) -> None:
+def test_the_next_job_runs_without_the_lora(model: StableDiffusion) -> None:
     before = draw(model).pixels
 
     draw(model, loras=using("fine"))
@@ -152,7 +152,7 @@ def test_the_job_after_it_is_made_without(model: StableDiffusion) -> None:
     assert np.array_equal(draw(model).pixels, before)
 
 
-def test_several_work_together(model: StableDiffusion) -> None:
+def test_several_loras_can_be_combined(model: StableDiffusion) -> None:
     one, other, both = (draw(model, loras=using(*names)).pixels for names in ASKED)
 
     assert not np.array_equal(both, one)
@@ -162,13 +162,13 @@ def test_several_work_together(model: StableDiffusion) -> None:
 ASKED = (("fine",), ("v1.5 detail",), ("fine", "v1.5 detail"))
 
 
-def test_images_that_begin_with_one_have_it_too(model: StableDiffusion) -> None:
+def test_loras_apply_to_edits_too(model: StableDiffusion) -> None:
     start = Inputs((speckled(),), right_half())
 
     assert not np.array_equal(draw(model, start, loras=using("fine")).pixels, draw(model, start).pixels)
 
 
-def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: StableDiffusion) -> None:
+def test_the_lora_of_a_failed_job_has_no_effect_afterwards(model: StableDiffusion) -> None:
     before = draw(model).pixels
 
     def stop(_: object) -> None:
@@ -181,7 +181,7 @@ def test_one_that_was_left_behind_by_a_job_that_failed_has_no_effect(model: Stab
 
 
 @pytest.mark.parametrize("name", ["SHOUTED", "peft/adapter"])
-def test_every_format_gives_the_same_image(formats: StableDiffusion, name: str) -> None:
+def test_every_file_format_gives_the_same_image(formats: StableDiffusion, name: str) -> None:
     drawn = draw(formats, loras=using(name))
 
     assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
@@ -189,46 +189,48 @@ def test_every_format_gives_the_same_image(formats: StableDiffusion, name: str) 
 
 
 @pytest.mark.parametrize(("name", "useless", "total"), [("for-two-encoders", 4, 36), ("with-a-word", 1, 33)])
-def test_one_that_is_used_in_part_says_so(formats: StableDiffusion, name: str, useless: int, total: int) -> None:
+def test_a_partly_usable_lora_gives_a_warning(formats: StableDiffusion, name: str, useless: int, total: int) -> None:
     for _ in range(2):
         drawn = draw(formats, loras=using(name))
 
-        (told,) = drawn.watch.warnings
-        assert f"of the LoRA {name}, {useless} of {total} weights have no effect" in told
+        (warning,) = drawn.watch.warnings
+        assert f"of the LoRA {name}, {useless} of {total} weights have no effect" in warning
         assert np.array_equal(drawn.pixels, draw(formats, loras=using("diffusers")).pixels)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("cut-off", "The LoRA cut-off cannot be used: its file is damaged."),
-        ("loha", ": it is a LoHa or a LoKr, which only looks like one."),
-        ("whole-model", ": it has no weights of a LoRA that diffusers knows."),
+        ("loha", ": it is a LoHa or a LoKr, not a LoRA."),
+        ("whole-model", ": it has no LoRA weights that diffusers supports."),
     ],
 )
-def test_one_that_cannot_be_used_says_why_and_not_where_it_lies(formats: StableDiffusion, name: str, told: str) -> None:
+def test_the_error_of_an_unusable_lora_says_why_without_its_path(
+    formats: StableDiffusion, name: str, message: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
         draw(formats, loras=using(name))
 
-    assert told in caught.value.detail
+    assert message in caught.value.detail
     assert ".safetensors" not in caught.value.detail
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
-    [("for-xl", "does not fit the model .* its layers have other sizes"), ("no-weights", "is damaged")],
+    ("name", "message"),
+    [("for-xl", "does not fit the model .* its layers have different sizes"), ("no-weights", "is damaged")],
 )
-def test_one_that_does_not_fit_fails_its_job_and_no_other(model: StableDiffusion, name: str, told: str) -> None:
+def test_a_lora_that_does_not_fit_fails_only_its_job(model: StableDiffusion, name: str, message: str) -> None:
     before = draw(model).pixels
 
-    with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{told}"):
+    with pytest.raises(InvalidRequest, match=f"The LoRA {name} .*{message}"):
         draw(model, loras=using("fine", name))
 
     assert np.array_equal(draw(model).pixels, before)
     assert not np.array_equal(draw(model, loras=using("fine")).pixels, before)
 
 
-def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> None:
+def test_a_missing_lora_is_refused_by_field(model: StableDiffusion) -> None:
     request = GenerationRequest.model_validate({"prompt": "x", "loras": using("fine", "nothing")})
 
     with pytest.raises(InvalidRequest) as caught:
@@ -239,8 +241,8 @@ def test_one_that_is_not_there_is_refused_by_field(model: StableDiffusion) -> No
     assert error.detail == "must be one of fine, for-xl, no-weights, v1.5 detail, v1.5 detail/weights"
 
 
-def test_only_so_many_stay_loaded(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loras, "MOST_LOADED", 1)
+def test_the_number_of_loaded_loras_is_limited(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loras, "MAX_LOADED", 1)
     gone: list[str] = []
     delete = StableDiffusionPipeline.delete_adapters
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Whether models of the usual architectures load and draw; their weights are random."""
+"""Models of common architectures load and render; their weights are random."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,22 +29,22 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def drawn(
     model: StableDiffusion, on_step: Callable[[Step], None] = lambda _: None, **fields: object
 ) -> list[RenderedImage]:
-    asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
-    request, _ = model.capabilities.resolve(asked)
+    unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
+    request, _ = model.capabilities.resolve(unresolved)
     return list(model.generate(request, Inputs(), RecordingWatch(on_step)))
 
 
-def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:
+def test_the_default_size_comes_from_the_model(model: StableDiffusion) -> None:
     assert (model.capabilities.width, model.capabilities.height) == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE)
 
 
-def test_a_request_without_sizes_gives_the_native_size(model: StableDiffusion) -> None:
+def test_a_request_without_a_size_gets_the_default_size(model: StableDiffusion) -> None:
     (image,) = drawn(model)
 
     assert image.pixels.shape == (tiny.NATIVE_SIDE, tiny.NATIVE_SIDE, 3)
 
 
-def test_several_images_have_a_seed_each(model: StableDiffusion) -> None:
+def test_each_of_several_images_has_its_own_seed(model: StableDiffusion) -> None:
     assert [image.seed for image in drawn(model, num_images=3)] == [1, 2, 3]
 
 
@@ -55,12 +55,12 @@ def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
 
     assert steps[0].render_preview is not None
     preview = steps[0].render_preview(0)
-    # As many pixels as the latents have: each stands for two of the image in this model.
+    # One pixel per latent; in this model that is half the size of the image.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)
 
 
-def test_what_a_step_raises_ends_the_drawing(model: StableDiffusion) -> None:
+def test_an_exception_in_a_step_ends_the_rendering(model: StableDiffusion) -> None:
     steps = []
 
     def stop(step: Step) -> None:
@@ -75,7 +75,7 @@ def test_what_a_step_raises_ends_the_drawing(model: StableDiffusion) -> None:
 
 @pytest.fixture
 def crowded() -> Callable[[Step], None]:
-    """A step after which torch is asked for more memory than any machine has."""
+    """A step that allocates more memory than any machine has."""
 
     def fill(_: Step) -> None:
         torch.empty(2**60)
@@ -83,18 +83,18 @@ def crowded() -> Callable[[Step], None]:
     return fill
 
 
-def test_want_of_memory_names_the_size_that_the_model_is_made_for(
+def test_out_of_memory_suggests_the_models_default_size(
     model: StableDiffusion, crowded: Callable[[Step], None]
 ) -> None:
     with pytest.raises(OutOfMemory, match="64x64"):
         drawn(model, crowded, width=128, height=128)
 
 
-def test_a_model_is_known_by_its_folder(model: StableDiffusion) -> None:
+def test_a_local_model_is_named_by_its_folder(model: StableDiffusion) -> None:
     assert Path(model.capabilities.model).is_dir()
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
 
     with pytest.raises(ConfigurationError, match="is a FluxPipeline; the sd backend runs StableDiffusionPipeline"):
@@ -112,13 +112,13 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
         loaded(folder)
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_missing_device_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
         loaded("starter", device="cuda:99")
 
 
-def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:
-    told = starter.capabilities
+def test_the_starter_model_overrides_the_defaults(starter: StableDiffusion) -> None:
+    capabilities = starter.capabilities
 
-    assert (told.model, told.num_inference_steps, told.guidance_scale) == ("starter", 20, 4.0)
+    assert (capabilities.model, capabilities.num_inference_steps, capabilities.guidance_scale) == ("starter", 20, 4.0)
     assert (STARTER_DIR / "imagegen.json").is_file()

@@ -1,4 +1,4 @@
-"""What is said of text that a model does not read."""
+"""Warnings about text that the model ignores."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from worker.engines.diffusers.stable_diffusion import StableDiffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
-#: The tiny models have a token for each letter; 75 of them are read.
+#: The tiny models have one token per letter and encode 75 of them.
 LONG = " ".join(["a"] * 74 + ["b", "c", "d"])
 
 
@@ -23,23 +23,23 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def said(model: StableDiffusion, **fields: object) -> list[str]:
-    """Each sentence once, as jobs have them."""
+    """Without duplicates, as in jobs."""
     return list(dict.fromkeys(draw(model, **fields).watch.warnings))
 
 
-def test_what_fits_is_read_in_silence(model: StableDiffusion) -> None:
+def test_a_prompt_that_fits_gives_no_warning(model: StableDiffusion) -> None:
     assert said(model, prompt=LONG[: 2 * 75 - 1], negative_prompt="b") == []
 
 
-def test_the_end_that_is_not_read_is_told(model: StableDiffusion) -> None:
-    assert said(model, prompt=LONG) == ["prompt is too long for the model, which does not read 'c d'"]
+def test_a_warning_quotes_the_ignored_end_of_a_prompt(model: StableDiffusion) -> None:
+    assert said(model, prompt=LONG) == ["prompt is too long: the model ignores 'c d'"]
 
 
-def test_so_is_that_of_the_negative_prompt(model: StableDiffusion) -> None:
-    assert said(model, negative_prompt=LONG) == ["negative_prompt is too long for the model, which does not read 'c d'"]
+def test_a_warning_quotes_the_ignored_end_of_a_negative_prompt(model: StableDiffusion) -> None:
+    assert said(model, negative_prompt=LONG) == ["negative_prompt is too long: the model ignores 'c d'"]
 
 
-def test_a_very_long_end_is_told_in_part(model: StableDiffusion) -> None:
+def test_a_long_quote_is_shortened(model: StableDiffusion) -> None:
     (sentence,) = said(model, prompt="a " * 1000)
 
     assert sentence.endswith("a a a...'")
@@ -51,21 +51,21 @@ def test_each_of_two_encoders_has_its_own_limit(part: str, tmp_path: Path) -> No
     tiny.save_sdxl(tmp_path)
     _knows_a_double_a(tmp_path / part / "tokenizer.json")
 
-    # Sixty tokens for the one, more than it takes for the other.
+    # 60 tokens for one tokenizer, more than the limit for the other.
     (sentence,) = said(loaded(tmp_path), prompt=" ".join(["aa"] * 60))
 
-    assert sentence.startswith("prompt is too long for the model, which does not read ")
+    assert sentence.startswith("prompt is too long: the model ignores ")
 
 
 def _knows_a_double_a(file: Path) -> None:
-    told = json.loads(file.read_text())
-    told["model"]["vocab"]["aa</w>"] = told["model"]["vocab"].pop("z</w>")
-    told["model"]["merges"].append(["a", "a</w>"])
-    file.write_text(json.dumps(told))
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["aa</w>"] = tokenizer["model"]["vocab"].pop("z</w>")
+    tokenizer["model"]["merges"].append(["a", "a</w>"])
+    file.write_text(json.dumps(tokenizer))
 
 
 @pytest.mark.parametrize("guidance", [0, 1])
-def test_a_negative_prompt_without_guidance_is_told_to_have_no_effect(model: StableDiffusion, guidance: int) -> None:
+def test_a_negative_prompt_without_guidance_gives_a_warning(model: StableDiffusion, guidance: int) -> None:
     sentence = f"negative_prompt has no effect with a guidance_scale of {guidance}"
 
     assert said(model, negative_prompt="a", guidance_scale=guidance) == [sentence]

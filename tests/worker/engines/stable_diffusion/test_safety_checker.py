@@ -1,4 +1,4 @@
-"""What the safety checker says, and what is said when there is none."""
+"""The safety checker, and errors if it is missing."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, speckled
-from worker.engines.diffusers.safety_checker import SafetyChecker
+from worker.engines.diffusers.safety_checker import SafetyChecker, flag_images
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.models.sources import STARTER_DIR
 
@@ -40,44 +40,44 @@ def refusal(folder: Path) -> str:
     return caught.value.detail
 
 
-def test_every_image_has_a_verdict_of_its_own(strict: Path, lenient: Path) -> None:
+def test_every_image_is_judged_separately(strict: Path, lenient: Path) -> None:
     images = [speckled(64, 48), speckled(32, 32)]
 
-    assert checker(strict).flags(images) == [True, True]
-    assert checker(lenient).flags(images) == [False, False]
+    assert flag_images(checker(strict), images) == [True, True]
+    assert flag_images(checker(lenient), images) == [False, False]
 
 
-def test_a_verdict_leaves_the_image_as_it_is(strict: Path) -> None:
+def test_checking_does_not_change_the_image(strict: Path) -> None:
     image = speckled(64, 64)
 
-    checker(strict).flags([image])
+    checker(strict).is_flagged(image)
 
     assert np.array_equal(image, speckled(64, 64))
 
 
-def test_a_checker_that_is_part_of_a_model_is_found_in_it(strict: Path, tmp_path: Path) -> None:
+def test_the_checker_of_a_model_is_found(strict: Path, tmp_path: Path) -> None:
     for part, files in {"safety_checker": "*", "feature_extractor": "preprocessor_config.json"}.items():
         (tmp_path / part).mkdir()
         for file in strict.glob(files):
             shutil.copy(file, tmp_path / part)
 
-    assert checker(tmp_path).flags([speckled(64, 64)]) == [True]
+    assert checker(tmp_path).is_flagged(speckled(64, 64))
 
 
-def test_a_checker_that_is_not_there_is_refused_by_saying_how_to_go_on(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_checker_says_what_to_do(tmp_path: Path) -> None:
     sentence = refusal(tmp_path / "nothing")
 
-    assert "SD_SAFETY_CHECKER_ID names another one" in sentence
-    assert sentence.endswith("SD_SAFETY_CHECKER=false works without.")
+    assert "Set SD_SAFETY_CHECKER_ID to another checker" in sentence
+    assert sentence.endswith("SD_SAFETY_CHECKER=false to run without one.")
 
 
-def test_a_checker_with_weights_missing_is_refused(lenient: Path, tmp_path: Path) -> None:
+def test_a_checker_with_missing_weights_is_refused(lenient: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(lenient, tmp_path / "partial")
     weights = load_file(folder / "model.safetensors")
     del weights["concept_embeds"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
-    assert "its weights are not complete: concept_embeds is missing" in refusal(folder)
+    assert "its weights are incomplete: concept_embeds is missing" in refusal(folder)
 
 
 def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
@@ -89,12 +89,12 @@ def test_pickled_weights_are_refused(lenient: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model without a checker of its own."""
+    """A model without its own checker."""
     return tiny.save_sd(tmp_path_factory.mktemp("plain"))
 
 
 def with_checker(model: Path, checker: Path, to: Path) -> Path:
-    """A model with a checker among its parts, as Stable Diffusion 1.5 has one."""
+    """A model that includes a checker, like Stable Diffusion 1.5."""
     folder = shutil.copytree(model, to)
     shutil.copytree(checker, folder / "safety_checker")
     (folder / "feature_extractor").mkdir()
@@ -115,33 +115,31 @@ def test_every_image_of_a_model_without_a_checker_is_checked(plain: Path, strict
     assert [model.capabilities.safety for model in models] == ["checked", "checked"]
 
 
-def test_a_image_that_is_flagged_is_not_painted_over(plain: Path, strict: Path) -> None:
+def test_a_flagged_image_is_not_changed(plain: Path, strict: Path) -> None:
     checked, unchecked = loaded(plain, safety_checker=lambda: strict), loaded(plain)
 
     assert np.array_equal(draw(checked).pixels, draw(unchecked).pixels)
 
 
-def test_the_checker_that_a_model_brings_goes_first(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
+def test_the_models_own_checker_takes_precedence(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
     model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=lambda: lenient)
 
     assert draw(model).images[0].flagged
 
 
-def test_a_checker_of_a_models_own_that_is_pickled_is_replaced(
-    plain: Path, strict: Path, lenient: Path, tmp_path: Path
-) -> None:
+def test_a_pickled_checker_of_a_model_is_replaced(plain: Path, strict: Path, lenient: Path, tmp_path: Path) -> None:
     folder = with_checker(plain, lenient, tmp_path / "own")
     (folder / "safety_checker" / "model.safetensors").rename(folder / "safety_checker" / "pytorch_model.bin")
 
     assert draw(loaded(folder, safety_checker=lambda: strict)).images[0].flagged
 
 
-def test_a_model_whose_checker_cannot_be_had_is_not_loaded(plain: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false works without"):
+def test_without_its_checker_a_model_is_not_loaded(plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="SD_SAFETY_CHECKER=false"):
         loaded(plain, safety_checker=lambda: tmp_path)
 
 
-def test_an_operator_may_do_without(plain: Path, strict: Path, tmp_path: Path) -> None:
+def test_the_operator_can_switch_checking_off(plain: Path, strict: Path, tmp_path: Path) -> None:
     model = loaded(with_checker(plain, strict, tmp_path / "own"), safety_checker=None)
 
     assert model.capabilities.safety == "off"

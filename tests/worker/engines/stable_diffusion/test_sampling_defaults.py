@@ -1,4 +1,4 @@
-"""What is read from a model: how it likes to be asked."""
+"""Defaults that come from the model: size, steps, guidance and schedulers."""
 
 import json
 from collections.abc import Callable
@@ -28,17 +28,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
     ],
     ids=["sd", "sd2", "sdxl", "turbo", "lcm", "inpainting"],
 )
-def test_size_steps_and_guidance_are_those_of_the_model(
+def test_size_steps_and_guidance_come_from_the_model(
     save: Callable[[Path], Path], side: int, steps: int, guidance: float, tmp_path: Path
 ) -> None:
     model = loaded(save(tmp_path / "model"))
 
-    told = model.capabilities
-    assert (told.width, told.height, told.num_inference_steps, told.guidance_scale) == (side, side, steps, guidance)
+    capabilities = model.capabilities
+    defaults = (capabilities.num_inference_steps, capabilities.guidance_scale)
+    assert (capabilities.width, capabilities.height, *defaults) == (side, side, steps, guidance)
     assert draw(model).pixels.shape == (side, side, 3)
 
 
-def test_a_model_that_predicts_velocities_is_taken_at_its_word(tmp_path: Path) -> None:
+def test_the_prediction_type_comes_from_the_model(tmp_path: Path) -> None:
     velocities, noise = (
         draw(loaded(tiny.save_sd2(tmp_path / kind, kind)), scheduler="euler").pixels
         for kind in ("v_prediction", "epsilon")
@@ -47,39 +48,40 @@ def test_a_model_that_predicts_velocities_is_taken_at_its_word(tmp_path: Path) -
     assert not np.array_equal(velocities, noise)
 
 
-def test_a_consistency_model_has_its_own_scheduler_alone(tmp_path: Path) -> None:
-    told = loaded(tiny.save_lcm(tmp_path)).capabilities
+def test_a_consistency_model_offers_only_its_own_scheduler(tmp_path: Path) -> None:
+    capabilities = loaded(tiny.save_lcm(tmp_path)).capabilities
 
-    assert told.schedulers == ("lcm",)
-    assert told.max_steps == 50
-    assert "negative_prompt" in told.ignored
+    assert capabilities.schedulers == ("lcm",)
+    assert capabilities.max_steps == 50
+    assert "negative_prompt" in capabilities.ignored
 
 
-def test_other_models_have_every_scheduler(tmp_path: Path) -> None:
+def test_other_models_offer_every_scheduler(tmp_path: Path) -> None:
     assert loaded(tiny.save_sd(tmp_path)).capabilities.schedulers == tuple(SCHEDULERS)
 
 
-def test_a_model_folder_may_say_how_it_likes_to_be_used(tmp_path: Path) -> None:
+def test_a_model_folder_may_override_the_defaults(tmp_path: Path) -> None:
     tiny.save_sd(tmp_path)
     (tmp_path / "imagegen.json").write_text(json.dumps({"num_inference_steps": 8, "strength": 0.5}))
 
-    told = loaded(tmp_path).capabilities
+    capabilities = loaded(tmp_path).capabilities
 
-    assert (told.num_inference_steps, told.guidance_scale, told.strength) == (8, 7.5, 0.5)
+    assert (capabilities.num_inference_steps, capabilities.strength) == (8, 0.5)
+    assert capabilities.guidance_scale == 7.5
 
 
 @pytest.mark.parametrize(
     ("text", "reason"), [('{"num_inference_steps": 900}', "num_inference_steps"), ("{", "Invalid JSON"), ("[]", "")]
 )
-def test_a_folder_that_says_nonsense_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+def test_invalid_overrides_are_refused(text: str, reason: str, tmp_path: Path) -> None:
     tiny.save_sd(tmp_path)
     (tmp_path / "imagegen.json").write_text(text)
 
-    with pytest.raises(ConfigurationError, match=f"The imagegen.json of .* is wrong: .*{reason}"):
+    with pytest.raises(ConfigurationError, match=f"The imagegen.json of .* is invalid: .*{reason}"):
         loaded(tmp_path)
 
 
-def test_weights_that_are_there_in_half_precision_only_are_loaded(tmp_path: Path) -> None:
+def test_weights_that_exist_only_in_half_precision_are_loaded(tmp_path: Path) -> None:
     tiny.save_sd(tmp_path)
     for weights in tmp_path.glob("*/*.safetensors"):
         weights.rename(weights.with_suffix(".fp16.safetensors"))

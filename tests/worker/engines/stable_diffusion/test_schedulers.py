@@ -1,4 +1,4 @@
-"""What each scheduler of the closed list makes with the bundled model."""
+"""Every scheduler that requests may name, with the bundled model."""
 
 import numpy as np
 import pytest
@@ -15,18 +15,19 @@ from worker.images.values import Inputs
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
 STEPS = 8
+SMALL = {"width": 64, "height": 64}
 USABLE = usable_schedulers({"rescale_betas_zero_snr": True})
 
 
-def drawn(starter: StableDiffusion, scheduler: str, steps: list[Step]) -> Pixels:
-    asked = GenerationRequest(**RED_HEART, scheduler=scheduler, num_inference_steps=STEPS)
-    request, _ = starter.capabilities.resolve(asked)
+def drawn(starter: StableDiffusion, scheduler: str, steps: list[Step], **fields: int) -> Pixels:
+    fields = {"num_inference_steps": STEPS, **fields}
+    request, _ = starter.capabilities.resolve(GenerationRequest(**RED_HEART, scheduler=scheduler, **fields))
     (image,) = starter.generate(request, Inputs(), RecordingWatch(steps.append))
     return image.pixels
 
 
 @pytest.mark.parametrize("scheduler", USABLE)
-def test_every_offered_scheduler_draws_what_was_asked(starter: StableDiffusion, scheduler: str) -> None:
+def test_every_offered_scheduler_draws_the_prompt(starter: StableDiffusion, scheduler: str) -> None:
     image = drawn(starter, scheduler, [])
 
     assert shows_a_red_heart_on_blue(image)
@@ -36,23 +37,23 @@ def test_every_offered_scheduler_draws_what_was_asked(starter: StableDiffusion, 
 def test_every_scheduler_counts_its_steps_up_to_the_last(starter: StableDiffusion, scheduler: str) -> None:
     steps: list[Step] = []
 
-    drawn(starter, scheduler, steps)
+    drawn(starter, scheduler, steps, **SMALL)
 
     counted = [step.step for step in steps]
     assert counted == sorted(counted)
     assert (counted[0], counted[-1]) == (1, STEPS)
 
 
-def test_a_scheduler_keeps_nothing_from_one_job_to_the_next(starter: StableDiffusion) -> None:
-    first = drawn(starter, "dpm++_2m", [])
-    drawn(starter, "euler_a", [])
+def test_a_scheduler_keeps_no_state_between_jobs(starter: StableDiffusion) -> None:
+    first = drawn(starter, "dpm++_2m", [], **SMALL)
+    drawn(starter, "euler_a", [], **SMALL)
 
-    assert np.array_equal(drawn(starter, "dpm++_2m", []), first)
+    assert np.array_equal(drawn(starter, "dpm++_2m", [], **SMALL), first)
 
 
-def test_a_model_offers_what_suits_it(starter: StableDiffusion) -> None:
+def test_the_starter_offers_only_suitable_schedulers(starter: StableDiffusion) -> None:
     assert set(SCHEDULERS) - set(starter.capabilities.schedulers) == {"dpm++_2m_karras", "pndm"}
 
 
-def test_a_model_of_the_usual_kind_offers_every_scheduler() -> None:
+def test_an_ordinary_model_offers_every_scheduler() -> None:
     assert usable_schedulers({"beta_schedule": "scaled_linear"}) == tuple(SCHEDULERS)

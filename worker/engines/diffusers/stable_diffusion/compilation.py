@@ -1,4 +1,4 @@
-"""The model's repeated blocks as compiled code, for sizes that are known beforehand."""
+"""Compiles the model's repeated blocks for image sizes that are known in advance."""
 
 import logging
 import time
@@ -15,33 +15,33 @@ from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 logger = logging.getLogger(__name__)
 
 
-def compile_for(engine: Pipelines, capabilities: Capabilities, sizes: Sequence[str], most_images: int) -> None:
-    """Compile now, so that no request has to wait for it: whatever does not go with what was compiled runs as usual.
+def compile_for(pipelines: Pipelines, capabilities: Capabilities, sizes: Sequence[str], max_images: int) -> None:
+    """Compile now, so that no request waits for it. Requests of other sizes run uncompiled.
 
-    So does everything where it cannot be compiled, such as without a C++ compiler. Raises ConfigurationError for a size
-    that the model does not make.
+    Everything runs uncompiled if compilation fails, for example without a C++ compiler. Raises ConfigurationError for a
+    size that the model does not support.
     """
-    begin = time.monotonic()
+    start = time.monotonic()
     requests = [_request(capabilities, size) for size in sizes]
-    if engine.inpaint is not None:
-        logger.warning("SD_COMPILE_SIZES has no effect: models for inpainting are not compiled")
+    if pipelines.inpaint is not None:
+        logger.warning("SD_COMPILE_SIZES has no effect: inpainting models are not compiled")
         return
-    if engine.placement is not Placement.RESIDENT:
+    if pipelines.placement is not Placement.RESIDENT:
         logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
         return
-    engine.text.unet.compile_repeated_blocks(fullgraph=True)
+    pipelines.text.unet.compile_repeated_blocks(fullgraph=True)
     try:
         for request in requests:
-            for images in sorted({1, most_images}):
-                _draw(engine, request, images)
-    # Whatever torch, Triton or a compiler stumble over.
+            for images in sorted({1, max_images}):
+                _run_one_step(pipelines, request, images)
+    # Errors of torch, Triton and the compiler.
     except Exception as error:
         torch.compiler.set_stance("force_eager")
         reason = str(error).strip().partition("\n")[0]
-        logger.warning("SD_COMPILE_SIZES has no effect, the model runs as it is; is there a C++ compiler? %s", reason)
+        logger.warning("SD_COMPILE_SIZES has no effect, the model runs uncompiled; is there a C++ compiler? %s", reason)
     else:
         torch.compiler.set_stance("eager_on_recompile")
-        logger.info("compiled for %s in %.0f s", ", ".join(sizes), time.monotonic() - begin)
+        logger.info("compiled for %s in %.0f s", ", ".join(sizes), time.monotonic() - start)
 
 
 def _request(capabilities: Capabilities, size: str) -> GenerationRequest:
@@ -50,12 +50,12 @@ def _request(capabilities: Capabilities, size: str) -> GenerationRequest:
         request = GenerationRequest(prompt="x", width=int(width), height=int(height))
         capabilities.check(request)
     except (ValueError, InvalidRequest):
-        raise ConfigurationError(f"SD_COMPILE_SIZES has {size}, which the model does not make.") from None
+        raise ConfigurationError(f"SD_COMPILE_SIZES has {size}, a size that the model does not support.") from None
     return capabilities.resolve(request)[0]
 
 
-def _draw(engine: Pipelines, request: GenerationRequest, images: int) -> None:
-    engine.text(
+def _run_one_step(pipelines: Pipelines, request: GenerationRequest, images: int) -> None:
+    pipelines.text(
         prompt=[request.prompt] * images,
         width=request.width,
         height=request.height,

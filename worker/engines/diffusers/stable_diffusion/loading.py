@@ -1,4 +1,4 @@
-"""From a model's folder to pipelines: one set of weights, and three ways to use it."""
+"""Loads a model folder as pipelines: one set of weights, and three ways to use it."""
 
 import inspect
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ import torch
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.pipeline_loading import load_pipeline
-from worker.engines.diffusers.placement import AUTOENCODER, Placement, place, settle
+from worker.engines.diffusers.placement import AUTOENCODER, Placement, place, place_where_it_fits
 from worker.models.sources import LocalModel
 
-#: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black images (diffusers#6136).
+#: Only safe on CUDA: on Apple's GPU and on CPUs half precision gives black images (diffusers#6136).
 HALF = {"cuda": torch.float16}
-#: Besides noise, an inpainting model takes the mask and the image around it: 4 + 1 + 4 channels.
+#: An inpainting model takes noise, the mask and the masked image: 4 + 1 + 4 channels.
 INPAINTING_CHANNELS = 9
 
-#: What they need beside their weights for an image of a megapixel: two predictions in half precision, and decoding in
-#: full precision, in one piece. Estimates: batches need more, and get it where there is room.
+#: What the parts need besides their weights for an image of a megapixel: two predictions in half precision, and
+#: decoding in full precision without tiles. Estimates: batches need more, and get it where there is room.
 UNET_BYTES, AUTOENCODER_BYTES = 3 << 29, 3 << 30
 
 
 @dataclass(frozen=True)
 class Family:
-    """Pipelines that understand the same weights. Named, because diffusers' search for them imports all it has."""
+    """Pipelines that use the same weights. Listed by name, because diffusers' own lookup imports every pipeline."""
 
     text: str
     image: str
     inpaint: str
-    extras: dict[str, Any]
-    """Parts that are left out: the safety checker is run outside, on finished images."""
+    overrides: dict[str, Any]
+    """Parts that are left out: the engine itself runs the safety checker, on finished images."""
 
 
 _SD = Family(
@@ -45,8 +45,8 @@ _XL = Family(
     "StableDiffusionXLInpaintPipeline",
     {"add_watermarker": False},
 )
-#: By what a model's index calls its pipeline. That of latent consistency models differs from the usual one only in its
-#: own defaults, which are taken from the model (see defaults.py).
+#: By the pipeline that a model's index names. The pipeline of latent consistency models differs from the usual one only
+#: in its defaults, which sampling_defaults.py reads from the model.
 FAMILIES = {
     "StableDiffusionPipeline": _SD,
     "StableDiffusionInpaintPipeline": _SD,
@@ -58,7 +58,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Pipelines:
-    """A loaded model. The pipelines hold the very same parts; `inpaint` is there where the model is made for it."""
+    """A loaded model. All pipelines share the same parts; `inpaint` is None unless the model was trained for it."""
 
     text: Any
     image: Any
@@ -69,23 +69,23 @@ class Pipelines:
 
     @property
     def parts(self) -> list[torch.nn.Module]:
-        """Everything that computes."""
+        """Everything that has weights."""
         return [part for part in self.text.components.values() if isinstance(part, torch.nn.Module)]
 
-    def prepare(self, pipe: Any) -> None:
-        """To be called before a pipeline is used: parts that wait in main memory come when it is their turn in it."""
+    def activate_offloading(self, pipe: Any) -> None:
+        """Call this before using a pipeline: its hooks move offloaded parts to the device in its order."""
         if self.placement is Placement.MODEL_OFFLOAD:
             place(pipe, self.placement, self.device)
 
-    def bare(self) -> None:
-        """To be called before layers are added: diffusers would put hooks back for whichever device comes first."""
+    def deactivate_offloading(self) -> None:
+        """Call this before adding layers: diffusers would restore the hooks for the first device that it finds."""
         if self.placement is Placement.MODEL_OFFLOAD:
             self.text.remove_all_hooks()
             self.text.to("cpu", silence_dtype_warnings=True)
 
 
 def family_of(model: LocalModel) -> Family:
-    """Raises ConfigurationError for a model of another kind."""
+    """Raises ConfigurationError for models of other families."""
     name = model.index.get("_class_name")
     family = FAMILIES.get(str(name))
     if family is None:
@@ -93,17 +93,17 @@ def family_of(model: LocalModel) -> Family:
     return family
 
 
-def load(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelines:
-    """Raises ConfigurationError with one sentence when the model cannot be had."""
+def load_pipelines(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelines:
+    """Raises ConfigurationError if the model cannot be loaded."""
     family = family_of(model)
-    pipe = load_pipeline(model, family.text, dtype, **family.extras)
-    _know_signatures(pipe.unet)
-    placement = settle(pipe, device, model.name, _working_bytes(pipe, dtype))
-    made_for_inpainting = pipe.unet.config.in_channels == INPAINTING_CHANNELS
+    pipe = load_pipeline(model, family.text, dtype, **family.overrides)
+    _cache_signatures(pipe.unet)
+    placement = place_where_it_fits(pipe, device, model.name, _working_bytes(pipe, dtype))
+    is_inpainting_model = pipe.unet.config.in_channels == INPAINTING_CHANNELS
     return Pipelines(
         text=pipe,
-        image=_sharing(pipe, family.image),
-        inpaint=_sharing(pipe, family.inpaint) if made_for_inpainting else None,
+        image=_sharing_parts(pipe, family.image),
+        inpaint=_sharing_parts(pipe, family.inpaint) if is_inpainting_model else None,
         device=device,
         is_xl=family is _XL,
         placement=placement,
@@ -111,7 +111,7 @@ def load(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelin
 
 
 def _working_bytes(pipe: Any, dtype: torch.dtype) -> dict[str, int]:
-    """For one image of the model's own size: what does not fit beside that is given up when it happens."""
+    """For one image of the model's default size. Larger jobs use the fallbacks of out_of_memory.py."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     megapixels = height * width * pipe.vae_scale_factor**2 / (1 << 20)
@@ -121,15 +121,15 @@ def _working_bytes(pipe: Any, dtype: torch.dtype) -> dict[str, int]:
     }
 
 
-def _know_signatures(unet: Any) -> None:
-    """Attention layers ask at each step what their processor takes: Python finds that out anew unless it is told."""
+def _cache_signatures(unet: Any) -> None:
+    """Attention layers inspect the signature of their processor at each step, which is slow unless it is cached."""
     calls: set[Any] = {type(processor).__call__ for processor in unet.attn_processors.values()}
     for call in calls:
         call.__signature__ = inspect.signature(call)
 
 
-def _sharing(pipe: Any, name: str) -> Any:
-    """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert what it takes."""
+def _sharing_parts(pipe: Any, name: str) -> Any:
+    """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert the parts."""
     pipeline = getattr(diffusers, name)
     known = inspect.signature(pipeline.__init__).parameters
     settings = {key: value for key, value in pipe.config.items() if key in known and key not in pipe.components}

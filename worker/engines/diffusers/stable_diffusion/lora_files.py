@@ -1,4 +1,4 @@
-"""Files with LoRAs, as different tools write them: where they are, and what diffusers can read of them."""
+"""Finds LoRA files and converts what different training tools write to what diffusers can read."""
 
 import json
 import logging
@@ -21,18 +21,18 @@ from shared.jobs.requests import LORA_NAME, MAX_LORA_NAME
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-#: How PEFT begins the names of what it has added, and where it says how strong that is.
+#: The prefix of PEFT's weight names, and the file with its scaling factors.
 _PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
-#: What a LoRA has for each layer beside its weights.
+#: The suffix of the scaling factor that a LoRA has for each layer.
 _ALPHA = ".alpha"
-#: How the weights of other additions begin, in files that are otherwise like those of LoRAs.
+#: Prefixes of weights in files of other kinds that otherwise look like LoRAs.
 _OTHER_KINDS = ("hada_", "lokr_")
 
 
-def found_in(folder: Path) -> dict[str, Path]:
-    """Files by the names that requests have for them: paths below the folder, without the ending.
+def find_loras(folder: Path) -> dict[str, Path]:
+    """Files by the names that requests use: paths below the folder, without the suffix.
 
-    A folder that holds one file and no more can be called by its own name, too.
+    A folder with a single file can also be requested by the folder's name.
     """
     found: dict[str, Path] = {}
     for inner, files in _walk(folder):
@@ -45,7 +45,7 @@ def found_in(folder: Path) -> dict[str, Path]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder with its LoRAs. Links are followed, but not in circles."""
+    """Each folder with its LoRAs. Symbolic links are followed, but not in circles."""
     seen: set[str] = set()
     for inner, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(inner)) in seen:
@@ -58,7 +58,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def _name(path: str) -> str:
-    """As a keyboard gives it: some systems keep an accent as a character of its own."""
+    """In composed form, as keyboards write it: some file systems store accents as separate characters."""
     return unicodedata.normalize("NFC", path)
 
 
@@ -66,65 +66,65 @@ def _add(found: dict[str, Path], path: str, file: Path) -> None:
     name = _name(path)
     if not _is_usable(name):
         logger.warning(
-            "the LoRA %r is left out: no part of its path may begin with a dot or a blank, or have a backslash or "
-            "characters that cannot be seen, and all of it may have %d characters",
+            "ignoring the LoRA %r: no part of its path may start with a dot or a space or contain a backslash or "
+            "invisible characters, and the path may have at most %d characters",
             str(file),
             MAX_LORA_NAME,
         )
     elif name in found:
-        logger.warning("the LoRA %s is left out: %s has the same name", file, found[name].name)
+        logger.warning("ignoring the LoRA %s: %s has the same name", file, found[name].name)
     else:
         found[name] = file
 
 
 def _is_usable(name: str) -> bool:
-    # What is no text in the file system's encoding, is kept by Python as half characters.
-    whole = name.encode(errors="ignore").decode() == name
-    return whole and len(name) <= MAX_LORA_NAME and re.fullmatch(LORA_NAME, name) is not None
+    # Python represents bytes that are invalid in the file system's encoding as lone surrogates.
+    is_text = name.encode(errors="ignore").decode() == name
+    return is_text and len(name) <= MAX_LORA_NAME and re.fullmatch(LORA_NAME, name) is not None
 
 
-class NoLora(Exception):
-    """What a LoRA's file lacks, for the end of a sentence."""
+class UnusableLora(Exception):
+    """The message says why, for the end of a sentence."""
 
 
 @dataclass(frozen=True)
-class Readable:
-    """What diffusers can read, and how many weights there are in the file that it was made of."""
+class DiffusersLora:
+    """A LoRA that diffusers can read, and how many weights the original file has."""
 
     source: Path | dict[str, torch.Tensor]
     weights: int
 
 
 @contextmanager
-def diffusers_lora(file: Path) -> Iterator[Readable]:
-    """Raises OSError, SafetensorError, and NoLora."""
+def open_lora(file: Path) -> Iterator[DiffusersLora]:
+    """Raises OSError, SafetensorError and UnusableLora."""
     with safe_open(file, "pt") as opened:
         keys = list(opened.keys())
         usable = [key for key in keys if "lora" in key or key.endswith(_ALPHA)]
         count = sum(not key.endswith(_ALPHA) for key in keys)
         if not any("lora" in key for key in usable):
-            raise NoLora("it has no weights of a LoRA that diffusers knows")
+            raise UnusableLora("it has no LoRA weights that diffusers supports")
         if any(key.rpartition(".")[2].startswith(_OTHER_KINDS) for key in keys):
-            raise NoLora("it is a LoHa or a LoKr, which only looks like one")
+            raise UnusableLora("it is a LoHa or a LoKr, not a LoRA")
         if len(usable) < len(keys) or any(key.startswith(_PEFT) for key in usable):
             weights = {key: opened.get_tensor(key) for key in usable}
-            yield Readable(_without_peft(weights, file.with_name(_PEFT_CONFIG)), count)
+            yield DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG)), count)
             return
-    # As it is, because its header may say how strong it is. Diffusers takes what ends otherwise for a pickle.
+    # As a file, because its header may hold scaling factors. The link has the suffix that tells diffusers: no pickle.
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder, f"lora{SUFFIX}")
         link.symlink_to(file.absolute())
-        yield Readable(link, count)
+        yield DiffusersLora(link, count)
 
 
-def _without_peft(weights: dict[str, torch.Tensor], about: Path) -> dict[str, torch.Tensor]:
-    """Under diffusers' names, and as strong as PEFT says in a file beside it."""
-    config = json.loads(about.read_bytes()) if about.is_file() else {}
+def _from_peft(weights: dict[str, torch.Tensor], config_file: Path) -> dict[str, torch.Tensor]:
+    """Renamed for diffusers, and scaled as PEFT's configuration says."""
+    config = json.loads(config_file.read_bytes()) if config_file.is_file() else {}
     found: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
-        layer, added, _ = key.partition(".lora_B")
-        if key.startswith(_PEFT) and added:
-            tensor = tensor * _strength(config, layer.removeprefix(_PEFT), rank=tensor.shape[1])
+        layer, is_lora_b, _ = key.partition(".lora_B")
+        if key.startswith(_PEFT) and is_lora_b:
+            tensor = tensor * _scale(config, layer.removeprefix(_PEFT), rank=tensor.shape[1])
         found[f"{_part(key)}.{key.removeprefix(_PEFT)}" if key.startswith(_PEFT) else key] = tensor
     return found
 
@@ -133,8 +133,9 @@ def _part(key: str) -> str:
     return "text_encoder" if key.startswith(f"{_PEFT}text_model.") else "unet"
 
 
-def _strength(config: Mapping[str, Any], layer: str, rank: int) -> float:
-    """What PEFT multiplies a layer's addition by; diffusers takes 1 where nothing is said."""
-    own = (alpha for name, alpha in (config.get("alpha_pattern") or {}).items() if f".{layer}".endswith(f".{name}"))
-    alpha: float = next(own, config.get("lora_alpha") or rank)
+def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """PEFT's scaling factor for a layer; diffusers assumes 1."""
+    patterns = (config.get("alpha_pattern") or {}).items()
+    layer_alphas = (alpha for name, alpha in patterns if f".{layer}".endswith(f".{name}"))
+    alpha: float = next(layer_alphas, config.get("lora_alpha") or rank)
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,4 +1,4 @@
-"""LoRAs: small additions to a model, from files that the operator has put into one folder."""
+"""Loads and applies LoRAs: small additions to a model, from files in the operator's folder."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,75 +12,75 @@ from shared.jobs.requests import Lora
 from worker.engines.diffusers.out_of_memory import is_out_of_memory
 from worker.engines.diffusers.pipeline_loading import reason_of
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
-from worker.engines.diffusers.stable_diffusion.lora_files import NoLora, diffusers_lora
+from worker.engines.diffusers.stable_diffusion.lora_files import UnusableLora, open_lora
 
 logger = logging.getLogger(__name__)
 
-#: How many stay loaded. One that no job has named for the longest time makes room.
-MOST_LOADED = 8
+#: How many stay loaded; beyond that, the least recently used one is unloaded.
+MAX_LOADED = 8
 
 
 class Loras:
-    """What can be added to one model. Loaded when first asked for; without effect between jobs."""
+    """The LoRAs of one model. Each is loaded on first use; none is active between jobs."""
 
-    def __init__(self, engine: Pipelines, files: Mapping[str, Path], model: str) -> None:
-        self._engine = engine
-        self._pipe = engine.text
+    def __init__(self, pipelines: Pipelines, files: Mapping[str, Path], model: str) -> None:
+        self._pipelines = pipelines
+        self._pipe = pipelines.text
         self._files = files
         self._model = model
-        #: Under the names that peft has for them, which may have no dots; the one used last is the last.
-        self._loaded: dict[str, str] = {}
-        self._in_part: dict[str, str] = {}
+        #: Name -> name of the peft adapter, which may not contain dots. In order of use, the most recent one last.
+        self._adapters: dict[str, str] = {}
+        self._partial_warnings: dict[str, str] = {}
 
-    def require(self, wanted: Sequence[Lora]) -> Iterator[str]:
-        """Load those that are not. Gives a sentence for each of which only a part has an effect.
+    def require(self, loras: Sequence[Lora]) -> Iterator[str]:
+        """Load what is not loaded yet. Returns a warning for each LoRA that has an effect only in part.
 
-        Raises InvalidRequest for one that does not fit the model.
+        Raises InvalidRequest for a LoRA that does not fit the model.
         """
-        for lora in wanted:
-            adapter = self._loaded.pop(lora.name, None) or self._load(lora.name)
-            self._loaded[lora.name] = adapter
-        while len(self._loaded) > MOST_LOADED:
-            self._pipe.delete_adapters(self._loaded.pop(next(iter(self._loaded))))
-        return (self._in_part[lora.name] for lora in wanted if lora.name in self._in_part)
+        for lora in loras:
+            adapter = self._adapters.pop(lora.name, None) or self._load(lora.name)
+            self._adapters[lora.name] = adapter
+        while len(self._adapters) > MAX_LOADED:
+            self._pipe.delete_adapters(self._adapters.pop(next(iter(self._adapters))))
+        return (self._partial_warnings[lora.name] for lora in loras if lora.name in self._partial_warnings)
 
     @contextmanager
-    def applied(self, wanted: Sequence[Lora]) -> Iterator[None]:
-        """To the model, until the block is left. Those wanted must have been required."""
-        if not wanted:
+    def applied(self, loras: Sequence[Lora]) -> Iterator[None]:
+        """Apply them to the model for the block. They must be loaded (see `require`)."""
+        if not loras:
             yield
             return
         try:
             self._pipe.enable_lora()
-            self._pipe.set_adapters([self._loaded[lora.name] for lora in wanted], [lora.scale for lora in wanted])
+            self._pipe.set_adapters([self._adapters[lora.name] for lora in loras], [lora.scale for lora in loras])
             yield
         finally:
             self._pipe.disable_lora()
 
     def _load(self, name: str) -> str:
         adapter = f"lora_{list(self._files).index(name)}"
-        self._engine.bare()
+        self._pipelines.deactivate_offloading()
         try:
-            there, used = self._add(adapter, self._files[name])
-        # Whatever diffusers and peft stumble over in a file that was made for another model.
+            total, used = self._add(adapter, self._files[name])
+        # diffusers and peft raise all kinds of errors on files for another model.
         except Exception as error:
-            self._forget(adapter)
+            self._remove(adapter)
             if is_out_of_memory(error):
                 raise
             logger.warning("the LoRA %s could not be loaded: %s", name, reason_of(error))
-            raise InvalidRequest(f"The LoRA {name} {_told(error, self._model)}.") from error
-        if used < there:
-            self._in_part[name] = (
-                f"of the LoRA {name}, {there - used} of {there} weights have no effect: they are for parts that "
+            raise InvalidRequest(f"The LoRA {name} {_public_reason(error, self._model)}.") from error
+        if used < total:
+            self._partial_warnings[name] = (
+                f"of the LoRA {name}, {total - used} of {total} weights have no effect: they are for parts that "
                 f"{self._model} does not have, or of a kind that diffusers cannot use"
             )
-        # It has just become active.
+        # Loading activates it.
         self._pipe.disable_lora()
         return adapter
 
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
-        """How many weights the file has, and how many of them the model has taken."""
-        with diffusers_lora(path) as file:
+        """How many weights the file has, and how many of them the model uses."""
+        with open_lora(path) as file:
             match file.source:
                 case Path():
                     link = {"weight_name": file.source.name, "use_safetensors": True, "local_files_only": True}
@@ -89,28 +89,28 @@ class Loras:
                     self._pipe.load_lora_weights(weights, adapter_name=adapter)
         used = self._weights_of(adapter)
         if not used:
-            raise NoLora("none of its weights belongs to a layer of the model")
+            raise UnusableLora("none of its weights belongs to a layer of the model")
         return file.weights, used
 
     def _weights_of(self, adapter: str) -> int:
-        return sum(f".{adapter}." in key for part in self._engine.parts for key, _ in part.named_parameters())
+        return sum(f".{adapter}." in key for part in self._pipelines.parts for key, _ in part.named_parameters())
 
-    def _forget(self, adapter: str) -> None:
-        """What of it came in before it failed."""
+    def _remove(self, adapter: str) -> None:
+        """Remove what was loaded before the failure."""
         with suppress(Exception):
             self._pipe.delete_adapters(adapter)
 
 
-def _told(error: Exception, model: str) -> str:
-    """For callers, who need not know where files lie and what libraries are called."""
+def _public_reason(error: Exception, model: str) -> str:
+    """For callers: without paths and names of libraries."""
     match error:
         case SafetensorError() | EOFError():
             return "cannot be used: its file is damaged"
         case OSError():
             return "cannot be used: its file cannot be read"
-        case NoLora():
+        case UnusableLora():
             return f"does not fit the model {model}: {error}"
         case _ if "size mismatch" in str(error):
-            return f"does not fit the model {model}: its layers have other sizes"
+            return f"does not fit the model {model}: its layers have different sizes"
         case _:
             return f"does not fit the model {model}"

@@ -1,4 +1,4 @@
-"""Which pipeline makes an image, and what it is given to begin with."""
+"""Chooses the pipeline for a request, and its arguments for input images."""
 
 import itertools
 import math
@@ -14,55 +14,56 @@ from worker.engines.diffusers.stable_diffusion.init_image import InitImage
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.images.values import Mask
 
-#: With less, even the last step alone would be one of more steps than schedulers have.
-LEAST_STRENGTH = 0.02
+#: With less, a single step would need a schedule of more steps than schedulers have.
+MIN_STRENGTH = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class Mode:
     pipe: Any
     arguments: dict[str, Any]
-    """Besides those that every image needs, and those of what it begins with."""
-    steps: int
-    """That the scheduler plans."""
-    runs: int
-    """Of these, the last ones that are done: an image to begin with stands for those before."""
+    """Arguments that depend on the mode, except those for init images."""
+    scheduled_steps: int
+    """Steps in the scheduler's plan."""
+    executed_steps: int
+    """The last ones of these: an init image replaces the result of the steps before."""
     strength: float = 1.0
 
 
-def mode_of(engine: Pipelines, request: GenerationRequest, *, begun: bool) -> Mode:
-    """`begun` tells whether there is something to begin with."""
+def mode_for(pipelines: Pipelines, request: GenerationRequest, *, has_init_image: bool) -> Mode:
     size = {"width": request.width, "height": request.height}
-    wanted = request.num_inference_steps or 1
-    if not begun and engine.inpaint is None:
-        return Mode(engine.text, size, wanted, wanted)
-    strength = max(LEAST_STRENGTH, request.strength or 1.0) if begun else 1.0
-    steps = _planned(wanted, strength)
-    runs = int(steps * strength)
-    if engine.inpaint is None:
-        return Mode(engine.image, {"strength": strength}, steps, runs, strength)
-    return Mode(engine.inpaint, {**size, "strength": strength}, steps, runs, strength)
+    steps = request.num_inference_steps or 1
+    if not has_init_image and pipelines.inpaint is None:
+        return Mode(pipelines.text, size, steps, steps)
+    strength = max(MIN_STRENGTH, request.strength or 1.0) if has_init_image else 1.0
+    scheduled = _scheduled_steps(steps, strength)
+    executed = int(scheduled * strength)
+    if pipelines.inpaint is None:
+        return Mode(pipelines.image, {"strength": strength}, scheduled, executed, strength)
+    return Mode(pipelines.inpaint, {**size, "strength": strength}, scheduled, executed, strength)
 
 
-def beginning(engine: Pipelines, request: GenerationRequest, canvases: Sequence[InitImage | None]) -> dict[str, Any]:
-    """What the pipeline is given of the canvases, of one mode, for as many images."""
-    if canvases[0] is None and engine.inpaint is None:
+def init_image_arguments(
+    pipelines: Pipelines, request: GenerationRequest, init_images: Sequence[InitImage | None]
+) -> dict[str, Any]:
+    """For a batch of images, all with an init image or all without."""
+    if init_images[0] is None and pipelines.inpaint is None:
         return {}
-    begun = [canvas or InitImage.blank(request.width or 0, request.height or 0) for canvas in canvases]
-    given = {"image": [PIL.Image.fromarray(canvas.image) for canvas in begun]}
-    if engine.inpaint is not None:
-        given["mask_image"] = [PIL.Image.fromarray(_whole_mask(canvas)) for canvas in begun]
-    return given
+    inits = [init or InitImage.blank(request.width or 0, request.height or 0) for init in init_images]
+    arguments = {"image": [PIL.Image.fromarray(init.image) for init in inits]}
+    if pipelines.inpaint is not None:
+        arguments["mask_image"] = [PIL.Image.fromarray(_mask_or_all(init)) for init in inits]
+    return arguments
 
 
-def _whole_mask(canvas: InitImage) -> Mask:
-    """A model that always wants a mask paints over everything where there is none."""
-    return np.full(canvas.image.shape[:2], 255, np.uint8) if canvas.mask is None else canvas.mask
+def _mask_or_all(init: InitImage) -> Mask:
+    """Inpainting models require a mask: without one, they repaint everything."""
+    return np.full(init.image.shape[:2], 255, np.uint8) if init.mask is None else init.mask
 
 
-def _planned(wanted: int, strength: float) -> int:
-    """As many steps as are asked for, or so many more that there is one to be done."""
-    if int(wanted * strength):
-        return wanted
-    # The product may come out a little below 1.
+def _scheduled_steps(steps: int, strength: float) -> int:
+    """The requested steps, or as many more as it takes to execute one."""
+    if int(steps * strength):
+        return steps
+    # The product may come out slightly below 1.
     return next(steps for steps in itertools.count(math.ceil(1 / strength)) if int(steps * strength))

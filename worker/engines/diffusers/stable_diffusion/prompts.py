@@ -1,4 +1,4 @@
-"""What the model reads of a request's text, and what it does not."""
+"""Encodes prompts, and warns about text that has no effect."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,78 +6,79 @@ from typing import Any
 import torch
 
 from shared.jobs.requests import GenerationRequest, Lora
-from worker.engines.diffusers.prompt_embeddings import MOST_KEPT, PromptEmbedding, PromptEmbeddingCache
+from worker.engines.diffusers.prompt_embeddings import MAX_ENTRIES, PromptEmbedding, PromptEmbeddingCache
 
-#: How much of what was cut is told.
-MOST_TOLD = 200
+#: How much of the ignored text a warning quotes.
+MAX_QUOTE = 200
 
 
 class Prompts:
-    """Reads texts, each by itself, and remembers those read last."""
+    """Encodes every text by itself, with a cache."""
 
-    def __init__(self, *, is_xl: bool, most_kept: int = MOST_KEPT) -> None:
+    def __init__(self, *, is_xl: bool, max_cached: int = MAX_ENTRIES) -> None:
         self._names = ("prompt_embeds", "pooled_prompt_embeds") if is_xl else ("prompt_embeds",)
         self._loras: Sequence[Lora] = ()
-        self._meanings = PromptEmbeddingCache(most_kept)
+        self._embeddings = PromptEmbeddingCache(max_cached)
 
-    def choose(self, loras: Sequence[Lora]) -> None:
-        """LoRAs change text encoders too: what was read with others is forgotten."""
+    def use_loras(self, loras: Sequence[Lora]) -> None:
+        """Clears the cache when the LoRAs change, because they change text encoders too."""
         if tuple(loras) != tuple(self._loras):
             self._loras = loras
-            self._meanings.forget()
+            self._embeddings.clear()
 
     def arguments(
         self, pipe: Any, texts: Sequence[tuple[str, str | None]], device: torch.device, *, guided: bool
     ) -> dict[str, torch.Tensor]:
-        """For a call of the pipeline that makes an image of each prompt and negative prompt on this device."""
-        wanted = [self._read(pipe, prompt) for prompt, _ in texts]
-        arguments = dict(zip(self._names, _joined(wanted), strict=True))
+        """Arguments of a pipeline call for a batch with these prompts and negative prompts."""
+        positive = [self._encode(pipe, prompt) for prompt, _ in texts]
+        arguments = dict(zip(self._names, _batched(positive), strict=True))
         if guided:
-            unwanted = [self._unwanted(pipe, *each) for each in zip((text for _, text in texts), wanted, strict=True)]
-            negative = (f"negative_{name}" for name in self._names)
-            arguments.update(zip(negative, _joined(unwanted), strict=True))
+            negative = [
+                self._encode_negative(pipe, text, embedding)
+                for (_, text), embedding in zip(texts, positive, strict=True)
+            ]
+            names = (f"negative_{name}" for name in self._names)
+            arguments.update(zip(names, _batched(negative), strict=True))
         return {name: tensor.to(device) for name, tensor in arguments.items()}
 
-    def _unwanted(self, pipe: Any, text: str | None, wanted: PromptEmbedding) -> PromptEmbedding:
-        # As the pipeline of Stable Diffusion XL has it; the others have no such option.
+    def _encode_negative(self, pipe: Any, text: str | None, positive: PromptEmbedding) -> PromptEmbedding:
+        # As in the pipeline of Stable Diffusion XL; the others have no such option.
         if text is None and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
-            return tuple(torch.zeros_like(tensor) for tensor in wanted)
-        return self._read(pipe, text or "")
+            return tuple(torch.zeros_like(tensor) for tensor in positive)
+        return self._encode(pipe, text or "")
 
-    def _read(self, pipe: Any, text: str) -> PromptEmbedding:
-        return self._meanings.of((text, pipe.unet.dtype), lambda: _encoded(pipe, text))
+    def _encode(self, pipe: Any, text: str) -> PromptEmbedding:
+        return self._embeddings.get((text, pipe.unet.dtype), lambda: _encode(pipe, text))
 
 
 @torch.no_grad()
-def _encoded(pipe: Any, text: str) -> PromptEmbedding:
-    told = pipe.encode_prompt(
+def _encode(pipe: Any, text: str) -> PromptEmbedding:
+    embeddings = pipe.encode_prompt(
         prompt=text, device=pipe._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    # Those of a negative prompt stand in between, and are none here.
-    return tuple(tensor for tensor in told if tensor is not None)
+    # The embeddings of the negative prompt lie in between; here they are None.
+    return tuple(tensor for tensor in embeddings if tensor is not None)
 
 
-def _joined(meanings: Sequence[PromptEmbedding]) -> list[torch.Tensor]:
-    """As one batch."""
-    return [torch.cat(parts) for parts in zip(*meanings, strict=True)]
+def _batched(embeddings: Sequence[PromptEmbedding]) -> list[torch.Tensor]:
+    return [torch.cat(parts) for parts in zip(*embeddings, strict=True)]
 
 
-def warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:
-    """A sentence for each text of which the model reads a part only, or nothing."""
+def prompt_warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:
+    """One warning for each text that the model ignores, wholly or in part."""
     for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         for name in ("tokenizer", "tokenizer_2"):
             tokenizer = getattr(pipe, name, None)
-            if text and tokenizer is not None and (cut := _cut(tokenizer, text)):
-                yield f"{field} is too long for the model, which does not read {cut!r}"
-    # Up to 1, guidance makes no second prediction, which the negative prompt would be for.
+            if text and tokenizer is not None and (ignored := _ignored_text(tokenizer, text)):
+                yield f"{field} is too long: the model ignores {ignored!r}"
+    # The negative prompt is for the second prediction, which guidance up to 1 leaves out.
     guidance = request.guidance_scale
     if request.negative_prompt and guidance is not None and guidance <= 1:
         yield f"negative_prompt has no effect with a guidance_scale of {guidance:g}"
 
 
-def _cut(tokenizer: Any, text: str) -> str:
-    """The end of the text, as far as it lies beyond what the encoder takes: mostly 77 tokens, two of them marks."""
+def _ignored_text(tokenizer: Any, text: str) -> str:
+    """The end of the text, beyond the encoder's limit: usually 77 tokens, two of them markers."""
     tokens = tokenizer(text).input_ids
-    lost = tokens[tokenizer.model_max_length - 1 : -1]
-    told: str = tokenizer.decode(lost).strip()
-    return told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD].rstrip()}..."
+    ignored: str = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1]).strip()
+    return ignored if len(ignored) <= MAX_QUOTE else f"{ignored[:MAX_QUOTE].rstrip()}..."

@@ -1,4 +1,4 @@
-"""The images of a request, or of several that are alike."""
+"""Renders the images of a request, or of a batch of compatible requests."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,143 +10,143 @@ from typing import Any
 import torch
 
 from shared.jobs.requests import GenerationRequest
-from worker.engines.base import JobWatch, OnStep, Step
-from worker.engines.diffusers.batch_invariance import as_alone
+from worker.engines.base import JobWatch, OnStep
+from worker.engines.diffusers.batch_invariance import batch_invariant
 from worker.engines.diffusers.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
-from worker.engines.diffusers.placement import Placement, can_be_offloaded, offloaded
-from worker.engines.diffusers.sampling import Attempt, Image, generator, in_float32, soundest, step_callback
+from worker.engines.diffusers.placement import Placement, offloading_fallbacks
+from worker.engines.diffusers.sampling import (
+    Attempt,
+    Image,
+    first_sound_image,
+    in_float32,
+    seeded_generator,
+    step_callback,
+    steps_of_run,
+)
 from worker.engines.diffusers.stable_diffusion.autoencoder import Autoencoder
 from worker.engines.diffusers.stable_diffusion.init_image import InitImage, MaskedLatentBlender
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
-from worker.engines.diffusers.stable_diffusion.modes import Mode, beginning
+from worker.engines.diffusers.stable_diffusion.modes import Mode, init_image_arguments
 from worker.engines.diffusers.stable_diffusion.prompts import Prompts
 from worker.images.values import Pixels
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What an image has of its own, among those that are made in one go."""
+class ImageSpec:
+    """What differs between the images of a batch."""
 
     prompt: str
     negative_prompt: str | None
     seed: int
-    canvas: InitImage | None
-    warn: Callable[[str], None]
-    """Leaves a warning on the job that it belongs to."""
+    init_image: InitImage | None
+    add_warning: Callable[[str], None]
+    """Adds a warning to the job of this image."""
 
 
 @dataclass
 class Rendering:
-    engine: Pipelines
+    pipelines: Pipelines
     autoencoder: Autoencoder
     prompts: Prompts
     request: GenerationRequest
-    """Resolved; what all subjects share."""
-    subjects: Sequence[Subject]
+    """Resolved; the fields that all images share."""
+    specs: Sequence[ImageSpec]
     mode: Mode
     new_scheduler: Callable[[], Any]
-    """Schedulers keep state between steps: each call of a pipeline has its own."""
+    """Schedulers keep state between steps: each pipeline call needs a new one."""
     watch: JobWatch
-    ladder: OutOfMemoryFallbacks
-    room: MemoryBudget
+    memory: OutOfMemoryFallbacks
+    memory_budget: MemoryBudget
     batch_size: int
-    """How many images are made at once."""
-    exact: bool = True
-    """Whether each of them must have the very pixels that it would have alone."""
+    batch_invariant: bool = True
+    """Whether each image must have exactly the pixels that it would have alone."""
 
     def images(self) -> Iterator[Pixels]:
-        """One of each subject. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
-        left = self.subjects
+        """One image for each spec. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
+        left = self.specs
         while left:
-            batch = self.ladder.run(partial(self._batch, left), *self._reliefs(len(left)))
-            for subject, latents in zip(left, batch, strict=False):
-                yield soundest(self._attempts(latents[None], subject), subject.warn)
+            batch = self.memory.run(partial(self._next_batch, left), *self._fallbacks(len(left)))
+            for spec, latents in zip(left, batch, strict=False):
+                yield first_sound_image(self._attempts(latents[None], spec), spec.add_warning)
             left = left[len(batch) :]
 
-    def _batch(self, left: Sequence[Subject]) -> torch.Tensor:
-        """The next of those left, as many as are made at once."""
-        batches = math.ceil(len(self.subjects) / self.batch_size)
-        first = len(self.subjects) - len(left)
-        before, subjects = first // self.batch_size, left[: self.batch_size]
+    def _next_batch(self, left: Sequence[ImageSpec]) -> torch.Tensor:
+        batches = math.ceil(len(self.specs) / self.batch_size)
+        first = len(self.specs) - len(left)
+        on_step = steps_of_run(self.watch.on_step, first // self.batch_size, batches, first_image=first)
+        return self._denoise(left[: self.batch_size], on_step)
 
-        def on_step(step: Step) -> None:
-            done, total = before * step.steps + step.step, batches * step.steps
-            self.watch.on_step(
-                Step(done, total, lambda index: step.render_preview(index - first) if step.render_preview else None)
-            )
-
-        return self._denoised(subjects, on_step)
-
-    def _denoised(self, subjects: Sequence[Subject], on_step: OnStep) -> torch.Tensor:
+    def _denoise(self, specs: Sequence[ImageSpec], on_step: OnStep) -> torch.Tensor:
         """Latents of shape (images, channels, height, width)."""
         mode = self.mode
-        self.engine.prepare(mode.pipe)
+        self.pipelines.activate_offloading(mode.pipe)
         scheduler = mode.pipe.scheduler = self.new_scheduler()
-        canvases = [subject.canvas for subject in subjects]
-        # Models for inpainting see to it themselves.
-        masks = [] if self.engine.inpaint else [each.mask for each in canvases if each and each.mask is not None]
-        keeper = MaskedLatentBlender(scheduler, masks, mode.strength) if masks else None
-        tell = step_callback(on_step, mode.runs, self.autoencoder.preview)
+        init_images = [spec.init_image for spec in specs]
+        blender = self._blender(scheduler, init_images)
+        report_step = step_callback(on_step, mode.executed_steps, self.autoencoder.preview)
 
         def after_step(pipe: Any, index: int, timestep: object, tensors: dict[str, Any]) -> dict[str, Any]:
-            tell(pipe, index, timestep, tensors)
-            return {"latents": keeper.after_step(pipe, index, tensors["latents"])} if keeper else {}
+            report_step(pipe, index, timestep, tensors)
+            return {"latents": blender.after_step(pipe, index, tensors["latents"])} if blender else {}
 
-        with as_alone(mode.pipe.unet, len(subjects) if self.exact else 1):
+        with batch_invariant(mode.pipe.unet, len(specs) if self.batch_invariant else 1):
             latents: torch.Tensor = mode.pipe(
-                **self._read(subjects),
-                num_inference_steps=mode.steps,
+                **self._prompt_embeddings(specs),
+                num_inference_steps=mode.scheduled_steps,
                 guidance_scale=self.request.guidance_scale,
-                generator=[generator(subject.seed) for subject in subjects],
+                generator=[seeded_generator(spec.seed) for spec in specs],
                 output_type="latent",
                 callback_on_step_end=after_step,
                 **mode.arguments,
-                **beginning(self.engine, self.request, canvases),
+                **init_image_arguments(self.pipelines, self.request, init_images),
             ).images
         return latents
 
-    def _read(self, subjects: Sequence[Subject]) -> dict[str, torch.Tensor]:
-        # As pipelines decide whether there is a second prediction, without the prompt.
+    def _blender(self, scheduler: Any, init_images: Sequence[InitImage | None]) -> MaskedLatentBlender | None:
+        # Inpainting models handle masks themselves.
+        if self.pipelines.inpaint:
+            return None
+        masks = [init.mask for init in init_images if init and init.mask is not None]
+        return MaskedLatentBlender(scheduler, masks, self.mode.strength) if masks else None
+
+    def _prompt_embeddings(self, specs: Sequence[ImageSpec]) -> dict[str, torch.Tensor]:
+        # The pipelines' own condition for a second prediction, without the prompt.
         guided = (self.request.guidance_scale or 0) > 1 and self.mode.pipe.unet.config.time_cond_proj_dim is None
-        texts = [(subject.prompt, subject.negative_prompt) for subject in subjects]
-        return self.prompts.arguments(self.mode.pipe, texts, self.engine.device, guided=guided)
+        texts = [(spec.prompt, spec.negative_prompt) for spec in specs]
+        return self.prompts.arguments(self.mode.pipe, texts, self.pipelines.device, guided=guided)
 
-    def _attempts(self, latents: torch.Tensor, subject: Subject) -> Iterator[Attempt]:
-        """Cheapest first: where the latents are sound, it was the decoder that overflowed."""
-        yield Attempt("", lambda: self._decoded(latents))
+    def _attempts(self, latents: torch.Tensor, spec: ImageSpec) -> Iterator[Attempt]:
+        """Cheapest first: if the latents are finite, only the decoder has overflowed."""
+        yield Attempt("", lambda: self._decode(latents))
         if latents.isfinite().all():
-            # For good: what has overflowed once will again.
+            # From now on: what has overflowed once will again.
             self.autoencoder.in_float32 = True
-            yield Attempt("it was decoded again in float32", lambda: self._decoded(latents))
-        # Where single layers come and go, their precision cannot be changed.
-        if self.engine.placement is not Placement.GROUP_OFFLOAD:
-            yield Attempt("it was made again in float32", lambda: self._made_in_float32(subject))
+            yield Attempt("it was decoded again in float32", lambda: self._decode(latents))
+        # The precision of layers that are offloaded one by one cannot be changed.
+        if self.pipelines.placement is not Placement.GROUP_OFFLOAD:
+            yield Attempt("it was made again in float32", lambda: self._render_in_float32(spec))
 
-    def _decoded(self, latents: torch.Tensor) -> Image:
-        image = self.ladder.run(lambda: self.autoencoder.decode(latents), *self._reliefs(1, decodes=True))
-        # Where only the part that is at work is on the device, nobody else would send the decoder away.
+    def _decode(self, latents: torch.Tensor) -> Image:
+        image = self.memory.run(lambda: self.autoencoder.decode(latents), *self._fallbacks(1, decodes=True))
+        # With offloading, nothing else moves the decoder off the device.
         self.mode.pipe.maybe_free_model_hooks()
         return image
 
-    def _made_in_float32(self, subject: Subject) -> Image:
-        with in_float32(*self.engine.parts):
-            # Progress was told when it was made first.
-            latents = self.ladder.run(
-                lambda: self._denoised([subject], lambda _: self.watch.check()), *self._reliefs(1)
-            )
-            return self._decoded(latents)
+    def _render_in_float32(self, spec: ImageSpec) -> Image:
+        with in_float32(*self.pipelines.parts):
+            # The first attempt has reported its progress already.
+            latents = self.memory.run(lambda: self._denoise([spec], lambda _: self.watch.check()), *self._fallbacks(1))
+            return self._decode(latents)
 
-    def _reliefs(self, images: int, *, decodes: bool = False) -> Iterator[Fallback]:
-        """What may help to make so many images, cheapest first."""
-        if decodes or self.mode.pipe is not self.engine.text:
-            yield Fallback("images were encoded and decoded in tiles", self.autoencoder.tiled)
+    def _fallbacks(self, images: int, *, decodes: bool = False) -> Iterator[Fallback]:
+        """Cheapest first."""
+        if decodes or self.mode.pipe is not self.pipelines.text:
+            yield self.autoencoder.tiling_fallback()
         if min(images, self.batch_size) > 1:
             yield Fallback("images were made one by one", self._one_by_one)
-        if can_be_offloaded(self.engine.placement, self.engine.device):
-            idle = partial(offloaded, self.mode.pipe, self.engine.device)
-            yield Fallback("idle parts of the model waited in main memory", idle)
+        yield from offloading_fallbacks(self.mode.pipe, self.pipelines.placement, self.pipelines.device)
 
     def _one_by_one(self) -> nullcontext[None]:
-        self.room.crowded(self.request, min(self.batch_size, len(self.subjects)))
+        self.memory_budget.record_batch_failure(self.request, min(self.batch_size, len(self.specs)))
         self.batch_size = 1
         return nullcontext()

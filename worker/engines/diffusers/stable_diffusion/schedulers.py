@@ -1,4 +1,4 @@
-"""The closed list of schedulers that a request may name."""
+"""The schedulers that a request may name."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,7 +9,7 @@ import diffusers
 _DPM = diffusers.DPMSolverMultistepScheduler.from_config
 _EULER = diffusers.EulerDiscreteScheduler.from_config
 
-#: Name -> how to make it from the configuration of the scheduler that the model came with.
+#: By name: creates the scheduler from the configuration of the model's own scheduler.
 SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
     "ddim": diffusers.DDIMScheduler.from_config,
     "dpm++_2m": partial(_DPM, algorithm_type="dpmsolver++", final_sigmas_type="zero"),
@@ -22,14 +22,14 @@ SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
     "pndm": partial(diffusers.PNDMScheduler.from_config, skip_prk_steps=True),
     "unipc": diffusers.UniPCMultistepScheduler.from_config,
 }
-#: Wrong colours where the model was trained from pure noise (zero terminal SNR): PNDM knows no such schedule, and
-#: Karras' spends nearly all its steps between pure noise and almost pure noise.
-_NEED_SOME_SIGNAL = frozenset({"dpm++_2m_karras", "pndm"})
+#: Wrong colours for models that were trained from pure noise (zero terminal SNR): PNDM has no such schedule, and the
+#: schedule of Karras spends nearly all its steps between pure noise and almost pure noise.
+_UNSUITED_TO_ZERO_SNR = frozenset({"dpm++_2m_karras", "pndm"})
 
 
 def usable_schedulers(config: Mapping[str, Any], *, only_lcm: bool = False) -> tuple[str, ...]:
-    """Names of those that suit a model with this scheduler configuration; some are trained for that of LCMs alone."""
+    """The schedulers that suit a model with this scheduler configuration; some models only work with LCM's."""
     if only_lcm:
         return ("lcm",)
-    unsuited = _NEED_SOME_SIGNAL if config.get("rescale_betas_zero_snr") else frozenset()
+    unsuited = _UNSUITED_TO_ZERO_SNR if config.get("rescale_betas_zero_snr") else frozenset()
     return tuple(name for name in SCHEDULERS if name not in unsuited)
