@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_settings import BaseSettings
+
 from shared.settings.api import ApiSettings
 from shared.settings.groups import Group
 from shared.settings.housekeeper import HousekeeperSettings
@@ -23,7 +25,11 @@ installation need the same values.
 `make fix` generates this page from `shared/settings/`.
 """
 
-PROCESSES = {"API": ApiSettings, "worker": WorkerSettings, "housekeeper": HousekeeperSettings}
+PROCESSES: Mapping[str, type[BaseSettings]] = {
+    "API": ApiSettings,
+    "worker": WorkerSettings,
+    "housekeeper": HousekeeperSettings,
+}
 
 NOTES = {
     Group.START: "The ten most used settings.",

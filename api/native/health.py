@@ -12,6 +12,7 @@ from api.problems import documented
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.jobs.requests import Backend
+from shared.models.request_schema import request_schema
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -128,7 +129,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         queued=fleet.queued[backend],
         estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
         credits=told[0] if told else None,
-        capabilities=capabilities and capabilities.request_schema(services.limits),
+        capabilities=capabilities and request_schema(capabilities, services.limits),
     )
 
 

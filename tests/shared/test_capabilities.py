@@ -11,6 +11,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities, RequestLimits
+from shared.models.request_schema import request_schema
 
 LIMITS = RequestLimits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
@@ -80,8 +81,8 @@ def test_each_ignored_field_that_was_given_is_a_warning() -> None:
     _, none = DISTILLED.resolve(GenerationRequest(prompt="x"))
 
     assert warnings == (
-        "negative_prompt is ignored: some-model cannot honour it",
-        "scheduler is ignored: some-model cannot honour it",
+        "negative_prompt is ignored: some-model does not support it",
+        "scheduler is ignored: some-model does not support it",
     )
     assert none == ()
 
@@ -122,7 +123,7 @@ def accepts(field: dict[str, Any], value: Any) -> bool:
     ],
 )
 def test_the_published_schema_takes_exactly_what_is_accepted(model: Capabilities, name: str, values: list[Any]) -> None:
-    field = model.request_schema(LIMITS)["properties"][name]
+    field = request_schema(model, LIMITS)["properties"][name]
 
     for value in values:
         assert accepts(field, value) is is_accepted(model, name, value), value
@@ -140,7 +141,7 @@ def is_accepted(model: Capabilities, name: str, value: Any) -> bool:
 
 
 def test_the_published_schema_has_every_field_of_a_request_and_no_other() -> None:
-    schema = DISTILLED.request_schema(LIMITS)
+    schema = request_schema(DISTILLED, LIMITS)
 
     assert set(schema["properties"]) == set(GenerationRequest.model_fields)
     assert schema["additionalProperties"] is False
@@ -150,7 +151,7 @@ def test_the_published_schema_has_every_field_of_a_request_and_no_other() -> Non
 
 
 def test_the_published_schema_tells_the_models_defaults() -> None:
-    fields = MODEL.request_schema(LIMITS)["properties"]
+    fields = request_schema(MODEL, LIMITS)["properties"]
 
     names = ("width", "height", "num_inference_steps", "guidance_scale")
     assert [fields[name]["default"] for name in names] == [128, 256, 20, 7.5]
@@ -205,5 +206,5 @@ def test_strength_has_a_default_only_where_there_is_a_image() -> None:
 
     assert model.resolve(GenerationRequest(prompt="x"))[0].strength is None
     assert model.resolve(GenerationRequest(prompt="x", image=(REFERENCE,)), (64, 64))[0].strength == 0.8
-    assert model.request_schema(LIMITS)["properties"]["strength"]["default"] == 0.8
-    assert MODEL.request_schema(LIMITS)["properties"]["strength"]["type"] == "null"
+    assert request_schema(model, LIMITS)["properties"]["strength"]["default"] == 0.8
+    assert request_schema(MODEL, LIMITS)["properties"]["strength"]["type"] == "null"

@@ -66,7 +66,7 @@ def test_an_entry_covers_nothing_else_however_it_is_written(url: str) -> None:
 
 
 def test_whose_path_is_none_of_the_entry_is_told_so() -> None:
-    with pytest.raises(ForbiddenUrl, match="below no path of its host that this service may call"):
+    with pytest.raises(ForbiddenUrl, match="allows other paths of the URL's host"):
         OutboundClient([ENTRY]).check(f"{N8N}/webhook/other")
 
 

@@ -120,13 +120,13 @@ def test_what_the_operator_vouches_for_by_mistake_is_not_connected_to(proxy: Con
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "does not connect to it .HTTP 403."),
-        (b"HTTP/1.0 407 Proxy Authentication Required\r\n\r\n", "does not connect to it .HTTP 407."),
-        (b"HTTP/1.1 301 Moved\r\nLocation: http://10.0.0.1/\r\n\r\n", "does not connect to it .HTTP 301."),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "no answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\n", "no answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 10_000, "no answer in HTTP|ends the connection"),
-        (b"", "no answer in HTTP"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "refused to connect .HTTP 403."),
+        (b"HTTP/1.0 407 Proxy Authentication Required\r\n\r\n", "refused to connect .HTTP 407."),
+        (b"HTTP/1.1 301 Moved\r\nLocation: http://10.0.0.1/\r\n\r\n", "refused to connect .HTTP 301."),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "invalid HTTP response"),
+        (b"HTTP/1.1 200 OK\r\n", "invalid HTTP response"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 10_000, "invalid HTTP response|closed the connection"),
+        (b"", "invalid HTTP response"),
     ],
     ids=["403", "407", "301", "ssh", "half", "endless", "nothing"],
 )
@@ -139,7 +139,7 @@ def test_a_proxy_that_does_not_connect_is_told_as_such(proxy: ConnectProxy, answ
 def test_a_proxy_that_is_away_or_hangs_costs_no_more_time_than_there_is() -> None:
     with proxying() as gone:
         pass
-    with pytest.raises(NotConnected, match="The egress proxy takes no connections"):
+    with pytest.raises(NotConnected, match="The egress proxy refuses connections"):
         send(gone.url, "http://hooks.example.com/")
     for act in (lambda _: time.sleep(3), again(b"a", seconds=0.1)):
         with serve(Script(act)) as hanging:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.storage.bucket import BucketLocation, BucketStore
+from shared.storage.bucket import BucketStore
+from shared.storage.bucket_connection import BucketLocation
 from shared.storage.object_store import StorageTimeouts
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack

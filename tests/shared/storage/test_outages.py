@@ -155,7 +155,7 @@ def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_storage(
 
 
 def test_a_bucket_that_is_not_there_or_refuses_stops_the_start(server: S3Server, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SD_OUTPUT_URL is wrong: there is no such bucket"):
+    with pytest.raises(ConfigurationError, match="SD_OUTPUT_URL is wrong: the bucket does not exist"):
         bucket_at(server, "s3://nobody-has-made-this", tmp_path)
     with S3Server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as strict:
         url = strict.create("strict")
@@ -170,8 +170,8 @@ def test_a_process_says_in_one_sentence_what_is_wrong(stack: Stack, server: S3Se
     without = stack.run([sys.executable, "-c", bare], SD_OUTPUT_URL="s3://images")
 
     assert (api.wait(), without.wait()) == (1, 1)
-    assert api.lines[-1] == "SD_OUTPUT_URL is wrong: there is no such bucket."
-    assert without.lines[-1] == "SD_OUTPUT_URL needs one more package: pip install 'imagegen[s3]'."
+    assert api.lines[-1] == "SD_OUTPUT_URL is wrong: the bucket does not exist."
+    assert without.lines[-1] == "SD_OUTPUT_URL requires another package: pip install 'imagegen[s3]'."
 
 
 def test_a_storage_that_is_not_there_yet_may_come(server: S3Server, tmp_path: Path) -> None:
@@ -218,5 +218,5 @@ def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> 
         server.start()
 
     assert (well.level, well.detail) == (Level.OK, "SD_OUTPUT_URL=s3://examined can be written.")
-    assert (wrong.level, wrong.detail) == (Level.PROBLEM, "SD_OUTPUT_URL is wrong: there is no such bucket.")
+    assert (wrong.level, wrong.detail) == (Level.PROBLEM, "SD_OUTPUT_URL is wrong: the bucket does not exist.")
     assert (away.level, away.detail) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not answer.")

@@ -42,7 +42,7 @@ def test_the_record_tells_the_size_of_the_file(bench: Bench) -> None:
 def test_a_field_that_the_backend_cannot_honour_leaves_a_warning(bench: Bench) -> None:
     job = bench.run(bench.accepted(negative_prompt="y"))
 
-    assert job.warnings == ("negative_prompt is ignored: null cannot honour it",)
+    assert job.warnings == ("negative_prompt is ignored: null does not support it",)
 
 
 def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
@@ -53,7 +53,7 @@ def test_what_a_backend_has_to_say_is_on_the_job_once(bench: Bench) -> None:
 
     job = bench.run(bench.accepted(negative_prompt="y"), draw)
 
-    assert job.warnings == ("negative_prompt is ignored: null cannot honour it", "the prompt was cut")
+    assert job.warnings == ("negative_prompt is ignored: null does not support it", "the prompt was cut")
 
 
 def test_what_a_backend_has_to_say_is_on_a_job_that_failed_too(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import RequestLimits, Size
+from shared.models.request_schema import request_schema
 from tests.api.images import encoded, half, scene
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
@@ -214,14 +215,12 @@ def test_what_a_model_cannot_do_with_images_is_refused_before_it_costs(
 def test_how_much_may_change_is_not_theirs_to_honour() -> None:
     _, warnings = CLOUD.resolve(GenerationRequest(prompt="x", image=(REFERENCE,), strength=0.5), (96, 64))
 
-    assert warnings == ("strength is ignored: flux-2-pro-preview cannot honour it",)
+    assert warnings == ("strength is ignored: flux-2-pro-preview does not support it",)
 
 
 def test_the_published_schema_tells_who_takes_which_images() -> None:
-    told = {
-        entry["title"]: entry["then"]
-        for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
-    }
+    limits = RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9)
+    told = {entry["title"]: entry["then"] for entry in request_schema(CLOUD, limits)["allOf"]}
 
     assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
     assert told["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}

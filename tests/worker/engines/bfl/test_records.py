@@ -140,7 +140,7 @@ def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: B
     done = run(bench, bench.requeued(left), lambda _: None)
 
     assert (done.attempt, done.warnings) == (2, left.warnings)
-    assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
+    assert done.warnings == ("negative_prompt is ignored: null does not support it",)
 
 
 def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
