@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compose.launcher.plan import Service
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
 

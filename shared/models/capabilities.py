@@ -3,13 +3,14 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.requests import Frozen, GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import FrozenModel
 
 #: Width and height in pixels.
 Size = tuple[int, int]
 
 
-class RequestLimits(Frozen):
+class RequestLimits(FrozenModel):
     """Limits of the operator, on top of those of the model."""
 
     max_pixels: int
@@ -36,7 +37,7 @@ class RequestLimits(Frozen):
         return errors
 
 
-class Capabilities(Frozen):
+class Capabilities(FrozenModel):
     """Published by a worker when its model is loaded. Outlives the worker, so that jobs can wait for its return."""
 
     model: str

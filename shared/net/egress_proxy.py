@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 from urllib.parse import unquote
 
-from shared.errors import ForbiddenUrl, NotConnected
+from shared.errors import ConnectionFailed, ForbiddenUrl
 from shared.net.url import Url
 
 _PROXY = re.compile(r"http://(?:(?P<login>[^@/]*:[^@/]*)@)?(?P<location>[^@/]+:[0-9]+)/?", re.IGNORECASE)
@@ -18,7 +18,7 @@ _INVALID = "must be http://proxy:3128 or http://user:password@proxy:3128, with c
 
 class Deadline(Protocol):
     def require_time(self) -> float:
-        """Seconds left. Raises TooSlow if there are none."""
+        """Seconds left. Raises OutboundTimeout if there are none."""
         ...
 
 
@@ -44,7 +44,7 @@ class EgressProxy:
     def open_tunnel(self, sock: socket.socket, target: str, deadline: Deadline) -> None:
         """Connect to `target`, a `host:port`, through the proxy, which resolves the host.
 
-        Raises NotConnected and TooSlow.
+        Raises ConnectionFailed and OutboundTimeout.
         """
         login = f"Proxy-Authorization: {self.authorization}\r\n" if self.authorization else ""
         try:
@@ -53,14 +53,14 @@ class EgressProxy:
             head = _read_head(sock, deadline)
         except TimeoutError:
             deadline.require_time()
-            raise NotConnected("The egress proxy does not answer.") from None
+            raise ConnectionFailed("The egress proxy does not answer.") from None
         except OSError:
-            raise NotConnected("The egress proxy closed the connection.") from None
+            raise ConnectionFailed("The egress proxy closed the connection.") from None
         status = _STATUS.match(head)
         if status is None or not head.endswith(b"\r\n\r\n"):
-            raise NotConnected("The egress proxy sent an invalid HTTP response.")
+            raise ConnectionFailed("The egress proxy sent an invalid HTTP response.")
         if not status[1].startswith(b"2"):
-            raise NotConnected(f"The egress proxy refused to connect (HTTP {status[1].decode()}).")
+            raise ConnectionFailed(f"The egress proxy refused to connect (HTTP {status[1].decode()}).")
 
 
 def _read_head(sock: socket.socket, deadline: Deadline) -> bytes:

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 import requests
 
-from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, ResponseTooLarge
 from shared.net.address_policy import IpAddress, refusal_reason
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
@@ -118,7 +118,7 @@ class OutboundClient:
         Follows up to `max_redirects` redirects, for GET only, and checks each like the first URL; one redirect more is
         returned. `headers` are only sent to the origin of `url`. A `sink` receives the body as it arrives, whatever the
         status, and the response has none; an exception of the sink ends the exchange. Raises ForbiddenUrl, Unreachable,
-        TooLarge and TooSlow.
+        ResponseTooLarge and OutboundTimeout.
         """
         if max_redirects and method != "GET":
             raise ValueError("only GET requests can follow redirects")
@@ -153,7 +153,7 @@ class OutboundClient:
         if self._proxy is None:
             return self._server_addresses(url, budget), None
         if self._is_allowlisted(url):
-            with suppress(NotConnected):
+            with suppress(ConnectionFailed):
                 addresses = self._server_addresses(url, budget)
                 if any(map(refusal_reason, addresses)):
                     return addresses, None
@@ -173,7 +173,7 @@ class OutboundClient:
 
     def _look_up(self, host: str, budget: ExchangeBudget) -> Sequence[IpAddress]:
         if not self._lookups.acquire(timeout=budget.require_time()):
-            raise TooSlow
+            raise OutboundTimeout
         result: Future[Sequence[IpAddress]] = Future()
 
         def look_up() -> None:
@@ -189,9 +189,9 @@ class OutboundClient:
         try:
             return result.result(budget.require_time())
         except TimeoutError:
-            raise TooSlow from None
+            raise OutboundTimeout from None
         except (OSError, ValueError) as error:
-            raise NotConnected("The URL's host cannot be resolved.") from error
+            raise ConnectionFailed("The URL's host cannot be resolved.") from error
 
     def _redirect_target(self, current: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")
@@ -220,10 +220,10 @@ def _refusal(url: Url, *, is_allowlisted: bool) -> str | None:
 
 def _read_body(response: requests.Response, budget: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
-        raise TooLarge(status=response.status_code)
+        raise ResponseTooLarge(status=response.status_code)
     count = 0
     for chunk in read_chunks(response, budget):
         count += len(chunk)
         if count > max_bytes:
-            raise TooLarge(status=response.status_code)
+            raise ResponseTooLarge(status=response.status_code)
         sink(chunk)

@@ -23,7 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from shared.errors import NotConnected, OutboundError, TooLarge, TooSlow, Unreachable
+from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, ResponseTooLarge, Unreachable
 from shared.net.address_policy import IpAddress
 from shared.net.egress_proxy import EgressProxy
 from shared.net.url import Url
@@ -54,16 +54,16 @@ class ExchangeBudget:
         return self._end - time.monotonic()
 
     def require_time(self) -> float:
-        """Seconds left. Raises TooSlow if there are none."""
+        """Seconds left. Raises OutboundTimeout if there are none."""
         if (seconds := self.time_left) <= 0:
-            raise TooSlow
+            raise OutboundTimeout
         return seconds
 
     def spend_bytes(self, count: int) -> None:
-        """Raises TooLarge."""
+        """Raises ResponseTooLarge."""
         self._bytes -= count
         if self._bytes < 0:
-            raise TooLarge
+            raise ResponseTooLarge
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def exchange(
 ) -> Iterator[requests.Response]:
     """Yield the response before its body is read. With a proxy, `addresses` are the proxy's.
 
-    Raises Unreachable, TooSlow and TooLarge.
+    Raises Unreachable, OutboundTimeout and ResponseTooLarge.
     """
     with closing(_Adapter(url, addresses, budget, proxy)) as adapter:
         with _translate_errors(budget):
@@ -98,7 +98,7 @@ def exchange(
 
 
 def read_chunks(response: requests.Response, budget: ExchangeBudget) -> Iterator[bytes]:
-    """Yield the body as it arrives, without waiting for full buffers. Raises Unreachable, TooSlow and TooLarge."""
+    """Yield the body as it arrives. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
     while True:
         with _translate_errors(budget, response.status_code):
             chunk = response.raw.read1(_CHUNK_BYTES, decode_content=False)
@@ -115,7 +115,7 @@ def _translate_errors(budget: ExchangeBudget, status: int | None = None) -> Iter
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if budget.time_left <= 0 else _failure(error, status)) from error
+        raise (OutboundTimeout(status=status) if budget.time_left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -226,7 +226,7 @@ class _Pinned(HTTPConnection):
         if (sock := self._dial()) is not None:
             return sock
         if self._dial.proxy is not None:
-            raise NotConnected("The egress proxy refuses connections.")
+            raise ConnectionFailed("The egress proxy refuses connections.")
         raise NewConnectionError(self, "no address accepts connections")
 
     def send(self, data: Any) -> None:
@@ -263,10 +263,10 @@ def _failure(error: Exception, status: int | None) -> Unreachable:
     """Translate an error for the client: its own text could reveal addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
-            return NotConnected(
+            return ConnectionFailed(
                 "The TLS handshake failed: the certificate is untrusted, invalid or for another host, or there is none."
             )
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return NotConnected("The server refuses connections.")
+            return ConnectionFailed("The server refuses connections.")
         case _:
             return Unreachable("The server sent no complete HTTP response.", status)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.groups import Group
 from shared.settings.http_server import HttpServerSettings, http_url
 from shared.settings.service import LinkSettings

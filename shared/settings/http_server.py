@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.access.api_keys import ApiKey, parse_keys
+from shared.access.api_keys import ApiKey, parse_api_keys
 from shared.errors import ConfigurationError
 from shared.settings.groups import Group
 
@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _api_keys(value: object) -> object:
-    return parse_keys(value) if isinstance(value, str) else value
+    return parse_api_keys(value) if isinstance(value, str) else value
 
 
 def http_url(value: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
@@ -105,7 +105,7 @@ class Settings(InfrastructureSettings):
     alive_file: Annotated[Path | None, Group.OPERATIONS] = None
     """File that a worker or housekeeper touches every two seconds while it is healthy, for health checks of
     containers."""
-    log_format: Annotated[logs.Format, Group.OPERATIONS] = "text"
+    log_format: Annotated[logs.LogFormat, Group.OPERATIONS] = "text"
     """Format of a log entry: a line of text or a JSON object."""
 
     @property

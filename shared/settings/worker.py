@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from shared.errors import ForbiddenUrl
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.net.url import Url
 from shared.settings.groups import Group
 from shared.settings.http_server import is_loopback, split_commas

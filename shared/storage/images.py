@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.errors import InvalidImage, StorageFull, StorageUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import DayFolder, ObjectStore

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.errors import InvalidImage, StorageUnavailable
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.storage.object_store import HASH_PREFIX, ObjectStore, StagingArea
 
 _PARENT = "inputs"

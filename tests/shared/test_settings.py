@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.groups import Group
 from shared.settings.launcher import LauncherSettings

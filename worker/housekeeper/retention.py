@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
 from shared.storage.object_store import STAGING_FOLDER, DayFolder
@@ -26,13 +27,13 @@ LEFTOVER_AGE = timedelta(days=1, hours=1)
 class RetentionRules:
     """None keeps for ever."""
 
-    jobs_for: timedelta | None
-    images_for: timedelta | None
-    most_bytes: int | None
+    keep_jobs_for: timedelta | None
+    keep_images_for: timedelta | None
+    max_bytes: int | None
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovalCounts:
     jobs: int
     files: int
     bytes: int
@@ -80,29 +81,29 @@ class Retention:
         self._sizes: dict[str, tuple[int | None, int]] = {}
         """Of each day, with the version that was looked at."""
 
-    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
+    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> RemovalCounts:
         """Remove what the rules let go, or count what is too old. Raises StoreUnavailable and StorageUnavailable."""
         this = _Round(rules, dry_run, time.monotonic() + seconds)
         is_ours = self._is_ours()
         input_bytes = self._remove_inputs(this, is_ours)
         if is_ours:
             self._remove_leftovers(this)
-            if rules.images_for is not None:
-                self._remove_old(this, self._now() - rules.images_for)
-            if rules.most_bytes is not None and not dry_run:
-                self._remove_beyond(this, rules.most_bytes - input_bytes)
+            if rules.keep_images_for is not None:
+                self._remove_old(this, self._now() - rules.keep_images_for)
+            if rules.max_bytes is not None and not dry_run:
+                self._remove_beyond(this, rules.max_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        return Removed(jobs, this.files, this.bytes)
+        return RemovalCounts(jobs, this.files, this.bytes)
 
     def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
-        if rules.jobs_for is None:
+        if rules.keep_jobs_for is None:
             return
-        last, limit = "", first_id_at(self._now() - rules.jobs_for)
-        while ids := self._store.run(self._upkeep.older_than(limit, last, BATCH)):
+        last, limit = "", first_id_at(self._now() - rules.keep_jobs_for)
+        while ids := self._store.run(self._upkeep.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
-                if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
+                if self._store.run(self._upkeep.delete_job(job_id, dry_run=dry_run)):
                     yield job_id
 
     def _remove_inputs(self, this: _Round, is_ours: bool) -> int:
@@ -112,7 +113,7 @@ class Retention:
             if folder.job_id is None:
                 is_over = is_ours and folder.modified_at < oldest
             else:
-                is_over = self._store.run(self._upkeep.inputs_are_over(folder.job_id))
+                is_over = self._store.run(self._upkeep.inputs_unneeded(folder.job_id))
             if not is_over:
                 kept += folder.bytes
                 continue
@@ -139,11 +140,11 @@ class Retention:
             if not this.dry_run:
                 self._images.storage.remove_day_if_empty(day)
 
-    def _remove_beyond(self, this: _Round, most_bytes: int) -> None:
+    def _remove_beyond(self, this: _Round, max_bytes: int) -> None:
         """The oldest days, and of the last one of them the oldest files."""
         days = self._images.storage.list_days()
         self._sizes = {day.name: self._seen(day) for day in days}
-        excess = sum(size for _, size in self._sizes.values()) - most_bytes
+        excess = sum(size for _, size in self._sizes.values()) - max_bytes
         for day in days:
             if this.is_over or excess <= 0:
                 return

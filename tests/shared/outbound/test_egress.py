@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import ForbiddenUrl, NotConnected, TooSlow
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout
 from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse, OutboundClient
 from tests.shared.outbound.conftest import Names
@@ -50,7 +50,7 @@ def test_tls_is_with_the_server_and_not_with_the_proxy(proxy: ConnectProxy, secu
 
     assert server.requests[0].sni == "hooks.example.com"
     assert "s3cret" not in "".join(proxy.heads)
-    with pytest.raises(NotConnected, match="certificate"):
+    with pytest.raises(ConnectionFailed, match="certificate"):
         send(proxy.url, "https://other.example.com/")
 
 
@@ -132,19 +132,19 @@ def test_what_the_operator_vouches_for_by_mistake_is_not_connected_to(proxy: Con
 )
 def test_a_proxy_that_does_not_connect_is_told_as_such(proxy: ConnectProxy, answer: bytes, told: str) -> None:
     proxy.refusal = answer
-    with pytest.raises(NotConnected, match=f"The egress proxy .*({told})"):
+    with pytest.raises(ConnectionFailed, match=f"The egress proxy .*({told})"):
         send(proxy.url, "http://hooks.example.com/")
 
 
 def test_a_proxy_that_is_away_or_hangs_costs_no_more_time_than_there_is() -> None:
     with proxying() as gone:
         pass
-    with pytest.raises(NotConnected, match="The egress proxy refuses connections"):
+    with pytest.raises(ConnectionFailed, match="The egress proxy refuses connections"):
         send(gone.url, "http://hooks.example.com/")
     for act in (lambda _: time.sleep(3), again(b"a", seconds=0.1)):
         with serve(Script(act)) as hanging:
             begin = time.monotonic()
-            with pytest.raises(TooSlow):
+            with pytest.raises(OutboundTimeout):
                 send(f"http://127.0.0.1:{hanging.port}", "http://hooks.example.com/", timeout_seconds=0.5)
             assert time.monotonic() - begin < 2
 

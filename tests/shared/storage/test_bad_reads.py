@@ -77,7 +77,7 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_job_whose_image_cannot_be_read_for_a_moment_is_done(bench: Bench) -> None:
-    job = bench.accepted([encoded(scene())])
+    job = bench.submit([encoded(scene())])
     patient = ImageStore(FolderStore(bench.folder, StorageTimeouts(retry_seconds=20, request_seconds=1)))
     runner = bench.runner(NullEngine(), patient)
     name = next(path for path in bench.folder.rglob("*") if path.is_file())

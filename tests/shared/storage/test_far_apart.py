@@ -6,12 +6,13 @@ from pathlib import Path
 
 from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
-from tests.api.images import encoded, half, scene
-from tests.faults.invariant import until
-from tests.faults.processes import MortalValkey, kill_whole
+from tests.api.images import encoded, half_mask, scene
+from tests.faults.processes import kill_process_tree
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
+from tests.valkey import Valkey
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
 
@@ -41,7 +42,7 @@ def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(fa
 
 
 def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(far: Stack, s3: S3Server) -> None:
-    image, mask = encoded(scene()), encoded(half())
+    image, mask = encoded(scene()), encoded(half_mask())
     parts = {"image": ("a.png", image), "mask": ("m.png", mask)}
 
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
@@ -69,7 +70,7 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     for job_id in (waiting.json()["id"], busy["id"]):
         assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
     assert list(images_of(far, s3).inputs.list_folders()) == []
-    far.api.finished(busy["id"])
+    far.api.wait_until_done(busy["id"])
 
 
 def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
@@ -109,7 +110,7 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
 ) -> None:
     url = s3.create("killed")
     with (
-        MortalValkey(tmp_path) as valkey,
+        Valkey(tmp_path) as valkey,
         Stack(valkey.url, tmp_path, SD_BACKENDS="null", SD_OUTPUT_URL=url, **s3.credentials) as stack,
     ):
         stack.start_api()
@@ -120,16 +121,16 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
         with stack.api.events(job_id) as events:
             next(event for event in events if event.type == "progress")
         # The worker has time to upload, and nobody to tell of it.
-        valkey.fall_silent()
-        until(lambda: len(stored(stack, s3)) == 2)
+        valkey.suspend()
+        wait_until(lambda: len(stored(stack, s3)) == 2)
         before = {file.name: file.modified_at for file in stored(stack, s3)}
-        kill_whole(doomed)
-        valkey.go_on()
+        kill_process_tree(doomed)
+        valkey.resume()
         # As if its worker had been silent for longer than a lease.
         connect(valkey.url).zadd(f"{stack.prefix}leases", {job_id: 1})
         stack.start_worker("null")
 
-        job = stack.api.finished(job_id)
+        job = stack.api.wait_until_done(job_id)
 
         assert (job["state"], job["attempt"], len(job["images"])) == ("succeeded", 2, 2)
         assert {file.name: file.modified_at for file in stored(stack, s3)} == before

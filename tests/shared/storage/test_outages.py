@@ -19,7 +19,7 @@ from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.surroundings import around, found
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at, permitted
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
@@ -89,7 +89,7 @@ def test_a_job_whose_image_cannot_be_stored_fails_and_says_so(redis_url: str, se
     bench = Bench(redis_url, f"outage-{next(_numbers)}:", tmp_path)
     bucket = bucket_at(server, server.create("worker"), tmp_path, HASTY)
     runner = bench.runner(NullEngine(), ImageStore(bucket))
-    plain, again = bench.accepted(), bench.requeued(bench.started(bench.accepted()))
+    plain, again = bench.submit(), bench.requeue(bench.start(bench.submit()))
     server.stop()
 
     try:
@@ -129,7 +129,7 @@ def test_callers_are_told_to_come_back(redis_url: str, server: S3Server, tmp_pat
             server.start()
         server.create("callers")
 
-        until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
+        wait_until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_storage(

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import requests
 
-from api.delivery.image_files import PIECE_BYTES
+from api.delivery.image_files import CHUNK_BYTES
 from tests.api.delivery.test_images import (
     part,
 )
-from tests.api.images import noise
+from tests.api.images import noise_png
 from tests.api.problem import assert_problem
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
@@ -60,10 +60,10 @@ def test_images_come_with_the_answer_where_that_is_asked_for(far: Stack, body: d
 
 
 def test_a_large_image_is_sent_in_pieces_and_whole(far: Stack) -> None:
-    parts = {"image": ("a.png", noise(1200, 1000))}
+    parts = {"image": ("a.png", noise_png(1200, 1000))}
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
     image = answer.json()["images"][0]
-    assert image["bytes"] > PIECE_BYTES
+    assert image["bytes"] > CHUNK_BYTES
 
     got = requests.get(image["url"], timeout=20).content
     middle = part(image["url"], "bytes=100-2300000")

@@ -13,7 +13,7 @@ import requests
 import urllib3.exceptions
 from pydantic import SecretStr
 
-from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable
+from shared.errors import ForbiddenUrl, InvalidOutput, OutboundTimeout, ResponseTooLarge, TimedOut, Unreachable
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
 from shared.settings.http_server import is_loopback
@@ -150,9 +150,9 @@ class Http:
             retry_after = None
             try:
                 answer = ask()
-            except TooLarge:
+            except ResponseTooLarge:
                 raise InvalidOutput("The provider sent more than makes sense.") from None
-            except (NoResponse, Unreachable, TooSlow) as error:
+            except (NoResponse, Unreachable, OutboundTimeout) as error:
                 why = str(error)
             else:
                 if answer.status != 429 and answer.status < 500:

@@ -18,18 +18,18 @@ from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import RequestLimits, Size
 from shared.models.request_schema import request_schema
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.process.test_parent import until
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
 SCENE: Pixels = np.asarray(scene())
-MASK: Pixels = np.asarray(half())
+MASK: Pixels = np.asarray(half_mask())
 REFERENCE = "sha256:" + "0" * 64
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
@@ -42,7 +42,7 @@ def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, 
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
     height, width = images[0].shape[:2]
     request, _ = table.backend.capabilities.resolve(asked, (width, height))
-    table.backend.generate(request, Inputs(images, mask), Watching())
+    table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
 
@@ -234,10 +234,10 @@ def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:
     form = {"prompt": "a cat", "bfl_model": FILL}
 
     answer = api.http.post(
-        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half())}, timeout=60
+        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half_mask())}, timeout=60
     )
 
     assert answer.status_code == 200, answer.text
     (post,) = bfl.posts
     assert (shown(post.body["image"]) == SCENE).all()
-    until(lambda: not list((cloud.outputs / "inputs").glob("*")))
+    wait_until(lambda: not list((cloud.outputs / "inputs").glob("*")))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.jobs.requests import Backend, GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.models import bfl
 from shared.models.capabilities import RequestLimits
 from shared.models.request_schema import request_schema
