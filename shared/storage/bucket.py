@@ -70,7 +70,7 @@ class BucketStore:
             "Cache-Control": CACHE_CONTROL,
             "sha256": sha256(data).hexdigest(),
         }
-        # The library does not retry a conditional write. Retrying is safe here: after a lost answer it finds its own.
+        # The library does not retry conditional writes. It is safe here: after a lost response, the object is our own.
         return retry_while_unavailable(lambda: self._put(name, data, attributes), self.timeouts.retry_seconds)
 
     def _put(self, name: str, data: bytes, attributes: dict[str, str]) -> bool:

@@ -101,5 +101,5 @@ def _log_unavailable(error: Exception) -> StorageUnavailable:
 
 
 def _first_line(error: Exception) -> str:
-    """The following lines of the library's errors describe its own internals."""
+    """Without the lines that describe internals of the library."""
     return str(error).partition("\n")[0]
