@@ -95,13 +95,8 @@ class FolderStore:
 
     def _retry_read(self, read: Callable[[], T]) -> T | None:
         """None for a file that certainly does not exist. Raises StorageUnavailable."""
-
-        def read_once() -> T:
-            with translate_read_errors():
-                return read()
-
         with suppress(FileNotFoundError):
-            return retry_while_unavailable(read_once, self.timeouts.retry_seconds)
+            return retry_while_unavailable(translate_read_errors()(read), self.timeouts.retry_seconds)
         return None
 
     def remove(self, names: Iterable[str]) -> None:
