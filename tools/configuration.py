@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_settings import BaseSettings
+
 from shared.settings.api import ApiSettings
 from shared.settings.groups import Group
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings
-from shared.settings.service import Settings
 from shared.settings.worker import WorkerSettings
 from tools.env_example import BUCKETS, COMPOSE, TRACES, default_text, settings, variable
 
@@ -24,7 +25,7 @@ installation need the same values.
 `make fix` generates this page from `shared/settings/`.
 """
 
-PROCESSES: dict[str, type[Settings]] = {
+PROCESSES: Mapping[str, type[BaseSettings]] = {
     "API": ApiSettings,
     "worker": WorkerSettings,
     "housekeeper": HousekeeperSettings,

@@ -1,4 +1,4 @@
-"""Prints the images that are named without a digest, and fails if there are any.
+"""Print container images without a digest, and fail if there are any.
 
 kubectl kustomize compose/kubernetes/example | python -m tools.unpinned_images
 docker compose config | python -m tools.unpinned_images
@@ -9,7 +9,7 @@ import sys
 
 
 def unpinned(manifests: str) -> list[str]:
-    """Every image of the manifests, in any form that YAML is written in here, that has no digest."""
+    """Images without a digest in manifests, in all YAML styles that this repository uses."""
     images = re.findall(r"""^\s*(?:-\s*)?["']?image["']?:\s*["']?([^\s"',}]+)""", manifests, re.MULTILINE)
     return sorted({image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)})
 
@@ -17,7 +17,7 @@ def unpinned(manifests: str) -> list[str]:
 def main() -> None:
     found = unpinned(sys.stdin.read())
     if found:
-        sys.exit("\n".join(f"{image} is named without a digest" for image in found))
+        sys.exit("\n".join(f"{image} has no digest" for image in found))
 
 
 if __name__ == "__main__":

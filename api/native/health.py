@@ -12,6 +12,7 @@ from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
 from shared.jobs.types import Backend
+from shared.models.request_schema import request_schema
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -130,7 +131,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
             backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)
         ),
         credits=credits_left[0] if credits_left else None,
-        capabilities=capabilities and capabilities.request_schema(services.limits),
+        capabilities=capabilities and request_schema(capabilities, services.limits),
     )
 
 

@@ -1,17 +1,17 @@
-"""The models of Black Forest Labs that make or change images, each with its own limits.
+"""Models of Black Forest Labs and their limits.
 
-From the openapi.json of their API, September 2026; sizes of FLUX.2 from their documentation.
+The source is the openapi.json of their API of September 2026, and their documentation for the sizes of FLUX.2.
 """
 
 from shared.models.capabilities import Capabilities
 
 DEFAULT_MODEL = "flux-2-pro-preview"
 
-_NEITHER = ("guidance_scale", "num_inference_steps")
-_NEVER = ("loras", "negative_prompt", "scheduler", "strength")
+_SAMPLING = ("guidance_scale", "num_inference_steps")
+_UNSUPPORTED = ("loras", "negative_prompt", "scheduler", "strength")
 
 
-def _flux_2(model: str, most: int = 8) -> Capabilities:
+def _flux_2(model: str, max_images: int = 8) -> Capabilities:
     return Capabilities(
         model=model,
         width=1024,
@@ -19,13 +19,13 @@ def _flux_2(model: str, most: int = 8) -> Capabilities:
         multiple_of=16,
         min_side=64,
         max_side=8192,
-        # Told as 4 MP. Whether that means 2048x2048, which is more, is told nowhere.
+        # Documented as 4 MP; it is undocumented whether that includes 2048x2048, which is slightly more.
         max_pixels=4_000_000,
         exact_size=False,
         num_inference_steps=None,
         guidance_scale=None,
-        max_input_images=most,
-        ignored=(*_NEVER, *_NEITHER),
+        max_input_images=max_images,
+        ignored=(*_UNSUPPORTED, *_SAMPLING),
     )
 
 
@@ -34,28 +34,36 @@ def _flux_1(model: str) -> Capabilities:
     return _flux_2(model, 1).model_copy(update=sides)
 
 
-def _by_ratio(model: str, side: int, most: int) -> Capabilities:
+def _by_ratio(model: str, side: int, max_images: int) -> Capabilities:
     sides = {"width": side, "height": side, "multiple_of": 1, "min_side": 16, "max_side": 8192, "max_pixels": None}
-    return _flux_2(model, most).model_copy(update={**sides, "max_ratio": 21 / 9, "only_ratio": True})
+    return _flux_2(model, max_images).model_copy(update={**sides, "max_ratio": 21 / 9, "only_ratio": True})
 
 
-def _with_steps(model: Capabilities, steps: int, guidance: float, lowest: float, highest: float) -> Capabilities:
-    told = {"num_inference_steps": steps, "max_steps": 50, "guidance_scale": guidance}
-    return model.model_copy(update={**told, "min_guidance": lowest, "max_guidance": highest, "ignored": _NEVER})
+def _with_steps(
+    model: Capabilities, steps: int, guidance: float, min_guidance: float, max_guidance: float
+) -> Capabilities:
+    sampling = {"num_inference_steps": steps, "max_steps": 50, "guidance_scale": guidance}
+    bounds = {"min_guidance": min_guidance, "max_guidance": max_guidance}
+    return model.model_copy(update={**sampling, **bounds, "ignored": _UNSUPPORTED})
 
 
-def _filling(model: str) -> Capabilities:
-    """Changes one image, of any size, which stays as large as it is."""
+def _fill(model: str) -> Capabilities:
+    """A model that inpaints one image of any size and keeps its size."""
     sides = {"multiple_of": 1, "min_side": 16, "max_side": 8192, "max_pixels": None}
-    plain = _with_steps(_flux_2(model, 1), 50, 60.0, 1.5, 100.0).model_copy(update={**sides, "min_steps": 15})
-    painting = {"inpainting": True, "requires": ("image", "mask"), "ignored": (*_NEVER, "width", "height")}
-    return plain.model_copy(update=painting)
+    base = _with_steps(_flux_2(model, 1), 50, 60.0, 1.5, 100.0).model_copy(update={**sides, "min_steps": 15})
+    inpainting = {"inpainting": True, "requires": ("image", "mask"), "ignored": (*_UNSUPPORTED, "width", "height")}
+    return base.model_copy(update=inpainting)
 
 
-def _expanding(model: str) -> Capabilities:
-    """Adds to one image on all sides."""
-    growing = {"inpainting": False, "requires": ("image", "width", "height"), "ignored": _NEVER, "max_added": 2048}
-    return _filling(model).model_copy(update=growing)
+def _expand(model: str) -> Capabilities:
+    """A model that extends one image on all sides."""
+    expanding = {
+        "inpainting": False,
+        "requires": ("image", "width", "height"),
+        "ignored": _UNSUPPORTED,
+        "max_added": 2048,
+    }
+    return _fill(model).model_copy(update=expanding)
 
 
 _ALL = (
@@ -71,16 +79,16 @@ _ALL = (
     _flux_1("flux-pro-1.1"),
     _by_ratio("flux-pro-1.1-ultra", 2048, 1),
     _with_steps(_flux_1("flux-dev"), 28, 3.0, 1.5, 5.0),
-    _filling("flux-pro-1.0-fill"),
-    _expanding("flux-pro-1.0-expand"),
+    _fill("flux-pro-1.0-fill"),
+    _expand("flux-pro-1.0-expand"),
 )
 
-#: By the name in their addresses, which is also what requests say in `bfl_model`.
+#: By their names in API paths, which requests also use in `bfl_model`.
 MODELS = {model.model: model for model in _ALL}
 
 
-#: How a model calls the image that comes with a request; a second one has `_2` behind it.
-_IMAGE = {
+#: Names of the field for the first input image; a second one has the suffix `_2`.
+_IMAGE_FIELDS = {
     "flux-pro-1.1": "image_prompt",
     "flux-pro-1.1-ultra": "image_prompt",
     "flux-dev": "image_prompt",
@@ -90,10 +98,10 @@ _IMAGE = {
 
 
 def image_field_names(model: str, count: int) -> list[str]:
-    first = _IMAGE.get(model, "input_image")
+    first = _IMAGE_FIELDS.get(model, "input_image")
     return [first, *(f"{first}_{number}" for number in range(2, count + 1))][:count]
 
 
 def capabilities(default: str) -> Capabilities:
-    """What flux-api can do, where requests that name no model get `default`."""
+    """Capabilities of flux-api, with `default` as the model of requests that name none."""
     return MODELS[default].model_copy(update={"choices": _ALL})

@@ -1,4 +1,4 @@
-"""The receivers that the operator vouches for (SD_WEBHOOK_ALLOW), and the headers that go there (SD_WEBHOOK_HEADER)."""
+"""Match URLs with the hosts that the operator allows (SD_WEBHOOK_ALLOW) and their headers (SD_WEBHOOK_HEADER)."""
 
 import json
 import re
@@ -10,24 +10,24 @@ from urllib.parse import unquote
 from shared.errors import ForbiddenUrl
 from shared.net.url import Url
 
-#: Where n8n calls its Wait nodes. An address below it is good for one execution, and n8n 2 signs it: who can name one
-#: was given it. An entry without a path vouches for a whole origin, but its header goes no further than here.
+#: Path of n8n's Wait nodes. A URL below it works for one execution and n8n 2 signs it, so a caller that knows one got
+#: it from n8n. An entry without a path allows a whole origin, but its header is only sent below this path.
 WAIT_NODE_PATH = "/webhook-waiting"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
-_OWN_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
-_OWN_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
-#: Who encodes an address so often means to have it read differently on the way.
-_MOST_DECODINGS = 4
+_RESERVED_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
+_RESERVED_HEADERS |= {"webhook-id", "webhook-timestamp", "webhook-signature"}
+#: A path that is encoded more often is meant to be read differently on the way.
+_MAX_DECODINGS = 4
 
 
 @dataclass(frozen=True)
 class AllowlistEntry:
-    """An origin, or what lies below a path of it."""
+    """An origin, or a path of one with everything below it."""
 
     origin: str
     path: str = ""
-    """Without a slash at its end; '' for all of the origin."""
+    """Without a trailing slash; '' means the whole origin."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -44,7 +44,7 @@ class AllowlistEntry:
         return cls(url.origin, path.rstrip("/"))
 
     def covers(self, url: Url) -> bool:
-        """Paths are compared as they are written. One that servers read in different ways is below none."""
+        """Compare paths as written. A path that servers could read in different ways never matches."""
         if url.origin != self.origin:
             return False
         path = url.target.partition("?")[0]
@@ -59,7 +59,7 @@ class ReceiverHeader:
 
 
 def parse_receiver_headers(text: str, allow: Sequence[str]) -> tuple[ReceiverHeader, ...]:
-    """From `Name: value`, which goes to every entry, or from a JSON object with a header for each entry.
+    """Parse `Name: value`, which applies to every entry, or a JSON object with a header per entry.
 
     Raises ValueError, which never quotes a value.
     """
@@ -69,44 +69,45 @@ def parse_receiver_headers(text: str, allow: Sequence[str]) -> tuple[ReceiverHea
         _header(text)
         headers = dict.fromkeys(allow, text)
     if not headers.keys() <= {*allow}:
-        raise ValueError("names a receiver that is not in SD_WEBHOOK_ALLOW, or is written differently there")
-    found = ((AllowlistEntry.parse(entry), *_header(header)) for entry, header in headers.items())
+        raise ValueError("names an entry that is not in SD_WEBHOOK_ALLOW, or is spelled differently there")
+    entries = ((AllowlistEntry.parse(entry), header) for entry, header in headers.items())
     return tuple(
-        ReceiverHeader(AllowlistEntry(entry.origin, entry.path or WAIT_NODE_PATH), *header) for entry, *header in found
+        ReceiverHeader(AllowlistEntry(entry.origin, entry.path or WAIT_NODE_PATH), *_header(header))
+        for entry, header in entries
     )
 
 
 def header_for(url: Url, headers: Sequence[ReceiverHeader]) -> dict[str, str]:
-    """That of the longest path which covers the address."""
+    """The header of the entry with the longest path that covers the URL."""
     covering = [header for header in headers if header.entry.covers(url)]
-    nearest = max(covering, key=lambda header: len(header.entry.path), default=None)
-    return {nearest.name: nearest.value} if nearest else {}
+    longest = max(covering, key=lambda header: len(header.entry.path), default=None)
+    return {longest.name: longest.value} if longest else {}
 
 
 def _by_entry(text: str) -> dict[str, str]:
     try:
-        found = json.loads(text)
+        headers = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        headers = None
+    if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise ValueError('must be `Name: value`, or JSON such as {"http://n8n:5678/webhook/images": "Name: value"}')
-    return found
+    return headers
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not (_HEADER_NAME.fullmatch(name) and colon and _HEADER_VALUE.fullmatch(value.strip())):
         raise ValueError("must be a header as `Name: value`")
-    if name.lower() in _OWN_HEADERS:
-        raise ValueError("names a header that every webhook has already")
+    if name.lower() in _RESERVED_HEADERS:
+        raise ValueError("names a header that every webhook already has")
     return name, value.strip()
 
 
 def _is_plain(path: str) -> bool:
-    """Whether every server takes the path for the same, however often and in whichever order it decodes it."""
-    for _ in range(_MOST_DECODINGS):
-        steps = (step.partition(";")[0] for step in path.split("/"))
-        if "//" in path or "\\" in path or not path.isprintable() or "\ufffd" in path or {".", ".."} & {*steps}:
+    """Whether every server reads the path in the same way, however often and in whichever order it decodes it."""
+    for _ in range(_MAX_DECODINGS):
+        segments = {segment.partition(";")[0] for segment in path.split("/")}
+        if "//" in path or "\\" in path or not path.isprintable() or "\ufffd" in path or {".", ".."} & segments:
             return False
         decoded = unquote(path)
         if decoded == path:
@@ -116,6 +117,6 @@ def _is_plain(path: str) -> bool:
 
 
 _WRONG_ENTRY = (
-    "each entry must be an origin with its port, such as http://n8n:5678, or a plain path of it, such as "
+    "each entry must be an origin with its port, such as http://n8n:5678, or a plain path of one, such as "
     "http://n8n:5678/webhook/images"
 )

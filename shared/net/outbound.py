@@ -1,4 +1,4 @@
-"""Requests to addresses that come from outside: a webhook's, an image's. They go to the public net, and no further."""
+"""Send requests to URLs from outside, such as webhooks and input images, without reaching private networks."""
 
 import json
 import logging
@@ -20,86 +20,86 @@ from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, Respo
 from shared.net.address_policy import IpAddress, refusal_reason
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
-from shared.net.pinned_http import ExchangeBudget, exchange, pieces
+from shared.net.pinned_http import ExchangeBudget, exchange, read_chunks
 from shared.net.url import Url
 
 logger = logging.getLogger(__name__)
 
-#: Other ports are those of services that were never meant to be asked by strangers.
-PORTS = (80, 443)
-#: Names that mean something in one network only, told at once where a lookup would tell it late.
-PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
-REDIRECTS = (301, 302, 303, 307, 308)
-#: Lookups that nobody waits for any more go on until the resolver gives up; more are not begun.
-MOST_LOOKUPS = 64
+#: Other ports belong to services that are not meant for foreign requests.
+ALLOWED_PORTS = (80, 443)
+#: Names that only exist in one network, refused without a lookup.
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
+_REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+#: Maximum concurrent lookups: one that timed out here continues until the resolver gives up.
+MAX_LOOKUPS = 64
 _HEADERS = {"User-Agent": "imagegen", "Accept-Encoding": "identity", "Connection": "close"}
 
 Sink = Callable[[bytes], None]
-#: A name's addresses, all of them. Raises OSError where there are none. May block; runs on a thread of its own.
-Resolve = Callable[[str], Sequence[IpAddress]]
+#: Looks up all addresses of a name, on a thread of its own. May block; raises OSError if there are none.
+Resolver = Callable[[str], Sequence[IpAddress]]
 
 
 def resolve(host: str) -> list[IpAddress]:
-    """As the machine resolves names."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(str(entry[4][0])) for entry in found))
+    """Look up a name as this machine does."""
+    results = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ip_address(str(entry[4][0])) for entry in results))
 
 
 @dataclass(frozen=True)
 class HttpResponse:
     status: int
     headers: Mapping[str, str]
-    """Their names in any case."""
+    """Names are case-insensitive."""
     body: bytes
-    """As it was sent: a server that compressed it unasked is not helped."""
+    """As sent: no compression was requested, so none is undone."""
 
     def json(self) -> dict[str, Any] | None:
-        """None for what is no JSON object."""
+        """None if the body is not a JSON object."""
         try:
-            found = json.loads(self.body)
+            value = json.loads(self.body)
         except (ValueError, RecursionError):
             return None
-        return found if isinstance(found, dict) else None
+        return value if isinstance(value, dict) else None
 
     def retry_after(self) -> float | None:
-        """Seconds until they want to be asked again; below zero for a moment that is past. None if they do not say."""
-        told = self.headers.get("Retry-After", "").strip()
-        if told.isascii() and told.isdigit():
-            return float(told[:6])
-        moment = _moment(told)
-        if moment is None:
+        """Seconds until the server accepts a retry; negative for a past date, None without the header."""
+        value = self.headers.get("Retry-After", "").strip()
+        if value.isascii() and value.isdigit():
+            return float(value[:6])
+        retry_at = _parse_date(value)
+        if retry_at is None:
             return None
-        # By the clock that the moment is of, which may be another than ours.
-        return (moment - (_moment(self.headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
+        # The server's own clock may differ from ours.
+        return (retry_at - (_parse_date(self.headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
 
 
-def _moment(told: str) -> datetime | None:
+def _parse_date(value: str) -> datetime | None:
     try:
-        moment = parsedate_to_datetime(told)
+        date = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    return date.replace(tzinfo=date.tzinfo or UTC)
 
 
 class OutboundClient:
-    """Sends requests where everybody may send them. Holds nothing between two, so threads may share it.
+    """Sends requests to public servers. Keeps no state between requests, so threads may share it.
 
-    `allow` are the entries of SD_WEBHOOK_ALLOW, which the operator vouches for: they may be private and have any port.
-    All others are asked through the `proxy`, where there is one. Names are then looked up there and nowhere else, and
-    what they lead to is the proxy's to judge; the rest of an address is judged here in any case.
+    `allow` are the entries of SD_WEBHOOK_ALLOW: they may be private and use any port. All other requests go through
+    the `proxy`, if there is one; it resolves their host names and judges the addresses. This client judges everything
+    else of a URL in either case.
     """
 
     def __init__(
-        self, allow: Sequence[str] = (), *, proxy: EgressProxy | None = None, resolve: Resolve = resolve
+        self, allow: Sequence[str] = (), *, proxy: EgressProxy | None = None, resolve: Resolver = resolve
     ) -> None:
         self._allow = tuple(map(AllowlistEntry.parse, allow))
         self._proxy = proxy
         self._resolve = resolve
-        self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
+        self._lookups = threading.BoundedSemaphore(MAX_LOOKUPS)
 
     def check(self, url: str) -> None:
-        """All that can be told without the network. Raises ForbiddenUrl."""
-        self._admitted(url)
+        """Check a URL as far as possible without the network. Raises ForbiddenUrl."""
+        self._parse_allowed(url)
 
     def send(
         self,
@@ -113,117 +113,117 @@ class OutboundClient:
         max_redirects: int = 0,
         sink: Sink | None = None,
     ) -> HttpResponse:
-        """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
+        """Send a request and return the response, whatever its status. Blocks for at most `timeout_seconds`.
 
-        Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
-        of them is the answer. `headers` go to the origin of `url` alone. A `sink` gets the body as it arrives, of
-        whatever status, and the answer is without it; what the sink raises ends the exchange. Raises ForbiddenUrl,
-        Unreachable, ResponseTooLarge and OutboundTimeout.
+        Follows up to `max_redirects` redirects, for GET only, and checks each like the first URL; one redirect more is
+        returned. `headers` are only sent to the origin of `url`. A `sink` receives the body as it arrives, whatever the
+        status, and the response has none; an exception of the sink ends the exchange. Raises ForbiddenUrl, Unreachable,
+        ResponseTooLarge and OutboundTimeout.
         """
         if max_redirects and method != "GET":
-            raise ValueError("only GET can be sent again elsewhere")
-        allowance = ExchangeBudget(timeout_seconds, max_bytes)
-        here, own = self._admitted(url), dict(headers or {})
+            raise ValueError("only GET requests can follow redirects")
+        budget = ExchangeBudget(timeout_seconds, max_bytes)
+        current, extra_headers = self._parse_allowed(url), dict(headers or {})
         while True:
-            request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
-            addresses, proxy = self._way(here, allowance)
-            with exchange(request, here, addresses, allowance, proxy) as response:
-                there = self._next(here, response) if max_redirects else None
-                if there is None:
+            request = requests.Request(method, current.origin, {**_HEADERS, **extra_headers}, data=body).prepare()
+            addresses, proxy = self._route(current, budget)
+            with exchange(request, current, addresses, budget, proxy) as response:
+                target = self._redirect_target(current, response) if max_redirects else None
+                if target is None:
                     received = bytearray()
-                    _drain(response, allowance, max_bytes, sink or received.extend)
+                    _read_body(response, budget, max_bytes, sink or received.extend)
                     return HttpResponse(response.status_code, response.headers, bytes(received))
-            own = own if there.origin == here.origin else {}
-            here, max_redirects = there, max_redirects - 1
+            extra_headers = extra_headers if target.origin == current.origin else {}
+            current, max_redirects = target, max_redirects - 1
 
-    def _vouched(self, url: Url) -> bool:
+    def _is_allowlisted(self, url: Url) -> bool:
         return any(entry.covers(url) for entry in self._allow)
 
-    def _admitted(self, text: str) -> Url:
+    def _parse_allowed(self, text: str) -> Url:
         url = Url.parse(text)
-        vouched = self._vouched(url)
-        if (what := _refusal(url, vouched=vouched)) is None:
+        is_allowlisted = self._is_allowlisted(url)
+        if (reason := _refusal(url, is_allowlisted=is_allowlisted)) is None:
             return url
-        if not vouched and any(entry.origin == url.origin for entry in self._allow):
-            what = "The address is below no path of its host that this service may call."
-        raise ForbiddenUrl(what)
+        if not is_allowlisted and any(entry.origin == url.origin for entry in self._allow):
+            reason = "SD_WEBHOOK_ALLOW allows other paths of the URL's host, but not this one."
+        raise ForbiddenUrl(reason)
 
-    def _way(self, url: Url, allowance: ExchangeBudget) -> tuple[Sequence[IpAddress], EgressProxy | None]:
-        """Where to connect to: the server, or the proxy that connects to it."""
+    def _route(self, url: Url, budget: ExchangeBudget) -> tuple[Sequence[IpAddress], EgressProxy | None]:
+        """The addresses to connect to: of the server, or of the proxy."""
         if self._proxy is None:
-            return self._addresses(url, allowance), None
-        if self._vouched(url):
+            return self._server_addresses(url, budget), None
+        if self._is_allowlisted(url):
             with suppress(ConnectionFailed):
-                addresses = self._addresses(url, allowance)
+                addresses = self._server_addresses(url, budget)
                 if any(map(refusal_reason, addresses)):
                     return addresses, None
-        door = self._proxy.url
-        return [door.address] if door.address else self._looked_up(door.host, allowance), self._proxy
+        proxy_url = self._proxy.url
+        return [proxy_url.address] if proxy_url.address else self._look_up(proxy_url.host, budget), self._proxy
 
-    def _addresses(self, url: Url, allowance: ExchangeBudget) -> Sequence[IpAddress]:
-        """Where the server is. One bad address spoils them all: who mixes them in means to have us fall for it."""
+    def _server_addresses(self, url: Url, budget: ExchangeBudget) -> Sequence[IpAddress]:
+        """A single forbidden address disqualifies the host: only an attacker mixes them in."""
         if url.address is not None:
             return [url.address]
-        addresses, vouched = self._looked_up(url.host, allowance), self._vouched(url)
+        addresses, is_allowlisted = self._look_up(url.host, budget), self._is_allowlisted(url)
         for address in addresses:
-            if what := refusal_reason(address, allow_private=vouched):
-                logger.warning("not connected to %s: it is at %s, %s", url.host, address, what)
-                raise ForbiddenUrl("The host of the address is at an address that is not public.")
+            if reason := refusal_reason(address, allow_private=is_allowlisted):
+                logger.warning("did not connect to %s: its address %s is forbidden (%s)", url.host, address, reason)
+                raise ForbiddenUrl("The URL's host has an address that is not public.")
         return addresses
 
-    def _looked_up(self, host: str, allowance: ExchangeBudget) -> Sequence[IpAddress]:
-        if not self._lookups.acquire(timeout=allowance.seconds()):
+    def _look_up(self, host: str, budget: ExchangeBudget) -> Sequence[IpAddress]:
+        if not self._lookups.acquire(timeout=budget.require_time()):
             raise OutboundTimeout
-        found: Future[Sequence[IpAddress]] = Future()
+        result: Future[Sequence[IpAddress]] = Future()
 
-        def look() -> None:
+        def look_up() -> None:
             try:
-                found.set_result(self._resolve(host))
+                result.set_result(self._resolve(host))
             except (OSError, ValueError) as error:
-                found.set_exception(error)
+                result.set_exception(error)
             finally:
                 self._lookups.release()
 
-        # Nobody can stop a lookup. A daemon, so that the process does not wait for it either.
-        threading.Thread(target=look, name="lookup", daemon=True).start()
+        # A lookup cannot be interrupted. On a daemon thread it does not delay the exit of the process.
+        threading.Thread(target=look_up, name="lookup", daemon=True).start()
         try:
-            return found.result(allowance.seconds())
+            return result.result(budget.require_time())
         except TimeoutError:
             raise OutboundTimeout from None
         except (OSError, ValueError) as error:
-            raise ConnectionFailed("The host of the address is not known.") from error
+            raise ConnectionFailed("The URL's host cannot be resolved.") from error
 
-    def _next(self, here: Url, response: requests.Response) -> Url | None:
+    def _redirect_target(self, current: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")
-        if response.status_code not in REDIRECTS or location is None:
+        if response.status_code not in _REDIRECT_STATUSES or location is None:
             return None
         try:
-            there = self._admitted(urljoin(here.origin + here.target, location))
+            target = self._parse_allowed(urljoin(current.origin + current.target, location))
         except ValueError:
-            raise ForbiddenUrl("The address leads on to what is no address.") from None
-        if (here.scheme, there.scheme) == ("https", "http"):
-            raise ForbiddenUrl("The address leads on from https to http.")
-        return there
+            raise ForbiddenUrl("The URL redirects to an invalid URL.") from None
+        if (current.scheme, target.scheme) == ("https", "http"):
+            raise ForbiddenUrl("The URL redirects from https to http.")
+        return target
 
 
-def _refusal(url: Url, *, vouched: bool) -> str | None:
-    """What is wrong with an address, as far as it tells by itself."""
+def _refusal(url: Url, *, is_allowlisted: bool) -> str | None:
+    """Why a URL is forbidden, as far as it shows without a lookup."""
     if url.address is not None:
-        if what := refusal_reason(url.address, allow_private=vouched):
-            return f"The host of the address is not public: {what}."
-    elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
-        return "The host of the address is a name of private networks."
-    if not vouched and url.port not in PORTS:
-        return f"The port of the address is neither {PORTS[0]} nor {PORTS[1]}."
+        if reason := refusal_reason(url.address, allow_private=is_allowlisted):
+            return f"The URL's host is not a public address ({reason})."
+    elif not is_allowlisted and ("." not in url.host or f".{url.host}".endswith(PRIVATE_SUFFIXES)):
+        return "The URL's host is a name of a private network."
+    if not is_allowlisted and url.port not in ALLOWED_PORTS:
+        return f"The URL's port must be {ALLOWED_PORTS[0]} or {ALLOWED_PORTS[1]}."
     return None
 
 
-def _drain(response: requests.Response, allowance: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
+def _read_body(response: requests.Response, budget: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
         raise ResponseTooLarge(status=response.status_code)
     count = 0
-    for piece in pieces(response, allowance):
-        count += len(piece)
+    for chunk in read_chunks(response, budget):
+        count += len(chunk)
         if count > max_bytes:
             raise ResponseTooLarge(status=response.status_code)
-        sink(piece)
+        sink(chunk)

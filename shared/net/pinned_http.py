@@ -1,7 +1,7 @@
-"""HTTP with one server at addresses that were chosen before, within a time and a number of bytes for all of it.
+"""Exchange one HTTP request with a server at given addresses, within a total time and a total number of bytes.
 
-Everything that arrives, be it a header, a body or the framing between, goes through one place that counts and times it:
-the timeouts of sockets are for one read each, and a server that sends a byte now and then meets all of them.
+All received bytes, of headers, body and framing, pass one place that counts and times them. A socket's timeout limits a
+single read, so a server that sends a byte now and then would never exceed it.
 """
 
 import functools
@@ -28,39 +28,38 @@ from shared.net.address_policy import IpAddress
 from shared.net.egress_proxy import EgressProxy
 from shared.net.url import Url
 
-#: For one of the server's addresses, so that the next one gets its turn.
+#: Timeout per address of the server.
 CONNECT_SECONDS = 3.0
-#: A name may have any number of addresses; who gave it to us does not get us to knock on all of them.
-MOST_TRIED = 4
-#: What headers may take.
-HEADER_BYTES = 64 << 10
-#: No one write may outlast the time that is left.
+#: The owner of a host name must not make us connect to any number of addresses.
+MAX_ADDRESSES = 4
+MAX_HEADER_BYTES = 64 << 10
+#: Small enough that a single write does not outlast the time left.
 _WRITE_BYTES = 16 << 10
-_PIECE_BYTES = 64 << 10
-#: Zero would mean to a socket that it must not wait at all.
-_INSTANT = 0.001
+_CHUNK_BYTES = 64 << 10
+#: A socket timeout of zero would mean non-blocking.
+_MIN_TIMEOUT_SECONDS = 0.001
 
 
 class ExchangeBudget:
-    """What an exchange may still cost."""
+    """Time and bytes that are left for an exchange."""
 
     def __init__(self, seconds: float, body_bytes: int) -> None:
         self._end = time.monotonic() + seconds
-        # A body in chunks has some bytes of framing to each.
-        self._bytes = body_bytes + body_bytes // 4 + HEADER_BYTES
+        # A quarter more for the framing of a chunked body.
+        self._bytes = body_bytes + body_bytes // 4 + MAX_HEADER_BYTES
 
     @property
-    def left(self) -> float:
-        """Seconds, below zero when there are none."""
+    def time_left(self) -> float:
+        """In seconds; negative if the time is up."""
         return self._end - time.monotonic()
 
-    def seconds(self) -> float:
-        """Raises OutboundTimeout where none are left."""
-        if (left := self.left) <= 0:
+    def require_time(self) -> float:
+        """Seconds left. Raises OutboundTimeout if there are none."""
+        if (seconds := self.time_left) <= 0:
             raise OutboundTimeout
-        return left
+        return seconds
 
-    def spend(self, count: int) -> None:
+    def spend_bytes(self, count: int) -> None:
         """Raises ResponseTooLarge."""
         self._bytes -= count
         if self._bytes < 0:
@@ -69,9 +68,9 @@ class ExchangeBudget:
 
 @functools.cache
 def tls_context() -> ssl.SSLContext:
-    """Trusts who the machine trusts (SSL_CERT_FILE adds an authority of one's own) and the public authorities.
+    """Trusts the authorities of this machine (SSL_CERT_FILE adds more) and the public ones.
 
-    One for all: it takes a fifth of a second to build.
+    Shared, because it takes a fifth of a second to build.
     """
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
@@ -84,60 +83,61 @@ def exchange(
     request: requests.PreparedRequest,
     url: Url,
     addresses: Sequence[IpAddress],
-    allowance: ExchangeBudget,
+    budget: ExchangeBudget,
     proxy: EgressProxy | None = None,
 ) -> Iterator[requests.Response]:
-    """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
+    """Yield the response before its body is read. With a proxy, `addresses` are the proxy's.
 
     Raises Unreachable, OutboundTimeout and ResponseTooLarge.
     """
-    with closing(_Adapter(url, addresses, allowance, proxy)) as adapter:
-        with _judged(allowance):
+    with closing(_Adapter(url, addresses, budget, proxy)) as adapter:
+        with _translate_errors(budget):
             response = adapter.send(request, stream=True)
         with response:
             yield response
 
 
-def pieces(response: requests.Response, allowance: ExchangeBudget) -> Iterator[bytes]:
-    """Chunks of the body as they arrive. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
+def read_chunks(response: requests.Response, budget: ExchangeBudget) -> Iterator[bytes]:
+    """Yield the body as it arrives. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
     while True:
-        with _judged(allowance, response.status_code):
-            piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
-        if not piece:
+        with _translate_errors(budget, response.status_code):
+            chunk = response.raw.read1(_CHUNK_BYTES, decode_content=False)
+        if not chunk:
             return
-        yield piece
+        yield chunk
 
 
 @contextmanager
-def _judged(allowance: ExchangeBudget, status: int | None = None) -> Iterator[None]:
-    """Says in words of ours what went wrong with the other side."""
+def _translate_errors(budget: ExchangeBudget, status: int | None = None) -> Iterator[None]:
     try:
         yield
     except OutboundError as error:
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (OutboundTimeout(status=status) if allowance.left <= 0 else _failure(error, status)) from error
+        raise (OutboundTimeout(status=status) if budget.time_left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
-    """For one request. Without a session around it there is no proxy, login, cookie or redirect.
+    """Sends one request. Without a session, requests adds no proxy, login, cookie or redirect.
 
-    Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
+    `url` and `addresses` decide where it connects; how requests and urllib3 parse URLs does not matter.
     """
 
     def __init__(
-        self, url: Url, addresses: Sequence[IpAddress], allowance: ExchangeBudget, proxy: EgressProxy | None
+        self, url: Url, addresses: Sequence[IpAddress], budget: ExchangeBudget, proxy: EgressProxy | None
     ) -> None:
         super().__init__()
         self._url = url
-        dial = _Dial(_in_turns(addresses)[:MOST_TRIED], proxy.url.port if proxy else url.port, allowance, proxy, url)
-        wire: dict[str, Any] = {"dial": dial, "allowance": allowance}
+        dial = _Dial(
+            _alternate_families(addresses)[:MAX_ADDRESSES], proxy.url.port if proxy else url.port, budget, proxy, url
+        )
+        options: dict[str, Any] = {"dial": dial, "budget": budget}
         self._pool: urllib3.HTTPConnectionPool
         if url.scheme == "https":
-            self._pool = _HttpsPool(url.host, url.port, ssl_context=tls_context(), **wire)
+            self._pool = _HttpsPool(url.host, url.port, ssl_context=tls_context(), **options)
         else:
-            self._pool = _HttpPool(url.host, url.port, **wire)
+            self._pool = _HttpPool(url.host, url.port, **options)
 
     def close(self) -> None:
         self._pool.close()
@@ -150,24 +150,24 @@ class _Adapter(HTTPAdapter):
         return self._url.target
 
     def cert_verify(self, *_: object) -> None:
-        """The context does."""
+        """Do nothing: the TLS context verifies certificates."""
 
 
-class _Receiving(io.RawIOBase):
-    """What a socket receives, counted and timed."""
+class _MeteredReader(io.RawIOBase):
+    """Counts and times what a socket receives."""
 
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, allowance: ExchangeBudget) -> None:
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, budget: ExchangeBudget) -> None:
         self._sock = sock
         self._raw = raw
-        self._allowance = allowance
+        self._budget = budget
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._allowance.seconds())
+        self._sock.settimeout(self._budget.require_time())
         count = self._raw.readinto(buffer)
-        self._allowance.spend(count or 0)
+        self._budget.spend_bytes(count or 0)
         return count
 
     def close(self) -> None:
@@ -175,38 +175,38 @@ class _Receiving(io.RawIOBase):
         self._raw.close()
 
 
-class _Answer(http.client.HTTPResponse):
-    def __init__(self, allowance: ExchangeBudget, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+class _Response(http.client.HTTPResponse):
+    def __init__(self, budget: ExchangeBudget, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_Receiving(sock, self.fp.detach(), allowance))
+        self.fp = io.BufferedReader(_MeteredReader(sock, self.fp.detach(), budget))
 
 
 @dataclass(frozen=True)
 class _Dial:
-    """Connects to the addresses, in turn, and through the proxy, where there is one, to the server."""
+    """Connects to the first address that accepts, and through the proxy, if any, to the server."""
 
     addresses: Sequence[IpAddress]
     port: int
-    allowance: ExchangeBudget
+    budget: ExchangeBudget
     proxy: EgressProxy | None
     url: Url
 
     def __call__(self) -> socket.socket | None:
-        """None where none of the addresses takes connections."""
+        """None if no address accepts connections."""
         for address in self.addresses:
             try:
-                seconds = min(CONNECT_SECONDS, self.allowance.seconds())
+                seconds = min(CONNECT_SECONDS, self.budget.require_time())
                 sock = socket.create_connection((str(address), self.port), seconds)
             except OSError:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return self._through(sock)
+            return self._open_tunnel(sock)
         return None
 
-    def _through(self, sock: socket.socket) -> socket.socket:
+    def _open_tunnel(self, sock: socket.socket) -> socket.socket:
         if self.proxy is not None:
             try:
-                self.proxy.open_tunnel(sock, self.url.origin.partition("://")[2], self.allowance)
+                self.proxy.open_tunnel(sock, self.url.origin.partition("://")[2], self.budget)
             except BaseException:
                 sock.close()
                 raise
@@ -214,34 +214,34 @@ class _Dial:
 
 
 class _Pinned(HTTPConnection):
-    """Connects where `dial` does; for the Host header and for TLS it is a connection to the name."""
+    """Connects where `dial` says; the Host header and TLS use the name."""
 
-    def __init__(self, *args: Any, dial: _Dial, allowance: ExchangeBudget, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, dial: _Dial, budget: ExchangeBudget, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._dial = dial
-        self._allowance = allowance
-        self.response_class = functools.partial(_Answer, allowance)  # type: ignore[assignment]
+        self._budget = budget
+        self.response_class = functools.partial(_Response, budget)  # type: ignore[assignment]
 
     def _new_conn(self) -> socket.socket:
         if (sock := self._dial()) is not None:
             return sock
         if self._dial.proxy is not None:
-            raise ConnectionFailed("The egress proxy takes no connections.")
-        raise NewConnectionError(self, "none of the addresses takes connections")
+            raise ConnectionFailed("The egress proxy refuses connections.")
+        raise NewConnectionError(self, "no address accepts connections")
 
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
         for start in range(0, len(data), _WRITE_BYTES):
-            self.sock.settimeout(self._allowance.seconds())
+            self.sock.settimeout(self._budget.require_time())
             super().send(data[start : start + _WRITE_BYTES])
 
 
 class _PinnedTls(_Pinned, HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         sock = super()._new_conn()
-        # For the handshake, of which the timeout bounds the whole.
-        sock.settimeout(max(_INSTANT, self._allowance.left))
+        # The handshake as a whole must end in time.
+        sock.settimeout(max(_MIN_TIMEOUT_SECONDS, self._budget.time_left))
         return sock
 
 
@@ -253,20 +253,20 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _PinnedTls
 
 
-def _in_turns(addresses: Sequence[IpAddress]) -> list[IpAddress]:
-    """One of each family after the other: a machine may have no way to all of one."""
-    places = {4: itertools.count(), 6: itertools.count()}
-    return sorted(addresses, key=lambda address: next(places[address.version]))
+def _alternate_families(addresses: Sequence[IpAddress]) -> list[IpAddress]:
+    """Alternate between IPv4 and IPv6: a machine may have a route for one family only."""
+    ranks = {4: itertools.count(), 6: itertools.count()}
+    return sorted(addresses, key=lambda address: next(ranks[address.version]))
 
 
 def _failure(error: Exception, status: int | None) -> Unreachable:
-    """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
+    """Translate an error for the client: its own text could reveal addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
             return ConnectionFailed(
-                "No secure connection: the certificate is not trusted, not valid or not for this host."
+                "The TLS handshake failed: the certificate is untrusted, invalid or for another host, or there is none."
             )
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return ConnectionFailed("The server takes no connections.")
+            return ConnectionFailed("The server refuses connections.")
         case _:
-            return Unreachable("The server gave no whole answer in HTTP.", status)
+            return Unreachable("The server sent no complete HTTP response.", status)

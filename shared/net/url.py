@@ -1,4 +1,4 @@
-"""An address of the web, read in one way only. What could be read in two ways is no address here."""
+"""Parse URLs strictly: a URL that parsers could read in two ways is rejected."""
 
 import re
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from shared.errors import ForbiddenUrl
 
 MAX_LENGTH = 2048
 MAX_HOST = 253
-#: No blanks, no control characters, nothing beyond ASCII, and no backslash, which some parsers take for a slash.
+#: No spaces, no control characters, only ASCII, and no backslash, which some parsers read as a slash.
 _PLAIN = re.compile(r"[!-\[\]-~]*")
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[1-9][0-9]{0,4}))?"
     r"(?P<target>[/?][^#]*)?(#.*)?",
     re.IGNORECASE,
 )
-#: An underscore is in no name of the public net, but in names of containers.
+#: Public host names have no underscores, but names of containers do.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
-#: Where the last label is a number, some resolvers take the whole for an IPv4 address in octal, hex, or short.
+_HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+#: If the last label is a number, some resolvers read the name as an IPv4 address in octal, hex or short form.
 _NUMERIC_END = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -28,30 +28,30 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Url:
     scheme: str
     host: str
-    """In lower case; an IPv6 address without its brackets."""
+    """In lower case; an IPv6 address has no brackets."""
     port: int
     target: str
-    """Path and query, as they were written."""
+    """Path and query as written."""
     address: IPv4Address | IPv6Address | None
-    """Where the host is no name."""
+    """None if the host is a name."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ForbiddenUrl for all that is not plainly an absolute http or https address. Asks nobody."""
+        """Raises ForbiddenUrl for everything but a plain absolute http or https URL. Uses no network."""
         if len(text) > MAX_LENGTH:
-            raise ForbiddenUrl(f"The address is longer than {MAX_LENGTH} characters.")
+            raise ForbiddenUrl(f"The URL is longer than {MAX_LENGTH} characters.")
         if not _PLAIN.fullmatch(text):
             raise ForbiddenUrl(
-                "The address may hold visible ASCII characters alone, and no backslash: write a host of other letters "
-                "as xn--…, and the rest in percent-encoding."
+                "The URL may contain only visible ASCII characters and no backslash: write an international host name "
+                "as xn--… and percent-encode the rest."
             )
         match = _URL.fullmatch(text)
         if match is None:
-            raise ForbiddenUrl("The address must be http://host/path or https://host/path, with no login in it.")
+            raise ForbiddenUrl("The URL must have the form http://host/path or https://host/path, without a login.")
         scheme, host = match["scheme"].lower(), match["host"].lower()
         port = int(match["port"] or _DEFAULT_PORTS[scheme])
         if port > 65_535:
-            raise ForbiddenUrl("The address has a port that there is not.")
+            raise ForbiddenUrl("The URL's port is out of range (1-65535).")
         address = _address(host)
         target = match["target"] or "/"
         return cls(scheme, str(address or host), port, target if target.startswith("/") else f"/{target}", address)
@@ -64,14 +64,14 @@ class Url:
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
-    """None for a name."""
+    """None if the host is a name."""
     try:
         if host.startswith("["):
             return IPv6Address(host[1:-1])
         if _NUMERIC_END.fullmatch(host):
             return IPv4Address(host)
     except AddressValueError:
-        raise ForbiddenUrl("The address has a host that is neither a name nor a whole IP address.") from None
-    if len(host) > MAX_HOST or not _NAME.fullmatch(host):
-        raise ForbiddenUrl("The address has a host that is no name.")
+        raise ForbiddenUrl("The URL's host is neither a host name nor a complete IP address.") from None
+    if len(host) > MAX_HOST or not _HOST_NAME.fullmatch(host):
+        raise ForbiddenUrl("The URL's host is not a valid host name.")
     return None

@@ -111,7 +111,7 @@ class HttpServerSettings(BaseSettings):
     requests get 429. An input image to fetch counts as ten requests, each megabyte of a body as one more. A request
     with a wrong key counts as ten requests of its address. 0 means no limit."""
     request_burst: Annotated[int, Group.TRAFFIC_LIMITS, Field(ge=1, le=1_000_000)] = 1000
-    """Requests that may come at once before SD_REQUESTS_PER_SECOND applies."""
+    """Requests allowed in a burst before SD_REQUESTS_PER_SECOND applies."""
     max_jobs_per_key: Annotated[int, Group.JOB_LIMITS, Field(ge=0)] = 500
     """Maximum queued and running jobs per API key; excess jobs get 429. 0 means no limit."""
     max_event_streams: Annotated[int, Group.TRAFFIC_LIMITS, Field(ge=1)] = 200

@@ -101,7 +101,8 @@ class Settings(InfrastructureSettings):
     egress_proxy: Annotated[Annotated[SecretStr, AfterValidator(_proxy)] | None, Group.WEBHOOKS] = None
     """Proxy for sending webhooks and fetching input images, such as http://proxy:3128 or
     http://user:password@proxy:3128. It must support CONNECT to ports 80 and 443, resolve host names and refuse private
-    addresses. Hosts of SD_WEBHOOK_ALLOW at private addresses are reached directly. If empty, all hosts are."""
+    addresses. Hosts of SD_WEBHOOK_ALLOW at private addresses are reached directly, and all hosts if this is
+    empty."""
     alive_file: Annotated[Path | None, Group.OPERATIONS] = None
     """File that a worker or housekeeper touches every two seconds while it is healthy, for health checks of
     containers."""

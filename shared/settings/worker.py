@@ -37,8 +37,8 @@ class WorkerSettings(Settings):
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Group.MODELS] = "auto"
     """Precision of models; auto chooses one that is safe on the device."""
     cpu_threads: Annotated[str, Group.PERFORMANCE, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
-    """Threads that a model uses on a CPU: a number, or auto for as many as the process may use CPUs, by its affinity
-    and the quotas of its containers. Fewer leave more for other programs."""
+    """Threads that a model uses on a CPU: a number, or auto for one per CPU that affinity and container quotas allow.
+    Fewer leave more for other programs."""
     model_id: Annotated[str, Group.START, Field(min_length=1), AfterValidator(expand_home)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""

@@ -1,11 +1,10 @@
-"""Files in a bucket of S3 or of what speaks like it. Who may: the AWS_ variables of the environment say it."""
+"""Store files in an S3-compatible bucket."""
 
 import asyncio
-import logging
 import mmap
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -15,64 +14,55 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from shared.errors import ConfigurationError, StorageUnavailable
+from shared.errors import StorageUnavailable
+from shared.storage.bucket_connection import (
+    PROBE,
+    BucketLocation,
+    connect,
+    supports_conditional_writes,
+    translate_errors,
+)
 from shared.storage.object_store import Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
 from shared.storage.os_errors import retry_while_unavailable, translate_write_errors
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode
-    from obstore.store import ClientConfig, RetryConfig, S3Config
 
-logger = logging.getLogger(__name__)
-
-#: One is written when a process starts, so that what is not allowed is known before an image is made.
-PROBE = ".imagegen"
-#: For what only looks whether somebody answers, and for what another round of the housekeeper makes up for.
-PROBING = StorageTimeouts(retry_seconds=1, request_seconds=2)
-REMOVING = StorageTimeouts(retry_seconds=1, request_seconds=5)
-LINK_SECONDS = 300
-_YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
+#: For health checks.
+PROBE_TIMEOUTS = StorageTimeouts(retry_seconds=1, request_seconds=2)
+#: For deletions: the housekeeper repeats what fails.
+DELETE_TIMEOUTS = StorageTimeouts(retry_seconds=1, request_seconds=5)
+SIGNED_URL_SECONDS = 300
 CACHE_CONTROL = "private, max-age=31536000, immutable"
-
-
-@dataclass(frozen=True)
-class BucketLocation:
-    """Which bucket, and how it is reached."""
-
-    url: str
-    """s3://<bucket>/<prefix>"""
-    public_url: str = ""
-    """Where clients reach the service that has the bucket; empty where they do not."""
-    ca_file: Path | None = None
+_YEAR, _MONTH_OR_DAY = re.compile(r"\d{4}"), re.compile(r"\d\d")
 
 
 @dataclass(frozen=True)
 class BucketStore:
     store: S3Store
     timeouts: StorageTimeouts
-    probing: S3Store
-    """The same, of little timeouts, as is `removing`."""
-    removing: S3Store
-    links: S3Store | None
-    """The same, by the address that clients know."""
-    scratch: Path
-    """Where files are while they come in."""
+    probe_store: S3Store
+    """The same bucket with short timeouts, as `delete_store` is."""
+    delete_store: S3Store
+    public_store: S3Store | None
+    """The same bucket by its URL for clients."""
+    staging_dir: Path
+    """Folder for files of unfinished uploads."""
     location: str = "SD_OUTPUT_URL"
     is_conditional: bool = True
-    """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
+    """Whether the service supports conditional writes. Few do not."""
 
     @classmethod
-    def connect(cls, location: BucketLocation, scratch: Path, timeouts: StorageTimeouts) -> Self:
-        """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
-        store, probing, removing = (_open(location, limits) for limits in (timeouts, PROBING, REMOVING))
-        links = _open(location, timeouts, endpoint=location.public_url) if location.public_url else None
-        setting, is_conditional = f"SD_OUTPUT_URL={location.url}", _supports_conditional_writes(probing)
-        return cls(store, timeouts, probing, removing, links, scratch, setting, is_conditional=is_conditional)
+    def connect(cls, location: BucketLocation, staging_dir: Path, timeouts: StorageTimeouts) -> Self:
+        """Raises ConfigurationError for a missing or read-only bucket; an unreachable one may come up later."""
+        store, probe, delete = (connect(location, limits) for limits in (timeouts, PROBE_TIMEOUTS, DELETE_TIMEOUTS))
+        public = connect(location, timeouts, endpoint=location.public_url) if location.public_url else None
+        setting, is_conditional = f"SD_OUTPUT_URL={location.url}", supports_conditional_writes(probe)
+        return cls(store, timeouts, probe, delete, public, staging_dir, setting, is_conditional=is_conditional)
 
-    def create(self, name: str, data: bytes, staged: str) -> bool:  # noqa: ARG002 - what is put is there whole or not at all
+    def create(self, name: str, data: bytes, staging_name: str) -> bool:  # noqa: ARG002 - a put is atomic
         path = PurePosixPath(name)
         attributes = {
             "Content-Type": f"image/{path.suffix[1:]}" if path.suffix else "text/plain",
@@ -80,24 +70,24 @@ class BucketStore:
             "Cache-Control": CACHE_CONTROL,
             "sha256": sha256(data).hexdigest(),
         }
-        # The library tries again only what it may do twice. This may be: whoever was told nothing finds its own.
+        # The library does not retry conditional writes. It is safe here: after a lost response, the object is our own.
         return retry_while_unavailable(lambda: self._put(name, data, attributes), self.timeouts.retry_seconds)
 
     def _put(self, name: str, data: bytes, attributes: dict[str, str]) -> bool:
-        if not self.is_conditional and self._holds(name):
+        if not self.is_conditional and self._exists(name):
             return False
         try:
-            with _translated():
-                # In one request: of several, those before a crash would stay in the bucket, unseen and paid for.
+            with translate_errors():
+                # Not multipart: the parts of an upload that crashed would stay in the bucket, invisible and billed.
                 mode: PutMode = "create" if self.is_conditional else "overwrite"
                 obstore.put(self.store, name, data, attributes=attributes, mode=mode, use_multipart=False)
         except FileExistsError:
             return False
         return True
 
-    def _holds(self, name: str) -> bool:
+    def _exists(self, name: str) -> bool:
         try:
-            with _translated():
+            with translate_errors():
                 obstore.head(self.store, name)
         except FileNotFoundError:
             return False
@@ -105,51 +95,50 @@ class BucketStore:
 
     def read(self, name: str) -> bytes | None:
         try:
-            with _translated():
+            with translate_errors():
                 return bytes(obstore.get(self.store, name).bytes())
         except FileNotFoundError:
             return None
 
     def remove(self, names: Iterable[str]) -> None:
-        if listed := list(names):
-            with _translated():
-                obstore.delete(self.removing, listed)
+        if paths := list(names):
+            with translate_errors():
+                obstore.delete(self.delete_store, paths)
 
     def remove_folder(self, folder: str) -> None:
-        self.remove([file.name for file in self._listed(folder, self.removing)])
+        self.remove([file.name for file in self._list(folder, self.delete_store)])
 
     def list_days(self) -> list[DayFolder]:
-        years = self._below(None, _YEAR)
-        months = [month for year in years for month in self._below(year, _PART)]
-        return [DayFolder(day) for month in months for day in self._below(month, _PART)]
+        years = self._list_folders(None, _YEAR)
+        months = [month for year in years for month in self._list_folders(year, _MONTH_OR_DAY)]
+        return [DayFolder(day) for month in months for day in self._list_folders(month, _MONTH_OR_DAY)]
 
-    def _below(self, folder: str | None, named: re.Pattern[str]) -> list[str]:
-        """In order."""
-        with _translated():
-            found = obstore.list_with_delimiter(self.store, folder)["common_prefixes"]
-        return sorted(each for each in found if named.fullmatch(PurePosixPath(each).name))
+    def _list_folders(self, parent: str | None, pattern: re.Pattern[str]) -> list[str]:
+        with translate_errors():
+            prefixes = obstore.list_with_delimiter(self.store, parent)["common_prefixes"]
+        return sorted(prefix for prefix in prefixes if pattern.fullmatch(PurePosixPath(prefix).name))
 
     def list_files(self, folder: str) -> Iterator[File]:
-        return self._listed(folder, self.store)
+        return self._list(folder, self.store)
 
     def remove_day_if_empty(self, day: DayFolder) -> None:
-        """There are no folders, only names."""
+        """Do nothing: a bucket has names but no folders."""
 
     def list_folders(self, parent: str) -> Iterator[SubFolder]:
-        found: dict[str, list[File]] = {}
-        for file in self._listed(parent, self.store):
-            found.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
-        for name, files in found.items():
-            newest = max(file.modified_at for file in files)
-            yield SubFolder(name, len(files), sum(file.size for file in files), newest)
+        files_by_folder: dict[str, list[File]] = {}
+        for file in self._list(parent, self.store):
+            files_by_folder.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
+        for name, files in files_by_folder.items():
+            modified_at = max(file.modified_at for file in files)
+            yield SubFolder(name, len(files), sum(file.size for file in files), modified_at)
 
     def create_staging_area(self, parent: str) -> "BucketStagingArea":
         return BucketStagingArea(self, parent)
 
     def disk_usage(self) -> DiskUsage:
         try:
-            with suppress(FileNotFoundError), _translated():
-                obstore.head(self.probing, PROBE)
+            with suppress(FileNotFoundError), translate_errors():
+                obstore.head(self.probe_store, PROBE)
         except StorageUnavailable as error:
             return DiskUsage(None, error=error)
         return DiskUsage(None)
@@ -159,29 +148,29 @@ class BucketStore:
         if version is not None:
             options["if_match"] = str(version)
         try:
-            with _translated():
+            with translate_errors():
                 async with asyncio.timeout(self.timeouts.request_seconds):
-                    found = await obstore.get_async(self.store, name, options=options)
-                    data = bytes(await found.bytes_async())
+                    result = await obstore.get_async(self.store, name, options=options)
+                    data = bytes(await result.bytes_async())
         except FileNotFoundError:
             return None
-        meta = found.meta
-        return Chunk(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
+        meta = result.meta
+        return Chunk(data, meta["size"], result.attributes.get("sha256", ""), meta["e_tag"] or "")
 
     async def signed_url(self, name: str) -> str | None:
-        if self.links is None:
+        if self.public_store is None:
             return None
-        with _translated():
-            return await obstore.sign_async(self.links, "GET", name, timedelta(seconds=LINK_SECONDS))
+        with translate_errors():
+            return await obstore.sign_async(self.public_store, "GET", name, timedelta(seconds=SIGNED_URL_SECONDS))
 
-    def _listed(self, folder: str, store: S3Store) -> Iterator[File]:
-        with _translated():
-            for each in chain.from_iterable(obstore.list(store, folder, chunk_size=1000)):
-                yield File(each["path"], each["size"], each["last_modified"])
+    def _list(self, folder: str, store: S3Store) -> Iterator[File]:
+        with translate_errors():
+            for meta in chain.from_iterable(obstore.list(store, folder, chunk_size=1000)):
+                yield File(meta["path"], meta["size"], meta["last_modified"])
 
 
 class BucketStagingArea:
-    """Files without a name on this machine, which nobody has to remove, until they go into the bucket."""
+    """Unnamed local files, which vanish with the process, until they are put into the bucket."""
 
     def __init__(self, bucket: BucketStore, parent: str) -> None:
         self._bucket = bucket
@@ -192,11 +181,11 @@ class BucketStagingArea:
     def start_upload(self) -> "BucketUpload":
         with translate_write_errors():
             self.holds_files = True
-            return BucketUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
+            return BucketUpload(TemporaryFile(dir=self._bucket.staging_dir), self._files)
 
     def commit(self, folder: str) -> None:
         for name, file in self._files.items():
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _translated():
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, translate_errors():
                 obstore.put(self._bucket.store, f"{self._parent}/{folder}/{name}", data, use_multipart=False)
         self.discard()
         self.holds_files = False
@@ -208,82 +197,14 @@ class BucketStagingArea:
 
 
 class BucketUpload(Upload):
-    def __init__(self, file: BinaryIO, settled: dict[str, BinaryIO]) -> None:
+    def __init__(self, file: BinaryIO, finished: dict[str, BinaryIO]) -> None:
         super().__init__(file)
-        self._settled = settled
+        self._finished = finished
 
     def _commit(self, name: str) -> None:
-        # The same image may come twice.
-        if name not in self._settled:
-            self._settled[name] = self._file
+        # A request may contain the same image twice.
+        self._finished.setdefault(name, self._file)
 
     def _close(self) -> None:
-        if self._file not in self._settled.values():
+        if self._file not in self._finished.values():
             self._file.close()
-
-
-def _open(location: BucketLocation, timeouts: StorageTimeouts, endpoint: str = "") -> S3Store:
-    """Raises ConfigurationError."""
-    client: ClientConfig = {
-        # Whoever names an endpoint without TLS wants it.
-        "allow_http": True,
-        "connect_timeout": timedelta(seconds=2),
-        "timeout": timedelta(seconds=timeouts.request_seconds),
-    }
-    if location.ca_file:
-        client["root_certificate"] = location.ca_file.read_bytes()
-    config: S3Config = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}
-    retry: RetryConfig = {
-        "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=timeouts.retry_seconds),
-        "backoff": {"max_backoff": timedelta(seconds=5)},
-    }
-    name, _, prefix = location.url.removeprefix("s3://").partition("/")
-    try:
-        return S3Store(name, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
-    except (BaseError, ValueError) as error:
-        raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
-
-
-def _supports_conditional_writes(store: S3Store) -> bool:
-    """Whether it has conditional writes. Raises ConfigurationError."""
-    try:
-        with _translated():
-            obstore.put(store, PROBE, b"imagegen", use_multipart=False)
-            obstore.put(store, PROBE, b"imagegen", mode="create", use_multipart=False)
-    except FileExistsError:
-        return True
-    except StorageUnavailable as error:
-        match error.__cause__:
-            case FileNotFoundError():
-                raise ConfigurationError("SD_OUTPUT_URL is wrong: there is no such bucket.") from None
-            case PermissionDeniedError() | UnauthenticatedError():
-                raise ConfigurationError(
-                    "SD_OUTPUT_URL is wrong, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are: the bucket may not be "
-                    "written to."
-                ) from None
-            case cause:
-                # One that does not answer may come yet.
-                return "NotImplemented" not in str(cause)
-    return False
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Raises StorageUnavailable, FileNotFoundError for a file that is not there, FileExistsError for one that is."""
-    try:
-        yield
-    except AlreadyExistsError as error:
-        raise FileExistsError from error
-    except FileNotFoundError as error:
-        if "NoSuchBucket" not in str(error):
-            raise
-        raise _unavailable(error) from error
-    except (BaseError, TimeoutError) as error:
-        raise _unavailable(error) from error
-
-
-def _unavailable(error: Exception) -> StorageUnavailable:
-    # What follows the first line tells of the library.
-    logger.warning("storage: %s", str(error).partition("\n")[0] or "no answer in time")
-    return StorageUnavailable()

@@ -1,4 +1,4 @@
-"""Where images lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their storage."""
+"""Store the images of jobs as `YYYY/MM/DD/<job id>-<index>.<format>`."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ _IMAGE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
 
 
 def image_name(job: Job, index: int) -> str:
-    """Made of the job's own id and date, never of a caller's text."""
+    """Consists of the job's id and date, never of text from a caller."""
     return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}.{job.request.output_format}"
 
 
@@ -34,44 +34,42 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Images by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
+    """Stores images by job. Every method may raise StorageUnavailable, unless it says otherwise."""
 
     storage: ObjectStore
 
     @property
     def inputs(self) -> InputStore:
-        """What came with requests."""
         return InputStore(self.storage)
 
     def save(self, job: Job, index: int, data: bytes) -> bytes:
-        """What the image is from now on: this one, or the one that another attempt has committed already.
+        """Store an image, and return the stored one: this image, or that of another attempt if it was faster.
 
-        What a job has is never replaced, so nobody who wakes too late can take it from the one that is on record.
-        A crash leaves the whole image or none, and it is safe when this returns. Raises StorageFull when the disk
-        has no room or cannot be written.
+        A stored image is never replaced, so an attempt that wakes up late cannot change an image on record. A crash
+        leaves the whole image or none; when this returns, it survives a power failure. Raises StorageFull.
         """
         name = image_name(job, index)
         while not self.storage.create(name, data, f"{job.id}-{index}.{job.attempt}"):
-            held = self.storage.read(name)
-            if held is not None and _is_whole(held):
-                return held
+            existing = self.storage.read(name)
+            if existing is not None and _has_valid_header(existing):
+                return existing
             self.storage.remove([name])
         return data
 
     def stored_images(self, job: Job) -> tuple[Image, ...] | None:
-        """The images that an attempt before this one has stored, if it stored all of them.
+        """The images that an earlier attempt stored, if it stored all of them. Never raises.
 
-        A file is there whole or not at all (see `save`), so nothing but the files need tell of it. Where nobody can
-        tell now, they are made again: raises nothing.
+        A file exists whole or not at all (see `save`), so the files alone prove it. If the storage does not answer,
+        the images are rendered again.
         """
         try:
-            images = [self._stored(job, index) for index in range(job.request.num_images)]
+            images = [self._stored_image(job, index) for index in range(job.request.num_images)]
         except (InvalidImage, StorageUnavailable):
             return None
-        made = tuple(image for image in images if image is not None)
-        return made if len(made) == len(images) else None
+        stored = tuple(image for image in images if image is not None)
+        return stored if len(stored) == len(images) else None
 
-    def _stored(self, job: Job, index: int) -> Image | None:
+    def _stored_image(self, job: Job, index: int) -> Image | None:
         data = self.storage.read(image_name(job, index))
         if data is None:
             return None
@@ -87,9 +85,9 @@ class ImageStore:
         )
 
     def copy(self, source: Job, target: Job) -> bool:
-        """Give a job the images of one that asked for the very same.
+        """Copy the images of a job with an identical request. Never raises.
 
-        False where one is gone or is not what was recorded, or there is no room for it: raises nothing.
+        False if an image is gone or damaged, or the storage is full.
         """
         try:
             for image in source.images:
@@ -101,17 +99,17 @@ class ImageStore:
         return True
 
     def discard(self, job: Job, indexes: Iterable[int]) -> None:
-        """Remove images that this attempt has just saved, and that no record will ever name."""
+        """Remove images that this attempt saved and that no record will name."""
         with suppress(OSError, StorageUnavailable):
             self.storage.remove(image_name(job, index) for index in indexes)
 
     def read(self, job: Job, image: Image) -> bytes | None:
-        """The image; None when its file is gone or is not the very one that was recorded."""
+        """None if the file is gone or is not the image on record."""
         data = self.storage.read(image_name(job, image.index))
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
     def list_files(self, day: DayFolder) -> Iterator[StoredFile]:
-        """The images of a day, in no order, as they are found. What others put there is theirs."""
+        """The images of a day in any order, without files of others."""
         for file in self.storage.list_files(day.name):
             if image := _IMAGE.fullmatch(file.name):
                 yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)
@@ -120,7 +118,7 @@ class ImageStore:
         self.storage.remove(file.name for file in files)
 
 
-def _is_whole(data: bytes) -> bool:
+def _has_valid_header(data: bytes) -> bool:
     try:
         read_header(io.BytesIO(data), max_pixels=sys.maxsize)
     except InvalidImage:

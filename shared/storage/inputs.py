@@ -1,4 +1,4 @@
-"""Where the images lie that came with a request, until its job has ended: `inputs/<job id>/<hash>` in their storage."""
+"""Store the input images of jobs as `inputs/<job id>/<hash>` until the job ends."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
 
 @dataclass(frozen=True)
 class InputFolder:
-    """The inputs of a job; `job_id` is None while they are on their way in."""
+    """The input images of a job; `job_id` is None during the upload."""
 
     name: str
     job_id: str | None
@@ -28,7 +28,7 @@ class InputFolder:
 
 @dataclass(frozen=True)
 class InputStore:
-    """Names are made of hashes and the job's own id, never of a caller's text."""
+    """Stores input images by job. Names consist of hashes and the job's id, never of text from a caller."""
 
     storage: ObjectStore
 
@@ -36,16 +36,16 @@ class InputStore:
         return self.storage.create_staging_area(_PARENT)
 
     def read(self, job: Job, reference: str) -> bytes:
-        """Raises StorageUnavailable, and InvalidImage when the file is gone or is not the one that was accepted."""
+        """Raises StorageUnavailable, and InvalidImage if the file is gone or is not the accepted one."""
         data = self.storage.read(f"{_PARENT}/{job.id}/{reference.removeprefix(HASH_PREFIX)}")
         if data is None:
-            raise InvalidImage("An image that came with the request is gone.")
+            raise InvalidImage("An input image of the request is gone.")
         if reference != HASH_PREFIX + hashlib.sha256(data).hexdigest():
-            raise InvalidImage("An image that came with the request is damaged.")
+            raise InvalidImage("An input image of the request is damaged.")
         return data
 
     def discard(self, job: Job) -> None:
-        """Remove what came with a job, if anything did. What cannot be removed now is found by the housekeeper."""
+        """Remove the input images of a job. The housekeeper finds those that cannot be removed now."""
         if job.request.image:
             with suppress(StorageUnavailable):
                 self.storage.remove_folder(f"{_PARENT}/{job.id}")
@@ -55,7 +55,7 @@ class InputStore:
         self.storage.remove_folder(f"{_PARENT}/{folder.name}")
 
     def list_folders(self) -> Iterator[InputFolder]:
-        """All of them, in no order. Raises StorageUnavailable."""
+        """All folders, in any order. Raises StorageUnavailable."""
         for folder in self.storage.list_folders(_PARENT):
             if name := _FOLDER.fullmatch(folder.name):
                 job_id = None if name[1] else name[2]

@@ -1,4 +1,4 @@
-"""What the homes of images have in common: files by name, and images on their way in."""
+"""Store files by name, and stage uploads: what folders and buckets have in common."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,9 +12,9 @@ from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.os_errors import translate_write_errors
 
-#: How images that came with requests are named on record.
+#: Prefix of the references by which job records name input images.
 HASH_PREFIX = "sha256:"
-#: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
+#: Folder for files that are being written. Old files in it are left over from crashes.
 STAGING_FOLDER = ".staging"
 
 
@@ -27,33 +27,32 @@ class File:
 
 @dataclass(frozen=True)
 class DayFolder:
-    """What was asked for on one day."""
+    """The images of the jobs that were created on one day."""
 
     name: str
-    """As in `2026/11/23`."""
+    """Such as `2026/11/23`."""
     version: int | None = None
-    """Another one whenever a file came or went; None where that cannot be told without looking at all of them."""
+    """Changes with every file that is added or removed; None if the storage cannot tell without listing all files."""
 
 
 @dataclass(frozen=True)
 class SubFolder:
-    """`modified_at` is when anything in it changed last."""
-
     name: str
     files: int
     bytes: int
     modified_at: datetime
+    """When anything in it last changed."""
 
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """Whether a storage takes more files."""
+    """Whether the storage accepts more files."""
 
     free_bytes: int | None
-    """None where there is no limit, or it cannot be told."""
+    """None if there is no limit or it is unknown."""
     size_bytes: int | None = None
     error: StorageFull | StorageUnavailable | None = None
-    """Why it takes none."""
+    """Why it accepts none."""
 
     @property
     def is_writable(self) -> bool:
@@ -62,95 +61,93 @@ class DiskUsage:
 
 @dataclass(frozen=True)
 class StorageTimeouts:
-    """How long a storage that fails is waited for."""
-
     retry_seconds: float
-    """What fails is begun anew until then."""
+    """How long failed operations are retried."""
     request_seconds: float
-    """For each try, with all that it sends or gets, where it goes over a network."""
+    """Limit of each request over the network, including its data."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a file, and what the whole of it is."""
+    """A part of a file, and properties of the whole file."""
 
     data: bytes
     size: int
     sha256: str
     version: object
-    """By which its storage finds the very same file again."""
+    """Passed to `read_chunk`, reads from the same version of the file."""
 
 
 class ObjectStore(Protocol):
-    """Where files are kept under names such as `2026/11/23/x.png`, made of ids and hashes alone.
+    """Stores files under names such as `2026/11/23/x.png`, which consist of ids and hashes.
 
-    Every method may raise StorageUnavailable, and block.
+    Every method may block and may raise StorageUnavailable.
     """
 
     @property
     def location(self) -> str:
-        """The setting that names it."""
+        """The setting that names this storage, with its value."""
         ...
 
-    def create(self, name: str, data: bytes, staged: str) -> bool:
-        """Write a file that never changes again. False, and nothing is written, where there is one of this name.
+    def create(self, name: str, data: bytes, staging_name: str) -> bool:
+        """Write a file that never changes again. Return False, and write nothing, if the name is taken.
 
-        All of it is there or, if this process dies meanwhile, nothing under this name; once this returns it is safe.
-        `staged` tells in the name that it has until then what it is of. Raises StorageFull.
+        The file appears whole or, if this process dies, not at all. When this returns, it survives a power failure.
+        `staging_name` is part of its name until then. Raises StorageFull.
         """
         ...
 
     def read(self, name: str) -> bytes | None:
-        """None for what is certainly not there."""
+        """None for a file that certainly does not exist."""
         ...
 
     def remove(self, names: Iterable[str]) -> None:
-        """Those that are there."""
+        """Remove the files that exist."""
         ...
 
     def remove_folder(self, folder: str) -> None:
-        """Remove a folder and what is in it, if it is there."""
+        """Remove a folder with its files, if it exists."""
         ...
 
     def list_days(self) -> list[DayFolder]:
-        """Those that hold images, oldest first."""
+        """Days with images, oldest first."""
         ...
 
     def list_files(self, folder: str) -> Iterator[File]:
-        """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
+        """Files of a folder in any order, without those that vanish meanwhile."""
         ...
 
     def remove_day_if_empty(self, day: DayFolder) -> None:
-        """Remove what is left of a day that has no files any more."""
+        """Remove the folders of a day that has no more files."""
         ...
 
     def list_folders(self, parent: str) -> Iterator[SubFolder]:
-        """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
+        """Direct subfolders of `parent` in any order, without those that vanish meanwhile."""
         ...
 
     def create_staging_area(self, parent: str) -> "StagingArea":
-        """For files that will have a folder below `parent`, or none."""
+        """Prepare uploads that will become a folder below `parent`, or be discarded."""
         ...
 
     def disk_usage(self) -> DiskUsage:
-        """Raises nothing."""
+        """Never raises."""
         ...
 
     async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
-        """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
+        """Bytes from `start` to before `end`; None if the file is gone or `version` no longer exists."""
         ...
 
     async def signed_url(self, name: str) -> str | None:
-        """Address where clients may fetch it themselves for a while, if they are to."""
+        """A temporary URL at which clients can download the file; None if the API has to serve it."""
         ...
 
 
 async def stream_chunks(
     storage: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int
 ) -> AsyncIterator[bytes]:
-    """From `start` to before `end` in chunks of `size` bytes, of which the first is here already.
+    """Yield bytes from `start` to before `end` in chunks of `size` bytes; `first` is the first one.
 
-    One is in memory at a time, and nothing is asked of the storage while a slow client takes it.
+    One chunk is in memory at a time, and the storage is idle while a slow client receives it.
     """
     chunk: Chunk | None = first
     while chunk is not None and chunk.data:
@@ -163,14 +160,14 @@ async def stream_chunks(
 
 
 class StagingArea(Protocol):
-    """Files on their way in. Every method may raise StorageFull and StorageUnavailable."""
+    """Uploads of one request. Every method may raise StorageFull and StorageUnavailable."""
 
     holds_files: bool
 
     def start_upload(self) -> "Upload": ...
 
     def commit(self, folder: str) -> None:
-        """When this returns they are safe in a folder of this name, and staged no more."""
+        """Move the finished uploads to a folder of this name. When this returns, they survive a power failure."""
         ...
 
     def discard(self) -> None: ...
@@ -183,7 +180,7 @@ class StoredUpload:
 
 
 class Upload(ABC):
-    """A file that comes in chunks. One that did not become an image goes when it is closed."""
+    """A file that arrives in chunks. Closing it discards it unless it was finished as an image."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -200,13 +197,13 @@ class Upload(ABC):
         return self._file.tell()
 
     def write(self, data: bytes) -> None:
-        """Raises StorageFull."""
+        """Raises StorageFull and StorageUnavailable."""
         self._hash.update(data)
         with translate_write_errors():
             self._file.write(data)
 
     def finish(self, max_pixels: int) -> StoredUpload:
-        """Raises StorageFull, and InvalidImage for what is no image or a larger one."""
+        """Raises StorageFull and StorageUnavailable, and InvalidImage for a file that is not an image or too large."""
         with translate_write_errors():
             self._file.flush()
             self._file.seek(0)
@@ -218,8 +215,8 @@ class Upload(ABC):
 
     @abstractmethod
     def _commit(self, name: str) -> None:
-        """Stay, under this name."""
+        """Keep the file under this name."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Go, unless it has settled."""
+        """Discard the file unless it was committed."""

@@ -1,4 +1,4 @@
-"""What it means when the operating system will not write, or cannot read."""
+"""Translate errors of the operating system into those of the storage, and retry."""
 
 import errno
 import logging
@@ -13,27 +13,27 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-#: Everything else that goes wrong says nothing of whether a file is there: a disk that fails for a moment, a file
-#: server that restarts, no file handle left, a folder that may not be read.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+#: All other errors leave open whether a file exists: a disk that fails for a moment, a file server that restarts,
+#: too many open files, an unreadable folder.
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP})
-LONGEST_PAUSE_SECONDS = 5.0
+MAX_PAUSE_SECONDS = 5.0
 
 
 @contextmanager
 def translate_write_errors() -> Iterator[None]:
-    """Raises StorageFull when the disk has no room or cannot be written, and StorageUnavailable for what may pass."""
+    """Raises StorageFull for a full or read-only disk, and StorageUnavailable for errors that may pass."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in _FULL:
             raise StorageFull(f"The image could not be written: {error.strerror}.") from error
         raise log_unavailable(error) from error
 
 
 @contextmanager
 def translate_read_errors() -> Iterator[None]:
-    """Raises StorageUnavailable for what may pass, and FileNotFoundError for a file that is certainly not there."""
+    """Raises FileNotFoundError for a missing file, and StorageUnavailable for all other errors."""
     try:
         yield
     except OSError as error:
@@ -42,17 +42,17 @@ def translate_read_errors() -> Iterator[None]:
         raise log_unavailable(error) from error
 
 
-def retry_while_unavailable(work: Callable[[], T], seconds: float) -> T:
-    """Begin anew what the disk fails at, until it works or so much time has passed. Raises StorageUnavailable."""
-    end, pause = time.monotonic() + seconds, 0.05
+def retry_while_unavailable(operation: Callable[[], T], seconds: float) -> T:
+    """Repeat an operation until it succeeds or the time is up. Raises StorageUnavailable."""
+    deadline, pause = time.monotonic() + seconds, 0.05
     while True:
         try:
-            return work()
+            return operation()
         except StorageUnavailable:
-            if time.monotonic() + pause > end:
+            if time.monotonic() + pause > deadline:
                 raise
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
 
 def log_unavailable(error: OSError) -> StorageUnavailable:

@@ -1,4 +1,4 @@
-"""SD_API_KEY: what may stand in it, and what is said of what may not."""
+"""SD_API_KEY: valid values, and messages about invalid ones."""
 
 import pytest
 
@@ -28,12 +28,12 @@ def parsed(text: str) -> list[tuple[str, str, Scope]]:
         (f"{LONG},n8n:{OTHER}", [("default", LONG, Scope.WRITE), ("n8n", OTHER, Scope.WRITE)]),
     ],
 )
-def test_keys_are_read_as_they_are_written(text: str, keys: list[tuple[str, str, Scope]]) -> None:
+def test_keys_are_parsed(text: str, keys: list[tuple[str, str, Scope]]) -> None:
     assert parsed(text) == keys
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reason"),
     [
         ("5ecret", "key 1 is too easy to guess"),
         ("5ecret:admin", "key 1 is too easy to guess"),
@@ -54,8 +54,8 @@ def test_keys_are_read_as_they_are_written(text: str, keys: list[tuple[str, str,
         (f"a:{LONG},b:{LONG}", "the same key is there twice"),
     ],
 )
-def test_what_is_wrong_with_a_key_is_one_sentence_without_it(
-    monkeypatch: pytest.MonkeyPatch, text: str, told: str
+def test_an_invalid_key_is_explained_without_quoting_it(
+    monkeypatch: pytest.MonkeyPatch, text: str, reason: str
 ) -> None:
     monkeypatch.setenv("SD_API_KEY", text)
 
@@ -64,7 +64,7 @@ def test_what_is_wrong_with_a_key_is_one_sentence_without_it(
 
     sentence = raised.value.detail
     assert sentence.startswith("SD_API_KEY is wrong: ")
-    assert told in sentence
+    assert reason in sentence
     assert "\n" not in sentence
     assert "5ecret" not in sentence
     assert LONG not in sentence
@@ -81,7 +81,7 @@ def test_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert OTHER not in shown
 
 
-def test_each_scope_allows_what_the_ones_before_it_do_but_metrics_nothing_else() -> None:
+def test_each_scope_includes_the_lower_ones_but_metrics_includes_nothing_else() -> None:
     allowed = {scope: [other for other in Scope if scope.includes(other)] for scope in Scope}
 
     assert allowed == {

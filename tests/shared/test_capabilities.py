@@ -1,4 +1,4 @@
-"""What a model can do: one source for checks, defaults and the published schema."""
+"""Capabilities of models: checks, defaults and the published schema agree."""
 
 import re
 from typing import Any
@@ -11,6 +11,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities, RequestLimits
+from shared.models.request_schema import request_schema
 
 LIMITS = RequestLimits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
@@ -27,8 +28,7 @@ MODEL = Capabilities(
 DISTILLED = MODEL.model_copy(update={"schedulers": (), "ignored": ("negative_prompt", "scheduler")})
 
 
-def pointers(model: Capabilities, **fields: Any) -> list[str]:
-    """What the model refuses."""
+def refused_fields(model: Capabilities, **fields: Any) -> list[str]:
     try:
         model.check(GenerationRequest(prompt="x", **fields), LIMITS)
     except InvalidRequest as error:
@@ -56,15 +56,15 @@ def pointers(model: Capabilities, **fields: Any) -> list[str]:
     ],
     ids=str,
 )
-def test_what_the_model_cannot_do_is_refused_by_field(fields: dict[str, Any], refused: list[str]) -> None:
-    assert pointers(MODEL, **fields) == refused
+def test_invalid_fields_are_named(fields: dict[str, Any], refused: list[str]) -> None:
+    assert refused_fields(MODEL, **fields) == refused
 
 
-def test_an_ignored_field_is_never_a_reason_to_refuse() -> None:
-    assert pointers(DISTILLED, scheduler="other", negative_prompt="y") == []
+def test_ignored_fields_are_never_refused() -> None:
+    assert refused_fields(DISTILLED, scheduler="other", negative_prompt="y") == []
 
 
-def test_defaults_fill_what_was_left_out_and_nothing_else() -> None:
+def test_defaults_fill_missing_fields_only() -> None:
     request = GenerationRequest(prompt="x", width=64, guidance_scale=0.0, label="mine")
 
     resolved, warnings = MODEL.resolve(request)
@@ -73,21 +73,21 @@ def test_defaults_fill_what_was_left_out_and_nothing_else() -> None:
     assert resolved == request.model_copy(update={"height": 256, "num_inference_steps": 20})
 
 
-def test_each_ignored_field_that_was_given_is_a_warning() -> None:
+def test_every_ignored_field_of_a_request_is_a_warning() -> None:
     request = GenerationRequest(prompt="x", scheduler="ddim", negative_prompt="y")
 
     _, warnings = DISTILLED.resolve(request)
     _, none = DISTILLED.resolve(GenerationRequest(prompt="x"))
 
     assert warnings == (
-        "negative_prompt is ignored: some-model cannot honour it",
-        "scheduler is ignored: some-model cannot honour it",
+        "negative_prompt is ignored: some-model does not support it",
+        "scheduler is ignored: some-model does not support it",
     )
     assert none == ()
 
 
 def accepts(field: dict[str, Any], value: Any) -> bool:
-    """As much of JSON Schema as the published fields use."""
+    """Validate with the part of JSON Schema that the published fields use."""
     if "anyOf" in field:
         return any(accepts(choice, value) for choice in field["anyOf"])
     if "enum" in field:
@@ -121,8 +121,8 @@ def accepts(field: dict[str, Any], value: Any) -> bool:
         ("deadline_seconds", [None, 0, 1, 86_400, 86_401]),
     ],
 )
-def test_the_published_schema_takes_exactly_what_is_accepted(model: Capabilities, name: str, values: list[Any]) -> None:
-    field = model.request_schema(LIMITS)["properties"][name]
+def test_the_schema_accepts_exactly_what_the_check_accepts(model: Capabilities, name: str, values: list[Any]) -> None:
+    field = request_schema(model, LIMITS)["properties"][name]
 
     for value in values:
         assert accepts(field, value) is is_accepted(model, name, value), value
@@ -130,7 +130,7 @@ def test_the_published_schema_takes_exactly_what_is_accepted(model: Capabilities
 
 def is_accepted(model: Capabilities, name: str, value: Any) -> bool:
     try:
-        # Little of the other side, so that only this one counts.
+        # The other side is small, so that only this one matters.
         sides = {"width": 64, "height": 64} if name in ("width", "height") else {}
         request = GenerationRequest.model_validate({"prompt": "x", **sides, name: value})
         model.check(request, LIMITS)
@@ -139,8 +139,8 @@ def is_accepted(model: Capabilities, name: str, value: Any) -> bool:
     return True
 
 
-def test_the_published_schema_has_every_field_of_a_request_and_no_other() -> None:
-    schema = DISTILLED.request_schema(LIMITS)
+def test_the_schema_has_exactly_the_fields_of_a_request() -> None:
+    schema = request_schema(DISTILLED, LIMITS)
 
     assert set(schema["properties"]) == set(GenerationRequest.model_fields)
     assert schema["additionalProperties"] is False
@@ -149,8 +149,8 @@ def test_the_published_schema_has_every_field_of_a_request_and_no_other() -> Non
     assert {name for name, field in schema["properties"].items() if "x-ignored" in field} == set(DISTILLED.ignored)
 
 
-def test_the_published_schema_tells_the_models_defaults() -> None:
-    fields = MODEL.request_schema(LIMITS)["properties"]
+def test_the_schema_has_the_models_defaults() -> None:
+    fields = request_schema(MODEL, LIMITS)["properties"]
 
     names = ("width", "height", "num_inference_steps", "guidance_scale")
     assert [fields[name]["default"] for name in names] == [128, 256, 20, 7.5]
@@ -166,9 +166,7 @@ EDITORS = {
 
 @pytest.mark.parametrize("model", EDITORS.values(), ids=EDITORS)
 @given(width=SIDES, height=SIDES)
-def test_the_size_that_follows_from_a_image_is_one_that_the_model_takes(
-    model: Capabilities, width: int, height: int
-) -> None:
+def test_the_size_derived_from_an_image_is_always_valid(model: Capabilities, width: int, height: int) -> None:
     request = GenerationRequest(prompt="x", image=(REFERENCE,))
 
     resolved, _ = model.resolve(request, (width, height), LIMITS.max_pixels)
@@ -190,7 +188,7 @@ def test_the_size_that_follows_from_a_image_is_one_that_the_model_takes(
     ],
     ids=str,
 )
-def test_sides_left_out_follow_from_the_image(
+def test_missing_sides_follow_the_aspect_ratio_of_the_image(
     size: tuple[int, int], fields: dict[str, int], expected: tuple[int, int]
 ) -> None:
     request = GenerationRequest(prompt="x", image=(REFERENCE,), **fields)  # type: ignore[arg-type]
@@ -200,10 +198,10 @@ def test_sides_left_out_follow_from_the_image(
     assert (resolved.width, resolved.height) == expected
 
 
-def test_strength_has_a_default_only_where_there_is_a_image() -> None:
+def test_strength_has_a_default_only_with_an_input_image() -> None:
     model = MODEL.model_copy(update={"max_input_images": 1, "strength": 0.8})
 
     assert model.resolve(GenerationRequest(prompt="x"))[0].strength is None
     assert model.resolve(GenerationRequest(prompt="x", image=(REFERENCE,)), (64, 64))[0].strength == 0.8
-    assert model.request_schema(LIMITS)["properties"]["strength"]["default"] == 0.8
-    assert MODEL.request_schema(LIMITS)["properties"]["strength"]["type"] == "null"
+    assert request_schema(model, LIMITS)["properties"]["strength"]["default"] == 0.8
+    assert request_schema(MODEL, LIMITS)["properties"]["strength"]["type"] == "null"

@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is said of a wrong one."""
+"""Settings: their sources, and messages about invalid values."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from shared.settings.service import Settings
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -63,7 +63,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("SD_WEBHOOK_HEADER", '{"http://n8n:5678/webhook": ["5ecret"]}'),
     ],
 )
-def test_a_wrong_value_is_one_sentence_that_names_the_variable(
+def test_an_invalid_value_is_explained_in_one_sentence_that_names_the_variable(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -79,9 +79,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_variable(
     assert raised.value.__cause__ is None
 
 
-def test_settings_are_read_from_a_file_and_the_environment_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_overrides_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("SD_PORT=1234\nSD_HOST=0.0.0.0\nOTHER=1\n")
     monkeypatch.setenv("SD_PORT", "4321")
 
@@ -90,7 +88,7 @@ def test_settings_are_read_from_a_file_and_the_environment_wins(
     assert (settings.host, settings.port) == ("0.0.0.0", 4321)
 
 
-def test_only_variables_with_the_prefix_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_without_the_prefix_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "1")
     monkeypatch.setenv("REDIS_URL", "redis://other")
 
@@ -99,7 +97,7 @@ def test_only_variables_with_the_prefix_count(monkeypatch: pytest.MonkeyPatch) -
     assert (settings.port, settings.redis_url) == (7860, "")
 
 
-def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_PORT", "")
     monkeypatch.setenv("SD_DEFAULT_BACKEND", "")
 
@@ -108,7 +106,7 @@ def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> No
     assert (settings.port, settings.default_backend) == (7860, None)
 
 
-def test_backends_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_BACKENDS", " null , sd,")
 
     settings = load(ApiSettings)
@@ -116,7 +114,7 @@ def test_backends_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings.backends == (Backend.NULL, Backend.SD)
 
 
-def test_private_receivers_are_a_list_of_origins_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_allowlist_has_origins_and_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_WEBHOOK_ALLOW", "http://n8n:5678, https://10.0.0.5:443/a/B/,http://[fd00::1]:80")
 
     settings = load(Settings)
@@ -141,7 +139,7 @@ def test_every_setting_belongs_to_one_group_and_the_first_group_has_ten() -> Non
     assert len([name for name, found in groups.items() if found == [Group.START]]) == 10
 
 
-def test_settings_never_change() -> None:
+def test_settings_are_frozen() -> None:
     settings = load(Settings)
 
     with pytest.raises(ValueError, match="frozen"):
@@ -150,7 +148,7 @@ def test_settings_never_change() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-with-mark"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_an_env_file_is_read_as_editors_of_every_system_save_it(encoding: str, newline: str) -> None:
+def test_an_env_file_is_read_in_every_common_encoding(encoding: str, newline: str) -> None:
     text = newline.join(("# für mich", "SD_PORT=7999", "SD_LOG_FORMAT=json", ""))
     data = b"\xff\xfe" + text.encode("utf-16-le") if encoding == "utf-16-le-with-mark" else text.encode(encoding)
     Path(".env").write_bytes(data)
@@ -160,7 +158,7 @@ def test_an_env_file_is_read_as_editors_of_every_system_save_it(encoding: str, n
     assert (settings.port, settings.log_format) == (7999, "json")
 
 
-def test_an_env_file_that_is_no_text_or_no_file_is_named() -> None:
+def test_an_unreadable_env_file_is_explained() -> None:
     Path(".env").write_bytes("SD_HOST=::1\n# für mich\n".encode("latin-1"))
     with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\): save it as UTF-8"):
         load(Settings)
@@ -171,7 +169,7 @@ def test_an_env_file_that_is_no_text_or_no_file_is_named() -> None:
         load(Settings)
 
 
-def test_a_tilde_is_the_home_folder_where_no_shell_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leading_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "home/ca.pem").touch()
@@ -190,7 +188,7 @@ def test_a_tilde_is_the_home_folder_where_no_shell_sees_it(tmp_path: Path, monke
         load(LauncherSettings)
 
 
-def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_misspelled_setting_is_reported_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_DEFAULT_BACKND", "null")
     Path(".env").write_text("SD_MODLE_ID=stabilityai/sd-turbo\nSD_PORT=7999\nOTHER=1\n")
 
@@ -204,7 +202,7 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "reason"),
     [
         ("SD_BACKENDS", "flux_local", "did you mean flux-local?"),
         ("SD_BACKENDS", "null,SD", "did you mean sd?"),
@@ -220,19 +218,19 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
         ("SD_REDIS_URL", "unix://", "unix:///path"),
     ],
 )
-def test_a_wrong_value_is_told_in_words_that_no_programmer_is_needed_for(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+def test_an_invalid_value_is_explained_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
 ) -> None:
     monkeypatch.setenv(name, value)
 
     with pytest.raises(ConfigurationError) as raised:
         load(LauncherSettings)
 
-    assert told in raised.value.detail
+    assert reason in raised.value.detail
     assert "5ecret" not in raised.value.detail
 
 
-def test_an_address_in_brackets_is_that_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brackets_around_an_ipv6_address_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SD_HOST", "[::1]")
 
     assert load(LauncherSettings).host == "::1"

@@ -18,8 +18,8 @@ from shared.errors import InvalidImage, QueueFull
 from shared.net.outbound import OutboundClient
 from tests.api.images import encoded, half_mask, noise_png, post_image, scene
 from tests.api.problem import assert_problem, pointers
-from tests.shared.outbound.proxies import proxying
-from tests.shared.outbound.servers import OK, Act, Script, Server, again, moved, say, serve
+from tests.shared.outbound.proxies import connect_proxy
+from tests.shared.outbound.servers import OK, Act, Script, Server, redirect, repeat, send, serve
 from tests.stack import Api, Stack
 
 SCENE, MASK = encoded(scene()), encoded(half_mask())
@@ -27,12 +27,12 @@ MAX_BYTES = 200_000
 
 
 def body(data: bytes, kind: str = "image/png") -> Act:
-    return say(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+    return send(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
 
 
 @pytest.fixture(scope="module")
 def gallery() -> Iterator[Server]:
-    with serve(Script(say(OK))) as server:
+    with serve(Script(send(OK))) as server:
         yield server
 
 
@@ -58,14 +58,14 @@ def asked(api: Api, image: object, path: str = "/api/txt2img", **fields: Any) ->
 
 
 def test_an_image_is_fetched_through_the_egress_proxy(null: Stack, shown: Server) -> None:
-    with proxying() as proxy:
+    with connect_proxy() as proxy:
         proxy.ports["images.example.com:80"] = shown.port
         api = null.start_api(SD_EGRESS_PROXY=proxy.url)
 
         answered = asked(api, "http://images.example.com/a.png")
 
         assert answered.status_code == 200, answered.text
-        assert proxy.asked == ["CONNECT images.example.com:80"]
+        assert proxy.requests == ["CONNECT images.example.com:80"]
 
 
 @contextmanager
@@ -121,11 +121,11 @@ def test_a_image_is_what_its_bytes_say(api: Api, shown: Server, kind: str) -> No
 
 
 def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None:
-    steps = iter([moved("/a"), moved("/b", 308), body(SCENE)])
+    steps = iter([redirect("/a"), redirect("/b", 308), body(SCENE)])
     shown.script.act = lambda connection: next(steps)(connection)
     assert asked(api, origin(shown)).status_code == 200
 
-    shown.script.act = moved("/")
+    shown.script.act = redirect("/")
     answer = asked(api, origin(shown))
     assert_problem(answer, 422, "invalid-image")
     assert "HTTP 302" in answer.json()["detail"]
@@ -134,14 +134,14 @@ def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None
 @pytest.mark.parametrize(
     "act",
     [
-        say(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
-        say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
-        say(b"220 mail.example.com ESMTP\r\n"),
+        send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+        send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+        send(b"220 mail.example.com ESMTP\r\n"),
         body(b"<html>", "image/png"),
         body(b"", "image/png"),
         body(SCENE[:30]),
         body(noise_png(300, 300)),
-        again(SCENE, b"HTTP/1.1 200 OK\r\n\r\n"),
+        repeat(SCENE, b"HTTP/1.1 200 OK\r\n\r\n"),
     ],
     ids=["404", "half", "no HTTP", "HTML", "nothing", "half a PNG", "too large", "without end"],
 )
@@ -160,7 +160,7 @@ def test_what_is_no_image_is_told_with_its_place(null: Stack, api: Api, shown: S
     "location", ["http://169.254.169.254/", "http://10.0.0.1/", "file:///etc/passwd", "http://127.0.0.1:1/"]
 )
 def test_a_redirect_inside_is_told_with_its_place(api: Api, shown: Server, location: str) -> None:
-    shown.script.act = moved(location)
+    shown.script.act = redirect(location)
 
     answer = asked(api, origin(shown))
 
@@ -193,7 +193,7 @@ def test_others_are_served_while_a_image_does_not_come(api: Api, shown: Server) 
 
 def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
     fetcher = ImageFetcher(OutboundClient([origin(shown)]))
-    shown.script.act = again(b"x", b"HTTP/1.1 200 OK\r\n\r\n", 0.05)
+    shown.script.act = repeat(b"x", b"HTTP/1.1 200 OK\r\n\r\n", 0.05)
     begin = time.monotonic()
 
     with pytest.raises(InvalidImage, match="longer"):

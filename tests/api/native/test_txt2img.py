@@ -181,7 +181,7 @@ def test_image_i_is_made_from_seed_plus_i(api: Api) -> None:
 def test_what_the_backend_ignores_is_said(api: Api) -> None:
     job = generate(api, negative_prompt="y", num_inference_steps=2).json()
 
-    assert job["warnings"] == ["negative_prompt is ignored: null cannot honour it"]
+    assert job["warnings"] == ["negative_prompt is ignored: null does not support it"]
 
 
 def test_links_begin_with_the_public_address(null: Stack, api: Api) -> None:

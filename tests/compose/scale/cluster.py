@@ -46,7 +46,7 @@ class Cluster(Stack):
         self.receiver: Receiver = self._stack.enter_context(receiving())
         self.settings |= {
             **self.s3.credentials,
-            "SD_OUTPUT_URL": self.s3.create("images"),
+            "SD_OUTPUT_URL": self.s3.create_bucket("images"),
             "SD_WEBHOOK_ALLOW": self.receiver.origin,
         }
         housekeepers = [self._housekeeper(number) for number in (0, 1)]

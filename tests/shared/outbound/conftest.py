@@ -1,4 +1,4 @@
-"""Names that lead where a test says, real servers on this machine, some with certificates, and who asks them."""
+"""A resolver under the control of tests, real servers on this machine, and clients of them."""
 
 import contextlib
 import ssl
@@ -12,24 +12,24 @@ import trustme
 from shared.net.address_policy import IpAddress
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.pinned_http import tls_context
-from tests.shared.outbound.servers import OK, Act, Script, Server, say, serve
+from tests.shared.outbound.servers import OK, Act, Script, Server, send, serve
 
-fine = say(OK)
+send_ok = send(OK)
 
 
 class Names:
-    """A resolver. Each lookup of a name takes the next of its answers; the last stays."""
+    """A resolver. Each lookup of a name returns its next answer; the last answer repeats."""
 
     def __init__(self) -> None:
         self._answers: dict[str, list[list[IpAddress]]] = {}
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
 
-    def lead(self, host: str, *answers: str) -> None:
-        """Each answer is one or more addresses with blanks between."""
+    def resolve_to(self, host: str, *answers: str) -> None:
+        """Each answer consists of addresses, separated by spaces."""
         self._answers[host] = [[ip_address(address) for address in answer.split()] for answer in answers]
 
     def __call__(self, host: str) -> list[IpAddress]:
-        self.asked.append(host)
+        self.lookups.append(host)
         answers = self._answers.get(host)
         if not answers:
             raise OSError("no such name")
@@ -37,19 +37,19 @@ class Names:
 
 
 class Caller:
-    """Asks for `http://hooks.example.com`, which leads to this machine and for which somebody vouched."""
+    """Calls `hooks.example.com`, which resolves to this machine and is allowlisted."""
 
     def __init__(self, names: Names, server: Server, scheme: str = "http") -> None:
         self.origin = f"{scheme}://hooks.example.com:{server.port}"
         self.client = OutboundClient([self.origin], resolve=names)
-        names.lead("hooks.example.com", "127.0.0.1")
+        names.resolve_to("hooks.example.com", "127.0.0.1")
 
-    def get(self, target: str = "/", **told: Any) -> HttpResponse:
-        return self.send("GET", target, **told)
+    def get(self, target: str = "/", **options: Any) -> HttpResponse:
+        return self.send("GET", target, **options)
 
-    def send(self, method: str, target: str = "/", **told: Any) -> HttpResponse:
-        told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
-        return self.client.send(method, self.origin + target, **told)
+    def send(self, method: str, target: str = "/", **options: Any) -> HttpResponse:
+        options = {"timeout_seconds": 5, "max_bytes": 1000, **options}
+        return self.client.send(method, self.origin + target, **options)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def names() -> Names:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serve(Script(say(OK))) as server:
+    with serve(Script(send_ok)) as server:
         yield server
 
 
@@ -77,7 +77,7 @@ def authority() -> trustme.CA:
 def trusted(
     authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """This machine trusts the authority."""
+    """Make this machine trust the authority."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
@@ -87,10 +87,10 @@ def trusted(
 
 
 @pytest.fixture
-def secure(authority: trustme.CA) -> Iterator[Callable[..., Server]]:
+def tls_server(authority: trustme.CA) -> Iterator[Callable[..., Server]]:
     with contextlib.ExitStack() as stack:
 
-        def start(*names: str, act: Act = fine) -> Server:
+        def start(*names: str, act: Act = send_ok) -> Server:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert(*names).configure_cert(context)
             return stack.enter_context(serve(Script(act, tls=context)))

@@ -1,4 +1,4 @@
-"""An HTTP proxy that knows CONNECT and no more: what it is asked for, and where it leads."""
+"""An HTTP proxy that only supports CONNECT, records requests and connects to ports of this machine."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ class ConnectProxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.heads: list[str] = []
         self.ports: dict[str, int] = {}
-        """Of this machine, by what was asked for; all else is answered `refusal`."""
+        """Ports of this machine by requested target; other targets get `refusal`."""
         self.refusal = b"HTTP/1.1 502 Bad Gateway\r\n\r\n"
 
     @property
@@ -24,7 +24,7 @@ class ConnectProxy(socketserver.ThreadingTCPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
-    def asked(self) -> list[str]:
+    def requests(self) -> list[str]:
         return [head.partition(" HTTP/1.1")[0] for head in self.heads]
 
 
@@ -39,23 +39,23 @@ class _Handler(socketserver.StreamRequestHandler):
         if port is None:
             self.request.sendall(self.server.refusal)
             return
-        with socket.create_connection(("127.0.0.1", port)) as there:
+        with socket.create_connection(("127.0.0.1", port)) as server:
             self.request.sendall(b"HTTP/1.1 200 Connection established\r\nVia: a proxy\r\n\r\n")
-            back = threading.Thread(target=_pipe, args=(there, self.request), daemon=True)
-            back.start()
-            _pipe(self.request, there)
-            back.join(10)
+            responses = threading.Thread(target=_pipe, args=(server, self.request), daemon=True)
+            responses.start()
+            _pipe(self.request, server)
+            responses.join(10)
 
 
 def _pipe(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        while piece := source.recv(1 << 16):
-            sink.sendall(piece)
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
 
 
 @contextmanager
-def proxying() -> Iterator[ConnectProxy]:
+def connect_proxy() -> Iterator[ConnectProxy]:
     with ConnectProxy() as proxy:
         threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
         yield proxy

@@ -1,4 +1,4 @@
-"""Servers that do what a test says, byte by byte, and remember who came."""
+"""Servers that behave as a test says, byte by byte, and record requests."""
 
 import contextlib
 import socket
@@ -11,26 +11,26 @@ from dataclasses import dataclass, field
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-#: What is done with a connection once the request is read.
+#: What a server does with a connection after it has read the request.
 Act = Callable[[socket.socket], None]
 
 
-def say(answer: bytes) -> Act:
-    return lambda connection: connection.sendall(answer)
+def send(response: bytes) -> Act:
+    return lambda connection: connection.sendall(response)
 
 
-def moved(location: str, status: int = 302) -> Act:
-    return say(f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+def redirect(location: str, status: int = 302) -> Act:
+    return send(f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
-def again(piece: bytes, first: bytes = b"", seconds: float = 0.0) -> Act:
-    """Something, and then the same for ever."""
+def repeat(data: bytes, first: bytes = b"", pause: float = 0.0) -> Act:
+    """Send `first` once, and then `data` for ever."""
 
     def act(connection: socket.socket) -> None:
         connection.sendall(first)
         while True:
-            connection.sendall(piece)
-            time.sleep(seconds)
+            connection.sendall(data)
+            time.sleep(pause)
 
     return act
 
@@ -39,18 +39,17 @@ def again(piece: bytes, first: bytes = b"", seconds: float = 0.0) -> Act:
 class Script:
     act: Act
     tls: ssl.SSLContext | None = None
-    silent: bool = False
-    """Reads nothing, and so says nothing."""
+    reads_request: bool = True
 
 
 @dataclass
 class Request:
     line: str
     headers: dict[str, str]
-    """Their names in lower case."""
+    """By lower-case names."""
     body: bytes
-    to: str
-    """The address that the connection came to."""
+    address: str
+    """The address of this machine that the client connected to."""
     sni: str | None
 
 
@@ -76,22 +75,20 @@ class Server:
             threading.Thread(target=self._handle, args=(connection,), daemon=True).start()
 
     def _handle(self, plain: socket.socket) -> None:
-        # Who went away, or trusts nobody, is no matter of the server.
+        # Clients may disconnect or refuse the certificate.
         with plain, contextlib.suppress(OSError):
             plain.settimeout(10)
-            connection, sni = self._secured(plain) if self.script.tls else (plain, None)
+            connection, sni = self._wrap_tls(plain) if self.script.tls else (plain, None)
             with connection:
-                if self.script.silent:
-                    self.script.act(connection)
-                    return
-                self.requests.append(_read(connection, sni))
+                if self.script.reads_request:
+                    self.requests.append(_read(connection, sni))
                 self.script.act(connection)
 
-    def _secured(self, plain: socket.socket) -> tuple[socket.socket, str | None]:
-        named: list[str | None] = [None]
+    def _wrap_tls(self, plain: socket.socket) -> tuple[socket.socket, str | None]:
+        names: list[str | None] = [None]
         assert self.script.tls is not None
-        self.script.tls.sni_callback = lambda _, name, __: named.append(name)
-        return self.script.tls.wrap_socket(plain, server_side=True), named[-1]
+        self.script.tls.sni_callback = lambda _, name, __: names.append(name)
+        return self.script.tls.wrap_socket(plain, server_side=True), names[-1]
 
 
 def _read(connection: socket.socket, sni: str | None) -> Request:

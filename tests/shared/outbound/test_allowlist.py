@@ -1,4 +1,4 @@
-"""What the entries of SD_WEBHOOK_ALLOW cover, and where the headers of SD_WEBHOOK_HEADER go."""
+"""Which URLs the entries of SD_WEBHOOK_ALLOW cover, and which get the headers of SD_WEBHOOK_HEADER."""
 
 import json
 
@@ -17,7 +17,7 @@ ENTRY = f"{N8N}/webhook/images"
     "target",
     ["/webhook/images", "/webhook/images/", "/webhook/images/a/b", "/webhook/images?n=/../a", "/webhook/images/a%20b"],
 )
-def test_an_entry_covers_its_path_and_what_lies_below(target: str) -> None:
+def test_an_entry_covers_its_path_and_everything_below(target: str) -> None:
     assert AllowlistEntry.parse(ENTRY).covers(Url.parse(N8N + target))
     assert AllowlistEntry.parse(f"{ENTRY}/").covers(Url.parse(N8N + target))
     OutboundClient([ENTRY]).check(N8N + target)
@@ -58,23 +58,23 @@ def test_an_entry_covers_its_path_and_what_lies_below(target: str) -> None:
         "http://images:5678/webhook/images",
     ],
 )
-def test_an_entry_covers_nothing_else_however_it_is_written(url: str) -> None:
+def test_an_entry_covers_no_other_url_however_it_is_encoded(url: str) -> None:
     assert not AllowlistEntry.parse(ENTRY).covers(Url.parse(url))
     assert header_for(Url.parse(url), parse_receiver_headers("X-Token: v", [ENTRY])) == {}
     with pytest.raises(ForbiddenUrl):
         OutboundClient([ENTRY]).check(url)
 
 
-def test_whose_path_is_none_of_the_entry_is_told_so() -> None:
-    with pytest.raises(ForbiddenUrl, match="below no path of its host that this service may call"):
+def test_a_path_that_no_entry_covers_is_explained() -> None:
+    with pytest.raises(ForbiddenUrl, match="allows other paths of the URL's host"):
         OutboundClient([ENTRY]).check(f"{N8N}/webhook/other")
 
 
-def test_the_host_and_scheme_are_the_same_in_any_case_and_the_default_port_is_the_one() -> None:
+def test_scheme_and_host_are_case_insensitive_and_the_default_port_counts() -> None:
     assert AllowlistEntry.parse("https://hooks.example.com:443/a").covers(Url.parse("HTTPS://Hooks.Example.COM/a/b"))
 
 
-def test_an_origin_vouches_for_all_of_it_and_its_header_goes_to_wait_nodes_alone() -> None:
+def test_an_origin_covers_all_paths_but_its_header_goes_to_wait_nodes_only() -> None:
     headers = parse_receiver_headers("X-Token: v", [N8N])
 
     OutboundClient([N8N]).check(f"{N8N}/webhook/any")
@@ -83,19 +83,19 @@ def test_an_origin_vouches_for_all_of_it_and_its_header_goes_to_wait_nodes_alone
         assert header_for(Url.parse(N8N + target), headers) == {}
 
 
-def test_each_entry_may_have_a_header_of_its_own_and_the_nearest_counts() -> None:
+def test_the_header_of_the_longest_matching_entry_is_sent() -> None:
     allow = [N8N, ENTRY, f"{ENTRY}/big", "https://hooks.example.com:443/in"]
-    told = {
+    configured = {
         ENTRY: "X-Token: one",
         f"{ENTRY}/big": "X-Big: two, with: signs",
         "https://hooks.example.com:443/in": "A: b",
     }
 
-    headers = parse_receiver_headers(json.dumps(told), allow)
+    headers = parse_receiver_headers(json.dumps(configured), allow)
 
-    found = {
+    sent = {
         url: header_for(Url.parse(url), headers)
         for url in (f"{ENTRY}/a", f"{ENTRY}/big/a", f"{N8N}/webhook-waiting/7", "https://hooks.example.com/in")
     }
-    assert [*found.values()] == [{"X-Token": "one"}, {"X-Big": "two, with: signs"}, {}, {"A": "b"}]
+    assert [*sent.values()] == [{"X-Token": "one"}, {"X-Big": "two, with: signs"}, {}, {"A": "b"}]
     assert "one" not in repr(headers)

@@ -1,4 +1,4 @@
-"""Where nobody gets us to connect to."""
+"""URLs and addresses that the outbound client refuses."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -11,20 +11,20 @@ from shared.net.address_policy import refusal_reason
 from shared.net.outbound import OutboundClient
 from shared.net.url import Url
 from tests.shared.outbound.conftest import Names
-from tests.shared.outbound.hostile import LEADS_TO, TOLD
+from tests.shared.outbound.hostile import FORBIDDEN_ADDRESSES, HOSTILE_URLS
 
 CLIENT = OutboundClient()
-NOWHERE = OutboundClient(resolve=Names())
+RESOLVES_NOTHING = OutboundClient(resolve=Names())
 
 
-@pytest.mark.parametrize("url", TOLD, ids=[f"{why}: {url[:40]!a}" for url, why in TOLD.items()])
-def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: Names) -> None:
+@pytest.mark.parametrize("url", HOSTILE_URLS, ids=[f"{why}: {url[:40]!a}" for url, why in HOSTILE_URLS.items()])
+def test_a_hostile_url_is_refused_without_a_lookup(url: str, names: Names) -> None:
     with pytest.raises(ForbiddenUrl):
         CLIENT.check(url)
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(resolve=names).send("GET", url, timeout_seconds=1, max_bytes=1)
-    assert names.asked == []
+    assert names.lookups == []
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: N
         "https://n8n.example.com/webhook-waiting/123?signature=a%2Fb%3D",
     ],
 )
-def test_a_public_address_is_none_of_these(url: str) -> None:
+def test_a_public_url_is_accepted(url: str) -> None:
     CLIENT.check(url)
 
 
@@ -59,15 +59,15 @@ def test_a_public_address_is_none_of_these(url: str) -> None:
         ("https://[2606:4700:0:0::1111]:80/", "https://[2606:4700::1111]:80", "/"),
     ],
 )
-def test_the_host_is_what_stands_before_the_path(url: str, origin: str, target: str) -> None:
+def test_the_host_ends_where_the_path_begins(url: str, origin: str, target: str) -> None:
     read = Url.parse(url)
 
     assert (read.origin, read.target) == (origin, target)
 
 
-@pytest.mark.parametrize("address", LEADS_TO, ids=LEADS_TO.values())
-def test_a_name_that_leads_inside_is_not_followed(names: Names, address: str) -> None:
-    names.lead("hooks.example.com", address)
+@pytest.mark.parametrize("address", FORBIDDEN_ADDRESSES, ids=FORBIDDEN_ADDRESSES.values())
+def test_a_name_that_resolves_to_a_forbidden_address_is_refused(names: Names, address: str) -> None:
+    names.resolve_to("hooks.example.com", address)
 
     with pytest.raises(ForbiddenUrl) as raised:
         OutboundClient(resolve=names).send("POST", "https://hooks.example.com/", timeout_seconds=5, max_bytes=1)
@@ -77,8 +77,8 @@ def test_a_name_that_leads_inside_is_not_followed(names: Names, address: str) ->
 
 
 @pytest.mark.parametrize("addresses", ["1.1.1.1 10.0.0.1", "10.0.0.1 1.1.1.1", "1.1.1.1 2606:4700::1 fe80::1"])
-def test_one_bad_address_among_good_ones_is_enough(names: Names, addresses: str) -> None:
-    names.lead("hooks.example.com", addresses)
+def test_one_forbidden_address_among_public_ones_is_refused(names: Names, addresses: str) -> None:
+    names.resolve_to("hooks.example.com", addresses)
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(resolve=names).send("GET", "http://hooks.example.com/", timeout_seconds=5, max_bytes=1)
@@ -101,7 +101,7 @@ def test_one_bad_address_among_good_ones_is_enough(names: Names, addresses: str)
         "https://[fd00::5]:443",
     ],
 )
-def test_an_operator_may_vouch_for_a_private_origin(origin: str) -> None:
+def test_the_allowlist_permits_a_private_origin(origin: str) -> None:
     OutboundClient([origin]).check(f"{origin}/webhook/1")
 
     with pytest.raises(ForbiddenUrl):
@@ -122,8 +122,8 @@ def test_an_operator_may_vouch_for_a_private_origin(origin: str) -> None:
         "http://10.0.0.6:5678/",
     ],
 )
-def test_what_is_next_to_it_stays_refused(names: Names, url: str) -> None:
-    names.lead("example.com", "10.0.0.1")
+def test_the_allowlist_permits_nothing_else(names: Names, url: str) -> None:
+    names.resolve_to("example.com", "10.0.0.1")
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(["http://n8n:5678"], resolve=names).send("GET", url, timeout_seconds=5, max_bytes=1)
@@ -144,8 +144,8 @@ def test_what_is_next_to_it_stays_refused(names: Names, url: str) -> None:
         "::ffff:10.0.0.1",
     ],
 )
-def test_nobody_can_vouch_for_a_clouds_secrets(names: Names, address: str) -> None:
-    names.lead("n8n", address)
+def test_the_allowlist_cannot_permit_metadata_services(names: Names, address: str) -> None:
+    names.resolve_to("n8n", address)
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(["http://n8n:5678"], resolve=names).send(
@@ -154,27 +154,26 @@ def test_nobody_can_vouch_for_a_clouds_secrets(names: Names, address: str) -> No
 
 
 @given(st.ip_addresses())
-def test_what_is_not_global_is_never_public(address: IPv4Address | IPv6Address) -> None:
+def test_a_non_global_address_is_always_refused(address: IPv4Address | IPv6Address) -> None:
     assert address.is_global or refusal_reason(address) is not None
 
 
 @given(st.ip_addresses(v=4))
-def test_an_address_behind_nat64_is_judged_as_itself(address: IPv4Address) -> None:
+def test_a_nat64_address_is_judged_by_the_ipv4_address_it_embeds(address: IPv4Address) -> None:
     assert refusal_reason(ip_address(f"64:ff9b::{address}")) == refusal_reason(address)
 
 
 @given(st.text(max_size=30) | st.from_regex(r"https?://[a-z0-9.:@%\[\]\\/?#_-]{1,30}", fullmatch=True))
-def test_any_text_is_an_address_or_refused(text: str) -> None:
+def test_any_text_is_either_refused_or_parsed_unambiguously(text: str) -> None:
     try:
         url = Url.parse(text)
     except ForbiddenUrl:
         return
-    # Read again from its parts, it is the same.
     assert Url.parse(url.origin + url.target) == url
     assert url.target.startswith("/")
 
 
 @given(st.from_regex(r"https?://[a-z0-9._-]{1,20}(:(80|443))?[/?]?[!-~]{0,20}", fullmatch=True))
-def test_no_text_makes_a_request_fail_in_another_way(text: str) -> None:
+def test_any_url_fails_with_an_outbound_error_only(text: str) -> None:
     with pytest.raises(OutboundError):
-        NOWHERE.send("GET", text, timeout_seconds=1, max_bytes=1)
+        RESOLVES_NOTHING.send("GET", text, timeout_seconds=1, max_bytes=1)

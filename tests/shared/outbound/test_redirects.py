@@ -1,4 +1,4 @@
-"""Redirects through the outbound client: each step is checked as the first was."""
+"""Redirects of the outbound client: every target is checked like the first URL."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,19 @@ import pytest
 from shared.errors import ForbiddenUrl
 from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
-from tests.shared.outbound.servers import OK, Script, Server, moved, say, serve
+from tests.shared.outbound.servers import OK, Script, Server, redirect, send, serve
 
 
-def test_a_redirect_is_an_answer_where_none_was_asked_for(caller: Caller, server: Server) -> None:
-    server.script.act = moved("/elsewhere")
+def test_redirects_are_not_followed_by_default(caller: Caller, server: Server) -> None:
+    server.script.act = redirect("/elsewhere")
 
     assert caller.get().status == 302
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("location", ["/b?c", "b?c", "//hooks.example.com:{port}/b?c", "{origin}/b?c#d"])
-def test_redirects_are_followed_as_often_as_asked_for(caller: Caller, server: Server, location: str) -> None:
-    steps = iter([moved(location.format(port=server.port, origin=caller.origin)), say(OK)])
+def test_redirects_are_followed_up_to_the_maximum(caller: Caller, server: Server, location: str) -> None:
+    steps = iter([redirect(location.format(port=server.port, origin=caller.origin)), send(OK)])
     server.script.act = lambda connection: next(steps)(connection)
 
     answer = caller.get("/a", max_redirects=1, headers={"X-Own": "1"})
@@ -29,8 +29,8 @@ def test_redirects_are_followed_as_often_as_asked_for(caller: Caller, server: Se
     assert server.requests[1].headers["x-own"] == "1"
 
 
-def test_a_circle_ends(caller: Caller, server: Server) -> None:
-    server.script.act = moved("/")
+def test_a_redirect_loop_ends(caller: Caller, server: Server) -> None:
+    server.script.act = redirect("/")
 
     assert caller.get(max_redirects=3).status == 302
     assert len(server.requests) == 4
@@ -51,9 +51,9 @@ def test_a_circle_ends(caller: Caller, server: Server) -> None:
         "http://inside.example.com/",
     ],
 )
-def test_each_address_on_the_way_is_checked(names: Names, caller: Caller, server: Server, location: str) -> None:
-    names.lead("inside.example.com", "127.0.0.1")
-    server.script.act = moved(location)
+def test_the_target_of_a_redirect_is_checked(names: Names, caller: Caller, server: Server, location: str) -> None:
+    names.resolve_to("inside.example.com", "127.0.0.1")
+    server.script.act = redirect(location)
 
     with pytest.raises(ForbiddenUrl):
         caller.get(max_redirects=2)
@@ -62,10 +62,12 @@ def test_each_address_on_the_way_is_checked(names: Names, caller: Caller, server
 
 
 @pytest.mark.usefixtures("trusted")
-def test_no_redirect_leaves_tls(names: Names, server: Server, secure: Callable[..., Server]) -> None:
+def test_redirects_from_https_to_http_are_refused(
+    names: Names, server: Server, tls_server: Callable[..., Server]
+) -> None:
     origin = f"http://hooks.example.com:{server.port}"
-    first = secure("hooks.example.com", act=moved(origin))
-    names.lead("hooks.example.com", "127.0.0.1")
+    first = tls_server("hooks.example.com", act=redirect(origin))
+    names.resolve_to("hooks.example.com", "127.0.0.1")
     client = OutboundClient([origin, f"https://hooks.example.com:{first.port}"], resolve=names)
 
     with pytest.raises(ForbiddenUrl, match="from https to http"):
@@ -74,11 +76,11 @@ def test_no_redirect_leaves_tls(names: Names, server: Server, secure: Callable[.
     assert server.connections == 0
 
 
-def test_headers_stay_with_the_origin_that_they_were_meant_for(names: Names, caller: Caller, server: Server) -> None:
-    with serve(Script(say(OK))) as other:
+def test_headers_are_not_sent_to_another_origin(names: Names, caller: Caller, server: Server) -> None:
+    with serve(Script(send(OK))) as other:
         elsewhere = f"http://other.example.com:{other.port}"
-        names.lead("other.example.com", "127.0.0.1")
-        server.script.act = moved(elsewhere)
+        names.resolve_to("other.example.com", "127.0.0.1")
+        server.script.act = redirect(elsewhere)
         client = OutboundClient([caller.origin, elsewhere], resolve=names)
 
         headers = {"Authorization": "5ecret"}
@@ -88,7 +90,7 @@ def test_headers_stay_with_the_origin_that_they_were_meant_for(names: Names, cal
         assert "authorization" not in other.requests[0].headers
 
 
-def test_only_what_asks_is_sent_again_elsewhere(caller: Caller, server: Server) -> None:
+def test_only_get_requests_may_follow_redirects(caller: Caller, server: Server) -> None:
     with pytest.raises(ValueError, match="only GET"):
         caller.send("POST", max_redirects=1)
 

@@ -1,4 +1,4 @@
-"""TLS through the outbound client: the name decides, whatever address it leads to."""
+"""TLS of the outbound client: the host name decides, whatever address it has."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,8 @@ from tests.shared.outbound.servers import Server
 
 
 @pytest.mark.usefixtures("trusted")
-def test_tls_is_spoken_with_the_name(names: Names, secure: Callable[..., Server]) -> None:
-    server = secure("hooks.example.com")
+def test_tls_uses_the_host_name(names: Names, tls_server: Callable[..., Server]) -> None:
+    server = tls_server("hooks.example.com")
 
     answer = Caller(names, server, "https").get()
 
@@ -24,8 +24,8 @@ def test_tls_is_spoken_with_the_name(names: Names, secure: Callable[..., Server]
 
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("name", ["other.example.com", "127.0.0.1", "*.com"])
-def test_a_certificate_for_another_name_is_none(names: Names, secure: Callable[..., Server], name: str) -> None:
-    server = secure(name)
+def test_a_certificate_for_another_name_is_refused(names: Names, tls_server: Callable[..., Server], name: str) -> None:
+    server = tls_server(name)
 
     with pytest.raises(Unreachable, match="certificate"):
         Caller(names, server, "https").get()
@@ -33,8 +33,8 @@ def test_a_certificate_for_another_name_is_none(names: Names, secure: Callable[.
     assert server.requests == []
 
 
-def test_a_certificate_that_nobody_vouches_for_is_none(names: Names, secure: Callable[..., Server]) -> None:
-    server = secure("hooks.example.com")
+def test_a_certificate_of_an_unknown_authority_is_refused(names: Names, tls_server: Callable[..., Server]) -> None:
+    server = tls_server("hooks.example.com")
 
     with pytest.raises(Unreachable, match="certificate"):
         Caller(names, server, "https").get()
@@ -43,8 +43,8 @@ def test_a_certificate_that_nobody_vouches_for_is_none(names: Names, secure: Cal
 
 
 @pytest.mark.usefixtures("trusted")
-def test_an_address_has_a_certificate_of_its_own(names: Names, secure: Callable[..., Server]) -> None:
-    server = secure("127.0.0.1")
+def test_a_certificate_for_an_ip_address_is_accepted(names: Names, tls_server: Callable[..., Server]) -> None:
+    server = tls_server("127.0.0.1")
     origin = f"https://127.0.0.1:{server.port}"
 
     assert OutboundClient([origin]).send("GET", origin, timeout_seconds=5, max_bytes=10).body == b"ok"

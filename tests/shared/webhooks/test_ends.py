@@ -10,8 +10,8 @@ import trustme
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.net.egress_proxy import EgressProxy
 from tests.polling import wait_until
-from tests.shared.outbound.proxies import proxying
-from tests.shared.outbound.servers import Script, moved, serve
+from tests.shared.outbound.proxies import connect_proxy
+from tests.shared.outbound.servers import Script, redirect, serve
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import Receiver, answer, receiving, tomorrow
 from worker.housekeeper.retry_policy import SCHEDULE
@@ -24,11 +24,11 @@ def test_nobody_there_is_tried_again_later(office: Office) -> None:
         job = office.done(webhook_url=receiver.url)
         wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
-    assert office.deliveries(job)["succeeded"].last_error == "could not be reached: the server takes no connections"
+    assert office.deliveries(job)["succeeded"].last_error == "could not be reached: the server refuses connections"
 
 
 def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Office, receiver: Receiver) -> None:
-    with proxying() as proxy, office.sending(office.courier([], proxy=EgressProxy.parse(proxy.url)), SCHEDULE):
+    with connect_proxy() as proxy, office.sending(office.courier([], proxy=EgressProxy.parse(proxy.url)), SCHEDULE):
         proxy.ports["hooks.example.com:80"] = int(receiver.origin.rpartition(":")[2])
         office.done(webhook_url="http://hooks.example.com/hook")
         receiver.next().verify()
@@ -37,7 +37,7 @@ def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Offic
         wait_until(lambda: office.deliveries(refused)["succeeded"].attempts == 1)
 
     told = office.deliveries(refused)["succeeded"].last_error
-    assert told == "could not be reached: the egress proxy does not connect to it (HTTP 502)"
+    assert told == "could not be reached: the egress proxy refused to connect (HTTP 502)"
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "date by its own clock", "too long", "nonsense"])
@@ -115,8 +115,8 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
 def test_what_can_never_arrive_ends_dead_and_says_why(office: Office, kind: str) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
-    act = moved("http://127.0.0.1:1/")
-    script = Script(act, tls=tls if kind == "certificate" else None, silent=kind == "no TLS")
+    act = redirect("http://127.0.0.1:1/")
+    script = Script(act, tls=tls if kind == "certificate" else None, reads_request=kind != "no TLS")
     with serve(script) as server:
         origin = f"{'http' if kind == 'redirect' else 'https'}://127.0.0.1:{server.port}"
         with office.sending(office.courier([origin]), schedule=[0.01]):
@@ -125,7 +125,8 @@ def test_what_can_never_arrive_ends_dead_and_says_why(office: Office, kind: str)
 
     told = office.deliveries(job)["succeeded"]
     unsafe = (
-        "could not be reached: no secure connection: the certificate is not trusted, not valid or not for this host"
+        "could not be reached: the TLS handshake failed: the certificate is untrusted, invalid or for another host, or "
+        "there is none"
     )
     expected = "answered with a redirect, which is not followed" if kind == "redirect" else unsafe
     assert (told.attempts, told.last_error, told.next_attempt_at) == (2, expected, None)

@@ -32,7 +32,7 @@ def test_the_record_has_the_size_of_the_file(bench: Bench) -> None:
 def test_a_field_that_the_engine_ignores_leaves_a_warning(bench: Bench) -> None:
     job = bench.run(bench.submit(negative_prompt="y"))
 
-    assert job.warnings == ("negative_prompt is ignored: null cannot honour it",)
+    assert job.warnings == ("negative_prompt is ignored: null does not support it",)
 
 
 def test_a_warning_of_the_engine_is_on_the_job_once(bench: Bench) -> None:
@@ -43,7 +43,7 @@ def test_a_warning_of_the_engine_is_on_the_job_once(bench: Bench) -> None:
 
     job = bench.run(bench.submit(negative_prompt="y"), draw)
 
-    assert job.warnings == ("negative_prompt is ignored: null cannot honour it", "the prompt was cut")
+    assert job.warnings == ("negative_prompt is ignored: null does not support it", "the prompt was cut")
 
 
 def test_a_failed_job_has_the_warnings_of_the_engine(bench: Bench) -> None:

@@ -216,7 +216,7 @@ def test_unsupported_edits_are_refused_before_they_cost_money(
 def test_strength_is_ignored() -> None:
     _, warnings = CLOUD.resolve(GenerationRequest(prompt="x", image=(REFERENCE,), strength=0.5), (96, 64))
 
-    assert warnings == ("strength is ignored: flux-2-pro-preview cannot honour it",)
+    assert warnings == ("strength is ignored: flux-2-pro-preview does not support it",)
 
 
 def test_the_schema_says_which_models_take_which_images() -> None:

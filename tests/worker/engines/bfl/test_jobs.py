@@ -67,7 +67,7 @@ def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
     job = run_job(served, **PROMPT, bfl_model="flux-pro-1.1-ultra", width=1920, height=1080, negative_prompt="dogs")
 
     assert job["warnings"] == [
-        "negative_prompt is ignored: flux-pro-1.1-ultra cannot honour it",
+        "negative_prompt is ignored: flux-pro-1.1-ultra does not support it",
         "width and height only set the aspect ratio: flux-pro-1.1-ultra chooses the size",
     ]
 

@@ -10,6 +10,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.models import bfl
 from shared.models.capabilities import RequestLimits
+from shared.models.request_schema import request_schema
 from shared.settings.api import ApiSettings
 from shared.settings.loading import load
 from shared.settings.worker import WorkerSettings
@@ -104,7 +105,7 @@ def fits(condition: dict[str, Any], value: str | None, given: bool = True) -> bo
 
 @pytest.mark.parametrize("model", [None, *bfl.MODELS])
 def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -> None:
-    schema = CLOUD.request_schema(LIMITS)
+    schema = request_schema(CLOUD, LIMITS)
     own = bfl.MODELS[model or "flux-2-pro-preview"]
 
     (limits,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
@@ -116,7 +117,7 @@ def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -
 
 
 def test_a_request_without_a_model_uses_the_default() -> None:
-    schema = CLOUD.request_schema(LIMITS)
+    schema = request_schema(CLOUD, LIMITS)
 
     (entry,) = [entry for entry in schema["allOf"] if fits(entry["if"], None, given=False)]
 

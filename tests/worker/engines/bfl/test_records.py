@@ -144,7 +144,7 @@ def test_a_later_attempt_repeats_only_the_warnings_of_the_original_request(bench
     done = run(bench, bench.requeue(left), lambda _: None)
 
     assert (done.attempt, done.warnings) == (2, left.warnings)
-    assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
+    assert done.warnings == ("negative_prompt is ignored: null does not support it",)
 
 
 def test_a_worker_that_lost_its_job_cannot_save_provider_tasks(bench: Bench) -> None:

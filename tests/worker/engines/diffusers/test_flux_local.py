@@ -133,7 +133,9 @@ def test_a_fifth_input_image_is_refused(model: FluxLocal) -> None:
     with pytest.raises(InvalidRequest) as caught:
         model.capabilities.check(request)
 
-    assert [(error.pointer, error.detail) for error in caught.value.errors] == [("/image", "may be at most 4 images")]
+    assert [(error.pointer, error.detail) for error in caught.value.errors] == [
+        ("/image", "may contain at most 4 images")
+    ]
 
 
 @pytest.mark.parametrize("size", [(63, 200), (1024, 64)])

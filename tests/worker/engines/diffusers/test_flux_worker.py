@@ -118,7 +118,7 @@ def test_five_input_images_are_refused(flux: Stack) -> None:
     answer = flux.api.post("/api/txt2img", {"prompt": "x", "image": [encoded(number) for number in range(5)]})
 
     assert answer.status_code == 422
-    assert answer.json()["errors"] == [{"pointer": "/image", "detail": "may be at most 4 images"}]
+    assert answer.json()["errors"] == [{"pointer": "/image", "detail": "may contain at most 4 images"}]
 
 
 def test_a_job_is_cancelled_at_its_next_step_while_the_backend_is_busy(flux: Stack) -> None:

@@ -145,7 +145,7 @@ def test_an_unknown_lora_is_refused(sd: Stack) -> None:
     answer = sd.api.post("/api/txt2img", {**RED_HEART, "loras": [{"name": "fine"}]})
 
     assert answer.status_code == 422
-    detail = "is not known: there are no LoRAs in SD_LORA_DIR"
+    detail = "is unknown: SD_LORA_DIR contains no LoRAs"
     assert answer.json()["errors"] == [{"pointer": "/loras/0/name", "detail": detail}]
 
 
