@@ -233,6 +233,7 @@ def _structured() -> frozenset[str]:
 
 #: Fields that are more than a text or a number; in forms they are JSON, or lists.
 STRUCTURED = _structured() - {"image"}
+LISTS = frozenset({"loras", "webhook_events"})
 #: Of the query: what is said to the call and not of the image.
 NO_FIELDS = frozenset({"on_disconnect"})
 
@@ -253,6 +254,9 @@ def form_body() -> dict[str, Any]:
     fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
     for name in images:
         fields[name].pop("anyOf")
+    for name in fields.keys() - images.keys() - {"prompt"}:
+        # What is left empty is left out. Without an example, the page at /docs fills in an invented value.
+        fields[name]["examples"] = [[] if name in LISTS else ""]
     form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
     json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
     return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, "application/json": json}}}

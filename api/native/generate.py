@@ -76,7 +76,8 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
     **JOB_PROBLEMS,
 }
 
-Accept = Annotated[str, Header(description="With `image/*` the answer is the image itself")]
+#: Not described: OpenAPI ignores a parameter of this name, and lists the media types of answers instead.
+Accept = Annotated[str, Header(include_in_schema=False)]
 Prefer = Annotated[
     str, Header(description="`wait=N`: answer 202 if the job takes longer than N seconds", examples=["wait=30"])
 ]
