@@ -34,7 +34,7 @@ from shared.redis.clock import StoreClock
 from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore, connect_async, require_redis
 from shared.settings.api import ApiSettings
-from shared.settings.loading import SUPERVISED, load, unknown
+from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
 from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
@@ -51,7 +51,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     disk_space = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    outbound = OutboundClient(settings.webhook_allow, proxy=settings.egress)
+    outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
     stream_limit = StreamLimit(settings.max_event_streams)
     return Services(
         settings=settings,
@@ -77,7 +77,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         link_secret=LinkSecret(settings, store, clock),
         rate_limit=RateLimit(store, rates, settings.request_burst),
         stream_limit=stream_limit,
-        request_metrics=RequestMetrics(lambda: stream_limit.open, settings.port),
+        request_metrics=RequestMetrics(lambda: stream_limit.open_streams, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
         outbound=outbound,
@@ -85,13 +85,13 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
-    logs.configure(settings.log_format)
-    if SUPERVISED not in os.environ:
-        logs.warn(unknown())
+    logs.configure_logging(settings.log_format)
+    if SUPERVISED_VARIABLE not in os.environ:
+        logs.log_warnings(unknown_setting_warnings())
     settings.require_keys()
     settings.require_output_dir()
     require_redis(settings.redis_url)
-    services = create_services(settings, tracing.start("imagegen-api", os.environ))
+    services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
     return create_app(services), services.event_hub
 
 

@@ -18,15 +18,15 @@ from starlette.routing import Match
 from api.field_errors import describe_error, summarize
 from shared import errors
 from shared.errors import (
+    AcceptanceUnconfirmed,
     FieldError,
     ImagegenError,
     InvalidRequest,
     RangeNotSatisfiable,
     RequestError,
     Unauthorized,
-    Unconfirmed,
 )
-from shared.jobs.requests import JobError
+from shared.jobs.job import JobError
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response
         headers["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, Unconfirmed) else None
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed) else None
     if job_id is not None:
         headers["X-Job-Id"] = job_id
     return problem_response(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.delivery.events import EventHub, read
+from api.delivery.events import EventHub, read_job
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
@@ -17,10 +17,11 @@ from api.intake.disk_space import DiskSpace
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from shared.access.links import Links
-from shared.jobs.operations import Jobs, JobSnapshot
-from shared.jobs.requests import Backend
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
+from shared.jobs.types import Backend
 from shared.models import bfl
-from shared.models.capabilities import Capabilities, Limits
+from shared.models.capabilities import Capabilities, RequestLimits
 from shared.net.outbound import OutboundClient
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
@@ -57,8 +58,8 @@ class FleetCache:
 
     async def _read(self) -> Fleet:
         started_at = time.monotonic()
-        fleet = await self._store.run(self._workers.fleet())
-        self._clock.learn(fleet.store_ms, started_at)
+        fleet = await self._store.run(self._workers.read_fleet())
+        self._clock.sync(fleet.store_ms, started_at)
         self._expires = time.monotonic() + FLEET_SECONDS
         return fleet
 
@@ -84,11 +85,11 @@ class Services:
     tracing: Tracing
     webhooks: Webhooks
     outbound: OutboundClient
-    limits: Limits = field(init=False)
+    limits: RequestLimits = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
-        limits = Limits(
+        limits = RequestLimits(
             max_pixels=settings.max_pixels,
             max_images=settings.max_images_per_job,
             max_pixel_steps=settings.max_pixel_steps,
@@ -97,7 +98,7 @@ class Services:
 
     async def read_job(self, job_id: str, owner: str | None = None) -> JobSnapshot:
         """Raises StoreUnavailable, and JobNotFound also for a job of another owner than the given one."""
-        return await read(self.store, self.jobs, job_id, owner)
+        return await read_job(self.store, self.jobs, job_id, owner)
 
     def is_configured(self, backend: Backend) -> bool:
         """Whether the settings enable the backend."""
@@ -107,7 +108,7 @@ class Services:
     def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""
         was_served = backend in fleet.capabilities and backend is not Backend.FLUX_API
-        return self.is_configured(backend) or was_served or bool(fleet.of(backend))
+        return self.is_configured(backend) or was_served or bool(fleet.workers_of(backend))
 
     def capabilities(self, fleet: Fleet, backend: Backend) -> Capabilities | None:
         """What the backend can do, as its last worker reported. The cloud's capabilities are known without a worker."""

@@ -4,13 +4,13 @@ from hashlib import sha256
 
 from fastapi import Request, Response
 
-from api.delivery.image_files import is_known, serve_image
+from api.delivery.image_files import client_has, serve_image
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import ResponseFormat
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import ResponseFormat
 from shared.jobs.views import JobView, job_view
 
 
@@ -33,16 +33,16 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
     job = snapshot.job
     view = await view_job(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
-    images = await services.inline_images.present(job) if inline else []
+    images = await services.inline_images.available(job) if inline else []
     body, headers = view.model_dump_json().encode(), {"X-Job-Id": job.id}
     if job.state.is_terminal:
         # Images never change and all else is in the body, but a file may be gone.
         present = " ".join(str(image.index) for image in images)
         headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
-        if is_known(headers["ETag"], http):
+        if client_has(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
-        return services.inline_images.answer(job, view, images, headers)
+        return services.inline_images.response(job, view, images, headers)
     return Response(body, headers=headers, media_type="application/json")
 
 
@@ -66,4 +66,4 @@ async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | N
         fleet = await services.fleet_cache.get()
     except StoreUnavailable:
         return None
-    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_before_ms)
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms)

@@ -3,7 +3,8 @@
 import re
 
 from shared.errors import NotAcceptable
-from shared.jobs.requests import GenerationRequest, OutputFormat
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import OutputFormat
 
 JSON_TYPES = ("application/json", "application/*", "*/*", "application/problem+json")
 

@@ -15,12 +15,12 @@ class StreamLimit:
         self._open: Counter[str] = Counter()
 
     @property
-    def open(self) -> int:
+    def open_streams(self) -> int:
         """Of all clients together."""
         return self._open.total()
 
     @contextmanager
-    def place(self, client_id: str) -> Iterator[None]:
+    def slot(self, client_id: str) -> Iterator[None]:
         """Raises RateLimited."""
         if self._open[client_id] >= self._most:
             raise RateLimited("As many event streams are open as may be; close one first.", RETRY_SECONDS)

@@ -6,14 +6,16 @@ from typing import Literal
 
 from fastapi import Request
 
-from api.delivery.events import Listener, patiently, until_done
-from api.intake.admission import IdempotencyScope, admit, draft, withdraw
+from api.delivery.events import Listener, retry_until_available, wait_until_done
+from api.intake.admission import IdempotencyScope, admit_job, cancel_job, prepare_job
 from api.intake.uploads import RequestUploads
 from api.problems import set_job_id
 from api.services import Services
 from shared.errors import InvalidTransition, StoreUnavailable
-from shared.jobs.operations import JobSnapshot, Outcome
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 
 #: How long the cancellation for a caller that has left is retried.
 CANCEL_SECONDS = 60.0
@@ -31,15 +33,17 @@ async def submit_and_wait(
     on_disconnect: OnDisconnect = "keep",
 ) -> JobSnapshot:
     """The finished job; or the job as it is when time is up, the caller has left or this process stops."""
-    job, expected_ms = await draft(services, scope.caller, request, services.base_url(http), uploads.size(request))
+    job, expected_ms = await prepare_job(
+        services, scope.caller, request, services.base_url(http), uploads.first_image_size(request)
+    )
     with ExitStack() as listening:
         # Listening from before the job is accepted misses nothing, so the record is read once, at the end.
         listener = listening.enter_context(services.event_hub.listen(job.id))
-        admission = await admit(services, job, expected_ms, scope.of(request), uploads)
-        if admission.outcome is not Outcome.CREATED:
+        admission = await admit_job(services, job, expected_ms, scope.key_for(request), uploads)
+        if admission.outcome is not AdmissionOutcome.CREATED:
             listener = listening.enter_context(services.event_hub.listen(admission.job_id))
             # The job may have ended before anybody listened, and another caller may wait for it too.
-            listener.tell(None)
+            listener.notify(None)
             on_disconnect = "keep"
         snapshot = await _wait(services, http, listener, admission.job_id, seconds, on_disconnect)
     set_job_id(http, admission.job_id)
@@ -56,7 +60,7 @@ async def latest(services: Services, draft: Job, job_id: str) -> JobSnapshot:
 async def _wait(
     services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: OnDisconnect
 ) -> JobSnapshot | None:
-    finished = asyncio.ensure_future(until_done(services.store, services.jobs, listener, job_id))
+    finished = asyncio.ensure_future(wait_until_done(services.store, services.jobs, listener, job_id))
     disconnected = asyncio.ensure_future(_disconnected(http))
     closing = asyncio.ensure_future(services.event_hub.closing.wait())
     tasks = (finished, disconnected, closing)
@@ -76,7 +80,7 @@ async def _cancel(services: Services, job_id: str) -> None:
     """Cancel for a caller that has left and cannot ask again: retried while the store is away, for a limited time."""
     with suppress(InvalidTransition, TimeoutError):
         async with asyncio.timeout(CANCEL_SECONDS):
-            await patiently(lambda: withdraw(services, job_id))
+            await retry_until_available(lambda: cancel_job(services, job_id))
 
 
 async def _disconnected(http: Request) -> None:

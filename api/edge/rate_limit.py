@@ -66,7 +66,9 @@ class RateLimit:
         # Spent here, so that no other request spends them during the call to Redis.
         self._reserved.pop(client_id, None)
         try:
-            taken = await self._store.run(self._rates.take(client_id, units - reserved, self._spare, begun=in_progress))
+            taken = await self._store.run(
+                self._rates.take(client_id, units - reserved, self._spare, already_counted=in_progress)
+            )
         except RateLimited as error:
             _remember(self._refused_until, client_id, time.monotonic() + error.seconds)
             raise
@@ -76,7 +78,7 @@ class RateLimit:
         """Count in this process only. Raises RateLimited."""
         if not self._rates.cost_us:
             return
-        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.ahead_us / 1e6
+        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.burst_us / 1e6
         charged_until = max(self._charged_until.get(client_id, 0.0), now)
         self._require(charged_until - ahead)
         _remember(self._charged_until, client_id, charged_until + units * cost)

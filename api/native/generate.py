@@ -9,7 +9,8 @@ from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, submit_and_wait
 from api.intake.admission import IdempotencyDep, IdempotencyScope
-from api.intake.submissions import Submission, form_body, image_submission, json_body, json_submission
+from api.intake.openapi_bodies import form_request_body, json_request_body
+from api.intake.submissions import Submission, image_submission, json_submission
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.jobs.views import JobView
@@ -108,7 +109,7 @@ AnswerPreferencesDep = Annotated[AnswerPreferences, Depends(_preferences)]
     operation_id="textToImage",
     response_model=JobView,
     responses=GENERATION_RESPONSES,
-    openapi_extra=json_body(EXAMPLES),
+    openapi_extra=json_request_body(EXAMPLES),
 )
 async def text_to_image(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep
@@ -123,7 +124,7 @@ async def text_to_image(
     operation_id="imageToImage",
     response_model=JobView,
     responses=GENERATION_RESPONSES,
-    openapi_extra=form_body(),
+    openapi_extra=form_request_body(),
 )
 async def image_to_image(
     http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep

@@ -11,7 +11,7 @@ from api.edge.authentication import Caller, CallerDep
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
@@ -82,7 +82,7 @@ class InfoView(BaseModel):
 
 
 def backend_status(services: Services, fleet: Fleet, backend: Backend) -> BackendStatus:
-    states = {worker.state for worker in fleet.of(backend)}
+    states = {worker.state for worker in fleet.workers_of(backend)}
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
@@ -90,8 +90,8 @@ def backend_status(services: Services, fleet: Fleet, backend: Backend) -> Backen
 
 
 def _failure_reason(fleet: Fleet, backend: Backend) -> str | None:
-    served = any(worker.state is not WorkerState.LOADING for worker in fleet.of(backend))
-    return None if served else fleet.failures.get(backend)
+    served = any(worker.state is not WorkerState.LOADING for worker in fleet.workers_of(backend))
+    return None if served else fleet.start_failures.get(backend)
 
 
 def _visible_backends(services: Services) -> list[Backend]:
@@ -104,7 +104,7 @@ async def _visible_fleet(services: Services, caller: Caller, fleet: Fleet) -> Fl
     running = [worker.current_job for worker in fleet.workers if worker.current_job is not None]
     if caller.visible_owner is None or not running:
         return fleet
-    visible = await services.store.run(services.jobs.owned(running, caller.visible_owner))
+    visible = await services.store.run(services.jobs.filter_owned(running, caller.visible_owner))
     workers = (
         worker if worker.current_job in visible else worker.model_copy(update={"current_job": None})
         for worker in fleet.workers
@@ -113,7 +113,7 @@ async def _visible_fleet(services: Services, caller: Caller, fleet: Fleet) -> Fl
 
 
 def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     capabilities = services.capabilities(fleet, backend)
     credits_left = [worker.credits for worker in workers if worker.credits is not None]
     loaded = next((worker for worker in workers if worker.device), None)
@@ -126,7 +126,9 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
         workers=list(workers),
         reason=_failure_reason(fleet, backend),
         queued=fleet.queued[backend],
-        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
+        estimated_wait_seconds=fleet.wait_seconds(
+            backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)
+        ),
         credits=credits_left[0] if credits_left else None,
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )
@@ -141,14 +143,14 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
     """List backends with their capabilities and load. `current_job` is null if you may not see that job."""
     fleet = await _visible_fleet(services, caller, await services.fleet_cache.get())
     views = [_backend_view(services, fleet, backend) for backend in _visible_backends(services)]
-    return BackendListView(default=services.settings.fallback_backend, backends=views)
+    return BackendListView(default=services.settings.effective_default_backend, backends=views)
 
 
 @router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="getHealth", responses=problem_responses("unauthorized"))
 async def get_health(services: ServicesDep) -> HealthView:
     """Get the state of the whole service. The answer is always 200; `status` has the verdict."""
-    disk = await services.disk_space.seen()
+    disk = await services.disk_space.usage()
     try:
         fleet = await services.fleet_cache.get()
         statuses = {backend: backend_status(services, fleet, backend) for backend in _visible_backends(services)}
@@ -156,12 +158,12 @@ async def get_health(services: ServicesDep) -> HealthView:
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
         statuses, reasons, downloads = {}, {}, {}
-    default = services.settings.fallback_backend
+    default = services.settings.effective_default_backend
     return HealthView(
-        status=_overall(statuses.get(default), await services.disk_space.has_room()),
+        status=_overall(statuses.get(default), await services.disk_space.has_space()),
         version=services.version,
         redis=bool(statuses),
-        outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
+        outputs=OutputsView(writable=disk.is_writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
         reasons=reasons,
@@ -185,7 +187,7 @@ async def get_liveness() -> dict[str, str]:
 async def get_readiness(services: ServicesDep, response: Response) -> dict[str, str]:
     """Check that the default backend would serve a request now."""
     try:
-        status = backend_status(services, await services.fleet_cache.get(), services.settings.fallback_backend)
+        status = backend_status(services, await services.fleet_cache.get(), services.settings.effective_default_backend)
     except StoreUnavailable:
         status = None
     if status in (BackendStatus.READY, BackendStatus.BUSY):
@@ -205,7 +207,7 @@ async def get_info(http: Request, services: ServicesDep) -> InfoView:
     return InfoView(
         name="imagegen",
         version=services.version,
-        default_backend=settings.fallback_backend,
+        default_backend=settings.effective_default_backend,
         models=models,
         safety={backend: known.safety for backend, known in offered.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],

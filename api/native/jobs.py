@@ -9,19 +9,21 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.delivery.answers import accepted_response, estimated_wait, job_response, view_job
-from api.delivery.events import follow, patiently, server_sent
+from api.delivery.events import format_event, job_events, retry_until_available
 from api.delivery.waiting import latest
 from api.edge.authentication import Caller, CallerDep, charge
-from api.intake.admission import IdempotencyDep, admit, draft, withdraw
-from api.intake.submissions import json_body, json_submission
+from api.intake.admission import IdempotencyDep, admit_job, cancel_job, prepare_job
+from api.intake.openapi_bodies import json_request_body
+from api.intake.submissions import json_submission
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
 from api.problems import problem_responses, set_job_id
 from api.services import Services, ServicesDep
 from shared.access.links import Links
 from shared.errors import JobNotFound
-from shared.jobs.operations import JobEvent, JobFilter, JobSnapshot, Outcome
-from shared.jobs.requests import Backend
+from shared.jobs.admission import AdmissionOutcome
+from shared.jobs.snapshots import JobEvent, JobFilter, JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.jobs.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
@@ -42,17 +44,19 @@ EXPIRED_END = "0-1"
     status_code=202,
     response_model=JobView,
     responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
-    openapi_extra=json_body(EXAMPLES),
+    openapi_extra=json_request_body(EXAMPLES),
 )
 async def create_job(http: Request, services: ServicesDep, repetition: IdempotencyDep) -> Response:
     """Submit a job and return immediately; its images come later."""
     async with json_submission(http, services) as submission:
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
-        job, expected_ms = await draft(services, repetition.caller, request, base_url, uploads.size(request))
-        admission = await admit(services, job, expected_ms, repetition.of(request), uploads)
-    if admission.outcome is not Outcome.CREATED:
+        job, expected_ms = await prepare_job(
+            services, repetition.caller, request, base_url, uploads.first_image_size(request)
+        )
+        admission = await admit_job(services, job, expected_ms, repetition.key_for(request), uploads)
+    if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
-    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_before_ms=admission.work_before_ms)
+    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
     return await accepted_response(services, http, accepted)
 
 
@@ -86,7 +90,7 @@ async def list_jobs(
     wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.visible_owner)
     if limit > JOBS_PER_REQUEST:
         await charge(http, limit // JOBS_PER_REQUEST - 1)
-    page = await services.store.run(services.jobs.page(wanted, limit, cursor))
+    page = await services.store.run(services.jobs.list_page(wanted, limit, cursor))
     return JobListView(jobs=[await view_job(services, http, snapshot) for snapshot in page.jobs], cursor=page.cursor)
 
 
@@ -96,10 +100,10 @@ async def list_jobs(
     response_model=JobView,
     responses={**CHANGE_PROBLEMS, **problem_responses("invalid-transition")},
 )
-async def cancel_job(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
+async def delete_job(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel a queued job immediately, or a running one at its next step. A finished job answers 409."""
     await _find(services, http, caller, job_id)
-    return await job_response(services, http, await withdraw(services, job_id))
+    return await job_response(services, http, await cancel_job(services, job_id))
 
 
 @router.put("/api/jobs/{job_id}/pin", operation_id="pinJob", response_model=JobView, responses=CHANGE_PROBLEMS)
@@ -116,7 +120,7 @@ async def unpin_job(http: Request, services: ServicesDep, caller: CallerDep, job
 
 async def _stream_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Occupied until the stream ends."""
-    with services.stream_limit.place(caller.client_id):
+    with services.stream_limit.slot(caller.client_id):
         yield
 
 
@@ -167,25 +171,25 @@ async def _find(services: Services, http: Request, caller: Caller, job_id: str) 
 
 
 async def _has_seen_end(services: Services, job_id: str, last: str) -> bool:
-    events = await services.store.run(services.jobs.events(job_id))
+    events = await services.store.run(services.jobs.read_events(job_id))
     return last == (events[-1].id if events else EXPIRED_END)
 
 
 async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
     job_id = snapshot.job.id
     with services.event_hub.listen(job_id) as listener:
-        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.events(job_id, last)):
+        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.read_events(job_id, last)):
             # The events have expired, but the record has the outcome.
-            yield server_sent(JobEvent(job_id, EXPIRED_END, "done", snapshot.job.state), _job_json(snapshot, links))
+            yield format_event(JobEvent(job_id, EXPIRED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return
-        async for event in follow(services.store, services.jobs, listener, job_id, last):
+        async for event in job_events(services.store, services.jobs, listener, job_id, last):
             if event is not None and event.type in ("done", "state"):
-                snapshot = await patiently(lambda: services.read_job(job_id))
+                snapshot = await retry_until_available(lambda: services.read_job(job_id))
                 wait = await estimated_wait(services, snapshot)
                 position = snapshot.queue_position if event.data == State.QUEUED else None
-                yield server_sent(event, _job_json(snapshot, links), position, wait)
+                yield format_event(event, _job_json(snapshot, links), position, wait)
             else:
-                yield server_sent(event)
+                yield format_event(event)
 
 
 def _job_json(snapshot: JobSnapshot, links: Links) -> str:

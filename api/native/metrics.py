@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.observability.counters import COUNTERS, HISTOGRAMS, Counter, Histogram
 from shared.observability.gauges import Gauges, read_gauges
 from shared.storage.object_store import DiskUsage
@@ -38,7 +38,7 @@ async def get_metrics(http: Request, services: ServicesDep) -> Response:
         families = [_redis_up(services, 1), *_service_metrics(services, await services.fleet_cache.get(), gauges)]
     except StoreUnavailable:
         families = [_redis_up(services, 0)]
-    families += [*_process_metrics(services, await services.disk_space.seen()), *services.request_metrics.collect()]
+    families += [*_process_metrics(services, await services.disk_space.usage()), *services.request_metrics.collect()]
     encode, media_type = choose_encoder(http.headers.get("accept", ""))
     return Response(encode(_Families(families)), headers={"Content-Type": media_type})
 
@@ -126,7 +126,7 @@ def _worker_metrics(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metri
     workers = _gauge("workers", "Workers by state", "backend", "state")
     credits_left = _gauge("provider_credits", "Credits left at the cloud provider", "backend")
     for backend in backends:
-        of_backend = fleet.of(backend)
+        of_backend = fleet.workers_of(backend)
         for state in WorkerState:
             workers.add_metric([backend, state], sum(worker.state is state for worker in of_backend))
         known = [worker.credits for worker in of_backend if worker.credits is not None]
@@ -141,7 +141,7 @@ def _memory_metrics(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metri
     used = _gauge("device_memory_used_bytes", "Memory in use on the device of a worker, by all programs", *labels)
     size = _gauge("device_memory_size_bytes", "Memory of the device of a worker", *labels)
     for backend in backends:
-        for number, worker in enumerate(sorted(fleet.of(backend), key=lambda worker: worker.started_at)):
+        for number, worker in enumerate(sorted(fleet.workers_of(backend), key=lambda worker: worker.started_at)):
             if worker.memory is not None:
                 values = [backend, str(number), worker.device or ""]
                 used.add_metric(values, worker.memory.used_bytes)

@@ -10,10 +10,10 @@ from api.edge.authentication import CallerDep
 from api.problems import problem_responses
 from api.services import ServicesDep
 from shared.errors import WebhookNotFound
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.jobs.views import WebhookMessage
 from shared.webhooks.deliveries import Delivery, DeliveryState
-from shared.webhooks.outbox import Kept, Listing
+from shared.webhooks.outbox import ListedState, ListedWebhook
 
 router = APIRouter(tags=["webhooks"])
 
@@ -41,13 +41,13 @@ async def list_webhooks(
     services: ServicesDep,
     caller: CallerDep,
     state: Annotated[
-        Kept, Query(description="Given up (`dead`) or still being retried (`pending`)")
+        ListedState, Query(description="Given up (`dead`) or still being retried (`pending`)")
     ] = DeliveryState.DEAD,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=WEBHOOK_ID)] = None,
 ) -> WebhookListView:
     """List undelivered webhooks, those of the newest jobs first. A short page may still have a cursor."""
-    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.visible_owner))
+    page = await services.store.run(services.webhooks.list_page(state, limit, cursor, caller.visible_owner))
     return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
 
 
@@ -70,7 +70,7 @@ async def redeliver_webhook(
     return _view(webhook)
 
 
-def _view(webhook: Listing) -> KeptWebhookView:
+def _view(webhook: ListedWebhook) -> KeptWebhookView:
     return KeptWebhookView(
         **webhook.delivery.model_dump(), job_id=webhook.job_id, url=webhook.url, created_at=webhook.created_at
     )

@@ -9,9 +9,9 @@ from typing import Any
 from api.app import create_app
 from api.main import create_services
 from api.services import Services
-from shared.jobs.operations import JobFilter
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
-from shared.observability.tracing import Untraced
+from shared.observability.tracing import NoTracing
 from shared.settings.api import ApiSettings
 
 BODY = json.dumps({"prompt": "x"}).encode()
@@ -55,7 +55,7 @@ async def call_and_leave(services: Services) -> None:
 
 
 async def page(services: Services) -> tuple[Any, ...]:
-    return (await services.store.run(services.jobs.page(JobFilter(), 10, None))).jobs
+    return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
 
 
 def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_path: Path) -> None:
@@ -65,6 +65,6 @@ def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_p
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_leave(create_services(settings, Untraced()))
+            await call_and_leave(create_services(settings, NoTracing()))
 
     asyncio.run(limited())

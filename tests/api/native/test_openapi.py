@@ -9,7 +9,8 @@ import pytest
 from api.problems import STATUS, Problem
 from shared import errors
 from shared.errors import ConfigurationError, ImagegenError
-from shared.jobs.requests import GenerationRequest, WebhookEvent
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import WebhookEvent
 from shared.jobs.views import JobView
 from tests.stack import Api
 
