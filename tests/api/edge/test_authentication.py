@@ -181,7 +181,7 @@ def test_a_service_without_keys_refuses_to_listen_on_the_network(stack: Stack) -
 
     assert process.wait() == 1
     assert len(process.lines) == 1
-    assert process.lines[0].startswith("SD_API_KEY is empty, and with SD_HOST=0.0.0.0")
+    assert process.lines[0].startswith("SD_API_KEY is empty, and SD_HOST=0.0.0.0")
     with pytest.raises(ConfigurationError, match="SD_HOST=::"):
         ApiSettings(redis_url="redis://x", output_dir=stack.outputs, backends="null", host="::").require_keys()
 
