@@ -9,7 +9,7 @@ import psutil
 
 from tests.stack import Stack
 
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "opentelemetry.sdk.trace", "opentelemetry.exporter")
 MAX_BYTES = 90_000_000
 MAX_SECONDS = 5.0
 
