@@ -15,6 +15,7 @@ from api.edge.body_timeout import BodyTimeout
 from api.edge.hosts import HostCheck
 from api.edge.observability import Observability
 from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
+from api.edge.request_tracing import telemetry_config
 from api.edge.security_headers import SecurityHeaders
 from api.native import docs, generate, health, images, jobs, metrics, webhooks
 from api.services import Services
@@ -44,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=telemetry_config(services.tracing),
     )
     app.state.services = services
     _add_middleware(app, services)
@@ -60,7 +62,7 @@ class Api(FastAPI):
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observability(stack, services.request_metrics, services.tracing, log=services.settings.access_log)
+        return Observability(stack, services.request_metrics, log=services.settings.access_log)
 
 
 def _add_middleware(app: FastAPI, services: Services) -> None:

@@ -64,7 +64,7 @@ _BOUND_MESSAGES = {
     "too_long": "may have at most {max_length} entries",
 }
 #: A message that begins so is a predicate, and the name of the field is its subject.
-_PREDICATE = re.compile(r"(must|may|is|was|has|needs|makes|does|takes)\b")
+_PREDICATE = re.compile(r"(must|may|is|was|has|needs|requires|contains|names|makes|does|takes)\b")
 
 
 def describe_error(problem: Mapping[str, Any]) -> str:

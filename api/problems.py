@@ -176,10 +176,10 @@ def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response
 def early_error_response(error: RequestError, headers: Headers) -> Response:
     """The answer to a request whose body was not read. A large body is not read at all: the connection closes."""
     length = headers.get("content-length", "0")
-    small = (
+    is_small = (
         "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY_BYTES
     )
-    return error_response(error, {} if small else {"Connection": "close"})
+    return error_response(error, {} if is_small else {"Connection": "close"})
 
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header
 
 from api.edge.authentication import Caller, CallerDep
+from api.edge.request_tracing import current_traceparent
 from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
@@ -33,7 +34,6 @@ from shared.jobs.states import State
 from shared.jobs.types import Backend, Priority
 from shared.models.capabilities import Capabilities, Size
 from shared.net.url import Url
-from shared.observability import tracing
 from shared.redis.store import REPLY_TIMEOUT_SECONDS
 from shared.workers.records import Fleet
 
@@ -125,7 +125,7 @@ async def prepare_job(
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
     job = Job.new(request, backend, services.clock.now(), caller.owner, links)
-    job = job.model_copy(update={"traceparent": tracing.current_traceparent()})
+    job = job.model_copy(update={"traceparent": current_traceparent()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 

@@ -6,6 +6,9 @@ from typing import Any
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from shared.jobs.requests import GenerationRequest
 
+#: Fields whose value is a list.
+LISTS = frozenset({"loras", "webhook_events"})
+
 
 def json_request_body(examples: Mapping[str, Any]) -> dict[str, Any]:
     """What `json_submission` reads, for `openapi_extra`."""
@@ -23,6 +26,9 @@ def form_request_body() -> dict[str, Any]:
     fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
     for name in images:
         fields[name].pop("anyOf")
+    for name in fields.keys() - images.keys() - {"prompt"}:
+        # An empty field counts as left out. Without an example, the page at /docs fills in an invented value.
+        fields[name]["examples"] = [[] if name in LISTS else ""]
     form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
     json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
     return {"requestBody": {"required": True, "content": {FORM_MEDIA_TYPE: {"schema": form}, "application/json": json}}}

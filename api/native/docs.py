@@ -54,8 +54,8 @@ def _page(prefix: str) -> tuple[str, str]:
         "default-src": "'none'",
         "script-src": f"'self' 'sha256-{digest}'",
         "style-src": "'self'",
-        # Icons in the style sheet are data: URLs.
-        "img-src": "'self' data:",
+        # Icons in the style sheet are data: URLs; Swagger UI shows answers that are images as blob: URLs.
+        "img-src": "'self' data: blob:",
         "connect-src": "'self'",
         "frame-ancestors": "'none'",
         "base-uri": "'none'",

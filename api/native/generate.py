@@ -77,7 +77,8 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
     **JOB_PROBLEMS,
 }
 
-Accept = Annotated[str, Header(description="With `image/*` the answer is the image itself")]
+#: Not described: OpenAPI ignores a parameter of this name, and lists the media types of answers instead.
+Accept = Annotated[str, Header(include_in_schema=False)]
 Prefer = Annotated[
     str, Header(description="`wait=N`: answer 202 if the job takes longer than N seconds", examples=["wait=30"])
 ]
@@ -111,11 +112,11 @@ AnswerPreferencesDep = Annotated[AnswerPreferences, Depends(_preferences)]
     openapi_extra=json_request_body(EXAMPLES),
 )
 async def text_to_image(
-    http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep
+    http: Request, services: ServicesDep, idempotency: IdempotencyDep, preferences: AnswerPreferencesDep
 ) -> Response:
     """Generate images from a prompt and wait for them."""
     async with json_submission(http, services) as submission:
-        return await _generate(http, services, submission, repetition, preferences)
+        return await _generate(http, services, submission, idempotency, preferences)
 
 
 @router.post(
@@ -126,7 +127,7 @@ async def text_to_image(
     openapi_extra=form_request_body(),
 )
 async def image_to_image(
-    http: Request, services: ServicesDep, repetition: IdempotencyDep, preferences: AnswerPreferencesDep
+    http: Request, services: ServicesDep, idempotency: IdempotencyDep, preferences: AnswerPreferencesDep
 ) -> Response:
     """Generate images from an image and wait for them.
 
@@ -134,20 +135,20 @@ async def image_to_image(
     fields are parts of the form or parameters of the query. JSON as for `/api/txt2img` is accepted too.
     """
     async with image_submission(http, services) as submission:
-        return await _generate(http, services, submission, repetition, preferences)
+        return await _generate(http, services, submission, idempotency, preferences)
 
 
 async def _generate(
     http: Request,
     services: Services,
     submission: Submission,
-    repetition: IdempotencyScope,
+    idempotency: IdempotencyScope,
     preferences: AnswerPreferences,
 ) -> Response:
     as_image, request = negotiate(preferences.accept, submission.request)
     seconds = wait_seconds(preferences.prefer, services.settings.sync_timeout_seconds)
     snapshot = await submit_and_wait(
-        http, services, request, submission.uploads, repetition, seconds, preferences.on_disconnect
+        http, services, request, submission.uploads, idempotency, seconds, preferences.on_disconnect
     )
     if not snapshot.job.state.is_terminal:
         return await accepted_response(services, http, snapshot)

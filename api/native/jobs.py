@@ -46,14 +46,14 @@ EXPIRED_END = "0-1"
     responses={202: {"model": JobView}, **SUBMIT_PROBLEMS},
     openapi_extra=json_request_body(EXAMPLES),
 )
-async def create_job(http: Request, services: ServicesDep, repetition: IdempotencyDep) -> Response:
+async def create_job(http: Request, services: ServicesDep, idempotency: IdempotencyDep) -> Response:
     """Submit a job and return immediately; its images come later."""
     async with json_submission(http, services) as submission:
         request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
         job, expected_ms = await prepare_job(
-            services, repetition.caller, request, base_url, uploads.first_image_size(request)
+            services, idempotency.caller, request, base_url, uploads.first_image_size(request)
         )
-        admission = await admit_job(services, job, expected_ms, repetition.key_for(request), uploads)
+        admission = await admit_job(services, job, expected_ms, idempotency.key_for(request), uploads)
     if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)

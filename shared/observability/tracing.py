@@ -5,7 +5,6 @@ jobs are put back into the queue and told of in webhooks.
 """
 
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -17,13 +16,6 @@ if TYPE_CHECKING:
 
 #: The standard variables that turn it on; the others of OpenTelemetry are read by its own library.
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
-_current: ContextVar[str] = ContextVar("traceparent", default="")
-
-
-def current_traceparent() -> str:
-    """The context of what this task does now, as a `traceparent` header has it; '' for none."""
-    return _current.get()
 
 
 @dataclass(frozen=True)
@@ -40,21 +32,9 @@ class Span:
     children: tuple["Span", ...] = ()
 
 
-class RequestSpan(Protocol):
-    """A request that is being answered."""
-
-    def set_response(self, method: str, route: str, status: int, job_id: str) -> None: ...
-
-    def end(self) -> None: ...
-
-
 class Tracing(Protocol):
     is_on: bool
-
-    def start_request(self, traceparent: str) -> RequestSpan:
-        """Start the span of a request, in the caller's trace if it has one; `current_traceparent` is its context until
-        it ends."""
-        ...
+    provider: "TracerProvider | None"
 
     def record(self, span: Span, traceparent: str) -> None:
         """Of something that was part of what has this context, or of nothing ('')."""
@@ -67,15 +47,7 @@ class Tracing(Protocol):
 
 class NoTracing:
     is_on = False
-
-    def start_request(self, _: str) -> RequestSpan:
-        return self
-
-    def set_response(self, *_: object) -> None:
-        pass
-
-    def end(self) -> None:
-        pass
+    provider: "TracerProvider | None" = None
 
     def record(self, *_: object) -> None:
         pass
@@ -116,16 +88,11 @@ class OpenTelemetryTracing:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self._provider = provider
+        self.provider: TracerProvider | None = provider
+        self._shutdown = provider.shutdown
         self._tracer = provider.get_tracer("imagegen")
         self._contexts = TraceContextTextMapPropagator()
         self._kinds = {"internal": SpanKind.INTERNAL, "consumer": SpanKind.CONSUMER, "client": SpanKind.CLIENT}
-        self._server = SpanKind.SERVER
-
-    def start_request(self, traceparent: str) -> RequestSpan:
-        context = self._contexts.extract({"traceparent": traceparent})
-        span = self._tracer.start_span("request", context, self._server)
-        return _LiveRequestSpan(span, self._traceparent(span))
 
     def record(self, span: Span, traceparent: str) -> None:
         from opentelemetry.trace import Status, StatusCode
@@ -141,7 +108,7 @@ class OpenTelemetryTracing:
         told.end(span.end_ns)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        self._shutdown()
 
     def _traceparent(self, span: "LiveSpan") -> str:
         from opentelemetry.trace import set_span_in_context
@@ -149,25 +116,3 @@ class OpenTelemetryTracing:
         carrier: dict[str, str] = {}
         self._contexts.inject(carrier, set_span_in_context(span))
         return carrier["traceparent"]
-
-
-class _LiveRequestSpan:
-    def __init__(self, span: "LiveSpan", traceparent: str) -> None:
-        self._span = span
-        self._token = _current.set(traceparent)
-
-    def set_response(self, method: str, route: str, status: int, job_id: str) -> None:
-        from opentelemetry.trace import Status, StatusCode
-
-        self._span.update_name(f"{method} {route}")
-        self._span.set_attributes(
-            {"http.request.method": method, "http.route": route, "http.response.status_code": status}
-        )
-        if job_id:
-            self._span.set_attribute("imagegen.job.id", job_id)
-        if status >= 500:
-            self._span.set_status(Status(StatusCode.ERROR))
-
-    def end(self) -> None:
-        _current.reset(self._token)
-        self._span.end()

@@ -1,4 +1,4 @@
-"""What schemathesis holds every answer against beside what /openapi.json says; it loads this file itself."""
+"""Checks that schemathesis applies to every answer in addition to /openapi.json; it loads this file itself."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from schemathesis import CheckContext, Response
 from schemathesis.generation.case import Case
 
 PROBLEM = "application/problem+json"
-#: Shorter texts are in any answer by chance.
-SHORTEST_ECHO = 6
+#: Shorter texts occur in answers by chance.
+MIN_ECHO_LENGTH = 6
 
 
 @schemathesis.check
-def every_refusal_is_a_problem(_: CheckContext, answer: Response, case: Case) -> None:
+def every_error_is_a_problem(_: CheckContext, answer: Response, case: Case) -> None:
     if answer.status_code < 400 or case.method == "HEAD" or case.path == "/health/ready":
         return
     assert answer.headers["content-type"] == [PROBLEM]
@@ -25,25 +25,25 @@ def every_refusal_is_a_problem(_: CheckContext, answer: Response, case: Case) ->
 
 
 @schemathesis.check
-def the_only_engines_away_are_those_that_there_are_not(_: CheckContext, answer: Response, case: Case) -> None:
+def no_server_error_except_unavailable_backends(_: CheckContext, answer: Response, case: Case) -> None:
     if answer.status_code >= 500:
         assert answer.json()["code"] == "backend-unavailable"
 
 
 @schemathesis.check
-def nothing_is_echoed(_: CheckContext, answer: Response, case: Case) -> None:
-    """No refusal holds a text of the request, but for those that the service knows itself."""
+def errors_echo_nothing(_: CheckContext, answer: Response, case: Case) -> None:
+    """No error contains a text of the request, unless the service itself uses that text."""
     if answer.status_code < 400:
         return
     for container in (case.body, case.query, case.path_parameters, dict(case.headers or {})):
-        told = {text for text in _texts(container) if text in answer.text}
-        echoed = {text for text in told if text not in f"{PROBLEM} {json.dumps(case.operation.schema.raw_schema)}"}
+        found = {text for text in _texts(container) if text in answer.text}
+        echoed = {text for text in found if text not in f"{PROBLEM} {json.dumps(case.operation.schema.raw_schema)}"}
         assert not echoed
 
 
 def _texts(value: Any) -> Iterator[str]:
     match value:
-        case str() if len(value) >= SHORTEST_ECHO and not re.fullmatch(r"[\d.]+", value):
+        case str() if len(value) >= MIN_ECHO_LENGTH and not re.fullmatch(r"[\d.]+", value):
             yield value
         case dict():
             for name, inner in value.items():

@@ -1,7 +1,6 @@
-"""What a service says while it is used, in logs, dashboard, metrics, Redis, errors and command lines, tells no secret.
+"""Logs, dashboard, metrics, Redis, errors and command lines contain no secret.
 
-The files of images are not among this: they hold the request that they can be made again with, and belong to its
-caller.
+Image files are exempt: they contain the request that reproduces them, and belong to its caller.
 """
 
 import base64
@@ -24,73 +23,73 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
 
 
 def found(texts: Mapping[str, str], canaries: Mapping[str, str]) -> list[str]:
-    """Which canary is in which text, in any spelling of it."""
+    """The canaries that occur in the texts, in any spelling."""
     spelled = {name: {canary, quote(canary), quote_plus(canary)} for name, canary in canaries.items()}
-    read = {place: read_through(text) for place, text in texts.items()}
+    decoded = {source: with_decoded(text) for source, text in texts.items()}
     return [
-        f"{name} in {place}"
-        for place, text in read.items()
+        f"{name} in {source}"
+        for source, text in decoded.items()
         for name, spellings in spelled.items()
         if any(spelling in text for spelling in spellings)
     ]
 
 
-def read_through(text: str) -> str:
-    """The text with what is in its base64, as which Celery has its messages."""
-    inside = []
+def with_decoded(text: str) -> str:
+    """The text, followed by what its base64 decodes to: Celery encodes messages so."""
+    decoded = []
     for run in re.findall(r"[A-Za-z0-9+/]{24,}={0,2}", text):
         with suppress(ValueError):
-            inside.append(base64.b64decode(run).decode(errors="replace"))
-    return "\n".join((text, *inside))
+            decoded.append(base64.b64decode(run).decode(errors="replace"))
+    return "\n".join((text, *decoded))
 
 
-def test_no_log_has_a_secret_or_what_callers_asked_for(whole: Whole) -> None:
+def test_logs_contain_no_secret_or_request_data(whole: Whole) -> None:
     logs = whole.logs
 
-    # Of requests the path is logged, where that is asked for; never its query.
+    # The access log contains paths, but never queries.
     assert found(logs, SECRETS | PRIVATE | {"path": "?key="}) == []
     assert all(logs.values())
 
 
-def test_no_page_of_the_dashboard_has_any(whole: Whole) -> None:
+def test_the_dashboard_contains_no_secret_or_request_data(whole: Whole) -> None:
     pages = whole.pages()
 
     assert found(pages, SECRETS | PRIVATE) == []
     assert "generate" in pages["flower /api/tasks"]
 
 
-def test_redis_holds_what_callers_asked_for_with_their_jobs_and_no_secret_at_all(whole: Whole) -> None:
-    kept = whole.kept()
+def test_redis_contains_request_data_in_job_records_only_and_no_secret(whole: Whole) -> None:
+    stored = whole.redis_keys()
     records = {
-        key for key in kept if key.startswith((f"{whole.stack.prefix}job:", f"{whole.stack.prefix}webhooks:event:"))
+        key for key in stored if key.startswith((f"{whole.stack.prefix}job:", f"{whole.stack.prefix}webhooks:event:"))
     }
 
-    assert found(kept, SECRETS) == []
-    assert found({key: text for key, text in kept.items() if key not in records}, PRIVATE) == []
-    assert found({key: kept[key] for key in records}, PRIVATE)
-    assert [text for key, text in kept.items() if "generate.sd" in key and "argsrepr" in text]
+    assert found(stored, SECRETS) == []
+    assert found({key: text for key, text in stored.items() if key not in records}, PRIVATE) == []
+    assert found({key: stored[key] for key in records}, PRIVATE)
+    assert [text for key, text in stored.items() if "generate.sd" in key and "argsrepr" in text]
 
 
-def test_nothing_that_is_published_has_any(whole: Whole) -> None:
-    heard = b"\n".join(whole.published).decode(errors="replace")
+def test_published_messages_contain_no_secret_or_request_data(whole: Whole) -> None:
+    published = b"\n".join(whole.published).decode(errors="replace")
 
-    assert found({"published": heard}, SECRETS | PRIVATE) == []
+    assert found({"published": published}, SECRETS | PRIVATE) == []
     for part in ("task-succeeded", "worker-heartbeat", f"{whole.stack.prefix}events"):
-        assert part in read_through(heard)
+        assert part in with_decoded(published)
 
 
-def test_no_refusal_echoes_any(whole: Whole) -> None:
+def test_errors_echo_no_secret_or_request_data(whole: Whole) -> None:
     refusals = whole.refusals
-    told = {
+    answers = {
         f"{number}: {answer.request.method} {answer.request.url}": f"{answer.headers} {answer.text}"
         for number, answer in enumerate(refusals)
     }
 
-    assert found(told, SECRETS | PRIVATE) == []
+    assert found(answers, SECRETS | PRIVATE) == []
     assert {answer.status_code for answer in refusals} >= {401, 402, 403, 404, 405, 415, 421, 422, 500, 502, 507}
 
 
-def test_no_command_line_has_any(whole: Whole) -> None:
+def test_command_lines_contain_no_secret(whole: Whole) -> None:
     lines = whole.command_lines()
 
     assert found({"command lines": lines}, SECRETS) == []

@@ -1,4 +1,4 @@
-"""A whole installation full of secrets, used in every way that there is, and all that it said meanwhile."""
+"""A complete installation with canaries as secrets, used in every way, and everything that it outputs."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Stack, free_port, valkey_server
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 
-#: What belongs to the operator, and nobody is ever told.
+#: Secrets of the operator, which no output contains.
 SECRETS = {
     "SD_API_KEY": "canary-of-a-key-0123456789",
     "SD_WEBHOOK_SECRET": base64.b64encode(b"canary-of-the-webhooks-secret").decode(),
@@ -31,7 +31,7 @@ SECRETS = {
     "SD_FLOWER_BASIC_AUTH": "canary-of-the-dashboard",
     "redis": "canary-of-redis",
 }
-#: What belongs to a caller, and is kept with its job and told to nobody else.
+#: Data of a caller, which is stored with the job and shown to nobody else.
 PRIVATE = {
     "prompt": "canary prompt with a secret in it",
     "negative_prompt": "canary negative prompt",
@@ -65,13 +65,13 @@ class Whole:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """To everything that is published in Redis: news of jobs, of webhooks, and Celery's events."""
+        """Record everything that is published in Redis: events of jobs, of webhooks, and of Celery."""
         with self.redis.pubsub() as heard:
             heard.psubscribe("*")
             thread = threading.Thread(target=self._listen, args=(heard,), daemon=True)
             thread.start()
             yield
-            # Workers tell of tasks together, a moment after the jobs.
+            # Workers publish the events of several tasks together, shortly after the jobs.
             wait_until(lambda: any(b"task.multi" in message for message in self.published))
             heard.punsubscribe()
             thread.join()
@@ -82,12 +82,12 @@ class Whole:
                 return
             self.published.append(message["channel"] + b" " + str(message["data"]).encode())
 
-    def ask(self, method: str, path: str, *, key: str = SECRETS["SD_API_KEY"], **told: Any) -> requests.Response:
-        headers = {"X-API-Key": key, **told.pop("headers", {})}
-        answered = requests.request(method, self.stack.api.url + path, headers=headers, timeout=30, **told)
-        if answered.status_code >= 400:
-            self.refusals.append(answered)
-        return answered
+    def ask(self, method: str, path: str, *, key: str = SECRETS["SD_API_KEY"], **kwargs: Any) -> requests.Response:
+        headers = {"X-API-Key": key, **kwargs.pop("headers", {})}
+        response = requests.request(method, self.stack.api.url + path, headers=headers, timeout=30, **kwargs)
+        if response.status_code >= 400:
+            self.refusals.append(response)
+        return response
 
     def make(self, path: str = "/api/txt2img", **fields: Any) -> requests.Response:
         metadata = {"mine": PRIVATE["metadata"], "simulate": fields.pop("simulate", {})}
@@ -99,20 +99,20 @@ class Whole:
         return {str(number): process.output for number, process in enumerate(processes)}
 
     def pages(self) -> dict[str, str]:
-        """What the dashboard and the metrics show."""
-        told = {"/metrics": self.ask("GET", "/metrics").text}
+        """The pages of the dashboard, and the metrics."""
+        pages = {"/metrics": self.ask("GET", "/metrics").text}
         for path in FLOWER_PAGES:
             url = f"http://127.0.0.1:{self._flower_port}{path}"
-            shown = requests.get(url, auth=("user", SECRETS["SD_FLOWER_BASIC_AUTH"]), timeout=30)
-            assert shown.status_code == 200, path
-            told[f"flower {path}"] = shown.text
-        return told
+            answer = requests.get(url, auth=("user", SECRETS["SD_FLOWER_BASIC_AUTH"]), timeout=30)
+            assert answer.status_code == 200, path
+            pages[f"flower {path}"] = answer.text
+        return pages
 
-    def kept(self) -> dict[str, str]:
-        """Every key in Redis with all that it holds."""
-        return {key.decode(): str(self._held(key)) for key in self.redis.scan_iter()}
+    def redis_keys(self) -> dict[str, str]:
+        """Every key in Redis with its value."""
+        return {key.decode(): str(self._value(key)) for key in self.redis.scan_iter()}
 
-    def _held(self, key: bytes) -> object:
+    def _value(self, key: bytes) -> object:
         match self.redis.type(key):
             case b"hash":
                 return self.redis.hgetall(key)
@@ -128,10 +128,10 @@ class Whole:
                 return self.redis.get(key)
 
     def command_lines(self) -> str:
-        """What every user of the machine sees of the processes."""
-        started = psutil.Process().children(recursive=True)
+        """The command lines, which every user of the machine can see."""
+        children = psutil.Process().children(recursive=True)
         lines = []
-        for process in started:
+        for process in children:
             with suppress(psutil.NoSuchProcess):
                 lines.append(" ".join(process.cmdline()))
         return "\n".join(lines)
@@ -161,7 +161,7 @@ def started(folder: Path) -> Iterator[Whole]:
 
 
 def use(whole: Whole) -> None:
-    """Everything that makes a process say something, with canaries wherever a caller can put one."""
+    """Do everything that makes a process output something, with canaries wherever a caller can put one."""
     with whole.listening():
         _jobs(whole)
         _images(whole)
@@ -180,7 +180,7 @@ def _jobs(whole: Whole) -> None:
     fatal = whole.make("/api/jobs", backend="null", simulate={"die": True}).json()
     whole.stack.worker.wait_for("SIGKILL")
     assert whole.ask("DELETE", fatal["links"]["self"]).status_code == 200
-    # Nobody takes it: its wake-up stays.
+    # No worker serves it, so its wake-up stays.
     assert whole.make("/api/jobs", backend="sd").status_code == 202
 
 

@@ -1,4 +1,4 @@
-"""A service with keys opens to those who hold one, as far as the key allows."""
+"""A service with API keys accepts requests with a valid key, as far as its scope allows."""
 
 import base64
 import socket
@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
+from shared.errors import ConfigurationError
+from shared.settings.api import ApiSettings
 from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, UNKNOWN_ID, Client
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
@@ -29,7 +31,7 @@ def basic(user: str, password: str) -> str:
         {"Authorization": f"Bearer {ALICE}", "X-API-Key": ""},
     ],
 )
-def test_a_key_is_taken_in_each_form_that_clients_send(keyed: Stack, headers: dict[str, str]) -> None:
+def test_a_key_is_accepted_in_every_form_that_clients_send(keyed: Stack, headers: dict[str, str]) -> None:
     assert requests.get(f"{keyed.api.url}/info", headers=headers, timeout=10).status_code == 200
 
 
@@ -56,7 +58,7 @@ def test_a_key_is_taken_in_each_form_that_clients_send(keyed: Stack, headers: di
         {"Cookie": f"X-API-Key={ALICE}"},
     ],
 )
-def test_without_a_key_there_is_nothing(keyed: Stack, headers: dict[str, str]) -> None:
+def test_a_request_without_a_valid_key_is_unauthorized(keyed: Stack, headers: dict[str, str]) -> None:
     answer = requests.get(f"{keyed.api.url}/info", headers=headers, timeout=10)
 
     assert_problem(answer, 401, "unauthorized")
@@ -65,7 +67,7 @@ def test_without_a_key_there_is_nothing(keyed: Stack, headers: dict[str, str]) -
 
 
 @pytest.mark.parametrize("name", ["api_key", "key", "X-API-Key", "token", "access_token", "signature"])
-def test_a_key_in_an_address_is_none(stranger: Client, name: str) -> None:
+def test_a_key_in_the_query_is_ignored(stranger: Client, name: str) -> None:
     assert_problem(stranger.get("/info", params={name: ALICE}), 401, "unauthorized")
 
 
@@ -93,7 +95,7 @@ def test_a_key_in_an_address_is_none(stranger: Client, name: str) -> None:
         ("OPTIONS", "/api/jobs"),
     ],
 )
-def test_every_address_but_the_open_ones_wants_a_key(keyed: Stack, method: str, path: str) -> None:
+def test_every_path_except_public_ones_needs_a_key(keyed: Stack, method: str, path: str) -> None:
     address = urlsplit(keyed.api.url)
     with (
         socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=10) as call,
@@ -103,11 +105,11 @@ def test_every_address_but_the_open_ones_wants_a_key(keyed: Stack, method: str, 
         assert answer.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
 
 
-def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stranger: Client) -> None:
-    led = stranger.get("/info/")
+def test_a_redirect_without_the_trailing_slash_needs_a_key(stranger: Client) -> None:
+    answer = stranger.get("/info/")
 
-    assert [each.status_code for each in led.history] == [307]
-    assert_problem(led, 401, "unauthorized")
+    assert [redirect.status_code for redirect in answer.history] == [307]
+    assert_problem(answer, 401, "unauthorized")
 
 
 @pytest.mark.parametrize(
@@ -123,11 +125,11 @@ def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stran
     ],
 )
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
-def test_what_needs_no_key_is_open(stranger: Client, path: str, headers: dict[str, str]) -> None:
+def test_public_paths_need_no_key(stranger: Client, path: str, headers: dict[str, str]) -> None:
     assert stranger.get(path, headers=headers).status_code == 200
 
 
-def test_a_body_is_not_read_for_who_has_no_key(keyed: Stack) -> None:
+def test_a_body_is_not_read_without_a_key(keyed: Stack) -> None:
     address = urlsplit(keyed.api.url)
     with socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=10) as call:
         head = "POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\nExpect: 100-continue\r\n\r\n"
@@ -138,13 +140,13 @@ def test_a_body_is_not_read_for_who_has_no_key(keyed: Stack) -> None:
     assert b"connection: close" in answer.lower()
 
 
-def test_a_key_that_may_only_look_looks(keyed: Stack, alice: Client) -> None:
-    looker, job = Client(keyed.api, ALICE_READ_ONLY), alice.generate()
+def test_a_read_only_key_can_read(keyed: Stack, alice: Client) -> None:
+    reader, job = Client(keyed.api, ALICE_READ_ONLY), alice.generate()
 
     for path in (job["links"]["self"], f"{job['links']['self']}/images/0", "/api/backends", "/api/jobs", "/health"):
-        assert looker.get(path).status_code == 200, path
-    assert job["id"] in looker.job_ids()
-    events = looker.get(job["links"]["events"])
+        assert reader.get(path).status_code == 200, path
+    assert job["id"] in reader.job_ids()
+    events = reader.get(job["links"]["events"])
     assert events.text.count("event: done") == 1
 
 
@@ -158,7 +160,7 @@ def test_a_key_that_may_only_look_looks(keyed: Stack, alice: Client) -> None:
         ("DELETE", "{job}/pin"),
     ],
 )
-def test_a_key_that_may_only_look_changes_nothing(keyed: Stack, alice: Client, method: str, path: str) -> None:
+def test_a_read_only_key_can_change_nothing(keyed: Stack, alice: Client, method: str, path: str) -> None:
     job = alice.generate()
 
     answer = Client(keyed.api, ALICE_READ_ONLY).request(method, path.format(job=job["links"]["self"]), data=b"not read")
@@ -166,39 +168,42 @@ def test_a_key_that_may_only_look_changes_nothing(keyed: Stack, alice: Client, m
     assert_problem(answer, 403, "forbidden")
 
 
-def test_every_operation_says_that_it_wants_a_key(stranger: Client) -> None:
-    described = stranger.get("/openapi.json").json()
+def test_openapi_names_the_operations_that_need_a_key(stranger: Client) -> None:
+    openapi = stranger.get("/openapi.json").json()
 
-    assert set(described["components"]["securitySchemes"]) == {"key", "bearer", "basic"}
-    wants = {path: all("security" in one for one in methods.values()) for path, methods in described["paths"].items()}
-    assert {path for path, key in wants.items() if not key} == {"/health/live", "/health/ready"}
+    assert set(openapi["components"]["securitySchemes"]) == {"key", "bearer", "basic"}
+    needs_key = {path: all("security" in one for one in methods.values()) for path, methods in openapi["paths"].items()}
+    assert {path for path, needed in needs_key.items() if not needed} == {"/health/live", "/health/ready"}
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_a_service_without_keys_does_not_open_to_the_network(stack: Stack, host: str) -> None:
-    process = stack.run([sys.executable, "-m", "api.main"], SD_HOST=host)
+def test_a_service_without_keys_refuses_to_listen_on_the_network(stack: Stack) -> None:
+    process = stack.run([sys.executable, "-m", "api.main"], SD_HOST="0.0.0.0")
 
     assert process.wait() == 1
     assert len(process.lines) == 1
-    assert process.lines[0].startswith(f"SD_API_KEY is empty, and with SD_HOST={host}")
+    assert process.lines[0].startswith("SD_API_KEY is empty, and SD_HOST=0.0.0.0")
+    with pytest.raises(ConfigurationError, match="SD_HOST=::"):
+        ApiSettings(redis_url="redis://x", output_dir=stack.outputs, backends="null", host="::").require_keys()
 
 
 @pytest.mark.parametrize("settings", [{"SD_ALLOW_OPEN": "true"}, {"SD_API_KEY": ALICE}])
-def test_the_operator_may_open_it(stack: Stack, settings: dict[str, str]) -> None:
+def test_a_service_listens_on_the_network_with_a_key_or_explicit_consent(
+    stack: Stack, settings: dict[str, str]
+) -> None:
     api = stack.start_api(SD_HOST="0.0.0.0", **settings)
 
     assert api.get("/info").status_code == (200 if "SD_ALLOW_OPEN" in settings else 401)
 
 
-def test_the_command_line_sends_the_key_that_makes_jobs(keyed: Stack) -> None:
+def test_the_command_line_sends_the_first_key(keyed: Stack) -> None:
     command = [sys.executable, "-m", "compose.cli.app", "generate", "x", "--url", keyed.api.url]
     generate = keyed.run([*command, "-o", "with.png"])
-    looker = keyed.run([*command, "-o", "looks.png"], SD_API_KEY=f"alice:{ALICE_READ_ONLY}:read")
+    reader = keyed.run([*command, "-o", "reads.png"], SD_API_KEY=f"alice:{ALICE_READ_ONLY}:read")
     without = keyed.run([*command, "-o", "without.png"], SD_API_KEY="")
 
-    assert [one.wait() for one in (generate, looker, without)] == [0, 1, 1]
+    assert [process.wait() for process in (generate, reader, without)] == [0, 1, 1]
     assert (keyed.folder / "with.png").stat().st_size > 0
-    assert "This API key is read-only." in looker.output
+    assert "This API key is read-only." in reader.output
     assert "Send a key" in without.output
 
 
@@ -208,5 +213,5 @@ def test_no_key_is_ever_logged(keyed: Stack) -> None:
     assert not [key for key in (ALICE, ALICE_READ_ONLY, BOB, ADMIN) if key in output]
 
 
-def test_without_keys_a_key_is_not_looked_at(api: Api) -> None:
+def test_a_service_without_keys_ignores_keys(api: Api) -> None:
     assert api.get("/info", headers={"X-API-Key": "whatever"}).status_code == 200

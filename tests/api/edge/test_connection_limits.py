@@ -1,4 +1,4 @@
-"""Connections that ask for nothing take nobody's place; those beyond a limit are told so."""
+"""Idle connections block nobody, and connections beyond a limit get 503."""
 
 import resource
 import socket
@@ -15,18 +15,9 @@ from tests.stack import Api, Stack, free_port
 
 FILES = 300
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-#: A request that its body never follows: busy for as long as SD_BODY_TIMEOUT_SECONDS.
+#: A request whose body never arrives: busy for SD_BODY_TIMEOUT_SECONDS.
 BUSY = b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n"
 BUSY += b"Expect: 100-continue\r\n\r\n"
-
-
-def start(stack: Stack, limits: str, **settings: str) -> Api:
-    """An API whose shell has set limits of open files."""
-    port = free_port()
-    command = ["bash", "-c", f'{limits}; exec "$0" -m api.main', sys.executable]
-    process = stack.run(command, SD_PORT=str(port), **settings)
-    process.wait_for("Uvicorn running on")
-    return Api(process, f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +27,24 @@ def folder(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
+def few_files(folder: Stack) -> Api:
+    """An API whose shell limits open files to 200, and to FILES if it asks for more."""
+    port = free_port()
+    command = ["bash", "-c", f'ulimit -n {FILES}; ulimit -Sn 200; exec "$0" -m api.main', sys.executable]
+    process = folder.run(command, SD_PORT=str(port))
+    process.wait_for("Uvicorn running on")
+    return Api(process, f"http://127.0.0.1:{port}")
+
+
+@pytest.fixture(scope="module")
 def narrow(folder: Stack) -> Api:
-    """Four connections an address."""
+    """Allows four connections per address."""
     return folder.start_api(SD_MAX_CONNECTIONS_PER_ADDRESS="4")
 
 
 @contextmanager
 def busy(api: Api, number: int) -> Iterator[list[socket.socket]]:
-    """So many connections, with a request each whose body is awaited."""
+    """Open connections, each with a request whose body is awaited."""
     with ExitStack() as calls:
         opened = [calls.enter_context(open_connection(api)) for _ in range(number)]
         for call in opened:
@@ -53,7 +54,7 @@ def busy(api: Api, number: int) -> Iterator[list[socket.socket]]:
 
 
 def probe(call: socket.socket) -> None:
-    """Ask on a connection that stays open."""
+    """Send a request on a connection that stays open."""
     call.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
     answer = b""
     while not answer.endswith(b"}"):
@@ -61,8 +62,8 @@ def probe(call: socket.socket) -> None:
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_more_idle_connections_than_the_process_may_have_files_take_nobodys_place(folder: Stack) -> None:
-    api = start(folder, f"ulimit -n {FILES}")
+def test_idle_connections_beyond_the_file_limit_block_nobody(few_files: Api) -> None:
+    api = few_files
     with ExitStack() as calls:
         idle = [calls.enter_context(open_connection(api)) for _ in range(2 * FILES)]
         for call in idle[-40:]:
@@ -74,13 +75,11 @@ def test_more_idle_connections_than_the_process_may_have_files_take_nobodys_plac
     assert "Too many open files" not in api.process.output
 
 
-def test_the_limit_of_open_files_is_raised_to_what_the_system_allows(folder: Stack) -> None:
-    api = start(folder, "ulimit -n 900; ulimit -Sn 200")
-
-    assert resource.prlimit(api.process.pid, resource.RLIMIT_NOFILE) == (900, 900)
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit(few_files: Api) -> None:
+    assert resource.prlimit(few_files.process.pid, resource.RLIMIT_NOFILE) == (FILES, FILES)
 
 
-def test_one_address_too_many_is_told_to_come_back_and_probes_are_answered(narrow: Api) -> None:
+def test_a_connection_beyond_the_limit_gets_503_and_probes_are_answered(narrow: Api) -> None:
     with busy(narrow, 4) as calls:
         refused = send_raw(narrow, GET.format("/api/jobs"))
         live = send_raw(narrow, GET.format("/health/live"))
@@ -95,7 +94,7 @@ def test_one_address_too_many_is_told_to_come_back_and_probes_are_answered(narro
     assert answer.startswith(b"HTTP/1.1 200")
 
 
-def test_who_has_been_idle_for_longest_makes_room(narrow: Api) -> None:
+def test_the_longest_idle_connection_is_closed_for_a_new_one(narrow: Api) -> None:
     with ExitStack() as calls:
         first, *others = (calls.enter_context(open_connection(narrow)) for _ in range(4))
         for call in (first, *others, first):
@@ -107,14 +106,14 @@ def test_who_has_been_idle_for_longest_makes_room(narrow: Api) -> None:
         probe(first)
 
 
-def test_late_connections_without_end_keep_no_probe_waiting(narrow: Api) -> None:
-    with busy(narrow, 4), ExitStack() as late:
+def test_many_excess_connections_delay_no_probe(narrow: Api) -> None:
+    with busy(narrow, 4), ExitStack() as excess:
         for _ in range(100):
-            late.enter_context(open_connection(narrow))
+            excess.enter_context(open_connection(narrow))
         assert send_raw(narrow, GET.format("/health/live")).startswith(b"HTTP/1.1 200")
 
 
-def test_a_trusted_proxy_is_not_taken_for_one_client(folder: Stack) -> None:
+def test_a_trusted_proxy_is_exempt_from_the_limit_per_address(folder: Stack) -> None:
     api = folder.start_api(SD_MAX_CONNECTIONS_PER_ADDRESS="4", SD_TRUSTED_PROXIES="127.0.0.1")
 
     with busy(api, 8):

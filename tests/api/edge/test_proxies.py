@@ -1,4 +1,4 @@
-"""Behind proxies, and from old clients: a prefix of the path, HTTP/1.0, slashes that stand twice or at the end."""
+"""Path prefixes of proxies, HTTP/1.0, double and trailing slashes."""
 
 import re
 import threading
@@ -48,7 +48,7 @@ def handler(upstream: str, strips: bool, headers: dict[str, str]) -> type[BaseHT
 
 @contextmanager
 def proxy(port: int, upstream: Api, strips: bool = True, **headers: str) -> Iterator[str]:
-    """The address of the service behind a proxy that has it at PREFIX."""
+    """The URL of the service behind a proxy that serves it at PREFIX."""
     server = ThreadingHTTPServer(("127.0.0.1", port), handler(upstream.url, strips, headers))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -58,62 +58,71 @@ def proxy(port: int, upstream: Api, strips: bool = True, **headers: str) -> Iter
         server.server_close()
 
 
-@pytest.fixture(scope="module", params=["public-url", "not-stripped", "forwarded"])
-def root(null: Stack, request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def trusting(null: Stack) -> Api:
+    return null.start_api(SD_TRUSTED_PROXIES="127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def public(null: Stack) -> tuple[Api, int]:
+    """An API with a public URL, and the port of its proxy."""
     port = free_port()
+    return null.start_api(SD_PUBLIC_URL=f"http://127.0.0.1:{port}{PREFIX}"), port
+
+
+@pytest.fixture(scope="module", params=["public-url", "not-stripped", "forwarded"])
+def root(public: tuple[Api, int], trusting: Api, request: pytest.FixtureRequest) -> Iterator[str]:
+    api, port = public
+    headers = {}
     if request.param == "forwarded":
-        api, headers = null.start_api(SD_TRUSTED_PROXIES="127.0.0.1"), {"X-Forwarded-Prefix": f"{PREFIX}/"}
-    else:
-        api, headers = null.start_api(SD_PUBLIC_URL=f"http://127.0.0.1:{port}{PREFIX}"), {}
+        api, headers = trusting, {"X-Forwarded-Prefix": f"{PREFIX}/"}
     with proxy(port, api, request.param != "not-stripped", **headers) as url:
         yield url
 
 
-def test_every_address_in_an_answer_leads_back_through_the_prefix(root: str) -> None:
+def test_every_link_in_an_answer_has_the_prefix(root: str) -> None:
     answer = requests.post(f"{root}/api/txt2img", json={"prompt": "x"}, timeout=30)
     job = answer.json()
     accepted = requests.post(f"{root}/api/jobs", json={"prompt": "x"}, timeout=30)
     slash = requests.get(f"{root}/api/jobs/?limit=1", allow_redirects=False, timeout=30)
     page = requests.get(f"{root}/docs", timeout=30).text
-    described = re.search(r"url: '([^']+)'", page)
-    assert described
+    openapi_url = re.search(r"url: '([^']+)'", page)
+    assert openapi_url
     addresses = [
         accepted.headers["location"],
         job["links"]["self"],
         job["links"]["events"],
         job["images"][0]["url"],
         slash.headers["location"],
-        described[1],
+        openapi_url[1],
         *re.findall(r'(?:src|href)="(/[^"]+)"', page),
         *requests.get(f"{root}/info", timeout=30).json()["links"].values(),
     ]
 
-    got = {told: requests.get(urljoin(f"{root}/docs", told), timeout=30).status_code for told in addresses}
+    statuses = {link: requests.get(urljoin(f"{root}/docs", link), timeout=30).status_code for link in addresses}
 
-    assert set(got.values()) == {200}, got
-    # Some clients put what they were told behind what they know.
+    assert set(statuses.values()) == {200}, statuses
+    # Some clients append a link to the base URL that they know.
     assert requests.get(root + job["links"]["self"], timeout=30).status_code == 200
 
 
-def test_the_description_says_where_the_service_is(root: str) -> None:
+def test_openapi_names_the_prefix_as_its_server(root: str) -> None:
     (server,) = requests.get(f"{root}/openapi.json", timeout=30).json()["servers"]
 
     assert server["url"] == PREFIX
 
 
-def test_a_prefix_that_a_stranger_tells_is_not_believed(api: Api) -> None:
+def test_a_prefix_from_an_untrusted_peer_is_ignored(api: Api) -> None:
     answer = api.get("/info", headers={"X-Forwarded-Prefix": "/evil"})
 
     assert answer.json()["links"]["docs"] == f"{api.url}/docs"
 
 
 @pytest.mark.parametrize("prefix", ["//evil.example.com", "/a b", "/a\\b", "evil", "/a?b", "/\u00e9"])
-def test_a_prefix_that_is_no_path_is_not_taken(null: Stack, prefix: str) -> None:
-    api = null.start_api(SD_TRUSTED_PROXIES="127.0.0.1")
+def test_a_prefix_that_is_not_a_path_is_ignored(trusting: Api, prefix: str) -> None:
+    answer = trusting.get("/info", headers={"X-Forwarded-Prefix": prefix.encode().decode("latin-1")})
 
-    answer = api.get("/info", headers={"X-Forwarded-Prefix": prefix.encode().decode("latin-1")})
-
-    assert answer.json()["links"]["docs"] == f"{api.url}/docs"
+    assert answer.json()["links"]["docs"] == f"{trusting.url}/docs"
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/api/jobs"])
@@ -130,14 +139,14 @@ def test_a_probe_needs_no_host(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "///api///jobs"])
-def test_slashes_that_stand_twice_are_one(api: Api, path: str) -> None:
+def test_double_slashes_count_as_one(api: Api, path: str) -> None:
     answer = send_raw(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "//health"])
-def test_slashes_that_stand_twice_lead_past_no_door(keyed: Stack, path: str) -> None:
+def test_double_slashes_bypass_no_authentication(keyed: Stack, path: str) -> None:
     answer = send_raw(keyed.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 401")
@@ -146,7 +155,7 @@ def test_slashes_that_stand_twice_lead_past_no_door(keyed: Stack, path: str) -> 
 @pytest.mark.parametrize(
     "path", ["//evil.example.com/", "/\\evil.example.com/", "/%5cevil.example.com/", "/a%0d%0ab: c/"]
 )
-def test_a_slash_at_the_end_leads_to_no_other_host(api: Api, path: str) -> None:
+def test_a_trailing_slash_redirects_to_no_other_host(api: Api, path: str) -> None:
     answer = send_raw(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     location = re.search(rb"(?m)^location: (.*?)\r$", answer)

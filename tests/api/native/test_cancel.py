@@ -30,14 +30,14 @@ def test_a_cancelled_queued_job_never_starts(null: Stack, api: Api) -> None:
 
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     assert answer.headers["x-job-id"] == job["id"]
-    # The worker comes past its message before that of a later job.
+    # The worker receives its message before that of a later job.
     api.wait_until_done(submit(api)["id"])
     ended = api.get(job["links"]["self"]).json()
     assert (ended["state"], ended["attempt"], ended["started_at"]) == ("cancelled", 0, None)
     assert [event.data.get("state") for event in api.all_events(job["id"])] == ["queued", "cancelled"]
 
 
-def test_a_cancelled_running_job_ends_at_its_next_step_without_a_image(null: Stack, api: Api) -> None:
+def test_a_cancelled_running_job_ends_at_its_next_step_without_an_image(null: Stack, api: Api) -> None:
     job = running(api, seconds=20, num_inference_steps=100)
 
     answer = api.delete(job["links"]["self"])
@@ -49,7 +49,7 @@ def test_a_cancelled_running_job_ends_at_its_next_step_without_a_image(null: Sta
     assert list(null.outputs.rglob(f"*{job['id']}*")) == []
 
 
-def test_a_cancel_can_be_asked_for_twice_while_the_job_runs(api: Api) -> None:
+def test_a_running_job_can_be_cancelled_twice(api: Api) -> None:
     job = running(api, seconds=20, num_inference_steps=100)
 
     answers = [api.delete(job["links"]["self"]) for _ in range(2)]
@@ -58,7 +58,7 @@ def test_a_cancel_can_be_asked_for_twice_while_the_job_runs(api: Api) -> None:
     assert api.wait_until_done(job["id"])["state"] == "cancelled"
 
 
-def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> None:
+def test_a_job_that_starts_during_its_cancellation_is_cancelled(stack: Stack) -> None:
     url = stack.settings["SD_REDIS_URL"]
     settings = ApiSettings(redis_url=url, redis_prefix=stack.prefix, output_dir=stack.outputs, backends="null")
     job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
@@ -68,13 +68,13 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
 
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:
-                told = await super().run(operation)
-                if operation.script == "jobs/request_cancel" and told is State.QUEUED:
+                result = await super().run(operation)
+                if operation.script == "jobs/request_cancel" and result is State.QUEUED:
                     queued = worker.run(services.jobs.read(job_id))
                     assert queued is not None
                     started = queued.job.start("null", "a-worker", datetime.now(UTC))
                     assert worker.run(services.jobs.move(queued.job, started))
-                return told
+                return result
 
         client = services.store.client
         snapshot = await cancel_job(replace(services, store=Raced(client)), job_id)
@@ -89,7 +89,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
     ("simulate", "sentence"),
     [({}, "The job has already succeeded."), ({"fail": "out-of-memory"}, "The job has already failed.")],
 )
-def test_a_job_that_has_ended_cannot_be_cancelled(api: Api, simulate: dict[str, str], sentence: str) -> None:
+def test_an_ended_job_cannot_be_cancelled(api: Api, simulate: dict[str, str], sentence: str) -> None:
     job = submit(api, metadata={"simulate": simulate})
     before = api.wait_until_done(job["id"])
 

@@ -1,4 +1,4 @@
-"""The tool that Dify imports: true to the API, in the words that Dify reads, and asked for as Dify asks."""
+"""The tool that Dify imports matches the API, and works the way Dify calls it."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.stack import Api, Stack
 from tools.dify_tool import FIELDS, SERVER, render
 
 FILE = Path(__file__).parents[3] / "compose" / "dify" / "imagegen.openapi.json"
-#: Dify makes any other type a text.
+#: Dify converts any other type to a string.
 TYPES = {"string": str, "integer": int, "number": float, "boolean": bool}
 
 
@@ -23,12 +23,12 @@ def tool() -> dict[str, Any]:
     return read
 
 
-def asked(stack: Stack, tool: dict[str, Any], path: str, method: str, **told: Any) -> requests.Response:
-    """As Dify sends it: what has a default is sent with it, the rest only where a model has said something."""
+def call_tool(stack: Stack, tool: dict[str, Any], path: str, method: str, **arguments: Any) -> requests.Response:
+    """Call the tool as Dify does: fields with a default are always sent, others only if the model gives them."""
     operation = tool["paths"][path][method]
     headers, body = {"X-API-Key": ALICE, "Host": SERVER.removeprefix("http://")}, None
     for parameter in operation["parameters"]:
-        value = told.get(parameter["name"], parameter["schema"].get("default", ""))
+        value = arguments.get(parameter["name"], parameter["schema"].get("default", ""))
         if parameter["in"] == "header":
             headers[parameter["name"]] = str(value)
         else:
@@ -36,20 +36,20 @@ def asked(stack: Stack, tool: dict[str, Any], path: str, method: str, **told: An
     if "requestBody" in operation:
         fields = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
         defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
-        said = {name: TYPES[fields[name]["type"]](value) for name, value in told.items() if name in fields}
-        body = json.dumps(defaults | said)
+        given = {name: TYPES[fields[name]["type"]](value) for name, value in arguments.items() if name in fields}
+        body = json.dumps(defaults | given)
         headers["Content-Type"] = "application/json"
     return requests.request(method, stack.api.url + path, data=body, headers=headers, timeout=60)
 
 
-def test_the_file_is_what_the_api_says(api: Api) -> None:
+def test_the_tool_matches_the_api(api: Api) -> None:
     openapi = api.get("/openapi.json").json()
 
-    assert FILE.read_text() == render(openapi), "write it anew: see tools/dify_tool.py"
+    assert FILE.read_text() == render(openapi), "regenerate it: see tools/dify_tool.py"
     assert set(FIELDS) <= set(openapi["components"]["schemas"]["GenerationRequest"]["properties"])
 
 
-def test_dify_can_read_it(tool: dict[str, Any]) -> None:
+def test_dify_can_parse_the_tool(tool: dict[str, Any]) -> None:
     assert [server["url"] for server in tool["servers"]] == [SERVER]
     for path, operations in tool["paths"].items():
         for operation in operations.values():
@@ -63,9 +63,11 @@ def test_dify_can_read_it(tool: dict[str, Any]) -> None:
         assert isinstance(field.get("default", TYPES[field["type"]]()), TYPES[field["type"]]), name
 
 
-def test_what_dify_asks_is_answered_with_a_image_that_needs_no_key(keyed: Stack, tool: dict[str, Any]) -> None:
-    # Models like to write numbers as texts.
-    answer = asked(keyed, tool, "/api/txt2img", "post", prompt="a penguin", width="64", seed="7", guidance_scale="1.5")
+def test_dify_gets_an_image_link_that_needs_no_key(keyed: Stack, tool: dict[str, Any]) -> None:
+    # Models tend to write numbers as strings.
+    answer = call_tool(
+        keyed, tool, "/api/txt2img", "post", prompt="a penguin", width="64", seed="7", guidance_scale="1.5"
+    )
 
     assert answer.status_code == 200, answer.text
     job = answer.json()
@@ -76,10 +78,10 @@ def test_what_dify_asks_is_answered_with_a_image_that_needs_no_key(keyed: Stack,
     assert answer.request.headers["Prefer"] == "wait=50"
 
 
-def test_a_job_can_be_looked_at(keyed: Stack, tool: dict[str, Any]) -> None:
-    job = asked(keyed, tool, "/api/txt2img", "post", prompt="a penguin", Prefer="wait=0")
+def test_dify_can_look_at_a_job_later(keyed: Stack, tool: dict[str, Any]) -> None:
+    job = call_tool(keyed, tool, "/api/txt2img", "post", prompt="a penguin", Prefer="wait=0")
 
-    looked = asked(keyed, tool, "/api/jobs/{job_id}", "get", job_id=job.json()["id"])
+    later = call_tool(keyed, tool, "/api/jobs/{job_id}", "get", job_id=job.json()["id"])
 
     assert job.status_code == 202
-    assert looked.json()["id"] == job.json()["id"]
+    assert later.json()["id"] == job.json()["id"]

@@ -1,4 +1,4 @@
-"""Every route answers what goes wrong in the one shape."""
+"""Every route answers errors in one shape."""
 
 import pytest
 import requests
@@ -43,7 +43,7 @@ def test_every_route_answers_problems_of_one_shape(api: Api, method: str, path: 
         ("PATCH", "/info", "GET"),
     ],
 )
-def test_a_method_that_is_not_allowed_is_told_all_that_are(api: Api, method: str, path: str, allowed: str) -> None:
+def test_405_names_every_allowed_method(api: Api, method: str, path: str, allowed: str) -> None:
     answer = requests.request(method, api.url + path, json={}, timeout=10)
 
     assert_problem(answer, 405, "method-not-allowed")
@@ -63,13 +63,13 @@ def test_garbage_as_a_job_id_is_not_found(api: Api, garbage: str, end: str) -> N
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-def test_head_is_answered_as_get_without_a_body(api: Api, path: str) -> None:
+def test_head_answers_like_get_without_a_body(api: Api, path: str) -> None:
     answer = api.http.head(api.url + path, timeout=10)
 
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_the_null_backend_must_be_switched_on(redis_url: str, stack: Stack) -> None:
+def test_the_null_backend_must_be_enabled(redis_url: str, stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="sd")
 
     answer = api.post("/api/jobs", {"prompt": "x", "backend": "null"})
@@ -77,7 +77,7 @@ def test_the_null_backend_must_be_switched_on(redis_url: str, stack: Stack) -> N
     assert_problem(answer, 503, "backend-unavailable")
 
 
-def test_a_backend_that_nobody_serves_is_unavailable(api: Api) -> None:
+def test_a_backend_without_workers_is_unavailable(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", "backend": "flux-local"})
 
     assert_problem(answer, 503, "backend-unavailable")

@@ -1,13 +1,16 @@
-"""How the service says it is."""
+"""/health, /api/backends and /info."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import redis
 import requests
 
+from api.services import FLEET_SECONDS
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.redis.store import Store, connect
@@ -29,7 +32,7 @@ CAPABILITIES = Capabilities(
 
 @contextmanager
 def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]:
-    """A worker as it tells of itself."""
+    """A worker as it registers itself."""
     store, workers = Store(connect(stack.settings["SD_REDIS_URL"])), Workers(stack.prefix)
     now = datetime.now(UTC)
     record = WorkerRecord(
@@ -44,21 +47,36 @@ def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]
         store.client.close()
 
 
+@pytest.fixture(scope="module")
+def workerless(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """An API for sd without a worker."""
+    with Stack(redis_url, tmp_path_factory.mktemp("workerless"), SD_BACKENDS="sd") as stack:
+        stack.start_api()
+        yield stack
+
+
 @pytest.fixture
-def empty(stack: Stack) -> Stack:
-    """An API for sd whose workers tests play."""
-    stack.start_api(SD_BACKENDS="sd")
-    return stack
+def empty(workerless: Stack) -> Iterator[Stack]:
+    """The same, and what a test leaves in Redis is removed after it."""
+    yield workerless
+    with redis.Redis.from_url(workerless.settings["SD_REDIS_URL"]) as client:
+        client.delete(*client.scan_iter(f"{workerless.prefix}*"), "nothing")
+    forget_fleet()
+
+
+def forget_fleet() -> None:
+    """Wait until the API no longer answers with the workers that it saw before."""
+    time.sleep(FLEET_SECONDS)
 
 
 def backend(api: Api, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(
+    view: dict[str, Any] = next(
         backend for backend in api.get("/api/backends").json()["backends"] if backend["name"] == name
     )
-    return found
+    return view
 
 
-def test_a_service_with_a_ready_worker_is_well(null: Stack, api: Api) -> None:
+def test_a_service_with_a_ready_worker_is_ok(null: Stack, api: Api) -> None:
     health = api.get("/health").json()
 
     assert (health["status"], health["redis"], health["default_backend"]) == ("ok", True, "null")
@@ -74,7 +92,7 @@ def test_a_service_with_a_ready_worker_is_well(null: Stack, api: Api) -> None:
 
 
 @pytest.mark.parametrize(("state", "status"), [("ready", 200), ("busy", 200), ("loading", 503)])
-def test_a_backend_is_what_its_worker_says(empty: Stack, state: str, status: int) -> None:
+def test_a_backend_has_the_state_of_its_worker(empty: Stack, state: str, status: int) -> None:
     with worker(empty, Backend.SD, WorkerState(state)):
         ready = empty.api.get("/health/ready")
 
@@ -84,7 +102,7 @@ def test_a_backend_is_what_its_worker_says(empty: Stack, state: str, status: int
         assert empty.api.get("/health").json()["status"] == ("ok" if status == 200 else "degraded")
 
 
-def test_a_backend_whose_worker_never_came_is_offline_and_not_ready(empty: Stack) -> None:
+def test_a_backend_without_any_worker_is_offline_and_not_ready(empty: Stack) -> None:
     ready = empty.api.get("/health/ready")
 
     assert (ready.status_code, ready.json()) == (503, {"status": "offline"})
@@ -94,9 +112,10 @@ def test_a_backend_whose_worker_never_came_is_offline_and_not_ready(empty: Stack
     assert backend(empty.api, "flux-local")["status"] == "unconfigured"
 
 
-def test_a_backend_is_remembered_after_its_worker_has_left(empty: Stack) -> None:
+def test_a_backend_is_known_after_its_worker_has_left(empty: Stack) -> None:
     with worker(empty, Backend.FLUX_LOCAL, WorkerState.READY):
         pass
+    forget_fleet()
 
     view = backend(empty.api, "flux-local")
 
@@ -105,18 +124,18 @@ def test_a_backend_is_remembered_after_its_worker_has_left(empty: Stack) -> None
     assert empty.api.get("/api/jobs?backend=flux-local").json()["jobs"][0]["queue_position"] == 0
 
 
-def test_a_backend_says_what_it_takes_and_how_busy_it_is(empty: Stack) -> None:
+def test_a_backend_lists_its_capabilities_and_load(empty: Stack) -> None:
     with worker(empty, Backend.SD, WorkerState.BUSY):
         empty.api.post("/api/jobs", {"prompt": "x"})
-        # Another process has not looked yet: this one may answer with what it saw half a second ago.
-        view = backend(empty.start_api(SD_BACKENDS="sd"), "sd")
+        forget_fleet()
+        view = backend(empty.api, "sd")
 
     assert (view["queued"], view["device"], len(view["workers"])) == (1, "cuda:0", 1)
     assert view["capabilities"]["properties"]["scheduler"]["enum"] == ["ddim", "euler", None]
     assert view["capabilities"]["properties"]["width"]["default"] == 512
 
 
-def test_what_the_backend_cannot_do_is_refused_before_it_is_queued(empty: Stack) -> None:
+def test_a_request_beyond_the_capabilities_is_refused_before_it_is_queued(empty: Stack) -> None:
     with worker(empty, Backend.SD, WorkerState.READY):
         answer = empty.api.post("/api/jobs", {"prompt": "x", "width": 68, "height": 2048, "scheduler": "other"})
 
@@ -127,7 +146,7 @@ def test_what_the_backend_cannot_do_is_refused_before_it_is_queued(empty: Stack)
     ]
 
 
-def test_null_is_only_shown_where_it_is_switched_on(empty: Stack, api: Api) -> None:
+def test_the_null_backend_is_listed_only_if_enabled(empty: Stack, api: Api) -> None:
     hidden = {backend["name"] for backend in empty.api.get("/api/backends").json()["backends"]}
     shown = {backend["name"] for backend in api.get("/api/backends").json()["backends"]}
 
@@ -135,7 +154,7 @@ def test_null_is_only_shown_where_it_is_switched_on(empty: Stack, api: Api) -> N
     assert shown == {"sd", "flux-local", "flux-api", "null"}
 
 
-def test_info_says_what_this_is(api: Api) -> None:
+def test_info_names_version_models_limits_and_links(api: Api) -> None:
     info = api.get("/info").json()
 
     assert (info["name"], info["default_backend"], info["models"]) == ("imagegen", "null", {"null": "null"})
@@ -151,7 +170,7 @@ def test_info_says_what_this_is(api: Api) -> None:
     assert requests.get(info["links"]["openapi"], timeout=10).json()["info"]["version"] == info["version"]
 
 
-def test_the_default_backend_is_the_operators(stack: Stack) -> None:
+def test_the_operator_chooses_the_default_backend(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null,sd", SD_DEFAULT_BACKEND="sd")
 
     job = api.post("/api/jobs", {"prompt": "x"}).json()
@@ -159,7 +178,7 @@ def test_the_default_backend_is_the_operators(stack: Stack) -> None:
     assert job["backend"] == api.get("/info").json()["default_backend"] == "sd"
 
 
-def test_outputs_that_are_gone_are_told(stack: Stack) -> None:
+def test_a_missing_output_folder_is_reported(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null")
     stack.outputs.rmdir()
 

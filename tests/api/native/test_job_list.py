@@ -11,12 +11,12 @@ from tests.stack import Api, Stack
 
 def pages(api: Api, query: str) -> list[list[str]]:
     """The ids of every page."""
-    found, cursor = [], ""
+    result, cursor = [], ""
     while True:
         page = api.get(f"/api/jobs?{query}{cursor}").json()
-        found.append([job["id"] for job in page["jobs"]])
+        result.append([job["id"] for job in page["jobs"]])
         if page["cursor"] is None:
-            return found
+            return result
         cursor = f"&cursor={page['cursor']}"
 
 
@@ -43,7 +43,7 @@ def test_pages_neither_repeat_nor_miss_a_job(idle: Stack) -> None:
     assert max(map(len, found)) == 2
 
 
-def test_a_job_that_comes_between_two_pages_shifts_nothing(idle: Stack) -> None:
+def test_a_new_job_between_two_pages_shifts_nothing(idle: Stack) -> None:
     label = str(uuid.uuid4())
     jobs = [submit(idle.api, label=label) for _ in range(3)]
     first = idle.api.get(f"/api/jobs?label={label}&limit=2").json()
@@ -56,25 +56,25 @@ def test_a_job_that_comes_between_two_pages_shifts_nothing(idle: Stack) -> None:
 
 def test_filters_combine(idle: Stack) -> None:
     label = f"a label: {uuid.uuid4()} & é/*"
-    wanted = submit(idle.api, label=label)
+    queued = submit(idle.api, label=label)
     cancelled = submit(idle.api, label=label)
     idle.api.delete(cancelled["links"]["self"])
-    elsewhere = submit(idle.api, label=label, backend="sd")
+    on_sd = submit(idle.api, label=label, backend="sd")
     submit(idle.api)
 
     def listed(**filters: str) -> list[str]:
         return ids(idle.api.get("/api/jobs", params=filters).json()["jobs"])
 
-    assert listed(label=label) == ids([elsewhere, cancelled, wanted])
-    assert listed(label=label, state="queued") == ids([elsewhere, wanted])
-    assert listed(label=label, state="queued", backend="null") == [wanted["id"]]
-    assert listed(label=label, backend="sd") == [elsewhere["id"]]
+    assert listed(label=label) == ids([on_sd, cancelled, queued])
+    assert listed(label=label, state="queued") == ids([on_sd, queued])
+    assert listed(label=label, state="queued", backend="null") == [queued["id"]]
+    assert listed(label=label, backend="sd") == [on_sd["id"]]
     assert listed(state="cancelled", backend="null")[0] == cancelled["id"]
     assert listed(state="running") == []
     assert listed(label="nobody's") == []
 
 
-def test_a_job_moves_from_one_states_list_to_the_next(api: Api) -> None:
+def test_a_job_is_listed_under_its_current_state_only(api: Api) -> None:
     job = submit(api)
     api.wait_until_done(job["id"])
 
@@ -87,7 +87,7 @@ def test_a_job_moves_from_one_states_list_to_the_next(api: Api) -> None:
     assert holding == ["succeeded"]
 
 
-def test_records_that_are_gone_leave_the_lists(idle: Stack) -> None:
+def test_deleted_records_leave_the_lists(idle: Stack) -> None:
     label = str(uuid.uuid4())
     jobs = [submit(idle.api, label=label) for _ in range(3)]
     with redis.Redis.from_url(idle.settings["SD_REDIS_URL"]) as client:

@@ -1,4 +1,4 @@
-"""/api/jobs: create and look at jobs, and how they get their turn."""
+"""/api/jobs: creating and reading jobs, and the order in which they run."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ def submit(api: Api, seconds: float = 0, **fields: Any) -> dict[str, Any]:
 
 
 def running(api: Api, **fields: Any) -> dict[str, Any]:
-    """A job that has begun, and takes a while."""
+    """A running job that takes a while."""
     job = submit(api, **{"seconds": 1.0, **fields})
     with api.events(job["id"]) as events:
         next(event for event in events if event.type == "progress")
     return job
 
 
-def test_an_accepted_job_is_answered_with_where_it_is(api: Api) -> None:
+def test_an_accepted_job_has_its_address_in_location(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x"})
 
     job = answer.json()
@@ -32,7 +32,7 @@ def test_an_accepted_job_is_answered_with_where_it_is(api: Api) -> None:
     assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
-def test_a_running_job_tells_how_far_it_is(api: Api) -> None:
+def test_a_running_job_reports_progress(api: Api) -> None:
     job = running(api, seconds=1.0, num_inference_steps=10)
 
     answer = api.get(job["links"]["self"])
@@ -45,7 +45,7 @@ def test_a_running_job_tells_how_far_it_is(api: Api) -> None:
     assert api.wait_until_done(job["id"])["progress"] is None
 
 
-def test_queued_jobs_tell_how_many_are_before_them(api: Api) -> None:
+def test_queued_jobs_report_their_position(api: Api) -> None:
     busy = running(api)
     jobs = [submit(api) for _ in range(3)]
 
@@ -56,18 +56,18 @@ def test_queued_jobs_tell_how_many_are_before_them(api: Api) -> None:
     assert api.wait_until_done(jobs[2]["id"])["queue_position"] is None
 
 
-def test_jobs_of_higher_priority_are_done_first(api: Api) -> None:
+def test_jobs_of_higher_priority_run_first(api: Api) -> None:
     running(api)
-    asked = ["low", "normal", "high", "low", "normal", "high"]
+    priorities = ["low", "normal", "high", "low", "normal", "high"]
     # Of different sizes, so that no two are rendered together.
-    jobs = [submit(api, priority=priority, width=64 + number) for number, priority in enumerate(asked)]
+    jobs = [submit(api, priority=priority, width=64 + number) for number, priority in enumerate(priorities)]
 
     positions = [api.get(job["links"]["self"]).json()["queue_position"] for job in jobs]
     ended = [api.wait_until_done(job["id"]) for job in jobs]
 
     assert positions == [4, 2, 0, 5, 3, 1]
-    begun = sorted(range(len(ended)), key=lambda number: str(ended[number]["started_at"]))
-    assert [positions[number] for number in begun] == list(range(len(asked)))
+    started = sorted(range(len(ended)), key=lambda number: str(ended[number]["started_at"]))
+    assert [positions[number] for number in started] == list(range(len(priorities)))
 
 
 def test_a_job_not_started_by_its_deadline_fails(api: Api) -> None:
@@ -86,7 +86,7 @@ def test_a_deadline_does_not_stop_a_job_that_has_started(api: Api) -> None:
     assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
-def test_a_full_queue_takes_no_more_until_one_leaves(stack: Stack) -> None:
+def test_a_full_queue_refuses_jobs_until_one_leaves(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="2")
     first, _ = submit(api), submit(api)
 

@@ -1,4 +1,4 @@
-"""POST /api/txt2img: images while you wait."""
+"""POST /api/txt2img: generate images and wait for them."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ def test_the_answer_is_the_finished_job(api: Api) -> None:
     assert answer.headers["x-job-id"] == job["id"]
 
 
-def test_the_image_is_at_its_url_as_described(api: Api) -> None:
+def test_the_image_at_its_url_has_the_recorded_digest(api: Api) -> None:
     image = generate(api).json()["images"][0]
 
     data = requests.get(image["url"], timeout=10).content
@@ -49,7 +49,7 @@ def test_the_image_is_at_its_url_as_described(api: Api) -> None:
     assert (len(data), hashlib.sha256(data).hexdigest()) == (image["bytes"], image["sha256"])
 
 
-def test_a_job_that_outlasts_the_wait_goes_on(api: Api) -> None:
+def test_a_job_that_outlasts_the_wait_continues(api: Api) -> None:
     answer = generate(api, prefer="wait=1", metadata={"simulate": {"seconds": 1.5}})
 
     job = answer.json()
@@ -58,17 +58,21 @@ def test_a_job_that_outlasts_the_wait_goes_on(api: Api) -> None:
     assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
-def test_who_does_not_want_to_wait_is_answered_at_once(api: Api) -> None:
+def test_wait_0_answers_immediately(api: Api) -> None:
     answer = generate(api, prefer="respond-async, wait=0")
 
     assert answer.status_code == 202
     assert api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
 
 
-def test_the_operators_wait_is_the_longest(redis_url: str, null: Stack) -> None:
-    api = null.start_api(SD_SYNC_TIMEOUT_SECONDS="1")
+@pytest.fixture(scope="module")
+def public(null: Stack) -> Api:
+    """An API with a public URL and a short limit of waiting."""
+    return null.start_api(SD_SYNC_TIMEOUT_SECONDS="1", SD_PUBLIC_URL="https://images.example.com/")
 
-    answer = generate(api, prefer="wait=100", metadata={"simulate": {"seconds": 1.5}})
+
+def test_the_operator_limits_the_wait(public: Api) -> None:
+    answer = generate(public, prefer="wait=100", metadata={"simulate": {"seconds": 1.5}})
 
     assert answer.status_code == 202
 
@@ -84,7 +88,7 @@ def test_the_operators_wait_is_the_longest(redis_url: str, null: Stack) -> None:
         ("application/json;q=0, IMAGE/PNG", "png"),
     ],
 )
-def test_accept_picks_the_bytes_and_their_format(api: Api, accept: str, output_format: str) -> None:
+def test_accept_selects_image_bytes_and_their_format(api: Api, accept: str, output_format: str) -> None:
     answer = generate(api, accept)
 
     assert answer.headers["content-type"] == f"image/{output_format}"
@@ -93,7 +97,7 @@ def test_accept_picks_the_bytes_and_their_format(api: Api, accept: str, output_f
     assert api.get(f"/api/jobs/{answer.headers['x-job-id']}").json()["request"]["output_format"] == output_format
 
 
-def test_the_bytes_come_in_the_format_that_was_asked_for(api: Api) -> None:
+def test_output_format_selects_among_accepted_types(api: Api) -> None:
     answer = generate(api, "image/png, image/webp", output_format="webp")
 
     assert answer.content.startswith(SIGNATURES["webp"])
@@ -110,27 +114,27 @@ def test_the_bytes_come_in_the_format_that_was_asked_for(api: Api) -> None:
         "a/b,*/*",
     ],
 )
-def test_json_is_answered_to_who_prefers_it(api: Api, accept: str) -> None:
+def test_accept_can_prefer_json(api: Api, accept: str) -> None:
     assert generate(api, accept).json()["state"] == "succeeded"
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/gif", "application/json;q=0", "image/png;q=0.0"])
-def test_what_cannot_be_made_is_not_acceptable(api: Api, accept: str) -> None:
+def test_an_unsupported_type_is_not_acceptable(api: Api, accept: str) -> None:
     assert_problem(generate(api, accept), 406, "not-acceptable")
 
 
-def test_a_format_that_accept_does_not_name_is_not_acceptable(api: Api) -> None:
+def test_an_output_format_outside_accept_is_not_acceptable(api: Api) -> None:
     assert_problem(generate(api, "image/png", output_format="jpeg"), 406, "not-acceptable")
 
 
-def test_images_can_come_inside_of_the_answer(api: Api) -> None:
+def test_images_can_be_inlined_in_the_answer(api: Api) -> None:
     job = generate(api, response_format="b64_json", num_images=2).json()
 
     for image in job["images"]:
         assert base64.b64decode(image["b64_json"]) == requests.get(image["url"], timeout=10).content
 
 
-def test_a_job_can_be_looked_at_after_its_inline_image_is_gone(api: Api, null: Stack) -> None:
+def test_a_job_can_be_read_after_its_inline_image_is_gone(api: Api, null: Stack) -> None:
     job = generate(api, response_format="b64_json").json()
     image_file(null, job["id"]).unlink()
 
@@ -143,7 +147,7 @@ def test_a_job_can_be_looked_at_after_its_inline_image_is_gone(api: Api, null: S
     ("code", "status"),
     [("out-of-memory", 507), ("invalid-output", 502), ("storage-full", 507), ("internal-error", 500)],
 )
-def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: str, status: int) -> None:
+def test_a_failed_job_answers_with_the_status_of_its_error(api: Api, code: str, status: int) -> None:
     answer = generate(api, metadata={"simulate": {"fail": code}})
 
     assert_problem(answer, status, code)
@@ -151,7 +155,7 @@ def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: s
     assert (job["state"], job["error"]["code"], job["images"]) == ("failed", code, [])
 
 
-def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_image(null: Stack, api: Api, other_api: Api) -> None:
+def test_a_job_cancelled_during_the_wait_has_no_image(null: Stack, api: Api, other_api: Api) -> None:
     with WaitingCaller(null, other_api, "image/png") as waiting:
         api.delete(waiting.job["links"]["self"])
 
@@ -161,7 +165,7 @@ def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_image(null: Stack, 
     assert answer.headers["x-job-id"] == waiting.job["id"]
 
 
-def test_the_reported_seed_makes_the_same_image_again(api: Api) -> None:
+def test_the_reported_seed_reproduces_the_image(api: Api) -> None:
     first = generate(api, "image/png")
 
     again = generate(api, "image/png", seed=int(first.headers["x-seed"]))
@@ -169,7 +173,7 @@ def test_the_reported_seed_makes_the_same_image_again(api: Api) -> None:
     assert pixels(again) == pixels(first)
 
 
-def test_image_i_is_made_from_seed_plus_i(api: Api) -> None:
+def test_image_i_uses_seed_plus_i(api: Api) -> None:
     images = generate(api, num_images=3, seed=10).json()["images"]
 
     alone = generate(api, "image/png", seed=12)
@@ -178,21 +182,19 @@ def test_image_i_is_made_from_seed_plus_i(api: Api) -> None:
     assert pixels(requests.get(images[2]["url"], timeout=10)) == pixels(alone)
 
 
-def test_what_the_backend_ignores_is_said(api: Api) -> None:
+def test_ignored_fields_are_warned_about(api: Api) -> None:
     job = generate(api, negative_prompt="y", num_inference_steps=2).json()
 
     assert job["warnings"] == ["negative_prompt is ignored: null does not support it"]
 
 
-def test_links_begin_with_the_public_address(null: Stack, api: Api) -> None:
-    public = null.start_api(SD_PUBLIC_URL="https://images.example.com/")
-
+def test_links_begin_with_the_public_url(public: Api) -> None:
     job = generate(public).json()
 
     assert job["images"][0]["url"] == f"https://images.example.com{job['links']['self']}/images/0"
 
 
-def test_everybody_who_waits_gets_their_own_image(api: Api, other_api: Api) -> None:
+def test_every_waiting_caller_gets_its_own_image(api: Api, other_api: Api) -> None:
     def ask(seed: int) -> requests.Response:
         url = (api, other_api)[seed % 2].url
         return requests.post(f"{url}/api/txt2img", json={"prompt": "x", "seed": seed}, timeout=30)
