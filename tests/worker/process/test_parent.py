@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.records import WorkerRecord
 from tests.conftest import RED_HEART
 from tests.polling import wait_until

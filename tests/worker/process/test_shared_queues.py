@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import connect
 from tests.polling import wait_until

@@ -220,10 +220,8 @@ def test_strength_is_ignored() -> None:
 
 
 def test_the_schema_says_which_models_take_which_images() -> None:
-    schemas = {
-        entry["title"]: entry["then"]
-        for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
-    }
+    limits = RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9)
+    schemas = {entry["title"]: entry["then"] for entry in request_schema(CLOUD, limits)["allOf"]}
 
     assert schemas["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
     assert schemas["flux-2-klein-4b"]["properties"]["mask"] == {"type": "null"}
