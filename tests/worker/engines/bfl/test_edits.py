@@ -17,6 +17,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import RequestLimits, Size
+from shared.models.request_schema import request_schema
 from tests.api.images import encoded, half_mask, scene
 from tests.polling import wait_until
 from tests.stack import Stack
