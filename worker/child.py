@@ -77,7 +77,7 @@ class Child:
         time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
         ledger.tell(workers.set_capabilities(settings.backend, backend.capabilities))
         # A worker that ends may take a wake-up along that it will not use.
-        ledger.tell(Jobs(settings.redis_prefix).fill_wake_ups(settings.backend))
+        ledger.tell(Jobs(settings.redis_prefix).repair_queue(settings.backend))
         placement = backend.placement if isinstance(backend, ReportsPlacement) else None
         heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
         if isinstance(backend, ReportsMemory):

@@ -156,10 +156,10 @@ class Jobs:
         args: list[Argument] = [self._keys.record(""), limit]
         return Operation("queue/peek", [self._keys.queue(backend)], args, parse_queued_jobs)
 
-    def fill_wake_ups(self, backend: Backend) -> Operation[int]:
-        """Replace lost wake-ups of workers; returns how many were missing."""
-        keys = [*self._queue(backend), *self._keys.legacy_wake_ups(backend)]
-        return Operation("queue/fill_wake_ups", keys, [wake_up(backend)], int)
+    def repair_queue(self, backend: Backend) -> Operation[int]:
+        """Adopt jobs that the version before queued, and replace lost wake-ups; returns how many were missing."""
+        keys = [*self._queue(backend), self._keys.former_queue(backend), *self._keys.former_wake_ups(backend)]
+        return Operation("queue/repair_queue", keys, [wake_up(backend)], int)
 
     def list_running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
         """The jobs that run on a worker, by their records."""

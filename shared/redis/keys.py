@@ -91,6 +91,10 @@ class Keys:
 
     def queue(self, backend: str) -> str:
         """Queued jobs of a backend, in the order in which they will start; lua/queue/fair_queue.lua says by what."""
+        return f"{self.prefix}queue:{backend}"
+
+    def former_queue(self, backend: str) -> str:
+        """The queue of version 0.1, which lua/queue/repair_queue.lua adopts."""
         return f"{self.prefix}line:{backend}"
 
     def shares(self, backend: str) -> str:
@@ -101,7 +105,7 @@ class Keys:
         """The broker's list of messages for workers of a backend."""
         return f"{self.prefix}{queue_name(backend)}"
 
-    def legacy_wake_ups(self, backend: Backend) -> list[str]:
+    def former_wake_ups(self, backend: Backend) -> list[str]:
         """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
         return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
 

@@ -33,5 +33,5 @@ class Reaper:
             self._rescue.deadline_passed(job_id)
         # A broker may lose a message, and a worker dies with the one that it has taken.
         for backend in Backend:
-            self._store.run(self._jobs.fill_wake_ups(backend))
+            self._store.run(self._jobs.repair_queue(backend))
         return len(lapsed) + len(overdue)

@@ -93,10 +93,25 @@ def test_a_job_that_comes_back_is_next_again(records: Records) -> None:
     assert records.order()[0] == running.id
 
 
-def test_jobs_that_a_version_before_this_one_queued_are_started_first(records: Records) -> None:
+def test_jobs_in_the_queue_of_the_version_before_are_adopted_where_they_were(records: Records) -> None:
+    client, former, current = records.store.client, f"{records.prefix}line:null", f"{records.prefix}queue:null"
+    jobs = [records.accepted().id for _ in range(4)]
+    for job_id in jobs[::2]:
+        client.zadd(former, {job_id: client.zscore(current, job_id)})
+        client.zrem(current, job_id)
+    client.delete(f"{records.prefix}generate.null")
+
+    assert records.run(records.jobs.repair_queue(Backend.NULL)) == 4
+
+    assert records.order() == jobs
+    assert not client.exists(former)
+    assert start_next(records).id == jobs[0]
+
+
+def test_jobs_that_version_0_1_queued_start_first(records: Records) -> None:
     old = records.accepted()
-    # It kept the priority alone.
-    records.store.client.zadd(f"{records.prefix}line:null", {old.id: 1})
+    # It stored the priority alone.
+    records.store.client.zadd(f"{records.prefix}queue:null", {old.id: 1})
     for _ in range(3):
         records.accepted()
 
@@ -161,5 +176,5 @@ def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Rec
 
     answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
 
-    assert [(answer.outcome, answer.job_id) for answer in answers] == [("known", first.id)] * 2
+    assert [(answer.outcome, answer.job_id) for answer in answers] == [("duplicate", first.id)] * 2
     assert records.order() == [first.id]
