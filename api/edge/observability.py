@@ -21,9 +21,9 @@ NOT_TRACED = NoTracing()
 
 
 class Observability:
-    def __init__(self, app: ASGIApp, traffic: RequestMetrics, tracing: Tracing, *, log: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, tracing: Tracing, *, log: bool) -> None:
         self._app = app
-        self._traffic = traffic
+        self._metrics = metrics
         self._tracing = tracing
         self._log = log
 
@@ -41,11 +41,11 @@ class Observability:
                 self._note(request, scope, message["status"], headers, time.perf_counter() - begin)
             await send(message)
 
-        self._traffic.begins()
+        self._metrics.request_started()
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._traffic.ends()
+            self._metrics.request_finished()
             if not begun:
                 self._note(request, scope, NO_STATUS, {}, time.perf_counter() - begin)
             request.end()
@@ -61,7 +61,7 @@ class Observability:
     ) -> None:
         method, route = scope["method"], getattr(scope.get("route"), "path", NO_ROUTE)
         job_id = headers.get(b"x-job-id", b"").decode("latin-1")
-        self._traffic.answered(method, route, status, seconds)
+        self._metrics.response_started(method, route, status, seconds)
         request.set_response(method, route, status, job_id)
         if self._log:
             # Without the query, which may open an image; as it was sent, so that it stays one line.

@@ -58,7 +58,7 @@ def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the dashboard would be open to the network."""
-    settings.require_login()
+    settings.require_flower_login()
     return Service(
         "flower", (sys.executable, "-m", "compose.launcher.flower"), ready="Visit me at", env=env, shown="(?i)error"
     )

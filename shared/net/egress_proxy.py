@@ -23,7 +23,7 @@ class Allowance(Protocol):
 
 
 @dataclass(frozen=True)
-class Proxy:
+class EgressProxy:
     url: Url
     authorization: str = field(default="", repr=False)
     """Value of the header; '' for none."""

@@ -24,8 +24,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, ResponseTooLarge, Unreachable
-from shared.net.address_policy import Address
-from shared.net.egress_proxy import Proxy
+from shared.net.address_policy import IpAddress
+from shared.net.egress_proxy import EgressProxy
 from shared.net.url import Url
 
 #: For one of the server's addresses, so that the next one gets its turn.
@@ -83,9 +83,9 @@ def tls_context() -> ssl.SSLContext:
 def exchange(
     request: requests.PreparedRequest,
     url: Url,
-    addresses: Sequence[Address],
+    addresses: Sequence[IpAddress],
     allowance: ExchangeBudget,
-    proxy: Proxy | None = None,
+    proxy: EgressProxy | None = None,
 ) -> Iterator[requests.Response]:
     """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
 
@@ -126,7 +126,9 @@ class _Adapter(HTTPAdapter):
     Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
     """
 
-    def __init__(self, url: Url, addresses: Sequence[Address], allowance: ExchangeBudget, proxy: Proxy | None) -> None:
+    def __init__(
+        self, url: Url, addresses: Sequence[IpAddress], allowance: ExchangeBudget, proxy: EgressProxy | None
+    ) -> None:
         super().__init__()
         self._url = url
         dial = _Dial(_in_turns(addresses)[:MOST_TRIED], proxy.url.port if proxy else url.port, allowance, proxy, url)
@@ -183,10 +185,10 @@ class _Answer(http.client.HTTPResponse):
 class _Dial:
     """Connects to the addresses, in turn, and through the proxy, where there is one, to the server."""
 
-    addresses: Sequence[Address]
+    addresses: Sequence[IpAddress]
     port: int
     allowance: ExchangeBudget
-    proxy: Proxy | None
+    proxy: EgressProxy | None
     url: Url
 
     def __call__(self) -> socket.socket | None:
@@ -251,7 +253,7 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _PinnedTls
 
 
-def _in_turns(addresses: Sequence[Address]) -> list[Address]:
+def _in_turns(addresses: Sequence[IpAddress]) -> list[IpAddress]:
     """One of each family after the other: a machine may have no way to all of one."""
     places = {4: itertools.count(), 6: itertools.count()}
     return sorted(addresses, key=lambda address: next(places[address.version]))

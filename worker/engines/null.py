@@ -50,7 +50,7 @@ class Simulation(FrozenModel):
 class NullEngine:
     device = "none"
     dtype = "uint8"
-    identity = "stripes"
+    fingerprint = "stripes"
     capabilities = Capabilities(
         model="null",
         width=64,
@@ -71,11 +71,11 @@ class NullEngine:
         images = _images(request, inputs, simulation)
         _take_until(begin + simulation.seconds, request, images, watch)
         if simulation.retire:
-            watch.retire("metadata.simulate says so")
+            watch.request_restart("metadata.simulate says so")
         _misbehave(simulation)
         return images
 
-    def most_together(self, request: GenerationRequest) -> int:
+    def batch_capacity(self, request: GenerationRequest) -> int:
         """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
         try:
             simulation = _simulation(request)
@@ -84,7 +84,7 @@ class NullEngine:
             return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         """In the time that the slowest takes: what a device with room to spare would do."""

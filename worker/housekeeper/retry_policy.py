@@ -20,19 +20,19 @@ class RetryPolicy:
         self._schedule = schedule
         self._chance = chance
 
-    def fate(self, webhook: Webhook, receipt: HttpResult) -> DeliveryOutcome:
-        receiver = receipt.receiver_state
-        if receipt.is_accepted:
-            return DeliveryOutcome(DeliveryState.DELIVERED, receipt.status)
+    def outcome(self, webhook: Webhook, result: HttpResult) -> DeliveryOutcome:
+        receiver = result.receiver_state
+        if result.is_accepted:
+            return DeliveryOutcome(DeliveryState.DELIVERED, result.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # What comes next says more.
             return DeliveryOutcome(
-                DeliveryState.DROPPED, receipt.status, receipt.error, receiver=receiver, gone=receipt.is_gone
+                DeliveryState.DROPPED, result.status, result.error, receiver=receiver, gone=result.is_gone
             )
-        if receipt.is_gone or webhook.attempt > len(self._schedule):
+        if result.is_gone or webhook.attempt > len(self._schedule):
             return DeliveryOutcome(
-                DeliveryState.DEAD, receipt.status, receipt.error, receiver=receiver, gone=receipt.is_gone
+                DeliveryState.DEAD, result.status, result.error, receiver=receiver, gone=result.is_gone
             )
         wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._chance())
-        delay = round(max(wait, receipt.wait_seconds) * 1000)
-        return DeliveryOutcome(DeliveryState.PENDING, receipt.status, receipt.error, delay, receiver)
+        delay = round(max(wait, result.wait_seconds) * 1000)
+        return DeliveryOutcome(DeliveryState.PENDING, result.status, result.error, delay, receiver)

@@ -73,14 +73,14 @@ class HttpResult:
 
 @dataclass(frozen=True)
 class WebhookSender:
-    guard: OutboundClient
+    client: OutboundClient
     signer: WebhookSigner
     images: ImageStore
     links: Callable[[Job], Links]
     inline_max_bytes: int
     user_agent: str
     now: Callable[[], datetime]
-    own_headers: Sequence[ReceiverHeader] = ()
+    operator_headers: Sequence[ReceiverHeader] = ()
     """The operator's, for receivers of the operator's: others are whoever a caller names."""
     total_seconds: float = TOTAL_SECONDS
 
@@ -92,8 +92,8 @@ class WebhookSender:
         headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
-            headers |= header_for(Url.parse(url), self.own_headers)
-            answer = self.guard.send(
+            headers |= header_for(Url.parse(url), self.operator_headers)
+            answer = self.client.send(
                 "POST",
                 url,
                 headers=headers,
@@ -104,7 +104,7 @@ class WebhookSender:
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
             return HttpResult(error.status, _why(error), connected=not isinstance(error, ConnectionFailed))
-        return self._receipt(answer)
+        return self._result(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
@@ -123,7 +123,7 @@ class WebhookSender:
                     found[image.index] = data
         return found
 
-    def _receipt(self, answer: HttpResponse) -> HttpResult:
+    def _result(self, answer: HttpResponse) -> HttpResult:
         if 300 <= answer.status < 400:
             return HttpResult(answer.status, "answered with a redirect, which is not followed")
         wait = max(0, min(round(answer.retry_after() or 0), MOST_WAIT_SECONDS))

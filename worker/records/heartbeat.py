@@ -20,7 +20,7 @@ class Heartbeat:
     """Beats from a thread of its own; a change of the record is told at once."""
 
     def __init__(self, store: Store, workers: Workers, record: WorkerRecord) -> None:
-        self._measure: Callable[[], DeviceMemory | None] = lambda: None
+        self._read_memory: Callable[[], DeviceMemory | None] = lambda: None
         self._store = store
         self._workers = workers
         self._record = record
@@ -37,9 +37,9 @@ class Heartbeat:
             self._record = self._record.model_copy(update=changes)
             self._changed.notify()
 
-    def measure(self, memory: Callable[[], DeviceMemory | None]) -> None:
+    def report_memory(self, memory: Callable[[], DeviceMemory | None]) -> None:
         """Have every beat from now on tell how full the device is."""
-        self._measure = memory
+        self._read_memory = memory
 
     def stop(self) -> None:
         with self._changed:
@@ -59,7 +59,7 @@ class Heartbeat:
 
     def _beat(self, record: WorkerRecord) -> None:
         try:
-            self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._measure()})))
+            self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._read_memory()})))
         except StoreUnavailable:
             logger.debug("Redis does not answer; the next beat comes")
         except Exception:

@@ -39,16 +39,16 @@ class JobRecovery:
         self._jobs = jobs
 
     @classmethod
-    def connected(cls, settings: Settings, worker: WorkerIdentity) -> Self:
+    def connect(cls, settings: Settings, worker: WorkerIdentity) -> Self:
         return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker.id)
 
-    def deadline_passed(self, job_id: str) -> None:
+    def fail_overdue(self, job_id: str) -> None:
         """For a job that nobody has started."""
         job = self._found(job_id)
         if job is not None and job.state is State.QUEUED:
             self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self._store.now()))
 
-    def worker_lost(self, job_id: str) -> None:
+    def requeue_lost(self, job_id: str) -> None:
         """Back into the queue, unless the job has cost too many workers already."""
         job = self._running(job_id)
         if job is not None:
@@ -61,14 +61,14 @@ class JobRecovery:
         logger.warning("the worker of job %s was lost; it goes back into the queue", job.id, extra={"job_id": job.id})
         self._move(job, job.requeue(lost=True))
 
-    def handed_back(self, job_id: str) -> None:
+    def requeue(self, job_id: str) -> None:
         """Back into the queue, because the worker has to end."""
         job = self._running(job_id)
         if job is not None:
             logger.info("job %s goes back into the queue", job_id, extra={"job_id": job_id})
             self._move(job, job.requeue())
 
-    def child_lost(self, time_limit_seconds: float) -> None:
+    def recover_from_lost_child(self, time_limit_seconds: float) -> None:
         """The process that rendered is gone: by a crash, or because it hung beyond the time limit."""
         jobs = self._all_running()
         last_start = max((job.started_at for job in jobs if job.started_at), default=None)
@@ -81,10 +81,10 @@ class JobRecovery:
             else:
                 self._lost(job)
 
-    def worker_leaves(self) -> None:
+    def requeue_all(self) -> None:
         """The process that renders has to end, whatever it still has."""
         for job in self._all_running():
-            self.handed_back(job.id)
+            self.requeue(job.id)
 
     def _has_run_for(self, job: Job, seconds: float) -> bool:
         return job.started_at is not None and (self._store.now() - job.started_at).total_seconds() >= seconds

@@ -9,7 +9,7 @@ from shared.errors import StoreUnavailable
 from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Fleet, WorkerRecord, Workers, WorkerState
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: The largest models load within a minute or two from a local disk.
 LONG_SECONDS = 300.0
@@ -48,7 +48,7 @@ def judged(backend: Backend, fleet: Fleet) -> Finding:
 
 def _loading(backend: Backend, worker: WorkerRecord) -> Finding:
     if (download := worker.download) is not None:
-        there = f"{readable(download.bytes_done)} of {readable(download.bytes_total)}"
+        there = f"{format_bytes(download.bytes_done)} of {format_bytes(download.bytes_total)}"
         return warning(
             f"{backend} is still loading: {there} of {download.model} are there.",
             "Wait; jobs are taken and wait, too. `imagegen status` shows how far it is.",

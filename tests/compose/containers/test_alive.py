@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port
 
 #: Of the processor: what else runs on this machine takes none of it.
@@ -37,7 +37,7 @@ def test_a_worker_shows_for_as_long_as_it_serves_that_it_does(stack: Stack, back
     else:
         worker = stack.start_worker(backend, SD_BFL_API_KEY="a-key")
 
-    until(lambda: alive(file).returncode == 0)
+    wait_until(lambda: alive(file).returncode == 0)
     worker.stop()
 
     assert alive(file).returncode == 1

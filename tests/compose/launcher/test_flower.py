@@ -10,7 +10,7 @@ import psutil
 import pytest
 import requests
 
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port, valkey_server
 
 LOGIN = ("somebody", "the-password-of-flower")
@@ -72,10 +72,10 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
         process = stack.run([sys.executable, "-m", "compose.launcher.flower"])
         process.wait_for("Visit me at")
         url, worker = f"http://127.0.0.1:{own}", f"null-0@{stack.prefix.rstrip(':')}"
-        until(lambda: worker in requests.get(f"{url}/api/workers", auth=LOGIN, timeout=10).text)
+        wait_until(lambda: worker in requests.get(f"{url}/api/workers", auth=LOGIN, timeout=10).text)
         body = {"prompt": CANARY, "label": CANARY, "metadata": {"own": CANARY}}
         job = stack.api.post("/api/txt2img", body, headers={"X-API-Key": KEY}).json()["id"]
-        until(lambda: requests.get(f"{url}/api/task/info/{job}", auth=LOGIN, timeout=10).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/api/task/info/{job}", auth=LOGIN, timeout=10).status_code == 200)
         yield Flower(process, url, job, worker)
 
 
@@ -114,7 +114,7 @@ def test_no_prompt_no_key_and_no_password_is_in_it(flower: Flower) -> None:
 
 def test_it_remembers_so_much_and_no_more(flower: Flower) -> None:
     assert {"--max_tasks=2000", "--max_workers=200"} <= set(psutil.Process(flower.process.pid).cmdline())
-    assert psutil.Process(flower.process.pid).memory_info().rss < 120e6
+    assert psutil.Process(flower.process.pid).memory_info().rss < 80e6
 
 
 def test_its_log_is_json_too_where_that_is_wanted(flower: Flower) -> None:

@@ -14,7 +14,7 @@ import requests
 from shared.observability import logs
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.compose.monitoring.conftest import CANARY
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, free_port
 
 KEY = "the-key-of-somebody-0123"
@@ -30,7 +30,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
             body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "own": CANARY}}
             url = f"{service.url}/api/txt2img?{CANARY}={CANARY}"
             requests.post(url, json=body, headers={"X-API-Key": KEY}, timeout=30)
-        until(lambda: "out-of-memory" in service.launcher.output)
+        wait_until(lambda: "out-of-memory" in service.launcher.output)
         service.launcher.send(signal.SIGTERM)
         assert service.launcher.wait(STOP_SECONDS) == 0
         yield [json.loads(line) for line in service.launcher.lines]

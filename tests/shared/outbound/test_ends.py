@@ -1,4 +1,4 @@
-"""When an exchange through the guard ends: in time, and before it takes too much."""
+"""When an exchange through the outbound client ends: in time, and before it takes too much."""
 
 import contextlib
 import time
@@ -189,7 +189,7 @@ def test_redirects_share_the_time(caller: Caller, server: Server) -> None:
     server.script.act = act
 
     with soon(), pytest.raises(OutboundTimeout):
-        caller.get(redirects=100, timeout_seconds=SECONDS)
+        caller.get(max_redirects=100, timeout_seconds=SECONDS)
 
 
 def test_a_body_may_go_elsewhere_as_it_comes(caller: Caller, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Requests through the guard to real servers: what they say, and what is said of them."""
+"""Requests through the outbound client to real servers: what they say, and what is said of them."""
 
 import logging
 from collections.abc import Iterator

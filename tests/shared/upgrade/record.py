@@ -1,6 +1,6 @@
-"""Record an installation for test_upgrade.py: `python -m tests.shared.upgrade.record FILE` in a checkout of the old version.
+"""Record an installation for test_upgrade.py: `python -m tests.shared.upgrade.record FILE`.
 
-Copy this file there first if that version lacks it.
+Run it in a checkout of the version to record; copy it there if that version lacks it.
 """
 
 import base64

@@ -19,7 +19,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
-from shared.settings.housekeeper import signing_keys
+from shared.settings.housekeeper import parse_signing_keys
 from shared.settings.service import LinkSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
@@ -29,7 +29,7 @@ from tests.shared.webhooks.receiver import SECRET
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import RetryPolicy
 from worker.housekeeper.signing import WebhookSigner
-from worker.housekeeper.webhook_dispatcher import Dispatcher
+from worker.housekeeper.webhook_dispatcher import WebhookDispatcher
 from worker.housekeeper.webhook_sender import WebhookSender
 
 _numbers = itertools.count()
@@ -127,8 +127,8 @@ class Office:
 
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
         return WebhookSender(
-            guard=OutboundClient(allow, proxy=fields.pop("proxy", None)),
-            signer=WebhookSigner(signing_keys(SecretStr(secrets)) if secrets else ()),
+            client=OutboundClient(allow, proxy=fields.pop("proxy", None)),
+            signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
@@ -141,7 +141,7 @@ class Office:
     def sending(
         self, courier: WebhookSender, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16
     ) -> Iterator[None]:
-        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
+        dispatcher = WebhookDispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
         dispatcher.start()
         yield
         dispatcher.stop()

@@ -15,7 +15,7 @@ from shared.webhooks.outbox import (
     ReceiverState,
     Webhook,
 )
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang
 
@@ -45,10 +45,10 @@ def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
     receiver.behave = behave
     with office.sending(office.courier([receiver.origin]), threads=8):
         done(office, "slow", 40, webhook_url=f"{receiver.origin}/webhook/slow")
-        until(lambda: len(receiver.arrivals) == MAX_IN_FLIGHT_PER_QUEUE)
+        wait_until(lambda: len(receiver.arrivals) == MAX_IN_FLIGHT_PER_QUEUE)
         begin = time.monotonic()
         done(office, "quick", 20, webhook_url=f"{receiver.origin}/webhook/quick")
-        until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
+        wait_until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
         took = time.monotonic() - begin
         released.set()
 
@@ -143,7 +143,7 @@ def test_what_was_on_its_way_before_queues_had_owners_is_delivered(office: Offic
 
     with office.sending(office.courier([receiver.origin])):
         done(office, "n8n", webhook_url=receiver.url)
-        until(lambda: not office.keys)
+        wait_until(lambda: not office.keys)
 
     assert {arrival.message["data"]["id"] for arrival in receiver.arrivals} >= set(jobs)
     assert len({arrival.id for arrival in receiver.arrivals}) == len(receiver.arrivals) == len(jobs) + 1

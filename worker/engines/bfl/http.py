@@ -127,7 +127,7 @@ class Http:
 
         Raises ForbiddenUrl, and InvalidOutput for more than `most` bytes.
         """
-        guard = self._guard(url)
+        outbound = self._outbound_client(url)
 
         def ask() -> HttpResponse:
             data = bytearray()
@@ -137,7 +137,9 @@ class Http:
                 turn.check()
 
             seconds = min(self._patience.image_seconds, turn.left())
-            answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, redirects=REDIRECTS, sink=take)
+            answer = outbound.send(
+                "GET", url, timeout_seconds=seconds, max_bytes=most, max_redirects=REDIRECTS, sink=take
+            )
             return replace(answer, body=bytes(data))
 
         return self._insist(ask, turn)
@@ -200,7 +202,7 @@ class Http:
         is_theirs = (url.scheme, url.port) == ("https", 443) and _API_HOST.fullmatch(url.host) is not None
         return is_theirs or url.origin == self._origin
 
-    def _guard(self, text: str) -> OutboundClient:
+    def _outbound_client(self, text: str) -> OutboundClient:
         """For an image's address. Raises ForbiddenUrl."""
         url = Url.parse(text)
         # A provider on this machine has its images here, too.

@@ -44,23 +44,23 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
     return Bench(redis_url, f"bought-{tmp_path.name}:", tmp_path)
 
 
-def run(bench: Bench, job: Job, buying: Buying, leaving: threading.Event | None = None) -> Job:
-    wake(bench.runner(Shop(buying), leaving=leaving or threading.Event()))
+def run(bench: Bench, job: Job, buying: Buying, stopping: threading.Event | None = None) -> Job:
+    wake(bench.runner(Shop(buying), stopping=stopping))
     return bench.read(job)
 
 
 def test_what_was_bought_is_on_record_after_the_end(bench: Bench) -> None:
-    done = run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
+    done = run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     assert (done.state, done.providers) == ("succeeded", (TASK,))
 
 
 def test_what_was_bought_is_stored_as_soon_as_that_can_be(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     day = Path(f"{datetime.now(UTC):%Y}")
-    job = bench.accepted()
+    job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
-        watch.remember((TASK,))
+        watch.save_provider_tasks((TASK,))
         # In the place of a folder there is a file.
         (bench.folder / day).write_text("")
 
@@ -81,7 +81,7 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
     def draw(_: JobWatch) -> None:
         (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
 
-    done = run(bench, bench.accepted(), draw)
+    done = run(bench, bench.submit(), draw)
 
     assert done.state == "failed"
 
@@ -89,18 +89,18 @@ def test_what_was_not_bought_fails_where_it_cannot_be_stored(bench: Bench) -> No
 @pytest.mark.parametrize("bought", [(), (TASK,)])
 def test_nobody_is_told_to_try_again_what_was_paid_for(bench: Bench, bought: tuple[ProviderTask, ...]) -> None:
     def buy(watch: JobWatch) -> None:
-        watch.remember(bought)
+        watch.save_provider_tasks(bought)
         raise StorageUnavailable
 
-    failed = run(bench, bench.accepted(), buy)
+    failed = run(bench, bench.submit(), buy)
 
     assert failed.error is not None
     assert (failed.error.code, failed.error.retryable) == ("storage-unavailable", not bought)
 
 
 def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_again(bench: Bench) -> None:
-    running = bench.started(bench.accepted())
-    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+    running = bench.start(bench.submit())
+    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
 
     failed = bench.read(running).fail(JobError.from_error(WorkerLost()), NOW)
 
@@ -111,7 +111,7 @@ def test_a_job_that_cost_its_workers_after_it_was_bought_is_not_to_be_tried_agai
 
 
 def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
-    run(bench, bench.accepted(), lambda watch: watch.remember((TASK,)))
+    run(bench, bench.submit(), lambda watch: watch.save_provider_tasks((TASK,)))
 
     page = bench.store.run(bench.jobs.list_page(JobFilter(), 10, None))
 
@@ -119,14 +119,14 @@ def test_what_was_bought_is_on_record_in_lists(bench: Bench) -> None:
 
 
 def test_the_next_attempt_knows_what_was_bought(bench: Bench) -> None:
-    job = bench.accepted()
-    running = bench.started(job)
-    assert bench.ledger.note(running.model_copy(update={"providers": (TASK,)}))
+    job = bench.submit()
+    running = bench.start(job)
+    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
     # As whoever takes it back has it: a copy from before the purchase.
-    queued = bench.requeued(running)
+    queued = bench.requeue(running)
     seen: list[tuple[ProviderTask, ...]] = []
 
-    run(bench, queued, lambda watch: seen.append(watch.providers))
+    run(bench, queued, lambda watch: seen.append(watch.provider_tasks))
 
     assert seen == [(TASK,)]
 
@@ -138,19 +138,19 @@ def test_a_later_attempt_warns_of_what_the_caller_asked_for_and_no_more(bench: B
         leaving.set()
         watch.check()
 
-    left = run(bench, bench.accepted(negative_prompt="y"), leave, leaving)
-    done = run(bench, bench.requeued(left), lambda _: None)
+    left = run(bench, bench.submit(negative_prompt="y"), leave, leaving)
+    done = run(bench, bench.requeue(left), lambda _: None)
 
     assert (done.attempt, done.warnings) == (2, left.warnings)
     assert done.warnings == ("negative_prompt is ignored: null cannot honour it",)
 
 
 def test_a_purchase_of_a_job_that_was_taken_away_is_not_put_on_record(bench: Bench) -> None:
-    job = bench.accepted()
+    job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
-        bench.started(bench.requeued(bench.read(job)))
-        watch.remember((TASK,))
+        bench.start(bench.requeue(bench.read(job)))
+        watch.save_provider_tasks((TASK,))
 
     after = run(bench, job, buy)
 
@@ -161,11 +161,11 @@ def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) ->
     leaving = threading.Event()
 
     def buy(watch: JobWatch) -> None:
-        watch.remember((TASK,))
+        watch.save_provider_tasks((TASK,))
         leaving.set()
         watch.check()
 
-    after = run(bench, bench.accepted(), buy, leaving)
+    after = run(bench, bench.submit(), buy, leaving)
 
     assert (after.state, after.providers) == ("running", (TASK,))
     assert bench.files == []
@@ -174,7 +174,7 @@ def test_a_worker_that_leaves_lets_go_of_its_job_without_a_word(bench: Bench) ->
 def test_a_request_that_nobody_could_check_before_is_refused_before_it_is_bought(bench: Bench) -> None:
     bought: list[JobWatch] = []
 
-    after = run(bench, bench.accepted(width=8000), bought.append)
+    after = run(bench, bench.submit(width=8000), bought.append)
 
     assert after.error is not None
     assert (after.error.code, bought) == ("invalid-request", [])
