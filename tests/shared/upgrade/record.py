@@ -90,7 +90,7 @@ def populate(stack: Stack, client: "redis.Redis[str]", origin: str, nobody: str)
     while "pending" not in str(alice.read(jobs["pending"])["webhook"]["deliveries"]) or not client.keys("*down:*"):
         time.sleep(0.05)
     housekeeper.kill()
-    jobs["running"] = alice.submit(seconds=30, seed=4, webhook_url=nobody, webhook_events=["started", "succeeded"])
+    jobs["running"] = alice.submit(seconds=3, seed=4, webhook_url=nobody, webhook_events=["started", "succeeded"])
     while not (alice.read(jobs["running"])["progress"] or {}).get("step"):
         time.sleep(0.05)
     worker.kill()
