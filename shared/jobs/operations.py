@@ -66,7 +66,7 @@ class Jobs:
         """
         keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.idempotency(idempotency.name if idempotency else ""), self._keys.deadlines]
-        keys += [self._keys.active(job.owner), self._keys.counts, *self._indexes(job)]
+        keys += [self._keys.unfinished(job.owner), self._keys.counts, *self._indexes(job)]
         args: list[Argument] = [job.id, self.channel, dump_job(job), job.backend, job.request.label or "", job.owner]
         args += [job.request.priority.rank, job.request.num_images, expected_ms, wake_up(job.backend)]
         args += [limits.queued, limits.queued_per_backend, limits.per_owner]
@@ -103,7 +103,7 @@ class Jobs:
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
         keys += [self._keys.state(old.state), self._keys.state(new.state), *self._queue(old.backend)]
         keys += [self._keys.leases, self._keys.duration_stats(old.backend), self._keys.deadlines]
-        keys += [self._keys.active(old.owner), self._keys.counts]
+        keys += [self._keys.unfinished(old.owner), self._keys.counts]
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, dump_job(new)]
         args += [old.owner, new.request.priority.rank, new.request.num_images, wake_up(old.backend), new.worker or ""]
         args.append(EVENTS_LIFETIME_MS if new.state.is_terminal else "")

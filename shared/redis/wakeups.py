@@ -1,7 +1,7 @@
-"""Wake-ups: messages in the broker's own format that make a worker of Celery look into its queue.
+"""Wake-ups: broker messages that make a Celery worker look into its queue.
 
-They are written by hand, so that the API needs nothing of Celery, and by the scripts that move jobs, so that no
-queued job is without one. The format is Celery's task protocol 2 in kombu's Redis envelope.
+The Lua scripts that move jobs write them, so that no queued job lacks one and the API does not need Celery. The
+format is Celery's task protocol 2 in kombu's Redis envelope.
 """
 
 import base64
@@ -10,21 +10,21 @@ from functools import cache
 
 from shared.jobs.types import Backend
 
-#: The one task. It has no arguments: which job is next is in the queue.
+#: The only task. It has no arguments: the queue holds the next job.
 GENERATE = "generate"
-#: What the scripts replace by an id of its own for each message.
+#: Placeholder that the scripts replace with a unique id.
 ID = "{ID}"
 _BODY = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 
 
 def queue_name(backend: Backend) -> str:
-    """Of Celery's queue, and the broker list behind it."""
+    """Name of the Celery queue and of its list in the broker."""
     return f"generate.{backend}"
 
 
 @cache
 def wake_up(backend: Backend) -> str:
-    """The message as JSON, with ID in the place of its id."""
+    """The message as JSON, with ID in place of its id."""
     queue = queue_name(backend)
     unset = ["shadow", "eta", "expires", "group", "group_index", "parent_id", "stamped_headers"]
     headers = dict.fromkeys(unset) | {

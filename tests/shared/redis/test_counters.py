@@ -65,8 +65,8 @@ def test_a_job_is_counted_when_it_comes_and_when_it_ends(records: Records) -> No
 
     counts = told(records).counts
 
-    assert counts.of(ACCEPTED) == {("null",): 3}
-    assert counts.of(ENDED) == {
+    assert counts.values(ACCEPTED) == {("null",): 3}
+    assert counts.values(ENDED) == {
         ("null", "succeeded", ""): 1,
         ("null", "failed", "out-of-memory"): 1,
         ("null", "cancelled", ""): 1,
@@ -82,8 +82,8 @@ def test_what_did_not_happen_is_not_counted(records: Records) -> None:
 
     counts = told(records).counts
 
-    assert counts.of(ACCEPTED) == {("null",): 1}
-    assert counts.of(ENDED) == {("null", "succeeded", ""): 1}
+    assert counts.values(ACCEPTED) == {("null",): 1}
+    assert counts.values(ENDED) == {("null", "succeeded", ""): 1}
 
 
 def test_a_job_that_succeeds_tells_how_long_everything_took(records: Records) -> None:
@@ -97,7 +97,7 @@ def test_a_job_that_succeeds_tells_how_long_everything_took(records: Records) ->
     assert distribution(records, ENCODE).sum_seconds == pytest.approx(0.03)
     assert distribution(records, STEP).sum_seconds == pytest.approx(0.1405)
     assert [count for bound, count in distribution(records, STEP).below if bound in (0.1, 0.25)] == [0, 1]
-    assert told(records).counts.of(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
+    assert told(records).counts.values(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
 
 
 def test_only_the_first_start_ends_the_wait_and_every_return_says_why(records: Records) -> None:
@@ -107,7 +107,7 @@ def test_only_the_first_start_ends_the_wait_and_every_return_says_why(records: R
     moved(records, job, job.requeue())
 
     assert distribution(records, WAIT).below[-1][1] == 1
-    assert told(records).counts.of(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
+    assert told(records).counts.values(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
 
 
 def test_images_that_were_found_finished_tell_no_time(records: Records) -> None:
@@ -115,7 +115,7 @@ def test_images_that_were_found_finished_tell_no_time(records: Records) -> None:
     moved(records, running, running.succeed((image(0),), Timings(), LATER))
 
     assert distribution(records, RUN).below[-1][1] == 0
-    assert told(records).counts.of(IMAGES) == {("null", "false"): 1}
+    assert told(records).counts.values(IMAGES) == {("null", "false"): 1}
 
 
 def test_images_that_are_given_again_are_not_counted_again(records: Records) -> None:
@@ -124,8 +124,8 @@ def test_images_that_are_given_again_are_not_counted_again(records: Records) -> 
 
     counts = told(records).counts
 
-    assert counts.of(REUSED) == counts.of(ACCEPTED) == {("null",): 1}
-    assert not counts.of(IMAGES)
+    assert counts.values(REUSED) == counts.values(ACCEPTED) == {("null",): 1}
+    assert not counts.values(IMAGES)
 
 
 def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> None:
@@ -141,7 +141,7 @@ def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> N
 
 
 def test_every_way_in_which_an_attempt_can_end_is_told_before_it_occurs() -> None:
-    assert {count_attempt(state) for state in DeliveryState} == {SENT.add(*values) for values in SENT.expected}
+    assert {count_attempt(state) for state in DeliveryState} == {SENT.increment(*values) for values in SENT.expected}
 
 
 def test_buckets_may_change_without_losing_what_was_counted() -> None:

@@ -106,7 +106,7 @@ def test_a_worker_goes_on_beating_after_an_error_that_nobody_foresaw(client: red
         return None
 
     heartbeat = Heartbeat(Store(client), Workers("beating:"), worker())
-    heartbeat.measure(measured)
+    heartbeat.report_memory(measured)
     heartbeat.start()
     try:
         heartbeat.update(current_job="a job")

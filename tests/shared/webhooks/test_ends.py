@@ -89,7 +89,7 @@ def test_410_ends_all_that_is_on_its_way_of_this_job(office: Office, receiver: R
         wait_until(lambda: office.deliveries(job)["succeeded"].state == "dead")
 
     assert office.deliveries(job)["started"].state == "dropped"
-    assert office.deliveries(job)["started"].last_error == "its receiver wants to hear no more of this job"
+    assert office.deliveries(job)["started"].last_error == "its receiver wants no more events of this job"
     assert receiver.types == ["started", "succeeded"]
     assert office.keys == {"dead", "dead:", f"event:{job.id}_succeeded_1"}
 

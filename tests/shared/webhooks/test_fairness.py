@@ -197,7 +197,7 @@ def test_one_owner_cannot_fill_redis(office: Office) -> None:
     assert office.deliveries(running)["progress"].state == "dropped"
     told = {job_id: office.run(office.jobs.read(job_id)).deliveries[0] for job_id in ended}
     assert [one.state for one in told.values()] == ["dropped", "pending", "pending"]
-    assert told[ended[0]].last_error == f"gave way to newer ones: {most} of its owner were waiting"
+    assert told[ended[0]].last_error == f"dropped in favour of newer ones: {most} of its owner were pending"
     assert client.hget(f"{office.prefix}counts", "webhooks_dropped|limit") == "2"
     # Others have a room of their own.
     assert len(done(office, "dify", 2)) == 2
