@@ -27,7 +27,7 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", Backend)
-def test_a_wake_up_is_what_celery_would_send(redis_url: str, backend: Backend) -> None:
+def test_a_wake_up_equals_a_message_of_celery(redis_url: str, backend: Backend) -> None:
     settings = Settings(redis_url=redis_url, redis_prefix=f"queues-{backend}:")
     app = create_celery(settings)
 
@@ -43,7 +43,7 @@ def test_a_wake_up_is_what_celery_would_send(redis_url: str, backend: Backend) -
     assert leaves(json.loads(wake_up(backend).replace("{ID}", WAKE_UP))) == leaves(json.loads(sent[0]))
 
 
-def test_no_two_wake_ups_are_the_same(records: Records) -> None:
+def test_every_wake_up_has_a_unique_id(records: Records) -> None:
     for _ in range(3):
         records.accepted()
 

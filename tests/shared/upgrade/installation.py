@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Installation:
     jobs: dict[str, str]
     """Ids by the names that record.py gave the jobs."""
     content: dict[str, Any]
+    restored_at: float = field(default_factory=time.time)
 
     @classmethod
     def read(cls, receiver: str) -> "Installation":
@@ -34,17 +35,26 @@ class Installation:
 
     def restore_files(self, outputs: Path) -> None:
         for name, data in self.content["files"].items():
-            path = outputs / name
+            path = outputs / (name if name.startswith("inputs/") else self._image_path(Path(name).name))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(base64.b64decode(data))
 
+    def _image_path(self, name: str) -> str:
+        """Images lie in a folder of the day on which their job was created."""
+        doc = json.loads(self.content["keys"][f"job:{name[:36]}"][2]["doc"])
+        return f"{datetime.fromisoformat(_iso(doc['created_at'], self.seconds)):%Y/%m/%d}/{name}"
+
+    @property
+    def seconds(self) -> float:
+        """How long ago it was recorded."""
+        return self.restored_at - float(self.content["recorded_at"])
+
     def restore_keys(self, client: "redis.Redis[str]", prefix: str) -> None:
-        seconds = time.time() - self.content["recorded_at"]
         for name, (kind, ttl_ms, value) in self.content["keys"].items():
             key = prefix + name
             # Scores of the queue are no times; the lease of the worker that was killed has run out meanwhile.
             is_kept = name.startswith("line:") or name == "leases"
-            _restore(client, key, kind, value if is_kept else _shifted(value, seconds))
+            _restore(client, key, kind, value if is_kept else _shifted(value, self.seconds))
             if ttl_ms > 0:
                 client.pexpire(key, ttl_ms)
 

@@ -43,7 +43,7 @@ def javascript(arrival: Arrival) -> bool:
 
 
 @pytest.mark.parametrize("verify", [python, javascript])
-def test_the_samples_know_a_true_webhook_from_a_false_one(
+def test_the_documented_samples_verify_signatures(
     office: Office, receiver: Receiver, verify: Callable[[Arrival], bool]
 ) -> None:
     with office.sending(office.courier([receiver.origin])):

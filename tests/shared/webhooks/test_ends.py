@@ -17,7 +17,7 @@ from tests.shared.webhooks.receiver import Receiver, answer, receiving, tomorrow
 from worker.housekeeper.retry_policy import SCHEDULE
 
 
-def test_nobody_there_is_tried_again_later(office: Office) -> None:
+def test_a_refused_connection_is_retried_later(office: Office) -> None:
     with receiving() as receiver:
         pass
     with office.sending(office.courier([receiver.origin]), SCHEDULE):
@@ -27,7 +27,7 @@ def test_nobody_there_is_tried_again_later(office: Office) -> None:
     assert office.deliveries(job)["succeeded"].last_error == "could not be reached: the server takes no connections"
 
 
-def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Office, receiver: Receiver) -> None:
+def test_webhooks_pass_through_the_proxy_and_record_its_refusal(office: Office, receiver: Receiver) -> None:
     with proxying() as proxy, office.sending(office.courier([], proxy=EgressProxy.parse(proxy.url)), SCHEDULE):
         proxy.ports["hooks.example.com:80"] = int(receiver.origin.rpartition(":")[2])
         office.done(webhook_url="http://hooks.example.com/hook")
@@ -41,7 +41,7 @@ def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Offic
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "date by its own clock", "too long", "nonsense"])
-def test_a_receiver_that_asks_for_time_is_given_it_within_bounds(office: Office, receiver: Receiver, form: str) -> None:
+def test_retry_after_is_respected_within_bounds(office: Office, receiver: Receiver, form: str) -> None:
     asked, given = {
         "seconds": ("120", 120.0),
         "date": (format_datetime(datetime.now(UTC) + timedelta(seconds=120), usegmt=True), 119.0),
@@ -63,7 +63,9 @@ def test_a_receiver_that_asks_for_time_is_given_it_within_bounds(office: Office,
     assert given - 3 <= (told.next_attempt_at - told.last_attempt_at).total_seconds() <= given + 3
 
 
-def test_waits_are_by_the_clock_of_redis_and_the_timestamp_is_the_senders(office: Office, receiver: Receiver) -> None:
+def test_retries_follow_the_clock_of_redis_and_timestamps_that_of_the_sender(
+    office: Office, receiver: Receiver
+) -> None:
     receiver.behave = answer(500)
     ahead = timedelta(days=1)
     with office.sending(office.courier([receiver.origin], now=lambda: datetime.now(UTC) + ahead), SCHEDULE):
@@ -79,7 +81,7 @@ def test_waits_are_by_the_clock_of_redis_and_the_timestamp_is_the_senders(office
     assert SCHEDULE[0] <= (told.next_attempt_at - told.last_attempt_at).total_seconds() <= SCHEDULE[0] * 1.2
 
 
-def test_410_ends_all_that_is_on_its_way_of_this_job(office: Office, receiver: Receiver) -> None:
+def test_410_drops_all_pending_webhooks_of_the_job(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin]), SCHEDULE):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["started", "succeeded"]))
@@ -94,7 +96,7 @@ def test_410_ends_all_that_is_on_its_way_of_this_job(office: Office, receiver: R
     assert office.keys == {"dead", "dead:", f"event:{job.id}_succeeded_1"}
 
 
-def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office, receiver: Receiver) -> None:
+def test_a_pending_webhook_is_delivered_after_its_job_was_deleted(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin]), schedule=[0.2] * 9):
         job = office.succeeded(
@@ -112,7 +114,7 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
 
 
 @pytest.mark.parametrize("kind", ["certificate", "no TLS", "redirect"])
-def test_what_can_never_arrive_ends_dead_and_says_why(office: Office, kind: str) -> None:
+def test_a_webhook_that_can_never_be_delivered_is_dead_with_a_reason(office: Office, kind: str) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
     act = moved("http://127.0.0.1:1/")
@@ -131,7 +133,7 @@ def test_what_can_never_arrive_ends_dead_and_says_why(office: Office, kind: str)
     assert (told.attempts, told.last_error, told.next_attempt_at) == (2, expected, None)
 
 
-def test_410_ends_it_at_once(office: Office, receiver: Receiver) -> None:
+def test_410_makes_a_webhook_dead_at_once(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(410)
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["started", "succeeded"]))
@@ -142,7 +144,7 @@ def test_410_ends_it_at_once(office: Office, receiver: Receiver) -> None:
     assert receiver.types == ["started"]
 
 
-def test_what_never_arrives_is_given_up_and_can_be_sent_again(office: Office, receiver: Receiver) -> None:
+def test_a_webhook_is_dead_after_the_last_retry_and_can_be_redelivered(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(503)
     with office.sending(office.courier([receiver.origin]), schedule=[0.02, 0.02]):
         job = office.done(webhook_url=receiver.url)
@@ -156,7 +158,7 @@ def test_what_never_arrives_is_given_up_and_can_be_sent_again(office: Office, re
     assert office.keys == set()
 
 
-def test_progress_that_fails_is_not_sent_again(office: Office, receiver: Receiver) -> None:
+def test_failed_progress_is_not_retried(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["progress"]))

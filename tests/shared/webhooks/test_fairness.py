@@ -34,9 +34,7 @@ def done(office: Office, owner: str, count: int = 1, **fields: object) -> list[s
     return [office.succeeded(office.started(office.accepted(owner, **fields))).id for _ in range(count)]
 
 
-def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
-    office: Office, receiver: Receiver
-) -> None:
+def test_a_hanging_workflow_delays_no_other_owner_at_the_same_origin(office: Office, receiver: Receiver) -> None:
     released = threading.Event()
 
     def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
@@ -55,7 +53,7 @@ def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
     assert took < 5
 
 
-def test_owners_take_turns_however_many_webhooks_and_receivers_one_of_them_has(office: Office) -> None:
+def test_owners_take_turns_however_many_webhooks_one_has(office: Office) -> None:
     for port in range(10, 20):
         done(office, "crowd", 3, webhook_url=f"http://127.0.0.1:{port}/")
     done(office, "one", 3)
@@ -68,7 +66,7 @@ def test_owners_take_turns_however_many_webhooks_and_receivers_one_of_them_has(o
     assert Counter(together[:3]) == {"crowd": 1, "one": 1, "two": 1}
 
 
-def test_an_owner_whose_receivers_all_hang_leaves_senders_to_others(office: Office) -> None:
+def test_hanging_receivers_of_one_owner_leave_senders_to_others(office: Office) -> None:
     for port in range(10, 50):
         done(office, "crowd", webhook_url=f"http://127.0.0.1:{port}/")
 
@@ -87,7 +85,7 @@ def test_an_owner_whose_receivers_all_hang_leaves_senders_to_others(office: Offi
     assert office.take(34 - len(crowd))
 
 
-def test_a_path_that_one_owner_is_refused_at_stays_open_for_others(office: Office) -> None:
+def test_a_path_that_refuses_one_owner_stays_open_for_others(office: Office) -> None:
     done(office, "bad", 10)
     done(office, "good", 10)
     for _ in range(FAILURES_BEFORE_COOLDOWN):
@@ -99,7 +97,7 @@ def test_a_path_that_one_owner_is_refused_at_stays_open_for_others(office: Offic
     assert {owner_of(webhook) for webhook in office.take()} == {"good"}
 
 
-def test_an_origin_that_is_down_is_tried_once_for_everybody(office: Office) -> None:
+def test_an_unreachable_origin_is_tried_once_for_all_owners(office: Office) -> None:
     owners = [f"owner{number}" for number in range(8)]
     for owner in owners:
         done(office, owner, 2)
@@ -121,7 +119,7 @@ def test_an_origin_that_is_down_is_tried_once_for_everybody(office: Office) -> N
     assert {owner_of(webhook) for webhook in office.take()} == set(owners)
 
 
-def test_a_trial_whose_sender_died_is_followed_by_another(office: Office) -> None:
+def test_a_trial_whose_sender_died_is_repeated(office: Office) -> None:
     done(office, "n8n", 6)
     for webhook in office.take(1):
         office.settle(webhook, AWAY)
@@ -133,7 +131,7 @@ def test_a_trial_whose_sender_died_is_followed_by_another(office: Office) -> Non
     assert len(office.take()) == 1
 
 
-def test_what_was_on_its_way_before_queues_had_owners_is_delivered(office: Office, receiver: Receiver) -> None:
+def test_webhooks_from_before_queues_had_owners_are_delivered(office: Office, receiver: Receiver) -> None:
     owners = ("", "n8n", "dify")
     jobs = [job for owner in owners for job in done(office, owner, 3, webhook_url=receiver.url)]
     taken = office.take(1)[0]
@@ -165,7 +163,7 @@ def _as_before(office: Office, origin: str) -> None:
     client.zadd(f"{begin}due", {origin: 1})
 
 
-def test_whatever_the_millisecond_nothing_is_left_waiting_without_anybody_who_looks_again(office: Office) -> None:
+def test_pending_webhooks_are_always_looked_at_again(office: Office) -> None:
     (job,) = done(office, "n8n")
     client, begin = office.store.client, f"{office.prefix}webhooks:"
     for number in range(400):
@@ -204,9 +202,7 @@ def test_one_owner_cannot_fill_redis(office: Office) -> None:
     assert {owner_of(webhook) for webhook in office.take()} == {"n8n", "dify"}
 
 
-def test_what_one_owner_was_given_up_on_pushes_out_nothing_of_others(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dead_webhooks_of_one_owner_displace_none_of_others(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.webhooks.outbox.MAX_DEAD_PER_OWNER", 2)
     (quiet,) = done(office, "quiet")
     office.settle(office.take()[0], DEAD)

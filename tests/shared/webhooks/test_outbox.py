@@ -24,7 +24,7 @@ EVERYTHING = [event.value for event in WebhookEvent]
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
-def test_by_default_the_end_is_told_and_nothing_else(office: Office, end: str) -> None:
+def test_only_the_end_is_delivered_by_default(office: Office, end: str) -> None:
     job = office.started(office.accepted())
     office.step(job, 1)
     getattr(office, end)(job)
@@ -35,27 +35,27 @@ def test_by_default_the_end_is_told_and_nothing_else(office: Office, end: str) -
     assert webhook.snapshot().job.state == end
 
 
-def test_a_job_that_never_started_tells_of_its_end(office: Office) -> None:
+def test_the_end_of_a_job_that_never_started_is_delivered(office: Office) -> None:
     office.cancelled(office.accepted())
     office.failed(office.accepted())
 
     assert [webhook.event for webhook in office.take()] == ["cancelled", "failed"]
 
 
-def test_a_failure_is_told_to_those_who_did_not_ask(office: Office) -> None:
+def test_failures_are_delivered_even_if_not_requested(office: Office) -> None:
     office.failed(office.started(office.accepted(webhook_events=["succeeded"])))
     office.cancelled(office.started(office.accepted(webhook_events=["succeeded"])))
 
     assert [webhook.event for webhook in office.take()] == ["failed"]
 
 
-def test_a_job_without_a_receiver_leaves_nothing(office: Office) -> None:
+def test_a_job_without_a_receiver_creates_no_webhook(office: Office) -> None:
     office.done(webhook_url=None)
 
     assert office.keys == set()
 
 
-def test_what_has_arrived_leaves_nothing_but_word_with_its_job(office: Office) -> None:
+def test_a_delivered_webhook_leaves_only_its_state_in_the_job(office: Office) -> None:
     job = office.done()
     (webhook,) = office.take()
     assert office.deliveries(job)["succeeded"].state == "pending"
@@ -69,7 +69,7 @@ def test_what_has_arrived_leaves_nothing_but_word_with_its_job(office: Office) -
     assert office.take() == ()
 
 
-def test_each_start_is_told(office: Office) -> None:
+def test_each_start_is_delivered(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["started"]))
     office.settle(office.take()[0], DELIVERED)
 
@@ -78,7 +78,7 @@ def test_each_start_is_told(office: Office) -> None:
     assert [webhook.id for webhook in office.take()] == [f"{job.id}_started_{again.attempt}"]
 
 
-def test_the_start_goes_before_the_end_also_when_both_wait(office: Office) -> None:
+def test_the_start_is_sent_before_the_end_when_both_are_pending(office: Office) -> None:
     office.done(webhook_events=["started", "succeeded"])
 
     (start,) = office.take()
@@ -99,7 +99,7 @@ def test_the_end_does_not_wait_for_a_start_whose_sender_died(office: Office) -> 
     assert 10 < due.timestamp() - time.time() <= 20
 
 
-def test_of_progress_that_has_not_gone_out_the_newest_counts(office: Office) -> None:
+def test_newer_progress_replaces_unsent_progress(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["progress"]))
     for step in (1, 2, 3):
         office.step(job, step)
@@ -111,7 +111,7 @@ def test_of_progress_that_has_not_gone_out_the_newest_counts(office: Office) -> 
     assert progress.step == 3
 
 
-def test_progress_is_told_once_a_second_at_most(office: Office) -> None:
+def test_progress_is_delivered_at_most_once_a_second(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["progress"]))
     office.step(job, 1)
     office.settle(office.take()[0], DELIVERED)
@@ -124,7 +124,7 @@ def test_progress_is_told_once_a_second_at_most(office: Office) -> None:
     assert len(office.take()) == 1
 
 
-def test_the_end_takes_the_place_of_progress_that_has_not_gone_out(office: Office) -> None:
+def test_the_end_replaces_unsent_progress(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["progress", "succeeded"]))
     office.step(job, 1)
     office.succeeded(job)
@@ -133,7 +133,7 @@ def test_the_end_takes_the_place_of_progress_that_has_not_gone_out(office: Offic
     assert office.deliveries(job)["progress"].state == "dropped"
 
 
-def test_what_a_dead_sender_had_taken_is_taken_by_another_under_the_same_id(office: Office) -> None:
+def test_webhooks_of_a_lost_sender_are_claimed_again_with_the_same_id(office: Office) -> None:
     office.done()
     (first,) = office.take()
     assert office.take() == ()
@@ -144,7 +144,7 @@ def test_what_a_dead_sender_had_taken_is_taken_by_another_under_the_same_id(offi
     assert (again.id, again.attempt, again.doc) == (first.id, 2, first.doc)
 
 
-def test_who_comes_late_cannot_undo_but_can_say_that_it_arrived(office: Office) -> None:
+def test_a_late_sender_can_report_a_delivery_but_undo_nothing(office: Office) -> None:
     job = office.done()
     (late,) = office.take()
     office.lapse(RECEIVER)
@@ -159,7 +159,7 @@ def test_who_comes_late_cannot_undo_but_can_say_that_it_arrived(office: Office) 
     assert office.keys == set()
 
 
-def test_one_receiver_gets_only_so_many_at_a_time_and_others_are_not_kept_waiting(office: Office) -> None:
+def test_webhooks_in_flight_per_receiver_are_limited_and_others_do_not_wait(office: Office) -> None:
     for _ in range(20):
         office.done()
     office.done(webhook_url="http://127.0.0.1:8/")
@@ -181,7 +181,7 @@ def test_receivers_take_turns(office: Office) -> None:
     assert {office.take(1)[0].receiver for _ in range(2)} == {RECEIVER, "http://127.0.0.1:8"}
 
 
-def test_a_receiver_that_cannot_be_reached_is_left_alone_and_then_tried_with_one(office: Office) -> None:
+def test_an_unreachable_receiver_is_skipped_and_then_tried_with_one_webhook(office: Office) -> None:
     for _ in range(10):
         office.done()
     for webhook in office.take():
@@ -200,7 +200,7 @@ def test_a_receiver_that_cannot_be_reached_is_left_alone_and_then_tried_with_one
     assert len(office.take()) == MAX_IN_FLIGHT_PER_QUEUE
 
 
-def test_a_receiver_that_answers_badly_is_there(office: Office) -> None:
+def test_a_receiver_that_answers_with_an_error_is_not_skipped(office: Office) -> None:
     for _ in range(10):
         office.done()
     for _ in range(2):
@@ -210,7 +210,7 @@ def test_a_receiver_that_answers_badly_is_there(office: Office) -> None:
     assert len(office.take()) == 2
 
 
-def test_one_that_is_gone_is_told_no_more_of_this_job(office: Office) -> None:
+def test_a_receiver_that_is_gone_gets_no_more_of_this_job(office: Office) -> None:
     job = office.started(office.accepted(webhook_events=["started", "succeeded"]))
     office.settle(office.take()[0], DeliveryOutcome(DeliveryState.DEAD, 410, "answered 410", gone=True))
     office.succeeded(job)
@@ -219,7 +219,7 @@ def test_one_that_is_gone_is_told_no_more_of_this_job(office: Office) -> None:
     assert [webhook.job_id == job.id for webhook in office.take()] == [False]
 
 
-def test_what_was_given_up_is_listed_and_lapses(office: Office) -> None:
+def test_dead_webhooks_are_listed_and_expire(office: Office) -> None:
     jobs = [office.done() for _ in range(3)]
     for webhook in office.take():
         office.settle(webhook, DEAD)
@@ -236,9 +236,7 @@ def test_what_was_given_up_is_listed_and_lapses(office: Office) -> None:
     assert all(0 < client.pttl(begin + key) <= DEAD_RETENTION_MS for key in office.keys)
 
 
-def test_of_what_was_given_up_the_oldest_goes_when_there_is_too_much(
-    office: Office, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_oldest_dead_webhooks_are_deleted_beyond_a_limit(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.webhooks.outbox.MAX_DEAD_PER_OWNER", 2)
     jobs = [office.done() for _ in range(4)]
     for webhook in office.take():
@@ -250,7 +248,7 @@ def test_of_what_was_given_up_the_oldest_goes_when_there_is_too_much(
     assert len(office.keys) == 4
 
 
-def test_what_was_given_up_can_be_sent_again_also_when_its_job_is_forgotten(office: Office) -> None:
+def test_a_dead_webhook_can_be_redelivered_after_its_job_was_deleted(office: Office) -> None:
     job = office.done()
     (dead,) = office.take()
     office.settle(dead, DEAD)
@@ -267,7 +265,7 @@ def test_what_was_given_up_can_be_sent_again_also_when_its_job_is_forgotten(offi
     assert office.store.client.exists(f"{office.prefix}job:{job.id}") == 0
 
 
-def test_what_has_arrived_or_never_was_cannot_be_sent_again(office: Office) -> None:
+def test_delivered_and_unknown_webhooks_cannot_be_redelivered(office: Office) -> None:
     office.done()
     (webhook,) = office.take()
     office.settle(webhook, DELIVERED)
@@ -276,7 +274,7 @@ def test_what_has_arrived_or_never_was_cannot_be_sent_again(office: Office) -> N
     assert office.run(office.webhooks.redeliver("unknown")) is None
 
 
-def test_an_owner_sees_and_sends_its_own_alone(office: Office) -> None:
+def test_an_owner_lists_and_redelivers_only_its_webhooks(office: Office) -> None:
     jobs = {owner: office.succeeded(office.started(office.accepted(owner))) for owner in ("dify", "n8n")}
     taken = {webhook.job_id: webhook for webhook in office.take()}
     own, foreign = taken[jobs["n8n"].id], taken[jobs["dify"].id]
@@ -298,7 +296,7 @@ def test_an_owner_sees_and_sends_its_own_alone(office: Office) -> None:
     assert office.keys == set()
 
 
-def test_what_waits_can_be_sent_now(office: Office) -> None:
+def test_a_pending_webhook_can_be_sent_now(office: Office) -> None:
     job = office.done()
     office.settle(office.take()[0], LATER)
     assert office.take() == ()

@@ -24,7 +24,7 @@ from worker.housekeeper.retry_policy import SCHEDULE
 OTHER_SECRET = "whsec_" + base64.b64encode(b"another secret of good length").decode()
 
 
-def test_what_is_sent_is_the_job_in_the_form_of_standard_webhooks(office: Office, receiver: Receiver) -> None:
+def test_messages_follow_standard_webhooks(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin])):
         job = office.succeeded(
             office.started(office.accepted(webhook_url=receiver.url, metadata={"order": 7})), b"an image"
@@ -43,7 +43,7 @@ def test_what_is_sent_is_the_job_in_the_form_of_standard_webhooks(office: Office
     assert "secret-of-the-caller" not in str(told)
 
 
-def test_links_to_images_of_a_job_that_came_with_a_key_are_signed(office: Office, receiver: Receiver) -> None:
+def test_image_links_are_signed_if_the_job_has_an_owner(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted("n8n", webhook_url=receiver.url))
         office.succeeded(job, b"an image")
@@ -55,7 +55,7 @@ def test_links_to_images_of_a_job_that_came_with_a_key_are_signed(office: Office
     assert LinkSigner(secret.encode(), 60).is_valid(url.removeprefix("http://images.example.com"), **signed)
 
 
-def test_each_of_several_secrets_verifies_and_no_other(office: Office, receiver: Receiver) -> None:
+def test_each_configured_secret_verifies_a_message_and_no_other(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin], f"{OTHER_SECRET}, {SECRET}")):
         office.done(webhook_url=receiver.url)
         arrival = receiver.next()
@@ -77,7 +77,7 @@ def test_without_a_secret_nothing_is_signed_and_the_log_says_so_once(
     assert caplog.text.count("SD_WEBHOOK_SECRET is empty") == 1
 
 
-def test_the_operators_header_goes_below_the_operators_paths_alone(office: Office, receiver: Receiver) -> None:
+def test_the_operators_header_is_sent_to_the_operators_paths_only(office: Office, receiver: Receiver) -> None:
     allow = [f"{receiver.origin}/webhook/images", receiver.origin]
     headers = parse_receiver_headers("X-Token: of the operator", allow)
     with receiving() as other, office.sending(office.courier([*allow, other.origin], operator_headers=headers)):
@@ -91,7 +91,7 @@ def test_the_operators_header_goes_below_the_operators_paths_alone(office: Offic
         assert "x-token" not in other.next().headers
 
 
-def test_who_names_an_origin_without_a_path_is_told_where_the_header_goes(
+def test_the_log_warns_that_an_origin_without_a_path_receives_the_header(
     office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SD_WEBHOOK_HEADER", "X-Token: of-the-operator")
@@ -106,7 +106,7 @@ def test_who_names_an_origin_without_a_path_is_told_where_the_header_goes(
         assert "of-the-operator" not in caplog.text
 
 
-def test_small_images_are_sent_along_where_that_is_asked_for(office: Office, receiver: Receiver) -> None:
+def test_small_images_are_sent_inline_on_request(office: Office, receiver: Receiver) -> None:
     small, large = b"s" * 400, b"l" * 700
     with office.sending(office.courier([receiver.origin], inline_max_bytes=1000)):
         for inline in (True, False):
@@ -119,7 +119,7 @@ def test_small_images_are_sent_along_where_that_is_asked_for(office: Office, rec
             assert all(image["url"] for image in images)
 
 
-def test_what_fails_is_sent_again_the_same_under_the_same_id(office: Office, receiver: Receiver) -> None:
+def test_a_failed_webhook_is_sent_again_unchanged_with_the_same_id(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin]), schedule=[0.05] * 5):
         job = office.done(webhook_url=receiver.url)
@@ -146,7 +146,7 @@ def test_what_fails_is_sent_again_the_same_under_the_same_id(office: Office, rec
     ],
     ids=["500", "404", "redirect", "endless", "hanging"],
 )
-def test_a_bad_answer_is_told_and_tried_again_later(
+def test_an_error_response_is_recorded_and_retried_later(
     office: Office, receiver: Receiver, behaviour: Behaviour, status: int | None, error: str
 ) -> None:
     receiver.behave = behaviour
@@ -163,7 +163,9 @@ def test_a_bad_answer_is_told_and_tried_again_later(
 
 
 @pytest.mark.parametrize("behaviour", [endless(200), answer(204)], ids=["endless", "short"])
-def test_a_good_status_is_enough_whatever_follows(office: Office, receiver: Receiver, behaviour: Behaviour) -> None:
+def test_a_successful_status_is_enough_whatever_follows(
+    office: Office, receiver: Receiver, behaviour: Behaviour
+) -> None:
     receiver.behave = behaviour
     with office.sending(office.courier([receiver.origin])):
         job = office.done(webhook_url=receiver.url)
@@ -172,7 +174,7 @@ def test_a_good_status_is_enough_whatever_follows(office: Office, receiver: Rece
     assert len(receiver.arrivals) == 1
 
 
-def test_an_address_that_has_become_private_is_not_connected_to(office: Office, receiver: Receiver) -> None:
+def test_a_host_that_now_resolves_to_a_private_address_is_not_contacted(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([]), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
         wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
@@ -181,7 +183,7 @@ def test_an_address_that_has_become_private_is_not_connected_to(office: Office, 
     assert receiver.arrivals == []
 
 
-def test_a_receiver_that_hangs_delays_nobody_else(office: Office, receiver: Receiver) -> None:
+def test_a_hanging_receiver_delays_no_other(office: Office, receiver: Receiver) -> None:
     released = threading.Event()
     receiver.behave = hang(released)
     with receiving() as other, office.sending(office.courier([receiver.origin, other.origin]), threads=8):
@@ -210,7 +212,7 @@ def test_several_senders_share_the_work_and_send_nothing_twice(office: Office, r
     assert len(receiver.arrivals) == len({arrival.id for arrival in receiver.arrivals}) == len(jobs)
 
 
-def test_a_sender_whose_line_to_redis_is_cut_sends_what_came_meanwhile(office: Office, receiver: Receiver) -> None:
+def test_a_sender_that_lost_redis_sends_what_was_added_meanwhile(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([receiver.origin])):
         office.done(webhook_url=receiver.url)
         receiver.next()
@@ -222,7 +224,7 @@ def test_a_sender_whose_line_to_redis_is_cut_sends_what_came_meanwhile(office: O
         receiver.next()
 
 
-def test_a_webhook_that_cannot_be_read_stops_no_other(
+def test_an_unreadable_webhook_stops_no_other(
     office: Office, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = office.done(webhook_url=receiver.url)
@@ -235,7 +237,7 @@ def test_a_webhook_that_cannot_be_read_stops_no_other(
     assert "could not be sent" in caplog.text
 
 
-def test_the_log_names_receivers_and_none_of_their_secrets(
+def test_the_log_names_receivers_without_their_secrets(
     office: Office, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -254,7 +256,7 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
         assert secret not in repr(courier)
 
 
-def test_a_image_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
+def test_image_files_do_not_contain_the_webhook_url(tmp_path: Path) -> None:
     import numpy as np
 
     from shared.jobs.job import Job
