@@ -7,6 +7,7 @@ format is Celery's task protocol 2 in kombu's Redis envelope.
 import base64
 import json
 from functools import cache
+from typing import Any
 
 from shared.jobs.types import Backend
 
@@ -25,9 +26,19 @@ def queue_name(backend: Backend) -> str:
 @cache
 def wake_up(backend: Backend) -> str:
     """The message as JSON, with ID in place of its id."""
-    queue = queue_name(backend)
+    envelope = {
+        "body": base64.b64encode(json.dumps(_BODY).encode()).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": _headers(),
+        "properties": _properties(queue_name(backend)),
+    }
+    return json.dumps(envelope)
+
+
+def _headers() -> dict[str, Any]:
     unset = ["shadow", "eta", "expires", "group", "group_index", "parent_id", "stamped_headers"]
-    headers = dict.fromkeys(unset) | {
+    return dict.fromkeys(unset) | {
         "lang": "py",
         "task": GENERATE,
         "id": ID,
@@ -41,7 +52,10 @@ def wake_up(backend: Backend) -> str:
         "replaced_task_nesting": 0,
         "stamps": {},
     }
-    properties = {
+
+
+def _properties(queue: str) -> dict[str, Any]:
+    return {
         "correlation_id": ID,
         "reply_to": "",
         "delivery_mode": 2,
@@ -50,11 +64,3 @@ def wake_up(backend: Backend) -> str:
         "priority": 0,
         "body_encoding": "base64",
     }
-    envelope = {
-        "body": base64.b64encode(json.dumps(_BODY).encode()).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": headers,
-        "properties": properties,
-    }
-    return json.dumps(envelope)

@@ -56,14 +56,14 @@ class Records:
         assert all(self.store.run_all([self.jobs.move(*pair) for pair in zip(queued, jobs, strict=True)]))
         return jobs
 
-    def held(self, job: Job) -> Job:
-        held: Job = self.run(self.jobs.read(job.id)).job
-        return held
+    def read(self, job: Job) -> Job:
+        current: Job = self.run(self.jobs.read(job.id)).job
+        return current
 
     def wake_ups(self) -> int:
         """Number of wake-ups for workers."""
-        held: Any = self.store.client.llen(f"{self.prefix}generate.null")
-        return int(held)
+        length: Any = self.store.client.llen(f"{self.prefix}generate.null")
+        return int(length)
 
     def order(self) -> list[str]:
         """Ids of queued jobs, in the order in which they will start."""

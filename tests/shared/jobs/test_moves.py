@@ -41,7 +41,7 @@ def test_only_one_of_fifty_workers_starts_a_job(records: Records) -> None:
         won = list(workers.map(start, range(50)))
 
     assert won.count(True) == 1
-    assert records.held(job) == job.start(f"model {won.index(True)}", "worker", NOW)
+    assert records.read(job) == job.start(f"model {won.index(True)}", "worker", NOW)
 
 
 def test_a_stale_attempt_can_neither_move_nor_report_on_a_job(records: Records) -> None:
@@ -56,7 +56,7 @@ def test_a_stale_attempt_can_neither_move_nor_report_on_a_job(records: Records) 
     assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
     assert records.run(records.jobs.report_progress(stale, STEP)) is ProgressReply.LOST
     assert records.run(records.jobs.report_progress(current, STEP)) is ProgressReply.CONTINUE
-    assert records.held(stale) == current
+    assert records.read(stale) == current
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(("succeeded", "failed", "cancelled"), repeat=2)))
@@ -68,7 +68,7 @@ def test_a_finished_job_never_changes(records: Records, first: str, second: str)
     assert not records.run(records.jobs.move(job, job.requeue()))
     assert records.run(records.jobs.report_progress(job, STEP)) is ProgressReply.LOST
     assert records.run(records.jobs.request_cancel(job.id)) == first
-    assert records.held(job) == ended(job, first)
+    assert records.read(job) == ended(job, first)
 
 
 def test_an_unknown_job_cannot_be_moved(records: Records) -> None:
@@ -132,11 +132,11 @@ def test_a_running_job_does_not_count_against_the_queue_limit(records: Records) 
 def test_events_of_a_job_are_bounded_and_expire_after_its_end(records: Records) -> None:
     job = records.started()
     records.store.run_all([records.jobs.report_progress(job, STEP)] * (MAX_EVENTS + 300))
-    held = len(records.run(records.jobs.read_events(job.id)))
+    stored = len(records.run(records.jobs.read_events(job.id)))
 
     records.run(records.jobs.move(job, ended(job, "succeeded")))
 
-    assert MAX_EVENTS <= held < MAX_EVENTS + 200
+    assert MAX_EVENTS <= stored < MAX_EVENTS + 200
     assert records.run(records.jobs.read_events(job.id))[-1].data == "succeeded"
     lifetime = records.store.client.pttl(f"{records.prefix}events:{job.id}")
     assert EVENTS_LIFETIME_MS - 5000 < lifetime <= EVENTS_LIFETIME_MS

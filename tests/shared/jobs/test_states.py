@@ -62,7 +62,7 @@ def test_terminal_states_have_no_transitions(state: State) -> None:
 
 
 class AnyLife(RuleBasedStateMachine):
-    """Whatever is called in whatever order, the job moves as the table says or raises and stays as it was."""
+    """Calls in any order either move the job as the table says, or raise and leave it unchanged."""
 
     def __init__(self) -> None:
         super().__init__()

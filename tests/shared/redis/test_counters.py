@@ -1,4 +1,4 @@
-"""What is counted with the moves of jobs, in a real Valkey."""
+"""Counters and histograms that the moves of jobs increment, in a real Valkey."""
 
 from datetime import timedelta
 from typing import Any
@@ -34,13 +34,13 @@ LATER = NOW + timedelta(seconds=3)
 TIMES = Timings(generate_ms=2900, encode_ms=30, step_ms=140.5)
 
 
-def told(records: Records) -> Gauges:
+def gauges(records: Records) -> Gauges:
     answer: Gauges = records.run(read_gauges(records.prefix))
     return answer
 
 
 def distribution(records: Records, histogram: Histogram) -> Distribution:
-    return told(records).counts.distribution(histogram, Backend.NULL)
+    return gauges(records).counts.distribution(histogram, Backend.NULL)
 
 
 def moved(records: Records, old: Job, new: Job) -> Job:
@@ -63,7 +63,7 @@ def test_jobs_are_counted_when_accepted_and_when_finished(records: Records) -> N
     queued = records.accepted()
     moved(records, queued, queued.cancel(LATER))
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
     assert counts.values(ACCEPTED) == {("null",): 3}
     assert counts.values(ENDED) == {
@@ -80,7 +80,7 @@ def test_refused_moves_and_jobs_are_not_counted(records: Records) -> None:
     refused = running.model_copy(update={"id": "second", "state": State.QUEUED})
     assert records.run(records.jobs.create(refused, QueueLimits(0, 0))).outcome is AdmissionOutcome.QUEUE_FULL
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
     assert counts.values(ACCEPTED) == {("null",): 1}
     assert counts.values(ENDED) == {("null", "succeeded", ""): 1}
@@ -97,7 +97,7 @@ def test_a_successful_job_is_observed_in_every_histogram(records: Records) -> No
     assert distribution(records, ENCODE).sum_seconds == pytest.approx(0.03)
     assert distribution(records, STEP).sum_seconds == pytest.approx(0.1405)
     assert [count for bound, count in distribution(records, STEP).below if bound in (0.1, 0.25)] == [0, 1]
-    assert told(records).counts.values(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
+    assert gauges(records).counts.values(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
 
 
 def test_only_the_first_start_counts_as_wait_and_requeues_have_a_reason(records: Records) -> None:
@@ -107,7 +107,7 @@ def test_only_the_first_start_counts_as_wait_and_requeues_have_a_reason(records:
     moved(records, job, job.requeue())
 
     assert distribution(records, WAIT).below[-1][1] == 1
-    assert told(records).counts.values(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
+    assert gauges(records).counts.values(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
 
 
 def test_images_that_another_worker_made_have_no_duration(records: Records) -> None:
@@ -115,14 +115,14 @@ def test_images_that_another_worker_made_have_no_duration(records: Records) -> N
     moved(records, running, running.succeed((image(0),), Timings(), LATER))
 
     assert distribution(records, RUN).below[-1][1] == 0
-    assert told(records).counts.values(IMAGES) == {("null", "false"): 1}
+    assert gauges(records).counts.values(IMAGES) == {("null", "false"): 1}
 
 
 def test_reused_images_are_not_counted_again(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((image(0),), Timings(), LATER, reused_from="another"))
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
     assert counts.values(REUSED) == counts.values(ACCEPTED) == {("null",): 1}
     assert not counts.values(IMAGES)
@@ -133,7 +133,7 @@ def test_the_oldest_queued_job_is_found_whatever_its_priority(records: Records) 
     records.accepted(priority=Priority.HIGH)
     records.started()
 
-    seen = told(records)
+    seen = gauges(records)
 
     assert abs(seen.waiting_since[Backend.NULL].timestamp() * 1000 - (int(first.id.replace("-", ""), 16) >> 80)) < 1
     assert seen.running == {Backend.SD: 0, Backend.FLUX_LOCAL: 0, Backend.FLUX_API: 0, Backend.NULL: 1}

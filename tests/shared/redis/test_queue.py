@@ -1,4 +1,4 @@
-"""The queue of a backend: by priority, owners in turn, and no wake-ups for nothing."""
+"""The queue of a backend: priorities, turns of owners, wake-ups."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -168,15 +168,15 @@ def test_duration_stats_are_bounded_and_not_forgotten_at_once(records: Records, 
         ]
     assert all(records.store.run_all(steps))
 
-    known = records.store.client.hgetall(f"{records.prefix}pace:null")
-    assert len(known) == min(kinds + 1, 256)
-    assert known["*"] == "1000"
+    stats = records.store.client.hgetall(f"{records.prefix}pace:null")
+    assert len(stats) == min(kinds + 1, 256)
+    assert stats["*"] == "1000"
 
 
 def test_a_second_retry_of_an_unconfirmed_request_gets_the_same_job(records: Records) -> None:
     first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
     repeat = IdempotencyKey("unsure", "hash", OnDuplicate.RETURN_UNCONFIRMED, 60_000)
-    # Its caller had given up waiting when it was accepted.
+    # Its caller had stopped waiting when it was accepted.
     assert records.run(records.jobs.create(first, ROOM, repeat, answer_by_ms=1)).outcome == "created"
 
     answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""What becomes of operations on a Redis that is there and cannot do them, or that has closed a connection."""
+"""Operations on a Redis server that cannot perform them or has closed a connection."""
 
 import asyncio
 from collections.abc import Iterator
@@ -87,8 +87,10 @@ def test_a_failing_operation_affects_no_other_of_the_same_round_trip(url: str, c
     async def ask() -> list[object]:
         store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
         try:
-            asked = (store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
-            return await asyncio.gather(*asked, return_exceptions=True)
+            replies = (
+                store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API)
+            )
+            return await asyncio.gather(*replies, return_exceptions=True)
         finally:
             await store.client.aclose(close_connection_pool=True)
 

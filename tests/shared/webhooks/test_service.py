@@ -44,8 +44,8 @@ def submit(stack: Stack, receiver: Receiver, seconds: float = 0, **fields: Any) 
 
 
 def deliveries(stack: Stack, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    told = stack.api.get(job["links"]["self"]).json()["webhook"]["deliveries"]
-    return {delivery["event"]: delivery for delivery in told}
+    all_deliveries = stack.api.get(job["links"]["self"]).json()["webhook"]["deliveries"]
+    return {delivery["event"]: delivery for delivery in all_deliveries}
 
 
 def test_start_progress_and_end_are_delivered_in_this_order(stack: Stack, receiver: Receiver) -> None:
@@ -67,10 +67,10 @@ def test_start_progress_and_end_are_delivered_in_this_order(stack: Stack, receiv
 def test_a_webhook_contains_the_job_as_the_api_answers_it(stack: Stack, receiver: Receiver) -> None:
     answered = stack.api.post("/api/txt2img", {"prompt": "x", "label": "l", "webhook_url": receiver.url}).json()
 
-    told = receiver.next().message["data"]
+    data = receiver.next().message["data"]
 
-    assert told | {"webhook": None} == answered | {"webhook": None}
-    assert stack.api.http.get(told["images"][0]["url"]).content[:4] == b"\x89PNG"
+    assert data | {"webhook": None} == answered | {"webhook": None}
+    assert stack.api.http.get(data["images"][0]["url"]).content[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])

@@ -5,7 +5,8 @@
 --   queue:<queue>      ids of its webhooks by when they are sent; of those being sent, by when their lease expires
 --   flying:<queue>     ids of those being sent, by the same; for all queues of an owner: flying:<owner>
 --   health:<queue>     consecutive refusals of its receiver (`failures`), and until when it is skipped (`until`)
---   down:<origin>      consecutive failed connections, until when nobody tries, until when somebody does (`trial`)
+--   down:<origin>      consecutive failed connections (`failures`), until when it is skipped (`until`), and until when one
+--                      process tests it (`trial`)
 --   event:<id>         the webhook itself; `receiver` is its queue
 --   pending, dead      ids of those to be sent, and of those given up; of one owner: pending:<owner>, dead:<owner>
 --   progress:<owner>   of the pending ones, those that report progress
@@ -26,7 +27,7 @@ function OUTBOX.now()
 end
 
 -- include webhooks/rotation
--- Store in the job's record what became of its latest webhook of each kind of event.
+-- Store the state of a webhook in the job's record, which holds the latest of each kind of event.
 function OUTBOX.save_delivery(prefix, record, id, state, next_attempt_at)
   if redis.call('EXISTS', record) == 0 then
     return
