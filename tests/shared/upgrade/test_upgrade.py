@@ -31,7 +31,7 @@ class Upgraded:
         self.listed = {name: self.read(name) for name in self.jobs}
 
     def finish(self) -> None:
-        self.stack.start_worker("null")
+        self.stack.start_worker("null", ready=False)
         self.stack.start_housekeeper()
         for name in (*QUEUED, "running"):
             self.client(name).wait_until_done(self.jobs[name])

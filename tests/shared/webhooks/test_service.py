@@ -28,9 +28,10 @@ def stack(redis_url: str, receiver: Receiver, tmp_path_factory: pytest.TempPathF
         "SD_WEBHOOK_HEADER": "X-Hook-Token: of-the-operator",
     }
     with Stack(redis_url, tmp_path_factory.mktemp("webhooks"), **settings) as stack:
-        stack.start_worker("null")
+        worker = stack.start_worker("null", ready=False)
         stack.start_api()
         stack.start_housekeeper()
+        worker.wait_for("ready.")
         yield stack
 
 
