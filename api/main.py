@@ -5,6 +5,7 @@ import gc
 import os
 import socket
 import sys
+from contextlib import closing, suppress
 from importlib.metadata import version
 from types import FrameType
 
@@ -25,14 +26,15 @@ from api.intake.fetching import ImageFetcher
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from api.services import FleetCache, Services
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
+from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.observability import logs, tracing
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
 from shared.redis.rate_limits import RateLimits
-from shared.redis.store import AsyncStore, connect_async, require_redis
+from shared.redis.store import AsyncStore, Store, connect, connect_async, require_redis
 from shared.settings.api import ApiSettings
 from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
 from shared.storage import API_TIMEOUTS, open_storage
@@ -90,9 +92,17 @@ def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
         logs.log_warnings(unknown_setting_warnings())
     settings.require_keys()
     settings.require_output_dir()
-    require_redis(settings.redis_url)
+    if require_redis(settings.redis_url):
+        _repair_queues(settings)
     services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
     return create_app(services), services.event_hub
+
+
+def _repair_queues(settings: ApiSettings) -> None:
+    """Adopt jobs that the version before queued; the housekeeper does it later where the store cannot."""
+    jobs = Jobs(settings.redis_prefix)
+    with closing(connect(settings.redis_url)) as client, suppress(StoreUnavailable):
+        Store(client).run_all([jobs.repair_queue(backend) for backend in Backend])
 
 
 class Server(uvicorn.Server):

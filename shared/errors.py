@@ -1,20 +1,21 @@
-"""Everything that can go wrong, as one tree. Codes never change once released.
+# Over 300 lines: the list of all errors, from which docs/errors.md is generated.
+"""All errors of the service, as one tree. Released codes never change.
 
 ImagegenError
 ├── ConfigurationError            the process cannot start
-├── RequestError                  asked wrongly, told at once
+├── RequestError                  the response to a request
 │   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
-│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    try again later
-├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
+│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+├── OutboundError                 a request to another server failed; its caller decides what that means
 │   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
-└── JobFailure                    happened later, kept on the job
+└── JobFailure                    stored with the failed job
     ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
     │   · StorageUnavailable · InternalError
-    └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
+    └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    reported by a cloud provider
         · UpstreamUnavailable (ProviderResponseLost)
 """
 
@@ -38,14 +39,14 @@ class ImagegenError(Exception):
 
 
 class ConfigurationError(ImagegenError):
-    """The settings do not allow a start."""
+    """The settings are invalid."""
 
     code = "configuration-error"
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field; `pointer` is its JSON pointer (RFC 6901)."""
+    """One invalid field; `pointer` is its JSON pointer (RFC 6901)."""
 
     pointer: str
     detail: str
@@ -56,7 +57,7 @@ class RequestError(ImagegenError):
 
 
 class InvalidRequest(RequestError):
-    """The request cannot be accepted; `errors` says what is wrong where."""
+    """The request is invalid; `errors` lists the invalid fields."""
 
     code = "invalid-request"
 
@@ -72,43 +73,43 @@ class UnsupportedMediaType(RequestError):
 
 
 class PayloadTooLarge(RequestError):
-    """The body is larger than this service accepts."""
+    """The request body is too large."""
 
     code = "payload-too-large"
 
 
 class NotAcceptable(RequestError):
-    """Accept neither names application/json nor the format of the image."""
+    """The Accept header allows neither application/json nor the format of the image."""
 
     code = "not-acceptable"
 
 
 class NotFound(RequestError):
-    """There is nothing at this address; /docs lists what there is."""
+    """Nothing exists at this path; /docs lists all routes."""
 
     code = "not-found"
 
 
 class MethodNotAllowed(RequestError):
-    """This address does not take this method; the Allow header names those it takes."""
+    """This path does not support the method; the Allow header lists those it supports."""
 
     code = "method-not-allowed"
 
 
 class JobNotFound(RequestError):
-    """There is no job with this id."""
+    """No job has this id."""
 
     code = "job-not-found"
 
 
 class ImageNotFound(RequestError):
-    """The job has no image with this number, or its file is gone."""
+    """The job has no image with this index, or its file was deleted."""
 
     code = "image-not-found"
 
 
 class RangeNotSatisfiable(RequestError):
-    """The image ends before the part that Range asks for."""
+    """The requested range begins after the end of the image."""
 
     code = "range-not-satisfiable"
 
@@ -118,44 +119,44 @@ class RangeNotSatisfiable(RequestError):
 
 
 class WebhookNotFound(RequestError):
-    """There is no webhook with this id that waits or was given up; those that arrived are not kept."""
+    """No pending or dead webhook has this id; delivered ones are not kept."""
 
     code = "webhook-not-found"
 
 
 class InvalidTransition(RequestError):
-    """The job is in a state that does not allow this."""
+    """The state of the job does not allow this."""
 
     code = "invalid-transition"
 
 
 class IdempotencyMismatch(RequestError):
-    """This Idempotency-Key came with another request within the last day; use a new key for a new request."""
+    """This Idempotency-Key was used for a different request within the last day; use a new key."""
 
     code = "idempotency-mismatch"
 
 
 class MalformedRequest(RequestError):
-    """This is not HTTP as it should be."""
+    """Malformed HTTP request."""
 
     code = "malformed-request"
 
 
 class RequestTimedOut(RequestError):
-    """The request took too long to come; send it again, and faster."""
+    """The request arrived too slowly; send it again."""
 
     code = "request-timed-out"
     retryable = True
 
 
 class HeadersTooLarge(RequestError):
-    """The address and headers of the request are larger than this service accepts."""
+    """The request line and headers are too large."""
 
     code = "headers-too-large"
 
 
 class TooManyConnections(RequestError):
-    """As many connections are open as this service takes, in all or from one address; try again shortly."""
+    """Too many connections are open, in total or from your address; try again shortly."""
 
     code = "too-many-connections"
     retryable = True
@@ -163,25 +164,25 @@ class TooManyConnections(RequestError):
 
 
 class MisdirectedRequest(RequestError):
-    """This service does not go by the name in the Host header; the operator can add it to SD_ALLOWED_HOSTS."""
+    """The Host header names an unknown host; the operator can add it to SD_ALLOWED_HOSTS."""
 
     code = "misdirected-request"
 
 
 class Unauthorized(RequestError):
-    """Send a key of this service as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
+    """Send a valid API key as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
 
     code = "unauthorized"
 
 
 class Forbidden(RequestError):
-    """This key does not allow that."""
+    """The API key does not allow this."""
 
     code = "forbidden"
 
 
 class RateLimited(RequestError):
-    """More requests came than this service takes from one caller; ask more slowly."""
+    """Too many requests; slow down."""
 
     code = "rate-limited"
     retryable = True
@@ -193,7 +194,7 @@ class RateLimited(RequestError):
 
 
 class QueueFull(RequestError):
-    """As many jobs are waiting as this service accepts; try again when some are done."""
+    """The job queue is full; try again later."""
 
     code = "queue-full"
     retryable = True
@@ -209,7 +210,7 @@ class BackendUnavailable(RequestError):
 
 
 class StoreUnavailable(RequestError):
-    """The job store does not answer; try again shortly."""
+    """The job store is unavailable; try again shortly."""
 
     code = "store-unavailable"
     retryable = True
@@ -217,7 +218,7 @@ class StoreUnavailable(RequestError):
 
 
 class AcceptanceUnconfirmed(StoreUnavailable):
-    """The job store does not answer, and may have accepted the job; the same request, sent again, finds it if so."""
+    """The job store did not answer and may have accepted the job; the same request, sent again, returns that job."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
@@ -225,9 +226,9 @@ class AcceptanceUnconfirmed(StoreUnavailable):
 
 
 class OutboundError(ImagegenError):
-    """Nothing could be had from an address outside.
+    """A request to another server failed.
 
-    `status` is what the server answered before that, where it got so far. No detail names an address of the network.
+    `status` is its response status, if it sent one. No detail names an address of the network.
     """
 
     def __init__(self, detail: str | None = None, status: int | None = None) -> None:
@@ -236,31 +237,31 @@ class OutboundError(ImagegenError):
 
 
 class ForbiddenUrl(OutboundError):
-    """The address is none that this service connects to."""
+    """The service does not connect to this address."""
 
 
 class Unreachable(OutboundError):
-    """No whole answer came."""
+    """The response is incomplete."""
 
 
 class ConnectionFailed(Unreachable):
-    """Nobody is there, or nobody who can prove to be it; whatever was to be asked for makes no difference."""
+    """No connection, or none with a trusted certificate; the path of the request does not matter."""
 
 
 class ResponseTooLarge(OutboundError):
-    """The answer was larger than is taken."""
+    """The response is too large."""
 
 
 class OutboundTimeout(OutboundError):
-    """The answer took longer than is waited."""
+    """The response timed out."""
 
 
 class JobFailure(ImagegenError):
-    """The job could not be done."""
+    """The job failed."""
 
 
 class InvalidImage(JobFailure):
-    """An image that came with the request cannot be used; send PNG, JPEG or WebP."""
+    """An input image is invalid; send PNG, JPEG or WebP."""
 
     code = "invalid-image"
 
@@ -272,57 +273,57 @@ class OutOfMemory(JobFailure):
 
 
 class InvalidOutput(JobFailure):
-    """The model gave an image that is black, broken or of the wrong size."""
+    """The model returned an image that is black, broken or of the wrong size."""
 
     code = "invalid-output"
 
 
 class DeadlinePassed(JobFailure):
-    """No worker was free before the job's deadline."""
+    """No worker started the job before its deadline."""
 
     code = "deadline-passed"
 
 
 class TimedOut(JobFailure):
-    """The job ran longer than this service allows and was stopped."""
+    """The job exceeded the time limit and was stopped."""
 
     code = "timed-out"
 
 
 class WorkerLost(JobFailure):
-    """The worker died each time it ran this job; it will not be tried again."""
+    """The worker died each time it ran this job; it will not be run again."""
 
     code = "worker-lost"
     retryable = True
 
 
 class ContentRejected(JobFailure):
-    """The prompt or the image was refused: by the provider's moderation or by this service's safety checker."""
+    """The prompt or the image was rejected by the provider's moderation or the safety checker."""
 
     code = "content-rejected"
 
 
 class UpstreamRejected(JobFailure):
-    """The provider refused the request or could not do it."""
+    """The provider rejected the request or failed to process it."""
 
     code = "upstream-rejected"
 
 
 class UpstreamOutOfCredits(JobFailure):
-    """The account with the provider has no credits left; once there are some, send the request again."""
+    """The provider account has no credits left; add credits and send the request again."""
 
     code = "upstream-out-of-credits"
 
 
 class UpstreamUnavailable(JobFailure):
-    """The provider does not answer or takes no more work; try again later."""
+    """The provider is unavailable or overloaded; try again later."""
 
     code = "upstream-unavailable"
     retryable = True
 
 
 class ProviderResponseLost(UpstreamUnavailable):
-    """The provider may have charged for this request, but did not say so; to send it again may cost twice."""
+    """The provider may have charged for this request but did not confirm it; sending it again may cost twice."""
 
     retryable = False
 
@@ -335,7 +336,7 @@ class StorageFull(JobFailure):
 
 
 class StorageUnavailable(JobFailure):
-    """The storage that images are kept in does not answer or refuses; try again shortly."""
+    """The image storage is unavailable; try again shortly."""
 
     code = "storage-unavailable"
     retryable = True
@@ -343,6 +344,6 @@ class StorageUnavailable(JobFailure):
 
 
 class InternalError(JobFailure):
-    """An unexpected error; the log has it under the job's id."""
+    """An unexpected error; the log contains it under the job's id."""
 
     code = "internal-error"

@@ -1,4 +1,4 @@
-"""A health check over HTTP: `python -m shared.healthcheck 7860 /health/live`. It runs often, so it needs no package."""
+"""Health check over HTTP: `python -m shared.healthcheck 7860 /health/live`. Runs often, so it imports no package."""
 
 import sys
 from http import HTTPStatus
@@ -8,7 +8,7 @@ TIMEOUT_SECONDS = 4.0
 
 
 def is_healthy(port: int, path: str) -> bool:
-    """Whether this machine's server on `port` answers 200. Straight, whatever proxies the environment names."""
+    """Whether the local server on `port` answers 200. Ignores proxies of the environment."""
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)

@@ -129,7 +129,7 @@ def _announce(settings: WorkerSettings, engine: Engine, job_store: RedisJobStore
     """Tell other processes that this worker is ready, and what for."""
     job_store.run(Workers(settings.redis_prefix).set_capabilities(settings.backend, engine.capabilities))
     # A worker that ends may have taken a wake-up that it did not use.
-    job_store.run(Jobs(settings.redis_prefix).fill_wake_ups(settings.backend))
+    job_store.run(Jobs(settings.redis_prefix).repair_queue(settings.backend))
     placement = engine.placement if isinstance(engine, ReportsPlacement) else None
     heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, placement=placement)
     if isinstance(engine, ReportsMemory):

@@ -96,7 +96,7 @@ def _counter(counter: Counter, backends: Iterable[Backend], gauges: Gauges) -> M
     family = CounterMetricFamily(f"imagegen_{counter.name}", counter.help, labels=counter.labels)
     prefixes = [(backend,) for backend in backends] if "backend" in counter.labels else [()]
     expected = dict.fromkeys(((*first, *rest) for first in prefixes for rest in counter.expected), 0)
-    for values, count in (expected | gauges.counts.of(counter)).items():
+    for values, count in (expected | gauges.counts.values(counter)).items():
         family.add_metric(values, count)
     return family
 

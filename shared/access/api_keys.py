@@ -1,4 +1,4 @@
-"""Who may do what: the keys of the service, as the operator writes them in SD_API_KEY."""
+"""API keys and their scopes, parsed from SD_API_KEY."""
 
 import re
 from enum import StrEnum
@@ -7,29 +7,29 @@ from pydantic import SecretStr
 
 from shared.jobs.types import FrozenModel
 
-#: The name of a key that was given none.
+#: The name of an unnamed key.
 UNNAMED = "default"
-SHORTEST_KEY = 16
-#: A key of fewer different characters is a word or a keyboard row.
-FEWEST_CHARACTERS = 8
+MIN_KEY_LENGTH = 16
+#: A key with fewer different characters is a word or a keyboard row.
+MIN_DIFFERENT_CHARACTERS = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _SECRET = re.compile(r"[\x21-\x7e]{1,256}")
 
 
 class Scope(StrEnum):
-    """What a key allows: from READ on each what those before it do, ADMIN all."""
+    """What a key allows: each scope from READ on includes the ones before it, and ADMIN includes all."""
 
     METRICS = "metrics"
-    """Reading /metrics, and nothing else."""
+    """Read /metrics, nothing else."""
     READ = "read"
-    """Looking."""
+    """Read jobs, images and status."""
     WRITE = "write"
-    """Making, cancelling and pinning jobs."""
+    """Create, cancel and pin jobs."""
     PRIORITY = "priority"
-    """Also `priority: high`, which goes before the jobs of everybody else."""
+    """Also use `priority: high`, which starts before all other jobs."""
     ADMIN = "admin"
-    """The jobs of every key."""
+    """Access the jobs of every key."""
 
     def includes(self, other: "Scope") -> bool:
         if Scope.METRICS in (self, other):
@@ -40,7 +40,7 @@ class Scope(StrEnum):
 
 class ApiKey(FrozenModel):
     name: str
-    """Whose jobs it opens. The keys of one name differ in scope."""
+    """Owner of its jobs. Keys of the same name differ in scope."""
     secret: SecretStr
     scope: Scope = Scope.WRITE
 
@@ -50,9 +50,9 @@ def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     keys = tuple(_parsed(entry, number) for number, entry in enumerate(entries, 1))
     if len({(key.name, key.scope) for key in keys}) < len(keys):
-        raise ValueError("two keys have the same name and scope; write each as name:key, with a name of its own")
+        raise ValueError("two keys have the same name and scope; give each a unique name, as in name:key")
     if len({key.secret.get_secret_value() for key in keys}) < len(keys):
-        raise ValueError("the same key is there twice")
+        raise ValueError("the same key is listed twice")
     return keys
 
 
@@ -65,16 +65,16 @@ def _parsed(entry: str, number: int) -> ApiKey:
         case [name, secret, scope]:
             pass
         case _:
-            raise ValueError(f"key {number} is not of the form key, name:key or name:key:scope")
+            raise ValueError(f"key {number} must have the form key, name:key or name:key:scope")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"the name of key {number} must be 1 to 32 letters, digits, dots, dashes and underscores")
+        raise ValueError(f"the name of key {number} must have 1 to 32 letters, digits, dots, dashes or underscores")
     if scope not in list(Scope):
         raise ValueError(f"the scope of key {number} must be one of {', '.join(Scope)}")
     if not _SECRET.fullmatch(secret):
-        raise ValueError(f"key {number} must be of at most 256 visible ASCII characters, without commas and colons")
-    if len(secret) < SHORTEST_KEY or len(set(secret)) < FEWEST_CHARACTERS:
+        raise ValueError(f"key {number} may have at most 256 visible ASCII characters, without commas and colons")
+    if len(secret) < MIN_KEY_LENGTH or len(set(secret)) < MIN_DIFFERENT_CHARACTERS:
         raise ValueError(
-            f"key {number} is too easy to guess: it needs {SHORTEST_KEY} characters, {FEWEST_CHARACTERS} of them "
-            "different; `openssl rand -hex 24` makes one"
+            f"key {number} is too easy to guess: it needs {MIN_KEY_LENGTH} characters, {MIN_DIFFERENT_CHARACTERS} of "
+            "them different; `openssl rand -hex 24` makes one"
         )
     return ApiKey(name=name, secret=SecretStr(secret), scope=Scope(scope))

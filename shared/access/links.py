@@ -1,4 +1,4 @@
-"""Addresses of jobs and their images, and signatures by which images open without a key for a time."""
+"""Links to jobs and images, and signatures that open images without an API key for a limited time."""
 
 import hmac
 import re
@@ -17,25 +17,25 @@ def job_path(job_id: str) -> str:
 
 
 class LinkSigner:
-    """`lifetime_seconds` is how long a link works at least."""
+    """A link works for at least `lifetime_seconds`."""
 
     def __init__(self, secret: bytes, lifetime_seconds: int, clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
         self._lifetime = lifetime_seconds
         self._clock = clock
-        # Links made shortly after each other are the same, so that a page which loads again finds its images cached.
+        # Links made shortly after each other are equal, so that a reloaded page finds its images cached.
         self._step = max(1, lifetime_seconds // 24)
 
     def sign(self, path: str) -> str:
-        """What to append to the path, after a question mark."""
+        """The query to append to the path."""
         expires = str((int(self._clock()) // self._step + 1) * self._step + self._lifetime)
         return f"expires={expires}&signature={self._signature(path, expires)}"
 
     def is_valid(self, path: str, expires: str, signature: str) -> bool:
         if not re.fullmatch(r"[0-9]{1,12}", expires) or not signature.isascii():
             return False
-        right = hmac.compare_digest(self._signature(path, expires), signature)
-        return right and self._clock() < int(expires)
+        is_match = hmac.compare_digest(self._signature(path, expires), signature)
+        return is_match and self._clock() < int(expires)
 
     def _signature(self, path: str, expires: str) -> str:
         return hmac.new(self._secret, f"{expires} {path}".encode(), sha256).hexdigest()
@@ -43,13 +43,13 @@ class LinkSigner:
 
 @dataclass(frozen=True)
 class Links:
-    """Makes the image links of one answer; `base_url` has no slash at its end."""
+    """Builds the links of one answer; `base_url` has no trailing slash."""
 
     base_url: str
     signer: LinkSigner | None
 
     def job(self, job_id: str) -> str:
-        """Its address on this host, with the prefix that a proxy may have for the service."""
+        """The path on this host, with the prefix that a proxy may add."""
         return urlsplit(self.base_url).path + job_path(job_id)
 
     def image(self, job_id: str, index: int) -> str:
@@ -59,5 +59,5 @@ class Links:
 
 
 def link_secret(prefix: str, proposed: str) -> Operation[str]:
-    """The secret of all processes of the service: the first that one of them proposed."""
+    """The signing secret that all processes share: the first proposal."""
     return Operation("housekeeping/get_or_create_secret", [Keys(prefix).link_secret], [proposed], str)

@@ -66,7 +66,7 @@ class Jobs:
         """
         keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.idempotency(idempotency.name if idempotency else ""), self._keys.deadlines]
-        keys += [self._keys.active(job.owner), self._keys.counts, *self._indexes(job)]
+        keys += [self._keys.unfinished(job.owner), self._keys.counts, *self._indexes(job)]
         args: list[Argument] = [job.id, self.channel, dump_job(job), job.backend, job.request.label or "", job.owner]
         args += [job.request.priority.rank, job.request.num_images, expected_ms, wake_up(job.backend)]
         args += [limits.queued, limits.queued_per_backend, limits.per_owner]
@@ -103,7 +103,7 @@ class Jobs:
         keys = [self._keys.record(old.id), self._keys.events(old.id)]
         keys += [self._keys.state(old.state), self._keys.state(new.state), *self._queue(old.backend)]
         keys += [self._keys.leases, self._keys.duration_stats(old.backend), self._keys.deadlines]
-        keys += [self._keys.active(old.owner), self._keys.counts]
+        keys += [self._keys.unfinished(old.owner), self._keys.counts]
         args: list[Argument] = [old.id, self.channel, old.state, old.attempt, new.state, new.attempt, dump_job(new)]
         args += [old.owner, new.request.priority.rank, new.request.num_images, wake_up(old.backend), new.worker or ""]
         args.append(EVENTS_LIFETIME_MS if new.state.is_terminal else "")
@@ -156,10 +156,10 @@ class Jobs:
         args: list[Argument] = [self._keys.record(""), limit]
         return Operation("queue/peek", [self._keys.queue(backend)], args, parse_queued_jobs)
 
-    def fill_wake_ups(self, backend: Backend) -> Operation[int]:
-        """Replace lost wake-ups of workers; returns how many were missing."""
-        keys = [*self._queue(backend), *self._keys.legacy_wake_ups(backend)]
-        return Operation("queue/fill_wake_ups", keys, [wake_up(backend)], int)
+    def repair_queue(self, backend: Backend) -> Operation[int]:
+        """Adopt jobs that the version before queued, and replace lost wake-ups; returns how many were missing."""
+        keys = [*self._queue(backend), self._keys.former_queue(backend), *self._keys.former_wake_ups(backend)]
+        return Operation("queue/repair_queue", keys, [wake_up(backend)], int)
 
     def list_running_on(self, worker: str) -> Operation[tuple[Job, ...]]:
         """The jobs that run on a worker, by their records."""

@@ -55,7 +55,7 @@ def _validate_metadata(metadata: dict[str, JsonValue] | None) -> dict[str, JsonV
         encoded = json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:
         # 1e999 is JSON, but becomes infinity, which is not.
-        raise ValueError("contains a number that is too large") from None
+        raise ValueError("has a number that is too large") from None
     if len(encoded) > MAX_METADATA_BYTES:
         raise ValueError(f"may take at most {MAX_METADATA_BYTES} bytes as JSON")
     # The job's record nests it deeper, and parsers limit the depth: what is accepted must stay readable.
@@ -113,7 +113,7 @@ class Lora(FrozenModel):
 
 def _without_duplicates(loras: tuple[Lora, ...]) -> tuple[Lora, ...]:
     if len({lora.name for lora in loras}) < len(loras):
-        raise ValueError("names the same LoRA more than once")
+        raise ValueError("may name each LoRA only once")
     return loras
 
 
@@ -183,7 +183,7 @@ class GenerationRequest(FrozenModel):
     @classmethod
     def _require_image(cls, value: object, validated: ValidationInfo) -> object:
         if value is not None and validated.data.get("image") == ():
-            raise ValueError("requires an image")
+            raise ValueError("needs an image")
         return value
 
     @model_validator(mode="after")

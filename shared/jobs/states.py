@@ -15,7 +15,7 @@ class State(StrEnum):
         return not TRANSITIONS[self]
 
 
-#: From each state, where a job may go. Terminal states lead nowhere.
+#: The states that a job may move to from each state; none from terminal states.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED}),
     State.RUNNING: frozenset({State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED}),

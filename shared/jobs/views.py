@@ -1,4 +1,4 @@
-"""What clients see of a job, built from its record."""
+"""Jobs as clients see them."""
 
 import base64
 from collections.abc import Mapping
@@ -79,44 +79,42 @@ EXAMPLE: JsonValue = {
 
 class ImageView(Image):
     url: str | None
-    """Where its bytes are; null for an image that is withheld (`flagged`)."""
+    """Link to the bytes; null for a withheld image (`flagged`)."""
     b64_json: str | None = None
-    """The bytes themselves, when `response_format` asks for them."""
+    """The bytes, if `response_format` asks for them."""
 
 
 class ProviderView(BaseModel):
-    """A task with a provider that charges for it."""
+    """A task at a provider that charges for it."""
 
     id: str
-    cost: float | None = Field(description="In the provider's own credits")
+    cost: float | None = Field(description="In the provider's credits")
 
 
 class WebhookView(BaseModel):
-    """Who is told of the job, and what came of it."""
+    """The webhook receiver of a job, and its deliveries."""
 
-    url: str = Field(description="Without its query, which may hold a secret")
+    url: str = Field(description="Without its query, which may contain a secret")
     events: list[WebhookEvent]
     inline_images: bool
-    deliveries: list[Delivery] = Field(description="The latest of each kind of event")
+    deliveries: list[Delivery] = Field(description="The latest delivery of each kind of event")
 
 
 class JobView(BaseModel):
-    """A job: what was asked, how far it is, what came of it."""
+    """A job: its request, progress and result."""
 
     id: str
     state: State
     backend: Backend
-    owner: str | None = Field(description="Name of the key that it was submitted with; null where no keys are set")
+    owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
     model: str | None
     label: str | None
     metadata: dict[str, Any] | None
     progress: Progress | None
-    queue_position: int | None = Field(description="Jobs of the same backend before this one, while it is queued")
-    estimated_wait_seconds: float | None = Field(
-        description="Until it starts, by recent experience, while it is queued"
-    )
+    queue_position: int | None = Field(description="Jobs of the same backend ahead of this one, while it is queued")
+    estimated_wait_seconds: float | None = Field(description="Estimated seconds until it starts, while it is queued")
     attempt: int
-    pinned: bool = Field(description="Kept from retention")
+    pinned: bool = Field(description="Exempt from retention")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -125,33 +123,33 @@ class JobView(BaseModel):
     error: JobError | None
     warnings: list[str]
     timings: Timings
-    reused_from: str | None = Field(description="The job that its images were made for, where they were not made anew")
-    providers: list[ProviderView] = Field(description="What was bought elsewhere for it: one task for each image")
+    reused_from: str | None = Field(description="The job whose images were reused, if they were not generated again")
+    providers: list[ProviderView] = Field(description="Paid tasks at a provider, one for each image")
     webhook: WebhookView | None
     links: dict[str, str]
 
 
 class WebhookMessage(BaseModel):
-    """What is posted to `webhook_url`, in the form of https://www.standardwebhooks.com."""
+    """The body posted to `webhook_url`, by https://www.standardwebhooks.com."""
 
     type: str = Field(examples=["job.succeeded"], description="`job.` and the event")
     timestamp: datetime = Field(description="When it happened")
-    data: JobView = Field(description="The job as it was then")
+    data: JobView = Field(description="The job at that time")
 
 
 class JobListView(BaseModel):
     jobs: list[JobView]
-    cursor: str | None = Field(description="Pass it to get the jobs before these; null when there are no more")
+    cursor: str | None = Field(description="Pass it to get older jobs; null if there are no more")
 
 
-#: Fields of the request that the job has as fields of its own.
-_SHOWN_ELSEWHERE = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
+#: Fields of the request that are fields of the job.
+_JOB_FIELDS = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
 
 
 def job_view(
     snapshot: JobSnapshot, links: Links, images: Mapping[int, bytes] | None = None, wait: float | None = None
 ) -> JobView:
-    """`images` holds, by index, the bytes to put into the answer itself; `wait` is the estimate in seconds."""
+    """`images` holds, by index, the bytes to return inline; `wait` is the estimate in seconds."""
     job = snapshot.job
     path = links.job(job.id)
     return JobView(
@@ -170,7 +168,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.to_json(exclude=_SHOWN_ELSEWHERE),
+        request=job.request.to_json(exclude=_JOB_FIELDS),
         images=_images(job, links, images or {}),
         error=job.error,
         warnings=list(job.warnings),

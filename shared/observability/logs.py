@@ -1,4 +1,4 @@
-"""How every process logs: one line of text or one JSON object per entry, on standard error."""
+"""Logging of every process to standard error: one line of text or one JSON object per entry."""
 
 import json
 import logging
@@ -12,10 +12,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal
 
-#: Celery on each task that comes and goes, of which workers tell themselves; and requests with all of their addresses,
-#: which may be signed.
+#: Celery's messages for every task, which workers log themselves, and requests with full URLs, which may be signed.
 _CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2")
-#: What entries carry as fields of their own, in JSON: bound with `log_context` or added with `extra=`.
+#: Fields of JSON entries, set with `log_context` or `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
 
 LogFormat = Literal["text", "json"]
@@ -24,7 +23,7 @@ _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxy
 
 @contextmanager
 def log_context(**fields: str) -> Iterator[None]:
-    """All that this thread or task logs in the block is about these, whoever logs it."""
+    """Add fields to everything that this thread or task logs in the block."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield
@@ -34,7 +33,7 @@ def log_context(**fields: str) -> Iterator[None]:
 
 class JsonFormatter(logging.Formatter):
     def __init__(self, fields: Mapping[str, str]) -> None:
-        """`fields` are those of the whole process."""
+        """`fields` are added to every entry of the process."""
         super().__init__()
         self._fields = fields
 
@@ -63,7 +62,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: LogFormat, **fields: str) -> None:
-    """`fields` are told with every entry of this process. May be called again when there is more to tell."""
+    """`fields` are added to every entry of this process. May be called again with more fields."""
     logging.config.dictConfig(
         {
             "version": 1,
@@ -72,16 +71,16 @@ def configure_logging(log_format: LogFormat, **fields: str) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
             "loggers": {
                 **{name: {"level": "WARNING"} for name in _CHATTY},
-                # Warns of odd answers with the whole address, and addresses may be secrets.
+                # Its warnings contain full URLs, which may be secret.
                 "urllib3": {"level": "ERROR"},
-                # Warns of each of the three times that it tries to send traces, before it says that it could not.
+                # Warns about each of three attempts to send traces before it reports the failure.
                 "opentelemetry": {"level": "ERROR"},
             },
             "root": {"level": "INFO", "handlers": ["stderr"]},
         }
     )
     logging.captureWarnings(capture=True)
-    # Who logs goes on where an entry cannot be written, because a disk is full or the reader of a pipe is gone.
+    # A process continues when an entry cannot be written: the disk is full or the reader of the pipe has gone.
     logging.raiseExceptions = False
     if log_format == "json":
         sys.excepthook = lambda _, error, __: _log_uncaught(error)

@@ -1,4 +1,4 @@
-"""Celery's queues: one per backend, through which its workers are woken."""
+"""Celery's app and its queues: one per backend, which wakes its workers."""
 
 import ssl
 from functools import cache
@@ -21,7 +21,7 @@ def queue_for(backend: Backend) -> Queue:
 
 
 def create_celery(settings: Settings) -> Celery:
-    """The wiring that all of its processes share. The result backend stays off: the job record is the truth."""
+    """The configuration that all Celery processes share. There is no result backend: the job record is the truth."""
     app = Celery("imagegen")
     app.conf.update(celery_config(settings))
     return app
@@ -37,17 +37,17 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
-        # One wake-up per slot: a busy worker that held a second one would keep it from an idle one.
+        # One wake-up per process: a busy worker must not hold one that an idle worker could use.
         "task_acks_late": True,
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
-        # A job goes on when the broker is away: its lease and its record decide what becomes of it.
+        # A job continues without the broker: its lease and its record decide its fate.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "global_keyprefix": settings.redis_prefix,
             "priority_steps": [0],
-            # What is handed out again after that is one wake-up too many, and does nothing.
+            # A message that is redelivered after this time is a surplus wake-up and has no effect.
             "visibility_timeout": 2 * settings.job_timeout_seconds + 3600,
             "socket_timeout": 10,
             "socket_connect_timeout": 5,

@@ -1,4 +1,4 @@
-"""Slots for jobs that run at the same time, counted over all workers of a backend."""
+"""Concurrency slots, shared by all workers of a backend."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
-#: How long a place outlives a worker that dies with it.
+#: A slot outlives a lost worker by this time.
 SLOT_LEASE_MS = 10_000
-#: How often a worker says that it still has its places.
+#: How often a worker renews its slots.
 SLOT_RENEW_SECONDS = 2.0
 
 
 class ConcurrencySlots:
-    """Operations on the places of one backend."""
+    """Operations on the slots of one backend."""
 
     def __init__(self, prefix: str, backend: Backend, limit: int) -> None:
         self._key = Keys(prefix).slots(backend)

@@ -1,4 +1,4 @@
-"""The names of everything that is kept in Redis."""
+"""The names of all keys in Redis."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from shared.redis.wakeups import queue_name
 
 @dataclass(frozen=True)
 class Keys:
-    """`prefix` begins every key, so that several services may share one server."""
+    """`prefix` begins every key, so that several services can share one server."""
 
     prefix: str
 
     @property
     def channel(self) -> str:
-        """Where every event of every job is published."""
+        """Channel on which every event of every job is published."""
         return f"{self.prefix}events"
 
     @property
@@ -35,32 +35,32 @@ class Keys:
 
     @property
     def link_secret(self) -> str:
-        """What image links are signed with."""
+        """Secret that signs image links."""
         return f"{self.prefix}link-secret"
 
     @property
     def installation(self) -> str:
-        """Which installation this is; it marks its images with that."""
+        """Id of this installation, with which it marks its images."""
         return f"{self.prefix}installation"
 
     @property
     def uploads(self) -> str:
-        """Jobs whose images came lately, accepted or not, by when that was."""
+        """Jobs with recent input images, accepted or not, by the time of the upload."""
         return f"{self.prefix}uploads"
 
     @property
     def workers(self) -> str:
+        """Ids of living workers by the time at which they expire."""
         return f"{self.prefix}workers"
 
     @property
     def counts(self) -> str:
-        """What has been counted; shared/observability/counters.py says what."""
+        """Counters and histograms (see shared/observability/counters.py)."""
         return f"{self.prefix}counts"
 
     @property
     def webhooks(self) -> str:
-        """Begins the keys of webhooks on their way; lua/webhooks/outbox.lua says which there are, and makes of it
-        those of `counts` and `record`."""
+        """Prefix of the webhook keys, which lua/webhooks/outbox.lua lists; it derives `counts` and `record` from it."""
         return f"{self.prefix}webhooks:"
 
     def record(self, job_id: str) -> str:
@@ -85,49 +85,53 @@ class Keys:
     def owner_label(self, owner: str, label: str) -> str:
         return f"{self.owner(owner)}:label:{label}"
 
-    def active(self, owner: str) -> str:
-        """The jobs of one owner that have not ended."""
+    def unfinished(self, owner: str) -> str:
+        """Queued and running jobs of one owner."""
         return f"{self.prefix}jobs:active:{owner}"
 
     def queue(self, backend: str) -> str:
-        """Queued jobs of a backend, in the order in which they will start; lua/queue/fair_queue.lua says by what."""
+        """Queued jobs of a backend in the order in which they will start (see lua/queue/fair_queue.lua)."""
+        return f"{self.prefix}queue:{backend}"
+
+    def former_queue(self, backend: str) -> str:
+        """The queue of the version before, which lua/queue/repair_queue.lua adopts."""
         return f"{self.prefix}line:{backend}"
 
     def shares(self, backend: str) -> str:
-        """Whose turn it is in the queue of a backend."""
+        """Start tags that let owners take turns in the queue of a backend."""
         return f"{self.prefix}shares:{backend}"
 
     def wake_ups(self, backend: Backend) -> str:
         """The broker's list of messages for workers of a backend."""
         return f"{self.prefix}{queue_name(backend)}"
 
-    def legacy_wake_ups(self, backend: Backend) -> list[str]:
-        """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
+    def former_wake_ups(self, backend: Backend) -> list[str]:
+        """Lists of an earlier version with a message per job, by priority; nothing reads them any more."""
         return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
 
     def duration_stats(self, backend: str) -> str:
-        """How long jobs of a backend have taken lately, by what they asked for."""
+        """Recent durations of jobs of a backend, by workload."""
         return f"{self.prefix}pace:{backend}"
 
     def idempotency(self, name: str) -> str:
-        """The job that a repeated request gets."""
+        """The job of an idempotency key."""
         return f"{self.prefix}repeat:{name}"
 
-    def cached_result(self, cause: str) -> str:
-        """The job that made the images of an exact repeat."""
-        return f"{self.prefix}twin:{cause}"
+    def cached_result(self, fingerprint: str) -> str:
+        """The job that made the images of identical requests."""
+        return f"{self.prefix}twin:{fingerprint}"
 
     def rate(self, account: str) -> str:
-        """Until when somebody has used up its share of requests."""
+        """The time until which an account has used up its rate limit."""
         return f"{self.prefix}rate:{account}"
 
     def slots(self, backend: str) -> str:
-        """Places for jobs that run at the same time, of all workers of a backend together."""
+        """Concurrency slots of all workers of a backend."""
         return f"{self.prefix}places:{backend}"
 
-    def turn(self, work: str) -> str:
-        """Held by the one housekeeper that does it now."""
-        return f"{self.prefix}turn:{work}"
+    def turn(self, task: str) -> str:
+        """Held by the housekeeper that does a periodic task."""
+        return f"{self.prefix}turn:{task}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.prefix}worker:{worker_id}"
@@ -136,5 +140,5 @@ class Keys:
         return f"{self.prefix}capabilities:{backend}"
 
     def start_failures(self, backend: str) -> str:
-        """How many workers of a backend have failed to start in a row, and why the last one did."""
+        """How many workers of a backend have failed to start in a row, and the reason of the last one."""
         return f"{self.prefix}failures:{backend}"

@@ -1,11 +1,11 @@
-"""How much somebody may ask for, counted in Redis for all API processes together."""
+"""Rate limits, counted in Redis for all API processes."""
 
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
 
 class RateLimits:
-    """`per_second` is what may be asked for long, 0 for no limit; `burst` what may come at once before that counts."""
+    """`per_second` is the sustained rate, 0 for no limit; `burst` is how much may come at once."""
 
     def __init__(self, prefix: str, per_second: float, burst: int) -> None:
         self._keys = Keys(prefix)
@@ -13,9 +13,9 @@ class RateLimits:
         self.burst_us = (burst - 1) * self.cost_us
 
     def take(self, account: str, required: int, optional: int, *, already_counted: bool = False) -> Operation[int]:
-        """Take `required` units, and up to `optional` more; how many were taken. Running it raises RateLimited.
+        """Take `required` units and up to `optional` more; returns how many were taken. Running it raises RateLimited.
 
-        `already_counted`: for a request that has been counted once already, which must not stand in its own way.
+        `already_counted`: the request has taken a unit before, which must not count against it.
         """
         burst_us = self.burst_us + (self.cost_us if already_counted else 0)
         return Operation(

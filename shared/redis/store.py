@@ -1,7 +1,7 @@
-"""How the shared state in Redis is reached: operations as values, and what runs them.
+"""Access to the shared state in Redis: operations as values, and the stores that run them.
 
-Each operation is one Lua script and so one atomic step and one round trip. It is written once, as a value; the API
-runs it on asyncio, workers run it on threads.
+An operation is one Lua script: one atomic step and one round trip. It is written once, as a value; the API runs it on
+asyncio, workers run it on threads.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from redis.retry import Retry
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
 
-#: Longest wait for one answer; a healthy server answers in under a millisecond.
+#: A healthy server replies in under a millisecond.
 REPLY_TIMEOUT_SECONDS = 2.0
-#: How old what is known of the server's clock may be.
-CLOCK_SECONDS = 5.0
+#: How often the server's clock is read at most.
+CLOCK_SYNC_SECONDS = 5.0
 
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ _INCLUDE = re.compile(r"^-- include (\w+/\w+)$", re.MULTILINE)
 
 @cache
 def _files() -> dict[str, str]:
-    """Every script by its folder and name. Read when a process starts: later there may be no file handle left."""
+    """Every script by folder and name. Read at start: later the process may have no file handle left."""
     folder = Path(__file__).with_name("lua")
     scripts = folder.glob("*/*.lua")
     return {f"{file.parent.name}/{file.stem}": file.read_text(encoding="utf-8") for file in scripts}
@@ -59,12 +59,12 @@ def _files() -> dict[str, str]:
 
 @cache
 def _source(script: str) -> str:
-    """The script with what it includes in place: scripts on the server cannot share code."""
+    """The script with its includes in place: scripts on the server cannot share code."""
     return _INCLUDE.sub(lambda found: _source(found[1]), _files()[script])
 
 
 class Store:
-    """Runs operations for workers. Safe to share between threads."""
+    """Runs operations for workers. Thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
         _files()
@@ -73,33 +73,33 @@ class Store:
         self._script = cache(lambda name: client.register_script(_source(name)))
 
     def run(self, operation: Operation[T]) -> T:
-        """Raises StoreUnavailable when the server does not answer or cannot write."""
+        """Raises StoreUnavailable when the server does not reply or cannot write."""
         with _translated():
             reply = self._script(operation.script)(keys=operation.keys, args=operation.args)
         return operation.decode(reply)
 
     def run_all(self, operations: Sequence[Operation[Any]]) -> list[Any]:
-        """Several in one round trip, each an atomic step of its own.
+        """Run several in one round trip, each atomic by itself.
 
-        Raises StoreUnavailable when the server does not answer, or cannot write one of them; others may be done.
+        Raises StoreUnavailable when the server does not reply or cannot write one of them; others may be done.
         """
         pipeline = self.client.pipeline(transaction=False)
-        for each in operations:
-            pipeline.evalsha(self._script(each.script).sha, len(each.keys), *each.keys, *each.args)
+        for operation in operations:
+            _add(pipeline, self._script(operation.script).sha, operation)
         with _translated():
             replies = pipeline.execute(raise_on_error=False)
-            return [self._settled(each, reply) for each, reply in zip(operations, replies, strict=True)]
+            return [self._decoded(*pair) for pair in zip(operations, replies, strict=True)]
 
     def now(self) -> datetime:
-        """The server's time; carried on by this machine's clock while the server does not answer."""
-        asked_at = time.monotonic()
-        if self._clock.age(asked_at) > CLOCK_SECONDS:
+        """The server's time, extrapolated by this machine's clock while the server does not reply."""
+        requested_at = time.monotonic()
+        if self._clock.age(requested_at) > CLOCK_SYNC_SECONDS:
             with suppress(redis.exceptions.RedisError):
                 seconds, microseconds = self.client.time()
-                self._clock.sync(seconds * 1000 + microseconds / 1000, asked_at)
+                self._clock.sync(seconds * 1000 + microseconds / 1000, requested_at)
         return self._clock.now()
 
-    def _settled(self, operation: Operation[T], reply: Any) -> T:
+    def _decoded(self, operation: Operation[T], reply: Any) -> T:
         if isinstance(reply, redis.exceptions.NoScriptError):
             return self.run(operation)
         if isinstance(reply, Exception):
@@ -108,67 +108,71 @@ class Store:
 
 
 class AsyncStore:
-    """Runs operations for the API. Those that are asked for in the same turn of the loop share a round trip."""
+    """Runs operations for the API. Operations of the same turn of the event loop share a round trip."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         _files()
         self.client = client
         self._script = cache(lambda name: client.register_script(_source(name)))
-        self._asked: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
+        self._pending: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
         self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, operation: Operation[T]) -> T:
-        """Raises StoreUnavailable when the server does not answer, cannot write, or no connection is free in time."""
+        """Raises StoreUnavailable when the server does not reply or cannot write, or no connection is free in time."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        if not self._asked:
+        if not self._pending:
             loop.call_soon(self._send_soon)
-        self._asked.append((operation, reply))
+        self._pending.append((operation, reply))
         with _translated():
-            # Waiting for a connection and for the answer share the one limit.
+            # The timeout includes the wait for a connection.
             async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 return operation.decode(await reply)
 
     def _send_soon(self) -> None:
-        asked, self._asked = self._asked, []
-        task = asyncio.create_task(self._send(asked))
+        pending, self._pending = self._pending, []
+        task = asyncio.create_task(self._send(pending))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _send(self, asked: Sequence[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
-        if len(asked) == 1:
-            # A pipeline costs as much again.
-            ((operation, reply),) = asked
-            _settle(reply, await self._alone(operation))
+    async def _send(self, pending: Sequence[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
+        if len(pending) == 1:
+            # A pipeline would cost twice as much.
+            ((operation, reply),) = pending
+            _resolve(reply, await self._run_alone(operation))
             return
         pipeline = self.client.pipeline(transaction=False)
-        for each, _ in asked:
-            pipeline.evalsha(self._script(each.script).sha, len(each.keys), *each.keys, *each.args)
+        for operation, _ in pending:
+            _add(pipeline, self._script(operation.script).sha, operation)
         try:
             replies = await pipeline.execute(raise_on_error=False)
         except Exception as error:
-            replies = [error] * len(asked)
-        for (operation, reply), answer in zip(asked, replies, strict=True):
-            if isinstance(answer, redis.exceptions.NoScriptError):
-                answer = await self._alone(operation)
-            _settle(reply, answer)
+            replies = [error] * len(pending)
+        for (operation, reply), result in zip(pending, replies, strict=True):
+            if isinstance(result, redis.exceptions.NoScriptError):
+                result = await self._run_alone(operation)
+            _resolve(reply, result)
 
-    async def _alone(self, operation: Operation[Any]) -> Any:
-        """The reply, also from a server that does not know the script yet, or what it raised."""
+    async def _run_alone(self, operation: Operation[Any]) -> Any:
+        """The reply or the error it raised; loads the script if the server does not have it."""
         try:
             return await self._script(operation.script)(keys=operation.keys, args=operation.args)
         except Exception as error:
             return error
 
 
-def _settle(reply: asyncio.Future[Any], answer: Any) -> None:
-    # Who asked may have stopped waiting.
+def _add(pipeline: Any, sha: str, operation: Operation[Any]) -> None:
+    pipeline.evalsha(sha, len(operation.keys), *operation.keys, *operation.args)
+
+
+def _resolve(reply: asyncio.Future[Any], result: Any) -> None:
+    # The caller may have stopped waiting.
     if reply.done():
         return
-    if isinstance(answer, Exception):
-        reply.set_exception(answer)
+    if isinstance(result, Exception):
+        reply.set_exception(result)
     else:
-        reply.set_result(answer)
+        reply.set_result(result)
 
 
 @contextmanager
@@ -186,8 +190,8 @@ def _translated() -> Iterator[None]:
         raise StoreUnavailable from error
 
 
-#: Answers of a server that is there but full, a replica, unable to save, or still starting. redis-py has classes of its
-#: own for some, and takes the word that begins the message away from these.
+#: Errors of a server that is full, a replica, unable to save or still starting. redis-py has classes for some of
+#: them and removes the first word of their messages.
 _CANNOT_WRITE = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
@@ -198,9 +202,9 @@ _CANNOT_WRITE_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED
 
 
 def require_redis(url: str) -> bool:
-    """Whether it answers: one that is not there yet may come.
+    """Whether the server replies; one that does not may still start.
 
-    Raises ConfigurationError for no server, or one that refuses the login or whose certificate is not believed.
+    Raises ConfigurationError for a missing URL, a refused login or an untrusted certificate.
     """
     if not url:
         raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
@@ -208,44 +212,40 @@ def require_redis(url: str) -> bool:
     try:
         client.ping()
     except (TypeError, ValueError):
-        # What the address says after its ? becomes arguments of the connection.
-        raise ConfigurationError("SD_REDIS_URL is wrong: it has an option that connections do not have.") from None
+        # The query of the URL becomes arguments of the connection.
+        raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option.") from None
     except redis.exceptions.AuthenticationError:
-        raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
+        raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server rejects its user name or password.") from None
     except redis.exceptions.RedisError as error:
-        if (refusal := _refusal_of_tls(error)) is not None:
-            raise ConfigurationError(refusal) from None
+        if (problem := _tls_problem(error)) is not None:
+            raise ConfigurationError(problem) from None
         return False
     finally:
         client.close()
     return True
 
 
-def _refusal_of_tls(error: BaseException | None) -> str | None:
+def _tls_problem(error: BaseException | None) -> str | None:
     match error:
         case None:
             return None
         case ssl.SSLCertVerificationError():
-            return (
-                f"SD_REDIS_URL is wrong, or SD_CA_FILE is: the server's certificate is not believed "
-                f"({error.verify_message})."
-            )
+            problem = f"the server's certificate is not trusted ({error.verify_message})"
+            return f"SD_REDIS_URL or SD_CA_FILE is wrong: {problem}."
         case ssl.SSLError():
-            return (
-                f"SD_REDIS_URL is wrong, or SD_REDIS_CERT_FILE is: the server ends the TLS handshake ({error.reason})."
-            )
+            return f"SD_REDIS_URL or SD_REDIS_CERT_FILE is wrong: the TLS handshake failed ({error.reason})."
         case _:
-            return _refusal_of_tls(error.__cause__ or error.__context__)
+            return _tls_problem(error.__cause__ or error.__context__)
 
 
 def connect(url: str) -> redis.Redis:
-    # A connection that the server closed while it was idle is opened again: every operation may be repeated.
+    # Reopens a connection that the server closed while it was idle: every operation may be repeated.
     retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
     return redis.Redis.from_url(url, retry=retry, **_CONNECTION)
 
 
 def connect_async(url: str, connections: int = 32) -> redis.asyncio.Redis:
-    """Callers beyond `connections` wait their turn; redis-py's default pool would raise at 100."""
+    """Callers beyond `connections` wait; redis-py's default pool raises at 100 connections."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=REPLY_TIMEOUT_SECONDS, retry=retry, **_CONNECTION

@@ -1,33 +1,44 @@
-"""Wake-ups: messages in the broker's own format that make a worker of Celery look into its queue.
+"""Wake-ups: broker messages that make a Celery worker look into its queue.
 
-They are written by hand, so that the API needs nothing of Celery, and by the scripts that move jobs, so that no
-queued job is without one. The format is Celery's task protocol 2 in kombu's Redis envelope.
+The Lua scripts that move jobs write them, so that no queued job lacks one and the API does not need Celery. The
+format is Celery's task protocol 2 in kombu's Redis envelope.
 """
 
 import base64
 import json
 from functools import cache
+from typing import Any
 
 from shared.jobs.types import Backend
 
-#: The one task. It has no arguments: which job is next is in the queue.
+#: The only task. It has no arguments: the queue holds the next job.
 GENERATE = "generate"
-#: What the scripts replace by an id of its own for each message.
+#: Placeholder that the scripts replace with a unique id.
 ID = "{ID}"
 _BODY = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
 
 
 def queue_name(backend: Backend) -> str:
-    """Of Celery's queue, and the broker list behind it."""
+    """Name of the Celery queue and of its list in the broker."""
     return f"generate.{backend}"
 
 
 @cache
 def wake_up(backend: Backend) -> str:
-    """The message as JSON, with ID in the place of its id."""
-    queue = queue_name(backend)
+    """The message as JSON, with ID in place of its id."""
+    envelope = {
+        "body": base64.b64encode(json.dumps(_BODY).encode()).decode(),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": _headers(),
+        "properties": _properties(queue_name(backend)),
+    }
+    return json.dumps(envelope)
+
+
+def _headers() -> dict[str, Any]:
     unset = ["shadow", "eta", "expires", "group", "group_index", "parent_id", "stamped_headers"]
-    headers = dict.fromkeys(unset) | {
+    return dict.fromkeys(unset) | {
         "lang": "py",
         "task": GENERATE,
         "id": ID,
@@ -41,7 +52,10 @@ def wake_up(backend: Backend) -> str:
         "replaced_task_nesting": 0,
         "stamps": {},
     }
-    properties = {
+
+
+def _properties(queue: str) -> dict[str, Any]:
+    return {
         "correlation_id": ID,
         "reply_to": "",
         "delivery_mode": 2,
@@ -50,11 +64,3 @@ def wake_up(backend: Backend) -> str:
         "priority": 0,
         "body_encoding": "base64",
     }
-    envelope = {
-        "body": base64.b64encode(json.dumps(_BODY).encode()).decode(),
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": headers,
-        "properties": properties,
-    }
-    return json.dumps(envelope)

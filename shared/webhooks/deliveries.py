@@ -1,4 +1,4 @@
-"""What became of the webhooks of a job, as the job tells it."""
+"""Webhook deliveries of a job, as its record stores them."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,25 +10,25 @@ from shared.jobs.types import FrozenModel, WebhookEvent
 
 class DeliveryState(StrEnum):
     PENDING = "pending"
-    """On its way; `next_attempt_at` says when it is sent (again)."""
+    """Waits to be sent at `next_attempt_at`."""
     DELIVERED = "delivered"
     DROPPED = "dropped"
-    """Progress that could not be sent, or that newer progress or the end of the job has overtaken; the oldest of an
-    owner of whom too many were waiting; and what a receiver wants no more that has answered 410."""
+    """Not sent: progress that failed or was overtaken by a newer event, the oldest of an owner with too many pending
+    webhooks, or any event for a receiver that has answered 410."""
     DEAD = "dead"
-    """Given up; POST /api/webhooks/{id}/redeliver sends it again."""
+    """Failed for good; POST /api/webhooks/{id}/redeliver sends it again."""
 
 
 class Delivery(FrozenModel):
-    """One webhook and what became of it."""
+    """One webhook and the state of its delivery."""
 
     id: str
-    """The `webhook-id` it is sent with, the same in every attempt."""
+    """Its `webhook-id` header, the same in every attempt."""
     event: WebhookEvent
     state: DeliveryState
     attempts: int
     last_status: int | None = None
-    """HTTP status of the last answer; null where there was none."""
+    """HTTP status of the last response; null if there was none."""
     last_error: str | None = None
     last_attempt_at: datetime | None = None
     next_attempt_at: datetime | None = None
@@ -38,11 +38,11 @@ _DELIVERIES = TypeAdapter(dict[str, Delivery])
 
 
 def parse_deliveries(text: str) -> tuple[Delivery, ...]:
-    """The latest of each kind of event, in the order of their kinds; '' stands for none."""
-    held = _DELIVERIES.validate_json(text) if text else {}
-    return tuple(held[event] for event in WebhookEvent if event in held)
+    """The latest of each kind of event, in the order of WebhookEvent; '' stands for none."""
+    by_event = _DELIVERIES.validate_json(text) if text else {}
+    return tuple(by_event[event] for event in WebhookEvent if event in by_event)
 
 
 def without_query(url: str) -> str:
-    """An address without its query, which may hold a secret."""
+    """The query may contain a secret."""
     return url.partition("#")[0].partition("?")[0]

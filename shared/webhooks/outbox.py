@@ -1,4 +1,4 @@
-"""Webhooks on their way: made with the moves of their job (lua/webhooks/outbox.lua), taken, settled, sent again."""
+"""Operations on the webhook outbox. The moves of a job add its webhooks (see lua/webhooks/outbox.lua)."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,32 +14,32 @@ from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 from shared.webhooks.deliveries import Delivery, DeliveryState, without_query
 
-#: Longer than any attempt may take: what has not been settled by then is sent by somebody else.
+#: Longer than any attempt takes; a webhook that is not settled by then is sent again.
 LEASE_MS = 20_000
-#: Webhooks of one queue, which are those of one owner for one origin, that are under way at a time.
+#: Webhooks of one queue (one owner and one origin) that are sent at the same time.
 MAX_IN_FLIGHT_PER_QUEUE = 4
-#: A receiver that failed so often in a row is left alone: at first so long, then twice as long each time.
+#: A receiver that failed this often in a row is skipped for a cooldown, which doubles with every further failure.
 FAILURES_BEFORE_COOLDOWN = 5
 COOLDOWN_MS = 10_000
 MAX_COOLDOWN_MS = 5 * 60 * 1000
-#: What was given up can be sent again for so long, and of one owner only the newest of so many.
+#: Dead webhooks can be redelivered for this time; of one owner, only the newest are kept.
 DEAD_RETENTION_MS = 7 * 24 * 3600 * 1000
 MAX_DEAD_PER_OWNER = 10_000
 
-#: Those that are kept, and can be listed.
+#: States in which a webhook is listed.
 ListedState = Literal[DeliveryState.PENDING, DeliveryState.DEAD]
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """One event to be told to one receiver. The same in every attempt, but for the number of the attempt."""
+    """One event for one receiver; only `attempt` differs between attempts."""
 
     id: str
     event: WebhookEvent
     occurred_at: datetime
-    """When it happened."""
+    """When the event occurred."""
     queue: str
-    """Where it waited: `scheme://host:port`, and its owner where it has one."""
+    """`scheme://host:port`, followed by the owner if there is one."""
     attempt: int
     doc: str
     progress: str
@@ -56,7 +56,7 @@ class Webhook:
         return self.queue.partition(" ")[0]
 
     def snapshot(self) -> JobSnapshot:
-        """The job as it was then. Read late: one that cannot be read is the trouble of nobody else."""
+        """The job at that time. Parsed late, so that an unreadable one fails alone."""
         progress = Progress.model_validate_json(self.progress) if self.progress else None
         return JobSnapshot(job=parse_job(self.doc, self.providers), progress=progress, pinned=self.pinned)
 
@@ -65,36 +65,36 @@ class Webhook:
 class ClaimedWebhooks:
     webhooks: tuple[Webhook, ...]
     next_due_ms: int | None
-    """How long until there are more; None when nothing is on its way."""
+    """Time until more are due; None if none are pending."""
 
 
 class ReceiverState(StrEnum):
-    """How far an attempt got, whatever it came to."""
+    """How far an attempt got."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
-    """The receiver takes nothing now; another path of the same origin may."""
-    UNREACHABLE = "away"
-    """Nobody could connect to the origin, whatever the path."""
+    """The receiver accepts nothing now; another path of the same origin may."""
+    UNREACHABLE = "unreachable"
+    """The connection to the origin failed, whatever the path."""
 
 
 @dataclass(frozen=True)
 class DeliveryOutcome:
-    """What an attempt came to."""
+    """Result of an attempt."""
 
     state: DeliveryState
     status: int | None = None
     error: str = ""
     delay_ms: int = 0
-    """Until the next attempt of one that is still pending."""
+    """Time until the next attempt, if it is still pending."""
     receiver: ReceiverState = ReceiverState.ANSWERED
     gone: bool = False
-    """Whether it wants to hear no more of this job."""
+    """Whether the receiver wants no more events of this job."""
 
 
 @dataclass(frozen=True)
 class ListedWebhook:
-    """A webhook as lists show it."""
+    """A webhook in a list."""
 
     job_id: str
     url: str
@@ -117,13 +117,13 @@ class Webhooks:
         self._prefix = self._keys.webhooks
         self.channel = f"{self._prefix}news"
 
-    def claim(self, most: int) -> Operation[ClaimedWebhooks]:
-        """Take up to so many that are due, for LEASE_MS."""
-        args: list[Argument] = [self._prefix, most, MAX_IN_FLIGHT_PER_QUEUE, LEASE_MS]
+    def claim(self, limit: int) -> Operation[ClaimedWebhooks]:
+        """Claim webhooks that are due, for LEASE_MS."""
+        args: list[Argument] = [self._prefix, limit, MAX_IN_FLIGHT_PER_QUEUE, LEASE_MS]
         return Operation("webhooks/claim", [f"{self._prefix}owners"], args, _claimed)
 
     def settle(self, webhook: Webhook, outcome: DeliveryOutcome) -> Operation[bool]:
-        """Write down what an attempt came to. One that was delivered, dropped or given up is not sent again."""
+        """Record the outcome of an attempt. A webhook that is delivered, dropped or dead is not sent again."""
         keys = [self._keys.record(webhook.job_id)]
         args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, outcome.state]
         args += ["" if outcome.status is None else outcome.status, outcome.error, outcome.delay_ms]
@@ -134,7 +134,7 @@ class Webhooks:
     def list_page(
         self, state: ListedState, limit: int, cursor: str | None, owner: str | None = None
     ) -> Operation[WebhookPage]:
-        """Those of the newest jobs first, of one owner if given. `cursor` is an id; the page begins after it."""
+        """Those of the newest jobs first, optionally of one owner. The page begins after the id `cursor`."""
         index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
 
         def decode(reply: list[list[str]]) -> WebhookPage:
@@ -144,10 +144,7 @@ class Webhooks:
         return Operation("webhooks/list", [index], [self._prefix, cursor or "", limit], decode)
 
     def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[ListedWebhook | None]:
-        """Send now what was given up, or waits for its next attempt; None where there is no such webhook.
-
-        To one who is not its owner, where one is given, there is none.
-        """
+        """Send a dead or pending webhook now; None for an unknown one, and for one of another owner than `owner`."""
         keys = [self._keys.record(webhook_id.partition("_")[0])]
 
         def decode(row: list[str] | None) -> ListedWebhook | None:

@@ -1,4 +1,4 @@
-"""What processes that have PyTorch tell of the device, to those that have none."""
+"""The compute device, as processes with PyTorch report it to those without."""
 
 from shared.jobs.types import FrozenModel
 
@@ -9,21 +9,21 @@ class Device(FrozenModel):
     cuda_build: str | None
     """Version of CUDA that this PyTorch was built for; None for CPU builds."""
     has_nvidia: bool
-    """Whether the machine has NVIDIA's driver."""
+    """Whether NVIDIA's driver is installed."""
     kind: str | None = None
-    """`cpu`, `cuda` or `mps`; None where the device that was asked for is of no use, and `problem` says why."""
+    """`cpu`, `cuda` or `mps`; None if the requested device cannot be used, which `problem` explains."""
     name: str = ""
     memory_bytes: int | None = None
-    """Of the device itself; None where it shares the main memory."""
+    """Of the device; None if it shares the main memory."""
     free_bytes: int | None = None
     has_bfloat16: bool = True
-    """Whether the device computes with it, rather than emulating it."""
+    """Whether the hardware supports it, without emulation."""
     problem: str = ""
 
 
 class DeviceMemory(FrozenModel):
-    """Of the device that a worker renders on: of the GPU, or of the machine."""
+    """Memory of the GPU that a worker uses, or of the machine."""
 
     used_bytes: int
-    """By all programs."""
+    """By all processes."""
     size_bytes: int

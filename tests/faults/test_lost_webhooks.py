@@ -6,14 +6,14 @@ from http.server import BaseHTTPRequestHandler
 from tests.faults.processes import child_of, children_of, is_alive
 from tests.faults.service import Service
 from tests.polling import wait_until
-from tests.shared.webhooks import office
+from tests.shared.webhooks.harness import expire_waits
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer
 from tests.valkey import Valkey
 
 
-def lapse(service: Service, receiver: Receiver) -> None:
-    """As if everything that waits for this receiver had waited long enough."""
-    office.lapse(service.store, f"{service.prefix}webhooks:", receiver.origin)
+def expire_all_waits(service: Service, receiver: Receiver) -> None:
+    """End all waits of the webhooks of this receiver."""
+    expire_waits(service.store, f"{service.prefix}webhooks:", receiver.origin)
 
 
 def all_settled(service: Service) -> bool:
@@ -34,7 +34,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     wait_until(lambda: not is_alive(housekeeper.pid))
     receiver.behave = answer(204)
     service.mend()
-    lapse(service, receiver)
+    expire_all_waits(service, receiver)
     again = receiver.next()
 
     for arrival in (first, again):
@@ -75,7 +75,7 @@ def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, v
     valkey.kill()
     valkey.start()
     receiver.behave = answer(204)
-    wait_until(lambda: lapse(service, receiver) or all_settled(service))
+    wait_until(lambda: expire_all_waits(service, receiver) or all_settled(service))
 
     for arrival in receiver.arrivals:
         arrival.verify()

@@ -21,8 +21,14 @@ _prefixes = itertools.count()
 ROOM = QueueLimits(queued=1000, queued_per_backend=1000)
 
 
+def new_job(owner: str = "", **fields: Any) -> Job:
+    """Created at NOW, with an id by the real clock: ids of a fixed moment jump back every ten seconds."""
+    job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, datetime.now(UTC), owner)
+    return job.model_copy(update={"created_at": NOW})
+
+
 class Records:
-    """Job records under a prefix of their own."""
+    """Job records under a unique prefix."""
 
     def __init__(self, url: str) -> None:
         self.prefix = f"records{next(_prefixes)}:"
@@ -33,25 +39,31 @@ class Records:
         return self.store.run(operation)
 
     def accepted(self, owner: str = "", **fields: Any) -> Job:
-        job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW, owner)
-        admission = self.run(self.jobs.create(job, ROOM))
-        assert (admission.outcome, admission.job_id) == (AdmissionOutcome.CREATED, job.id)
-        return job
+        return self.accepted_many(1, owner, **fields)[0]
+
+    def accepted_many(self, count: int, owner: str = "", **fields: Any) -> list[Job]:
+        jobs = [new_job(owner, **fields) for _ in range(count)]
+        admissions = self.store.run_all([self.jobs.create(job, ROOM) for job in jobs])
+        assert [(one.outcome, one.job_id) for one in admissions] == [(AdmissionOutcome.CREATED, job.id) for job in jobs]
+        return jobs
 
     def started(self, owner: str = "", **fields: Any) -> Job:
-        queued = self.accepted(owner, **fields)
-        job = queued.start("null", "worker", NOW)
-        assert self.run(self.jobs.move(queued, job))
-        return job
+        return self.started_many(1, owner, **fields)[0]
 
-    def held(self, job: Job) -> Job:
-        held: Job = self.run(self.jobs.read(job.id)).job
-        return held
+    def started_many(self, count: int, owner: str = "", **fields: Any) -> list[Job]:
+        queued = self.accepted_many(count, owner, **fields)
+        jobs = [job.start("null", "worker", NOW) for job in queued]
+        assert all(self.store.run_all([self.jobs.move(*pair) for pair in zip(queued, jobs, strict=True)]))
+        return jobs
+
+    def read(self, job: Job) -> Job:
+        current: Job = self.run(self.jobs.read(job.id)).job
+        return current
 
     def wake_ups(self) -> int:
-        """How many there are for workers."""
-        held: Any = self.store.client.llen(f"{self.prefix}generate.null")
-        return int(held)
+        """Number of wake-ups for workers."""
+        length: Any = self.store.client.llen(f"{self.prefix}generate.null")
+        return int(length)
 
     def order(self) -> list[str]:
         """Ids of queued jobs, in the order in which they will start."""

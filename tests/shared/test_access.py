@@ -45,13 +45,13 @@ def test_keys_are_parsed(text: str, keys: list[tuple[str, str, Scope]]) -> None:
         (f"*:{LONG}", "the name of key 1"),
         (f"a:{LONG}:5ecret", "the scope of key 1"),
         (f"a:{LONG}:", "the scope of key 1"),
-        (f"a:{LONG}:read:5ecret", "key 1 is not of the form"),
+        (f"a:{LONG}:read:5ecret", "key 1 must have the form"),
         (f"a:5ecret {LONG}", "visible ASCII"),
         (f"a:5ecret-é-{LONG}", "visible ASCII"),
         (f"a:{LONG * 17}", "visible ASCII"),
         (f"{LONG},{OTHER}", "the same name and scope"),
         (f"a:{LONG},a:{OTHER}", "the same name and scope"),
-        (f"a:{LONG},b:{LONG}", "the same key is there twice"),
+        (f"a:{LONG},b:{LONG}", "the same key is listed twice"),
     ],
 )
 def test_an_invalid_key_is_explained_without_quoting_it(

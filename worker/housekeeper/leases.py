@@ -34,5 +34,5 @@ class Reaper:
             self.recovery.fail_overdue(job_id)
         # A broker may lose a wake-up, and so does a worker that dies with one.
         for backend in Backend:
-            self.store.run(self.jobs.fill_wake_ups(backend))
+            self.store.run(self.jobs.repair_queue(backend))
         return len(expired) + len(overdue)

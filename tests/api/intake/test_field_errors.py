@@ -38,7 +38,7 @@ FOREIGN = re.compile(
         ({"loras": "ink"}, "loras must be a list."),
         ({"loras": [{"scale": 1}]}, "loras[0].name is missing."),
         ({"loras": [{"name": "ink"}] * 6}, "loras may have at most 5 entries."),
-        ({"strength": 0.5}, "strength requires an image."),
+        ({"strength": 0.5}, "strength needs an image."),
         ({"promt": "x"}, "promt is not a known field; perhaps you mean prompt."),
         ({"steps": 4}, "steps is not a known field; perhaps you mean num_inference_steps."),
         ({"é": 4}, "The request has an unknown field."),

@@ -65,8 +65,8 @@ def test_the_dashboard_sees_workers_and_queues_over_tls(stack: Stack) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"SD_CA_FILE": ""}, "SD_REDIS_URL is wrong, or SD_CA_FILE is: the server's certificate is not believed"),
-        ({"SD_REDIS_CERT_FILE": "", "SD_REDIS_KEY_FILE": ""}, "SD_REDIS_URL is wrong, or SD_REDIS_CERT_FILE is"),
+        ({"SD_CA_FILE": ""}, "SD_REDIS_URL or SD_CA_FILE is wrong: the server's certificate is not trusted"),
+        ({"SD_REDIS_CERT_FILE": "", "SD_REDIS_KEY_FILE": ""}, "SD_REDIS_URL or SD_REDIS_CERT_FILE is wrong"),
         ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that does not exist."),
     ],
 )
@@ -84,4 +84,4 @@ def test_a_wrong_password_is_told_in_one_sentence(stack: Stack) -> None:
     process = stack.run([sys.executable, "-m", "api.main"], SD_REDIS_URL=url)
 
     assert process.wait() == 1
-    assert process.lines[-1] == "SD_REDIS_URL is wrong: the Redis server refuses its user name or password."
+    assert process.lines[-1] == "SD_REDIS_URL is wrong: the Redis server rejects its user name or password."

@@ -29,7 +29,7 @@ def ended(job: Job, state: str) -> Job:
             return job.cancel(NOW)
 
 
-def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
+def test_only_one_of_fifty_workers_starts_a_job(records: Records) -> None:
     job = records.accepted()
     together = threading.Barrier(50)
 
@@ -41,10 +41,10 @@ def test_of_fifty_who_start_the_same_job_one_wins(records: Records) -> None:
         won = list(workers.map(start, range(50)))
 
     assert won.count(True) == 1
-    assert records.held(job) == job.start(f"model {won.index(True)}", "worker", NOW)
+    assert records.read(job) == job.start(f"model {won.index(True)}", "worker", NOW)
 
 
-def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
+def test_a_stale_attempt_can_neither_move_nor_report_on_a_job(records: Records) -> None:
     stale = records.started()
     requeued = stale.requeue()
     assert records.run(records.jobs.move(stale, requeued))
@@ -56,11 +56,11 @@ def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
     assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
     assert records.run(records.jobs.report_progress(stale, STEP)) is ProgressReply.LOST
     assert records.run(records.jobs.report_progress(current, STEP)) is ProgressReply.CONTINUE
-    assert records.held(stale) == current
+    assert records.read(stale) == current
 
 
 @pytest.mark.parametrize(("first", "second"), list(product(("succeeded", "failed", "cancelled"), repeat=2)))
-def test_what_has_ended_never_changes(records: Records, first: str, second: str) -> None:
+def test_a_finished_job_never_changes(records: Records, first: str, second: str) -> None:
     job = records.started()
     assert records.run(records.jobs.move(job, ended(job, first)))
 
@@ -68,10 +68,10 @@ def test_what_has_ended_never_changes(records: Records, first: str, second: str)
     assert not records.run(records.jobs.move(job, job.requeue()))
     assert records.run(records.jobs.report_progress(job, STEP)) is ProgressReply.LOST
     assert records.run(records.jobs.request_cancel(job.id)) == first
-    assert records.held(job) == ended(job, first)
+    assert records.read(job) == ended(job, first)
 
 
-def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
+def test_an_unknown_job_cannot_be_moved(records: Records) -> None:
     job = records.accepted().model_copy(update={"id": "unknown"})
 
     assert not records.run(records.jobs.move(job, job.start("null", "worker", NOW)))
@@ -79,7 +79,7 @@ def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
     assert records.run(records.jobs.request_cancel("unknown")) is None
 
 
-def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None:
+def test_a_requeued_job_is_next_and_wakes_a_worker(records: Records) -> None:
     job = records.started()
     later = records.accepted()
     records.run(records.jobs.report_progress(job, STEP))
@@ -92,7 +92,7 @@ def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None
     assert records.wake_ups() == 2
 
 
-def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
+def test_a_worker_learns_of_a_cancel_with_its_next_report(records: Records) -> None:
     job = records.started()
     assert records.run(records.jobs.report_progress(job, STEP)) is ProgressReply.CONTINUE
 
@@ -101,7 +101,7 @@ def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
     assert records.run(records.jobs.report_progress(job)) is ProgressReply.CANCEL
 
 
-def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Records) -> None:
+def test_cancelling_a_queued_job_sets_no_flag_that_stops_it_later(records: Records) -> None:
     job = records.accepted()
 
     assert records.run(records.jobs.request_cancel(job.id)) is State.QUEUED
@@ -111,7 +111,7 @@ def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Rec
     assert records.run(records.jobs.report_progress(running)) is ProgressReply.CONTINUE
 
 
-def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
+def test_a_job_beyond_the_queue_limit_is_not_stored(records: Records) -> None:
     first = records.accepted()
     job = first.model_copy(update={"id": "second"})
 
@@ -123,30 +123,28 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
     assert records.run(records.jobs.list_page(JobFilter(), 10, None)).jobs[0].job == first
 
 
-def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
+def test_a_running_job_does_not_count_against_the_queue_limit(records: Records) -> None:
     job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
 
     assert records.run(records.jobs.create(job, QueueLimits(1, 1))).outcome is AdmissionOutcome.CREATED
 
 
-def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:
+def test_events_of_a_job_are_bounded_and_expire_after_its_end(records: Records) -> None:
     job = records.started()
-    for _ in range(MAX_EVENTS + 300):
-        records.run(records.jobs.report_progress(job, STEP))
-    held = len(records.run(records.jobs.read_events(job.id)))
+    records.store.run_all([records.jobs.report_progress(job, STEP)] * (MAX_EVENTS + 300))
+    stored = len(records.run(records.jobs.read_events(job.id)))
 
     records.run(records.jobs.move(job, ended(job, "succeeded")))
 
-    assert MAX_EVENTS <= held < MAX_EVENTS + 200
+    assert MAX_EVENTS <= stored < MAX_EVENTS + 200
     assert records.run(records.jobs.read_events(job.id))[-1].data == "succeeded"
     lifetime = records.store.client.pttl(f"{records.prefix}events:{job.id}")
     assert EVENTS_LIFETIME_MS - 5000 < lifetime <= EVENTS_LIFETIME_MS
 
 
-def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> None:
-    jobs = [records.accepted(label="long") for _ in range(250)]
-    for _ in range(251):
-        records.started()
+def test_a_list_without_matches_stops_early_and_returns_a_cursor(records: Records) -> None:
+    jobs = records.accepted_many(250, label="long")
+    records.started_many(251)
     wanted = JobFilter(state=State.RUNNING, label="long")
 
     page = records.run(records.jobs.list_page(wanted, 2, None))
@@ -156,21 +154,18 @@ def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> 
     assert (rest.jobs, rest.cursor) == ((), None)
 
 
-def test_a_list_finds_the_few_among_the_many_at_once(records: Records) -> None:
+def test_a_list_finds_few_matches_among_many_jobs(records: Records) -> None:
     running = records.started(label="mine")
-    for _ in range(300):
-        records.accepted(label="mine")
+    records.accepted_many(300, label="mine")
 
     for wanted in (JobFilter(state=State.RUNNING, label="mine"), JobFilter(state=State.RUNNING, backend=Backend.NULL)):
         page = records.run(records.jobs.list_page(wanted, 1, None))
         assert [snapshot.job.id for snapshot in page.jobs] == [running.id]
 
 
-def test_where_a_list_gave_up_names_no_job_of_other_owners(records: Records) -> None:
-    for _ in range(250):
-        records.accepted(owner="alice")
-    for _ in range(251):
-        records.started(owner="bob")
+def test_a_cursor_never_names_a_job_of_another_owner(records: Records) -> None:
+    records.accepted_many(250, owner="alice")
+    records.started_many(251, owner="bob")
     wanted = JobFilter(state=State.QUEUED, owner="bob")
 
     page = records.run(records.jobs.list_page(wanted, 2, None))

@@ -47,7 +47,7 @@ def job_in(state: State) -> Job:
 
 
 @pytest.mark.parametrize(("old", "new"), list(product(State, State)))
-def test_every_pair_of_states_is_a_move_or_is_refused(old: State, new: State) -> None:
+def test_every_pair_of_states_is_a_legal_move_or_raises(old: State, new: State) -> None:
     if (old, new) in ARROWS:
         assert move(job_in(old), new).state is new
     else:
@@ -56,13 +56,13 @@ def test_every_pair_of_states_is_a_move_or_is_refused(old: State, new: State) ->
 
 
 @pytest.mark.parametrize("state", State)
-def test_terminal_states_are_those_that_lead_nowhere(state: State) -> None:
+def test_terminal_states_have_no_transitions(state: State) -> None:
     assert state.is_terminal is (state in ("succeeded", "failed", "cancelled"))
     assert state.is_terminal is (not TRANSITIONS[state])
 
 
 class AnyLife(RuleBasedStateMachine):
-    """Whatever is called in whatever order, the job moves as the table says or raises and stays as it was."""
+    """Calls in any order either move the job as the table says, or raise and leave it unchanged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def test_ids_sort_by_creation() -> None:
     assert ids == sorted(set(ids))
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_leaves_room_for_every_image() -> None:
+def test_a_random_seed_leaves_room_for_every_image() -> None:
     drawn = {GenerationRequest(prompt="x", num_images=64).with_seed().seed for _ in range(100)}
 
     assert len(drawn) > 90

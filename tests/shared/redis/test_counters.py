@@ -1,4 +1,4 @@
-"""What is counted with the moves of jobs, in a real Valkey."""
+"""Counters and histograms that the moves of jobs increment, in a real Valkey."""
 
 from datetime import timedelta
 from typing import Any
@@ -34,13 +34,13 @@ LATER = NOW + timedelta(seconds=3)
 TIMES = Timings(generate_ms=2900, encode_ms=30, step_ms=140.5)
 
 
-def told(records: Records) -> Gauges:
+def gauges(records: Records) -> Gauges:
     answer: Gauges = records.run(read_gauges(records.prefix))
     return answer
 
 
 def distribution(records: Records, histogram: Histogram) -> Distribution:
-    return told(records).counts.distribution(histogram, Backend.NULL)
+    return gauges(records).counts.distribution(histogram, Backend.NULL)
 
 
 def moved(records: Records, old: Job, new: Job) -> Job:
@@ -53,7 +53,7 @@ def image(index: int, *, flagged: bool = False) -> Image:
     return Image(index=index, media_type="image/png", width=64, height=64, seed=1, flagged=flagged, **fields)
 
 
-def test_a_job_is_counted_when_it_comes_and_when_it_ends(records: Records) -> None:
+def test_jobs_are_counted_when_accepted_and_when_finished(records: Records) -> None:
     for end in (
         lambda job: job.succeed((), Timings(), LATER),
         lambda job: job.fail(JobError.from_error(OutOfMemory()), LATER),
@@ -63,30 +63,30 @@ def test_a_job_is_counted_when_it_comes_and_when_it_ends(records: Records) -> No
     queued = records.accepted()
     moved(records, queued, queued.cancel(LATER))
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
-    assert counts.of(ACCEPTED) == {("null",): 3}
-    assert counts.of(ENDED) == {
+    assert counts.values(ACCEPTED) == {("null",): 3}
+    assert counts.values(ENDED) == {
         ("null", "succeeded", ""): 1,
         ("null", "failed", "out-of-memory"): 1,
         ("null", "cancelled", ""): 1,
     }
 
 
-def test_what_did_not_happen_is_not_counted(records: Records) -> None:
+def test_refused_moves_and_jobs_are_not_counted(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((), Timings(), LATER))
     assert not records.run(records.jobs.move(running, running.fail(JobError.from_error(OutOfMemory()), LATER)))
     refused = running.model_copy(update={"id": "second", "state": State.QUEUED})
     assert records.run(records.jobs.create(refused, QueueLimits(0, 0))).outcome is AdmissionOutcome.QUEUE_FULL
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
-    assert counts.of(ACCEPTED) == {("null",): 1}
-    assert counts.of(ENDED) == {("null", "succeeded", ""): 1}
+    assert counts.values(ACCEPTED) == {("null",): 1}
+    assert counts.values(ENDED) == {("null", "succeeded", ""): 1}
 
 
-def test_a_job_that_succeeds_tells_how_long_everything_took(records: Records) -> None:
+def test_a_successful_job_is_observed_in_every_histogram(records: Records) -> None:
     queued = records.accepted()
     running = moved(records, queued, queued.start("null", "worker", NOW + timedelta(milliseconds=40)))
     end = NOW + timedelta(milliseconds=3040)
@@ -97,63 +97,63 @@ def test_a_job_that_succeeds_tells_how_long_everything_took(records: Records) ->
     assert distribution(records, ENCODE).sum_seconds == pytest.approx(0.03)
     assert distribution(records, STEP).sum_seconds == pytest.approx(0.1405)
     assert [count for bound, count in distribution(records, STEP).below if bound in (0.1, 0.25)] == [0, 1]
-    assert told(records).counts.of(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
+    assert gauges(records).counts.values(IMAGES) == {("null", "false"): 1, ("null", "true"): 1}
 
 
-def test_only_the_first_start_ends_the_wait_and_every_return_says_why(records: Records) -> None:
+def test_only_the_first_start_counts_as_wait_and_requeues_have_a_reason(records: Records) -> None:
     job = records.started()
     job = moved(records, job, job.requeue(lost=True))
     job = moved(records, job, job.start("null", "worker", LATER))
     moved(records, job, job.requeue())
 
     assert distribution(records, WAIT).below[-1][1] == 1
-    assert told(records).counts.of(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
+    assert gauges(records).counts.values(REQUEUED) == {("null", "lost"): 1, ("null", "handed-back"): 1}
 
 
-def test_images_that_were_found_finished_tell_no_time(records: Records) -> None:
+def test_images_that_another_worker_made_have_no_duration(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((image(0),), Timings(), LATER))
 
     assert distribution(records, RUN).below[-1][1] == 0
-    assert told(records).counts.of(IMAGES) == {("null", "false"): 1}
+    assert gauges(records).counts.values(IMAGES) == {("null", "false"): 1}
 
 
-def test_images_that_are_given_again_are_not_counted_again(records: Records) -> None:
+def test_reused_images_are_not_counted_again(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((image(0),), Timings(), LATER, reused_from="another"))
 
-    counts = told(records).counts
+    counts = gauges(records).counts
 
-    assert counts.of(REUSED) == counts.of(ACCEPTED) == {("null",): 1}
-    assert not counts.of(IMAGES)
+    assert counts.values(REUSED) == counts.values(ACCEPTED) == {("null",): 1}
+    assert not counts.values(IMAGES)
 
 
-def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> None:
+def test_the_oldest_queued_job_is_found_whatever_its_priority(records: Records) -> None:
     first = records.accepted(priority=Priority.LOW)
     records.accepted(priority=Priority.HIGH)
     records.started()
 
-    seen = told(records)
+    seen = gauges(records)
 
     assert abs(seen.waiting_since[Backend.NULL].timestamp() * 1000 - (int(first.id.replace("-", ""), 16) >> 80)) < 1
     assert seen.running == {Backend.SD: 0, Backend.FLUX_LOCAL: 0, Backend.FLUX_API: 0, Backend.NULL: 1}
     assert set(seen.waiting_since) == {Backend.NULL}
 
 
-def test_every_way_in_which_an_attempt_can_end_is_told_before_it_occurs() -> None:
-    assert {count_attempt(state) for state in DeliveryState} == {SENT.add(*values) for values in SENT.expected}
+def test_every_outcome_of_an_attempt_is_reported_before_it_occurs() -> None:
+    assert {count_attempt(state) for state in DeliveryState} == {SENT.increment(*values) for values in SENT.expected}
 
 
-def test_buckets_may_change_without_losing_what_was_counted() -> None:
+def test_buckets_may_change_without_losing_counts() -> None:
     before = Histogram("x", "", (0.1, 1))
-    counted = Counts(dict([*before.of(Backend.SD, 50), *before.of(Backend.SD, 5000)]))
+    counted = Counts(dict([*before.observe(Backend.SD, 50), *before.observe(Backend.SD, 5000)]))
 
     after = counted.distribution(Histogram("x", "", (0.05, 0.2)), Backend.SD)
 
     assert after.below == ((0.05, 0), (0.2, 1), (float("inf"), 2))
 
 
-def test_a_flood_of_jobs_keeps_no_more_than_there_are_kinds_of_ends(records: Records) -> None:
+def test_the_number_of_counters_does_not_grow_with_the_number_of_jobs(records: Records) -> None:
     for number in range(50):
         queued = records.accepted(label=f"label {number}")
         running = moved(records, queued, queued.start(f"model {number}", f"worker {number}", NOW))

@@ -1,4 +1,4 @@
-"""What becomes of operations on a Redis that is there and cannot do them, or that has closed a connection."""
+"""Operations on a Redis server that cannot perform them or has closed a connection."""
 
 import asyncio
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def client(url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
-def test_a_server_that_cannot_write_now_is_unavailable_for_as_long(client: redis.Redis, fault: str, cure: str) -> None:
+def test_a_server_that_cannot_write_is_unavailable_until_it_can(client: redis.Redis, fault: str, cure: str) -> None:
     store, beat = Store(client), Workers("store:").heartbeat(worker())
     client.execute_command(*fault.split())
     try:
@@ -58,7 +58,7 @@ def test_a_server_that_cannot_write_now_is_unavailable_for_as_long(client: redis
     assert store.run(beat)
 
 
-def test_a_connection_that_was_closed_while_it_was_idle_costs_nothing(url: str, client: redis.Redis) -> None:
+def test_an_idle_connection_that_the_server_closed_is_reopened(url: str, client: redis.Redis) -> None:
     store = Store(connect(url))
     store.run(WRITE)
 
@@ -68,7 +68,7 @@ def test_a_connection_that_was_closed_while_it_was_idle_costs_nothing(url: str, 
     assert store.run_all([WRITE, WRITE]) == [True, True]
 
 
-def test_the_api_opens_closed_connections_again_too(url: str, client: redis.Redis) -> None:
+def test_the_api_reopens_closed_connections(url: str, client: redis.Redis) -> None:
     async def ask() -> bool:
         store = AsyncStore(connect_async(url))
         await store.run(WRITE)
@@ -81,14 +81,16 @@ def test_the_api_opens_closed_connections_again_too(url: str, client: redis.Redi
     assert asyncio.run(ask())
 
 
-def test_one_operation_that_fails_takes_none_of_the_same_round_trip_along(url: str, client: redis.Redis) -> None:
+def test_a_failing_operation_affects_no_other_of_the_same_round_trip(url: str, client: redis.Redis) -> None:
     client.set(Keys("store:").queue(Backend.SD), "no sorted set")
 
     async def ask() -> list[object]:
         store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
         try:
-            asked = (store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
-            return await asyncio.gather(*asked, return_exceptions=True)
+            replies = (
+                store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API)
+            )
+            return await asyncio.gather(*replies, return_exceptions=True)
         finally:
             await store.client.aclose(close_connection_pool=True)
 
@@ -97,7 +99,7 @@ def test_one_operation_that_fails_takes_none_of_the_same_round_trip_along(url: s
     assert isinstance(bad, redis.ResponseError)
 
 
-def test_a_worker_goes_on_beating_after_an_error_that_nobody_foresaw(client: redis.Redis) -> None:
+def test_the_heartbeat_continues_after_an_unexpected_error(client: redis.Redis) -> None:
     failures = iter([RuntimeError("nobody foresaw it")])
 
     def measured() -> DeviceMemory | None:

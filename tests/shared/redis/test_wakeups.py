@@ -1,4 +1,4 @@
-"""Wake-ups are what Celery itself would send."""
+"""Wake-ups equal the messages that Celery sends."""
 
 import json
 from typing import Any
@@ -27,12 +27,12 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", Backend)
-def test_a_wake_up_is_what_celery_would_send(redis_url: str, backend: Backend) -> None:
+def test_a_wake_up_equals_a_message_of_celery(redis_url: str, backend: Backend) -> None:
     settings = Settings(redis_url=redis_url, redis_prefix=f"queues-{backend}:")
     app = create_celery(settings)
 
     queue: Any = queue_for(backend)
-    # With the exchange named, or Celery would go around it.
+    # Names the exchange, because Celery would bypass it otherwise.
     route = {"queue": queue, "exchange": queue.exchange, "routing_key": queue.routing_key}
     app.send_task(GENERATE, task_id=WAKE_UP, priority=0, ignore_result=True, **route)
 
@@ -43,9 +43,9 @@ def test_a_wake_up_is_what_celery_would_send(redis_url: str, backend: Backend) -
     assert leaves(json.loads(wake_up(backend).replace("{ID}", WAKE_UP))) == leaves(json.loads(sent[0]))
 
 
-def test_no_two_wake_ups_are_the_same(records: Records) -> None:
+def test_every_wake_up_has_a_unique_id(records: Records) -> None:
     for _ in range(3):
         records.accepted()
 
-    held: Any = records.store.client.lrange(f"{records.prefix}generate.null", 0, -1)
-    assert len({json.loads(message)["properties"]["delivery_tag"] for message in held}) == 3
+    messages: Any = records.store.client.lrange(f"{records.prefix}generate.null", 0, -1)
+    assert len({json.loads(message)["properties"]["delivery_tag"] for message in messages}) == 3

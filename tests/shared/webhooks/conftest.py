@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.webhooks.office import Office
+from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Receiver, receiving
 
 
 @pytest.fixture
-def office(redis_url: str, tmp_path: Path) -> Iterator[Office]:
-    office = Office(redis_url, tmp_path)
-    yield office
-    office.store.client.close()
+def outbox(redis_url: str, tmp_path: Path) -> Iterator[OutboxHarness]:
+    outbox = OutboxHarness(redis_url, tmp_path)
+    yield outbox
+    outbox.store.client.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Receivers of webhooks: real servers on loopback, well-behaved and hostile, that keep what they were sent."""
+"""Webhook receivers: real servers on loopback, well-behaved or hostile, that record requests."""
 
 import json
 import queue
@@ -19,7 +19,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 @dataclass(frozen=True)
 class Arrival:
-    """One request, as it came."""
+    """One recorded request."""
 
     path: str
     headers: dict[str, str]
@@ -50,7 +50,7 @@ Behaviour = Callable[[BaseHTTPRequestHandler, Arrival], None]
 
 
 class Receiver:
-    """Behaves well until told otherwise."""
+    """Answers 204 until `behave` is changed."""
 
     def __init__(self, port: int) -> None:
         self.origin = f"http://127.0.0.1:{port}"
@@ -60,21 +60,21 @@ class Receiver:
         self._news: queue.Queue[Arrival] = queue.Queue()
 
     def next(self, seconds: float = PATIENCE_SECONDS) -> Arrival:
-        """What comes next, or came and was not asked for yet."""
+        """The next request that was not returned yet."""
         try:
             return self._news.get(timeout=seconds)
         except queue.Empty:
             raise AssertionError(f"nothing came within {seconds} s after {self.types}") from None
 
     def until(self, event: str) -> list[Arrival]:
-        """All that comes up to such an event."""
+        """All requests up to the first with this event."""
         heard = [self.next()]
         while heard[-1].type != event:
             heard.append(self.next())
         return heard
 
     def forget(self) -> None:
-        """All that has come."""
+        """Discard all recorded requests."""
         self.arrivals, self._news = [], queue.Queue()
 
     @property
@@ -86,7 +86,7 @@ class Receiver:
         headers = {name.lower(): value for name, value in handler.headers.items()}
         arrival = Arrival(handler.path, headers, body, time.time())
         self.arrivals.append(arrival)
-        # Who waits for it may go on and end the test: the behaviour is the one of now.
+        # A waiting test may end now and change the behaviour.
         behave = self.behave
         self._news.put(arrival)
         behave(handler, arrival)
@@ -104,7 +104,7 @@ def answer(status: int, **headers: str) -> Behaviour:
 
 
 def tomorrow(behaviour: Behaviour) -> Behaviour:
-    """The same by a clock that is a day ahead."""
+    """The same behaviour with a clock that is a day ahead."""
 
     def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
         ahead = formatdate(time.time() + 86_400, usegmt=True)
@@ -115,7 +115,7 @@ def tomorrow(behaviour: Behaviour) -> Behaviour:
 
 
 def endless(status: int) -> Behaviour:
-    """Begins an answer and never ends it."""
+    """Starts a response and never ends it."""
 
     def behave(handler: BaseHTTPRequestHandler, _: Arrival) -> None:
         handler.send_response(status)
@@ -128,7 +128,7 @@ def endless(status: int) -> Behaviour:
 
 
 def hang(until: threading.Event) -> Behaviour:
-    """Says nothing until the event is set, and then answers well."""
+    """Answers 204 after the event is set."""
 
     def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
         until.wait(60)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.webhooks.office import Office
+from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import SECRET, Arrival, Receiver
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "webhooks.md"
@@ -35,19 +35,19 @@ def javascript(arrival: Arrival) -> bool:
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no node here")
-    told = json.dumps({"secret": SECRET, "headers": arrival.headers, "body": arrival.body.decode()})
+    message = json.dumps({"secret": SECRET, "headers": arrival.headers, "body": arrival.body.decode()})
     run = subprocess.run(
-        [node, "-e", sample("javascript") + RUN], input=told, capture_output=True, text=True, check=True
+        [node, "-e", sample("javascript") + RUN], input=message, capture_output=True, text=True, check=True
     )
     return run.stdout == "true\n"
 
 
 @pytest.mark.parametrize("verify", [python, javascript])
-def test_the_samples_know_a_true_webhook_from_a_false_one(
-    office: Office, receiver: Receiver, verify: Callable[[Arrival], bool]
+def test_the_documented_samples_verify_signatures(
+    outbox: OutboxHarness, receiver: Receiver, verify: Callable[[Arrival], bool]
 ) -> None:
-    with office.sending(office.courier([receiver.origin])):
-        office.done(webhook_url=receiver.url, metadata={"name": "ä"})
+    with outbox.sending(outbox.sender([receiver.origin])):
+        outbox.done(webhook_url=receiver.url, metadata={"name": "ä"})
         arrival = receiver.next()
 
     assert verify(arrival)

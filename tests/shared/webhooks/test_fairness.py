@@ -1,4 +1,4 @@
-"""Who waits for whom: owners that share a receiver, owners with many of them, and receivers that are bad for some."""
+"""Fairness between owners that share a receiver, have many receivers, or have receivers that hang."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from shared.webhooks.outbox import (
     Webhook,
 )
 from tests.polling import wait_until
-from tests.shared.webhooks.office import Office
+from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang
 
 ORIGIN = "http://127.0.0.1:9"
@@ -30,24 +30,22 @@ def owner_of(webhook: Webhook) -> str:
     return webhook.snapshot().job.owner
 
 
-def done(office: Office, owner: str, count: int = 1, **fields: object) -> list[str]:
-    return [office.succeeded(office.started(office.accepted(owner, **fields))).id for _ in range(count)]
+def done(outbox: OutboxHarness, owner: str, count: int = 1, **fields: object) -> list[str]:
+    return [outbox.succeeded(outbox.started(outbox.accepted(owner, **fields))).id for _ in range(count)]
 
 
-def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
-    office: Office, receiver: Receiver
-) -> None:
+def test_a_hanging_workflow_delays_no_other_owner_at_the_same_origin(outbox: OutboxHarness, receiver: Receiver) -> None:
     released = threading.Event()
 
     def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
         (hang(released) if arrival.path == "/webhook/slow" else answer(204))(handler, arrival)
 
     receiver.behave = behave
-    with office.sending(office.courier([receiver.origin]), threads=8):
-        done(office, "slow", 40, webhook_url=f"{receiver.origin}/webhook/slow")
+    with outbox.sending(outbox.sender([receiver.origin]), threads=8):
+        done(outbox, "slow", 40, webhook_url=f"{receiver.origin}/webhook/slow")
         wait_until(lambda: len(receiver.arrivals) == MAX_IN_FLIGHT_PER_QUEUE)
         begin = time.monotonic()
-        done(office, "quick", 20, webhook_url=f"{receiver.origin}/webhook/quick")
+        done(outbox, "quick", 20, webhook_url=f"{receiver.origin}/webhook/quick")
         wait_until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
         took = time.monotonic() - begin
         released.set()
@@ -55,103 +53,103 @@ def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
     assert took < 5
 
 
-def test_owners_take_turns_however_many_webhooks_and_receivers_one_of_them_has(office: Office) -> None:
+def test_owners_take_turns_however_many_webhooks_one_has(outbox: OutboxHarness) -> None:
     for port in range(10, 20):
-        done(office, "crowd", 3, webhook_url=f"http://127.0.0.1:{port}/")
-    done(office, "one", 3)
-    done(office, "two", 3)
+        done(outbox, "crowd", 3, webhook_url=f"http://127.0.0.1:{port}/")
+    done(outbox, "one", 3)
+    done(outbox, "two", 3)
 
-    turns = [owner_of(office.take(1)[0]) for _ in range(6)]
-    together = [owner_of(webhook) for webhook in office.take(20)]
+    turns = [owner_of(outbox.claim(1)[0]) for _ in range(6)]
+    together = [owner_of(webhook) for webhook in outbox.claim(20)]
 
     assert Counter(turns) == {"crowd": 2, "one": 2, "two": 2}
     assert Counter(together[:3]) == {"crowd": 1, "one": 1, "two": 1}
 
 
-def test_an_owner_whose_receivers_all_hang_leaves_senders_to_others(office: Office) -> None:
+def test_hanging_receivers_of_one_owner_leave_senders_to_others(outbox: OutboxHarness) -> None:
     for port in range(10, 50):
-        done(office, "crowd", webhook_url=f"http://127.0.0.1:{port}/")
+        done(outbox, "crowd", webhook_url=f"http://127.0.0.1:{port}/")
 
-    crowd = office.take(32)
-    done(office, "one")
+    crowd = outbox.claim(32)
+    done(outbox, "one")
 
     assert 16 <= len(crowd) < 32
-    assert [owner_of(webhook) for webhook in office.take(32 - len(crowd))] == ["one"]
-    # Its share is full, and nothing to wait for but what it has under way.
-    claimed = office.run(office.webhooks.claim(31 - len(crowd)))
+    assert [owner_of(webhook) for webhook in outbox.claim(32 - len(crowd))] == ["one"]
+    # Its share is full: only webhooks in flight can end the wait.
+    claimed = outbox.run(outbox.webhooks.claim(31 - len(crowd)))
     assert claimed.webhooks == ()
     assert claimed.next_due_ms is not None
     assert claimed.next_due_ms > 10_000
     for webhook in crowd[:3]:
-        office.settle(webhook, DELIVERED)
-    assert office.take(34 - len(crowd))
+        outbox.settle(webhook, DELIVERED)
+    assert outbox.claim(34 - len(crowd))
 
 
-def test_a_path_that_one_owner_is_refused_at_stays_open_for_others(office: Office) -> None:
-    done(office, "bad", 10)
-    done(office, "good", 10)
+def test_a_path_that_refuses_one_owner_stays_open_for_others(outbox: OutboxHarness) -> None:
+    done(outbox, "bad", 10)
+    done(outbox, "good", 10)
     for _ in range(FAILURES_BEFORE_COOLDOWN):
-        for webhook in office.take():
-            office.settle(webhook, REFUSED if owner_of(webhook) == "bad" else DELIVERED)
+        for webhook in outbox.claim():
+            outbox.settle(webhook, REFUSED if owner_of(webhook) == "bad" else DELIVERED)
 
-    done(office, "bad")
-    done(office, "good", 2)
-    assert {owner_of(webhook) for webhook in office.take()} == {"good"}
+    done(outbox, "bad")
+    done(outbox, "good", 2)
+    assert {owner_of(webhook) for webhook in outbox.claim()} == {"good"}
 
 
-def test_an_origin_that_is_down_is_tried_once_for_everybody(office: Office) -> None:
+def test_an_unreachable_origin_is_tried_once_for_all_owners(outbox: OutboxHarness) -> None:
     owners = [f"owner{number}" for number in range(8)]
     for owner in owners:
-        done(office, owner, 2)
-    for webhook in office.take(FAILURES_BEFORE_COOLDOWN):
-        office.settle(webhook, AWAY)
+        done(outbox, owner, 2)
+    for webhook in outbox.claim(FAILURES_BEFORE_COOLDOWN):
+        outbox.settle(webhook, AWAY)
 
-    assert office.take() == ()
-    wait = office.run(office.webhooks.claim(1)).next_due_ms
+    assert outbox.claim() == ()
+    wait = outbox.run(outbox.webhooks.claim(1)).next_due_ms
     assert 9_000 < wait <= 10_000
 
     for owner in owners:
-        office.lapse(f"{ORIGIN} {owner}")
-    (trial,) = office.take()
-    assert office.take() == ()
-    assert office.run(office.webhooks.claim(1)).next_due_ms <= 500
-    office.settle(trial, DELIVERED)
+        outbox.expire_waits(f"{ORIGIN} {owner}")
+    (trial,) = outbox.claim()
+    assert outbox.claim() == ()
+    assert outbox.run(outbox.webhooks.claim(1)).next_due_ms <= 500
+    outbox.settle(trial, DELIVERED)
     for owner in owners:
-        office.lapse(f"{ORIGIN} {owner}")
-    assert {owner_of(webhook) for webhook in office.take()} == set(owners)
+        outbox.expire_waits(f"{ORIGIN} {owner}")
+    assert {owner_of(webhook) for webhook in outbox.claim()} == set(owners)
 
 
-def test_a_trial_whose_sender_died_is_followed_by_another(office: Office) -> None:
-    done(office, "n8n", 6)
-    for webhook in office.take(1):
-        office.settle(webhook, AWAY)
-    (lost,) = office.take()
-    assert office.take() == ()
+def test_a_trial_whose_sender_died_is_repeated(outbox: OutboxHarness) -> None:
+    done(outbox, "n8n", 6)
+    for webhook in outbox.claim(1):
+        outbox.settle(webhook, AWAY)
+    (lost,) = outbox.claim()
+    assert outbox.claim() == ()
 
-    office.lapse(lost.queue)
+    outbox.expire_waits(lost.queue)
 
-    assert len(office.take()) == 1
+    assert len(outbox.claim()) == 1
 
 
-def test_what_was_on_its_way_before_queues_had_owners_is_delivered(office: Office, receiver: Receiver) -> None:
+def test_webhooks_from_before_queues_had_owners_are_delivered(outbox: OutboxHarness, receiver: Receiver) -> None:
     owners = ("", "n8n", "dify")
-    jobs = [job for owner in owners for job in done(office, owner, 3, webhook_url=receiver.url)]
-    taken = office.take(1)[0]
-    office.store.client.hset(f"{office.prefix}webhooks:event:{taken.id}", "next", "")
-    _as_before(office, receiver.origin)
-    office.lapse(receiver.origin)
+    jobs = [job for owner in owners for job in done(outbox, owner, 3, webhook_url=receiver.url)]
+    taken = outbox.claim(1)[0]
+    outbox.store.client.hset(f"{outbox.prefix}webhooks:event:{taken.id}", "next", "")
+    _as_before(outbox, receiver.origin)
+    outbox.expire_waits(receiver.origin)
 
-    with office.sending(office.courier([receiver.origin])):
-        done(office, "n8n", webhook_url=receiver.url)
-        wait_until(lambda: not office.keys)
+    with outbox.sending(outbox.sender([receiver.origin])):
+        done(outbox, "n8n", webhook_url=receiver.url)
+        wait_until(lambda: not outbox.keys)
 
     assert {arrival.message["data"]["id"] for arrival in receiver.arrivals} >= set(jobs)
     assert len({arrival.id for arrival in receiver.arrivals}) == len(receiver.arrivals) == len(jobs) + 1
 
 
-def _as_before(office: Office, origin: str) -> None:
-    """The keys as they were when a queue was of one receiver, whoever's its webhooks were."""
-    client, begin = office.store.client, f"{office.prefix}webhooks:"
+def _as_before(outbox: OutboxHarness, origin: str) -> None:
+    """The keys of the version in which all owners shared the queue of a receiver."""
+    client, begin = outbox.store.client, f"{outbox.prefix}webhooks:"
     for kind in ("queue", "flying"):
         names = list(client.scan_iter(f"{begin}{kind}:{origin}*"))
         client.zunionstore(f"{begin}{kind}:{origin}", names)
@@ -165,56 +163,56 @@ def _as_before(office: Office, origin: str) -> None:
     client.zadd(f"{begin}due", {origin: 1})
 
 
-def test_whatever_the_millisecond_nothing_is_left_waiting_without_anybody_who_looks_again(office: Office) -> None:
-    (job,) = done(office, "n8n")
-    client, begin = office.store.client, f"{office.prefix}webhooks:"
+def test_pending_webhooks_are_always_looked_at_again(outbox: OutboxHarness) -> None:
+    (job,) = done(outbox, "n8n")
+    client, begin = outbox.store.client, f"{outbox.prefix}webhooks:"
     for number in range(400):
         seconds, micros = client.time()
-        # Due in the millisecond that is about to begin, in all of its parts as the clock goes on.
+        # Due at every fraction of the next millisecond.
         at = seconds * 1000 + micros // 1000 + 1
         client.zadd(f"{begin}queue:{ORIGIN} n8n", {f"{job}_succeeded_1": at})
         client.zadd(f"{begin}due:n8n", {f"{ORIGIN} n8n": at})
         client.zadd(f"{begin}owners", {"n8n": at})
-        claimed = office.run(office.webhooks.claim(1))
+        claimed = outbox.run(outbox.webhooks.claim(1))
         assert claimed.webhooks or claimed.next_due_ms is not None, number
         for webhook in claimed.webhooks:
-            office.settle(webhook, REFUSED)
+            outbox.settle(webhook, REFUSED)
         client.delete(f"{begin}health:{ORIGIN} n8n")
 
 
-def test_one_owner_cannot_fill_redis(office: Office) -> None:
-    client, pending = office.store.client, f"{office.prefix}webhooks:pending:n8n"
-    running = office.started(office.accepted("n8n", webhook_events=["progress"]))
-    ended = done(office, "n8n", 3)
-    office.step(running, 1)
+def test_one_owner_cannot_fill_redis(outbox: OutboxHarness) -> None:
+    client, pending = outbox.store.client, f"{outbox.prefix}webhooks:pending:n8n"
+    running = outbox.started(outbox.accepted("n8n", webhook_events=["progress"]))
+    ended = done(outbox, "n8n", 3)
+    outbox.step(running, 1)
     most = 20_000
-    # Not there any more, and found to be the newest.
+    # Webhooks that no longer exist and sort as the newest.
     client.zadd(pending, {f"x{number}": 0 for number in range(most - client.zcard(pending))})
 
-    done(office, "n8n", 2)
+    done(outbox, "n8n", 2)
 
     assert client.zcard(pending) == most
-    assert office.deliveries(running)["progress"].state == "dropped"
-    told = {job_id: office.run(office.jobs.read(job_id)).deliveries[0] for job_id in ended}
-    assert [one.state for one in told.values()] == ["dropped", "pending", "pending"]
-    assert told[ended[0]].last_error == f"gave way to newer ones: {most} of its owner were waiting"
-    assert client.hget(f"{office.prefix}counts", "webhooks_dropped|limit") == "2"
-    # Others have a room of their own.
-    assert len(done(office, "dify", 2)) == 2
-    assert {owner_of(webhook) for webhook in office.take()} == {"n8n", "dify"}
+    assert outbox.deliveries(running)["progress"].state == "dropped"
+    latest = {job_id: outbox.run(outbox.jobs.read(job_id)).deliveries[0] for job_id in ended}
+    assert [one.state for one in latest.values()] == ["dropped", "pending", "pending"]
+    assert latest[ended[0]].last_error == f"dropped in favour of newer ones: {most} of its owner were pending"
+    assert client.hget(f"{outbox.prefix}counts", "webhooks_dropped|limit") == "2"
+    # Other owners have separate limits.
+    assert len(done(outbox, "dify", 2)) == 2
+    assert {owner_of(webhook) for webhook in outbox.claim()} == {"n8n", "dify"}
 
 
-def test_what_one_owner_was_given_up_on_pushes_out_nothing_of_others(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+def test_dead_webhooks_of_one_owner_displace_none_of_others(
+    outbox: OutboxHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.webhooks.outbox.MAX_DEAD_PER_OWNER", 2)
-    (quiet,) = done(office, "quiet")
-    office.settle(office.take()[0], DEAD)
-    done(office, "loud", 4)
-    for webhook in office.take():
-        office.settle(webhook, DEAD)
+    (quiet,) = done(outbox, "quiet")
+    outbox.settle(outbox.claim()[0], DEAD)
+    done(outbox, "loud", 4)
+    for webhook in outbox.claim():
+        outbox.settle(webhook, DEAD)
 
-    page = office.run(office.webhooks.list_page(DeliveryState.DEAD, 10, None))
+    page = outbox.run(outbox.webhooks.list_page(DeliveryState.DEAD, 10, None))
 
     assert len(page.webhooks) == 3
     assert quiet in {webhook.job_id for webhook in page.webhooks}

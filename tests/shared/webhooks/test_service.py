@@ -28,9 +28,10 @@ def stack(redis_url: str, receiver: Receiver, tmp_path_factory: pytest.TempPathF
         "SD_WEBHOOK_HEADER": "X-Hook-Token: of-the-operator",
     }
     with Stack(redis_url, tmp_path_factory.mktemp("webhooks"), **settings) as stack:
-        stack.start_worker("null")
+        worker = stack.start_worker("null", ready=False)
         stack.start_api()
         stack.start_housekeeper()
+        worker.wait_for("ready.")
         yield stack
 
 
@@ -44,11 +45,11 @@ def submit(stack: Stack, receiver: Receiver, seconds: float = 0, **fields: Any) 
 
 
 def deliveries(stack: Stack, job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    told = stack.api.get(job["links"]["self"]).json()["webhook"]["deliveries"]
-    return {delivery["event"]: delivery for delivery in told}
+    all_deliveries = stack.api.get(job["links"]["self"]).json()["webhook"]["deliveries"]
+    return {delivery["event"]: delivery for delivery in all_deliveries}
 
 
-def test_a_job_tells_of_its_start_its_progress_and_its_end_in_this_order(stack: Stack, receiver: Receiver) -> None:
+def test_start_progress_and_end_are_delivered_in_this_order(stack: Stack, receiver: Receiver) -> None:
     job = submit(stack, receiver, 1.2, webhook_events=ALL, num_inference_steps=20)
 
     heard = receiver.until("succeeded")
@@ -64,17 +65,17 @@ def test_a_job_tells_of_its_start_its_progress_and_its_end_in_this_order(stack: 
     wait_until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
 
 
-def test_what_is_told_is_the_job_as_it_is_answered(stack: Stack, receiver: Receiver) -> None:
+def test_a_webhook_contains_the_job_as_the_api_answers_it(stack: Stack, receiver: Receiver) -> None:
     answered = stack.api.post("/api/txt2img", {"prompt": "x", "label": "l", "webhook_url": receiver.url}).json()
 
-    told = receiver.next().message["data"]
+    data = receiver.next().message["data"]
 
-    assert told | {"webhook": None} == answered | {"webhook": None}
-    assert stack.api.http.get(told["images"][0]["url"]).content[:4] == b"\x89PNG"
+    assert data | {"webhook": None} == answered | {"webhook": None}
+    assert stack.api.http.get(data["images"][0]["url"]).content[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
-def test_an_end_without_a_image_is_told_with_its_reason(stack: Stack, receiver: Receiver, end: str) -> None:
+def test_a_failed_job_is_delivered_with_its_error(stack: Stack, receiver: Receiver, end: str) -> None:
     if end == "failed":
         submit(stack, receiver, simulate={"fail": "out-of-memory"})
     else:
@@ -107,7 +108,7 @@ def test_a_job_shows_its_webhook_without_the_secret_in_its_address(stack: Stack,
     assert "secret-of-the-caller" not in shown.text
 
 
-def test_what_was_given_up_is_listed_and_sent_again(stack: Stack, receiver: Receiver) -> None:
+def test_dead_webhooks_are_listed_and_redelivered(stack: Stack, receiver: Receiver) -> None:
     receiver.behave = answer(410)
     job = submit(stack, receiver)
     first = receiver.next()
@@ -132,7 +133,7 @@ def test_what_was_given_up_is_listed_and_sent_again(stack: Stack, receiver: Rece
     assert_problem(stack.api.post(f"/api/webhooks/{dead['id']}/redeliver", {}), 404, "webhook-not-found")
 
 
-def test_the_fate_of_a_webhook_is_not_that_of_its_job(stack: Stack, receiver: Receiver) -> None:
+def test_a_failed_delivery_does_not_fail_the_job(stack: Stack, receiver: Receiver) -> None:
     receiver.behave = answer(500)
     job = submit(stack, receiver)
     receiver.next()
@@ -151,21 +152,21 @@ def test_the_fate_of_a_webhook_is_not_that_of_its_job(stack: Stack, receiver: Re
     ["", "x", "ftp://example.com/", "http://127.0.0.1/", "http://169.254.169.254/latest", "https://user:pw@example.com/",
      "http://example.com:6379/", "http://localhost/", "https://example.com/\u0000", "http://[::1]/"],
 )  # fmt: skip
-def test_an_address_that_is_none_of_a_receiver_is_refused_at_once(stack: Stack, url: str) -> None:
+def test_an_invalid_webhook_url_is_rejected_at_once(stack: Stack, url: str) -> None:
     answered = stack.api.post("/api/jobs", {"prompt": "x", "webhook_url": url})
 
     assert_problem(answered, 422, "invalid-request")
     assert pointers(answered) == ["/webhook_url"]
 
 
-def test_news_that_goes_nowhere_is_refused(stack: Stack) -> None:
+def test_webhook_fields_without_a_url_are_rejected(stack: Stack) -> None:
     for fields in ({"webhook_events": ["started"]}, {"webhook_inline_images": True}):
         assert_problem(stack.api.post("/api/jobs", {"prompt": "x", **fields}), 422, "invalid-request")
     unknown = {"prompt": "x", "webhook_url": "https://example.com/", "webhook_events": ["exploded"]}
     assert pointers(stack.api.post("/api/jobs", unknown)) == ["/webhook_events/0"]
 
 
-def test_no_secret_is_in_any_log(stack: Stack, receiver: Receiver) -> None:
+def test_logs_contain_no_secret(stack: Stack, receiver: Receiver) -> None:
     submit(stack, receiver)
     receiver.next()
 

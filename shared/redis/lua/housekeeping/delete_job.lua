@@ -1,25 +1,28 @@
--- Remove all that is known of a job that has ended.
+-- Delete the record, the events and the index entries of a finished job.
 -- KEYS: record, events, index of all jobs
--- ARGV: id, prefixes of the indexes by state, backend, label and owner, '1' to only look
--- Returns 1, or 0 when it has not ended, is pinned, or is gone.
-local held = redis.call('HMGET', KEYS[1], 'state', 'backend', 'label', 'pinned', 'owner')
-local state = held[1]
-if not state or state == 'queued' or state == 'running' or held[4] then
+-- ARGV: id; prefixes of the indexes by state, backend, label and owner; '1' for a dry run
+-- Returns 1, or 0 when the job has not ended, is pinned or is unknown.
+local record, events, jobs = KEYS[1], KEYS[2], KEYS[3]
+local id, state_prefix, backend_prefix = ARGV[1], ARGV[2], ARGV[3]
+local label_prefix, owner_prefix, is_dry_run = ARGV[4], ARGV[5], ARGV[6] ~= ''
+
+local fields = redis.call('HMGET', record, 'state', 'backend', 'label', 'pinned', 'owner')
+local state, backend, label, pinned, owner = fields[1], fields[2], fields[3] or '', fields[4], fields[5]
+if not state or state == 'queued' or state == 'running' or pinned then
   return 0
 end
-if ARGV[6] ~= '' then
+if is_dry_run then
   return 1
 end
-redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', ARGV[2] .. state, ARGV[1])
-redis.call('ZREM', ARGV[3] .. held[2], ARGV[1])
-local label, owner = held[3] or '', held[5]
+redis.call('DEL', record, events)
+redis.call('ZREM', jobs, id)
+redis.call('ZREM', state_prefix .. state, id)
+redis.call('ZREM', backend_prefix .. backend, id)
 if label ~= '' then
-  redis.call('ZREM', ARGV[4] .. label, ARGV[1])
+  redis.call('ZREM', label_prefix .. label, id)
 end
 if owner then
-  redis.call('ZREM', ARGV[5] .. owner, ARGV[1])
-  redis.call('ZREM', ARGV[5] .. owner .. ':label:' .. label, ARGV[1])
+  redis.call('ZREM', owner_prefix .. owner, id)
+  redis.call('ZREM', owner_prefix .. owner .. ':label:' .. label, id)
 end
 return 1

@@ -1,4 +1,9 @@
--- A secret that all processes share: the first one that was proposed.
--- KEYS: the secret    ARGV: a proposal    Returns the secret.
-redis.call('SET', KEYS[1], ARGV[1], 'NX')
-return redis.call('GET', KEYS[1])
+-- Read a value that all processes share; the first proposal becomes that value.
+-- KEYS: the value
+-- ARGV: proposal
+-- Returns the value.
+local secret = KEYS[1]
+local proposal = ARGV[1]
+
+redis.call('SET', secret, proposal, 'NX')
+return redis.call('GET', secret)

@@ -1,5 +1,10 @@
--- Jobs whose time has run out, by the server's clock.
--- KEYS: leases or deadlines    ARGV: most to return
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ms, 'LIMIT', 0, ARGV[1])
+-- List jobs whose lease or deadline has passed, by the server's clock.
+-- KEYS: leases or deadlines by time in ms
+-- ARGV: most ids to return
+-- Returns their ids.
+local times = KEYS[1]
+local limit = ARGV[1]
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+return redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, limit)

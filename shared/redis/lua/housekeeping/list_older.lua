@@ -1,6 +1,9 @@
--- KEYS: index of all jobs    ARGV: the first id that is too young, ids already looked at up to ('' for none), most to return
-local from = '-'
-if ARGV[2] ~= '' then
-  from = '(' .. ARGV[2]
-end
-return redis.call('ZRANGE', KEYS[1], from, '(' .. ARGV[1], 'BYLEX', 'LIMIT', 0, ARGV[3])
+-- List jobs below an id, oldest first.
+-- KEYS: index of all jobs
+-- ARGV: the id, id to begin after ('' for the oldest), most ids to return
+-- Returns their ids.
+local jobs = KEYS[1]
+local limit_id, after, limit = ARGV[1], ARGV[2], ARGV[3]
+
+local from = after == '' and '-' or '(' .. after
+return redis.call('ZRANGE', jobs, from, '(' .. limit_id, 'BYLEX', 'LIMIT', 0, limit)

@@ -1,11 +1,15 @@
--- The jobs that one worker has on record as running.
--- KEYS: index of running jobs    ARGV: prefix of the records, worker
+-- List the jobs that run on a worker, by their records.
+-- KEYS: index of running jobs
+-- ARGV: prefix of records, worker
 -- Returns their docs.
+local running_index = KEYS[1]
+local record_prefix, worker = ARGV[1], ARGV[2]
+
 local docs = {}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local held = redis.call('HMGET', ARGV[1] .. id, 'state', 'worker', 'doc')
-  if held[1] == 'running' and held[2] == ARGV[2] then
-    docs[#docs + 1] = held[3]
+for _, id in ipairs(redis.call('ZRANGE', running_index, 0, -1)) do
+  local fields = redis.call('HMGET', record_prefix .. id, 'state', 'worker', 'doc')
+  if fields[1] == 'running' and fields[2] == worker then
+    docs[#docs + 1] = fields[3]
   end
 end
 return docs

@@ -1,7 +1,12 @@
--- Note that images are about to lie where a job will find them, so that they can be removed if it is never accepted.
--- KEYS: uploads by time    ARGV: id, how long that is worth knowing in ms
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - ARGV[2])
-redis.call('ZADD', KEYS[1], ms, ARGV[1])
+-- Register that input images of a job are about to be stored, so that they can be deleted if the job is never accepted.
+-- KEYS: uploads by time in ms
+-- ARGV: id, age in ms after which an entry is removed
+-- Returns 1.
+local uploads = KEYS[1]
+local id, max_age_ms = ARGV[1], ARGV[2]
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', uploads, '-inf', now - max_age_ms)
+redis.call('ZADD', uploads, now, id)
 return 1

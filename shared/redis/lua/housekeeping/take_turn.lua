@@ -1,3 +1,8 @@
--- Let one of several do what is to be done once in a while.
--- KEYS: the turn    ARGV: how long it is in ms    Returns 1, or 0 while it is somebody's.
-return redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) and 1 or 0
+-- Let one of several processes do a periodic task.
+-- KEYS: the turn
+-- ARGV: its length in ms
+-- Returns 1, or 0 while another process has the turn.
+local turn = KEYS[1]
+local length_ms = ARGV[1]
+
+return redis.call('SET', turn, 1, 'NX', 'PX', length_ms) and 1 or 0

@@ -1,73 +1,76 @@
--- One page of jobs, newest first: of those that are on every one of some lists.
--- KEYS: the lists, those first that hold nothing of other owners
--- ARGV: how many lists that are, prefix of the records, where to begin ('' for the newest), page size,
---       most ids to look at, prefix of the places in line
--- Returns {cursor or '', doc, progress, number of jobs before it or -1, pinned or '', tasks with a
--- provider or '', what became of its webhooks or '', doc, ...}. The shortest list is walked and its ids are looked up
--- in the others: records are read of jobs that are returned, and of no others. The walk is bounded, so that filters which
--- have nothing in common cannot hold up the server: a short page with a cursor means there may be more.
-local own, size, budget = tonumber(ARGV[1]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local walked, least = 1, nil
-for i, list in ipairs(KEYS) do
-  local length = redis.call('ZCARD', list)
+-- Read one page of jobs that are in every one of some indexes, newest first.
+-- KEYS: the indexes; those that list jobs of the caller only come first
+-- ARGV: number of those, prefix of records, id to begin after ('' for the newest), page size, most ids to examine,
+--       prefix of queues
+-- Returns {cursor or '', doc, progress, position in its queue or -1, pinned or '', provider tasks or '', webhook
+-- deliveries or '', doc, ...}. The shortest index is scanned and its ids are looked up in the others: only records of
+-- returned jobs are read. The scan is bounded, so that filters with nothing in common cannot block the server: a short
+-- page with a cursor means that there may be more.
+local num_private, record_prefix, after = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local page_size, budget, queue_prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+
+local scanned, shortest = 1, nil
+for i, index in ipairs(KEYS) do
+  local length = redis.call('ZCARD', index)
   if length == 0 then
-    return {''}
-  elseif not least or length < least then
-    walked, least = i, length
+    return { '' }
+  elseif not shortest or length < shortest then
+    scanned, shortest = i, length
   end
 end
 
--- Which of the ids are on all the other lists.
-local function on_all(ids)
-  local on = {}
+-- Which of the ids are in all the other indexes.
+local function matches(ids)
+  local is_match = {}
   for i = 1, #ids do
-    on[i] = true
+    is_match[i] = true
   end
-  for i, list in ipairs(KEYS) do
-    if i ~= walked then
-      for at, score in ipairs(redis.call('ZMSCORE', list, unpack(ids))) do
-        on[at] = on[at] and score
+  for i, index in ipairs(KEYS) do
+    if i ~= scanned then
+      for position, score in ipairs(redis.call('ZMSCORE', index, unpack(ids))) do
+        is_match[position] = is_match[position] and score
       end
     end
   end
-  return on
+  return is_match
 end
 
-local rows, found, seen, last = {''}, 0, 0, nil
+local rows, num_found, num_examined, last_id = { '' }, 0, 0, nil
 local function add(id)
-  local held = redis.call('HMGET', ARGV[2] .. id, 'doc', 'progress', 'state', 'backend', 'pinned', 'providers',
+  local fields = redis.call('HMGET', record_prefix .. id, 'doc', 'progress', 'state', 'backend', 'pinned', 'providers',
     'deliveries')
-  if not held[1] then
-    redis.call('ZREM', KEYS[walked], id)
+  local doc, progress, state, backend, pinned, providers, deliveries = unpack(fields)
+  if not doc then
+    redis.call('ZREM', KEYS[scanned], id)
     return
   end
-  local before = held[3] == 'queued' and redis.call('ZRANK', ARGV[6] .. held[4], id) or -1
-  for _, cell in ipairs({held[1], held[2] or '', before, held[5] or '', held[6] or '', held[7] or ''}) do
+  local position = state == 'queued' and redis.call('ZRANK', queue_prefix .. backend, id) or -1
+  for _, cell in ipairs({ doc, progress or '', position, pinned or '', providers or '', deliveries or '' }) do
     rows[#rows + 1] = cell
   end
-  found = found + 1
+  num_found = num_found + 1
 end
 
-local from = ARGV[3] == '' and '+' or '(' .. ARGV[3]
-while seen < budget do
+local from = after == '' and '+' or '(' .. after
+while num_examined < budget do
   -- Filters that have much in common need no more than a page.
-  local most = seen == 0 and size or math.min(200, budget - seen)
-  local ids = redis.call('ZRANGE', KEYS[walked], from, '-', 'BYLEX', 'REV', 'LIMIT', 0, most)
+  local limit = num_examined == 0 and page_size or math.min(200, budget - num_examined)
+  local ids = redis.call('ZRANGE', KEYS[scanned], from, '-', 'BYLEX', 'REV', 'LIMIT', 0, limit)
   if #ids == 0 then
     return rows
   end
-  for at, on in ipairs(on_all(ids)) do
-    last, seen = ids[at], seen + 1
-    if on then
-      add(last)
-      if found == size then
-        rows[1] = last
+  for i, is_match in ipairs(matches(ids)) do
+    last_id, num_examined = ids[i], num_examined + 1
+    if is_match then
+      add(last_id)
+      if num_found == page_size then
+        rows[1] = last_id
         return rows
       end
     end
   end
-  from = '(' .. last
+  from = '(' .. last_id
 end
--- A job of somebody else is not named: only the millisecond in which it was made.
-rows[1] = walked <= own and last or string.sub(last, 1, 13) .. '-7fff-bfff-ffffffffffff'
+-- The cursor must not reveal the id of another owner's job: only the millisecond in which it was created.
+rows[1] = scanned <= num_private and last_id or string.sub(last_id, 1, 13) .. '-7fff-bfff-ffffffffffff'
 return rows

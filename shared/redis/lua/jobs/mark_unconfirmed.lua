@@ -1,7 +1,12 @@
--- Leave a job to the same request when that comes again, if there is such a job.
--- KEYS: record, jobs left to repetitions of the request    ARGV: id, lifetime in ms
+-- Mark a job as unconfirmed, if it exists: the next identical request gets it.
+-- KEYS: record, unconfirmed jobs of the request
+-- ARGV: id, lifetime in ms
+-- Returns 1.
 -- include jobs/unconfirmed
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  UNSURE.leave(KEYS[2], ARGV[1], ARGV[2])
+local record, unconfirmed = KEYS[1], KEYS[2]
+local id, lifetime_ms = ARGV[1], ARGV[2]
+
+if redis.call('EXISTS', record) == 1 then
+  UNCONFIRMED.add(unconfirmed, id, lifetime_ms)
 end
 return 1

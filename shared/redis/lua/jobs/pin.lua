@@ -1,11 +1,16 @@
--- Keep a job and its images from being cleared away, or no longer.
--- KEYS: record    ARGV: '1' or ''    Returns 1, or 0 when there is no such job.
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- Exempt a job and its images from retention, or end that.
+-- KEYS: record
+-- ARGV: '1' to pin, '' to unpin
+-- Returns 1, or 0 for an unknown job.
+local record = KEYS[1]
+local pinned = ARGV[1]
+
+if redis.call('EXISTS', record) == 0 then
   return 0
 end
-if ARGV[1] == '' then
-  redis.call('HDEL', KEYS[1], 'pinned')
+if pinned == '' then
+  redis.call('HDEL', record, 'pinned')
 else
-  redis.call('HSET', KEYS[1], 'pinned', ARGV[1])
+  redis.call('HSET', record, 'pinned', pinned)
 end
 return 1

@@ -1,11 +1,16 @@
--- KEYS: record    ARGV: id, prefix of the queues, prefix of the records, whose it must be ('*' for anyone's)
--- Returns {doc, progress or '', number of jobs before it or -1, their expected durations together in ms, pinned or '',
--- tasks with a provider or '', what became of its webhooks or ''}, or nothing.
+-- Read a job.
+-- KEYS: record
+-- ARGV: id, prefix of queues, prefix of records, required owner ('*' for any)
+-- Returns {doc, progress or '', position in its queue or -1, expected duration of the jobs ahead in ms, pinned or '',
+-- provider tasks or '', webhook deliveries or ''}, or nil.
 -- include queue/fair_queue
-local id, queues, records, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local held = redis.call('HMGET', KEYS[1], 'doc', 'progress', 'backend', 'pinned', 'providers', 'owner', 'deliveries')
-if not held[1] or (owner ~= '*' and held[6] ~= owner) then
+local record = KEYS[1]
+local id, queue_prefix, record_prefix, required_owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local fields = redis.call('HMGET', record, 'doc', 'progress', 'backend', 'pinned', 'providers', 'owner', 'deliveries')
+local doc, progress, backend, pinned, providers, owner, deliveries = unpack(fields)
+if not doc or (required_owner ~= '*' and owner ~= required_owner) then
   return nil
 end
-local before, wait_ms = QUEUE.position(queues .. held[3], records, id)
-return {held[1], held[2] or '', before, wait_ms, held[4] or '', held[5] or '', held[7] or ''}
+local position, work_ahead_ms = QUEUE.position(queue_prefix .. backend, record_prefix, id)
+return { doc, progress or '', position, work_ahead_ms, pinned or '', providers or '', deliveries or '' }

@@ -1,27 +1,30 @@
--- What a worker tells of the job it runs, and what it learns in return. Each report renews the job's lease.
+-- Report the progress of a running job and renew its lease.
 -- KEYS: record, events, leases
--- ARGV: id, channel, attempt, progress ('' for none), preview ('' for none), events to keep, length of a lease in ms,
---       prefix of the webhooks
--- Returns 'continue', 'cancel' when somebody asked for that, or 'lost' when the job is no longer this worker's.
--- A preview is only pushed to who listens now: it is large, and the next one replaces it.
+-- ARGV: id, event channel, attempt, progress as JSON ('' for none), preview as JSON ('' for none), events to keep,
+--       lease in ms, prefix of webhook keys
+-- Returns 'continue', 'cancel' when that was requested, or 'lost' when the job no longer runs in this attempt.
+-- A preview is published, not stored: it is large, and the next one replaces it.
 -- include webhooks/outbox
-local id, channel = ARGV[1], ARGV[2]
-local held = redis.call('HMGET', KEYS[1], 'state', 'attempt', 'cancel')
-if held[1] ~= 'running' or held[2] ~= ARGV[3] then
+local record, events, leases = KEYS[1], KEYS[2], KEYS[3]
+local id, channel, attempt, progress, preview = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local max_events, lease_ms, webhooks = ARGV[6], ARGV[7], ARGV[8]
+
+local current = redis.call('HMGET', record, 'state', 'attempt', 'cancel')
+if current[1] ~= 'running' or current[2] ~= attempt then
   return 'lost'
 end
-local now = redis.call('TIME')
-redis.call('ZADD', KEYS[3], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[7], id)
-if ARGV[4] ~= '' then
-  redis.call('HSET', KEYS[1], 'progress', ARGV[4])
-  local event = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[6], '*', 'type', 'progress', 'data', ARGV[4])
-  redis.call('PUBLISH', channel, id .. ' ' .. event .. ' progress ' .. ARGV[4])
-  OUTBOX.tell_progress(ARGV[8], KEYS[1], id, ARGV[3], ARGV[4])
+local clock = redis.call('TIME')
+redis.call('ZADD', leases, clock[1] * 1000 + math.floor(clock[2] / 1000) + lease_ms, id)
+if progress ~= '' then
+  redis.call('HSET', record, 'progress', progress)
+  local event = redis.call('XADD', events, 'MAXLEN', '~', max_events, '*', 'type', 'progress', 'data', progress)
+  redis.call('PUBLISH', channel, id .. ' ' .. event .. ' progress ' .. progress)
+  OUTBOX.add_progress(webhooks, record, id, attempt, progress)
 end
-if ARGV[5] ~= '' then
-  redis.call('PUBLISH', channel, id .. ' - preview ' .. ARGV[5])
+if preview ~= '' then
+  redis.call('PUBLISH', channel, id .. ' - preview ' .. preview)
 end
-if held[3] then
+if current[3] then
   return 'cancel'
 end
 return 'continue'

@@ -1,7 +1,10 @@
--- Ask the worker that runs the job to stop at its next step.
--- KEYS: record    Returns the job's state ('' when there is none); only a running job takes the flag.
-local state = redis.call('HGET', KEYS[1], 'state')
+-- Ask the worker of a running job to stop at its next step.
+-- KEYS: record
+-- Returns the job's state, '' for an unknown job. Only a running job gets the flag.
+local record = KEYS[1]
+
+local state = redis.call('HGET', record, 'state')
 if state == 'running' then
-  redis.call('HSET', KEYS[1], 'cancel', 1)
+  redis.call('HSET', record, 'cancel', 1)
 end
 return state or ''

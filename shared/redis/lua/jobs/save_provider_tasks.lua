@@ -1,9 +1,13 @@
--- Remember what a running job has with a provider.
--- KEYS: record    ARGV: attempt, its tasks with the provider
--- Returns 1, or 0 when the job is no longer this worker's.
-local held = redis.call('HMGET', KEYS[1], 'state', 'attempt')
-if held[1] ~= 'running' or held[2] ~= ARGV[1] then
+-- Store the provider tasks of a running job.
+-- KEYS: record
+-- ARGV: attempt, tasks as JSON
+-- Returns 1, or 0 when the job no longer runs in this attempt.
+local record = KEYS[1]
+local attempt, tasks = ARGV[1], ARGV[2]
+
+local current = redis.call('HMGET', record, 'state', 'attempt')
+if current[1] ~= 'running' or current[2] ~= attempt then
   return 0
 end
-redis.call('HSET', KEYS[1], 'providers', ARGV[2])
+redis.call('HSET', record, 'providers', tasks)
 return 1

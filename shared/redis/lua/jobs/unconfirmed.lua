@@ -1,35 +1,35 @@
--- Jobs that were accepted while their callers were told that the store does not answer. The same request, when it comes
--- again, gets such a job, once; two requests that were both left unsure get two.
-local UNSURE = {}
+-- Included by scripts. Unconfirmed jobs were accepted while their callers were told that the store does not answer. The
+-- next identical request gets such a job, once; two requests that both got no answer get two.
+local UNCONFIRMED = {}
 
--- Whether whoever sent this has given up waiting for the answer. `latest` is in ms by the server's clock, '' for never.
-function UNSURE.is_late(latest)
-  local now = redis.call('TIME')
-  return latest ~= '' and now[1] * 1000 + math.floor(now[2] / 1000) > tonumber(latest)
+-- Whether the caller has stopped waiting for the answer. `answer_by` is in ms by the server's clock, '' for never.
+function UNCONFIRMED.is_late(answer_by)
+  local clock = redis.call('TIME')
+  return answer_by ~= '' and clock[1] * 1000 + math.floor(clock[2] / 1000) > tonumber(answer_by)
 end
 
-function UNSURE.leave(list, id, lifetime)
+function UNCONFIRMED.add(list, id, lifetime_ms)
   redis.call('LREM', list, 0, id)
   redis.call('RPUSH', list, id)
-  redis.call('PEXPIRE', list, lifetime)
+  redis.call('PEXPIRE', list, lifetime_ms)
 end
 
--- The first such job that was not in vain, or nil. `asker` is the id that a new job would have: who asks again because
--- this answer was lost too gets the same one.
-function UNSURE.take(list, records, lifetime, late, asker)
-  local answered = list .. ':' .. asker
-  local known = redis.call('GET', answered)
+-- The first unconfirmed job that neither failed nor was cancelled, or nil. `new_id` is the id of the job that the request
+-- would create: when this answer is lost as well, the repeated request gets the same job.
+function UNCONFIRMED.take(list, record_prefix, lifetime_ms, is_late, new_id)
+  local answer = list .. ':' .. new_id
+  local known = redis.call('GET', answer)
   if known then
     return known
   end
   local id = redis.call('LPOP', list)
   while id do
-    local state = redis.call('HGET', records .. id, 'state')
+    local state = redis.call('HGET', record_prefix .. id, 'state')
     if state and state ~= 'failed' and state ~= 'cancelled' then
-      if late then
-        UNSURE.leave(list, id, lifetime)
+      if is_late then
+        UNCONFIRMED.add(list, id, lifetime_ms)
       end
-      redis.call('SET', answered, id, 'PX', lifetime)
+      redis.call('SET', answer, id, 'PX', lifetime_ms)
       return id
     end
     id = redis.call('LPOP', list)

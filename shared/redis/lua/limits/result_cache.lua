@@ -1,7 +1,11 @@
--- The job that made certain images.
--- KEYS: its id by what they follow from    ARGV: an id and for how many milliseconds to remember it, or nothing
+-- Read the job that made certain images, or replace it first.
+-- KEYS: its id, by the fingerprint of the images
+-- ARGV: nothing to read; to replace: id, lifetime in ms
 -- Returns the id, or nil.
-if ARGV[1] then
-  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local entry = KEYS[1]
+local id, lifetime_ms = ARGV[1], ARGV[2]
+
+if id then
+  redis.call('SET', entry, id, 'PX', lifetime_ms)
 end
-return redis.call('GET', KEYS[1])
+return redis.call('GET', entry)

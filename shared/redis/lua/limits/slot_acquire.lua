@@ -1,11 +1,15 @@
--- Take one of a limited number of places. A place lapses unless it is kept, by the server's clock.
--- KEYS: places by the time at which they lapse    ARGV: who takes it, how many there are, lifetime in ms
+-- Acquire one of a limited number of concurrency slots. A slot expires, by the server's clock, unless it is renewed.
+-- KEYS: slots by the time in ms at which they expire
+-- ARGV: holder, number of slots, lease in ms
 -- Returns 1, or 0 when none is free.
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms)
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
+local slots = KEYS[1]
+local holder, limit, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
+if not redis.call('ZSCORE', slots, holder) and redis.call('ZCARD', slots) >= limit then
   return 0
 end
-redis.call('ZADD', KEYS[1], ms + ARGV[3], ARGV[1])
+redis.call('ZADD', slots, now + lease_ms, holder)
 return 1

@@ -1,4 +1,9 @@
--- Give a place back.
--- KEYS: places by the time at which they lapse    ARGV: who had it
-redis.call('ZREM', KEYS[1], ARGV[1])
+-- Release a concurrency slot.
+-- KEYS: slots by the time in ms at which they expire
+-- ARGV: holder
+-- Returns 1.
+local slots = KEYS[1]
+local holder = ARGV[1]
+
+redis.call('ZREM', slots, holder)
 return 1

@@ -1,8 +1,13 @@
--- Keep places for another lifetime. One that was given back meanwhile stays given back.
--- KEYS: places by the time at which they lapse    ARGV: lifetime in ms, who has them
-local now = redis.call('TIME')
-local lapse = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1]
-for i = 2, #ARGV do
-  redis.call('ZADD', KEYS[1], 'XX', lapse, ARGV[i])
+-- Renew concurrency slots. A slot that was released meanwhile stays released.
+-- KEYS: slots by the time in ms at which they expire
+-- ARGV: lease in ms, then the holders
+-- Returns 1.
+local slots = KEYS[1]
+local lease_ms, first_holder = ARGV[1], 2
+
+local clock = redis.call('TIME')
+local expires_at = clock[1] * 1000 + math.floor(clock[2] / 1000) + lease_ms
+for i = first_holder, #ARGV do
+  redis.call('ZADD', slots, 'XX', expires_at, ARGV[i])
 end
 return 1

@@ -1,4 +1,5 @@
--- Whose turn it is: owners take turns, and so do the queues of each. Part of outbox.lua.
+-- Included by outbox.lua: owners take turns, and so do the queues of each. A schedule is a sorted set of owners or queues
+-- by the time in ms at which they are due.
 
 function OUTBOX.queue(owner, origin)
   return owner == '' and origin or origin .. ' ' .. owner
@@ -12,47 +13,48 @@ function OUTBOX.owner(queue)
   return string.match(queue, ' (.*)$') or ''
 end
 
--- The clock to the microsecond: of those that are served in one millisecond, the first one is served again first.
-function OUTBOX.moment()
-  local now = redis.call('TIME')
-  return now[1] * 1000 + now[2] / 1000
+-- The time with microseconds: of two that are served in the same millisecond, the first is served first again.
+function OUTBOX.precise_now()
+  local clock = redis.call('TIME')
+  return clock[1] * 1000 + clock[2] / 1000
 end
 
--- When the first of a line is due; nil where there is none.
-function OUTBOX.first(line)
-  return tonumber(redis.call('ZRANGE', line, 0, 0, 'WITHSCORES')[2])
+-- When the first entry of a sorted set is due; nil if it is empty.
+function OUTBOX.first_due(key)
+  return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
--- Put somebody in a line for `at`, nil for never. Whose turn has come stays where it is, unless it was just served.
-function OUTBOX.turn(line, who, at, served)
-  if not at then
-    redis.call('ZREM', line, who)
+-- Schedule an entry for `due_at`, or remove it for nil. An entry that is due keeps its position, unless it was just served.
+function OUTBOX.set_turn(schedule, entry, due_at, was_served)
+  if not due_at then
+    redis.call('ZREM', schedule, entry)
     return
   end
-  local now = OUTBOX.moment()
-  local held = tonumber(redis.call('ZSCORE', line, who))
-  if at > now then
-    redis.call('ZADD', line, at, who)
-  elseif served or not held or held > now then
-    redis.call('ZADD', line, now, who)
+  local now = OUTBOX.precise_now()
+  local scheduled_at = tonumber(redis.call('ZSCORE', schedule, entry))
+  if due_at > now then
+    redis.call('ZADD', schedule, due_at, entry)
+  elseif was_served or not scheduled_at or scheduled_at > now then
+    redis.call('ZADD', schedule, now, entry)
   end
 end
 
--- Say when there is something to do for a queue: not before `earliest`, where that is given.
-function OUTBOX.schedule(p, queue, earliest, served)
+-- Schedule a queue and its owner: not before `earliest`, if that is given.
+function OUTBOX.schedule(prefix, queue, earliest, was_served)
   local owner = OUTBOX.owner(queue)
-  local first = OUTBOX.first(p .. 'queue:' .. queue)
-  OUTBOX.turn(p .. 'due:' .. owner, queue, first and math.max(first, earliest or 0), served)
-  OUTBOX.turn(p .. 'owners', owner, OUTBOX.first(p .. 'due:' .. owner), served)
+  local first_due = OUTBOX.first_due(prefix .. 'queue:' .. queue)
+  local due_at = first_due and math.max(first_due, earliest or 0)
+  OUTBOX.set_turn(prefix .. 'due:' .. owner, queue, due_at, was_served)
+  OUTBOX.set_turn(prefix .. 'owners', owner, OUTBOX.first_due(prefix .. 'due:' .. owner), was_served)
 end
 
-function OUTBOX.landed(p, queue, id)
-  redis.call('ZREM', p .. 'flying:' .. queue, id)
-  redis.call('ZREM', p .. 'flying:' .. OUTBOX.owner(queue), id)
+function OUTBOX.end_attempt(prefix, queue, id)
+  redis.call('ZREM', prefix .. 'flying:' .. queue, id)
+  redis.call('ZREM', prefix .. 'flying:' .. OUTBOX.owner(queue), id)
 end
 
--- How many are being sent; those whose lease has lapsed are not.
-function OUTBOX.flying(p, whose, now)
-  redis.call('ZREMRANGEBYSCORE', p .. 'flying:' .. whose, '-inf', now)
-  return redis.call('ZCARD', p .. 'flying:' .. whose)
+-- How many webhooks of a queue or an owner are being sent; those whose lease has expired are not.
+function OUTBOX.num_in_flight(prefix, queue_or_owner, now)
+  redis.call('ZREMRANGEBYSCORE', prefix .. 'flying:' .. queue_or_owner, '-inf', now)
+  return redis.call('ZCARD', prefix .. 'flying:' .. queue_or_owner)
 end

@@ -1,94 +1,101 @@
--- Write down what became of an attempt to send a webhook.
+-- Record the outcome of an attempt to send a webhook.
 -- KEYS: record of its job
--- ARGV: prefix of the webhooks, id, its queue, attempt,
---       what it is now ('delivered', 'pending', 'dropped' or 'dead'), status of the answer ('' for none),
---       what went wrong ('' for nothing), ms until it is sent again,
---       how far it got: 'answered', 'refused' (the receiver takes nothing now) or 'away' (nobody could connect),
---       '1' when the receiver wants to hear no more, failures in a row after which it is left alone, for how many ms at
---       first, and at most, how long what is dead is kept in ms, how many of those of one owner,
---       where counts are kept, what is counted, how much
+-- ARGV: see the locals. Durations are in ms; '' stands for none.
+-- Returns 1.
 -- include webhooks/outbox
-local p, id, queue, state = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
-local key, now = p .. 'event:' .. id, OUTBOX.clock()
-local held = redis.call('HMGET', key, 'attempts', 'next', 'owner')
+local record = KEYS[1]
+local prefix, id, queue, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- 'delivered', 'pending', 'dropped' or 'dead'; HTTP status and error of the attempt; delay until the next one.
+local state, status, error, delay_ms = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- 'answered', 'refused' (the receiver takes nothing now) or 'unreachable'; '1' if it wants no more events of this job.
+local receiver_state, is_gone = ARGV[9], ARGV[10] == '1'
+local failures_before_cooldown, cooldown_ms, max_cooldown_ms = ARGV[11], ARGV[12], ARGV[13]
+local dead_retention_ms, max_dead_per_owner = ARGV[14], ARGV[15]
+local counts, count_field, increment = ARGV[16], ARGV[17], ARGV[18]
+local HEALTH_LIFETIME_MS = 86400000
 
-local function failed(health)
-  local beyond = redis.call('HINCRBY', health, 'failures', 1) - ARGV[11]
-  if beyond >= 0 then
-    redis.call('HSET', health, 'until', now + math.min(ARGV[12] * 2 ^ math.min(beyond, 30), ARGV[13]))
+local webhook, now = prefix .. 'event:' .. id, OUTBOX.now()
+local fields = redis.call('HMGET', webhook, 'attempts', 'next', 'owner')
+local current_attempt, next_id, owner = fields[1], fields[2], fields[3]
+
+local function count_failure(health)
+  local excess = redis.call('HINCRBY', health, 'failures', 1) - failures_before_cooldown
+  if excess >= 0 then
+    redis.call('HSET', health, 'until', now + math.min(cooldown_ms * 2 ^ math.min(excess, 30), max_cooldown_ms))
   end
   redis.call('HDEL', health, 'trial')
-  redis.call('PEXPIRE', health, 86400000)
+  redis.call('PEXPIRE', health, HEALTH_LIFETIME_MS)
 end
 
--- Whether an origin is there at all is the same for everybody; what else goes wrong may be for one path of it alone.
-local function note_health()
-  local down, health = p .. 'down:' .. OUTBOX.origin(queue), p .. 'health:' .. queue
-  if ARGV[9] == 'away' then
-    failed(down)
+-- A failed connection concerns every queue of the origin; a refusal may concern one path of it.
+local function update_health()
+  local down, health = prefix .. 'down:' .. OUTBOX.origin(queue), prefix .. 'health:' .. queue
+  if receiver_state == 'unreachable' then
+    count_failure(down)
     return
   end
   redis.call('DEL', down)
-  if ARGV[9] == 'refused' then
-    failed(health)
+  if receiver_state == 'refused' then
+    count_failure(health)
   else
     redis.call('DEL', health)
   end
 end
 
-local function unlist(list, surplus)
-  for place, buried in ipairs(redis.call('ZRANGE', list, 0, 9)) do
-    if place <= surplus or redis.call('EXISTS', p .. 'event:' .. buried) == 0 then
-      redis.call('ZREM', list, buried)
-      redis.call('ZREM', p .. 'dead', buried)
-      redis.call('DEL', p .. 'event:' .. buried)
+-- Delete the oldest dead webhooks beyond a limit, and entries of deleted ones.
+local function trim(index, surplus)
+  for position, dead_id in ipairs(redis.call('ZRANGE', index, 0, 9)) do
+    if position <= surplus or redis.call('EXISTS', prefix .. 'event:' .. dead_id) == 0 then
+      redis.call('ZREM', index, dead_id)
+      redis.call('ZREM', prefix .. 'dead', dead_id)
+      redis.call('DEL', prefix .. 'event:' .. dead_id)
     end
   end
 end
 
-local function bury()
-  local own = p .. 'dead:' .. held[3]
-  redis.call('ZREM', p .. 'queue:' .. queue, id)
-  OUTBOX.list(p, id, 'dead', 'pending')
-  for _, lasting in ipairs({ key, p .. 'dead', own }) do
-    redis.call('PEXPIRE', lasting, ARGV[14])
+local function give_up()
+  local dead_of_owner = prefix .. 'dead:' .. owner
+  redis.call('ZREM', prefix .. 'queue:' .. queue, id)
+  OUTBOX.set_status(prefix, id, 'dead', 'pending')
+  for _, key in ipairs({ webhook, prefix .. 'dead', dead_of_owner }) do
+    redis.call('PEXPIRE', key, dead_retention_ms)
   end
-  unlist(own, redis.call('ZCARD', own) - ARGV[15])
-  unlist(p .. 'dead', 0)
+  trim(dead_of_owner, redis.call('ZCARD', dead_of_owner) - max_dead_per_owner)
+  trim(prefix .. 'dead', 0)
 end
 
-note_health()
--- Whoever took it over when the lease had lapsed tells of it; but what has arrived has arrived.
-local is_ours = held[1] == ARGV[4] or state == 'delivered'
-if not held[1] or is_ours then
-  OUTBOX.landed(p, queue, id)
+update_health()
+-- After the lease has expired, the next attempt decides; but a delivered webhook is delivered.
+local is_valid = current_attempt == attempt or state == 'delivered'
+if not current_attempt or is_valid then
+  OUTBOX.end_attempt(prefix, queue, id)
 end
-if is_ours and redis.call('ZSCORE', p .. 'pending', id) then
-  redis.call('HSET', key, 'tried', now, 'status', ARGV[6], 'error', ARGV[7])
-  redis.call('HINCRBY', ARGV[16], ARGV[17], ARGV[18])
-  local again = state == 'pending' and now + ARGV[8] or nil
-  OUTBOX.remember(p, KEYS[1], id, state, again)
-  if again then
-    redis.call('ZADD', p .. 'queue:' .. queue, again, id)
+if is_valid and redis.call('ZSCORE', prefix .. 'pending', id) then
+  redis.call('HSET', webhook, 'tried', now, 'status', status, 'error', error)
+  redis.call('HINCRBY', counts, count_field, increment)
+  local next_attempt_at = state == 'pending' and now + delay_ms or nil
+  OUTBOX.save_delivery(prefix, record, id, state, next_attempt_at)
+  if next_attempt_at then
+    redis.call('ZADD', prefix .. 'queue:' .. queue, next_attempt_at, id)
   elseif state == 'dead' then
-    bury()
+    give_up()
   else
-    OUTBOX.discard(p, id)
+    OUTBOX.delete(prefix, id)
   end
-  local after = redis.call('HMGET', p .. 'event:' .. (held[2] or ''), 'receiver', 'attempts')
-  if after[2] == '0' then
-    redis.call('ZADD', p .. 'queue:' .. after[1], now, held[2])
-    OUTBOX.schedule(p, after[1])
+  local following = redis.call('HMGET', prefix .. 'event:' .. (next_id or ''), 'receiver', 'attempts')
+  if following[2] == '0' then
+    redis.call('ZADD', prefix .. 'queue:' .. following[1], now, next_id)
+    OUTBOX.schedule(prefix, following[1])
   end
 end
-if ARGV[10] == '1' then
-  redis.call('HDEL', KEYS[1], 'receiver')
-  for _, other in pairs(cjson.decode(redis.call('HGET', KEYS[1], 'deliveries') or '{}')) do
+if is_gone then
+  redis.call('HDEL', record, 'receiver')
+  for _, other in pairs(cjson.decode(redis.call('HGET', record, 'deliveries') or '{}')) do
     if other.state == 'pending' and other.id ~= id then
-      OUTBOX.drop(p, KEYS[1], other.id, 'gone', 'its receiver wants to hear no more of this job')
+      OUTBOX.drop(prefix, record, other.id, 'gone', 'its receiver wants no more events of this job')
     end
   end
 end
-OUTBOX.schedule(p, queue)
-redis.call('PUBLISH', p .. 'news', queue)
+OUTBOX.schedule(prefix, queue)
+redis.call('PUBLISH', prefix .. 'news', queue)
 return 1

@@ -1,9 +1,13 @@
--- A worker says that it lives.
--- KEYS: its record, index of workers    ARGV: id, record, lifetime in ms
--- The index is kept by the server's clock, so that machines need not agree on the time.
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('ZADD', KEYS[2], ms + ARGV[3], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ms)
+-- Store the record of a living worker.
+-- KEYS: its record, index of workers by the time in ms at which they expire
+-- ARGV: id, record as JSON, lifetime in ms
+-- Returns 1. The server's clock counts, so that clocks of machines may differ.
+local record, workers = KEYS[1], KEYS[2]
+local id, content, lifetime_ms = ARGV[1], ARGV[2], ARGV[3]
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('SET', record, content, 'PX', lifetime_ms)
+redis.call('ZADD', workers, now + lifetime_ms, id)
+redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
 return 1

@@ -1,7 +1,11 @@
--- A worker could not load its model, and ends.
--- KEYS: failures of its backend    ARGV: why, lifetime in ms
--- Returns how many have failed in a row.
-redis.call('HSET', KEYS[1], 'reason', ARGV[1])
-local failures = redis.call('HINCRBY', KEYS[1], 'count', 1)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return failures
+-- Record that a worker could not load its model.
+-- KEYS: start failures of its backend
+-- ARGV: reason, lifetime in ms
+-- Returns how many workers have failed in a row.
+local failures = KEYS[1]
+local reason, lifetime_ms = ARGV[1], ARGV[2]
+
+redis.call('HSET', failures, 'reason', reason)
+local count = redis.call('HINCRBY', failures, 'count', 1)
+redis.call('PEXPIRE', failures, lifetime_ms)
+return count

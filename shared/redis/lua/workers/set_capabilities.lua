@@ -1,5 +1,10 @@
--- A worker is ready.
--- KEYS: what its backend can do, failures of the backend    ARGV: its capabilities
-redis.call('SET', KEYS[1], ARGV[1])
-redis.call('DEL', KEYS[2])
+-- Store the capabilities of a backend, of which a worker is ready.
+-- KEYS: its capabilities, its start failures
+-- ARGV: capabilities as JSON
+-- Returns 1.
+local stored, failures = KEYS[1], KEYS[2]
+local capabilities = ARGV[1]
+
+redis.call('SET', stored, capabilities)
+redis.call('DEL', failures)
 return 1

@@ -193,7 +193,7 @@ def test_only_a_running_job_saves_provider_tasks(records: Records, state: str) -
         assert records.run(records.jobs.move(running, job))
 
     assert not records.run(records.jobs.save_provider_tasks(job.model_copy(update={"providers": (TASK,)})))
-    assert records.held(job).providers == ()
+    assert records.read(job).providers == ()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Jobs that tell of themselves, and those who send: everything real but the processes."""
+"""The outbox, jobs that fill it and a sender that empties it: everything real except the processes."""
 
 import hashlib
 import itertools
@@ -36,8 +36,8 @@ _numbers = itertools.count()
 URL = "http://127.0.0.1:9/hook?token=secret-of-the-caller"
 
 
-def lapse(client: redis.Redis, begin: str, queue: str) -> None:
-    """As if all waits of a queue's webhooks were over: for an attempt, for its turn, for a lease to lapse."""
+def expire_waits(client: redis.Redis, begin: str, queue: str) -> None:
+    """End all waits of a queue: for an attempt, for its turn and for leases."""
     origin, _, owner = queue.partition(" ")
     for name in (f"queue:{queue}", f"flying:{queue}", f"flying:{owner}"):
         ids: Any = client.zrange(begin + name, 0, -1)
@@ -51,9 +51,9 @@ def lapse(client: redis.Redis, begin: str, queue: str) -> None:
     client.publish(f"{begin}news", queue)
 
 
-class Office:
+class OutboxHarness:
     def __init__(self, redis_url: str, folder: Path) -> None:
-        self.prefix = f"office{next(_numbers)}:"
+        self.prefix = f"outbox{next(_numbers)}:"
         self.store = Store(connect(redis_url))
         self.news = connect(redis_url)
         self.jobs = Jobs(self.prefix)
@@ -65,7 +65,7 @@ class Office:
 
     @property
     def keys(self) -> set[str]:
-        """What is kept of webhooks, but for how receivers are."""
+        """Names of all webhook keys except the health of receivers."""
         begin = f"{self.prefix}webhooks:"
         found: set[str] = {key.removeprefix(begin) for key in self.store.client.scan_iter(f"{begin}*")}
         return {key for key in found if not key.startswith(("health:", "down:"))}
@@ -111,21 +111,21 @@ class Office:
         digest = hashlib.sha256(data).hexdigest()
         return Image(index=index, media_type="image/png", width=1, height=1, seed=1, bytes=len(data), sha256=digest)
 
-    def take(self, most: int = 100) -> tuple[Webhook, ...]:
-        claimed: ClaimedWebhooks = self.run(self.webhooks.claim(most))
+    def claim(self, limit: int = 100) -> tuple[Webhook, ...]:
+        claimed: ClaimedWebhooks = self.run(self.webhooks.claim(limit))
         return claimed.webhooks
 
-    def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> None:
-        self.run(self.webhooks.settle(webhook, fate))
+    def settle(self, webhook: Webhook, outcome: DeliveryOutcome) -> None:
+        self.run(self.webhooks.settle(webhook, outcome))
 
-    def lapse(self, queue: str) -> None:
-        lapse(self.store.client, f"{self.prefix}webhooks:", queue)
+    def expire_waits(self, queue: str) -> None:
+        expire_waits(self.store.client, f"{self.prefix}webhooks:", queue)
 
     def deliveries(self, job: Job) -> dict[str, Delivery]:
         snapshot = self.run(self.jobs.read(job.id))
         return {delivery.event: delivery for delivery in snapshot.deliveries}
 
-    def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
+    def sender(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
         return WebhookSender(
             client=OutboundClient(allow, proxy=fields.pop("proxy", None)),
             signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
@@ -139,9 +139,9 @@ class Office:
 
     @contextmanager
     def sending(
-        self, courier: WebhookSender, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16
+        self, sender: WebhookSender, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16
     ) -> Iterator[None]:
-        dispatcher = WebhookDispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
+        dispatcher = WebhookDispatcher(self.store, self.news, self.webhooks, sender, RetryPolicy(schedule), threads)
         dispatcher.start()
         yield
         dispatcher.stop()
