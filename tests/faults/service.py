@@ -12,8 +12,7 @@ from tests.faults.invariant import Invariant
 from tests.faults.processes import is_alive
 from tests.stack import Api, Event, Process, Stack, free_port
 
-#: A housekeeper that looks for lost workers and wake-ups each second, and not every 4 s.
-QUICK_HOUSEKEEPER = "from worker.housekeeper import app, main; app.REAP_SECONDS = 1.0; main.main()"
+QUICK_HOUSEKEEPER = "tests.faults.quick_housekeeper"
 
 
 class Service(Stack):
@@ -59,8 +58,7 @@ class Service(Stack):
                 command = [sys.executable, "-m", "api.main"]
                 settings["SD_PORT"] = str(self._ports[name])
             case "housekeeper":
-                program = ["-c", QUICK_HOUSEKEEPER] if self._quick else ["-m", "worker.housekeeper.main"]
-                command = [sys.executable, *program]
+                command = [sys.executable, "-m", QUICK_HOUSEKEEPER if self._quick else "worker.housekeeper.main"]
             case backend:
                 command = [sys.executable, "-m", "celery", "-A", "worker.main", "worker", *node]
                 settings["SD_BACKEND"] = backend
