@@ -13,7 +13,8 @@ import redis.exceptions
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
-from shared.jobs.operations import JobEvent, Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.redis.store import AsyncStore
 
 logger = logging.getLogger(__name__)
@@ -137,9 +138,9 @@ async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def read_job(store: AsyncStore, jobs: Jobs, job_id: str) -> JobSnapshot:
+async def read_job(store: AsyncStore, jobs: Jobs, job_id: str, owner: str | None = None) -> JobSnapshot:
     """Raises JobNotFound and StoreUnavailable."""
-    snapshot = await store.run(jobs.read(job_id))
+    snapshot = await store.run(jobs.read(job_id, owner))
     if snapshot is None:
         raise JobNotFound
     return snapshot
@@ -153,7 +154,7 @@ async def job_events(
     None stands for PING_SECONDS of silence.
     """
     while not listener.closed:
-        unread = jobs.events(job_id, last)
+        unread = jobs.read_events(job_id, last)
         for event in await retry_until_available(partial(store.run, unread)):
             last = event.id
             yield event

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.image_files import image_exists
 from shared.errors import StorageUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.views import JobView
 from shared.storage.images import ImageStore, image_name
 
@@ -35,7 +35,7 @@ class InlineImages:
 
     async def _is_present(self, job: Job, image: Image) -> bool:
         name = image_name(job, image.index)
-        return await image_exists(self.store.home, name, image)
+        return await image_exists(self.store.storage, name, image)
 
     def response(
         self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]
@@ -75,7 +75,7 @@ class InlineImages:
 
     async def _piece(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
         """What comes next, and the version of the file that it is of. Raises StorageUnavailable."""
-        piece = await self.store.home.piece(name, start, min(size, start + CHUNK_BYTES), version)
+        piece = await self.store.storage.read_chunk(name, start, min(size, start + CHUNK_BYTES), version)
         # Gone in the middle: the answer is cut off, and its length tells.
         if piece is None or not piece.data:
             raise StorageUnavailable

@@ -26,16 +26,16 @@ class DiskSpace:
 
     async def has_space(self) -> bool:
         usage = await self.usage()
-        return usage.writable and (usage.free_bytes is None or usage.free_bytes >= self._min_free_bytes)
+        return usage.is_writable and (usage.free_bytes is None or usage.free_bytes >= self._min_free_bytes)
 
     async def require_space(self) -> None:
         """Raises StorageFull and StorageUnavailable."""
-        if (trouble := (await self.usage()).trouble) is not None:
-            raise type(trouble)(trouble.detail)
+        if (error := (await self.usage()).error) is not None:
+            raise type(error)(error.detail)
         if not await self.has_space():
             raise StorageFull("There is too little free space for more images.")
 
     async def _read(self) -> DiskUsage:
-        usage = await asyncio.to_thread(self._storage.room)
+        usage = await asyncio.to_thread(self._storage.disk_usage)
         self._expires = time.monotonic() + FRESH_SECONDS
         return usage

@@ -1,9 +1,17 @@
-"""Images that a request names by their address: fetched through the guard, on threads of their own."""
+"""Images that a request names by their address: fetched through the outbound client, on threads of their own."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from shared.errors import FieldError, ForbiddenUrl, InvalidImage, InvalidRequest, OutboundError, QueueFull, TooLarge
+from shared.errors import (
+    FieldError,
+    ForbiddenUrl,
+    InvalidImage,
+    InvalidRequest,
+    OutboundError,
+    QueueFull,
+    ResponseTooLarge,
+)
 from shared.net.outbound import OutboundClient, Sink
 
 #: For all images of one request, whose caller waits.
@@ -14,8 +22,8 @@ REDIRECTS = 2
 
 
 class ImageFetcher:
-    def __init__(self, guard: OutboundClient) -> None:
-        self._guard = guard
+    def __init__(self, outbound: OutboundClient) -> None:
+        self._outbound = outbound
         self._threads = ThreadPoolExecutor(MAX_THREADS, "fetch")
 
     async def fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
@@ -31,12 +39,12 @@ class ImageFetcher:
 
     def _fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
         try:
-            answer = self._guard.send(
-                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, redirects=REDIRECTS, sink=sink
+            answer = self._outbound.send(
+                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, max_redirects=REDIRECTS, sink=sink
             )
         except ForbiddenUrl as error:
             raise InvalidRequest(errors=[FieldError(pointer, f"is not fetched. {error.detail}")]) from None
-        except TooLarge:
+        except ResponseTooLarge:
             raise InvalidImage(f"{pointer}: an image may take at most {max_bytes} bytes.") from None
         except OutboundError as error:
             raise InvalidImage(f"{pointer}: the image could not be fetched. {error.detail}") from None

@@ -12,15 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from api.edge.authentication import charge
-from api.edge.rate_limit import FETCHED
-from api.field_errors import no_such_field
+from api.edge.rate_limit import FETCH_COST
+from api.field_errors import unknown_field
 from api.intake.fetching import FETCH_SECONDS
 from api.intake.image_sources import decode_image, is_url
 from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, media_type, parse_body, parse_json
 from api.intake.json_uploads import Base64Decoder, JsonUploadReader
 from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm, Part
 from api.intake.uploads import RequestUploads, UploadWriter
-from api.problems import pointer
+from api.problems import json_pointer
 from api.services import Services
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
@@ -112,7 +112,7 @@ async def _fetched(
         source.replace(TO_COME)
     request, end = _checked(fields), time.monotonic() + FETCH_SECONDS
     if addresses:
-        await charge(http, FETCHED * len(addresses))
+        await charge(http, FETCH_COST * len(addresses))
     for source, url in addresses.items():
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
     return _checked(fields) if addresses else request
@@ -185,7 +185,7 @@ async def _text(form: MultipartForm, part: Part) -> str:
     """The text of a part that is no image. Raises InvalidRequest."""
     name = IMAGES.get(part.name, part.name)
     if part.file_name and name not in GenerationRequest.model_fields:
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}")
+        raise _wrong(json_pointer([name]), f"{unknown_field(name)}{SEND_IMAGES}")
     try:
         return (await form.content()).decode()
     except UnicodeDecodeError:
@@ -193,7 +193,7 @@ async def _text(form: MultipartForm, part: Part) -> str:
             raise _wrong(f"/{name}", "must be a file part, with a file name") from None
         if name in GenerationRequest.model_fields:
             raise _wrong(f"/{name}", "must be text in UTF-8") from None
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}") from None
+        raise _wrong(json_pointer([name]), f"{unknown_field(name)}{SEND_IMAGES}") from None
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header
+from shared.storage.image_headers import ImageHeader
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import StagingArea, Upload
 
@@ -37,18 +38,18 @@ class UploadStore:
     @asynccontextmanager
     async def open_request(self) -> AsyncIterator["RequestUploads"]:
         """The uploads of one request. What no job has at the end is removed."""
-        staged = self._store.stage()
+        staged = self._store.create_staging_area()
         try:
             yield RequestUploads(self, staged)
         finally:
             if staged.holds_files:
-                await asyncio.to_thread(staged.drop)
+                await asyncio.to_thread(staged.discard)
 
     @asynccontextmanager
     async def new_file(self, staged: StagingArea) -> AsyncIterator[Upload]:
         """A file that goes at the end, unless it became an image. Raises StorageFull and StorageUnavailable."""
         await self._disk.require_space()
-        with await asyncio.to_thread(staged.receive) as upload:
+        with await asyncio.to_thread(staged.start_upload) as upload:
             yield upload
 
     async def discard(self, job: Job) -> None:
@@ -63,7 +64,7 @@ class RequestUploads:
     def __init__(self, store: UploadStore, staged: StagingArea) -> None:
         self._store = store
         self._staged = staged
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
 
     @property
@@ -114,7 +115,7 @@ class RequestUploads:
     async def move_to_job(self, job: Job) -> None:
         """From here on they are the job's."""
         if self._staged.holds_files:
-            await asyncio.to_thread(self._staged.keep, job.id)
+            await asyncio.to_thread(self._staged.commit, job.id)
 
 
 class UploadWriter:

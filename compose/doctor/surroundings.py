@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 
 from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.launcher.up import redis_url_of
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device
-from worker.models.required_files import CONFIG
-from worker.models.sources import FIELDS, STARTER_NAME, Source
+from worker.models.required_files import MODEL_CONFIG
+from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
 
 T = TypeVar("T")
 
@@ -55,24 +55,24 @@ class Surroundings:
         return local(self.settings)
 
     @property
-    def models(self) -> tuple[Source, ...]:
+    def models(self) -> tuple[ModelSource, ...]:
         return sources(self.settings)
 
 
 def local(settings: LauncherSettings) -> tuple[Backend, ...]:
-    return tuple(backend for backend in settings.backends if backend in FIELDS)
+    return tuple(backend for backend in settings.backends if backend in MODEL_SETTINGS)
 
 
-def sources(settings: LauncherSettings) -> tuple[Source, ...]:
+def sources(settings: LauncherSettings) -> tuple[ModelSource, ...]:
     """The models that the configured engines need, and their safety checker."""
-    models = [Source.of(settings, backend) for backend in local(settings)]
+    models = [ModelSource.for_backend(settings, backend) for backend in local(settings)]
     wants = [source for source in models if source.model_id != STARTER_NAME]
     if settings.safety_checker and any(not (source.folder / "safety_checker").is_dir() for source in wants):
-        models.append(Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG))
+        models.append(ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG))
     return tuple(models)
 
 
-def missing(settings: LauncherSettings) -> tuple[Source, ...]:
+def missing(settings: LauncherSettings) -> tuple[ModelSource, ...]:
     """The models that are to be downloaded yet."""
     return tuple(found for found in sources(settings) if found.is_remote and not (found.folder / found.index).is_file())
 

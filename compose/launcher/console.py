@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from compose.launcher.journal import Journal, LogLine, moment
 
 if TYPE_CHECKING:
-    from shared.observability.logs import Format
+    from shared.observability.logs import LogFormat
 
 #: Codes of ANSI terminals.
 BOLD, RED, GREEN = 1, 31, 32
@@ -77,7 +77,7 @@ def _encoded(text: str) -> bytes:
     return text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace")
 
 
-def printer(print_line: Callable[[str], None], log_format: "Format") -> Show:
+def printer(print_line: Callable[[str], None], log_format: "LogFormat") -> Show:
     return _as_json(print_line) if log_format == "json" else _as_text(print_line)
 
 
@@ -112,7 +112,7 @@ def _as_json(print_line: Callable[[str], None]) -> Show:
 class ProcessOutput:
     """Safe to share between threads."""
 
-    def __init__(self, output: ConsoleOutput, journal: Journal, log_format: "Format") -> None:
+    def __init__(self, output: ConsoleOutput, journal: Journal, log_format: "LogFormat") -> None:
         self._output = output
         self._show = printer(output.print, log_format)
         self._journal = journal

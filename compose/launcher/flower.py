@@ -1,35 +1,46 @@
 """The dashboard's process entry: Flower, read-only, with a login unless only this machine can reach it."""
 
+import json
 import os
 import sys
 
+from compose.launcher.flower_app import CONFIG
 from shared.errors import ConfigurationError
+from shared.redis.celery_queues import celery_config
+from shared.redis.wakeups import queue_name
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
-#: Tasks and workers that Flower remembers; its own default of 100 000 tasks grows to gigabytes.
+#: Tasks and workers that Flower remembers; its default of 100 000 tasks grows to gigabytes.
 MEMORY = ("--max_tasks=2000", "--max_workers=200")
 
 
 def command(settings: LauncherSettings) -> tuple[str, ...]:
-    place = (f"--address={settings.host}", f"--port={settings.flower_port}")
-    celery = (sys.executable, "-m", "celery", "-A", "worker.main")
-    # Neither is Tornado's own way of logging wanted: the app has the one of all processes.
-    return (*celery, "flower", *place, "--read_only=True", "--logging=none", *MEMORY)
+    address = (f"--address={settings.host}", f"--port={settings.flower_port}")
+    # The app configures logging as all processes do; --logging=none keeps Tornado from adding a handler.
+    options = (*address, "--read_only=True", "--logging=none", *MEMORY)
+    return (sys.executable, "-m", "compose.launcher.flower_app", "flower", *options)
+
+
+def environment(settings: LauncherSettings) -> dict[str, str]:
+    """What Flower must know. Command lines are readable by every user, so passwords go through the environment."""
+    # Flower shows the default queue until it has heard from a worker.
+    config = {**celery_config(settings), "task_default_queue": queue_name(settings.backends[0])}
+    login = settings.flower_basic_auth
+    return {
+        CONFIG: json.dumps({"celery": config, "log_format": settings.log_format}),
+        **({} if login is None else {"FLOWER_BASIC_AUTH": login.get_secret_value()}),
+    }
 
 
 def main() -> None:
     try:
         settings = load(LauncherSettings)
-        settings.require_login()
+        settings.require_flower_login()
     except ConfigurationError as error:
         sys.exit(error.detail)
-    login = {}
-    if settings.flower_basic_auth is not None:
-        # Through the environment: command lines are for everybody to read.
-        login = {"FLOWER_BASIC_AUTH": settings.flower_basic_auth.get_secret_value()}
-    # Becomes Flower, so that signals reach it.
-    os.execve(sys.executable, command(settings), os.environ | login)  # noqa: S606
+    # Replaces this process, so that signals reach Flower and the memory of the settings is freed.
+    os.execve(sys.executable, command(settings), os.environ | environment(settings))  # noqa: S606
 
 
 if __name__ == "__main__":

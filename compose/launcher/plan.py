@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from shared.observability.logs import Format
+    from shared.observability.logs import LogFormat
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
     """Removed in the end."""
     embedded_redis_url: str
     """Told to commands that work on its records; empty where the server is somebody else's."""
-    log_format: "Format"
+    log_format: "LogFormat"
 
     warnings: tuple[str, ...] = ()
 

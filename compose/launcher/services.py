@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compose.launcher.plan import Service
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
 
@@ -58,7 +58,7 @@ def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the dashboard would be open to the network."""
-    settings.require_login()
+    settings.require_flower_login()
     return Service(
         "flower", (sys.executable, "-m", "compose.launcher.flower"), ready="Visit me at", env=env, shown="(?i)error"
     )

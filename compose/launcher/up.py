@@ -18,7 +18,7 @@ from compose.launcher.supervise import REDIS_URL_FILE
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import SUPERVISED, unknown
+from shared.settings.loading import SUPERVISED_VARIABLE, unknown_setting_warnings
 from shared.settings.service import PREFIX
 
 EXAMPLE = (
@@ -74,7 +74,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
     """What makes images comes first, so that the first one need not wait for what looks after the service."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
-    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED: "1"}
+    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [services.worker(settings, env, backend) for backend in settings.backends]
     others = [services.housekeeper(settings, env)]
@@ -90,7 +90,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
-        warnings=(*unknown(), *_missing_redis(settings)),
+        warnings=(*unknown_setting_warnings(), *_missing_redis(settings)),
     )
 
 

@@ -2,12 +2,13 @@
 
 import ssl
 from functools import cache
+from typing import Any
 from urllib.parse import parse_qsl
 
 from celery import Celery
 from kombu import Exchange, Queue
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.wakeups import queue_name
 from shared.settings.service import Settings
 
@@ -21,22 +22,29 @@ def queue_for(backend: Backend) -> Queue:
 
 def create_celery(settings: Settings) -> Celery:
     """The wiring that all of its processes share. The result backend stays off: the job record is the truth."""
+    app = Celery("imagegen")
+    app.conf.update(celery_config(settings))
+    return app
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Celery's settings, as values that JSON can hold: Flower's process gets them without loading ours."""
     address, _, options = settings.redis_url.replace("unix://", "redis+socket://", 1).partition("?")
-    app = Celery("imagegen", broker=address)
-    if address.startswith("rediss://"):
-        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **dict(parse_qsl(options))}
-    app.conf.update(
-        task_serializer="json",
-        accept_content=["json"],
-        task_ignore_result=True,
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **dict(parse_qsl(options))}
+    return {
+        "broker_url": address,
+        **({"broker_use_ssl": tls} if address.startswith("rediss://") else {}),
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
         # One wake-up per slot: a busy worker that held a second one would keep it from an idle one.
-        task_acks_late=True,
-        task_create_missing_queues=False,
-        worker_prefetch_multiplier=1,
-        broker_connection_retry_on_startup=True,
+        "task_acks_late": True,
+        "task_create_missing_queues": False,
+        "worker_prefetch_multiplier": 1,
+        "broker_connection_retry_on_startup": True,
         # A job goes on when the broker is away: its lease and its record decide what becomes of it.
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_transport_options={
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_transport_options": {
             "global_keyprefix": settings.redis_prefix,
             "priority_steps": [0],
             # What is handed out again after that is one wake-up too many, and does nothing.
@@ -46,5 +54,4 @@ def create_celery(settings: Settings) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
-    )
-    return app
+    }

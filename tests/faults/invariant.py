@@ -9,11 +9,12 @@ from pathlib import Path
 import redis
 from PIL import Image as PillowImage
 
-from shared.jobs.requests import Backend, Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.storage.images import image_name
-from shared.storage.object_store import STAGING
+from shared.storage.object_store import STAGING_FOLDER
 from tests.polling import wait_until
 from tests.stack import Stack
 from worker.housekeeper.ownership import MARK
@@ -103,14 +104,14 @@ class Invariant:
             if (
                 path.is_file()
                 and not path.name.startswith(".")
-                and path.parent.name != STAGING
+                and path.parent.name != STAGING_FOLDER
                 and path not in expected
             ):
                 yield f"{path.name} is not on record"
 
     def _leftovers(self) -> Iterator[str]:
         found = (path for path in self._outputs.rglob(".*") if path.name != MARK)
-        staged = (self._outputs / STAGING).glob("*")
+        staged = (self._outputs / STAGING_FOLDER).glob("*")
         return (f"{path.name} was left behind" for path in (*found, *staged) if path.is_file())
 
     def _lasting_keys(self) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
 from tests.faults.invariant import Invariant
 from tests.faults.processes import is_alive

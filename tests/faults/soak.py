@@ -24,7 +24,7 @@ import psutil
 import redis.asyncio
 import redis.exceptions
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
 from tests.faults.invariant import Invariant
 from tests.faults.processes import child_of, kill_process_tree

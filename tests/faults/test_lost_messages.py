@@ -1,6 +1,6 @@
 """Jobs whose wake-ups the broker lost are not forgotten."""
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from tests.faults.service import Service
 

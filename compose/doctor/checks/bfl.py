@@ -7,7 +7,7 @@ from http import HTTPStatus
 from compose.doctor.asking import ProbeFailed, ProbeResponse, probe
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 
 PAGE = "https://dashboard.bfl.ai"
 #: A credit is a cent; the dearest image of a megapixel costs seven.

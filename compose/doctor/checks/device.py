@@ -35,7 +35,7 @@ def _judged(device: Device, here: Surroundings) -> Iterator[Finding]:
     build = f"PyTorch {device.torch}"
     if device.kind is None:
         yield problem(
-            f"{build} cannot compute on SD_DEVICE={here.settings.device}: {device.trouble}",
+            f"{build} cannot compute on SD_DEVICE={here.settings.device}: {device.problem}",
             "Look whether the driver is there and fits (`nvidia-smi`), or take SD_DEVICE=auto.",
         )
     elif device.kind != "cpu":

@@ -14,7 +14,7 @@ from shared.settings.launcher import LauncherSettings
 from shared.storage import API_TIMEOUTS, WEBHOOK_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import REMEDY, Ownership
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: Some hundred images.
 LITTLE_BYTES = 1 << 30
@@ -39,18 +39,18 @@ def _strange(settings: LauncherSettings, store: Store) -> Iterator[Finding]:
     """Images of another installation. What does not answer is told of elsewhere."""
     with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
-        whose = Ownership.of(store, settings.redis_prefix, images).whose()
-        if whose.is_refused:
-            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
+        owner = Ownership.of(store, settings.redis_prefix, images).owner()
+        if owner.is_foreign:
+            yield warning(f"{images.storage.location} {owner.value}.", REMEDY)
 
 
 def _bucket(settings: LauncherSettings) -> Finding:
     try:
-        room = open_storage(settings, API_TIMEOUTS).room()
+        usage = open_storage(settings, API_TIMEOUTS).disk_usage()
     except ConfigurationError as error:
         return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL says where the storage is, if not at AWS.")
     place = f"SD_OUTPUT_URL={settings.output_url}"
-    if room.trouble:
+    if usage.error:
         return problem(
             f"{place} does not answer.", "Correct AWS_ENDPOINT_URL, or see to the storage and the way to it."
         )
@@ -71,11 +71,12 @@ def _judged(setting: str, folder: Path, least: int) -> Finding:
     remedy = ROOM.format(setting=setting)
     if free < least:
         return problem(
-            f"{place} has {readable(free)} free; below {readable(least)} (SD_MIN_FREE_BYTES) no job is taken.", remedy
+            f"{place} has {format_bytes(free)} free; below {format_bytes(least)} (SD_MIN_FREE_BYTES) no job is taken.",
+            remedy,
         )
     if free < LITTLE_BYTES:
-        return warning(f"{place} has only {readable(free)} free.", remedy)
-    return ok(f"{place} can be written, {readable(free)} free.")
+        return warning(f"{place} has only {format_bytes(free)} free.", remedy)
+    return ok(f"{place} can be written, {format_bytes(free)} free.")
 
 
 def _nearest(folder: Path) -> Path:

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
-from shared.settings.loading import unknown
+from shared.settings.loading import unknown_setting_warnings
 
 
 def look(here: Surroundings) -> Iterator[Finding]:
     settings = here.settings
-    for sentence in unknown():
+    for sentence in unknown_setting_warnings():
         what, _, remedy = sentence.partition(": ")
         yield warning(f"{what}.", remedy[:1].upper() + remedy[1:])
     try:
         settings.require_keys()
         if settings.flower_port:
-            settings.require_login()
+            settings.require_flower_login()
     except ConfigurationError as error:
         why, _, remedy = error.detail.partition(": ")
         yield problem(f"{why}.", remedy[:1].upper() + remedy[1:])

@@ -9,8 +9,8 @@ from pathlib import Path
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
-from worker.models.download_plans import Plan, readable
-from worker.models.sources import STARTER_NAME, Source
+from worker.models.download_plans import DownloadPlan, format_bytes
+from worker.models.sources import STARTER_NAME, ModelSource
 
 #: A download that is alive writes 10 MiB at a time: at 50 kB/s every 210 s.
 QUIET_SECONDS = 300.0
@@ -23,25 +23,25 @@ def look(here: Surroundings) -> Iterator[Finding]:
         yield _remote(source) if source.is_remote else _own(source)
 
 
-def _own(source: Source) -> Finding:
+def _own(source: ModelSource) -> Finding:
     try:
-        source.find()
+        source.ensure_downloaded()
     except ConfigurationError as error:
         return problem(error.detail, f"Change {source.setting}: docs/models.md says what it takes.")
     kind = "the bundled model" if source.model_id == STARTER_NAME else "a folder of yours"
     return ok(f"{source.setting} is {source.model_id}, {kind}.")
 
 
-def _remote(source: Source) -> Finding:
+def _remote(source: ModelSource) -> Finding:
     folder, name = source.folder, source.repository
     if (folder / source.index).is_file():
         return ok(f"{name} is complete.")
-    if (plan := Plan.found_in(folder)) is None:
+    if (plan := DownloadPlan.read(folder)) is None:
         return warning(
             f"{name} is not downloaded yet.",
             f"Its worker does that when it starts; or now: `imagegen models pull {name}`.",
         )
-    there = f"{readable(plan.bytes_done(folder))} of {readable(plan.bytes_total)} of {name} are there"
+    there = f"{format_bytes(plan.downloaded_bytes(folder))} of {format_bytes(plan.total_bytes)} of {name} are there"
     if not _is_being_fetched(folder):
         return warning(
             f"{there}; the download was cut off.",

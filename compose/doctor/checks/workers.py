@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.surroundings import Surroundings
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Fleet, WorkerRecord, Workers, WorkerState
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: The largest models load within a minute or two from a local disk.
 LONG_SECONDS = 300.0
@@ -21,7 +21,7 @@ def look(here: Surroundings) -> Iterator[Finding]:
         return
     client = connect(here.redis_url)
     try:
-        fleet = Store(client).run(Workers(here.settings.redis_prefix).fleet())
+        fleet = Store(client).run(Workers(here.settings.redis_prefix).read_fleet())
     except StoreUnavailable:
         yield ok("Redis does not answer; nothing is known of workers.")
     else:
@@ -32,9 +32,9 @@ def look(here: Surroundings) -> Iterator[Finding]:
 
 
 def judged(backend: Backend, fleet: Fleet) -> Finding:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     if not workers:
-        reason = f" The last one ended: {fleet.failures[backend]}" if backend in fleet.failures else ""
+        reason = f" The last one ended: {fleet.start_failures[backend]}" if backend in fleet.start_failures else ""
         return problem(
             f"No worker serves {backend}; {fleet.queued[backend]} jobs wait for one.{reason}",
             f"Start one; `imagegen logs worker-{backend}` says why it ended.",
@@ -48,7 +48,7 @@ def judged(backend: Backend, fleet: Fleet) -> Finding:
 
 def _loading(backend: Backend, worker: WorkerRecord) -> Finding:
     if (download := worker.download) is not None:
-        there = f"{readable(download.bytes_done)} of {readable(download.bytes_total)}"
+        there = f"{format_bytes(download.bytes_done)} of {format_bytes(download.bytes_total)}"
         return warning(
             f"{backend} is still loading: {there} of {download.model} are there.",
             "Wait; jobs are taken and wait, too. `imagegen status` shows how far it is.",

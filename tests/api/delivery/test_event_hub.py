@@ -11,8 +11,12 @@ import pytest
 
 from api.delivery import events
 from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
-from shared.jobs.operations import JobEvent, Jobs, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, Progress
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, Progress
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobEvent
+from shared.jobs.types import Backend
 from shared.redis.store import AsyncStore, connect_async
 
 NOW = datetime.now(UTC)
@@ -26,7 +30,7 @@ class Scene:
 
     async def report(self, step: int) -> None:
         progress = Progress(step=step, steps=1000, fraction=step / 1000)
-        await self.store.run(self.jobs.report(self.job, progress))
+        await self.store.run(self.jobs.report_progress(self.job, progress))
 
     async def end(self) -> None:
         assert await self.store.run(self.jobs.move(self.job, self.job.cancel(NOW)))

@@ -198,7 +198,7 @@ def test_the_command_line_sends_the_key_that_makes_jobs(keyed: Stack) -> None:
 
     assert [one.wait() for one in (generate, looker, without)] == [0, 1, 1]
     assert (keyed.folder / "with.png").stat().st_size > 0
-    assert "may only look" in looker.output
+    assert "This API key is read-only." in looker.output
     assert "Send a key" in without.output
 
 

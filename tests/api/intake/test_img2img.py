@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
 from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.new_jobs import file_of
+from tests.worker.new_jobs import image_bytes
 from worker.engines.null import NullEngine
 
 SCENE, MASK = encoded(scene()), encoded(half_mask())
@@ -30,7 +30,7 @@ def base64_of(data: bytes) -> str:
 
 def drawn(stack: Stack, answer: requests.Response) -> Pixels:
     assert answer.status_code == 200, answer.text
-    return pixels(file_of(stack, answer.json()))
+    return pixels(image_bytes(stack, answer.json()))
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: 
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
         for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
             told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.tell(backend, told))
+            store.run(workers.set_capabilities(backend, told))
         api = stack.start_api()
 
         answer = post_image(api, SCENE, backend="sd")

@@ -18,7 +18,7 @@ from tests.api.images import PROMPT, encoded, noise_png, post_image
 from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.images.looking import pixels
-from tests.worker.new_jobs import file_of
+from tests.worker.new_jobs import image_bytes
 
 LARGE = noise_png(2600, 2580)
 AT_ONCE = 5
@@ -142,7 +142,7 @@ def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
         image[:16] += 20
         answer = post_image(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
         assert answer.status_code == 200, answer.text
-        drawn = pixels(file_of(null, answer.json()))
+        drawn = pixels(image_bytes(null, answer.json()))
         return bool(np.abs(drawn.astype(int) - image).max() <= 1)
 
     with ThreadPoolExecutor(50) as threads:

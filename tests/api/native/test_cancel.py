@@ -9,9 +9,9 @@ import pytest
 
 from api.intake.admission import cancel_job
 from api.main import create_services
-from shared.jobs.operations import Verdict
+from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
-from shared.observability.tracing import Untraced
+from shared.observability.tracing import NoTracing
 from shared.redis.store import AsyncStore, Operation, Store, connect
 from shared.settings.api import ApiSettings
 from tests.api.native.test_jobs import running, submit
@@ -64,7 +64,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
     job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
 
     async def cancelled() -> State:
-        services = create_services(settings, Untraced())
+        services = create_services(settings, NoTracing())
 
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:
@@ -79,7 +79,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
         client = services.store.client
         snapshot = await cancel_job(replace(services, store=Raced(client)), job_id)
         await client.connection_pool.disconnect()
-        assert worker.run(services.jobs.report(snapshot.job, None, "")) is Verdict.CANCEL
+        assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is ProgressReply.CANCEL
         return snapshot.job.state
 
     assert asyncio.run(cancelled()) is State.RUNNING

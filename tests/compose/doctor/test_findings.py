@@ -28,7 +28,7 @@ from tests.stack import free_port, valkey_server
 from tests.worker.engines.bfl.provider import Reply, provider, refused
 from tests.worker.models.conftest import reach
 from worker.housekeeper.ownership import Ownership
-from worker.models.download_plans import COMING, PARTIAL, Plan, PlannedFile
+from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX, DownloadPlan, PlannedFile
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TOKEN = "hf_" + "a1B2" * 9
@@ -44,7 +44,7 @@ def only(check: str, here: Surroundings) -> tuple[str, str]:
 def plan(folder: Path, size: int) -> Path:
     folder.mkdir(parents=True)
     file = PlannedFile(path="a.safetensors", size=size)
-    Plan(commit="0", files=(file,)).write(folder)
+    DownloadPlan(commit="0", files=(file,)).write(folder)
     return folder
 
 
@@ -58,7 +58,7 @@ def plan(folder: Path, size: int) -> Path:
         (CPU.model_copy(update={"has_nvidia": True}), {}, "warning", "was built for CPUs"),
         (CPU.model_copy(update={"has_nvidia": True, "cuda_build": "13.0"}), {}, "warning", "cannot use it"),
         (CPU.model_copy(update={"has_nvidia": True}), {"device": "cpu"}, "ok", "computes on the CPU"),
-        (CPU.model_copy(update={"kind": None, "trouble": "no such device"}), {}, "problem", "no such device"),
+        (CPU.model_copy(update={"kind": None, "problem": "no such device"}), {}, "problem", "no such device"),
         (CUDA, {"model_id": SDXL}, "ok", "computes on cuda (a GPU)"),
         (MPS, {"model_id": SDXL}, "ok", "computes on mps"),
     ],
@@ -109,8 +109,8 @@ def test_models(tmp_path: Path) -> None:
     checker = {"safety_checker": False}
     absent = only("models", around(tmp_path, model_id="some/model", **checker))
     folder = plan(tmp_path / "models/some/model", 10)
-    (folder / COMING).mkdir(parents=True)
-    (folder / COMING / f"a{PARTIAL}").write_bytes(b"12345")
+    (folder / INCOMPLETE_DIR).mkdir(parents=True)
+    (folder / INCOMPLETE_DIR / f"a{INCOMPLETE_SUFFIX}").write_bytes(b"12345")
     cut = only("models", around(tmp_path, model_id="some/model", **checker))
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ from tests.compose.doctor.surroundings import CPU, MPS, around, found, loading_w
 from tests.stack import free_port
 from tests.worker.engines.bfl.provider import provider, refused
 from worker.housekeeper.ownership import MARK
-from worker.models.download_plans import COMING, PARTIAL, Plan, PlannedFile
+from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX, DownloadPlan, PlannedFile
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 #: One model that is larger than any machine's memory, and one that is small; neither is downloaded here.
@@ -51,8 +51,8 @@ class Scenes:
 
     def hanging_download(self) -> Surroundings:
         folder = self.planned("some/model", SMALL)
-        (folder / COMING).mkdir(parents=True)
-        (folder / COMING / f"model{PARTIAL}").write_bytes(b"begun")
+        (folder / INCOMPLETE_DIR).mkdir(parents=True)
+        (folder / INCOMPLETE_DIR / f"model{INCOMPLETE_SUFFIX}").write_bytes(b"begun")
         for file in folder.rglob("*"):
             os.utime(file, (time.time() - 600,) * 2)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -106,7 +106,7 @@ class Scenes:
         """A model of which nothing but its plan is here."""
         folder = self.folder / "models" / name
         folder.mkdir(parents=True)
-        Plan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
+        DownloadPlan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
         return folder
 
 

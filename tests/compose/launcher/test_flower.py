@@ -114,7 +114,7 @@ def test_no_prompt_no_key_and_no_password_is_in_it(flower: Flower) -> None:
 
 def test_it_remembers_so_much_and_no_more(flower: Flower) -> None:
     assert {"--max_tasks=2000", "--max_workers=200"} <= set(psutil.Process(flower.process.pid).cmdline())
-    assert psutil.Process(flower.process.pid).memory_info().rss < 120e6
+    assert psutil.Process(flower.process.pid).memory_info().rss < 80e6
 
 
 def test_its_log_is_json_too_where_that_is_wanted(flower: Flower) -> None:

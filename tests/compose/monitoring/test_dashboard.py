@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import WorkerRecord, Workers, WorkerState
@@ -61,12 +61,12 @@ def _played_worker(deployment: Deployment) -> Iterator[None]:
         started_at=datetime.now(UTC),
     )
     store, workers = Store(connect(deployment.stack.settings["SD_REDIS_URL"])), Workers(deployment.stack.prefix)
-    beat = workers.beat(record)
+    beat = workers.heartbeat(record)
     store.run(replace(beat, args=[*beat.args[:-1], 600_000]))
     try:
         yield
     finally:
-        store.run(workers.leave(record.name))
+        store.run(workers.unregister(record.name))
         store.client.close()
 
 

@@ -69,7 +69,8 @@ def test_no_prompt_and_no_key_is_in_any_line(entries: list[dict[str, Any]]) -> N
 
 
 def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
-    code = "from shared.observability import logs\nlogs.configure('json', backend='sd')\nimport warnings\nwarnings.warn('x')\n1 / 0"
+    imports = "import warnings\nfrom shared.observability import logs\n"
+    code = f"{imports}logs.configure_logging('json', backend='sd')\nwarnings.warn('x')\n1 / 0"
     process = Process([sys.executable, "-c", code], tmp_path)
 
     process.wait()
@@ -84,7 +85,7 @@ def test_in_text_the_job_is_named_where_the_message_does_not() -> None:
     formatter = logs.TextFormatter()
     record = logging.LogRecord("x", logging.WARNING, "", 0, "out of memory", (), None)
 
-    with logs.about(job_id="019a"):
+    with logs.log_context(job_id="019a"):
         bound = formatter.format(record)
 
     assert bound.endswith("WARNING out of memory (job 019a)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import requests
 
-from api.native.metrics import _memory
-from shared.jobs.requests import Backend
+from api.native.metrics import _memory_metrics
+from shared.jobs.types import Backend
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import Fleet, WorkerRecord, WorkerState
 from tests.compose.monitoring.conftest import CANARY, KEY, MAKER, Deployment, Scrape, simulated
@@ -123,7 +123,7 @@ def test_the_memory_of_workers_is_told_by_number() -> None:
         return Fleet(tuple(workers), {}, dict.fromkeys(Backend, 0), {backend: {} for backend in Backend}, 0)
 
     def labels(fleet: Fleet) -> list[dict[str, str]]:
-        return [sample.labels for metric in _memory([Backend.SD], fleet) for sample in metric.samples]
+        return [sample.labels for metric in _memory_metrics([Backend.SD], fleet) for sample in metric.samples]
 
     told = labels(fleet("sd@a:1", "sd@a:2"))
 

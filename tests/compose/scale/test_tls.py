@@ -67,7 +67,7 @@ def test_the_dashboard_sees_workers_and_queues_over_tls(stack: Stack) -> None:
     [
         ({"SD_CA_FILE": ""}, "SD_REDIS_URL is wrong, or SD_CA_FILE is: the server's certificate is not believed"),
         ({"SD_REDIS_CERT_FILE": "", "SD_REDIS_KEY_FILE": ""}, "SD_REDIS_URL is wrong, or SD_REDIS_CERT_FILE is"),
-        ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that is not there."),
+        ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that does not exist."),
     ],
 )
 def test_a_wrong_certificate_is_told_in_one_sentence(stack: Stack, wrong: dict[str, str], told: str) -> None:

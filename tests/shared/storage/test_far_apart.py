@@ -27,7 +27,7 @@ def images_of(stack: Stack, s3: S3Server) -> ImageStore:
 
 def stored(stack: Stack, s3: S3Server) -> list[StoredFile]:
     images = images_of(stack, s3)
-    return [file for day in images.home.days() for file in images.files(day)]
+    return [file for day in images.storage.list_days() for file in images.list_files(day)]
 
 
 def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(far: Stack, s3: S3Server) -> None:
@@ -51,7 +51,7 @@ def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_a
     # Where it is known which images came, those whose job is never accepted can be removed.
     assert connect(far.settings["SD_REDIS_URL"]).zscore(f"{far.prefix}uploads", answer.json()["id"])
     assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
-    assert list(images_of(far, s3).inputs.folders()) == []
+    assert list(images_of(far, s3).inputs.list_folders()) == []
     assert files_on_disk(far) == []
 
 
@@ -65,11 +65,11 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     )
 
     assert waiting.status_code == 202
-    assert [folder.job_id for folder in images_of(far, s3).inputs.folders()] == [waiting.json()["id"]]
+    assert [folder.job_id for folder in images_of(far, s3).inputs.list_folders()] == [waiting.json()["id"]]
 
     for job_id in (waiting.json()["id"], busy["id"]):
         assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
-    assert list(images_of(far, s3).inputs.folders()) == []
+    assert list(images_of(far, s3).inputs.list_folders()) == []
     far.api.wait_until_done(busy["id"])
 
 
@@ -77,8 +77,8 @@ def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Sta
     old, pinned = (far.api.post("/api/txt2img", {"prompt": "x"}).json()["id"] for _ in range(2))
     images, redis = images_of(far, s3), far.settings["SD_REDIS_URL"]
     for name in (theirs := ["2026/11/23/somebody-elses.png", "theirs.txt"]):
-        images.home.create(name, b"theirs", "a")
-    images.home.create(f"inputs/{old}/left-behind", b"left behind", "a")
+        images.storage.create(name, b"theirs", "a")
+    images.storage.create(f"inputs/{old}/left-behind", b"left behind", "a")
     assert far.api.http.put(f"{far.api.url}/api/jobs/{pinned}/pin", timeout=10).ok
     store, later = Store(connect(redis)), datetime.now(UTC) + timedelta(days=2)
     ownership = Ownership.of(store, far.prefix, images)
@@ -88,8 +88,8 @@ def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Sta
 
     assert removed.files >= 2
     assert {file.job_id for file in stored(far, s3)} == {pinned}
-    assert [images.home.read(name) for name in theirs] == [b"theirs", b"theirs"]
-    assert images.home.read(f"inputs/{old}/left-behind") is None
+    assert [images.storage.read(name) for name in theirs] == [b"theirs", b"theirs"]
+    assert images.storage.read(f"inputs/{old}/left-behind") is None
     assert far.api.get(f"/api/jobs/{old}/images/0").status_code == 404
     assert far.api.get(f"/api/jobs/{pinned}/images/0").status_code == 200
 

@@ -33,7 +33,9 @@ def finished(api: Api) -> dict[str, Any]:
 def test_a_image_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3Server, damage: str) -> None:
     job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
     bucket = bucket_at(s3, far.settings["SD_OUTPUT_URL"], far.folder)
-    (name,) = [file.name for day in bucket.days() for file in bucket.files(day.name) if job["id"] in file.name]
+    (name,) = [
+        file.name for day in bucket.list_days() for file in bucket.list_files(day.name) if job["id"] in file.name
+    ]
     held = bucket.read(name) or b""
     bucket.remove([name])
     match damage:

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.net.egress_proxy import Proxy
+from shared.net.egress_proxy import EgressProxy
 from tests.polling import wait_until
 from tests.shared.outbound.proxies import proxying
 from tests.shared.outbound.servers import Script, moved, serve
@@ -28,7 +28,7 @@ def test_nobody_there_is_tried_again_later(office: Office) -> None:
 
 
 def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Office, receiver: Receiver) -> None:
-    with proxying() as proxy, office.sending(office.courier([], proxy=Proxy.parse(proxy.url)), SCHEDULE):
+    with proxying() as proxy, office.sending(office.courier([], proxy=EgressProxy.parse(proxy.url)), SCHEDULE):
         proxy.ports["hooks.example.com:80"] = int(receiver.origin.rpartition(":")[2])
         office.done(webhook_url="http://hooks.example.com/hook")
         receiver.next().verify()
@@ -101,7 +101,7 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
             office.started(office.accepted("n8n", webhook_url=receiver.url, webhook_inline_images=True)), b"an image"
         )
         receiver.next()
-        assert office.run(JobHousekeeping(office.prefix).forget(job.id))
+        assert office.run(JobHousekeeping(office.prefix).delete_job(job.id))
         office.images.discard(job, [0])
         receiver.behave = answer(204)
         wait_until(lambda: not office.keys)

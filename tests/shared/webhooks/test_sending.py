@@ -11,7 +11,7 @@ import pytest
 from standardwebhooks import WebhookVerificationError
 
 from shared.access.links import LinkSigner, link_secret
-from shared.net.allowlist import receiver_headers
+from shared.net.allowlist import parse_receiver_headers
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.loading import load
 from tests.polling import wait_until
@@ -79,8 +79,8 @@ def test_without_a_secret_nothing_is_signed_and_the_log_says_so_once(
 
 def test_the_operators_header_goes_below_the_operators_paths_alone(office: Office, receiver: Receiver) -> None:
     allow = [f"{receiver.origin}/webhook/images", receiver.origin]
-    headers = receiver_headers("X-Token: of the operator", allow)
-    with receiving() as other, office.sending(office.courier([*allow, other.origin], own_headers=headers)):
+    headers = parse_receiver_headers("X-Token: of the operator", allow)
+    with receiving() as other, office.sending(office.courier([*allow, other.origin], operator_headers=headers)):
         office.done(webhook_url=f"{receiver.origin}/webhook/images/done?a=b")
         assert receiver.next().headers["x-token"] == "of the operator"
 
@@ -240,7 +240,7 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
 ) -> None:
     caplog.set_level(logging.INFO)
     allow = [f"{receiver.origin}/hooks"]
-    courier = office.courier(allow, own_headers=receiver_headers("X-Token: of-the-operator", allow))
+    courier = office.courier(allow, operator_headers=parse_receiver_headers("X-Token: of-the-operator", allow))
     with office.sending(courier, schedule=[0.01, 0.01]):
         job = office.done(webhook_url=receiver.url)
         receiver.next()
@@ -257,7 +257,9 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
 def test_a_image_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
     import numpy as np
 
-    from shared.jobs.requests import Backend, GenerationRequest, Job
+    from shared.jobs.job import Job
+    from shared.jobs.requests import GenerationRequest
+    from shared.jobs.types import Backend
     from worker.images.encoder import Encoder
     from worker.images.values import RenderedImage
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
-from worker.models.identity import identity
+from worker.models.fingerprint import fingerprint
 from worker.records.result_cache import LONGEST, lifetime
 
 _seeds = itertools.count(1)
@@ -123,13 +123,13 @@ def test_a_model_is_another_one_when_a_file_of_it_was_written_again(tmp_path: Pa
     file = tmp_path / "unet" / "weights.safetensors"
     file.parent.mkdir()
     file.write_bytes(b"old")
-    before = identity([tmp_path], "float32")
+    before = fingerprint([tmp_path], "float32")
 
-    assert identity([tmp_path], "float32") == before
-    assert identity([tmp_path], "float16") != before
+    assert fingerprint([tmp_path], "float32") == before
+    assert fingerprint([tmp_path], "float16") != before
     file.write_bytes(b"new")
     os.utime(file, ns=(1, 1))
-    assert identity([tmp_path], "float32") != before
+    assert fingerprint([tmp_path], "float32") != before
 
 
 @pytest.mark.parametrize(
