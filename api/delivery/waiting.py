@@ -7,7 +7,8 @@ from typing import Literal
 from fastapi import Request
 
 from api.delivery.events import Listener, retry_until_available, wait_until_done
-from api.intake.admission import IdempotencyScope, admit_job, cancel_job, prepare_job
+from api.intake.admission import admit_job, cancel_job, prepare_job
+from api.intake.idempotency import IdempotencyScope
 from api.intake.uploads import RequestUploads
 from api.problems import set_job_id
 from api.services import Services

@@ -5,7 +5,7 @@ import pytest
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
 from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 
 @pytest.fixture(scope="package")

@@ -15,8 +15,8 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING_FOLDER
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from worker.housekeeper.ownership import MARK
 
 ENDED = [state for state in State if state.is_terminal]

@@ -30,9 +30,9 @@ from tests.faults.invariant import Invariant
 from tests.faults.processes import child_of, kill_process_tree
 from tests.faults.service import Service
 from tests.faults.tally import Tally, broken, report, shares, table, unfair
-from tests.polling import wait_until
 from tests.stack import START_SECONDS
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 from tests.worker.engines.bfl.provider import KEY, Provider, provider
 
 CALLERS = 32

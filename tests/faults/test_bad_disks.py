@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 ROOM = "1m"
 ROOM_LEFT = 8192

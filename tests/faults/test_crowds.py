@@ -19,8 +19,8 @@ from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.polling import wait_until
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 LEAVERS = 250
 MOST_QUEUED = 50

@@ -12,9 +12,9 @@ import requests
 
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.polling import wait_until
 from tests.stack import Api
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 SECONDS = 2.0
 

@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.faults.service import Service
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 #: Callers are answered within this, whatever Redis does.
 SOON = 3.0

@@ -5,10 +5,10 @@ from http.server import BaseHTTPRequestHandler
 
 from tests.faults.processes import child_of, children_of, is_alive
 from tests.faults.service import Service
-from tests.polling import wait_until
 from tests.shared.webhooks import office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 
 def lapse(service: Service, receiver: Receiver) -> None:

@@ -5,8 +5,8 @@ import time
 
 from tests.faults.processes import child_of, children_of, is_alive, kill_process_tree
 from tests.faults.service import Service
-from tests.polling import wait_until
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 #: A lease lasts 10 s, and is looked at every 2 s.
 SOON = 20.0

@@ -16,7 +16,7 @@ from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
 from tests.api.images import encoded, scene
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 from tests.worker.bench import Bench, arrived
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import MARK, Ownership, StorageOwner

@@ -41,7 +41,7 @@ async def call_and_leave(services: Services) -> None:
         if messages:
             return messages.pop()
         # Only who waits for its job listens for the end of the connection.
-        assert services.event_hub.listening == 1
+        assert services.event_hub.listener_count == 1
         return {"type": "http.disconnect"}
 
     async def send(_: MutableMapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ async def call_and_leave(services: Services) -> None:
 
     async with app.router.lifespan_context(app):
         await app({**SCOPE, "app": app, "state": {}}, receive, send)
-        assert services.event_hub.listening == 0
+        assert services.event_hub.listener_count == 0
         (snapshot,) = await page(services)
         assert snapshot.job.state is State.QUEUED
 

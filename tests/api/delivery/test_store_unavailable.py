@@ -15,7 +15,7 @@ from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
 from tests.stack import Api, Stack
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 #: Callers are answered within this, whatever Redis does.
 SOON = 3.0

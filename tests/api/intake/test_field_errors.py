@@ -1,6 +1,5 @@
 """What is wrong is said in words that no Python programmer is needed for, and for the right reason."""
 
-import gzip
 import re
 from typing import Any
 
@@ -123,15 +122,6 @@ def test_a_field_may_come_as_a_text_file(api: Api) -> None:
     answer = send(api, {"image": ("a.png", noise_png(64, 64)), "label": ("label.txt", b"from a file")})
 
     assert (answer.status_code, answer.json()["label"]) == (200, "from a file")
-
-
-def test_a_compressed_body_is_called_that(api: Api) -> None:
-    headers = {"content-type": "application/json", "content-encoding": "gzip"}
-    answer = requests.post(f"{api.url}/api/jobs", gzip.compress(b'{"prompt": "x"}'), headers=headers, timeout=10)
-
-    assert_problem(answer, 415, "unsupported-media-type")
-    assert "gzip" not in answer.json()["detail"]
-    assert "compress" in answer.json()["detail"]
 
 
 def send(api: Api, files: dict[str, Any]) -> requests.Response:

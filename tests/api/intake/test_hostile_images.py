@@ -11,8 +11,8 @@ import requests
 
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, post_image, scene
 from tests.api.problem import assert_problem
-from tests.polling import wait_until
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 
 SCENE = encoded(scene())
 JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")
@@ -115,7 +115,7 @@ def test_a_image_that_takes_too_many_bytes_is_refused(redis_url: str, tmp_path_f
         assert api.post("/api/jobs", {"prompt": "x", "image": several[:2]}).status_code == 202
         problem = api.post("/api/jobs", {"prompt": "x", "image": several})
         assert_problem(problem, 422, "invalid-image")
-        assert "together" in problem.json()["detail"]
+        assert "in total" in problem.json()["detail"]
         assert list(stack.outputs.glob("inputs/.*")) == []
 
 

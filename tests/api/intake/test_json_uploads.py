@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from api.intake.json_uploads import LONG, JsonUploadReader
+from api.intake.json_uploads import LONG_STRING_BYTES, JsonUploadReader
 from shared.errors import PayloadTooLarge
 from tests.api.images import noise_png
 from tests.stack import Stack
 
-DATA = random.Random(7).randbytes(3 * LONG + 1)
+DATA = random.Random(7).randbytes(3 * LONG_STRING_BYTES + 1)
 TEXT = base64.b64encode(DATA).decode()
 
 
@@ -38,9 +38,9 @@ def lifted(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]
     async def target() -> Bytes:
         return Bytes()
 
-    lifting = JsonUploadReader(target, 1000)
-    left = json.loads(asyncio.run(lifting.read(pieces())))
-    return left, [(bytes(long.target.data), long.wrong) for long in lifting.lifted.values()]
+    reader = JsonUploadReader(target, 1000)
+    left = json.loads(asyncio.run(reader.read(pieces())))
+    return left, [(bytes(upload.target.data), upload.error) for upload in reader.uploads.values()]
 
 
 @pytest.mark.parametrize("size", [7, 1000, 65_536, 10**6])
@@ -71,11 +71,11 @@ def test_an_image_is_decoded_as_it_comes_in_every_form(written: str, size: int) 
     [
         TEXT[:-1],
         f"{TEXT}AAAA",
-        TEXT[:LONG] + "!" + TEXT[LONG:],
+        TEXT[:LONG_STRING_BYTES] + "!" + TEXT[LONG_STRING_BYTES:],
         f"data:x,{TEXT}",
-        "\\\\" * LONG,
-        "\n" * LONG * 2,
-        "\u00e4" * LONG,
+        "\\\\" * LONG_STRING_BYTES,
+        "\n" * LONG_STRING_BYTES * 2,
+        "\u00e4" * LONG_STRING_BYTES,
     ],
     ids=["cut", "past-the-end", "foreign", "no-base64", "backslashes", "raw-lines", "umlauts"],
 )

@@ -15,8 +15,8 @@ import requests
 from PIL import Image
 
 from tests.api.images import PROMPT, encoded, noise_png, post_image
-from tests.polling import wait_until
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import image_bytes
 

@@ -8,11 +8,11 @@ from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
 from tests.api.images import encoded, half_mask, scene
 from tests.faults.processes import kill_process_tree
-from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
 

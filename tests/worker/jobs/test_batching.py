@@ -17,7 +17,7 @@ from shared.jobs.job import Job, QueuedJob
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
 from shared.jobs.types import Backend
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.engines.null import NullEngine

@@ -88,9 +88,9 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST_BYTES)
     with theirs:
-        command = [sys.executable, "-m", "tests.fork_server", str(theirs.fileno())]
+        command = [sys.executable, "-m", "tests.support.fork_server", str(theirs.fileno())]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))}
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         server = subprocess.Popen(command, cwd=root, env=env, pass_fds=[theirs.fileno()], start_new_session=True)
     atexit.register(server.wait)
     atexit.register(ours.close)
