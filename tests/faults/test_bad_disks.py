@@ -44,7 +44,7 @@ def service(installed: Service) -> Iterator[Service]:
     Invariant(installed).hold(installed.accepted)
 
 
-def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, small: Path) -> None:
+def test_a_full_disk_fails_the_job_and_leaves_no_partial_image(service: Service, small: Path) -> None:
     filler = small / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
@@ -62,7 +62,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, sm
     assert succeeded.state == "succeeded"
 
 
-def test_a_disk_that_became_read_only_fails_the_job(service: Service, small: Path) -> None:
+def test_a_read_only_disk_fails_the_job(service: Service, small: Path) -> None:
     job_id = service.begin(1.0)
 
     assert mount("-o", "remount,ro", str(small)) == 0

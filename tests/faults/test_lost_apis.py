@@ -61,9 +61,7 @@ def jobs(api: Api, key: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
-    apis: Service, callers: ThreadPoolExecutor
-) -> None:
+def test_a_retry_after_a_killed_api_gets_the_job_from_another(apis: Service, callers: ThreadPoolExecutor) -> None:
     (key, call), *_ = asked(callers, apis, 1)
     first, second = apis.apis
 
@@ -78,9 +76,7 @@ def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
     assert len(jobs(second, key)) == 1
 
 
-def test_callers_that_wait_are_told_where_their_job_is_when_the_api_is_stopped(
-    apis: Service, callers: ThreadPoolExecutor
-) -> None:
+def test_waiting_callers_get_202_when_the_api_stops(apis: Service, callers: ThreadPoolExecutor) -> None:
     calls = asked(callers, apis, 3)
     first, second = apis.apis
 

@@ -5,7 +5,7 @@ from shared.redis.keys import Keys
 from tests.faults.service import Service
 
 
-def test_jobs_are_done_although_the_broker_lost_every_message(service: Service) -> None:
+def test_jobs_run_although_the_broker_lost_every_message(service: Service) -> None:
     busy = [service.begin(4.0) for _ in service.renderers]
     waiting = [service.submit() for _ in range(5)]
 

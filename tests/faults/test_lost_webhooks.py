@@ -20,9 +20,7 @@ def all_settled(service: Service) -> bool:
     return not list(service.store.scan_iter(f"{service.prefix}webhooks:event:*"))
 
 
-def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_the_same_id(
-    service: Service, receiver: Receiver
-) -> None:
+def test_a_delivery_of_a_killed_housekeeper_is_repeated_under_the_same_id(service: Service, receiver: Receiver) -> None:
     housekeeper = service.processes["housekeeper"]
 
     def kill(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
@@ -44,9 +42,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_one(
-    service: Service, receiver: Receiver
-) -> None:
+def test_a_new_housekeeper_sends_webhooks_of_jobs_that_ended_without_one(service: Service, receiver: Receiver) -> None:
     housekeeper = service.processes["housekeeper"]
     family = [housekeeper.pid, *(child.pid for child in children_of(housekeeper))]
     housekeeper.send(signal.SIGKILL)
@@ -65,7 +61,7 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
+def test_webhooks_survive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
     receiver.behave = answer(503)
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(5)]
     for job_id in jobs:
@@ -84,7 +80,7 @@ def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, v
     assert ids == {f"{job_id}_succeeded_1" for job_id in jobs}
 
 
-def test_a_job_whose_worker_is_killed_tells_of_both_starts_and_of_one_end(service: Service, receiver: Receiver) -> None:
+def test_a_job_of_a_killed_worker_sends_both_starts_and_one_end(service: Service, receiver: Receiver) -> None:
     job_id = service.begin(1.0, webhook_url=receiver.url, webhook_events=["started", "succeeded"])
 
     child_of(service.processes[service.renderer_of(job_id)]).kill()

@@ -17,7 +17,7 @@ def other(service: Service, name: str) -> str:
     return found
 
 
-def test_a_job_whose_process_is_killed_is_run_again_at_once(service: Service) -> None:
+def test_a_job_is_retried_at_once_when_its_child_process_is_killed(service: Service) -> None:
     job_id = service.begin(1.0)
 
     killed = time.monotonic()
@@ -28,7 +28,7 @@ def test_a_job_whose_process_is_killed_is_run_again_at_once(service: Service) ->
     assert service.wait_until_done(job_id).attempt == 2
 
 
-def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> None:
+def test_another_worker_retries_the_job_of_a_killed_worker(service: Service) -> None:
     job_id = service.begin(1.0)
     killed = service.renderer_of(job_id)
     children = [child.pid for child in children_of(service.processes[killed])]
@@ -45,7 +45,7 @@ def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> Non
     assert service.renderer_of(job_id) == other(service, killed)
 
 
-def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) -> None:
+def test_a_worker_commits_nothing_after_its_lease_expired(service: Service) -> None:
     job_id = service.begin(1.0)
     stopped = service.processes[service.renderer_of(job_id)]
     child = child_of(stopped)
@@ -59,7 +59,7 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
     assert service.job(job_id) == job
 
 
-def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
+def test_a_rendered_image_is_recorded_by_another_worker_without_rendering_again(
     service: Service, valkey: Valkey
 ) -> None:
     job_id = service.begin(1.0)
@@ -76,7 +76,7 @@ def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
     assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
-def test_a_job_that_kills_every_worker_is_given_up_and_the_others_pass_it(service: Service) -> None:
+def test_a_job_that_kills_every_worker_fails_and_others_overtake_it(service: Service) -> None:
     deadly = service.submit(simulate={"die": True})
     others = [service.submit() for _ in range(5)]
 
@@ -87,7 +87,7 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_others_pass_it(servic
     assert {service.wait_until_done(job_id).state for job_id in others} == {"succeeded"}
 
 
-def test_a_worker_that_is_told_to_end_finishes_its_job(service: Service) -> None:
+def test_a_stopping_worker_finishes_its_job(service: Service) -> None:
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
 
@@ -97,7 +97,7 @@ def test_a_worker_that_is_told_to_end_finishes_its_job(service: Service) -> None
     assert (service.job(job_id).state, service.job(job_id).attempt) == ("succeeded", 1)
 
 
-def test_a_worker_that_may_not_finish_hands_its_job_to_another_at_once(service: Service) -> None:
+def test_a_worker_whose_grace_period_ends_requeues_its_job(service: Service) -> None:
     name = "null-0"
     service.processes[name].stop()
     service.start(name, SD_SHUTDOWN_GRACE_SECONDS="1")

@@ -58,7 +58,7 @@ async def page(services: Services) -> tuple[Any, ...]:
     return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
 
 
-def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_path: Path) -> None:
+def test_a_disconnected_caller_leaves_no_listener_and_its_job_goes_on(redis_url: str, tmp_path: Path) -> None:
     settings = ApiSettings(
         redis_url=redis_url, redis_prefix="leaving:", output_dir=tmp_path, backends="null", default_backend="null"
     )

@@ -69,7 +69,7 @@ def on_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 @on_a_loop
-async def test_who_waits_gets_the_job_once_it_has_ended(redis_url: str) -> None:
+async def test_waiting_returns_the_finished_job(redis_url: str) -> None:
     async with scene(redis_url, "hub-waits:") as at:
         with at.hub.listen(at.job.id) as listener:
             waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
@@ -80,7 +80,7 @@ async def test_who_waits_gets_the_job_once_it_has_ended(redis_url: str) -> None:
 
 
 @on_a_loop
-async def test_who_leaves_in_the_middle_leaves_no_listener(redis_url: str) -> None:
+async def test_a_cancelled_wait_leaves_no_listener(redis_url: str) -> None:
     async with scene(redis_url, "hub-leaves:") as at:
 
         async def wait() -> None:
@@ -99,7 +99,7 @@ async def test_who_leaves_in_the_middle_leaves_no_listener(redis_url: str) -> No
 
 
 @on_a_loop
-async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothing(redis_url: str) -> None:
+async def test_a_slow_listener_catches_up_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-behind:") as at:
         with at.hub.listen(at.job.id) as listener:
             told = job_events(at.store, at.jobs, listener, at.job.id, "")
@@ -119,7 +119,7 @@ async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothin
 
 
 @on_a_loop
-async def test_a_lost_subscription_is_made_anew_and_nothing_is_missed(redis_url: str) -> None:
+async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-lost:") as at:
         with at.hub.listen(at.job.id) as listener:
             told = job_events(at.store, at.jobs, listener, at.job.id, "")
@@ -137,7 +137,7 @@ async def test_a_lost_subscription_is_made_anew_and_nothing_is_missed(redis_url:
 
 
 @on_a_loop
-async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
+async def test_all_listeners_get_events_in_order(redis_url: str) -> None:
     async with scene(redis_url, "hub-many:") as at:
 
         async def all_of_it() -> list[str]:
@@ -158,7 +158,7 @@ async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
 
 
 @on_a_loop
-async def test_a_silent_job_is_told_of_with_pings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pings_fill_silence(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PING_SECONDS", 0.05)
     async with scene(redis_url, "hub-silent:") as at:
         with at.hub.listen(at.job.id) as listener:
@@ -171,11 +171,11 @@ async def test_a_silent_job_is_told_of_with_pings(redis_url: str, monkeypatch: p
 
 
 @on_a_loop
-async def test_a_full_listener_keeps_no_more_than_its_backlog() -> None:
+async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
     listener = Listener()
 
     for number in range(10 * BACKLOG):
         listener.notify(JobEvent("job", f"1-{number}", "progress", "{}"))
 
     assert await listener.next_event() is None
-    assert listener._heard.qsize() < BACKLOG
+    assert listener._events.qsize() < BACKLOG

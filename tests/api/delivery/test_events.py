@@ -21,7 +21,7 @@ def told(api: Api) -> list[Event]:
     return api.all_events(submit(api, **SIMULATED)["id"])
 
 
-def test_events_tell_the_job_from_beginning_to_end(api: Api) -> None:
+def test_events_cover_the_job_from_start_to_end(api: Api) -> None:
     job = submit(api, **SIMULATED)
 
     events = api.all_events(job["id"])
@@ -34,22 +34,22 @@ def test_events_tell_the_job_from_beginning_to_end(api: Api) -> None:
     assert events[-1].data == api.get(job["links"]["self"]).json()
 
 
-def test_event_ids_only_grow(told: list[Event]) -> None:
+def test_event_ids_increase(told: list[Event]) -> None:
     ids = [tuple(map(int, event.id.split("-"))) for event in told]
 
     assert ids == sorted(set(ids))
 
 
-def test_a_finished_job_tells_its_events_again(api: Api, told: list[Event]) -> None:
+def test_the_events_of_a_finished_job_can_be_read_again(api: Api, told: list[Event]) -> None:
     assert marks(api.all_events(told[-1].data["id"])) == marks(told)
 
 
-def test_every_event_can_be_resumed_after_without_loss_or_repeat(api: Api, told: list[Event]) -> None:
+def test_a_stream_resumes_after_any_event_without_loss_or_repetition(api: Api, told: list[Event]) -> None:
     for seen in range(len(told) - 1):
         assert api.all_events(told[-1].data["id"], told[seen].id) == told[seen + 1 :]
 
 
-def test_who_leaves_in_the_middle_resumes_there(api: Api) -> None:
+def test_an_interrupted_stream_resumes_where_it_stopped(api: Api) -> None:
     job = submit(api, **SIMULATED)
     with api.events(job["id"]) as events:
         seen = [next(events) for _ in range(4)]
@@ -60,7 +60,7 @@ def test_who_leaves_in_the_middle_resumes_there(api: Api) -> None:
     assert marks(seen + rest) == marks(whole)
 
 
-def test_who_has_seen_the_end_is_told_to_stop(api: Api, told: list[Event]) -> None:
+def test_a_client_that_has_seen_the_end_gets_204(api: Api, told: list[Event]) -> None:
     job = told[-1].data
 
     answer = api.get(job["links"]["events"], headers={"Last-Event-ID": told[-1].id})
@@ -70,14 +70,14 @@ def test_who_has_seen_the_end_is_told_to_stop(api: Api, told: list[Event]) -> No
 
 
 @pytest.mark.parametrize("last", ["garbage", "-", "0", "99999999999999999999-0", "1-1; x", "é"])
-def test_an_id_that_never_was_begins_from_the_start(api: Api, told: list[Event], last: str) -> None:
+def test_an_invalid_event_id_starts_from_the_beginning(api: Api, told: list[Event], last: str) -> None:
     with api.http.get(
         f"{api.url}{told[-1].data['links']['events']}", headers={"Last-Event-ID": last.encode()}, timeout=10
     ) as answer:
         assert answer.text.count("event: ") == len(told)
 
 
-def test_a_job_that_ended_long_ago_tells_its_end_once(null: Stack, api: Api) -> None:
+def test_a_job_with_expired_events_sends_its_end_once(null: Stack, api: Api) -> None:
     job = submit(api)
     ended = api.wait_until_done(job["id"])
     with redis.Redis.from_url(null.settings["SD_REDIS_URL"]) as client:
@@ -90,7 +90,7 @@ def test_a_job_that_ended_long_ago_tells_its_end_once(null: Stack, api: Api) -> 
     assert again.status_code == 204
 
 
-def test_the_stream_is_not_held_back_by_proxies(api: Api, told: list[Event]) -> None:
+def test_headers_keep_proxies_from_buffering_the_stream(api: Api, told: list[Event]) -> None:
     answer = api.get(told[-1].data["links"]["events"])
 
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -98,7 +98,7 @@ def test_the_stream_is_not_held_back_by_proxies(api: Api, told: list[Event]) -> 
     assert answer.headers["x-accel-buffering"] == "no"
 
 
-def test_one_api_tells_of_a_job_that_was_posted_to_the_other(api: Api, other_api: Api) -> None:
+def test_events_reach_clients_of_other_api_processes(api: Api, other_api: Api) -> None:
     job = running(api, seconds=0.5)
 
     events = other_api.all_events(job["id"])
@@ -107,7 +107,7 @@ def test_one_api_tells_of_a_job_that_was_posted_to_the_other(api: Api, other_api
     assert events[-1].data["state"] == "succeeded"
 
 
-def test_one_api_tells_of_a_cancel_through_the_other(api: Api, other_api: Api) -> None:
+def test_cancellations_reach_clients_of_other_api_processes(api: Api, other_api: Api) -> None:
     job = submit(api, seconds=20, num_inference_steps=100)
     with other_api.events(job["id"]) as events:
         next(event for event in events if event.type == "progress")
@@ -117,7 +117,7 @@ def test_one_api_tells_of_a_cancel_through_the_other(api: Api, other_api: Api) -
         assert list(events)[-1].data["state"] == "cancelled"
 
 
-def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
+def test_a_slow_job_sends_previews(api: Api) -> None:
     job = submit(api, seconds=2.2, num_inference_steps=10)
 
     previews = [event for event in api.all_events(job["id"]) if event.type == "preview"]
@@ -128,7 +128,7 @@ def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
     assert base64.b64decode(previews[0].data["b64_json"]).startswith(b"\xff\xd8\xff")
 
 
-def test_a_failed_job_ends_its_events_with_the_error(api: Api) -> None:
+def test_the_last_event_of_a_failed_job_has_the_error(api: Api) -> None:
     ended = api.wait_until_done(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert (ended["state"], ended["error"]["code"]) == ("failed", "out-of-memory")

@@ -58,7 +58,7 @@ def at_once(ask: Callable[[str], requests.Response], paths: list[str]) -> list[r
     return answers
 
 
-def test_who_submits_is_told_soon_to_come_back(away: Api) -> None:
+def test_submissions_get_503_soon(away: Api) -> None:
     answers = at_once(lambda path: away.post(path, {"prompt": "x"}), ["/api/jobs", "/api/txt2img"] * 10)
 
     for answer in answers:
@@ -66,14 +66,14 @@ def test_who_submits_is_told_soon_to_come_back(away: Api) -> None:
         assert answer.json()["retryable"]
 
 
-def test_who_looks_is_told_soon_that_the_store_is_away(away: Api) -> None:
+def test_reads_get_503_soon(away: Api) -> None:
     answers = at_once(away.get, ["/api/jobs", "/api/jobs/some", "/api/jobs/some/events", "/api/jobs/some/images/0"])
 
     for answer in answers:
         assert_problem(answer, 503, "store-unavailable")
 
 
-def test_health_is_told_soon_and_says_that_it_is_bad(away: Api) -> None:
+def test_health_answers_soon_and_reports_the_outage(away: Api) -> None:
     # What was seen half a second ago may still be told first.
     begin = time.monotonic()
     while away.get("/health").json()["status"] != "unavailable":
@@ -86,7 +86,7 @@ def test_health_is_told_soon_and_says_that_it_is_bad(away: Api) -> None:
     assert {(answer.status_code, answer.json()["redis"]) for answer in healths} == {(200, False)}
 
 
-def test_a_job_that_was_accepted_is_still_there_and_new_ones_are_taken(valkey: Valkey, alone: Stack) -> None:
+def test_accepted_jobs_survive_and_new_ones_are_accepted_after_a_restart(valkey: Valkey, alone: Stack) -> None:
     before = submit(alone.api)
 
     valkey.stop()
@@ -96,7 +96,7 @@ def test_a_job_that_was_accepted_is_still_there_and_new_ones_are_taken(valkey: V
     assert submit(alone.api)["state"] == "queued"
 
 
-def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack) -> None:
+def test_event_streams_survive_a_restart_of_redis(valkey: Valkey, alone: Stack) -> None:
     job = submit(alone.api)
     with alone.api.events(job["id"]) as events:
         first = next(events)
@@ -109,7 +109,7 @@ def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack)
         assert list(events) == []
 
 
-def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valkey: Valkey, alone: Stack) -> None:
+def test_the_job_of_a_disconnected_caller_is_cancelled_once_redis_is_back(valkey: Valkey, alone: Stack) -> None:
     known = alone.api.get("/api/jobs").json()["jobs"]
     with open_waiting_call(alone.api.url, "cancel"):
         while (jobs := alone.api.get("/api/jobs").json()["jobs"]) == known:
@@ -123,7 +123,7 @@ def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valke
         assert list(events)[-1].data["state"] == "cancelled"
 
 
-def test_who_asks_for_an_accepted_job_while_the_store_is_away_waits_for_it(valkey: Valkey, alone: Stack) -> None:
+def test_reading_an_accepted_job_waits_for_redis(valkey: Valkey, alone: Stack) -> None:
     job, jobs = submit(alone.api), Jobs(alone.prefix)
 
     async def patient() -> str:

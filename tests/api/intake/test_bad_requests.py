@@ -48,7 +48,7 @@ def send(api: Api, body: str | bytes, content_type: str = "application/json") ->
     ],
     ids=lambda body: repr(body[:60]),
 )
-def test_a_body_that_is_no_request_is_refused(api: Api, body: bytes) -> None:
+def test_an_invalid_body_is_refused(api: Api, body: bytes) -> None:
     answer = send(api, body)
 
     assert_problem(answer, 422, "invalid-request")
@@ -104,7 +104,7 @@ def test_a_body_that_is_no_request_is_refused(api: Api, body: bytes) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_field_that_cannot_be_is_named(api: Api, field: str, value: Any) -> None:
+def test_an_invalid_field_is_named(api: Api, field: str, value: Any) -> None:
     answer = api.post("/api/jobs", {"prompt": "5ecret", field: value})
 
     assert_problem(answer, 422, "invalid-request")
@@ -120,13 +120,13 @@ def test_too_many_pixels_are_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("field", [{"width": 4096, "height": 4096}, {"num_images": 5}], ids=str)
-def test_the_operators_limits_hold_before_a_worker_has_come(idle: Stack, field: dict[str, int]) -> None:
+def test_the_operators_limits_hold_before_a_worker_starts(idle: Stack, field: dict[str, int]) -> None:
     answer = idle.api.post("/api/jobs", {"prompt": "x", **field})
 
     assert_problem(answer, 422, "invalid-request")
 
 
-def test_a_seed_that_leaves_no_room_for_every_image_is_refused(api: Api) -> None:
+def test_a_seed_too_large_for_the_number_of_images_is_refused(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", "seed": 2**32 - 1, "num_images": 2})
 
     assert_problem(answer, 422, "invalid-request")

@@ -34,7 +34,7 @@ def ahead(keyed: Stack) -> Iterator[Api]:
     process.kill()
 
 
-def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice: Client, ahead: Api) -> None:
+def test_times_of_jobs_come_from_the_clock_of_redis(keyed: Stack, alice: Client, ahead: Api) -> None:
     slow = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 30}}}
     here = alice.submit(**slow)
     there = Client(ahead, ALICE).submit(**{**slow, "num_inference_steps": 50})
@@ -49,7 +49,7 @@ def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice
     assert 0 <= cancelled["timings"]["total_ms"] < MOMENT.total_seconds() * 1000
 
 
-def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Client, ahead: Api) -> None:
+def test_image_links_work_across_hosts_with_different_clocks(keyed: Stack, alice: Client, ahead: Api) -> None:
     url = alice.generate()["images"][0]["url"]
 
     assert requests.get(url.replace(keyed.api.url, ahead.url), timeout=10).status_code == 200
@@ -58,7 +58,7 @@ def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Client, ahead
     ).ok
 
 
-def test_jobs_have_not_waited_for_days(idle: Stack) -> None:
+def test_queue_ages_come_from_the_clock_of_redis(idle: Stack) -> None:
     port = free_port()
     process = idle.run([sys.executable, "-c", AHEAD], SD_PORT=str(port))
     process.wait_for("Uvicorn running on")

@@ -84,14 +84,14 @@ def never_answering(server: Server) -> Iterator[threading.Event]:
         end.set()
 
 
-def test_a_image_is_the_same_sent_or_fetched(api: Api, shown: Server) -> None:
+def test_a_fetched_image_is_treated_like_a_sent_one(api: Api, shown: Server) -> None:
     sent, fetched = post_image(api, SCENE).json(), asked(api, f"{origin(shown)}/scene?sig=a%2Fb").json()
 
     assert fetched["request"] == sent["request"]
     assert shown.requests[0].line == "GET /scene?sig=a%2Fb HTTP/1.1"
 
 
-def test_every_place_for_a_image_takes_an_address(api: Api, shown: Server) -> None:
+def test_every_image_field_accepts_a_url(api: Api, shown: Server) -> None:
     images = iter([SCENE, encoded(scene(32, 32)), MASK] * 2)
     shown.script.act = lambda connection: body(next(images))(connection)
     urls = [f"{origin(shown)}/{number}" for number in range(3)]
@@ -104,9 +104,7 @@ def test_every_place_for_a_image_takes_an_address(api: Api, shown: Server) -> No
 
 
 @pytest.mark.parametrize("fields", [{"width": 7}, {"prompt": ""}, {"mask": "5ecret"}, {"seed": -1}, {"no": 1}], ids=str)
-def test_nobody_is_asked_for_a_image_where_something_else_is_wrong(
-    api: Api, shown: Server, fields: dict[str, Any]
-) -> None:
+def test_no_image_is_fetched_for_an_invalid_request(api: Api, shown: Server, fields: dict[str, Any]) -> None:
     answer = asked(api, origin(shown), **fields)
 
     assert_problem(answer, 422, "invalid-request")
@@ -114,13 +112,13 @@ def test_nobody_is_asked_for_a_image_where_something_else_is_wrong(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-def test_a_image_is_what_its_bytes_say(api: Api, shown: Server, kind: str) -> None:
+def test_the_format_comes_from_the_bytes_and_not_the_content_type(api: Api, shown: Server, kind: str) -> None:
     shown.script.act = body(encoded(scene(), kind), "text/html")
 
     assert asked(api, origin(shown)).status_code == 200
 
 
-def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None:
+def test_at_most_two_redirects_are_followed(api: Api, shown: Server) -> None:
     steps = iter([moved("/a"), moved("/b", 308), body(SCENE)])
     shown.script.act = lambda connection: next(steps)(connection)
     assert asked(api, origin(shown)).status_code == 200
@@ -145,7 +143,7 @@ def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None
     ],
     ids=["404", "half", "no HTTP", "HTML", "nothing", "half a PNG", "too large", "without end"],
 )
-def test_what_is_no_image_is_told_with_its_place(null: Stack, api: Api, shown: Server, act: Act) -> None:
+def test_a_failed_fetch_is_refused_with_its_pointer(null: Stack, api: Api, shown: Server, act: Act) -> None:
     shown.script.act = act
 
     answer = asked(api, [origin(shown)])
@@ -159,7 +157,7 @@ def test_what_is_no_image_is_told_with_its_place(null: Stack, api: Api, shown: S
 @pytest.mark.parametrize(
     "location", ["http://169.254.169.254/", "http://10.0.0.1/", "file:///etc/passwd", "http://127.0.0.1:1/"]
 )
-def test_a_redirect_inside_is_told_with_its_place(api: Api, shown: Server, location: str) -> None:
+def test_a_redirect_to_a_private_address_is_refused_with_its_pointer(api: Api, shown: Server, location: str) -> None:
     shown.script.act = moved(location)
 
     answer = asked(api, origin(shown))
@@ -168,7 +166,7 @@ def test_a_redirect_inside_is_told_with_its_place(api: Api, shown: Server, locat
     assert pointers(answer) == ["/image"]
 
 
-def test_an_api_that_nobody_told_asks_no_private_address(null: Stack, shown: Server) -> None:
+def test_private_addresses_are_refused_by_default(null: Stack, shown: Server) -> None:
     answer = asked(null.api, origin(shown))
 
     assert_problem(answer, 422, "invalid-request")
@@ -176,7 +174,7 @@ def test_an_api_that_nobody_told_asks_no_private_address(null: Stack, shown: Ser
     assert shown.requests == []
 
 
-def test_others_are_served_while_a_image_does_not_come(api: Api, shown: Server) -> None:
+def test_a_slow_fetch_does_not_delay_other_requests(api: Api, shown: Server) -> None:
     with ThreadPoolExecutor() as pool, never_answering(shown) as came:
         waiting = [
             pool.submit(requests.post, f"{api.url}/api/jobs", json={"prompt": "x", "image": origin(shown)}, timeout=30)
@@ -191,7 +189,7 @@ def test_others_are_served_while_a_image_does_not_come(api: Api, shown: Server) 
     assert {future.result().status_code for future in waiting} == {422}
 
 
-def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
+def test_a_fetch_times_out(shown: Server) -> None:
     fetcher = ImageFetcher(OutboundClient([origin(shown)]))
     shown.script.act = again(b"x", b"HTTP/1.1 200 OK\r\n\r\n", 0.05)
     begin = time.monotonic()
@@ -202,7 +200,7 @@ def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
     assert time.monotonic() - begin < 2
 
 
-def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_that_waits_too_long_for_a_thread_is_refused(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "MAX_THREADS", 1)
     monkeypatch.setattr(fetching, "MAX_QUEUED_SECONDS", 0.2)
     fetcher = ImageFetcher(OutboundClient([origin(shown)]))
@@ -220,7 +218,7 @@ def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monk
     assert isinstance(second, QueueFull)
 
 
-def test_images_to_fetch_are_paid_for_before_anybody_is_asked(null: Stack, shown: Server, tmp_path: Path) -> None:
+def test_fetches_count_against_the_rate_limit_before_they_start(null: Stack, shown: Server, tmp_path: Path) -> None:
     """Of twenty requests at once, with five to spare, one fetches its images and is in debt for them."""
     rate = {"SD_REQUESTS_PER_SECOND": "1", "SD_REQUEST_BURST": "5", "SD_REDIS_PREFIX": "paid:"}
     # In a folder of its own: nobody will do the job that is accepted, and its images stay.

@@ -56,7 +56,7 @@ def lifted(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]
     ],
     ids=["plain", "data-url", "php", "lines", "escaped", "blanks"],
 )
-def test_an_image_is_decoded_as_it_comes_in_every_form(written: str, size: int) -> None:
+def test_base64_in_every_notation_is_decoded_while_it_arrives(written: str, size: int) -> None:
     body = f'{{"prompt": "a \\"b\\\\", "image": ["{written}", "short"], "seed": 7}}'.encode()
 
     left, images = lifted(body, size)
@@ -79,19 +79,19 @@ def test_an_image_is_decoded_as_it_comes_in_every_form(written: str, size: int) 
     ],
     ids=["cut", "past-the-end", "foreign", "no-base64", "backslashes", "raw-lines", "umlauts"],
 )
-def test_what_is_no_base64_is_told(text: str) -> None:
+def test_invalid_base64_is_reported(text: str) -> None:
     _, ((_, wrong),) = lifted(f'{{"image": "{text}"}}'.encode(), 65_536)
 
     assert wrong
 
 
-def test_more_than_a_request_has_is_refused_as_it_comes() -> None:
+def test_json_beyond_the_limits_is_refused_while_it_arrives() -> None:
     for body in ("[" * 1001, "[" + ",".join([f'"{TEXT}"'] * 20), " " * 2_000_000):
         with pytest.raises(PayloadTooLarge):
             lifted(body.encode(), 65_536)
 
 
-def test_nobody_waits_while_a_large_request_is_read(stack: Stack) -> None:
+def test_a_large_request_does_not_block_others(stack: Stack) -> None:
     """All the event loop does meanwhile are pieces: what others wait is far below what reading all of it takes."""
     api = stack.start_api(SD_BACKENDS="null")
     image = base64.b64encode(noise_png(2400, 2400)).decode()

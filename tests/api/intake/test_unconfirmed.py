@@ -100,7 +100,7 @@ def restarted(stack: Stack) -> Api:
 
 
 @pytest.mark.parametrize("process", [the_same, another, restarted])
-def test_the_same_request_again_finds_the_job(
+def test_a_repeated_request_finds_the_job(
     valkey: Valkey, alone: Stack, request_body: dict[str, Any], process: Callable[[Stack], Api]
 ) -> None:
     (job_id,) = unsure(valkey, alone.api, request_body)
@@ -109,9 +109,7 @@ def test_the_same_request_again_finds_the_job(
     assert jobs_of(alone.api, request_body) == [job_id]
 
 
-def test_a_caller_that_waits_for_its_image_finds_the_job(
-    valkey: Valkey, alone: Stack, request_body: dict[str, Any]
-) -> None:
+def test_a_repeated_waiting_request_finds_the_job(valkey: Valkey, alone: Stack, request_body: dict[str, Any]) -> None:
     (job_id,) = unsure(valkey, alone.api, request_body, path="/api/txt2img")
 
     answer = alone.api.post("/api/txt2img", request_body, headers={"Prefer": "wait=0"})
@@ -119,9 +117,7 @@ def test_a_caller_that_waits_for_its_image_finds_the_job(
     assert (answer.status_code, answer.headers["x-job-id"]) == (202, job_id)
 
 
-def test_an_answer_that_was_lost_once_is_asked_for_again(
-    relayed: tuple[Api, Relay], request_body: dict[str, Any]
-) -> None:
+def test_one_lost_answer_of_redis_is_retried(relayed: tuple[Api, Relay], request_body: dict[str, Any]) -> None:
     api, relay = relayed
     lose(relay, request_body, ASKED - 1)
 
@@ -131,7 +127,7 @@ def test_an_answer_that_was_lost_once_is_asked_for_again(
     assert jobs_of(api, request_body) == [answer.json()["id"]]
 
 
-def test_a_job_is_cancelled_for_who_asked_although_the_answer_was_lost(
+def test_a_cancellation_succeeds_although_its_answer_was_lost(
     relayed: tuple[Api, Relay], request_body: dict[str, Any]
 ) -> None:
     api, relay = relayed
@@ -145,7 +141,9 @@ def test_a_job_is_cancelled_for_who_asked_although_the_answer_was_lost(
     assert (answer.status_code, answer.json()["state"], relay.lost) == (200, "cancelled", 1)
 
 
-def test_a_job_whose_answer_was_lost_is_found(relayed: tuple[Api, Relay], request_body: dict[str, Any]) -> None:
+def test_a_repeated_request_finds_a_job_whose_answer_was_lost(
+    relayed: tuple[Api, Relay], request_body: dict[str, Any]
+) -> None:
     api, relay = relayed
     lose(relay, request_body, ASKED)
 
@@ -157,7 +155,7 @@ def test_a_job_whose_answer_was_lost_is_found(relayed: tuple[Api, Relay], reques
     assert jobs_of(api, request_body) == [refused.json()["job_id"]]
 
 
-def test_every_process_finds_a_job_whose_answer_was_lost(
+def test_another_process_finds_a_job_whose_answer_was_lost(
     alone: Stack, relayed: tuple[Api, Relay], request_body: dict[str, Any]
 ) -> None:
     api, relay = relayed
@@ -173,7 +171,9 @@ def test_every_process_finds_a_job_whose_answer_was_lost(
     assert again(alone.api, request_body) == job_id
 
 
-def test_an_idempotency_key_finds_the_job_too(valkey: Valkey, alone: Stack, request_body: dict[str, Any]) -> None:
+def test_an_idempotency_key_finds_the_unconfirmed_job(
+    valkey: Valkey, alone: Stack, request_body: dict[str, Any]
+) -> None:
     submit(alone.api)
     valkey.suspend()
     refused = alone.api.post("/api/jobs", request_body, headers={"Idempotency-Key": request_body["label"]})
@@ -185,7 +185,7 @@ def test_an_idempotency_key_finds_the_job_too(valkey: Valkey, alone: Stack, requ
     assert jobs_of(alone.api, request_body) == [found]
 
 
-def test_two_requests_that_are_the_same_are_two_jobs_however_often_they_are_asked_again(
+def test_two_equal_unconfirmed_requests_are_two_jobs(
     valkey: Valkey, alone: Stack, request_body: dict[str, Any]
 ) -> None:
     told = unsure(valkey, alone.api, request_body, times=2)
@@ -198,16 +198,14 @@ def test_two_requests_that_are_the_same_are_two_jobs_however_often_they_are_aske
     assert sorted(found) == sorted(jobs_of(alone.api, request_body))
 
 
-def test_what_is_asked_for_after_that_is_a_job_of_its_own(
-    valkey: Valkey, alone: Stack, request_body: dict[str, Any]
-) -> None:
+def test_an_unconfirmed_job_is_returned_only_once(valkey: Valkey, alone: Stack, request_body: dict[str, Any]) -> None:
     (job_id,) = unsure(valkey, alone.api, request_body)
     again(alone.api, request_body)
 
     assert again(alone.api, request_body) != job_id
 
 
-def test_a_job_that_was_in_vain_is_not_found_but_made_anew(
+def test_a_cancelled_unconfirmed_job_is_not_returned(
     valkey: Valkey, alone: Stack, request_body: dict[str, Any]
 ) -> None:
     (job_id,) = unsure(valkey, alone.api, request_body)
@@ -216,7 +214,7 @@ def test_a_job_that_was_in_vain_is_not_found_but_made_anew(
     assert again(alone.api, request_body) != job_id
 
 
-def test_equal_first_requests_are_jobs_of_their_own(alone: Stack, request_body: dict[str, Any]) -> None:
+def test_equal_confirmed_requests_are_separate_jobs(alone: Stack, request_body: dict[str, Any]) -> None:
     def ask(_: int) -> str:
         with requests.Session() as session:
             return str(session.post(f"{alone.api.url}/api/jobs", json=request_body, timeout=30).json()["id"])

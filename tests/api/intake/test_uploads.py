@@ -70,7 +70,7 @@ def form(api: Api) -> requests.Response:
 
 
 @ONLY_LINUX
-def test_memory_does_not_grow_with_forms(unserved: Stack) -> None:
+def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
     assert len(LARGE) > 20_000_000
     try:
         assert growth(unserved.api, lambda: form(unserved.api)) < MOST_GROWTH_OF_FORMS
@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_forms(unserved: Stack) -> None:
 
 
 @ONLY_LINUX
-def test_memory_holds_one_request_of_json_at_a_time(unserved: Stack) -> None:
+def test_memory_holds_one_large_json_request_at_a_time(unserved: Stack) -> None:
     body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(LARGE).decode()}
     try:
         assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MOST_GROWTH_OF_JSON
@@ -92,7 +92,7 @@ def cancel_all(stack: Stack) -> None:
         assert stack.api.delete(f"/api/jobs/{job['id']}").status_code == 200
 
 
-def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
+def test_images_of_a_cancelled_queued_job_are_removed_at_once(unserved: Stack) -> None:
     job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}).json()
     (kept,) = inputs(unserved)
     assert kept.parent.name == job["id"]
@@ -103,7 +103,7 @@ def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -
     assert inputs(unserved) == []
 
 
-def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
+def test_a_repeated_request_stores_its_images_once(unserved: Stack) -> None:
     body, key = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}, {"idempotency-key": "one"}
 
     jobs = {unserved.api.post("/api/jobs", body, headers=key).json()["id"] for _ in range(3)}
@@ -112,7 +112,7 @@ def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
     cancel_all(unserved)
 
 
-def test_no_image_is_in_redis(unserved: Stack) -> None:
+def test_images_are_not_stored_in_redis(unserved: Stack) -> None:
     unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
 
     told = unserved.api.get("/api/jobs?state=queued")
@@ -121,7 +121,7 @@ def test_no_image_is_in_redis(unserved: Stack) -> None:
     cancel_all(unserved)
 
 
-def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) -> None:
+def test_a_full_queue_stores_no_images(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="1") as stack:
         api = stack.start_api()
         body = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}
@@ -132,7 +132,7 @@ def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) ->
         assert len(inputs(stack)) == 1
 
 
-def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
+def test_concurrent_uploads_are_not_mixed_up(null: Stack) -> None:
     shades = np.arange(50, dtype=np.uint8)
     numbers = itertools.count()
 
