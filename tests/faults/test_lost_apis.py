@@ -1,4 +1,4 @@
-"""What becomes of accepted jobs, and of those who wait for them, when an API process ends."""
+"""Accepted jobs, and callers that wait for them, survive the end of an API process."""
 
 import hashlib
 import signal
@@ -29,9 +29,9 @@ def pair(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def apis(pair: Service) -> Iterator[Service]:
     """Two API processes and one worker."""
-    pair.mend()
+    pair.start_missing()
     yield pair
-    Invariant(pair).hold(pair.accepted)
+    Invariant(pair).wait_and_check(pair.accepted)
 
 
 @pytest.fixture
@@ -40,16 +40,18 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield callers
 
 
-def ask(api: Api, key: str) -> requests.Response:
+def generate(api: Api, key: str) -> requests.Response:
     body = {"prompt": "x", "seed": 1, "label": key, "metadata": {"simulate": {"seconds": SECONDS}}}
     return requests.post(f"{api.url}/api/txt2img", json=body, headers={"Idempotency-Key": key}, timeout=30)
 
 
-def asked(callers: ThreadPoolExecutor, apis: Service, count: int) -> list[tuple[str, "Future[requests.Response]"]]:
-    """Calls of the first API that wait for jobs which the second one knows of."""
+def start_calls(
+    callers: ThreadPoolExecutor, apis: Service, count: int
+) -> list[tuple[str, "Future[requests.Response]"]]:
+    """Waiting calls of the first API, once the second one lists their jobs."""
     first, second = apis.apis
     keys = [str(uuid.uuid4()) for _ in range(count)]
-    calls = [(key, callers.submit(ask, first, key)) for key in keys]
+    calls = [(key, callers.submit(generate, first, key)) for key in keys]
     for key in keys:
         wait_until(lambda key=key: jobs(second, key))  # type: ignore[misc]
         apis.accepted.add(jobs(second, key)[0]["id"])
@@ -62,13 +64,13 @@ def jobs(api: Api, key: str) -> list[dict[str, Any]]:
 
 
 def test_a_retry_after_a_killed_api_gets_the_job_from_another(apis: Service, callers: ThreadPoolExecutor) -> None:
-    (key, call), *_ = asked(callers, apis, 1)
+    (key, call), *_ = start_calls(callers, apis, 1)
     first, second = apis.apis
 
     first.process.send(signal.SIGKILL)
     with pytest.raises(requests.ConnectionError):
         call.result()
-    job = ask(second, key).json()
+    job = generate(second, key).json()
 
     image = second.get(f"/api/jobs/{job['id']}/images/0").content
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
@@ -77,7 +79,7 @@ def test_a_retry_after_a_killed_api_gets_the_job_from_another(apis: Service, cal
 
 
 def test_waiting_callers_get_202_when_the_api_stops(apis: Service, callers: ThreadPoolExecutor) -> None:
-    calls = asked(callers, apis, 3)
+    calls = start_calls(callers, apis, 3)
     first, second = apis.apis
 
     first.process.send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What becomes of webhooks while those who send them, those who make them, and those who keep them are killed."""
+"""Webhooks survive killed housekeepers, workers and Redis."""
 
 import signal
 from http.server import BaseHTTPRequestHandler
@@ -12,7 +12,7 @@ from tests.support.valkey import Valkey
 
 
 def lapse(service: Service, receiver: Receiver) -> None:
-    """As if everything that waits for this receiver had waited long enough."""
+    """Let the retry delays of this receiver end."""
     office.lapse(service.store, f"{service.prefix}webhooks:", receiver.origin)
 
 
@@ -31,7 +31,7 @@ def test_a_delivery_of_a_killed_housekeeper_is_repeated_under_the_same_id(servic
     first = receiver.next()
     wait_until(lambda: not is_alive(housekeeper.pid))
     receiver.behave = answer(204)
-    service.mend()
+    service.start_missing()
     lapse(service, receiver)
     again = receiver.next()
 
@@ -52,12 +52,12 @@ def test_a_new_housekeeper_sends_webhooks_of_jobs_that_ended_without_one(service
         service.wait_until_done(job_id)
     assert receiver.arrivals == []
 
-    service.mend()
+    service.start_missing()
 
-    heard = [receiver.next() for _ in jobs]
-    for arrival in heard:
+    received = [receiver.next() for _ in jobs]
+    for arrival in received:
         arrival.verify()
-    assert {arrival.message["data"]["id"] for arrival in heard} == set(jobs)
+    assert {arrival.message["data"]["id"] for arrival in received} == set(jobs)
     wait_until(lambda: all_settled(service))
 
 
@@ -81,10 +81,14 @@ def test_webhooks_survive_a_killed_redis(service: Service, receiver: Receiver, v
 
 
 def test_a_job_of_a_killed_worker_sends_both_starts_and_one_end(service: Service, receiver: Receiver) -> None:
-    job_id = service.begin(1.0, webhook_url=receiver.url, webhook_events=["started", "succeeded"])
+    job_id = service.start_job(1.0, webhook_url=receiver.url, webhook_events=["started", "succeeded"])
 
-    child_of(service.processes[service.renderer_of(job_id)]).kill()
-    heard = receiver.until("succeeded")
+    child_of(service.processes[service.worker_of(job_id)]).kill()
+    received = receiver.until("succeeded")
 
-    assert [arrival.id for arrival in heard] == [f"{job_id}_started_1", f"{job_id}_started_2", f"{job_id}_succeeded_2"]
+    assert [arrival.id for arrival in received] == [
+        f"{job_id}_started_1",
+        f"{job_id}_started_2",
+        f"{job_id}_succeeded_2",
+    ]
     wait_until(lambda: all_settled(service))

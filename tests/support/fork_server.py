@@ -101,13 +101,14 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
     """Fork for each request and report exit codes. Returns the request in the fork, None once the tests have ended."""
     children: dict[int, tuple[int, int]] = {}
     while True:
-        for ready in select.select([requests, *children], [], [])[0]:
-            if ready is not requests:
-                pid, status = children.pop(ready)
+        ready, _, _ = select.select([requests.fileno(), *children], [], [])
+        for descriptor in ready:
+            if descriptor in children:
+                pid, status = children.pop(descriptor)
                 code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
                 os.write(status, code.to_bytes(4, signed=True))
                 os.close(status)
-                os.close(ready)
+                os.close(descriptor)
                 continue
             message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
             if not message:

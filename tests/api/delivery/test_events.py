@@ -1,4 +1,4 @@
-"""GET /api/jobs/{id}/events: what happens to a job, as it happens."""
+"""GET /api/jobs/{id}/events: the events of a job as they happen."""
 
 import base64
 
@@ -16,7 +16,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def told(api: Api) -> list[Event]:
+def recorded(api: Api) -> list[Event]:
     """All events of a job that has ended."""
     return api.all_events(submit(api, **SIMULATED)["id"])
 
@@ -34,19 +34,19 @@ def test_events_cover_the_job_from_start_to_end(api: Api) -> None:
     assert events[-1].data == api.get(job["links"]["self"]).json()
 
 
-def test_event_ids_increase(told: list[Event]) -> None:
-    ids = [tuple(map(int, event.id.split("-"))) for event in told]
+def test_event_ids_increase(recorded: list[Event]) -> None:
+    ids = [tuple(map(int, event.id.split("-"))) for event in recorded]
 
     assert ids == sorted(set(ids))
 
 
-def test_the_events_of_a_finished_job_can_be_read_again(api: Api, told: list[Event]) -> None:
-    assert marks(api.all_events(told[-1].data["id"])) == marks(told)
+def test_the_events_of_a_finished_job_can_be_read_again(api: Api, recorded: list[Event]) -> None:
+    assert marks(api.all_events(recorded[-1].data["id"])) == marks(recorded)
 
 
-def test_a_stream_resumes_after_any_event_without_loss_or_repetition(api: Api, told: list[Event]) -> None:
-    for seen in range(len(told) - 1):
-        assert api.all_events(told[-1].data["id"], told[seen].id) == told[seen + 1 :]
+def test_a_stream_resumes_after_any_event_without_loss_or_repetition(api: Api, recorded: list[Event]) -> None:
+    for seen in range(len(recorded) - 1):
+        assert api.all_events(recorded[-1].data["id"], recorded[seen].id) == recorded[seen + 1 :]
 
 
 def test_an_interrupted_stream_resumes_where_it_stopped(api: Api) -> None:
@@ -54,27 +54,27 @@ def test_an_interrupted_stream_resumes_where_it_stopped(api: Api) -> None:
     with api.events(job["id"]) as events:
         seen = [next(events) for _ in range(4)]
 
-    rest = api.all_events(job["id"], seen[-1].id)
+    remaining = api.all_events(job["id"], seen[-1].id)
 
     whole = api.all_events(job["id"])
-    assert marks(seen + rest) == marks(whole)
+    assert marks(seen + remaining) == marks(whole)
 
 
-def test_a_client_that_has_seen_the_end_gets_204(api: Api, told: list[Event]) -> None:
-    job = told[-1].data
+def test_a_client_that_has_seen_the_end_gets_204(api: Api, recorded: list[Event]) -> None:
+    job = recorded[-1].data
 
-    answer = api.get(job["links"]["events"], headers={"Last-Event-ID": told[-1].id})
+    answer = api.get(job["links"]["events"], headers={"Last-Event-ID": recorded[-1].id})
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["x-job-id"] == job["id"]
 
 
 @pytest.mark.parametrize("last", ["garbage", "-", "0", "99999999999999999999-0", "1-1; x", "é"])
-def test_an_invalid_event_id_starts_from_the_beginning(api: Api, told: list[Event], last: str) -> None:
+def test_an_invalid_event_id_starts_from_the_beginning(api: Api, recorded: list[Event], last: str) -> None:
     with api.http.get(
-        f"{api.url}{told[-1].data['links']['events']}", headers={"Last-Event-ID": last.encode()}, timeout=10
+        f"{api.url}{recorded[-1].data['links']['events']}", headers={"Last-Event-ID": last.encode()}, timeout=10
     ) as answer:
-        assert answer.text.count("event: ") == len(told)
+        assert answer.text.count("event: ") == len(recorded)
 
 
 def test_a_job_with_expired_events_sends_its_end_once(null: Stack, api: Api) -> None:
@@ -90,8 +90,8 @@ def test_a_job_with_expired_events_sends_its_end_once(null: Stack, api: Api) -> 
     assert again.status_code == 204
 
 
-def test_headers_keep_proxies_from_buffering_the_stream(api: Api, told: list[Event]) -> None:
-    answer = api.get(told[-1].data["links"]["events"])
+def test_headers_keep_proxies_from_buffering_the_stream(api: Api, recorded: list[Event]) -> None:
+    answer = api.get(recorded[-1].data["links"]["events"])
 
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
@@ -135,5 +135,5 @@ def test_the_last_event_of_a_failed_job_has_the_error(api: Api) -> None:
 
 
 def marks(events: list[Event]) -> list[tuple[str, str]]:
-    """What never changes: the place in line that a `queued` event tells is the one at the time of telling."""
+    """Ids and types. The queue position in a `queued` event is the one at the time of sending, so it may differ."""
     return [(event.id, event.type) for event in events]

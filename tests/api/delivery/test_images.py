@@ -1,4 +1,4 @@
-"""GET /api/jobs/{id}/images/{index}: the bytes, their validators, a part of them."""
+"""GET /api/jobs/{id}/images/{index}: bytes, validators and ranges."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ def data(url: str) -> bytes:
 
 @pytest.fixture
 def lone(null: Stack) -> tuple[str, Path]:
-    """An image that a test may damage: its path in the API and its file."""
+    """An image that a test may damage: its path in the API, and its file."""
     job = null.api.wait_until_done(submit(null.api)["id"])
     return f"{job['links']['self']}/images/0", image_file(null, job["id"])
 
 
-def part(url: str, asked: str, **headers: str) -> requests.Response:
-    return requests.get(url, headers={"Range": asked, **headers}, timeout=10)
+def get_range(url: str, requested: str, **headers: str) -> requests.Response:
+    return requests.get(url, headers={"Range": requested, **headers}, timeout=10)
 
 
 def test_an_image_has_headers_for_caches_and_browsers(finished: dict[str, Any], url: str) -> None:
@@ -74,11 +74,11 @@ def test_an_image_is_sent_if_the_client_has_another(url: str, data: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "begin", "end"),
+    ("requested", "begin", "end"),
     [("bytes=0-9", 0, 10), ("bytes=5-", 5, None), ("bytes=-7", -7, None), ("bytes=0-99999", 0, None)],
 )
-def test_a_single_range_is_served(url: str, data: bytes, asked: str, begin: int, end: int | None) -> None:
-    answer = part(url, asked)
+def test_a_single_range_is_served(url: str, data: bytes, requested: str, begin: int, end: int | None) -> None:
+    answer = get_range(url, requested)
 
     first = begin % len(data)
     assert (answer.status_code, answer.content) == (206, data[begin:end])
@@ -88,27 +88,29 @@ def test_a_single_range_is_served(url: str, data: bytes, asked: str, begin: int,
 def test_if_range_is_respected(finished: dict[str, Any], url: str, data: bytes) -> None:
     etag = f'"{finished["images"][0]["sha256"]}"'
 
-    assert part(url, "bytes=0-9", **{"If-Range": etag}).content == data[:10]
-    assert part(url, "bytes=0-9", **{"If-Range": '"other"'}).content == data
+    assert get_range(url, "bytes=0-9", **{"If-Range": etag}).content == data[:10]
+    assert get_range(url, "bytes=0-9", **{"If-Range": '"other"'}).content == data
 
 
-@pytest.mark.parametrize("asked", ["bytes=1000000-", "bytes=1000000-1000001", "bytes=" + "9" * 18 + "-", "bytes=-0"])
-def test_a_range_outside_the_image_is_refused_with_its_size(url: str, data: bytes, asked: str) -> None:
-    answer = part(url, asked)
+@pytest.mark.parametrize(
+    "requested", ["bytes=1000000-", "bytes=1000000-1000001", "bytes=" + "9" * 18 + "-", "bytes=-0"]
+)
+def test_a_range_outside_the_image_is_refused_with_its_size(url: str, data: bytes, requested: str) -> None:
+    answer = get_range(url, requested)
 
     assert_problem(answer, 416, "range-not-satisfiable")
     assert answer.headers["content-range"] == f"bytes */{len(data)}"
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     ["bytes=0-1,3-4", "bytes=" + "0-," * 1000 + "0-", "bytes=5-2", "bytes=", "bytes=-", "bytes=x-y", "bytes=0-1-2",
      "bytes=1_0-20", "bytes=" + "9" * 5000 + "-", "bytes=--1", "items=0-1", "0-1", "bytes 0-1", "bytes=\xb2-", "=",
      "x" * 9000],
-    ids=lambda asked: asked[:20],
+    ids=lambda requested: requested[:20],
 )  # fmt: skip
-def test_invalid_and_multiple_ranges_get_the_whole_image(url: str, data: bytes, asked: str) -> None:
-    answer = part(url, asked)
+def test_invalid_and_multiple_ranges_get_the_whole_image(url: str, data: bytes, requested: str) -> None:
+    answer = get_range(url, requested)
 
     assert (answer.status_code, answer.content) == (200, data)
 

@@ -1,4 +1,4 @@
-"""Image links open without a key, for a time, and only the image they were made for."""
+"""Signed links open one image without a key, for a limited time."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -79,7 +79,7 @@ def test_a_link_expires(keyed: Stack, alice: Client, stranger: Client) -> None:
 
     link = url.removeprefix(brief.url)
     early = stranger.get(link).status_code
-    # Asked again and again until it does: it is good for two seconds at most.
+    # The link is valid for at most two seconds.
     late = next(code for code in iter(lambda: stranger.get(link).status_code, None) if code != 200)
 
     assert (early, late) == (200, 401)
@@ -98,9 +98,9 @@ def test_the_configured_secret_signs_links(keyed: Stack, alice: Client, link: st
         for secret in ("0123456789abcdef", "0123456789abcdef", "fedcba9876543210")
     )
     url = Client(first, ALICE).get(alice.generate()["links"]["self"]).json()["images"][0]["url"]
-    own = url.removeprefix(first.url)
+    own_link = url.removeprefix(first.url)
 
-    opened = [Client(api, None).get(path).status_code for api in (second, other) for path in (own, link)]
+    opened = [Client(api, None).get(path).status_code for api in (second, other) for path in (own_link, link)]
 
     assert opened == [200, 401, 401, 401]
 

@@ -1,4 +1,4 @@
-"""How jobs come in: once, with room, with a place in line and an estimate."""
+"""Accepting jobs: idempotency, limits, queue positions and estimated waits."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -87,10 +87,10 @@ def test_a_queued_job_has_its_position_and_estimated_wait(stack: Stack) -> None:
     api.post("/api/txt2img", slow)
 
     jobs = [api.post("/api/jobs", slow).json() for _ in range(3)]
-    seen = api.get(jobs[-1]["links"]["self"]).json()
+    queued = api.get(jobs[-1]["links"]["self"]).json()
 
-    assert seen["queue_position"] in (1, 2)
-    assert seen["estimated_wait_seconds"] == pytest.approx(seen["queue_position"], abs=0.5)
+    assert queued["queue_position"] in (1, 2)
+    assert queued["estimated_wait_seconds"] == pytest.approx(queued["queue_position"], abs=0.5)
     assert api.all_events(jobs[-1]["id"])[-1].data["estimated_wait_seconds"] is None
 
 
@@ -102,11 +102,11 @@ def test_a_backend_estimates_the_wait_of_a_new_job(stack: Stack) -> None:
         api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
 
     def wait() -> float:
-        null = next(one for one in api.get("/api/backends").json()["backends"] if one["name"] == "null")
+        null = next(backend for backend in api.get("/api/backends").json()["backends"] if backend["name"] == "null")
         estimate: float = null["estimated_wait_seconds"]
         return estimate
 
-    # What was seen of the workers is half a second old at most.
+    # The API caches the state of the workers for half a second.
     assert any(wait() > 1 for _ in range(500))
 
 
@@ -127,7 +127,7 @@ def test_jobs_are_refused_while_the_output_folder_is_missing(stack: Stack) -> No
     stack.outputs.mkdir()
 
     assert (refused.status_code, refused.json()["code"]) == (507, "storage-full")
-    # What was seen of the disk is a second old at most.
+    # The API caches the disk usage for a second.
     assert any(api.post("/api/jobs", BODY).status_code == 202 for _ in range(2000))
 
 
@@ -135,9 +135,9 @@ def test_a_job_can_be_pinned_and_unpinned(null: Stack) -> None:
     path = post(null.api, "key-pin").json()["links"]["self"]
 
     pinned = null.api.http.put(f"{null.api.url}{path}/pin", timeout=10).json()
-    let_go = null.api.delete(f"{path}/pin").json()
+    unpinned = null.api.delete(f"{path}/pin").json()
 
-    assert (pinned["pinned"], let_go["pinned"]) == (True, False)
+    assert (pinned["pinned"], unpinned["pinned"]) == (True, False)
 
 
 def test_a_wrong_redis_password_is_one_line_that_omits_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A request that cannot be accepted is told so in few words, and none of them its own."""
+"""Invalid requests get short errors that never quote the input."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ import requests
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 
-MARK = "5ecret"
+SECRET = "5ecret"
 NESTED = "[" * 150 + "]" * 150
 
 
@@ -52,7 +52,7 @@ def test_an_invalid_body_is_refused(api: Api, body: bytes) -> None:
     answer = send(api, body)
 
     assert_problem(answer, 422, "invalid-request")
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_invalid_field_is_named(api: Api, field: str, value: Any) -> None:
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [f"/{field}"]
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 def test_too_many_pixels_are_refused(api: Api) -> None:
@@ -133,10 +133,10 @@ def test_a_seed_too_large_for_the_number_of_images_is_refused(api: Api) -> None:
 
 
 def test_a_hundred_wrong_fields_still_get_a_small_answer(api: Api) -> None:
-    answer = api.post("/api/jobs", {"prompt": "x", **{f"{MARK}{number:0100}\0é": number for number in range(100)}})
+    answer = api.post("/api/jobs", {"prompt": "x", **{f"{SECRET}{number:0100}\0é": number for number in range(100)}})
 
     assert_problem(answer, 422, "invalid-request")
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 def test_metadata_as_deep_as_allowed_comes_back_unchanged(api: Api) -> None:
@@ -173,4 +173,4 @@ def test_a_bad_filter_is_named(api: Api, query: str, field: str) -> None:
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [field]
-    assert MARK not in answer.text
+    assert SECRET not in answer.text

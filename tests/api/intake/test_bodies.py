@@ -1,4 +1,4 @@
-"""Bodies are bounded, of known size, and JSON that says so."""
+"""Size limits and content types of bodies."""
 
 import base64
 import gzip
@@ -39,14 +39,14 @@ def test_the_size_limit_for_images_does_not_apply_to_text(api: Api) -> None:
     assert_problem(answer, 422, "invalid-request")
 
 
-def chunks(*pieces: bytes) -> Iterator[bytes]:
-    yield from pieces
+def chunked(*chunks: bytes) -> Iterator[bytes]:
+    yield from chunks
 
 
 def test_a_chunked_body_is_read(api: Api) -> None:
-    pieces = chunks(b'{"prompt": "x", ', b'"image": "', SCENE_BASE64, b'"}')
+    chunks = chunked(b'{"prompt": "x", ', b'"image": "', SCENE_BASE64, b'"}')
 
-    answer = requests.post(f"{api.url}/api/jobs", data=pieces, headers=JSON, timeout=30)
+    answer = requests.post(f"{api.url}/api/jobs", data=chunks, headers=JSON, timeout=30)
 
     assert answer.status_code == 202
 
@@ -55,7 +55,7 @@ def test_a_chunked_form_is_read(api: Api) -> None:
     prepared = requests.Request("POST", api.url, data={"prompt": "x"}, files={"image": ("x.png", SCENE)}).prepare()
     headers = {"content-type": prepared.headers["content-type"]}
 
-    answer = requests.post(f"{api.url}/api/img2img", data=chunks(prepared.body), headers=headers, timeout=30)
+    answer = requests.post(f"{api.url}/api/img2img", data=chunked(prepared.body), headers=headers, timeout=30)
 
     assert answer.status_code == 200
 

@@ -1,4 +1,4 @@
-"""What is wrong is said in words that no Python programmer is needed for, and for the right reason."""
+"""Errors of fields are explained in words that need no knowledge of Python."""
 
 import re
 from typing import Any
@@ -10,14 +10,14 @@ from tests.api.images import noise_png
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api
 
-#: What only libraries say.
-FOREIGN = re.compile(
+#: Wording of libraries.
+LIBRARY_WORDS = re.compile(
     r"[Ii]nput should|[Vv]alue |validation|dictionary|tuple|valid (string|integer|number)|UTF-8|NoneType"
 )
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "detail"),
     [
         ({"prompt": ""}, "prompt must not be empty."),
         ({"prompt": None}, "prompt must be text."),
@@ -45,12 +45,12 @@ FOREIGN = re.compile(
     ],
     ids=str,
 )
-def test_the_first_invalid_field_is_explained_in_plain_words(api: Api, fields: dict[str, Any], told: str) -> None:
+def test_the_first_invalid_field_is_explained_in_plain_words(api: Api, fields: dict[str, Any], detail: str) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", **fields})
 
     assert_problem(answer, 422, "invalid-request")
-    assert answer.json()["detail"] == told
-    assert not FOREIGN.search(answer.text)
+    assert answer.json()["detail"] == detail
+    assert not LIBRARY_WORDS.search(answer.text)
 
 
 def test_a_limit_of_a_model_is_explained_with_its_name(api: Api) -> None:

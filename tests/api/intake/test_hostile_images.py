@@ -1,4 +1,4 @@
-"""Images from whoever means harm: refused in few words before anything decodes them, and nothing of them stays."""
+"""Hostile images and forms are refused before anything decodes them, and leave no files."""
 
 import base64
 import http.client
@@ -20,8 +20,8 @@ BOUNDARY = "----b"
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(null: Stack) -> Iterator[None]:
-    """Whatever was refused has left no file."""
+def no_files_stay(null: Stack) -> Iterator[None]:
+    """Refused requests have left no files."""
     yield
     assert list(null.outputs.glob("inputs/.*")) == []
 

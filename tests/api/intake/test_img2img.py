@@ -1,4 +1,4 @@
-"""Images that come with requests: in forms as existing callers send them, and in JSON."""
+"""Requests with images, as forms and as JSON."""
 
 import base64
 import json
@@ -28,26 +28,26 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def drawn(stack: Stack, answer: requests.Response) -> Pixels:
+def result_of(stack: Stack, answer: requests.Response) -> Pixels:
     assert answer.status_code == 200, answer.text
     return pixels(image_bytes(stack, answer.json()))
 
 
 @pytest.fixture(scope="module")
 def reference(null: Stack) -> Pixels:
-    """What becomes of the scene, half of the way."""
-    return drawn(null, post_image(null.api, SCENE, strength="0.5"))
+    """The scene, changed at half strength."""
+    return result_of(null, post_image(null.api, SCENE, strength="0.5"))
 
 
 def test_strength_decides_how_much_an_image_changes(null: Stack, reference: Pixels) -> None:
-    untouched, before = drawn(null, post_image(null.api, SCENE, strength="0.001")), np.asarray(scene())
+    untouched, before = result_of(null, post_image(null.api, SCENE, strength="0.001")), np.asarray(scene())
 
     assert np.abs(untouched.astype(int) - before).max() <= 1
     assert np.abs(reference.astype(int) - before).max() > 30
 
 
 def test_pixels_outside_the_mask_are_unchanged(null: Stack) -> None:
-    changed = drawn(null, post_image(null.api, SCENE, MASK, strength="1"))
+    changed = result_of(null, post_image(null.api, SCENE, MASK, strength="1"))
 
     before = np.asarray(scene())
     assert (changed[:, :48] == before[:, :48]).all()
@@ -66,7 +66,7 @@ def test_fields_may_be_in_the_query(null: Stack, reference: Pixels) -> None:
 
     answer = requests.post(url, params=query, files={"image": SCENE}, timeout=60)
 
-    assert (drawn(null, answer) == reference).all()
+    assert (result_of(null, answer) == reference).all()
 
 
 def test_fields_in_query_and_form_must_agree(null: Stack) -> None:
@@ -87,7 +87,7 @@ def test_json_gives_the_same_image_as_a_form(null: Stack, reference: Pixels) -> 
         ("/api/img2img", [as_url]),
         ("/api/txt2img", base64.encodebytes(SCENE).decode()),
     ]:
-        assert (drawn(null, null.api.post(path, {**body, "image": image})) == reference).all()
+        assert (result_of(null, null.api.post(path, {**body, "image": image})) == reference).all()
 
 
 def test_jobs_accept_images_too(null: Stack) -> None:
@@ -258,9 +258,9 @@ def test_pages_of_other_sites_cannot_post_forms(api: Api, headers: dict[str, str
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": ""}])
 def test_pages_of_this_service_may_post_forms(api: Api, headers: dict[str, str]) -> None:
-    told = {name: value or api.url for name, value in headers.items()}
+    sent = {name: value or api.url for name, value in headers.items()}
 
-    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=told, timeout=30)
+    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=sent, timeout=30)
 
     assert answer.status_code == 200, answer.text
 
@@ -268,9 +268,9 @@ def test_pages_of_this_service_may_post_forms(api: Api, headers: dict[str, str])
 def test_a_backend_without_image_support_names_those_with_it(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null,sd") as stack:
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
-        for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
-            told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.set_capabilities(backend, told))
+        for backend, max_images in ((Backend.SD, 0), (Backend.NULL, 4)):
+            capabilities = NullEngine.capabilities.model_copy(update={"max_input_images": max_images})
+            store.run(workers.set_capabilities(backend, capabilities))
         api = stack.start_api()
 
         answer = post_image(api, SCENE, backend="sd")

@@ -1,4 +1,4 @@
-"""Many images and large ones: memory does not grow with them, and each job gets its own."""
+"""Many and large uploads: memory stays bounded, and each job gets its own images."""
 
 import base64
 import itertools
@@ -21,16 +21,16 @@ from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import image_bytes
 
 LARGE = noise_png(2600, 2580)
-AT_ONCE = 5
-NOT_WAITED_FOR = {"prefer": "wait=0"}
-#: JSON is in memory twice while it is read: as it came, and as the text of its fields.
-MOST_GROWTH_OF_FORMS, MOST_GROWTH_OF_JSON = 30_000_000, 110_000_000
+CONCURRENT = 5
+NO_WAIT = {"prefer": "wait=0"}
+#: Memory holds JSON twice while it is read: as bytes and as the text of its fields.
+MAX_GROWTH_OF_FORMS, MAX_GROWTH_OF_JSON = 30_000_000, 110_000_000
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 @pytest.fixture(scope="module")
 def unserved(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Nobody takes its jobs, so that what was uploaded lies there to be looked at."""
+    """An API without a worker, so that uploads stay on disk."""
     with Stack(redis_url, tmp_path_factory.mktemp("unserved"), SD_BACKENDS="null") as stack:
         stack.start_api()
         yield stack
@@ -41,18 +41,18 @@ def inputs(stack: Stack) -> list[Path]:
 
 
 def growth(api: Api, upload: Callable[[], requests.Response]) -> int:
-    """How far the memory of the process rises above what it was, at its highest, while several upload at once."""
+    """The peak growth of the API's memory during concurrent uploads."""
     assert upload().status_code == 202
-    with resident(api) as growth, ThreadPoolExecutor(AT_ONCE) as threads:
-        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * AT_ONCE))} == {202}
+    with resident(api) as growth, ThreadPoolExecutor(CONCURRENT) as threads:
+        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * CONCURRENT))} == {202}
     return growth()
 
 
 @contextmanager
 def resident(api: Api) -> Iterator[Callable[[], int]]:
-    """How far the memory of the process has risen since, at its highest."""
+    """The peak growth of the API's memory since the start of the block."""
     process = Path(f"/proc/{api.process.pid}")
-    # The highest counts from here.
+    # Resets the peak.
     (process / "clear_refs").write_text("5")
     before = _bytes(process, "VmRSS")
     yield lambda: _bytes(process, "VmHWM") - before
@@ -64,16 +64,14 @@ def _bytes(process: Path, name: str) -> int:
 
 
 def form(api: Api) -> requests.Response:
-    return requests.post(
-        f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NOT_WAITED_FOR, timeout=60
-    )
+    return requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NO_WAIT, timeout=60)
 
 
 @ONLY_LINUX
 def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
     assert len(LARGE) > 20_000_000
     try:
-        assert growth(unserved.api, lambda: form(unserved.api)) < MOST_GROWTH_OF_FORMS
+        assert growth(unserved.api, lambda: form(unserved.api)) < MAX_GROWTH_OF_FORMS
     finally:
         cancel_all(unserved)
 
@@ -82,7 +80,7 @@ def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
 def test_memory_holds_one_large_json_request_at_a_time(unserved: Stack) -> None:
     body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(LARGE).decode()}
     try:
-        assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MOST_GROWTH_OF_JSON
+        assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MAX_GROWTH_OF_JSON
     finally:
         cancel_all(unserved)
 
@@ -115,9 +113,9 @@ def test_a_repeated_request_stores_its_images_once(unserved: Stack) -> None:
 def test_images_are_not_stored_in_redis(unserved: Stack) -> None:
     unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
 
-    told = unserved.api.get("/api/jobs?state=queued")
+    answer = unserved.api.get("/api/jobs?state=queued")
 
-    assert len(told.content) < 4096
+    assert len(answer.content) < 4096
     cancel_all(unserved)
 
 
@@ -138,7 +136,7 @@ def test_concurrent_uploads_are_not_mixed_up(null: Stack) -> None:
 
     def changed(shade: int) -> bool:
         image = np.full((32, 32, 3), 4 * shade, np.uint8)
-        # Of one colour it would be no image to the worker.
+        # An image of one colour would be refused as invalid output.
         image[:16] += 20
         answer = post_image(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
         assert answer.status_code == 200, answer.text

@@ -7,7 +7,7 @@ import requests
 
 from api.delivery.image_files import CHUNK_BYTES
 from tests.api.delivery.test_images import (
-    part,
+    get_range,
 )
 from tests.api.images import noise_png
 from tests.api.problem import assert_problem
@@ -66,7 +66,7 @@ def test_a_large_image_is_sent_in_pieces_and_whole(far: Stack) -> None:
     assert image["bytes"] > CHUNK_BYTES
 
     got = requests.get(image["url"], timeout=20).content
-    middle = part(image["url"], "bytes=100-2300000")
+    middle = get_range(image["url"], "bytes=100-2300000")
 
     assert len(got) == image["bytes"]
     assert (middle.status_code, middle.content) == (206, got[100:2300001])
