@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from shared.errors import FieldError
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from shared.errors import FieldError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 
 #: Names that other tools use for our fields.
@@ -65,6 +68,19 @@ _BOUND_MESSAGES = {
 }
 #: A message that begins so is a predicate, and the name of the field is its subject.
 _PREDICATE = re.compile(r"(must|may|is|was|has|needs|requires|contains|names|makes|does|takes)\b")
+
+
+def invalid_field(pointer: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(errors=[FieldError(pointer, detail)])
+
+
+def validate_request(fields: Any) -> GenerationRequest:
+    """Raises RequestValidationError."""
+    try:
+        return GenerationRequest.model_validate(fields)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from None
 
 
 def describe_error(problem: Mapping[str, Any]) -> str:

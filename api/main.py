@@ -23,7 +23,7 @@ from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
 from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
-from api.intake.unconfirmed import UnconfirmedJobs
+from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from api.services import FleetCache, Services
 from shared.errors import ConfigurationError, StoreUnavailable

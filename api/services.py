@@ -14,7 +14,7 @@ from api.edge.rate_limit import RateLimit
 from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
 from api.intake.disk_space import DiskSpace
-from api.intake.unconfirmed import UnconfirmedJobs
+from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
 from shared.access.links import Links
 from shared.jobs.operations import Jobs

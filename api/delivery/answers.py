@@ -15,7 +15,7 @@ from shared.jobs.views import JobView, job_view
 
 
 async def result_response(services: Services, http: Request, snapshot: JobSnapshot, *, as_image: bool) -> Response:
-    """What a finished job came to: its view, the bytes of its first image, or the problem that it failed with."""
+    """The finished job as JSON, its first image, or the error that it failed with."""
     job = snapshot.job
     if job.error is not None:
         return failed_job_response(job.error, {"X-Job-Id": job.id})
@@ -29,16 +29,16 @@ async def result_response(services: Services, http: Request, snapshot: JobSnapsh
 
 
 async def job_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
-    """200 with the job, and its images inside where the request wanted that; 304 if the client has this version."""
+    """200 with the job, and with its images if the request asked for base64; 304 if the client has this version."""
     job = snapshot.job
     view = await view_job(services, http, snapshot)
     inline = job.request.response_format is ResponseFormat.B64_JSON
     images = await services.inline_images.available(job) if inline else []
     body, headers = view.model_dump_json().encode(), {"X-Job-Id": job.id}
     if job.state.is_terminal:
-        # Images never change and all else is in the body, but a file may be gone.
-        present = " ".join(str(image.index) for image in images)
-        headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
+        # The body changes with everything but the files, which never change but may be gone.
+        available = " ".join(str(image.index) for image in images)
+        headers["ETag"] = f'"{sha256(body + available.encode()).hexdigest()}"'
         if client_has(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
@@ -47,7 +47,7 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
 
 
 async def accepted_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
-    """202 with the job and, in `Location`, its address."""
+    """202 with the job, and its URL in `Location`."""
     job_id = snapshot.job.id
     headers = {"Location": (await services.links(http)).job(job_id), "X-Job-Id": job_id}
     return Response((await view_job(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")

@@ -1,7 +1,6 @@
-"""How the bytes of an image go out: piece by piece, wherever they lie."""
+"""Sends the file of an image chunk by chunk, with validators and ranges, from any storage."""
 
 import re
-from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import PurePosixPath
 
@@ -14,7 +13,7 @@ from shared.jobs.job import Image, Job
 from shared.storage.images import ImageStore, image_name
 from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
 
-#: What one client may take of the memory; most images are smaller, and so one request.
+#: Memory for one client. Most images are smaller, so one request to the storage is enough.
 CHUNK_BYTES = 2 * 1024 * 1024
 #: An image never changes once it is recorded.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
@@ -23,7 +22,7 @@ GONE = "The file of this image is gone or damaged."
 
 
 async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
-    """Raises ImageNotFound when the file is gone, is not the one that was recorded, or was never to be seen.
+    """Raises ImageNotFound for a withheld image and if the recorded file is gone or changed.
 
     Raises RangeNotSatisfiable and StorageUnavailable.
     """
@@ -35,31 +34,30 @@ async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) 
 
 
 async def _send_image(
-    storage: ObjectStore, name: str, image: Image, http: Request, headers: Mapping[str, str]
+    storage: ObjectStore, name: str, image: Image, http: Request, headers: dict[str, str]
 ) -> Response:
-    """Raises StorageUnavailable, and ImageNotFound when the file is not the very one that was recorded."""
-    if (link := await storage.signed_url(name)) is not None:
-        return RedirectResponse(link, headers={**headers, "Cache-Control": "no-store"})
-    whole, asked = image.bytes or 0, requested_range(image, http)
-    start, end = asked or (0, whole)
-    if _client_has(image, http):
+    if (url := await storage.signed_url(name)) is not None:
+        return RedirectResponse(url, headers={**headers, "Cache-Control": "no-store"})
+    size, requested = image.bytes or 0, requested_range(image, http)
+    start, end = requested or (0, size)
+    if client_has(headers["ETag"], http):
         await _first_chunk(storage, name, image, start, start + 1)
-        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=dict(headers))
-    about = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
-    about["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(end - start)}
+    headers["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
     status = HTTPStatus.OK
-    if asked:
-        status, about["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{whole}"
+    if requested:
+        status, headers["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{size}"
     if http.method == "HEAD":
         await _first_chunk(storage, name, image, start, start + 1)
-        return Response(None, status, {**headers, **about}, image.media_type)
+        return Response(None, status, headers, image.media_type)
     first = await _first_chunk(storage, name, image, start, end)
-    sent = stream_chunks(storage, name, first, start, end, CHUNK_BYTES)
-    return StreamingResponse(sent, status, {**headers, **about}, image.media_type)
+    chunks = stream_chunks(storage, name, first, start, end, CHUNK_BYTES)
+    return StreamingResponse(chunks, status, headers, image.media_type)
 
 
 async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:
-    """Whether the very file that was recorded is. Raises StorageUnavailable."""
+    """Whether the recorded file exists unchanged. Raises StorageUnavailable."""
     try:
         await _first_chunk(storage, name, image, 0, 1)
     except ImageNotFound:
@@ -68,37 +66,33 @@ async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:
 
 
 async def _first_chunk(storage: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
-    """Asked for before the answer begins, so that it can still be a problem."""
+    """Read before the answer begins, so that the answer can still be an error. Raises ImageNotFound."""
     first = await storage.read_chunk(name, start, min(end, start + CHUNK_BYTES))
     if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
         raise ImageNotFound(GONE)
     return first
 
 
-def _client_has(image: Image, http: Request) -> bool:
-    return client_has(f'"{image.sha256}"', http)
-
-
 def client_has(etag: str, http: Request) -> bool:
-    """Whether the client has what it asks for."""
-    asked = http.headers.get("if-none-match", "")
-    return http.method in SAFE_METHODS and (asked.strip() == "*" or etag in asked)
+    """Whether the client has this version already."""
+    etags = http.headers.get("if-none-match", "")
+    return http.method in SAFE_METHODS and (etags.strip() == "*" or etag in etags)
 
 
 def requested_range(image: Image, http: Request) -> tuple[int, int] | None:
-    """The part that is asked for, as its first byte and the one after its last; None for all of it.
+    """The first byte and the one after the last; None for the whole image.
 
-    What is no range is ignored, as RFC 9110 has it, and so is a list of ranges: it only serves to make work.
+    Invalid ranges are ignored, as RFC 9110 has it, and so are lists of ranges, which serve only to make work.
     Raises RangeNotSatisfiable.
     """
-    asked, etag = _RANGE.fullmatch(http.headers.get("range", "")), f'"{image.sha256}"'
-    if asked is None or http.method not in SAFE_METHODS or http.headers.get("if-range", etag) != etag:
+    match, etag = _RANGE.fullmatch(http.headers.get("range", "")), f'"{image.sha256}"'
+    if match is None or http.method not in SAFE_METHODS or http.headers.get("if-range", etag) != etag:
         return None
-    whole, (first, last, from_end) = image.bytes or 0, asked.groups()
+    size, (first, last, suffix_length) = image.bytes or 0, match.groups()
     if last and int(last) < int(first):
         return None
-    start = max(0, whole - int(from_end)) if from_end else int(first)
-    end = min(whole, int(last) + 1) if last else whole
+    start = max(0, size - int(suffix_length)) if suffix_length else int(first)
+    end = min(size, int(last) + 1) if last else size
     if start >= end:
-        raise RangeNotSatisfiable(whole)
+        raise RangeNotSatisfiable(size)
     return start, end

@@ -1,7 +1,7 @@
-"""Answers that carry images as base64 in their JSON: read, encoded and sent piece by piece.
+"""Sends answers with images as base64 in their JSON, chunk by chunk.
 
-One piece of each answer is in memory at a time, and nothing is read while a slow client takes it: what an answer costs
-does not grow with its images, and what all cost together is bounded by the connections that there may be.
+Memory holds one chunk of each answer, and reads wait for slow clients. So the cost of an answer does not grow with its
+images, and the limit of connections bounds the cost of all answers.
 """
 
 import asyncio
@@ -18,30 +18,29 @@ from shared.jobs.job import Image, Job
 from shared.jobs.views import JobView
 from shared.storage.images import ImageStore, image_name
 
-#: 3 bytes are 4 characters.
+#: A multiple of 3, because base64 turns 3 bytes into 4 characters.
 CHUNK_BYTES = 384 * 1024
-#: So many pieces are encoded at a time: other work wants threads too.
-ENCODED_AT_ONCE = 2
+#: Limit of chunks encoded at a time, so that threads remain for other work.
+MAX_ENCODING = 2
 
 
 @dataclass(frozen=True)
 class InlineImages:
     store: ImageStore
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ENCODED_AT_ONCE))
+    _encoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_ENCODING))
 
     async def available(self, job: Job) -> list[Image]:
-        """The images whose file is the very one that was recorded. Raises StorageUnavailable."""
-        return [image for image in job.images if not image.flagged and await self._is_present(job, image)]
+        """The images whose recorded file exists. Raises StorageUnavailable."""
+        return [image for image in job.images if not image.flagged and await self._exists(job, image)]
 
-    async def _is_present(self, job: Job, image: Image) -> bool:
-        name = image_name(job, image.index)
-        return await image_exists(self.store.storage, name, image)
+    async def _exists(self, job: Job, image: Image) -> bool:
+        return await image_exists(self.store.storage, image_name(job, image.index), image)
 
     def response(
         self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]
     ) -> StreamingResponse:
         """The view with the bytes of these images in it."""
-        # Nobody can have put it into the texts of the job.
+        # Random, so that no text of the job contains it.
         mark = secrets.token_hex(16)
         marks = {image.index: f"{mark}-{image.index}" for image in images}
         marked = [image.model_copy(update={"b64_json": marks.get(image.index)}) for image in view.images]
@@ -51,32 +50,32 @@ class InlineImages:
             texts.append(before.encode())
         texts.append(rest.encode())
         length = sum(map(len, texts)) + sum(-(-(image.bytes or 0) // 3) * 4 for image in images)
-        told = {**headers, "Content-Length": str(length)}
-        return StreamingResponse(self._body(job, texts, images), media_type="application/json", headers=told)
+        headers = {**headers, "Content-Length": str(length)}
+        return StreamingResponse(self._body(job, texts, images), media_type="application/json", headers=headers)
 
     async def _body(self, job: Job, texts: Sequence[bytes], images: Sequence[Image]) -> AsyncIterator[bytes]:
         for text, image in zip(texts, images, strict=False):
             yield text
-            async for piece in self._encoded(image_name(job, image.index), image.bytes or 0):
-                yield piece
+            async for chunk in self._encode(image_name(job, image.index), image.bytes or 0):
+                yield chunk
         yield texts[-1]
 
-    async def _encoded(self, name: str, size: int) -> AsyncIterator[bytes]:
-        start, carried = 0, b""
+    async def _encode(self, name: str, size: int) -> AsyncIterator[bytes]:
+        start, pending = 0, b""
         version: object = None
         while start < size:
-            async with self._turn:
-                data, version = await self._piece(name, start, size, version)
-                start, data = start + len(data), carried + data
+            async with self._encoding:
+                data, version = await self._read_chunk(name, start, size, version)
+                start, data = start + len(data), pending + data
                 whole = len(data) if start == size else len(data) // 3 * 3
-                carried = data[whole:]
+                pending = data[whole:]
                 encoded = await asyncio.to_thread(base64.b64encode, memoryview(data)[:whole])
             yield encoded
 
-    async def _piece(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
-        """What comes next, and the version of the file that it is of. Raises StorageUnavailable."""
-        piece = await self.store.storage.read_chunk(name, start, min(size, start + CHUNK_BYTES), version)
-        # Gone in the middle: the answer is cut off, and its length tells.
-        if piece is None or not piece.data:
+    async def _read_chunk(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
+        """The next bytes of the file, and its version. Raises StorageUnavailable."""
+        chunk = await self.store.storage.read_chunk(name, start, min(size, start + CHUNK_BYTES), version)
+        # If the file is gone by now the answer is cut off, which its length tells the client.
+        if chunk is None or not chunk.data:
             raise StorageUnavailable
-        return piece.data, piece.version
+        return chunk.data, chunk.version

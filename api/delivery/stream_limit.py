@@ -1,4 +1,4 @@
-"""How many event streams somebody may have open: each takes a socket and memory of this very process."""
+"""Limits the open event streams of each client, because each takes a socket and memory of this process."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ RETRY_SECONDS = 5
 
 
 class StreamLimit:
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_streams: int) -> None:
+        self._max_streams = max_streams
         self._open: Counter[str] = Counter()
 
     @property
@@ -22,8 +22,8 @@ class StreamLimit:
     @contextmanager
     def slot(self, client_id: str) -> Iterator[None]:
         """Raises RateLimited."""
-        if self._open[client_id] >= self._most:
-            raise RateLimited("As many event streams are open as may be; close one first.", RETRY_SECONDS)
+        if self._open[client_id] >= self._max_streams:
+            raise RateLimited("Too many open event streams; close one first.", RETRY_SECONDS)
         self._open[client_id] += 1
         try:
             yield

@@ -7,7 +7,8 @@ from typing import Literal
 from fastapi import Request
 
 from api.delivery.events import Listener, retry_until_available, wait_until_done
-from api.intake.admission import IdempotencyScope, admit_job, cancel_job, prepare_job
+from api.intake.admission import admit_job, cancel_job, prepare_job
+from api.intake.idempotency import IdempotencyScope
 from api.intake.uploads import RequestUploads
 from api.problems import set_job_id
 from api.services import Services
@@ -17,7 +18,7 @@ from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobSnapshot
 
-#: How long the cancellation for a caller that has left is retried.
+#: How long the cancellation for a caller that has disconnected is retried.
 CANCEL_SECONDS = 60.0
 
 OnDisconnect = Literal["keep", "cancel"]
@@ -32,17 +33,17 @@ async def submit_and_wait(
     seconds: int,
     on_disconnect: OnDisconnect = "keep",
 ) -> JobSnapshot:
-    """The finished job; or the job as it is when time is up, the caller has left or this process stops."""
+    """The finished job, or the unfinished one at the timeout, a disconnection or the stop of this process."""
     job, expected_ms = await prepare_job(
         services, scope.caller, request, services.base_url(http), uploads.first_image_size(request)
     )
-    with ExitStack() as listening:
-        # Listening from before the job is accepted misses nothing, so the record is read once, at the end.
-        listener = listening.enter_context(services.event_hub.listen(job.id))
+    with ExitStack() as listeners:
+        # Listening starts before the job is accepted, so no event is missed and the record is read once, at the end.
+        listener = listeners.enter_context(services.event_hub.listen(job.id))
         admission = await admit_job(services, job, expected_ms, scope.key_for(request), uploads)
         if admission.outcome is not AdmissionOutcome.CREATED:
-            listener = listening.enter_context(services.event_hub.listen(admission.job_id))
-            # The job may have ended before anybody listened, and another caller may wait for it too.
+            listener = listeners.enter_context(services.event_hub.listen(admission.job_id))
+            # This job may have ended already, and other callers may wait for it too.
             listener.notify(None)
             on_disconnect = "keep"
         snapshot = await _wait(services, http, listener, admission.job_id, seconds, on_disconnect)
@@ -50,11 +51,11 @@ async def submit_and_wait(
     return snapshot or await latest(services, job, admission.job_id)
 
 
-async def latest(services: Services, draft: Job, job_id: str) -> JobSnapshot:
-    """The accepted job as it is now, or as its draft was while the store is away. Raises JobNotFound."""
+async def latest(services: Services, accepted: Job, job_id: str) -> JobSnapshot:
+    """The accepted job as it is now; while Redis is away, as it was accepted. Raises JobNotFound."""
     with suppress(StoreUnavailable):
         return await services.read_job(job_id)
-    return JobSnapshot(draft.model_copy(update={"id": job_id}))
+    return JobSnapshot(accepted.model_copy(update={"id": job_id}))
 
 
 async def _wait(
@@ -77,7 +78,7 @@ async def _wait(
 
 
 async def _cancel(services: Services, job_id: str) -> None:
-    """Cancel for a caller that has left and cannot ask again: retried while the store is away, for a limited time."""
+    """Cancel for a caller that cannot retry because it has disconnected: retried while Redis is away, for a time."""
     with suppress(InvalidTransition, TimeoutError):
         async with asyncio.timeout(CANCEL_SECONDS):
             await retry_until_available(lambda: cancel_job(services, job_id))

@@ -1,4 +1,4 @@
-"""Whether there is room for more images."""
+"""Checks that storage has space for more images."""
 
 import asyncio
 import time
@@ -6,12 +6,12 @@ import time
 from shared.errors import StorageFull
 from shared.storage.object_store import DiskUsage, ObjectStore
 
-#: How old an answer may be: a flood of submits looks once.
+#: Age limit of the cached usage, which a flood of submissions shares.
 FRESH_SECONDS = 1.0
 
 
 class DiskSpace:
-    """The storage of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
+    """The cached disk usage of the image storage, read on a thread because network storage may be slow."""
 
     def __init__(self, storage: ObjectStore, min_free_bytes: int) -> None:
         self._storage = storage
@@ -33,7 +33,7 @@ class DiskSpace:
         if (error := (await self.usage()).error) is not None:
             raise type(error)(error.detail)
         if not await self.has_space():
-            raise StorageFull("There is too little free space for more images.")
+            raise StorageFull("There is not enough free space for more images.")
 
     async def _read(self) -> DiskUsage:
         usage = await asyncio.to_thread(self._storage.disk_usage)

@@ -1,4 +1,4 @@
-"""JSON bodies, read so that they mean one thing to every reader."""
+"""Reads JSON bodies, and accepts only those that every JSON reader understands the same way."""
 
 import json
 from collections.abc import AsyncIterator
@@ -13,12 +13,12 @@ from starlette.requests import ClientDisconnect
 from api.edge.body_limit import MAX_JSON_BYTES
 from shared.errors import InvalidRequest, PayloadTooLarge
 
-#: Commas and opening brackets, of which texts of that size could be full. Images are long, but have none.
+#: Limit of commas and opening brackets, as a bound of the memory: a value of a few bytes takes a hundred once parsed.
 MAX_VALUES = 16 * 1024
 
 
 def is_small(http: Request) -> bool:
-    """Whether the body says that it takes no more than a request without images."""
+    """Whether the declared length is within that of a request without images."""
     headers = http.headers
     return "transfer-encoding" not in headers and int(headers.get("content-length", "0")) <= MAX_JSON_BYTES
 
@@ -28,29 +28,34 @@ def media_type(http: Request) -> str:
 
 
 async def body_chunks(http: Request) -> AsyncIterator[bytes]:
-    """The body in pieces, as they come. Raises InvalidRequest where the caller leaves in the middle of it."""
+    """The body as it arrives. Raises InvalidRequest if the client disconnects before its end."""
     try:
-        async for piece in http.stream():
-            yield piece
+        async for chunk in http.stream():
+            yield chunk
     except ClientDisconnect:
-        raise InvalidRequest("The body ended before its end.") from None
+        raise InvalidRequest("The request body is incomplete.") from None
 
 
 async def json_chunks(http: Request) -> AsyncIterator[bytes]:
-    """As `body_chunks`. Raises PayloadTooLarge as soon as there are more values in it than a request has.
-
-    One of a few bytes takes a hundred once it is read.
-    """
+    """The same, and raises PayloadTooLarge as soon as the JSON has too many values."""
     values = 0
-    async for piece in body_chunks(http):
-        values += sum(map(piece.count, (b",", b"[", b"{")))
+    async for chunk in body_chunks(http):
+        values += count_values(chunk)
         if values > MAX_VALUES:
-            raise PayloadTooLarge("The JSON holds more values than a request has.")
-        yield piece
+            raise too_many_values()
+        yield chunk
+
+
+def count_values(chunk: bytes) -> int:
+    return sum(map(chunk.count, (b",", b"[", b"{")))
+
+
+def too_many_values() -> PayloadTooLarge:
+    return PayloadTooLarge("The JSON has more values than any request.")
 
 
 def parse_body(body: bytes) -> Any:
-    """Raises RequestValidationError for what is no JSON, and otherwise as `parse_json` does."""
+    """Raises RequestValidationError for invalid JSON, and InvalidRequest as `parse_json` does."""
     try:
         return parse_json(body)
     except ValueError:
@@ -58,23 +63,23 @@ def parse_body(body: bytes) -> Any:
 
 
 def parse_json(text: bytes) -> Any:
-    """Raises ValueError for what is no JSON, and for the NaN, lone surrogates and deep nesting of the standard library.
+    """Raises ValueError for invalid JSON, and for NaN, lone surrogates and deep nesting, which json.loads allows.
 
-    Raises InvalidRequest for a name that stands twice in one object: of two values readers take the first or the last.
+    Raises InvalidRequest for duplicate keys, of which some readers take the first and some the last.
     """
     if _has_duplicate_keys(text):
-        raise InvalidRequest("A name stands twice in one object of the JSON.")
+        raise InvalidRequest("Duplicate key in a JSON object.")
     return from_json(text, allow_inf_nan=False)
 
 
 def _has_duplicate_keys(text: bytes) -> bool:
-    twice = False
+    found = False
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
-        nonlocal twice
-        twice = twice or len(dict(pairs)) < len(pairs)
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found = found or len(dict(pairs)) < len(pairs)
 
-    # What it cannot read is no JSON for the other reader either.
+    # from_json refuses whatever json.loads cannot read.
     with suppress(ValueError, RecursionError):
-        json.loads(text, object_pairs_hook=look)
-    return twice
+        json.loads(text, object_pairs_hook=check)
+    return found

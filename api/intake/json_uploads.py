@@ -1,5 +1,7 @@
-"""JSON that images come in: what is long in it goes to files as it comes, so that neither memory nor anybody who waits
-for the event loop notices how large it is."""
+"""Extracts images from a JSON body while it arrives.
+
+Long strings go to files chunk by chunk, so a large body neither fills the memory nor blocks the event loop.
+"""
 
 import binascii
 import re
@@ -11,20 +13,25 @@ from typing import Generic, Protocol, TypeVar
 from pydantic_core import from_json
 
 from api.edge.body_limit import MAX_JSON_BYTES
+from api.intake.json_body import count_values, too_many_values
 from shared.errors import PayloadTooLarge
 from shared.jobs.requests import MAX_INPUT_IMAGES
 
-#: A string of more bytes is an image, or is refused: the longest text has 4000 characters, of 12 bytes each at most.
-LONG = 64 * 1024
-MOST_IMAGES = MAX_INPUT_IMAGES + 1
-#: What is left of the JSON without its long strings.
-MOST_LEFT = MAX_JSON_BYTES + MOST_IMAGES * LONG
-#: Stands where a long string was: too long for every field, where it was no image.
-FILLING = "." * 5000
+#: A longer string is an image or invalid: the longest text has 4000 characters of at most 12 bytes each.
+LONG_STRING_BYTES = 64 * 1024
+MAX_UPLOADS = MAX_INPUT_IMAGES + 1
+#: Limit of the JSON without its long strings.
+MAX_REMAINDER_BYTES = MAX_JSON_BYTES + MAX_UPLOADS * LONG_STRING_BYTES
+#: Makes a placeholder longer than any field allows, so a long string that is not an image is refused.
+PADDING = "." * 5000
+NOT_AN_IMAGE = "is not base64, a data: URL or a URL"
+NOT_BASE64_DATA_URL = "is a data: URL without base64"
+#: Matches up to the quote that ends a string, or up to an incomplete escape at the end of the chunk.
+_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
 class Target(Protocol):
-    """Takes the bytes of one image. May raise whatever ends the request."""
+    """Stores the bytes of one image. `write` may raise an error that ends the request."""
 
     async def write(self, data: bytes) -> None: ...
 
@@ -34,118 +41,114 @@ T = TypeVar("T", bound=Target)
 
 @dataclass
 class Base64Decoder(Generic[T]):
-    """One long string: base64, or a data: URL of it, decoded as it comes."""
+    """Decodes one long string, base64 or a base64 data: URL, while it arrives."""
 
     target: T
-    wrong: str | None = None
-    """What is wrong with it, if anything is."""
-    _begun: bool = False
-    _rest: bytes = b""
-    _padded: bool = False
+    error: str | None = None
+    """Why the string is not an image."""
+    _is_started: bool = False
+    _pending: bytes = b""
+    _is_padded: bool = False
 
-    async def take(self, raw: bytes, *, last: bool) -> None:
-        """`raw` is as it stands in the JSON, and has no half of an escape at its end."""
-        if self.wrong:
+    async def feed(self, raw: bytes, *, last: bool) -> None:
+        """Decode a part of the string as it is written in the JSON. The part must not end within an escape."""
+        if self.error:
             return
         try:
-            # Escaped line breaks, and the slashes that PHP escapes. The reader takes none that are not escaped.
+            # Escapes are line breaks, and slashes from PHP. from_json refuses line breaks that are not escaped.
             text = "".join(from_json(b'"' + raw + b'"').split()).encode("ascii") if b"\\" in raw else raw
-            data = self._decoded(text.replace(b" ", b""), last=last)
+            data = self._decode(text.replace(b" ", b""), last=last)
         except ValueError:
-            self.wrong = self.wrong or "is no base64, data: URL or address"
+            self.error = self.error or NOT_AN_IMAGE
             return
         await self.target.write(data)
 
-    def _decoded(self, text: bytes, *, last: bool) -> bytes:
-        if not self._begun:
-            self._begun = True
-            text = self._past_the_start(text)
-        text = self._rest + text
-        if text and self._padded:
+    def _decode(self, text: bytes, *, last: bool) -> bytes:
+        if not self._is_started:
+            self._is_started = True
+            text = self._strip_data_url(text)
+        text = self._pending + text
+        if text and self._is_padded:
             raise ValueError
         end = len(text) if last else len(text) // 4 * 4
-        self._rest, self._padded = text[end:], text[:end].endswith(b"=")
+        self._pending, self._is_padded = text[end:], text[:end].endswith(b"=")
         return binascii.a2b_base64(text[:end], strict_mode=True)
 
-    def _past_the_start(self, text: bytes) -> bytes:
+    def _strip_data_url(self, text: bytes) -> bytes:
         if text[:5].lower() != b"data:":
             return text
         start, _, data = text.partition(b",")
         if not start.lower().endswith(b";base64"):
-            self.wrong = "is a data: URL without base64 in it"
+            self.error = NOT_BASE64_DATA_URL
             raise ValueError
         return data
 
 
 class JsonUploadReader(Generic[T]):
-    """Reads JSON piece by piece; `begin` opens what a long string is written to."""
+    """Separates the long strings of a JSON body from the rest."""
 
-    def __init__(self, begin: Callable[[], Awaitable[T]], most_values: int) -> None:
-        self._begin = begin
-        self._values_left = most_values
+    def __init__(self, open_target: Callable[[], Awaitable[T]], max_values: int) -> None:
+        self._open_target = open_target
+        self._values_left = max_values
         self._token = secrets.token_hex(16)
-        self._rest = b""
+        self._pending = b""
         self._in_string = False
         self._string = bytearray()
-        self._long: Base64Decoder[T] | None = None
-        self._left = bytearray()
-        self.lifted: dict[str, Base64Decoder[T]] = {}
-        """By what stands in their place."""
+        self._upload: Base64Decoder[T] | None = None
+        self._remainder = bytearray()
+        self.uploads: dict[str, Base64Decoder[T]] = {}
+        """By the placeholder that replaces the string in the JSON."""
 
-    async def read(self, pieces: AsyncIterator[bytes]) -> bytes:
-        """The JSON without its long strings. Raises PayloadTooLarge."""
-        async for piece in pieces:
-            await self._take(self._rest + piece)
-            if len(self._left) > MOST_LEFT:
-                raise PayloadTooLarge(f"The JSON without its images may take at most {MAX_JSON_BYTES} bytes.")
-        return bytes(self._left + self._string + self._rest)
+    async def read(self, chunks: AsyncIterator[bytes]) -> bytes:
+        """Return the JSON with placeholders for its long strings. Raises PayloadTooLarge."""
+        async for chunk in chunks:
+            await self._feed(self._pending + chunk)
+            if len(self._remainder) > MAX_REMAINDER_BYTES:
+                raise PayloadTooLarge(f"Without its images, the JSON may have at most {MAX_JSON_BYTES} bytes.")
+        return bytes(self._remainder + self._string + self._pending)
 
-    async def _take(self, piece: bytes) -> None:
-        at, self._rest = 0, b""
-        while at < len(piece):
+    async def _feed(self, chunk: bytes) -> None:
+        start, self._pending = 0, b""
+        while start < len(chunk):
             if self._in_string:
-                end = _STRING.match(piece, at).end()  # type: ignore[union-attr]
-                self._string += piece[at:end]
-                ended = piece[end : end + 1] == b'"'
-                await self._inside(ended=ended)
-                if not ended:
-                    self._rest = piece[end:]
+                end = _STRING.match(chunk, start).end()  # type: ignore[union-attr]
+                self._string += chunk[start:end]
+                has_ended = chunk[end : end + 1] == b'"'
+                await self._add_to_string(has_ended=has_ended)
+                if not has_ended:
+                    self._pending = chunk[end:]
                     return
             else:
-                end = piece.find(b'"', at)
+                end = chunk.find(b'"', start)
                 self._in_string = end >= 0
-                end = end if end >= 0 else len(piece)
-                self._outside(piece[at : end + 1])
-            at = end + 1
+                end = end if end >= 0 else len(chunk)
+                self._add_outside_strings(chunk[start : end + 1])
+            start = end + 1
 
-    def _outside(self, piece: bytes) -> None:
-        self._left += piece
-        self._values_left -= sum(map(piece.count, (b",", b"[", b"{")))
+    def _add_outside_strings(self, text: bytes) -> None:
+        self._remainder += text
+        self._values_left -= count_values(text)
         if self._values_left < 0:
-            raise PayloadTooLarge("The JSON holds more values than a request has.")
+            raise too_many_values()
 
-    async def _inside(self, *, ended: bool) -> None:
-        """With a part of a string, or its end."""
-        if self._long is None and len(self._string) > LONG:
-            if len(self.lifted) == MOST_IMAGES:
-                raise PayloadTooLarge("The JSON holds more long strings than a request has images.")
-            self._long = Base64Decoder(await self._begin())
-        if self._long is not None and (ended or len(self._string) > LONG):
-            half = -1 if ended else self._string.rfind(b"\\u", len(self._string) - 5)
-            cut = half if half >= 0 else len(self._string)
-            await self._long.take(bytes(self._string[:cut]), last=ended)
-            del self._string[:cut]
-        if ended:
-            self._left += self._string if self._long is None else self._placeholder(self._long).encode()
-            self._left += b'"'
+    async def _add_to_string(self, *, has_ended: bool) -> None:
+        if self._upload is None and len(self._string) > LONG_STRING_BYTES:
+            if len(self.uploads) == MAX_UPLOADS:
+                raise PayloadTooLarge("The JSON has more long strings than a request may have images.")
+            self._upload = Base64Decoder(await self._open_target())
+        if self._upload is not None and (has_ended or len(self._string) > LONG_STRING_BYTES):
+            # A unicode escape may be incomplete at the end; it waits for the next chunk.
+            escape = -1 if has_ended else self._string.rfind(b"\\u", len(self._string) - 5)
+            end = escape if escape >= 0 else len(self._string)
+            await self._upload.feed(bytes(self._string[:end]), last=has_ended)
+            del self._string[:end]
+        if has_ended:
+            self._remainder += self._string if self._upload is None else self._placeholder(self._upload).encode()
+            self._remainder += b'"'
             self._string.clear()
-            self._in_string, self._long = False, None
+            self._in_string, self._upload = False, None
 
-    def _placeholder(self, long: Base64Decoder[T]) -> str:
-        name = f"{self._token}{len(self.lifted)}{FILLING}"
-        self.lifted[name] = long
+    def _placeholder(self, upload: Base64Decoder[T]) -> str:
+        name = f"{self._token}{len(self.uploads)}{PADDING}"
+        self.uploads[name] = upload
         return name
-
-
-#: Up to the quote that ends a string, or to half an escape at the end of what has come.
-_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)

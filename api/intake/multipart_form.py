@@ -1,4 +1,4 @@
-"""multipart/form-data as it comes in: part after part, none of them in memory but for short texts."""
+"""Reads multipart/form-data part by part while it arrives, with only short texts in memory."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from api.intake.json_body import body_chunks
 from shared.errors import InvalidRequest, PayloadTooLarge
 
 FORM_MEDIA_TYPE = "multipart/form-data"
-#: Every field of a request and as many images as may come, with room for those that are sent twice by mistake.
+#: Enough for every field and image of a request, some of them sent twice by mistake.
 MAX_PARTS = 64
 
 
@@ -24,84 +24,84 @@ class Part:
     """None for a field."""
 
 
-class End:
-    """Of a part."""
+class PartEnd:
+    pass
 
 
 class MultipartForm:
-    """The parts of a body, each of which must be read, as bytes or as text, before the next."""
+    """The parts of a body. Each must be read, with `data` or `content`, before the next."""
 
     def __init__(self, http: Request) -> None:
         """Raises InvalidRequest."""
         self._http = http
-        self._happened: list[Part | bytearray | End] = []
+        self._parsed: list[Part | bytearray | PartEnd] = []
         self._header = (b"", b"")
         self._disposition = b""
-        self._left = MAX_JSON_BYTES
-        self._complete = False
+        self._bytes_left = MAX_JSON_BYTES
+        self._is_complete = False
         _, options = parse_options_header(http.headers.get("content-type"))
         try:
             self._parser = MultipartParser(options[b"boundary"], self._callbacks())
         except (KeyError, FormParserError):
-            raise InvalidRequest("The content type names no boundary between the parts of the form.") from None
+            raise InvalidRequest("The Content-Type header has no boundary for the parts of the form.") from None
         self._events = self._read()
 
     async def parts(self) -> AsyncIterator[Part]:
-        """Raises InvalidRequest for what is no form, and one of too many parts."""
-        number = 0
+        """Raises InvalidRequest for a malformed form and for too many parts."""
+        count = 0
         async for event in self._events:
             if isinstance(event, Part):
-                number += 1
-                if number > MAX_PARTS:
+                count += 1
+                if count > MAX_PARTS:
                     raise InvalidRequest(f"The form may have at most {MAX_PARTS} parts.")
                 yield event
 
     async def data(self) -> AsyncIterator[bytes]:
-        """Of the part that has begun."""
+        """The current part, as it arrives."""
         async for event in self._events:
-            if isinstance(event, End):
+            if isinstance(event, PartEnd):
                 return
             if isinstance(event, bytearray):
                 yield bytes(event)
 
     async def content(self) -> bytes:
-        """Of the part that has begun. Raises InvalidRequest, and PayloadTooLarge where all texts take too much."""
+        """All of the current part. Raises InvalidRequest, and PayloadTooLarge if the texts of the form are too long."""
         text = bytearray()
-        async for piece in self.data():
-            self._left -= len(piece)
-            if self._left < 0:
-                raise PayloadTooLarge(f"The fields of the form may take at most {MAX_JSON_BYTES} bytes.")
-            text += piece
+        async for chunk in self.data():
+            self._bytes_left -= len(chunk)
+            if self._bytes_left < 0:
+                raise PayloadTooLarge(f"The fields of the form may have at most {MAX_JSON_BYTES} bytes.")
+            text += chunk
         return bytes(text)
 
-    async def _read(self) -> AsyncIterator[Part | bytearray | End]:
+    async def _read(self) -> AsyncIterator[Part | bytearray | PartEnd]:
         try:
             async for chunk in body_chunks(self._http):
                 self._parser.write(chunk)
-                for event in self._happened:
+                for event in self._parsed:
                     yield event
-                self._happened.clear()
+                self._parsed.clear()
         except FormParserError:
-            raise InvalidRequest("The body is not the form that its content type says.") from None
-        if not self._complete:
-            raise InvalidRequest("The form ends before its end.")
+            raise InvalidRequest("The body is not valid multipart/form-data.") from None
+        if not self._is_complete:
+            raise InvalidRequest("The form is truncated.")
 
     def _callbacks(self) -> Any:
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self._on_part_begin,
             "on_header_field": lambda data, start, end: self._on_header(data[start:end], b""),
             "on_header_value": lambda data, start, end: self._on_header(b"", data[start:end]),
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_data,
-            "on_part_end": lambda: self._happened.append(End()),
+            "on_part_end": lambda: self._parsed.append(PartEnd()),
             "on_end": self._on_end,
         }
 
     def _on_end(self) -> None:
-        self._complete = True
+        self._is_complete = True
 
-    def _begin(self) -> None:
+    def _on_part_begin(self) -> None:
         self._header, self._disposition = (b"", b""), b""
 
     def _on_header(self, name: bytes, value: bytes) -> None:
@@ -115,11 +115,11 @@ class MultipartForm:
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         name, file_name = options.get(b"name", b""), options.get(b"filename")
-        told = file_name.decode("utf-8", "replace") if file_name is not None else None
-        self._happened.append(Part(name.decode("utf-8", "replace"), told))
+        file_text = file_name.decode("utf-8", "replace") if file_name is not None else None
+        self._parsed.append(Part(name.decode("utf-8", "replace"), file_text))
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        if self._happened and isinstance(self._happened[-1], bytearray):
-            self._happened[-1] += data[start:end]
+        if self._parsed and isinstance(self._parsed[-1], bytearray):
+            self._parsed[-1] += data[start:end]
         else:
-            self._happened.append(bytearray(data[start:end]))
+            self._parsed.append(bytearray(data[start:end]))

@@ -1,4 +1,4 @@
-"""Images on their way in: from the moment that they come to the one in which a job has them."""
+"""Stores the images of a request until its job is accepted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,20 +16,20 @@ from shared.storage.object_store import StagingArea, Upload
 
 
 class UploadStore:
-    """Where uploads begin. Files are written on threads, in chunks as they come, so that memory does not grow."""
+    """Writes uploads to storage on threads, chunk by chunk, so that memory does not grow with them."""
 
     def __init__(
         self,
-        store: InputStore,
-        disk: DiskSpace,
+        inputs: InputStore,
+        disk_space: DiskSpace,
         fetcher: ImageFetcher,
         max_bytes: int,
         max_pixels: int,
         max_request_pixels: int,
     ) -> None:
-        """`max_bytes` and `max_pixels` are those of one image."""
-        self._store = store
-        self._disk = disk
+        """`max_bytes` and `max_pixels` limit one image, `max_request_pixels` all images of a request."""
+        self._inputs = inputs
+        self._disk_space = disk_space
         self.fetcher = fetcher
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
@@ -37,8 +37,8 @@ class UploadStore:
 
     @asynccontextmanager
     async def open_request(self) -> AsyncIterator["RequestUploads"]:
-        """The uploads of one request. What no job has at the end is removed."""
-        staged = self._store.create_staging_area()
+        """The uploads of one request, removed at the end unless a job has them by then."""
+        staged = self._inputs.create_staging_area()
         try:
             yield RequestUploads(self, staged)
         finally:
@@ -47,91 +47,96 @@ class UploadStore:
 
     @asynccontextmanager
     async def new_file(self, staged: StagingArea) -> AsyncIterator[Upload]:
-        """A file that goes at the end, unless it became an image. Raises StorageFull and StorageUnavailable."""
-        await self._disk.require_space()
+        """A file, removed at the end unless it was finished. Raises StorageFull and StorageUnavailable."""
+        await self._disk_space.require_space()
         with await asyncio.to_thread(staged.start_upload) as upload:
             yield upload
 
     async def discard(self, job: Job) -> None:
-        """Remove what came with a job that was not accepted, or will not run."""
+        """Remove the images of a job that was not accepted or will not run."""
         if job.request.image:
-            await asyncio.to_thread(self._store.discard, job)
+            await asyncio.to_thread(self._inputs.discard, job)
 
 
 class RequestUploads:
-    """What one request brings. Every method may raise StorageFull and StorageUnavailable."""
+    """The images of one request. Every method may raise StorageFull and StorageUnavailable."""
 
-    def __init__(self, store: UploadStore, staged: StagingArea) -> None:
-        self._store = store
+    def __init__(self, upload_store: UploadStore, staged: StagingArea) -> None:
+        self._upload_store = upload_store
         self._staged = staged
         self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
 
     @property
     def max_bytes(self) -> int:
-        """Of one image."""
-        return self._store.max_bytes
+        """Limit of one image."""
+        return self._upload_store.max_bytes
 
     async def store(self, chunks: AsyncIterator[bytes], pointer: str) -> str:
-        """Store an image; the reference to it. Raises PayloadTooLarge, and InvalidImage for what is none."""
+        """Store an image and return its reference. Raises PayloadTooLarge and InvalidImage."""
         async with AsyncExitStack() as exits:
             upload = await self.start(exits)
             async for chunk in chunks:
                 await upload.write(chunk)
-                upload.require_size(pointer)
+                upload.check_size(pointer)
             return await self.finish(upload, pointer)
 
     async def start(self, exits: AsyncExitStack) -> "UploadWriter":
-        """An image that comes from now on. It goes with `exits`, unless it is finished."""
-        return UploadWriter(await exits.enter_async_context(self._store.new_file(self._staged)), self.max_bytes)
+        """Open a file for an image that is about to arrive. `exits` removes it unless it was finished."""
+        file = await exits.enter_async_context(self._upload_store.new_file(self._staged))
+        return UploadWriter(file, self.max_bytes)
 
     async def finish(self, upload: "UploadWriter", pointer: str) -> str:
-        """The reference to an image that has come. Raises as `store` does."""
-        upload.require_size(pointer)
+        """Finish an image and return its reference. Raises PayloadTooLarge and InvalidImage."""
+        upload.check_size(pointer)
         return await self._finish(upload.file, pointer)
 
     async def fetch(self, url: str, pointer: str, seconds: float) -> str:
-        """Store an image that lies elsewhere; the reference to it. Raises as `ImageFetcher.fetch` does."""
-        async with self._store.new_file(self._staged) as file:
-            await self._store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write)
+        """Fetch and store an image and return its reference. Raises as `ImageFetcher.fetch` does."""
+        async with self._upload_store.new_file(self._staged) as file:
+            await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write)
             return await self._finish(file, pointer)
 
     async def _finish(self, file: Upload, pointer: str) -> str:
         try:
-            stored = await asyncio.to_thread(file.finish, self._store.max_pixels)
+            stored = await asyncio.to_thread(file.finish, self._upload_store.max_pixels)
         except InvalidImage as error:
             raise InvalidImage(f"{pointer}: {error.detail}") from None
         self._headers[stored.reference] = stored.header
         self._pixels += stored.header.stored_width * stored.header.stored_height
-        if self._pixels > self._store.max_request_pixels:
-            most = self._store.max_request_pixels
-            raise InvalidImage(f"{pointer}: the images of a request may have at most {most} pixels together.")
+        if self._pixels > self._upload_store.max_request_pixels:
+            limit = self._upload_store.max_request_pixels
+            raise InvalidImage(f"{pointer}: the images of a request may have at most {limit} pixels in total.")
         return stored.reference
 
     def first_image_size(self, request: GenerationRequest) -> Size | None:
-        """Of the first image in the request, as it is shown."""
+        """The size of the request's first image, as it is displayed."""
         return self._headers[request.image[0]].size if request.image else None
 
     async def move_to_job(self, job: Job) -> None:
-        """From here on they are the job's."""
+        """Move the images to the folder of their job."""
         if self._staged.holds_files:
             await asyncio.to_thread(self._staged.commit, job.id)
 
 
 class UploadWriter:
-    """An image on its way in. Of one that is too large nothing more is written."""
+    """Writes an image to its file, up to the size limit."""
 
     def __init__(self, file: Upload, max_bytes: int) -> None:
         self.file = file
-        self._left = max_bytes
+        self._bytes_left = max_bytes
         self._max_bytes = max_bytes
 
     async def write(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left >= 0:
+        self._bytes_left -= len(data)
+        if self._bytes_left >= 0:
             await asyncio.to_thread(self.file.write, data)
 
-    def require_size(self, pointer: str) -> None:
+    def check_size(self, pointer: str) -> None:
         """Raises PayloadTooLarge."""
-        if self._left < 0:
-            raise PayloadTooLarge(f"{pointer}: an image may take at most {self._max_bytes} bytes.")
+        if self._bytes_left < 0:
+            raise image_too_large(pointer, self._max_bytes)
+
+
+def image_too_large(pointer: str, max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"{pointer}: an image may have at most {max_bytes} bytes.")

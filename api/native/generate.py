@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, submit_and_wait
-from api.intake.admission import IdempotencyDep, IdempotencyScope
+from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.openapi_bodies import form_request_body, json_request_body
 from api.intake.submissions import Submission, image_submission, json_submission
 from api.problems import problem_responses

@@ -12,7 +12,8 @@ from api.delivery.answers import accepted_response, estimated_wait, job_response
 from api.delivery.events import format_event, job_events, retry_until_available
 from api.delivery.waiting import latest
 from api.edge.authentication import Caller, CallerDep, charge
-from api.intake.admission import IdempotencyDep, admit_job, cancel_job, prepare_job
+from api.intake.admission import admit_job, cancel_job, prepare_job
+from api.intake.idempotency import IdempotencyDep
 from api.intake.openapi_bodies import json_request_body
 from api.intake.submissions import json_submission
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS

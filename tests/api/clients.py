@@ -1,4 +1,4 @@
-"""A service with keys, and the people who hold them."""
+"""API keys, and clients that use them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ UNKNOWN_ID = "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a"
 
 
 class Client:
-    """Somebody with a key, or without one."""
+    """Sends requests with a key or, with None, without."""
 
     def __init__(self, api: Api, key: str | None) -> None:
         self._api = api
@@ -37,7 +37,7 @@ class Client:
         return job
 
     def generate(self, **fields: Any) -> dict[str, Any]:
-        """A finished job."""
+        """Create a job and wait for it."""
         answer = self.request("POST", "/api/txt2img", json={"prompt": "x", **fields})
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()

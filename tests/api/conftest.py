@@ -1,4 +1,4 @@
-"""What the tests of the API share: jobs in every state, and a second API beside the first."""
+"""Fixtures for the tests of the API."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ def api(null: Stack) -> Api:
 
 @pytest.fixture(scope="session")
 def other_api(null: Stack, api: Api) -> Api:
-    """A second process of the same service."""
+    """A second API process of the same service."""
     return null.start_api()
 
 
@@ -32,7 +32,7 @@ def finished(api: Api) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def idle(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API whose worker never comes: what is accepted stays queued."""
+    """An API without a worker: accepted jobs stay queued."""
     with Stack(redis_url, tmp_path_factory.mktemp("idle"), SD_BACKENDS="null,sd", SD_MAX_QUEUED_JOBS="100") as stack:
         stack.start_api()
         yield stack
@@ -40,7 +40,7 @@ def idle(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 @pytest.fixture(scope="session")
 def keyed(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A service that asks for keys."""
+    """A service with API keys."""
     folder = tmp_path_factory.mktemp("keyed")
     with Stack(redis_url, folder, SD_BACKENDS="null", SD_API_KEY=KEYS) as stack:
         stack.start_worker("null")

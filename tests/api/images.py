@@ -1,4 +1,4 @@
-"""Images as callers have them, good ones and others."""
+"""Test images, valid and invalid."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ PROMPT = {"prompt": "x", "seed": "7"}
 
 
 def scene(width: int = 96, height: int = 64) -> Image.Image:
-    """No side is like another: whoever turns it is found out."""
+    """An image with four different corners, so that rotations and flips are noticed."""
     image = Image.new("RGB", (width, height), "navy")
     draw = ImageDraw.Draw(image)
     draw.rectangle((0, 0, width // 2, height // 2), fill="red")
@@ -25,7 +25,7 @@ def scene(width: int = 96, height: int = 64) -> Image.Image:
 
 
 def half_mask(width: int = 96, height: int = 64) -> Image.Image:
-    """A mask: white on its right side."""
+    """A mask whose right half is white."""
     mask = Image.new("L", (width, height), 0)
     mask.paste(255, (width // 2, 0, width, height))
     return mask
@@ -38,13 +38,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def noise_png(width: int, height: int, seed: int = 0) -> bytes:
-    """A PNG that does not get smaller than its pixels."""
+    """A PNG that does not compress."""
     pixels: Pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return encoded(Image.fromarray(pixels), compress_level=0)
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has so many pixels."""
+    """A PNG of a few bytes whose header claims this size."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     data = zlib.compress(b"\0" * 1000)
@@ -55,7 +55,7 @@ def png_claiming(width: int, height: int) -> bytes:
 def post_image(
     api: Api, image: bytes, mask: bytes | None = None, query: dict[str, str] | None = None, **fields: Any
 ) -> requests.Response:
-    """A form, as requests sends it."""
+    """Post a form."""
     files = {"image": ("in.png", image, "image/png")}
     files |= {"mask": ("mask.png", mask, "image/png")} if mask is not None else {}
     return api.http.post(

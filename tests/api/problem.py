@@ -1,16 +1,16 @@
-"""The one shape of an error answer."""
+"""Checks error answers, which all have one shape."""
 
 import requests
 
-LARGEST_BYTES = 2048
+MAX_BYTES = 2048
 
 
 def assert_problem(answer: requests.Response, status: int, code: str) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    assert len(answer.content) < LARGEST_BYTES
+    assert len(answer.content) < MAX_BYTES
     problem = answer.json()
     members = ["type", "title", "status", "detail", "code", "retryable", "errors"]
-    # Only where it is not known whether a job was accepted.
+    # Only if it is unknown whether the job was accepted.
     unconfirmed = ["job_id"] if code == "store-unavailable" and "job_id" in problem else []
     assert list(problem) == members + unconfirmed
     assert not unconfirmed or problem["job_id"] == answer.headers["x-job-id"]

@@ -1,4 +1,4 @@
-"""A way to a Redis server on which an answer can be lost."""
+"""A proxy of a Redis server that can lose answers."""
 
 import select
 import socket
@@ -11,10 +11,7 @@ from typing import Self
 
 
 class Relay:
-    """Passes on all that is said; once the server has answered what holds `lose`, it hangs up instead of telling.
-
-    It does so `times` times.
-    """
+    """Relays all data, but instead of the next `times` answers to commands with `lose` it closes the connection."""
 
     def __init__(self, server: str, folder: Path) -> None:
         self._server = server
@@ -49,15 +46,15 @@ class Relay:
     def _relay(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
             server.connect(self._server)
-            losing = False
+            is_losing = False
             while True:
-                for heard in select.select([client, server], [], [])[0]:
-                    data = heard.recv(65536)
+                for ready in select.select([client, server], [], [])[0]:
+                    data = ready.recv(65536)
                     if not data:
                         return
-                    if heard is server and losing:
+                    if ready is server and is_losing:
                         self.lost += 1
                         return
-                    if heard is client and self.times and self.lose in data:
-                        self.times, losing = self.times - 1, True
-                    (server if heard is client else client).sendall(data)
+                    if ready is client and self.times and self.lose in data:
+                        self.times, is_losing = self.times - 1, True
+                    (server if ready is client else client).sendall(data)

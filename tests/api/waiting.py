@@ -1,4 +1,4 @@
-"""A caller of /api/txt2img that waits in the background."""
+"""Callers of /api/txt2img that wait for their images."""
 
 import socket
 import threading
@@ -14,7 +14,7 @@ from tests.stack import Api, Stack
 
 
 class WaitingCaller:
-    """Once entered, `job` is running; it would take `seconds`."""
+    """Waits on a thread. Entering the block waits until its `job` runs, which takes `seconds`."""
 
     def __init__(self, stack: Stack, api: Api, accept: str = "*/*", seconds: float = 5.0) -> None:
         self._stack = stack
@@ -33,14 +33,14 @@ class WaitingCaller:
 
     def __enter__(self) -> Self:
         with redis.Redis.from_url(self._stack.settings["SD_REDIS_URL"], decode_responses=True) as client:
-            news = client.pubsub(ignore_subscribe_messages=True)
-            news.subscribe(f"{self._stack.prefix}events")
+            events = client.pubsub(ignore_subscribe_messages=True)
+            events.subscribe(f"{self._stack.prefix}events")
             self._thread.start()
             while not self.job:
-                heard = news.get_message(timeout=10)
-                if heard is not None and heard["data"].endswith("state running"):
-                    self._take(heard["data"].partition(" ")[0])
-            news.close()
+                event = events.get_message(timeout=10)
+                if event is not None and event["data"].endswith("state running"):
+                    self._take(event["data"].partition(" ")[0])
+            events.close()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -62,7 +62,7 @@ class WaitingCaller:
 
 
 def open_waiting_call(url: str, on_disconnect: str) -> socket.socket:
-    """A call of /api/txt2img that waits; closing it hangs up."""
+    """A connection that waits for /api/txt2img; closing it disconnects the caller."""
     address = urlsplit(url)
     body = b'{"prompt": "x"}'
     head = f"POST /api/txt2img?on_disconnect={on_disconnect} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""Requests byte by byte, as no well-behaved client sends them."""
+"""Sends malformed requests over plain sockets."""
 
 import socket
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ def open_connection(api: Api) -> Iterator[socket.socket]:
 
 
 def read_to_end(call: socket.socket) -> bytes:
-    """All that comes until the other end hangs up."""
+    """Everything that arrives until the server closes the connection."""
     received = b""
     with suppress(ConnectionError):
-        while piece := call.recv(65_536):
-            received += piece
+        while chunk := call.recv(65_536):
+            received += chunk
     return received
 
 
 def send_raw(api: Api, text: str | bytes) -> bytes:
     with open_connection(api) as call:
-        # It may hang up on what is still being sent.
+        # The server may close the connection before everything is sent.
         with suppress(ConnectionError):
             call.sendall(text.encode() if isinstance(text, str) else text)
         return read_to_end(call)

@@ -5,7 +5,7 @@ import pytest
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
 from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 
 @pytest.fixture(scope="package")
@@ -15,32 +15,34 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture(scope="package")
-def listening() -> Iterator[Receiver]:
-    """Who webhooks may be sent to."""
+def shared_receiver() -> Iterator[Receiver]:
+    """An allowed receiver of webhooks."""
     with receiving() as receiver:
         yield receiver
 
 
 @pytest.fixture
-def receiver(listening: Receiver) -> Receiver:
-    """The same, behaving well, and having heard of nothing yet."""
-    listening.forget()
-    listening.behave = answer(204)
-    return listening
+def receiver(shared_receiver: Receiver) -> Receiver:
+    """The receiver, empty and answering 204."""
+    shared_receiver.forget()
+    shared_receiver.behave = answer(204)
+    return shared_receiver
 
 
 @pytest.fixture(scope="package")
-def installed(valkey: Valkey, listening: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shared_service(
+    valkey: Valkey, shared_receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     names = ("null-0", "null-1", "housekeeper", "api-0")
-    settings = {"SD_WEBHOOK_ALLOW": listening.origin, "SD_WEBHOOK_SECRET": SECRET}
+    settings = {"SD_WEBHOOK_ALLOW": shared_receiver.origin, "SD_WEBHOOK_SECRET": SECRET}
     with Service(valkey.url, tmp_path_factory.mktemp("service"), names, **settings) as service:
         yield service
 
 
 @pytest.fixture
-def service(installed: Service) -> Iterator[Service]:
-    """Two workers, an API and a housekeeper. Whatever a test does to them, every promise holds in the end."""
-    installed.mend()
-    yield installed
-    installed.mend()
-    Invariant(installed).hold(installed.accepted)
+def service(shared_service: Service) -> Iterator[Service]:
+    """Two workers, an API and a housekeeper. After each test, every promise must hold."""
+    shared_service.start_missing()
+    yield shared_service
+    shared_service.start_missing()
+    Invariant(shared_service).wait_and_check(shared_service.accepted)

@@ -1,4 +1,4 @@
-"""What must be true when the faults are over and every job has ended."""
+"""Checks what must be true once the faults are over and all jobs have ended."""
 
 import hashlib
 import io
@@ -15,13 +15,13 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING_FOLDER
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from worker.housekeeper.ownership import MARK
 
 ENDED = [state for state in State if state.is_terminal]
-#: What may stay for good. `unacked` is the broker's own note of messages whose worker was killed; it sends them again
-#: when its timeout has passed, and nothing comes of them.
+#: Keys that may stay. `unacked` holds messages whose worker was killed; the broker redelivers them after its timeout,
+#: and workers ignore them.
 LASTING = (
     "job:",
     "jobs",
@@ -45,31 +45,31 @@ class Invariant:
         self._keys = Keys(stack.prefix)
         self._outputs = stack.outputs
 
-    def hold(self, accepted: Collection[str]) -> None:
-        """Wait until nothing is left to do, then check."""
+    def wait_and_check(self, accepted: Collection[str]) -> None:
+        """Wait until no work is left, then check all promises."""
         wait_until(lambda: not self.busy(), self.busy)
-        found = list(self.violations(accepted))
-        assert not found, "\n".join(found)
+        violations = list(self.violations(accepted))
+        assert not violations, "\n".join(violations)
 
     def busy(self) -> list[str]:
-        """Keys that hold work; none once all is done."""
+        """The keys that still hold work."""
         keys = [self._keys.state(State.QUEUED), self._keys.state(State.RUNNING), self._keys.leases]
         for backend in Backend:
             keys += [self._keys.queue(backend), self._keys.wake_ups(backend)]
         pipe = self.redis.pipeline(transaction=False)
         for key in keys:
             pipe.exists(key)
-        return [key for key, there in zip(keys, pipe.execute(), strict=True) if there]
+        return [key for key, exists in zip(keys, pipe.execute(), strict=True) if exists]
 
     def violations(self, accepted: Collection[str]) -> Iterator[str]:
-        """`accepted` are the ids that callers were given."""
+        """`accepted` are the ids that callers have got."""
         yield from self._wrong_records(accepted)
         yield from self._wrong_files()
         yield from self._leftovers()
         yield from self._lasting_keys()
 
     def jobs(self) -> dict[str, Job]:
-        """Every job on record."""
+        """All recorded jobs."""
         ids = sorted(self.redis.zrange(self._keys.jobs, 0, -1))
         pipe = self.redis.pipeline(transaction=False)
         for job_id in ids:
@@ -88,7 +88,7 @@ class Invariant:
             if job.state not in ENDED:
                 yield f"{job_id} is {job.state}"
             if self.redis.hget(self._keys.record(job_id), "state") != job.state or indexed[job_id] != 1:
-                yield f"{job_id} is {job.state} and something else"
+                yield f"{job_id} is {job.state} and also in another state"
             events = self.redis.xrange(self._keys.events(job_id))
             if events and sum(fields["type"] == "done" for _, fields in events) != 1:
                 yield f"{job_id} ended more than once"
@@ -107,19 +107,19 @@ class Invariant:
                 and path.parent.name != STAGING_FOLDER
                 and path not in expected
             ):
-                yield f"{path.name} is not on record"
+                yield f"{path.name} has no record"
 
     def _leftovers(self) -> Iterator[str]:
         found = (path for path in self._outputs.rglob(".*") if path.name != MARK)
         staged = (self._outputs / STAGING_FOLDER).glob("*")
-        return (f"{path.name} was left behind" for path in (*found, *staged) if path.is_file())
+        return (f"{path.name} was not removed" for path in (*found, *staged) if path.is_file())
 
     def _lasting_keys(self) -> Iterator[str]:
         yield from (f"{key} is not empty" for key in self.busy())
         for key in self.redis.scan_iter(f"{self.prefix}*", count=1000):
             known = key.removeprefix(self.prefix).startswith(LASTING)
             if not known and self.redis.ttl(key) == -1:
-                yield f"{key} stays for ever"
+                yield f"{key} never expires"
 
 
 def wrong_image(path: Path, size: int, sha256: str) -> Iterator[str]:
@@ -127,7 +127,7 @@ def wrong_image(path: Path, size: int, sha256: str) -> Iterator[str]:
         data = path.read_bytes()
         PillowImage.open(io.BytesIO(data)).load()
     except OSError as error:
-        yield f"{path.name} is no image: {error}"
+        yield f"{path.name} is not a valid image: {error}"
         return
     if (len(data), hashlib.sha256(data).hexdigest()) != (size, sha256):
-        yield f"{path.name} is not the one on record"
+        yield f"{path.name} differs from its record"

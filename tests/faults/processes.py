@@ -1,4 +1,4 @@
-"""The processes of an installation, and how they come to harm."""
+"""Finds and kills the processes of a worker."""
 
 from contextlib import suppress
 
@@ -13,13 +13,13 @@ def children_of(worker: Process | int) -> list[psutil.Process]:
 
 
 def child_of(worker: Process | int) -> psutil.Process:
-    """The process that renders."""
+    """The child process that renders."""
     (child,) = [child for child in children_of(worker) if not any("tracker" in part for part in child.cmdline())]
     return child
 
 
 def kill_process_tree(worker: Process) -> None:
-    """The parent first: it would otherwise see its child die and act on that."""
+    """Suspends all processes first, because a parent reacts to the death of its child."""
     family = [psutil.Process(worker.pid), *children_of(worker)]
     for process in family:
         process.suspend()

@@ -1,4 +1,4 @@
-"""An installation that is mended after each fault, and remembers what it has promised."""
+"""An installation whose processes restart after faults, and that remembers the jobs it has accepted."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,11 @@ from tests.faults.invariant import Invariant
 from tests.faults.processes import is_alive
 from tests.stack import Api, Event, Process, Stack, free_port
 
-#: A housekeeper that looks for lost workers and wake-ups each second, and not every 4 s.
-QUICK_HOUSEKEEPER = "from worker.housekeeper import app, main; app.REAP_SECONDS = 1.0; main.main()"
+QUICK_HOUSEKEEPER = "tests.faults.quick_housekeeper"
 
 
 class Service(Stack):
-    """Processes have names that outlive them: `null-0`, `null-1`, `housekeeper`, `api-0`."""
+    """A process keeps its name across restarts: `null-0`, `null-1`, `housekeeper`, `api-0`."""
 
     def __init__(
         self, redis_url: str, folder: Path, names: tuple[str, ...], *, quick: bool = True, **settings: str
@@ -33,21 +32,21 @@ class Service(Stack):
         return f"http://127.0.0.1:{self._ports[name]}"
 
     @property
-    def renderers(self) -> list[str]:
+    def null_workers(self) -> list[str]:
         return [name for name in self._names if name.startswith("null")]
 
-    def mend(self) -> None:
-        """Start what is missing, and wait until it is ready."""
-        for name in self.restart_what_ended():
-            self.await_ready(name)
+    def start_missing(self) -> None:
+        """Start the processes that have ended and wait until they are ready."""
+        for name in self.restart_ended():
+            self.wait_until_ready(name)
 
-    def restart_what_ended(self) -> list[str]:
-        ended = [name for name in self._names if not self.has(name)]
+    def restart_ended(self) -> list[str]:
+        ended = [name for name in self._names if not self.is_running(name)]
         for name in ended:
             self.start(name)
         return ended
 
-    def has(self, name: str) -> bool:
+    def is_running(self, name: str) -> bool:
         return name in self.processes and is_alive(self.processes[name].pid)
 
     def start(self, name: str, **settings: str) -> Process:
@@ -59,8 +58,7 @@ class Service(Stack):
                 command = [sys.executable, "-m", "api.main"]
                 settings["SD_PORT"] = str(self._ports[name])
             case "housekeeper":
-                program = ["-c", QUICK_HOUSEKEEPER] if self._quick else ["-m", "worker.housekeeper.main"]
-                command = [sys.executable, *program]
+                command = [sys.executable, "-m", QUICK_HOUSEKEEPER if self._quick else "worker.housekeeper.main"]
             case backend:
                 command = [sys.executable, "-m", "celery", "-A", "worker.main", "worker", *node]
                 settings["SD_BACKEND"] = backend
@@ -68,11 +66,11 @@ class Service(Stack):
         self.apis = [Api(self.processes[name], self.url(name)) for name in self._ports if name in self.processes]
         return self.processes[name]
 
-    def await_ready(self, name: str) -> None:
+    def wait_until_ready(self, name: str) -> None:
         self.processes[name].wait_for("Uvicorn running on" if name.startswith("api") else "ready.")
 
     def submit(self, seconds: float = 0, *, steps: int = 100, **request: Any) -> str:
-        """Id of an accepted job that takes so long."""
+        """Submit a job that takes this long. Returns its id."""
         simulation = request.pop("simulate", {"seconds": seconds})
         body = {"prompt": "x", "num_inference_steps": steps, "metadata": {"simulate": simulation}, **request}
         answer = self.api.post("/api/jobs", body)
@@ -80,15 +78,15 @@ class Service(Stack):
         self.accepted.add(answer.json()["id"])
         return str(answer.json()["id"])
 
-    def begin(self, seconds: float, **request: Any) -> str:
-        """Id of a job that has made its first step."""
+    def start_job(self, seconds: float, **request: Any) -> str:
+        """Submit a job and wait for its first step. Returns its id."""
         job_id = self.submit(seconds, **request)
         with self.api.events(job_id) as events:
             next(event for event in events if event.type == "progress")
         return job_id
 
-    def runs_again(self, job_id: str) -> Event:
-        """Once it was put back in line and started anew."""
+    def wait_for_retry(self, job_id: str) -> Event:
+        """The event of the second start of a job."""
         with self.api.events(job_id) as events:
             states = (event for event in events if event.type == "state" and event.data["state"] == State.RUNNING)
             next(states)
@@ -98,12 +96,12 @@ class Service(Stack):
         return Invariant(self).jobs()[job_id]
 
     def wait_until_done(self, job_id: str) -> Job:
-        """The job on record once it has ended."""
+        """The recorded job once it has ended."""
         self.api.wait_until_done(job_id)
         return self.job(job_id)
 
-    def renderer_of(self, job_id: str) -> str:
-        """Name of the worker that runs it."""
+    def worker_of(self, job_id: str) -> str:
+        """Name of the worker that runs the job."""
         return str(self.job(job_id).worker).partition("@")[0]
 
     @property

@@ -1,4 +1,4 @@
-"""What becomes of jobs whose images have nowhere to go."""
+"""Jobs whose images cannot be stored fail."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,28 +9,28 @@ import pytest
 
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
-ROOM = "1m"
-ROOM_LEFT = 8192
+DISK_SIZE = "1m"
+FREE_BYTES = 8192
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder whose file system holds a megabyte."""
+    """A file system of one megabyte."""
     folder = tmp_path_factory.mktemp("small")
-    if mount("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)) != 0:
+    if mount("-t", "tmpfs", "-o", f"size={DISK_SIZE}", "tmpfs", str(folder)) != 0:
         pytest.skip("needs the right to mount")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607
 
 
 @pytest.fixture(scope="module")
-def installed(valkey: Valkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def shared_service(valkey: Valkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"SD_OUTPUT_DIR": str(small), "SD_MIN_FREE_BYTES": "0"}
     with Service(valkey.url, tmp_path_factory.mktemp("bad-disk"), ("null-0", "api-0"), **settings) as service:
         service.outputs = small
-        service.mend()
+        service.start_missing()
         yield service
 
 
@@ -39,19 +39,19 @@ def mount(*options: str) -> int:
 
 
 @pytest.fixture
-def service(installed: Service) -> Iterator[Service]:
-    yield installed
-    Invariant(installed).hold(installed.accepted)
+def service(shared_service: Service) -> Iterator[Service]:
+    yield shared_service
+    Invariant(shared_service).wait_and_check(shared_service.accepted)
 
 
-def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, small: Path) -> None:
+def test_a_full_disk_fails_the_job_and_leaves_no_partial_image(service: Service, small: Path) -> None:
     filler = small / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
     with filler.open("rb+") as file:
-        # Room for the folders and part of an image.
-        file.truncate(filler.stat().st_size - ROOM_LEFT)
+        # Space for the folders and a part of an image.
+        file.truncate(filler.stat().st_size - FREE_BYTES)
 
     failed = service.wait_until_done(service.submit(width=512, height=512))
     filler.unlink()
@@ -62,8 +62,8 @@ def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, sm
     assert succeeded.state == "succeeded"
 
 
-def test_a_disk_that_became_read_only_fails_the_job(service: Service, small: Path) -> None:
-    job_id = service.begin(1.0)
+def test_a_read_only_disk_fails_the_job(service: Service, small: Path) -> None:
+    job_id = service.start_job(1.0)
 
     assert mount("-o", "remount,ro", str(small)) == 0
     failed = service.wait_until_done(job_id)

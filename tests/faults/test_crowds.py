@@ -1,4 +1,4 @@
-"""Many callers at once: those who ask twice, those who leave, those who are too many."""
+"""Many concurrent callers: with one key, beyond the limit, and disconnecting."""
 
 import asyncio
 import json
@@ -19,32 +19,32 @@ from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.polling import wait_until
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
-LEAVERS = 250
-MOST_QUEUED = 50
-FLOOD, CALLERS = 2000, 64
-#: Connections to Redis that an API keeps for later calls.
+DISCONNECTING = 100
+MAX_QUEUED = 50
+FLOOD, CALLERS = 600, 64
+#: Connections to Redis that an API keeps open.
 POOL = 32
 
 
 @pytest.fixture(scope="module")
 def crowded(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """An API with a short line, and one that takes every job; the same worker for both."""
+    """A worker, and an API with a short queue."""
     folder = tmp_path_factory.mktemp("crowded")
-    with Service(valkey.url, folder, ("null-0", "api-0"), SD_MAX_QUEUED_JOBS=str(MOST_QUEUED)) as crowded:
-        crowded.mend()
+    with Service(valkey.url, folder, ("null-0", "api-0"), SD_MAX_QUEUED_JOBS=str(MAX_QUEUED)) as crowded:
+        crowded.start_missing()
         yield crowded
 
 
 @pytest.fixture
 def service(crowded: Service) -> Iterator[Service]:
     yield crowded
-    Invariant(crowded).hold(crowded.accepted)
+    Invariant(crowded).wait_and_check(crowded.accepted)
 
 
-def test_fifty_requests_with_one_key_at_once_get_one_job(service: Service) -> None:
+def test_fifty_concurrent_requests_with_one_key_get_one_job(service: Service) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
     url = f"{service.api.url}/api/jobs"
 
@@ -61,7 +61,7 @@ def test_fifty_requests_with_one_key_at_once_get_one_job(service: Service) -> No
     assert_problem(other, 422, "idempotency-mismatch")
 
 
-def test_more_jobs_than_there_is_room_for_are_told_when_to_come_back(service: Service) -> None:
+def test_a_full_queue_refuses_soon_and_with_retry_after(service: Service) -> None:
     answers, health = asyncio.run(flood(service))
 
     service.accepted |= {answer.headers["x-job-id"] for answer, _ in answers if answer.status_code == 202}
@@ -74,28 +74,28 @@ def test_more_jobs_than_there_is_room_for_are_told_when_to_come_back(service: Se
 
 
 async def flood(service: Service) -> tuple[list[tuple[httpx2.Response, float]], list[float]]:
-    """Every answer to a submit and how long it took, and how long /health took meanwhile."""
+    """All answers to submissions with their durations, and the durations of concurrent calls of /health."""
     answers: list[tuple[httpx2.Response, float]] = []
     health: list[float] = []
-    left = iter(range(FLOOD))
+    remaining = iter(range(FLOOD))
     limits = httpx2.Limits(max_connections=CALLERS + 1)
 
     async with httpx2.AsyncClient(base_url=service.api.url, timeout=30, limits=limits) as http:
 
         async def submit() -> None:
-            for _ in left:
+            for _ in remaining:
                 begin = time.monotonic()
                 answers.append((await http.post("/api/jobs", json={"prompt": "x"}), time.monotonic() - begin))
 
-        async def look() -> None:
+        async def probe() -> None:
             while True:
                 begin = time.monotonic()
                 (await http.get("/health")).raise_for_status()
                 health.append(time.monotonic() - begin)
 
-        looking = asyncio.create_task(look())
+        probing = asyncio.create_task(probe())
         await asyncio.gather(*(submit() for _ in range(CALLERS)))
-        looking.cancel()
+        probing.cancel()
     return answers, health
 
 
@@ -112,24 +112,26 @@ def print_figures(refused: int, seconds: list[float], health: list[float]) -> No
 @pytest.fixture
 def without_worker(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(valkey.url, tmp_path_factory.mktemp("leaving"), ("api-0",)) as service:
-        service.mend()
+        service.start_missing()
         yield service
 
 
-def test_callers_that_leave_leave_nothing_behind(without_worker: Service) -> None:
+def test_disconnected_callers_leave_no_connections_behind(without_worker: Service) -> None:
     service = without_worker
     process = psutil.Process(service.api.process.pid)
     service.api.get("/health")
     before, clients = process.num_fds(), connections(service)
 
     with ExitStack() as stack:
-        for what in ["cancel", "keep"] * LEAVERS:
+        for what in ["cancel", "keep"] * DISCONNECTING:
             stack.enter_context(open_waiting_call(service.api.url, what))
-        wait_until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
+        wait_until(lambda: len(ids(service, State.QUEUED)) == 2 * DISCONNECTING)
 
-    wait_until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
+    wait_until(
+        lambda: len(ids(service, State.CANCELLED)) == DISCONNECTING, lambda: str(len(ids(service, State.CANCELLED)))
+    )
     wait_until(lambda: process.num_fds() <= before + POOL)
-    assert len(ids(service, State.QUEUED)) == LEAVERS
+    assert len(ids(service, State.QUEUED)) == DISCONNECTING
     assert connections(service) <= clients + POOL
     assert service.api.get("/health/live").status_code == 200
 

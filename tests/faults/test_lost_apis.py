@@ -1,4 +1,4 @@
-"""What becomes of accepted jobs, and of those who wait for them, when an API process ends."""
+"""Accepted jobs, and callers that wait for them, survive the end of an API process."""
 
 import hashlib
 import signal
@@ -12,9 +12,9 @@ import requests
 
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
-from tests.polling import wait_until
 from tests.stack import Api
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 SECONDS = 2.0
 
@@ -29,9 +29,9 @@ def pair(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def apis(pair: Service) -> Iterator[Service]:
     """Two API processes and one worker."""
-    pair.mend()
+    pair.start_missing()
     yield pair
-    Invariant(pair).hold(pair.accepted)
+    Invariant(pair).wait_and_check(pair.accepted)
 
 
 @pytest.fixture
@@ -40,16 +40,18 @@ def callers() -> Iterator[ThreadPoolExecutor]:
         yield callers
 
 
-def ask(api: Api, key: str) -> requests.Response:
+def generate(api: Api, key: str) -> requests.Response:
     body = {"prompt": "x", "seed": 1, "label": key, "metadata": {"simulate": {"seconds": SECONDS}}}
     return requests.post(f"{api.url}/api/txt2img", json=body, headers={"Idempotency-Key": key}, timeout=30)
 
 
-def asked(callers: ThreadPoolExecutor, apis: Service, count: int) -> list[tuple[str, "Future[requests.Response]"]]:
-    """Calls of the first API that wait for jobs which the second one knows of."""
+def start_calls(
+    callers: ThreadPoolExecutor, apis: Service, count: int
+) -> list[tuple[str, "Future[requests.Response]"]]:
+    """Waiting calls of the first API, once the second one lists their jobs."""
     first, second = apis.apis
     keys = [str(uuid.uuid4()) for _ in range(count)]
-    calls = [(key, callers.submit(ask, first, key)) for key in keys]
+    calls = [(key, callers.submit(generate, first, key)) for key in keys]
     for key in keys:
         wait_until(lambda key=key: jobs(second, key))  # type: ignore[misc]
         apis.accepted.add(jobs(second, key)[0]["id"])
@@ -61,16 +63,14 @@ def jobs(api: Api, key: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
-    apis: Service, callers: ThreadPoolExecutor
-) -> None:
-    (key, call), *_ = asked(callers, apis, 1)
+def test_a_retry_after_a_killed_api_gets_the_job_from_another(apis: Service, callers: ThreadPoolExecutor) -> None:
+    (key, call), *_ = start_calls(callers, apis, 1)
     first, second = apis.apis
 
     first.process.send(signal.SIGKILL)
     with pytest.raises(requests.ConnectionError):
         call.result()
-    job = ask(second, key).json()
+    job = generate(second, key).json()
 
     image = second.get(f"/api/jobs/{job['id']}/images/0").content
     assert (job["state"], job["attempt"]) == ("succeeded", 1)
@@ -78,10 +78,8 @@ def test_who_asks_again_after_the_api_was_killed_gets_the_job_from_another(
     assert len(jobs(second, key)) == 1
 
 
-def test_callers_that_wait_are_told_where_their_job_is_when_the_api_is_stopped(
-    apis: Service, callers: ThreadPoolExecutor
-) -> None:
-    calls = asked(callers, apis, 3)
+def test_waiting_callers_get_202_when_the_api_stops(apis: Service, callers: ThreadPoolExecutor) -> None:
+    calls = start_calls(callers, apis, 3)
     first, second = apis.apis
 
     first.process.send(signal.SIGTERM)

@@ -1,18 +1,20 @@
-"""What becomes of jobs while Redis is killed and comes back."""
+"""Jobs survive a killed Redis and a broker that loses its messages."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from shared.jobs.types import Backend
+from shared.redis.keys import Keys
 from tests.faults.service import Service
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
-#: Callers are answered within this, whatever Redis does.
+#: Callers get an answer within this time, whatever Redis does.
 SOON = 3.0
-AWAY_SECONDS = 1.0
+DOWN_SECONDS = 1.0
 
 
-def test_jobs_outlive_a_killed_redis_and_callers_are_told_to_come_back(service: Service, valkey: Valkey) -> None:
-    running = service.begin(3.0)
+def test_jobs_survive_a_killed_redis_and_callers_get_503(service: Service, valkey: Valkey) -> None:
+    running = service.start_job(3.0)
     waiting = [service.submit() for _ in range(100)]
 
     valkey.kill()
@@ -20,7 +22,7 @@ def test_jobs_outlive_a_killed_redis_and_callers_are_told_to_come_back(service: 
     with ThreadPoolExecutor(10) as callers:
         refused = list(callers.map(lambda _: service.api.post("/api/jobs", {"prompt": "x"}), range(10)))
     took = time.monotonic() - begin
-    time.sleep(max(0, AWAY_SECONDS - took))
+    time.sleep(max(0, DOWN_SECONDS - took))
     valkey.start()
 
     assert took < SOON
@@ -30,10 +32,19 @@ def test_jobs_outlive_a_killed_redis_and_callers_are_told_to_come_back(service: 
     assert {service.wait_until_done(job_id).state for job_id in waiting} == {"succeeded"}
 
 
-def test_new_jobs_are_taken_and_run_once_redis_is_back(service: Service, valkey: Valkey) -> None:
+def test_new_jobs_run_once_redis_is_back(service: Service, valkey: Valkey) -> None:
     valkey.kill()
     valkey.start()
 
     job_id = service.submit()
 
     assert service.wait_until_done(job_id).state == "succeeded"
+
+
+def test_jobs_run_although_the_broker_lost_every_message(service: Service) -> None:
+    busy = [service.start_job(4.0) for _ in service.null_workers]
+    waiting = [service.submit() for _ in range(5)]
+
+    service.store.delete(Keys(service.prefix).wake_ups(Backend.NULL))
+
+    assert {service.wait_until_done(known).state for known in [*busy, *waiting]} == {"succeeded"}

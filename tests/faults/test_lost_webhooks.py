@@ -1,14 +1,14 @@
-"""What becomes of webhooks while those who send them, those who make them, and those who keep them are killed."""
+"""Webhooks survive killed housekeepers, workers and Redis."""
 
 import signal
 from http.server import BaseHTTPRequestHandler
 
 from tests.faults.processes import child_of, children_of, is_alive
 from tests.faults.service import Service
-from tests.polling import wait_until
 from tests.shared.webhooks.harness import expire_waits
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer
-from tests.valkey import Valkey
+from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 
 def expire_all_waits(service: Service, receiver: Receiver) -> None:
@@ -20,9 +20,7 @@ def all_settled(service: Service) -> bool:
     return not list(service.store.scan_iter(f"{service.prefix}webhooks:event:*"))
 
 
-def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_the_same_id(
-    service: Service, receiver: Receiver
-) -> None:
+def test_a_delivery_of_a_killed_housekeeper_is_repeated_under_the_same_id(service: Service, receiver: Receiver) -> None:
     housekeeper = service.processes["housekeeper"]
 
     def kill(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
@@ -33,7 +31,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     first = receiver.next()
     wait_until(lambda: not is_alive(housekeeper.pid))
     receiver.behave = answer(204)
-    service.mend()
+    service.start_missing()
     expire_all_waits(service, receiver)
     again = receiver.next()
 
@@ -44,9 +42,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_one(
-    service: Service, receiver: Receiver
-) -> None:
+def test_a_new_housekeeper_sends_webhooks_of_jobs_that_ended_without_one(service: Service, receiver: Receiver) -> None:
     housekeeper = service.processes["housekeeper"]
     family = [housekeeper.pid, *(child.pid for child in children_of(housekeeper))]
     housekeeper.send(signal.SIGKILL)
@@ -56,16 +52,16 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
         service.wait_until_done(job_id)
     assert receiver.arrivals == []
 
-    service.mend()
+    service.start_missing()
 
-    heard = [receiver.next() for _ in jobs]
-    for arrival in heard:
+    received = [receiver.next() for _ in jobs]
+    for arrival in received:
         arrival.verify()
-    assert {arrival.message["data"]["id"] for arrival in heard} == set(jobs)
+    assert {arrival.message["data"]["id"] for arrival in received} == set(jobs)
     wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
+def test_webhooks_survive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
     receiver.behave = answer(503)
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(5)]
     for job_id in jobs:
@@ -84,11 +80,15 @@ def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, v
     assert ids == {f"{job_id}_succeeded_1" for job_id in jobs}
 
 
-def test_a_job_whose_worker_is_killed_tells_of_both_starts_and_of_one_end(service: Service, receiver: Receiver) -> None:
-    job_id = service.begin(1.0, webhook_url=receiver.url, webhook_events=["started", "succeeded"])
+def test_a_job_of_a_killed_worker_sends_both_starts_and_one_end(service: Service, receiver: Receiver) -> None:
+    job_id = service.start_job(1.0, webhook_url=receiver.url, webhook_events=["started", "succeeded"])
 
-    child_of(service.processes[service.renderer_of(job_id)]).kill()
-    heard = receiver.until("succeeded")
+    child_of(service.processes[service.worker_of(job_id)]).kill()
+    received = receiver.until("succeeded")
 
-    assert [arrival.id for arrival in heard] == [f"{job_id}_started_1", f"{job_id}_started_2", f"{job_id}_succeeded_2"]
+    assert [arrival.id for arrival in received] == [
+        f"{job_id}_started_1",
+        f"{job_id}_started_2",
+        f"{job_id}_succeeded_2",
+    ]
     wait_until(lambda: all_settled(service))

@@ -15,9 +15,9 @@ import requests
 
 from tests.api.images import encoded, scene
 from tests.api.wire import send_raw
-from tests.polling import wait_until
 from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Stack, free_port, valkey_server
+from tests.support.polling import wait_until
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 
 #: Secrets of the operator, which no output contains.

@@ -1,4 +1,4 @@
-"""A caller that hangs up while it waits."""
+"""Callers that disconnect while they wait."""
 
 import asyncio
 import json
@@ -32,15 +32,15 @@ SCOPE = {
 }
 
 
-async def call_and_leave(services: Services) -> None:
-    """As a server would drive the application for a connection that closes once the job is accepted."""
+async def call_and_disconnect(services: Services) -> None:
+    """Drive the application as a server does whose client disconnects once the job is accepted."""
     app = create_app(services)
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": BODY, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop()
-        # Only who waits for its job listens for the end of the connection.
+        # The application listens for a disconnection only while it waits for the job.
         assert services.event_hub.listener_count == 1
         return {"type": "http.disconnect"}
 
@@ -58,13 +58,13 @@ async def page(services: Services) -> tuple[Any, ...]:
     return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
 
 
-def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_path: Path) -> None:
+def test_a_disconnected_caller_leaves_no_listener_and_its_job_goes_on(redis_url: str, tmp_path: Path) -> None:
     settings = ApiSettings(
         redis_url=redis_url, redis_prefix="leaving:", output_dir=tmp_path, backends="null", default_backend="null"
     )
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_leave(create_services(settings, NoTracing()))
+            await call_and_disconnect(create_services(settings, NoTracing()))
 
     asyncio.run(limited())

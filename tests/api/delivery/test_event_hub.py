@@ -1,4 +1,4 @@
-"""How one subscription serves everybody who waits in a process."""
+"""One subscription serves all waiting requests of a process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ NOW = datetime.now(UTC)
 
 
 class Scene:
-    """A running job, and a hub that hears of it."""
+    """A running job, and a hub that receives its events."""
 
     def __init__(self, store: AsyncStore, jobs: Jobs, hub: EventHub, job: Job) -> None:
         self.store, self.jobs, self.hub, self.job = store, jobs, hub, job
@@ -46,7 +46,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     hub = EventHub(connect_async(url, connections=2), jobs.channel)
     listening = asyncio.create_task(hub.run())
     with hub.listen(job.id) as listener:
-        # The first news is that the hub has its subscription.
+        # The first notification says that the hub has subscribed.
         assert await listener.next_event() is None
     try:
         yield Scene(store, jobs, hub, job)
@@ -56,7 +56,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
         await store.client.aclose(close_connection_pool=True)
 
 
-def on_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def on_event_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @wraps(test)
     def run(**fixtures: Any) -> None:
         async def limited() -> None:
@@ -68,8 +68,8 @@ def on_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
-@on_a_loop
-async def test_who_waits_gets_the_job_once_it_has_ended(redis_url: str) -> None:
+@on_event_loop
+async def test_waiting_returns_the_finished_job(redis_url: str) -> None:
     async with scene(redis_url, "hub-waits:") as at:
         with at.hub.listen(at.job.id) as listener:
             waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
@@ -79,8 +79,8 @@ async def test_who_waits_gets_the_job_once_it_has_ended(redis_url: str) -> None:
             assert (await waiting).job == at.job.cancel(NOW)
 
 
-@on_a_loop
-async def test_who_leaves_in_the_middle_leaves_no_listener(redis_url: str) -> None:
+@on_event_loop
+async def test_a_cancelled_wait_leaves_no_listener(redis_url: str) -> None:
     async with scene(redis_url, "hub-leaves:") as at:
 
         async def wait() -> None:
@@ -98,19 +98,19 @@ async def test_who_leaves_in_the_middle_leaves_no_listener(redis_url: str) -> No
         assert at.hub.listener_count == 0
 
 
-@on_a_loop
-async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothing(redis_url: str) -> None:
+@on_event_loop
+async def test_a_slow_listener_catches_up_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-behind:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = job_events(at.store, at.jobs, listener, at.job.id, "")
-            first = await anext(told)
+            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+            first = await anext(stream)
             with at.hub.listen(at.job.id) as prompt:
                 for step in range(1, BACKLOG + 50):
                     await at.report(step)
                     await prompt.next_event()
 
             await at.end()
-            rest = [event async for event in told if event is not None]
+            rest = [event async for event in stream if event is not None]
 
     steps = [Progress.model_validate_json(event.data).step for event in rest if event.type == "progress"]
     assert first is not None
@@ -118,64 +118,64 @@ async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothin
     assert rest[-1].type == "done"
 
 
-@on_a_loop
-async def test_a_lost_subscription_is_made_anew_and_nothing_is_missed(redis_url: str) -> None:
+@on_event_loop
+async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-lost:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = job_events(at.store, at.jobs, listener, at.job.id, "")
-            seen = [await anext(told) for _ in range(2)]
+            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+            seen = [await anext(stream) for _ in range(2)]
             await at.store.client.client_kill_filter(_type="pubsub")
 
             for step in range(1, 30):
                 await at.report(step)
             await at.end()
-            rest = [event async for event in told if event is not None]
+            rest = [event async for event in stream if event is not None]
 
     assert [event.type for event in seen if event] == ["state", "state"]
     steps = [Progress.model_validate_json(event.data).step for event in rest if event.type == "progress"]
     assert steps == list(range(1, 30))
 
 
-@on_a_loop
-async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
+@on_event_loop
+async def test_all_listeners_get_events_in_order(redis_url: str) -> None:
     async with scene(redis_url, "hub-many:") as at:
 
-        async def all_of_it() -> list[str]:
+        async def event_ids() -> list[str]:
             with at.hub.listen(at.job.id) as listener:
-                told = job_events(at.store, at.jobs, listener, at.job.id, "")
-                return [event.id async for event in told if event is not None]
+                stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+                return [event.id async for event in stream if event is not None]
 
-        followers = [asyncio.create_task(all_of_it()) for _ in range(20)]
+        listeners = [asyncio.create_task(event_ids()) for _ in range(20)]
         for step in range(1, 40):
             await at.report(step)
         await at.end()
 
-        heard = await asyncio.gather(*followers)
+        received = await asyncio.gather(*listeners)
 
-    known = sorted(heard[0], key=events.stream_position)
+    known = sorted(received[0], key=events.stream_position)
     assert len(known) == 2 + 39 + 1
-    assert all(ids == known for ids in heard)
+    assert all(ids == known for ids in received)
 
 
-@on_a_loop
-async def test_a_silent_job_is_told_of_with_pings(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_event_loop
+async def test_pings_fill_silence(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "PING_SECONDS", 0.05)
     async with scene(redis_url, "hub-silent:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = job_events(at.store, at.jobs, listener, at.job.id, "")
+            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
 
-            heard = [await anext(told) for _ in range(4)]
+            received = [await anext(stream) for _ in range(4)]
 
-    assert [event is None for event in heard] == [False, False, True, True]
+    assert [event is None for event in received] == [False, False, True, True]
     assert events.format_event(None) == b": ping\n\n"
 
 
-@on_a_loop
-async def test_a_full_listener_keeps_no_more_than_its_backlog() -> None:
+@on_event_loop
+async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
     listener = Listener()
 
     for number in range(10 * BACKLOG):
         listener.notify(JobEvent("job", f"1-{number}", "progress", "{}"))
 
     assert await listener.next_event() is None
-    assert listener._heard.qsize() < BACKLOG
+    assert listener._events.qsize() < BACKLOG

@@ -1,4 +1,4 @@
-"""GET /api/jobs/{id}/events: what happens to a job, as it happens."""
+"""GET /api/jobs/{id}/events: the events of a job as they happen."""
 
 import base64
 
@@ -16,12 +16,12 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def told(api: Api) -> list[Event]:
+def recorded(api: Api) -> list[Event]:
     """All events of a job that has ended."""
     return api.all_events(submit(api, **SIMULATED)["id"])
 
 
-def test_events_tell_the_job_from_beginning_to_end(api: Api) -> None:
+def test_events_cover_the_job_from_start_to_end(api: Api) -> None:
     job = submit(api, **SIMULATED)
 
     events = api.all_events(job["id"])
@@ -34,50 +34,50 @@ def test_events_tell_the_job_from_beginning_to_end(api: Api) -> None:
     assert events[-1].data == api.get(job["links"]["self"]).json()
 
 
-def test_event_ids_only_grow(told: list[Event]) -> None:
-    ids = [tuple(map(int, event.id.split("-"))) for event in told]
+def test_event_ids_increase(recorded: list[Event]) -> None:
+    ids = [tuple(map(int, event.id.split("-"))) for event in recorded]
 
     assert ids == sorted(set(ids))
 
 
-def test_a_finished_job_tells_its_events_again(api: Api, told: list[Event]) -> None:
-    assert marks(api.all_events(told[-1].data["id"])) == marks(told)
+def test_the_events_of_a_finished_job_can_be_read_again(api: Api, recorded: list[Event]) -> None:
+    assert marks(api.all_events(recorded[-1].data["id"])) == marks(recorded)
 
 
-def test_every_event_can_be_resumed_after_without_loss_or_repeat(api: Api, told: list[Event]) -> None:
-    for seen in range(len(told) - 1):
-        assert api.all_events(told[-1].data["id"], told[seen].id) == told[seen + 1 :]
+def test_a_stream_resumes_after_any_event_without_loss_or_repetition(api: Api, recorded: list[Event]) -> None:
+    for seen in range(len(recorded) - 1):
+        assert api.all_events(recorded[-1].data["id"], recorded[seen].id) == recorded[seen + 1 :]
 
 
-def test_who_leaves_in_the_middle_resumes_there(api: Api) -> None:
+def test_an_interrupted_stream_resumes_where_it_stopped(api: Api) -> None:
     job = submit(api, **SIMULATED)
     with api.events(job["id"]) as events:
         seen = [next(events) for _ in range(4)]
 
-    rest = api.all_events(job["id"], seen[-1].id)
+    remaining = api.all_events(job["id"], seen[-1].id)
 
     whole = api.all_events(job["id"])
-    assert marks(seen + rest) == marks(whole)
+    assert marks(seen + remaining) == marks(whole)
 
 
-def test_who_has_seen_the_end_is_told_to_stop(api: Api, told: list[Event]) -> None:
-    job = told[-1].data
+def test_a_client_that_has_seen_the_end_gets_204(api: Api, recorded: list[Event]) -> None:
+    job = recorded[-1].data
 
-    answer = api.get(job["links"]["events"], headers={"Last-Event-ID": told[-1].id})
+    answer = api.get(job["links"]["events"], headers={"Last-Event-ID": recorded[-1].id})
 
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["x-job-id"] == job["id"]
 
 
 @pytest.mark.parametrize("last", ["garbage", "-", "0", "99999999999999999999-0", "1-1; x", "é"])
-def test_an_id_that_never_was_begins_from_the_start(api: Api, told: list[Event], last: str) -> None:
+def test_an_invalid_event_id_starts_from_the_beginning(api: Api, recorded: list[Event], last: str) -> None:
     with api.http.get(
-        f"{api.url}{told[-1].data['links']['events']}", headers={"Last-Event-ID": last.encode()}, timeout=10
+        f"{api.url}{recorded[-1].data['links']['events']}", headers={"Last-Event-ID": last.encode()}, timeout=10
     ) as answer:
-        assert answer.text.count("event: ") == len(told)
+        assert answer.text.count("event: ") == len(recorded)
 
 
-def test_a_job_that_ended_long_ago_tells_its_end_once(null: Stack, api: Api) -> None:
+def test_a_job_with_expired_events_sends_its_end_once(null: Stack, api: Api) -> None:
     job = submit(api)
     ended = api.wait_until_done(job["id"])
     with redis.Redis.from_url(null.settings["SD_REDIS_URL"]) as client:
@@ -90,15 +90,15 @@ def test_a_job_that_ended_long_ago_tells_its_end_once(null: Stack, api: Api) -> 
     assert again.status_code == 204
 
 
-def test_the_stream_is_not_held_back_by_proxies(api: Api, told: list[Event]) -> None:
-    answer = api.get(told[-1].data["links"]["events"])
+def test_headers_keep_proxies_from_buffering_the_stream(api: Api, recorded: list[Event]) -> None:
+    answer = api.get(recorded[-1].data["links"]["events"])
 
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-accel-buffering"] == "no"
 
 
-def test_one_api_tells_of_a_job_that_was_posted_to_the_other(api: Api, other_api: Api) -> None:
+def test_events_reach_clients_of_other_api_processes(api: Api, other_api: Api) -> None:
     job = running(api, seconds=0.5)
 
     events = other_api.all_events(job["id"])
@@ -107,7 +107,7 @@ def test_one_api_tells_of_a_job_that_was_posted_to_the_other(api: Api, other_api
     assert events[-1].data["state"] == "succeeded"
 
 
-def test_one_api_tells_of_a_cancel_through_the_other(api: Api, other_api: Api) -> None:
+def test_cancellations_reach_clients_of_other_api_processes(api: Api, other_api: Api) -> None:
     job = submit(api, seconds=20, num_inference_steps=100)
     with other_api.events(job["id"]) as events:
         next(event for event in events if event.type == "progress")
@@ -117,7 +117,7 @@ def test_one_api_tells_of_a_cancel_through_the_other(api: Api, other_api: Api) -
         assert list(events)[-1].data["state"] == "cancelled"
 
 
-def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
+def test_a_slow_job_sends_previews(api: Api) -> None:
     job = submit(api, seconds=2.2, num_inference_steps=10)
 
     previews = [event for event in api.all_events(job["id"]) if event.type == "preview"]
@@ -128,12 +128,12 @@ def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
     assert base64.b64decode(previews[0].data["b64_json"]).startswith(b"\xff\xd8\xff")
 
 
-def test_a_failed_job_ends_its_events_with_the_error(api: Api) -> None:
+def test_the_last_event_of_a_failed_job_has_the_error(api: Api) -> None:
     ended = api.wait_until_done(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert (ended["state"], ended["error"]["code"]) == ("failed", "out-of-memory")
 
 
 def marks(events: list[Event]) -> list[tuple[str, str]]:
-    """What never changes: the place in line that a `queued` event tells is the one at the time of telling."""
+    """Ids and types. The queue position in a `queued` event is the one at the time of sending, so it may differ."""
     return [(event.id, event.type) for event in events]

@@ -1,4 +1,4 @@
-"""GET /api/jobs/{id}/images/{index}: the bytes, their validators, a part of them."""
+"""GET /api/jobs/{id}/images/{index}: bytes, validators and ranges."""
 
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,16 @@ def data(url: str) -> bytes:
 
 @pytest.fixture
 def lone(null: Stack) -> tuple[str, Path]:
-    """An image that a test may damage: its path in the API and its file."""
+    """An image that a test may damage: its path in the API, and its file."""
     job = null.api.wait_until_done(submit(null.api)["id"])
     return f"{job['links']['self']}/images/0", image_file(null, job["id"])
 
 
-def part(url: str, asked: str, **headers: str) -> requests.Response:
-    return requests.get(url, headers={"Range": asked, **headers}, timeout=10)
+def get_range(url: str, requested: str, **headers: str) -> requests.Response:
+    return requests.get(url, headers={"Range": requested, **headers}, timeout=10)
 
 
-def test_a_image_comes_with_what_caches_and_browsers_need(finished: dict[str, Any], url: str) -> None:
+def test_an_image_has_headers_for_caches_and_browsers(finished: dict[str, Any], url: str) -> None:
     answer = requests.get(url, timeout=10)
 
     image = finished["images"][0]
@@ -50,7 +50,7 @@ def test_a_image_comes_with_what_caches_and_browsers_need(finished: dict[str, An
     assert headers["content-disposition"] == f'inline; filename="{finished["id"]}-0.png"'
 
 
-def test_head_answers_the_headers_alone(url: str, data: bytes) -> None:
+def test_head_returns_only_headers(url: str, data: bytes) -> None:
     answer = requests.head(url, timeout=10)
 
     assert (answer.status_code, answer.content) == (200, b"")
@@ -58,7 +58,7 @@ def test_head_answers_the_headers_alone(url: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("known", ['"{}"', 'W/"{}"', '"other", "{}"', "*"])
-def test_a_known_image_is_not_sent_again(finished: dict[str, Any], url: str, known: str) -> None:
+def test_if_none_match_avoids_sending_an_image_again(finished: dict[str, Any], url: str, known: str) -> None:
     etag = known.format(finished["images"][0]["sha256"])
 
     answer = requests.get(url, headers={"If-None-Match": etag}, timeout=10)
@@ -67,53 +67,55 @@ def test_a_known_image_is_not_sent_again(finished: dict[str, Any], url: str, kno
     assert finished["images"][0]["sha256"] in answer.headers["etag"]
 
 
-def test_another_image_is_sent(url: str, data: bytes) -> None:
+def test_an_image_is_sent_if_the_client_has_another(url: str, data: bytes) -> None:
     answer = requests.get(url, headers={"If-None-Match": '"other"'}, timeout=10)
 
     assert (answer.status_code, answer.content) == (200, data)
 
 
 @pytest.mark.parametrize(
-    ("asked", "begin", "end"),
+    ("requested", "begin", "end"),
     [("bytes=0-9", 0, 10), ("bytes=5-", 5, None), ("bytes=-7", -7, None), ("bytes=0-99999", 0, None)],
 )
-def test_one_range_is_served(url: str, data: bytes, asked: str, begin: int, end: int | None) -> None:
-    answer = part(url, asked)
+def test_a_single_range_is_served(url: str, data: bytes, requested: str, begin: int, end: int | None) -> None:
+    answer = get_range(url, requested)
 
     first = begin % len(data)
     assert (answer.status_code, answer.content) == (206, data[begin:end])
     assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(data)}"
 
 
-def test_a_range_of_the_image_that_is_known_is_served(finished: dict[str, Any], url: str, data: bytes) -> None:
+def test_if_range_is_respected(finished: dict[str, Any], url: str, data: bytes) -> None:
     etag = f'"{finished["images"][0]["sha256"]}"'
 
-    assert part(url, "bytes=0-9", **{"If-Range": etag}).content == data[:10]
-    assert part(url, "bytes=0-9", **{"If-Range": '"other"'}).content == data
+    assert get_range(url, "bytes=0-9", **{"If-Range": etag}).content == data[:10]
+    assert get_range(url, "bytes=0-9", **{"If-Range": '"other"'}).content == data
 
 
-@pytest.mark.parametrize("asked", ["bytes=1000000-", "bytes=1000000-1000001", "bytes=" + "9" * 18 + "-", "bytes=-0"])
-def test_a_range_outside_of_the_image_is_told_its_size(url: str, data: bytes, asked: str) -> None:
-    answer = part(url, asked)
+@pytest.mark.parametrize(
+    "requested", ["bytes=1000000-", "bytes=1000000-1000001", "bytes=" + "9" * 18 + "-", "bytes=-0"]
+)
+def test_a_range_outside_the_image_is_refused_with_its_size(url: str, data: bytes, requested: str) -> None:
+    answer = get_range(url, requested)
 
     assert_problem(answer, 416, "range-not-satisfiable")
     assert answer.headers["content-range"] == f"bytes */{len(data)}"
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     ["bytes=0-1,3-4", "bytes=" + "0-," * 1000 + "0-", "bytes=5-2", "bytes=", "bytes=-", "bytes=x-y", "bytes=0-1-2",
      "bytes=1_0-20", "bytes=" + "9" * 5000 + "-", "bytes=--1", "items=0-1", "0-1", "bytes 0-1", "bytes=\xb2-", "=",
      "x" * 9000],
-    ids=lambda asked: asked[:20],
+    ids=lambda requested: requested[:20],
 )  # fmt: skip
-def test_what_is_not_one_range_is_answered_with_the_whole_image(url: str, data: bytes, asked: str) -> None:
-    answer = part(url, asked)
+def test_invalid_and_multiple_ranges_get_the_whole_image(url: str, data: bytes, requested: str) -> None:
+    answer = get_range(url, requested)
 
     assert (answer.status_code, answer.content) == (200, data)
 
 
-def test_the_answer_to_a_submit_is_whole_whatever_range_is_asked_for(api: Api) -> None:
+def test_txt2img_ignores_ranges(api: Api) -> None:
     headers = {"Accept": "image/png", "Range": "bytes=1000000-"}
 
     answer = api.post("/api/txt2img", {"prompt": "x"}, headers=headers)
@@ -122,7 +124,7 @@ def test_the_answer_to_a_submit_is_whole_whatever_range_is_asked_for(api: Api) -
 
 
 @pytest.mark.parametrize("index", ["2", "-1", "9" * 30])
-def test_a_number_without_a_image_is_not_found(finished: dict[str, Any], api: Api, index: str) -> None:
+def test_an_index_without_an_image_is_not_found(finished: dict[str, Any], api: Api, index: str) -> None:
     answer = api.get(f"{finished['links']['self']}/images/{index}")
 
     assert_problem(answer, 404, "image-not-found")
@@ -130,11 +132,11 @@ def test_a_number_without_a_image_is_not_found(finished: dict[str, Any], api: Ap
 
 
 @pytest.mark.parametrize("index", ["one", "0x0", "9" * 5000, "0.5", "null"])
-def test_what_is_no_number_is_refused(finished: dict[str, Any], api: Api, index: str) -> None:
+def test_an_invalid_index_is_refused(finished: dict[str, Any], api: Api, index: str) -> None:
     assert_problem(api.get(f"{finished['links']['self']}/images/{index}"), 422, "invalid-request")
 
 
-def test_a_job_that_made_no_image_has_none(api: Api) -> None:
+def test_a_failed_job_has_no_images(api: Api) -> None:
     job = api.wait_until_done(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert_problem(api.get(f"{job['links']['self']}/images/0"), 404, "image-not-found")
@@ -164,7 +166,7 @@ def test_an_altered_file_is_not_served(api: Api, lone: tuple[str, Path]) -> None
     assert_problem(api.get(path), 404, "image-not-found")
 
 
-def test_a_link_in_place_of_a_file_is_not_followed(api: Api, lone: tuple[str, Path]) -> None:
+def test_a_symlink_in_place_of_a_file_is_not_followed(api: Api, lone: tuple[str, Path]) -> None:
     path, file = lone
     elsewhere = file.rename(file.with_name("elsewhere.png"))
     file.symlink_to(elsewhere)
@@ -183,7 +185,7 @@ def test_a_folder_in_place_of_a_file_is_not_found(api: Api, lone: tuple[str, Pat
 FLAGGED = {"prompt": "x", "num_images": 2, "metadata": {"simulate": {"flag": 1}}}
 
 
-def test_a_image_that_is_withheld_is_listed_without_an_address(null: Stack) -> None:
+def test_a_withheld_image_is_listed_without_url_or_data(null: Stack) -> None:
     job = null.api.post("/api/txt2img", {**FLAGGED, "response_format": "b64_json"}).json()
 
     withheld, shown = job["images"]
@@ -196,14 +198,14 @@ def test_a_image_that_is_withheld_is_listed_without_an_address(null: Stack) -> N
     assert answer.json()["detail"] == "The safety checker withheld this image."
 
 
-def test_who_wants_bytes_gets_the_first_image_that_is_not_withheld(null: Stack) -> None:
+def test_the_image_answer_skips_withheld_images(null: Stack) -> None:
     answer = null.api.post("/api/txt2img", FLAGGED, headers={"Accept": "image/png"})
 
     assert answer.status_code == 200
     assert answer.headers["content-disposition"].endswith('-1.png"')
 
 
-def test_a_job_of_which_every_image_is_withheld_is_refused(null: Stack) -> None:
+def test_a_job_with_only_withheld_images_fails(null: Stack) -> None:
     answer = null.api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"flag": 1}}})
 
     assert_problem(answer, 422, "content-rejected")

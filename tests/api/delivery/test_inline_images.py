@@ -1,4 +1,4 @@
-"""`response_format: b64_json`: answers with images cost a piece at a time, and nothing to who has them already."""
+"""`response_format: b64_json`: memory holds one chunk of an answer, and clients that have it get 304."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ BYTES = 12_000_001
 
 @pytest.fixture
 def job(null: Stack) -> dict[str, Any]:
-    """With two images."""
+    """A job with two images."""
     body = {"prompt": "x", "num_images": 2, "response_format": "b64_json"}
     job: dict[str, Any] = null.api.post("/api/txt2img", body).json()
     return job
@@ -29,7 +29,7 @@ def job(null: Stack) -> dict[str, Any]:
 
 @pytest.fixture
 def large(null: Stack, job: dict[str, Any]) -> Iterator[list[bytes]]:
-    """The images of the job, which are large now."""
+    """Large files in place of the images of the job."""
     with redis.Redis.from_url(null.settings["SD_REDIS_URL"], decode_responses=True) as client:
         record = f"{null.prefix}job:{job['id']}"
         doc, contents = json.loads(str(client.hget(record, "doc"))), []
@@ -44,35 +44,37 @@ def large(null: Stack, job: dict[str, Any]) -> Iterator[list[bytes]]:
 
 
 def read(api: Api, job: dict[str, Any]) -> int:
-    """How many bytes the answer has; they are not kept."""
+    """Read the answer without keeping it. Returns its size."""
     with requests.get(f"{api.url}{job['links']['self']}", stream=True, timeout=60) as answer:
         assert answer.status_code == 200
         return sum(map(len, answer.iter_content(1 << 20)))
 
 
-def test_large_images_come_whole(null: Stack, job: dict[str, Any], large: list[bytes]) -> None:
+def test_large_inline_images_are_complete(null: Stack, job: dict[str, Any], large: list[bytes]) -> None:
     answer = null.api.get(job["links"]["self"])
 
     assert [base64.b64decode(image["b64_json"]) for image in answer.json()["images"]] == large
     assert int(answer.headers["content-length"]) == len(answer.content)
 
 
-def test_many_who_look_at_large_images_take_no_memory(null: Stack, job: dict[str, Any], large: list[bytes]) -> None:
+def test_memory_does_not_grow_with_readers_of_large_inline_images(
+    null: Stack, job: dict[str, Any], large: list[bytes]
+) -> None:
     process = psutil.Process(null.api.process.pid)
     whole = read(null.api, job)
     before = process.memory_info().rss
 
     with ThreadPoolExecutor(8) as callers:
         reading = [callers.submit(read, null.api, job) for _ in range(8)]
-        most = before
-        while not all(one.done() for one in reading):
-            most = max(most, process.memory_info().rss)
+        peak = before
+        while not all(future.done() for future in reading):
+            peak = max(peak, process.memory_info().rss)
 
-    assert {one.result() for one in reading} == {whole}
-    assert most - before < 2 * BYTES
+    assert {future.result() for future in reading} == {whole}
+    assert peak - before < 2 * BYTES
 
 
-def test_the_texts_of_a_job_cannot_be_taken_for_its_images(null: Stack) -> None:
+def test_texts_of_a_job_are_not_mistaken_for_images(null: Stack) -> None:
     metadata = {"b64_json": "x", "images": ['"b64_json":"'] * 3}
     answer = null.api.post(
         "/api/txt2img", {"prompt": '"b64_json":null', "response_format": "b64_json", "metadata": metadata}
@@ -81,7 +83,7 @@ def test_the_texts_of_a_job_cannot_be_taken_for_its_images(null: Stack) -> None:
     assert (answer.json()["metadata"], answer.json()["request"]["prompt"]) == (metadata, '"b64_json":null')
 
 
-def test_who_has_a_finished_job_already_is_not_sent_it_again(null: Stack, job: dict[str, Any]) -> None:
+def test_a_finished_job_is_not_sent_to_a_client_that_has_it(null: Stack, job: dict[str, Any]) -> None:
     path = job["links"]["self"]
     etag = null.api.get(path).headers["etag"]
 
@@ -96,7 +98,7 @@ def test_who_has_a_finished_job_already_is_not_sent_it_again(null: Stack, job: d
     assert (gone.status_code, gone.json()["images"][0]["b64_json"]) == (200, None)
 
 
-def test_a_job_that_may_still_change_has_no_validator(idle: Stack) -> None:
+def test_an_unfinished_job_has_no_etag(idle: Stack) -> None:
     job = idle.api.post("/api/jobs", {"prompt": "x", "response_format": "b64_json"}).json()
 
     assert "etag" not in idle.api.get(job["links"]["self"]).headers

@@ -1,4 +1,4 @@
-"""What the API does while Redis is away, and after."""
+"""The API while Redis is away, and afterwards."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
 from tests.stack import Api, Stack
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
-#: Callers are answered within this, whatever Redis does.
+#: Callers get an answer within this time, whatever Redis does.
 SOON = 3.0
 
 
@@ -29,7 +29,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="module")
 def alone(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API with a Redis of its own."""
+    """An API with its own Redis."""
     with Stack(valkey.url, tmp_path_factory.mktemp("alone"), SD_BACKENDS="null") as stack:
         stack.start_api()
         yield stack
@@ -37,7 +37,7 @@ def alone(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(params=["stopped", "silent"])
 def away(valkey: Valkey, alone: Stack, request: pytest.FixtureRequest) -> Iterator[Api]:
-    # Connections that are open when it goes are the harder case.
+    # Opens connections, which is the harder case.
     submit(alone.api)
     if request.param == "stopped":
         valkey.stop()
@@ -49,44 +49,46 @@ def away(valkey: Valkey, alone: Stack, request: pytest.FixtureRequest) -> Iterat
         valkey.resume()
 
 
-def at_once(ask: Callable[[str], requests.Response], paths: list[str]) -> list[requests.Response]:
-    """The answers to calls at the same time, each of which must come soon."""
+def call_concurrently(call: Callable[[str], requests.Response], paths: list[str]) -> list[requests.Response]:
+    """The answers to concurrent calls, which must come soon."""
     begin = time.monotonic()
     with ThreadPoolExecutor(len(paths)) as callers:
-        answers = list(callers.map(ask, paths))
+        answers = list(callers.map(call, paths))
     assert time.monotonic() - begin < SOON
     return answers
 
 
-def test_who_submits_is_told_soon_to_come_back(away: Api) -> None:
-    answers = at_once(lambda path: away.post(path, {"prompt": "x"}), ["/api/jobs", "/api/txt2img"] * 10)
+def test_submissions_get_503_soon(away: Api) -> None:
+    answers = call_concurrently(lambda path: away.post(path, {"prompt": "x"}), ["/api/jobs", "/api/txt2img"] * 10)
 
     for answer in answers:
         assert_problem(answer, 503, "store-unavailable")
         assert answer.json()["retryable"]
 
 
-def test_who_looks_is_told_soon_that_the_store_is_away(away: Api) -> None:
-    answers = at_once(away.get, ["/api/jobs", "/api/jobs/some", "/api/jobs/some/events", "/api/jobs/some/images/0"])
+def test_reads_get_503_soon(away: Api) -> None:
+    answers = call_concurrently(
+        away.get, ["/api/jobs", "/api/jobs/some", "/api/jobs/some/events", "/api/jobs/some/images/0"]
+    )
 
     for answer in answers:
         assert_problem(answer, 503, "store-unavailable")
 
 
-def test_health_is_told_soon_and_says_that_it_is_bad(away: Api) -> None:
-    # What was seen half a second ago may still be told first.
+def test_health_answers_soon_and_reports_the_outage(away: Api) -> None:
+    # The API caches the state of the workers for half a second.
     begin = time.monotonic()
     while away.get("/health").json()["status"] != "unavailable":
         assert time.monotonic() - begin < SOON
 
-    ready, live, *healths = at_once(away.get, ["/health/ready", "/health/live", *["/health"] * 10])
+    ready, live, *healths = call_concurrently(away.get, ["/health/ready", "/health/live", *["/health"] * 10])
 
     assert (ready.status_code, ready.json()) == (503, {"status": "redis-unavailable"})
     assert live.status_code == 200
     assert {(answer.status_code, answer.json()["redis"]) for answer in healths} == {(200, False)}
 
 
-def test_a_job_that_was_accepted_is_still_there_and_new_ones_are_taken(valkey: Valkey, alone: Stack) -> None:
+def test_accepted_jobs_survive_and_new_ones_are_accepted_after_a_restart(valkey: Valkey, alone: Stack) -> None:
     before = submit(alone.api)
 
     valkey.stop()
@@ -96,7 +98,7 @@ def test_a_job_that_was_accepted_is_still_there_and_new_ones_are_taken(valkey: V
     assert submit(alone.api)["state"] == "queued"
 
 
-def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack) -> None:
+def test_event_streams_survive_a_restart_of_redis(valkey: Valkey, alone: Stack) -> None:
     job = submit(alone.api)
     with alone.api.events(job["id"]) as events:
         first = next(events)
@@ -109,13 +111,13 @@ def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack)
         assert list(events) == []
 
 
-def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valkey: Valkey, alone: Stack) -> None:
+def test_the_job_of_a_disconnected_caller_is_cancelled_once_redis_is_back(valkey: Valkey, alone: Stack) -> None:
     known = alone.api.get("/api/jobs").json()["jobs"]
     with open_waiting_call(alone.api.url, "cancel"):
         while (jobs := alone.api.get("/api/jobs").json()["jobs"]) == known:
             pass
         valkey.suspend()
-    # Until a call that was sent to the store has been given up.
+    # Waits until a command that was sent to Redis times out.
     assert_problem(alone.api.get("/api/jobs/some"), 503, "store-unavailable")
     valkey.resume()
 
@@ -123,19 +125,19 @@ def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valke
         assert list(events)[-1].data["state"] == "cancelled"
 
 
-def test_who_asks_for_an_accepted_job_while_the_store_is_away_waits_for_it(valkey: Valkey, alone: Stack) -> None:
+def test_reading_an_accepted_job_waits_for_redis(valkey: Valkey, alone: Stack) -> None:
     job, jobs = submit(alone.api), Jobs(alone.prefix)
 
-    async def patient() -> str:
+    async def read_while_away() -> str:
         store = AsyncStore(connect_async(valkey.url))
-        asking = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
-        await asyncio.wait({asking}, timeout=0.1)
+        reading = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
+        await asyncio.wait({reading}, timeout=0.1)
         await asyncio.to_thread(valkey.start)
         try:
-            return (await asking).job.id
+            return (await reading).job.id
         finally:
             await store.client.aclose(close_connection_pool=True)
 
     valkey.stop()
 
-    assert asyncio.run(patient()) == job["id"]
+    assert asyncio.run(read_while_away()) == job["id"]

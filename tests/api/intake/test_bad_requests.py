@@ -1,4 +1,4 @@
-"""A request that cannot be accepted is told so in few words, and none of them its own."""
+"""Invalid requests get short errors that never quote the input."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ import requests
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 
-MARK = "5ecret"
+SECRET = "5ecret"
 NESTED = "[" * 150 + "]" * 150
 
 
@@ -48,11 +48,11 @@ def send(api: Api, body: str | bytes, content_type: str = "application/json") ->
     ],
     ids=lambda body: repr(body[:60]),
 )
-def test_a_body_that_is_no_request_is_refused(api: Api, body: bytes) -> None:
+def test_an_invalid_body_is_refused(api: Api, body: bytes) -> None:
     answer = send(api, body)
 
     assert_problem(answer, 422, "invalid-request")
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_a_body_that_is_no_request_is_refused(api: Api, body: bytes) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_field_that_cannot_be_is_named(api: Api, field: str, value: Any) -> None:
+def test_an_invalid_field_is_named(api: Api, field: str, value: Any) -> None:
     answer = api.post("/api/jobs", {"prompt": "5ecret", field: value})
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [f"/{field}"]
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 def test_too_many_pixels_are_refused(api: Api) -> None:
@@ -120,23 +120,23 @@ def test_too_many_pixels_are_refused(api: Api) -> None:
 
 
 @pytest.mark.parametrize("field", [{"width": 4096, "height": 4096}, {"num_images": 5}], ids=str)
-def test_the_operators_limits_hold_before_a_worker_has_come(idle: Stack, field: dict[str, int]) -> None:
+def test_the_operators_limits_hold_before_a_worker_starts(idle: Stack, field: dict[str, int]) -> None:
     answer = idle.api.post("/api/jobs", {"prompt": "x", **field})
 
     assert_problem(answer, 422, "invalid-request")
 
 
-def test_a_seed_that_leaves_no_room_for_every_image_is_refused(api: Api) -> None:
+def test_a_seed_too_large_for_the_number_of_images_is_refused(api: Api) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", "seed": 2**32 - 1, "num_images": 2})
 
     assert_problem(answer, 422, "invalid-request")
 
 
 def test_a_hundred_wrong_fields_still_get_a_small_answer(api: Api) -> None:
-    answer = api.post("/api/jobs", {"prompt": "x", **{f"{MARK}{number:0100}\0é": number for number in range(100)}})
+    answer = api.post("/api/jobs", {"prompt": "x", **{f"{SECRET}{number:0100}\0é": number for number in range(100)}})
 
     assert_problem(answer, 422, "invalid-request")
-    assert MARK not in answer.text
+    assert SECRET not in answer.text
 
 
 def test_metadata_as_deep_as_allowed_comes_back_unchanged(api: Api) -> None:
@@ -173,4 +173,4 @@ def test_a_bad_filter_is_named(api: Api, query: str, field: str) -> None:
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [field]
-    assert MARK not in answer.text
+    assert SECRET not in answer.text

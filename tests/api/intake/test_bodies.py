@@ -1,4 +1,4 @@
-"""Bodies are bounded, of known size, and JSON that says so."""
+"""Size limits and content types of bodies."""
 
 import base64
 import gzip
@@ -20,7 +20,7 @@ JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img", "/api/img2img", "/api/elsewhere"])
-def test_a_body_that_is_too_large_is_turned_away_before_it_is_sent(api: Api, path: str) -> None:
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(api: Api, path: str) -> None:
     server = HTTPConnection(api.url.removeprefix("http://"), timeout=30)
     server.putrequest("POST", path)
     server.putheader("content-type", "application/json")
@@ -33,35 +33,35 @@ def test_a_body_that_is_too_large_is_turned_away_before_it_is_sent(api: Api, pat
     server.close()
 
 
-def test_a_body_for_images_has_no_more_room_for_words(api: Api) -> None:
+def test_the_size_limit_for_images_does_not_apply_to_text(api: Api) -> None:
     answer = requests.post(f"{api.url}/api/jobs", json={"prompt": "x" * 5_000_000}, timeout=30)
 
     assert_problem(answer, 422, "invalid-request")
 
 
-def chunks(*pieces: bytes) -> Iterator[bytes]:
-    yield from pieces
+def chunked(*chunks: bytes) -> Iterator[bytes]:
+    yield from chunks
 
 
-def test_a_body_in_chunks_is_read(api: Api) -> None:
-    pieces = chunks(b'{"prompt": "x", ', b'"image": "', SCENE_BASE64, b'"}')
+def test_a_chunked_body_is_read(api: Api) -> None:
+    chunks = chunked(b'{"prompt": "x", ', b'"image": "', SCENE_BASE64, b'"}')
 
-    answer = requests.post(f"{api.url}/api/jobs", data=pieces, headers=JSON, timeout=30)
+    answer = requests.post(f"{api.url}/api/jobs", data=chunks, headers=JSON, timeout=30)
 
     assert answer.status_code == 202
 
 
-def test_a_form_in_chunks_is_read(api: Api) -> None:
+def test_a_chunked_form_is_read(api: Api) -> None:
     prepared = requests.Request("POST", api.url, data={"prompt": "x"}, files={"image": ("x.png", SCENE)}).prepare()
     headers = {"content-type": prepared.headers["content-type"]}
 
-    answer = requests.post(f"{api.url}/api/img2img", data=chunks(prepared.body), headers=headers, timeout=30)
+    answer = requests.post(f"{api.url}/api/img2img", data=chunked(prepared.body), headers=headers, timeout=30)
 
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img", "/api/img2img"])
-def test_a_body_in_chunks_is_bounded(null: Stack, path: str) -> None:
+def test_a_chunked_body_has_a_size_limit(null: Stack, path: str) -> None:
     api = null.start_api(SD_MAX_BODY_BYTES="200000")
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -71,7 +71,7 @@ def test_a_body_in_chunks_is_bounded(null: Stack, path: str) -> None:
     assert b"connection: close" in answer.lower()
 
 
-def test_a_compressed_body_is_refused_as_what_it_is(api: Api) -> None:
+def test_a_compressed_body_is_refused(api: Api) -> None:
     headers = {**JSON, "content-encoding": "gzip"}
 
     answer = requests.post(f"{api.url}/api/jobs", data=gzip.compress(b'{"prompt": "x"}'), headers=headers, timeout=30)
@@ -81,7 +81,7 @@ def test_a_compressed_body_is_refused_as_what_it_is(api: Api) -> None:
 
 
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
-def test_only_json_is_taken(api: Api, content_type: str | None) -> None:
+def test_only_json_is_accepted(api: Api, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
 
     answer = requests.post(f"{api.url}/api/jobs", data=b'{"prompt": "x"}', headers=headers, timeout=30)
@@ -97,7 +97,7 @@ def test_json_with_a_charset_is_json(api: Api) -> None:
     assert answer.status_code == 202
 
 
-def test_no_body_at_all_is_no_request(api: Api) -> None:
+def test_a_missing_body_is_refused(api: Api) -> None:
     answer = requests.post(f"{api.url}/api/jobs", headers=JSON, timeout=30)
 
     assert_problem(answer, 422, "invalid-request")

@@ -1,4 +1,4 @@
-"""An API on a host whose clock is days ahead: all go by the store's clock."""
+"""An API on a host whose clock is days ahead: Redis has the clock that counts."""
 
 import sys
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import requests
 from tests.api.clients import ALICE, Client
 from tests.stack import Api, Stack, free_port
 
-#: Longer than an image link lives.
+#: Longer than the lifetime of an image link.
 AHEAD = """
 import datetime, time
 class Ahead(datetime.datetime):
@@ -22,7 +22,7 @@ datetime.datetime, time.time = Ahead, lambda: real() + 3 * 86_400
 from api.main import main
 main()
 """
-MOMENT = timedelta(seconds=30)
+TOLERANCE = timedelta(seconds=30)
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +34,22 @@ def ahead(keyed: Stack) -> Iterator[Api]:
     process.kill()
 
 
-def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice: Client, ahead: Api) -> None:
+def test_times_of_jobs_come_from_the_clock_of_redis(keyed: Stack, alice: Client, ahead: Api) -> None:
     slow = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 30}}}
-    here = alice.submit(**slow)
-    there = Client(ahead, ALICE).submit(**{**slow, "num_inference_steps": 50})
+    first = alice.submit(**slow)
+    second = Client(ahead, ALICE).submit(**{**slow, "num_inference_steps": 50})
 
-    cancelled = Client(ahead, ALICE).request("DELETE", there["links"]["self"]).json()
-    alice.request("DELETE", here["links"]["self"])
+    cancelled = Client(ahead, ALICE).request("DELETE", second["links"]["self"]).json()
+    alice.request("DELETE", first["links"]["self"])
 
-    begun, other = (datetime.fromisoformat(job["created_at"]) for job in (here, there))
-    assert begun <= other < begun + MOMENT
+    first_time, second_time = (datetime.fromisoformat(job["created_at"]) for job in (first, second))
+    assert first_time <= second_time < first_time + TOLERANCE
     assert cancelled["state"] == "cancelled"
-    assert begun <= datetime.fromisoformat(cancelled["finished_at"]) < begun + MOMENT
-    assert 0 <= cancelled["timings"]["total_ms"] < MOMENT.total_seconds() * 1000
+    assert first_time <= datetime.fromisoformat(cancelled["finished_at"]) < first_time + TOLERANCE
+    assert 0 <= cancelled["timings"]["total_ms"] < TOLERANCE.total_seconds() * 1000
 
 
-def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Client, ahead: Api) -> None:
+def test_image_links_work_across_hosts_with_different_clocks(keyed: Stack, alice: Client, ahead: Api) -> None:
     url = alice.generate()["images"][0]["url"]
 
     assert requests.get(url.replace(keyed.api.url, ahead.url), timeout=10).status_code == 200
@@ -58,13 +58,13 @@ def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Client, ahead
     ).ok
 
 
-def test_jobs_have_not_waited_for_days(idle: Stack) -> None:
+def test_queue_ages_come_from_the_clock_of_redis(idle: Stack) -> None:
     port = free_port()
     process = idle.run([sys.executable, "-c", AHEAD], SD_PORT=str(port))
     process.wait_for("Uvicorn running on")
     ahead = Api(process, f"http://127.0.0.1:{port}")
     ahead.post("/api/jobs", {"prompt": "x"})
 
-    waited = [line for line in ahead.get("/metrics").text.splitlines() if line.startswith("imagegen_queue_oldest")]
+    ages = [line for line in ahead.get("/metrics").text.splitlines() if line.startswith("imagegen_queue_oldest")]
 
-    assert 0 < max(float(line.split()[-1]) for line in waited) < 86_400
+    assert 0 < max(float(line.split()[-1]) for line in ages) < 86_400

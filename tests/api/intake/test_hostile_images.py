@@ -1,4 +1,4 @@
-"""Images from whoever means harm: refused in few words before anything decodes them, and nothing of them stays."""
+"""Hostile images and forms are refused before anything decodes them, and leave no files."""
 
 import base64
 import http.client
@@ -11,8 +11,8 @@ import requests
 
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, post_image, scene
 from tests.api.problem import assert_problem
-from tests.polling import wait_until
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 
 SCENE = encoded(scene())
 JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")
@@ -20,8 +20,8 @@ BOUNDARY = "----b"
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(null: Stack) -> Iterator[None]:
-    """Whatever was refused has left no file."""
+def no_files_stay(null: Stack) -> Iterator[None]:
+    """Refused requests have left no files."""
     yield
     assert list(null.outputs.glob("inputs/.*")) == []
 
@@ -64,7 +64,7 @@ def animation(kind: str) -> bytes:
     ],
     ids=lambda data: repr(data[:14]),
 )
-def test_what_is_no_single_image_of_bounded_size_is_refused(api: Api, image: bytes) -> None:
+def test_invalid_animated_and_oversized_images_are_refused(api: Api, image: bytes) -> None:
     answer = post_image(api, image)
 
     assert_problem(answer, 422, "invalid-image")
@@ -72,7 +72,7 @@ def test_what_is_no_single_image_of_bounded_size_is_refused(api: Api, image: byt
     assert "x-job-id" not in answer.headers
 
 
-def test_the_mask_and_json_are_looked_at_as_closely(api: Api) -> None:
+def test_masks_and_images_in_json_are_checked_too(api: Api) -> None:
     bomb = base64.b64encode(png_claiming(60_000, 60_000)).decode()
 
     assert_problem(post_image(api, SCENE, png_claiming(60_000, 60_000)), 422, "invalid-image")
@@ -80,7 +80,7 @@ def test_the_mask_and_json_are_looked_at_as_closely(api: Api) -> None:
         assert_problem(api.post("/api/jobs", {"prompt": "x", **fields}), 422, "invalid-image")
 
 
-def test_a_image_that_breaks_when_it_is_decoded_fails_its_job(api: Api) -> None:
+def test_an_image_that_cannot_be_decoded_fails_its_job(api: Api) -> None:
     for broken in (JPEG[:-300], png_claiming(900, 900)):
         answer = post_image(api, broken)
 
@@ -92,7 +92,7 @@ def test_a_mask_of_another_size_is_refused(api: Api) -> None:
     assert_problem(post_image(api, SCENE, encoded(half_mask(32, 32))), 422, "invalid-image")
 
 
-def test_a_image_that_is_also_something_else_is_a_image(null: Stack) -> None:
+def test_data_after_an_image_is_dropped(null: Stack) -> None:
     job = post_image(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
 
     assert job.status_code == 200
@@ -100,7 +100,9 @@ def test_a_image_that_is_also_something_else_is_a_image(null: Stack) -> None:
     assert b"script" not in image.read_bytes()
 
 
-def test_a_image_that_takes_too_many_bytes_is_refused(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_limits_of_bytes_and_pixels_hold_for_each_image_and_in_total(
+    redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("small")
     limits = {"SD_MAX_IMAGE_BYTES": "20000", "SD_MAX_IMAGE_PIXELS": "4096", "SD_MAX_REQUEST_PIXELS": "10000"}
     with Stack(redis_url, folder, SD_BACKENDS="null", **limits) as stack:
@@ -115,7 +117,7 @@ def test_a_image_that_takes_too_many_bytes_is_refused(redis_url: str, tmp_path_f
         assert api.post("/api/jobs", {"prompt": "x", "image": several[:2]}).status_code == 202
         problem = api.post("/api/jobs", {"prompt": "x", "image": several})
         assert_problem(problem, 422, "invalid-image")
-        assert "together" in problem.json()["detail"]
+        assert "in total" in problem.json()["detail"]
         assert list(stack.outputs.glob("inputs/.*")) == []
 
 
@@ -154,7 +156,7 @@ IMAGE, MASK = (part(name, SCENE, '; filename="a.png"') for name in ("image", "ma
     ],
     ids=lambda value: repr(value)[:50],
 )
-def test_a_form_that_is_none_is_refused(api: Api, body: bytes, content_type: str | None) -> None:
+def test_a_malformed_form_is_refused(api: Api, body: bytes, content_type: str | None) -> None:
     headers = {"content-type": content_type or f"multipart/form-data; boundary={BOUNDARY}"}
 
     answer = requests.post(f"{api.url}/api/img2img", data=body, headers=headers, timeout=60)
@@ -164,13 +166,13 @@ def test_a_form_that_is_none_is_refused(api: Api, body: bytes, content_type: str
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "image/png", ""])
-def test_img2img_takes_forms_and_json(api: Api, content_type: str) -> None:
+def test_img2img_accepts_only_forms_and_json(api: Api, content_type: str) -> None:
     answer = requests.post(f"{api.url}/api/img2img", data=SCENE, headers={"content-type": content_type}, timeout=30)
 
     assert_problem(answer, 415, "unsupported-media-type")
 
 
-def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -> None:
+def test_an_interrupted_upload_leaves_no_files(null: Stack) -> None:
     server = http.client.HTTPConnection(null.api.url.removeprefix("http://"), timeout=30)
     server.putrequest("POST", "/api/img2img?prompt=x")
     server.putheader("content-type", f"multipart/form-data; boundary={BOUNDARY}")
@@ -185,5 +187,5 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -
 
 
 @pytest.mark.parametrize("fields", [{"width": 7}, {"backend": "flux-local"}, {"seed": -1}], ids=str)
-def test_images_of_a_request_that_is_refused_go(api: Api, fields: dict[str, Any]) -> None:
+def test_images_of_a_refused_request_are_removed(api: Api, fields: dict[str, Any]) -> None:
     assert post_image(api, SCENE, **fields).status_code in (422, 503)

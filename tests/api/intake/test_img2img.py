@@ -1,4 +1,4 @@
-"""Images that come with requests: in forms as existing callers send them, and in JSON."""
+"""Requests with images, as forms and as JSON."""
 
 import base64
 import json
@@ -28,48 +28,48 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def drawn(stack: Stack, answer: requests.Response) -> Pixels:
+def result_of(stack: Stack, answer: requests.Response) -> Pixels:
     assert answer.status_code == 200, answer.text
     return pixels(image_bytes(stack, answer.json()))
 
 
 @pytest.fixture(scope="module")
 def reference(null: Stack) -> Pixels:
-    """What becomes of the scene, half of the way."""
-    return drawn(null, post_image(null.api, SCENE, strength="0.5"))
+    """The scene, changed at half strength."""
+    return result_of(null, post_image(null.api, SCENE, strength="0.5"))
 
 
-def test_a_image_is_changed_by_its_strength(null: Stack, reference: Pixels) -> None:
-    untouched, before = drawn(null, post_image(null.api, SCENE, strength="0.001")), np.asarray(scene())
+def test_strength_decides_how_much_an_image_changes(null: Stack, reference: Pixels) -> None:
+    untouched, before = result_of(null, post_image(null.api, SCENE, strength="0.001")), np.asarray(scene())
 
     assert np.abs(untouched.astype(int) - before).max() <= 1
     assert np.abs(reference.astype(int) - before).max() > 30
 
 
-def test_what_is_outside_of_the_mask_stays_as_it_was(null: Stack) -> None:
-    changed = drawn(null, post_image(null.api, SCENE, MASK, strength="1"))
+def test_pixels_outside_the_mask_are_unchanged(null: Stack) -> None:
+    changed = result_of(null, post_image(null.api, SCENE, MASK, strength="1"))
 
     before = np.asarray(scene())
     assert (changed[:, :48] == before[:, :48]).all()
     assert (changed[:, 48:] != before[:, 48:]).any()
 
 
-def test_the_image_has_the_size_of_the_one_it_begins_with(null: Stack) -> None:
+def test_the_image_has_the_size_of_the_input_image(null: Stack) -> None:
     job = post_image(null.api, SCENE).json()
 
     assert (job["request"]["width"], job["request"]["height"]) == (96, 64)
     assert (job["images"][0]["width"], job["images"][0]["height"]) == (96, 64)
 
 
-def test_the_fields_may_stand_in_the_query(null: Stack, reference: Pixels) -> None:
+def test_fields_may_be_in_the_query(null: Stack, reference: Pixels) -> None:
     url, query = f"{null.api.url}/api/img2img", {**PROMPT, "strength": "0.5"}
 
     answer = requests.post(url, params=query, files={"image": SCENE}, timeout=60)
 
-    assert (drawn(null, answer) == reference).all()
+    assert (result_of(null, answer) == reference).all()
 
 
-def test_the_fields_may_stand_in_both_if_they_agree(null: Stack) -> None:
+def test_fields_in_query_and_form_must_agree(null: Stack) -> None:
     assert post_image(null.api, SCENE, query={"seed": "7"}).status_code == 200
 
     answer = post_image(null.api, SCENE, query={"seed": "8"})
@@ -77,7 +77,7 @@ def test_the_fields_may_stand_in_both_if_they_agree(null: Stack) -> None:
     assert pointers(answer) == ["/seed"]
 
 
-def test_json_does_the_same(null: Stack, reference: Pixels) -> None:
+def test_json_gives_the_same_image_as_a_form(null: Stack, reference: Pixels) -> None:
     body: dict[str, Any] = {"prompt": "x", "seed": 7, "strength": 0.5}
     as_url = f"data:image/png;base64,{base64_of(SCENE)}"
 
@@ -87,10 +87,10 @@ def test_json_does_the_same(null: Stack, reference: Pixels) -> None:
         ("/api/img2img", [as_url]),
         ("/api/txt2img", base64.encodebytes(SCENE).decode()),
     ]:
-        assert (drawn(null, null.api.post(path, {**body, "image": image})) == reference).all()
+        assert (result_of(null, null.api.post(path, {**body, "image": image})) == reference).all()
 
 
-def test_a_job_takes_images_too(null: Stack) -> None:
+def test_jobs_accept_images_too(null: Stack) -> None:
     answer = null.api.post("/api/jobs", {"prompt": "x", "image": base64_of(SCENE), "mask": base64_of(MASK)})
 
     assert answer.status_code == 202
@@ -105,13 +105,13 @@ def test_several_images_are_several_parts(null: Stack) -> None:
     assert len(answer.json()["request"]["image"]) == 2
 
 
-def test_a_form_tells_lists_and_objects_as_json(null: Stack) -> None:
+def test_objects_in_a_form_are_json(null: Stack) -> None:
     job = post_image(null.api, SCENE, metadata='{"a": [1, null]}', label="[not] json", width="48").json()
 
     assert (job["metadata"], job["label"], job["request"]["width"]) == ({"a": [1, None]}, "[not] json", 48)
 
 
-def test_what_is_left_empty_is_left_out(null: Stack) -> None:
+def test_empty_form_fields_count_as_absent(null: Stack) -> None:
     form = {**PROMPT, "negative_prompt": "", "width": "", "metadata": ""}
 
     answer = requests.post(
@@ -125,7 +125,7 @@ def test_what_is_left_empty_is_left_out(null: Stack) -> None:
     assert "mask" not in answer.json()["request"]
 
 
-def test_the_image_itself_can_be_the_answer(null: Stack) -> None:
+def test_the_answer_can_be_the_image_itself(null: Stack) -> None:
     answer = requests.post(
         f"{null.api.url}/api/img2img",
         data=PROMPT,
@@ -156,7 +156,7 @@ def test_curl_sends_a_form(null: Stack, tmp_path: Path) -> None:
     assert (job["state"], job["request"]["strength"], job["request"]["seed"]) == ("succeeded", 0.4, 3)
 
 
-def test_a_key_stands_for_the_very_same_image(null: Stack) -> None:
+def test_an_idempotency_key_covers_the_image(null: Stack) -> None:
     first, second, other = (
         requests.post(
             f"{null.api.url}/api/img2img",
@@ -172,7 +172,7 @@ def test_a_key_stands_for_the_very_same_image(null: Stack) -> None:
     assert_problem(other, 422, "idempotency-mismatch")
 
 
-def test_answers_name_images_by_their_hash_and_never_hold_them(null: Stack) -> None:
+def test_answers_contain_hashes_and_no_input_images(null: Stack) -> None:
     job = post_image(null.api, SCENE, MASK).json()
 
     shown = null.api.get(f"/api/jobs/{job['id']}")
@@ -181,7 +181,7 @@ def test_answers_name_images_by_their_hash_and_never_hold_them(null: Stack) -> N
     assert len(shown.content) < 4096
 
 
-def test_a_text_job_says_nothing_of_images(null: Stack) -> None:
+def test_a_job_without_images_has_no_image_fields(null: Stack) -> None:
     job = null.api.post("/api/txt2img", {"prompt": "x"}).json()
 
     assert not {"image", "mask", "strength"} & set(job["request"])
@@ -211,20 +211,20 @@ def test_a_text_job_says_nothing_of_images(null: Stack) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_cannot_be_in_a_request_is_named(api: Api, fields: dict[str, Any], pointer: str) -> None:
+def test_an_invalid_image_field_is_named(api: Api, fields: dict[str, Any], pointer: str) -> None:
     answer = api.post("/api/jobs", {"prompt": "x", **fields})
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [pointer]
 
 
-def test_none_is_none(null: Stack) -> None:
+def test_null_and_empty_images_count_as_absent(null: Stack) -> None:
     for image in (None, []):
         answer = null.api.post("/api/jobs", {"prompt": "x", "image": image, "mask": None, "strength": None})
         assert answer.status_code == 202
 
 
-def test_img2img_without_a_image_is_refused(api: Api) -> None:
+def test_img2img_without_an_image_is_refused(api: Api) -> None:
     for answer in (
         requests.post(f"{api.url}/api/img2img", files={"prompt": (None, "x")}, timeout=30),
         api.post("/api/img2img", {"prompt": "x"}),
@@ -233,7 +233,7 @@ def test_img2img_without_a_image_is_refused(api: Api) -> None:
         assert pointers(answer) == ["/image"]
 
 
-def test_a_image_that_is_no_file_part_is_refused(api: Api) -> None:
+def test_an_image_that_is_not_a_file_part_is_refused(api: Api) -> None:
     for query, part in [({}, (None, base64_of(SCENE))), ({"image": "x"}, ("a.png", SCENE))]:
         answer = requests.post(f"{api.url}/api/img2img", params={**PROMPT, **query}, files={"image": part}, timeout=30)
         assert_problem(answer, 422, "invalid-request")
@@ -250,27 +250,27 @@ def test_a_image_that_is_no_file_part_is_refused(api: Api) -> None:
     ],
     ids=str,
 )
-def test_a_page_of_another_site_cannot_make_its_visitors_pay(api: Api, headers: dict[str, str]) -> None:
+def test_pages_of_other_sites_cannot_post_forms(api: Api, headers: dict[str, str]) -> None:
     answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=headers, timeout=30)
 
     assert_problem(answer, 403, "forbidden")
 
 
 @pytest.mark.parametrize("headers", [{"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": ""}])
-def test_a_page_of_this_service_may_send_forms(api: Api, headers: dict[str, str]) -> None:
-    told = {name: value or api.url for name, value in headers.items()}
+def test_pages_of_this_service_may_post_forms(api: Api, headers: dict[str, str]) -> None:
+    sent = {name: value or api.url for name, value in headers.items()}
 
-    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=told, timeout=30)
+    answer = requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": SCENE}, headers=sent, timeout=30)
 
     assert answer.status_code == 200, answer.text
 
 
-def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: Path) -> None:
+def test_a_backend_without_image_support_names_those_with_it(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null,sd") as stack:
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
-        for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
-            told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.set_capabilities(backend, told))
+        for backend, max_images in ((Backend.SD, 0), (Backend.NULL, 4)):
+            capabilities = NullEngine.capabilities.model_copy(update={"max_input_images": max_images})
+            store.run(workers.set_capabilities(backend, capabilities))
         api = stack.start_api()
 
         answer = post_image(api, SCENE, backend="sd")

@@ -1,4 +1,4 @@
-"""JSON whose long strings are images is read piece by piece, and means what it would mean in one."""
+"""JSON with long strings is read in chunks, with the same result as at once."""
 
 import asyncio
 import base64
@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from api.intake.json_uploads import LONG, JsonUploadReader
+from api.intake.json_uploads import LONG_STRING_BYTES, JsonUploadReader
 from shared.errors import PayloadTooLarge
 from tests.api.images import noise_png
 from tests.stack import Stack
 
-DATA = random.Random(7).randbytes(3 * LONG + 1)
+DATA = random.Random(7).randbytes(3 * LONG_STRING_BYTES + 1)
 TEXT = base64.b64encode(DATA).decode()
 
 
@@ -28,19 +28,19 @@ class Bytes:
         self.data += data
 
 
-def lifted(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]:
-    """What is left, parsed, and what was lifted, of a body that comes in pieces of this size."""
+def read(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]:
+    """The parsed remainder and the uploads of a body that arrives in chunks of this size."""
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for at in range(0, len(body), size):
-            yield body[at : at + size]
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), size):
+            yield body[start : start + size]
 
     async def target() -> Bytes:
         return Bytes()
 
-    lifting = JsonUploadReader(target, 1000)
-    left = json.loads(asyncio.run(lifting.read(pieces())))
-    return left, [(bytes(long.target.data), long.wrong) for long in lifting.lifted.values()]
+    reader = JsonUploadReader(target, 1000)
+    remainder = json.loads(asyncio.run(reader.read(chunks())))
+    return remainder, [(bytes(upload.target.data), upload.error) for upload in reader.uploads.values()]
 
 
 @pytest.mark.parametrize("size", [7, 1000, 65_536, 10**6])
@@ -56,14 +56,14 @@ def lifted(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]
     ],
     ids=["plain", "data-url", "php", "lines", "escaped", "blanks"],
 )
-def test_an_image_is_decoded_as_it_comes_in_every_form(written: str, size: int) -> None:
+def test_base64_in_every_notation_is_decoded_while_it_arrives(written: str, size: int) -> None:
     body = f'{{"prompt": "a \\"b\\\\", "image": ["{written}", "short"], "seed": 7}}'.encode()
 
-    left, images = lifted(body, size)
+    remainder, images = read(body, size)
 
     assert images == [(DATA, None)]
-    assert (left["prompt"], left["image"][1], left["seed"]) == ('a "b\\', "short", 7)
-    assert len(left["image"][0]) > 4000, "too long for any text"
+    assert (remainder["prompt"], remainder["image"][1], remainder["seed"]) == ('a "b\\', "short", 7)
+    assert len(remainder["image"][0]) > 4000, "too long for any text"
 
 
 @pytest.mark.parametrize(
@@ -71,28 +71,28 @@ def test_an_image_is_decoded_as_it_comes_in_every_form(written: str, size: int) 
     [
         TEXT[:-1],
         f"{TEXT}AAAA",
-        TEXT[:LONG] + "!" + TEXT[LONG:],
+        TEXT[:LONG_STRING_BYTES] + "!" + TEXT[LONG_STRING_BYTES:],
         f"data:x,{TEXT}",
-        "\\\\" * LONG,
-        "\n" * LONG * 2,
-        "\u00e4" * LONG,
+        "\\\\" * LONG_STRING_BYTES,
+        "\n" * LONG_STRING_BYTES * 2,
+        "\u00e4" * LONG_STRING_BYTES,
     ],
     ids=["cut", "past-the-end", "foreign", "no-base64", "backslashes", "raw-lines", "umlauts"],
 )
-def test_what_is_no_base64_is_told(text: str) -> None:
-    _, ((_, wrong),) = lifted(f'{{"image": "{text}"}}'.encode(), 65_536)
+def test_invalid_base64_is_reported(text: str) -> None:
+    _, ((_, error),) = read(f'{{"image": "{text}"}}'.encode(), 65_536)
 
-    assert wrong
+    assert error
 
 
-def test_more_than_a_request_has_is_refused_as_it_comes() -> None:
+def test_json_beyond_the_limits_is_refused_while_it_arrives() -> None:
     for body in ("[" * 1001, "[" + ",".join([f'"{TEXT}"'] * 20), " " * 2_000_000):
         with pytest.raises(PayloadTooLarge):
-            lifted(body.encode(), 65_536)
+            read(body.encode(), 65_536)
 
 
-def test_nobody_waits_while_a_large_request_is_read(stack: Stack) -> None:
-    """All the event loop does meanwhile are pieces: what others wait is far below what reading all of it takes."""
+def test_a_large_request_does_not_block_others(stack: Stack) -> None:
+    """The event loop handles one chunk at a time, so others wait far shorter than reading the whole body takes."""
     api = stack.start_api(SD_BACKENDS="null")
     image = base64.b64encode(noise_png(2400, 2400)).decode()
     waits: list[float] = []

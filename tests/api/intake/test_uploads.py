@@ -1,4 +1,4 @@
-"""Many images and large ones: memory does not grow with them, and each job gets its own."""
+"""Many and large uploads: memory stays bounded, and each job gets its own images."""
 
 import base64
 import itertools
@@ -15,22 +15,22 @@ import requests
 from PIL import Image
 
 from tests.api.images import PROMPT, encoded, noise_png, post_image
-from tests.polling import wait_until
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import image_bytes
 
 LARGE = noise_png(2600, 2580)
-AT_ONCE = 5
-NOT_WAITED_FOR = {"prefer": "wait=0"}
-#: JSON is in memory twice while it is read: as it came, and as the text of its fields.
-MOST_GROWTH_OF_FORMS, MOST_GROWTH_OF_JSON = 30_000_000, 110_000_000
+CONCURRENT = 5
+NO_WAIT = {"prefer": "wait=0"}
+#: Memory holds JSON twice while it is read: as bytes and as the text of its fields.
+MAX_GROWTH_OF_FORMS, MAX_GROWTH_OF_JSON = 30_000_000, 110_000_000
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 @pytest.fixture(scope="module")
 def unserved(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Nobody takes its jobs, so that what was uploaded lies there to be looked at."""
+    """An API without a worker, so that uploads stay on disk."""
     with Stack(redis_url, tmp_path_factory.mktemp("unserved"), SD_BACKENDS="null") as stack:
         stack.start_api()
         yield stack
@@ -41,18 +41,18 @@ def inputs(stack: Stack) -> list[Path]:
 
 
 def growth(api: Api, upload: Callable[[], requests.Response]) -> int:
-    """How far the memory of the process rises above what it was, at its highest, while several upload at once."""
+    """The peak growth of the API's memory during concurrent uploads."""
     assert upload().status_code == 202
-    with resident(api) as growth, ThreadPoolExecutor(AT_ONCE) as threads:
-        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * AT_ONCE))} == {202}
+    with resident(api) as growth, ThreadPoolExecutor(CONCURRENT) as threads:
+        assert {answer.status_code for answer in threads.map(lambda _: upload(), range(2 * CONCURRENT))} == {202}
     return growth()
 
 
 @contextmanager
 def resident(api: Api) -> Iterator[Callable[[], int]]:
-    """How far the memory of the process has risen since, at its highest."""
+    """The peak growth of the API's memory since the start of the block."""
     process = Path(f"/proc/{api.process.pid}")
-    # The highest counts from here.
+    # Resets the peak.
     (process / "clear_refs").write_text("5")
     before = _bytes(process, "VmRSS")
     yield lambda: _bytes(process, "VmHWM") - before
@@ -64,25 +64,23 @@ def _bytes(process: Path, name: str) -> int:
 
 
 def form(api: Api) -> requests.Response:
-    return requests.post(
-        f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NOT_WAITED_FOR, timeout=60
-    )
+    return requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NO_WAIT, timeout=60)
 
 
 @ONLY_LINUX
-def test_memory_does_not_grow_with_forms(unserved: Stack) -> None:
+def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
     assert len(LARGE) > 20_000_000
     try:
-        assert growth(unserved.api, lambda: form(unserved.api)) < MOST_GROWTH_OF_FORMS
+        assert growth(unserved.api, lambda: form(unserved.api)) < MAX_GROWTH_OF_FORMS
     finally:
         cancel_all(unserved)
 
 
 @ONLY_LINUX
-def test_memory_holds_one_request_of_json_at_a_time(unserved: Stack) -> None:
+def test_memory_holds_one_large_json_request_at_a_time(unserved: Stack) -> None:
     body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(LARGE).decode()}
     try:
-        assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MOST_GROWTH_OF_JSON
+        assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MAX_GROWTH_OF_JSON
     finally:
         cancel_all(unserved)
 
@@ -92,7 +90,7 @@ def cancel_all(stack: Stack) -> None:
         assert stack.api.delete(f"/api/jobs/{job['id']}").status_code == 200
 
 
-def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
+def test_images_of_a_cancelled_queued_job_are_removed_at_once(unserved: Stack) -> None:
     job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}).json()
     (kept,) = inputs(unserved)
     assert kept.parent.name == job["id"]
@@ -103,7 +101,7 @@ def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -
     assert inputs(unserved) == []
 
 
-def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
+def test_a_repeated_request_stores_its_images_once(unserved: Stack) -> None:
     body, key = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}, {"idempotency-key": "one"}
 
     jobs = {unserved.api.post("/api/jobs", body, headers=key).json()["id"] for _ in range(3)}
@@ -112,16 +110,16 @@ def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
     cancel_all(unserved)
 
 
-def test_no_image_is_in_redis(unserved: Stack) -> None:
+def test_images_are_not_stored_in_redis(unserved: Stack) -> None:
     unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
 
-    told = unserved.api.get("/api/jobs?state=queued")
+    answer = unserved.api.get("/api/jobs?state=queued")
 
-    assert len(told.content) < 4096
+    assert len(answer.content) < 4096
     cancel_all(unserved)
 
 
-def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) -> None:
+def test_a_full_queue_stores_no_images(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="1") as stack:
         api = stack.start_api()
         body = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}
@@ -132,13 +130,13 @@ def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) ->
         assert len(inputs(stack)) == 1
 
 
-def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
+def test_concurrent_uploads_are_not_mixed_up(null: Stack) -> None:
     shades = np.arange(50, dtype=np.uint8)
     numbers = itertools.count()
 
     def changed(shade: int) -> bool:
         image = np.full((32, 32, 3), 4 * shade, np.uint8)
-        # Of one colour it would be no image to the worker.
+        # An image of one colour would be refused as invalid output.
         image[:16] += 20
         answer = post_image(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
         assert answer.status_code == 200, answer.text

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port
+from tests.support.polling import wait_until
 
 #: Of the processor: what else runs on this machine takes none of it.
 MOST_SECONDS = 0.1

@@ -10,8 +10,8 @@ import psutil
 import pytest
 import requests
 
-from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port, valkey_server
+from tests.support.polling import wait_until
 
 LOGIN = ("somebody", "the-password-of-flower")
 REDIS_PASSWORD = "the-password-of-redis"

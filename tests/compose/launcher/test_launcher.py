@@ -7,8 +7,8 @@ import requests
 
 from compose.launcher.up import REDIS_URL_FILE
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
-from tests.polling import wait_until
 from tests.stack import free_port
+from tests.support.polling import wait_until
 
 
 def test_one_command_starts_a_service_that_makes_images(service: Launched) -> None:

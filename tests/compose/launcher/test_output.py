@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from tests.compose.conftest import STOP_SECONDS
-from tests.polling import wait_until
 from tests.stack import free_port, socket_folder
+from tests.support.polling import wait_until
 
 Start = Callable[[int], tuple["subprocess.Popen[bytes]", str]]
 

@@ -9,9 +9,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.polling import wait_until
 from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 
 KEY = "the-key-of-prometheus-0123"
 MAKER = "the-key-of-somebody-else-0123"

@@ -25,7 +25,7 @@ from tests.compose.monitoring.prometheus import (
     prometheus,
     queries,
 )
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 
 real = pytest.mark.skipif(BINARY is None, reason="needs Prometheus (Debian: apt install prometheus)")
 #: What Prometheus says of each target itself.

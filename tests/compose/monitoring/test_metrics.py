@@ -11,8 +11,8 @@ from shared.jobs.types import Backend
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import Fleet, WorkerRecord, WorkerState
 from tests.compose.monitoring.conftest import CANARY, KEY, MAKER, Deployment, Scrape, simulated
-from tests.polling import wait_until
 from tests.stack import Stack, free_port
+from tests.support.polling import wait_until
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs/monitoring.md"
 

@@ -9,8 +9,8 @@ import pytest
 import requests
 
 from tests.compose.scale.tls import redis_with_tls
-from tests.polling import wait_until
 from tests.stack import Stack, free_port
+from tests.support.polling import wait_until
 
 PASSWORD = "its-password"
 SCALING = Path(__file__).parents[3] / "docs/scaling.md"

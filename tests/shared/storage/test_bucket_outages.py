@@ -21,10 +21,10 @@ from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.surroundings import around, found
-from tests.polling import wait_until
 from tests.shared.storage.conftest import credentials_of, open_bucket
 from tests.shared.storage.s3 import S3Server, UnreliableS3Server
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.bench import Bench, wake
 from worker.engines.null import NullEngine
 

@@ -16,10 +16,10 @@ from shared.storage.images import ImageStore, StoredFile
 from tests.api.images import encoded, half_mask, noise_png, scene
 from tests.api.problem import assert_problem
 from tests.faults.processes import kill_process_tree
-from tests.polling import wait_until
 from tests.shared.storage.conftest import open_bucket
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.valkey import Valkey
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import Ownership

@@ -9,11 +9,11 @@ import trustme
 
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.net.egress_proxy import EgressProxy
-from tests.polling import wait_until
 from tests.shared.outbound.proxies import connect_proxy
 from tests.shared.outbound.servers import Script, redirect, serve
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Receiver, answer, receiving, tomorrow
+from tests.support.polling import wait_until
 from worker.housekeeper.retry_policy import SCHEDULE
 
 

@@ -15,9 +15,9 @@ from shared.webhooks.outbox import (
     ReceiverState,
     Webhook,
 )
-from tests.polling import wait_until
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang
+from tests.support.polling import wait_until
 
 ORIGIN = "http://127.0.0.1:9"
 DELIVERED = DeliveryOutcome(DeliveryState.DELIVERED, 204)

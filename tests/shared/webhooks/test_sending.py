@@ -14,9 +14,9 @@ from shared.access.links import LinkSigner, link_secret
 from shared.net.allowlist import parse_receiver_headers
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.loading import load
-from tests.polling import wait_until
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
+from tests.support.polling import wait_until
 from worker.housekeeper.app import create_webhook_sender
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import SCHEDULE

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from tests.api.problem import assert_problem, pointers
-from tests.polling import wait_until
 from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
 from tests.stack import Stack
+from tests.support.polling import wait_until
 
 ALL = ["started", "progress", "succeeded", "failed", "cancelled"]
 

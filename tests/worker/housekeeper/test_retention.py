@@ -10,7 +10,7 @@ import pytest
 from shared.storage.folder import FolderStore
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 from tests.worker.housekeeper.conftest import DAY, IMAGE, KEEP_ALL, HousekeeperBench
 from worker.housekeeper.retention import RemovalCounts, RetentionRules, first_id_at
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 from worker.images.memory_budget import ImageMemoryBudget
 
 

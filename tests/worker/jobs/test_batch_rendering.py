@@ -9,7 +9,7 @@ import numpy as np
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
-from tests.polling import wait_until
+from tests.support.polling import wait_until
 from tests.worker.bench import Bench, wake
 from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit_all
 from worker.engines.base import MultiJobWatch, Step

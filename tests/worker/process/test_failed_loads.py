@@ -15,8 +15,8 @@ from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
-from tests.polling import wait_until
 from tests.stack import Process, Stack
+from tests.support.polling import wait_until
 from tests.worker.models.conftest import reach
 from tests.worker.new_jobs import child_process, get_job, simulated, start_job, submit_job
 from worker.models.sources import STARTER_DIR

@@ -12,8 +12,8 @@ from shared.jobs.operations import LEASE_MS
 from shared.redis.keys import Keys
 from shared.redis.store import connect
 from tests.api.images import encoded, scene
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.images.looking import pixels
 from tests.worker.new_jobs import child_process, image_bytes, run_job, simulated, start_job, submit_job
 from tests.worker.worker_records import only_worker

@@ -7,8 +7,8 @@ import pytest
 from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import connect
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.new_jobs import child_process, simulated, start_job, submit_job
 from tests.worker.worker_records import worker_records
 

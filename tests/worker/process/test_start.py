@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.conftest import RED_HEART
-from tests.polling import wait_until
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
 from worker.models.sources import STARTER_DIR

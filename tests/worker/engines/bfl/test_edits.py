@@ -19,8 +19,8 @@ from shared.models import bfl
 from shared.models.capabilities import RequestLimits, Size
 from shared.models.request_schema import request_schema
 from tests.api.images import encoded, half_mask, scene
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels

@@ -13,8 +13,8 @@ from PIL import Image
 
 from tests.api.images import encoded
 from tests.api.problem import assert_problem
-from tests.polling import wait_until
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import Provider, Reply, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for

@@ -1,4 +1,4 @@
-"""What a soak counts, and what is read from the counts."""
+"""Counts what happens in a soak, and reports it."""
 
 import json
 import random
@@ -18,12 +18,12 @@ class Tally:
     accepted: dict[int, str] = field(default_factory=dict)
     """Id of each job by its number."""
     ends: Counter[str] = field(default_factory=Counter)
-    """How often each job was heard to end."""
+    """Number of end events of each job."""
     starts: dict[str, list[float]] = field(default_factory=dict)
     recoveries: dict[str, list[float]] = field(default_factory=dict)
     kills: Counter[str] = field(default_factory=Counter)
-    ended_unasked: list[str] = field(default_factory=list)
-    """Processes that died without having been killed."""
+    unexpected_ends: list[str] = field(default_factory=list)
+    """Processes that ended without being killed."""
     memory: dict[str, dict[int, list[tuple[float, int]]]] = field(default_factory=dict)
     """Resident bytes over time, by role and process."""
 
@@ -59,7 +59,7 @@ def report(tally: Tally, invariant: Invariant, bytes_before: int) -> list[tuple[
 
 
 def growth(processes: dict[int, list[tuple[float, int]]]) -> str:
-    """Of the process that lived longest, once it had warmed up."""
+    """Growth of the longest-lived process after its warm-up."""
     samples = max(filter(None, processes.values()), key=lambda samples: samples[-1][0])
     warm = [size for age, size in samples if age > 20] or [size for _, size in samples]
     return f"{warm[0] / 1e6:.1f} MB -> {warm[-1] / 1e6:.1f} MB over {samples[-1][0]:.0f} s"
@@ -69,35 +69,37 @@ def broken(tally: Tally, invariant: Invariant) -> list[str]:
     found = list(invariant.violations(tally.accepted.values()))
     if tally.answers["another job for the same key"]:
         found.append("one key got two jobs")
-    found += [f"{name} ended without having been killed" for name in tally.ended_unasked]
-    found += [f"{job_id} was heard to end {count} times" for job_id, count in tally.ends.items() if count > 1]
+    found += [f"{name} ended without being killed" for name in tally.unexpected_ends]
+    found += [f"{job_id} ended {count} times" for job_id, count in tally.ends.items() if count > 1]
     return found
 
 
-#: Of fewer starts in a minute, one more or less says nothing.
-LEAST_STARTS = 200
-FAIR = 0.1
+#: With fewer starts in a minute, a difference of one is not significant.
+MIN_STARTS = 200
+MAX_UNFAIRNESS = 0.1
 
 
 def _minutes(invariant: Invariant) -> dict[int, Counter[str]]:
-    """Starts by minute and owner, of jobs that all take the same turn (normal priority, and the backend that everybody
-    wants), at moments when somebody else had one that waited on: nobody shares with those who want nothing."""
-    taken = [job for job in invariant.jobs().values() if job.backend == "null" and job.request.priority == "normal"]
-    waits = [(job.created_at, job.started_at, job.owner) for job in taken if job.started_at]
-    # Who comes or goes: +1 from when a job waits, -1 from when it does not.
+    """Starts by minute and owner while another owner's jobs waited, because only then do owners compete.
+
+    Only jobs of the same queue and priority count.
+    """
+    competing = [job for job in invariant.jobs().values() if job.backend == "null" and job.request.priority == "normal"]
+    waits = [(job.created_at, job.started_at, job.owner) for job in competing if job.started_at]
+    # +1 when a job starts to wait, -1 when it stops.
     changes = sorted(
         [(created, 1, owner) for created, _, owner in waits] + [(end, -1, owner) for _, end, owner in waits]
     )
     waiting, minutes = Counter[str](), dict[int, Counter[str]]()
-    for moment, together in groupby(changes, key=itemgetter(0)):
-        at_once = list(together)
-        for _, change, owner in at_once:
+    for moment, group in groupby(changes, key=itemgetter(0)):
+        simultaneous = list(group)
+        for _, change, owner in simultaneous:
             waiting[owner] += change
-        # Jobs that are rendered together start at the same moment: who had one among them was not passed over.
-        for _, change, owner in at_once:
+        # Jobs of one batch start at the same moment, so their owners do not count as waiting then.
+        for _, change, owner in simultaneous:
             if change < 0 and any(count for other, count in waiting.items() if other != owner):
                 minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += 1
-    return {minute: owners for minute, owners in minutes.items() if owners.total() >= LEAST_STARTS}
+    return {minute: owners for minute, owners in minutes.items() if owners.total() >= MIN_STARTS}
 
 
 def shares(invariant: Invariant) -> str:
@@ -109,7 +111,7 @@ def unfair(invariant: Invariant) -> list[str]:
     found = []
     for minute, owners in _minutes(invariant).items():
         counts = sorted(owners.values())
-        if len(counts) < 2 or counts[-1] > (1 + FAIR) * counts[0]:
+        if len(counts) < 2 or counts[-1] > (1 + MAX_UNFAIRNESS) * counts[0]:
             found.append(f"the owners did not share minute {minute}: {dict(owners)}")
     return found
 

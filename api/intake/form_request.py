@@ -1,0 +1,96 @@
+"""Reads a generation request from a form and the query string."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import Request
+
+from api.field_errors import invalid_field, unknown_field, validate_request
+from api.intake.json_body import parse_json
+from api.intake.multipart_form import MultipartForm, Part
+from api.intake.uploads import RequestUploads
+from api.problems import json_pointer
+from shared.errors import InvalidRequest
+from shared.jobs.requests import GenerationRequest
+
+#: The fields that image parts belong to, by the name of the part. Some clients mark lists with brackets.
+IMAGE_FIELDS = {"image": "image", "image[]": "image", "mask": "mask"}
+MUST_BE_FILE = "must be a file part, with a file name"
+SEND_AS_FILE = "; send an image as a file part with the name image"
+#: Parameters of the query that are not fields of the request.
+CALL_PARAMETERS = frozenset({"on_disconnect"})
+
+
+def _structured_fields() -> frozenset[str]:
+    fields = GenerationRequest.model_json_schema()["properties"]
+    types = {name: {kind.get("type") for kind in (field, *field.get("anyOf", ()))} for name, field in fields.items()}
+    return frozenset(name for name in types if types[name] & {"array", "object"})
+
+
+#: Fields that a form has as JSON or as a list of texts.
+STRUCTURED_FIELDS = _structured_fields() - {"image"}
+
+
+async def read_form_request(http: Request, uploads: RequestUploads) -> GenerationRequest:
+    """The request, with references in place of images."""
+    form, texts, images = MultipartForm(http), defaultdict(list), defaultdict(list)
+    for name, value in http.query_params.multi_items():
+        if name not in CALL_PARAMETERS:
+            texts[name].append(value)
+    async for part in form.parts():
+        field = IMAGE_FIELDS.get(part.name)
+        # Without a file name the part is a field, or the empty file input of a browser.
+        if field is not None and part.file_name:
+            images[field].append(await uploads.store(form.data(), f"/{field}"))
+        else:
+            texts[field or part.name].append(await _read_text(form, part))
+    for name in ("image", "mask"):
+        if any(texts.pop(name, ())):
+            raise invalid_field(f"/{name}", MUST_BE_FILE)
+    if len(images["mask"]) > 1:
+        raise invalid_field("/mask", "must be one image")
+    return validate_request({**_parse(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)})
+
+
+async def _read_text(form: MultipartForm, part: Part) -> str:
+    """Raises InvalidRequest for a part that is not text."""
+    name = IMAGE_FIELDS.get(part.name, part.name)
+    if part.file_name and name not in GenerationRequest.model_fields:
+        raise _unknown(name)
+    try:
+        return (await form.content()).decode()
+    except UnicodeDecodeError:
+        if name in IMAGE_FIELDS.values():
+            raise invalid_field(f"/{name}", MUST_BE_FILE) from None
+        if name in GenerationRequest.model_fields:
+            raise invalid_field(f"/{name}", "must be text in UTF-8") from None
+        raise _unknown(name) from None
+
+
+def _unknown(name: str) -> InvalidRequest:
+    return invalid_field(json_pointer([name]), f"{unknown_field(name)}{SEND_AS_FILE}")
+
+
+def _parse(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Fields from their texts. Empty texts count as absent, equal ones as one."""
+    fields: dict[str, Any] = {}
+    for name, values in texts.items():
+        distinct = list(dict.fromkeys(value for value in values if value))
+        if name in STRUCTURED_FIELDS and distinct:
+            fields[name] = _parse_structured(name, distinct)
+        elif len(distinct) > 1 and name in GenerationRequest.model_fields:
+            raise invalid_field(f"/{name}", "was given twice with different values")
+        elif distinct:
+            fields[name] = distinct[0]
+    return fields
+
+
+def _parse_structured(name: str, values: list[str]) -> Any:
+    """JSON, or the items of a list: one a part, or separated by commas."""
+    if len(values) > 1 or values[0].strip()[:1] not in ("{", "["):
+        return [item.strip() for value in values for item in value.split(",")]
+    try:
+        return parse_json(values[0].encode())
+    except ValueError:
+        raise invalid_field(f"/{name}", "is not valid JSON") from None
