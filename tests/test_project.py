@@ -58,9 +58,10 @@ ENTRIES = {
     "worker/alive.py",
     "worker/housekeeper/main.py",
     "worker/main.py",
-    # These pass their environment on to processes that they start.
+    # The first two pass their environment on to processes that they start, and the third reads what the first passes.
     "compose/launcher/flower.py",
     "compose/launcher/supervisor.py",
+    "compose/launcher/flower_app.py",
     # Colours of the terminal are no setting.
     "compose/launcher/console.py",
 }
