@@ -127,14 +127,12 @@ def test_modules_import_each_other_without_cycles() -> None:
     TopologicalSorter(imports).prepare()  # raises CycleError, which names the cycle
 
 
-@pytest.mark.xfail(reason="some rooms are still being divided")
 def test_a_long_file_begins_with_the_reason() -> None:
     too_long = [path for path in python_files() if len(path.read_text().splitlines()) > MOST_LINES]
 
     assert [str(path.relative_to(ROOT)) for path in too_long if not path.read_text().startswith(LONG)] == []
 
 
-@pytest.mark.xfail(reason="some rooms are still being divided")
 def test_no_package_is_a_long_list_of_modules() -> None:
     packages = {path.parent for path in python_files()}
     entries = {
