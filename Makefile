@@ -36,6 +36,7 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is
 	@$(BIN)/python -m tools.env_example > .env.example
 	@$(BIN)/python -m tools.configuration > docs/configuration.md
 	@$(BIN)/python -m tools.errors > docs/errors.md
+	@$(BIN)/python -m tools.dify_tool > compose/dify/imagegen.openapi.json
 
 bench: $(VENV)/.bench ## Measure what is promised; BENCH=--full takes longer and more exactly
 	@$(BIN)/python -m bench $(BENCH)

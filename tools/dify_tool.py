@@ -1,6 +1,4 @@
-"""Derives the schema of a custom tool for Dify from /openapi.json.
-
-curl -s http://localhost:7860/openapi.json | python -m tools.dify_tool > compose/dify/imagegen.openapi.json
+"""Prints compose/dify/imagegen.openapi.json: the schema of a custom tool for Dify, derived from /openapi.json.
 
 Dify requires a server entry, supports plain types only, and turns each field into a parameter that a model fills in.
 So the schema covers a part of the API, in simple types.
@@ -9,7 +7,14 @@ So the schema covers a part of the API, in simple types.
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from api.app import create_app
+from api.main import create_services
+from shared.observability.tracing import NoTracing
+from shared.settings.api import ApiSettings
 
 #: The address on the network of the containers; docs/dify.md has the others.
 SERVER = "http://stable-diffusion:7860"
@@ -34,7 +39,9 @@ MAKE = (
     "Generate an image from a prompt. The response is a job. When its state is `succeeded`, `images` has the address "
     "of each image in `url`; show it as a Markdown image. If its state is queued or running, call look_at_job later."
 )
-LOOK = "Read an unfinished job by `id`. When its state is `succeeded`, `images` has the address of each image in `url`."
+LOOK = (
+    "Read an unfinished job by its `id`. When its state is `succeeded`, `images` has the address of each image, `url`."
+)
 
 
 def tool(openapi: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,9 +90,16 @@ def _plain(field: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, An
     return {name: values[name] for name in _KEYWORDS if name in values}
 
 
+def describe_api() -> dict[str, Any]:
+    """Returns the content of /openapi.json without starting a service."""
+    with TemporaryDirectory() as folder:
+        settings = ApiSettings(redis_url="redis://localhost", output_dir=Path(folder))
+        return create_app(create_services(settings, NoTracing())).openapi()
+
+
 def render(openapi: Mapping[str, Any]) -> str:
     return json.dumps(tool(openapi), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render(json.load(sys.stdin)))
+    sys.stdout.write(render(describe_api()))
