@@ -10,7 +10,7 @@ TESTS ?= tests
 # Which build of PyTorch: auto takes the one without CUDA where no NVIDIA driver is; or cpu, or cuda.
 TORCH ?= auto
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.environment torch $(TORCH) $(TORCH_CPU_INDEX))
+TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.virtual_environment torch $(TORCH) $(TORCH_CPU_INDEX))
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
@@ -57,10 +57,10 @@ clean: ## Remove the environment; images, models and data stay
 
 # An environment that was moved or copied with its folder names the old one.
 environment:
-	$(eval FIT := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.environment fit 2>/dev/null || echo FAILED)))
+	$(eval FIT := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.virtual_environment fit 2>/dev/null || echo FAILED)))
 	$(if $(findstring FAILED,$(FIT)),$(error The environment in $(VENV) was not made in this folder: run `make clean` and try again))
 	@$(if $(FIT),echo "$(FIT)",:)
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.environment switch $(TORCH) $(TORCH_CPU_INDEX),:)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.virtual_environment switch $(TORCH) $(TORCH_CPU_INDEX),:)
 
 $(BIN)/python: | environment
 	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON) here: name a Python of 3.11 or newer that is, such as: make run PYTHON=python3"; exit 1; }

@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
         "compose/__init__.py",
         "compose/cli/__init__.py",
         "compose/launcher/__init__.py",
-        "compose/launcher/environment.py",
+        "compose/launcher/virtual_environment.py",
     ):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
@@ -114,7 +114,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 
 def options(choice: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compose.launcher.environment", "torch", choice, index]
+    command = [sys.executable, "-m", "compose.launcher.virtual_environment", "torch", choice, index]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 

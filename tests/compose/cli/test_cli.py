@@ -29,7 +29,7 @@ def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
     assert "/width: must be between 16 and 4096" in command.output
 
 
-def test_generate_says_how_to_start_the_service_that_is_not_there(service: Launched) -> None:
+def test_generate_without_a_service_says_how_to_start_it(service: Launched) -> None:
     command = service.cli("generate", "a prompt", "--url", f"http://127.0.0.1:{free_port()}")
 
     assert command.wait() == 1
@@ -37,14 +37,14 @@ def test_generate_says_how_to_start_the_service_that_is_not_there(service: Launc
     assert "Traceback" not in command.output
 
 
-def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) -> None:
+def test_generate_refuses_an_unknown_file_extension(service: Launched) -> None:
     command = service.cli("generate", "a prompt", "-o", "out.gif")
 
     assert command.wait() == 1
     assert not (service.folder / "out.gif").exists()
 
 
-def test_generate_begins_with_a_image(service: Launched) -> None:
+def test_generate_edits_an_image_within_a_mask(service: Launched) -> None:
     (service.folder / "in.png").write_bytes(encoded(scene()))
     (service.folder / "mask.png").write_bytes(encoded(half()))
     images = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
@@ -57,14 +57,14 @@ def test_generate_begins_with_a_image(service: Launched) -> None:
     assert (after != before).any()
 
 
-def test_generate_says_which_image_cannot_be_read(service: Launched) -> None:
+def test_generate_names_the_image_that_cannot_be_read(service: Launched) -> None:
     command = service.cli("generate", "a prompt", "--image", "nowhere.png")
 
     assert command.wait() == 1
     assert "nowhere.png cannot be read: No such file or directory." in command.output
 
 
-def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
+def test_prune_removes_old_jobs_and_prints_how_many(service: Launched) -> None:
     service.generate()
 
     counted, kept = service.cli("prune", "--older-than", "0h", "--dry-run"), service.cli("prune", "--older-than", "1w")
@@ -76,19 +76,19 @@ def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
     assert not list((service.folder / "outputs").rglob("*.png"))
 
 
-def test_prune_leaves_images_alone_that_this_redis_does_not_know(service: Launched) -> None:
+def test_prune_keeps_images_of_another_installation(service: Launched) -> None:
     made = service.generate().json()
     command = [sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"]
     stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")
 
     assert stranger.wait() == 1
-    told = " ".join(stranger.output.split())
-    assert "Nothing is removed there; jobs go on." in told
-    assert "imagegen prune --take-over" in told
+    message = " ".join(stranger.output.split())
+    assert "Nothing is removed there; jobs go on." in message
+    assert "imagegen prune --take-over" in message
     assert [path.stem for path in (service.folder / "outputs").rglob("*.png")] == [f"{made['id']}-0"]
 
 
-def test_prune_says_what_an_age_looks_like(service: Launched) -> None:
+def test_prune_shows_how_to_write_an_age(service: Launched) -> None:
     command = service.cli("prune", "--older-than", "tomorrow")
 
     assert command.wait() == 1

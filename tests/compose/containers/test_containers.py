@@ -133,7 +133,7 @@ def test_workers_are_given_longer_to_stop_than_they_take() -> None:
 
 def test_containers_run_what_the_launcher_runs() -> None:
     settings = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
-    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper(settings, {})
+    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper({})
     shell = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
 
     assert SERVICES["housekeeper"]["command"] == ["python3", *housekeeper.command[1:]]

@@ -1,4 +1,4 @@
-"""`imagegen up` where nobody takes what it prints: processes are kept alive all the same."""
+"""`imagegen up` keeps its processes running also when nobody reads its output."""
 
 import fcntl
 import os
@@ -22,13 +22,13 @@ Start = Callable[[int], tuple["subprocess.Popen[bytes]", str]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a service that prints to a file descriptor; its process and its URL."""
+    """Starts a service that prints to a file descriptor; returns its process and its URL."""
     with ExitStack() as stack:
 
         def started(output: int) -> tuple["subprocess.Popen[bytes]", str]:
             port, sockets = free_port(), stack.enter_context(socket_folder())
-            own = {"SD_PORT": str(port), "SD_FLOWER_PORT": "0", "SD_BACKENDS": "null", "TMPDIR": sockets}
-            env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")} | own
+            settings = {"SD_PORT": str(port), "SD_FLOWER_PORT": "0", "SD_BACKENDS": "null", "TMPDIR": sockets}
+            env = {name: value for name, value in os.environ.items() if not name.startswith("SD_")} | settings
             command = [sys.executable, "-m", "compose.cli.app", "up"]
             process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=output, stderr=output)
             stack.callback(process.wait, STOP_SECONDS)
@@ -62,7 +62,7 @@ def has_other_worker(launcher: int, than: int) -> bool:
     return any("worker.main" in " ".join(p.cmdline()) for p in children if p.pid != than)
 
 
-def test_a_full_disk_ends_no_supervision(start: Start) -> None:
+def test_a_full_disk_does_not_stop_the_supervisor(start: Start) -> None:
     with Path("/dev/full").open("wb") as full:
         process, url = start(full.fileno())
     dead = kill_worker(process.pid)
@@ -71,7 +71,7 @@ def test_a_full_disk_ends_no_supervision(start: Start) -> None:
     make_images(url, 1)
 
 
-def test_a_reader_that_stops_or_goes_holds_up_nobody(start: Start) -> None:
+def test_a_reader_that_stops_or_closes_blocks_no_process(start: Start) -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     process, url = start(writing)

@@ -69,7 +69,8 @@ def test_no_prompt_and_no_key_is_in_any_line(entries: list[dict[str, Any]]) -> N
 
 
 def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
-    code = "from shared.observability import logs\nlogs.configure('json', backend='sd')\nimport warnings\nwarnings.warn('x')\n1 / 0"
+    configure = "from shared.observability import logs\nlogs.configure('json', backend='sd')\n"
+    code = f"{configure}import warnings\nwarnings.warn('x')\n1 / 0"
     process = Process([sys.executable, "-c", code], tmp_path)
 
     process.wait()

@@ -18,7 +18,7 @@ from shared.storage.images import ImageStore
 from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
-from tests.compose.doctor.surroundings import around, found
+from tests.compose.doctor.installations import findings_of, installation
 from tests.faults.invariant import until
 from tests.shared.storage.conftest import bucket_at, permitted
 from tests.shared.storage.s3 import S3Server
@@ -204,7 +204,9 @@ def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> 
     def told(url: str) -> list[Finding]:
         with permitted(server):
             return [
-                finding for finding in found("disk", around(tmp_path, output_url=url)) if "SD_OUTPUT" in finding.detail
+                finding
+                for finding in findings_of("disk", installation(tmp_path, output_url=url))
+                if "SD_OUTPUT" in finding.detail
             ]
 
     url = server.create("examined")
@@ -215,6 +217,6 @@ def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> 
     finally:
         server.start()
 
-    assert (well.level, well.detail) == (Level.OK, "SD_OUTPUT_URL=s3://examined can be written.")
+    assert (well.level, well.detail) == (Level.OK, "SD_OUTPUT_URL=s3://examined is writable.")
     assert (wrong.level, wrong.detail) == (Level.PROBLEM, "SD_OUTPUT_URL is wrong: there is no such bucket.")
-    assert (away.level, away.detail) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not answer.")
+    assert (away.level, away.detail) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not respond.")

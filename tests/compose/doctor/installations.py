@@ -1,4 +1,4 @@
-"""Surroundings as checks of `imagegen doctor` see them, made for one test."""
+"""Installations for the checks of `imagegen doctor`, with probe results that a test chooses."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compose.doctor.asking import ProbeFailed, ProbeResponse
-from compose.doctor.examination import CHECKS
+from compose.doctor.check_runner import CHECKS
 from compose.doctor.findings import Finding
-from compose.doctor.surroundings import Surroundings
+from compose.doctor.http_probe import ProbeFailed, ProbeResponse
+from compose.doctor.installation import Installation
 from shared.jobs.requests import Backend
 from shared.redis.store import Store, connect
 from shared.settings.launcher import LauncherSettings
@@ -32,32 +32,34 @@ CUDA = CPU.model_copy(
 )
 
 
-def around(
+def installation(
     folder: Path,
     *,
-    probed: Device | None = CPU,
+    probed_device: Device | None = CPU,
     redis_url: str | None = None,
-    outside: Mapping[str, ProbeResponse | ProbeFailed] | None = None,
+    responses: Mapping[str, ProbeResponse | ProbeFailed] | None = None,
     **settings: Any,
-) -> Surroundings:
-    places = {"data_dir": folder / "data", "output_dir": folder / "outputs", "model_dir": folder / "models"}
-    chosen = LauncherSettings(_env_file=None, **(places | settings))
-    return Surroundings(chosen, redis_url, known(probed), known(outside or {}))
+) -> Installation:
+    folders = {"data_dir": folder / "data", "output_dir": folder / "outputs", "model_dir": folder / "models"}
+    loaded = LauncherSettings(_env_file=None, **(folders | settings))
+    return Installation(loaded, redis_url, done(probed_device), done(responses or {}))
 
 
-def known(value: T) -> "Future[T]":
+def done(value: T) -> "Future[T]":
     future: Future[T] = Future()
     future.set_result(value)
     return future
 
 
-def found(check: str, here: Surroundings) -> list[Finding]:
-    return [finding for each in CHECKS if each.name == check for finding in each.look(here)]
+def findings_of(name: str, examined: Installation) -> list[Finding]:
+    """What the check of this name finds."""
+    (check,) = (check for check in CHECKS if check.name == name)
+    return list(check.run(examined))
 
 
 @contextmanager
 def loading_worker(redis_url: str, prefix: str, download: Download | None = None) -> Iterator[None]:
-    """A worker of sd that tells of itself that it has no model yet."""
+    """A worker record of sd whose state is `loading`."""
     client = connect(redis_url)
     record = WorkerRecord(
         id="w",
