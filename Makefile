@@ -22,11 +22,13 @@ run: $(VENV)/.run ## Start the service on this machine: http://localhost:7860
 test: $(VENV)/.dev ## Run all tests, or TESTS=...
 	@$(BIN)/python -m pytest -n auto $(TESTS)
 
-check: $(VENV)/.dev ## Check format, style, types and import rules; changes nothing
+check: $(VENV)/.dev ## Check format, style, types, imports, dead code and spelling; changes nothing
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/vulture
+	@$(BIN)/codespell
 
 fix: $(VENV)/.dev ## Format, fix what can be fixed, and regenerate generated files
 	@$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""The API, put together; nothing here touches the network."""
+"""Builds the FastAPI application from its routes and middleware; needs no network."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,17 +19,17 @@ from api.edge.security_headers import SecurityHeaders
 from api.native import docs, generate, health, images, jobs, metrics, webhooks
 from api.services import Services
 
-DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` answers at once.
+DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` returns immediately.
 Errors are RFC 9457 problem details with a stable `code`."""
 
-#: Calls that images may come with.
-TAKE_IMAGES = ("/api/txt2img", "/api/img2img", "/api/jobs")
+#: Paths whose requests may contain images.
+IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/jobs")
 
 
 def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        hub = asyncio.create_task(services.hub.run())
+        hub = asyncio.create_task(services.event_hub.run())
         yield
         hub.cancel()
         await asyncio.gather(hub, return_exceptions=True)
@@ -46,29 +46,29 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    _add_doors(app, services)
+    _add_middleware(app, services)
     problems.install(app)
     openapi.install(app)
     webhooks.describe(app)
-    for each in (generate, jobs, images, webhooks, health, metrics, docs):
-        app.include_router(each.router)
+    for module in (generate, jobs, images, webhooks, health, metrics, docs):
+        app.include_router(module.router)
     return app
 
 
 class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
-        # Around what Starlette itself puts outermost: the answer to a bug has these headers too, and is counted.
+        # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observability(stack, services.traffic, services.tracing, log=services.settings.access_log)
+        return Observability(stack, services.request_metrics, services.tracing, log=services.settings.access_log)
 
 
-def _add_doors(app: FastAPI, services: Services) -> None:
-    """What a request passes before a route sees it; the last one added comes first."""
+def _add_middleware(app: FastAPI, services: Services) -> None:
+    """Add what a request passes before its route; the last one added runs first."""
     settings = services.settings
     app.add_middleware(PathPrefix)
     app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
-    app.add_middleware(BodyLimit, larger=dict.fromkeys(TAKE_IMAGES, settings.max_body_bytes))
+    app.add_middleware(BodyLimit, max_bytes=dict.fromkeys(IMAGE_PATHS, settings.max_body_bytes))
     app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(

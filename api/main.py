@@ -1,4 +1,4 @@
-"""The API's process entry: reads the environment, serves."""
+"""Starts the API process: reads the environment, serves."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ from api.app import create_app
 from api.delivery.events import EventHub
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
-from api.edge.connection_limit import ConnectionLimit, files_allowed
+from api.edge.connection_limit import ConnectionLimit, raise_file_limit
 from api.edge.connections import Config
 from api.edge.rate_limit import RateLimit
 from api.edge.request_metrics import RequestMetrics
@@ -24,7 +24,7 @@ from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.unconfirmed import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.services import FleetWatch, Services
+from api.services import FleetCache, Services
 from shared.errors import ConfigurationError
 from shared.jobs.operations import Jobs
 from shared.net.outbound import OutboundClient
@@ -34,71 +34,69 @@ from shared.redis.clock import StoreClock
 from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore, connect_async, require_redis
 from shared.settings.api import ApiSettings
-from shared.settings.loading import SUPERVISED, load, unknown
+from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
 from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
 from shared.workers.records import Workers
 
-#: Seconds that open requests get to finish when the process is told to stop.
+#: Seconds that open requests get to finish once the process must stop.
 GRACE_SECONDS = 10
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    home = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
+    storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
     store = AsyncStore(connect_async(settings.redis_url))
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(home)
-    disk = DiskSpace(home, settings.min_free_bytes)
+    jobs, images = Jobs(settings.redis_prefix), ImageStore(storage)
+    disk_space = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    guard, streams = (
-        OutboundClient(settings.webhook_allow, proxy=settings.egress),
-        StreamLimit(settings.max_event_streams),
-    )
+    outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
+    stream_limit = StreamLimit(settings.max_event_streams)
     return Services(
         settings=settings,
         version=version("imagegen"),
         store=store,
         jobs=jobs,
-        images=images,
-        inline=InlineImages(images),
-        # A connection of its own: the subscription holds on to it.
-        hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
-        watch=FleetWatch(store, Workers(settings.redis_prefix), clock),
+        image_store=images,
+        inline_images=InlineImages(images),
+        # Its own connection, because the subscription occupies it.
+        event_hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
+        fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
         clock=clock,
-        unsure=UnconfirmedJobs(store, jobs),
-        disk=disk,
-        intake=UploadStore(
+        unconfirmed=UnconfirmedJobs(store, jobs),
+        disk_space=disk_space,
+        uploads=UploadStore(
             images.inputs,
-            disk,
-            ImageFetcher(guard),
+            disk_space,
+            ImageFetcher(outbound),
             settings.max_image_bytes,
             settings.max_image_pixels,
             settings.max_request_pixels,
         ),
         link_secret=LinkSecret(settings, store, clock),
         rate_limit=RateLimit(store, rates, settings.request_burst),
-        streams=streams,
-        traffic=RequestMetrics(lambda: streams.open, settings.port),
+        stream_limit=stream_limit,
+        request_metrics=RequestMetrics(lambda: stream_limit.open_streams, settings.port),
         tracing=traces,
         webhooks=Webhooks(settings.redis_prefix),
-        guard=guard,
+        outbound=outbound,
     )
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
-    logs.configure(settings.log_format)
-    if SUPERVISED not in os.environ:
-        logs.warn(unknown())
+    logs.configure_logging(settings.log_format)
+    if SUPERVISED_VARIABLE not in os.environ:
+        logs.log_warnings(unknown_setting_warnings())
     settings.require_keys()
     settings.require_output_dir()
     require_redis(settings.redis_url)
-    services = create_services(settings, tracing.start("imagegen-api", os.environ))
-    return create_app(services), services.hub
+    services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
+    return create_app(services), services.event_hub
 
 
 class Server(uvicorn.Server):
-    """Lets go of those who wait as soon as it is told to stop: synchronous callers get their 202, streams end."""
+    """Releases waiting callers as soon as it must stop: synchronous calls get 202, event streams end."""
 
     def __init__(self, config: uvicorn.Config, hub: EventHub) -> None:
         super().__init__(config)
@@ -116,7 +114,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    # All that was imported stays: looking through it for garbage would stop every answer for 0.05 s now and then.
+    # Imported objects stay for good. Scanning them for garbage would now and then delay every answer by 0.05 s.
     gc.freeze()
     try:
         settings = load(ApiSettings)
@@ -124,11 +122,11 @@ def main() -> None:
     except ConfigurationError as error:
         sys.exit(error.detail)
     limits = settings.max_connections, settings.max_connections_per_address
-    crowd = ConnectionLimit(*limits, settings.trusted_proxies, files_allowed())
+    connection_limit = ConnectionLimit(*limits, settings.trusted_proxies, raise_file_limit())
     config = Config(
         app,
         settings,
-        crowd,
+        connection_limit,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -1,4 +1,4 @@
-"""Every error answer: RFC 9457 problem details of one shape, and the one table from error code to status."""
+"""Answers errors as RFC 9457 problem details, and maps error codes to HTTP statuses."""
 
 import itertools
 import logging
@@ -15,18 +15,18 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api.field_errors import sentence, summary
+from api.field_errors import describe_error, summarize
 from shared import errors
 from shared.errors import (
+    AcceptanceUnconfirmed,
     FieldError,
     ImagegenError,
     InvalidRequest,
     RangeNotSatisfiable,
     RequestError,
     Unauthorized,
-    Unconfirmed,
 )
-from shared.jobs.requests import JobError
+from shared.jobs.job import JobError
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +69,10 @@ STATUS: Mapping[str, int] = {
     "internal-error": 500,
 }
 
-
-#: A refused body up to this size is still taken off the line, so that the refusal is surely read.
-SMALL_BODY = 64 * 1024
-#: So many wrong fields are named at most: an answer stays small whatever was sent.
-MOST_FIELDS = 8
+#: A refused body up to this size is still read, because a client may read no answer before it has sent its body.
+SMALL_BODY_BYTES = 64 * 1024
+#: Fields that one answer names, so that it stays small whatever was sent.
+MAX_FIELDS = 8
 
 
 class FieldProblem(BaseModel):
@@ -92,16 +91,16 @@ class Problem(BaseModel):
     )
     code: str = Field(description="Stable name of the error", examples=["invalid-request"])
     retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])
-    errors: list[FieldProblem] = Field(default_factory=list, description="For invalid-request: what is wrong where")
+    errors: list[FieldProblem] = Field(default_factory=list, description="The wrong fields of an invalid-request")
     job_id: str | None = Field(
         default=None,
         exclude_if=lambda job_id: job_id is None,
-        description="Only where it is not known whether the job was accepted: the id that it has if so",
+        description="Only if it is unknown whether the job was accepted: the id that it has in that case",
     )
 
 
-def documented(*codes: str) -> dict[int | str, dict[str, object]]:
-    """The `responses` of a route that may end in these problems."""
+def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
+    """The `responses` of a route that may answer with these problems."""
     media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     by_status: dict[int, list[str]] = {}
     for code in codes:
@@ -132,13 +131,13 @@ def problem_response(
     return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
 
 
-def failed_job(error: JobError, headers: Mapping[str, str]) -> Response:
-    """What the synchronous call answers for a job that failed."""
+def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
+    """The answer of a synchronous call whose job failed."""
     return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
 
 
-def about(request: Request, job_id: str) -> None:
-    """From here on the request concerns this job, and a problem answers with its id."""
+def set_job_id(request: Request, job_id: str) -> None:
+    """From now on a problem with this request names the job in X-Job-Id."""
     request.state.job_id = job_id
 
 
@@ -152,39 +151,43 @@ def install(app: FastAPI) -> None:
 async def _on_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ImagegenError):
         raise error
-    return refusal(error, {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {})
+    return error_response(error, {"X-Job-Id": request.state.job_id} if hasattr(request.state, "job_id") else {})
 
 
-def refusal(error: ImagegenError, headers: Mapping[str, str]) -> Response:
-    """The answer that tells of an error, with what its headers must say."""
-    told = dict(headers)
+def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response:
+    """The answer to an error, with the headers that belong to it."""
+    headers = dict(headers)
     if error.retry_after is not None:
-        told["Retry-After"] = str(error.retry_after)
+        headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
-        told["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'
+        headers["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'
     if isinstance(error, RangeNotSatisfiable):
-        told["Content-Range"] = f"bytes */{error.size}"
+        headers["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
-    detail = summary("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, Unconfirmed) else None
+    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed) else None
     if job_id is not None:
-        told["X-Job-Id"] = job_id
-    return problem_response(error.code, detail, retryable=error.retryable, fields=fields, headers=told, job_id=job_id)
+        headers["X-Job-Id"] = job_id
+    return problem_response(
+        error.code, detail, retryable=error.retryable, fields=fields, headers=headers, job_id=job_id
+    )
 
 
-def turned_away(error: RequestError, headers: Headers) -> Response:
-    """A refusal from before the body was read. Whoever announces a large one is hung up on instead of heard out."""
+def early_error_response(error: RequestError, headers: Headers) -> Response:
+    """The answer to a request whose body was not read. A large body is not read at all: the connection closes."""
     length = headers.get("content-length", "0")
-    small = "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY
-    return refusal(error, {} if small else {"Connection": "close"})
+    small = (
+        "transfer-encoding" not in headers and length.isdigit() and len(length) < 9 and int(length) <= SMALL_BODY_BYTES
+    )
+    return error_response(error, {} if small else {"Connection": "close"})
 
 
 async def _on_validation_error(_: Request, error: Exception) -> Response:
-    """Says what is wrong where, and never repeats what was sent."""
+    """Name the wrong fields without quoting what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), sentence(problem)) for problem in error.errors()[:MOST_FIELDS]]
-    return problem_response(InvalidRequest.code, summary("", fields), fields=fields)
+    fields = [FieldError(_pointer(problem), describe_error(problem)) for problem in error.errors()[:MAX_FIELDS]]
+    return problem_response(InvalidRequest.code, summarize("", fields), fields=fields)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -204,7 +207,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> Iterator[str]:
-    """All that the address takes. Starlette names those of the first route it finds there."""
+    """The methods of all routes with this path. Starlette names only those of the first one."""
     for method in HTTPMethod:
         scope = {**request.scope, "method": method.value}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
@@ -212,23 +215,24 @@ def _methods(request: Request) -> Iterator[str]:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    concerns = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
-    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=concerns)
-    return problem_response(errors.InternalError.code, "An unexpected error; the log of the service has it.")
+    job = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=job)
+    return problem_response(errors.InternalError.code, "An unexpected error; the service has logged it.")
 
 
 def _pointer(problem: Mapping[str, Any]) -> str:
-    """RFC 6901: the field, and where in it if it is a list. The location's first part is where in the HTTP request.
+    """The JSON pointer (RFC 6901) to the field, and to the entry of a list in it.
 
-    The name of an unknown field is the caller's own text and given back only if it could be a misspelt name.
+    The first part of pydantic's location names a part of the HTTP request. The name of an unknown field is text of
+    the caller, and is returned only if it could be a misspelt name.
     """
     location = [] if problem["type"] == "json_invalid" else list(problem["loc"][1:4])
-    # What lies in anything but a list is within a value of the caller's own, or names one of several schemas.
+    # Inside anything but a list, a location is text of the caller or the name of one of several schemas.
     in_list = len(location) > 1 and isinstance(location[1], int)
-    return pointer(location if in_list else location[:1])
+    return json_pointer(location if in_list else location[:1])
 
 
-def pointer(location: Iterable[object]) -> str:
-    """Up to what is the caller's own text and no name."""
-    told = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location))
-    return "".join(f"/{part}" for part in told)
+def json_pointer(location: Iterable[object]) -> str:
+    """A pointer that ends before the first part that could be free text of the caller."""
+    names = itertools.takewhile(re.compile(r"\w{1,32}", re.ASCII).fullmatch, map(str, location))
+    return "".join(f"/{part}" for part in names)

@@ -26,7 +26,7 @@ def main() -> None:
         def image() -> None:
             generator = torch.Generator().manual_seed(seed)
             answer = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
-            answer.images[0].save(Path(folder) / "picture.png")
+            answer.images[0].save(Path(folder) / "image.png")
 
         image()
         print("ready", flush=True)

@@ -10,12 +10,12 @@ ImagegenError
 │   ├── Unauthorized · Forbidden
 │   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    try again later
 ├── OutboundError                 an address that somebody gave us gave nothing; who asked it says what that means
-│   └── ForbiddenUrl · Unreachable · TooLarge · TooSlow
+│   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
 └── JobFailure                    happened later, kept on the job
     ├── InvalidImage · OutOfMemory · InvalidOutput · DeadlinePassed · TimedOut · WorkerLost · StorageFull
     │   · StorageUnavailable · InternalError
     └── ContentRejected · UpstreamRejected · UpstreamOutOfCredits    told by a provider in the cloud
-        · UpstreamUnavailable (AnswerLost)
+        · UpstreamUnavailable (ProviderResponseLost)
 """
 
 from collections.abc import Sequence
@@ -216,7 +216,7 @@ class StoreUnavailable(RequestError):
     retry_after = 2
 
 
-class Unconfirmed(StoreUnavailable):
+class AcceptanceUnconfirmed(StoreUnavailable):
     """The job store does not answer, and may have accepted the job; the same request, sent again, finds it if so."""
 
     def __init__(self, job_id: str) -> None:
@@ -243,15 +243,15 @@ class Unreachable(OutboundError):
     """No whole answer came."""
 
 
-class NotConnected(Unreachable):
+class ConnectionFailed(Unreachable):
     """Nobody is there, or nobody who can prove to be it; whatever was to be asked for makes no difference."""
 
 
-class TooLarge(OutboundError):
+class ResponseTooLarge(OutboundError):
     """The answer was larger than is taken."""
 
 
-class TooSlow(OutboundError):
+class OutboundTimeout(OutboundError):
     """The answer took longer than is waited."""
 
 
@@ -321,7 +321,7 @@ class UpstreamUnavailable(JobFailure):
     retryable = True
 
 
-class AnswerLost(UpstreamUnavailable):
+class ProviderResponseLost(UpstreamUnavailable):
     """The provider may have charged for this request, but did not say so; to send it again may cost twice."""
 
     retryable = False

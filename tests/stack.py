@@ -137,14 +137,14 @@ class Api:
             assert response.status_code == 200, response.text
             yield _parsed(response)
 
-    def follow(self, job_id: str, last: str = "") -> list["Event"]:
+    def all_events(self, job_id: str, last: str = "") -> list["Event"]:
         """All events from after `last` to the end of the job."""
         with self.events(job_id, last) as events:
             return list(events)
 
-    def finished(self, job_id: str) -> dict[str, Any]:
+    def wait_until_done(self, job_id: str) -> dict[str, Any]:
         """The job once it has ended."""
-        done = self.follow(job_id)[-1]
+        done = self.all_events(job_id)[-1]
         assert done.type == "done"
         return done.data
 

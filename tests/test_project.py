@@ -1,21 +1,28 @@
+"""What holds for the whole repository: who imports whom, sizes, and what documents say of tests."""
+
 import itertools
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from hashlib import sha256
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("api", "worker", "shared", "compose")
+MOST_LINES, MOST_ENTRIES = 300, 12
+#: How a file over the limit begins; the reason follows.
+LONG = "# Over 300 lines: "
 
 FORBIDDEN = {
     "api/native/health.py": ["import torch", "import PIL.Image", "import numpy", "import worker.jobs.runner"],
-    "api/intake/uploads.py": ["import api.native.jobs"],
-    "api/delivery/events.py": ["import api.intake.admission", "import api.native.jobs"],
+    "api/intake/uploads.py": ["import api.delivery.events", "import api.native.jobs"],
+    "api/delivery/events.py": ["import api.native.jobs"],
     "api/edge/hosts.py": ["import api.intake.admission", "import api.delivery.events", "import api.native.jobs"],
     "api/problems.py": ["import api.edge.hosts"],
     "shared/access/api_keys.py": ["import shared.storage.images"],
@@ -36,79 +43,108 @@ FORBIDDEN = {
     "worker/app.py": ["import starlette.requests", "import uvicorn", "import api.app"],
     "worker/process/cpus.py": ["import worker.app", "import worker.housekeeper.app"],
     "worker/housekeeper/leases.py": ["import worker.child", "import worker.process.cpus", "import torch"],
-    "worker/records/redis_ledger.py": ["import worker.process.cpus", "import torch"],
-    "worker/jobs/runner.py": ["import celery", "import redis", "import worker.records.redis_ledger", "import torch"],
+    "worker/records/redis_job_store.py": ["import worker.process.cpus", "import torch"],
+    "worker/jobs/runner.py": ["import celery", "import redis", "import worker.records.redis_job_store", "import torch"],
     "worker/engines/bfl/engine.py": ["import redis", "import worker.engines.null", "import worker.jobs.runner"],
     "worker/engines/null.py": ["import kombu", "import worker.engines.diffusers.stable_diffusion"],
     "worker/images/png.py": ["import worker.engines.base", "import torch"],
     "worker/models/sources.py": ["import worker.engines.base", "import torch"],
 }
 
+ENTRIES = {
+    "api/main.py",
+    "compose/cli/app.py",
+    "shared/settings/loading.py",
+    "worker/alive.py",
+    "worker/housekeeper/main.py",
+    "worker/main.py",
+    # These pass their environment on to processes that they start.
+    "compose/launcher/flower.py",
+    "compose/launcher/supervisor.py",
+    # Colours of the terminal are no setting.
+    "compose/launcher/console.py",
+}
+
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages, to plant imports in."""
+def lint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What lint-imports says of a copy of the packages with every line of FORBIDDEN in it."""
     folder = tmp_path_factory.mktemp("copy")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("starter", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
-    return folder
+    for module, lines in FORBIDDEN.items():
+        (folder / module).write_text("\n".join([*lines, (ROOT / module).read_text()]))
+    command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(("module", "line"), [(module, line) for module, lines in FORBIDDEN.items() for line in lines])
-def test_a_forbidden_import_breaks_the_check(copy: Path, module: str, line: str) -> None:
-    planted, source = copy / module, (ROOT / module).read_text()
-    planted.write_text(f"{line}\n{source}")
-    try:
-        check = subprocess.run(
-            [Path(sys.executable).parent / "lint-imports"],
-            cwd=copy,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        planted.write_text(source)
+def test_the_check_refuses_a_forbidden_import(lint: str, module: str, line: str) -> None:
+    importer = module.removesuffix(".py").replace("/", ".")
+    number = FORBIDDEN[module].index(line) + 1
+    external = line.removeprefix("import ")
 
-    assert check.returncode == 1, check.stdout
-    assert "BROKEN" in check.stdout
+    # Of an external package, the linter knows the first part of the name.
+    names = {external, external.partition(".")[0]}
+    assert any(re.search(rf"{re.escape(importer)} -> {re.escape(name)} \(l\.{number}\)", lint) for name in names)
 
 
-def test_each_room_has_its_neighbours_checked() -> None:
-    rooms = {path.parent for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")}
+def test_each_room_has_a_forbidden_import() -> None:
+    rooms = {
+        str(path.parent.relative_to(ROOT)) for package in PACKAGES for path in ROOT.glob(f"{package}/*/__init__.py")
+    }
+    covered = {"/".join(Path(module).parts[:2]) for module in FORBIDDEN}
 
-    assert rooms == {(ROOT / module).parent for module in FORBIDDEN if (ROOT / module).parent.name not in PACKAGES} - {
-        ROOT / "worker/engines/bfl"
-    } | {ROOT / "worker/engines"}
+    assert rooms - covered == set()
+
+
+def test_modules_import_each_other_without_cycles() -> None:
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError, which names the cycle
+
+
+@pytest.mark.xfail(reason="some rooms are still being divided")
+def test_a_long_file_begins_with_the_reason() -> None:
+    too_long = [path for path in python_files() if len(path.read_text().splitlines()) > MOST_LINES]
+
+    assert [str(path.relative_to(ROOT)) for path in too_long if not path.read_text().startswith(LONG)] == []
+
+
+@pytest.mark.xfail(reason="some rooms are still being divided")
+def test_no_package_is_a_long_list_of_modules() -> None:
+    packages = {path.parent for path in python_files()}
+    entries = {
+        package: {*package.glob("*.py"), *(path.parent for path in package.glob("*/*.py"))} for package in packages
+    }
+    sizes = {package: len(found - {package / "__init__.py"}) for package, found in entries.items()}
+
+    assert {str(package.relative_to(ROOT)): size for package, size in sizes.items() if size > MOST_ENTRIES} == {}
+
+
+def python_files() -> list[Path]:
+    return [path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")]
 
 
 def test_only_process_entries_read_the_environment() -> None:
-    entries = {
-        ROOT / "api/main.py",
-        ROOT / "worker/main.py",
-        ROOT / "compose/cli/app.py",
-        ROOT / "shared/settings/loading.py",
-    }
-    entries |= {ROOT / "worker/housekeeper/main.py", ROOT / "worker/alive.py"}
-    # These hand their environment on; they read nothing in it.
-    entries |= {ROOT / "compose/launcher/supervisor.py", ROOT / "compose/launcher/flower.py"}
-    # What the terminal says of its colours is no setting.
-    entries |= {ROOT / "compose/launcher/console.py"}
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    readers = {str(path.relative_to(ROOT)) for path in files if "os.environ" in path.read_text()}
 
-    readers = {
-        path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if "os.environ" in path.read_text()
-    }
-
-    assert readers <= entries
+    assert readers <= ENTRIES
 
 
-def test_no_engine_looks_at_a_clock_that_can_be_set() -> None:
-    engines = (ROOT / "worker/backends").rglob("*.py")
+def test_no_engine_reads_a_clock_that_can_be_set() -> None:
+    engines = list((ROOT / "worker/engines").rglob("*.py"))
 
+    assert engines
     assert [path for path in engines if re.search(r"time\.time|\.now\(|\.utcnow\(|\.today\(", path.read_text())] == []
 
 
-def test_every_row_about_security_names_tests_that_there_are() -> None:
+def test_every_row_about_security_names_existing_tests() -> None:
     lines = (ROOT / "docs/security.md").read_text().splitlines()
     start = lines.index("| what | control | test |") + 2
     rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
@@ -122,7 +158,7 @@ def _holds(path: str, test: str) -> bool:
     return (ROOT / path).exists() and f"\ndef {test or 'test_'}" in (ROOT / path).read_text()
 
 
-def test_what_is_vendored_is_what_it_says() -> None:
+def test_vendored_files_have_their_recorded_hashes() -> None:
     for table in ROOT.glob("api/**/vendor.toml"):
         folder = table.parent
         files = {

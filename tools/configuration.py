@@ -1,68 +1,91 @@
-"""Prints docs/configuration.md: every setting with its default, its values and its sentence."""
+"""Print docs/configuration.md: every setting with its default, its values and its description."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from shared.settings.api import ApiSettings
+from shared.settings.groups import Group
+from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings
-from tools.env_example import BUCKETS, COMPOSE, TRACES, settings, variable, written
+from shared.settings.service import Settings
+from shared.settings.worker import WorkerSettings
+from tools.env_example import BUCKETS, COMPOSE, TRACES, default_text, settings, variable
 
 HEAD = """# Settings
 
-Through the environment, or in a file `.env` in the folder in which the service is started; the environment counts
-first. [.env.example](../.env.example) is such a file to begin with. A wrong value stops the process with a sentence
-that names the setting. A changed one counts from the next start. `imagegen doctor` looks at what follows from them.
+Set environment variables, or write the settings to a file `.env` in the folder that you start the service in; copy
+[.env.example](../.env.example) to begin. The environment overrides `.env`. Every setting is optional. An invalid value
+stops the process with a message that names the setting. Changes apply from the next start. `imagegen doctor` checks
+that the settings work on this machine.
 
-This page is written by `make fix` from what the code says (`shared/settings/`).
+The column *read by* names the processes that need a setting; `imagegen up` reads all of them. Processes of one
+installation need the same values.
+
+`make fix` generates this page from `shared/settings/`.
 """
 
-SECTIONS = {
-    "Everything": "Read by every process; all processes of an installation need the same.",
-    "Doors": "Read by the API and `imagegen up`. [security.md](security.md) has more of them.",
-    "API": "Read by the API.",
-    "Workers": "Read by the workers. [backends.md](backends.md) has more of them.",
-    "Housekeeper": "Read by the housekeeper. [webhooks.md](webhooks.md) has more of them.",
-    "imagegen up": "Read by `imagegen` on the command line, which also reads all those above.",
+PROCESSES: dict[str, type[Settings]] = {
+    "API": ApiSettings,
+    "worker": WorkerSettings,
+    "housekeeper": HousekeeperSettings,
 }
-BUCKETS_NOTE = (
-    "Read by the library that reaches the bucket of `SD_OUTPUT_URL`, in the API, the workers and the housekeeper."
-)
+
+NOTES = {
+    Group.START: "The ten most used settings.",
+    Group.MODELS: "See [backends.md](backends.md).",
+    Group.NETWORK: "See [security.md](security.md).",
+    Group.TRAFFIC_LIMITS: "See [security.md](security.md).",
+    Group.STORAGE: "See [operations.md](operations.md).",
+    Group.WEBHOOKS: "See [webhooks.md](webhooks.md).",
+    Group.CLOUD: "See [backends.md](backends.md).",
+    Group.PERFORMANCE: "See [performance.md](performance.md).",
+    Group.OPERATIONS: "See [operations.md](operations.md).",
+    Group.REDIS: "See [scaling.md](scaling.md).",
+}
+BUCKETS_NOTE = "The API, the workers and the housekeeper pass these to the library that accesses `SD_OUTPUT_URL`."
 TRACES_NOTE = (
-    "Read by OpenTelemetry's library in the API, the workers and the housekeeper, from the environment and not from "
-    "`.env`; `compose.yaml` passes them on. [monitoring.md](monitoring.md) has more of them."
+    "OpenTelemetry's library reads these in the API, the workers and the housekeeper, from the environment and not "
+    "from `.env`; `compose.yaml` passes them on. See [monitoring.md](monitoring.md)."
 )
-COMPOSE_NOTE = "Read by Docker Compose and no process. [docker.md](docker.md) has more of them."
+COMPOSE_NOTE = "Only Docker Compose reads these. See [docker.md](docker.md)."
 
 
 def render() -> str:
     schema = LauncherSettings.model_json_schema()
     lines = [HEAD]
-    for title, fields in settings():
-        lines += [f"## {title}\n", SECTIONS[title], "", "| setting | default | values | |", "|---|---|---|---|"]
+    for group, fields in settings():
+        lines += [f"## {group}\n", *([NOTES[group], ""] if group in NOTES else [])]
+        lines += ["| setting | default | values | read by | |", "|---|---|---|---|---|"]
         for name, field in fields:
             values = _values(schema["properties"][name], schema["$defs"])
-            lines.append(_row(variable(name), written(field.default), values, field.description or ""))
+            lines.append(_row(variable(name), default_text(field), values, _readers(name), field.description or ""))
         lines.append("")
-    lines += ["## Buckets\n", BUCKETS_NOTE, "", "| variable | |", "|---|---|"]
-    lines += [f"| `{name}` | {sentence} |" for name, sentence in BUCKETS]
-    lines += ["", "## Traces\n", TRACES_NOTE, "", "| variable | |", "|---|---|"]
-    lines += [f"| `{name}` | {sentence} |" for name, sentence in TRACES]
-    lines += ["", "## Docker Compose\n", COMPOSE_NOTE, "", "| variable | default | |", "|---|---|---|"]
-    lines += [_row(name, value, sentence) for name, sentence, value, _ in COMPOSE]
+    lines += ["## Store images in a bucket\n", BUCKETS_NOTE, "", "| variable | |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in BUCKETS]
+    lines += ["", "## Trace requests\n", TRACES_NOTE, "", "| variable | |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in TRACES]
+    lines += ["", "## Run with Docker Compose\n", COMPOSE_NOTE, "", "| variable | default | |", "|---|---|---|"]
+    lines += [_row(name, value, text) for name, text, value, _ in COMPOSE]
     return "\n".join(lines) + "\n"
 
 
 def _row(name: str, default: str, *cells: str) -> str:
     code = f"`{default}`" if default else ""
-    told = (" ".join(cell.split()).replace("|", "\\|").replace("*", "\\*") for cell in cells)
-    return f"| `{name}` | {' | '.join((code, *told))} |"
+    escaped = (" ".join(cell.split()).replace("|", "\\|").replace("*", "\\*") for cell in cells)
+    return f"| `{name}` | {' | '.join((code, *escaped))} |"
 
 
-def _values(field: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
-    """From the JSON schema of the setting."""
+def _readers(name: str) -> str:
+    readers = [process for process, family in PROCESSES.items() if name in family.model_fields]
+    return "all" if len(readers) == len(PROCESSES) else ", ".join(readers) or "`imagegen up`"
+
+
+def _values(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """The values of a setting, from its JSON schema."""
     if "anyOf" in field:
-        return _values(field["anyOf"][0], shared)
+        return _values(field["anyOf"][0], definitions)
     if "$ref" in field:
-        return _values(shared[field["$ref"].rpartition("/")[2]], shared)
+        return _values(definitions[field["$ref"].rpartition("/")[2]], definitions)
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     match field["type"]:
@@ -71,17 +94,17 @@ def _values(field: Mapping[str, Any], shared: Mapping[str, Any]) -> str:
         case "integer" | "number":
             return _range(field)
         case "array":
-            return "a list"
+            return "list"
         case "string":
-            return {"password": "a secret", "path": "a folder"}.get(field.get("format", ""), "text")
+            return {"password": "secret", "path": "path", "file-path": "path"}.get(field.get("format", ""), "text")
         case other:
             return str(other)
 
 
 def _range(field: Mapping[str, Any]) -> str:
-    least, most = field.get("minimum"), field.get("maximum")
-    begin = f"{least:g}" if least is not None else f"more than {field['exclusiveMinimum']:g}"
-    return f"{begin} to {most:.10g}" if most is not None else f"{begin} or more"
+    minimum, maximum = field.get("minimum"), field.get("maximum")
+    start = f"{minimum:.10g}" if minimum is not None else f"more than {field['exclusiveMinimum']:g}"
+    return f"{start} to {maximum:.10g}" if maximum is not None else f"{start} or more"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 curl -s http://localhost:7860/openapi.json | python -m tools.dify_tool > compose/dify/imagegen.openapi.json
 
-Dify wants a server in it, takes plain types only, and makes of each field one parameter that a model may fill in. So
-this is a part of the API, in simpler words.
+Dify requires a server entry, supports plain types only, and turns each field into a parameter that a model fills in.
+So the schema covers a part of the API, in simple types.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-#: On the network of the containers; docs/dify.md has the other addresses.
+#: The address on the network of the containers; docs/dify.md has the others.
 SERVER = "http://stable-diffusion:7860"
 FIELDS = (
     "prompt",
@@ -26,36 +26,41 @@ FIELDS = (
     "strength",
     "output_format",
 )
-#: Dify gives up after 60 seconds. The job goes on, and can be looked at.
+#: Dify gives up after 60 seconds. The job continues, and the second tool reads it.
 WAIT_SECONDS = 50
-#: What OpenAPI 3.0 and 3.1 mean the same by.
+#: Keywords with the same meaning in OpenAPI 3.0 and 3.1.
 _KEYWORDS = ("type", "description", "enum", "default", "minimum", "maximum", "minLength", "maxLength")
 MAKE = (
-    "Make an image from a prompt. The answer is a job: once its state is `succeeded`, `images` has the address of "
-    "each image in `url`, to be shown as a Markdown image. If its state is queued or running, look at the job later."
+    "Generate an image from a prompt. The response is a job. When its state is `succeeded`, `images` has the address "
+    "of each image in `url`; show it as a Markdown image. If its state is queued or running, call look_at_job later."
 )
 LOOK = (
-    "Look at a job that was not done yet, by its `id`. Once it has succeeded, `images` has the address of each image."
+    "Read an unfinished job by its `id`. When its state is `succeeded`, `images` has the address of each image, `url`."
 )
 
 
 def tool(openapi: Mapping[str, Any]) -> dict[str, Any]:
     schemas = openapi["components"]["schemas"]
-    asked = schemas["GenerationRequest"]
+    request = schemas["GenerationRequest"]
     body = {
         "type": "object",
-        "required": asked["required"],
-        "properties": {name: _plain(asked["properties"][name], schemas) for name in FIELDS},
+        "required": request["required"],
+        "properties": {name: _plain(request["properties"][name], schemas) for name in FIELDS},
     }
     wait = {"type": "string", "default": f"wait={WAIT_SECONDS}"}
     make = {
         "operationId": "make_picture",
         "description": MAKE,
         "parameters": [
-            {"name": "Prefer", "in": "header", "description": "How long the call may wait.", "schema": wait},
+            {
+                "name": "Prefer",
+                "in": "header",
+                "description": "How long the call may wait, as wait=SECONDS.",
+                "schema": wait,
+            },
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {"200": {"description": "The finished job"}, "202": {"description": "The job, not done yet"}},
+        "responses": {"200": {"description": "The finished job"}, "202": {"description": "The unfinished job"}},
     }
     look = {
         "operationId": "look_at_job",
@@ -72,12 +77,12 @@ def tool(openapi: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(field: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
-    """The field without null, references and lists: what is left of it is one of the four types that Dify knows."""
+    """The field without null, references and lists: one of the four types that Dify supports."""
     kind = next(iter(field.get("anyOf", ())), field)
     if "$ref" in kind:
         kind = schemas[kind["$ref"].rpartition("/")[2]]
-    told = {**kind, **{name: field[name] for name in ("description", "default") if field.get(name)}}
-    return {name: told[name] for name in _KEYWORDS if name in told}
+    values = {**kind, **{name: field[name] for name in ("description", "default") if field.get(name)}}
+    return {name: values[name] for name in _KEYWORDS if name in values}
 
 
 def render(openapi: Mapping[str, Any]) -> str:

@@ -1,47 +1,33 @@
-"""Prints .env.example: every setting with its sentence and its default, as shared.settings has them."""
+"""Print .env.example: every setting with its description and its default, from shared.settings."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from pydantic_settings import BaseSettings
 
-from shared.settings.api import ApiSettings
-from shared.settings.housekeeper import HousekeeperSettings
-from shared.settings.http_server import HttpServerSettings
+from shared.settings.groups import Group
 from shared.settings.launcher import LauncherSettings
-from shared.settings.service import PREFIX, Settings
-from shared.settings.worker import WorkerSettings
+from shared.settings.service import PREFIX
 
-SECTIONS: dict[str, type[BaseSettings]] = {
-    "Everything": Settings,
-    "Doors": HttpServerSettings,
-    "API": ApiSettings,
-    "Workers": WorkerSettings,
-    "Housekeeper": HousekeeperSettings,
-    "imagegen up": LauncherSettings,
-}
-
-
-#: What the library reads that reaches the bucket of SD_OUTPUT_URL: name and sentence.
+#: Variables of the library that accesses the bucket of SD_OUTPUT_URL: name and description.
 BUCKETS = (
-    ("AWS_ENDPOINT_URL", "Where the storage is that has the bucket, such as https://minio.example.com. Empty: AWS."),
-    ("AWS_REGION", "Region of the bucket. Empty: us-east-1."),
-    ("AWS_ACCESS_KEY_ID", "Who asks. Empty: the role that the machine, container or service account has."),
+    ("AWS_ENDPOINT_URL", "URL of the storage service, such as https://minio.example.com. If empty, AWS."),
+    ("AWS_REGION", "Region of the bucket. If empty, us-east-1."),
+    ("AWS_ACCESS_KEY_ID", "Access key. If empty, the role of the machine, container or service account is used."),
     ("AWS_SECRET_ACCESS_KEY", "Secret of AWS_ACCESS_KEY_ID."),
-    ("AWS_SESSION_TOKEN", "Where the two above are for a while only."),
+    ("AWS_SESSION_TOKEN", "Session token, if the access key is temporary."),
 )
 
-#: What OpenTelemetry's own library reads, from the environment alone: name and sentence.
+#: Variables of OpenTelemetry's library, which reads them from the environment only: name and description.
 TRACES = (
-    ("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces are sent, such as http://localhost:4318. Empty: nowhere."),
-    ("OTEL_EXPORTER_OTLP_HEADERS", "What the collector wants to be told with them, such as authorization=Bearer%20..."),
-    ("OTEL_TRACES_SAMPLER", "Which requests are traced, such as parentbased_traceidratio. Empty: all."),
-    ("OTEL_TRACES_SAMPLER_ARG", "How many of them, such as 0.1."),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "URL that traces are sent to, such as http://localhost:4318. If empty, none are."),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "Headers for the collector, such as authorization=Bearer%20..."),
+    ("OTEL_TRACES_SAMPLER", "Sampler of traces, such as parentbased_traceidratio. If empty, all are sent."),
+    ("OTEL_TRACES_SAMPLER_ARG", "Argument of the sampler, such as 0.1 for one trace in ten."),
 )
 
-#: What Docker Compose reads and no process does: name, sentence, value, whether it is set in the example already.
+#: Variables of Docker Compose, which no process reads: name, description, value, whether .env.example sets it.
 COMPOSE = (
     (
         "COMPOSE_FILE",
@@ -52,59 +38,54 @@ COMPOSE = (
     ),
     (
         "COMPOSE_PROJECT_NAME",
-        "Begins the names of containers and volumes, so another name has other volumes. Empty: the name of the folder.",
+        "Prefix of container and volume names; another name means other volumes. If empty, the name of the folder.",
         "",
         False,
     ),
     ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api, monitoring.", "sd", True),
-    ("REDIS_PASSWORD", "Password of the stack's own Redis; letters and digits.", "imagegen", False),
-    ("REDIS_IMAGE", "Image of the stack's own Redis, for one with a digest.", "valkey/valkey:9-alpine", False),
-    ("REDIS_MEMORY", "Most memory of the stack's own Redis; full at two thirds, it takes no more jobs.", "1g", False),
-    (
-        "WORKER_MEMORY",
-        "Most memory of a worker with a model on this machine, such as 16g. 0 sets no limit.",
-        "0",
-        False,
-    ),
+    ("REDIS_PASSWORD", "Password of the bundled Redis: letters and digits.", "imagegen", False),
+    ("REDIS_IMAGE", "Image of the bundled Redis, to pin a digest.", "valkey/valkey:9-alpine", False),
+    ("REDIS_MEMORY", "Memory limit of the bundled Redis; above two thirds of it, jobs are refused.", "1g", False),
+    ("WORKER_MEMORY", "Memory limit of a worker with a local model, such as 16g. 0 means no limit.", "0", False),
     (
         "API_CONTAINER_NAME",
-        "Name of the API's container. Set to nothing, there may be several: `--scale stable-diffusion=2`, with as many "
+        "Name of the API's container. Set it to nothing to run several: `--scale stable-diffusion=2`, with as many "
         "ports, such as SD_PORT=7860-7861.",
         "iti-image-generation",
         False,
     ),
-    ("JOIN_NETWORK", "The network that compose/join-network.yaml joins.", "", False),
+    ("JOIN_NETWORK", "Docker network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",
-        "A key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; one of scope metrics.",
+        "Key of SD_API_KEY for the Prometheus of compose/monitoring.yaml; the scope metrics is enough.",
         "",
         False,
     ),
     ("GRAFANA_PASSWORD", "Password of the user admin in the Grafana of compose/monitoring.yaml.", "", False),
-    ("GRAFANA_PORT", "Port of that Grafana, on SD_HOST.", "3000", False),
+    ("GRAFANA_PORT", "Port of Grafana on SD_HOST.", "3000", False),
     (
         "TORCH_INDEX",
-        "Where the build takes PyTorch from, but compose/nvidia.yaml takes the one for GPUs.",
+        "Package index that the build installs PyTorch from; compose/nvidia.yaml uses the one for GPUs.",
         "https://download.pytorch.org/whl/cpu",
         False,
     ),
 )
 
 
-def settings() -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
-    """Per section, the settings that none before it has."""
-    seen: set[str] = set()
-    for title, family in SECTIONS.items():
-        yield title, [(name, field) for name, field in family.model_fields.items() if name not in seen]
-        seen |= set(family.model_fields)
+def settings() -> Iterator[tuple[Group, list[tuple[str, FieldInfo]]]]:
+    """The settings of each group, with their names."""
+    fields = LauncherSettings.model_fields
+    for group in Group:
+        yield group, [(name, field) for name, field in fields.items() if group in field.metadata]
 
 
 def variable(name: str) -> str:
     return f"{PREFIX}{name}".upper()
 
 
-def written(default: object) -> str:
-    """As it would stand in .env."""
+def default_text(field: FieldInfo) -> str:
+    """The default of a setting as `.env` would have it."""
+    default = field.default
     if default is None or default is PydanticUndefined:
         return ""
     if isinstance(default, bool):
@@ -114,24 +95,24 @@ def written(default: object) -> str:
 
 def render() -> str:
     lines = ["# Settings of imagegen. Copy this file to .env and change what you need; every line is optional."]
-    for title, fields in settings():
-        lines += ["", f"## {title}"]
-        for name, field in fields:
-            lines += ["", *_comment(field.description or ""), f"#{variable(name)}={written(field.default)}"]
-    lines += ["", "## Buckets"]
-    for name, sentence in BUCKETS:
-        lines += ["", *_comment(sentence), f"#{name}="]
-    lines += ["", "## Traces (docs/monitoring.md)"]
-    for name, sentence in TRACES:
-        lines += ["", *_comment(sentence), f"#{name}="]
-    lines += ["", "## Docker Compose"]
-    for name, sentence, value, is_set in COMPOSE:
-        lines += ["", *_comment(sentence), f"{'' if is_set else '#'}{name}={value}"]
+    for group, fields in settings():
+        entries = [(name, field.description or "", default_text(field)) for name, field in fields]
+        lines += _section(group, [(f"#{variable(name)}", text, value) for name, text, value in entries])
+    lines += _section("Store images in a bucket (AWS variables)", [(f"#{name}", text, "") for name, text in BUCKETS])
+    lines += _section("Trace requests (docs/monitoring.md)", [(f"#{name}", text, "") for name, text in TRACES])
+    lines += _section(
+        "Run with Docker Compose",
+        [(f"{'' if is_set else '#'}{name}", text, value) for name, text, value, is_set in COMPOSE],
+    )
     return "\n".join(lines) + "\n"
 
 
-def _comment(sentence: str) -> list[str]:
-    return textwrap.wrap(sentence, 110, initial_indent="# ", subsequent_indent="# ")
+def _section(title: str, entries: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    yield from ("", f"## {title}")
+    for name, text, value in entries:
+        yield ""
+        yield from textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+        yield f"{name}={value}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prints docs/errors.md: every code that an answer may have, as shared.errors and api.problems have them."""
+"""Print docs/errors.md: every error code, from shared.errors and api.problems."""
 
 from api.problems import STATUS
 from shared import errors
@@ -15,38 +15,40 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
  "errors": [{"pointer": "/width", "detail": "must be a multiple of 8 between 64 and 256"}]}
 ```
 
-Go by `code`, which never changes once it is released. `detail` is for people, and says more than the sentences here
-where more is known, and of a wrong request the first wrong field; `errors` names each by its JSON pointer. `retryable`
-says whether the same request may succeed later; where it is known when, there is `Retry-After`. No error quotes what
-was sent, and none has a traceback. Where it is not known whether a job was accepted, `job_id` is its id if so.
+Branch on `code`: a released code never changes. `detail` is a sentence for people; it may say more than the tables
+below, and for an invalid request it describes the first invalid field. `errors` lists all invalid fields by JSON
+pointer.
+`retryable` says whether the same request may succeed later; `Retry-After` says when, if that is known. Errors never
+quote the request and never contain tracebacks. If the service does not know whether it accepted a job, `job_id` is the
+id of the job in case it did.
 
-This page is written by `make fix` from what the code says (`shared/errors.py`, `api/problems.py`).
+`make fix` generates this page from `shared/errors.py` and `api/problems.py`.
 """
 
-ASKED = """## Asked wrongly, or at a wrong time
+REQUEST_ERRORS = """## Request errors
 
-Told at once; there is no job.
+The response to the request; no job is created.
 """
-HAPPENED = """## Happened later
+JOB_ERRORS = """## Job errors
 
-Kept on the job, as its `error`. Who waits for it is answered with this status; the job itself is answered with 200.
+The `error` of a failed job. A request that waits for the job gets this status; `GET /api/jobs/{id}` gets 200.
 """
 
 
 def render() -> str:
     known = {error.code: error for error in vars(errors).values() if _has_code(error)}
-    happened = {code for code, error in known.items() if issubclass(error, JobFailure)}
+    job_errors = {code for code, error in known.items() if issubclass(error, JobFailure)}
     lines = [HEAD]
-    for title, codes in ((ASKED, STATUS.keys() - happened), (HAPPENED, STATUS.keys() & happened)):
-        lines += [title, "| code | status | retryable | means |", "|---|---|---|---|"]
+    for title, codes in ((REQUEST_ERRORS, STATUS.keys() - job_errors), (JOB_ERRORS, STATUS.keys() & job_errors)):
+        lines += [title, "| code | status | retryable | meaning |", "|---|---|---|---|"]
         lines += [_row(known[code]) for code in STATUS if code in codes]
         lines.append("")
     return "\n".join(lines[:-1]) + "\n"
 
 
 def _row(error: type[ImagegenError]) -> str:
-    means = " ".join((error.__doc__ or "").split())
-    return f"| `{error.code}` | {STATUS[error.code]} | {'yes' if error.retryable else ''} | {means} |"
+    meaning = " ".join((error.__doc__ or "").split())
+    return f"| `{error.code}` | {STATUS[error.code]} | {'yes' if error.retryable else ''} | {meaning} |"
 
 
 def _has_code(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""The process that does the jobs: loads the backend once, then does the next job whenever the pool wakes it."""
+"""The process that runs jobs: it loads the engine once, then runs the next job at every wake-up."""
 
 import faulthandler
 import logging
@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Self
 
+from shared.jobs.job import Job
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.observability import logs
-from shared.observability.tracing import Span, Start, Tracing
+from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_TIMEOUTS, open_storage
@@ -26,27 +26,29 @@ from shared.workers.records import WorkerRecord, Workers, WorkerState
 from worker.engines.base import Engine, ReportsCredits, ReportsMemory, ReportsPlacement, Reproducible
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
-from worker.jobs.claims import Claims
+from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
+from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
+from worker.jobs.saving import ImageSaver
 from worker.models.download_plans import OnProgress
-from worker.models.sources import FIELDS
+from worker.models.sources import MODEL_SETTINGS
 from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
 from worker.records.recovery import WorkerIdentity
-from worker.records.redis_ledger import RedisLedger
+from worker.records.redis_job_store import RedisJobStore
 from worker.records.result_cache import RedisResultCache, lifetime
 
 logger = logging.getLogger(__name__)
 
 
-#: How often the account with a provider is looked at.
+#: How often the balance of the account with a provider is read.
 CREDITS_SECONDS = 300.0
 
 
 class Child:
-    """Safe to share between threads where the backend is."""
+    """Thread-safe if the engine is."""
 
     def __init__(self, runner: Runner, heartbeat: Heartbeat, tracing: Tracing) -> None:
         self._runner = runner
@@ -56,134 +58,148 @@ class Child:
         self._lock = threading.Lock()
 
     @classmethod
-    def loaded(
-        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: Start, on_moved: Callable[[Job], None]
+    def load(
+        cls, settings: WorkerSettings, worker: WorkerIdentity, traced: StartTracing, on_moved: Callable[[Job], None]
     ) -> Self:
-        """Load the model, telling of it. Raises ConfigurationError where it cannot be had."""
+        """Load the model and report its progress. Raise ConfigurationError if that is not possible."""
         tracing = traced()
-        home = open_storage(settings, WORKER_TIMEOUTS)
         store = Store(connect(settings.redis_url))
-        workers = Workers(settings.redis_prefix)
-        record = _record(settings, worker)
-        heartbeat = Heartbeat(store, workers, record)
+        images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
+        heartbeat = Heartbeat(store, Workers(settings.redis_prefix), _record(settings, worker))
         heartbeat.start()
         try:
-            backend = _timed_load(settings, store, DownloadReport(heartbeat), tracing)
+            engine = _load_engine(settings, store, DownloadReport(heartbeat), tracing)
         except BaseException:
             heartbeat.stop()
             raise
-        ledger = RedisLedger(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
-        # Calls to a provider are many threads of one process: their backend keeps the time.
-        time_limit = math.inf if isinstance(backend, ReportsCredits) else settings.job_timeout_seconds
-        ledger.tell(workers.tell(settings.backend, backend.capabilities))
-        # A worker that ends may take a wake-up along that it will not use.
-        ledger.tell(Jobs(settings.redis_prefix).wake(settings.backend))
-        placement = backend.placement if isinstance(backend, ReportsPlacement) else None
-        heartbeat.update(state=WorkerState.READY, device=backend.device, dtype=backend.dtype, placement=placement)
-        if isinstance(backend, ReportsMemory):
-            heartbeat.measure(backend.memory)
-        if isinstance(backend, ReportsCredits):
-            threading.Thread(target=_tell_credits, args=(backend, heartbeat), name="credits", daemon=True).start()
-        images = ImageStore(home)
-        claims = Claims(
-            backend,
-            ledger,
-            InputReader(images.inputs, settings.max_image_pixels),
-            worker=worker.id,
-            max_pixels=settings.max_pixels,
-            max_batch_size=settings.max_batch_size,
-            time_limit_seconds=time_limit,
-            now=store.now,
-        )
-        runner = Runner(
-            backend,
-            claims,
-            ledger,
-            images,
-            Encoder(version("imagegen")),
-            repeats=_repeats(settings, store, ledger, backend),
-            # A device is to have the next job while the last one is written; calls to a provider wait for nobody.
-            finish=InlineFinisher() if isinstance(backend, ReportsCredits) else BackgroundFinisher(),
-            tracing=tracing,
-            now=store.now,
-            time_limit_seconds=time_limit,
-            guard=_ending_a_hang,
-            paid_seconds=settings.job_timeout_seconds,
-        )
+        job_store = RedisJobStore(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
+        runner = _create_runner(settings, engine, worker, store, job_store, images, tracing)
+        _announce(settings, engine, job_store, heartbeat)
         return cls(runner, heartbeat, tracing)
 
     def run(self) -> Sequence[Job]:
-        """Do what is next in the queue; what that was.
+        """Run the next job in the queue and those that go with it, and return them.
 
-        Raises SystemExit, when it is on record as ended, where a fresh process has to do those after it.
+        Raise SystemExit once they are recorded if a fresh process has to run the jobs after them.
         """
         jobs = self._runner.claim()
         if jobs:
-            with self._busy(jobs[0].id), logs.about(job_id=jobs[0].id):
+            with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
                 self._runner.run(jobs)
-        if self._runner.retiring.is_set():
-            self._runner.finish.drain()
+        if self._runner.retired.is_set():
+            self._runner.finisher.drain()
             raise SystemExit(os.EX_SOFTWARE)
         return jobs
 
-    def leave(self) -> None:
-        """Let go of every job as soon as that costs nothing; they stay on record as running."""
-        self._runner.leaving.set()
+    def stop_jobs(self) -> None:
+        """Leave every job as soon as that costs nothing; their records still say running."""
+        self._runner.stopping.set()
 
     @property
-    def leaves(self) -> bool:
-        return self._runner.leaving.is_set()
+    def is_stopping(self) -> bool:
+        return self._runner.stopping.is_set()
 
     def end(self) -> None:
-        """Once every job that was rendered is on record."""
-        self._runner.finish.drain()
+        """Wait until every rendered job is recorded."""
+        self._runner.finisher.drain()
         self._heartbeat.stop()
         self._tracing.close()
 
     @contextmanager
     def _busy(self, job_id: str) -> Iterator[None]:
-        self._tell(job_id, begins=True)
+        self._set_busy(job_id, starts=True)
         try:
             yield
         finally:
-            self._tell(job_id, begins=False)
+            self._set_busy(job_id, starts=False)
 
-    def _tell(self, job_id: str, *, begins: bool) -> None:
-        """Busy while any job runs; of several, the first is named."""
+    def _set_busy(self, job_id: str, *, starts: bool) -> None:
+        """The worker is busy while any job runs; its record names the first one."""
         with self._lock:
-            (self._running.append if begins else self._running.remove)(job_id)
+            (self._running.append if starts else self._running.remove)(job_id)
             first = self._running[0] if self._running else None
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
 
-def _repeats(settings: WorkerSettings, store: Store, ledger: RedisLedger, backend: Engine) -> RedisResultCache | None:
-    """None where the operator wants every image made anew, and where models may change behind a name."""
-    if not (settings.reuse_pictures and isinstance(backend, Reproducible)):
+def _announce(settings: WorkerSettings, engine: Engine, job_store: RedisJobStore, heartbeat: Heartbeat) -> None:
+    """Tell other processes that this worker is ready, and what for."""
+    job_store.run(Workers(settings.redis_prefix).set_capabilities(settings.backend, engine.capabilities))
+    # A worker that ends may have taken a wake-up that it did not use.
+    job_store.run(Jobs(settings.redis_prefix).fill_wake_ups(settings.backend))
+    placement = engine.placement if isinstance(engine, ReportsPlacement) else None
+    heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, placement=placement)
+    if isinstance(engine, ReportsMemory):
+        heartbeat.report_memory(engine.memory)
+    if isinstance(engine, ReportsCredits):
+        threading.Thread(target=_report_credits, args=(engine, heartbeat), name="credits", daemon=True).start()
+
+
+def _create_runner(
+    settings: WorkerSettings,
+    engine: Engine,
+    worker: WorkerIdentity,
+    store: Store,
+    job_store: RedisJobStore,
+    images: ImageStore,
+    tracing: Tracing,
+) -> Runner:
+    # Calls to a provider run on many threads of one process: their engine keeps the time limit.
+    is_cloud = isinstance(engine, ReportsCredits)
+    time_limit = math.inf if is_cloud else settings.job_timeout_seconds
+    reader = InputReader(images.inputs, settings.max_image_pixels)
+    claimer = JobClaimer(
+        engine,
+        job_store,
+        reader,
+        worker=worker.id,
+        max_pixels=settings.max_pixels,
+        max_batch_size=settings.max_batch_size,
+        time_limit_seconds=time_limit,
+        now=store.now,
+    )
+    return Runner(
+        claimer,
+        Renderer(engine, reader, time_limit, _end_hung_process),
+        ImageSaver(engine, images, Encoder(version("imagegen")), retry_seconds=settings.job_timeout_seconds),
+        job_store,
+        _result_cache(settings, store, job_store, engine),
+        # A device gets the next job while the last one is written; calls to a provider do not wait for each other.
+        finisher=InlineFinisher() if is_cloud else BackgroundFinisher(),
+        tracing=tracing,
+        now=store.now,
+    )
+
+
+def _result_cache(
+    settings: WorkerSettings, store: Store, job_store: RedisJobStore, engine: Engine
+) -> RedisResultCache | None:
+    """None if the operator wants no image reused, or if models may change behind a name."""
+    if not (settings.reuse_pictures and isinstance(engine, Reproducible)):
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), ledger, backend.identity, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, engine.fingerprint, kept)
 
 
-def _tell_credits(backend: ReportsCredits, heartbeat: Heartbeat) -> None:
+def _report_credits(engine: ReportsCredits, heartbeat: Heartbeat) -> None:
     while True:
-        if (left := backend.credits()) is not None:
-            heartbeat.update(credits=left)
+        if (credits_left := engine.credits()) is not None:
+            heartbeat.update(credits=credits_left)
         time.sleep(CREDITS_SECONDS)
 
 
-def _timed_load(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Engine:
-    begin, begun_at = time.monotonic(), time.time_ns()
-    backend = load_engine(settings, store, on_download)
-    spent = time.monotonic() - begin
-    model = backend.capabilities.model
-    logger.info("%s is ready on %s (%s) after %.1f s", model, backend.device, backend.dtype, spent)
-    about = {"imagegen.job.backend": settings.backend.value, "imagegen.job.model": model}
-    tracing.tell(Span("load model", begun_at, time.time_ns(), about), "")
-    return backend
+def _load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Engine:
+    begin, begin_ns = time.monotonic(), time.time_ns()
+    engine = load_engine(settings, store, on_download)
+    model = engine.capabilities.model
+    seconds = time.monotonic() - begin
+    logger.info("%s is ready on %s (%s) after %.1f s", model, engine.device, engine.dtype, seconds)
+    attributes = {"imagegen.backend": settings.backend.value, "gen_ai.request.model": model}
+    tracing.record(Span("load model", begin_ns, time.time_ns(), attributes), "")
+    return engine
 
 
 def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
-    field = FIELDS.get(settings.backend)
+    field = MODEL_SETTINGS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
     state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(
@@ -192,8 +208,8 @@ def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
 
 
 @contextmanager
-def _ending_a_hang(seconds: float) -> Iterator[None]:
-    """Shows where every thread stands and ends the process if this is not over by then, whatever holds the GIL."""
+def _end_hung_process(seconds: float) -> Iterator[None]:
+    """Unless the block ends in time, dump all stacks and end the process, whatever holds the GIL."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         yield

@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 LET_GO_SECONDS = 30.0
 
 
-def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.Start) -> Celery:
+def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> Celery:
     """Threads can be stopped by nobody: the backend keeps the time limit, and leaves when it is told to."""
     app = create_celery(settings)
     app.conf.update(
@@ -60,7 +60,7 @@ def create_cloud_worker(settings: WorkerSettings, start_id: str, traced: tracing
 class _Cloud:
     """What this process has once it serves: the backend, and who puts back into the queue what it leaves."""
 
-    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.Start) -> None:
+    def __init__(self, app: Celery, settings: WorkerSettings, start_id: str, traced: tracing.StartTracing) -> None:
         self._app = app
         self._start_id = start_id
         self._traced = traced
@@ -68,30 +68,30 @@ class _Cloud:
         self._under_way = 0
         self._changed = threading.Condition()
         self._child: Child | None = None
-        self._rescue: JobRecovery | None = None
+        self._recovery: JobRecovery | None = None
 
     def begin(self, name: str) -> None:
         """Raises ConfigurationError."""
         # Only a process that serves carries the weight of what it imports; Flower has this module as well.
         from worker.child import Child
 
-        logs.configure(self.settings.log_format, backend=self.settings.backend, worker=name)
+        logs.configure_logging(self.settings.log_format, backend=self.settings.backend, worker=name)
         worker, events = WorkerIdentity(name, self._start_id), TaskEvents(self._app, name)
-        self._rescue = JobRecovery.connected(self.settings, worker)
-        self._child = Child.loaded(self.settings, worker, self._traced, events.moved)
+        self._recovery = JobRecovery.connect(self.settings, worker)
+        self._child = Child.load(self.settings, worker, self._traced, events.publish)
 
     def run(self) -> None:
-        if self._child is None or self._rescue is None:
+        if self._child is None or self._recovery is None:
             raise RuntimeError("a job came before the worker was ready")
-        if self._child.leaves:
+        if self._child.is_stopping:
             # For another worker.
             raise Reject(requeue=True)
         with self._counted():
             jobs = self._child.run()
-            if self._child.leaves:
+            if self._child.is_stopping:
                 for job in jobs:
                     # After it has ended, this does nothing.
-                    self._rescue.handed_back(job.id)
+                    self._recovery.requeue(job.id)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -118,7 +118,7 @@ class _Cloud:
     def _leave(self) -> None:
         if self._child is None:
             return
-        self._child.leave()
+        self._child.stop_jobs()
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way, LET_GO_SECONDS)
         self._child.end()
@@ -136,7 +136,7 @@ def _gate(cloud: _Cloud) -> type[bootsteps.StartStopStep]:
                 cloud.begin(worker.hostname)
             except ConfigurationError as error:
                 logger.critical(error.detail)
-                start_failures.report(cloud.settings, error.detail, celery_state.maybe_shutdown)
+                start_failures.report_and_back_off(cloud.settings, error.detail, celery_state.maybe_shutdown)
                 raise SystemExit(EXIT_FAILURE) from None
 
     return CloudGate

@@ -8,7 +8,7 @@ from uuid import uuid4
 from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
 from shared.redis.store import require_redis
-from shared.settings.loading import SUPERVISED, load, unknown
+from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
 from shared.settings.worker import WorkerSettings
 from worker.app import create_worker
 from worker.process.cpus import set_threads
@@ -17,9 +17,9 @@ from worker.process.cpus import set_threads
 def _settings() -> WorkerSettings:
     try:
         settings = load(WorkerSettings)
-        logs.configure(settings.log_format)
-        if SUPERVISED not in os.environ:
-            logs.warn(unknown())
+        logs.configure_logging(settings.log_format)
+        if SUPERVISED_VARIABLE not in os.environ:
+            logs.log_warnings(unknown_setting_warnings())
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
@@ -30,4 +30,4 @@ def _settings() -> WorkerSettings:
 
 #: Another one at each start. A spawned child is a new interpreter, which finds it here.
 start_id = os.environ.setdefault("IMAGEGEN_START_ID", uuid4().hex[:8])
-app = create_worker(_settings(), start_id, partial(tracing.start, "imagegen-worker", os.environ))
+app = create_worker(_settings(), start_id, partial(tracing.start_tracing, "imagegen-worker", os.environ))

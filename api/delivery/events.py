@@ -13,7 +13,8 @@ import redis.exceptions
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
-from shared.jobs.operations import JobEvent, Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.redis.store import AsyncStore
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ class Listener:
         self._heard: asyncio.Queue[JobEvent | None] = asyncio.Queue(BACKLOG)
         self.closed = False
 
-    async def next(self) -> JobEvent | None:
+    async def next_event(self) -> JobEvent | None:
         """The next event, or None when some may have been missed."""
         return await self._heard.get()
 
-    def tell(self, event: JobEvent | None) -> None:
+    def notify(self, event: JobEvent | None) -> None:
         if event is None or self._heard.full():
             while not self._heard.empty():
                 self._heard.get_nowait()
@@ -74,10 +75,10 @@ class EventHub:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.closed = True
-                listener.tell(None)
+                listener.notify(None)
 
     @property
-    def listening(self) -> int:
+    def listener_count(self) -> int:
         """How many listeners there are."""
         return sum(map(len, self._listeners.values()))
 
@@ -104,31 +105,31 @@ class EventHub:
             match await pubsub.get_message(timeout=10):
                 case {"type": "subscribe"}:
                     # The server's word that from now on nothing is missed; redis-py may also subscribe anew by itself.
-                    self._tell_all_to_catch_up()
+                    self._ask_all_to_catch_up()
                 case {"type": "message", "data": str(text)}:
                     for listener in self._listeners.get(text.partition(" ")[0], ()):
-                        listener.tell(JobEvent.parse(text))
+                        listener.notify(JobEvent.parse(text))
 
-    def _tell_all_to_catch_up(self) -> None:
+    def _ask_all_to_catch_up(self) -> None:
         for listeners in self._listeners.values():
             for listener in listeners:
-                listener.tell(None)
+                listener.notify(None)
 
 
-async def until_done(store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str) -> JobSnapshot:
+async def wait_until_done(store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str) -> JobSnapshot:
     """The finished job. A store that is away is waited for: the job was accepted and goes on.
 
     Raises JobNotFound when the record is gone.
     """
     while True:
-        event = await listener.next()
+        event = await listener.next_event()
         if event is None or event.type == "done":
-            snapshot = await patiently(lambda: read(store, jobs, job_id))
+            snapshot = await retry_until_available(lambda: read_job(store, jobs, job_id))
             if snapshot.job.state.is_terminal:
                 return snapshot
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
     """The result of a call, repeated for as long as the store is away."""
     while True:
         try:
@@ -137,15 +138,15 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def read(store: AsyncStore, jobs: Jobs, job_id: str) -> JobSnapshot:
+async def read_job(store: AsyncStore, jobs: Jobs, job_id: str, owner: str | None = None) -> JobSnapshot:
     """Raises JobNotFound and StoreUnavailable."""
-    snapshot = await store.run(jobs.read(job_id))
+    snapshot = await store.run(jobs.read(job_id, owner))
     if snapshot is None:
         raise JobNotFound
     return snapshot
 
 
-async def follow(
+async def job_events(
     store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str, last: str
 ) -> AsyncIterator[JobEvent | None]:
     """Every event after `last` ('' for all) up to the end of the job, or until the listener is closed.
@@ -153,13 +154,13 @@ async def follow(
     None stands for PING_SECONDS of silence.
     """
     while not listener.closed:
-        unread = jobs.events(job_id, last)
-        for event in await patiently(partial(store.run, unread)):
+        unread = jobs.read_events(job_id, last)
+        for event in await retry_until_available(partial(store.run, unread)):
             last = event.id
             yield event
             if event.type == "done":
                 return
-        async for heard in _news(listener, last):
+        async for heard in _live_events(listener, last):
             if heard is not None and heard.type != "preview":
                 last = heard.id
             yield heard
@@ -167,27 +168,27 @@ async def follow(
                 return
 
 
-async def _news(listener: Listener, last: str) -> AsyncIterator[JobEvent | None]:
+async def _live_events(listener: Listener, last: str) -> AsyncIterator[JobEvent | None]:
     """What is heard and was not on record yet, until something may have been missed."""
     while True:
         try:
-            event = await asyncio.wait_for(listener.next(), PING_SECONDS)
+            event = await asyncio.wait_for(listener.next_event(), PING_SECONDS)
         except TimeoutError:
             yield None
             continue
         if event is None:
             return
-        if event.type == "preview" or order(event.id) > order(last):
+        if event.type == "preview" or stream_position(event.id) > stream_position(last):
             yield event
 
 
-def order(event_id: str) -> tuple[int, int]:
+def stream_position(event_id: str) -> tuple[int, int]:
     """How event ids compare: they are Redis stream ids, `milliseconds-number`; '' comes first."""
     milliseconds, _, number = event_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
 
-def server_sent(
+def format_event(
     event: JobEvent | None, job: str = "", queue_position: int | None = None, wait: float | None = None
 ) -> bytes:
     """The event as the wire has it. `job` is the job as JSON, the data of the last event."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from fastapi.responses import StreamingResponse
 
-from api.delivery.image_files import is_there
+from api.delivery.image_files import image_exists
 from shared.errors import StorageUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.views import JobView
 from shared.storage.images import ImageStore, image_name
 
 #: 3 bytes are 4 characters.
-PIECE_BYTES = 384 * 1024
+CHUNK_BYTES = 384 * 1024
 #: So many pieces are encoded at a time: other work wants threads too.
 ENCODED_AT_ONCE = 2
 
@@ -29,15 +29,17 @@ class InlineImages:
     store: ImageStore
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ENCODED_AT_ONCE))
 
-    async def present(self, job: Job) -> list[Image]:
+    async def available(self, job: Job) -> list[Image]:
         """The images whose file is the very one that was recorded. Raises StorageUnavailable."""
         return [image for image in job.images if not image.flagged and await self._is_present(job, image)]
 
     async def _is_present(self, job: Job, image: Image) -> bool:
         name = image_name(job, image.index)
-        return await is_there(self.store.home, name, image)
+        return await image_exists(self.store.storage, name, image)
 
-    def answer(self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]) -> StreamingResponse:
+    def response(
+        self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]
+    ) -> StreamingResponse:
         """The view with the bytes of these images in it."""
         # Nobody can have put it into the texts of the job.
         mark = secrets.token_hex(16)
@@ -73,7 +75,7 @@ class InlineImages:
 
     async def _piece(self, name: str, start: int, size: int, version: object) -> tuple[bytes, object]:
         """What comes next, and the version of the file that it is of. Raises StorageUnavailable."""
-        piece = await self.store.home.piece(name, start, min(size, start + PIECE_BYTES), version)
+        piece = await self.store.storage.read_chunk(name, start, min(size, start + CHUNK_BYTES), version)
         # Gone in the middle: the answer is cut off, and its length tells.
         if piece is None or not piece.data:
             raise StorageUnavailable

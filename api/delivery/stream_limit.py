@@ -15,19 +15,19 @@ class StreamLimit:
         self._open: Counter[str] = Counter()
 
     @property
-    def open(self) -> int:
-        """Of all accounts together."""
+    def open_streams(self) -> int:
+        """Of all clients together."""
         return self._open.total()
 
     @contextmanager
-    def place(self, account: str) -> Iterator[None]:
+    def slot(self, client_id: str) -> Iterator[None]:
         """Raises RateLimited."""
-        if self._open[account] >= self._most:
+        if self._open[client_id] >= self._most:
             raise RateLimited("As many event streams are open as may be; close one first.", RETRY_SECONDS)
-        self._open[account] += 1
+        self._open[client_id] += 1
         try:
             yield
         finally:
-            self._open[account] -= 1
-            if not self._open[account]:
-                del self._open[account]
+            self._open[client_id] -= 1
+            if not self._open[client_id]:
+                del self._open[client_id]

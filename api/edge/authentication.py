@@ -1,4 +1,4 @@
-"""Who asks: the key of each request, before anything else of it is looked at."""
+"""Checks the API key of each request before anything else of it is read."""
 
 import base64
 import binascii
@@ -12,10 +12,10 @@ from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.edge.public_paths import PROBES, PUBLIC, UNCOUNTED
-from api.edge.rate_limit import REFUSED, RateLimit, client_network, cost_of
+from api.edge.public_paths import LIMITED_LOCALLY, PROBES, PUBLIC
+from api.edge.rate_limit import REFUSAL_COST, RateLimit, client_network, request_cost
 from api.edge.signed_links import LinkSecret
-from api.problems import turned_away
+from api.problems import early_error_response
 from shared.access import api_keys
 from shared.access.api_keys import ApiKey
 from shared.errors import Forbidden, RequestError, Unauthorized
@@ -25,20 +25,19 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sent a request."""
+    """Who sent a request, and what they may do."""
 
     owner: str
-    """Whose jobs it makes; empty where no keys are set."""
-    sees: str | None
-    """Whose jobs it may know of; None for everybody's."""
-    account: str
-    """What its requests are counted by."""
-    may_hurry: bool = True
-    """Whether its jobs may go before those of others."""
+    """The owner of the jobs that this caller submits; empty where no keys are configured."""
+    visible_owner: str | None
+    """The owner whose jobs this caller may see; None for all jobs."""
+    client_id: str
+    """The key's name or the client's network, which limits are counted by."""
+    may_use_high_priority: bool = True
 
 
 class Keyring:
-    """The keys of the service, as digests: how long a comparison takes tells nothing of them."""
+    """The API keys as digests, so that the time of a comparison reveals nothing about them."""
 
     def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = [(sha256(key.secret.get_secret_value().encode()).digest(), key) for key in keys]
@@ -49,14 +48,14 @@ class Keyring:
     def find(self, secret: bytes) -> ApiKey | None:
         digest, found = sha256(secret).digest(), None
         for known, key in self._keys:
-            # All are compared, whichever it is.
+            # No early exit: every key is compared.
             if hmac.compare_digest(known, digest):
                 found = key
         return found
 
 
 class Authentication:
-    """Answers 401, 403 and 429 before the body is read; routes find the Caller in the request's state."""
+    """Answers 401, 403 and 429 before the body is read, and puts the Caller into the request's state."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], links: LinkSecret, limit: RateLimit) -> None:
         self._app = app
@@ -67,71 +66,74 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
-                scope.setdefault("state", {})["caller"] = await self._counted(scope)
+                scope.setdefault("state", {})["caller"] = await self._authenticate(scope)
             except RequestError as error:
-                await turned_away(error, Headers(scope=scope))(scope, receive, send)
+                await early_error_response(error, Headers(scope=scope))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    async def _counted(self, scope: Scope) -> Caller | None:
-        """Raises as `_caller` does, and RateLimited."""
+    async def _authenticate(self, scope: Scope) -> Caller | None:
+        """Identify the caller and charge the request. Raises RateLimited and all that `_identify` raises."""
         address = f"@{client_network(scope['client'][0])}" if scope.get("client") else "@"
         try:
-            caller = await self._caller(scope, address)
+            caller = await self._identify(scope, address)
         except (Unauthorized, Forbidden):
-            # Too many refusals get 429; a caller with a key at the same address is not locked out by them.
-            self._limit.charge_here(f"{address} refused", REFUSED)
+            # Many refusals lead to 429, but never lock out a caller with a key at the same address.
+            self._limit.charge_locally(f"{address} refused", REFUSAL_COST)
             raise
         if scope["path"] in PROBES:
             return caller
-        account = caller.account if caller else address
-        if scope["path"] in UNCOUNTED:
-            self._limit.charge_here(account)
+        client_id = caller.client_id if caller else address
+        if scope["path"] in LIMITED_LOCALLY:
+            self._limit.charge_locally(client_id)
         else:
-            await self._limit.charge(account, cost_of(Headers(scope=scope)))
+            await self._limit.charge(client_id, request_cost(Headers(scope=scope)))
         return caller
 
-    async def _caller(self, scope: Scope, address: str) -> Caller | None:
-        """None for a stranger where strangers may look. Raises Unauthorized, Forbidden and StoreUnavailable."""
+    async def _identify(self, scope: Scope, address: str) -> Caller | None:
+        """None without a key on a public path. Raises Unauthorized, Forbidden and StoreUnavailable."""
         if not self._keyring:
-            return Caller(owner="", sees=None, account=address)
-        secret = _presented(scope["headers"])
+            return Caller(owner="", visible_owner=None, client_id=address)
+        secret = _read_key(scope["headers"])
         key = self._keyring.find(secret) if secret else None
         if key is not None:
-            return _holder(key, scope["method"], scope["path"])
+            return _caller_with(key, scope["method"], scope["path"])
         if scope["path"] in PUBLIC:
             return None
-        if await self._links.opens(scope["method"], scope["path"], scope["query_string"]):
-            # For this one image, whosever it is.
-            return Caller(owner="", sees=None, account=address)
+        if await self._links.authorizes(scope["method"], scope["path"], scope["query_string"]):
+            # The signature authorizes this one image, whoever owns it.
+            return Caller(owner="", visible_owner=None, client_id=address)
         raise Unauthorized
 
 
-def _holder(key: ApiKey, method: str, path: str) -> Caller:
+def _caller_with(key: ApiKey, method: str, path: str) -> Caller:
     if path == "/metrics":
         if not key.scope.includes(api_keys.Scope.METRICS):
-            raise Forbidden("/metrics takes a key of scope metrics or admin.")
+            raise Forbidden("/metrics needs an API key with the scope metrics or admin.")
     elif path not in PUBLIC and not key.scope.includes(api_keys.Scope.READ):
-        raise Forbidden("This key may only read /metrics.")
+        raise Forbidden("This API key may only read /metrics.")
     elif method not in SAFE_METHODS and not key.scope.includes(api_keys.Scope.WRITE):
-        raise Forbidden("This key may only look.")
-    everybody = key.scope.includes(api_keys.Scope.ADMIN)
-    may_hurry = key.scope.includes(api_keys.Scope.PRIORITY)
-    return Caller(owner=key.name, sees=None if everybody else key.name, account=key.name, may_hurry=may_hurry)
+        raise Forbidden("This API key is read-only.")
+    return Caller(
+        owner=key.name,
+        visible_owner=None if key.scope.includes(api_keys.Scope.ADMIN) else key.name,
+        client_id=key.name,
+        may_use_high_priority=key.scope.includes(api_keys.Scope.PRIORITY),
+    )
 
 
-def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The key that came with a request. X-API-Key counts first: Authorization may be meant for a proxy."""
-    found = None
+def _read_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The API key in the headers. X-API-Key comes first, because Authorization may be meant for a proxy."""
+    secret = None
     for name, value in headers:
         if name == b"x-api-key" and value.strip():
             return value.strip()
-        if name == b"authorization" and found is None:
-            found = _authorized(value)
-    return found
+        if name == b"authorization" and secret is None:
+            secret = _read_authorization(value)
+    return secret
 
 
-def _authorized(value: bytes) -> bytes | None:
+def _read_authorization(value: bytes) -> bytes | None:
     scheme, _, credentials = value.strip().partition(b" ")
     match scheme.lower():
         case b"bearer":
@@ -147,16 +149,16 @@ def _authorized(value: bytes) -> bytes | None:
 
 
 async def charge(request: Request, units: int) -> None:
-    """Count what a request costs beyond what was counted at the door. Raises RateLimited and StoreUnavailable."""
-    await request.app.state.services.rate_limit.charge(request.state.caller.account, units, begun=True)
+    """Charge units beyond those charged on arrival. Raises RateLimited and StoreUnavailable."""
+    await request.app.state.services.rate_limit.charge(request.state.caller.client_id, units, in_progress=True)
 
 
-# Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
-async def _caller(request: Request) -> Caller:
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def _require_caller(request: Request) -> Caller:
     caller: Caller | None = request.state.caller
     if caller is None:
         raise Unauthorized
     return caller
 
 
-CallerDep = Annotated[Caller, Depends(_caller)]
+CallerDep = Annotated[Caller, Depends(_require_caller)]

@@ -1,4 +1,4 @@
-"""How long a body may take to come."""
+"""Limits the time that a request body may take to arrive."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,8 +8,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: A body that comes faster than this, in bytes a second, may take as long as it is long.
-SLOWEST = 16 * 1024
+#: Bytes per second. A body that arrives faster may take as long as it needs.
+MIN_RATE = 16 * 1024
 
 
 def _has_body(headers: Headers) -> bool:
@@ -17,7 +17,7 @@ def _has_body(headers: Headers) -> bool:
 
 
 class BodyTimeout:
-    """Whoever sends a body too slowly is answered 408, wherever it is being read."""
+    """Answers 408 to a body that arrives too slowly, wherever it is read."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
         self._app = app
@@ -25,25 +25,25 @@ class BodyTimeout:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _has_body(Headers(scope=scope)):
-            receive = self._limited(receive)
+            receive = self._with_timeout(receive)
         await self._app(scope, receive, send)
 
-    def _limited(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
+    def _with_timeout(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
         loop = asyncio.get_running_loop()
         deadline, complete = loop.time() + self._seconds, False
 
-        async def limited() -> Message:
+        async def receive_in_time() -> Message:
             nonlocal deadline, complete
             if complete:
-                # What comes now is the end of the connection, however late.
+                # The next message is the end of the connection, which may come at any time.
                 return await receive()
             try:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, headers={"Connection": "close"}) from None
-            deadline += len(message.get("body", b"")) / SLOWEST
+            deadline += len(message.get("body", b"")) / MIN_RATE
             complete = not message.get("more_body", False)
             return message
 
-        return limited
+        return receive_in_time

@@ -1,4 +1,4 @@
-"""What a connection may cost before there is a request: a place, bytes of its head, the time until that is complete."""
+"""Limits what a connection may cost before a request is read: a slot, the size of its head, the time it takes."""
 
 import asyncio
 from http import HTTPStatus
@@ -10,113 +10,107 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.edge.connection_limit import ConnectionLimit
 from api.edge.public_paths import PROBES
 from api.edge.security_headers import DEFAULTS
-from api.problems import refusal
+from api.problems import error_response
 from shared.errors import HeadersTooLarge, MalformedRequest, RequestError, RequestTimedOut, TooManyConnections
 from shared.settings.http_server import HttpServerSettings
 
-#: How long a connection may be idle between two requests. Load balancers and clients keep theirs for up to 60 s (nginx,
-#: AWS), and lose a request now and then where the server is the first to hang up, as with uvicorn's own 5 s.
+#: How long a connection may stay idle between two requests. Load balancers and clients keep theirs for up to 60 s
+#: (nginx, AWS), and now and then lose a request if the server closes first, as with uvicorn's default of 5 s.
 IDLE_SECONDS = 75
-
 
 _PROBES = frozenset(path.encode() for path in PROBES)
 
 
 class Config(uvicorn.Config):
-    """uvicorn's configuration, with the doors' own."""
-
-    def __init__(self, app: Any, doors: HttpServerSettings, crowd: ConnectionLimit, **options: Any) -> None:
+    def __init__(self, app: Any, settings: HttpServerSettings, limit: ConnectionLimit, **options: Any) -> None:
         super().__init__(app, http=Connection, timeout_keep_alive=IDLE_SECONDS, **options)
-        self.doors = doors
-        self.crowd = crowd
+        self.settings = settings
+        self.limit = limit
 
 
 class Connection(HttpToolsProtocol):
-    """Neither the parser nor uvicorn has a limit of its own."""
+    """uvicorn's protocol with the limits that neither it nor its parser has."""
 
     config: Config
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._problem: RequestError = MalformedRequest()
+        self._error: RequestError = MalformedRequest()
         self._head_bytes = 0
-        self._begun = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.config.crowd.enter(self, self.client[0] if self.client else None)
-        self._wait_for_head()
+        self._has_started = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self.config.limit.add(self, self.client[0] if self.client else None)
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self.config.crowd.leave(self)
+        self._stop_head_timer()
+        self.config.limit.remove(self)
         super().connection_lost(exc)
 
-    def hang_up(self) -> None:
-        self._stop_waiting()
+    def disconnect(self) -> None:
+        self._stop_head_timer()
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._timer is not None and not self.transport.is_closing():
+        if self._head_timer is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
-            if self._head_bytes > self.config.doors.max_header_bytes:
+            if self._head_bytes > self.config.settings.max_header_bytes:
                 self._refuse(HeadersTooLarge())
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._begun, self._head_bytes = True, 0
-        if self._timer is None:
-            self._wait_for_head()
+        self._has_started, self._head_bytes = True, 0
+        if self._head_timer is None:
+            self._start_head_timer()
 
     def on_headers_complete(self) -> None:
-        self._stop_waiting()
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._most:
-            self._problem = HeadersTooLarge()
-            # The parser stops at an error, and has uvicorn ask for the answer to it.
-            raise self._problem
-        late = self.config.crowd.is_late(self)
-        if late and self.url.partition(b"?")[0] not in _PROBES:
-            self._problem = TooManyConnections()
-            raise self._problem
-        self.config.crowd.work(self)
+        self._stop_head_timer()
+        head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if head_bytes > self.config.settings.max_header_bytes:
+            self._error = HeadersTooLarge()
+            # The parser stops at an error, and uvicorn then calls send_400_response.
+            raise self._error
+        is_excess = self.config.limit.is_excess(self)
+        if is_excess and self.url.partition(b"?")[0] not in _PROBES:
+            self._error = TooManyConnections()
+            raise self._error
+        self.config.limit.mark_busy(self)
         super().on_headers_complete()
-        if late:
+        if is_excess:
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         if not self.pipeline:
-            self.config.crowd.rest(self)
+            self.config.limit.mark_idle(self)
         super().on_response_complete()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - what went wrong is known better here
-        self._refuse(self._problem)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - self._error is more precise
+        self._refuse(self._error)
 
-    @property
-    def _most(self) -> int:
-        return self.config.doors.max_header_bytes
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.config.settings.header_timeout_seconds, self._time_out)
 
-    def _wait_for_head(self) -> None:
-        self._timer = self.loop.call_later(self.config.doors.header_timeout_seconds, self._give_up)
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        self._timer = None
-        if self._begun:
+    def _time_out(self) -> None:
+        self._head_timer = None
+        if self._has_started:
             self._refuse(RequestTimedOut())
         elif not self.transport.is_closing():
-            # Browsers open connections that they may not need, and are not to be told of it.
+            # Browsers open connections that they may not need, and expect no answer on them.
             self.transport.close()
 
     def _refuse(self, error: RequestError) -> None:
-        self._stop_waiting()
+        self._stop_head_timer()
         if self.transport.is_closing():
             return
-        # In the middle of an answer to an earlier request there is no place for another one.
+        # An answer to an earlier request may be under way, and no other fits into it.
         if self.cycle is None or self.cycle.response_complete:
-            answer = refusal(error, {"Connection": "close"})
+            answer = error_response(error, {"Connection": "close"})
             lines = [f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()]
             lines += [name + b": " + value for name, value in (*answer.raw_headers, *DEFAULTS)]
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(answer.body))

@@ -1,7 +1,7 @@
-"""Which names this service goes by, and which web sites may change things in it.
+"""Checks the Host header, and which web sites may change anything.
 
-A page of any site can make a browser send requests here. It can have a name of its own lead to this machine (DNS
-rebinding), and so read the answers; and it can send what needs no permission (CORS) without reading them.
+A page of any site can make a browser send requests to this service. Its host name can resolve to this machine (DNS
+rebinding), which lets the page read the answers; and it can send what CORS allows without permission, unread.
 """
 
 import re
@@ -15,75 +15,77 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.edge.authentication import SAFE_METHODS
 from api.edge.public_paths import PROBES
-from api.problems import turned_away
+from api.problems import early_error_response
 from shared.errors import Forbidden, MisdirectedRequest, RequestError
 from shared.settings.http_server import HttpServerSettings
 
-#: Ends of names that nobody can register, and so cannot lead here from somewhere else (RFC 6761, 6762, 8375, ICANN).
-_PRIVATE_ENDS = (".internal", ".local", ".localhost", ".home.arpa")
+#: Nobody can register names under these, so they cannot resolve here from elsewhere (RFC 6761, 6762, 8375, ICANN).
+_PRIVATE_SUFFIXES = (".internal", ".local", ".localhost", ".home.arpa")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+MAX_HOST_LENGTH = 300
 
 
 class HostCheck:
-    """Answers 421 to requests for other names, and 403 to changes that pages of other sites ask for."""
+    """Answers 421 to requests for other hosts, and 403 to changes that pages of other sites request."""
 
     def __init__(self, app: ASGIApp, settings: HttpServerSettings) -> None:
         self._app = app
-        self._sites = frozenset(settings.cors_origins)
-        self._public = {urlsplit(settings.public_url).netloc.lower()} - {""}
-        self._goes_by = lru_cache(maxsize=1024)(HostNames(settings.allowed_hosts, settings.public_url).include)
+        self._allowed_origins = frozenset(settings.cors_origins)
+        self._public_hosts = {urlsplit(settings.public_url).netloc.lower()} - {""}
+        self._is_ours = lru_cache(maxsize=1024)(HostNames(settings.allowed_hosts, settings.public_url).include)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            refused = self._refused(scope, headers)
-            if refused is not None:
-                await turned_away(refused, headers)(scope, receive, send)
+            error = self._check(scope, headers)
+            if error is not None:
+                await early_error_response(error, headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _refused(self, scope: Scope, headers: Headers) -> RequestError | None:
+    def _check(self, scope: Scope, headers: Headers) -> RequestError | None:
         hosts = headers.getlist("host")
-        # Every browser sends it; HTTP/1.0 does not have it, and load balancers ask so.
+        # Every browser sends Host. HTTP/1.0 does not have it, and some load balancers probe without it.
         if not hosts and (scope["http_version"] == "1.0" or scope["path"] in PROBES):
             hosts = ["localhost"]
-        if len(hosts) != 1 or len(hosts[0]) > 300 or not self._goes_by(hosts[0]):
+        if len(hosts) != 1 or len(hosts[0]) > MAX_HOST_LENGTH or not self._is_ours(hosts[0]):
             return MisdirectedRequest()
         if scope["method"] in SAFE_METHODS or self._may_change(headers, hosts[0]):
             return None
         return Forbidden("Pages of this web site may not use the service; the operator can add it to SD_CORS_ORIGINS.")
 
     def _may_change(self, headers: Headers, host: str) -> bool:
-        """Whether no page asks, or one that may."""
+        """Whether the request comes from no page, or from one of an allowed site."""
         origin = headers.get("origin")
         if origin is None:
             return headers.get("sec-fetch-site") not in ("cross-site", "same-site")
-        return origin in self._sites or origin.lower().partition("://")[2] in {host.lower(), *self._public}
+        origin_host = origin.lower().partition("://")[2]
+        return origin in self._allowed_origins or origin_host in {host.lower(), *self._public_hosts}
 
 
 class HostNames:
-    """Hosts as they may stand in a Host header, without the port."""
+    """The host names of this service, without ports."""
 
     def __init__(self, allowed: Sequence[str], public_url: str) -> None:
         public = urlsplit(public_url).hostname
         self._any_private = not allowed
         self._exact = {*_LOOPBACK, *allowed, *([public] if public else [])}
-        self._ends = tuple(name[1:] for name in allowed if name.startswith("*."))
+        self._suffixes = tuple(name[1:] for name in allowed if name.startswith("*."))
 
     def include(self, host: str) -> bool:
         """Whether a Host header names this service."""
-        read = _HOST.fullmatch(host)
-        if read is None:
+        match = _HOST.fullmatch(host)
+        if match is None:
             return False
-        name = read.group(1).lower()
-        if "*" in self._exact or name in self._exact or name.endswith(self._ends):
+        name = match.group(1).lower()
+        if "*" in self._exact or name in self._exact or name.endswith(self._suffixes):
             return True
         return self._any_private and _is_private(name)
 
 
 def _is_private(name: str) -> bool:
-    if "." not in name or name.endswith(_PRIVATE_ENDS):
+    if "." not in name or name.endswith(_PRIVATE_SUFFIXES):
         return True
     try:
         ip_address(name.strip("[]"))

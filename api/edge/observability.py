@@ -6,7 +6,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.edge.request_metrics import RequestMetrics
-from shared.observability.tracing import Request, Tracing, Untraced
+from shared.observability.tracing import NoTracing, RequestSpan, Tracing
 
 logger = logging.getLogger("api.access")
 
@@ -17,13 +17,13 @@ NO_STATUS = 499
 MOST_LOGGED = 300
 #: Asked every few seconds by who watches.
 UNTRACED = ("/health", "/metrics")
-NOT_TRACED = Untraced()
+NOT_TRACED = NoTracing()
 
 
 class Observability:
-    def __init__(self, app: ASGIApp, traffic: RequestMetrics, tracing: Tracing, *, log: bool) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, tracing: Tracing, *, log: bool) -> None:
         self._app = app
-        self._traffic = traffic
+        self._metrics = metrics
         self._tracing = tracing
         self._log = log
 
@@ -41,26 +41,28 @@ class Observability:
                 self._note(request, scope, message["status"], headers, time.perf_counter() - begin)
             await send(message)
 
-        self._traffic.begins()
+        self._metrics.request_started()
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._traffic.ends()
+            self._metrics.request_finished()
             if not begun:
                 self._note(request, scope, NO_STATUS, {}, time.perf_counter() - begin)
             request.end()
 
-    def _traced(self, scope: Scope) -> Request:
+    def _traced(self, scope: Scope) -> RequestSpan:
         if not self._tracing.is_on or scope["path"].startswith(UNTRACED):
             return NOT_TRACED
         headers = dict(scope["headers"])
-        return self._tracing.request(headers.get(b"traceparent", b"").decode("latin-1"))
+        return self._tracing.start_request(headers.get(b"traceparent", b"").decode("latin-1"))
 
-    def _note(self, request: Request, scope: Scope, status: int, headers: dict[bytes, bytes], seconds: float) -> None:
+    def _note(
+        self, request: RequestSpan, scope: Scope, status: int, headers: dict[bytes, bytes], seconds: float
+    ) -> None:
         method, route = scope["method"], getattr(scope.get("route"), "path", NO_ROUTE)
         job_id = headers.get(b"x-job-id", b"").decode("latin-1")
-        self._traffic.answered(method, route, status, seconds)
-        request.answered(method, route, status, job_id)
+        self._metrics.response_started(method, route, status, seconds)
+        request.set_response(method, route, status, job_id)
         if self._log:
             # Without the query, which may open an image; as it was sent, so that it stays one line.
             path = scope.get("raw_path", b"").decode("latin-1")[:MOST_LOGGED]

@@ -1,4 +1,4 @@
-"""What proxies tell of the client behind them, where they are believed; and paths as proxies and clients write them."""
+"""Reads X-Forwarded headers of trusted proxies, and normalizes paths."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
-#: Addresses of the service's own begin with it: where it is also the prefix, nobody could tell one from the other.
-_OWN = "/api"
+#: Paths of this service begin with it, so as a prefix it cannot be told apart and is never removed.
+_API = "/api"
 
 
 class ForwardedHeaders:
-    """Takes the client's address, the scheme, the host and the path prefix from X-Forwarded-For, -Proto, -Host and
-    -Prefix of trusted proxies."""
+    """Takes the client's address, scheme, host and path prefix from X-Forwarded-For, -Proto, -Host and -Prefix."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str]) -> None:
         self._networks = [ip_network(entry) for entry in trusted]
@@ -40,14 +39,13 @@ class ForwardedHeaders:
 
 
 def _last(scope: Scope, header: bytes) -> bytes:
-    """Each proxy appends to it; the last entry is of the one that is trusted."""
-    told = [value for name, value in scope["headers"] if name == header]
-    return bytes(told[-1].rpartition(b",")[2].strip()) if told else b""
+    """The last entry of a header: each proxy appends one, and only the last comes from the trusted proxy."""
+    values = [value for name, value in scope["headers"] if name == header]
+    return bytes(values[-1].rpartition(b",")[2].strip()) if values else b""
 
 
 class PathNormalization:
-    """Makes one of the ways in which an address may be written: without the prefix that a proxy has for the service,
-    without slashes that stand twice. One with a slash at its end is led to the one without."""
+    """Removes a proxy's path prefix and doubled slashes, and redirects a path with a trailing slash."""
 
     def __init__(self, app: ASGIApp, public_url: str) -> None:
         self._app = app
@@ -57,26 +55,26 @@ class PathNormalization:
         if scope["type"] == "http":
             prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
             scope["root_path"] = prefix
-            scope["path"] = path = _plain(scope["path"], prefix)
+            scope["path"] = path = _normalize(scope["path"], prefix)
             if len(path) > 1 and path.endswith("/"):
                 query = b"?" + scope["query_string"] if scope["query_string"] else b""
-                # Not to a host: which one the client knows may not be told here.
+                # Without a host: the one that the client knows may not be known here.
                 location = prefix + quote(path[:-1]) + query.decode("latin-1")
                 await RedirectResponse(location)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _plain(path: str, prefix: str) -> str:
+def _normalize(path: str, prefix: str) -> str:
     path = re.sub("/{2,}", "/", path)
-    # As often as it is there: a client may put it before an address that has it already.
-    while prefix not in ("", _OWN) and (path == prefix or path.startswith(f"{prefix}/")):
+    # A client may add the prefix to an address that already has it.
+    while prefix not in ("", _API) and (path == prefix or path.startswith(f"{prefix}/")):
         path = path.removeprefix(prefix) or "/"
     return path
 
 
 class PathPrefix:
-    """Past all doors: from here on the path has its prefix, as ASGI will have it."""
+    """Puts the prefix back in front of the path, as ASGI requires, once all other middleware has seen the path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What requests cost, and who has asked for too much: counted at the door, before a body is read."""
+"""Limits the request rate of each caller before a body is read."""
 
 import time
 from collections.abc import MutableMapping
@@ -13,82 +13,85 @@ from shared.redis.store import AsyncStore
 
 V = TypeVar("V")
 
-#: In units, of which a request takes one, and one more for each megabyte that it announces (`units_of`).
-REFUSED, FETCHED = 10, 10
-MEGABYTE, MOST_MEGABYTES = 1_048_576, 64
-#: Somebody for whom Redis is asked gets up to this part of a burst at once, so that most requests ask nothing of it.
-PART_OF_BURST = 64
-#: Of so many callers is something remembered; those who came first are forgotten first.
-MOST_ACCOUNTS = 10_000
+#: Costs in units. A request costs one, and one more per megabyte of its body (`request_cost`).
+REFUSAL_COST, FETCH_COST = 10, 10
+MEGABYTE, MAX_MEGABYTES = 1_048_576, 64
+#: Each call to Redis reserves up to this fraction of a burst, so that most requests need no call.
+BURST_FRACTION = 64
+#: Clients remembered in this process; the oldest are forgotten first.
+MAX_CLIENTS = 10_000
 
 
 def client_network(address: str) -> str:
-    """What counts as one caller: an address, or the network of an IPv6 host, which has 2^64 of them to itself."""
+    """The address that counts as one client: for IPv6 its /64 network, because one host has 2^64 addresses."""
     try:
-        read = ip_address(address.partition("%")[0])
+        parsed = ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if not isinstance(read, IPv6Address):
+    if not isinstance(parsed, IPv6Address):
         return address
-    return str(read.ipv4_mapped or ip_network((read, 64), strict=False))
+    return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
 
 
-def cost_of(headers: Headers) -> int:
-    """What a request costs by what its head tells. One that announces more than is taken is soon refused."""
+def request_cost(headers: Headers) -> int:
+    """The units that a request costs, judged by its head. One with too large a body is soon refused anyway."""
     length = headers.get("content-length", "0")
-    return 1 + min(int(length) // MEGABYTE if length.isascii() and length.isdigit() else 0, MOST_MEGABYTES)
+    return 1 + min(int(length) // MEGABYTE if length.isascii() and length.isdigit() else 0, MAX_MEGABYTES)
 
 
 class RateLimit:
-    """Counts in Redis, for all processes together; in this process what must cost Redis nothing.
+    """Counts requests in Redis for all processes together, and in this process where Redis must not be needed.
 
-    Units are taken from Redis a few at a time, and a caller it has refused is refused here until its time has come.
+    Units are reserved in Redis a few at a time. A client that Redis refuses is refused locally until it may return.
     """
 
     def __init__(self, store: AsyncStore, rates: RateLimits, burst: int) -> None:
         self._store = store
         self._rates = rates
-        self._spare = burst // PART_OF_BURST
-        self._held: dict[str, int] = {}
-        self._refused: dict[str, float] = {}
-        self._used: dict[str, float] = {}
+        self._spare = burst // BURST_FRACTION
+        self._reserved: dict[str, int] = {}
+        self._refused_until: dict[str, float] = {}
+        self._charged_until: dict[str, float] = {}
 
-    async def charge(self, account: str, units: int = 1, *, begun: bool = False) -> None:
+    async def charge(self, client_id: str, units: int = 1, *, in_progress: bool = False) -> None:
         """Raises RateLimited and StoreUnavailable."""
         if not self._rates.cost_us:
             return
-        held = self._held.get(account, 0)
-        if held >= units:
-            self._held[account] = held - units
+        reserved = self._reserved.get(client_id, 0)
+        if reserved >= units:
+            self._reserved[client_id] = reserved - units
             return
-        if not begun:
-            self._wait_for(self._refused.get(account, 0.0))
-        # Not to be spent a second time while Redis is asked.
-        self._held.pop(account, None)
+        if not in_progress:
+            self._require(self._refused_until.get(client_id, 0.0))
+        # Spent here, so that no other request spends them during the call to Redis.
+        self._reserved.pop(client_id, None)
         try:
-            taken = await self._store.run(self._rates.take(account, units - held, self._spare, begun=begun))
+            taken = await self._store.run(
+                self._rates.take(client_id, units - reserved, self._spare, already_counted=in_progress)
+            )
         except RateLimited as error:
-            _remember(self._refused, account, time.monotonic() + error.seconds)
+            _remember(self._refused_until, client_id, time.monotonic() + error.seconds)
             raise
-        _remember(self._held, account, self._held.get(account, 0) + held + taken - units)
+        _remember(self._reserved, client_id, self._reserved.get(client_id, 0) + reserved + taken - units)
 
-    def charge_here(self, account: str, units: int = 1) -> None:
-        """The same for what Redis is not to hear of. Raises RateLimited."""
+    def charge_locally(self, client_id: str, units: int = 1) -> None:
+        """Count in this process only. Raises RateLimited."""
         if not self._rates.cost_us:
             return
-        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.ahead_us / 1e6
-        used = max(self._used.get(account, 0.0), now)
-        self._wait_for(used - ahead)
-        _remember(self._used, account, used + units * cost)
+        now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.burst_us / 1e6
+        charged_until = max(self._charged_until.get(client_id, 0.0), now)
+        self._require(charged_until - ahead)
+        _remember(self._charged_until, client_id, charged_until + units * cost)
 
-    def _wait_for(self, moment: float) -> None:
+    def _require(self, moment: float) -> None:
+        """Raises RateLimited until that moment."""
         seconds = moment - time.monotonic()
         if seconds > 0:
             raise RateLimited(seconds=seconds)
 
 
-def _remember(accounts: MutableMapping[str, V], account: str, value: V) -> None:
-    accounts.pop(account, None)
-    accounts[account] = value
-    if len(accounts) > MOST_ACCOUNTS:
-        del accounts[next(iter(accounts))]
+def _remember(clients: MutableMapping[str, V], client_id: str, value: V) -> None:
+    clients.pop(client_id, None)
+    clients[client_id] = value
+    if len(clients) > MAX_CLIENTS:
+        del clients[next(iter(clients))]

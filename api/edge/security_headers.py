@@ -1,8 +1,8 @@
-"""What every answer tells browsers: to guess nothing, to frame nothing, to run nothing, to keep nothing."""
+"""Adds headers that keep browsers from sniffing, framing, running or caching answers."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: Answers that know better set their own.
+#: A route that needs other values sets its own.
 DEFAULTS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),

@@ -1,4 +1,4 @@
-"""What image links are signed with, and which requests a signature opens."""
+"""Signs links to images, and checks the signatures of requests."""
 
 import re
 import secrets
@@ -9,11 +9,11 @@ from shared.redis.clock import StoreClock
 from shared.redis.store import AsyncStore
 from shared.settings.api import ApiSettings
 
-_IMAGE = re.compile(r"/api/jobs/[0-9a-f-]{36}/images/\d{1,3}")
+_IMAGE_PATH = re.compile(r"/api/jobs/[0-9a-f-]{36}/images/\d{1,3}")
 
 
 class LinkSecret:
-    """What this service signs its links with: nothing where everybody may see everything anyway."""
+    """The secret that signs image links. A service without API keys signs nothing, because all images are open."""
 
     def __init__(self, settings: ApiSettings, store: AsyncStore, clock: StoreClock) -> None:
         self._settings = settings
@@ -27,17 +27,17 @@ class LinkSecret:
             self._signer = LinkSigner(await self._secret(), self._settings.link_lifetime_seconds, self._clock.time)
         return self._signer
 
-    async def opens(self, method: str, path: str, query: bytes) -> bool:
-        """Whether the request is for the very image that its signature is of. Raises StoreUnavailable."""
-        if b"signature=" not in query or method not in ("GET", "HEAD") or not _IMAGE.fullmatch(path):
+    async def authorizes(self, method: str, path: str, query: bytes) -> bool:
+        """Whether the query holds a valid signature of this very image. Raises StoreUnavailable."""
+        if b"signature=" not in query or method not in ("GET", "HEAD") or not _IMAGE_PATH.fullmatch(path):
             return False
-        told = parse_qs(query.decode("latin-1"))
-        expires, signature = (told.get(name, [""])[0] for name in ("expires", "signature"))
+        parameters = parse_qs(query.decode("latin-1"))
+        expires, signature = (parameters.get(name, [""])[0] for name in ("expires", "signature"))
         signer = await self.signer()
         return signer is not None and signer.is_valid(path, expires, signature)
 
     async def _secret(self) -> bytes:
         if self._settings.link_secret is not None:
             return self._settings.link_secret.get_secret_value().encode()
-        proposed = secrets.token_hex(32)
-        return (await self._store.run(link_secret(self._settings.redis_prefix, proposed))).encode()
+        proposal = secrets.token_hex(32)
+        return (await self._store.run(link_secret(self._settings.redis_prefix, proposal))).encode()

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from fastapi import Depends, Header
 
-from api.delivery.events import read
 from api.edge.authentication import Caller, CallerDep
 from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
+    AcceptanceUnconfirmed,
     BackendUnavailable,
     FieldError,
     Forbidden,
@@ -22,24 +22,19 @@ from shared.errors import (
     JobNotFound,
     QueueFull,
     StoreUnavailable,
-    Unconfirmed,
 )
+from shared.jobs.admission import Admission, AdmissionOutcome, IdempotencyKey, OnDuplicate, QueueLimits
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import (
-    Admission,
-    IdempotencyKey,
-    JobSnapshot,
-    OnDuplicate,
-    Outcome,
-    QueueLimits,
-    kind_of_work,
-)
-from shared.jobs.requests import Backend, GenerationRequest, Job, Priority
+from shared.jobs.job import Job
+from shared.jobs.operations import workload_key
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.types import Backend, Priority
 from shared.models.capabilities import Capabilities, Size
 from shared.net.url import Url
 from shared.observability import tracing
-from shared.redis.store import ANSWER_SECONDS
+from shared.redis.store import REPLY_TIMEOUT_SECONDS
 from shared.workers.records import Fleet
 
 IDEMPOTENCY_KEY = r"[\x21-\x7e]{1,255}"
@@ -59,21 +54,24 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
-    def of(self, request: GenerationRequest) -> IdempotencyKey:
+    def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """How this request would be recognised.
 
         A key is its owner's, wherever that one calls from; without keys of the service there is one owner. Who gives
         no key is told from others by where it calls from. SDKs that retry without a key number their attempts: the
-        first makes a job, later ones get that job. Others get it if its acceptance could not be told (see Unconfirmed).
+        first makes a job, later ones get that job. Others get it if its caller never received the answer (see
+        AcceptanceUnconfirmed).
         """
         request_hash = _hash(request.model_dump_json())
         if self.key is not None:
-            return IdempotencyKey(_hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.SAME, KEY_MS)
-        asked = f"{self.caller.account} {request_hash}"
+            return IdempotencyKey(
+                _hash(f"key {self.caller.owner} {self.key}"), request_hash, OnDuplicate.RETURN, KEY_MS
+            )
+        asked = f"{self.caller.client_id} {request_hash}"
         if self.retry_count is None:
-            return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.UNSURE, UNSURE_MS)
-        on_repeat = OnDuplicate.NEW if self.retry_count == "0" else OnDuplicate.AGAIN
-        return IdempotencyKey(_hash(f"retry {asked}"), request_hash, on_repeat, RETRY_MS)
+            return IdempotencyKey(_hash(f"unsure {asked}"), request_hash, OnDuplicate.RETURN_UNCONFIRMED, UNSURE_MS)
+        on_duplicate = OnDuplicate.CREATE if self.retry_count == "0" else OnDuplicate.RETURN_UNLESS_FAILED
+        return IdempotencyKey(_hash(f"retry {asked}"), request_hash, on_duplicate, RETRY_MS)
 
 
 # Asynchronous, though it awaits nothing: FastAPI would run it on a thread otherwise, for each request.
@@ -97,7 +95,7 @@ async def _repetition(
 IdempotencyDep = Annotated[IdempotencyScope, Depends(_repetition)]
 
 
-async def draft(
+async def prepare_job(
     services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
 ) -> tuple[Job, int]:
     """The job that the request would become, and how many milliseconds it will probably take (0: not known).
@@ -107,58 +105,58 @@ async def draft(
     Raises BackendUnavailable where nobody would ever take it, Forbidden, InvalidRequest, StorageFull and
     StoreUnavailable.
     """
-    if request.priority is Priority.HIGH and not caller.may_hurry:
+    if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
             "This key may not use priority high: leave priority out, or ask the operator for a key with the scope "
             "priority (name:key:priority in SD_API_KEY)."
         )
     _check_receiver(services, request)
-    await services.disk.require_room()
+    await services.disk_space.require_space()
     # The answer needs it; later, a store that is away would be told to the caller of a job that is already accepted.
     await services.link_secret.signer()
-    fleet = await services.watch.fleet()
+    fleet = await services.fleet_cache.get()
     backend = _choose_backend(services, fleet, request)
     known = services.capabilities(fleet, backend)
     if known:
-        _require_takers(fleet, known.chosen(request), request)
+        _require_takers(fleet, known.for_requested_model(request), request)
         known.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
     # Whoever is told of the job without asking has no request of its own that links could begin like.
     links = base_url if request.webhook_url is not None else ""
     job = Job.new(request, backend, services.clock.now(), caller.owner, links)
-    job = job.model_copy(update={"traceparent": tracing.current()})
+    job = job.model_copy(update={"traceparent": tracing.current_traceparent()})
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 
-async def admit(
+async def admit_job(
     services: Services, job: Job, expected_ms: int, repeat: IdempotencyKey, uploads: RequestUploads
 ) -> Admission:
     """Accept the job: from here on it is not lost.
 
-    Raises QueueFull, IdempotencyMismatch, and Unconfirmed for a job of which that is not known.
+    Raises QueueFull, IdempotencyMismatch, and AcceptanceUnconfirmed for a job of which that is not known.
     """
-    await services.unsure.settle(repeat)
+    await services.unconfirmed.settle(repeat)
     if job.request.image:
-        await services.store.run(JobHousekeeping(services.settings.redis_prefix).uploads_come(job.id))
-    await uploads.keep(job)
+        await services.store.run(JobHousekeeping(services.settings.redis_prefix).register_upload(job.id))
+    await uploads.move_to_job(job)
     try:
         admission = await _create(services, job, expected_ms, repeat)
     except StoreUnavailable:
         # Its images stay, and the housekeeper removes them if there is no such job.
-        if repeat.on_repeat is OnDuplicate.UNSURE:
-            services.unsure.add(repeat, job.id)
-        raise Unconfirmed(job.id) from None
-    if admission.outcome is not Outcome.CREATED:
-        await services.intake.discard(job)
+        if repeat.on_duplicate is OnDuplicate.RETURN_UNCONFIRMED:
+            services.unconfirmed.add(repeat, job.id)
+        raise AcceptanceUnconfirmed(job.id) from None
+    if admission.outcome is not AdmissionOutcome.CREATED:
+        await services.uploads.discard(job)
     match admission.outcome:
-        case Outcome.FULL:
+        case AdmissionOutcome.QUEUE_FULL:
             raise QueueFull
-        case Outcome.CROWDED:
+        case AdmissionOutcome.OWNER_LIMIT:
             raise QueueFull("This key has as many jobs waiting or running as it may; try again when some are done.")
-        case Outcome.MISMATCH:
+        case AdmissionOutcome.MISMATCH:
             raise IdempotencyMismatch
-        case Outcome.CREATED | Outcome.KNOWN:
+        case AdmissionOutcome.CREATED | AdmissionOutcome.DUPLICATE:
             return admission
 
 
@@ -166,18 +164,18 @@ async def _create(services: Services, job: Job, expected_ms: int, repeat: Idempo
     settings = services.settings
     per_backend = settings.max_queued_jobs_per_backend or settings.max_queued_jobs
     ceiling = QueueLimits(settings.max_queued_jobs, per_backend, settings.max_jobs_per_key)
-    latest_ms = round((services.clock.time() + ANSWER_SECONDS) * 1000)
+    latest_ms = round((services.clock.time() + REPLY_TIMEOUT_SECONDS) * 1000)
     return await services.store.run(services.jobs.create(job, ceiling, repeat, expected_ms, latest_ms))
 
 
-async def withdraw(services: Services, job_id: str) -> JobSnapshot:
+async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
     """Cancel: a queued job at once, a running one at its next step. Raises InvalidTransition for one that has ended."""
     cancelled: Job | None = None
     while True:
-        asked = await services.store.run(services.jobs.ask_to_cancel(job_id))
+        asked = await services.store.run(services.jobs.request_cancel(job_id))
         if asked is None:
             raise JobNotFound
-        snapshot = await read(services.store, services.jobs, job_id)
+        snapshot = await services.read_job(job_id)
         job = snapshot.job
         match job.state:
             case State.RUNNING:
@@ -188,11 +186,11 @@ async def withdraw(services: Services, job_id: str) -> JobSnapshot:
                 cancelled = job.cancel(services.clock.now())
                 # Lost to a worker that started it meanwhile: ask again, that worker will hear it.
                 if await services.store.run(services.jobs.move(job, cancelled)):
-                    await services.intake.discard(job)
+                    await services.uploads.discard(job)
                     return JobSnapshot(cancelled)
             case State.CANCELLED if job == cancelled:
                 # By this very call: the answer was lost, and the store says no to who asks it again.
-                await services.intake.discard(job)
+                await services.uploads.discard(job)
                 return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
@@ -209,17 +207,17 @@ def _check_receiver(services: Services, request: GenerationRequest) -> None:
     except ForbiddenUrl as error:
         raise InvalidRequest(errors=[FieldError("/webhook_url", error.detail)]) from None
     try:
-        services.guard.check(request.webhook_url)
+        services.outbound.check(request.webhook_url)
     except ForbiddenUrl as error:
         detail = f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW."
         raise InvalidRequest(errors=[FieldError("/webhook_url", detail)]) from None
 
 
 def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
-    backend = request.backend or services.settings.fallback_backend
+    backend = request.backend or services.settings.effective_default_backend
     if backend is Backend.NULL and not services.is_configured(backend):
         raise BackendUnavailable("The null backend is switched off; the operator can add it to SD_BACKENDS.")
-    if not services.is_known(fleet, backend):
+    if not services.is_offered(fleet, backend):
         if backend is Backend.FLUX_API and backend in services.settings.backends:
             raise BackendUnavailable("flux-api has no key; the operator can set SD_BFL_API_KEY.")
         names = ", ".join(services.settings.backends)
@@ -241,11 +239,11 @@ def _require_takers(fleet: Fleet, known: Capabilities, request: GenerationReques
 def _expected_ms(
     services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
 ) -> int:
-    pace, known = fleet.pace[backend], services.capabilities(fleet, backend)
+    pace, known = fleet.duration_stats[backend], services.capabilities(fleet, backend)
     if known is None:
         return pace.get("*", 0)
     resolved, _ = known.resolve(request, input_size, services.limits.max_pixels)
-    return pace.get(kind_of_work(known.chosen(request).model, resolved), pace.get("*", 0))
+    return pace.get(workload_key(known.for_requested_model(request).model, resolved), pace.get("*", 0))
 
 
 def _hash(text: str) -> str:

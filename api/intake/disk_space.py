@@ -11,31 +11,31 @@ FRESH_SECONDS = 1.0
 
 
 class DiskSpace:
-    """The home of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
+    """The storage of images, as last seen. Looked at on a thread: what lies behind a network may take its time."""
 
-    def __init__(self, home: ObjectStore, min_free_bytes: int) -> None:
-        self._home = home
+    def __init__(self, storage: ObjectStore, min_free_bytes: int) -> None:
+        self._storage = storage
         self._min_free_bytes = min_free_bytes
-        self._looking: asyncio.Task[DiskUsage] | None = None
+        self._reading: asyncio.Task[DiskUsage] | None = None
         self._expires = 0.0
 
-    async def seen(self) -> DiskUsage:
-        if self._looking is None or (self._looking.done() and time.monotonic() >= self._expires):
-            self._looking = asyncio.create_task(self._look())
-        return await asyncio.shield(self._looking)
+    async def usage(self) -> DiskUsage:
+        if self._reading is None or (self._reading.done() and time.monotonic() >= self._expires):
+            self._reading = asyncio.create_task(self._read())
+        return await asyncio.shield(self._reading)
 
-    async def has_room(self) -> bool:
-        room = await self.seen()
-        return room.writable and (room.free_bytes is None or room.free_bytes >= self._min_free_bytes)
+    async def has_space(self) -> bool:
+        usage = await self.usage()
+        return usage.is_writable and (usage.free_bytes is None or usage.free_bytes >= self._min_free_bytes)
 
-    async def require_room(self) -> None:
+    async def require_space(self) -> None:
         """Raises StorageFull and StorageUnavailable."""
-        if (trouble := (await self.seen()).trouble) is not None:
-            raise type(trouble)(trouble.detail)
-        if not await self.has_room():
+        if (error := (await self.usage()).error) is not None:
+            raise type(error)(error.detail)
+        if not await self.has_space():
             raise StorageFull("There is too little free space for more images.")
 
-    async def _look(self) -> DiskUsage:
-        room = await asyncio.to_thread(self._home.room)
+    async def _read(self) -> DiskUsage:
+        usage = await asyncio.to_thread(self._storage.disk_usage)
         self._expires = time.monotonic() + FRESH_SECONDS
-        return room
+        return usage

@@ -1,22 +1,30 @@
-"""Images that a request names by their address: fetched through the guard, on threads of their own."""
+"""Images that a request names by their address: fetched through the outbound client, on threads of their own."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from shared.errors import FieldError, ForbiddenUrl, InvalidImage, InvalidRequest, OutboundError, QueueFull, TooLarge
+from shared.errors import (
+    FieldError,
+    ForbiddenUrl,
+    InvalidImage,
+    InvalidRequest,
+    OutboundError,
+    QueueFull,
+    ResponseTooLarge,
+)
 from shared.net.outbound import OutboundClient, Sink
 
 #: For all images of one request, whose caller waits.
-SECONDS = 10.0
+FETCH_SECONDS = 10.0
 #: So many at a time. More wait for a thread, but not longer than this.
-MOST_THREADS, MOST_SECONDS_IN_LINE = 16, 10.0
+MAX_THREADS, MAX_QUEUED_SECONDS = 16, 10.0
 REDIRECTS = 2
 
 
 class ImageFetcher:
-    def __init__(self, guard: OutboundClient) -> None:
-        self._guard = guard
-        self._threads = ThreadPoolExecutor(MOST_THREADS, "fetch")
+    def __init__(self, outbound: OutboundClient) -> None:
+        self._outbound = outbound
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "fetch")
 
     async def fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
         """Raises InvalidRequest, InvalidImage, QueueFull and what `sink` raises, which is called on another thread."""
@@ -24,19 +32,19 @@ class ImageFetcher:
             self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
         )
         try:
-            async with asyncio.timeout(max(0.0, seconds) + MOST_SECONDS_IN_LINE):
+            async with asyncio.timeout(max(0.0, seconds) + MAX_QUEUED_SECONDS):
                 await work
         except TimeoutError:
             raise QueueFull("As many images are being fetched as this service fetches at a time; try again.") from None
 
     def _fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
         try:
-            answer = self._guard.send(
-                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, redirects=REDIRECTS, sink=sink
+            answer = self._outbound.send(
+                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, max_redirects=REDIRECTS, sink=sink
             )
         except ForbiddenUrl as error:
             raise InvalidRequest(errors=[FieldError(pointer, f"is not fetched. {error.detail}")]) from None
-        except TooLarge:
+        except ResponseTooLarge:
             raise InvalidImage(f"{pointer}: an image may take at most {max_bytes} bytes.") from None
         except OutboundError as error:
             raise InvalidImage(f"{pointer}: the image could not be fetched. {error.detail}") from None

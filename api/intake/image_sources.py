@@ -6,11 +6,11 @@ from contextlib import suppress
 from shared.errors import FieldError, InvalidRequest, PayloadTooLarge
 
 
-def is_address(source: str) -> bool:
+def is_url(source: str) -> bool:
     return source[:8].lower().startswith(("http://", "https://"))
 
 
-def decoded(source: str, max_bytes: int, pointer: str) -> bytes:
+def decode_image(source: str, max_bytes: int, pointer: str) -> bytes:
     """Raises InvalidRequest for what is no base64, and PayloadTooLarge."""
     start, comma, data = source.partition(",") if source[:5].lower() == "data:" else ("", ",", source)
     if not comma or (start and not start.lower().endswith(";base64")):

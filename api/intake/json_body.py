@@ -14,7 +14,7 @@ from api.edge.body_limit import MAX_JSON_BYTES
 from shared.errors import InvalidRequest, PayloadTooLarge
 
 #: Commas and opening brackets, of which texts of that size could be full. Images are long, but have none.
-MOST_VALUES = 16 * 1024
+MAX_VALUES = 16 * 1024
 
 
 def is_small(http: Request) -> bool:
@@ -27,7 +27,7 @@ def media_type(http: Request) -> str:
     return http.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def received(http: Request) -> AsyncIterator[bytes]:
+async def body_chunks(http: Request) -> AsyncIterator[bytes]:
     """The body in pieces, as they come. Raises InvalidRequest where the caller leaves in the middle of it."""
     try:
         async for piece in http.stream():
@@ -36,38 +36,38 @@ async def received(http: Request) -> AsyncIterator[bytes]:
         raise InvalidRequest("The body ended before its end.") from None
 
 
-async def received_json(http: Request) -> AsyncIterator[bytes]:
-    """As `received`. Raises PayloadTooLarge as soon as there are more values in it than a request has.
+async def json_chunks(http: Request) -> AsyncIterator[bytes]:
+    """As `body_chunks`. Raises PayloadTooLarge as soon as there are more values in it than a request has.
 
     One of a few bytes takes a hundred once it is read.
     """
     values = 0
-    async for piece in received(http):
+    async for piece in body_chunks(http):
         values += sum(map(piece.count, (b",", b"[", b"{")))
-        if values > MOST_VALUES:
+        if values > MAX_VALUES:
             raise PayloadTooLarge("The JSON holds more values than a request has.")
         yield piece
 
 
-def parsed(body: bytes) -> Any:
-    """Raises RequestValidationError for what is no JSON, and otherwise as `read_json` does."""
+def parse_body(body: bytes) -> Any:
+    """Raises RequestValidationError for what is no JSON, and otherwise as `parse_json` does."""
     try:
-        return read_json(body)
+        return parse_json(body)
     except ValueError:
         raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": ""}]) from None
 
 
-def read_json(text: bytes) -> Any:
+def parse_json(text: bytes) -> Any:
     """Raises ValueError for what is no JSON, and for the NaN, lone surrogates and deep nesting of the standard library.
 
     Raises InvalidRequest for a name that stands twice in one object: of two values readers take the first or the last.
     """
-    if _names_twice(text):
+    if _has_duplicate_keys(text):
         raise InvalidRequest("A name stands twice in one object of the JSON.")
     return from_json(text, allow_inf_nan=False)
 
 
-def _names_twice(text: bytes) -> bool:
+def _has_duplicate_keys(text: bytes) -> bool:
     twice = False
 
     def look(pairs: list[tuple[str, Any]]) -> None:

@@ -9,11 +9,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.edge.body_limit import MAX_JSON_BYTES
-from api.intake.json_body import received
+from api.intake.json_body import body_chunks
 from shared.errors import InvalidRequest, PayloadTooLarge
 
+FORM_MEDIA_TYPE = "multipart/form-data"
 #: Every field of a request and as many images as may come, with room for those that are sent twice by mistake.
-MOST_PARTS = 64
+MAX_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class MultipartForm:
         async for event in self._events:
             if isinstance(event, Part):
                 number += 1
-                if number > MOST_PARTS:
-                    raise InvalidRequest(f"The form may have at most {MOST_PARTS} parts.")
+                if number > MAX_PARTS:
+                    raise InvalidRequest(f"The form may have at most {MAX_PARTS} parts.")
                 yield event
 
     async def data(self) -> AsyncIterator[bytes]:
@@ -75,7 +76,7 @@ class MultipartForm:
 
     async def _read(self) -> AsyncIterator[Part | bytearray | End]:
         try:
-            async for chunk in received(self._http):
+            async for chunk in body_chunks(self._http):
                 self._parser.write(chunk)
                 for event in self._happened:
                     yield event

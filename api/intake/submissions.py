@@ -12,20 +12,19 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from api.edge.authentication import charge
-from api.edge.rate_limit import FETCHED
-from api.field_errors import no_such_field
-from api.intake.fetching import SECONDS
-from api.intake.image_sources import decoded, is_address
-from api.intake.json_body import MOST_VALUES, is_small, media_type, parsed, read_json, received, received_json
+from api.edge.rate_limit import FETCH_COST
+from api.field_errors import unknown_field
+from api.intake.fetching import FETCH_SECONDS
+from api.intake.image_sources import decode_image, is_url
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, media_type, parse_body, parse_json
 from api.intake.json_uploads import Base64Decoder, JsonUploadReader
-from api.intake.multipart_form import MultipartForm, Part
+from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm, Part
 from api.intake.uploads import RequestUploads, UploadWriter
-from api.problems import pointer
+from api.problems import json_pointer
 from api.services import Services
 from shared.errors import FieldError, InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
-FORM = "multipart/form-data"
 #: Names of parts that are images, and the fields that they make. Some clients mark lists with brackets.
 IMAGES = {"image": "image", "image[]": "image", "mask": "mask"}
 SEND_IMAGES = "; send an image as a file part with the name image"
@@ -47,18 +46,18 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     _require_plain(http)
-    async with services.intake.open() as uploads:
+    async with services.uploads.open_request() as uploads:
         yield Submission(await _from_json(http, uploads), uploads)
 
 
 @asynccontextmanager
 async def image_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
     """The same for a request that has to bring an image, and may be a form."""
-    if media_type(http) not in (FORM, "application/json"):
-        raise UnsupportedMediaType(f"Send the request as {FORM}, or as JSON.")
+    if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
+        raise UnsupportedMediaType(f"Send the request as {FORM_MEDIA_TYPE}, or as JSON.")
     _require_plain(http)
-    async with services.intake.open() as uploads:
-        read = _from_form if media_type(http) == FORM else _from_json
+    async with services.uploads.open_request() as uploads:
+        read = _from_form if media_type(http) == FORM_MEDIA_TYPE else _from_json
         request = await read(http, uploads)
         if not request.image:
             raise _wrong("/image", "is missing: send the image as a file part of this name")
@@ -82,14 +81,14 @@ def _checked(fields: Any) -> GenerationRequest:
 async def _from_json(http: Request, uploads: RequestUploads) -> GenerationRequest:
     """The request, with references in the place of images."""
     async with AsyncExitStack() as exits:
-        lifting = JsonUploadReader(lambda: uploads.begin(exits), MOST_VALUES)
+        lifting = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
         if is_small(http):
-            fields = parsed(b"".join([piece async for piece in received_json(http)]))
+            fields = parse_body(b"".join([piece async for piece in json_chunks(http)]))
         else:
-            fields = parsed(await lifting.read(received(http)))
+            fields = parse_body(await lifting.read(body_chunks(http)))
         sources = _sources(fields)
         for source in sources:
-            if not is_address(source.text):
+            if not is_url(source.text):
                 source.replace(await _stored(source, lifting.lifted.get(source.text), uploads))
     return await _fetched(http, fields, sources, uploads)
 
@@ -97,8 +96,8 @@ async def _from_json(http: Request, uploads: RequestUploads) -> GenerationReques
 async def _stored(source: "_Source", long: Base64Decoder[UploadWriter] | None, uploads: RequestUploads) -> str:
     """The reference to what is no address."""
     if long is None:
-        data = decoded(source.text, uploads.max_bytes, source.pointer)
-        return await uploads.take(_whole(data), source.pointer)
+        data = decode_image(source.text, uploads.max_bytes, source.pointer)
+        return await uploads.store(_whole(data), source.pointer)
     if long.wrong:
         raise _wrong(source.pointer, long.wrong)
     return await uploads.finish(long.target, source.pointer)
@@ -108,12 +107,12 @@ async def _fetched(
     http: Request, fields: Any, sources: Sequence["_Source"], uploads: RequestUploads
 ) -> GenerationRequest:
     """The request, with references in the place of sources that are addresses; these are asked if all else is right."""
-    addresses = {source: source.text for source in sources if is_address(source.text)}
+    addresses = {source: source.text for source in sources if is_url(source.text)}
     for source in addresses:
         source.replace(TO_COME)
-    request, end = _checked(fields), time.monotonic() + SECONDS
+    request, end = _checked(fields), time.monotonic() + FETCH_SECONDS
     if addresses:
-        await charge(http, FETCHED * len(addresses))
+        await charge(http, FETCH_COST * len(addresses))
     for source, url in addresses.items():
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
     return _checked(fields) if addresses else request
@@ -171,7 +170,7 @@ async def _from_form(http: Request, uploads: RequestUploads) -> GenerationReques
         field = IMAGES.get(part.name)
         # Without a file name: a field, or what browsers send for an image that nobody chose.
         if field is not None and part.file_name:
-            images[field].append(await uploads.take(form.data(), f"/{field}"))
+            images[field].append(await uploads.store(form.data(), f"/{field}"))
         else:
             texts[field or part.name].append(await _text(form, part))
     for name in ("image", "mask"):
@@ -186,7 +185,7 @@ async def _text(form: MultipartForm, part: Part) -> str:
     """The text of a part that is no image. Raises InvalidRequest."""
     name = IMAGES.get(part.name, part.name)
     if part.file_name and name not in GenerationRequest.model_fields:
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}")
+        raise _wrong(json_pointer([name]), f"{unknown_field(name)}{SEND_IMAGES}")
     try:
         return (await form.content()).decode()
     except UnicodeDecodeError:
@@ -194,7 +193,7 @@ async def _text(form: MultipartForm, part: Part) -> str:
             raise _wrong(f"/{name}", "must be a file part, with a file name") from None
         if name in GenerationRequest.model_fields:
             raise _wrong(f"/{name}", "must be text in UTF-8") from None
-        raise _wrong(pointer([name]), f"{no_such_field(name)}{SEND_IMAGES}") from None
+        raise _wrong(json_pointer([name]), f"{unknown_field(name)}{SEND_IMAGES}") from None
 
 
 def _joined(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _structure(name: str, told: list[str]) -> Any:
     if len(told) > 1 or told[0].strip()[:1] not in ("{", "["):
         return [entry.strip() for text in told for entry in text.split(",")]
     try:
-        return read_json(told[0].encode())
+        return parse_json(told[0].encode())
     except ValueError:
         raise _wrong(f"/{name}", "is not valid JSON") from None
 
@@ -235,24 +234,3 @@ def _structured() -> frozenset[str]:
 STRUCTURED = _structured() - {"image"}
 #: Of the query: what is said to the call and not of the image.
 NO_FIELDS = frozenset({"on_disconnect"})
-
-
-def json_body(examples: Mapping[str, Any]) -> dict[str, Any]:
-    """For `openapi_extra`: what JsonSubmission reads."""
-    schema = {"$ref": "#/components/schemas/GenerationRequest"}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
-    }
-
-
-def form_body() -> dict[str, Any]:
-    """For `openapi_extra`: what ImageSubmission reads."""
-    schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    file = {"type": "string", "format": "binary"}
-    images: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
-    fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
-    for name in images:
-        fields[name].pop("anyOf")
-    form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
-    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
-    return {"requestBody": {"required": True, "content": {FORM: {"schema": form}, "application/json": json}}}

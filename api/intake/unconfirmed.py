@@ -5,8 +5,9 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 
-from shared.errors import StoreUnavailable, Unconfirmed
-from shared.jobs.operations import IdempotencyKey, Jobs
+from shared.errors import AcceptanceUnconfirmed, StoreUnavailable
+from shared.jobs.admission import IdempotencyKey
+from shared.jobs.operations import Jobs
 from shared.redis.store import AsyncStore
 
 #: So many are kept in mind; the oldest go first.
@@ -27,24 +28,24 @@ class UnconfirmedJobs:
         self._settling: asyncio.Task[None] | None = None
 
     def add(self, repeat: IdempotencyKey, job_id: str) -> None:
-        self._open[job_id] = repeat, time.monotonic() + repeat.remembered_ms / 1000
+        self._open[job_id] = repeat, time.monotonic() + repeat.lifetime_ms / 1000
         if len(self._open) > MOST:
             self._open.popitem(last=False)
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle_all())
 
     async def settle(self, repeat: IdempotencyKey) -> None:
-        """Before the same request is tried again. Raises Unconfirmed where that cannot be settled yet."""
+        """Before the same request is tried again. Raises AcceptanceUnconfirmed where that cannot be settled yet."""
         for job_id in [job_id for job_id, (known, _) in self._open.items() if known.name == repeat.name]:
             try:
                 await self._settle(job_id)
             except StoreUnavailable:
-                raise Unconfirmed(job_id) from None
+                raise AcceptanceUnconfirmed(job_id) from None
 
     async def _settle(self, job_id: str) -> None:
         repeat, expires = self._open.get(job_id, (None, 0.0))
         if repeat is not None and time.monotonic() < expires:
-            await self._store.run(self._jobs.recall(repeat, job_id))
+            await self._store.run(self._jobs.mark_unconfirmed(repeat, job_id))
         self._open.pop(job_id, None)
 
     async def _settle_all(self) -> None:

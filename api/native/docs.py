@@ -1,4 +1,4 @@
-"""/docs: Swagger UI from this server alone, with leave to run what is here and nothing else."""
+"""Serves Swagger UI at /docs, from this server alone and with a strict Content-Security-Policy."""
 
 import base64
 from functools import lru_cache
@@ -15,9 +15,9 @@ from shared.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 
-#: Vendored; vendor.toml there says what it is, and a test that it is that.
+#: Vendored files; vendor.toml there names their version and digests, which a test checks.
 FOLDER = Path(__file__).with_name("swagger")
-#: With the version in the address, browsers could keep it for longer.
+#: Short, because the addresses do not contain the version.
 CACHE_CONTROL = "public, max-age=3600"
 
 _SCRIPT = """
@@ -46,7 +46,7 @@ _PAGE = """<!doctype html>
 
 @lru_cache(maxsize=16)
 def _page(prefix: str) -> tuple[str, str]:
-    """The page, and the Content-Security-Policy that lets it work."""
+    """The page, and the Content-Security-Policy that it needs."""
     prefix = quote(prefix)
     script = _SCRIPT.format(prefix=prefix)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
@@ -67,14 +67,14 @@ def _page(prefix: str) -> tuple[str, str]:
 
 @router.head("/docs")
 @router.get("/docs")
-async def docs(http: Request) -> HTMLResponse:
+async def get_docs(http: Request) -> HTMLResponse:
     page, policy = _page(http.scope.get("root_path", ""))
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 @router.head("/docs/{name}")
 @router.get("/docs/{name}")
-async def asset(name: str) -> FileResponse:
+async def get_docs_file(name: str) -> FileResponse:
     if name not in DOCS_FILES:
         raise NotFound
     return FileResponse(FOLDER / name, media_type=DOCS_FILES[name], headers={"Cache-Control": CACHE_CONTROL})

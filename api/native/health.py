@@ -1,4 +1,4 @@
-"""How the service is: for people, for load balancers, for clients that choose a backend."""
+"""The routes that report the state of the service to people, load balancers and clients."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -8,15 +8,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from api.edge.authentication import Caller, CallerDep
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
 
 router = APIRouter(tags=["service"])
 
-STARTER_NOTE = "The starter model is a small bundled model: 128x128 pictograms. SD_MODEL_ID switches to a large one."
+STARTER_NOTE = "The starter model is small and draws 128x128 pictograms. Set SD_MODEL_ID to use a large model."
 
 
 class BackendStatus(StrEnum):
@@ -40,11 +40,11 @@ class BackendView(BaseModel):
     device: str | None
     dtype: str | None
     workers: list[WorkerRecord]
-    reason: str | None = Field(description="Why its last worker could not start, while none is ready")
+    reason: str | None = Field(description="Why the last worker could not start, if none is ready")
     queued: int
-    estimated_wait_seconds: float = Field(description="For a job that would be submitted now, by recent experience")
-    credits: float | None = Field(description="What the account with the provider still has, where there is one")
-    capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null until known")
+    estimated_wait_seconds: float = Field(description="Estimate for a job submitted now, from recent durations")
+    credits: float | None = Field(description="Credits left at the cloud provider")
+    capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null while unknown")
 
 
 class BackendListView(BaseModel):
@@ -64,8 +64,8 @@ class HealthView(BaseModel):
     outputs: OutputsView
     default_backend: Backend
     backends: dict[Backend, BackendStatus]
-    reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, where their last one told")
-    downloads: dict[Backend, Download] = Field(description="Models on their way to a backend that is loading")
+    reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, as their last one reported")
+    downloads: dict[Backend, Download] = Field(description="Downloads of models that backends wait for")
 
 
 class InfoView(BaseModel):
@@ -74,7 +74,7 @@ class InfoView(BaseModel):
     default_backend: Backend
     models: dict[Backend, str]
     safety: dict[Backend, str] = Field(
-        description="What local engines do about unsafe images: `checked`, `off`, or `exempt` and why"
+        description="How local engines treat unsafe images: `checked`, `off`, or `exempt` with the reason"
     )
     notes: list[str]
     limits: dict[str, int]
@@ -82,82 +82,88 @@ class InfoView(BaseModel):
 
 
 def backend_status(services: Services, fleet: Fleet, backend: Backend) -> BackendStatus:
-    states = {worker.state for worker in fleet.of(backend)}
+    states = {worker.state for worker in fleet.workers_of(backend)}
     for state in (WorkerState.READY, WorkerState.BUSY, WorkerState.LOADING):
         if state in states:
             return BackendStatus(state)
-    return BackendStatus.OFFLINE if services.is_known(fleet, backend) else BackendStatus.UNCONFIGURED
+    return BackendStatus.OFFLINE if services.is_offered(fleet, backend) else BackendStatus.UNCONFIGURED
 
 
-def _reason(fleet: Fleet, backend: Backend) -> str | None:
-    served = any(worker.state is not WorkerState.LOADING for worker in fleet.of(backend))
-    return None if served else fleet.failures.get(backend)
+def _failure_reason(fleet: Fleet, backend: Backend) -> str | None:
+    served = any(worker.state is not WorkerState.LOADING for worker in fleet.workers_of(backend))
+    return None if served else fleet.start_failures.get(backend)
 
 
-def _shown(services: Services) -> list[Backend]:
-    """Every backend, but null only where it is switched on."""
+def _visible_backends(services: Services) -> list[Backend]:
+    """All backends, but null only if it is enabled."""
     return [backend for backend in Backend if backend is not Backend.NULL or backend in services.settings.backends]
 
 
-async def _seen_by(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
-    """The workers without the ids of others' jobs. Raises StoreUnavailable."""
+async def _visible_fleet(services: Services, caller: Caller, fleet: Fleet) -> Fleet:
+    """The workers without the ids of jobs that the caller may not see. Raises StoreUnavailable."""
     running = [worker.current_job for worker in fleet.workers if worker.current_job is not None]
-    if caller.sees is None or not running:
+    if caller.visible_owner is None or not running:
         return fleet
-    own = await services.store.run(services.jobs.owned(running, caller.sees))
+    visible = await services.store.run(services.jobs.filter_owned(running, caller.visible_owner))
     workers = (
-        worker if worker.current_job in own else worker.model_copy(update={"current_job": None})
+        worker if worker.current_job in visible else worker.model_copy(update={"current_job": None})
         for worker in fleet.workers
     )
     return replace(fleet, workers=tuple(workers))
 
 
 def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> BackendView:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     capabilities = services.capabilities(fleet, backend)
-    told = [worker.credits for worker in workers if worker.credits is not None]
-    lead = next((worker for worker in workers if worker.device), None)
+    credits_left = [worker.credits for worker in workers if worker.credits is not None]
+    loaded = next((worker for worker in workers if worker.device), None)
     return BackendView(
         name=backend,
         status=backend_status(services, fleet, backend),
         model=workers[0].model if workers else capabilities and capabilities.model,
-        device=lead and lead.device,
-        dtype=lead and lead.dtype,
+        device=loaded and loaded.device,
+        dtype=loaded and loaded.dtype,
         workers=list(workers),
-        reason=_reason(fleet, backend),
+        reason=_failure_reason(fleet, backend),
         queued=fleet.queued[backend],
-        estimated_wait_seconds=fleet.wait_seconds(backend, fleet.queued[backend] * fleet.pace[backend].get("*", 0)),
-        credits=told[0] if told else None,
+        estimated_wait_seconds=fleet.wait_seconds(
+            backend, fleet.queued[backend] * fleet.duration_stats[backend].get("*", 0)
+        ),
+        credits=credits_left[0] if credits_left else None,
         capabilities=capabilities and capabilities.request_schema(services.limits),
     )
 
 
-@router.get("/api/backends", responses=documented("unauthorized", "store-unavailable"))
-async def backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
-    """What can make images, what it takes, and how busy it is. `current_job` is for callers who may see that job."""
-    fleet = await _seen_by(services, caller, await services.watch.fleet())
-    views = [_backend_view(services, fleet, backend) for backend in _shown(services)]
-    return BackendListView(default=services.settings.fallback_backend, backends=views)
+@router.get(
+    "/api/backends",
+    operation_id="listBackends",
+    responses=problem_responses("unauthorized", "store-unavailable"),
+)
+async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
+    """List backends with their capabilities and load. `current_job` is null if you may not see that job."""
+    fleet = await _visible_fleet(services, caller, await services.fleet_cache.get())
+    views = [_backend_view(services, fleet, backend) for backend in _visible_backends(services)]
+    return BackendListView(default=services.settings.effective_default_backend, backends=views)
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", responses=documented("unauthorized"))
-async def health(services: ServicesDep) -> HealthView:
-    """Everything at a glance. Always 200: `status` says how it is."""
-    disk = await services.disk.seen()
+@router.get("/health", operation_id="getHealth", responses=problem_responses("unauthorized"))
+async def get_health(services: ServicesDep) -> HealthView:
+    """Get the state of the whole service. The answer is always 200; `status` has the verdict."""
+    disk = await services.disk_space.usage()
     try:
-        fleet = await services.watch.fleet()
-        statuses = {backend: backend_status(services, fleet, backend) for backend in _shown(services)}
-        reasons = {backend: reason for backend in statuses if (reason := _reason(fleet, backend))}
+        fleet = await services.fleet_cache.get()
+        statuses = {backend: backend_status(services, fleet, backend) for backend in _visible_backends(services)}
+        reasons = {backend: reason for backend in statuses if (reason := _failure_reason(fleet, backend))}
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
     except StoreUnavailable:
         statuses, reasons, downloads = {}, {}, {}
-    default = services.settings.fallback_backend
+    default = services.settings.effective_default_backend
     return HealthView(
-        status=_overall(statuses.get(default), await services.disk.has_room()),
+        status=_overall(statuses.get(default), await services.disk_space.has_space()),
         version=services.version,
         redis=bool(statuses),
-        outputs=OutputsView(writable=disk.writable, free_bytes=disk.free_bytes),
+        outputs=OutputsView(writable=disk.is_writable, free_bytes=disk.free_bytes),
         default_backend=default,
         backends=statuses,
         reasons=reasons,
@@ -166,20 +172,22 @@ async def health(services: ServicesDep) -> HealthView:
 
 
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live")
-async def live() -> dict[str, str]:
-    """The process answers."""
+@router.get("/health/live", operation_id="getLiveness")
+async def get_liveness() -> dict[str, str]:
+    """Check that the process answers."""
     return {"status": "ok"}
 
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get(
-    "/health/ready", responses={503: {"description": "Redis is away or the default backend has no ready worker"}}
+    "/health/ready",
+    operation_id="getReadiness",
+    responses={503: {"description": "Redis is unreachable, or the default backend has no ready worker"}},
 )
-async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
-    """Whether a request to the default backend would be served now."""
+async def get_readiness(services: ServicesDep, response: Response) -> dict[str, str]:
+    """Check that the default backend would serve a request now."""
     try:
-        status = backend_status(services, await services.watch.fleet(), services.settings.fallback_backend)
+        status = backend_status(services, await services.fleet_cache.get(), services.settings.effective_default_backend)
     except StoreUnavailable:
         status = None
     if status in (BackendStatus.READY, BackendStatus.BUSY):
@@ -188,19 +196,20 @@ async def ready(services: ServicesDep, response: Response) -> dict[str, str]:
     return {"status": status or "redis-unavailable"}
 
 
-@router.get("/info", responses=documented("unauthorized", "store-unavailable"))
-async def info(http: Request, services: ServicesDep) -> InfoView:
-    """What this service is."""
-    fleet = await services.watch.fleet()
-    shown = {backend: known for backend, known in fleet.capabilities.items() if backend in _shown(services)}
-    models = {backend: known.model for backend, known in shown.items()}
+@router.get("/info", operation_id="getInfo", responses=problem_responses("unauthorized", "store-unavailable"))
+async def get_info(http: Request, services: ServicesDep) -> InfoView:
+    """Get the version, models and limits of the service."""
+    fleet = await services.fleet_cache.get()
+    visible = _visible_backends(services)
+    offered = {backend: known for backend, known in fleet.capabilities.items() if backend in visible}
+    models = {backend: known.model for backend, known in offered.items()}
     base_url, settings = services.base_url(http), services.settings
     return InfoView(
         name="imagegen",
         version=services.version,
-        default_backend=settings.fallback_backend,
+        default_backend=settings.effective_default_backend,
         models=models,
-        safety={backend: known.safety for backend, known in shown.items() if known.safety},
+        safety={backend: known.safety for backend, known in offered.items() if known.safety},
         notes=[STARTER_NOTE] if "starter" in models.values() else [],
         limits={
             "max_pixels": settings.max_pixels,
@@ -217,11 +226,11 @@ async def info(http: Request, services: ServicesDep) -> InfoView:
 _LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "backends": "/api/backends"}
 
 
-def _overall(default: BackendStatus | None, room: bool) -> ServiceStatus:
+def _overall(default: BackendStatus | None, has_disk_space: bool) -> ServiceStatus:
     match default:
         case None:
             return ServiceStatus.UNAVAILABLE
         case BackendStatus.READY | BackendStatus.BUSY:
-            return ServiceStatus.OK if room else ServiceStatus.DEGRADED
+            return ServiceStatus.OK if has_disk_space else ServiceStatus.DEGRADED
         case BackendStatus.LOADING | BackendStatus.OFFLINE | BackendStatus.UNCONFIGURED:
             return ServiceStatus.DEGRADED

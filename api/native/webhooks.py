@@ -1,4 +1,4 @@
-"""Webhooks that have not arrived: look at them, send them again."""
+"""The routes that list and redeliver failed webhooks, and the webhooks in /openapi.json."""
 
 from datetime import datetime
 from typing import Annotated
@@ -7,82 +7,94 @@ from fastapi import APIRouter, FastAPI, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from api.edge.authentication import CallerDep
-from api.problems import documented
+from api.problems import problem_responses
 from api.services import ServicesDep
 from shared.errors import WebhookNotFound
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.jobs.views import WebhookMessage
 from shared.webhooks.deliveries import Delivery, DeliveryState
-from shared.webhooks.outbox import Kept, Listing
+from shared.webhooks.outbox import ListedState, ListedWebhook
 
 router = APIRouter(tags=["webhooks"])
 
-ID = r"^[0-9a-f-]{36}_[a-z]{1,16}_[0-9_]{1,32}$"
+WEBHOOK_ID = r"^[0-9a-f-]{36}_[a-z]{1,16}_[0-9_]{1,32}$"
 
 
 class KeptWebhookView(Delivery):
     job_id: str
     url: str
-    """Without its query, which may hold a secret."""
+    """Without its query, which may contain a secret."""
     created_at: datetime
 
 
 class WebhookListView(BaseModel):
     webhooks: list[KeptWebhookView]
-    cursor: str | None = Field(description="Pass it to get those after these; null when there are no more")
+    cursor: str | None = Field(description="Send it to get the next page; null on the last page")
 
 
 @router.get(
-    "/api/webhooks", responses=documented("unauthorized", "invalid-request", "rate-limited", "store-unavailable")
+    "/api/webhooks",
+    operation_id="listWebhooks",
+    responses=problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable"),
 )
-async def index(
+async def list_webhooks(
     services: ServicesDep,
     caller: CallerDep,
-    state: Annotated[Kept, Query(description="Given up, or still on their way")] = DeliveryState.DEAD,
+    state: Annotated[
+        ListedState, Query(description="Given up (`dead`) or still being retried (`pending`)")
+    ] = DeliveryState.DEAD,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    cursor: Annotated[str | None, Query(pattern=ID)] = None,
+    cursor: Annotated[str | None, Query(pattern=WEBHOOK_ID)] = None,
 ) -> WebhookListView:
-    """Webhooks that have not arrived, those of the newest jobs first. A page may be short and still have a cursor."""
-    page = await services.store.run(services.webhooks.page(state, limit, cursor, caller.sees))
+    """List undelivered webhooks, those of the newest jobs first. A short page may still have a cursor."""
+    page = await services.store.run(services.webhooks.list_page(state, limit, cursor, caller.visible_owner))
     return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
 
 
 @router.post(
     "/api/webhooks/{webhook_id}/redeliver",
+    operation_id="redeliverWebhook",
     status_code=202,
-    responses=documented(
+    responses=problem_responses(
         "unauthorized", "forbidden", "invalid-request", "webhook-not-found", "rate-limited", "store-unavailable"
     ),
 )
-async def redeliver(
-    services: ServicesDep, caller: CallerDep, response: Response, webhook_id: Annotated[str, Path(pattern=ID)]
+async def redeliver_webhook(
+    services: ServicesDep, caller: CallerDep, response: Response, webhook_id: Annotated[str, Path(pattern=WEBHOOK_ID)]
 ) -> KeptWebhookView:
-    """Send a webhook that was given up, or that waits for its next attempt, now; its attempts begin anew."""
-    webhook = await services.store.run(services.webhooks.redeliver(webhook_id, caller.sees))
+    """Send a webhook now that was given up or waits for its next attempt. Its attempts start over."""
+    webhook = await services.store.run(services.webhooks.redeliver(webhook_id, caller.visible_owner))
     if webhook is None:
         raise WebhookNotFound
     response.headers["X-Job-Id"] = webhook.job_id
     return _view(webhook)
 
 
-def _view(webhook: Listing) -> KeptWebhookView:
+def _view(webhook: ListedWebhook) -> KeptWebhookView:
     return KeptWebhookView(
         **webhook.delivery.model_dump(), job_id=webhook.job_id, url=webhook.url, created_at=webhook.created_at
     )
 
 
 def describe(app: FastAPI) -> None:
-    """Add to /openapi.json what is sent to receivers."""
+    """Add the webhooks to /openapi.json."""
     for event in WebhookEvent:
         app.webhooks.post(
-            f"job.{event}", name=f"job_{event}", description=_SENT, status_code=204, responses={"default": _FAILED}
-        )(_sent)
+            f"job.{event}",
+            operation_id=f"job{event.capitalize()}",
+            summary=f"Job {event}",
+            description=_DESCRIPTION,
+            status_code=204,
+            responses=_RESPONSES,
+        )(_receive)
 
 
-_SENT = """Posted to the `webhook_url` of a job that asks for it. Any 2xx status within 15 seconds says that it arrived;
-docs/webhooks.md says how to check the signature."""
-_FAILED = {"description": "Sent again later, for about 16 hours; 410 ends it at once"}
+_DESCRIPTION = """Sent to the `webhook_url` of a job. Any 2xx status within 15 seconds confirms the delivery;
+docs/webhooks.md explains how to verify the signature."""
+_RESPONSES: dict[int | str, dict[str, object]] = {
+    "default": {"description": "The delivery is retried for about 16 hours; 410 stops the retries"}
+}
 
 
-def _sent(message: WebhookMessage) -> None:
-    """What a receiver gets."""
+def _receive(message: WebhookMessage) -> None:
+    """Never called: its parameter is the schema of a webhook."""

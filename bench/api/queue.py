@@ -11,8 +11,11 @@ import redis
 from bench.figures import Figure, Goal, Scale, percentile
 from bench.http import Connection, connections
 from bench.service import service
-from shared.jobs.operations import Jobs, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from tests.stack import Stack
 
@@ -61,7 +64,7 @@ def _job(number: int) -> Job:
 
 
 def _claim(store: Store, jobs: Jobs) -> None:
-    job = store.run(jobs.peek(Backend.NULL, 16))[0].job
+    job = store.run(jobs.peek_queue(Backend.NULL, 16))[0].job
     assert store.run(jobs.move(job, job.start("null", "bench", datetime.now(UTC))))
 
 

@@ -38,9 +38,9 @@ def queued(stack: Stack, sizes: list[int]) -> Callable[[], float]:
         with stack.api.events(occupied) as events:
             assert any(event.data.get("state") == "running" for event in events)
         jobs = [submit(stack, seed=seed) for seed in range(JOBS)]
-        stack.api.finished(occupied)
+        stack.api.wait_until_done(occupied)
         begin = time.perf_counter()
-        ended = [stack.api.finished(job) for job in jobs]
+        ended = [stack.api.wait_until_done(job) for job in jobs]
         sizes.extend(job["timings"]["batch_size"] or 1 for job in ended)
         return time.perf_counter() - begin
 

@@ -57,7 +57,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What the image shows.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write; its extension chooses the format.")
-    ] = Path("picture.png"),
+    ] = Path("picture.png"),  # codespell:ignore picture
     negative_prompt: Annotated[str | None, typer.Option(help="What the image should not show.")] = None,
     backend: Annotated[str | None, typer.Option(help="sd, flux-local or flux-api.")] = None,
     image: Annotated[

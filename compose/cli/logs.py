@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from compose.launcher.console import create_printer
 from compose.launcher.log_files import FOLDER, LogLine, LogReader
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 
 #: Everything that `imagegen up` may start, and itself.

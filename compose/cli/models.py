@@ -15,7 +15,7 @@ from shared.settings.loading import load
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from worker.models.sources import Source
+    from worker.models.sources import ModelSource
 
 models = typer.Typer(no_args_is_help=True, help="List, download and delete models on this machine.")
 
@@ -28,17 +28,20 @@ def show() -> None:
     from rich.table import Table
 
     from worker.models import model_store
-    from worker.models.download_plans import readable
-    from worker.models.sources import FIELDS, STARTER_NAME, Source
+    from worker.models.download_plans import format_bytes
+    from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        configured = {source.repository: source for source in (Source.of(settings, backend) for backend in FIELDS)}
+        configured = {
+            source.repository: source
+            for source in (ModelSource.for_backend(settings, backend) for backend in MODEL_SETTINGS)
+        }
         table = Table("model", "size", "state", "setting", box=None, pad_edge=False)
         for stored in model_store.stored_models(settings.model_dir):
-            state = f"{readable(stored.bytes_missing)} missing" if stored.bytes_missing else "complete"
+            state = f"{format_bytes(stored.missing_bytes)} missing" if stored.missing_bytes else "complete"
             source = configured.pop(stored.name, None)
-            table.add_row(escape(stored.name), readable(stored.bytes_there), state, source.setting if source else "")
+            table.add_row(escape(stored.name), format_bytes(stored.size_bytes), state, source.setting if source else "")
         for name, source in configured.items():
             state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "local folder"
             table.add_row(escape(name), "", state, source.setting)
@@ -52,12 +55,14 @@ def pull(
     ] = None,
 ) -> None:
     """Download models; continues interrupted downloads."""
-    from worker.models.sources import FIELDS, Source
+    from worker.models.sources import MODEL_SETTINGS, ModelSource
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        defaults = [Source.of(settings, backend) for backend in settings.backends if backend in FIELDS]
-        for source in [Source.called(settings, name) for name in names] if names else defaults:
+        defaults = [
+            ModelSource.for_backend(settings, backend) for backend in settings.backends if backend in MODEL_SETTINGS
+        ]
+        for source in [ModelSource.for_model(settings, name) for name in names] if names else defaults:
             _pull(source)
 
 
@@ -65,14 +70,14 @@ def pull(
 def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen models list`.")]) -> None:
     """Delete a downloaded model."""
     from worker.models import model_store
-    from worker.models.download_plans import readable
+    from worker.models.download_plans import format_bytes
 
     with errors_as_one_sentence():
-        removed = model_store.remove(load(LauncherSettings).model_dir, name)
-        print(f"Removed {removed.name} ({readable(removed.bytes_there)})")
+        removed = model_store.remove_model(load(LauncherSettings).model_dir, name)
+        print(f"Removed {removed.name} ({format_bytes(removed.size_bytes)})")
 
 
-def _pull(source: "Source") -> None:
+def _pull(source: "ModelSource") -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -90,8 +95,8 @@ def _pull(source: "Source") -> None:
         _immediate_interrupt(console),
     ):
         bar = progress.add_task(escape(source.repository), total=None)
-        model = source.find(lambda _, done, total: progress.update(bar, completed=done, total=total))
-    print(f"{model.name} is in {model.location}")
+        model = source.ensure_downloaded(lambda _, done, total: progress.update(bar, completed=done, total=total))
+    print(f"{model.name} is in {model.folder}")
 
 
 @contextmanager

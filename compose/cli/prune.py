@@ -10,12 +10,12 @@ from shared.settings.launcher import LauncherSettings
 from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import Ownership
-from worker.housekeeper.retention import Removed, Retention, RetentionRules
+from worker.housekeeper.retention import RemovalCounts, Retention, RetentionRules
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
-def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_over: bool) -> Removed:
+def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_over: bool) -> RemovalCounts:
     """Remove finished jobs and images older than `age`, except pinned ones.
 
     `take_over` first makes this installation the owner of the images. Raises ConfigurationError where it is not, or
@@ -35,7 +35,7 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
     elif not take_over and (refusal := ownership.refusal()) is not None:
         raise ConfigurationError(refusal)
     retention = Retention(store, settings.redis_prefix, images, lambda: True, lambda: datetime.now(UTC))
-    return retention.apply(RetentionRules(jobs_for=age, images_for=age, most_bytes=None), dry_run=dry_run)
+    return retention.apply(RetentionRules(keep_jobs_for=age, keep_images_for=age, max_bytes=None), dry_run=dry_run)
 
 
 def parse_age(text: str) -> timedelta:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from compose.cli.client import ApiClient
 from compose.cli.client_error import ClientError
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: How often the live table refreshes. The API reads Redis at most twice a second for all clients.
 REFRESH_SECONDS = 1.0
@@ -73,7 +73,7 @@ def _headline(health: dict[str, Any]) -> RenderableType:
     outputs = health["outputs"]
     disk = "images are writable" if outputs["writable"] else "[red]images are not writable[/]"
     if outputs["free_bytes"] is not None:
-        disk += f" ({readable(outputs['free_bytes'])} free)"
+        disk += f" ({format_bytes(outputs['free_bytes'])} free)"
     redis = "Redis responds" if health["redis"] else "[red]Redis is unreachable[/]"
     return f"imagegen {_plain(health['version'])}  {_state(health['status'])}  {redis}, {disk}"
 
@@ -97,7 +97,7 @@ def _workers(workers: list[dict[str, Any]]) -> Table:
 
 def _activity(worker: dict[str, Any]) -> str:
     if download := worker["download"]:
-        progress = f"{readable(download['bytes_done'])} of {readable(download['bytes_total'])}"
+        progress = f"{format_bytes(download['bytes_done'])} of {format_bytes(download['bytes_total'])}"
         return f"downloads {_plain(download['model'])}: {progress}"
     return f"job {_plain(worker['current_job'])}" if worker["current_job"] else ""
 

@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 
 from compose.doctor.http_probe import ProbeFailed, ProbeResponse, probe
 from compose.launcher.data_folder import embedded_redis_url
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device
-from worker.models.required_files import CONFIG
-from worker.models.sources import FIELDS, STARTER_NAME, Source
+from worker.models.required_files import MODEL_CONFIG
+from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
 
 T = TypeVar("T")
 
@@ -59,25 +59,25 @@ class Installation:
         return local_backends(self.settings)
 
     @property
-    def models(self) -> tuple[Source, ...]:
+    def models(self) -> tuple[ModelSource, ...]:
         return required_models(self.settings)
 
 
 def local_backends(settings: LauncherSettings) -> tuple[Backend, ...]:
     """The backends that compute on this machine."""
-    return tuple(backend for backend in settings.backends if backend in FIELDS)
+    return tuple(backend for backend in settings.backends if backend in MODEL_SETTINGS)
 
 
-def required_models(settings: LauncherSettings) -> tuple[Source, ...]:
+def required_models(settings: LauncherSettings) -> tuple[ModelSource, ...]:
     """The models of the configured backends, and their safety checker."""
-    models = [Source.of(settings, backend) for backend in local_backends(settings)]
+    models = [ModelSource.for_backend(settings, backend) for backend in local_backends(settings)]
     checked = [source for source in models if source.model_id != STARTER_NAME]
     if settings.safety_checker and any(not (source.folder / "safety_checker").is_dir() for source in checked):
-        models.append(Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG))
+        models.append(ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG))
     return tuple(models)
 
 
-def missing_models(settings: LauncherSettings) -> tuple[Source, ...]:
+def missing_models(settings: LauncherSettings) -> tuple[ModelSource, ...]:
     """The models that are not downloaded yet."""
     models = required_models(settings)
     return tuple(model for model in models if model.is_remote and not (model.folder / model.index).is_file())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from compose.launcher.log_files import LogLine, LogWriter
 
 if TYPE_CHECKING:
-    from shared.observability.logs import Format
+    from shared.observability.logs import LogFormat
 
 #: Codes of ANSI terminals.
 BOLD, RED, GREEN = 1, 31, 32
@@ -78,7 +78,7 @@ def _encode(text: str) -> bytes:
     return text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", errors="replace")
 
 
-def create_printer(print_line: Callable[[str], None], log_format: "Format") -> Printer:
+def create_printer(print_line: Callable[[str], None], log_format: "LogFormat") -> Printer:
     return _json_printer(print_line) if log_format == "json" else _text_printer(print_line)
 
 
@@ -114,7 +114,7 @@ def _json_printer(print_line: Callable[[str], None]) -> Printer:
 class ProcessOutput:
     """Where the output of the processes goes. Threads may share it."""
 
-    def __init__(self, console: ConsoleOutput, log: LogWriter, log_format: "Format") -> None:
+    def __init__(self, console: ConsoleOutput, log: LogWriter, log_format: "LogFormat") -> None:
         self._console = console
         self._log = log
         self._is_json = log_format == "json"

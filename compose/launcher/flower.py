@@ -23,7 +23,7 @@ def command(settings: LauncherSettings) -> tuple[str, ...]:
 
 
 def environment(settings: LauncherSettings) -> dict[str, str]:
-    """What Flower must know. Command lines are readable by every user, so passwords go through the environment."""
+    """What Flower must know. Command lines are format_bytes by every user, so passwords go through the environment."""
     # Flower shows the default queue until it has heard from a worker.
     config = {**celery_config(settings), "task_default_queue": queue_name(settings.backends[0])}
     login = settings.flower_basic_auth
@@ -36,7 +36,7 @@ def environment(settings: LauncherSettings) -> dict[str, str]:
 def main() -> None:
     try:
         settings = load(LauncherSettings)
-        settings.require_login()
+        settings.require_flower_login()
     except ConfigurationError as error:
         sys.exit(error.detail)
     # Replaces this process, so that signals reach Flower and the memory of the settings is freed.

@@ -18,7 +18,7 @@ CONFIG = "IMAGEGEN_FLOWER_CONFIG"
 @click.pass_context
 def main(context: click.Context) -> None:
     config = json.loads(os.environ[CONFIG])
-    logs.configure(config["log_format"])
+    logs.configure_logging(config["log_format"])
     app = Celery("imagegen")
     app.conf.update(config["celery"])
     context.obj = SimpleNamespace(app=app, quiet=False)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from shared.observability.logs import Format
+    from shared.observability.logs import LogFormat
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
     """Removed at the end."""
     embedded_redis_url: str
     """Published for other commands; empty where SD_REDIS_URL names a server."""
-    log_format: "Format"
+    log_format: "LogFormat"
     warnings: tuple[str, ...] = ()
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compose.launcher.plan import Service
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
 
@@ -50,7 +50,7 @@ def housekeeper(env: Mapping[str, str]) -> Service:
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
     """Raises ConfigurationError where the network could reach the dashboard without a login."""
-    settings.require_login()
+    settings.require_flower_login()
     command = (sys.executable, "-m", "compose.launcher.flower")
     return Service("flower", command, ready="Visit me at", env=env, shown="(?i)error")
 

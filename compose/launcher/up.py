@@ -17,7 +17,7 @@ from compose.launcher.plan import Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import SUPERVISED, unknown
+from shared.settings.loading import SUPERVISED_VARIABLE, unknown_setting_warnings
 from shared.settings.service import PREFIX
 
 EXAMPLE = (
@@ -61,7 +61,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
     """API and workers start before housekeeper and dashboard, so that the first image comes sooner."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
-    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED: "1"}
+    env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [services.worker(settings, env, backend) for backend in settings.backends]
     others = [services.housekeeper(env)]
@@ -77,7 +77,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
-        warnings=(*unknown(), *_unreachable_redis(settings)),
+        warnings=(*unknown_setting_warnings(), *_unreachable_redis(settings)),
     )
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import SecretStr
 
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 
 #: The name of a key that was given none.
 UNNAMED = "default"
@@ -38,14 +38,14 @@ class Scope(StrEnum):
         return order.index(self) >= order.index(other)
 
 
-class ApiKey(Frozen):
+class ApiKey(FrozenModel):
     name: str
     """Whose jobs it opens. The keys of one name differ in scope."""
     secret: SecretStr
     scope: Scope = Scope.WRITE
 
 
-def parse_keys(text: str) -> tuple[ApiKey, ...]:
+def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
     """From `key`, `name:key` or `name:key:scope`, comma-separated. Raises ValueError, which never quotes an entry."""
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     keys = tuple(_parsed(entry, number) for number, entry in enumerate(entries, 1))

@@ -26,7 +26,7 @@ class LinkSigner:
         # Links made shortly after each other are the same, so that a page which loads again finds its images cached.
         self._step = max(1, lifetime_seconds // 24)
 
-    def query(self, path: str) -> str:
+    def sign(self, path: str) -> str:
         """What to append to the path, after a question mark."""
         expires = str((int(self._clock()) // self._step + 1) * self._step + self._lifetime)
         return f"expires={expires}&signature={self._signature(path, expires)}"
@@ -55,7 +55,7 @@ class Links:
     def image(self, job_id: str, index: int) -> str:
         path = f"{job_path(job_id)}/images/{index}"
         url = f"{self.base_url}{path}"
-        return f"{url}?{self.signer.query(path)}" if self.signer else url
+        return f"{url}?{self.signer.sign(path)}" if self.signer else url
 
 
 def link_secret(prefix: str, proposed: str) -> Operation[str]:

@@ -1,19 +1,21 @@
-"""Which job made the images that a request like it would get."""
+"""Index of the result cache: which job made the images that an identical request would get."""
 
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
 
 class ResultCacheIndex:
-    """By what their images follow from; who asks makes sure that they are still there."""
+    """By fingerprint of everything that determines the images; the caller checks that they still exist."""
 
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)
 
-    def remember(self, cause: str, job_id: str, lifetime_ms: int) -> Operation[str]:
-        """The latest one counts."""
-        return Operation("limits/result_cache", [self._keys.twin(cause)], [job_id, lifetime_ms], str)
+    def put(self, fingerprint: str, job_id: str, lifetime_ms: int) -> Operation[str]:
+        """Replaces an earlier entry."""
+        keys = [self._keys.cached_result(fingerprint)]
+        return Operation("limits/result_cache", keys, [job_id, lifetime_ms], str)
 
-    def find(self, cause: str) -> Operation[str | None]:
-        """Id of the job, which may be gone by now."""
-        return Operation("limits/result_cache", [self._keys.twin(cause)], [], lambda reply: reply or None)
+    def find(self, fingerprint: str) -> Operation[str | None]:
+        """Id of the job, which may have been deleted since."""
+        keys = [self._keys.cached_result(fingerprint)]
+        return Operation("limits/result_cache", keys, [], lambda reply: reply or None)

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import BaseModel, Field, JsonValue
 
 from shared.access.links import Links
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import Backend, Image, Job, JobError, Progress, Timings, WebhookEvent
+from shared.jobs.job import Image, Job, JobError, Progress, Timings
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
-from shared.webhooks.deliveries import Delivery, shown
+from shared.jobs.types import Backend, WebhookEvent
+from shared.webhooks.deliveries import Delivery, without_query
 
 #: A JobView as /openapi.json shows it.
 EXAMPLE: JsonValue = {
@@ -169,7 +170,7 @@ def job_view(
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        request=job.request.told(without=_SHOWN_ELSEWHERE),
+        request=job.request.to_json(exclude=_SHOWN_ELSEWHERE),
         images=_images(job, links, images or {}),
         error=job.error,
         warnings=list(job.warnings),
@@ -186,7 +187,7 @@ def _webhook(snapshot: JobSnapshot) -> WebhookView | None:
     if request.webhook_url is None:
         return None
     return WebhookView(
-        url=shown(request.webhook_url),
+        url=without_query(request.webhook_url),
         events=list(request.webhook_events),
         inline_images=request.webhook_inline_images,
         deliveries=list(snapshot.deliveries),

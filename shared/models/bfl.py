@@ -89,7 +89,7 @@ _IMAGE = {
 }
 
 
-def image_fields(model: str, count: int) -> list[str]:
+def image_field_names(model: str, count: int) -> list[str]:
     first = _IMAGE.get(model, "input_image")
     return [first, *(f"{first}_{number}" for number in range(2, count + 1))][:count]
 

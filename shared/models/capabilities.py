@@ -4,13 +4,14 @@ from math import sqrt
 from typing import Any
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.requests import MAX_LORAS, Frozen, GenerationRequest, Lora
+from shared.jobs.requests import MAX_LORAS, GenerationRequest, Lora
+from shared.jobs.types import FrozenModel
 
 #: Width and height in pixels.
 Size = tuple[int, int]
 
 
-class Limits(Frozen):
+class RequestLimits(FrozenModel):
     """What the operator allows, whatever the model could do."""
 
     max_pixels: int
@@ -37,7 +38,7 @@ class Limits(Frozen):
         return errors
 
 
-class Capabilities(Frozen):
+class Capabilities(FrozenModel):
     """Told by a worker once its model is loaded; kept after it is gone, so that jobs can wait for its return."""
 
     model: str
@@ -82,7 +83,7 @@ class Capabilities(Frozen):
     choices: tuple["Capabilities", ...] = ()
     """Every model that a request may name in `bfl_model`, this one among them."""
 
-    def chosen(self, request: GenerationRequest) -> "Capabilities":
+    def for_requested_model(self, request: GenerationRequest) -> "Capabilities":
         """Those of the model that the request names. Raises InvalidRequest where there is no such model."""
         if not self.choices or request.bfl_model in (None, self.model):
             return self
@@ -92,14 +93,16 @@ class Capabilities(Frozen):
         names = ", ".join(choice.model for choice in self.choices)
         raise InvalidRequest("There is no such model.", [FieldError("/bfl_model", f"must be one of {names}")])
 
-    def check(self, request: GenerationRequest, limits: Limits | None = None, input_size: Size | None = None) -> None:
+    def check(
+        self, request: GenerationRequest, limits: RequestLimits | None = None, input_size: Size | None = None
+    ) -> None:
         """Raises InvalidRequest naming every field that this backend would not take.
 
         `input_size` is that of the first image in `image`, as it is shown.
         """
-        errors = self.chosen(request)._errors(request, limits, input_size)
+        errors = self.for_requested_model(request)._errors(request, limits, input_size)
         if errors:
-            raise InvalidRequest(f"The {self.chosen(request).model} model cannot make this image.", errors)
+            raise InvalidRequest(f"The {self.for_requested_model(request).model} model cannot make this image.", errors)
 
     def resolve(
         self, request: GenerationRequest, input_size: Size | None = None, max_pixels: int | None = None
@@ -109,7 +112,7 @@ class Capabilities(Frozen):
         With an image to begin with, sides that were left out follow from its own: of the same ratio, in multiples,
         and no larger than the model and `max_pixels` allow.
         """
-        own = self.chosen(request)
+        own = self.for_requested_model(request)
         width, height = own._size(request, input_size, max_pixels)
         defaults = {
             "num_inference_steps": own.num_inference_steps,
@@ -125,7 +128,7 @@ class Capabilities(Frozen):
             warnings.append(f"width and height only set the aspect ratio: {own.model} chooses the size")
         return request.model_copy(update={"width": width, "height": height, **missing}), tuple(warnings)
 
-    def request_schema(self, limits: Limits) -> dict[str, Any]:
+    def request_schema(self, limits: RequestLimits) -> dict[str, Any]:
         """JSON Schema of the requests that `check` accepts, with this backend's defaults and limits.
 
         What JSON Schema cannot say is in `x-max-pixels`, `x-max-ratio` and `x-max-pixel-steps`. Fields marked
@@ -146,7 +149,7 @@ class Capabilities(Frozen):
             schema["allOf"] = [self._condition(choice, limits) for choice in self.choices]
         return schema
 
-    def _condition(self, choice: "Capabilities", limits: Limits) -> dict[str, Any]:
+    def _condition(self, choice: "Capabilities", limits: RequestLimits) -> dict[str, Any]:
         """What holds for requests that choose this model; those that name none choose the default."""
         if choice.model == self.model:
             condition: dict[str, Any] = {"properties": {"bfl_model": {"enum": [choice.model, None]}}}
@@ -160,7 +163,7 @@ class Capabilities(Frozen):
         told |= {"required": list(choice.requires)} if choice.requires else {}
         return {"title": choice.model, "if": condition, "then": told}
 
-    def _known_fields(self, limits: Limits) -> dict[str, dict[str, Any]]:
+    def _known_fields(self, limits: RequestLimits) -> dict[str, dict[str, Any]]:
         images = {"type": "integer", "minimum": 1, "maximum": limits.max_images, "default": 1}
         if self.choices:
             names = [choice.model for choice in self.choices]
@@ -212,7 +215,9 @@ class Capabilities(Frozen):
         item = {**lora, "additionalProperties": False}
         return {"type": ["array", "null"], "maxItems": MAX_LORAS, "default": None, "items": item}
 
-    def _errors(self, request: GenerationRequest, limits: Limits | None, input_size: Size | None) -> list[FieldError]:
+    def _errors(
+        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
+    ) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
         errors += self._shape_errors(width, height) + self._added_errors(request, input_size)

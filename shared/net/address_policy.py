@@ -3,10 +3,10 @@ special-purpose addresses and the addresses at which clouds tell a machine its s
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
-Address = IPv4Address | IPv6Address
+IpAddress = IPv4Address | IPv6Address
 
 #: An operator may vouch for what is here: own machines are often found at such addresses.
-PRIVATE = {
+PRIVATE_NETWORKS = {
     "10.0.0.0/8": "a private network",
     "100.64.0.0/10": "the network between a provider and its customers",
     "127.0.0.0/8": "this machine itself",
@@ -17,7 +17,7 @@ PRIVATE = {
     "fc00::/7": "a private network",
 }
 #: No web server that anybody means is at any of these, or one that is nobody's business.
-NEVER = {
+FORBIDDEN_NETWORKS = {
     "0.0.0.0/8": "no address",
     "100.100.100.200/32": "a cloud's own service",  # Alibaba
     "168.63.129.16/32": "a cloud's own service",  # Azure; public by its number
@@ -46,21 +46,21 @@ NEVER = {
     "ff00::/8": "a multicast address",
 }
 
-_PRIVATE = {ip_network(network): what for network, what in PRIVATE.items()}
-_TABLE = _PRIVATE | {ip_network(network): what for network, what in NEVER.items()}
+_PRIVATE = {ip_network(network): what for network, what in PRIVATE_NETWORKS.items()}
+_TABLE = _PRIVATE | {ip_network(network): what for network, what in FORBIDDEN_NETWORKS.items()}
 #: Machines that have IPv6 alone reach every IPv4 address through this one, so it is as good as what it stands for.
 _NAT64 = IPv6Network("64:ff9b::/96")
 #: All of IPv6 that is given out. Whatever else there may be is nobody's web server.
 _GIVEN_OUT = IPv6Network("2000::/3")
 
 
-def objection(address: Address, *, vouched: bool = False) -> str | None:
-    """What the address is that nobody may connect to; None if it may be. `vouched`: it may be private, too."""
+def refusal_reason(address: IpAddress, *, allow_private: bool = False) -> str | None:
+    """What the address is that nobody may connect to; None if it may be. `allow_private`: it may be private, too."""
     if address.version == 6 and address in _NAT64:
-        return objection(IPv4Address(int(address) & 0xFFFF_FFFF), vouched=vouched)
+        return refusal_reason(IPv4Address(int(address) & 0xFFFF_FFFF), allow_private=allow_private)
     found = [network for network in _TABLE if address in network]
     if found:
         # Of two that hold it, one within the other, the inner one says more.
         network = max(found, key=lambda one: one.prefixlen)
-        return None if vouched and network in _PRIVATE else _TABLE[network]
+        return None if allow_private and network in _PRIVATE else _TABLE[network]
     return "a reserved address" if address.version == 6 and address not in _GIVEN_OUT else None

@@ -12,7 +12,7 @@ from shared.net.url import Url
 
 #: Where n8n calls its Wait nodes. An address below it is good for one execution, and n8n 2 signs it: who can name one
 #: was given it. An entry without a path vouches for a whole origin, but its header goes no further than here.
-WAITING = "/webhook-waiting"
+WAIT_NODE_PATH = "/webhook-waiting"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 _OWN_HEADERS = {"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"}
@@ -22,7 +22,7 @@ _MOST_DECODINGS = 4
 
 
 @dataclass(frozen=True)
-class Entry:
+class AllowlistEntry:
     """An origin, or what lies below a path of it."""
 
     origin: str
@@ -53,12 +53,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class ReceiverHeader:
-    entry: Entry
+    entry: AllowlistEntry
     name: str
     value: str = field(repr=False)
 
 
-def receiver_headers(text: str, allow: Sequence[str]) -> tuple[ReceiverHeader, ...]:
+def parse_receiver_headers(text: str, allow: Sequence[str]) -> tuple[ReceiverHeader, ...]:
     """From `Name: value`, which goes to every entry, or from a JSON object with a header for each entry.
 
     Raises ValueError, which never quotes a value.
@@ -70,8 +70,10 @@ def receiver_headers(text: str, allow: Sequence[str]) -> tuple[ReceiverHeader, .
         headers = dict.fromkeys(allow, text)
     if not headers.keys() <= {*allow}:
         raise ValueError("names a receiver that is not in SD_WEBHOOK_ALLOW, or is written differently there")
-    found = ((Entry.parse(entry), *_header(header)) for entry, header in headers.items())
-    return tuple(ReceiverHeader(Entry(entry.origin, entry.path or WAITING), *header) for entry, *header in found)
+    found = ((AllowlistEntry.parse(entry), *_header(header)) for entry, header in headers.items())
+    return tuple(
+        ReceiverHeader(AllowlistEntry(entry.origin, entry.path or WAIT_NODE_PATH), *header) for entry, *header in found
+    )
 
 
 def header_for(url: Url, headers: Sequence[ReceiverHeader]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 from urllib.parse import unquote
 
-from shared.errors import ForbiddenUrl, NotConnected
+from shared.errors import ConnectionFailed, ForbiddenUrl
 from shared.net.url import Url
 
 _PROXY = re.compile(r"http://(?:(?P<login>[^@/]*:[^@/]*)@)?(?P<place>[^@/]+:[0-9]+)/?", re.IGNORECASE)
@@ -23,7 +23,7 @@ class Allowance(Protocol):
 
 
 @dataclass(frozen=True)
-class Proxy:
+class EgressProxy:
     url: Url
     authorization: str = field(default="", repr=False)
     """Value of the header; '' for none."""
@@ -42,7 +42,7 @@ class Proxy:
         return cls(url, f"Basic {base64.b64encode(unquote(login).encode()).decode()}" if login else "")
 
     def open_tunnel(self, sock: socket.socket, target: str, allowance: Allowance) -> None:
-        """Have what is sent from now on go to `target`, which is `host:port`. Raises NotConnected and TooSlow.
+        """Tunnel to `target` (`host:port`). Raises ConnectionFailed and OutboundTimeout.
 
         Where that is, the proxy finds out.
         """
@@ -53,14 +53,14 @@ class Proxy:
             head = _head(sock, allowance)
         except TimeoutError:
             allowance.seconds()
-            raise NotConnected("The egress proxy gives no answer.") from None
+            raise ConnectionFailed("The egress proxy gives no answer.") from None
         except OSError:
-            raise NotConnected("The egress proxy ends the connection.") from None
+            raise ConnectionFailed("The egress proxy ends the connection.") from None
         status = _STATUS.match(head)
         if status is None or not head.endswith(b"\r\n\r\n"):
-            raise NotConnected("The egress proxy gives no answer in HTTP.")
+            raise ConnectionFailed("The egress proxy gives no answer in HTTP.")
         if not status[1].startswith(b"2"):
-            raise NotConnected(f"The egress proxy does not connect to it (HTTP {status[1].decode()}).")
+            raise ConnectionFailed(f"The egress proxy does not connect to it (HTTP {status[1].decode()}).")
 
 
 def _head(sock: socket.socket, allowance: Allowance) -> bytes:

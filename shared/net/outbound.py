@@ -16,10 +16,10 @@ from urllib.parse import urljoin
 
 import requests
 
-from shared.errors import ForbiddenUrl, NotConnected, TooLarge, TooSlow
-from shared.net.address_policy import Address, objection
-from shared.net.allowlist import Entry
-from shared.net.egress_proxy import Proxy
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, ResponseTooLarge
+from shared.net.address_policy import IpAddress, refusal_reason
+from shared.net.allowlist import AllowlistEntry
+from shared.net.egress_proxy import EgressProxy
 from shared.net.pinned_http import ExchangeBudget, exchange, pieces
 from shared.net.url import Url
 
@@ -36,10 +36,10 @@ _HEADERS = {"User-Agent": "imagegen", "Accept-Encoding": "identity", "Connection
 
 Sink = Callable[[bytes], None]
 #: A name's addresses, all of them. Raises OSError where there are none. May block; runs on a thread of its own.
-Resolve = Callable[[str], Sequence[Address]]
+Resolve = Callable[[str], Sequence[IpAddress]]
 
 
-def resolve(host: str) -> list[Address]:
+def resolve(host: str) -> list[IpAddress]:
     """As the machine resolves names."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(str(entry[4][0])) for entry in found))
@@ -89,8 +89,10 @@ class OutboundClient:
     what they lead to is the proxy's to judge; the rest of an address is judged here in any case.
     """
 
-    def __init__(self, allow: Sequence[str] = (), *, proxy: Proxy | None = None, resolve: Resolve = resolve) -> None:
-        self._allow = tuple(map(Entry.parse, allow))
+    def __init__(
+        self, allow: Sequence[str] = (), *, proxy: EgressProxy | None = None, resolve: Resolve = resolve
+    ) -> None:
+        self._allow = tuple(map(AllowlistEntry.parse, allow))
         self._proxy = proxy
         self._resolve = resolve
         self._lookups = threading.BoundedSemaphore(MOST_LOOKUPS)
@@ -108,7 +110,7 @@ class OutboundClient:
         body: bytes = b"",
         timeout_seconds: float,
         max_bytes: int,
-        redirects: int = 0,
+        max_redirects: int = 0,
         sink: Sink | None = None,
     ) -> HttpResponse:
         """The answer to one request, of any status. Blocks for `timeout_seconds` at most, whatever the server does.
@@ -116,9 +118,9 @@ class OutboundClient:
         Follows as many redirects, each checked as the first address was, and only for GET; a redirect after the last
         of them is the answer. `headers` go to the origin of `url` alone. A `sink` gets the body as it arrives, of
         whatever status, and the answer is without it; what the sink raises ends the exchange. Raises ForbiddenUrl,
-        Unreachable, TooLarge and TooSlow.
+        Unreachable, ResponseTooLarge and OutboundTimeout.
         """
-        if redirects and method != "GET":
+        if max_redirects and method != "GET":
             raise ValueError("only GET can be sent again elsewhere")
         allowance = ExchangeBudget(timeout_seconds, max_bytes)
         here, own = self._admitted(url), dict(headers or {})
@@ -126,13 +128,13 @@ class OutboundClient:
             request = requests.Request(method, here.origin, {**_HEADERS, **own}, data=body).prepare()
             addresses, proxy = self._way(here, allowance)
             with exchange(request, here, addresses, allowance, proxy) as response:
-                there = self._next(here, response) if redirects else None
+                there = self._next(here, response) if max_redirects else None
                 if there is None:
                     received = bytearray()
                     _drain(response, allowance, max_bytes, sink or received.extend)
                     return HttpResponse(response.status_code, response.headers, bytes(received))
             own = own if there.origin == here.origin else {}
-            here, redirects = there, redirects - 1
+            here, max_redirects = there, max_redirects - 1
 
     def _vouched(self, url: Url) -> bool:
         return any(entry.covers(url) for entry in self._allow)
@@ -146,33 +148,33 @@ class OutboundClient:
             what = "The address is below no path of its host that this service may call."
         raise ForbiddenUrl(what)
 
-    def _way(self, url: Url, allowance: ExchangeBudget) -> tuple[Sequence[Address], Proxy | None]:
+    def _way(self, url: Url, allowance: ExchangeBudget) -> tuple[Sequence[IpAddress], EgressProxy | None]:
         """Where to connect to: the server, or the proxy that connects to it."""
         if self._proxy is None:
             return self._addresses(url, allowance), None
         if self._vouched(url):
-            with suppress(NotConnected):
+            with suppress(ConnectionFailed):
                 addresses = self._addresses(url, allowance)
-                if any(map(objection, addresses)):
+                if any(map(refusal_reason, addresses)):
                     return addresses, None
         door = self._proxy.url
         return [door.address] if door.address else self._looked_up(door.host, allowance), self._proxy
 
-    def _addresses(self, url: Url, allowance: ExchangeBudget) -> Sequence[Address]:
+    def _addresses(self, url: Url, allowance: ExchangeBudget) -> Sequence[IpAddress]:
         """Where the server is. One bad address spoils them all: who mixes them in means to have us fall for it."""
         if url.address is not None:
             return [url.address]
         addresses, vouched = self._looked_up(url.host, allowance), self._vouched(url)
         for address in addresses:
-            if what := objection(address, vouched=vouched):
+            if what := refusal_reason(address, allow_private=vouched):
                 logger.warning("not connected to %s: it is at %s, %s", url.host, address, what)
                 raise ForbiddenUrl("The host of the address is at an address that is not public.")
         return addresses
 
-    def _looked_up(self, host: str, allowance: ExchangeBudget) -> Sequence[Address]:
+    def _looked_up(self, host: str, allowance: ExchangeBudget) -> Sequence[IpAddress]:
         if not self._lookups.acquire(timeout=allowance.seconds()):
-            raise TooSlow
-        found: Future[Sequence[Address]] = Future()
+            raise OutboundTimeout
+        found: Future[Sequence[IpAddress]] = Future()
 
         def look() -> None:
             try:
@@ -187,9 +189,9 @@ class OutboundClient:
         try:
             return found.result(allowance.seconds())
         except TimeoutError:
-            raise TooSlow from None
+            raise OutboundTimeout from None
         except (OSError, ValueError) as error:
-            raise NotConnected("The host of the address is not known.") from error
+            raise ConnectionFailed("The host of the address is not known.") from error
 
     def _next(self, here: Url, response: requests.Response) -> Url | None:
         location = response.headers.get("Location")
@@ -207,7 +209,7 @@ class OutboundClient:
 def _refusal(url: Url, *, vouched: bool) -> str | None:
     """What is wrong with an address, as far as it tells by itself."""
     if url.address is not None:
-        if what := objection(url.address, vouched=vouched):
+        if what := refusal_reason(url.address, allow_private=vouched):
             return f"The host of the address is not public: {what}."
     elif not vouched and ("." not in url.host or f".{url.host}".endswith(PRIVATE_NAMES)):
         return "The host of the address is a name of private networks."
@@ -218,10 +220,10 @@ def _refusal(url: Url, *, vouched: bool) -> str | None:
 
 def _drain(response: requests.Response, allowance: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
     if (response.raw.length_remaining or 0) > max_bytes:
-        raise TooLarge(status=response.status_code)
+        raise ResponseTooLarge(status=response.status_code)
     count = 0
     for piece in pieces(response, allowance):
         count += len(piece)
         if count > max_bytes:
-            raise TooLarge(status=response.status_code)
+            raise ResponseTooLarge(status=response.status_code)
         sink(piece)

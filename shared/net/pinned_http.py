@@ -23,9 +23,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from shared.errors import NotConnected, OutboundError, TooLarge, TooSlow, Unreachable
-from shared.net.address_policy import Address
-from shared.net.egress_proxy import Proxy
+from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, ResponseTooLarge, Unreachable
+from shared.net.address_policy import IpAddress
+from shared.net.egress_proxy import EgressProxy
 from shared.net.url import Url
 
 #: For one of the server's addresses, so that the next one gets its turn.
@@ -55,16 +55,16 @@ class ExchangeBudget:
         return self._end - time.monotonic()
 
     def seconds(self) -> float:
-        """Raises TooSlow where none are left."""
+        """Raises OutboundTimeout where none are left."""
         if (left := self.left) <= 0:
-            raise TooSlow
+            raise OutboundTimeout
         return left
 
     def spend(self, count: int) -> None:
-        """Raises TooLarge."""
+        """Raises ResponseTooLarge."""
         self._bytes -= count
         if self._bytes < 0:
-            raise TooLarge
+            raise ResponseTooLarge
 
 
 @functools.cache
@@ -83,13 +83,13 @@ def tls_context() -> ssl.SSLContext:
 def exchange(
     request: requests.PreparedRequest,
     url: Url,
-    addresses: Sequence[Address],
+    addresses: Sequence[IpAddress],
     allowance: ExchangeBudget,
-    proxy: Proxy | None = None,
+    proxy: EgressProxy | None = None,
 ) -> Iterator[requests.Response]:
     """The answer, its body not read yet. `addresses` are the proxy's, where there is one.
 
-    Raises Unreachable, TooSlow and TooLarge.
+    Raises Unreachable, OutboundTimeout and ResponseTooLarge.
     """
     with closing(_Adapter(url, addresses, allowance, proxy)) as adapter:
         with _judged(allowance):
@@ -99,7 +99,7 @@ def exchange(
 
 
 def pieces(response: requests.Response, allowance: ExchangeBudget) -> Iterator[bytes]:
-    """The body as it comes, and not a full buffer at a time. Raises Unreachable, TooSlow and TooLarge."""
+    """Chunks of the body as they arrive. Raises Unreachable, OutboundTimeout and ResponseTooLarge."""
     while True:
         with _judged(allowance, response.status_code):
             piece = response.raw.read1(_PIECE_BYTES, decode_content=False)
@@ -117,7 +117,7 @@ def _judged(allowance: ExchangeBudget, status: int | None = None) -> Iterator[No
         error.status = status
         raise
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise (TooSlow(status=status) if allowance.left <= 0 else _failure(error, status)) from error
+        raise (OutboundTimeout(status=status) if allowance.left <= 0 else _failure(error, status)) from error
 
 
 class _Adapter(HTTPAdapter):
@@ -126,7 +126,9 @@ class _Adapter(HTTPAdapter):
     Where it goes is in `url` and `addresses`; that requests and urllib3 have parsers of their own does not matter.
     """
 
-    def __init__(self, url: Url, addresses: Sequence[Address], allowance: ExchangeBudget, proxy: Proxy | None) -> None:
+    def __init__(
+        self, url: Url, addresses: Sequence[IpAddress], allowance: ExchangeBudget, proxy: EgressProxy | None
+    ) -> None:
         super().__init__()
         self._url = url
         dial = _Dial(_in_turns(addresses)[:MOST_TRIED], proxy.url.port if proxy else url.port, allowance, proxy, url)
@@ -183,10 +185,10 @@ class _Answer(http.client.HTTPResponse):
 class _Dial:
     """Connects to the addresses, in turn, and through the proxy, where there is one, to the server."""
 
-    addresses: Sequence[Address]
+    addresses: Sequence[IpAddress]
     port: int
     allowance: ExchangeBudget
-    proxy: Proxy | None
+    proxy: EgressProxy | None
     url: Url
 
     def __call__(self) -> socket.socket | None:
@@ -224,7 +226,7 @@ class _Pinned(HTTPConnection):
         if (sock := self._dial()) is not None:
             return sock
         if self._dial.proxy is not None:
-            raise NotConnected("The egress proxy takes no connections.")
+            raise ConnectionFailed("The egress proxy takes no connections.")
         raise NewConnectionError(self, "none of the addresses takes connections")
 
     def send(self, data: Any) -> None:
@@ -251,7 +253,7 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _PinnedTls
 
 
-def _in_turns(addresses: Sequence[Address]) -> list[Address]:
+def _in_turns(addresses: Sequence[IpAddress]) -> list[IpAddress]:
     """One of each family after the other: a machine may have no way to all of one."""
     places = {4: itertools.count(), 6: itertools.count()}
     return sorted(addresses, key=lambda address: next(places[address.version]))
@@ -261,8 +263,10 @@ def _failure(error: Exception, status: int | None) -> Unreachable:
     """For whoever gave the address: in words, because the error's own text may name addresses of the network."""
     match error:
         case requests.exceptions.SSLError():
-            return NotConnected("No secure connection: the certificate is not trusted, not valid or not for this host.")
+            return ConnectionFailed(
+                "No secure connection: the certificate is not trusted, not valid or not for this host."
+            )
         case requests.ConnectionError() if isinstance(getattr(error.args[0], "reason", None), NewConnectionError):
-            return NotConnected("The server takes no connections.")
+            return ConnectionFailed("The server takes no connections.")
         case _:
             return Unreachable("The server gave no whole answer in HTTP.", status)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import inf
 
 from shared.errors import JobFailure
-from shared.jobs.requests import Backend, Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.webhooks.deliveries import DeliveryState
 
 #: A field of the hash that holds the counts, and what is added to it.
@@ -145,11 +146,11 @@ ENCODE = Histogram(
 HISTOGRAMS = (WAIT, RUN, STEP, ENCODE)
 
 
-def of_creation(job: Job) -> Count:
+def count_creation(job: Job) -> Count:
     return ACCEPTED.add(job.backend)
 
 
-def of_move(old: Job, new: Job) -> list[Count]:
+def count_move(old: Job, new: Job) -> list[Count]:
     match new.state:
         case State.RUNNING if new.attempt == 1:
             return [*WAIT.of(new.backend, new.timings.queued_ms or 0)]
@@ -180,5 +181,5 @@ def _of_making(job: Job) -> Iterator[Count]:
         yield from STEP.of(job.backend, times.step_ms)
 
 
-def of_attempt(state: DeliveryState) -> Count:
+def count_attempt(state: DeliveryState) -> Count:
     return SENT.add("retried" if state is DeliveryState.PENDING else state)

@@ -4,8 +4,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shared.jobs.requests import Backend
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.observability.counters import Counts
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation

@@ -15,15 +15,15 @@ from typing import Any, Literal
 #: Celery on each task that comes and goes, of which workers tell themselves; and requests with all of their addresses,
 #: which may be signed.
 _CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2")
-#: What entries carry as fields of their own, in JSON: bound with `about` or added with `extra=`.
+#: What entries carry as fields of their own, in JSON: bound with `log_context` or added with `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
 
-Format = Literal["text", "json"]
+LogFormat = Literal["text", "json"]
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
 
 
 @contextmanager
-def about(**fields: str) -> Iterator[None]:
+def log_context(**fields: str) -> Iterator[None]:
     """All that this thread or task logs in the block is about these, whoever logs it."""
     token = _bound.set({**_bound.get(), **fields})
     try:
@@ -62,7 +62,7 @@ class TextFormatter(logging.Formatter):
         return line if job_id is None or job_id in line else f"{line} (job {job_id})"
 
 
-def configure(log_format: Format, **fields: str) -> None:
+def configure_logging(log_format: LogFormat, **fields: str) -> None:
     """`fields` are told with every entry of this process. May be called again when there is more to tell."""
     logging.config.dictConfig(
         {
@@ -88,7 +88,7 @@ def configure(log_format: Format, **fields: str) -> None:
         threading.excepthook = lambda raised: _log_uncaught(raised.exc_value)
 
 
-def warn(sentences: Iterable[str]) -> None:
+def log_warnings(sentences: Iterable[str]) -> None:
     for sentence in sentences:
         logging.getLogger(__name__).warning(sentence)
 

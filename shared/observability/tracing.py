@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as LiveSpan
 
 #: The standard variables that turn it on; the others of OpenTelemetry are read by its own library.
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 
-def current() -> str:
+def current_traceparent() -> str:
     """The context of what this task does now, as a `traceparent` header has it; '' for none."""
     return _current.get()
 
@@ -31,19 +31,19 @@ class Span:
     """Something that is over. Times are in nanoseconds since 1970."""
 
     name: str
-    begin: int
-    end: int
+    start_ns: int
+    end_ns: int
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
     kind: Literal["internal", "consumer", "client"] = "internal"
     error: str = ""
     """What it failed with; '' where it did not."""
-    parts: tuple["Span", ...] = ()
+    children: tuple["Span", ...] = ()
 
 
-class Request(Protocol):
+class RequestSpan(Protocol):
     """A request that is being answered."""
 
-    def answered(self, method: str, route: str, status: int, job_id: str) -> None: ...
+    def set_response(self, method: str, route: str, status: int, job_id: str) -> None: ...
 
     def end(self) -> None: ...
 
@@ -51,12 +51,12 @@ class Request(Protocol):
 class Tracing(Protocol):
     is_on: bool
 
-    def request(self, traceparent: str) -> Request:
-        """One begins, for a caller that may have a trace of its own ('' for none); `current` is its context until it
-        ends."""
+    def start_request(self, traceparent: str) -> RequestSpan:
+        """Start the span of a request, in the caller's trace if it has one; `current_traceparent` is its context until
+        it ends."""
         ...
 
-    def tell(self, span: Span, traceparent: str) -> None:
+    def record(self, span: Span, traceparent: str) -> None:
         """Of something that was part of what has this context, or of nothing ('')."""
         ...
 
@@ -65,19 +65,19 @@ class Tracing(Protocol):
         ...
 
 
-class Untraced:
+class NoTracing:
     is_on = False
 
-    def request(self, _: str) -> Request:
+    def start_request(self, _: str) -> RequestSpan:
         return self
 
-    def answered(self, *_: object) -> None:
+    def set_response(self, *_: object) -> None:
         pass
 
     def end(self) -> None:
         pass
 
-    def tell(self, *_: object) -> None:
+    def record(self, *_: object) -> None:
         pass
 
     def close(self) -> None:
@@ -85,14 +85,14 @@ class Untraced:
 
 
 #: Begins to send traces, in the process that calls it and no other: what sends is a thread.
-Start = Callable[[], Tracing]
+StartTracing = Callable[[], Tracing]
 
 
-def start(service: str, environ: Mapping[str, str]) -> Tracing:
+def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
     """Raises ConfigurationError where traces are wanted and cannot be sent."""
-    wanted = [name for name in ENDPOINTS if environ.get(name)]
+    wanted = [name for name in ENDPOINT_VARIABLES if environ.get(name)]
     if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return Untraced()
+        return NoTracing()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -106,10 +106,10 @@ def start(service: str, environ: Mapping[str, str]) -> Tracing:
     name = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Traced(provider)
+    return OpenTelemetryTracing(provider)
 
 
-class Traced:
+class OpenTelemetryTracing:
     is_on = True
 
     def __init__(self, provider: "TracerProvider") -> None:
@@ -122,23 +122,23 @@ class Traced:
         self._kinds = {"internal": SpanKind.INTERNAL, "consumer": SpanKind.CONSUMER, "client": SpanKind.CLIENT}
         self._server = SpanKind.SERVER
 
-    def request(self, traceparent: str) -> Request:
+    def start_request(self, traceparent: str) -> RequestSpan:
         context = self._contexts.extract({"traceparent": traceparent})
         span = self._tracer.start_span("request", context, self._server)
-        return _LiveRequest(span, self._traceparent(span))
+        return _LiveRequestSpan(span, self._traceparent(span))
 
-    def tell(self, span: Span, traceparent: str) -> None:
+    def record(self, span: Span, traceparent: str) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         context = self._contexts.extract({"traceparent": traceparent})
         told = self._tracer.start_span(
-            span.name, context, self._kinds[span.kind], dict(span.attributes), start_time=span.begin
+            span.name, context, self._kinds[span.kind], dict(span.attributes), start_time=span.start_ns
         )
         if span.error:
             told.set_status(Status(StatusCode.ERROR, span.error))
-        for part in span.parts:
-            self.tell(part, self._traceparent(told))
-        told.end(span.end)
+        for child in span.children:
+            self.record(child, self._traceparent(told))
+        told.end(span.end_ns)
 
     def close(self) -> None:
         self._provider.shutdown()
@@ -151,12 +151,12 @@ class Traced:
         return carrier["traceparent"]
 
 
-class _LiveRequest:
+class _LiveRequestSpan:
     def __init__(self, span: "LiveSpan", traceparent: str) -> None:
         self._span = span
         self._token = _current.set(traceparent)
 
-    def answered(self, method: str, route: str, status: int, job_id: str) -> None:
+    def set_response(self, method: str, route: str, status: int, job_id: str) -> None:
         from opentelemetry.trace import Status, StatusCode
 
         self._span.update_name(f"{method} {route}")

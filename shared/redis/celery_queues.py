@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from celery import Celery
 from kombu import Exchange, Queue
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.wakeups import queue_name
 from shared.settings.service import Settings
 

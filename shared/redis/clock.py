@@ -10,16 +10,16 @@ class StoreClock:
 
     def __init__(self) -> None:
         self._epoch = time.time() - time.monotonic()
-        self._learned_at = -math.inf
+        self._synced_at = -math.inf
 
-    def learn(self, store_ms: float, asked_at: float) -> None:
-        """`asked_at`, by time.monotonic(), is from before the question: the estimate is early, never late."""
-        self._epoch = store_ms / 1000 - asked_at
-        self._learned_at = asked_at
+    def sync(self, store_ms: float, requested_at: float) -> None:
+        """`requested_at`, by time.monotonic(), is from before the question: the estimate is early, never late."""
+        self._epoch = store_ms / 1000 - requested_at
+        self._synced_at = requested_at
 
     def age(self, now: float) -> float:
         """Seconds since it was read, at `now` by time.monotonic()."""
-        return now - self._learned_at
+        return now - self._synced_at
 
     def time(self) -> float:
         """Seconds since 1970."""

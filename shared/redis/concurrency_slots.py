@@ -2,29 +2,29 @@
 
 from collections.abc import Sequence
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
 #: How long a place outlives a worker that dies with it.
-PLACE_MS = 10_000
+SLOT_LEASE_MS = 10_000
 #: How often a worker says that it still has its places.
-KEEP_SECONDS = 2.0
+SLOT_RENEW_SECONDS = 2.0
 
 
 class ConcurrencySlots:
     """Operations on the places of one backend."""
 
-    def __init__(self, prefix: str, backend: Backend, most: int) -> None:
-        self._key = Keys(prefix).places(backend)
-        self._most = most
+    def __init__(self, prefix: str, backend: Backend, limit: int) -> None:
+        self._key = Keys(prefix).slots(backend)
+        self._limit = limit
 
-    def take(self, holder: str) -> Operation[bool]:
+    def acquire(self, holder: str) -> Operation[bool]:
         """False when none is free."""
-        return Operation("limits/slot_acquire", [self._key], [holder, self._most, PLACE_MS], bool)
+        return Operation("limits/slot_acquire", [self._key], [holder, self._limit, SLOT_LEASE_MS], bool)
 
-    def keep(self, holders: Sequence[str]) -> Operation[bool]:
-        return Operation("limits/slot_renew", [self._key], [PLACE_MS, *holders], bool)
+    def renew(self, holders: Sequence[str]) -> Operation[bool]:
+        return Operation("limits/slot_renew", [self._key], [SLOT_LEASE_MS, *holders], bool)
 
     def release(self, holder: str) -> Operation[bool]:
         return Operation("limits/slot_release", [self._key], [holder], bool)

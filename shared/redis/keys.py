@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from shared.jobs.requests import Backend
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.wakeups import queue_name
 
 
@@ -101,19 +101,19 @@ class Keys:
         """The broker's list of messages for workers of a backend."""
         return f"{self.prefix}{queue_name(backend)}"
 
-    def former_messages(self, backend: Backend) -> list[str]:
+    def legacy_wake_ups(self, backend: Backend) -> list[str]:
         """Where version 0.1 kept a message for each job, by priority. Nothing reads them any more."""
         return [f"{self.wake_ups(backend)}\x06\x16{step}" for step in (3, 6)]
 
-    def pace(self, backend: str) -> str:
+    def duration_stats(self, backend: str) -> str:
         """How long jobs of a backend have taken lately, by what they asked for."""
         return f"{self.prefix}pace:{backend}"
 
-    def repeat(self, name: str) -> str:
+    def idempotency(self, name: str) -> str:
         """The job that a repeated request gets."""
         return f"{self.prefix}repeat:{name}"
 
-    def twin(self, cause: str) -> str:
+    def cached_result(self, cause: str) -> str:
         """The job that made the images of an exact repeat."""
         return f"{self.prefix}twin:{cause}"
 
@@ -121,7 +121,7 @@ class Keys:
         """Until when somebody has used up its share of requests."""
         return f"{self.prefix}rate:{account}"
 
-    def places(self, backend: str) -> str:
+    def slots(self, backend: str) -> str:
         """Places for jobs that run at the same time, of all workers of a backend together."""
         return f"{self.prefix}places:{backend}"
 
@@ -135,6 +135,6 @@ class Keys:
     def capabilities(self, backend: str) -> str:
         return f"{self.prefix}capabilities:{backend}"
 
-    def failures(self, backend: str) -> str:
+    def start_failures(self, backend: str) -> str:
         """How many workers of a backend have failed to start in a row, and why the last one did."""
         return f"{self.prefix}failures:{backend}"

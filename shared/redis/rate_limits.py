@@ -10,12 +10,14 @@ class RateLimits:
     def __init__(self, prefix: str, per_second: float, burst: int) -> None:
         self._keys = Keys(prefix)
         self.cost_us = round(1_000_000 / per_second) if per_second else 0
-        self.ahead_us = (burst - 1) * self.cost_us
+        self.burst_us = (burst - 1) * self.cost_us
 
-    def take(self, account: str, needed: int, spare: int, *, begun: bool = False) -> Operation[int]:
-        """Take `needed` units, and up to `spare` more; how many were taken. Running it raises RateLimited.
+    def take(self, account: str, required: int, optional: int, *, already_counted: bool = False) -> Operation[int]:
+        """Take `required` units, and up to `optional` more; how many were taken. Running it raises RateLimited.
 
-        `begun`: for a request that has been counted once already, which must not stand in its own way.
+        `already_counted`: for a request that has been counted once already, which must not stand in its own way.
         """
-        ahead_us = self.ahead_us + (self.cost_us if begun else 0)
-        return Operation("limits/rate_limit", [self._keys.rate(account)], [self.cost_us, ahead_us, needed, spare], int)
+        burst_us = self.burst_us + (self.cost_us if already_counted else 0)
+        return Operation(
+            "limits/rate_limit", [self._keys.rate(account)], [self.cost_us, burst_us, required, optional], int
+        )

@@ -27,7 +27,7 @@ from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
 
 #: Longest wait for one answer; a healthy server answers in under a millisecond.
-ANSWER_SECONDS = 2.0
+REPLY_TIMEOUT_SECONDS = 2.0
 #: How old what is known of the server's clock may be.
 CLOCK_SECONDS = 5.0
 
@@ -96,7 +96,7 @@ class Store:
         if self._clock.age(asked_at) > CLOCK_SECONDS:
             with suppress(redis.exceptions.RedisError):
                 seconds, microseconds = self.client.time()
-                self._clock.learn(seconds * 1000 + microseconds / 1000, asked_at)
+                self._clock.sync(seconds * 1000 + microseconds / 1000, asked_at)
         return self._clock.now()
 
     def _settled(self, operation: Operation[T], reply: Any) -> T:
@@ -126,7 +126,7 @@ class AsyncStore:
         self._asked.append((operation, reply))
         with _translated():
             # Waiting for a connection and for the answer share the one limit.
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 return operation.decode(await reply)
 
     def _send_soon(self) -> None:
@@ -248,14 +248,14 @@ def connect_async(url: str, connections: int = 32) -> redis.asyncio.Redis:
     """Callers beyond `connections` wait their turn; redis-py's default pool would raise at 100."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
     pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=connections, timeout=ANSWER_SECONDS, retry=retry, **_CONNECTION
+        url, max_connections=connections, timeout=REPLY_TIMEOUT_SECONDS, retry=retry, **_CONNECTION
     )
     return redis.asyncio.Redis(connection_pool=pool)
 
 
 _CONNECTION: dict[str, Any] = {
     "decode_responses": True,
-    "socket_timeout": ANSWER_SECONDS,
-    "socket_connect_timeout": ANSWER_SECONDS,
+    "socket_timeout": REPLY_TIMEOUT_SECONDS,
+    "socket_connect_timeout": REPLY_TIMEOUT_SECONDS,
     "health_check_interval": 15,
 }

@@ -8,7 +8,7 @@ import base64
 import json
 from functools import cache
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 
 #: The one task. It has no arguments: which job is next is in the queue.
 GENERATE = "generate"

@@ -1,4 +1,4 @@
-"""`.env`: the settings of whoever starts the service in this folder, as editors of every system save them."""
+"""Read settings from `.env` in the current folder, in any encoding that editors save it in."""
 
 import codecs
 import io
@@ -10,11 +10,11 @@ from dotenv import dotenv_values
 from shared.errors import ConfigurationError
 
 ENV_FILE = ".env"
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def read() -> Mapping[str, str]:
-    """Variables that have a value; none where there is no file. Raises ConfigurationError."""
+    """Read the variables that have a value; none if there is no file. Raises ConfigurationError."""
     path = Path(ENV_FILE)
     try:
         data = path.read_bytes()
@@ -22,10 +22,10 @@ def read() -> Mapping[str, str]:
         return {}
     except OSError as error:
         raise ConfigurationError(
-            f"{path.absolute()} cannot be read ({error.strerror}): make it a file that this user may read, or move it "
-            "away."
+            f"{path.absolute()} cannot be read ({error.strerror}): make it a file that this user may read, or "
+            "remove it."
         ) from None
-    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+    encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
         values = dotenv_values(stream=io.StringIO(text))

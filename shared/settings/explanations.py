@@ -1,4 +1,4 @@
-"""What is wrong with a value, in words for people who do not program."""
+"""Explain invalid values of settings to people who do not program."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ _SENTENCES: Mapping[str, str] = {
     "too_short": "must not be empty",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "does not have the form that docs/configuration.md describes",
-    "path_not_file": "names a file that is not there",
+    "string_pattern_mismatch": "does not have the format that docs/configuration.md describes",
+    "path_not_file": "names a file that does not exist",
 }
 
 
-def explained(error: Mapping[str, Any]) -> str:
-    """Of one of pydantic's errors; the value is not in it."""
+def explain(error: Mapping[str, Any]) -> str:
+    """Explain one of pydantic's errors, without the value."""
     sentence = _SENTENCES.get(error["type"])
     if sentence is None:
         return str(error["msg"]).removeprefix("Value error, ")

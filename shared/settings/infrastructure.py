@@ -1,4 +1,4 @@
-"""Settings of what all processes share, wherever they run: Redis, and where images are kept."""
+"""Settings of Redis and of image storage, which all processes share."""
 
 import errno
 import os
@@ -11,95 +11,95 @@ from pydantic import AfterValidator, BeforeValidator, Field, FilePath, model_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import ConfigurationError
+from shared.settings.groups import Group
 
 
-def home_expanded(value: str) -> str:
-    """With a leading ~ as shells understand it: in `.env`, none sees it."""
+def expand_home(value: str) -> str:
+    """Expand a leading ~, which no shell does in `.env`."""
     try:
         return str(Path(value).expanduser()) if value.startswith("~") else value
     except RuntimeError:
-        raise ValueError("begins with ~, and no home folder of that user is known: write the whole path") from None
+        raise ValueError("begins with ~, but that user has no known home folder: write the full path") from None
 
 
-def _home_expanded(value: object) -> object:
-    return home_expanded(value) if isinstance(value, str) else value
+def _expand_home(value: object) -> object:
+    return expand_home(value) if isinstance(value, str) else value
 
 
-Folder = Annotated[Path, BeforeValidator(_home_expanded)]
-File = Annotated[FilePath, BeforeValidator(_home_expanded)]
+Folder = Annotated[Path, BeforeValidator(_expand_home)]
+File = Annotated[FilePath, BeforeValidator(_expand_home)]
 
 
 def _redis_url(value: str) -> str:
     if not value:
         return value
+    if not re.match("(redis|rediss|unix)://", value, re.IGNORECASE):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
     try:
         url = urlsplit(value)
-        known, sound = url.scheme in ("redis", "rediss", "unix"), url.port != 0
+        has_valid_port = url.port != 0
     except ValueError:
-        # Not its words: where a password is not encoded, they quote a piece of it.
-        known = sound = False
-        if re.match("(redis|rediss|unix)://", value):
-            raise ValueError(
-                "its host and port cannot be read; in a password, write / ? # @ and : as %2F %3F %23 %40 %3A"
-            ) from None
-    if not known:
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    if not sound or not (url.path if url.scheme == "unix" else url.hostname):
-        raise ValueError("must be such as redis://:password@host:6379/0 or unix:///path/of/the/socket")
+        # The exception's own text quotes parts of a password that is not percent-encoded.
+        raise ValueError(
+            "has no readable host and port; in a password, write / ? # @ and : as %2F %3F %23 %40 %3A"
+        ) from None
+    if not has_valid_port or not (url.path if url.scheme == "unix" else url.hostname):
+        raise ValueError("must look like redis://:password@host:6379/0 or unix:///path/to/socket")
     return value
 
 
 def _bucket_url(value: str) -> str:
     if value and not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[\w.-]+)*/?", value, re.ASCII):
-        raise ValueError("must be s3:// and the name of a bucket, such as s3://images or s3://images/imagegen")
+        raise ValueError("must be s3:// and a bucket name, such as s3://images or s3://images/imagegen")
     return value
 
 
 def require_folder(folder: Path, setting: str) -> None:
-    """Made where it is not there. Raises ConfigurationError where this user cannot write to it."""
+    """Create the folder if needed. Raises ConfigurationError if this user cannot write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        wrong = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
     except FileExistsError:
-        wrong = os.strerror(errno.ENOTDIR)
+        reason = os.strerror(errno.ENOTDIR)
     except OSError as error:
-        wrong = error.strerror
-    if wrong is not None:
+        reason = error.strerror
+    if reason is not None:
         raise ConfigurationError(
-            f"{setting}={folder} cannot be used ({wrong}): make it a folder that this user may write to, or choose "
-            "another."
+            f"{setting}={folder} cannot be used ({reason}): make it writable for this user, or choose another folder."
         )
 
 
 class InfrastructureSettings(BaseSettings):
-    """Where the jobs and the images are."""
+    """Where jobs and images are stored."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
-    redis_url: Annotated[str, AfterValidator(_redis_url)] = ""
-    """Redis or Valkey server, e.g. redis://:password@host:6379/0, or rediss://user:password@host:6380/0 with TLS.
-    Empty: `imagegen up` starts one of its own."""
-    redis_prefix: Annotated[str, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
-    """Begins every key, so that the server can be shared with other applications."""
-    redis_cert_file: File | None = None
-    """Certificate (PEM), and those it rests on, that shows the Redis server who connects, where it asks for one."""
-    redis_key_file: File | None = None
-    """Key (PEM) of SD_REDIS_CERT_FILE."""
-    ca_file: File | None = None
-    """Certificates (PEM) of authorities to believe beside the known ones, for SD_REDIS_URL and SD_OUTPUT_URL."""
-    output_dir: Folder = Path("outputs")
-    """Where images are kept, unless SD_OUTPUT_URL is set. Workers write here, the API serves from here."""
-    output_url: Annotated[str, AfterValidator(_bucket_url)] = ""
-    """Bucket of S3, or of what speaks like it, that images are kept in: s3://bucket/prefix. AWS_ENDPOINT_URL,
-    AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY say where it is and who asks."""
+    redis_url: Annotated[str, Group.START, AfterValidator(_redis_url)] = ""
+    """Redis or Valkey server, such as redis://:password@host:6379/0, or rediss://user:password@host:6380/0 with TLS.
+    If empty, `imagegen up` starts an embedded server."""
+    redis_prefix: Annotated[str, Group.REDIS, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
+    """Prefix of every Redis key, so that applications can share a server."""
+    redis_cert_file: Annotated[File | None, Group.REDIS] = None
+    """Client certificate chain (PEM) for Redis, if the server requires one."""
+    redis_key_file: Annotated[File | None, Group.REDIS] = None
+    """Private key (PEM) of SD_REDIS_CERT_FILE."""
+    ca_file: Annotated[File | None, Group.REDIS] = None
+    """Additional CA certificates (PEM) to trust for SD_REDIS_URL and SD_OUTPUT_URL."""
+    output_dir: Annotated[Folder, Group.START] = Path("outputs")
+    """Folder that images are stored in. Workers write to it, the API reads from it. With SD_OUTPUT_URL it only holds
+    uploads until they are complete."""
+    output_url: Annotated[str, Group.STORAGE, AfterValidator(_bucket_url)] = ""
+    """S3-compatible bucket that images are stored in: s3://bucket/prefix. AWS_ENDPOINT_URL, AWS_REGION,
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set its endpoint, region and credentials. If empty, images are stored
+    in SD_OUTPUT_DIR."""
 
     def require_output_dir(self) -> None:
-        """Raises ConfigurationError where images could not be kept, or not gathered for their bucket."""
+        """Raises ConfigurationError if images cannot be stored, or staged for a bucket."""
         require_folder(self.output_dir, "SD_OUTPUT_DIR")
 
     @model_validator(mode="after")
     def _with_certificates(self) -> Self:
-        """Whoever connects by the address does it with these files."""
+        """Put the TLS files into the URL, so that every client of it uses them."""
         files = {
             "ssl_ca_certs": self.ca_file,
             "ssl_certfile": self.redis_cert_file,

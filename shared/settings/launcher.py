@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr
 
 from shared.errors import ConfigurationError
 from shared.settings.api import ApiSettings
+from shared.settings.groups import Group
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.http_server import is_loopback
 from shared.settings.infrastructure import Folder
@@ -14,19 +15,19 @@ from shared.settings.worker import WorkerSettings
 
 
 class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
-    """What `imagegen up` needs: everything."""
+    """Settings that `imagegen up` needs: those of all processes, and its own."""
 
-    data_dir: Folder = Path("data")
-    """Where the embedded Redis keeps the queue and the job records, and `imagegen up` what its processes say."""
-    flower_port: Annotated[int, Field(ge=0, le=65_535)] = 5555
-    """Port of the Flower dashboard, on SD_HOST; 0 starts none."""
-    flower_basic_auth: SecretStr | None = None
-    """user:password for Flower. Needed unless SD_HOST is a loopback address."""
+    data_dir: Annotated[Folder, Group.STORAGE] = Path("data")
+    """Folder for the queue and the job records of the embedded Redis, and for the logs of `imagegen up`."""
+    flower_port: Annotated[int, Group.OPERATIONS, Field(ge=0, le=65_535)] = 5555
+    """Port of the Flower dashboard on SD_HOST; 0 disables it."""
+    flower_basic_auth: Annotated[SecretStr | None, Group.OPERATIONS] = None
+    """Login of the Flower dashboard, as user:password. Required unless SD_HOST is a loopback address."""
 
-    def require_login(self) -> None:
-        """Raises ConfigurationError where the dashboard would be open to the network."""
-        if self.flower_basic_auth is None and not is_loopback(self.reachable_at):
+    def require_flower_login(self) -> None:
+        """Raises ConfigurationError if the dashboard would be open to the network."""
+        if self.flower_basic_auth is None and not is_loopback(self.reachable_address):
             raise ConfigurationError(
-                f"SD_FLOWER_BASIC_AUTH is empty, and with SD_HOST={self.reachable_at} everybody could see the "
-                "dashboard: set it to user:password, or SD_FLOWER_PORT=0 to start none."
+                f"SD_FLOWER_BASIC_AUTH is empty, and SD_HOST={self.reachable_address} opens the dashboard to the "
+                "network: set it to user:password, or set SD_FLOWER_PORT=0 to run without it."
             )

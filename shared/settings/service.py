@@ -1,4 +1,4 @@
-"""Settings that every process of the service needs."""
+"""Settings that every process needs."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,43 +7,44 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
-from shared.net.allowlist import Entry
-from shared.net.egress_proxy import Proxy
+from shared.net.allowlist import AllowlistEntry
+from shared.net.egress_proxy import EgressProxy
 from shared.observability import logs
-from shared.settings.http_server import split
+from shared.settings.groups import Group
+from shared.settings.http_server import split_commas
 from shared.settings.infrastructure import InfrastructureSettings
 
 PREFIX = "SD_"
 
 
-def _key(value: SecretStr) -> SecretStr:
-    # What cannot stand in a header would be quoted in the error of whoever puts it there.
+def _bfl_key(value: SecretStr) -> SecretStr:
+    # The HTTP client would quote a key that is not a valid header value in its error.
     key = value.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("there are characters in it that no key has")
+        raise ValueError("must be visible ASCII characters without spaces")
     return SecretStr(key)
 
 
-def _receiver(value: str) -> str:
-    entry = Entry.parse(value)
+def _allowlist_entry(value: str) -> str:
+    entry = AllowlistEntry.parse(value)
     return entry.origin + entry.path
 
 
 def _proxy(value: SecretStr) -> SecretStr:
-    Proxy.parse(value.get_secret_value())
+    EgressProxy.parse(value.get_secret_value())
     return value
 
 
 def _backends(value: object) -> object:
-    names = split(value)
+    names = split_commas(value)
     known = [str(backend) for backend in Backend]
     for name in names if isinstance(value, str) and isinstance(names, list) else ():
         if name not in known:
-            near = get_close_matches(name.lower().replace("_", "-"), known, n=1)
-            meant = f"; you may mean {near[0]}" if near else ""
-            raise ValueError(f"an entry is none of {', '.join(known)}{meant}")
+            matches = get_close_matches(name.lower().replace("_", "-"), known, n=1)
+            hint = f" (did you mean {matches[0]}?)" if matches else ""
+            raise ValueError(f"each entry must be one of {', '.join(known)}{hint}")
     return names
 
 
@@ -54,7 +55,7 @@ def _bfl_model(value: str) -> str:
 
 
 class Settings(InfrastructureSettings):
-    """What every process needs."""
+    """Settings that every process needs."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -65,51 +66,57 @@ class Settings(InfrastructureSettings):
         hide_input_in_errors=True,
     )
 
-    backends: Annotated[tuple[Backend, ...], NoDecode, BeforeValidator(_backends), Field(min_length=1)] = (Backend.SD,)
-    """Engines of this installation, comma-separated: sd, flux-local, flux-api; null makes patterns without a model.
+    backends: Annotated[tuple[Backend, ...], Group.START, NoDecode, BeforeValidator(_backends), Field(min_length=1)] = (
+        Backend.SD,
+    )
+    """Backends to run, comma-separated: sd, flux-local, flux-api, or null, which draws test patterns without a model.
     `imagegen up` starts a worker for each."""
-    bfl_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = None
-    """Key of Black Forest Labs (https://dashboard.bfl.ai), for flux-api."""
-    bfl_default_model: Annotated[str, AfterValidator(_bfl_model)] = DEFAULT_MODEL
+    bfl_api_key: Annotated[Annotated[SecretStr, AfterValidator(_bfl_key)] | None, Group.START] = None
+    """API key of Black Forest Labs (https://dashboard.bfl.ai) for flux-api."""
+    bfl_default_model: Annotated[str, Group.CLOUD, AfterValidator(_bfl_model)] = DEFAULT_MODEL
     """Model of flux-api for requests without `bfl_model`."""
-    max_pixels: Annotated[int, Field(ge=4096)] = 4_194_304
-    """Largest width x height of an image."""
-    max_image_pixels: Annotated[int, Field(ge=4096)] = 25_000_000
-    """Largest width x height of an image that comes with a request."""
-    job_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = 600
-    """A job that runs longer is stopped and fails with `timed-out`."""
-    shutdown_grace_seconds: Annotated[int, Field(ge=0, le=3600)] = 30
-    """Grace period on SIGTERM, in which a worker may finish its job before the job is requeued."""
-    job_retention_days: Annotated[int, Field(ge=0)] = 7
-    """Records of finished jobs are kept so long; 0 keeps them."""
-    output_retention_days: Annotated[int, Field(ge=0)] = 0
-    """Images are kept so long; 0 keeps them."""
-    output_max_bytes: Annotated[int, Field(ge=0)] = 0
-    """Most that all images together may take, the oldest go first; 0 sets no limit."""
+    max_pixels: Annotated[int, Group.JOB_LIMITS, Field(ge=4096)] = 4_194_304
+    """Maximum width x height of a generated image."""
+    max_image_pixels: Annotated[int, Group.JOB_LIMITS, Field(ge=4096)] = 25_000_000
+    """Maximum width x height of an input image."""
+    job_timeout_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=86_400)] = 600
+    """Maximum run time of a job; a longer job is stopped and fails with `timed-out`."""
+    shutdown_grace_seconds: Annotated[int, Group.OPERATIONS, Field(ge=0, le=3600)] = 30
+    """Grace period on SIGTERM before a worker requeues its running job."""
+    job_retention_days: Annotated[int, Group.STORAGE, Field(ge=0)] = 7
+    """Days to keep the records of finished jobs; 0 keeps them forever."""
+    output_retention_days: Annotated[int, Group.STORAGE, Field(ge=0)] = 0
+    """Days to keep images; 0 keeps them forever."""
+    output_max_bytes: Annotated[int, Group.STORAGE, Field(ge=0)] = 0
+    """Maximum total size of all images; the oldest are deleted first. 0 means no limit."""
     webhook_allow: Annotated[
-        tuple[Annotated[str, AfterValidator(_receiver)], ...], NoDecode, BeforeValidator(split)
+        tuple[Annotated[str, AfterValidator(_allowlist_entry)], ...],
+        Group.WEBHOOKS,
+        NoDecode,
+        BeforeValidator(split_commas),
     ] = ()
-    """Receivers in your own network, comma-separated, each an origin such as http://n8n:5678 or what lies below a path
-    of it such as http://n8n:5678/webhook/images: webhooks may go there and images of requests may come from there.
-    All others must be public, and on port 80 or 443."""
-    egress_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
-    """Proxy through which webhooks are sent and images of requests are fetched, such as http://proxy:3128 or
-    http://user:password@proxy:3128, by CONNECT to ports 80 and 443. It looks names up, and has to refuse private
-    addresses. Receivers of SD_WEBHOOK_ALLOW at private addresses are asked directly. Empty: all are."""
-    alive_file: Path | None = None
-    """File that a worker or housekeeper touches every two seconds while it serves, for health checks of containers."""
-    log_format: logs.Format = "text"
-    """One line of text or one JSON object per log entry."""
+    """Hosts in your own network that webhooks may be sent to and input images fetched from, comma-separated. Each entry
+    is an origin such as http://n8n:5678, or a path such as http://n8n:5678/webhook/images, which covers everything
+    below it. All other hosts must be public and use port 80 or 443."""
+    egress_proxy: Annotated[Annotated[SecretStr, AfterValidator(_proxy)] | None, Group.WEBHOOKS] = None
+    """Proxy for sending webhooks and fetching input images, such as http://proxy:3128 or
+    http://user:password@proxy:3128. It must support CONNECT to ports 80 and 443, resolve host names and refuse private
+    addresses. Hosts of SD_WEBHOOK_ALLOW at private addresses are reached directly. If empty, all hosts are."""
+    alive_file: Annotated[Path | None, Group.OPERATIONS] = None
+    """File that a worker or housekeeper touches every two seconds while it is healthy, for health checks of
+    containers."""
+    log_format: Annotated[logs.LogFormat, Group.OPERATIONS] = "text"
+    """Format of a log entry: a line of text or a JSON object."""
 
     @property
-    def egress(self) -> Proxy | None:
-        return Proxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
+    def parsed_egress_proxy(self) -> EgressProxy | None:
+        return EgressProxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
 
 
 class LinkSettings(Settings):
-    """What those need who tell where images are."""
+    """Settings of processes that create image links."""
 
-    link_secret: Annotated[SecretStr, Field(min_length=16)] | None = None
-    """What image links are signed with where keys are set. Empty: made once and kept in Redis."""
-    link_lifetime_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
-    """How long an image link works without a key."""
+    link_secret: Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Group.NETWORK] = None
+    """Secret that signs image links if API keys are set. If empty, one is generated and stored in Redis."""
+    link_lifetime_seconds: Annotated[int, Group.NETWORK, Field(ge=1, le=31_536_000)] = 86_400
+    """How long an image link works without an API key."""

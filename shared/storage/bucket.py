@@ -20,7 +20,7 @@ from obstore.store import S3Store
 
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.storage.object_store import Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
-from shared.storage.os_errors import patiently, writing
+from shared.storage.os_errors import retry_while_unavailable, translate_write_errors
 
 if TYPE_CHECKING:
     from obstore import GetOptions, PutMode
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 #: One is written when a process starts, so that what is not allowed is known before an image is made.
 PROBE = ".imagegen"
 #: For what only looks whether somebody answers, and for what another round of the housekeeper makes up for.
-PROBING = StorageTimeouts(seconds=1, request_seconds=2)
-REMOVING = StorageTimeouts(seconds=1, request_seconds=5)
+PROBING = StorageTimeouts(retry_seconds=1, request_seconds=2)
+REMOVING = StorageTimeouts(retry_seconds=1, request_seconds=5)
 LINK_SECONDS = 300
 _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 CACHE_CONTROL = "private, max-age=31536000, immutable"
@@ -52,25 +52,25 @@ class BucketLocation:
 @dataclass(frozen=True)
 class BucketStore:
     store: S3Store
-    patience: StorageTimeouts
+    timeouts: StorageTimeouts
     probing: S3Store
-    """The same, of little patience, as is `removing`."""
+    """The same, of little timeouts, as is `removing`."""
     removing: S3Store
     links: S3Store | None
     """The same, by the address that clients know."""
     scratch: Path
     """Where files are while they come in."""
-    place: str = "SD_OUTPUT_URL"
+    location: str = "SD_OUTPUT_URL"
     is_conditional: bool = True
     """Whether the service keeps one object from replacing another, where that is asked for. Few do not."""
 
     @classmethod
-    def at(cls, place: BucketLocation, scratch: Path, patience: StorageTimeouts) -> Self:
+    def connect(cls, location: BucketLocation, scratch: Path, timeouts: StorageTimeouts) -> Self:
         """Raises ConfigurationError for no bucket, or one that may not be written to; a silent one may come yet."""
-        store, probing, removing = (_opened(place, each) for each in (patience, PROBING, REMOVING))
-        links = _opened(place, patience, endpoint=place.public_url) if place.public_url else None
-        named, conditional = f"SD_OUTPUT_URL={place.url}", _required(probing)
-        return cls(store, patience, probing, removing, links, scratch, named, is_conditional=conditional)
+        store, probing, removing = (_open(location, limits) for limits in (timeouts, PROBING, REMOVING))
+        links = _open(location, timeouts, endpoint=location.public_url) if location.public_url else None
+        setting, is_conditional = f"SD_OUTPUT_URL={location.url}", _supports_conditional_writes(probing)
+        return cls(store, timeouts, probing, removing, links, scratch, setting, is_conditional=is_conditional)
 
     def create(self, name: str, data: bytes, staged: str) -> bool:  # noqa: ARG002 - what is put is there whole or not at all
         path = PurePosixPath(name)
@@ -81,7 +81,7 @@ class BucketStore:
             "sha256": sha256(data).hexdigest(),
         }
         # The library tries again only what it may do twice. This may be: whoever was told nothing finds its own.
-        return patiently(lambda: self._put(name, data, attributes), self.patience.seconds)
+        return retry_while_unavailable(lambda: self._put(name, data, attributes), self.timeouts.retry_seconds)
 
     def _put(self, name: str, data: bytes, attributes: dict[str, str]) -> bool:
         if not self.is_conditional and self._holds(name):
@@ -115,10 +115,10 @@ class BucketStore:
             with _translated():
                 obstore.delete(self.removing, listed)
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         self.remove([file.name for file in self._listed(folder, self.removing)])
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         years = self._below(None, _YEAR)
         months = [month for year in years for month in self._below(year, _PART)]
         return [DayFolder(day) for month in months for day in self._below(month, _PART)]
@@ -129,13 +129,13 @@ class BucketStore:
             found = obstore.list_with_delimiter(self.store, folder)["common_prefixes"]
         return sorted(each for each in found if named.fullmatch(PurePosixPath(each).name))
 
-    def files(self, folder: str) -> Iterator[File]:
+    def list_files(self, folder: str) -> Iterator[File]:
         return self._listed(folder, self.store)
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         """There are no folders, only names."""
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
         found: dict[str, list[File]] = {}
         for file in self._listed(parent, self.store):
             found.setdefault(file.name.removeprefix(f"{parent}/").partition("/")[0], []).append(file)
@@ -143,24 +143,24 @@ class BucketStore:
             newest = max(file.modified_at for file in files)
             yield SubFolder(name, len(files), sum(file.size for file in files), newest)
 
-    def stage(self, parent: str) -> "BucketStagingArea":
+    def create_staging_area(self, parent: str) -> "BucketStagingArea":
         return BucketStagingArea(self, parent)
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         try:
             with suppress(FileNotFoundError), _translated():
                 obstore.head(self.probing, PROBE)
         except StorageUnavailable as error:
-            return DiskUsage(None, trouble=error)
+            return DiskUsage(None, error=error)
         return DiskUsage(None)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         options: GetOptions = {"range": (start, end)}
         if version is not None:
             options["if_match"] = str(version)
         try:
             with _translated():
-                async with asyncio.timeout(self.patience.request_seconds):
+                async with asyncio.timeout(self.timeouts.request_seconds):
                     found = await obstore.get_async(self.store, name, options=options)
                     data = bytes(await found.bytes_async())
         except FileNotFoundError:
@@ -168,7 +168,7 @@ class BucketStore:
         meta = found.meta
         return Chunk(data, meta["size"], found.attributes.get("sha256", ""), meta["e_tag"] or "")
 
-    async def link(self, name: str) -> str | None:
+    async def signed_url(self, name: str) -> str | None:
         if self.links is None:
             return None
         with _translated():
@@ -189,19 +189,19 @@ class BucketStagingArea:
         self._files: dict[str, BinaryIO] = {}
         self.holds_files = False
 
-    def receive(self) -> "BucketUpload":
-        with writing():
+    def start_upload(self) -> "BucketUpload":
+        with translate_write_errors():
             self.holds_files = True
             return BucketUpload(TemporaryFile(dir=self._bucket.scratch), self._files)
 
-    def keep(self, folder: str) -> None:
+    def commit(self, folder: str) -> None:
         for name, file in self._files.items():
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, _translated():
                 obstore.put(self._bucket.store, f"{self._parent}/{folder}/{name}", data, use_multipart=False)
-        self.drop()
+        self.discard()
         self.holds_files = False
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -212,7 +212,7 @@ class BucketUpload(Upload):
         super().__init__(file)
         self._settled = settled
 
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         # The same image may come twice.
         if name not in self._settled:
             self._settled[name] = self._file
@@ -222,30 +222,30 @@ class BucketUpload(Upload):
             self._file.close()
 
 
-def _opened(place: BucketLocation, patience: StorageTimeouts, endpoint: str = "") -> S3Store:
+def _open(location: BucketLocation, timeouts: StorageTimeouts, endpoint: str = "") -> S3Store:
     """Raises ConfigurationError."""
     client: ClientConfig = {
         # Whoever names an endpoint without TLS wants it.
         "allow_http": True,
         "connect_timeout": timedelta(seconds=2),
-        "timeout": timedelta(seconds=patience.request_seconds),
+        "timeout": timedelta(seconds=timeouts.request_seconds),
     }
-    if place.ca_file:
-        client["root_certificate"] = place.ca_file.read_bytes()
+    if location.ca_file:
+        client["root_certificate"] = location.ca_file.read_bytes()
     config: S3Config = {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint} if endpoint else {}
     retry: RetryConfig = {
         "max_retries": 1000,
-        "retry_timeout": timedelta(seconds=patience.seconds),
+        "retry_timeout": timedelta(seconds=timeouts.retry_seconds),
         "backoff": {"max_backoff": timedelta(seconds=5)},
     }
-    name, _, prefix = place.url.removeprefix("s3://").partition("/")
+    name, _, prefix = location.url.removeprefix("s3://").partition("/")
     try:
         return S3Store(name, prefix=prefix or None, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError) as error:
         raise ConfigurationError(f"SD_OUTPUT_URL is wrong: {str(error).partition(chr(10))[0]}") from None
 
 
-def _required(store: S3Store) -> bool:
+def _supports_conditional_writes(store: S3Store) -> bool:
     """Whether it has conditional writes. Raises ConfigurationError."""
     try:
         with _translated():

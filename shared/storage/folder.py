@@ -18,8 +18,22 @@ from typing import TypeVar
 from uuid import uuid4
 
 from shared.errors import StorageFull
-from shared.storage.object_store import STAGING, Chunk, DayFolder, DiskUsage, File, StorageTimeouts, SubFolder, Upload
-from shared.storage.os_errors import patiently, reaching, unavailable, writing
+from shared.storage.object_store import (
+    STAGING_FOLDER,
+    Chunk,
+    DayFolder,
+    DiskUsage,
+    File,
+    StorageTimeouts,
+    SubFolder,
+    Upload,
+)
+from shared.storage.os_errors import (
+    log_unavailable,
+    retry_while_unavailable,
+    translate_read_errors,
+    translate_write_errors,
+)
 
 T = TypeVar("T")
 
@@ -32,22 +46,22 @@ _YEAR, _PART = re.compile(r"\d{4}"), re.compile(r"\d\d")
 @dataclass(frozen=True)
 class FolderStore:
     root: Path
-    patience: StorageTimeouts = field(default=StorageTimeouts(seconds=3, request_seconds=15))
+    timeouts: StorageTimeouts = field(default=StorageTimeouts(retry_seconds=3, request_seconds=15))
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"SD_OUTPUT_DIR={self.root}"
 
     def path(self, name: str) -> Path:
         return self.root / name
 
     def create(self, name: str, data: bytes, staged: str) -> bool:
-        return patiently(lambda: self._create(self.path(name), data, staged), self.patience.seconds)
+        return retry_while_unavailable(lambda: self._create(self.path(name), data, staged), self.timeouts.retry_seconds)
 
     def _create(self, path: Path, data: bytes, staged: str) -> bool:
-        staging = self.root / STAGING / f"{staged}.{uuid4()}"
+        staging = self.root / STAGING_FOLDER / f"{staged}.{uuid4()}"
         try:
-            with writing():
+            with translate_write_errors():
                 _make(staging.parent)
                 with staging.open("xb") as file:
                     file.write(data)
@@ -65,7 +79,7 @@ class FolderStore:
     def read(self, name: str) -> bytes | None:
         return self._reached(self.path(name).read_bytes)
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         def read() -> Chunk:
             # A file that is being sent is sent to its end, also where it is removed meanwhile.
             held = version if isinstance(version, _Held) else _Held(self.path(name))
@@ -73,40 +87,40 @@ class FolderStore:
 
         return await asyncio.to_thread(self._reached, read)
 
-    async def link(self, name: str) -> str | None:  # noqa: ARG002 - nobody else has this disk
+    async def signed_url(self, name: str) -> str | None:  # noqa: ARG002 - nobody else has this disk
         return None
 
     def _reached(self, work: Callable[[], T]) -> T | None:
         """None for what is certainly not there. Raises StorageUnavailable."""
 
         def reach() -> T:
-            with reaching():
+            with translate_read_errors():
                 return work()
 
         with suppress(FileNotFoundError):
-            return patiently(reach, self.patience.seconds)
+            return retry_while_unavailable(reach, self.timeouts.retry_seconds)
         return None
 
     def remove(self, names: Iterable[str]) -> None:
-        with reaching():
+        with translate_read_errors():
             for name in names:
                 self.path(name).unlink(missing_ok=True)
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         shutil.rmtree(self.path(folder), ignore_errors=True)
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         found = []
         for year in _folders(self.root, _YEAR):
             for month in _folders(self.root / year, _PART):
                 for day in _folders(self.root / year / month, _PART):
                     name = f"{year}/{month}/{day}"
-                    with suppress(FileNotFoundError), reaching():
+                    with suppress(FileNotFoundError), translate_read_errors():
                         found.append(DayFolder(name, self.path(name).stat().st_mtime_ns))
         return found
 
-    def files(self, folder: str) -> Iterator[File]:
-        with suppress(FileNotFoundError), reaching(), os.scandir(self.path(folder)) as entries:
+    def list_files(self, folder: str) -> Iterator[File]:
+        with suppress(FileNotFoundError), translate_read_errors(), os.scandir(self.path(folder)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     about = entry.stat(follow_symlinks=False)
@@ -114,15 +128,15 @@ class FolderStore:
                         moment = datetime.fromtimestamp(about.st_mtime, UTC)
                         yield File(f"{folder}/{entry.name}", about.st_size, moment)
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         # Whoever is about to put a file there makes the folder anew.
         folder = self.path(day.name)
         with suppress(OSError):
             for each in (folder, *folder.parents[:2]):
                 each.rmdir()
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
-        with reaching():
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
+        with translate_read_errors():
             for path in self.path(parent).glob("*"):
                 with suppress(FileNotFoundError, NotADirectoryError):
                     files = [file.stat() for file in path.iterdir()]
@@ -130,16 +144,16 @@ class FolderStore:
                     size = sum(about.st_size for about in files)
                     yield SubFolder(path.name, len(files), size, datetime.fromtimestamp(newest, UTC))
 
-    def stage(self, parent: str) -> "FolderStagingArea":
+    def create_staging_area(self, parent: str) -> "FolderStagingArea":
         return FolderStagingArea(self.path(parent))
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         try:
             writable = os.access(self.root, os.W_OK) and not os.statvfs(self.root).f_flag & os.ST_RDONLY
             usage = shutil.disk_usage(self.root)
-            return DiskUsage(usage.free, usage.total, trouble=None if writable else StorageFull())
+            return DiskUsage(usage.free, usage.total, error=None if writable else StorageFull())
         except OSError as error:
-            return DiskUsage(None, trouble=StorageFull() if error.errno == ENOENT else unavailable(error))
+            return DiskUsage(None, error=StorageFull() if error.errno == ENOENT else log_unavailable(error))
 
 
 class FolderStagingArea:
@@ -150,20 +164,20 @@ class FolderStagingArea:
         self._folder = parent / f"{STAGED}{uuid4()}"
         self.holds_files = False
 
-    def receive(self) -> "FolderUpload":
-        with writing():
+    def start_upload(self) -> "FolderUpload":
+        with translate_write_errors():
             _make(self._folder)
             self.holds_files = True
             return FolderUpload(self._folder)
 
-    def keep(self, folder: str) -> None:
-        with writing():
+    def commit(self, folder: str) -> None:
+        with translate_write_errors():
             _sync(self._folder)
             self._folder.rename(self._parent / folder)
             self.holds_files = False
             _sync(self._parent)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -172,7 +186,7 @@ class FolderUpload(Upload):
         self._path = folder / f"{STAGED}{uuid4()}"
         super().__init__(self._path.open("w+b"))
 
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         os.fsync(self._file.fileno())
         self._path.rename(self._path.with_name(name))
 
@@ -220,7 +234,7 @@ def _settle(staging: Path, path: Path) -> bool:
 
 def _folders(parent: Path, named: re.Pattern[str]) -> list[str]:
     """In order."""
-    with suppress(FileNotFoundError), reaching(), os.scandir(parent) as entries:
+    with suppress(FileNotFoundError), translate_read_errors(), os.scandir(parent) as entries:
         return sorted(entry.name for entry in entries if named.fullmatch(entry.name) and entry.is_dir())
     return []
 

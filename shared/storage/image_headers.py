@@ -10,7 +10,7 @@ from shared.errors import InvalidImage
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: So many parts a file may have. Encoders that write 8 KB at a time make 2560 of an image of 20 MB.
-MOST_PARTS = 100_000
+MAX_CHUNKS = 100_000
 MAX_EXIF_BYTES = 1 << 20
 #: JPEG markers that begin a frame (ITU T.81, table B.1), without the tables DHT, JPG and DAC among them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -20,14 +20,14 @@ _ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
-class Header:
+class ImageHeader:
     """`orientation` is that of EXIF: 1 as it lies in the file, from 5 on with its sides swapped."""
 
-    kind: str
+    format: str
     stored_width: int
     stored_height: int
     orientation: int = 1
-    depth: int = 8
+    bit_depth: int = 8
     """Bits of a value, as they are stored."""
 
     @property
@@ -37,7 +37,7 @@ class Header:
         return (self.stored_height, self.stored_width) if turned else (self.stored_width, self.stored_height)
 
 
-def read_header(file: BinaryIO, max_pixels: int) -> Header:
+def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
     """From a file at its beginning. Raises InvalidImage for what is no PNG, JPEG or WebP, moves, or is too large."""
     start = file.read(12)
     file.seek(0)
@@ -61,7 +61,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header:
     return header
 
 
-def _png(file: BinaryIO) -> Header:
+def _png(file: BinaryIO) -> ImageHeader:
     file.seek(8)
     width, height, depth, orientation = 0, 0, 8, 1
     for number in _numbers():
@@ -77,12 +77,12 @@ def _png(file: BinaryIO) -> Header:
             case b"eXIf":
                 orientation = _orientation(file.read(min(length, MAX_EXIF_BYTES)))
             case b"IEND":
-                return Header("PNG", width, height, orientation, depth)
+                return ImageHeader("PNG", width, height, orientation, depth)
         file.seek(following)
     raise InvalidImage("This is no PNG image, though it begins like one.")
 
 
-def _jpeg(file: BinaryIO) -> Header:
+def _jpeg(file: BinaryIO) -> ImageHeader:
     file.seek(2)
     orientation = 1
     for _ in _numbers():
@@ -93,7 +93,7 @@ def _jpeg(file: BinaryIO) -> Header:
             depth, height, width = struct.unpack(">BHH", file.read(5))
             if depth != 8 or marker not in _TAKEN_FRAMES:
                 raise InvalidImage("A JPEG of this kind (lossless, or of 12 bits) is not taken; send a PNG of it.")
-            return Header("JPEG", width, height, orientation)
+            return ImageHeader("JPEG", width, height, orientation)
         if marker == 0xDA:
             break
         if marker == 0xE1 and file.read(6) == b"Exif\0\0":
@@ -114,7 +114,7 @@ def _jpeg_marker(file: BinaryIO) -> int:
     return int(marker)
 
 
-def _webp(file: BinaryIO) -> Header:
+def _webp(file: BinaryIO) -> ImageHeader:
     file.seek(12)
     header = None
     for number in _numbers():
@@ -130,28 +130,28 @@ def _webp(file: BinaryIO) -> Header:
                 return header
         elif header and kind == b"EXIF":
             exif = file.read(min(length, MAX_EXIF_BYTES)).removeprefix(b"Exif\0\0")
-            return Header("WEBP", header.stored_width, header.stored_height, _orientation(exif))
+            return ImageHeader("WEBP", header.stored_width, header.stored_height, _orientation(exif))
         file.seek(following)
     raise InvalidImage("This is no WebP image, though it begins like one.")
 
 
-def _webp_start(kind: bytes, data: bytes) -> tuple[Header, bool]:
+def _webp_start(kind: bytes, data: bytes) -> tuple[ImageHeader, bool]:
     """The header, and whether an orientation may follow (RFC 9649, 2.5 to 2.7)."""
     match kind:
         case b"VP8 ":
             code, width, height = struct.unpack_from("<3sHH", data, 3)
             if code == b"\x9d\x01\x2a":
-                return Header("WEBP", width & 0x3FFF, height & 0x3FFF), False
+                return ImageHeader("WEBP", width & 0x3FFF, height & 0x3FFF), False
         case b"VP8L":
             signature, bits = struct.unpack_from("<BI", data)
             if signature == 0x2F:
-                return Header("WEBP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1), False
+                return ImageHeader("WEBP", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1), False
         case b"VP8X":
             flags, low, high = struct.unpack_from("<I3s3s", data)
             if flags & 0x02:
                 raise InvalidImage("The image is animated; send a single one.")
             width, height = int.from_bytes(low, "little") + 1, int.from_bytes(high, "little") + 1
-            return Header("WEBP", width, height), bool(flags & 0x08)
+            return ImageHeader("WEBP", width, height), bool(flags & 0x08)
     raise InvalidImage("This is no WebP image, though it begins like one.")
 
 
@@ -173,4 +173,4 @@ def _orientation(exif: bytes) -> int:
 
 
 def _numbers() -> Iterator[int]:
-    return itertools.islice(itertools.count(), MOST_PARTS)
+    return itertools.islice(itertools.count(), MAX_CHUNKS)

@@ -1,4 +1,4 @@
-"""Where images lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their home."""
+"""Where images lie: `YYYY/MM/DD/<job id>-<index>.<format>` in their storage."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.errors import InvalidImage, StorageFull, StorageUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import DayFolder, ObjectStore
@@ -36,12 +36,12 @@ class StoredFile:
 class ImageStore:
     """Images by their jobs. Every method may raise StorageUnavailable, unless it says otherwise."""
 
-    home: ObjectStore
+    storage: ObjectStore
 
     @property
     def inputs(self) -> InputStore:
         """What came with requests."""
-        return InputStore(self.home)
+        return InputStore(self.storage)
 
     def save(self, job: Job, index: int, data: bytes) -> bytes:
         """What the image is from now on: this one, or the one that another attempt has committed already.
@@ -51,14 +51,14 @@ class ImageStore:
         has no room or cannot be written.
         """
         name = image_name(job, index)
-        while not self.home.create(name, data, f"{job.id}-{index}.{job.attempt}"):
-            held = self.home.read(name)
+        while not self.storage.create(name, data, f"{job.id}-{index}.{job.attempt}"):
+            held = self.storage.read(name)
             if held is not None and _is_whole(held):
                 return held
-            self.home.remove([name])
+            self.storage.remove([name])
         return data
 
-    def made(self, job: Job) -> tuple[Image, ...] | None:
+    def stored_images(self, job: Job) -> tuple[Image, ...] | None:
         """The images that an attempt before this one has stored, if it stored all of them.
 
         A file is there whole or not at all (see `save`), so nothing but the files need tell of it. Where nobody can
@@ -72,7 +72,7 @@ class ImageStore:
         return made if len(made) == len(images) else None
 
     def _stored(self, job: Job, index: int) -> Image | None:
-        data = self.home.read(image_name(job, index))
+        data = self.storage.read(image_name(job, index))
         if data is None:
             return None
         width, height = read_header(io.BytesIO(data), max_pixels=sys.maxsize).size
@@ -86,15 +86,15 @@ class ImageStore:
             sha256=hashlib.sha256(data).hexdigest(),
         )
 
-    def copy(self, made: Job, job: Job) -> bool:
+    def copy(self, source: Job, target: Job) -> bool:
         """Give a job the images of one that asked for the very same.
 
         False where one is gone or is not what was recorded, or there is no room for it: raises nothing.
         """
         try:
-            for image in made.images:
-                data = self.read(made, image)
-                if data is None or self.save(job, image.index, data) != data:
+            for image in source.images:
+                data = self.read(source, image)
+                if data is None or self.save(target, image.index, data) != data:
                     return False
         except (StorageFull, StorageUnavailable):
             return False
@@ -103,21 +103,21 @@ class ImageStore:
     def discard(self, job: Job, indexes: Iterable[int]) -> None:
         """Remove images that this attempt has just saved, and that no record will ever name."""
         with suppress(OSError, StorageUnavailable):
-            self.home.remove(image_name(job, index) for index in indexes)
+            self.storage.remove(image_name(job, index) for index in indexes)
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """The image; None when its file is gone or is not the very one that was recorded."""
-        data = self.home.read(image_name(job, image.index))
+        data = self.storage.read(image_name(job, image.index))
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
-    def files(self, day: DayFolder) -> Iterator[StoredFile]:
+    def list_files(self, day: DayFolder) -> Iterator[StoredFile]:
         """The images of a day, in no order, as they are found. What others put there is theirs."""
-        for file in self.home.files(day.name):
+        for file in self.storage.list_files(day.name):
             if image := _IMAGE.fullmatch(file.name):
                 yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)
 
     def remove(self, files: Iterable[StoredFile]) -> None:
-        self.home.remove(file.name for file in files)
+        self.storage.remove(file.name for file in files)
 
 
 def _is_whole(data: bytes) -> bool:

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from shared.errors import StorageFull, StorageUnavailable
-from shared.storage.image_headers import Header, read_header
-from shared.storage.os_errors import writing
+from shared.storage.image_headers import ImageHeader, read_header
+from shared.storage.os_errors import translate_write_errors
 
 #: How images that came with requests are named on record.
-SCHEME = "sha256:"
+HASH_PREFIX = "sha256:"
 #: Where files are until they have their names. What is still there when nobody can be writing it is of a crash.
-STAGING = ".staging"
+STAGING_FOLDER = ".staging"
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,24 @@ class SubFolder:
 
 @dataclass(frozen=True)
 class DiskUsage:
-    """Whether a home takes more files."""
+    """Whether a storage takes more files."""
 
     free_bytes: int | None
     """None where there is no limit, or it cannot be told."""
     size_bytes: int | None = None
-    trouble: StorageFull | StorageUnavailable | None = None
+    error: StorageFull | StorageUnavailable | None = None
     """Why it takes none."""
 
     @property
-    def writable(self) -> bool:
-        return self.trouble is None
+    def is_writable(self) -> bool:
+        return self.error is None
 
 
 @dataclass(frozen=True)
 class StorageTimeouts:
-    """How long a home that fails is waited for."""
+    """How long a storage that fails is waited for."""
 
-    seconds: float
+    retry_seconds: float
     """What fails is begun anew until then."""
     request_seconds: float
     """For each try, with all that it sends or gets, where it goes over a network."""
@@ -78,7 +78,7 @@ class Chunk:
     size: int
     sha256: str
     version: object
-    """By which its home finds the very same file again."""
+    """By which its storage finds the very same file again."""
 
 
 class ObjectStore(Protocol):
@@ -88,7 +88,7 @@ class ObjectStore(Protocol):
     """
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The setting that names it."""
         ...
 
@@ -108,55 +108,57 @@ class ObjectStore(Protocol):
         """Those that are there."""
         ...
 
-    def clear(self, folder: str) -> None:
+    def remove_folder(self, folder: str) -> None:
         """Remove a folder and what is in it, if it is there."""
         ...
 
-    def days(self) -> list[DayFolder]:
+    def list_days(self) -> list[DayFolder]:
         """Those that hold images, oldest first."""
         ...
 
-    def files(self, folder: str) -> Iterator[File]:
+    def list_files(self, folder: str) -> Iterator[File]:
         """Those in it, in no order, as they are found. Those that vanish meanwhile are left out."""
         ...
 
-    def tidy(self, day: DayFolder) -> None:
+    def remove_day_if_empty(self, day: DayFolder) -> None:
         """Remove what is left of a day that has no files any more."""
         ...
 
-    def folders(self, parent: str) -> Iterator[SubFolder]:
+    def list_folders(self, parent: str) -> Iterator[SubFolder]:
         """Those right below `parent`, in no order. Those that vanish meanwhile are left out."""
         ...
 
-    def stage(self, parent: str) -> "StagingArea":
+    def create_staging_area(self, parent: str) -> "StagingArea":
         """For files that will have a folder below `parent`, or none."""
         ...
 
-    def room(self) -> DiskUsage:
+    def disk_usage(self) -> DiskUsage:
         """Raises nothing."""
         ...
 
-    async def piece(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
+    async def read_chunk(self, name: str, start: int, end: int, version: object = None) -> Chunk | None:
         """Bytes from `start` to before `end`; None where the file is gone, or is not of that version any more."""
         ...
 
-    async def link(self, name: str) -> str | None:
+    async def signed_url(self, name: str) -> str | None:
         """Address where clients may fetch it themselves for a while, if they are to."""
         ...
 
 
-async def pieces(home: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int) -> AsyncIterator[bytes]:
-    """From `start` to before `end` in pieces of `size` bytes, of which the first is here already.
+async def stream_chunks(
+    storage: ObjectStore, name: str, first: Chunk, start: int, end: int, size: int
+) -> AsyncIterator[bytes]:
+    """From `start` to before `end` in chunks of `size` bytes, of which the first is here already.
 
-    One is in memory at a time, and nothing is asked of the home while a slow client takes it.
+    One is in memory at a time, and nothing is asked of the storage while a slow client takes it.
     """
-    piece: Chunk | None = first
-    while piece is not None and piece.data:
-        yield piece.data
-        start += len(piece.data)
+    chunk: Chunk | None = first
+    while chunk is not None and chunk.data:
+        yield chunk.data
+        start += len(chunk.data)
         if start >= end:
             return
-        piece = await home.piece(name, start, min(end, start + size), first.version)
+        chunk = await storage.read_chunk(name, start, min(end, start + size), first.version)
     raise StorageUnavailable
 
 
@@ -165,23 +167,23 @@ class StagingArea(Protocol):
 
     holds_files: bool
 
-    def receive(self) -> "Upload": ...
+    def start_upload(self) -> "Upload": ...
 
-    def keep(self, folder: str) -> None:
+    def commit(self, folder: str) -> None:
         """When this returns they are safe in a folder of this name, and staged no more."""
         ...
 
-    def drop(self) -> None: ...
+    def discard(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class StoredUpload:
     reference: str
-    header: Header
+    header: ImageHeader
 
 
 class Upload(ABC):
-    """A file that comes in pieces. One that did not become an image goes when it is closed."""
+    """A file that comes in chunks. One that did not become an image goes when it is closed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -200,22 +202,22 @@ class Upload(ABC):
     def write(self, data: bytes) -> None:
         """Raises StorageFull."""
         self._hash.update(data)
-        with writing():
+        with translate_write_errors():
             self._file.write(data)
 
     def finish(self, max_pixels: int) -> StoredUpload:
         """Raises StorageFull, and InvalidImage for what is no image or a larger one."""
-        with writing():
+        with translate_write_errors():
             self._file.flush()
             self._file.seek(0)
             header = read_header(self._file, max_pixels)
         name = self._hash.hexdigest()
-        with writing():
-            self._settle(name)
-        return StoredUpload(f"{SCHEME}{name}", header)
+        with translate_write_errors():
+            self._commit(name)
+        return StoredUpload(f"{HASH_PREFIX}{name}", header)
 
     @abstractmethod
-    def _settle(self, name: str) -> None:
+    def _commit(self, name: str) -> None:
         """Stay, under this name."""
 
     @abstractmethod

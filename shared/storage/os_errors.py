@@ -21,28 +21,28 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 
 @contextmanager
-def writing() -> Iterator[None]:
+def translate_write_errors() -> Iterator[None]:
     """Raises StorageFull when the disk has no room or cannot be written, and StorageUnavailable for what may pass."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StorageFull(f"The image could not be written: {error.strerror}.") from error
-        raise unavailable(error) from error
+        raise log_unavailable(error) from error
 
 
 @contextmanager
-def reaching() -> Iterator[None]:
+def translate_read_errors() -> Iterator[None]:
     """Raises StorageUnavailable for what may pass, and FileNotFoundError for a file that is certainly not there."""
     try:
         yield
     except OSError as error:
         if error.errno in _ABSENT:
             raise FileNotFoundError(error.errno, error.strerror) from error
-        raise unavailable(error) from error
+        raise log_unavailable(error) from error
 
 
-def patiently(work: Callable[[], T], seconds: float) -> T:
+def retry_while_unavailable(work: Callable[[], T], seconds: float) -> T:
     """Begin anew what the disk fails at, until it works or so much time has passed. Raises StorageUnavailable."""
     end, pause = time.monotonic() + seconds, 0.05
     while True:
@@ -55,6 +55,6 @@ def patiently(work: Callable[[], T], seconds: float) -> T:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-def unavailable(error: OSError) -> StorageUnavailable:
+def log_unavailable(error: OSError) -> StorageUnavailable:
     logger.warning("storage: %s", error.strerror or error)
     return StorageUnavailable()

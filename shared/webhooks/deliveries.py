@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
-from shared.jobs.requests import Frozen, WebhookEvent
+from shared.jobs.types import FrozenModel, WebhookEvent
 
 
 class DeliveryState(StrEnum):
@@ -19,7 +19,7 @@ class DeliveryState(StrEnum):
     """Given up; POST /api/webhooks/{id}/redeliver sends it again."""
 
 
-class Delivery(Frozen):
+class Delivery(FrozenModel):
     """One webhook and what became of it."""
 
     id: str
@@ -37,12 +37,12 @@ class Delivery(Frozen):
 _DELIVERIES = TypeAdapter(dict[str, Delivery])
 
 
-def deliveries(text: str) -> tuple[Delivery, ...]:
+def parse_deliveries(text: str) -> tuple[Delivery, ...]:
     """The latest of each kind of event, in the order of their kinds; '' stands for none."""
     held = _DELIVERIES.validate_json(text) if text else {}
     return tuple(held[event] for event in WebhookEvent if event in held)
 
 
-def shown(url: str) -> str:
+def without_query(url: str) -> str:
     """An address without its query, which may hold a secret."""
     return url.partition("#")[0].partition("?")[0]

@@ -5,27 +5,29 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
-from shared.jobs.operations import ANYONE, JobSnapshot, job_of
-from shared.jobs.requests import Progress, WebhookEvent
-from shared.observability.counters import of_attempt
+from shared.jobs.job import Progress
+from shared.jobs.operations import ANY_OWNER
+from shared.jobs.snapshots import JobSnapshot, parse_job
+from shared.jobs.types import WebhookEvent
+from shared.observability.counters import count_attempt
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
-from shared.webhooks.deliveries import Delivery, DeliveryState, shown
+from shared.webhooks.deliveries import Delivery, DeliveryState, without_query
 
 #: Longer than any attempt may take: what has not been settled by then is sent by somebody else.
 LEASE_MS = 20_000
 #: Webhooks of one queue, which are those of one owner for one origin, that are under way at a time.
-MOST_TOGETHER = 4
+MAX_IN_FLIGHT_PER_QUEUE = 4
 #: A receiver that failed so often in a row is left alone: at first so long, then twice as long each time.
-FAILURES_IN_A_ROW = 5
-COOLING_MS = 10_000
-MOST_COOLING_MS = 5 * 60 * 1000
+FAILURES_BEFORE_COOLDOWN = 5
+COOLDOWN_MS = 10_000
+MAX_COOLDOWN_MS = 5 * 60 * 1000
 #: What was given up can be sent again for so long, and of one owner only the newest of so many.
-DEAD_MS = 7 * 24 * 3600 * 1000
-MOST_DEAD = 10_000
+DEAD_RETENTION_MS = 7 * 24 * 3600 * 1000
+MAX_DEAD_PER_OWNER = 10_000
 
 #: Those that are kept, and can be listed.
-Kept = Literal[DeliveryState.PENDING, DeliveryState.DEAD]
+ListedState = Literal[DeliveryState.PENDING, DeliveryState.DEAD]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Webhook:
 
     id: str
     event: WebhookEvent
-    at: datetime
+    occurred_at: datetime
     """When it happened."""
     queue: str
     """Where it waited: `scheme://host:port`, and its owner where it has one."""
@@ -56,13 +58,13 @@ class Webhook:
     def snapshot(self) -> JobSnapshot:
         """The job as it was then. Read late: one that cannot be read is the trouble of nobody else."""
         progress = Progress.model_validate_json(self.progress) if self.progress else None
-        return JobSnapshot(job=job_of(self.doc, self.providers), progress=progress, pinned=self.pinned)
+        return JobSnapshot(job=parse_job(self.doc, self.providers), progress=progress, pinned=self.pinned)
 
 
 @dataclass(frozen=True)
-class Claimed:
+class ClaimedWebhooks:
     webhooks: tuple[Webhook, ...]
-    wait_ms: int | None
+    next_due_ms: int | None
     """How long until there are more; None when nothing is on its way."""
 
 
@@ -72,7 +74,7 @@ class ReceiverState(StrEnum):
     ANSWERED = "answered"
     REFUSED = "refused"
     """The receiver takes nothing now; another path of the same origin may."""
-    AWAY = "away"
+    UNREACHABLE = "away"
     """Nobody could connect to the origin, whatever the path."""
 
 
@@ -85,13 +87,13 @@ class DeliveryOutcome:
     error: str = ""
     delay_ms: int = 0
     """Until the next attempt of one that is still pending."""
-    reach: ReceiverState = ReceiverState.ANSWERED
+    receiver: ReceiverState = ReceiverState.ANSWERED
     gone: bool = False
     """Whether it wants to hear no more of this job."""
 
 
 @dataclass(frozen=True)
-class Listing:
+class ListedWebhook:
     """A webhook as lists show it."""
 
     job_id: str
@@ -103,7 +105,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class WebhookPage:
-    webhooks: tuple[Listing, ...]
+    webhooks: tuple[ListedWebhook, ...]
     cursor: str | None
 
 
@@ -115,21 +117,23 @@ class Webhooks:
         self._prefix = self._keys.webhooks
         self.channel = f"{self._prefix}news"
 
-    def claim(self, most: int) -> Operation[Claimed]:
+    def claim(self, most: int) -> Operation[ClaimedWebhooks]:
         """Take up to so many that are due, for LEASE_MS."""
-        args: list[Argument] = [self._prefix, most, MOST_TOGETHER, LEASE_MS]
+        args: list[Argument] = [self._prefix, most, MAX_IN_FLIGHT_PER_QUEUE, LEASE_MS]
         return Operation("webhooks/claim", [f"{self._prefix}owners"], args, _claimed)
 
-    def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> Operation[bool]:
+    def settle(self, webhook: Webhook, outcome: DeliveryOutcome) -> Operation[bool]:
         """Write down what an attempt came to. One that was delivered, dropped or given up is not sent again."""
         keys = [self._keys.record(webhook.job_id)]
-        args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, fate.state]
-        args += ["" if fate.status is None else fate.status, fate.error, fate.delay_ms]
-        args += [fate.reach, "1" if fate.gone else "", FAILURES_IN_A_ROW, COOLING_MS, MOST_COOLING_MS]
-        args += [DEAD_MS, MOST_DEAD, self._keys.counts, *of_attempt(fate.state)]
+        args: list[Argument] = [self._prefix, webhook.id, webhook.queue, webhook.attempt, outcome.state]
+        args += ["" if outcome.status is None else outcome.status, outcome.error, outcome.delay_ms]
+        args += [outcome.receiver, "1" if outcome.gone else "", FAILURES_BEFORE_COOLDOWN, COOLDOWN_MS, MAX_COOLDOWN_MS]
+        args += [DEAD_RETENTION_MS, MAX_DEAD_PER_OWNER, self._keys.counts, *count_attempt(outcome.state)]
         return Operation("webhooks/settle", keys, args, bool)
 
-    def page(self, state: Kept, limit: int, cursor: str | None, owner: str | None = None) -> Operation[WebhookPage]:
+    def list_page(
+        self, state: ListedState, limit: int, cursor: str | None, owner: str | None = None
+    ) -> Operation[WebhookPage]:
         """Those of the newest jobs first, of one owner if given. `cursor` is an id; the page begins after it."""
         index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
 
@@ -139,24 +143,24 @@ class Webhooks:
 
         return Operation("webhooks/list", [index], [self._prefix, cursor or "", limit], decode)
 
-    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[Listing | None]:
+    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[ListedWebhook | None]:
         """Send now what was given up, or waits for its next attempt; None where there is no such webhook.
 
         To one who is not its owner, where one is given, there is none.
         """
         keys = [self._keys.record(webhook_id.partition("_")[0])]
 
-        def decode(row: list[str] | None) -> Listing | None:
+        def decode(row: list[str] | None) -> ListedWebhook | None:
             return _listing(row, DeliveryState.PENDING) if row else None
 
         return Operation(
-            "webhooks/redeliver", keys, [self._prefix, webhook_id, ANYONE if owner is None else owner], decode
+            "webhooks/redeliver", keys, [self._prefix, webhook_id, ANY_OWNER if owner is None else owner], decode
         )
 
 
-def _claimed(reply: tuple[int, list[list[str]]]) -> Claimed:
+def _claimed(reply: tuple[int, list[list[str]]]) -> ClaimedWebhooks:
     wait, rows = reply
-    return Claimed(tuple(map(_webhook, rows)), wait if wait >= 0 else None)
+    return ClaimedWebhooks(tuple(map(_webhook, rows)), wait if wait >= 0 else None)
 
 
 def _webhook(row: list[str]) -> Webhook:
@@ -164,7 +168,7 @@ def _webhook(row: list[str]) -> Webhook:
     return Webhook(
         id=webhook_id,
         event=WebhookEvent(event),
-        at=_moment(at),
+        occurred_at=_moment(at),
         queue=queue,
         attempt=int(attempt),
         doc=doc,
@@ -174,9 +178,9 @@ def _webhook(row: list[str]) -> Webhook:
     )
 
 
-def _listing(row: list[str], state: Kept) -> Listing:
+def _listing(row: list[str], state: ListedState) -> ListedWebhook:
     webhook_id, event, at, attempts, status, error, tried, due, doc = row
-    job = job_of(doc, "")
+    job = parse_job(doc, "")
     delivery = Delivery(
         id=webhook_id,
         event=WebhookEvent(event),
@@ -187,7 +191,7 @@ def _listing(row: list[str], state: Kept) -> Listing:
         last_attempt_at=_moment(tried) if tried else None,
         next_attempt_at=_moment(due) if due else None,
     )
-    return Listing(job.id, shown(job.request.webhook_url or ""), _moment(at), delivery)
+    return ListedWebhook(job.id, without_query(job.request.webhook_url or ""), _moment(at), delivery)
 
 
 def _moment(milliseconds: str) -> datetime:

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from shared.jobs.requests import Backend, Frozen
+from shared.jobs.types import Backend, FrozenModel
 from shared.models.capabilities import Capabilities
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 from shared.workers.devices import DeviceMemory
 
-BEAT_SECONDS = 4.0
+HEARTBEAT_SECONDS = 4.0
 #: A record lives through two missed beats.
 LIFETIME_MS = 12_000
 #: Failed starts count as a row, and the reason is told, for so long after the last one.
@@ -23,7 +23,7 @@ class WorkerState(StrEnum):
     BUSY = "busy"
 
 
-class Download(Frozen):
+class Download(FrozenModel):
     """How far the download of a model is."""
 
     model: str
@@ -31,7 +31,7 @@ class Download(Frozen):
     bytes_total: int
 
 
-class WorkerRecord(Frozen):
+class WorkerRecord(FrozenModel):
     id: str
     """Another one at each start: two workers may have the same name."""
     name: str
@@ -61,19 +61,19 @@ class Fleet:
     workers: tuple[WorkerRecord, ...]
     capabilities: dict[Backend, Capabilities]
     queued: dict[Backend, int]
-    pace: dict[Backend, dict[str, int]]
-    """Milliseconds that kinds of work have taken lately (see kind_of_work); `*` is the mean of all."""
+    duration_stats: dict[Backend, dict[str, int]]
+    """Milliseconds that kinds of work have taken lately (see workload_key); `*` is the mean of all."""
     store_ms: int
     """When this was so, by the store's clock: milliseconds since 1970."""
-    failures: dict[Backend, str] = field(default_factory=dict)
+    start_failures: dict[Backend, str] = field(default_factory=dict)
     """Why the last worker of a backend could not start, until one is ready."""
 
-    def of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
+    def workers_of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
 
     def wait_seconds(self, backend: Backend, work_ms: int) -> float:
         """How long until so much work is done, shared by the workers that are there."""
-        return round(work_ms / 1000 / max(1, len(self.of(backend))), 1)
+        return round(work_ms / 1000 / max(1, len(self.workers_of(backend))), 1)
 
 
 class Workers:
@@ -82,43 +82,49 @@ class Workers:
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)
 
-    def beat(self, worker: WorkerRecord) -> Operation[bool]:
+    def heartbeat(self, worker: WorkerRecord) -> Operation[bool]:
         """Renew the record; it lapses LIFETIME_MS after the last beat."""
         args: list[Argument] = [worker.id, worker.model_dump_json(), LIFETIME_MS]
         return Operation("workers/heartbeat", [self._keys.worker(worker.id), self._keys.workers], args, bool)
 
-    def leave(self, worker_id: str) -> Operation[bool]:
-        return Operation("workers/leave", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
+    def unregister(self, worker_id: str) -> Operation[bool]:
+        return Operation("workers/unregister", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
 
-    def tell(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
+    def set_capabilities(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
         """A worker is ready: remember what the backend can do, also while no worker is there."""
-        keys = [self._keys.capabilities(backend), self._keys.failures(backend)]
+        keys = [self._keys.capabilities(backend), self._keys.start_failures(backend)]
         return Operation("workers/set_capabilities", keys, [capabilities.model_dump_json()], bool)
 
-    def failed(self, backend: Backend, reason: str) -> Operation[int]:
+    def record_start_failure(self, backend: Backend, reason: str) -> Operation[int]:
         """Remember why a worker cannot start. Returns how many of the backend have failed in a row."""
         return Operation(
-            "workers/record_start_failure", [self._keys.failures(backend)], [reason, FAILURE_LIFETIME_MS], int
+            "workers/record_start_failure", [self._keys.start_failures(backend)], [reason, FAILURE_LIFETIME_MS], int
         )
 
-    def fleet(self) -> Operation[Fleet]:
+    def read_fleet(self) -> Operation[Fleet]:
         keys = self._keys
-        prefixes = [keys.worker(""), keys.capabilities(""), keys.queue(""), keys.pace(""), keys.failures("")]
+        prefixes = [
+            keys.worker(""),
+            keys.capabilities(""),
+            keys.queue(""),
+            keys.duration_stats(""),
+            keys.start_failures(""),
+        ]
         return Operation("workers/list", [keys.workers], [*prefixes, *Backend], _fleet)
 
 
 def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], list[str], int]) -> Fleet:
-    records, models, queued, paces, failures, store_ms = reply
+    records, models, queued, durations, failures, store_ms = reply
     told = zip(Backend, models, strict=True)
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
         capabilities={backend: Capabilities.model_validate_json(model) for backend, model in told if model},
         queued=dict(zip(Backend, queued, strict=True)),
-        pace={backend: _pace(flat) for backend, flat in zip(Backend, paces, strict=True)},
+        duration_stats={backend: _duration_stats(flat) for backend, flat in zip(Backend, durations, strict=True)},
         store_ms=store_ms,
-        failures={backend: reason for backend, reason in zip(Backend, failures, strict=True) if reason},
+        start_failures={backend: reason for backend, reason in zip(Backend, failures, strict=True) if reason},
     )
 
 
-def _pace(flat: list[str]) -> dict[str, int]:
+def _duration_stats(flat: list[str]) -> dict[str, int]:
     return {kind: int(ms) for kind, ms in zip(flat[::2], flat[1::2], strict=True)}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.keyed import ADMIN, ALICE, BOB, KEYS, Person
+from tests.api.clients import ADMIN, ALICE, BOB, KEYS, Client
 from tests.stack import Api, Stack
 
 
@@ -49,23 +49,23 @@ def keyed(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def alice(keyed: Stack) -> Person:
-    return Person(keyed.api, ALICE)
+def alice(keyed: Stack) -> Client:
+    return Client(keyed.api, ALICE)
 
 
 @pytest.fixture(scope="session")
-def bob(keyed: Stack) -> Person:
-    return Person(keyed.api, BOB)
+def bob(keyed: Stack) -> Client:
+    return Client(keyed.api, BOB)
 
 
 @pytest.fixture(scope="session")
-def admin(keyed: Stack) -> Person:
-    return Person(keyed.api, ADMIN)
+def admin(keyed: Stack) -> Client:
+    return Client(keyed.api, ADMIN)
 
 
 @pytest.fixture(scope="session")
-def stranger(keyed: Stack) -> Person:
-    return Person(keyed.api, None)
+def stranger(keyed: Stack) -> Client:
+    return Client(keyed.api, None)
 
 
 def image_file(stack: Stack, job_id: str, index: int = 0) -> Path:

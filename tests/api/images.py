@@ -24,7 +24,7 @@ def scene(width: int = 96, height: int = 64) -> Image.Image:
     return image
 
 
-def half(width: int = 96, height: int = 64) -> Image.Image:
+def half_mask(width: int = 96, height: int = 64) -> Image.Image:
     """A mask: white on its right side."""
     mask = Image.new("L", (width, height), 0)
     mask.paste(255, (width // 2, 0, width, height))
@@ -37,13 +37,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def noise(width: int, height: int, seed: int = 0) -> bytes:
+def noise_png(width: int, height: int, seed: int = 0) -> bytes:
     """A PNG that does not get smaller than its pixels."""
     pixels: Pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return encoded(Image.fromarray(pixels), compress_level=0)
 
 
-def claiming(width: int, height: int) -> bytes:
+def png_claiming(width: int, height: int) -> bytes:
     """A PNG of a few bytes that says it has so many pixels."""
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
@@ -52,7 +52,7 @@ def claiming(width: int, height: int) -> bytes:
     return head + idat + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
-def posted(
+def post_image(
     api: Api, image: bytes, mask: bytes | None = None, query: dict[str, str] | None = None, **fields: Any
 ) -> requests.Response:
     """A form, as requests sends it."""

@@ -13,7 +13,7 @@ import requests
 from tests.stack import Api, Stack
 
 
-class Waiting:
+class WaitingCaller:
     """Once entered, `job` is running; it would take `seconds`."""
 
     def __init__(self, stack: Stack, api: Api, accept: str = "*/*", seconds: float = 5.0) -> None:
@@ -61,7 +61,7 @@ class Waiting:
         self._answer = requests.post(url, json=self._body, headers=self._headers, timeout=60)
 
 
-def waiting(url: str, on_disconnect: str) -> socket.socket:
+def open_waiting_call(url: str, on_disconnect: str) -> socket.socket:
     """A call of /api/txt2img that waits; closing it hangs up."""
     address = urlsplit(url)
     body = b'{"prompt": "x"}'

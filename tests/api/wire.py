@@ -7,17 +7,17 @@ from urllib.parse import urlsplit
 
 from tests.stack import Api
 
-PATIENCE = 20
+TIMEOUT_SECONDS = 20
 
 
 @contextmanager
-def connected(api: Api) -> Iterator[socket.socket]:
+def open_connection(api: Api) -> Iterator[socket.socket]:
     address = urlsplit(api.url)
-    with socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=PATIENCE) as call:
+    with socket.create_connection((str(address.hostname), int(address.port or 80)), timeout=TIMEOUT_SECONDS) as call:
         yield call
 
 
-def answered(call: socket.socket) -> bytes:
+def read_to_end(call: socket.socket) -> bytes:
     """All that comes until the other end hangs up."""
     received = b""
     with suppress(ConnectionError):
@@ -26,9 +26,9 @@ def answered(call: socket.socket) -> bytes:
     return received
 
 
-def exchanged(api: Api, text: str | bytes) -> bytes:
-    with connected(api) as call:
+def send_raw(api: Api, text: str | bytes) -> bytes:
+    with open_connection(api) as call:
         # It may hang up on what is still being sent.
         with suppress(ConnectionError):
             call.sendall(text.encode() if isinstance(text, str) else text)
-        return answered(call)
+        return read_to_end(call)

@@ -1,4 +1,4 @@
-"""The documents, as their tests read them."""
+"""Reads the documents: code blocks, prose and tables."""
 
 import itertools
 import re
@@ -9,19 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "bench", "compose", "tools", "worker/models")
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))])
-#: Stands in documents for the id of some job.
+#: Documents use this id for an existing job.
 EXAMPLE_ID = "01a207b4-0da0-76eb-8b84-9486d49425aa"
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a document."""
+    """A fenced code block."""
 
     document: Path
     line: int
     language: str
     reason: str
-    """Why its commands are not run as they stand; empty where they are."""
+    """Why the commands cannot be run; empty where they are run."""
     text: str
 
     def __str__(self) -> str:
@@ -37,18 +37,18 @@ def blocks(language: str) -> list[Block]:
 
 def _blocks(document: Path) -> Iterator[Block]:
     text = document.read_text()
-    for found in _FENCE.finditer(text):
-        language, reason, inside = found.groups()
-        yield Block(document, text.count("\n", 0, found.start()) + 1, language, reason.strip(), inside)
+    for match in _FENCE.finditer(text):
+        language, reason, content = match.groups()
+        yield Block(document, text.count("\n", 0, match.start()) + 1, language, reason.strip(), content)
 
 
 def prose(document: Path) -> str:
-    """Without its fenced blocks."""
+    """The document without its code blocks."""
     return _FENCE.sub("", document.read_text())
 
 
 def table(document: str, head: str) -> list[list[str]]:
-    """The cells of each row of the table that begins with the line `head`."""
+    """The cells of each row of the table below the line `head`."""
     lines = (ROOT / document).read_text().splitlines()
     rows = itertools.takewhile(lambda line: line.startswith("|"), lines[lines.index(head) + 2 :])
     return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]

@@ -1,4 +1,4 @@
-"""Every command in the documents does what it says, or at least exists. docs/architecture.md has the rules."""
+"""Every command in the documents works, or at least exists. CONTRIBUTING.md has the rules."""
 
 import re
 import shlex
@@ -11,17 +11,19 @@ from pathlib import Path
 import pytest
 import requests
 import typer.main
+from requests.adapters import HTTPAdapter
 from typer.core import TyperGroup
+from urllib3.util import Retry
 
 from compose.cli.app import cli
 from shared.settings.launcher import LauncherSettings
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
-from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks
+from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks, table
 from tests.stack import free_port
 from tools.env_example import BUCKETS, COMPOSE, TRACES, variable
 
-#: Why a block is not run as it stands.
+#: Why a block cannot be run.
 STOPPED = "stopped"
 REASONS = ("docker", "gpu", "key", "long", "network", "start", STOPPED)
 MOST_SECONDS = 30
@@ -33,16 +35,16 @@ SETTINGS |= {name for name, *_ in (*BUCKETS, *TRACES, *COMPOSE)}
 
 
 class Reader:
-    """Somebody who follows the documents, in one folder, while the service runs there."""
+    """Runs the commands of documents in the folder of a running service."""
 
     def __init__(self, service: Launched) -> None:
         self.service = service
         self._folder = service.folder
         for name in ("in", "room", "sofa"):
             (self._folder / f"{name}.png").write_bytes(encoded(scene()))
-        (self._folder / "mask.png").write_bytes(encoded(half()))
+        (self._folder / "mask.png").write_bytes(encoded(half_mask()))
         (self._folder / ".venv").symlink_to(sys.prefix)
-        # An answer that tells of an error is one, and curl says so.
+        # curl fails on an HTTP error.
         (self._folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\nmax-time = 20\n")
         self.job = self._submitted()
 
@@ -50,7 +52,7 @@ class Reader:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
         environment = {**self.service.settings, "PATH": path, "HOME": str(self._folder), "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            [BASH, "-euo", "pipefail", "-c", self._as_here(block.text)],
+            [BASH, "-euo", "pipefail", "-c", self._adapted(block.text)],
             cwd=self._folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -61,14 +63,14 @@ class Reader:
         )
         assert done.returncode == 0, done.stdout.decode(errors="replace")
 
-    def _as_here(self, text: str) -> str:
-        """The example's port and job are those that there are."""
+    def _adapted(self, text: str) -> str:
+        """The text with the port of this service and the id of an existing job."""
         cancels = re.search(rf"-X DELETE \S*/{EXAMPLE_ID}(\s|$)", text)
         job = self._submitted(num_inference_steps=100, metadata={"simulate": {"seconds": 60}}) if cancels else self.job
         return text.replace("localhost:7860", f"127.0.0.1:{self.service.port}").replace(EXAMPLE_ID, job)
 
     def _submitted(self, **fields: object) -> str:
-        """With a webhook that never arrives."""
+        """Submits a job whose webhook cannot be delivered."""
         body = {"prompt": "a castle", "webhook_url": self.service.settings["SD_WEBHOOK_ALLOW"], **fields}
         job: str = requests.post(f"{self.service.url}/api/jobs", json=body, timeout=10).json()["id"]
         if not fields:
@@ -78,38 +80,53 @@ class Reader:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    nobody = f"http://127.0.0.1:{free_port()}"
-    settings = {"SD_FLOWER_PORT": "0", "SD_WEBHOOK_ALLOW": nobody}
+    unreachable = f"http://127.0.0.1:{free_port()}"
+    settings = {"SD_FLOWER_PORT": "0", "SD_WEBHOOK_ALLOW": unreachable}
     with Launched(tmp_path_factory.mktemp("reader"), **settings) as service:
         yield Reader(service.is_ready())
 
 
 @pytest.mark.parametrize("block", [block for block in COMMANDS if not block.reason], ids=str)
-def test_commands_do_what_they_say(block: Block, reader: Reader) -> None:
+def test_commands_succeed(block: Block, reader: Reader) -> None:
     reader.follow(block)
 
 
-def test_a_back_up_is_made_of_a_stopped_service_and_has_everything(reader: Reader) -> None:
+def test_every_call_is_described(reader: Reader) -> None:
+    described = {cells[0].strip("`") for cells in table("docs/api.md", "| call | does |")}
+    schema = requests.get(f"{reader.service.url}/openapi.json", timeout=10).json()
+    calls = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+
+    assert calls - described == set(), "has no row in docs/api.md"
+    assert described - calls == {"GET /docs"}
+
+
+def test_a_restored_backup_has_the_images(reader: Reader) -> None:
     folder = reader.service.folder
     image = f"/api/jobs/{reader.job}/images/0"
     before = requests.get(reader.service.url + image, timeout=10).content
     reader.service.launcher.stop(STOP_SECONDS)
 
-    make, restore = (block for block in COMMANDS if block.reason == STOPPED)
-    reader.follow(make)
+    back_up, restore = (block for block in COMMANDS if block.reason == STOPPED)
+    reader.follow(back_up)
     for name in ("data", "outputs"):
         shutil.rmtree(folder / name)
     reader.follow(restore)
 
-    with Launched(folder, **{**reader.service.settings, "SD_PORT": str(free_port())}) as again:
-        again.is_ready()
-        after = requests.get(f"http://127.0.0.1:{again.settings['SD_PORT']}{image}", timeout=10)
+    with Launched(folder, **{**reader.service.settings, "SD_PORT": str(free_port())}) as restored:
+        after = patient_get(f"http://127.0.0.1:{restored.settings['SD_PORT']}{image}")
         assert (after.status_code, after.content) == (200, before)
 
 
+def patient_get(url: str) -> requests.Response:
+    """Retries until the API listens, which it does long before the worker is ready."""
+    with requests.Session() as session:
+        session.mount("http://", HTTPAdapter(max_retries=Retry(None, connect=400, backoff_factor=0.1, backoff_max=0.1)))
+        return session.get(url, timeout=10)
+
+
 @pytest.mark.parametrize("block", COMMANDS, ids=str)
-def test_commands_are_there_with_these_options(block: Block) -> None:
-    assert block.reason in ("", *REASONS), f"a block of commands is run, or says why not: {', '.join(REASONS)}"
+def test_commands_and_their_options_exist(block: Block) -> None:
+    assert block.reason in ("", *REASONS), f"a block is run, or gives one of the reasons {', '.join(REASONS)}"
     subprocess.run([BASH, "-n"], input=block.text, text=True, check=True)
     for words in commands(block.text):
         match words:
@@ -120,9 +137,9 @@ def test_commands_are_there_with_these_options(block: Block) -> None:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command, without settings before it."""
+    """The words of each command, without the settings before it."""
     for line in re.sub(r"\\\n", " ", text).splitlines():
-        # What is within quotes over several lines is no command of ours.
+        # Part of a quoted text over several lines: no command.
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
@@ -134,7 +151,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def parse(arguments: list[str]) -> None:
-    """Raises KeyError for a command that there is not, and what typer raises for an option."""
+    """Raises KeyError for an unknown command and a click error for an unknown option."""
     command = typer.main.get_command(cli)
     while isinstance(command, TyperGroup):
         name, *arguments = arguments
@@ -143,7 +160,7 @@ def parse(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("dotenv"), ids=str)
-def test_settings_are_those_that_there_are(block: Block) -> None:
+def test_settings_exist(block: Block) -> None:
     names = [line.partition("=")[0] for line in block.text.splitlines() if line and not line.startswith("#")]
 
     assert names

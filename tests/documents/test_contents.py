@@ -1,45 +1,76 @@
-"""What documents say of the code is so, and what they point at is there."""
+"""Documents agree with the code: links, files, fields, generated pages, words."""
 
 import re
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
 from shared.jobs.requests import GenerationRequest
 from tests.documents.reading import DOCUMENTS, ROOT, prose, table
-from tests.stack import Stack
 from tools import configuration, env_example, errors
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
-#: In code style, with a folder in it: a file or folder of this repository.
+#: A file or folder of this repository, in code style.
 _PATH = re.compile(r"`((?:api|bench|compose|docs|shared|tests|tools|worker)/[\w./-]*)`")
+
+#: Phrases that we do not use, and what to write instead. Single words are in tools/words.txt.
+PHRASES = {
+    "in line": "queued, in the queue",
+    "is told": "receives, is notified",
+    "are told": "receive, are notified",
+    "there is none": "is missing, does not exist",
+    "who asks": "the caller",
+    "like any other": "as usual",
+    "at home": "reachable",
+    "what there is": "what is available",
+    "nothing comes of it": "it is ignored",
+    "that there are": "existing",
+    "speaks like": "is compatible with",
+}
+#: Written by `make fix`: their sentences are in the code.
+GENERATED = {ROOT / "docs/configuration.md", ROOT / "docs/errors.md"}
+_PHRASE = re.compile(rf"\b(?:{'|'.join(PHRASES)})\b", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    broken = [link for link in _LINK.findall(prose(document)) if not _leads_somewhere(document, link)]
+def test_links_have_a_target(document: Path) -> None:
+    broken = [link for link in _LINK.findall(prose(document)) if not _has_target(document, link)]
 
     assert broken == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_that_are_named_are_there(document: Path) -> None:
-    named = _PATH.findall(prose(document))
-    # What is made here is not part of the repository.
-    made = (ROOT / ".gitignore").read_text().split()
+def test_named_files_exist(document: Path) -> None:
+    paths = _PATH.findall(prose(document))
+    ignored = (ROOT / ".gitignore").read_text().split()
 
-    assert [path for path in named if not (ROOT / path).exists() and f"/{path}" not in made] == []
+    assert [path for path in paths if not (ROOT / path).exists() and f"/{path}" not in ignored] == []
 
 
-def test_every_call_is_described(null: Stack) -> None:
-    described = {cells[0].strip("`") for cells in table("docs/api.md", "| call | does |")}
-    schema: dict[str, Any] = null.api.get("/openapi.json").json()
+def test_contributing_says_where_each_everyday_change_goes() -> None:
+    rows = table("CONTRIBUTING.md", "| to add | change | tests |")
+    changes = {cells[0]: _PATH.findall(" ".join(cells[1:])) for cells in rows}
 
-    there = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
-    assert there - described == set(), "has no row in docs/api.md"
-    assert described - there == {"GET /docs"}
+    assert len(changes) >= 10
+    # test_named_files_exist checks that the paths exist.
+    assert [change for change, paths in changes.items() if not paths] == []
+
+
+def test_the_architecture_names_every_room() -> None:
+    rooms = {
+        path.parent for name in ("api", "worker", "shared", "compose") for path in ROOT.glob(f"{name}/*/__init__.py")
+    }
+    named = {ROOT / path for path in _PATH.findall((ROOT / "docs/architecture.md").read_text())}
+
+    assert rooms <= named
+
+
+@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - GENERATED), ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_use_plain_phrases(document: Path) -> None:
+    text = " ".join(prose(document).split())
+
+    assert [f"{match[0]}: write {PHRASES[match[0].lower()]}" for match in _PHRASE.finditer(text)] == []
 
 
 @pytest.mark.parametrize(
@@ -50,26 +81,26 @@ def test_every_call_is_described(null: Stack) -> None:
         ("docs/errors.md", errors.render()),
     ],
 )
-def test_what_is_generated_is_what_the_code_says(document: str, generated: str) -> None:
+def test_generated_documents_are_up_to_date(document: str, generated: str) -> None:
     assert (ROOT / document).read_text() == generated, "run `make fix`"
 
 
 def test_every_field_of_a_request_is_described() -> None:
-    rows = table("docs/api.md", "| field | type | left out |")
+    rows = table("docs/api.md", "| field | type | default |")
     described = [name for cells in rows for name in re.findall(r"`(\w+)`", cells[0])]
 
     assert sorted(described) == sorted(GenerationRequest.model_fields)
 
 
-def _leads_somewhere(document: Path, link: str) -> bool:
+def _has_target(document: Path, link: str) -> bool:
     if re.match(r"[a-z]+:", link):
         return link.startswith("https://")
-    place, _, anchor = link.partition("#")
-    target = (document.parent / unquote(place)).resolve() if place else document
+    path, _, anchor = link.partition("#")
+    target = (document.parent / unquote(path)).resolve() if path else document
     return target.exists() and (not anchor or anchor in _anchors(target))
 
 
 def _anchors(document: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Headings as GitHub turns them into anchors."""
     headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}

@@ -3,14 +3,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.invariant import Invariant
-from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
 from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
+from tests.valkey import Valkey
 
 
 @pytest.fixture(scope="package")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalValkey]:
-    with MortalValkey(tmp_path_factory.mktemp("valkey")) as valkey:
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
         yield valkey
 
 
@@ -30,7 +30,7 @@ def receiver(listening: Receiver) -> Receiver:
 
 
 @pytest.fixture(scope="package")
-def installed(valkey: MortalValkey, listening: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def installed(valkey: Valkey, listening: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     names = ("null-0", "null-1", "housekeeper", "api-0")
     settings = {"SD_WEBHOOK_ALLOW": listening.origin, "SD_WEBHOOK_SECRET": SECRET}
     with Service(valkey.url, tmp_path_factory.mktemp("service"), names, **settings) as service:

@@ -2,24 +2,23 @@
 
 import hashlib
 import io
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import redis
 from PIL import Image as PillowImage
 
-from shared.jobs.requests import Backend, Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.storage.images import image_name
-from shared.storage.object_store import STAGING
+from shared.storage.object_store import STAGING_FOLDER
+from tests.polling import wait_until
 from tests.stack import Stack
 from worker.housekeeper.ownership import MARK
 
-PATIENCE_SECONDS = 40.0
 ENDED = [state for state in State if state.is_terminal]
 #: What may stay for good. `unacked` is the broker's own note of messages whose worker was killed; it sends them again
 #: when its timeout has passed, and nothing comes of them.
@@ -48,7 +47,7 @@ class Invariant:
 
     def hold(self, accepted: Collection[str]) -> None:
         """Wait until nothing is left to do, then check."""
-        until(lambda: not self.busy(), self.busy)
+        wait_until(lambda: not self.busy(), self.busy)
         found = list(self.violations(accepted))
         assert not found, "\n".join(found)
 
@@ -105,14 +104,14 @@ class Invariant:
             if (
                 path.is_file()
                 and not path.name.startswith(".")
-                and path.parent.name != STAGING
+                and path.parent.name != STAGING_FOLDER
                 and path not in expected
             ):
                 yield f"{path.name} is not on record"
 
     def _leftovers(self) -> Iterator[str]:
         found = (path for path in self._outputs.rglob(".*") if path.name != MARK)
-        staged = (self._outputs / STAGING).glob("*")
+        staged = (self._outputs / STAGING_FOLDER).glob("*")
         return (f"{path.name} was left behind" for path in (*found, *staged) if path.is_file())
 
     def _lasting_keys(self) -> Iterator[str]:
@@ -132,11 +131,3 @@ def wrong_image(path: Path, size: int, sha256: str) -> Iterator[str]:
         return
     if (len(data), hashlib.sha256(data).hexdigest()) != (size, sha256):
         yield f"{path.name} is not the one on record"
-
-
-def until(true: Callable[[], object], tell: Callable[[], object] = str, seconds: float = PATIENCE_SECONDS) -> None:
-    """For what is kept and not sent."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, tell()
-        threading.Event().wait(0.05)

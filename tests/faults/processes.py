@@ -1,24 +1,10 @@
 """The processes of an installation, and how they come to harm."""
 
-import signal
 from contextlib import suppress
 
 import psutil
 
-from tests.api.valkey import Valkey
 from tests.stack import Process
-
-
-class MortalValkey(Valkey):
-    """Keeps its data on disk, so that it can be killed and started again."""
-
-    @property
-    def pid(self) -> int:
-        return self._server.pid
-
-    def kill(self) -> None:
-        self._server.send(signal.SIGKILL)
-        self._server.wait()
 
 
 def children_of(worker: Process | int) -> list[psutil.Process]:
@@ -32,7 +18,7 @@ def child_of(worker: Process | int) -> psutil.Process:
     return child
 
 
-def kill_whole(worker: Process) -> None:
+def kill_process_tree(worker: Process) -> None:
     """The parent first: it would otherwise see its child die and act on that."""
     family = [psutil.Process(worker.pid), *children_of(worker)]
     for process in family:
@@ -42,7 +28,7 @@ def kill_whole(worker: Process) -> None:
     worker.wait()
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False

@@ -6,10 +6,10 @@ from typing import Any
 
 import redis
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
 from tests.faults.invariant import Invariant
-from tests.faults.processes import lives
+from tests.faults.processes import is_alive
 from tests.stack import Api, Event, Process, Stack, free_port
 
 #: A housekeeper that looks for lost workers and wake-ups each second, and not every 4 s.
@@ -48,7 +48,7 @@ class Service(Stack):
         return ended
 
     def has(self, name: str) -> bool:
-        return name in self.processes and lives(self.processes[name].pid)
+        return name in self.processes and is_alive(self.processes[name].pid)
 
     def start(self, name: str, **settings: str) -> Process:
         if name in self.processes:
@@ -97,9 +97,9 @@ class Service(Stack):
     def job(self, job_id: str) -> Job:
         return Invariant(self).jobs()[job_id]
 
-    def finished(self, job_id: str) -> Job:
+    def wait_until_done(self, job_id: str) -> Job:
         """The job on record once it has ended."""
-        self.api.finished(job_id)
+        self.api.wait_until_done(job_id)
         return self.job(job_id)
 
     def renderer_of(self, job_id: str) -> str:

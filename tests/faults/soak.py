@@ -24,13 +24,15 @@ import psutil
 import redis.asyncio
 import redis.exceptions
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
-from tests.faults.invariant import Invariant, until
-from tests.faults.processes import MortalValkey, child_of, kill_whole
+from tests.faults.invariant import Invariant
+from tests.faults.processes import child_of, kill_process_tree
 from tests.faults.service import Service
 from tests.faults.tally import Tally, broken, report, shares, table, unfair
+from tests.polling import wait_until
 from tests.stack import START_SECONDS
+from tests.valkey import Valkey
 from tests.worker.engines.bfl.provider import KEY, Provider, provider
 
 CALLERS = 32
@@ -49,7 +51,7 @@ QUIET_SECONDS = 120.0
 
 
 class Soak:
-    def __init__(self, valkey: MortalValkey, service: Service, jobs: int, every: float, seed: int) -> None:
+    def __init__(self, valkey: Valkey, service: Service, jobs: int, every: float, seed: int) -> None:
         self._valkey = valkey
         self._service = service
         self._jobs = jobs
@@ -92,7 +94,7 @@ class Soak:
                 return not invariant.busy()
             return False
 
-        await asyncio.to_thread(until, done, invariant.busy, QUIET_SECONDS)
+        await asyncio.to_thread(wait_until, done, invariant.busy, QUIET_SECONDS)
 
     # Callers
 
@@ -169,7 +171,7 @@ class Soak:
                 self._service.processes[API].send(signal.SIGKILL)
                 return await self._again(self._answers)
             case "housekeeper":
-                kill_whole(self._service.processes["housekeeper"])
+                kill_process_tree(self._service.processes["housekeeper"])
                 return await self._again(lambda: self._says_ready("housekeeper"))
             case "valkey":
                 self._valkey.kill()
@@ -333,7 +335,7 @@ def main() -> int:
     (folder / "valkey").mkdir()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        valkey = stack.enter_context(MortalValkey(folder / "valkey"))
+        valkey = stack.enter_context(Valkey(folder / "valkey"))
         bfl = stack.enter_context(provider())
         service = stack.enter_context(Service(valkey.url, folder, NAMES, quick=False, **settings(bfl)))
         service.mend()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.invariant import Invariant
-from tests.faults.processes import MortalValkey
 from tests.faults.service import Service
+from tests.valkey import Valkey
 
 ROOM = "1m"
 ROOM_LEFT = 8192
@@ -26,7 +26,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def installed(valkey: MortalValkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def installed(valkey: Valkey, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = {"SD_OUTPUT_DIR": str(small), "SD_MIN_FREE_BYTES": "0"}
     with Service(valkey.url, tmp_path_factory.mktemp("bad-disk"), ("null-0", "api-0"), **settings) as service:
         service.outputs = small
@@ -53,9 +53,9 @@ def test_a_full_disk_fails_the_job_and_leaves_no_half_image(service: Service, sm
         # Room for the folders and part of an image.
         file.truncate(filler.stat().st_size - ROOM_LEFT)
 
-    failed = service.finished(service.submit(width=512, height=512))
+    failed = service.wait_until_done(service.submit(width=512, height=512))
     filler.unlink()
-    succeeded = service.finished(service.submit())
+    succeeded = service.wait_until_done(service.submit())
 
     assert failed.error is not None
     assert failed.error.code == "storage-full"
@@ -66,9 +66,9 @@ def test_a_disk_that_became_read_only_fails_the_job(service: Service, small: Pat
     job_id = service.begin(1.0)
 
     assert mount("-o", "remount,ro", str(small)) == 0
-    failed = service.finished(job_id)
+    failed = service.wait_until_done(job_id)
     assert mount("-o", "remount,rw", str(small)) == 0
-    succeeded = service.finished(service.submit())
+    succeeded = service.wait_until_done(service.submit())
 
     assert failed.error is not None
     assert failed.error.code == "storage-full"

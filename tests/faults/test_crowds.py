@@ -16,10 +16,11 @@ import requests
 
 from shared.jobs.states import State
 from tests.api.problem import assert_problem
-from tests.api.waiting import waiting
-from tests.faults.invariant import Invariant, until
-from tests.faults.processes import MortalValkey
+from tests.api.waiting import open_waiting_call
+from tests.faults.invariant import Invariant
 from tests.faults.service import Service
+from tests.polling import wait_until
+from tests.valkey import Valkey
 
 LEAVERS = 250
 MOST_QUEUED = 50
@@ -29,7 +30,7 @@ POOL = 32
 
 
 @pytest.fixture(scope="module")
-def crowded(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def crowded(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """An API with a short line, and one that takes every job; the same worker for both."""
     folder = tmp_path_factory.mktemp("crowded")
     with Service(valkey.url, folder, ("null-0", "api-0"), SD_MAX_QUEUED_JOBS=str(MOST_QUEUED)) as crowded:
@@ -109,7 +110,7 @@ def print_figures(refused: int, seconds: list[float], health: list[float]) -> No
 
 
 @pytest.fixture
-def without_worker(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def without_worker(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with Service(valkey.url, tmp_path_factory.mktemp("leaving"), ("api-0",)) as service:
         service.mend()
         yield service
@@ -123,11 +124,11 @@ def test_callers_that_leave_leave_nothing_behind(without_worker: Service) -> Non
 
     with ExitStack() as stack:
         for what in ["cancel", "keep"] * LEAVERS:
-            stack.enter_context(waiting(service.api.url, what))
-        until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
+            stack.enter_context(open_waiting_call(service.api.url, what))
+        wait_until(lambda: len(ids(service, State.QUEUED)) == 2 * LEAVERS)
 
-    until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
-    until(lambda: process.num_fds() <= before + POOL)
+    wait_until(lambda: len(ids(service, State.CANCELLED)) == LEAVERS, lambda: str(len(ids(service, State.CANCELLED))))
+    wait_until(lambda: process.num_fds() <= before + POOL)
     assert len(ids(service, State.QUEUED)) == LEAVERS
     assert connections(service) <= clients + POOL
     assert service.api.get("/health/live").status_code == 200

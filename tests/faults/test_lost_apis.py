@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import requests
 
-from tests.faults.invariant import Invariant, until
-from tests.faults.processes import MortalValkey
+from tests.faults.invariant import Invariant
 from tests.faults.service import Service
+from tests.polling import wait_until
 from tests.stack import Api
+from tests.valkey import Valkey
 
 SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
-def pair(valkey: MortalValkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def pair(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     names = ("null-0", "housekeeper", "api-0", "api-1")
     with Service(valkey.url, tmp_path_factory.mktemp("pair"), names) as pair:
         yield pair
@@ -50,7 +51,7 @@ def asked(callers: ThreadPoolExecutor, apis: Service, count: int) -> list[tuple[
     keys = [str(uuid.uuid4()) for _ in range(count)]
     calls = [(key, callers.submit(ask, first, key)) for key in keys]
     for key in keys:
-        until(lambda key=key: jobs(second, key))  # type: ignore[misc]
+        wait_until(lambda key=key: jobs(second, key))  # type: ignore[misc]
         apis.accepted.add(jobs(second, key)[0]["id"])
     return calls
 
@@ -87,5 +88,5 @@ def test_callers_that_wait_are_told_where_their_job_is_when_the_api_is_stopped(
     answers = [call.result() for _, call in calls]
 
     assert {answer.status_code for answer in answers} == {202}
-    assert {second.finished(answer.headers["x-job-id"])["state"] for answer in answers} == {"succeeded"}
+    assert {second.wait_until_done(answer.headers["x-job-id"])["state"] for answer in answers} == {"succeeded"}
     assert first.process.wait() in (0, -signal.SIGTERM)

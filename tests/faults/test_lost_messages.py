@@ -1,6 +1,6 @@
 """Jobs whose wake-ups the broker lost are not forgotten."""
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from tests.faults.service import Service
 
@@ -11,4 +11,4 @@ def test_jobs_are_done_although_the_broker_lost_every_message(service: Service) 
 
     service.store.delete(Keys(service.prefix).wake_ups(Backend.NULL))
 
-    assert {service.finished(known).state for known in [*busy, *waiting]} == {"succeeded"}
+    assert {service.wait_until_done(known).state for known in [*busy, *waiting]} == {"succeeded"}

@@ -3,11 +3,12 @@
 import signal
 from http.server import BaseHTTPRequestHandler
 
-from tests.faults.invariant import until
-from tests.faults.processes import MortalValkey, child_of, children_of, lives
+from tests.faults.processes import child_of, children_of, is_alive
 from tests.faults.service import Service
+from tests.polling import wait_until
 from tests.shared.webhooks import office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer
+from tests.valkey import Valkey
 
 
 def lapse(service: Service, receiver: Receiver) -> None:
@@ -30,7 +31,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
     receiver.behave = kill
     job_id = service.submit(webhook_url=receiver.url)
     first = receiver.next()
-    until(lambda: not lives(housekeeper.pid))
+    wait_until(lambda: not is_alive(housekeeper.pid))
     receiver.behave = answer(204)
     service.mend()
     lapse(service, receiver)
@@ -40,7 +41,7 @@ def test_what_a_killed_housekeeper_had_sent_and_not_marked_is_sent_again_under_t
         arrival.verify()
     assert first.message["data"]["id"] == job_id
     assert (again.id, again.body) == (first.id, first.body)
-    until(lambda: all_settled(service))
+    wait_until(lambda: all_settled(service))
 
 
 def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_one(
@@ -49,10 +50,10 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     housekeeper = service.processes["housekeeper"]
     family = [housekeeper.pid, *(child.pid for child in children_of(housekeeper))]
     housekeeper.send(signal.SIGKILL)
-    until(lambda: not any(map(lives, family)))
+    wait_until(lambda: not any(map(is_alive, family)))
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(10)]
     for job_id in jobs:
-        service.finished(job_id)
+        service.wait_until_done(job_id)
     assert receiver.arrivals == []
 
     service.mend()
@@ -61,20 +62,20 @@ def test_webhooks_of_jobs_that_end_without_a_housekeeper_are_sent_by_the_next_on
     for arrival in heard:
         arrival.verify()
     assert {arrival.message["data"]["id"] for arrival in heard} == set(jobs)
-    until(lambda: all_settled(service))
+    wait_until(lambda: all_settled(service))
 
 
-def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: MortalValkey) -> None:
+def test_webhooks_outlive_a_killed_redis(service: Service, receiver: Receiver, valkey: Valkey) -> None:
     receiver.behave = answer(503)
     jobs = [service.submit(webhook_url=receiver.url) for _ in range(5)]
     for job_id in jobs:
-        service.finished(job_id)
+        service.wait_until_done(job_id)
     refused = receiver.next()
 
     valkey.kill()
     valkey.start()
     receiver.behave = answer(204)
-    until(lambda: lapse(service, receiver) or all_settled(service))
+    wait_until(lambda: lapse(service, receiver) or all_settled(service))
 
     for arrival in receiver.arrivals:
         arrival.verify()
@@ -90,4 +91,4 @@ def test_a_job_whose_worker_is_killed_tells_of_both_starts_and_of_one_end(servic
     heard = receiver.until("succeeded")
 
     assert [arrival.id for arrival in heard] == [f"{job_id}_started_1", f"{job_id}_started_2", f"{job_id}_succeeded_2"]
-    until(lambda: all_settled(service))
+    wait_until(lambda: all_settled(service))

@@ -3,9 +3,10 @@
 import signal
 import time
 
-from tests.faults.invariant import until
-from tests.faults.processes import MortalValkey, child_of, children_of, kill_whole, lives
+from tests.faults.processes import child_of, children_of, is_alive, kill_process_tree
 from tests.faults.service import Service
+from tests.polling import wait_until
+from tests.valkey import Valkey
 
 #: A lease lasts 10 s, and is looked at every 2 s.
 SOON = 20.0
@@ -24,7 +25,7 @@ def test_a_job_whose_process_is_killed_is_run_again_at_once(service: Service) ->
     service.runs_again(job_id)
 
     assert time.monotonic() - killed < 5
-    assert service.finished(job_id).attempt == 2
+    assert service.wait_until_done(job_id).attempt == 2
 
 
 def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> None:
@@ -37,9 +38,9 @@ def test_a_job_whose_worker_is_killed_is_run_by_another(service: Service) -> Non
     service.runs_again(job_id)
     took = time.monotonic() - begin
 
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     assert took < SOON
-    assert not any(map(lives, children))
+    assert not any(map(is_alive, children))
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 1)
     assert service.renderer_of(job_id) == other(service, killed)
 
@@ -50,7 +51,7 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
     child = child_of(stopped)
 
     child.suspend()
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     child.resume()
     stopped.wait_for(f"job {job_id} was taken away")
 
@@ -59,19 +60,19 @@ def test_who_comes_to_again_after_its_lease_commits_nothing(service: Service) ->
 
 
 def test_a_image_that_was_made_is_recorded_by_another_worker_and_not_made_again(
-    service: Service, valkey: MortalValkey
+    service: Service, valkey: Valkey
 ) -> None:
     job_id = service.begin(1.0)
     worker = service.processes[service.renderer_of(job_id)]
-    valkey.fall_silent()
-    until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
+    valkey.suspend()
+    wait_until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
     (image,) = service.outputs.rglob(f"{job_id}-0.png")
     made = image.stat()
 
-    kill_whole(worker)
-    valkey.go_on()
+    kill_process_tree(worker)
+    valkey.resume()
 
-    assert service.finished(job_id).attempt == 2
+    assert service.wait_until_done(job_id).attempt == 2
     assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
@@ -79,11 +80,11 @@ def test_a_job_that_kills_every_worker_is_given_up_and_the_others_pass_it(servic
     deadly = service.submit(simulate={"die": True})
     others = [service.submit() for _ in range(5)]
 
-    job = service.finished(deadly)
+    job = service.wait_until_done(deadly)
 
     assert job.error is not None
     assert (job.error.code, job.attempt) == ("worker-lost", 3)
-    assert {service.finished(job_id).state for job_id in others} == {"succeeded"}
+    assert {service.wait_until_done(job_id).state for job_id in others} == {"succeeded"}
 
 
 def test_a_worker_that_is_told_to_end_finishes_its_job(service: Service) -> None:
@@ -110,7 +111,7 @@ def test_a_worker_that_may_not_finish_hands_its_job_to_another_at_once(service: 
     service.runs_again(job_id)
     took = time.monotonic() - told
 
-    job = service.finished(job_id)
+    job = service.wait_until_done(job_id)
     assert took < 5
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 0)
     assert service.processes[name].wait() == 0

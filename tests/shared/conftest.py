@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Job
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store, connect
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -32,7 +35,7 @@ class Records:
     def accepted(self, owner: str = "", **fields: Any) -> Job:
         job = Job.new(GenerationRequest(prompt="x", **fields), Backend.NULL, NOW, owner)
         admission = self.run(self.jobs.create(job, ROOM))
-        assert (admission.outcome, admission.job_id) == (Outcome.CREATED, job.id)
+        assert (admission.outcome, admission.job_id) == (AdmissionOutcome.CREATED, job.id)
         return job
 
     def started(self, owner: str = "", **fields: Any) -> Job:
@@ -52,7 +55,7 @@ class Records:
 
     def order(self) -> list[str]:
         """Ids of queued jobs, in the order in which they will start."""
-        return [queued.job.id for queued in self.run(self.jobs.peek(Backend.NULL, 1000))]
+        return [queued.job.id for queued in self.run(self.jobs.peek_queue(Backend.NULL, 1000))]
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.access.api_keys import Scope, parse_keys
+from shared.access.api_keys import Scope, parse_api_keys
 from shared.errors import ConfigurationError
 from shared.settings.api import ApiSettings
 from shared.settings.loading import load
@@ -12,7 +12,7 @@ OTHER = "fedcba9876543210"
 
 
 def parsed(text: str) -> list[tuple[str, str, Scope]]:
-    return [(key.name, key.secret.get_secret_value(), key.scope) for key in parse_keys(text)]
+    return [(key.name, key.secret.get_secret_value(), key.scope) for key in parse_api_keys(text)]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
-from shared.models.capabilities import Capabilities, Limits
+from shared.models.capabilities import Capabilities, RequestLimits
 
-LIMITS = Limits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
+LIMITS = RequestLimits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
     model="some-model",
     width=128,

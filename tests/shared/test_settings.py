@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
+from shared.settings.groups import Group
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import load, unknown
+from shared.settings.loading import load, unknown_setting_warnings
 from shared.settings.service import Settings
 
 
@@ -130,6 +131,16 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5ecret" not in repr(load(LauncherSettings))
 
 
+def test_every_setting_belongs_to_one_group_and_the_first_group_has_ten() -> None:
+    groups = {
+        name: [item for item in field.metadata if isinstance(item, Group)]
+        for name, field in LauncherSettings.model_fields.items()
+    }
+
+    assert {name: found for name, found in groups.items() if len(found) != 1} == {}
+    assert len([name for name, found in groups.items() if found == [Group.START]]) == 10
+
+
 def test_settings_never_change() -> None:
     settings = load(Settings)
 
@@ -183,29 +194,29 @@ def test_a_misspelt_setting_is_named_with_the_one_that_may_be_meant(monkeypatch:
     monkeypatch.setenv("SD_DEFAULT_BACKND", "null")
     Path(".env").write_text("SD_MODLE_ID=stabilityai/sd-turbo\nSD_PORT=7999\nOTHER=1\n")
 
-    sentences = [sentence for sentence in unknown() if "MODLE" in sentence or "BACKND" in sentence]
+    sentences = [sentence for sentence in unknown_setting_warnings() if "MODLE" in sentence or "BACKND" in sentence]
 
     assert sentences == [
-        "SD_DEFAULT_BACKND is no setting and has no effect: you may mean SD_DEFAULT_BACKEND.",
-        "SD_MODLE_ID is no setting and has no effect: you may mean SD_MODEL_ID.",
+        "SD_DEFAULT_BACKND is not a setting and has no effect (did you mean SD_DEFAULT_BACKEND?).",
+        "SD_MODLE_ID is not a setting and has no effect (did you mean SD_MODEL_ID?).",
     ]
-    assert not [sentence for sentence in unknown() if "SD_PORT" in sentence or "OTHER" in sentence]
+    assert not [sentence for sentence in unknown_setting_warnings() if "SD_PORT" in sentence or "OTHER" in sentence]
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("SD_BACKENDS", "flux_local", "you may mean flux-local"),
-        ("SD_BACKENDS", "null,SD", "you may mean sd"),
+        ("SD_BACKENDS", "flux_local", "did you mean flux-local?"),
+        ("SD_BACKENDS", "null,SD", "did you mean sd?"),
         ("SD_PORT", "eighty", "must be a whole number"),
         ("SD_PORT", "70000", "must be at most 65535"),
         ("SD_ALLOW_OPEN", "maybe", "must be true or false"),
         ("SD_LOG_FORMAT", "xml", "must be one of 'text' or 'json'"),
-        ("SD_CA_FILE", "nope.pem", "names a file that is not there"),
-        ("SD_HOST", "http://localhost", "the port is SD_PORT"),
-        ("SD_HOST", "localhost:7860", "the port is SD_PORT"),
+        ("SD_CA_FILE", "nope.pem", "names a file that does not exist"),
+        ("SD_HOST", "http://localhost", "the port goes into SD_PORT"),
+        ("SD_HOST", "localhost:7860", "the port goes into SD_PORT"),
         ("SD_REDIS_URL", "redis://:pa/5ecret@host:6379/0", "in a password, write / "),
-        ("SD_REDIS_URL", "redis://:5ecret@host:99999/0", "host and port cannot be read"),
+        ("SD_REDIS_URL", "redis://:5ecret@host:99999/0", "has no readable host and port"),
         ("SD_REDIS_URL", "unix://", "unix:///path"),
     ],
 )

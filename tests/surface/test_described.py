@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.api.keyed import HURRIED, KEYS
+from tests.api.clients import KEYS, PRIORITY
 from tests.stack import Stack
 
 HERE = Path(__file__).parent
@@ -26,7 +26,7 @@ def test_no_request_finds_a_bug_a_hang_or_an_answer_that_is_not_described(redis_
 
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml"]
         # Who may ask for all that a request can ask for.
-        told = {"KEY": HURRIED, "CHECKS": str(HERE / "checks.py")}
+        told = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py")}
         run = subprocess.run(
             [*command, "run", f"{stack.api.url}/openapi.json"],
             cwd=tmp_path,

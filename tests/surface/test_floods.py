@@ -10,7 +10,7 @@ import requests
 
 from tests.api.intake.test_uploads import resident
 from tests.api.problem import assert_problem
-from tests.api.wire import answered, connected
+from tests.api.wire import open_connection, read_to_end
 from tests.stack import Api, Stack
 
 MEGABYTE = 1 << 20
@@ -48,12 +48,12 @@ def flat(api: Api) -> Iterator[None]:
 
 def poured(api: Api, head: str, piece: bytes, most: int = GIGABYTE) -> bytes:
     """What is answered to a request whose body goes on until the other end hangs up, or `most` bytes are sent."""
-    with connected(api) as call:
+    with open_connection(api) as call:
         call.sendall(head.encode())
         with suppress(ConnectionError):
             for _ in range(0, most, len(piece)):
                 call.sendall(piece)
-        return answered(call)
+        return read_to_end(call)
 
 
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img", "/api/img2img", "/api/jobs/x", "/nothing"])
@@ -83,7 +83,7 @@ def test_a_gigabyte_that_says_it_is_less_is_cut_off(api: Api, kind: str, begin: 
 
 def test_requests_without_end_on_one_connection_are_cut_off(api: Api) -> None:
     many = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000
-    with flat(api), connected(api) as call, suppress(ConnectionError):
+    with flat(api), open_connection(api) as call, suppress(ConnectionError):
         for _ in range(GIGABYTE // len(many)):
             call.sendall(many)
 

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from tests.api.images import PROMPT, encoded, scene
-from tests.api.wire import exchanged
+from tests.api.wire import send_raw
 from tests.stack import Stack
 
 MARK = "5ecret-of-the-file"
@@ -70,7 +70,7 @@ def test_no_way_up_leads_out_in_any_encoding(stack: Stack, image: str, climb: st
     bases = ["/", "/docs/", "/api/jobs/", f"{job}/images/", f"{image}/", "/api/webhooks/"]
     ways = [climb * steps + target for steps in (1, 8) for target in ("secret.txt", "outputs/secret.txt", "etc/passwd")]
     for path in [*(base + way for base in bases for way in ways), f"{climb * 8}etc/passwd"]:
-        answer = exchanged(stack.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = send_raw(stack.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.split()[1] in (b"400", b"404", b"422"), path
@@ -82,7 +82,7 @@ def test_no_way_up_leads_out_in_any_encoding(stack: Stack, image: str, climb: st
 
 @pytest.mark.parametrize("target", ["//etc/passwd", "http://localhost/etc/passwd", "file:///etc/passwd", "/%2fetc"])
 def test_an_address_of_another_form_leads_nowhere_else(stack: Stack, target: str) -> None:
-    answer = exchanged(stack.api, f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = send_raw(stack.api, f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert answer.split()[1] in (b"400", b"404")
     assert b"root:" not in answer

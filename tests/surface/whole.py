@@ -14,8 +14,8 @@ import redis
 import requests
 
 from tests.api.images import encoded, scene
-from tests.api.wire import exchanged
-from tests.faults.invariant import until
+from tests.api.wire import send_raw
+from tests.polling import wait_until
 from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Stack, free_port, valkey_server
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
@@ -72,7 +72,7 @@ class Whole:
             thread.start()
             yield
             # Workers tell of tasks together, a moment after the jobs.
-            until(lambda: any(b"task.multi" in message for message in self.published))
+            wait_until(lambda: any(b"task.multi" in message for message in self.published))
             heard.punsubscribe()
             thread.join()
 
@@ -211,7 +211,7 @@ def _webhooks(whole: Whole) -> None:
         whole.hooks.behave = answer(status, Location=f"http://127.0.0.1:1/{PRIVATE['webhook_url']}")
         job = whole.make(backend="null", webhook_url=address).json()
         whole.hooks.next()
-        until(
+        wait_until(
             lambda job=job: whole.ask("GET", job["links"]["self"]).json()["webhook"]["deliveries"][0]["attempts"] == 1
         )
     assert whole.make(webhook_url=f"http://127.0.0.1:9/?{PRIVATE['webhook_url']}").status_code == 422
@@ -234,4 +234,4 @@ def _mistakes(whole: Whole) -> None:
     job = whole.ask("GET", "/api/jobs?state=succeeded").json()["jobs"][0]
     altered = f"{job['links']['self']}/images/0?expires=9999999999&signature={PRIVATE['signature']}"
     assert whole.ask("GET", altered, key=wrong).status_code == 401
-    assert exchanged(whole.stack.api, f"{prompt} /{path} HTTP/9\r\n{path}\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert send_raw(whole.stack.api, f"{prompt} /{path} HTTP/9\r\n{path}\r\n\r\n").startswith(b"HTTP/1.1 400")

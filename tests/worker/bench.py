@@ -1,6 +1,7 @@
 """A runner on a table: everything real but Celery, and a backend that does what the test says."""
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Engine as BackendName
-from shared.jobs.requests import GenerationRequest, Job
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Job
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
@@ -26,9 +29,11 @@ from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
-from worker.jobs.claims import Claims
+from worker.jobs.claims import JobClaimer
+from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
-from worker.records.redis_ledger import RedisLedger
+from worker.jobs.saving import ImageSaver
+from worker.records.redis_job_store import RedisJobStore
 
 Drawing = Callable[[GenerationRequest, JobWatch], Sequence[RenderedImage]]
 
@@ -43,7 +48,7 @@ class Drawn(NullEngine):
         return self.drawing(request, watch) if self.drawing else super().generate(request, inputs, watch)
 
 
-class Dying(RedisLedger):
+class Dying(RedisJobStore):
     """Ends the process, as a kill would, when a job is about to be recorded as done."""
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
@@ -62,32 +67,32 @@ class Bench:
     def __post_init__(self) -> None:
         self.store = Store(connect(self.redis_url))
         self.jobs = Jobs(self.prefix)
-        self.ledger = RedisLedger(self.store, self.jobs, BackendName.NULL)
+        self.job_store = RedisJobStore(self.store, self.jobs, Backend.NULL)
 
     @property
     def inputs(self) -> InputStore:
         return ImageStore(FolderStore(self.folder)).inputs
 
-    def accepted(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
+    def submit(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
         """A new job in line, with what came with it in its place."""
-        staged = self.inputs.stage()
+        staged = self.inputs.create_staging_area()
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         references |= {"mask": arrived(staged, mask)} if mask is not None else {}
         wanted = GenerationRequest.model_validate({"prompt": "x", **references, **request})
-        job = Job.new(wanted, BackendName.NULL, datetime.now(UTC))
+        job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
         if images:
-            staged.keep(job.id)
+            staged.commit(job.id)
         admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))
-        assert admission.outcome is Outcome.CREATED
+        assert admission.outcome is AdmissionOutcome.CREATED
         return job
 
-    def started(self, job: Job) -> Job:
+    def start(self, job: Job) -> Job:
         """The job as a worker has it that began and was not heard of again."""
         running = job.start("null", "another worker", datetime.now(UTC))
-        assert self.ledger.move([(job, running)]) == [True]
+        assert self.job_store.move([(job, running)]) == [True]
         return running
 
-    def requeued(self, job: Job) -> Job:
+    def requeue(self, job: Job) -> Job:
         queued = job.requeue()
         assert self.store.run(self.jobs.move(job, queued))
         return queued
@@ -98,35 +103,45 @@ class Bench:
         return self.read(job)
 
     def work(self, drawing: Drawing | None = None) -> None:
-        wake(self._runner(self.ledger, drawing))
+        wake(self._runner(self.job_store, drawing))
 
     def lose_worker_before_recording(self, job: Job) -> Job:
         """The job back in line after its worker died with every image on disk."""
         with pytest.raises(SystemExit):
-            wake(self._runner(Dying(self.store, self.jobs, BackendName.NULL), None))
-        return self.requeued(self.read(job))
+            wake(self._runner(Dying(self.store, self.jobs, Backend.NULL), None))
+        return self.requeue(self.read(job))
 
-    def _runner(self, ledger: RedisLedger, drawing: Drawing | None) -> Runner:
-        return self.runner(Drawn(drawing), ledger=ledger)
+    def _runner(self, job_store: RedisJobStore, drawing: Drawing | None) -> Runner:
+        return self.runner(Drawn(drawing), job_store=job_store)
 
     def runner(
         self,
-        backend: Engine,
+        engine: Engine,
         images: ImageStore | None = None,
         *,
-        ledger: RedisLedger | None = None,
-        most: int = 1,
-        **parts: Any,
+        job_store: RedisJobStore | None = None,
+        encoder: Encoder | None = None,
+        max_batch_size: int = 1,
+        time_limit_seconds: float = math.inf,
+        stopping: threading.Event | None = None,
     ) -> Runner:
-        """`most` images at most are rendered in one go."""
-        ledger, images = ledger or self.ledger, images or ImageStore(FolderStore(self.folder))
+        job_store, images = job_store or self.job_store, images or ImageStore(FolderStore(self.folder))
         reader = InputReader(images.inputs, max_pixels=25_000_000)
-        limit = parts.get("time_limit_seconds", math.inf)
-        claims = Claims(backend, ledger, reader, "bench", max_batch_size=most, time_limit_seconds=limit, now=self.now)
-        return Runner(backend, claims, ledger, images, Encoder("1"), now=self.now, **parts)
+        claimer = JobClaimer(
+            engine,
+            job_store,
+            reader,
+            "bench",
+            max_batch_size=max_batch_size,
+            time_limit_seconds=time_limit_seconds,
+            now=self.now,
+        )
+        renderer = Renderer(engine, reader, time_limit_seconds)
+        saver = ImageSaver(engine, images, encoder or Encoder("1"))
+        return Runner(claimer, renderer, saver, job_store, now=self.now, stopping=stopping or threading.Event())
 
     def read(self, job: Job) -> Job:
-        found = self.ledger.read(job.id)
+        found = self.job_store.read(job.id)
         assert found is not None
         return found
 
@@ -153,7 +168,7 @@ def wake(runner: Runner) -> None:
 
 def arrived(staged: StagingArea, data: bytes) -> str:
     """Reference to an image that was accepted, whatever a decoder makes of it."""
-    with staged.receive() as file:
+    with staged.start_upload() as file:
         file.write(data)
         return file.finish(max_pixels=10**9).reference
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.models.sources import Source
+from worker.models.sources import ModelSource
 
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
@@ -16,9 +16,8 @@ with warnings.catch_warnings():
 
 def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
     """A model as workers load it; its images are not checked, unless the options say so."""
-    return StableDiffusion.load(
-        Source("SD_MODEL_ID", str(model_id), Path("unused")).find(), StableDiffusionOptions(device=device, **options)
-    )
+    model = ModelSource("SD_MODEL_ID", str(model_id), Path("unused")).ensure_downloaded()
+    return StableDiffusion.load(model, StableDiffusionOptions(device=device, **options))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ def simulated(**simulation: Any) -> dict[str, Any]:
     return {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": simulation}}
 
 
-def submitted(stack: Stack, **request: Any) -> str:
+def submit_job(stack: Stack, **request: Any) -> str:
     """Id of an accepted job."""
     answer = stack.api.post("/api/jobs", request)
     assert answer.status_code == 202, answer.text
@@ -20,15 +20,15 @@ def submitted(stack: Stack, **request: Any) -> str:
     return job_id
 
 
-def begun(stack: Stack, **request: Any) -> str:
+def start_job(stack: Stack, **request: Any) -> str:
     """Id of a job that has made its first step."""
-    job_id = submitted(stack, **request)
+    job_id = submit_job(stack, **request)
     with stack.api.events(job_id) as events:
         next(event for event in events if event.type == "progress")
     return job_id
 
 
-def made(stack: Stack, **request: Any) -> dict[str, Any]:
+def run_job(stack: Stack, **request: Any) -> dict[str, Any]:
     """The finished job of a request."""
     answer = stack.api.post("/api/txt2img", request)
     assert answer.status_code == 200, answer.text
@@ -37,17 +37,17 @@ def made(stack: Stack, **request: Any) -> dict[str, Any]:
     return job
 
 
-def seen(stack: Stack, job_id: str) -> dict[str, Any]:
+def get_job(stack: Stack, job_id: str) -> dict[str, Any]:
     """The job as it is now."""
     job: dict[str, Any] = stack.api.get(f"/api/jobs/{job_id}").json()
     return job
 
 
-def file_of(stack: Stack, job: dict[str, Any], index: int = 0) -> bytes:
+def image_bytes(stack: Stack, job: dict[str, Any], index: int = 0) -> bytes:
     return stack.api.get(f"/api/jobs/{job['id']}/images/{index}").content
 
 
-def child_of(worker: Process) -> psutil.Process:
+def child_process(worker: Process) -> psutil.Process:
     """The process that renders."""
     children = psutil.Process(worker.pid).children()
     (child,) = [child for child in children if not any("tracker" in part for part in child.cmdline())]

@@ -9,7 +9,6 @@ from typing import Any
 
 from tools.docker_smoke.checks import Failed, run, until
 
-PORT = 7860
 PROFILES = ("--profile", "sd", "--profile", "flux-api")
 #: Stands where secrets stand, in the settings and in the build context: no image may hold it.
 CANARY = "canary-7d1e2c5b9a4f4c0e"

@@ -1,4 +1,4 @@
-"""Step 1: the autoencoder, which makes 16x16 latents of 8 channels from 128x128 pictures and back."""
+"""Step 1: the autoencoder, which makes 16x16 latents of 8 channels from 128x128 images and back."""
 
 import random
 
@@ -15,7 +15,7 @@ WIDTH = 40
 BATCH = 16
 RATE = 2e-3
 LATENT_NOISE = 0.03
-"""Added before decoding, so that the decoder forgives what the picture model gets slightly wrong."""
+"""Added before decoding, so that the decoder forgives what the image model gets slightly wrong."""
 
 
 def train(studio: Studio, folders: Folders, minutes: float) -> None:
@@ -25,11 +25,11 @@ def train(studio: Studio, folders: Folders, minutes: float) -> None:
     weights = list(model.parameters())
     descent = Descent(torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=1e-4), weights)
     for moment in moments(minutes):
-        pictures = studio.random_pictures(rng, BATCH)
-        error, latents = _reconstruct(model, pictures)
+        images = studio.random_images(rng, BATCH)
+        error, latents = _reconstruct(model, images)
         descent.step(_loss(error, latents), RATE * warm_up(moment, 100) * (cosine(moment.share) + 0.01))
         report(moment, "decibels", _decibels(error))
-    # The picture model wants latents of standard deviation 1.
+    # The image model wants latents of standard deviation 1.
     model.register_to_config(scaling_factor=1 / latents.detach().std().item(), force_upcast=False)
     model.save_pretrained(folders.autoencoder)
 
@@ -46,12 +46,12 @@ def new_autoencoder() -> AutoencoderTiny:
     return model.to(memory_format=torch.channels_last)
 
 
-def _reconstruct(model: AutoencoderTiny, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """What came back wrong, shaped as the pictures, and the latents."""
+def _reconstruct(model: AutoencoderTiny, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What came back wrong, shaped as the images, and the latents."""
     with bfloat16():
-        latents = model.encode(pictures).latents
+        latents = model.encode(images).latents
         decoded = model.decode(latents + torch.randn_like(latents) * LATENT_NOISE).sample
-    return decoded.float() - pictures, latents.float()
+    return decoded.float() - images, latents.float()
 
 
 def _loss(error: Tensor, latents: Tensor) -> Tensor:
@@ -61,5 +61,5 @@ def _loss(error: Tensor, latents: Tensor) -> Tensor:
 
 
 def _decibels(error: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of pictures in -1..1."""
+    """Peak signal-to-noise ratio of images in -1..1."""
     return 10 * torch.log10(4 / error.detach().pow(2).mean())

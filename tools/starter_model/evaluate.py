@@ -1,4 +1,4 @@
-"""Step 5: of all single-word prompts, how many pictures lie nearest to their own pictogram?"""
+"""Step 5: of all single-word prompts, how many images lie nearest to their own pictogram?"""
 
 import random
 import time
@@ -16,9 +16,9 @@ from .scenes import Scene, Thing
 BATCH = 16
 STEPS, GUIDANCE = 20, 4.0
 FIRST_SEED = 100
-"""The picture of word i is drawn with seed 100 + i."""
+"""The image of word i is drawn with seed 100 + i."""
 POOL = 4
-"""Pictures are compared at 32x32, where shape and colour count and the exact outline does not."""
+"""Images are compared at 32x32, where shape and colour count and the exact outline does not."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Score:
     """Share of words, 0..1."""
     among_five: float
     missed: tuple[str, ...]
-    """The words whose picture lies nearer to another pictogram."""
-    seconds_per_picture: float
+    """The words whose image lies nearer to another pictogram."""
+    seconds_per_image: float
 
 
 def evaluate(studio: Studio, pipeline_folder: Path) -> Score:
@@ -58,9 +58,9 @@ def _truth(studio: Studio) -> Tensor:
     return torch.stack([studio.draw(Scene((Thing(i),)), rng) for i in range(len(studio.vocabulary.words))])
 
 
-def _small(pictures: Tensor) -> Tensor:
-    """One flat row for each picture."""
-    return F.avg_pool2d(pictures, POOL).flatten(1)
+def _small(images: Tensor) -> Tensor:
+    """One flat row for each image."""
+    return F.avg_pool2d(images, POOL).flatten(1)
 
 
 def _score(order: Tensor, words: tuple[str, ...], seconds: float) -> Score:

@@ -1,4 +1,4 @@
-"""A rolling store of encoded pictures: drawing and encoding costs more than a look back."""
+"""A rolling store of encoded images: drawing and encoding costs more than a look back."""
 
 import random
 
@@ -20,7 +20,7 @@ REFILL = 32
 
 
 class Memory:
-    """Fresh pictures take the place of the oldest."""
+    """Fresh images take the place of the oldest."""
 
     def __init__(
         self, studio: Studio, tokenizer: CLIPTokenizer, autoencoder: AutoencoderTiny, rng: random.Random
@@ -29,13 +29,13 @@ class Memory:
         self._latents = torch.zeros(CAPACITY, LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, dtype=torch.float16)
         self._captions = torch.zeros(CAPACITY, LENGTH, dtype=torch.long)
         self.seen = 0
-        """Pictures drawn so far, those forgotten included."""
+        """Images drawn so far, those forgotten included."""
 
     def refill(self) -> None:
         scenes, captions = compose_many(self._studio.vocabulary, self._rng, REFILL)
-        pictures = as_training_batch([self._studio.draw(scene, self._rng) for scene in scenes])
+        images = as_training_batch([self._studio.draw(scene, self._rng) for scene in scenes])
         with torch.no_grad(), bfloat16():
-            latents = self._autoencoder.encode(pictures).latents
+            latents = self._autoencoder.encode(images).latents
         places = (torch.arange(REFILL) + self.seen) % CAPACITY
         self._latents[places] = (latents.float() * self._autoencoder.config.scaling_factor).half()
         self._captions[places] = tokenise(self._tokenizer, captions)

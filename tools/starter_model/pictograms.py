@@ -1,4 +1,4 @@
-"""The training pictures: 128x128 compositions of flat pictograms."""
+"""The training images: 128x128 compositions of flat pictograms."""
 
 import io
 import json
@@ -25,7 +25,7 @@ JITTER = 8
 """How far, of 255, a painted colour may stray in each channel."""
 BACKGROUND_JITTER = 6
 
-# Share of the picture's width that a pictogram fills.
+# Share of the image's width that a pictogram fills.
 SCALE, SMALL_SCALE, PAIR_SCALE = 0.86, 0.42, 0.48
 NUDGE = 0.02
 """How far a single pictogram may stray from the middle, in half widths."""
@@ -50,8 +50,8 @@ class Studio:
         placed = _place(layers[0], scale, rng.uniform(-NUDGE, NUDGE), rng.uniform(-NUDGE, NUDGE))
         return _over(canvas, placed).clamp(0, 1)
 
-    def random_pictures(self, rng: random.Random, count: int) -> Tensor:
-        """Pictures of fresh scenes, as `as_training_batch` gives them."""
+    def random_images(self, rng: random.Random, count: int) -> Tensor:
+        """Images of fresh scenes, as `as_training_batch` gives them."""
         return as_training_batch([self.draw(compose(self.vocabulary, rng)[0], rng) for _ in range(count)])
 
     def _canvas(self, background: str | None, rng: random.Random) -> Tensor:
@@ -77,13 +77,13 @@ def open_studio(package: Path, vocabulary: Vocabulary) -> Studio:
     if not source.is_file():
         raise StarterModelError(f"{source} is missing: run the step 'fetch' first")
     icons = json.loads(source.read_text(encoding="utf-8"))["icons"]
-    pictures = [_rasterise(icons[name]) for name in vocabulary.pictograms]
-    return Studio(vocabulary, torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pictures]))
+    images = [_rasterise(icons[name]) for name in vocabulary.pictograms]
+    return Studio(vocabulary, torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in images]))
 
 
-def as_training_batch(pictures: list[Tensor]) -> Tensor:
+def as_training_batch(images: list[Tensor]) -> Tensor:
     """(n, 3, SIZE, SIZE), -1..1, channels last, which is the faster layout on a CPU."""
-    return torch.stack(pictures).to(memory_format=torch.channels_last) * 2 - 1
+    return torch.stack(images).to(memory_format=torch.channels_last) * 2 - 1
 
 
 def _rasterise(icon: dict[str, Any]) -> NDArray[np.uint8]:

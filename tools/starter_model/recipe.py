@@ -37,5 +37,5 @@ class Recipe:
         print(f"evaluate: {folder}", flush=True)
         score = evaluate(self.studio, folder)
         print(f"  nearest {score.nearest:.3f}, among the five nearest {score.among_five:.3f}")
-        print(f"  {score.seconds_per_picture:.2f} s a picture")
+        print(f"  {score.seconds_per_image:.2f} s an image")
         print(f"  {len(score.missed)} missed: {', '.join(score.missed[:10])}")

@@ -1,4 +1,4 @@
-"""What a training picture shows, and the caption that says so."""
+"""What a training image shows, and the caption that says so."""
 
 import random
 from dataclasses import dataclass

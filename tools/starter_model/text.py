@@ -1,6 +1,6 @@
-"""Step 2: the tokenizer, and a text encoder that knows what captions say before any picture is trained.
+"""Step 2: the tokenizer, and a text encoder that knows what captions say before any image is trained.
 
-The encoder learns alone to name things, colours, background and size. Trained only together with the picture
+The encoder learns alone to name things, colours, background and size. Trained only together with the image
 model, it was not listened to: after 1,400 steps every prompt gave the same blob.
 """
 
@@ -91,7 +91,7 @@ class Quiz:
         with bfloat16():
             states = self.encoder(ids).last_hidden_state
             end = (ids == self.tokenizer.eos_token_id).float().argmax(1)
-            # The picture model looks at the padding as well, and there too the whole caption is in sight.
+            # The image model looks at the padding as well, and there too the whole caption is in sight.
             late = torch.tensor([rng.randint(int(e), LENGTH - 1) for e in end])
             rows = torch.arange(len(ids))
             answers: Tensor = self.head(torch.cat([states[rows, end], states[rows, late]]))

@@ -1,4 +1,4 @@
-"""Step 3: the picture model, a small UNet on the autoencoder's latents that looks at the text."""
+"""Step 3: the image model, a small UNet on the autoencoder's latents that looks at the text."""
 
 import copy
 import random

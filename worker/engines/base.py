@@ -1,11 +1,12 @@
-"""What a backend is to the rest of the worker: capabilities, and images for a request."""
+"""The engine interface: capabilities, and images for a request."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from shared.errors import JobFailure
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
@@ -13,67 +14,67 @@ from worker.images.values import Inputs, Pixels, RenderedImage
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step is done."""
+    """A finished denoising step."""
 
     step: int
     steps: int
-    preview: Callable[[int], Pixels | None] | None = None
-    """Makes a small image of where the image with this index stands: costly, so only when wanted. None where it is
-    not being made just now."""
+    render_preview: Callable[[int], Pixels | None] | None = None
+    """Renders a small preview of the image with this index; None while that image is not being denoised. Rendering is
+    expensive: call it only when somebody needs the preview."""
 
 
-class Unfinished(Exception):
-    """Some of a job's images were bought before it failed: they are given all the same."""
+class PartialResult(Exception):
+    """The job failed after the provider had been paid for some of its images. Those images are returned."""
 
-    def __init__(self, images: Sequence[RenderedImage], why: JobFailure) -> None:
-        super().__init__(why.detail)
+    def __init__(self, images: Sequence[RenderedImage], failure: JobFailure) -> None:
+        super().__init__(failure.detail)
         self.images = images
-        self.why = why
+        self.failure = failure
 
 
-#: Called after each step, on the thread that renders. What it raises ends the rendering at once.
+#: Called after each step, on the rendering thread. An exception ends the rendering at once.
 OnStep = Callable[[Step], None]
 
 
 class JobWatch(Protocol):
-    """Who follows a job while it is done."""
+    """Receives the progress of a running job and may end it."""
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
-        """Tasks with a provider that the job has, also from attempts before this one."""
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
+        """The job's tasks with a provider, including those of earlier attempts."""
         ...
 
     def on_step(self, step: Step) -> None:
-        """Call after each step, on the thread that renders. What it raises ends the rendering at once."""
+        """Call this after each step, on the rendering thread. An exception ends the rendering at once."""
         ...
 
     def check(self) -> None:
-        """Call where there are no steps. What it raises ends the job at once."""
+        """Call this regularly where there are no steps. An exception ends the job at once."""
         ...
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
-        """From then on, attempts after this one know of these tasks. Raises when the job is no longer this worker's."""
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
+        """Store these tasks in the job record, for later attempts. Raises if this worker has lost the job."""
         ...
 
-    def warn(self, sentence: str) -> None:
-        """Leave a warning on the job, whatever becomes of it. What is said twice is told once."""
+    def add_warning(self, warning: str) -> None:
+        """Add a warning to the job, whether it succeeds or fails. Duplicates are dropped."""
         ...
 
-    def retire(self, reason: str) -> None:
-        """This process is to do no other job: once this one has ended, well or badly, a fresh process takes over."""
+    def request_restart(self, reason: str) -> None:
+        """Replace this process after the current job, whether the job succeeds or fails."""
         ...
 
 
 class MultiJobWatch(JobWatch, Protocol):
-    """Who follows several jobs that are done in one go: what is said here is said of each."""
+    """Watches a batch of jobs: every call applies to all of them."""
 
-    def of(self, job: int) -> JobWatch:
-        """Of one of them, to say what concerns no other."""
+    def for_job(self, job: int) -> JobWatch:
+        """The watch of a single job of the batch."""
         ...
 
 
 class Engine(Protocol):
-    """An engine with its model loaded. One job at a time, unless it says that it takes more."""
+    """An engine with its model loaded. It runs one job at a time, unless its docstring says otherwise."""
 
     @property
     def capabilities(self) -> Capabilities: ...
@@ -85,46 +86,46 @@ class Engine(Protocol):
     def dtype(self) -> str: ...
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        """Make the images of a resolved request (see Capabilities.resolve): image i from seed + i.
+        """Generate the images of a resolved request (see Capabilities.resolve): image i from seed + i.
 
         `inputs` has as many images as `request.image`, and a mask if the request has one.
 
-        Raises JobFailure for what the caller should know, Unfinished, and whatever `watch` raises.
+        Raises JobFailure for errors that the caller should see, PartialResult, and whatever `watch` raises.
         """
         ...
 
 
 @runtime_checkable
 class BatchEngine(Protocol):
-    """A backend that can render several jobs in one go, in less time than one after the other."""
+    """An engine that renders several jobs as one batch, faster than one after the other."""
 
-    def most_together(self, request: GenerationRequest) -> int:
-        """How many images of such a request fit in one go, as far as is known: at least 1."""
+    def batch_capacity(self, request: GenerationRequest) -> int:
+        """An estimate of how many images of such a request fit in one batch: at least 1."""
         ...
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
-        """For each of resolved requests that are alike (worker.jobs.batching), the images that it would get alone.
+        """For each of these compatible, resolved requests (see worker.jobs.batching), the same images as alone.
 
-        Raises what makes all of them fail. It is then no use to try the same again, but each may be tried alone.
+        Raises when the whole batch fails. The same batch would fail again, but each job may be tried alone.
         """
         ...
 
 
 @runtime_checkable
 class Reproducible(Protocol):
-    """A backend that gives the same images again for the same request."""
+    """An engine that returns identical images for identical requests."""
 
     @property
-    def identity(self) -> str:
-        """Another one where images may come out otherwise: it tells the model from others, and how it runs."""
+    def fingerprint(self) -> str:
+        """Identifies the model and how it runs. It changes whenever the images may change."""
         ...
 
 
 @runtime_checkable
 class ReportsPlacement(Protocol):
-    """A backend that chooses how much of its model is on the device."""
+    """An engine that chooses how much of its model is on the device."""
 
     @property
     def placement(self) -> str: ...
@@ -132,17 +133,17 @@ class ReportsPlacement(Protocol):
 
 @runtime_checkable
 class ReportsMemory(Protocol):
-    """A backend that knows how full its device is."""
+    """An engine that knows how full its device is."""
 
     def memory(self) -> DeviceMemory | None:
-        """Called from another thread than the one that renders; None where it cannot be told."""
+        """None if unknown. Called from another thread than the rendering one."""
         ...
 
 
 @runtime_checkable
 class ReportsCredits(Protocol):
-    """A backend that spends from an account with a provider."""
+    """An engine that pays from an account with a provider."""
 
     def credits(self) -> float | None:
-        """What the account still has; None where that cannot be told."""
+        """The account's remaining credits; None if unknown."""
         ...

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from shared import errors
 from shared.errors import InternalError, JobFailure
-from shared.jobs.requests import Frozen, GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
@@ -31,7 +32,7 @@ FAILURES: dict[str, type[JobFailure]] = {
 }
 
 
-class Simulation(Frozen):
+class Simulation(FrozenModel):
     seconds: float = 0.0
     """How long the job takes, over all its steps."""
     fail: str | None = None
@@ -49,7 +50,7 @@ class Simulation(Frozen):
 class NullEngine:
     device = "none"
     dtype = "uint8"
-    identity = "stripes"
+    fingerprint = "stripes"
     capabilities = Capabilities(
         model="null",
         width=64,
@@ -70,11 +71,11 @@ class NullEngine:
         images = _images(request, inputs, simulation)
         _take_until(begin + simulation.seconds, request, images, watch)
         if simulation.retire:
-            watch.retire("metadata.simulate says so")
+            watch.request_restart("metadata.simulate says so")
         _misbehave(simulation)
         return images
 
-    def most_together(self, request: GenerationRequest) -> int:
+    def batch_capacity(self, request: GenerationRequest) -> int:
         """Any number, but jobs that are to take a while are to take it one after the other, unless they say so."""
         try:
             simulation = _simulation(request)
@@ -83,7 +84,7 @@ class NullEngine:
             return 1
         return 64 if simulation.together or simulation == Simulation() else 1
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         """In the time that the slowest takes: what a device with room to spare would do."""

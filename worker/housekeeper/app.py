@@ -10,11 +10,11 @@ from importlib.metadata import version
 from shared.errors import StorageFull, StorageUnavailable, StoreUnavailable
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
-from shared.net.allowlist import WAITING, ReceiverHeader, receiver_headers
+from shared.net.allowlist import WAIT_NODE_PATH, ReceiverHeader, parse_receiver_headers
 from shared.net.outbound import OutboundClient
-from shared.observability.tracing import Start
+from shared.observability.tracing import StartTracing
 from shared.redis.store import Store, connect
-from shared.settings.housekeeper import HousekeeperSettings, signing_keys
+from shared.settings.housekeeper import HousekeeperSettings, parse_signing_keys
 from shared.settings.service import Settings
 from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
@@ -25,7 +25,7 @@ from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
 from worker.housekeeper.retry_policy import RetryPolicy
 from worker.housekeeper.signing import WebhookSigner
-from worker.housekeeper.webhook_dispatcher import Dispatcher
+from worker.housekeeper.webhook_dispatcher import WebhookDispatcher
 from worker.housekeeper.webhook_sender import WebhookSender
 from worker.records.recovery import JobRecovery
 
@@ -40,18 +40,18 @@ ALIVE_SECONDS = 2.0
 class Housekeeper:
     """Any number may run: every change is a compare-and-set, and webhooks are taken under leases."""
 
-    def __init__(self, settings: HousekeeperSettings, traced: Start) -> None:
+    def __init__(self, settings: HousekeeperSettings, traced: StartTracing) -> None:
         store = Store(connect(settings.redis_url))
         jobs, upkeep = Jobs(settings.redis_prefix), JobHousekeeping(settings.redis_prefix)
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
         reaper = Reaper(store, jobs, upkeep, JobRecovery(store, jobs))
         ownership = Ownership.of(store, settings.redis_prefix, images)
-        retention = Retention(store, settings.redis_prefix, images, partial(_is_ours, ownership), store.now)
+        retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership), store.now)
 
         def clear_in_turn() -> None:
             # What lies in one place needs one housekeeper.
-            if store.run(upkeep.turn("clear-away", CLEAR_SECONDS * 0.9)):
-                retention.apply(rules_of(settings), seconds=CLEAR_SECONDS / 2)
+            if store.run(upkeep.take_turn("clear-away", CLEAR_SECONDS * 0.9)):
+                retention.apply(retention_rules(settings), seconds=CLEAR_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
             ("leases", REAP_SECONDS, reaper.reap),
@@ -95,10 +95,10 @@ class Housekeeper:
                 logger.exception("a round of %s failed", name)
 
 
-def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatcher:
+def _create_dispatcher(settings: HousekeeperSettings, traced: StartTracing) -> WebhookDispatcher:
     store = Store(connect(settings.redis_url))
     images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
-    return Dispatcher(
+    return WebhookDispatcher(
         store,
         connect(settings.redis_url),
         Webhooks(settings.redis_prefix),
@@ -111,41 +111,41 @@ def _create_dispatcher(settings: HousekeeperSettings, traced: Start) -> Dispatch
 
 def create_webhook_sender(settings: HousekeeperSettings, images: ImageStore, links: JobLinks) -> WebhookSender:
     return WebhookSender(
-        guard=OutboundClient(settings.webhook_allow, proxy=settings.egress),
-        signer=WebhookSigner(signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
+        client=OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy),
+        signer=WebhookSigner(parse_signing_keys(settings.webhook_secret) if settings.webhook_secret else ()),
         images=images,
         links=links.of,
         inline_max_bytes=settings.webhook_inline_max_bytes,
         user_agent=f"imagegen/{version('imagegen')}",
         now=_now,
-        own_headers=_own_headers(settings),
+        operator_headers=_operator_headers(settings),
     )
 
 
-def _is_ours(ownership: Ownership) -> bool:
+def _claim_storage(ownership: Ownership) -> bool:
     if (refusal := ownership.claim()) is not None:
         logger.warning(refusal)
     return refusal is None
 
 
-def _own_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:
+def _operator_headers(settings: HousekeeperSettings) -> Sequence[ReceiverHeader]:
     if settings.webhook_header is None:
         return ()
-    headers = receiver_headers(settings.webhook_header.get_secret_value(), settings.webhook_allow)
+    headers = parse_receiver_headers(settings.webhook_header.get_secret_value(), settings.webhook_allow)
     for origin in {header.entry.origin for header in headers} & {*settings.webhook_allow}:
         logger.warning(
             "SD_WEBHOOK_ALLOW names %s without a path: SD_WEBHOOK_HEADER goes to %s%s there and nowhere else, because "
             "callers choose the path; name those it is for, such as %s/webhook/images",
-            origin, origin, WAITING, origin,
+            origin, origin, WAIT_NODE_PATH, origin,
         )  # fmt: skip
     return headers
 
 
-def rules_of(settings: Settings) -> RetentionRules:
+def retention_rules(settings: Settings) -> RetentionRules:
     return RetentionRules(
-        jobs_for=_days(settings.job_retention_days),
-        images_for=_days(settings.output_retention_days),
-        most_bytes=settings.output_max_bytes or None,
+        keep_jobs_for=_days(settings.job_retention_days),
+        keep_images_for=_days(settings.output_retention_days),
+        max_bytes=settings.output_max_bytes or None,
     )
 
 

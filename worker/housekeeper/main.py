@@ -16,11 +16,11 @@ from worker.housekeeper.app import Housekeeper
 def main() -> None:
     try:
         settings = load(HousekeeperSettings)
-        logs.configure(settings.log_format)
+        logs.configure_logging(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    housekeeper = Housekeeper(settings, partial(tracing.start, "imagegen-housekeeper", os.environ))
+    housekeeper = Housekeeper(settings, partial(tracing.start_tracing, "imagegen-housekeeper", os.environ))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: housekeeper.stop())
     housekeeper.run()

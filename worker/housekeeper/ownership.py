@@ -26,14 +26,14 @@ REMEDY = (
 
 class StorageOwner(Enum):
     OURS = ""
-    FREE = "has no mark, and no images but ours"
+    UNCLAIMED = "has no mark, and no images but ours"
     """Only while nobody has looked after it yet."""
     UNKNOWN = "has images that this Redis does not know, and no mark of whose they are"
-    ANOTHERS = "is marked as another installation's"
+    OTHER = "is marked as another installation's"
 
     @property
-    def is_refused(self) -> bool:
-        return self in (StorageOwner.UNKNOWN, StorageOwner.ANOTHERS)
+    def is_foreign(self) -> bool:
+        return self in (StorageOwner.UNKNOWN, StorageOwner.OTHER)
 
 
 @dataclass(frozen=True)
@@ -49,39 +49,39 @@ class Ownership:
     def of(cls, store: Store, prefix: str, images: ImageStore) -> Self:
         return cls(store, Jobs(prefix), JobHousekeeping(prefix), images)
 
-    def whose(self) -> StorageOwner:
-        mark = self.images.home.read(MARK)
+    def owner(self) -> StorageOwner:
+        mark = self.images.storage.read(MARK)
         if mark is None:
-            return StorageOwner.FREE if self._knows_its_images() else StorageOwner.UNKNOWN
-        return StorageOwner.OURS if mark.strip() == self._own_mark() else StorageOwner.ANOTHERS
+            return StorageOwner.UNCLAIMED if self._knows_its_images() else StorageOwner.UNKNOWN
+        return StorageOwner.OURS if mark.strip() == self._own_mark() else StorageOwner.OTHER
 
     def refusal(self) -> str | None:
         """Why nothing may be removed, and what to do."""
-        whose = self.whose()
-        return f"{self.images.home.place} {whose.value}. {REMEDY}" if whose.is_refused else None
+        owner = self.owner()
+        return f"{self.images.storage.location} {owner.value}. {REMEDY}" if owner.is_foreign else None
 
     def claim(self) -> str | None:
         """The same, once what is free is marked."""
-        if self.whose() is StorageOwner.FREE:
+        if self.owner() is StorageOwner.UNCLAIMED:
             self._mark()
         return self.refusal()
 
     def take_over(self) -> None:
         """Whoever's it was."""
-        self.images.home.remove([MARK])
+        self.images.storage.remove([MARK])
         self._mark()
 
     def _mark(self) -> None:
         """Unless somebody is quicker."""
-        self.images.home.create(MARK, self._own_mark(), MARK)
+        self.images.storage.create(MARK, self._own_mark(), MARK)
 
     def _own_mark(self) -> bytes:
-        return self.store.run(self.upkeep.installation(uuid4().hex)).encode()
+        return self.store.run(self.upkeep.installation_id(uuid4().hex)).encode()
 
     def _knows_its_images(self) -> bool:
         """Also where there are none. Whoever comes from a version without marks has some of the latest on record."""
-        for day in reversed(self.images.home.days()):
-            if latest := list(islice(self.images.files(day), LOOKED_AT)):
+        for day in reversed(self.images.storage.list_days()):
+            if latest := list(islice(self.images.list_files(day), LOOKED_AT)):
                 records = self.store.run_all([self.jobs.read(file.job_id) for file in latest])
                 return any(record is not None for record in records)
         return True

@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.jobs.operations import Jobs, JobSnapshot
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobSnapshot
 from shared.redis.store import Store
 from shared.storage.images import ImageStore, StoredFile
-from shared.storage.object_store import STAGING, DayFolder
+from shared.storage.object_store import STAGING_FOLDER, DayFolder
 
 BATCH = 500
 #: Of one day, so many are put in order at a time: the bound of what is in memory.
@@ -26,13 +27,13 @@ LEFTOVER_AGE = timedelta(days=1, hours=1)
 class RetentionRules:
     """None keeps for ever."""
 
-    jobs_for: timedelta | None
-    images_for: timedelta | None
-    most_bytes: int | None
+    keep_jobs_for: timedelta | None
+    keep_images_for: timedelta | None
+    max_bytes: int | None
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemovalCounts:
     jobs: int
     files: int
     bytes: int
@@ -80,39 +81,39 @@ class Retention:
         self._sizes: dict[str, tuple[int | None, int]] = {}
         """Of each day, with the version that was looked at."""
 
-    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> Removed:
+    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> RemovalCounts:
         """Remove what the rules let go, or count what is too old. Raises StoreUnavailable and StorageUnavailable."""
         this = _Round(rules, dry_run, time.monotonic() + seconds)
         is_ours = self._is_ours()
         input_bytes = self._remove_inputs(this, is_ours)
         if is_ours:
             self._remove_leftovers(this)
-            if rules.images_for is not None:
-                self._remove_old(this, self._now() - rules.images_for)
-            if rules.most_bytes is not None and not dry_run:
-                self._remove_beyond(this, rules.most_bytes - input_bytes)
+            if rules.keep_images_for is not None:
+                self._remove_old(this, self._now() - rules.keep_images_for)
+            if rules.max_bytes is not None and not dry_run:
+                self._remove_beyond(this, rules.max_bytes - input_bytes)
         jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
-        return Removed(jobs, this.files, this.bytes)
+        return RemovalCounts(jobs, this.files, this.bytes)
 
     def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
         """Ids begin with the time of their creation, so that the oldest jobs are simply the first ones."""
-        if rules.jobs_for is None:
+        if rules.keep_jobs_for is None:
             return
-        last, limit = "", first_id_at(self._now() - rules.jobs_for)
-        while ids := self._store.run(self._upkeep.older_than(limit, last, BATCH)):
+        last, limit = "", first_id_at(self._now() - rules.keep_jobs_for)
+        while ids := self._store.run(self._upkeep.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
-                if self._store.run(self._upkeep.forget(job_id, dry_run=dry_run)):
+                if self._store.run(self._upkeep.delete_job(job_id, dry_run=dry_run)):
                     yield job_id
 
     def _remove_inputs(self, this: _Round, is_ours: bool) -> int:
         """Those that no job needs, and on its way in is nobody any more; how many bytes the others take."""
         kept, oldest = 0, self._now() - LEFTOVER_AGE
-        for folder in self._images.inputs.folders():
+        for folder in self._images.inputs.list_folders():
             if folder.job_id is None:
                 is_over = is_ours and folder.modified_at < oldest
             else:
-                is_over = self._store.run(self._upkeep.inputs_are_over(folder.job_id))
+                is_over = self._store.run(self._upkeep.inputs_unneeded(folder.job_id))
             if not is_over:
                 kept += folder.bytes
                 continue
@@ -123,45 +124,47 @@ class Retention:
 
     def _remove_leftovers(self, this: _Round) -> None:
         """Of workers that died while they wrote."""
-        oldest, home = self._now() - LEFTOVER_AGE, self._images.home
-        for file in home.files(STAGING):
+        oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
+        for file in storage.list_files(STAGING_FOLDER):
             if file.modified_at < oldest:
                 this.count(1, file.size)
                 if not this.dry_run:
-                    home.remove([file.name])
+                    storage.remove([file.name])
 
     def _remove_old(self, this: _Round, oldest: datetime) -> None:
         """No file is older than the day that it lies in."""
-        for day in self._images.home.days():
+        for day in self._images.storage.list_days():
             if this.is_over or day.name > f"{oldest:%Y/%m/%d}":
                 return
-            self._remove(this, (file for file in self._images.files(day) if file.modified_at < oldest))
+            self._remove(this, (file for file in self._images.list_files(day) if file.modified_at < oldest))
             if not this.dry_run:
-                self._images.home.tidy(day)
+                self._images.storage.remove_day_if_empty(day)
 
-    def _remove_beyond(self, this: _Round, most_bytes: int) -> None:
+    def _remove_beyond(self, this: _Round, max_bytes: int) -> None:
         """The oldest days, and of the last one of them the oldest files."""
-        days = self._images.home.days()
+        days = self._images.storage.list_days()
         self._sizes = {day.name: self._seen(day) for day in days}
-        excess = sum(size for _, size in self._sizes.values()) - most_bytes
+        excess = sum(size for _, size in self._sizes.values()) - max_bytes
         for day in days:
             if this.is_over or excess <= 0:
                 return
             whole = self._sizes[day.name][1] <= excess
-            files = self._images.files(day) if whole else self._in_order(day)
+            files = self._images.list_files(day) if whole else self._in_order(day)
             excess -= self._remove(this, files, excess)
-            self._images.home.tidy(day)
+            self._images.storage.remove_day_if_empty(day)
 
     def _seen(self, day: DayFolder) -> tuple[int | None, int]:
         version, size = self._sizes.get(day.name, (None, 0))
         if version is not None and version == day.version:
             return version, size
-        return day.version, sum(file.size for file in self._images.files(day))
+        return day.version, sum(file.size for file in self._images.list_files(day))
 
     def _in_order(self, day: DayFolder) -> Iterator[StoredFile]:
         """Oldest first."""
         last = (datetime.min.replace(tzinfo=UTC), "")
-        while files := heapq.nsmallest(SORTED, (file for file in self._images.files(day) if _age(file) > last), _age):
+        while files := heapq.nsmallest(
+            SORTED, (file for file in self._images.list_files(day) if _age(file) > last), _age
+        ):
             yield from files
             last = _age(files[-1])
 

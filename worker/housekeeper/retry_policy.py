@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook
 from worker.housekeeper.webhook_sender import HttpResult
@@ -20,17 +20,19 @@ class RetryPolicy:
         self._schedule = schedule
         self._chance = chance
 
-    def fate(self, webhook: Webhook, receipt: HttpResult) -> DeliveryOutcome:
-        reach = receipt.reach
-        if receipt.is_accepted:
-            return DeliveryOutcome(DeliveryState.DELIVERED, receipt.status)
+    def outcome(self, webhook: Webhook, result: HttpResult) -> DeliveryOutcome:
+        receiver = result.receiver_state
+        if result.is_accepted:
+            return DeliveryOutcome(DeliveryState.DELIVERED, result.status)
         if webhook.event is WebhookEvent.PROGRESS:
             # What comes next says more.
             return DeliveryOutcome(
-                DeliveryState.DROPPED, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone
+                DeliveryState.DROPPED, result.status, result.error, receiver=receiver, gone=result.is_gone
             )
-        if receipt.is_gone or webhook.attempt > len(self._schedule):
-            return DeliveryOutcome(DeliveryState.DEAD, receipt.status, receipt.error, reach=reach, gone=receipt.is_gone)
+        if result.is_gone or webhook.attempt > len(self._schedule):
+            return DeliveryOutcome(
+                DeliveryState.DEAD, result.status, result.error, receiver=receiver, gone=result.is_gone
+            )
         wait = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._chance())
-        delay = round(max(wait, receipt.wait_seconds) * 1000)
-        return DeliveryOutcome(DeliveryState.PENDING, receipt.status, receipt.error, delay, reach)
+        delay = round(max(wait, result.wait_seconds) * 1000)
+        return DeliveryOutcome(DeliveryState.PENDING, result.status, result.error, delay, receiver)

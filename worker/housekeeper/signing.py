@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as https://www.standardwebhooks.com has them."""
+"""Webhook signatures as specified by https://www.standardwebhooks.com."""
 
 import base64
 import hashlib
@@ -11,23 +11,23 @@ logger = logging.getLogger(__name__)
 
 
 class WebhookSigner:
-    """Signs with every key, so that receivers may change from one to the next in their own time."""
+    """Signs with every key, so that receivers can rotate keys at their own pace."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = tuple(keys)
-        self._told = False
+        self._warned = False
 
     def headers(self, webhook_id: str, body: bytes, now: datetime) -> dict[str, str]:
-        """`now` is the moment of this attempt: receivers refuse what was signed minutes ago."""
+        """`now` is the time of this attempt: receivers refuse signatures that are minutes old."""
         timestamp = str(int(now.timestamp()))
         signed = b".".join((webhook_id.encode(), timestamp.encode(), body))
         headers = {"webhook-id": webhook_id, "webhook-timestamp": timestamp}
         if self._keys:
             headers["webhook-signature"] = " ".join(_signature(key, signed) for key in self._keys)
-        elif not self._told:
-            self._told = True
+        elif not self._warned:
+            self._warned = True
             logger.warning(
-                "SD_WEBHOOK_SECRET is empty: webhooks are not signed, and receivers cannot tell who sent them"
+                "SD_WEBHOOK_SECRET is empty: webhooks are not signed, so receivers cannot verify who sent them"
             )
         return headers
 

@@ -4,20 +4,20 @@ import logging
 import threading
 import time
 from contextlib import suppress
-from typing import Protocol
+from urllib.parse import urlsplit
 
 import redis
 import redis.exceptions
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
-from shared.observability.tracing import Span, Start, Tracing, Untraced
+from shared.observability.tracing import NoTracing, Span, StartTracing, Tracing
 from shared.redis.store import Store
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
 from worker.housekeeper.retry_policy import RetryPolicy
-from worker.housekeeper.webhook_sender import HttpResult
-from worker.records.redis_retry import patiently
+from worker.housekeeper.webhook_sender import HttpResult, WebhookSender
+from worker.records.redis_retry import retry_until_available
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,7 @@ RECONNECT_SECONDS = 0.5
 GRACE_SECONDS = 5.0
 
 
-class Sender(Protocol):
-    def deliver(self, webhook: Webhook) -> HttpResult: ...
-
-
-class Dispatcher:
+class WebhookDispatcher:
     """Any number may run: each takes what is due under a lease, and a lease that lapses is somebody else's.
 
     Takes at most `threads` at a time, and of one owner and receiver no more than shared.webhooks.outbox allows, so
@@ -42,14 +38,14 @@ class Dispatcher:
         store: Store,
         news: redis.Redis,
         webhooks: Webhooks,
-        sender: Sender,
+        sender: WebhookSender,
         retries: RetryPolicy,
         threads: int,
-        traced: Start = Untraced,
+        traced: StartTracing = NoTracing,
     ) -> None:
         """`news` is a connection for listening."""
         self._traced = traced
-        self._tracing: Tracing = Untraced()
+        self._tracing: Tracing = NoTracing()
         self._store = store
         self._news = news
         self._webhooks = webhooks
@@ -83,12 +79,12 @@ class Dispatcher:
                         # The timeout lets redis-py ping a silent connection. A subscription that begins is news too:
                         # something may have come before it.
                         if pubsub.get_message(timeout=10) is not None:
-                            self._tell()
+                            self._wake()
             except (redis.exceptions.RedisError, OSError) as error:
                 logger.warning("the subscription to webhooks was lost (%s); subscribing again", type(error).__name__)
                 time.sleep(RECONNECT_SECONDS)
 
-    def _tell(self) -> None:
+    def _wake(self) -> None:
         with self._changed:
             self._due = True
             self._changed.notify_all()
@@ -118,12 +114,12 @@ class Dispatcher:
             with self._changed:
                 self._under_way += 1
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
-        return None if claimed.wait_ms is None else claimed.wait_ms / 1000
+        return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
 
     def _send(self, webhook: Webhook) -> None:
         try:
-            fate = self._attempt(webhook)
-            patiently(lambda: self._store.run(self._webhooks.settle(webhook, fate)))
+            outcome = self._attempt(webhook)
+            retry_until_available(lambda: self._store.run(self._webhooks.settle(webhook, outcome)))
         finally:
             with self._changed:
                 self._under_way -= 1
@@ -131,42 +127,48 @@ class Dispatcher:
                 self._changed.notify_all()
 
     def _attempt(self, webhook: Webhook) -> DeliveryOutcome:
-        begin, begun_at = time.monotonic(), time.time_ns()
+        begin, begin_ns = time.monotonic(), time.time_ns()
         try:
-            receipt = self._sender.deliver(webhook)
+            result = self._sender.deliver(webhook)
         except Exception:
             logger.exception("webhook %s could not be sent", webhook.id)
-            receipt = HttpResult(error="could not be sent; the log of the housekeeper has it")
-        fate = self._retries.fate(webhook, receipt)
-        _log(webhook, receipt, fate, time.monotonic() - begin)
+            result = HttpResult(error="could not be sent; the log of the housekeeper has it")
+        outcome = self._retries.outcome(webhook, result)
+        _log(webhook, result, outcome, time.monotonic() - begin)
         if self._tracing.is_on:
-            self._trace(webhook, receipt, fate, begun_at)
-        return fate
+            self._trace(webhook, result, outcome, begin_ns)
+        return outcome
 
-    def _trace(self, webhook: Webhook, receipt: HttpResult, fate: DeliveryOutcome, begin: int) -> None:
-        attributes = {
+    def _trace(self, webhook: Webhook, result: HttpResult, outcome: DeliveryOutcome, begin_ns: int) -> None:
+        receiver = urlsplit(webhook.receiver)
+        error = "" if result.is_accepted else result.error
+        attributes: dict[str, str | int | float] = {
+            "http.request.method": "POST",
+            "http.request.resend_count": webhook.attempt - 1,
+            "server.address": receiver.hostname or "",
+            "server.port": receiver.port or 0,
             "imagegen.job.id": webhook.job_id,
             "imagegen.webhook.event": webhook.event.value,
-            "imagegen.webhook.attempt": webhook.attempt,
-            "imagegen.webhook.outcome": fate.state.value,
-            "server.address": webhook.receiver,
-            **({} if receipt.status is None else {"http.response.status_code": receipt.status}),
+            "imagegen.webhook.outcome": outcome.state.value,
         }
-        error = "" if receipt.is_accepted else receipt.error
-        span = Span("webhook", begin, time.time_ns(), attributes, "client", error)
+        if result.status is not None:
+            attributes["http.response.status_code"] = result.status
+        if error:
+            attributes["error.type"] = "unreachable" if result.status is None else str(result.status)
+        span = Span("POST", begin_ns, time.time_ns(), attributes, "client", error)
         with suppress(ValidationError):
-            self._tracing.tell(span, webhook.snapshot().job.traceparent)
+            self._tracing.record(span, webhook.snapshot().job.traceparent)
 
 
-def _log(webhook: Webhook, receipt: HttpResult, fate: DeliveryOutcome, seconds: float) -> None:
+def _log(webhook: Webhook, result: HttpResult, outcome: DeliveryOutcome, seconds: float) -> None:
     """Names the receiver, and never the rest of its address: paths and queries are where its secrets are."""
     fields = {"job_id": webhook.job_id}
     what = f"webhook {webhook.id} to {webhook.receiver}"
-    match fate.state:
+    match outcome.state:
         case DeliveryState.DELIVERED:
             logger.info("%s was delivered in %.0f ms", what, seconds * 1000, extra=fields)
         case DeliveryState.PENDING:
-            again = fate.delay_ms / 1000
-            logger.warning("%s failed: it %s; sent again in %.0f s", what, receipt.error, again, extra=fields)
+            again = outcome.delay_ms / 1000
+            logger.warning("%s failed: it %s; sent again in %.0f s", what, result.error, again, extra=fields)
         case DeliveryState.DROPPED | DeliveryState.DEAD:
-            logger.warning("%s was given up: it %s", what, receipt.error, extra=fields)
+            logger.warning("%s was given up: it %s", what, result.error, extra=fields)

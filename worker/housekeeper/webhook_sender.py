@@ -8,9 +8,17 @@ from datetime import datetime
 from http import HTTPStatus
 
 from shared.access.links import Links
-from shared.errors import ForbiddenUrl, NotConnected, OutboundError, StorageUnavailable, TooLarge, TooSlow, Unreachable
-from shared.jobs.operations import JobSnapshot
-from shared.jobs.requests import Job
+from shared.errors import (
+    ConnectionFailed,
+    ForbiddenUrl,
+    OutboundError,
+    OutboundTimeout,
+    ResponseTooLarge,
+    StorageUnavailable,
+    Unreachable,
+)
+from shared.jobs.job import Job
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.views import WebhookMessage, job_view
 from shared.net.allowlist import ReceiverHeader, header_for
 from shared.net.outbound import HttpResponse, OutboundClient
@@ -57,22 +65,22 @@ class HttpResult:
         return self.status == HTTPStatus.GONE
 
     @property
-    def reach(self) -> ReceiverState:
+    def receiver_state(self) -> ReceiverState:
         if not self.connected:
-            return ReceiverState.AWAY
+            return ReceiverState.UNREACHABLE
         return ReceiverState.REFUSED if self.status is None or self.status in OVERWHELMED else ReceiverState.ANSWERED
 
 
 @dataclass(frozen=True)
 class WebhookSender:
-    guard: OutboundClient
+    client: OutboundClient
     signer: WebhookSigner
     images: ImageStore
     links: Callable[[Job], Links]
     inline_max_bytes: int
     user_agent: str
     now: Callable[[], datetime]
-    own_headers: Sequence[ReceiverHeader] = ()
+    operator_headers: Sequence[ReceiverHeader] = ()
     """The operator's, for receivers of the operator's: others are whoever a caller names."""
     total_seconds: float = TOTAL_SECONDS
 
@@ -84,8 +92,8 @@ class WebhookSender:
         headers = {"Content-Type": "application/json", "User-Agent": self.user_agent}
         headers |= self.signer.headers(webhook.id, body, self.now())
         try:
-            headers |= header_for(Url.parse(url), self.own_headers)
-            answer = self.guard.send(
+            headers |= header_for(Url.parse(url), self.operator_headers)
+            answer = self.client.send(
                 "POST",
                 url,
                 headers=headers,
@@ -95,12 +103,12 @@ class WebhookSender:
             )
         except OutboundError as error:
             # The status is the receiver's word; what it goes on to say, or does not, is of no interest.
-            return HttpResult(error.status, _why(error), connected=not isinstance(error, NotConnected))
-        return self._receipt(answer)
+            return HttpResult(error.status, _why(error), connected=not isinstance(error, ConnectionFailed))
+        return self._result(answer)
 
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         view = job_view(snapshot, self.links(snapshot.job), self._images(snapshot.job))
-        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.at, data=view)
+        message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.occurred_at, data=view)
         return message.model_dump_json().encode()
 
     def _images(self, job: Job) -> dict[int, bytes]:
@@ -115,7 +123,7 @@ class WebhookSender:
                     found[image.index] = data
         return found
 
-    def _receipt(self, answer: HttpResponse) -> HttpResult:
+    def _result(self, answer: HttpResponse) -> HttpResult:
         if 300 <= answer.status < 400:
             return HttpResult(answer.status, "answered with a redirect, which is not followed")
         wait = max(0, min(round(answer.retry_after() or 0), MOST_WAIT_SECONDS))
@@ -124,9 +132,9 @@ class WebhookSender:
 
 def _why(error: OutboundError) -> str:
     match error:
-        case TooSlow():
+        case OutboundTimeout():
             return "gave no whole answer in time"
-        case TooLarge():
+        case ResponseTooLarge():
             return f"answered more than {MOST_ANSWER_BYTES // 1024} KB"
         case ForbiddenUrl():
             return "is at an address that webhooks are not sent to; the operator can name it in SD_WEBHOOK_ALLOW"

@@ -1,4 +1,4 @@
-"""Images that come from elsewhere, turned into pixels with care: whoever sent them may mean harm."""
+"""Decodes images from untrusted sources: they may be malicious."""
 
 import io
 
@@ -7,19 +7,19 @@ from PIL import Image, ImageChops
 
 from shared.errors import InvalidImage, InvalidOutput
 from shared.models.capabilities import Size
-from shared.storage.image_headers import Header, read_header
-from worker.images.colour_profiles import MAX_PROFILE_BYTES, in_srgb
-from worker.images.png_chunks import bare
+from shared.storage.image_headers import ImageHeader, read_header
+from worker.images.colour_profiles import MAX_PROFILE_BYTES, to_srgb
+from worker.images.png_chunks import pixel_chunks
 from worker.images.values import Mask, Pixels
 
-#: Of a provider's image: eight times the largest that any makes.
+#: The limit for a provider's image: eight times the largest that any provider makes.
 MAX_PIXELS = 32_000_000
 
-#: What each pixel of an image takes while it is decoded, made opaque, scaled and turned into RGB: as measured
-#: of all modes, with all that Pillow and the decoders of WebP have at the same time.
+#: The peak memory per pixel of decoding, flattening, scaling and converting to RGB, buffers of Pillow and libwebp
+#: included: the maximum measured over all modes.
 _BYTES_PER_PIXEL, _WEBP_BYTES_PER_PIXEL = 10, 17
 
-#: What undoes each orientation of EXIF.
+#: Undoes each EXIF orientation.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,54 +29,54 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: Each channel weighs the same: what is white to a mask is no question of how bright it looks.
+#: Every channel has the same weight: a mask's white is not a matter of perceived brightness.
 _MEAN = (1 / 3, 1 / 3, 1 / 3, 0)
 
 
-def decode(data: bytes) -> Pixels:
-    """What a provider sent. Raises InvalidOutput."""
+def decode_provider_image(data: bytes) -> Pixels:
+    """Raises InvalidOutput."""
     try:
-        return rgb(data, MAX_PIXELS)
+        return decode_rgb(data, MAX_PIXELS)
     except InvalidImage as error:
-        raise unusable(error) from error
+        raise invalid_output(error) from error
 
 
-def unusable(error: InvalidImage) -> InvalidOutput:
-    return InvalidOutput(f"The provider sent no image that can be used. {error.detail}")
+def invalid_output(error: InvalidImage) -> InvalidOutput:
+    return InvalidOutput(f"The provider sent an invalid image. {error.detail}")
 
 
-def memory(header: Header) -> int:
-    """How many bytes it takes to decode such an image."""
-    each = _WEBP_BYTES_PER_PIXEL if header.kind == "WEBP" else _BYTES_PER_PIXEL
-    return each * header.stored_width * header.stored_height
+def decoding_bytes(header: ImageHeader) -> int:
+    """How much memory it takes to decode the image."""
+    bytes_per_pixel = _WEBP_BYTES_PER_PIXEL if header.format == "WEBP" else _BYTES_PER_PIXEL
+    return bytes_per_pixel * header.stored_width * header.stored_height
 
 
-def rgb(data: bytes, max_pixels: int, size: Size | None = None) -> Pixels:
-    """In the colours of sRGB, upright, scaled to that size; white where it is transparent.
+def decode_rgb(data: bytes, max_pixels: int, size: Size | None = None) -> Pixels:
+    """In sRGB, upright, scaled to `size` if given, on white where the image is transparent.
 
-    Raises InvalidImage for what is no PNG, JPEG or WebP, whatever it is called, has more pixels, or is broken.
+    Raises InvalidImage if the image is not a PNG, JPEG or WebP (whatever its name), has too many pixels, or is broken.
     """
-    return np.asarray(_decoded(data, max_pixels, "white", size), dtype=np.uint8)
+    return np.asarray(_decode(data, max_pixels, "white", size), dtype=np.uint8)
 
 
-def mask(data: bytes, max_pixels: int) -> Mask:
-    """255 where it is white, upright; what is transparent is not. Raises as `rgb` does."""
-    grey = _decoded(data, max_pixels, "black", None).convert("L", _MEAN)
+def decode_mask(data: bytes, max_pixels: int) -> Mask:
+    """255 where the image is white, 0 elsewhere and where it is transparent; upright. Raises as `decode_rgb` does."""
+    grey = _decode(data, max_pixels, "black", None).convert("L", _MEAN)
     return np.asarray(grey.point(lambda value: 255 if value >= 128 else 0), dtype=np.uint8)
 
 
-def _decoded(data: bytes, max_pixels: int, ground: str, size: Size | None) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, background: str, size: Size | None) -> Image.Image:
     header = read_header(io.BytesIO(data), max_pixels)
     if size is not None and header.orientation >= 5:
         size = size[1], size[0]
     try:
-        image, profile = _opaque(data, header, ground, size)
-        image = in_srgb(_scaled(image, size), profile)
-    # Pillow's decoders raise whatever they stumble over.
+        image, profile = _flattened(data, header, background, size)
+        image = to_srgb(_scaled(image, size), profile)
+    # Pillow's decoders raise all of these on broken files.
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, Image.DecompressionBombError):
         raise InvalidImage("The image is broken or incomplete.") from None
-    turn = _UPRIGHT.get(header.orientation)
-    return image if turn is None else image.transpose(turn)
+    transpose = _UPRIGHT.get(header.orientation)
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
@@ -85,30 +85,32 @@ def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.1)
 
 
-def _opaque(data: bytes, header: Header, ground: str, size: Size | None) -> tuple[Image.Image, bytes | None]:
-    """L, RGB or CMYK of 8 bits a channel, and of no more pixels than its header told; with its ICC profile."""
+def _flattened(
+    data: bytes, header: ImageHeader, background: str, size: Size | None
+) -> tuple[Image.Image, bytes | None]:
+    """L, RGB or CMYK with 8 bits per channel, of the size that the header declares; and the ICC profile."""
     profile = None
-    if header.kind == "PNG":
-        data, profile = bare(data, MAX_PROFILE_BYTES)
-    with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
-        # Nothing is unpacked before this: a file may tell decoders another size than it told us.
+    if header.format == "PNG":
+        data, profile = pixel_chunks(data, MAX_PROFILE_BYTES)
+    with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+        # Nothing is decompressed before this check: Pillow may read another size from the file than we did.
         if image.size != (header.stored_width, header.stored_height):
-            raise InvalidImage("The image tells two sizes.")
-        if size is not None and header.kind == "JPEG":
-            # Decoded at once at the half, the quarter or the eighth that is no smaller than what is wanted.
+            raise InvalidImage("The image declares two different sizes.")
+        if size is not None and header.format == "JPEG":
+            # Decodes straight to 1/2, 1/4 or 1/8 of the size, as long as that is not smaller than `size`.
             image.draft(None, size)
-        opacity = _opacity(image, data, header)
+        opacity = _color_key_opacity(image, data, header)
         image.load()
-        return _on(image, opacity, ground), profile or image.info.get("icc_profile")
+        return _composite(image, opacity, background), profile or image.info.get("icc_profile")
 
 
-def _on(image: Image.Image, opacity: Image.Image | None, ground: str) -> Image.Image:
+def _composite(image: Image.Image, opacity: Image.Image | None, background: str) -> Image.Image:
     match image.mode:
         case "P" | "PA":
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         case "1":
             image = image.convert("L")
-        # Pillow's own conversion cuts off what is brighter than 255.
+        # Pillow's own conversion clips values above 255.
         case "I;16" | "I;16B" | "I":
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("LA", "RGBA"):
@@ -116,36 +118,38 @@ def _on(image: Image.Image, opacity: Image.Image | None, ground: str) -> Image.I
         image = image.getchannel("L") if image.mode == "LA" else image
     if opacity is None:
         return image
-    flat = Image.new("L" if image.mode == "L" else "RGB", image.size, ground)
+    flat = Image.new("L" if image.mode == "L" else "RGB", image.size, background)
     flat.paste(image, mask=opacity)
     return flat
 
 
-def _opacity(image: Image.Image, data: bytes, header: Header) -> Image.Image | None:
-    """0 where a PNG has the one value that it calls transparent (PNG 11.3.1.1), which Pillow compares with what it has
-    made of the values. None where it calls none so, and where it has a palette."""
-    key = image.info.get("transparency") if header.kind == "PNG" else None
+def _color_key_opacity(image: Image.Image, data: bytes, header: ImageHeader) -> Image.Image | None:
+    """0 where a PNG has its transparent colour (tRNS, PNG 11.3.1.1), 255 elsewhere; None without one or with a palette.
+
+    Pillow compares that colour with values that it has converted already.
+    """
+    key = image.info.get("transparency") if header.format == "PNG" else None
     match image.mode, key:
         case (("1" | "L"), int()):
-            # Pillow spreads out shades of less than eight bits, but of their key only that of one bit.
-            shade = key if image.mode == "1" else key * 255 // (2**header.depth - 1)
-            return image.convert("L").point([0 if value == shade else 255 for value in range(256)])
+            # Pillow scales samples of less than 8 bits to 8, but the transparent value only if it has 1 bit.
+            grey = key if image.mode == "1" else key * 255 // (2**header.bit_depth - 1)
+            return image.convert("L").point([0 if value == grey else 255 for value in range(256)])
         case "I;16", int():
             return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
         case "RGB", tuple():
-            deep = header.depth == 16
-            same = _equal(image, [value >> 8 for value in key] if deep else key)
-            if deep:
-                # The lower halves of the values, read as if they were the upper ones.
-                with Image.open(io.BytesIO(data), formats=["PNG"]) as lower:
-                    lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
-                    same = ImageChops.darker(same, _equal(lower, [value & 255 for value in key]))
-            return ImageChops.invert(same)
+            has_16_bits = header.bit_depth == 16
+            matches = _equal(image, [value >> 8 for value in key] if has_16_bits else key)
+            if has_16_bits:
+                # Read the low bytes as if they were the high ones.
+                with Image.open(io.BytesIO(data), formats=["PNG"]) as low_bytes:
+                    low_bytes.tile = [tile._replace(args="RGB;16L") for tile in low_bytes.tile]
+                    matches = ImageChops.darker(matches, _equal(low_bytes, [value & 255 for value in key]))
+            return ImageChops.invert(matches)
     return None
 
 
 def _equal(image: Image.Image, colour: tuple[int, ...] | list[int]) -> Image.Image:
-    """255 where an image has this colour, 0 elsewhere."""
+    """255 where the image has this colour, 0 elsewhere."""
     channels = [
         channel.point([255 if value == wanted else 0 for value in range(256)])
         for channel, wanted in zip(image.split(), colour, strict=True)

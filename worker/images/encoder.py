@@ -7,7 +7,8 @@ from typing import assert_never
 
 from PIL import Image as PillowImage
 
-from shared.jobs.requests import Job, OutputFormat
+from shared.jobs.job import Job
+from shared.jobs.types import OutputFormat
 from worker.images import png
 from worker.images.values import RenderedImage
 
@@ -56,7 +57,7 @@ class Encoder:
 
     def _recipe(self, image: RenderedImage, job: Job) -> str:
         recipe = {
-            "request": job.request.told(without=_PRIVATE),
+            "request": job.request.to_json(exclude=_PRIVATE),
             "seed": image.seed,
             "backend": job.backend,
             "model": job.model,

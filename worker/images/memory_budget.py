@@ -1,4 +1,4 @@
-"""Memory that threads of one process may take for images at the same time: who wants more than is left waits."""
+"""A memory budget for the images of all threads: a thread that needs more than is left waits."""
 
 import ctypes
 import sys
@@ -13,76 +13,78 @@ _LARGE_BYTES = 1 << 20
 
 
 class ImageMemoryBudget:
-    """Of `most` bytes. One thread may have more, but nobody anything beside it."""
+    """At most `max_bytes` for all reservations together. A single larger reservation has to be the only one."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._reserved = 0
         self._changed = threading.Condition()
-        self._turn = threading.Lock()
-        self._holder: int | None = None
-        self._holder_waits = False
+        self._growth_lock = threading.Lock()
+        self._growing_thread: int | None = None
+        self._growing_thread_waits = False
 
     @contextmanager
-    def share(self) -> Iterator["MemoryReservation"]:
-        """What one thread has of it; given back at the end."""
-        share = MemoryReservation(self)
+    def reserve(self) -> Iterator["MemoryReservation"]:
+        """An empty reservation for this thread, released at the end of the block."""
+        reservation = MemoryReservation(self)
         try:
-            yield share
+            yield reservation
         finally:
-            share.resize(0)
+            reservation.resize(0)
 
     @contextmanager
-    def turn(self, check: Callable[[], None]) -> Iterator[None]:
-        """One thread at a time may let its share grow bit by bit: two that do would wait for each other.
+    def exclusive_growth(self, check: Callable[[], None]) -> Iterator[None]:
+        """Let one thread at a time grow its reservation step by step: two would wait for each other.
 
-        Nobody passes it by: all others give back what they have without asking for more.
+        While that thread waits, no other reservation grows; the others only shrink.
         """
-        while not self._turn.acquire(timeout=_TICK_SECONDS):
+        while not self._growth_lock.acquire(timeout=_TICK_SECONDS):
             check()
-        self._holder = threading.get_ident()
+        self._growing_thread = threading.get_ident()
         try:
             yield
         finally:
-            self._holder = None
-            self._turn.release()
+            self._growing_thread = None
+            self._growth_lock.release()
 
     def exchange(self, before: int, after: int, check: Callable[[], None]) -> None:
-        """Have `after` in the place of `before`, as soon as that fits or nobody else has any."""
-        is_holder = self._holder == threading.get_ident()
+        """Replace `before` bytes by `after` as soon as they fit, or nothing else is reserved."""
+        is_growing_thread = self._growing_thread == threading.get_ident()
         with self._changed:
             try:
-                while after > before and (self._is_full(before, after) or (self._holder_waits and not is_holder)):
-                    self._holder_waits |= is_holder
+                while after > before and (
+                    self._is_full(before, after) or (self._growing_thread_waits and not is_growing_thread)
+                ):
+                    self._growing_thread_waits |= is_growing_thread
                     self._changed.wait(_TICK_SECONDS)
                     check()
-                self._taken += after - before
+                self._reserved += after - before
             finally:
-                self._holder_waits &= not is_holder
+                self._growing_thread_waits &= not is_growing_thread
                 self._changed.notify_all()
 
     def _is_full(self, before: int, after: int) -> bool:
-        return self._taken > before and self._taken - before + after > self._most
+        return self._reserved > before and self._reserved - before + after > self._max_bytes
 
 
 class MemoryReservation:
-    """So much of a budget."""
+    """A part of the budget."""
 
     def __init__(self, budget: ImageMemoryBudget) -> None:
         self._budget = budget
         self._bytes = 0
 
     def resize(self, count: int, check: Callable[[], None] = lambda: None) -> None:
-        """Waits while there is too little left. Raises what `check` raises, which is called meanwhile.
+        """Wait until `count` bytes fit. Calls `check` regularly meanwhile, and raises what it raises.
 
-        Only who has the turn may ask for more while it has some.
+        Only inside `exclusive_growth` may a reservation that is not empty grow.
         """
         self._budget.exchange(self._bytes, count, check)
         self._bytes = count
 
 
 def return_freed_memory() -> None:
-    """Have glibc return large buffers at once; as it comes, it learns to keep them, for each thread by itself."""
+    """Make glibc return large buffers to the system at once. By default it learns to keep them, in every thread."""
     if sys.platform == "linux":
         # Other C libraries are left as they are.
         with suppress(AttributeError):

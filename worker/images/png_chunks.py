@@ -1,32 +1,32 @@
-"""A PNG without what is of no use to its pixels: neither how much of it there is nor what is wrong with it matters."""
+"""Reduces a PNG to the chunks that its pixels need: all others are dropped, however many or broken they are."""
 
 import struct
 import zlib
 
-#: What pixels are made of (PNG 5.6), and what is transparent among them.
-_NEEDED = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
+#: The critical chunks (PNG 5.6) and transparency.
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
 
 
-def bare(data: bytes, max_profile: int) -> tuple[bytes, bytes | None]:
-    """The file with the chunks that are needed, and its ICC profile if that has no more bytes than `max_profile`."""
-    pieces, profile, at = [data[:8]], None, 8
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
-        if kind in _NEEDED:
-            pieces.append(data[at:end])
+def pixel_chunks(data: bytes, max_profile_bytes: int) -> tuple[bytes, bytes | None]:
+    """The reduced file, and its ICC profile unless that is larger than `max_profile_bytes`."""
+    chunks, profile, start = [data[:8]], None, 8
+    while start + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        if kind in _PIXEL_CHUNKS:
+            chunks.append(data[start:end])
         elif kind == b"iCCP":
-            profile = _profile(data[at + 8 : end - 4], max_profile)
-        at = end
-    return b"".join(pieces), profile
+            profile = _profile(data[start + 8 : end - 4], max_profile_bytes)
+        start = end
+    return b"".join(chunks), profile
 
 
-def _profile(chunk: bytes, most: int) -> bytes | None:
-    """Behind its name and the kind of compression, of which there is one (PNG 11.3.2.3)."""
-    _, _, packed = chunk.partition(b"\0")
-    unpacking = zlib.decompressobj()
+def _profile(chunk: bytes, max_bytes: int) -> bytes | None:
+    """A name and the compression method come first; there is only one method (PNG 11.3.2.3)."""
+    _, _, method_and_data = chunk.partition(b"\0")
+    decompressor = zlib.decompressobj()
     try:
-        profile = unpacking.decompress(packed[1:], most)
+        profile = decompressor.decompress(method_and_data[1:], max_bytes)
     except zlib.error:
         return None
-    return profile if unpacking.eof else None
+    return profile if decompressor.eof else None

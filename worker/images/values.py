@@ -1,4 +1,4 @@
-"""Images in memory: those that came with a request, and those that were made."""
+"""Images in memory: the inputs of a request, and rendered images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,63 +18,64 @@ Pixels = NDArray[np.uint8]
 Mask = NDArray[np.uint8]
 
 
-class Source(Protocol):
-    """An image that came with a request. Raises InvalidImage and StorageUnavailable."""
+class ImageSource(Protocol):
+    """An input image that is decoded on demand. Raises InvalidImage and StorageUnavailable."""
 
     @property
     def size(self) -> Size:
-        """As it is shown. Decodes nothing."""
+        """As displayed. Decodes nothing."""
         ...
 
     @property
-    def cost(self) -> int:
-        """The bytes that it takes to decode it."""
+    def decoding_bytes(self) -> int:
+        """How much memory decoding takes."""
         ...
 
     def pixels(self, size: Size | None = None) -> Pixels:
-        """Upright, and of that size where there is one. Read and decoded anew each time: it may be large."""
+        """Upright, and scaled to `size` if given. Every call reads and decodes anew: the image may be large."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """An image that is in memory."""
+class DecodedImage:
+    """An image source that is in memory already."""
 
-    whole: Pixels
+    array: Pixels
 
     @property
     def size(self) -> Size:
-        return self.whole.shape[1], self.whole.shape[0]
+        return self.array.shape[1], self.array.shape[0]
 
     @property
-    def cost(self) -> int:
-        return self.whole.size
+    def decoding_bytes(self) -> int:
+        return self.array.size
 
-    def pixels(self, size: Size | None = None) -> Pixels:  # noqa: ARG002 - whoever wants another scales it
-        return self.whole
+    def pixels(self, size: Size | None = None) -> Pixels:  # noqa: ARG002 - callers scale what has another size
+        return self.array
 
 
 class Inputs:
-    """What came with a request. The mask has the size of the first image.
+    """The input images and the mask of a request. The mask has the size of the first image.
 
-    Decoded when it is first asked for, which raises as sources do.
+    They are decoded on first access, which raises what image sources raise.
     """
 
-    def __init__(self, images: Sequence[Pixels | Source] = (), mask: Mask | Callable[[], Mask] | None = None) -> None:
-        self.sources = tuple(Decoded(image) if isinstance(image, np.ndarray) else image for image in images)
+    def __init__(
+        self, images: Sequence[Pixels | ImageSource] = (), mask: Mask | Callable[[], Mask] | None = None
+    ) -> None:
+        self.sources = tuple(DecodedImage(image) if isinstance(image, np.ndarray) else image for image in images)
         self._mask = mask
 
     @cached_property
     def images(self) -> tuple[Pixels, ...]:
-        """All of them at once; who sends them elsewhere takes one after the other from `sources`."""
+        """All images in memory at once. To hold only one at a time, use `sources`."""
         return tuple(source.pixels() for source in self.sources)
 
     @cached_property
     def mask(self) -> Mask | None:
         return self._mask() if callable(self._mask) else self._mask
 
-    def decoded(self) -> Self:
-        """The same, with all of it in memory."""
+    def decode_all(self) -> Self:
         self.images, self.mask  # noqa: B018
         return self
 
@@ -84,4 +85,4 @@ class RenderedImage:
     pixels: Pixels
     seed: int
     flagged: bool = False
-    """Whether the safety checker objects: then it is withheld."""
+    """Whether the safety checker rejects it: flagged images are withheld."""

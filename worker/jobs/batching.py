@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, Step
 
 #: What each of several requests that are rendered in one go may have of its own. All else must be the same: also what
@@ -43,32 +44,32 @@ class BatchWatch:
         self.ended: dict[int, Exception] = {}
         """By the number of the job: what its watch raised."""
 
-    def of(self, job: int) -> JobWatch:
+    def for_job(self, job: int) -> JobWatch:
         return self._watches[job]
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
         return ()
 
     def on_step(self, step: Step) -> None:
         def tell(number: int, watch: JobWatch) -> None:
-            preview, first = step.preview, self._firsts[number]
+            preview, first = step.render_preview, self._firsts[number]
             own = (lambda index: preview(first + index)) if preview is not None else None
-            watch.on_step(replace(step, preview=own))
+            watch.on_step(replace(step, render_preview=own))
 
         self._each(tell)
 
     def check(self) -> None:
         self._each(lambda _, watch: watch.check())
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
-        raise TypeError(f"{len(providers)} tasks of a provider: what is bought is bought for one job")
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
+        raise TypeError(f"{len(tasks)} tasks of a provider: what is bought is bought for one job")
 
-    def warn(self, sentence: str) -> None:
-        self._each(lambda _, watch: watch.warn(sentence))
+    def add_warning(self, warning: str) -> None:
+        self._each(lambda _, watch: watch.add_warning(warning))
 
-    def retire(self, reason: str) -> None:
-        self._watches[0].retire(reason)
+    def request_restart(self, reason: str) -> None:
+        self._watches[0].request_restart(reason)
 
     def _each(self, tell: Callable[[int, JobWatch], Any]) -> None:
         """Raises what ended the last job, once all have ended, and BatchTooSlow."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shared.errors import DeadlinePassed, InvalidImage, InvalidRequest, StorageUnavailable
-from shared.jobs.requests import Job, JobError, QueuedJob
+from shared.jobs.job import Job, JobError, QueuedJob
 from shared.models.capabilities import Size
 from worker.engines.base import BatchEngine, Engine
 from worker.images.inputs import InputReader
 from worker.jobs.batching import are_alike
-from worker.jobs.ledger import Ledger
+from worker.jobs.job_store import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,11 @@ EXPECTED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Claims:
+class JobClaimer:
     """Safe to share between threads where the backend is."""
 
-    backend: Engine
-    ledger: Ledger
+    engine: Engine
+    job_store: JobStore
     reader: InputReader
     worker: str
     """Its id, as jobs record it."""
@@ -43,7 +43,7 @@ class Claims:
     _under_way: set[str] = field(default_factory=set)
     """Jobs that threads of this process are about to start."""
 
-    def take(self) -> list[Job]:
+    def claim(self) -> list[Job]:
         """The next job and those that go well with it, started; none where none is queued. Nobody is waited for."""
         tried: set[str] = set()
         while waiting := self._next(tried):
@@ -60,7 +60,7 @@ class Claims:
         """The head of the queue, of which the first is this thread's to start."""
         # Threads that look at the same time would all want the same job.
         with self._lock:
-            queued = self.ledger.peek(LOOKED_AT + len(self._under_way))
+            queued = self.job_store.peek(LOOKED_AT + len(self._under_way))
             waiting = [each for each in queued if each.job.id not in tried | self._under_way]
             if waiting:
                 self._under_way.add(waiting[0].job.id)
@@ -73,39 +73,39 @@ class Claims:
         if first is None:
             return []
         moves = [(next_one.job, first), *self._mates(first, next_one.expected_ms, others, now)]
-        moved = self.ledger.move(moves)
+        moved = self.job_store.move(moves)
         return [new for (_, new), is_ours in zip(moves, moved, strict=True) if is_ours]
 
     def _begun(self, job: Job, now: datetime) -> Job | None:
         """The job as it will be on record once it is started; None where it cannot be done, which is put on record."""
-        own = self.backend.capabilities
+        own = self.engine.capabilities
         if job.providers:
             # What was bought was checked before, and is to be had without what came with the request.
             return job.start(job.model or own.model, self.worker, now)
         try:
             if job.is_overdue(now):
                 raise DeadlinePassed  # noqa: TRY301 - refused like all that cannot be done
-            input_size = self.reader.size(job)
+            input_size = self.reader.first_image_size(job)
             # Nobody could where it came in before a worker had told what it takes.
             own.check(job.request, input_size=input_size)
         except InvalidRequest as error:
             self._refuse(job, _refusal(error))
         except (DeadlinePassed, InvalidImage, StorageUnavailable) as error:
-            self._refuse(job, JobError.of(error))
+            self._refuse(job, JobError.from_error(error))
         else:
             return self._started(job, input_size, now)
         return None
 
     def _refuse(self, job: Job, error: JobError) -> None:
-        if self.ledger.move([(job, job.fail(error, self.now()))])[0]:
+        if self.job_store.move([(job, job.fail(error, self.now()))])[0]:
             self.reader.store.discard(job)
 
     def _started(self, job: Job, input_size: Size | None, now: datetime) -> Job:
-        own = self.backend.capabilities
+        own = self.engine.capabilities
         request, warnings = own.resolve(job.request, input_size, self.max_pixels)
         # A later attempt has a request that is resolved, and no longer tells what the caller left out.
         told = job.warnings if job.attempt else warnings
-        started = job.start(own.chosen(job.request).model, self.worker, now)
+        started = job.start(own.for_requested_model(job.request).model, self.worker, now)
         return started.model_copy(update={"request": request, "warnings": told})
 
     def _mates(
@@ -124,10 +124,10 @@ class Claims:
 
     def _room(self, job: Job, expected_ms: int) -> int:
         """How many images of other jobs fit in one go with this one's: in memory, and in the time limit of one."""
-        if not isinstance(self.backend, BatchEngine) or self.max_batch_size == 1 or job.attempt > 1:
+        if not isinstance(self.engine, BatchEngine) or self.max_batch_size == 1 or job.attempt > 1:
             return 0
         try:
-            most = self.backend.most_together(job.request)
+            most = self.engine.batch_capacity(job.request)
         except Exception:
             logger.exception("how many images fit in one go is not known; job %s is made alone", job.id)
             return 0
@@ -137,8 +137,8 @@ class Claims:
         return min(self.max_batch_size, most) - own
 
     def _may_go_with(self, job: Job, waiting: Job) -> bool:
-        own, request = self.backend.capabilities, job.request
-        if own.chosen(waiting.request) != own.chosen(request):
+        own, request = self.engine.capabilities, job.request
+        if own.for_requested_model(waiting.request) != own.for_requested_model(request):
             return False
         # As if its image were of the right size: those of jobs that differ anyway are not fetched.
         size = (request.width, request.height) if waiting.request.image and request.width and request.height else None

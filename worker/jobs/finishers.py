@@ -1,4 +1,4 @@
-"""When jobs are ended: at once, or beside the rendering of those that come next."""
+"""Finishing rendered jobs: inline, or in the background while the next jobs render."""
 
 import logging
 from collections.abc import Callable
@@ -9,46 +9,46 @@ logger = logging.getLogger(__name__)
 
 
 class Finisher(Protocol):
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
-        """See to it that `work` is done, then `after`."""
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """Call `work`, then `then`, even if `work` raises."""
         ...
 
     def drain(self) -> None:
-        """Until nothing is under way."""
+        """Wait until no work is left."""
         ...
 
 
 class InlineFinisher:
-    """Before the call returns; for jobs that run side by side anyway."""
+    """Finishes jobs before `run` returns; for jobs that run side by side on threads anyway."""
 
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         try:
             work()
         finally:
-            after()
+            then()
 
     def drain(self) -> None:
         pass
 
 
 class BackgroundFinisher:
-    """On a thread of its own. One call is under way at most: the next waits for it, so that nothing piles up."""
+    """Finishes jobs on one thread. `run` waits for the work before, so that nothing piles up."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finishing")
-        self._under_way: Future[None] | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="finishing")
+        self._pending: Future[None] | None = None
 
-    def __call__(self, work: Callable[[], None], after: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         self.drain()
-        self._under_way = self._thread.submit(_logged, work, after)
+        self._pending = self._executor.submit(_run_logged, work, then)
 
     def drain(self) -> None:
-        if self._under_way is not None:
-            wait((self._under_way,))
+        if self._pending is not None:
+            wait((self._pending,))
 
 
-def _logged(work: Callable[[], None], after: Callable[[], None]) -> None:
+def _run_logged(work: Callable[[], None], then: Callable[[], None]) -> None:
     try:
-        InlineFinisher()(work, after)
+        InlineFinisher().run(work, then)
     except Exception:
-        logger.exception("a job could not be ended; its lease will lapse")
+        logger.exception("a job could not be finished; its lease will lapse")

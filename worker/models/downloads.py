@@ -15,9 +15,16 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
 from shared.errors import ConfigurationError
-from worker.models.download_plans import COMING, PARTIAL, OnProgress, Plan, PlannedFile, readable
+from worker.models.download_plans import (
+    INCOMPLETE_DIR,
+    INCOMPLETE_SUFFIX,
+    DownloadPlan,
+    OnProgress,
+    PlannedFile,
+    format_bytes,
+)
 from worker.models.hub_errors import HubUnreachable, translated_hub_errors
-from worker.models.required_files import INDEX, parts_of, read_index, wanted
+from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, select_files
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +45,7 @@ class Downloader:
     """What will compute with it: of weights that are there in several precisions, the fitting ones are taken."""
     on_progress: OnProgress
     """Called when it begins, about once a second, and when all is there."""
-    index: str = INDEX
+    index: str = PIPELINE_INDEX
     """The file that says what is in the model. It comes last: where it lies, the model is complete."""
 
     def fetch(self, name: str, folder: Path) -> None:
@@ -54,27 +61,27 @@ class Downloader:
                     self._fetch(name, folder)
 
     def _fetch(self, name: str, folder: Path) -> None:
-        for left in (folder / COMING).rglob(f"*{PARTIAL}"):
+        for left in (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}"):
             left.unlink()
         plan = self._plan(name, folder)
-        _require_room(name, folder, plan.bytes_total - plan.bytes_whole(folder))
+        _require_room(name, folder, plan.total_bytes - plan.complete_bytes(folder))
         parts = [file.path for file in plan.files if file.path != self.index]
-        self.on_progress(name, plan.bytes_done(folder), plan.bytes_total)
+        self.on_progress(name, plan.downloaded_bytes(folder), plan.total_bytes)
         with ThreadPoolExecutor(1) as beside:
             coming = beside.submit(self._receive, name, plan.commit, folder, parts)
             done = 0
             while not wait([coming], TELL_SECONDS).done:
                 # A file that begins anew would take its progress back.
-                done = max(done, plan.bytes_done(folder))
-                self.on_progress(name, done, plan.bytes_total)
+                done = max(done, plan.downloaded_bytes(folder))
+                self.on_progress(name, done, plan.total_bytes)
             coming.result()
         self._require_undamaged(name, plan.commit, folder)
         self._receive(name, plan.commit, folder, [self.index])
-        self.on_progress(name, plan.bytes_total, plan.bytes_total)
+        self.on_progress(name, plan.total_bytes, plan.total_bytes)
 
-    def _plan(self, name: str, folder: Path) -> Plan:
+    def _plan(self, name: str, folder: Path) -> DownloadPlan:
         """That of the download that was cut, where there was one. The hub is asked whether it still has that."""
-        before = Plan.found_in(folder)
+        before = DownloadPlan.read(folder)
         with translated_hub_errors(name):
             revision = before.commit if before else None
             info = HfApi(token=self.token).model_info(
@@ -85,8 +92,8 @@ class Downloader:
         commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
         if self.index not in sizes:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
-        paths = wanted(sizes, self._parts(name, commit), name, self.dtype, self.index)
-        plan = Plan(commit=commit, files=tuple(PlannedFile(path=path, size=sizes[path]) for path in paths))
+        paths = select_files(sizes, self._parts(name, commit), name, self.dtype, self.index)
+        plan = DownloadPlan(commit=commit, files=tuple(PlannedFile(path=path, size=sizes[path]) for path in paths))
         plan.write(folder)
         return plan
 
@@ -146,7 +153,7 @@ def _gone_if_empty(folder: Path) -> Iterator[None]:
 def _require_room(name: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(folder).free
     if missing and missing + SPARE_BYTES > free:
-        raise _no_room(name, folder, f"{readable(missing)} more are needed and {readable(free)} are free")
+        raise _no_room(name, folder, f"{format_bytes(missing)} more are needed and {format_bytes(free)} are free")
 
 
 @contextmanager
@@ -167,7 +174,7 @@ def _away(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except HubUnreachable as error:
-        kept = "; what has come is kept" if Plan.found_in(folder) else ""
+        kept = "; what has come is kept" if DownloadPlan.read(folder) else ""
         raise ConfigurationError(
             f"The model {name} is not in {folder.absolute()}, and Hugging Face cannot be reached ({error}): try again "
             f"when it can{kept}, or copy the folder from another machine."

@@ -33,7 +33,7 @@ class HubUnreachable(Exception):
     """No answer, or none that helps; another try may succeed."""
 
 
-def require_name(name: str) -> None:
+def validate_model_id(name: str) -> None:
     """Raises ConfigurationError for what could be no name there, and no two folders here."""
     with translated_hub_errors(name):
         validate_repo_id(name)

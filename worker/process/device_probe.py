@@ -20,10 +20,10 @@ def probe(wanted: str) -> Device:
         device = choose_device(wanted)
         torch.ones(64, 64, device=device).matmul(torch.ones(64, 64, device=device)).sum().item()
     except ConfigurationError as error:
-        return build.model_copy(update={"trouble": error.detail})
+        return build.model_copy(update={"problem": error.detail})
     # A device that is there but broken, or out of memory, raises what its driver likes.
     except Exception as error:
-        return build.model_copy(update={"trouble": " ".join(str(error).split())[:300] or type(error).__name__})
+        return build.model_copy(update={"problem": " ".join(str(error).split())[:300] or type(error).__name__})
     return build.model_copy(update={"kind": device.type} | _told_by(device))
 
 

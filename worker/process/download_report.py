@@ -4,7 +4,7 @@ import logging
 import time
 
 from shared.workers.records import Download
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 from worker.records.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ class DownloadReport:
         self._heartbeat.update(download=download if done < total else None)
         if model != self._model:
             self._model, self._begin = model, (now, done)
-            logger.info("downloading %s: %s of %s to go", model, readable(total - done), readable(total))
+            logger.info("downloading %s: %s of %s to go", model, format_bytes(total - done), format_bytes(total))
         elif done == total or now >= self._logged + LOG_SECONDS:
             begin, before = self._begin
             rate = (done - before) / max(now - begin, 1e-3)
-            logger.info("%s: %s of %s, %.0f MB/s", model, readable(done), readable(total), rate / 1e6)
+            logger.info("%s: %s of %s, %.0f MB/s", model, format_bytes(done), format_bytes(total), rate / 1e6)
         else:
             return
         self._logged = now

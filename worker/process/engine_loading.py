@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import assert_never
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from worker.engines.base import Engine
 from worker.models.download_plans import OnProgress
-from worker.models.required_files import CONFIG
-from worker.models.sources import Source
+from worker.models.required_files import MODEL_CONFIG
+from worker.models.sources import ModelSource
 from worker.records.concurrency_slots import RedisConcurrencySlots
 
 
@@ -51,7 +51,7 @@ def _importing() -> Iterator[None]:
 
 
 def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = Source.of(settings, Backend.SD).find(on_download)
+    model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
     # Takes seconds: a wrong SD_MODEL_ID is told before.
     with _importing():
         from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
@@ -70,7 +70,7 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engi
 
 
 def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = Source.of(settings, Backend.FLUX_LOCAL).find(on_download)
+    model = ModelSource.for_backend(settings, Backend.FLUX_LOCAL).ensure_downloaded(on_download)
     with _importing():
         from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
 
@@ -107,11 +107,11 @@ def _has_cloud(settings: WorkerSettings) -> bool:
 
 def _checker(settings: WorkerSettings, on_download: OnProgress) -> Callable[[], Path] | None:
     """Finds the safety checker for models that bring none; None where the operator wants none."""
-    source = Source.called(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", CONFIG)
+    source = ModelSource.for_model(settings, settings.safety_checker_id, "SD_SAFETY_CHECKER_ID", MODEL_CONFIG)
 
     def find() -> Path:
         try:
-            return Path(source.find(on_download).location)
+            return source.ensure_downloaded(on_download).folder
         except ConfigurationError as error:
             raise ConfigurationError(
                 f"Images cannot be checked: {error.detail} SD_SAFETY_CHECKER_ID names another checker, a local "

@@ -1,26 +1,26 @@
-"""Shows that a worker serves, to whoever looks at a file: a probe must not have to ask over Redis."""
+"""A file that a worker touches while it serves, so that a container's health check need not ask over Redis."""
 
 from pathlib import Path
 from typing import Any
 
 from celery import Celery, bootsteps
 
-EVERY_SECONDS = 2.0
+TOUCH_SECONDS = 2.0
 
 
-def show_life(app: Celery, file: Path | None) -> None:
-    """Touch the file for as long as Celery's timer runs, which with a pool of processes is the loop that takes jobs."""
-    if file is None:
+def add_liveness_file(app: Celery, path: Path | None) -> None:
+    """Touch the file while Celery's timer runs; in a pool of processes that is the loop that takes jobs."""
+    if path is None:
         return
-    shown = file
+    file = path
 
-    class Life(bootsteps.StartStopStep):
+    class LivenessFile(bootsteps.StartStopStep):
         requires = ("celery.worker.components:Timer",)
 
         def start(self, worker: Any) -> None:
-            worker.timer.call_repeatedly(EVERY_SECONDS, shown.touch)
+            worker.timer.call_repeatedly(TOUCH_SECONDS, file.touch)
 
-        def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's own signature
-            shown.unlink(missing_ok=True)
+        def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+            file.unlink(missing_ok=True)
 
-    app.steps["worker"].add(Life)
+    app.steps["worker"].add(LivenessFile)

@@ -7,7 +7,7 @@ from collections import deque
 
 from celery import Celery
 
-from shared.jobs.requests import Job
+from shared.jobs.job import Job
 from shared.jobs.states import State
 from shared.redis.wakeups import GENERATE
 
@@ -29,7 +29,7 @@ class TaskEvents:
         self._has_some = threading.Event()
         threading.Thread(target=self._run, name="task-events", daemon=True).start()
 
-    def moved(self, job: Job) -> None:
+    def publish(self, job: Job) -> None:
         now = time.time()
         match job.state:
             case State.QUEUED:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from shared.errors import StoreUnavailable
-from shared.redis.concurrency_slots import KEEP_SECONDS, ConcurrencySlots
+from shared.redis.concurrency_slots import SLOT_RENEW_SECONDS, ConcurrencySlots
 from shared.redis.store import Store
 
 logger = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ class RedisConcurrencySlots:
 
     def _taken(self, holder: str) -> bool:
         try:
-            return self._store.run(self._places.take(holder))
+            return self._store.run(self._places.acquire(holder))
         except StoreUnavailable:
             return False
 
     def _keep(self) -> None:
         while True:
-            time.sleep(KEEP_SECONDS)
+            time.sleep(SLOT_RENEW_SECONDS)
             with self._lock:
                 held = sorted(self._held)
             if held:
                 try:
-                    self._store.run(self._places.keep(held))
+                    self._store.run(self._places.renew(held))
                 except StoreUnavailable:
                     logger.debug("Redis does not answer; the next round comes")
                 except Exception:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from shared.errors import StoreUnavailable
 from shared.redis.store import Store
 from shared.workers.devices import DeviceMemory
-from shared.workers.records import BEAT_SECONDS, WorkerRecord, Workers
+from shared.workers.records import HEARTBEAT_SECONDS, WorkerRecord, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Heartbeat:
     """Beats from a thread of its own; a change of the record is told at once."""
 
     def __init__(self, store: Store, workers: Workers, record: WorkerRecord) -> None:
-        self._measure: Callable[[], DeviceMemory | None] = lambda: None
+        self._read_memory: Callable[[], DeviceMemory | None] = lambda: None
         self._store = store
         self._workers = workers
         self._record = record
@@ -37,9 +37,9 @@ class Heartbeat:
             self._record = self._record.model_copy(update=changes)
             self._changed.notify()
 
-    def measure(self, memory: Callable[[], DeviceMemory | None]) -> None:
+    def report_memory(self, memory: Callable[[], DeviceMemory | None]) -> None:
         """Have every beat from now on tell how full the device is."""
-        self._measure = memory
+        self._read_memory = memory
 
     def stop(self) -> None:
         with self._changed:
@@ -53,13 +53,13 @@ class Heartbeat:
             self._beat(record)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped, MIN_SECONDS)
-                self._changed.wait_for(lambda: self._stopped or self._record is not record, BEAT_SECONDS)  # noqa: B023
+                self._changed.wait_for(lambda: self._stopped or self._record is not record, HEARTBEAT_SECONDS)  # noqa: B023
         with suppress(StoreUnavailable):
-            self._store.run(self._workers.leave(self._record.id))
+            self._store.run(self._workers.unregister(self._record.id))
 
     def _beat(self, record: WorkerRecord) -> None:
         try:
-            self._store.run(self._workers.beat(record.model_copy(update={"memory": self._measure()})))
+            self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._read_memory()})))
         except StoreUnavailable:
             logger.debug("Redis does not answer; the next beat comes")
         except Exception:

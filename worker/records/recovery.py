@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from shared.errors import DeadlinePassed, StoreUnavailable, TimedOut, WorkerLost
+from shared.jobs.job import MAX_WORKER_LOSSES, Job, JobError
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import MOST_LOSSES, Job, JobError
 from shared.jobs.states import State
 from shared.redis.store import Store, connect
 from shared.settings.service import Settings
@@ -39,36 +39,36 @@ class JobRecovery:
         self._jobs = jobs
 
     @classmethod
-    def connected(cls, settings: Settings, worker: WorkerIdentity) -> Self:
+    def connect(cls, settings: Settings, worker: WorkerIdentity) -> Self:
         return cls(Store(connect(settings.redis_url)), Jobs(settings.redis_prefix), worker.id)
 
-    def deadline_passed(self, job_id: str) -> None:
+    def fail_overdue(self, job_id: str) -> None:
         """For a job that nobody has started."""
         job = self._found(job_id)
         if job is not None and job.state is State.QUEUED:
-            self._move(job, job.fail(JobError.of(DeadlinePassed()), self._store.now()))
+            self._move(job, job.fail(JobError.from_error(DeadlinePassed()), self._store.now()))
 
-    def worker_lost(self, job_id: str) -> None:
+    def requeue_lost(self, job_id: str) -> None:
         """Back into the queue, unless the job has cost too many workers already."""
         job = self._running(job_id)
         if job is not None:
             self._lost(job)
 
     def _lost(self, job: Job) -> None:
-        if job.losses + 1 >= MOST_LOSSES:
-            self._move(job, job.fail(JobError.of(WorkerLost()), self._store.now()))
+        if job.losses + 1 >= MAX_WORKER_LOSSES:
+            self._move(job, job.fail(JobError.from_error(WorkerLost()), self._store.now()))
             return
         logger.warning("the worker of job %s was lost; it goes back into the queue", job.id, extra={"job_id": job.id})
         self._move(job, job.requeue(lost=True))
 
-    def handed_back(self, job_id: str) -> None:
+    def requeue(self, job_id: str) -> None:
         """Back into the queue, because the worker has to end."""
         job = self._running(job_id)
         if job is not None:
             logger.info("job %s goes back into the queue", job_id, extra={"job_id": job_id})
             self._move(job, job.requeue())
 
-    def child_lost(self, time_limit_seconds: float) -> None:
+    def recover_from_lost_child(self, time_limit_seconds: float) -> None:
         """The process that rendered is gone: by a crash, or because it hung beyond the time limit."""
         jobs = self._all_running()
         last_start = max((job.started_at for job in jobs if job.started_at), default=None)
@@ -77,14 +77,14 @@ class JobRecovery:
             # Of several that were rendered together, nobody knows which one hung: each is tried again, alone.
             if [job] == rendering and self._has_run_for(job, time_limit_seconds):
                 logger.warning("job %s hung and has cost the process that ran it", job.id, extra={"job_id": job.id})
-                self._move(job, job.fail(JobError.of(TimedOut()), self._store.now()))
+                self._move(job, job.fail(JobError.from_error(TimedOut()), self._store.now()))
             else:
                 self._lost(job)
 
-    def worker_leaves(self) -> None:
+    def requeue_all(self) -> None:
         """The process that renders has to end, whatever it still has."""
         for job in self._all_running():
-            self.handed_back(job.id)
+            self.requeue(job.id)
 
     def _has_run_for(self, job: Job, seconds: float) -> bool:
         return job.started_at is not None and (self._store.now() - job.started_at).total_seconds() >= seconds
@@ -92,7 +92,7 @@ class JobRecovery:
     def _all_running(self) -> Sequence[Job]:
         """One that is rendered, perhaps with others, and those that are still being written."""
         try:
-            return self._store.run(self._jobs.running_on(self._worker))
+            return self._store.run(self._jobs.list_running_on(self._worker))
         except StoreUnavailable:
             logger.warning("Redis does not answer: the jobs of this worker are left to their leases")
             return ()

@@ -1,4 +1,4 @@
-"""Waiting for Redis where what has been done must not be forgotten."""
+"""Retrying Redis operations whose result must not be lost."""
 
 import logging
 import time
@@ -15,13 +15,13 @@ MAX_BACKOFF_SECONDS = 5.0
 T = TypeVar("T")
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """The result of a call, repeated for as long as Redis is away."""
+def retry_until_available(call: Callable[[], T]) -> T:
+    """Repeat a call until Redis answers, and return its result."""
     pause = 0.1
     while True:
         try:
             return call()
         except StoreUnavailable:
-            logger.warning("Redis does not answer; trying again in %.1f s", pause)
+            logger.warning("Redis does not answer; retrying in %.1f s", pause)
             time.sleep(pause)
             pause = min(2 * pause, MAX_BACKOFF_SECONDS)

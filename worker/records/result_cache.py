@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Image, Job
+from shared.jobs.job import Image, Job
 from shared.jobs.result_cache import ResultCacheIndex
 from shared.jobs.states import State
 from shared.redis.store import Store
@@ -28,34 +28,34 @@ class RedisResultCache:
     """
 
     def __init__(
-        self, store: Store, twins: ResultCacheIndex, ledger: Reading, identity: str, lifetime: timedelta
+        self, store: Store, index: ResultCacheIndex, job_store: Reading, fingerprint: str, lifetime: timedelta
     ) -> None:
-        """`identity` is that of the model (see Reproducible)."""
+        """`fingerprint` identifies the model (see Reproducible)."""
         self._store = store
-        self._twins = twins
-        self._ledger = ledger
-        self._identity = identity
+        self._index = index
+        self._job_store = job_store
+        self._fingerprint = fingerprint
         self._lifetime_ms = int(lifetime.total_seconds() * 1000)
 
     def find(self, job: Job) -> Job | None:
         """One that has ended well, and whose resolved request was that of this job, its seed included."""
         with suppress(StoreUnavailable):
-            job_id = self._store.run(self._twins.find(self._cause(job)))
-            twin = self._ledger.read(job_id) if job_id is not None else None
-            if twin is not None and twin.state is State.SUCCEEDED and twin.owner == job.owner:
-                return twin
+            job_id = self._store.run(self._index.find(self._cause(job)))
+            cached = self._job_store.read(job_id) if job_id is not None else None
+            if cached is not None and cached.state is State.SUCCEEDED and cached.owner == job.owner:
+                return cached
         return None
 
-    def remember(self, job: Job) -> None:
+    def add(self, job: Job) -> None:
         """Of images that were withheld, nothing is remembered."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(map(_is_withheld, job.images)):
             with suppress(StoreUnavailable):
-                self._store.run(self._twins.remember(self._cause(job), job.id, self._lifetime_ms))
+                self._store.run(self._index.put(self._cause(job), job.id, self._lifetime_ms))
 
     def _cause(self, job: Job) -> str:
         """All that the bytes of its images follow from, and who may have them."""
-        asked = job.request.told(without={*NOT_OF_THE_IMAGE} - {"output_format"})
-        told = json.dumps([job.owner, job.backend, job.model, self._identity, asked], sort_keys=True)
+        asked = job.request.to_json(exclude={*NOT_OF_THE_IMAGE} - {"output_format"})
+        told = json.dumps([job.owner, job.backend, job.model, self._fingerprint, asked], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
 

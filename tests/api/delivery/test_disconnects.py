@@ -9,9 +9,9 @@ from typing import Any
 from api.app import create_app
 from api.main import create_services
 from api.services import Services
-from shared.jobs.operations import JobFilter
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
-from shared.observability.tracing import Untraced
+from shared.observability.tracing import NoTracing
 from shared.settings.api import ApiSettings
 
 BODY = json.dumps({"prompt": "x"}).encode()
@@ -41,7 +41,7 @@ async def call_and_leave(services: Services) -> None:
         if messages:
             return messages.pop()
         # Only who waits for its job listens for the end of the connection.
-        assert services.hub.listening == 1
+        assert services.event_hub.listening == 1
         return {"type": "http.disconnect"}
 
     async def send(_: MutableMapping[str, Any]) -> None:
@@ -49,13 +49,13 @@ async def call_and_leave(services: Services) -> None:
 
     async with app.router.lifespan_context(app):
         await app({**SCOPE, "app": app, "state": {}}, receive, send)
-        assert services.hub.listening == 0
+        assert services.event_hub.listening == 0
         (snapshot,) = await page(services)
         assert snapshot.job.state is State.QUEUED
 
 
 async def page(services: Services) -> tuple[Any, ...]:
-    return (await services.store.run(services.jobs.page(JobFilter(), 10, None))).jobs
+    return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
 
 
 def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_path: Path) -> None:
@@ -65,6 +65,6 @@ def test_who_leaves_leaves_no_listener_and_the_job_goes_on(redis_url: str, tmp_p
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_leave(create_services(settings, Untraced()))
+            await call_and_leave(create_services(settings, NoTracing()))
 
     asyncio.run(limited())

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from api.delivery import events
-from api.delivery.events import BACKLOG, EventHub, Listener, follow, until_done
-from shared.jobs.operations import JobEvent, Jobs, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, Progress
+from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, Progress
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobEvent
+from shared.jobs.types import Backend
 from shared.redis.store import AsyncStore, connect_async
 
 NOW = datetime.now(UTC)
@@ -26,7 +30,7 @@ class Scene:
 
     async def report(self, step: int) -> None:
         progress = Progress(step=step, steps=1000, fraction=step / 1000)
-        await self.store.run(self.jobs.report(self.job, progress))
+        await self.store.run(self.jobs.report_progress(self.job, progress))
 
     async def end(self) -> None:
         assert await self.store.run(self.jobs.move(self.job, self.job.cancel(NOW)))
@@ -43,7 +47,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     listening = asyncio.create_task(hub.run())
     with hub.listen(job.id) as listener:
         # The first news is that the hub has its subscription.
-        assert await listener.next() is None
+        assert await listener.next_event() is None
     try:
         yield Scene(store, jobs, hub, job)
     finally:
@@ -68,7 +72,7 @@ def on_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 async def test_who_waits_gets_the_job_once_it_has_ended(redis_url: str) -> None:
     async with scene(redis_url, "hub-waits:") as at:
         with at.hub.listen(at.job.id) as listener:
-            waiting = asyncio.create_task(until_done(at.store, at.jobs, listener, at.job.id))
+            waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
 
             await at.end()
 
@@ -81,29 +85,29 @@ async def test_who_leaves_in_the_middle_leaves_no_listener(redis_url: str) -> No
 
         async def wait() -> None:
             with at.hub.listen(at.job.id) as listener:
-                await until_done(at.store, at.jobs, listener, at.job.id)
+                await wait_until_done(at.store, at.jobs, listener, at.job.id)
 
         waiting = [asyncio.create_task(wait()) for _ in range(10)]
         await asyncio.sleep(0)
-        assert at.hub.listening == 10
+        assert at.hub.listener_count == 10
 
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
 
-        assert at.hub.listening == 0
+        assert at.hub.listener_count == 0
 
 
 @on_a_loop
 async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothing(redis_url: str) -> None:
     async with scene(redis_url, "hub-behind:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = follow(at.store, at.jobs, listener, at.job.id, "")
+            told = job_events(at.store, at.jobs, listener, at.job.id, "")
             first = await anext(told)
             with at.hub.listen(at.job.id) as prompt:
                 for step in range(1, BACKLOG + 50):
                     await at.report(step)
-                    await prompt.next()
+                    await prompt.next_event()
 
             await at.end()
             rest = [event async for event in told if event is not None]
@@ -118,7 +122,7 @@ async def test_a_listener_that_falls_behind_is_told_to_catch_up_and_loses_nothin
 async def test_a_lost_subscription_is_made_anew_and_nothing_is_missed(redis_url: str) -> None:
     async with scene(redis_url, "hub-lost:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = follow(at.store, at.jobs, listener, at.job.id, "")
+            told = job_events(at.store, at.jobs, listener, at.job.id, "")
             seen = [await anext(told) for _ in range(2)]
             await at.store.client.client_kill_filter(_type="pubsub")
 
@@ -138,7 +142,7 @@ async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
 
         async def all_of_it() -> list[str]:
             with at.hub.listen(at.job.id) as listener:
-                told = follow(at.store, at.jobs, listener, at.job.id, "")
+                told = job_events(at.store, at.jobs, listener, at.job.id, "")
                 return [event.id async for event in told if event is not None]
 
         followers = [asyncio.create_task(all_of_it()) for _ in range(20)]
@@ -148,7 +152,7 @@ async def test_events_come_in_order_however_many_follow(redis_url: str) -> None:
 
         heard = await asyncio.gather(*followers)
 
-    known = sorted(heard[0], key=events.order)
+    known = sorted(heard[0], key=events.stream_position)
     assert len(known) == 2 + 39 + 1
     assert all(ids == known for ids in heard)
 
@@ -158,12 +162,12 @@ async def test_a_silent_job_is_told_of_with_pings(redis_url: str, monkeypatch: p
     monkeypatch.setattr(events, "PING_SECONDS", 0.05)
     async with scene(redis_url, "hub-silent:") as at:
         with at.hub.listen(at.job.id) as listener:
-            told = follow(at.store, at.jobs, listener, at.job.id, "")
+            told = job_events(at.store, at.jobs, listener, at.job.id, "")
 
             heard = [await anext(told) for _ in range(4)]
 
     assert [event is None for event in heard] == [False, False, True, True]
-    assert events.server_sent(None) == b": ping\n\n"
+    assert events.format_event(None) == b": ping\n\n"
 
 
 @on_a_loop
@@ -171,7 +175,7 @@ async def test_a_full_listener_keeps_no_more_than_its_backlog() -> None:
     listener = Listener()
 
     for number in range(10 * BACKLOG):
-        listener.tell(JobEvent("job", f"1-{number}", "progress", "{}"))
+        listener.notify(JobEvent("job", f"1-{number}", "progress", "{}"))
 
-    assert await listener.next() is None
+    assert await listener.next_event() is None
     assert listener._heard.qsize() < BACKLOG

@@ -18,13 +18,13 @@ def kinds(events: list[Event]) -> list[str]:
 @pytest.fixture(scope="module")
 def told(api: Api) -> list[Event]:
     """All events of a job that has ended."""
-    return api.follow(submit(api, **SIMULATED)["id"])
+    return api.all_events(submit(api, **SIMULATED)["id"])
 
 
 def test_events_tell_the_job_from_beginning_to_end(api: Api) -> None:
     job = submit(api, **SIMULATED)
 
-    events = api.follow(job["id"])
+    events = api.all_events(job["id"])
 
     assert kinds(events) == ["state", "state", *["progress"] * (len(events) - 3), "done"]
     assert [event.data["state"] for event in events[:2]] == ["queued", "running"]
@@ -41,12 +41,12 @@ def test_event_ids_only_grow(told: list[Event]) -> None:
 
 
 def test_a_finished_job_tells_its_events_again(api: Api, told: list[Event]) -> None:
-    assert marks(api.follow(told[-1].data["id"])) == marks(told)
+    assert marks(api.all_events(told[-1].data["id"])) == marks(told)
 
 
 def test_every_event_can_be_resumed_after_without_loss_or_repeat(api: Api, told: list[Event]) -> None:
     for seen in range(len(told) - 1):
-        assert api.follow(told[-1].data["id"], told[seen].id) == told[seen + 1 :]
+        assert api.all_events(told[-1].data["id"], told[seen].id) == told[seen + 1 :]
 
 
 def test_who_leaves_in_the_middle_resumes_there(api: Api) -> None:
@@ -54,9 +54,9 @@ def test_who_leaves_in_the_middle_resumes_there(api: Api) -> None:
     with api.events(job["id"]) as events:
         seen = [next(events) for _ in range(4)]
 
-    rest = api.follow(job["id"], seen[-1].id)
+    rest = api.all_events(job["id"], seen[-1].id)
 
-    whole = api.follow(job["id"])
+    whole = api.all_events(job["id"])
     assert marks(seen + rest) == marks(whole)
 
 
@@ -79,11 +79,11 @@ def test_an_id_that_never_was_begins_from_the_start(api: Api, told: list[Event],
 
 def test_a_job_that_ended_long_ago_tells_its_end_once(null: Stack, api: Api) -> None:
     job = submit(api)
-    ended = api.finished(job["id"])
+    ended = api.wait_until_done(job["id"])
     with redis.Redis.from_url(null.settings["SD_REDIS_URL"]) as client:
         assert client.delete(f"{null.prefix}events:{job['id']}") == 1
 
-    (event,) = api.follow(job["id"])
+    (event,) = api.all_events(job["id"])
     again = api.get(job["links"]["events"], headers={"Last-Event-ID": event.id})
 
     assert (event.type, event.data) == ("done", ended)
@@ -101,9 +101,9 @@ def test_the_stream_is_not_held_back_by_proxies(api: Api, told: list[Event]) -> 
 def test_one_api_tells_of_a_job_that_was_posted_to_the_other(api: Api, other_api: Api) -> None:
     job = running(api, seconds=0.5)
 
-    events = other_api.follow(job["id"])
+    events = other_api.all_events(job["id"])
 
-    assert [event.id for event in events] == [event.id for event in api.follow(job["id"])]
+    assert [event.id for event in events] == [event.id for event in api.all_events(job["id"])]
     assert events[-1].data["state"] == "succeeded"
 
 
@@ -120,7 +120,7 @@ def test_one_api_tells_of_a_cancel_through_the_other(api: Api, other_api: Api) -
 def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
     job = submit(api, seconds=2.2, num_inference_steps=10)
 
-    previews = [event for event in api.follow(job["id"]) if event.type == "preview"]
+    previews = [event for event in api.all_events(job["id"]) if event.type == "preview"]
 
     assert previews
     assert {event.id for event in previews} == {""}
@@ -129,7 +129,7 @@ def test_a_slow_job_shows_what_it_has_so_far(api: Api) -> None:
 
 
 def test_a_failed_job_ends_its_events_with_the_error(api: Api) -> None:
-    ended = api.finished(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
+    ended = api.wait_until_done(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert (ended["state"], ended["error"]["code"]) == ("failed", "out-of-memory")
 

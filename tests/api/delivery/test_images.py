@@ -26,7 +26,7 @@ def data(url: str) -> bytes:
 @pytest.fixture
 def lone(null: Stack) -> tuple[str, Path]:
     """An image that a test may damage: its path in the API and its file."""
-    job = null.api.finished(submit(null.api)["id"])
+    job = null.api.wait_until_done(submit(null.api)["id"])
     return f"{job['links']['self']}/images/0", image_file(null, job["id"])
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_number_is_refused(finished: dict[str, Any], api: Api, index:
 
 
 def test_a_job_that_made_no_image_has_none(api: Api) -> None:
-    job = api.finished(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
+    job = api.wait_until_done(submit(api, metadata={"simulate": {"fail": "out-of-memory"}})["id"])
 
     assert_problem(api.get(f"{job['links']['self']}/images/0"), 404, "image-not-found")
 

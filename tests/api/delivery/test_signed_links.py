@@ -4,34 +4,34 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.api.keyed import ALICE, BOB, Person
+from tests.api.clients import ALICE, BOB, Client
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 
 
 @pytest.fixture(scope="module")
-def link(alice: Person) -> str:
+def link(alice: Client) -> str:
     """Path and query of an image's link."""
-    url = urlsplit(alice.make(num_images=2)["images"][0]["url"])
+    url = urlsplit(alice.generate(num_images=2)["images"][0]["url"])
     return f"{url.path}?{url.query}"
 
 
-def test_a_link_opens_without_a_key(stranger: Person, link: str) -> None:
+def test_a_link_opens_without_a_key(stranger: Client, link: str) -> None:
     answer = stranger.get(link)
 
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.headers["cache-control"].startswith("private")
-    assert stranger.ask("HEAD", link).status_code == 200
+    assert stranger.request("HEAD", link).status_code == 200
     assert ALICE not in link
 
 
-def test_a_link_opens_whatever_key_comes_with_it(bob: Person, link: str) -> None:
+def test_a_link_opens_whatever_key_comes_with_it(bob: Client, link: str) -> None:
     wrong = {"X-API-Key": "wrong"}
 
     assert bob.get(link, headers=wrong).status_code == 200
 
 
-def test_a_image_opens_with_the_key_alone(alice: Person, stranger: Person, link: str) -> None:
+def test_a_image_opens_with_the_key_alone(alice: Client, stranger: Client, link: str) -> None:
     path = link.partition("?")[0]
 
     assert alice.get(path).status_code == 200
@@ -54,28 +54,28 @@ def test_a_image_opens_with_the_key_alone(alice: Person, stranger: Person, link:
         ("&signature=", "&xsignature="),
     ],
 )
-def test_an_altered_link_opens_nothing(stranger: Person, link: str, old: str, new: str) -> None:
+def test_an_altered_link_opens_nothing(stranger: Client, link: str, old: str, new: str) -> None:
     assert old in link
 
     assert_problem(stranger.get(link.replace(old, new)), 401, "unauthorized")
 
 
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT"])
-def test_a_link_is_for_looking(stranger: Person, link: str, method: str) -> None:
-    assert_problem(stranger.ask(method, link), 401, "unauthorized")
+def test_a_link_is_for_looking(stranger: Client, link: str, method: str) -> None:
+    assert_problem(stranger.request(method, link), 401, "unauthorized")
 
 
-def test_a_link_is_the_same_for_a_while_so_that_images_stay_in_caches(alice: Person) -> None:
-    job = alice.make()
+def test_a_link_is_the_same_for_a_while_so_that_images_stay_in_caches(alice: Client) -> None:
+    job = alice.generate()
 
     again = [alice.get(job["links"]["self"]).json()["images"][0]["url"] for _ in range(3)]
 
     assert len({job["images"][0]["url"], *again}) <= 2
 
 
-def test_a_link_expires(keyed: Stack, alice: Person, stranger: Person) -> None:
+def test_a_link_expires(keyed: Stack, alice: Client, stranger: Client) -> None:
     brief = keyed.start_api(SD_LINK_LIFETIME_SECONDS="1")
-    url = Person(brief, ALICE).get(alice.make()["links"]["self"]).json()["images"][0]["url"]
+    url = Client(brief, ALICE).get(alice.generate()["links"]["self"]).json()["images"][0]["url"]
 
     link = url.removeprefix(brief.url)
     early = stranger.get(link).status_code
@@ -89,18 +89,18 @@ def test_every_process_takes_the_links_of_the_others_also_after_a_restart(keyed:
     keyed.apis[-1].process.stop()
     fresh = keyed.start_api()
 
-    assert Person(fresh, None).get(link).status_code == 200
+    assert Client(fresh, None).get(link).status_code == 200
 
 
-def test_a_secret_of_the_operators_own_is_what_counts(keyed: Stack, alice: Person, link: str) -> None:
+def test_a_secret_of_the_operators_own_is_what_counts(keyed: Stack, alice: Client, link: str) -> None:
     first, second, other = (
         keyed.start_api(SD_LINK_SECRET=secret, SD_API_KEY=f"alice:{ALICE},bob:{BOB}")
         for secret in ("0123456789abcdef", "0123456789abcdef", "fedcba9876543210")
     )
-    url = Person(first, ALICE).get(alice.make()["links"]["self"]).json()["images"][0]["url"]
+    url = Client(first, ALICE).get(alice.generate()["links"]["self"]).json()["images"][0]["url"]
     own = url.removeprefix(first.url)
 
-    opened = [Person(api, None).get(path).status_code for api in (second, other) for path in (own, link)]
+    opened = [Client(api, None).get(path).status_code for api in (second, other) for path in (own, link)]
 
     assert opened == [200, 401, 401, 401]
 

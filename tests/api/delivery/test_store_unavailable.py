@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from api.delivery.events import patiently, read
+from api.delivery.events import read_job, retry_until_available
 from shared.jobs.operations import Jobs
 from shared.redis.store import AsyncStore, connect_async
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
-from tests.api.valkey import Valkey
-from tests.api.waiting import waiting
+from tests.api.waiting import open_waiting_call
 from tests.stack import Api, Stack
+from tests.valkey import Valkey
 
 #: Callers are answered within this, whatever Redis does.
 SOON = 3.0
@@ -44,9 +44,9 @@ def away(valkey: Valkey, alone: Stack, request: pytest.FixtureRequest) -> Iterat
         yield alone.api
         valkey.start()
     else:
-        valkey.fall_silent()
+        valkey.suspend()
         yield alone.api
-        valkey.go_on()
+        valkey.resume()
 
 
 def at_once(ask: Callable[[str], requests.Response], paths: list[str]) -> list[requests.Response]:
@@ -111,13 +111,13 @@ def test_those_who_follow_a_job_go_on_following_it(valkey: Valkey, alone: Stack)
 
 def test_the_job_of_a_caller_that_left_is_cancelled_once_the_store_is_back(valkey: Valkey, alone: Stack) -> None:
     known = alone.api.get("/api/jobs").json()["jobs"]
-    with waiting(alone.api.url, "cancel"):
+    with open_waiting_call(alone.api.url, "cancel"):
         while (jobs := alone.api.get("/api/jobs").json()["jobs"]) == known:
             pass
-        valkey.fall_silent()
+        valkey.suspend()
     # Until a call that was sent to the store has been given up.
     assert_problem(alone.api.get("/api/jobs/some"), 503, "store-unavailable")
-    valkey.go_on()
+    valkey.resume()
 
     with alone.api.events(jobs[0]["id"]) as events:
         assert list(events)[-1].data["state"] == "cancelled"
@@ -128,7 +128,7 @@ def test_who_asks_for_an_accepted_job_while_the_store_is_away_waits_for_it(valke
 
     async def patient() -> str:
         store = AsyncStore(connect_async(valkey.url))
-        asking = asyncio.create_task(patiently(lambda: read(store, jobs, job["id"])))
+        asking = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
         await asyncio.wait({asking}, timeout=0.1)
         await asyncio.to_thread(valkey.start)
         try:

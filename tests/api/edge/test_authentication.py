@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.api.keyed import ADMIN, ALICE, ALICE_LOOKS, BOB, UNKNOWN, Person
+from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, UNKNOWN_ID, Client
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 
@@ -65,7 +65,7 @@ def test_without_a_key_there_is_nothing(keyed: Stack, headers: dict[str, str]) -
 
 
 @pytest.mark.parametrize("name", ["api_key", "key", "X-API-Key", "token", "access_token", "signature"])
-def test_a_key_in_an_address_is_none(stranger: Person, name: str) -> None:
+def test_a_key_in_an_address_is_none(stranger: Client, name: str) -> None:
     assert_problem(stranger.get("/info", params={name: ALICE}), 401, "unauthorized")
 
 
@@ -75,12 +75,12 @@ def test_a_key_in_an_address_is_none(stranger: Person, name: str) -> None:
         ("POST", "/api/txt2img"),
         ("POST", "/api/jobs"),
         ("GET", "/api/jobs"),
-        ("GET", f"/api/jobs/{UNKNOWN}"),
-        ("DELETE", f"/api/jobs/{UNKNOWN}"),
-        ("GET", f"/api/jobs/{UNKNOWN}/events"),
-        ("GET", f"/api/jobs/{UNKNOWN}/images/0"),
-        ("PUT", f"/api/jobs/{UNKNOWN}/pin"),
-        ("DELETE", f"/api/jobs/{UNKNOWN}/pin"),
+        ("GET", f"/api/jobs/{UNKNOWN_ID}"),
+        ("DELETE", f"/api/jobs/{UNKNOWN_ID}"),
+        ("GET", f"/api/jobs/{UNKNOWN_ID}/events"),
+        ("GET", f"/api/jobs/{UNKNOWN_ID}/images/0"),
+        ("PUT", f"/api/jobs/{UNKNOWN_ID}/pin"),
+        ("DELETE", f"/api/jobs/{UNKNOWN_ID}/pin"),
         ("GET", "/api/backends"),
         ("GET", "/health"),
         ("GET", "/info"),
@@ -103,7 +103,7 @@ def test_every_address_but_the_open_ones_wants_a_key(keyed: Stack, method: str, 
         assert answer.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
 
 
-def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stranger: Person) -> None:
+def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stranger: Client) -> None:
     led = stranger.get("/info/")
 
     assert [each.status_code for each in led.history] == [307]
@@ -123,7 +123,7 @@ def test_who_is_led_to_an_address_without_its_last_slash_wants_a_key_there(stran
     ],
 )
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
-def test_what_needs_no_key_is_open(stranger: Person, path: str, headers: dict[str, str]) -> None:
+def test_what_needs_no_key_is_open(stranger: Client, path: str, headers: dict[str, str]) -> None:
     assert stranger.get(path, headers=headers).status_code == 200
 
 
@@ -138,12 +138,12 @@ def test_a_body_is_not_read_for_who_has_no_key(keyed: Stack) -> None:
     assert b"connection: close" in answer.lower()
 
 
-def test_a_key_that_may_only_look_looks(keyed: Stack, alice: Person) -> None:
-    looker, job = Person(keyed.api, ALICE_LOOKS), alice.make()
+def test_a_key_that_may_only_look_looks(keyed: Stack, alice: Client) -> None:
+    looker, job = Client(keyed.api, ALICE_READ_ONLY), alice.generate()
 
     for path in (job["links"]["self"], f"{job['links']['self']}/images/0", "/api/backends", "/api/jobs", "/health"):
         assert looker.get(path).status_code == 200, path
-    assert job["id"] in looker.listed()
+    assert job["id"] in looker.job_ids()
     events = looker.get(job["links"]["events"])
     assert events.text.count("event: done") == 1
 
@@ -158,15 +158,15 @@ def test_a_key_that_may_only_look_looks(keyed: Stack, alice: Person) -> None:
         ("DELETE", "{job}/pin"),
     ],
 )
-def test_a_key_that_may_only_look_changes_nothing(keyed: Stack, alice: Person, method: str, path: str) -> None:
-    job = alice.make()
+def test_a_key_that_may_only_look_changes_nothing(keyed: Stack, alice: Client, method: str, path: str) -> None:
+    job = alice.generate()
 
-    answer = Person(keyed.api, ALICE_LOOKS).ask(method, path.format(job=job["links"]["self"]), data=b"not read")
+    answer = Client(keyed.api, ALICE_READ_ONLY).request(method, path.format(job=job["links"]["self"]), data=b"not read")
 
     assert_problem(answer, 403, "forbidden")
 
 
-def test_every_operation_says_that_it_wants_a_key(stranger: Person) -> None:
+def test_every_operation_says_that_it_wants_a_key(stranger: Client) -> None:
     described = stranger.get("/openapi.json").json()
 
     assert set(described["components"]["securitySchemes"]) == {"key", "bearer", "basic"}
@@ -193,19 +193,19 @@ def test_the_operator_may_open_it(stack: Stack, settings: dict[str, str]) -> Non
 def test_the_command_line_sends_the_key_that_makes_jobs(keyed: Stack) -> None:
     command = [sys.executable, "-m", "compose.cli.app", "generate", "x", "--url", keyed.api.url]
     generate = keyed.run([*command, "-o", "with.png"])
-    looker = keyed.run([*command, "-o", "looks.png"], SD_API_KEY=f"alice:{ALICE_LOOKS}:read")
+    looker = keyed.run([*command, "-o", "looks.png"], SD_API_KEY=f"alice:{ALICE_READ_ONLY}:read")
     without = keyed.run([*command, "-o", "without.png"], SD_API_KEY="")
 
     assert [one.wait() for one in (generate, looker, without)] == [0, 1, 1]
     assert (keyed.folder / "with.png").stat().st_size > 0
-    assert "may only look" in looker.output
+    assert "This API key is read-only." in looker.output
     assert "Send a key" in without.output
 
 
 def test_no_key_is_ever_logged(keyed: Stack) -> None:
     output = keyed.api.process.output + keyed.worker.output
 
-    assert not [key for key in (ALICE, ALICE_LOOKS, BOB, ADMIN) if key in output]
+    assert not [key for key in (ALICE, ALICE_READ_ONLY, BOB, ADMIN) if key in output]
 
 
 def test_without_keys_a_key_is_not_looked_at(api: Api) -> None:

@@ -7,9 +7,9 @@ from hashlib import sha256
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, Person
+from tests.api.clients import ALICE, Client
 from tests.api.problem import assert_problem
-from tests.api.wire import exchanged
+from tests.api.wire import send_raw
 from tests.stack import Api, Stack
 
 
@@ -67,7 +67,7 @@ def test_a_name_that_leads_here_from_elsewhere_is_refused(api: Api, host: str) -
 
 @pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: evil.example.com\r\n"])
 def test_no_host_or_two_are_refused(api: Api, hosts: str) -> None:
-    answer = exchanged(api, f"GET /info HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")
+    answer = send_raw(api, f"GET /info HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")
 
     assert answer.startswith((b"HTTP/1.1 421", b"HTTP/1.1 400"))
 
@@ -157,7 +157,7 @@ def test_sites_that_are_named_are_let_in_and_no_others(keyed: Stack) -> None:
 )
 def test_every_answer_tells_browsers_what_not_to_do(keyed: Stack, method: str, path: str) -> None:
     for key in (ALICE, None):
-        headers = Person(keyed.api, key).ask(method, path).headers
+        headers = Client(keyed.api, key).request(method, path).headers
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.api.edge.test_connections import code
-from tests.api.wire import connected, exchanged
+from tests.api.wire import open_connection, send_raw
 from tests.stack import Api, Stack, free_port
 
 FILES = 300
@@ -45,7 +45,7 @@ def narrow(folder: Stack) -> Api:
 def busy(api: Api, number: int) -> Iterator[list[socket.socket]]:
     """So many connections, with a request each whose body is awaited."""
     with ExitStack() as calls:
-        opened = [calls.enter_context(connected(api)) for _ in range(number)]
+        opened = [calls.enter_context(open_connection(api)) for _ in range(number)]
         for call in opened:
             call.sendall(BUSY)
             assert b"100 Continue" in call.recv(1000)
@@ -64,12 +64,12 @@ def probe(call: socket.socket) -> None:
 def test_more_idle_connections_than_the_process_may_have_files_take_nobodys_place(folder: Stack) -> None:
     api = start(folder, f"ulimit -n {FILES}")
     with ExitStack() as calls:
-        idle = [calls.enter_context(connected(api)) for _ in range(2 * FILES)]
+        idle = [calls.enter_context(open_connection(api)) for _ in range(2 * FILES)]
         for call in idle[-40:]:
             call.sendall(b"GET /health/live HTTP/1.1\r\n")
 
-        assert exchanged(api, GET.format("/health/live")).startswith(b"HTTP/1.1 200")
-        assert exchanged(api, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
+        assert send_raw(api, GET.format("/health/live")).startswith(b"HTTP/1.1 200")
+        assert send_raw(api, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
         assert psutil.Process(api.process.pid).num_fds() < FILES // 2
     assert "Too many open files" not in api.process.output
 
@@ -82,10 +82,10 @@ def test_the_limit_of_open_files_is_raised_to_what_the_system_allows(folder: Sta
 
 def test_one_address_too_many_is_told_to_come_back_and_probes_are_answered(narrow: Api) -> None:
     with busy(narrow, 4) as calls:
-        refused = exchanged(narrow, GET.format("/api/jobs"))
-        live = exchanged(narrow, GET.format("/health/live"))
+        refused = send_raw(narrow, GET.format("/api/jobs"))
+        live = send_raw(narrow, GET.format("/health/live"))
         calls[0].close()
-        while (answer := exchanged(narrow, GET.format("/api/jobs"))).startswith(b"HTTP/1.1 503"):
+        while (answer := send_raw(narrow, GET.format("/api/jobs"))).startswith(b"HTTP/1.1 503"):
             pass
 
     assert code(refused) == (503, "too-many-connections")
@@ -97,11 +97,11 @@ def test_one_address_too_many_is_told_to_come_back_and_probes_are_answered(narro
 
 def test_who_has_been_idle_for_longest_makes_room(narrow: Api) -> None:
     with ExitStack() as calls:
-        first, *others = (calls.enter_context(connected(narrow)) for _ in range(4))
+        first, *others = (calls.enter_context(open_connection(narrow)) for _ in range(4))
         for call in (first, *others, first):
             probe(call)
 
-        assert exchanged(narrow, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
+        assert send_raw(narrow, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
 
         assert others[0].recv(1) == b"", "closed"
         probe(first)
@@ -110,12 +110,12 @@ def test_who_has_been_idle_for_longest_makes_room(narrow: Api) -> None:
 def test_late_connections_without_end_keep_no_probe_waiting(narrow: Api) -> None:
     with busy(narrow, 4), ExitStack() as late:
         for _ in range(100):
-            late.enter_context(connected(narrow))
-        assert exchanged(narrow, GET.format("/health/live")).startswith(b"HTTP/1.1 200")
+            late.enter_context(open_connection(narrow))
+        assert send_raw(narrow, GET.format("/health/live")).startswith(b"HTTP/1.1 200")
 
 
 def test_a_trusted_proxy_is_not_taken_for_one_client(folder: Stack) -> None:
     api = folder.start_api(SD_MAX_CONNECTIONS_PER_ADDRESS="4", SD_TRUSTED_PROXIES="127.0.0.1")
 
     with busy(api, 8):
-        assert exchanged(api, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
+        assert send_raw(api, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.api.wire import answered, connected, exchanged
+from tests.api.wire import open_connection, read_to_end, send_raw
 from tests.stack import Api, Stack
 
 HEAD_SECONDS, BODY_SECONDS, HEAD_BYTES = 1.0, 1.5, 4096
@@ -40,7 +40,7 @@ def code(answer: bytes) -> tuple[int, str]:
 def test_a_head_that_stops_is_answered_408(strict: Api, beginning: str) -> None:
     begin = time.monotonic()
 
-    answer = exchanged(strict, beginning)
+    answer = send_raw(strict, beginning)
 
     assert code(answer) == (408, "request-timed-out")
     assert HEAD_SECONDS <= time.monotonic() - begin < HEAD_SECONDS + 2
@@ -48,8 +48,8 @@ def test_a_head_that_stops_is_answered_408(strict: Api, beginning: str) -> None:
 
 def test_a_head_that_drips_is_answered_408(strict: Api) -> None:
     begin = time.monotonic()
-    with connected(strict) as call, ThreadPoolExecutor(1) as other:
-        answer = other.submit(answered, call)
+    with open_connection(strict) as call, ThreadPoolExecutor(1) as other:
+        answer = other.submit(read_to_end, call)
         for byte in f"{GET}X: {'y' * 1000}":
             if answer.done():
                 break
@@ -61,11 +61,11 @@ def test_a_head_that_drips_is_answered_408(strict: Api) -> None:
 
 
 def test_a_connection_that_says_nothing_is_closed_without_a_word(strict: Api) -> None:
-    assert exchanged(strict, "") == b""
+    assert send_raw(strict, "") == b""
 
 
 def test_a_second_request_may_not_be_slower_than_the_first(strict: Api) -> None:
-    answer = exchanged(strict, f"{GET}\r\n{GET}")
+    answer = send_raw(strict, f"{GET}\r\n{GET}")
 
     first, _, second = answer.partition(b'{"status":"ok"}')
     assert first.startswith(b"HTTP/1.1 200")
@@ -90,7 +90,7 @@ def test_a_connection_may_rest_for_longer_than_clients_ask_again(strict: Api) ->
 def test_a_body_that_stops_is_answered_408(strict: Api, sent: str) -> None:
     begin = time.monotonic()
 
-    answer = exchanged(strict, f"{POST}Content-Length: 15\r\n\r\n{sent}")
+    answer = send_raw(strict, f"{POST}Content-Length: 15\r\n\r\n{sent}")
 
     assert code(answer) == (408, "request-timed-out")
     assert BODY_SECONDS <= time.monotonic() - begin < BODY_SECONDS + 2
@@ -98,9 +98,9 @@ def test_a_body_that_stops_is_answered_408(strict: Api, sent: str) -> None:
 
 def test_a_body_that_drips_is_answered_408(strict: Api) -> None:
     begin = time.monotonic()
-    with connected(strict) as call, ThreadPoolExecutor(1) as other:
+    with open_connection(strict) as call, ThreadPoolExecutor(1) as other:
         call.sendall(f"{POST}Content-Length: 1000\r\n\r\n".encode())
-        answer = other.submit(answered, call)
+        answer = other.submit(read_to_end, call)
         while not answer.done() and time.monotonic() - begin < 10:
             call.sendall(b" ")
             time.sleep(0.02)
@@ -130,11 +130,11 @@ def test_who_waits_for_a_image_is_not_taken_for_slow(strict: Api) -> None:
     ids=["value", "name", "many", "path", "query", "endless-value", "endless-path"],
 )
 def test_a_head_that_is_too_large_is_answered_431(strict: Api, head: str) -> None:
-    assert code(exchanged(strict, head)) == (431, "headers-too-large")
+    assert code(send_raw(strict, head)) == (431, "headers-too-large")
 
 
 def test_a_head_just_small_enough_is_read(strict: Api) -> None:
-    answer = exchanged(strict, f"{GET}Connection: close\r\nX: {'y' * (HEAD_BYTES - 200)}\r\n\r\n")
+    answer = send_raw(strict, f"{GET}Connection: close\r\nX: {'y' * (HEAD_BYTES - 200)}\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200")
 
@@ -153,14 +153,14 @@ def test_a_head_just_small_enough_is_read(strict: Api) -> None:
     ],
 )
 def test_what_is_no_http_is_answered_400(strict: Api, text: bytes) -> None:
-    assert code(exchanged(strict, text)) == (400, "malformed-request")
+    assert code(send_raw(strict, text)) == (400, "malformed-request")
 
 
 def test_a_hundred_slow_clients_hold_up_nobody(strict: Api) -> None:
     process = psutil.Process(strict.process.pid)
     before = process.num_fds()
     with ThreadPoolExecutor(100) as many:
-        slow = [many.submit(exchanged, strict, GET) for _ in range(100)]
+        slow = [many.submit(send_raw, strict, GET) for _ in range(100)]
         spent = []
         for _ in range(20):
             begin = time.monotonic()
@@ -177,7 +177,7 @@ def test_a_head_without_an_end_takes_no_memory(strict: Api) -> None:
     before = process.memory_info().rss
 
     with ThreadPoolExecutor(20) as many:
-        answers = list(many.map(lambda _: exchanged(strict, f"{GET}X: {'y' * 5_000_000}"), range(40)))
+        answers = list(many.map(lambda _: send_raw(strict, f"{GET}X: {'y' * 5_000_000}"), range(40)))
 
     assert {code(answer)[0] for answer in answers if answer} <= {431}
     assert process.memory_info().rss - before < 30_000_000

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import pytest
 import requests
 
-from tests.api.wire import exchanged
+from tests.api.wire import send_raw
 from tests.stack import Api, Stack, free_port
 
 PREFIX = "/imagegen"
@@ -118,27 +118,27 @@ def test_a_prefix_that_is_no_path_is_not_taken(null: Stack, prefix: str) -> None
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/api/jobs"])
 def test_a_request_of_http_1_0_needs_no_host(api: Api, path: str) -> None:
-    answer = exchanged(api, f"GET {path} HTTP/1.0\r\n\r\n")
+    answer = send_raw(api, f"GET {path} HTTP/1.0\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200")
 
 
 def test_a_probe_needs_no_host(api: Api) -> None:
-    answer = exchanged(api, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
+    answer = send_raw(api, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "///api///jobs"])
 def test_slashes_that_stand_twice_are_one(api: Api, path: str) -> None:
-    answer = exchanged(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = send_raw(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("path", ["//api/jobs", "/api//jobs", "//health"])
 def test_slashes_that_stand_twice_lead_past_no_door(keyed: Stack, path: str) -> None:
-    answer = exchanged(keyed.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = send_raw(keyed.api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 401")
 
@@ -147,7 +147,7 @@ def test_slashes_that_stand_twice_lead_past_no_door(keyed: Stack, path: str) -> 
     "path", ["//evil.example.com/", "/\\evil.example.com/", "/%5cevil.example.com/", "/a%0d%0ab: c/"]
 )
 def test_a_slash_at_the_end_leads_to_no_other_host(api: Api, path: str) -> None:
-    answer = exchanged(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    answer = send_raw(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     location = re.search(rb"(?m)^location: (.*?)\r$", answer)
     assert location is None or re.match(rb"/[^/\\]", location[1])

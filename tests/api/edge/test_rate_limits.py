@@ -10,7 +10,7 @@ import pytest
 import redis
 import requests
 
-from tests.api.keyed import ADMIN, ALICE, BOB, KEYS, Person
+from tests.api.clients import ADMIN, ALICE, BOB, KEYS, Client
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
@@ -29,12 +29,12 @@ def slow_doors(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def closed_doors(slow_doors: Stack) -> Person:
+def closed_doors(slow_doors: Stack) -> Client:
     """Who has asked for all that may be asked for in the next minutes."""
-    person = Person(slow_doors.start_api(SD_REQUESTS_PER_SECOND="0.01"), ADMIN)
-    while person.get("/api/jobs").status_code != 429:
+    client = Client(slow_doors.start_api(SD_REQUESTS_PER_SECOND="0.01"), ADMIN)
+    while client.get("/api/jobs").status_code != 429:
         pass
-    return person
+    return client
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def asked_of_redis(stack: Stack) -> Iterator[list[str]]:
 
 
 def test_all_processes_together_take_a_burst_and_then_so_many_a_second(slow_doors: Stack) -> None:
-    alices = [Person(api, ALICE) for api in slow_doors.apis[:2]]
+    alices = [Client(api, ALICE) for api in slow_doors.apis[:2]]
     begin = time.monotonic()
     with ThreadPoolExecutor(10) as many:
         answers = list(many.map(lambda n: alices[n % 2].get("/api/jobs"), range(20)))
@@ -65,7 +65,7 @@ def test_all_processes_together_take_a_burst_and_then_so_many_a_second(slow_door
 
 
 def test_one_caller_takes_nothing_from_another(slow_doors: Stack) -> None:
-    alice, bob = Person(slow_doors.api, ALICE), Person(slow_doors.api, BOB)
+    alice, bob = Client(slow_doors.api, ALICE), Client(slow_doors.api, BOB)
     codes = {alice.get("/api/jobs").status_code for _ in range(20)}
 
     assert 429 in codes
@@ -85,23 +85,23 @@ def test_one_caller_takes_nothing_from_another(slow_doors: Stack) -> None:
         ("PUT", "/api/jobs/x/pin"),
     ],
 )
-def test_every_request_about_jobs_counts(closed_doors: Person, method: str, path: str) -> None:
-    assert_problem(closed_doors.ask(method, path, json={"prompt": "x"}), 429, "rate-limited")
+def test_every_request_about_jobs_counts(closed_doors: Client, method: str, path: str) -> None:
+    assert_problem(closed_doors.request(method, path, json={"prompt": "x"}), 429, "rate-limited")
 
 
 def test_a_refused_submit_makes_no_job(slow_doors: Stack) -> None:
-    bob = Person(slow_doors.api, BOB)
-    answers = [bob.ask("POST", "/api/jobs", json={"prompt": "x", "label": "refused"}) for _ in range(20)]
+    bob = Client(slow_doors.api, BOB)
+    answers = [bob.request("POST", "/api/jobs", json={"prompt": "x", "label": "refused"}) for _ in range(20)]
     made = sum(answer.status_code == 202 for answer in answers)
 
     # As the refusals ask for.
     time.sleep(max(int(answer.headers.get("retry-after", 0)) for answer in answers))
-    assert len(bob.listed(label="refused")) == made < 20
+    assert len(bob.job_ids(label="refused")) == made < 20
 
 
 def test_what_is_refused_counts(slow_doors: Stack) -> None:
-    bob = Person(slow_doors.start_api(), BOB)
-    codes = [bob.ask("POST", "/api/jobs", json={"wrong": "field"}).status_code for _ in range(20)]
+    bob = Client(slow_doors.start_api(), BOB)
+    codes = [bob.request("POST", "/api/jobs", json={"wrong": "field"}).status_code for _ in range(20)]
 
     assert codes.count(422) < 12
     assert codes[-1] == 429
@@ -123,7 +123,7 @@ def test_wrong_keys_are_counted_by_address_and_ask_nothing_of_redis(slow_doors: 
 
 
 def test_a_caller_that_is_refused_asks_nothing_of_redis(slow_doors: Stack) -> None:
-    admin = Person(slow_doors.start_api(SD_REQUESTS_PER_SECOND="0.01"), ADMIN)
+    admin = Client(slow_doors.start_api(SD_REQUESTS_PER_SECOND="0.01"), ADMIN)
     while admin.get("/api/jobs").status_code != 429:
         pass
 
@@ -133,7 +133,7 @@ def test_a_caller_that_is_refused_asks_nothing_of_redis(slow_doors: Stack) -> No
     assert asked == []
 
 
-def test_probes_are_always_answered(closed_doors: Person) -> None:
+def test_probes_are_always_answered(closed_doors: Client) -> None:
     assert {closed_doors.get("/health/live").status_code for _ in range(30)} == {200}
 
 
@@ -149,8 +149,8 @@ def test_without_keys_addresses_are_counted(stack: Stack) -> None:
 
 def test_a_caller_has_only_so_many_event_streams(keyed: Stack) -> None:
     api = keyed.start_api(SD_MAX_EVENT_STREAMS="2")
-    alice, bob = Person(api, ALICE), Person(api, BOB)
-    ended = bob.make()
+    alice, bob = Client(api, ALICE), Client(api, BOB)
+    ended = bob.generate()
     job = alice.submit(num_inference_steps=100, metadata={"simulate": {"seconds": 20}})
     path = job["links"]["events"]
     streams = [alice.get(path, stream=True) for _ in range(2)]
@@ -164,12 +164,12 @@ def test_a_caller_has_only_so_many_event_streams(keyed: Stack) -> None:
     assert others.status_code == 200
     for stream in (freed, streams[1]):
         stream.close()
-    alice.ask("DELETE", job["links"]["self"])
+    alice.request("DELETE", job["links"]["self"])
 
 
 def test_streams_that_ended_take_no_place(keyed: Stack) -> None:
-    alice = Person(keyed.start_api(SD_MAX_EVENT_STREAMS="1"), ALICE)
-    path = alice.make()["links"]["events"]
+    alice = Client(keyed.start_api(SD_MAX_EVENT_STREAMS="1"), ALICE)
+    path = alice.generate()["links"]["events"]
 
     assert [alice.get(path).status_code for _ in range(5)] == [200] * 5
     assert alice.get("/api/jobs/unknown/events").status_code == 404
@@ -210,4 +210,4 @@ def test_the_limit_of_work_is_told(frugal: Api) -> None:
 def test_a_default_service_takes_what_people_ask_for(api: Api) -> None:
     job = submit(api, width=512, height=512, num_inference_steps=4)
 
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"

@@ -91,7 +91,7 @@ def test_a_job_in_line_knows_its_place_and_how_long_that_may_take(stack: Stack) 
 
     assert seen["queue_position"] in (1, 2)
     assert seen["estimated_wait_seconds"] == pytest.approx(seen["queue_position"], abs=0.5)
-    assert api.follow(jobs[-1]["id"])[-1].data["estimated_wait_seconds"] is None
+    assert api.all_events(jobs[-1]["id"])[-1].data["estimated_wait_seconds"] is None
 
 
 def test_a_backend_tells_how_long_a_new_job_would_wait(stack: Stack) -> None:

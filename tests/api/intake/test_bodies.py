@@ -11,7 +11,7 @@ import requests
 
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
-from tests.api.wire import exchanged
+from tests.api.wire import send_raw
 from tests.stack import Api, Stack
 
 SCENE = encoded(scene())
@@ -65,7 +65,7 @@ def test_a_body_in_chunks_is_bounded(null: Stack, path: str) -> None:
     api = null.start_api(SD_MAX_BODY_BYTES="200000")
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    answer = exchanged(api, head + ("186a0\r\n" + " " * 100_000 + "\r\n") * 1000)
+    answer = send_raw(api, head + ("186a0\r\n" + " " * 100_000 + "\r\n") * 1000)
 
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"connection: close" in answer.lower()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, Person
+from tests.api.clients import ALICE, Client
 from tests.stack import Api, Stack, free_port
 
 #: Longer than an image link lives.
@@ -34,13 +34,13 @@ def ahead(keyed: Stack) -> Iterator[Api]:
     process.kill()
 
 
-def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice: Person, ahead: Api) -> None:
+def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice: Client, ahead: Api) -> None:
     slow = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 30}}}
     here = alice.submit(**slow)
-    there = Person(ahead, ALICE).submit(**{**slow, "num_inference_steps": 50})
+    there = Client(ahead, ALICE).submit(**{**slow, "num_inference_steps": 50})
 
-    cancelled = Person(ahead, ALICE).ask("DELETE", there["links"]["self"]).json()
-    alice.ask("DELETE", here["links"]["self"])
+    cancelled = Client(ahead, ALICE).request("DELETE", there["links"]["self"]).json()
+    alice.request("DELETE", here["links"]["self"])
 
     begun, other = (datetime.fromisoformat(job["created_at"]) for job in (here, there))
     assert begun <= other < begun + MOMENT
@@ -49,12 +49,12 @@ def test_jobs_are_made_and_ended_at_the_same_time_everywhere(keyed: Stack, alice
     assert 0 <= cancelled["timings"]["total_ms"] < MOMENT.total_seconds() * 1000
 
 
-def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Person, ahead: Api) -> None:
-    url = alice.make()["images"][0]["url"]
+def test_image_links_of_one_open_at_the_other(keyed: Stack, alice: Client, ahead: Api) -> None:
+    url = alice.generate()["images"][0]["url"]
 
     assert requests.get(url.replace(keyed.api.url, ahead.url), timeout=10).status_code == 200
     assert requests.get(
-        Person(ahead, ALICE).make()["images"][0]["url"].replace(ahead.url, keyed.api.url), timeout=10
+        Client(ahead, ALICE).generate()["images"][0]["url"].replace(ahead.url, keyed.api.url), timeout=10
     ).ok
 
 

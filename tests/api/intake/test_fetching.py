@@ -16,13 +16,13 @@ from api.intake import fetching
 from api.intake.fetching import ImageFetcher
 from shared.errors import InvalidImage, QueueFull
 from shared.net.outbound import OutboundClient
-from tests.api.images import encoded, half, noise, posted, scene
+from tests.api.images import encoded, half_mask, noise_png, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.shared.outbound.proxies import proxying
 from tests.shared.outbound.servers import OK, Act, Script, Server, again, moved, say, serve
 from tests.stack import Api, Stack
 
-SCENE, MASK = encoded(scene()), encoded(half())
+SCENE, MASK = encoded(scene()), encoded(half_mask())
 MAX_BYTES = 200_000
 
 
@@ -85,7 +85,7 @@ def never_answering(server: Server) -> Iterator[threading.Event]:
 
 
 def test_a_image_is_the_same_sent_or_fetched(api: Api, shown: Server) -> None:
-    sent, fetched = posted(api, SCENE).json(), asked(api, f"{origin(shown)}/scene?sig=a%2Fb").json()
+    sent, fetched = post_image(api, SCENE).json(), asked(api, f"{origin(shown)}/scene?sig=a%2Fb").json()
 
     assert fetched["request"] == sent["request"]
     assert shown.requests[0].line == "GET /scene?sig=a%2Fb HTTP/1.1"
@@ -140,7 +140,7 @@ def test_two_redirects_are_followed_and_no_more(api: Api, shown: Server) -> None
         body(b"<html>", "image/png"),
         body(b"", "image/png"),
         body(SCENE[:30]),
-        body(noise(300, 300)),
+        body(noise_png(300, 300)),
         again(SCENE, b"HTTP/1.1 200 OK\r\n\r\n"),
     ],
     ids=["404", "half", "no HTTP", "HTML", "nothing", "half a PNG", "too large", "without end"],
@@ -185,7 +185,7 @@ def test_others_are_served_while_a_image_does_not_come(api: Api, shown: Server) 
         assert came.wait(10)
 
         begin = time.monotonic()
-        assert posted(api, SCENE).status_code == 200
+        assert post_image(api, SCENE).status_code == 200
         assert time.monotonic() - begin < 5
 
     assert {future.result().status_code for future in waiting} == {422}
@@ -203,8 +203,8 @@ def test_a_image_is_waited_for_so_long_and_no_longer(shown: Server) -> None:
 
 
 def test_who_waits_too_long_for_a_turn_is_told_to_come_again(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "MOST_THREADS", 1)
-    monkeypatch.setattr(fetching, "MOST_SECONDS_IN_LINE", 0.2)
+    monkeypatch.setattr(fetching, "MAX_THREADS", 1)
+    monkeypatch.setattr(fetching, "MAX_QUEUED_SECONDS", 0.2)
     fetcher = ImageFetcher(OutboundClient([origin(shown)]))
 
     async def ask(seconds: float) -> None:

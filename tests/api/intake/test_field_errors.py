@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.images import noise
+from tests.api.images import noise_png
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api
 
@@ -23,7 +23,7 @@ FOREIGN = re.compile(
         ({"prompt": ""}, "prompt must not be empty."),
         ({"prompt": None}, "prompt must be text."),
         ({"prompt": "x" * 4001}, "prompt may have at most 4000 characters."),
-        ({"prompt": "\0"}, "prompt must not have control characters, except tab and line breaks."),
+        ({"prompt": "\0"}, "prompt must not contain control characters, except tabs and line breaks."),
         ({"width": "wide"}, "width must be a whole number."),
         ({"width": 64.5}, "width must be a whole number."),
         ({"width": 15}, "width must be at least 16."),
@@ -38,10 +38,10 @@ FOREIGN = re.compile(
         ({"loras": "ink"}, "loras must be a list."),
         ({"loras": [{"scale": 1}]}, "loras[0].name is missing."),
         ({"loras": [{"name": "ink"}] * 6}, "loras may have at most 5 entries."),
-        ({"strength": 0.5}, "strength makes sense only with an image."),
-        ({"promt": "x"}, "promt is not a field of this request; perhaps you mean prompt."),
-        ({"steps": 4}, "steps is not a field of this request; perhaps you mean num_inference_steps."),
-        ({"é": 4}, "There is a field that this request does not have."),
+        ({"strength": 0.5}, "strength requires an image."),
+        ({"promt": "x"}, "promt is not a known field; perhaps you mean prompt."),
+        ({"steps": 4}, "steps is not a known field; perhaps you mean num_inference_steps."),
+        ({"é": 4}, "The request has an unknown field."),
         ({"webhook_events": ["started"]}, "webhook_events and webhook_inline_images need a webhook_url."),
     ],
     ids=str,
@@ -78,7 +78,7 @@ def test_a_parameter_of_the_query_is_named_too(api: Api) -> None:
     assert [answer["detail"] for answer in answers] == [
         "limit must be at least 1.",
         "state must be queued, running, succeeded, failed or cancelled.",
-        "cursor has a form that is not accepted.",
+        "cursor has an invalid format.",
     ]
 
 
@@ -90,10 +90,10 @@ def test_a_refused_receiver_says_which_setting_would_allow_it(api: Api, url: str
     assert answer.json()["detail"].endswith("The operator can allow it in SD_WEBHOOK_ALLOW.")
 
 
-@pytest.mark.parametrize("name", ["file", "data", "init_image", "image"])
+@pytest.mark.parametrize("name", ["file", "data", "init_image", "photo"])
 @pytest.mark.parametrize("file_name", ["a.png", None])
 def test_a_image_under_another_name_is_told_the_right_one(api: Api, name: str, file_name: str | None) -> None:
-    answer = send(api, {name: (file_name, noise(64, 64))})
+    answer = send(api, {name: (file_name, noise_png(64, 64))})
 
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == [f"/{name}"]
@@ -101,26 +101,26 @@ def test_a_image_under_another_name_is_told_the_right_one(api: Api, name: str, f
 
 
 def test_a_image_without_a_file_name_is_told_that_it_needs_one(api: Api) -> None:
-    answer = send(api, {"image": (None, noise(64, 64))})
+    answer = send(api, {"image": (None, noise_png(64, 64))})
 
     assert answer.json()["detail"] == "image must be a file part, with a file name."
 
 
 def test_a_field_that_is_no_text_is_named(api: Api) -> None:
-    answer = send(api, {"image": ("a.png", noise(64, 64)), "label": (None, b"\xff")})
+    answer = send(api, {"image": ("a.png", noise_png(64, 64)), "label": (None, b"\xff")})
 
     assert answer.json()["detail"] == "label must be text in UTF-8."
 
 
 def test_a_number_of_more_digits_than_any_is_called_too_large(api: Api) -> None:
-    answer = send(api, {"image": ("a.png", noise(64, 64)), "width": (None, "9" * 5000)})
+    answer = send(api, {"image": ("a.png", noise_png(64, 64)), "width": (None, "9" * 5000)})
 
     assert_problem(answer, 422, "invalid-request")
-    assert answer.json()["detail"] == "width is too large a number."
+    assert answer.json()["detail"] == "width is too large."
 
 
 def test_a_field_may_come_as_a_text_file(api: Api) -> None:
-    answer = send(api, {"image": ("a.png", noise(64, 64)), "label": ("label.txt", b"from a file")})
+    answer = send(api, {"image": ("a.png", noise_png(64, 64)), "label": ("label.txt", b"from a file")})
 
     assert (answer.status_code, answer.json()["label"]) == (200, "from a file")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.images import claiming, encoded, half, noise, posted, scene
+from tests.api.images import encoded, half_mask, noise_png, png_claiming, post_image, scene
 from tests.api.problem import assert_problem
+from tests.polling import wait_until
 from tests.stack import Api, Stack
-from tests.worker.process.test_parent import until
 
 SCENE = encoded(scene())
 JPEG, WEBP = encoded(scene(), "JPEG"), encoded(scene(), "WEBP")
@@ -54,9 +54,9 @@ def animation(kind: str) -> bytes:
         b"RIFF\0\0\0\0WEBP",
         b"RIFF\x10\0\0\0WEBPVP8 \x04\0\0\0abcd",
         b"RIFF\x20\0\0\0WEBPVP8L\x05\0\0\0\x2e\0\0\0\0",
-        claiming(60_000, 60_000),
-        claiming(2**31 - 1, 2**31 - 1),
-        claiming(0, 10),
+        png_claiming(60_000, 60_000),
+        png_claiming(2**31 - 1, 2**31 - 1),
+        png_claiming(0, 10),
         WEBP[:12] + b"VP8X\x0a\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff",
         animation("PNG"),
         animation("WEBP"),
@@ -65,7 +65,7 @@ def animation(kind: str) -> bytes:
     ids=lambda data: repr(data[:14]),
 )
 def test_what_is_no_single_image_of_bounded_size_is_refused(api: Api, image: bytes) -> None:
-    answer = posted(api, image)
+    answer = post_image(api, image)
 
     assert_problem(answer, 422, "invalid-image")
     assert answer.json()["detail"].startswith("/image: ")
@@ -73,27 +73,27 @@ def test_what_is_no_single_image_of_bounded_size_is_refused(api: Api, image: byt
 
 
 def test_the_mask_and_json_are_looked_at_as_closely(api: Api) -> None:
-    bomb = base64.b64encode(claiming(60_000, 60_000)).decode()
+    bomb = base64.b64encode(png_claiming(60_000, 60_000)).decode()
 
-    assert_problem(posted(api, SCENE, claiming(60_000, 60_000)), 422, "invalid-image")
+    assert_problem(post_image(api, SCENE, png_claiming(60_000, 60_000)), 422, "invalid-image")
     for fields in ({"image": bomb}, {"image": [bomb]}, {"image": base64.b64encode(SCENE).decode(), "mask": bomb}):
         assert_problem(api.post("/api/jobs", {"prompt": "x", **fields}), 422, "invalid-image")
 
 
 def test_a_image_that_breaks_when_it_is_decoded_fails_its_job(api: Api) -> None:
-    for broken in (JPEG[:-300], claiming(900, 900)):
-        answer = posted(api, broken)
+    for broken in (JPEG[:-300], png_claiming(900, 900)):
+        answer = post_image(api, broken)
 
         assert_problem(answer, 422, "invalid-image")
         assert answer.headers["x-job-id"]
 
 
 def test_a_mask_of_another_size_is_refused(api: Api) -> None:
-    assert_problem(posted(api, SCENE, encoded(half(32, 32))), 422, "invalid-image")
+    assert_problem(post_image(api, SCENE, encoded(half_mask(32, 32))), 422, "invalid-image")
 
 
 def test_a_image_that_is_also_something_else_is_a_image(null: Stack) -> None:
-    job = posted(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
+    job = post_image(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
 
     assert job.status_code == 200
     (image,) = null.outputs.rglob(f"{job.json()['id']}-0.png")
@@ -105,12 +105,12 @@ def test_a_image_that_takes_too_many_bytes_is_refused(redis_url: str, tmp_path_f
     limits = {"SD_MAX_IMAGE_BYTES": "20000", "SD_MAX_IMAGE_PIXELS": "4096", "SD_MAX_REQUEST_PIXELS": "10000"}
     with Stack(redis_url, folder, SD_BACKENDS="null", **limits) as stack:
         api = stack.start_api()
-        large, text = noise(100, 100), base64.b64encode(noise(100, 100)).decode()
+        large, text = noise_png(100, 100), base64.b64encode(noise_png(100, 100)).decode()
 
-        assert_problem(posted(api, large), 413, "payload-too-large")
+        assert_problem(post_image(api, large), 413, "payload-too-large")
         assert_problem(api.post("/api/jobs", {"prompt": "x", "image": text}), 413, "payload-too-large")
-        assert_problem(posted(api, SCENE), 422, "invalid-image")
-        assert_problem(posted(api, encoded(scene(64, 64)), label="x" * 200_000), 413, "payload-too-large")
+        assert_problem(post_image(api, SCENE), 422, "invalid-image")
+        assert_problem(post_image(api, encoded(scene(64, 64)), label="x" * 200_000), 413, "payload-too-large")
         several = [base64.b64encode(encoded(scene(64, side))).decode() for side in (64, 63, 62)]
         assert api.post("/api/jobs", {"prompt": "x", "image": several[:2]}).status_code == 202
         problem = api.post("/api/jobs", {"prompt": "x", "image": several})
@@ -175,15 +175,15 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(null: Stack) -
     server.putrequest("POST", "/api/img2img?prompt=x")
     server.putheader("content-type", f"multipart/form-data; boundary={BOUNDARY}")
     server.putheader("content-length", "10000000")
-    server.endheaders(form(part("image", noise(500, 500), "; filename=a.png"))[:700_000])
-    until(lambda: bool(list(null.outputs.glob("inputs/.*"))))
+    server.endheaders(form(part("image", noise_png(500, 500), "; filename=a.png"))[:700_000])
+    wait_until(lambda: bool(list(null.outputs.glob("inputs/.*"))))
 
     server.close()
 
-    until(lambda: not list(null.outputs.glob("inputs/.*")))
+    wait_until(lambda: not list(null.outputs.glob("inputs/.*")))
     assert "Traceback" not in null.api.process.output
 
 
 @pytest.mark.parametrize("fields", [{"width": 7}, {"backend": "flux-local"}, {"seed": -1}], ids=str)
 def test_images_of_a_request_that_is_refused_go(api: Api, fields: dict[str, Any]) -> None:
-    assert posted(api, SCENE, **fields).status_code in (422, 503)
+    assert post_image(api, SCENE, **fields).status_code in (422, 503)

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
-from tests.api.images import PROMPT, encoded, half, posted, scene
+from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.new_jobs import file_of
+from tests.worker.new_jobs import image_bytes
 from worker.engines.null import NullEngine
 
-SCENE, MASK = encoded(scene()), encoded(half())
+SCENE, MASK = encoded(scene()), encoded(half_mask())
 
 
 def base64_of(data: bytes) -> str:
@@ -30,24 +30,24 @@ def base64_of(data: bytes) -> str:
 
 def drawn(stack: Stack, answer: requests.Response) -> Pixels:
     assert answer.status_code == 200, answer.text
-    return pixels(file_of(stack, answer.json()))
+    return pixels(image_bytes(stack, answer.json()))
 
 
 @pytest.fixture(scope="module")
 def reference(null: Stack) -> Pixels:
     """What becomes of the scene, half of the way."""
-    return drawn(null, posted(null.api, SCENE, strength="0.5"))
+    return drawn(null, post_image(null.api, SCENE, strength="0.5"))
 
 
 def test_a_image_is_changed_by_its_strength(null: Stack, reference: Pixels) -> None:
-    untouched, before = drawn(null, posted(null.api, SCENE, strength="0.001")), np.asarray(scene())
+    untouched, before = drawn(null, post_image(null.api, SCENE, strength="0.001")), np.asarray(scene())
 
     assert np.abs(untouched.astype(int) - before).max() <= 1
     assert np.abs(reference.astype(int) - before).max() > 30
 
 
 def test_what_is_outside_of_the_mask_stays_as_it_was(null: Stack) -> None:
-    changed = drawn(null, posted(null.api, SCENE, MASK, strength="1"))
+    changed = drawn(null, post_image(null.api, SCENE, MASK, strength="1"))
 
     before = np.asarray(scene())
     assert (changed[:, :48] == before[:, :48]).all()
@@ -55,7 +55,7 @@ def test_what_is_outside_of_the_mask_stays_as_it_was(null: Stack) -> None:
 
 
 def test_the_image_has_the_size_of_the_one_it_begins_with(null: Stack) -> None:
-    job = posted(null.api, SCENE).json()
+    job = post_image(null.api, SCENE).json()
 
     assert (job["request"]["width"], job["request"]["height"]) == (96, 64)
     assert (job["images"][0]["width"], job["images"][0]["height"]) == (96, 64)
@@ -70,9 +70,9 @@ def test_the_fields_may_stand_in_the_query(null: Stack, reference: Pixels) -> No
 
 
 def test_the_fields_may_stand_in_both_if_they_agree(null: Stack) -> None:
-    assert posted(null.api, SCENE, query={"seed": "7"}).status_code == 200
+    assert post_image(null.api, SCENE, query={"seed": "7"}).status_code == 200
 
-    answer = posted(null.api, SCENE, query={"seed": "8"})
+    answer = post_image(null.api, SCENE, query={"seed": "8"})
     assert_problem(answer, 422, "invalid-request")
     assert pointers(answer) == ["/seed"]
 
@@ -94,7 +94,7 @@ def test_a_job_takes_images_too(null: Stack) -> None:
     answer = null.api.post("/api/jobs", {"prompt": "x", "image": base64_of(SCENE), "mask": base64_of(MASK)})
 
     assert answer.status_code == 202
-    assert null.api.finished(answer.json()["id"])["state"] == "succeeded"
+    assert null.api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
 
 
 def test_several_images_are_several_parts(null: Stack) -> None:
@@ -106,7 +106,7 @@ def test_several_images_are_several_parts(null: Stack) -> None:
 
 
 def test_a_form_tells_lists_and_objects_as_json(null: Stack) -> None:
-    job = posted(null.api, SCENE, metadata='{"a": [1, null]}', label="[not] json", width="48").json()
+    job = post_image(null.api, SCENE, metadata='{"a": [1, null]}', label="[not] json", width="48").json()
 
     assert (job["metadata"], job["label"], job["request"]["width"]) == ({"a": [1, None]}, "[not] json", 48)
 
@@ -173,7 +173,7 @@ def test_a_key_stands_for_the_very_same_image(null: Stack) -> None:
 
 
 def test_answers_name_images_by_their_hash_and_never_hold_them(null: Stack) -> None:
-    job = posted(null.api, SCENE, MASK).json()
+    job = post_image(null.api, SCENE, MASK).json()
 
     shown = null.api.get(f"/api/jobs/{job['id']}")
     assert [reference[:7] for reference in (*job["request"]["image"], job["request"]["mask"])] == ["sha256:"] * 2
@@ -270,10 +270,10 @@ def test_a_backend_that_takes_no_images_says_who_does(redis_url: str, tmp_path: 
         store, workers = Store(connect(redis_url)), Workers(stack.prefix)
         for backend, most in ((Backend.SD, 0), (Backend.NULL, 4)):
             told = NullEngine.capabilities.model_copy(update={"max_input_images": most})
-            store.run(workers.tell(backend, told))
+            store.run(workers.set_capabilities(backend, told))
         api = stack.start_api()
 
-        answer = posted(api, SCENE, backend="sd")
+        answer = post_image(api, SCENE, backend="sd")
 
         assert_problem(answer, 422, "invalid-request")
         assert pointers(answer) == ["/image"]

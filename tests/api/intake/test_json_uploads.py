@@ -13,7 +13,7 @@ import pytest
 
 from api.intake.json_uploads import LONG, JsonUploadReader
 from shared.errors import PayloadTooLarge
-from tests.api.images import noise
+from tests.api.images import noise_png
 from tests.stack import Stack
 
 DATA = random.Random(7).randbytes(3 * LONG + 1)
@@ -94,7 +94,7 @@ def test_more_than_a_request_has_is_refused_as_it_comes() -> None:
 def test_nobody_waits_while_a_large_request_is_read(stack: Stack) -> None:
     """All the event loop does meanwhile are pieces: what others wait is far below what reading all of it takes."""
     api = stack.start_api(SD_BACKENDS="null")
-    image = base64.b64encode(noise(2400, 2400)).decode()
+    image = base64.b64encode(noise_png(2400, 2400)).decode()
     waits: list[float] = []
     done = threading.Event()
 

@@ -13,8 +13,8 @@ import requests
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.api.relay import Relay
-from tests.api.valkey import Valkey
 from tests.stack import Api, Stack, socket_folder
+from tests.valkey import Valkey
 
 #: How often the store is asked for a job, over a new connection, until its caller is told that it does not answer.
 ASKED = 2
@@ -43,12 +43,12 @@ def unsure(valkey: Valkey, api: Api, body: dict[str, Any], times: int = 1, path:
     """The ids that callers are told while the store is silent; it executes later what it was sent."""
     # What is known of the workers is read anew every half second: only right after that does a request get further.
     submit(api)
-    valkey.fall_silent()
+    valkey.suspend()
     try:
         with ThreadPoolExecutor(times) as callers:
             answers = list(callers.map(lambda _: api.post(path, body), range(times)))
     finally:
-        valkey.go_on()
+        valkey.resume()
     for answer in answers:
         assert_problem(answer, 503, "store-unavailable")
         assert answer.json()["retryable"]
@@ -171,9 +171,9 @@ def test_every_process_finds_a_job_whose_answer_was_lost(
 
 def test_an_idempotency_key_finds_the_job_too(valkey: Valkey, alone: Stack, request_body: dict[str, Any]) -> None:
     submit(alone.api)
-    valkey.fall_silent()
+    valkey.suspend()
     refused = alone.api.post("/api/jobs", request_body, headers={"Idempotency-Key": request_body["label"]})
-    valkey.go_on()
+    valkey.resume()
 
     found = again(alone.api, request_body, **{"Idempotency-Key": request_body["label"]})
 

@@ -14,13 +14,13 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.api.images import PROMPT, encoded, noise, posted
+from tests.api.images import PROMPT, encoded, noise_png, post_image
+from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.images.looking import pixels
-from tests.worker.new_jobs import file_of
-from tests.worker.process.test_parent import until
+from tests.worker.new_jobs import image_bytes
 
-LARGE = noise(2600, 2580)
+LARGE = noise_png(2600, 2580)
 AT_ONCE = 5
 NOT_WAITED_FOR = {"prefer": "wait=0"}
 #: JSON is in memory twice while it is read: as it came, and as the text of its fields.
@@ -93,7 +93,7 @@ def cancel_all(stack: Stack) -> None:
 
 
 def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -> None:
-    job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}).json()
+    job = unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}).json()
     (kept,) = inputs(unserved)
     assert kept.parent.name == job["id"]
     assert f"sha256:{kept.name}" in job["request"]["image"]
@@ -104,7 +104,7 @@ def test_images_of_a_job_that_is_cancelled_in_line_go_at_once(unserved: Stack) -
 
 
 def test_a_repeated_request_keeps_its_images_once(unserved: Stack) -> None:
-    body, key = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}, {"idempotency-key": "one"}
+    body, key = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}, {"idempotency-key": "one"}
 
     jobs = {unserved.api.post("/api/jobs", body, headers=key).json()["id"] for _ in range(3)}
 
@@ -124,7 +124,7 @@ def test_no_image_is_in_redis(unserved: Stack) -> None:
 def test_a_queue_that_is_full_keeps_no_images(redis_url: str, tmp_path: Path) -> None:
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_MAX_QUEUED_JOBS="1") as stack:
         api = stack.start_api()
-        body = {"prompt": "x", "image": base64.b64encode(noise(20, 20)).decode()}
+        body = {"prompt": "x", "image": base64.b64encode(noise_png(20, 20)).decode()}
 
         statuses = [api.post("/api/jobs", body).status_code for _ in range(3)]
 
@@ -140,12 +140,12 @@ def test_fifty_at_once_get_each_its_own_image(null: Stack) -> None:
         image = np.full((32, 32, 3), 4 * shade, np.uint8)
         # Of one colour it would be no image to the worker.
         image[:16] += 20
-        answer = posted(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
+        answer = post_image(null.api, encoded(Image.fromarray(image)), strength="0.001", label=f"{next(numbers)}")
         assert answer.status_code == 200, answer.text
-        drawn = pixels(file_of(null, answer.json()))
+        drawn = pixels(image_bytes(null, answer.json()))
         return bool(np.abs(drawn.astype(int) - image).max() <= 1)
 
     with ThreadPoolExecutor(50) as threads:
         assert all(threads.map(changed, shades.tolist()))
 
-    until(lambda: inputs(null) == [])
+    wait_until(lambda: inputs(null) == [])

@@ -7,16 +7,16 @@ from typing import TypeVar
 
 import pytest
 
-from api.intake.admission import withdraw
+from api.intake.admission import cancel_job
 from api.main import create_services
-from shared.jobs.operations import Verdict
+from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
-from shared.observability.tracing import Untraced
+from shared.observability.tracing import NoTracing
 from shared.redis.store import AsyncStore, Operation, Store, connect
 from shared.settings.api import ApiSettings
 from tests.api.native.test_jobs import running, submit
 from tests.api.problem import assert_problem
-from tests.api.waiting import Waiting
+from tests.api.waiting import WaitingCaller
 from tests.stack import Api, Stack
 
 T = TypeVar("T")
@@ -31,10 +31,10 @@ def test_a_cancelled_queued_job_never_starts(null: Stack, api: Api) -> None:
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
     assert answer.headers["x-job-id"] == job["id"]
     # The worker comes past its message before that of a later job.
-    api.finished(submit(api)["id"])
+    api.wait_until_done(submit(api)["id"])
     ended = api.get(job["links"]["self"]).json()
     assert (ended["state"], ended["attempt"], ended["started_at"]) == ("cancelled", 0, None)
-    assert [event.data.get("state") for event in api.follow(job["id"])] == ["queued", "cancelled"]
+    assert [event.data.get("state") for event in api.all_events(job["id"])] == ["queued", "cancelled"]
 
 
 def test_a_cancelled_running_job_ends_at_its_next_step_without_a_image(null: Stack, api: Api) -> None:
@@ -42,7 +42,7 @@ def test_a_cancelled_running_job_ends_at_its_next_step_without_a_image(null: Sta
 
     answer = api.delete(job["links"]["self"])
 
-    ended = api.finished(job["id"])
+    ended = api.wait_until_done(job["id"])
     assert (answer.status_code, answer.json()["state"]) == (200, "running")
     assert (ended["state"], ended["images"], ended["error"]) == ("cancelled", [], None)
     assert ended["timings"]["total_ms"] < 10_000
@@ -55,7 +55,7 @@ def test_a_cancel_can_be_asked_for_twice_while_the_job_runs(api: Api) -> None:
     answers = [api.delete(job["links"]["self"]) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [200, 200]
-    assert api.finished(job["id"])["state"] == "cancelled"
+    assert api.wait_until_done(job["id"])["state"] == "cancelled"
 
 
 def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> None:
@@ -64,7 +64,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
     job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
 
     async def cancelled() -> State:
-        services = create_services(settings, Untraced())
+        services = create_services(settings, NoTracing())
 
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:
@@ -77,9 +77,9 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
                 return told
 
         client = services.store.client
-        snapshot = await withdraw(replace(services, store=Raced(client)), job_id)
+        snapshot = await cancel_job(replace(services, store=Raced(client)), job_id)
         await client.connection_pool.disconnect()
-        assert worker.run(services.jobs.report(snapshot.job, None, "")) is Verdict.CANCEL
+        assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is ProgressReply.CANCEL
         return snapshot.job.state
 
     assert asyncio.run(cancelled()) is State.RUNNING
@@ -91,7 +91,7 @@ def test_a_job_that_starts_while_it_is_cancelled_hears_of_it(stack: Stack) -> No
 )
 def test_a_job_that_has_ended_cannot_be_cancelled(api: Api, simulate: dict[str, str], sentence: str) -> None:
     job = submit(api, metadata={"simulate": simulate})
-    before = api.finished(job["id"])
+    before = api.wait_until_done(job["id"])
 
     answer = api.delete(job["links"]["self"])
 
@@ -102,7 +102,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(api: Api, simulate: dict[str, 
 
 
 def test_a_waiting_caller_gets_the_job_that_another_api_cancelled(null: Stack, api: Api, other_api: Api) -> None:
-    with Waiting(null, other_api, seconds=20) as waiting:
+    with WaitingCaller(null, other_api, seconds=20) as waiting:
         api.delete(waiting.job["links"]["self"])
 
         answer = waiting.answer()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.keyed import ALICE
+from tests.api.clients import ALICE
 from tests.stack import Api, Stack
 from tools.dify_tool import FIELDS, SERVER, render
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.redis.store import Store, connect
 from shared.workers.records import WorkerRecord, Workers, WorkerState
@@ -36,11 +36,11 @@ def worker(stack: Stack, backend: Backend, state: WorkerState) -> Iterator[None]
         id="w", name="w", backend=backend, state=state, model="some-model", device="cuda:0", started_at=now
     )
     try:
-        store.run(workers.beat(record))
-        store.run(workers.tell(backend, CAPABILITIES))
+        store.run(workers.heartbeat(record))
+        store.run(workers.set_capabilities(backend, CAPABILITIES))
         yield
     finally:
-        store.run(workers.leave("w"))
+        store.run(workers.unregister("w"))
         store.client.close()
 
 

@@ -76,7 +76,7 @@ def test_filters_combine(idle: Stack) -> None:
 
 def test_a_job_moves_from_one_states_list_to_the_next(api: Api) -> None:
     job = submit(api)
-    api.finished(job["id"])
+    api.wait_until_done(job["id"])
 
     holding = [
         state

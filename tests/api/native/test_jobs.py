@@ -29,7 +29,7 @@ def test_an_accepted_job_is_answered_with_where_it_is(api: Api) -> None:
     assert answer.status_code == 202
     assert answer.headers["location"] == job["links"]["self"] == f"/api/jobs/{job['id']}"
     assert answer.headers["x-job-id"] == job["id"]
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
 def test_a_running_job_tells_how_far_it_is(api: Api) -> None:
@@ -42,7 +42,7 @@ def test_a_running_job_tells_how_far_it_is(api: Api) -> None:
     assert 1 <= progress["step"] < progress["steps"] == 10
     assert progress["fraction"] == progress["step"] / 10
     assert 0 < progress["eta_seconds"] <= 1.5
-    assert api.finished(job["id"])["progress"] is None
+    assert api.wait_until_done(job["id"])["progress"] is None
 
 
 def test_queued_jobs_tell_how_many_are_before_them(api: Api) -> None:
@@ -53,7 +53,7 @@ def test_queued_jobs_tell_how_many_are_before_them(api: Api) -> None:
 
     assert positions == [0, 1, 2]
     assert api.get(busy["links"]["self"]).json()["queue_position"] is None
-    assert api.finished(jobs[2]["id"])["queue_position"] is None
+    assert api.wait_until_done(jobs[2]["id"])["queue_position"] is None
 
 
 def test_jobs_of_higher_priority_are_done_first(api: Api) -> None:
@@ -63,7 +63,7 @@ def test_jobs_of_higher_priority_are_done_first(api: Api) -> None:
     jobs = [submit(api, priority=priority, width=64 + number) for number, priority in enumerate(asked)]
 
     positions = [api.get(job["links"]["self"]).json()["queue_position"] for job in jobs]
-    ended = [api.finished(job["id"]) for job in jobs]
+    ended = [api.wait_until_done(job["id"]) for job in jobs]
 
     assert positions == [4, 2, 0, 5, 3, 1]
     begun = sorted(range(len(ended)), key=lambda number: str(ended[number]["started_at"]))
@@ -74,7 +74,7 @@ def test_a_job_not_started_by_its_deadline_fails(api: Api) -> None:
     running(api, seconds=1.5)
     job = submit(api, deadline_seconds=1)
 
-    ended = api.finished(job["id"])
+    ended = api.wait_until_done(job["id"])
 
     assert (ended["state"], ended["attempt"]) == ("failed", 0)
     assert ended["error"]["code"] == "deadline-passed"
@@ -83,7 +83,7 @@ def test_a_job_not_started_by_its_deadline_fails(api: Api) -> None:
 def test_a_deadline_does_not_stop_a_job_that_has_started(api: Api) -> None:
     job = submit(api, seconds=1.3, deadline_seconds=1)
 
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
 def test_a_full_queue_takes_no_more_until_one_leaves(stack: Stack) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.api.conftest import image_file
 from tests.api.problem import assert_problem
-from tests.api.waiting import Waiting
+from tests.api.waiting import WaitingCaller
 from tests.stack import Api, Stack
 
 SIGNATURES = {"png": b"\x89PNG", "jpeg": b"\xff\xd8\xff", "webp": b"RIFF"}
@@ -55,14 +55,14 @@ def test_a_job_that_outlasts_the_wait_goes_on(api: Api) -> None:
     job = answer.json()
     assert (answer.status_code, job["state"]) == (202, "running")
     assert answer.headers["location"] == job["links"]["self"] == f"/api/jobs/{answer.headers['x-job-id']}"
-    assert api.finished(job["id"])["state"] == "succeeded"
+    assert api.wait_until_done(job["id"])["state"] == "succeeded"
 
 
 def test_who_does_not_want_to_wait_is_answered_at_once(api: Api) -> None:
     answer = generate(api, prefer="respond-async, wait=0")
 
     assert answer.status_code == 202
-    assert api.finished(answer.json()["id"])["state"] == "succeeded"
+    assert api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
 
 
 def test_the_operators_wait_is_the_longest(redis_url: str, null: Stack) -> None:
@@ -152,7 +152,7 @@ def test_a_failed_job_is_a_problem_with_the_status_of_its_code(api: Api, code: s
 
 
 def test_a_job_cancelled_under_who_waits_for_its_bytes_is_no_image(null: Stack, api: Api, other_api: Api) -> None:
-    with Waiting(null, other_api, "image/png") as waiting:
+    with WaitingCaller(null, other_api, "image/png") as waiting:
         api.delete(waiting.job["links"]["self"])
 
         answer = waiting.answer()

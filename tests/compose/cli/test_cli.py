@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import Launched
 from tests.stack import Process, free_port
 from tests.worker.images.looking import pixels
@@ -46,7 +46,7 @@ def test_generate_refuses_an_unknown_file_extension(service: Launched) -> None:
 
 def test_generate_edits_an_image_within_a_mask(service: Launched) -> None:
     (service.folder / "in.png").write_bytes(encoded(scene()))
-    (service.folder / "mask.png").write_bytes(encoded(half()))
+    (service.folder / "mask.png").write_bytes(encoded(half_mask()))
     images = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
 
     command = service.cli("generate", "a prompt", "-o", "changed.png", *images)

@@ -126,7 +126,7 @@ def test_a_misspelt_setting_and_a_missing_redis_are_reported_at_the_start(launch
     port = free_port()
     launched = launch(SD_MODLE_ID="x", SD_REDIS_URL=f"redis://:{SECRET}@127.0.0.1:{port}/0")
 
-    launched.launcher.wait_for("you may mean SD_MODEL_ID", f"no Redis server responds at 127.0.0.1:{port}")
+    launched.launcher.wait_for("did you mean SD_MODEL_ID?", f"no Redis server responds at 127.0.0.1:{port}")
     assert SECRET not in launched.launcher.output
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port
 
 #: CPU time, which other processes on this machine do not change.
@@ -22,7 +22,7 @@ def alive(file: Path | str) -> "subprocess.CompletedProcess[str]":
 def test_responding_servers_are_healthy(null: Stack, tmp_path: Path) -> None:
     port = null.api.url.rpartition(":")[2]
     checks = [[port, "/health/live"], [port, "/nothing"], [str(free_port()), "/"]]
-    processes = [Process([sys.executable, "-m", "shared.answers", *check], tmp_path) for check in checks]
+    processes = [Process([sys.executable, "-m", "shared.healthcheck", *check], tmp_path) for check in checks]
 
     assert [process.wait() for process in processes] == [0, 1, 1]
 
@@ -37,7 +37,7 @@ def test_a_worker_is_healthy_while_it_serves(stack: Stack, backend: str, tmp_pat
     else:
         worker = stack.start_worker(backend, SD_BFL_API_KEY="a-key")
 
-    until(lambda: alive(file).returncode == 0)
+    wait_until(lambda: alive(file).returncode == 0)
     worker.stop()
 
     assert alive(file).returncode == 1

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from compose.launcher import services
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings

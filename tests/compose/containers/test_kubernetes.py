@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from api.edge.public_paths import PUBLIC
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX

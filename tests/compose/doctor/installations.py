@@ -11,7 +11,7 @@ from compose.doctor.check_runner import CHECKS
 from compose.doctor.findings import Finding
 from compose.doctor.http_probe import ProbeFailed, ProbeResponse
 from compose.doctor.installation import Installation
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device
@@ -71,8 +71,8 @@ def loading_worker(redis_url: str, prefix: str, download: Download | None = None
         started_at=datetime.now(UTC),
     )
     try:
-        Store(client).run(Workers(prefix).beat(record))
+        Store(client).run(Workers(prefix).heartbeat(record))
         yield
     finally:
-        Store(client).run(Workers(prefix).leave("w"))
+        Store(client).run(Workers(prefix).unregister("w"))
         client.close()

@@ -29,7 +29,7 @@ from tests.stack import free_port, valkey_server
 from tests.worker.engines.bfl.provider import Reply, provider, refused
 from tests.worker.models.conftest import reach
 from worker.housekeeper.ownership import Ownership
-from worker.models.download_plans import COMING, PARTIAL, Plan, PlannedFile
+from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX, DownloadPlan, PlannedFile
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 TOKEN = "hf_" + "a1B2" * 9
@@ -45,7 +45,7 @@ def the_finding_of(check: str, examined: Installation) -> tuple[str, str]:
 def plan(folder: Path, size: int) -> Path:
     folder.mkdir(parents=True)
     file = PlannedFile(path="a.safetensors", size=size)
-    Plan(commit="0", files=(file,)).write(folder)
+    DownloadPlan(commit="0", files=(file,)).write(folder)
     return folder
 
 
@@ -59,7 +59,7 @@ def plan(folder: Path, size: int) -> Path:
         (CPU.model_copy(update={"has_nvidia": True}), {}, "warning", "was built for CPUs"),
         (CPU.model_copy(update={"has_nvidia": True, "cuda_build": "13.0"}), {}, "warning", "cannot use it"),
         (CPU.model_copy(update={"has_nvidia": True}), {"device": "cpu"}, "ok", "computes on the CPU"),
-        (CPU.model_copy(update={"kind": None, "trouble": "no such device"}), {}, "problem", "no such device"),
+        (CPU.model_copy(update={"kind": None, "problem": "no such device"}), {}, "problem", "no such device"),
         (CUDA, {"model_id": SDXL}, "ok", "computes on cuda (a GPU)"),
         (MPS, {"model_id": SDXL}, "ok", "computes on mps"),
     ],
@@ -119,8 +119,8 @@ def test_models_are_missing_interrupted_downloading_or_complete(tmp_path: Path) 
     checker = {"safety_checker": False}
     absent = the_finding_of("models", installation(tmp_path, model_id="some/model", **checker))
     folder = plan(tmp_path / "models/some/model", 10)
-    (folder / COMING).mkdir(parents=True)
-    (folder / COMING / f"a{PARTIAL}").write_bytes(b"12345")
+    (folder / INCOMPLETE_DIR).mkdir(parents=True)
+    (folder / INCOMPLETE_DIR / f"a{INCOMPLETE_SUFFIX}").write_bytes(b"12345")
     cut = the_finding_of("models", installation(tmp_path, model_id="some/model", **checker))
     descriptor = os.open(folder, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -153,7 +153,7 @@ def test_the_safety_checker_is_a_required_model(tmp_path: Path) -> None:
         (Reply(body={"credits": 123.5}), "ok", "123.5 credits are left"),
         (Reply(body={"credits": 3}), "warning", "only 3 credits"),
         (Reply(body={"credits": 0}), "problem", "402"),
-        (Reply(body=["nonsense"]), "warning", "no readable credits"),
+        (Reply(body=["nonsense"]), "warning", "no format_bytes credits"),
         (refused(402), "problem", "402"),
         (refused(403, "Not authenticated"), "problem", "refuses SD_BFL_API_KEY (HTTP 403)"),
         (refused(422, "Invalid API key format"), "problem", "refuses SD_BFL_API_KEY (HTTP 422)"),

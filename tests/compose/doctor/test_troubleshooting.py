@@ -19,7 +19,7 @@ from tests.compose.doctor.installations import CPU, MPS, findings_of, installati
 from tests.stack import free_port
 from tests.worker.engines.bfl.provider import provider, refused
 from worker.housekeeper.ownership import MARK
-from worker.models.download_plans import COMING, PARTIAL, Plan, PlannedFile
+from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX, DownloadPlan, PlannedFile
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 #: One model that is larger than any machine's memory, and a small one; nothing is downloaded.
@@ -51,8 +51,8 @@ class Troubles:
 
     def hanging_download(self) -> Installation:
         folder = self.planned("some/model", SMALL)
-        (folder / COMING).mkdir(parents=True)
-        (folder / COMING / f"model{PARTIAL}").write_bytes(b"begun")
+        (folder / INCOMPLETE_DIR).mkdir(parents=True)
+        (folder / INCOMPLETE_DIR / f"model{INCOMPLETE_SUFFIX}").write_bytes(b"begun")
         for file in folder.rglob("*"):
             os.utime(file, (time.time() - 600,) * 2)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -108,7 +108,7 @@ class Troubles:
         """A model of which only the download plan is on disk."""
         folder = self.folder / "models" / name
         folder.mkdir(parents=True)
-        Plan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
+        DownloadPlan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
         return folder
 
 

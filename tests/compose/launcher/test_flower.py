@@ -10,7 +10,7 @@ import psutil
 import pytest
 import requests
 
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, Stack, free_port, valkey_server
 
 LOGIN = ("somebody", "the-password-of-flower")
@@ -72,10 +72,10 @@ def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
         process = stack.run([sys.executable, "-m", "compose.launcher.flower"])
         process.wait_for("Visit me at")
         url, worker = f"http://127.0.0.1:{port}", f"null-0@{stack.prefix.rstrip(':')}"
-        until(lambda: worker in requests.get(f"{url}/api/workers", auth=LOGIN, timeout=10).text)
+        wait_until(lambda: worker in requests.get(f"{url}/api/workers", auth=LOGIN, timeout=10).text)
         body = {"prompt": CANARY, "label": CANARY, "metadata": {"key": CANARY}}
         job = stack.api.post("/api/txt2img", body, headers={"X-API-Key": KEY}).json()["id"]
-        until(lambda: requests.get(f"{url}/api/task/info/{job}", auth=LOGIN, timeout=10).status_code == 200)
+        wait_until(lambda: requests.get(f"{url}/api/task/info/{job}", auth=LOGIN, timeout=10).status_code == 200)
         yield Flower(process, url, job, worker)
 
 

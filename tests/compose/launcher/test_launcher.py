@@ -7,7 +7,7 @@ import requests
 
 from compose.launcher.data_folder import REDIS_URL
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import free_port
 
 
@@ -20,7 +20,7 @@ def test_one_command_starts_a_service_that_generates_images(service: Launched) -
 
 
 def test_the_dashboard_shows_the_worker(service: Launched) -> None:
-    until(lambda: "null@" in requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10).text)
+    wait_until(lambda: "null@" in requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10).text)
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.compose.conftest import STOP_SECONDS
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import free_port, socket_folder
 
 Start = Callable[[int], tuple["subprocess.Popen[bytes]", str]]
@@ -34,7 +34,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             stack.callback(process.wait, STOP_SECONDS)
             stack.callback(process.send_signal, signal.SIGTERM)
             url = f"http://127.0.0.1:{port}"
-            until(lambda: is_ready(url))
+            wait_until(lambda: is_ready(url))
             return process, url
 
         yield started
@@ -67,7 +67,7 @@ def test_a_full_disk_does_not_stop_the_supervisor(start: Start) -> None:
         process, url = start(full.fileno())
     dead = kill_worker(process.pid)
 
-    until(lambda: has_other_worker(process.pid, dead) and is_ready(url))
+    wait_until(lambda: has_other_worker(process.pid, dead) and is_ready(url))
     make_images(url, 1)
 
 
@@ -79,7 +79,7 @@ def test_a_reader_that_stops_or_closes_blocks_no_process(start: Start) -> None:
     # More than the pipe holds.
     make_images(url, 60)
     dead = kill_worker(process.pid)
-    until(lambda: has_other_worker(process.pid, dead) and is_ready(url))
+    wait_until(lambda: has_other_worker(process.pid, dead) and is_ready(url))
 
     os.close(reading)
 

@@ -9,7 +9,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.webhooks.receiver import Receiver, answer, receiving
 from tests.stack import Api, Stack
 
@@ -109,8 +109,8 @@ def _something_of_everything(deployment: Deployment) -> None:
     deployment.job(1, **simulated(flag=1), num_images=2)
     cancelled = deployment.job(**simulated(seconds=30))
     deployment.cancel(cancelled)
-    until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="delivered") == 4)
+    wait_until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="delivered") == 4)
     deployment.receiver.behave = answer(410)
     deployment.job(**simulated(fail="out-of-memory"), webhook_url=deployment.receiver.url)
-    until(lambda: deployment.ended() == 7)
-    until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="dead"))
+    wait_until(lambda: deployment.ended() == 7)
+    wait_until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="dead"))

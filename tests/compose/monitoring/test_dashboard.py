@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 import yaml
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import WorkerRecord, Workers, WorkerState
@@ -25,7 +25,7 @@ from tests.compose.monitoring.prometheus import (
     prometheus,
     queries,
 )
-from tests.faults.invariant import until
+from tests.polling import wait_until
 
 real = pytest.mark.skipif(BINARY is None, reason="needs Prometheus (Debian: apt install prometheus)")
 #: What Prometheus says of each target itself.
@@ -37,12 +37,12 @@ def scraped(deployment: Deployment, tmp_path_factory: pytest.TempPathFactory) ->
     """Prometheus, after it has seen jobs come and go, one of them in vain."""
     targets = [api.url.removeprefix("http://") for api in deployment.apis]
     with prometheus(tmp_path_factory.mktemp("prometheus"), targets, KEY) as server, _played_worker(deployment):
-        until(lambda: len(server.query("imagegen_redis_up == 1")) == 2)
+        wait_until(lambda: len(server.query("imagegen_redis_up == 1")) == 2)
         before = deployment.ended()
         deployment.job(1)
         deployment.job(**simulated(fail="out-of-memory"))
-        until(lambda: server.query(f"sum(max by (backend, outcome, code) (imagegen_jobs_total)) == {before + 2}"))
-        until(lambda: server.query("imagegen_provider_credits"))
+        wait_until(lambda: server.query(f"sum(max by (backend, outcome, code) (imagegen_jobs_total)) == {before + 2}"))
+        wait_until(lambda: server.query("imagegen_provider_credits"))
         yield server
 
 
@@ -61,12 +61,12 @@ def _played_worker(deployment: Deployment) -> Iterator[None]:
         started_at=datetime.now(UTC),
     )
     store, workers = Store(connect(deployment.stack.settings["SD_REDIS_URL"])), Workers(deployment.stack.prefix)
-    beat = workers.beat(record)
+    beat = workers.heartbeat(record)
     store.run(replace(beat, args=[*beat.args[:-1], 600_000]))
     try:
         yield
     finally:
-        store.run(workers.leave(record.name))
+        store.run(workers.unregister(record.name))
         store.client.close()
 
 

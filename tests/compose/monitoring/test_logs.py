@@ -14,7 +14,7 @@ import requests
 from shared.observability import logs
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.compose.monitoring.conftest import CANARY
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Process, free_port
 
 KEY = "the-key-of-somebody-0123"
@@ -30,7 +30,7 @@ def entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str,
             body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "own": CANARY}}
             url = f"{service.url}/api/txt2img?{CANARY}={CANARY}"
             requests.post(url, json=body, headers={"X-API-Key": KEY}, timeout=30)
-        until(lambda: "out-of-memory" in service.launcher.output)
+        wait_until(lambda: "out-of-memory" in service.launcher.output)
         service.launcher.send(signal.SIGTERM)
         assert service.launcher.wait(STOP_SECONDS) == 0
         yield [json.loads(line) for line in service.launcher.lines]
@@ -69,7 +69,7 @@ def test_no_prompt_and_no_key_is_in_any_line(entries: list[dict[str, Any]]) -> N
 
 
 def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
-    configure = "from shared.observability import logs\nlogs.configure('json', backend='sd')\n"
+    configure = "from shared.observability import logs\nlogs.configure_logging('json', backend='sd')\n"
     code = f"{configure}import warnings\nwarnings.warn('x')\n1 / 0"
     process = Process([sys.executable, "-c", code], tmp_path)
 
@@ -85,7 +85,7 @@ def test_in_text_the_job_is_named_where_the_message_does_not() -> None:
     formatter = logs.TextFormatter()
     record = logging.LogRecord("x", logging.WARNING, "", 0, "out of memory", (), None)
 
-    with logs.about(job_id="019a"):
+    with logs.log_context(job_id="019a"):
         bound = formatter.format(record)
 
     assert bound.endswith("WARNING out of memory (job 019a)")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import requests
 
-from api.native.metrics import _memory
-from shared.jobs.requests import Backend
+from api.native.metrics import _memory_metrics
+from shared.jobs.types import Backend
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import Fleet, WorkerRecord, WorkerState
 from tests.compose.monitoring.conftest import CANARY, KEY, MAKER, Deployment, Scrape, simulated
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Stack, free_port
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs/monitoring.md"
@@ -51,16 +51,16 @@ def test_what_a_process_does_itself_is_told_as_its_own(deployment: Deployment) -
 
 def test_what_waits_and_what_runs_is_told_as_it_is_now(deployment: Deployment) -> None:
     jobs = [deployment.job(**simulated(seconds=60)) for _ in range(3)]
-    until(lambda: deployment.scrape().value("jobs_running", backend="null") == 2)
+    wait_until(lambda: deployment.scrape().value("jobs_running", backend="null") == 2)
 
     scrape = deployment.scrape()
 
     assert scrape.value("queue_jobs", backend="null") == 1
     assert scrape.value("queue_oldest_seconds", backend="null") > 0
-    until(lambda: deployment.scrape().value("workers", backend="null", state="busy") == 2)
+    wait_until(lambda: deployment.scrape().value("workers", backend="null", state="busy") == 2)
     for job in jobs:
         deployment.cancel(job)
-    until(lambda: deployment.scrape().value("workers", backend="null", state="ready") == 2)
+    wait_until(lambda: deployment.scrape().value("workers", backend="null", state="ready") == 2)
     assert deployment.scrape().value("queue_oldest_seconds", backend="null") == 0
 
 
@@ -123,7 +123,7 @@ def test_the_memory_of_workers_is_told_by_number() -> None:
         return Fleet(tuple(workers), {}, dict.fromkeys(Backend, 0), {backend: {} for backend in Backend}, 0)
 
     def labels(fleet: Fleet) -> list[dict[str, str]]:
-        return [sample.labels for metric in _memory([Backend.SD], fleet) for sample in metric.samples]
+        return [sample.labels for metric in _memory_metrics([Backend.SD], fleet) for sample in metric.samples]
 
     told = labels(fleet("sd@a:1", "sd@a:2"))
 

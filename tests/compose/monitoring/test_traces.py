@@ -115,11 +115,11 @@ def test_a_request_is_one_trace_through_every_process(traced: Stack, collector: 
     job = traced.api.post("/api/txt2img", body, headers=headers).json()
 
     inside = ["wait", "load", "render", "encode", "record"]
-    spans = collector.trace(CALLER_TRACE, {"POST /api/txt2img", "job", "webhook", *inside})
+    spans = collector.trace(CALLER_TRACE, {"POST /api/txt2img", "process null", "POST", *inside})
 
-    request, done = spans["POST /api/txt2img"], spans["job"]
+    request, done = spans["POST /api/txt2img"], spans["process null"]
     assert request.parent_span_id.hex() == CALLER_SPAN
-    assert done.parent_span_id == spans["webhook"].parent_span_id == request.span_id
+    assert done.parent_span_id == spans["POST"].parent_span_id == request.span_id
     assert {spans[name].parent_span_id for name in inside} == {done.span_id}
     starts = [spans[name].start_time_unix_nano for name in inside]
     assert starts == sorted(starts)
@@ -128,7 +128,10 @@ def test_a_request_is_one_trace_through_every_process(traced: Stack, collector: 
     assert attributes(request)["http.response.status_code"] == 200
     assert attributes(done)["imagegen.job.id"] == attributes(request)["imagegen.job.id"] == job["id"]
     assert attributes(done)["imagegen.job.outcome"] == "succeeded"
-    assert attributes(spans["webhook"])["imagegen.webhook.outcome"] == "delivered"
+    assert attributes(done)["messaging.destination.name"] == "null"
+    assert attributes(done)["gen_ai.request.model"] == "null"
+    assert attributes(spans["POST"])["http.response.status_code"] == 204
+    assert attributes(spans["POST"])["imagegen.webhook.outcome"] == "delivered"
     services = {service for service, span in collector.spans if span.trace_id.hex() == CALLER_TRACE}
     assert services == {"imagegen-api", "imagegen-worker", "imagegen-housekeeper"}
     assert set(collector.headers) == {"own"}
@@ -142,10 +145,11 @@ def test_a_failure_is_told_as_one(traced: Stack, collector: Collector) -> None:
         headers={"traceparent": f"00-{trace_id}-{'2' * 16}-01"},
     )
 
-    spans = collector.trace(trace_id, {"job", "POST /api/txt2img"})
+    spans = collector.trace(trace_id, {"process null", "POST /api/txt2img"})
 
-    assert spans["job"].status.message == "out-of-memory"
-    assert spans["job"].status.code == spans["POST /api/txt2img"].status.code == 2
+    assert spans["process null"].status.message == "out-of-memory"
+    assert attributes(spans["process null"])["error.type"] == "out-of-memory"
+    assert spans["process null"].status.code == spans["POST /api/txt2img"].status.code == 2
 
 
 def test_who_wants_not_to_be_traced_is_not_and_nonsense_is_no_parent(traced: Stack, collector: Collector) -> None:
@@ -175,16 +179,18 @@ def test_traces_tell_of_the_load_of_a_model_and_of_no_prompt_and_no_probe(traced
 
 
 def test_without_an_endpoint_nothing_is_traced() -> None:
-    off = tracing.start("x", {"OTEL_TRACES_SAMPLER": "always_on"})
+    off = tracing.start_tracing("x", {"OTEL_TRACES_SAMPLER": "always_on"})
 
-    assert isinstance(off, tracing.Untraced)
-    assert isinstance(tracing.start("x", {tracing.ENDPOINTS[0]: "http://x", "OTEL_SDK_DISABLED": "true"}), type(off))
+    assert isinstance(off, tracing.NoTracing)
+    assert isinstance(
+        tracing.start_tracing("x", {tracing.ENDPOINT_VARIABLES[0]: "http://x", "OTEL_SDK_DISABLED": "true"}), type(off)
+    )
     assert off.request("") is off
-    assert tracing.current() == ""
+    assert tracing.current_traceparent() == ""
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
 
     with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is set, but .*imagegen\[tracing\]"):
-        tracing.start("x", {tracing.ENDPOINTS[0]: "http://x"})
+        tracing.start_tracing("x", {tracing.ENDPOINT_VARIABLES[0]: "http://x"})

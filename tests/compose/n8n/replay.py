@@ -1,4 +1,4 @@
-"""n8n as far as the workflows in compose/n8n need it: their nodes, run one after the other, with real requests."""
+"""Runs the workflows of compose/n8n as n8n does: node after node, with real requests."""
 
 import json
 import time
@@ -11,12 +11,12 @@ import requests
 from tests.compose.n8n.workflows import Expression, Node, Workflow
 from tests.shared.webhooks.receiver import Receiver
 
-#: Between two tries; n8n waits for as long as the node says.
+#: Pause between tries; n8n uses the one that the node sets.
 PAUSE_SECONDS = 0.05
 
 
 class Stopped(Exception):
-    """The execution has failed."""
+    """The execution failed."""
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,31 @@ class Item:
 
 
 class Network:
-    """Where names lead: whatever service a workflow names is the one under test."""
+    """Sends every request to the service under test, whichever address a workflow names."""
 
     def __init__(self, base_url: str, api_url: str, key: str) -> None:
         self.base_url, self._api_url, self._key = base_url, api_url, key
         self.sent: list[requests.PreparedRequest] = []
-        self.lose = 0
-        """How many answers get lost on their way back."""
+        self.responses_to_drop = 0
+        """How many responses to drop."""
 
     def send(self, method: str, url: str, headers: Mapping[str, str], body: object) -> requests.Response:
         assert url.startswith(self.base_url)
         host = self.base_url.removeprefix("http://")
-        told = {**headers, "Host": host, "X-API-Key": self._key}
+        all_headers = {**headers, "Host": host, "X-API-Key": self._key}
         real = self._api_url + url.removeprefix(self.base_url)
-        answered = requests.request(method, real, headers=told, json=body, timeout=30)
-        self.sent.append(answered.request)
-        if self.lose:
-            self.lose -= 1
+        response = requests.request(method, real, headers=all_headers, json=body, timeout=30)
+        self.sent.append(response.request)
+        if self.responses_to_drop:
+            self.responses_to_drop -= 1
             raise requests.ConnectionError("socket hang up")
-        return answered
+        return response
 
 
 class Execution:
-    """One run of a workflow. `settings` are those of its node of that name.
+    """One run of a workflow. `settings` replace those of its node *Settings*.
 
-    `trusting` executions are woken by whoever calls, as n8n is that looks at no header.
+    A `trusting` execution resumes on any call, like an n8n that checks no header.
     """
 
     def __init__(
@@ -58,23 +58,23 @@ class Execution:
     ) -> None:
         self._workflow, self._network, self._hooks, self._trusting = workflow, network, hooks, trusting
         self._settings = {"base_url": network.base_url, **settings}
-        self._about = {"id": str(number), "resumeUrl": f"{hooks.origin}/webhook-waiting/{number}?signature=abc"}
-        self._loops: dict[str, list[Item]] = {}
-        self._done: dict[str, list[Item]] = {}
+        self._execution = {"id": str(number), "resumeUrl": f"{hooks.origin}/webhook-waiting/{number}?signature=abc"}
+        self._remaining: dict[str, list[Item]] = {}
+        self._processed: dict[str, list[Item]] = {}
         self._running = ""
         self.runs: dict[str, list[list[Item]]] = {}
-        """What came out of each node, whichever way, each time that it ran."""
+        """The output items of each node, one list per run."""
 
     def run(self) -> None:
         """Raises Stopped."""
-        ahead: list[tuple[Node, list[Item]]] = [(self._workflow.start, [Item({})])]
-        while ahead:
-            node, items = ahead.pop(0)
+        pending: list[tuple[Node, list[Item]]] = [(self._workflow.start, [Item({})])]
+        while pending:
+            node, items = pending.pop(0)
             self._running = node.name
             outputs = self._outputs(node, items)
             self.runs.setdefault(node.name, []).append([item for output in outputs for item in output])
             for number, output in enumerate(outputs):
-                ahead += [(target, output) for target in self._workflow.targets(node.name, number) if output]
+                pending += [(target, output) for target in self._workflow.targets(node.name, number) if output]
 
     def _outputs(self, node: Node, items: list[Item]) -> Sequence[list[Item]]:
         match node.kind:
@@ -96,7 +96,7 @@ class Execution:
             case "stopAndError":
                 raise Stopped(self._value(node.parameters["errorMessage"], items[0]))
             case _:
-                raise AssertionError(f"tests know no {node.kind}")
+                raise AssertionError(f"the replay does not support nodes of kind {node.kind}")
 
     def _set(self, node: Node, item: Item) -> Item:
         assigned = {}
@@ -111,80 +111,80 @@ class Execution:
         return bool(self._value(condition["leftValue"], item) == condition["rightValue"])
 
     def _loop(self, node: Node, items: list[Item]) -> Sequence[list[Item]]:
-        if node.name not in self._loops:
-            self._loops[node.name], self._done[node.name] = list(items), []
+        if node.name not in self._remaining:
+            self._remaining[node.name], self._processed[node.name] = list(items), []
         else:
-            self._done[node.name] += items
-        waiting = self._loops[node.name]
-        return [[], [waiting.pop(0)]] if waiting else [self._done[node.name], []]
+            self._processed[node.name] += items
+        waiting = self._remaining[node.name]
+        return [[], [waiting.pop(0)]] if waiting else [self._processed[node.name], []]
 
     def _resumed(self, node: Node) -> Item:
         assert (node.parameters["resume"], node.parameters["httpMethod"]) == ("webhook", "POST")
         arrival = self._hooks.next()
         if not self._trusting:
             arrival.verify()
-        assert f"{self._hooks.origin}{arrival.path}" == self._about["resumeUrl"]
+        assert f"{self._hooks.origin}{arrival.path}" == self._execution["resumeUrl"]
         return Item({"headers": arrival.headers, "body": arrival.message})
 
     def _request(self, node: Node, items: list[Item]) -> Sequence[list[Item]]:
-        made, failed = [], []
+        succeeded, failed = [], []
         for index, item in enumerate(items):
             try:
-                made.append(_answered(node, item, self._tried(node, item, index)))
+                succeeded.append(_output(node, item, self._with_retries(node, item, index)))
             except Stopped as error:
                 if node.raw.get("onError") != "continueErrorOutput":
                     raise
                 failed.append(Item({**item.json, "error": {"message": str(error)}}))
-        return [made, failed]
+        return [succeeded, failed]
 
-    def _tried(self, node: Node, item: Item, index: int) -> requests.Response:
-        told = node.parameters
-        url = self._value(told["url"], item, index)
-        headers = self._named(told, "headerParameters", item, index)
-        body = self._named(told, "bodyParameters", item, index) if told.get("sendBody") else None
-        why = ""
+    def _with_retries(self, node: Node, item: Item, index: int) -> requests.Response:
+        parameters = node.parameters
+        url = self._value(parameters["url"], item, index)
+        headers = self._pairs(parameters, "headerParameters", item, index)
+        body = self._pairs(parameters, "bodyParameters", item, index) if parameters.get("sendBody") else None
+        reason = ""
         for _ in range(node.raw["maxTries"]):
             try:
-                answered = self._network.send(told.get("method", "GET"), url, headers, body)
+                response = self._network.send(parameters.get("method", "GET"), url, headers, body)
             except requests.ConnectionError as error:
-                why = str(error)
+                reason = str(error)
             else:
-                if answered.status_code < 400:
-                    return answered
-                why = f"{answered.status_code} - {answered.text}"
+                if response.status_code < 400:
+                    return response
+                reason = f"{response.status_code} - {response.text}"
             time.sleep(PAUSE_SECONDS)
-        raise Stopped(why)
+        raise Stopped(reason)
 
-    def _named(self, told: Mapping[str, Any], collection: str, item: Item, index: int) -> dict[str, Any]:
-        pairs = told.get(collection, {}).get("parameters", ())
+    def _pairs(self, parameters: Mapping[str, Any], collection: str, item: Item, index: int) -> dict[str, Any]:
+        pairs = parameters.get(collection, {}).get("parameters", ())
         return {pair["name"]: self._value(pair["value"], item, index) for pair in pairs}
 
     def _value(self, text: Any, item: Item, index: int = 0) -> Any:
         if not isinstance(text, str) or not text.startswith("="):
             return text
-        pieces = [piece.partition("}}") for piece in text[1:].split("{{")]
-        if len(pieces) == 2 and not pieces[0][0] and not pieces[1][2]:
-            return self._evaluated(Expression.parse(pieces[1][0]), item, index)
-        told = [pieces[0][0]]
-        for expression, _, rest in pieces[1:]:
-            told += [str(self._evaluated(Expression.parse(expression), item, index)), rest]
-        return "".join(told)
+        parts = [part.partition("}}") for part in text[1:].split("{{")]
+        if len(parts) == 2 and not parts[0][0] and not parts[1][2]:
+            return self._evaluated(Expression.parse(parts[1][0]), item, index)
+        texts = [parts[0][0]]
+        for expression, _, rest in parts[1:]:
+            texts += [str(self._evaluated(Expression.parse(expression), item, index)), rest]
+        return "".join(texts)
 
     def _evaluated(self, expression: Expression, item: Item, index: int) -> Any:
         match expression.root:
             case "itemIndex":
-                found: Any = index
+                value: Any = index
             case "runIndex":
-                found = len(self.runs.get(self._running, ()))
+                value = len(self.runs.get(self._running, ()))
             case "execution":
-                found = self._about
+                value = self._execution
             case "json":
-                found = item.json
+                value = item.json
             case _:
-                found = self.runs[str(expression.node)][-1][0].json
+                value = self.runs[str(expression.node)][-1][0].json
         for name in expression.path:
-            found = found[name]
-        return json.dumps(found) if expression.as_json else found
+            value = value[name]
+        return json.dumps(value) if expression.as_json else value
 
 
 def _parts(node: Node, item: Item) -> list[Item]:
@@ -192,9 +192,10 @@ def _parts(node: Node, item: Item) -> list[Item]:
     return [Item({name: part} if name else part) for part in item.json[node.parameters["fieldToSplitOut"]]]
 
 
-def _answered(node: Node, item: Item, answered: requests.Response) -> Item:
-    asked = node.parameters["options"].get("response", {}).get("response", {})
-    about = {"headers": {k.lower(): v for k, v in answered.headers.items()}, "statusCode": answered.status_code}
-    if asked.get("responseFormat") == "file":
-        return Item(about if asked.get("fullResponse") else item.json, {asked["outputPropertyName"]: answered.content})
-    return Item(answered.json())
+def _output(node: Node, item: Item, response: requests.Response) -> Item:
+    options = node.parameters["options"].get("response", {}).get("response", {})
+    metadata = {"headers": {k.lower(): v for k, v in response.headers.items()}, "statusCode": response.status_code}
+    if options.get("responseFormat") == "file":
+        json_ = metadata if options.get("fullResponse") else item.json
+        return Item(json_, {options["outputPropertyName"]: response.content})
+    return Item(response.json())

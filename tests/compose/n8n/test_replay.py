@@ -1,4 +1,4 @@
-"""What the workflows ask is what the service understands, and what it answers is what they go on with."""
+"""The workflows work with the service: it understands their requests, and they handle its responses."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.api.keyed import ALICE, KEYS
+from tests.api.clients import ALICE, KEYS
 from tests.compose.n8n.replay import Execution, Network, Stopped
 from tests.compose.n8n.workflows import FOLDER, Workflow
 from tests.shared.webhooks.receiver import SECRET, Receiver, receiving
@@ -40,8 +40,8 @@ def stack(redis_url: str, n8n: Receiver, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def patient(stack: Stack) -> Api:
-    """An API whose jobs nobody makes."""
+def unserved(stack: Stack) -> Api:
+    """An API whose jobs no worker runs."""
     return stack.start_api(SD_DEFAULT_BACKEND="sd", SD_SYNC_TIMEOUT_SECONDS="1")
 
 
@@ -66,7 +66,7 @@ def execution(
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_prompt_becomes_a_image_by_each_address(
+def test_each_address_turns_a_prompt_into_an_image(
     stack: Stack, n8n: Receiver, numbers: Iterator[int], address: str
 ) -> None:
     run, network = execution("synchronous.json", stack.api, n8n, next(numbers), address)
@@ -79,76 +79,77 @@ def test_a_prompt_becomes_a_image_by_each_address(
     assert len(network.sent) == 1
 
 
-def test_what_takes_longer_than_a_call_may_wait_is_said_with_its_address(
-    patient: Api, n8n: Receiver, numbers: Iterator[int]
+def test_an_unfinished_job_stops_the_workflow_with_its_address(
+    unserved: Api, n8n: Receiver, numbers: Iterator[int]
 ) -> None:
-    run, _ = execution("synchronous.json", patient, n8n, next(numbers))
+    run, _ = execution("synchronous.json", unserved, n8n, next(numbers))
 
-    with pytest.raises(Stopped, match="The job goes on at /api/jobs/"):
+    with pytest.raises(Stopped, match="The job continues at /api/jobs/"):
         run.run()
 
 
-def test_a_refusal_stops_with_what_is_wrong(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
+def test_a_refused_request_stops_the_workflow_with_the_reason(
+    stack: Stack, n8n: Receiver, numbers: Iterator[int]
+) -> None:
     run, _ = execution("synchronous.json", stack.api, n8n, next(numbers), prompt="")
 
     with pytest.raises(Stopped, match=r"422.*/prompt"):
         run.run()
 
 
-def test_the_webhook_wakes_n8n_and_the_images_are_fetched(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
+def test_the_webhook_wakes_n8n_which_downloads_the_images(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
     run, _ = execution("asynchronous.json", stack.api, n8n, next(numbers), prompt="a penguin")
 
     run.run()
 
-    (item,) = run.runs["Fetch the image"][0]
+    (item,) = run.runs["Download the image"][0]
     assert item.binary["data"].startswith(PNG)
     (arrival,) = n8n.arrivals
     assert arrival.headers["x-webhook-token"] == "of-the-operator"
-    assert run.runs["Look at the job"][0][0].json["request"]["prompt"] == "a penguin"
+    assert run.runs["Read the job"][0][0].json["request"]["prompt"] == "a penguin"
 
 
-def test_a_lost_answer_makes_no_second_job(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
+def test_a_lost_response_creates_no_second_job(stack: Stack, n8n: Receiver, numbers: Iterator[int]) -> None:
     number = next(numbers)
     run, network = execution("asynchronous.json", stack.api, n8n, number)
-    network.lose = 2
+    network.responses_to_drop = 2
 
     run.run()
 
-    asked = {"X-API-Key": ALICE}
-    made = stack.api.get(f"/api/jobs?label=n8n {number}", headers=asked).json()["jobs"]
-    assert len(made) == 1
+    jobs = stack.api.get(f"/api/jobs?label=n8n {number}", headers={"X-API-Key": ALICE}).json()["jobs"]
+    assert len(jobs) == 1
     assert [request.method for request in network.sent] == ["POST", "POST", "POST", "GET", "GET"]
 
 
-def test_a_job_that_has_not_succeeded_wakes_n8n_too(patient: Api, n8n: Receiver, numbers: Iterator[int]) -> None:
+def test_a_cancelled_job_wakes_n8n_too(unserved: Api, n8n: Receiver, numbers: Iterator[int]) -> None:
     class Cancelling(Network):
-        """Somebody cancels every job as soon as it is accepted."""
+        """Cancels every job as soon as it is accepted."""
 
         def send(self, method: str, url: str, headers: Mapping[str, str], body: object) -> requests.Response:
-            answered = super().send(method, url, headers, body)
+            response = super().send(method, url, headers, body)
             if method == "POST":
-                patient.http.delete(patient.url + answered.headers["Location"], headers={"X-API-Key": ALICE})
-            return answered
+                unserved.http.delete(unserved.url + response.headers["Location"], headers={"X-API-Key": ALICE})
+            return response
 
-    run, _ = execution("asynchronous.json", patient, n8n, next(numbers), kind=Cancelling)
+    run, _ = execution("asynchronous.json", unserved, n8n, next(numbers), kind=Cancelling)
 
     with pytest.raises(Stopped, match="The job is cancelled: null"):
         run.run()
 
 
-def test_a_call_that_is_false_ends_nothing_but_the_wait(patient: Api, n8n: Receiver, numbers: Iterator[int]) -> None:
-    class Lying(Network):
-        """Somebody tells n8n that the job has succeeded, with an image of their own, though it has not begun."""
+def test_a_forged_webhook_ends_only_the_wait(unserved: Api, n8n: Receiver, numbers: Iterator[int]) -> None:
+    class Forging(Network):
+        """Sends n8n a forged success with a foreign image before the job has started."""
 
         def send(self, method: str, url: str, headers: Mapping[str, str], body: object) -> requests.Response:
-            answered = super().send(method, url, headers, body)
+            response = super().send(method, url, headers, body)
             if isinstance(body, dict):
                 images = [{"url": "http://elsewhere.example.com/evil.png"}]
-                told = {"type": "job.succeeded", "data": {**answered.json(), "state": "succeeded", "images": images}}
-                requests.post(body["webhook_url"], json=told, timeout=10)
-            return answered
+                message = {"type": "job.succeeded", "data": {**response.json(), "state": "succeeded", "images": images}}
+                requests.post(body["webhook_url"], json=message, timeout=10)
+            return response
 
-    run, network = execution("asynchronous.json", patient, n8n, next(numbers), kind=Lying, trusting=True)
+    run, network = execution("asynchronous.json", unserved, n8n, next(numbers), kind=Forging, trusting=True)
 
     with pytest.raises(Stopped, match="The job is queued: null"):
         run.run()
@@ -162,7 +163,7 @@ def test_a_prompt_that_fails_does_not_stop_the_others(stack: Stack, n8n: Receive
 
     run.run()
 
-    first, second, third = run.runs["All of them"][0]
+    first, second, third = run.runs["Results"][0]
     assert [first.json, third.json] == [{"prompt": "a penguin"}, {"prompt": "a castle"}]
     assert first.binary["data"].startswith(PNG)
     assert third.binary["data"].startswith(PNG)

@@ -1,4 +1,4 @@
-"""The workflows are what n8n 2 imports: core nodes in versions that it has, connected, with sound expressions."""
+"""n8n 2 can import the workflows: core nodes in supported versions, connected, with valid expressions."""
 
 import uuid
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.compose.n8n.workflows import FILES, Workflow, expressions, texts
 
-#: Core nodes, the versions of them that every n8n 2 has, and how many outputs they have.
+#: Core nodes, their versions in every n8n 2, and their number of outputs.
 CORE = {
     "manualTrigger": ({1}, 1),
     "set": ({3.4}, 1),
@@ -27,11 +27,11 @@ def workflow(request: pytest.FixtureRequest) -> Workflow:
     return Workflow(request.param)
 
 
-def test_there_are_three() -> None:
+def test_there_are_three_workflows() -> None:
     assert [path.name for path in FILES] == ["asynchronous.json", "batch.json", "synchronous.json"]
 
 
-def test_every_node_is_a_core_node_in_a_version_that_n8n_2_has(workflow: Workflow) -> None:
+def test_every_node_is_a_core_node_in_a_version_of_n8n_2(workflow: Workflow) -> None:
     for node in workflow.nodes.values():
         assert node.raw["type"].startswith("n8n-nodes-base.")
         assert node.raw["typeVersion"] in CORE[node.kind][0], node.name
@@ -47,7 +47,7 @@ def test_names_and_ids_are_unique(workflow: Workflow) -> None:
         uuid.UUID(value)
 
 
-def test_every_node_but_the_note_is_reached_and_no_output_is_made_up(workflow: Workflow) -> None:
+def test_every_node_except_the_note_is_connected_and_every_output_exists(workflow: Workflow) -> None:
     notes = {name for name, node in workflow.nodes.items() if node.kind == "stickyNote"}
     assert workflow.reached(workflow.start.name) == set(workflow.nodes) - notes - {workflow.start.name}
 
@@ -60,7 +60,7 @@ def test_every_node_but_the_note_is_reached_and_no_output_is_made_up(workflow: W
         assert all(link["type"] == "main" and link["index"] == 0 for link in links)
 
 
-def test_expressions_name_nodes_that_come_before(workflow: Workflow) -> None:
+def test_expressions_refer_to_earlier_nodes(workflow: Workflow) -> None:
     for node in workflow.nodes.values():
         for text in texts(node.parameters):
             for expression in expressions(text):
@@ -78,7 +78,7 @@ def test_keys_are_credentials_and_never_in_a_workflow(workflow: Workflow) -> Non
             assert node.parameters["incomingAuthentication"] == "headerAuth"
 
 
-def test_what_is_sent_again_makes_no_second_job(workflow: Workflow) -> None:
+def test_every_post_can_be_retried_without_a_second_job(workflow: Workflow) -> None:
     for node in workflow.nodes.values():
         if node.parameters.get("method") == "POST":
             headers = {header["name"] for header in node.parameters["headerParameters"]["parameters"]}
@@ -86,7 +86,7 @@ def test_what_is_sent_again_makes_no_second_job(workflow: Workflow) -> None:
             assert "Idempotency-Key" in headers
 
 
-def test_the_document_tells_of_each() -> None:
+def test_the_document_links_every_workflow() -> None:
     document = (Path(__file__).parents[3] / "docs" / "n8n.md").read_text()
 
     for path in FILES:

@@ -1,4 +1,4 @@
-"""The workflows in compose/n8n as n8n reads them, and the few expressions that they are written with."""
+"""Reads the workflows of compose/n8n and the expressions in them."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 FOLDER = Path(__file__).parents[3] / "compose" / "n8n"
 FILES = sorted(FOLDER.glob("*.json"))
 
-#: One `{{ }}`: a field of the item, of another node's item, or of the execution, as itself or as JSON.
+#: The content of one `{{ }}`: a field of the item, of another node's item, or of the execution, plain or as JSON.
 _EXPRESSION = re.compile(
     r"""(?P<json>JSON\.stringify\()?
     (?: \$(?P<root>json|execution|itemIndex|runIndex) | \$\('(?P<node>[^']+)'\)\.(?P<which>first\(\)|item)\.json )
@@ -30,19 +30,19 @@ class Expression:
 
     @classmethod
     def parse(cls, text: str) -> "Expression":
-        read = _EXPRESSION.fullmatch(text.strip())
-        assert read, f"{{{{{text}}}}} is none that tests can evaluate"
-        path = tuple(part for part in read["path"].split(".") if part)
-        return cls(read["root"] or "node", read["node"], path, bool(read["json"]))
+        match = _EXPRESSION.fullmatch(text.strip())
+        assert match, f"{{{{{text}}}}} is not an expression that the replay supports"
+        path = tuple(part for part in match["path"].split(".") if part)
+        return cls(match["root"] or "node", match["node"], path, bool(match["json"]))
 
 
 def expressions(text: str) -> list[Expression]:
-    """Those in a parameter; of one that does not begin with `=` there are none."""
+    """The expressions in a parameter. A parameter has some only if it begins with `=`."""
     return [Expression.parse(inner) for inner in re.findall(r"\{\{(.*?)\}\}", text)] if text.startswith("=") else []
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Every text in parameters."""
+    """Every text in a parameter, however deeply nested."""
     match value:
         case str():
             yield value
@@ -58,7 +58,7 @@ def texts(value: Any) -> Iterator[str]:
 class Node:
     name: str
     kind: str
-    """Its type without `n8n-nodes-base.`, which all of them begin with."""
+    """The type without its prefix `n8n-nodes-base.`."""
     parameters: Mapping[str, Any]
     raw: Mapping[str, Any]
 
@@ -78,14 +78,14 @@ class Workflow:
         return [self.nodes[link["node"]] for link in outputs[output]] if output < len(outputs) else []
 
     def reached(self, name: str) -> set[str]:
-        """Every node that comes after this one."""
+        """The names of all nodes after this one."""
         found: set[str] = set()
-        ahead = [name]
-        while ahead:
-            outputs = self.raw["connections"].get(ahead.pop(), {}).get("main", [])
+        pending = [name]
+        while pending:
+            outputs = self.raw["connections"].get(pending.pop(), {}).get("main", [])
             new = {link["node"] for output in outputs for link in output} - found
             found |= new
-            ahead += new
+            pending += new
         return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.compose.scale.tls import redis_with_tls
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Stack, free_port
 
 PASSWORD = "its-password"
@@ -42,7 +42,7 @@ def test_jobs_are_made_waited_for_and_followed_over_tls(stack: Stack) -> None:
     assert stack.api.post("/api/txt2img", {"prompt": "x"}).status_code == 200
     job_id = stack.api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 0.3}}}).json()["id"]
 
-    assert {"state", "progress", "done"} <= {event.type for event in stack.api.follow(job_id)}
+    assert {"state", "progress", "done"} <= {event.type for event in stack.api.all_events(job_id)}
     assert stack.api.get("/health").json()["status"] == "ok"
     for process in (*stack.workers, stack.api.process):
         assert "NOPERM" not in process.output
@@ -57,8 +57,8 @@ def test_the_dashboard_sees_workers_and_queues_over_tls(stack: Stack) -> None:
     def api(path: str) -> requests.Response:
         return requests.get(f"http://127.0.0.1:{port}/{path}", timeout=20)
 
-    until(lambda: "null-0@tls" in api("workers?json=1").text)
-    until(lambda: "generate.null" in api("broker").text)
+    wait_until(lambda: "null-0@tls" in api("workers?json=1").text)
+    wait_until(lambda: "generate.null" in api("broker").text)
     assert "Traceback" not in flower.output
 
 
@@ -67,7 +67,7 @@ def test_the_dashboard_sees_workers_and_queues_over_tls(stack: Stack) -> None:
     [
         ({"SD_CA_FILE": ""}, "SD_REDIS_URL is wrong, or SD_CA_FILE is: the server's certificate is not believed"),
         ({"SD_REDIS_CERT_FILE": "", "SD_REDIS_KEY_FILE": ""}, "SD_REDIS_URL is wrong, or SD_REDIS_CERT_FILE is"),
-        ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that is not there."),
+        ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that does not exist."),
     ],
 )
 def test_a_wrong_certificate_is_told_in_one_sentence(stack: Stack, wrong: dict[str, str], told: str) -> None:

@@ -13,7 +13,7 @@ from shared.redis.store import connect
 from tests.api.images import encoded, scene
 from tests.compose.scale.cluster import ANN, BOB, BURST, PER_SECOND, PUBLIC_URL, Cluster, submit
 from tests.compose.scale.proxies import caddy, nginx
-from tests.faults.processes import kill_whole
+from tests.faults.processes import kill_process_tree
 from tests.stack import Api
 
 
@@ -36,8 +36,8 @@ def there(cluster: Cluster) -> Api:
 def test_a_job_of_one_api_is_followed_and_had_from_the_other(here: Api, there: Api) -> None:
     job = submit(here, 0.5, num_images=2)
 
-    events = there.follow(job["id"])
-    again = here.follow(job["id"], last=events[1].id)
+    events = there.all_events(job["id"])
+    again = here.all_events(job["id"], last=events[1].id)
 
     assert [event.type for event in events][-1] == "done"
     assert "progress" in {event.type for event in events}
@@ -121,7 +121,7 @@ def test_two_housekeepers_send_each_webhook_once(cluster: Cluster, here: Api, th
         # Out of the bucket: the housekeepers have no disk in common with the workers.
         assert arrival.message["data"]["images"][0]["b64_json"]
     assert {arrival.message["data"]["id"] for arrival in heard} == set(jobs)
-    here.finished(submit(here)["id"])
+    here.wait_until_done(submit(here)["id"])
     assert len(cluster.receiver.arrivals) == len(jobs)
 
 
@@ -155,13 +155,13 @@ def test_a_host_that_is_lost_takes_no_job_with_it(cluster: Cluster, here: Api, t
         with there.events(job["id"]) as events:
             next(event for event in events if event.type == "progress")
 
-    kill_whole(cluster.workers[0])
+    kill_process_tree(cluster.workers[0])
     here.process.kill()
     # As if its worker had been silent for longer than a lease.
     (lost,) = (job["id"] for job in jobs if cluster.worker_of(job["id"]) == "null@a")
     connect(cluster.settings["SD_REDIS_URL"]).zadd(f"{cluster.prefix}leases", {lost: 1})
 
-    ended = [there.finished(job["id"]) for job in jobs]
+    ended = [there.wait_until_done(job["id"]) for job in jobs]
 
     assert [job["state"] for job in ended] == ["succeeded"] * 2
     assert {cluster.worker_of(job["id"]) for job in jobs} == {"null@b"}

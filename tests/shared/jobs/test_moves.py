@@ -7,12 +7,15 @@ from itertools import product
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import EVENTS_LIFETIME_MS, MOST_EVENTS, JobFilter, Outcome, QueueLimits, Verdict
-from shared.jobs.requests import Backend, Job, JobError, Progress, Timings
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Job, JobError, Progress, Timings
+from shared.jobs.operations import EVENTS_LIFETIME_MS, MAX_EVENTS, ProgressReply
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
+from shared.jobs.types import Backend
 from tests.shared.conftest import NOW, Records
 
-ERROR = JobError.of(OutOfMemory())
+ERROR = JobError.from_error(OutOfMemory())
 STEP = Progress(step=1, steps=4, fraction=0.25)
 
 
@@ -45,14 +48,14 @@ def test_a_stale_attempt_can_neither_move_nor_report(records: Records) -> None:
     stale = records.started()
     requeued = stale.requeue()
     assert records.run(records.jobs.move(stale, requeued))
-    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
+    assert records.run(records.jobs.report_progress(stale, STEP)) is ProgressReply.LOST
 
     current = requeued.start("null", "worker", NOW)
     assert records.run(records.jobs.move(requeued, current))
 
     assert not records.run(records.jobs.move(stale, ended(stale, "succeeded")))
-    assert records.run(records.jobs.report(stale, STEP)) is Verdict.LOST
-    assert records.run(records.jobs.report(current, STEP)) is Verdict.GO_ON
+    assert records.run(records.jobs.report_progress(stale, STEP)) is ProgressReply.LOST
+    assert records.run(records.jobs.report_progress(current, STEP)) is ProgressReply.CONTINUE
     assert records.held(stale) == current
 
 
@@ -63,8 +66,8 @@ def test_what_has_ended_never_changes(records: Records, first: str, second: str)
 
     assert not records.run(records.jobs.move(job, ended(job, second)))
     assert not records.run(records.jobs.move(job, job.requeue()))
-    assert records.run(records.jobs.report(job, STEP)) is Verdict.LOST
-    assert records.run(records.jobs.ask_to_cancel(job.id)) == first
+    assert records.run(records.jobs.report_progress(job, STEP)) is ProgressReply.LOST
+    assert records.run(records.jobs.request_cancel(job.id)) == first
     assert records.held(job) == ended(job, first)
 
 
@@ -73,13 +76,13 @@ def test_a_job_that_nobody_knows_cannot_be_moved(records: Records) -> None:
 
     assert not records.run(records.jobs.move(job, job.start("null", "worker", NOW)))
     assert records.run(records.jobs.read("unknown")) is None
-    assert records.run(records.jobs.ask_to_cancel("unknown")) is None
+    assert records.run(records.jobs.request_cancel("unknown")) is None
 
 
 def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None:
     job = records.started()
     later = records.accepted()
-    records.run(records.jobs.report(job, STEP))
+    records.run(records.jobs.report_progress(job, STEP))
 
     assert records.run(records.jobs.move(job, job.requeue()))
 
@@ -91,21 +94,21 @@ def test_a_requeued_job_is_the_next_and_wakes_a_worker(records: Records) -> None
 
 def test_a_cancel_is_heard_with_the_next_report(records: Records) -> None:
     job = records.started()
-    assert records.run(records.jobs.report(job, STEP)) is Verdict.GO_ON
+    assert records.run(records.jobs.report_progress(job, STEP)) is ProgressReply.CONTINUE
 
-    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.RUNNING
+    assert records.run(records.jobs.request_cancel(job.id)) is State.RUNNING
 
-    assert records.run(records.jobs.report(job)) is Verdict.CANCEL
+    assert records.run(records.jobs.report_progress(job)) is ProgressReply.CANCEL
 
 
 def test_a_queued_job_takes_no_cancel_flag_that_would_stop_it_later(records: Records) -> None:
     job = records.accepted()
 
-    assert records.run(records.jobs.ask_to_cancel(job.id)) is State.QUEUED
+    assert records.run(records.jobs.request_cancel(job.id)) is State.QUEUED
 
     running = job.start("null", "worker", NOW)
     assert records.run(records.jobs.move(job, running))
-    assert records.run(records.jobs.report(running)) is Verdict.GO_ON
+    assert records.run(records.jobs.report_progress(running)) is ProgressReply.CONTINUE
 
 
 def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
@@ -114,28 +117,28 @@ def test_a_job_beyond_the_limit_leaves_no_trace(records: Records) -> None:
 
     admission = records.run(records.jobs.create(job, QueueLimits(1, 1)))
 
-    assert admission.outcome is Outcome.FULL
+    assert admission.outcome is AdmissionOutcome.QUEUE_FULL
     assert records.run(records.jobs.read("second")) is None
     assert (records.order(), records.wake_ups()) == ([first.id], 1)
-    assert records.run(records.jobs.page(JobFilter(), 10, None)).jobs[0].job == first
+    assert records.run(records.jobs.list_page(JobFilter(), 10, None)).jobs[0].job == first
 
 
 def test_a_running_job_makes_room_in_the_queue(records: Records) -> None:
     job = records.started().model_copy(update={"id": "second", "state": State.QUEUED})
 
-    assert records.run(records.jobs.create(job, QueueLimits(1, 1))).outcome is Outcome.CREATED
+    assert records.run(records.jobs.create(job, QueueLimits(1, 1))).outcome is AdmissionOutcome.CREATED
 
 
 def test_the_events_of_a_job_are_bounded_and_lapse_after_its_end(records: Records) -> None:
     job = records.started()
-    for _ in range(MOST_EVENTS + 300):
-        records.run(records.jobs.report(job, STEP))
-    held = len(records.run(records.jobs.events(job.id)))
+    for _ in range(MAX_EVENTS + 300):
+        records.run(records.jobs.report_progress(job, STEP))
+    held = len(records.run(records.jobs.read_events(job.id)))
 
     records.run(records.jobs.move(job, ended(job, "succeeded")))
 
-    assert MOST_EVENTS <= held < MOST_EVENTS + 200
-    assert records.run(records.jobs.events(job.id))[-1].data == "succeeded"
+    assert MAX_EVENTS <= held < MAX_EVENTS + 200
+    assert records.run(records.jobs.read_events(job.id))[-1].data == "succeeded"
     lifetime = records.store.client.pttl(f"{records.prefix}events:{job.id}")
     assert EVENTS_LIFETIME_MS - 5000 < lifetime <= EVENTS_LIFETIME_MS
 
@@ -146,8 +149,8 @@ def test_a_list_that_finds_nothing_gives_up_and_says_where(records: Records) -> 
         records.started()
     wanted = JobFilter(state=State.RUNNING, label="long")
 
-    page = records.run(records.jobs.page(wanted, 2, None))
-    rest = records.run(records.jobs.page(wanted, 2, page.cursor))
+    page = records.run(records.jobs.list_page(wanted, 2, None))
+    rest = records.run(records.jobs.list_page(wanted, 2, page.cursor))
 
     assert (page.jobs, page.cursor) == ((), jobs[50].id)
     assert (rest.jobs, rest.cursor) == ((), None)
@@ -159,7 +162,7 @@ def test_a_list_finds_the_few_among_the_many_at_once(records: Records) -> None:
         records.accepted(label="mine")
 
     for wanted in (JobFilter(state=State.RUNNING, label="mine"), JobFilter(state=State.RUNNING, backend=Backend.NULL)):
-        page = records.run(records.jobs.page(wanted, 1, None))
+        page = records.run(records.jobs.list_page(wanted, 1, None))
         assert [snapshot.job.id for snapshot in page.jobs] == [running.id]
 
 
@@ -170,9 +173,9 @@ def test_where_a_list_gave_up_names_no_job_of_other_owners(records: Records) -> 
         records.started(owner="bob")
     wanted = JobFilter(state=State.QUEUED, owner="bob")
 
-    page = records.run(records.jobs.page(wanted, 2, None))
+    page = records.run(records.jobs.list_page(wanted, 2, None))
     found = records.run(records.jobs.read(page.cursor))
     while page.cursor is not None:
-        page = records.run(records.jobs.page(wanted, 2, page.cursor))
+        page = records.run(records.jobs.list_page(wanted, 2, page.cursor))
 
     assert (page.jobs, found) == ((), None)

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from shared.errors import InvalidTransition, OutOfMemory
-from shared.jobs.requests import Backend, GenerationRequest, Job, JobError, Timings
+from shared.jobs.job import Job, JobError, Timings
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import TRANSITIONS, State
+from shared.jobs.types import Backend
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
-ERROR = JobError.of(OutOfMemory())
+ERROR = JobError.from_error(OutOfMemory())
 ARROWS = {
     ("queued", "running"),
     ("queued", "failed"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trustme
 
-from shared.net.address_policy import Address
+from shared.net.address_policy import IpAddress
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.pinned_http import tls_context
 from tests.shared.outbound.servers import OK, Act, Script, Server, say, serve
@@ -21,14 +21,14 @@ class Names:
     """A resolver. Each lookup of a name takes the next of its answers; the last stays."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, list[list[Address]]] = {}
+        self._answers: dict[str, list[list[IpAddress]]] = {}
         self.asked: list[str] = []
 
     def lead(self, host: str, *answers: str) -> None:
         """Each answer is one or more addresses with blanks between."""
         self._answers[host] = [[ip_address(address) for address in answer.split()] for answer in answers]
 
-    def __call__(self, host: str) -> list[Address]:
+    def __call__(self, host: str) -> list[IpAddress]:
         self.asked.append(host)
         answers = self._answers.get(host)
         if not answers:
@@ -41,7 +41,7 @@ class Caller:
 
     def __init__(self, names: Names, server: Server, scheme: str = "http") -> None:
         self.origin = f"{scheme}://hooks.example.com:{server.port}"
-        self.guard = OutboundClient([self.origin], resolve=names)
+        self.client = OutboundClient([self.origin], resolve=names)
         names.lead("hooks.example.com", "127.0.0.1")
 
     def get(self, target: str = "/", **told: Any) -> HttpResponse:
@@ -49,7 +49,7 @@ class Caller:
 
     def send(self, method: str, target: str = "/", **told: Any) -> HttpResponse:
         told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
-        return self.guard.send(method, self.origin + target, **told)
+        return self.client.send(method, self.origin + target, **told)
 
 
 @pytest.fixture

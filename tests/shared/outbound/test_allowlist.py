@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared.errors import ForbiddenUrl
-from shared.net.allowlist import Entry, header_for, receiver_headers
+from shared.net.allowlist import AllowlistEntry, header_for, parse_receiver_headers
 from shared.net.outbound import OutboundClient
 from shared.net.url import Url
 
@@ -18,8 +18,8 @@ ENTRY = f"{N8N}/webhook/images"
     ["/webhook/images", "/webhook/images/", "/webhook/images/a/b", "/webhook/images?n=/../a", "/webhook/images/a%20b"],
 )
 def test_an_entry_covers_its_path_and_what_lies_below(target: str) -> None:
-    assert Entry.parse(ENTRY).covers(Url.parse(N8N + target))
-    assert Entry.parse(f"{ENTRY}/").covers(Url.parse(N8N + target))
+    assert AllowlistEntry.parse(ENTRY).covers(Url.parse(N8N + target))
+    assert AllowlistEntry.parse(f"{ENTRY}/").covers(Url.parse(N8N + target))
     OutboundClient([ENTRY]).check(N8N + target)
 
 
@@ -59,8 +59,8 @@ def test_an_entry_covers_its_path_and_what_lies_below(target: str) -> None:
     ],
 )
 def test_an_entry_covers_nothing_else_however_it_is_written(url: str) -> None:
-    assert not Entry.parse(ENTRY).covers(Url.parse(url))
-    assert header_for(Url.parse(url), receiver_headers("X-Token: v", [ENTRY])) == {}
+    assert not AllowlistEntry.parse(ENTRY).covers(Url.parse(url))
+    assert header_for(Url.parse(url), parse_receiver_headers("X-Token: v", [ENTRY])) == {}
     with pytest.raises(ForbiddenUrl):
         OutboundClient([ENTRY]).check(url)
 
@@ -71,11 +71,11 @@ def test_whose_path_is_none_of_the_entry_is_told_so() -> None:
 
 
 def test_the_host_and_scheme_are_the_same_in_any_case_and_the_default_port_is_the_one() -> None:
-    assert Entry.parse("https://hooks.example.com:443/a").covers(Url.parse("HTTPS://Hooks.Example.COM/a/b"))
+    assert AllowlistEntry.parse("https://hooks.example.com:443/a").covers(Url.parse("HTTPS://Hooks.Example.COM/a/b"))
 
 
 def test_an_origin_vouches_for_all_of_it_and_its_header_goes_to_wait_nodes_alone() -> None:
-    headers = receiver_headers("X-Token: v", [N8N])
+    headers = parse_receiver_headers("X-Token: v", [N8N])
 
     OutboundClient([N8N]).check(f"{N8N}/webhook/any")
     assert header_for(Url.parse(f"{N8N}/webhook-waiting/7?signature=s"), headers) == {"X-Token": "v"}
@@ -91,7 +91,7 @@ def test_each_entry_may_have_a_header_of_its_own_and_the_nearest_counts() -> Non
         "https://hooks.example.com:443/in": "A: b",
     }
 
-    headers = receiver_headers(json.dumps(told), allow)
+    headers = parse_receiver_headers(json.dumps(told), allow)
 
     found = {
         url: header_for(Url.parse(url), headers)

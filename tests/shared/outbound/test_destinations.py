@@ -1,4 +1,4 @@
-"""Where the guard connects to: the addresses that were checked, and no others."""
+"""Where the outbound client connects to: the addresses that were checked, and no others."""
 
 import socket
 import sys

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import ForbiddenUrl, NotConnected, TooSlow
-from shared.net.egress_proxy import Proxy
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout
+from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse, OutboundClient
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.proxies import ConnectProxy, proxying
@@ -22,9 +22,9 @@ def proxy() -> Iterator[ConnectProxy]:
 
 
 def send(proxy: str, url: str, names: Names | None = None, allow: str = "", **told: Any) -> HttpResponse:
-    guard = OutboundClient([allow] if allow else [], proxy=Proxy.parse(proxy), resolve=names or Names())
+    client = OutboundClient([allow] if allow else [], proxy=EgressProxy.parse(proxy), resolve=names or Names())
     told = {"timeout_seconds": 5, "max_bytes": 1000, **told}
-    return guard.send(told.pop("method", "GET"), url, **told)
+    return client.send(told.pop("method", "GET"), url, **told)
 
 
 def test_a_plain_request_goes_through_and_its_name_is_looked_up_there_alone(
@@ -50,7 +50,7 @@ def test_tls_is_with_the_server_and_not_with_the_proxy(proxy: ConnectProxy, secu
 
     assert server.requests[0].sni == "hooks.example.com"
     assert "s3cret" not in "".join(proxy.heads)
-    with pytest.raises(NotConnected, match="certificate"):
+    with pytest.raises(ConnectionFailed, match="certificate"):
         send(proxy.url, "https://other.example.com/")
 
 
@@ -63,7 +63,7 @@ def test_the_proxys_login_goes_to_the_proxy_alone_and_is_not_shown(proxy: Connec
     login = base64.b64encode(b"me:p@ss:5ecret").decode()
     assert f"Proxy-Authorization: Basic {login}\r\n" in proxy.heads[0]
     assert "proxy-authorization" not in server.requests[0].headers
-    assert login not in repr(Proxy.parse(url))
+    assert login not in repr(EgressProxy.parse(url))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_redirect_inside_is_not_followed_through_the_proxy(proxy: ConnectProxy
     with serve(Script(moved("http://10.0.0.1/"))) as server:
         proxy.ports["hooks.example.com:80"] = server.port
         with pytest.raises(ForbiddenUrl):
-            send(proxy.url, "http://hooks.example.com/", redirects=3)
+            send(proxy.url, "http://hooks.example.com/", max_redirects=3)
 
     assert proxy.asked == ["CONNECT hooks.example.com:80"]
 
@@ -132,19 +132,19 @@ def test_what_the_operator_vouches_for_by_mistake_is_not_connected_to(proxy: Con
 )
 def test_a_proxy_that_does_not_connect_is_told_as_such(proxy: ConnectProxy, answer: bytes, told: str) -> None:
     proxy.refusal = answer
-    with pytest.raises(NotConnected, match=f"The egress proxy .*({told})"):
+    with pytest.raises(ConnectionFailed, match=f"The egress proxy .*({told})"):
         send(proxy.url, "http://hooks.example.com/")
 
 
 def test_a_proxy_that_is_away_or_hangs_costs_no_more_time_than_there_is() -> None:
     with proxying() as gone:
         pass
-    with pytest.raises(NotConnected, match="The egress proxy takes no connections"):
+    with pytest.raises(ConnectionFailed, match="The egress proxy takes no connections"):
         send(gone.url, "http://hooks.example.com/")
     for act in (lambda _: time.sleep(3), again(b"a", seconds=0.1)):
         with serve(Script(act)) as hanging:
             begin = time.monotonic()
-            with pytest.raises(TooSlow):
+            with pytest.raises(OutboundTimeout):
                 send(f"http://127.0.0.1:{hanging.port}", "http://hooks.example.com/", timeout_seconds=0.5)
             assert time.monotonic() - begin < 2
 

@@ -1,4 +1,4 @@
-"""When an exchange through the guard ends: in time, and before it takes too much."""
+"""When an exchange through the outbound client ends: in time, and before it takes too much."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from shared.errors import TooLarge, TooSlow, Unreachable
+from shared.errors import OutboundTimeout, ResponseTooLarge, Unreachable
 from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Act, Script, Server, again, moved, say, serve
@@ -56,7 +56,7 @@ def soon() -> Iterator[None]:
 def test_drop_by_drop_does_not_buy_time(caller: Caller, server: Server, act: Act) -> None:
     server.script.act = act
 
-    with soon(), pytest.raises(TooSlow):
+    with soon(), pytest.raises(OutboundTimeout):
         caller.get(timeout_seconds=SECONDS)
 
 
@@ -76,14 +76,14 @@ def test_drop_by_drop_does_not_buy_time(caller: Caller, server: Server, act: Act
 def test_a_flood_is_not_drunk(caller: Caller, server: Server, act: Act) -> None:
     server.script.act = act
 
-    with soon(), pytest.raises(TooLarge):
+    with soon(), pytest.raises(ResponseTooLarge):
         caller.get(timeout_seconds=5)
 
 
 def test_a_body_that_says_that_it_is_too_large_is_not_waited_for(caller: Caller, server: Server) -> None:
     server.script.act = again(b"", HEAD + b"Content-Length: 1001\r\n\r\n", 0.1)
 
-    with soon(), pytest.raises(TooLarge) as raised:
+    with soon(), pytest.raises(ResponseTooLarge) as raised:
         caller.get(timeout_seconds=5)
 
     assert raised.value.status == 200
@@ -98,7 +98,7 @@ def test_what_fits_exactly_is_taken(caller: Caller, server: Server) -> None:
 def test_the_status_is_known_though_the_body_is_not(caller: Caller, server: Server) -> None:
     server.script.act = again(b"x", b"HTTP/1.1 410 Gone\r\n\r\n", 0.05)
 
-    with pytest.raises(TooSlow) as raised:
+    with pytest.raises(OutboundTimeout) as raised:
         caller.get(timeout_seconds=SECONDS)
 
     assert raised.value.status == 410
@@ -134,7 +134,7 @@ def test_half_an_answer_is_none(caller: Caller, server: Server, act: Act) -> Non
 def test_a_server_that_does_not_read_is_not_waited_for(caller: Caller, server: Server) -> None:
     server.script.silent, server.script.act = True, lambda _: time.sleep(5)
 
-    with soon(), pytest.raises(TooSlow):
+    with soon(), pytest.raises(OutboundTimeout):
         caller.send("POST", body=b"x" * 50_000_000, timeout_seconds=SECONDS)
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_does_not_read_is_not_waited_for_in_tls_either(
     server = secure("hooks.example.com", act=lambda _: time.sleep(5))
     server.script.silent = True
 
-    with soon(), pytest.raises(TooSlow):
+    with soon(), pytest.raises(OutboundTimeout):
         Caller(names, server, "https").send("POST", body=b"x" * 50_000_000, timeout_seconds=SECONDS)
 
 
@@ -153,7 +153,7 @@ def test_a_server_that_does_not_read_is_not_waited_for_in_tls_either(
 def test_a_handshake_without_end_is_not_waited_for(names: Names, server: Server, piece: bytes) -> None:
     server.script.silent, server.script.act = True, again(piece, b"\x16\x03\x03\x3f\xff", 0.05)
 
-    with soon(), pytest.raises(TooSlow):
+    with soon(), pytest.raises(OutboundTimeout):
         Caller(names, server, "https").get(timeout_seconds=SECONDS)
 
 
@@ -162,7 +162,7 @@ def test_a_lookup_without_end_is_not_waited_for() -> None:
         time.sleep(3)
         raise OSError
 
-    with soon(), pytest.raises(TooSlow):
+    with soon(), pytest.raises(OutboundTimeout):
         OutboundClient(resolve=resolve).send("GET", "http://example.com/", timeout_seconds=SECONDS, max_bytes=1)
 
 
@@ -188,8 +188,8 @@ def test_redirects_share_the_time(caller: Caller, server: Server) -> None:
 
     server.script.act = act
 
-    with soon(), pytest.raises(TooSlow):
-        caller.get(redirects=100, timeout_seconds=SECONDS)
+    with soon(), pytest.raises(OutboundTimeout):
+        caller.get(max_redirects=100, timeout_seconds=SECONDS)
 
 
 def test_a_body_may_go_elsewhere_as_it_comes(caller: Caller, server: Server) -> None:
@@ -201,7 +201,7 @@ def test_a_body_may_go_elsewhere_as_it_comes(caller: Caller, server: Server) -> 
     assert (answer.status, answer.body, received) == (200, b"", b"x" * 1000)
 
 
-@pytest.mark.parametrize("error", [KeyError, OSError, requests.ConnectionError, TooLarge])
+@pytest.mark.parametrize("error", [KeyError, OSError, requests.ConnectionError, ResponseTooLarge])
 def test_what_goes_wrong_there_ends_the_exchange_and_keeps_its_name(
     caller: Caller, server: Server, error: type[Exception]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Requests through the guard to real servers: what they say, and what is said of them."""
+"""Requests through the outbound client to real servers: what they say, and what is said of them."""
 
 import logging
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_what_is_found_is_logged_for_the_operator_and_told_to_nobody(
 def logging_as_processes_do() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    logs.configure("text")
+    logs.configure_logging("text")
     yield
     root.handlers, root.level = handlers, level
 

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ForbiddenUrl, OutboundError
-from shared.net.address_policy import objection
+from shared.net.address_policy import refusal_reason
 from shared.net.outbound import OutboundClient
 from shared.net.url import Url
 from tests.shared.outbound.conftest import Names
 from tests.shared.outbound.hostile import LEADS_TO, TOLD
 
-GUARD = OutboundClient()
+CLIENT = OutboundClient()
 NOWHERE = OutboundClient(resolve=Names())
 
 
 @pytest.mark.parametrize("url", TOLD, ids=[f"{why}: {url[:40]!a}" for url, why in TOLD.items()])
 def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: Names) -> None:
     with pytest.raises(ForbiddenUrl):
-        GUARD.check(url)
+        CLIENT.check(url)
 
     with pytest.raises(ForbiddenUrl):
         OutboundClient(resolve=names).send("GET", url, timeout_seconds=1, max_bytes=1)
@@ -45,7 +45,7 @@ def test_a_hostile_address_is_refused_before_anybody_is_asked(url: str, names: N
     ],
 )
 def test_a_public_address_is_none_of_these(url: str) -> None:
-    GUARD.check(url)
+    CLIENT.check(url)
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,12 @@ def test_nobody_can_vouch_for_a_clouds_secrets(names: Names, address: str) -> No
 
 @given(st.ip_addresses())
 def test_what_is_not_global_is_never_public(address: IPv4Address | IPv6Address) -> None:
-    assert address.is_global or objection(address) is not None
+    assert address.is_global or refusal_reason(address) is not None
 
 
 @given(st.ip_addresses(v=4))
 def test_an_address_behind_nat64_is_judged_as_itself(address: IPv4Address) -> None:
-    assert objection(ip_address(f"64:ff9b::{address}")) == objection(address)
+    assert refusal_reason(ip_address(f"64:ff9b::{address}")) == refusal_reason(address)
 
 
 @given(st.text(max_size=30) | st.from_regex(r"https?://[a-z0-9.:@%\[\]\\/?#_-]{1,30}", fullmatch=True))

@@ -1,4 +1,4 @@
-"""Redirects through the guard: each step is checked as the first was."""
+"""Redirects through the outbound client: each step is checked as the first was."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def test_redirects_are_followed_as_often_as_asked_for(caller: Caller, server: Se
     steps = iter([moved(location.format(port=server.port, origin=caller.origin)), say(OK)])
     server.script.act = lambda connection: next(steps)(connection)
 
-    answer = caller.get("/a", redirects=1, headers={"X-Own": "1"})
+    answer = caller.get("/a", max_redirects=1, headers={"X-Own": "1"})
 
     assert answer.body == b"ok"
     assert [request.line for request in server.requests] == ["GET /a HTTP/1.1", "GET /b?c HTTP/1.1"]
@@ -32,7 +32,7 @@ def test_redirects_are_followed_as_often_as_asked_for(caller: Caller, server: Se
 def test_a_circle_ends(caller: Caller, server: Server) -> None:
     server.script.act = moved("/")
 
-    assert caller.get(redirects=3).status == 302
+    assert caller.get(max_redirects=3).status == 302
     assert len(server.requests) == 4
 
 
@@ -56,7 +56,7 @@ def test_each_address_on_the_way_is_checked(names: Names, caller: Caller, server
     server.script.act = moved(location)
 
     with pytest.raises(ForbiddenUrl):
-        caller.get(redirects=2)
+        caller.get(max_redirects=2)
 
     assert len(server.requests) == 1
 
@@ -66,10 +66,10 @@ def test_no_redirect_leaves_tls(names: Names, server: Server, secure: Callable[.
     origin = f"http://hooks.example.com:{server.port}"
     first = secure("hooks.example.com", act=moved(origin))
     names.lead("hooks.example.com", "127.0.0.1")
-    guard = OutboundClient([origin, f"https://hooks.example.com:{first.port}"], resolve=names)
+    client = OutboundClient([origin, f"https://hooks.example.com:{first.port}"], resolve=names)
 
     with pytest.raises(ForbiddenUrl, match="from https to http"):
-        guard.send("GET", f"https://hooks.example.com:{first.port}/", timeout_seconds=5, max_bytes=10, redirects=2)
+        client.send("GET", f"https://hooks.example.com:{first.port}/", timeout_seconds=5, max_bytes=10, max_redirects=2)
 
     assert server.connections == 0
 
@@ -79,10 +79,10 @@ def test_headers_stay_with_the_origin_that_they_were_meant_for(names: Names, cal
         elsewhere = f"http://other.example.com:{other.port}"
         names.lead("other.example.com", "127.0.0.1")
         server.script.act = moved(elsewhere)
-        guard = OutboundClient([caller.origin, elsewhere], resolve=names)
+        client = OutboundClient([caller.origin, elsewhere], resolve=names)
 
         headers = {"Authorization": "5ecret"}
-        guard.send("GET", caller.origin, headers=headers, timeout_seconds=5, max_bytes=10, redirects=1)
+        client.send("GET", caller.origin, headers=headers, timeout_seconds=5, max_bytes=10, max_redirects=1)
 
         assert server.requests[0].headers["authorization"] == "5ecret"
         assert "authorization" not in other.requests[0].headers
@@ -90,6 +90,6 @@ def test_headers_stay_with_the_origin_that_they_were_meant_for(names: Names, cal
 
 def test_only_what_asks_is_sent_again_elsewhere(caller: Caller, server: Server) -> None:
     with pytest.raises(ValueError, match="only GET"):
-        caller.send("POST", redirects=1)
+        caller.send("POST", max_redirects=1)
 
     assert server.connections == 0

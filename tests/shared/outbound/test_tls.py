@@ -1,4 +1,4 @@
-"""TLS through the guard: the name decides, whatever address it leads to."""
+"""TLS through the outbound client: the name decides, whatever address it leads to."""
 
 from collections.abc import Callable
 

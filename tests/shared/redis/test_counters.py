@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Outcome, QueueLimits
-from shared.jobs.requests import Backend, Image, Job, JobError, Priority, Timings
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Image, Job, JobError, Timings
 from shared.jobs.states import State
+from shared.jobs.types import Backend, Priority
 from shared.observability.counters import (
     ACCEPTED,
     ENCODE,
@@ -23,7 +24,7 @@ from shared.observability.counters import (
     Counts,
     Distribution,
     Histogram,
-    of_attempt,
+    count_attempt,
 )
 from shared.observability.gauges import Gauges, read_gauges
 from shared.webhooks.deliveries import DeliveryState
@@ -53,7 +54,10 @@ def image(index: int, *, flagged: bool = False) -> Image:
 
 
 def test_a_job_is_counted_when_it_comes_and_when_it_ends(records: Records) -> None:
-    for end in (lambda job: job.succeed((), Timings(), LATER), lambda job: job.fail(JobError.of(OutOfMemory()), LATER)):
+    for end in (
+        lambda job: job.succeed((), Timings(), LATER),
+        lambda job: job.fail(JobError.from_error(OutOfMemory()), LATER),
+    ):
         running = records.started()
         moved(records, running, end(running))
     queued = records.accepted()
@@ -72,9 +76,9 @@ def test_a_job_is_counted_when_it_comes_and_when_it_ends(records: Records) -> No
 def test_what_did_not_happen_is_not_counted(records: Records) -> None:
     running = records.started()
     moved(records, running, running.succeed((), Timings(), LATER))
-    assert not records.run(records.jobs.move(running, running.fail(JobError.of(OutOfMemory()), LATER)))
+    assert not records.run(records.jobs.move(running, running.fail(JobError.from_error(OutOfMemory()), LATER)))
     refused = running.model_copy(update={"id": "second", "state": State.QUEUED})
-    assert records.run(records.jobs.create(refused, QueueLimits(0, 0))).outcome is Outcome.FULL
+    assert records.run(records.jobs.create(refused, QueueLimits(0, 0))).outcome is AdmissionOutcome.QUEUE_FULL
 
     counts = told(records).counts
 
@@ -137,7 +141,7 @@ def test_who_waits_longest_is_found_whatever_its_priority(records: Records) -> N
 
 
 def test_every_way_in_which_an_attempt_can_end_is_told_before_it_occurs() -> None:
-    assert {of_attempt(state) for state in DeliveryState} == {SENT.add(*values) for values in SENT.expected}
+    assert {count_attempt(state) for state in DeliveryState} == {SENT.add(*values) for values in SENT.expected}
 
 
 def test_buckets_may_change_without_losing_what_was_counted() -> None:

@@ -5,13 +5,15 @@ from datetime import timedelta
 
 import pytest
 
-from shared.jobs.operations import IdempotencyKey, OnDuplicate
-from shared.jobs.requests import Backend, GenerationRequest, Job
+from shared.jobs.admission import IdempotencyKey, OnDuplicate
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from tests.shared.conftest import NOW, ROOM, Records
 
 
 def start_next(records: Records) -> Job:
-    queued: Job = records.run(records.jobs.peek(Backend.NULL, 1))[0].job
+    queued: Job = records.run(records.jobs.peek_queue(Backend.NULL, 1))[0].job
     running = queued.start("null", "worker", NOW)
     assert records.run(records.jobs.move(queued, running))
     return running
@@ -153,11 +155,11 @@ def test_what_is_known_of_durations_is_bounded_and_not_forgotten_at_once(records
 
 def test_a_retry_whose_answer_is_lost_as_well_is_still_the_same_job(records: Records) -> None:
     first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
-    repeat = IdempotencyKey("unsure", "hash", OnDuplicate.UNSURE, 60_000)
+    repeat = IdempotencyKey("unsure", "hash", OnDuplicate.RETURN_UNCONFIRMED, 60_000)
     # Its caller had given up waiting when it was accepted.
-    assert records.run(records.jobs.create(first, ROOM, repeat, latest_ms=1)).outcome == "created"
+    assert records.run(records.jobs.create(first, ROOM, repeat, answer_by_ms=1)).outcome == "created"
 
     answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
 
-    assert [(answer.outcome, answer.job_id) for answer in answers] == [("known", first.id)] * 2
+    assert [(answer.outcome, answer.job_id) for answer in answers] == [("duplicate", first.id)] * 2
     assert records.order() == [first.id]

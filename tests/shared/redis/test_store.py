@@ -9,7 +9,7 @@ import redis
 
 from shared.errors import StoreUnavailable
 from shared.jobs.operations import Jobs
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, Store, connect, connect_async
 from shared.workers.devices import DeviceMemory
@@ -23,7 +23,7 @@ FAULTS = {
     "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
     "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
 }
-WRITE = Workers("store:").leave("nobody")
+WRITE = Workers("store:").unregister("nobody")
 
 
 def worker() -> WorkerRecord:
@@ -45,7 +45,7 @@ def client(url: str) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
 def test_a_server_that_cannot_write_now_is_unavailable_for_as_long(client: redis.Redis, fault: str, cure: str) -> None:
-    store, beat = Store(client), Workers("store:").beat(worker())
+    store, beat = Store(client), Workers("store:").heartbeat(worker())
     client.execute_command(*fault.split())
     try:
         with pytest.raises(StoreUnavailable):
@@ -87,7 +87,7 @@ def test_one_operation_that_fails_takes_none_of_the_same_round_trip_along(url: s
     async def ask() -> list[object]:
         store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
         try:
-            asked = (store.run(jobs.peek(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
+            asked = (store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API))
             return await asyncio.gather(*asked, return_exceptions=True)
         finally:
             await store.client.aclose(close_connection_pool=True)

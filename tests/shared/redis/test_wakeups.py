@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.celery_queues import create_celery, queue_for
 from shared.redis.store import connect
 from shared.redis.wakeups import GENERATE, wake_up

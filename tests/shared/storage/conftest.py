@@ -10,7 +10,7 @@ from shared.storage.object_store import StorageTimeouts
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
 
-PATIENT = StorageTimeouts(seconds=10, request_seconds=10)
+PATIENT = StorageTimeouts(retry_seconds=10, request_seconds=10)
 
 
 @pytest.fixture(scope="package")
@@ -29,10 +29,10 @@ def permitted(server: S3Server) -> Iterator[None]:
 
 
 def bucket_at(
-    server: S3Server, url: str, scratch: Path, patience: StorageTimeouts = PATIENT, **place: Any
+    server: S3Server, url: str, scratch: Path, timeouts: StorageTimeouts = PATIENT, **place: Any
 ) -> BucketStore:
     with permitted(server):
-        return BucketStore.at(BucketLocation(url, **place), scratch, patience)
+        return BucketStore.connect(BucketLocation(url, **place), scratch, timeouts)
 
 
 @pytest.fixture(scope="package")

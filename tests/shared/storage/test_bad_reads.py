@@ -22,7 +22,7 @@ from worker.engines.null import NullEngine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="makes disks fail as Linux lets it")
 NAME = "2026/11/23/a-0.png"
-HASTY = StorageTimeouts(seconds=0.1, request_seconds=1)
+HASTY = StorageTimeouts(retry_seconds=0.1, request_seconds=1)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_disk_that_cannot_be_read_is_not_answered_with_none(tmp_path: Path) ->
 
 
 def test_what_cannot_be_read_or_written_for_a_moment_is_tried_again(tmp_path: Path) -> None:
-    folder = FolderStore(tmp_path, StorageTimeouts(seconds=10, request_seconds=1))
+    folder = FolderStore(tmp_path, StorageTimeouts(retry_seconds=10, request_seconds=1))
     folder.create(NAME, b"x", "a")
     found = list[object]()
     reading = threading.Thread(target=lambda: found.append(folder.read(NAME)))
@@ -67,9 +67,9 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
         for work in (
             lambda: folder.read(NAME),
             lambda: folder.create("2026/11/23/b-0.png", b"x", "b"),
-            lambda: list(folder.files("2026/11/23")),
-            lambda: folder.days(),
-            lambda: folder.stage("inputs").receive(),
+            lambda: list(folder.list_files("2026/11/23")),
+            lambda: folder.list_days(),
+            lambda: folder.create_staging_area("inputs").start_upload(),
         ):
             with pytest.raises(StorageUnavailable):
                 work()
@@ -77,8 +77,8 @@ def test_what_goes_on_failing_ends_in_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_job_whose_image_cannot_be_read_for_a_moment_is_done(bench: Bench) -> None:
-    job = bench.accepted([encoded(scene())])
-    patient = ImageStore(FolderStore(bench.folder, StorageTimeouts(seconds=20, request_seconds=1)))
+    job = bench.submit([encoded(scene())])
+    patient = ImageStore(FolderStore(bench.folder, StorageTimeouts(retry_seconds=20, request_seconds=1)))
     runner = bench.runner(NullEngine(), patient)
     name = next(path for path in bench.folder.rglob("*") if path.is_file())
     held = name.rename(bench.folder / "held")

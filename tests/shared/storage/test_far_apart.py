@@ -6,12 +6,13 @@ from pathlib import Path
 
 from shared.redis.store import Store, connect
 from shared.storage.images import ImageStore, StoredFile
-from tests.api.images import encoded, half, scene
-from tests.faults.invariant import until
-from tests.faults.processes import MortalValkey, kill_whole
+from tests.api.images import encoded, half_mask, scene
+from tests.faults.processes import kill_process_tree
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
+from tests.valkey import Valkey
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
 
@@ -26,7 +27,7 @@ def images_of(stack: Stack, s3: S3Server) -> ImageStore:
 
 def stored(stack: Stack, s3: S3Server) -> list[StoredFile]:
     images = images_of(stack, s3)
-    return [file for day in images.home.days() for file in images.files(day)]
+    return [file for day in images.storage.list_days() for file in images.list_files(day)]
 
 
 def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(far: Stack, s3: S3Server) -> None:
@@ -41,7 +42,7 @@ def test_what_a_worker_makes_is_had_from_the_api_and_lies_in_the_bucket_alone(fa
 
 
 def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_after(far: Stack, s3: S3Server) -> None:
-    image, mask = encoded(scene()), encoded(half())
+    image, mask = encoded(scene()), encoded(half_mask())
     parts = {"image": ("a.png", image), "mask": ("m.png", mask)}
 
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
@@ -50,7 +51,7 @@ def test_a_image_that_comes_with_a_request_goes_through_the_bucket_and_is_gone_a
     # Where it is known which images came, those whose job is never accepted can be removed.
     assert connect(far.settings["SD_REDIS_URL"]).zscore(f"{far.prefix}uploads", answer.json()["id"])
     assert (answer.json()["images"][0]["width"], answer.json()["images"][0]["height"]) == scene().size
-    assert list(images_of(far, s3).inputs.folders()) == []
+    assert list(images_of(far, s3).inputs.list_folders()) == []
     assert files_on_disk(far) == []
 
 
@@ -64,20 +65,20 @@ def test_what_came_with_a_job_that_waits_is_cancelled_with_it(far: Stack, s3: S3
     )
 
     assert waiting.status_code == 202
-    assert [folder.job_id for folder in images_of(far, s3).inputs.folders()] == [waiting.json()["id"]]
+    assert [folder.job_id for folder in images_of(far, s3).inputs.list_folders()] == [waiting.json()["id"]]
 
     for job_id in (waiting.json()["id"], busy["id"]):
         assert far.api.delete(f"/api/jobs/{job_id}").status_code == 200
-    assert list(images_of(far, s3).inputs.folders()) == []
-    far.api.finished(busy["id"])
+    assert list(images_of(far, s3).inputs.list_folders()) == []
+    far.api.wait_until_done(busy["id"])
 
 
 def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Stack, s3: S3Server) -> None:
     old, pinned = (far.api.post("/api/txt2img", {"prompt": "x"}).json()["id"] for _ in range(2))
     images, redis = images_of(far, s3), far.settings["SD_REDIS_URL"]
     for name in (theirs := ["2026/11/23/somebody-elses.png", "theirs.txt"]):
-        images.home.create(name, b"theirs", "a")
-    images.home.create(f"inputs/{old}/left-behind", b"left behind", "a")
+        images.storage.create(name, b"theirs", "a")
+    images.storage.create(f"inputs/{old}/left-behind", b"left behind", "a")
     assert far.api.http.put(f"{far.api.url}/api/jobs/{pinned}/pin", timeout=10).ok
     store, later = Store(connect(redis)), datetime.now(UTC) + timedelta(days=2)
     ownership = Ownership.of(store, far.prefix, images)
@@ -87,8 +88,8 @@ def test_old_images_go_from_the_bucket_and_what_others_keep_there_stays(far: Sta
 
     assert removed.files >= 2
     assert {file.job_id for file in stored(far, s3)} == {pinned}
-    assert [images.home.read(name) for name in theirs] == [b"theirs", b"theirs"]
-    assert images.home.read(f"inputs/{old}/left-behind") is None
+    assert [images.storage.read(name) for name in theirs] == [b"theirs", b"theirs"]
+    assert images.storage.read(f"inputs/{old}/left-behind") is None
     assert far.api.get(f"/api/jobs/{old}/images/0").status_code == 404
     assert far.api.get(f"/api/jobs/{pinned}/images/0").status_code == 200
 
@@ -109,7 +110,7 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
 ) -> None:
     url = s3.create("killed")
     with (
-        MortalValkey(tmp_path) as valkey,
+        Valkey(tmp_path) as valkey,
         Stack(valkey.url, tmp_path, SD_BACKENDS="null", SD_OUTPUT_URL=url, **s3.credentials) as stack,
     ):
         stack.start_api()
@@ -120,16 +121,16 @@ def test_a_worker_killed_between_upload_and_record_is_made_up_for_without_render
         with stack.api.events(job_id) as events:
             next(event for event in events if event.type == "progress")
         # The worker has time to upload, and nobody to tell of it.
-        valkey.fall_silent()
-        until(lambda: len(stored(stack, s3)) == 2)
+        valkey.suspend()
+        wait_until(lambda: len(stored(stack, s3)) == 2)
         before = {file.name: file.modified_at for file in stored(stack, s3)}
-        kill_whole(doomed)
-        valkey.go_on()
+        kill_process_tree(doomed)
+        valkey.resume()
         # As if its worker had been silent for longer than a lease.
         connect(valkey.url).zadd(f"{stack.prefix}leases", {job_id: 1})
         stack.start_worker("null")
 
-        job = stack.api.finished(job_id)
+        job = stack.api.wait_until_done(job_id)
 
         assert (job["state"], job["attempt"], len(job["images"])) == ("succeeded", 2, 2)
         assert {file.name: file.modified_at for file in stored(stack, s3)} == before

@@ -19,7 +19,7 @@ from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.installations import findings_of, installation
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.storage.conftest import bucket_at, permitted
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
@@ -27,7 +27,7 @@ from tests.worker.bench import Bench, wake
 from worker.engines.null import NullEngine
 
 _numbers = itertools.count()
-HASTY = StorageTimeouts(seconds=0.3, request_seconds=0.5)
+HASTY = StorageTimeouts(retry_seconds=0.3, request_seconds=0.5)
 #: Callers are answered within this, whatever the storage does.
 SOON = 12.0
 
@@ -46,7 +46,9 @@ def silent(server: S3Server) -> Iterator[S3Server]:
 
 
 def test_what_fails_is_tried_again_until_the_storage_answers(silent: S3Server, tmp_path: Path) -> None:
-    bucket = bucket_at(silent, silent.create("patient"), tmp_path, StorageTimeouts(seconds=20, request_seconds=0.5))
+    bucket = bucket_at(
+        silent, silent.create("patient"), tmp_path, StorageTimeouts(retry_seconds=20, request_seconds=0.5)
+    )
     silent.fall_silent()
     writing = threading.Thread(target=bucket.create, args=("a.png", b"kept", "a"))
     begin = time.monotonic()
@@ -70,15 +72,15 @@ def test_what_goes_on_failing_ends_in_one_clear_error(silent: S3Server, tmp_path
     try:
         for work in (
             lambda: bucket.create("b.png", b"x", "b"),
-            lambda: list(bucket.files("2026/11/23")),
+            lambda: list(bucket.list_files("2026/11/23")),
             lambda: bucket.remove(["a.png"]),
-            lambda: asyncio.run(bucket.piece("a.png", 0, 1)),
+            lambda: asyncio.run(bucket.read_chunk("a.png", 0, 1)),
         ):
             begin = time.monotonic()
             with pytest.raises(StorageUnavailable):
                 work()
             assert time.monotonic() - begin < 8
-        assert not bucket.room().writable
+        assert not bucket.disk_usage().is_writable
     finally:
         silent.go_on() if how == "silent" else silent.start()
 
@@ -87,7 +89,7 @@ def test_a_job_whose_image_cannot_be_stored_fails_and_says_so(redis_url: str, se
     bench = Bench(redis_url, f"outage-{next(_numbers)}:", tmp_path)
     bucket = bucket_at(server, server.create("worker"), tmp_path, HASTY)
     runner = bench.runner(NullEngine(), ImageStore(bucket))
-    plain, again = bench.accepted(), bench.requeued(bench.started(bench.accepted()))
+    plain, again = bench.submit(), bench.requeue(bench.start(bench.submit()))
     server.stop()
 
     try:
@@ -127,7 +129,7 @@ def test_callers_are_told_to_come_back(redis_url: str, server: S3Server, tmp_pat
             server.start()
         server.create("callers")
 
-        until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
+        wait_until(lambda: api.post("/api/txt2img", {"prompt": "x"}).status_code == 200)
 
 
 def test_a_worker_that_is_told_to_stop_does_not_wait_for_the_storage(
@@ -177,12 +179,12 @@ def test_a_storage_that_is_not_there_yet_may_come(server: S3Server, tmp_path: Pa
     server.stop()
     try:
         bucket = bucket_at(server, url, tmp_path, HASTY)
-        assert not bucket.room().writable
+        assert not bucket.disk_usage().is_writable
     finally:
         server.start()
     server.create("later")
 
-    assert bucket.room().writable
+    assert bucket.disk_usage().is_writable
 
 
 def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_a_storage_of_ones_own_is_believed_by_its_authority_alone(tmp_path: Path
 
         known.create("a.png", b"x", "a")
         assert known.read("a.png") == b"x"
-        assert not unknown.room().writable
+        assert not unknown.disk_usage().is_writable
 
 
 def test_the_doctor_says_how_the_bucket_is(server: S3Server, tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import requests
 
-from api.delivery.image_files import PIECE_BYTES
+from api.delivery.image_files import CHUNK_BYTES
 from tests.api.delivery.test_images import (
     part,
 )
-from tests.api.images import noise
+from tests.api.images import noise_png
 from tests.api.problem import assert_problem
 from tests.shared.storage.conftest import bucket_at
 from tests.shared.storage.s3 import S3Server
@@ -33,7 +33,9 @@ def finished(api: Api) -> dict[str, Any]:
 def test_a_image_that_is_not_the_one_on_record_is_not_sent(far: Stack, s3: S3Server, damage: str) -> None:
     job = far.api.post("/api/txt2img", {"prompt": "x"}).json()
     bucket = bucket_at(s3, far.settings["SD_OUTPUT_URL"], far.folder)
-    (name,) = [file.name for day in bucket.days() for file in bucket.files(day.name) if job["id"] in file.name]
+    (name,) = [
+        file.name for day in bucket.list_days() for file in bucket.list_files(day.name) if job["id"] in file.name
+    ]
     held = bucket.read(name) or b""
     bucket.remove([name])
     match damage:
@@ -58,10 +60,10 @@ def test_images_come_with_the_answer_where_that_is_asked_for(far: Stack, body: d
 
 
 def test_a_large_image_is_sent_in_pieces_and_whole(far: Stack) -> None:
-    parts = {"image": ("a.png", noise(1200, 1000))}
+    parts = {"image": ("a.png", noise_png(1200, 1000))}
     answer = far.api.http.post(f"{far.api.url}/api/img2img", files=parts, data={"prompt": "x"}, timeout=30)
     image = answer.json()["images"][0]
-    assert image["bytes"] > PIECE_BYTES
+    assert image["bytes"] > CHUNK_BYTES
 
     got = requests.get(image["url"], timeout=20).content
     middle = part(image["url"], "bytes=100-2300000")

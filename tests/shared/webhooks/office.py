@@ -12,21 +12,24 @@ import redis
 from pydantic import SecretStr
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import Jobs, Outcome, QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Image, Job, JobError, Progress, Timings
+from shared.jobs.admission import AdmissionOutcome, QueueLimits
+from shared.jobs.job import Image, Job, JobError, Progress, Timings
+from shared.jobs.operations import Jobs
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
-from shared.settings.housekeeper import signing_keys
+from shared.settings.housekeeper import parse_signing_keys
 from shared.settings.service import LinkSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.webhooks.deliveries import Delivery
-from shared.webhooks.outbox import Claimed, DeliveryOutcome, Webhook, Webhooks
+from shared.webhooks.outbox import ClaimedWebhooks, DeliveryOutcome, Webhook, Webhooks
 from tests.shared.webhooks.receiver import SECRET
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import RetryPolicy
 from worker.housekeeper.signing import WebhookSigner
-from worker.housekeeper.webhook_dispatcher import Dispatcher
+from worker.housekeeper.webhook_dispatcher import WebhookDispatcher
 from worker.housekeeper.webhook_sender import WebhookSender
 
 _numbers = itertools.count()
@@ -71,14 +74,14 @@ class Office:
         request = GenerationRequest.model_validate({"prompt": "x", "webhook_url": URL, **fields})
         job = Job.new(request, Backend.NULL, datetime.now(UTC), owner, "http://images.example.com")
         admission = self.run(self.jobs.create(job, QueueLimits(10_000, 10_000)))
-        assert admission.outcome is Outcome.CREATED
+        assert admission.outcome is AdmissionOutcome.CREATED
         return job
 
     def started(self, job: Job) -> Job:
         return self._moved(job, job.start("null", "worker", datetime.now(UTC)))
 
     def step(self, job: Job, step: int) -> None:
-        self.run(self.jobs.report(job, Progress(step=step, steps=4, fraction=step / 4)))
+        self.run(self.jobs.report_progress(job, Progress(step=step, steps=4, fraction=step / 4)))
 
     def requeued(self, job: Job) -> Job:
         queued = job.requeue(lost=True)
@@ -90,7 +93,7 @@ class Office:
         return self._moved(job, job.succeed(images, Timings(), datetime.now(UTC)))
 
     def failed(self, job: Job) -> Job:
-        return self._moved(job, job.fail(JobError.of(OutOfMemory()), datetime.now(UTC)))
+        return self._moved(job, job.fail(JobError.from_error(OutOfMemory()), datetime.now(UTC)))
 
     def cancelled(self, job: Job) -> Job:
         return self._moved(job, job.cancel(datetime.now(UTC)))
@@ -109,7 +112,7 @@ class Office:
         return Image(index=index, media_type="image/png", width=1, height=1, seed=1, bytes=len(data), sha256=digest)
 
     def take(self, most: int = 100) -> tuple[Webhook, ...]:
-        claimed: Claimed = self.run(self.webhooks.claim(most))
+        claimed: ClaimedWebhooks = self.run(self.webhooks.claim(most))
         return claimed.webhooks
 
     def settle(self, webhook: Webhook, fate: DeliveryOutcome) -> None:
@@ -124,8 +127,8 @@ class Office:
 
     def courier(self, allow: Sequence[str], secrets: str = SECRET, **fields: Any) -> WebhookSender:
         return WebhookSender(
-            guard=OutboundClient(allow, proxy=fields.pop("proxy", None)),
-            signer=WebhookSigner(signing_keys(SecretStr(secrets)) if secrets else ()),
+            client=OutboundClient(allow, proxy=fields.pop("proxy", None)),
+            signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
             links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
@@ -138,7 +141,7 @@ class Office:
     def sending(
         self, courier: WebhookSender, schedule: Sequence[float] = (0.05,) * 3, threads: int = 16
     ) -> Iterator[None]:
-        dispatcher = Dispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
+        dispatcher = WebhookDispatcher(self.store, self.news, self.webhooks, courier, RetryPolicy(schedule), threads)
         dispatcher.start()
         yield
         dispatcher.stop()

@@ -8,8 +8,8 @@ import pytest
 import trustme
 
 from shared.jobs.housekeeping import JobHousekeeping
-from shared.net.egress_proxy import Proxy
-from tests.faults.invariant import until
+from shared.net.egress_proxy import EgressProxy
+from tests.polling import wait_until
 from tests.shared.outbound.proxies import proxying
 from tests.shared.outbound.servers import Script, moved, serve
 from tests.shared.webhooks.office import Office
@@ -22,19 +22,19 @@ def test_nobody_there_is_tried_again_later(office: Office) -> None:
         pass
     with office.sending(office.courier([receiver.origin]), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
     assert office.deliveries(job)["succeeded"].last_error == "could not be reached: the server takes no connections"
 
 
 def test_webhooks_go_out_through_the_proxy_and_its_refusal_is_told(office: Office, receiver: Receiver) -> None:
-    with proxying() as proxy, office.sending(office.courier([], proxy=Proxy.parse(proxy.url)), SCHEDULE):
+    with proxying() as proxy, office.sending(office.courier([], proxy=EgressProxy.parse(proxy.url)), SCHEDULE):
         proxy.ports["hooks.example.com:80"] = int(receiver.origin.rpartition(":")[2])
         office.done(webhook_url="http://hooks.example.com/hook")
         receiver.next().verify()
 
         refused = office.done(webhook_url="https://elsewhere.example.com/hook")
-        until(lambda: office.deliveries(refused)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(refused)["succeeded"].attempts == 1)
 
     told = office.deliveries(refused)["succeeded"].last_error
     assert told == "could not be reached: the egress proxy does not connect to it (HTTP 502)"
@@ -55,7 +55,7 @@ def test_a_receiver_that_asks_for_time_is_given_it_within_bounds(office: Office,
     receiver.behave = tomorrow(answer(429, retry_after=asked)) if "own" in form else answer(429, retry_after=asked)
     with office.sending(office.courier([receiver.origin]), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
     told = office.deliveries(job)["succeeded"]
     assert told.next_attempt_at is not None
@@ -69,7 +69,7 @@ def test_waits_are_by_the_clock_of_redis_and_the_timestamp_is_the_senders(office
     with office.sending(office.courier([receiver.origin], now=lambda: datetime.now(UTC) + ahead), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
         stamp = int(receiver.next().headers["webhook-timestamp"])
-        until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
     told, (seconds, _) = office.deliveries(job)["succeeded"], office.store.client.time()
     assert told.last_attempt_at is not None
@@ -83,10 +83,10 @@ def test_410_ends_all_that_is_on_its_way_of_this_job(office: Office, receiver: R
     receiver.behave = answer(500)
     with office.sending(office.courier([receiver.origin]), SCHEDULE):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["started", "succeeded"]))
-        until(lambda: office.deliveries(job)["started"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["started"].attempts == 1)
         receiver.behave = answer(410)
         office.succeeded(job)
-        until(lambda: office.deliveries(job)["succeeded"].state == "dead")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "dead")
 
     assert office.deliveries(job)["started"].state == "dropped"
     assert office.deliveries(job)["started"].last_error == "its receiver wants to hear no more of this job"
@@ -101,10 +101,10 @@ def test_what_is_on_its_way_arrives_although_its_job_is_forgotten(office: Office
             office.started(office.accepted("n8n", webhook_url=receiver.url, webhook_inline_images=True)), b"an image"
         )
         receiver.next()
-        assert office.run(JobHousekeeping(office.prefix).forget(job.id))
+        assert office.run(JobHousekeeping(office.prefix).delete_job(job.id))
         office.images.discard(job, [0])
         receiver.behave = answer(204)
-        until(lambda: not office.keys)
+        wait_until(lambda: not office.keys)
 
     told = receiver.arrivals[-1].message["data"]
     assert (told["id"], told["state"], told["images"][0]["b64_json"]) == (job.id, "succeeded", None)
@@ -121,7 +121,7 @@ def test_what_can_never_arrive_ends_dead_and_says_why(office: Office, kind: str)
         origin = f"{'http' if kind == 'redirect' else 'https'}://127.0.0.1:{server.port}"
         with office.sending(office.courier([origin]), schedule=[0.01]):
             job = office.done(webhook_url=f"{origin}/hook")
-            until(lambda: office.deliveries(job)["succeeded"].state == "dead")
+            wait_until(lambda: office.deliveries(job)["succeeded"].state == "dead")
 
     told = office.deliveries(job)["succeeded"]
     unsafe = (
@@ -135,7 +135,7 @@ def test_410_ends_it_at_once(office: Office, receiver: Receiver) -> None:
     receiver.behave = answer(410)
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["started", "succeeded"]))
-        until(lambda: office.deliveries(job)["started"].state == "dead")
+        wait_until(lambda: office.deliveries(job)["started"].state == "dead")
         office.succeeded(job)
 
     assert "succeeded" not in office.deliveries(job)
@@ -146,11 +146,11 @@ def test_what_never_arrives_is_given_up_and_can_be_sent_again(office: Office, re
     receiver.behave = answer(503)
     with office.sending(office.courier([receiver.origin]), schedule=[0.02, 0.02]):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].state == "dead")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "dead")
         assert len(receiver.arrivals) == 3
         receiver.behave = answer(200)
         office.run(office.webhooks.redeliver(receiver.arrivals[0].id))
-        until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
 
     assert len({arrival.id for arrival in receiver.arrivals}) == 1
     assert office.keys == set()
@@ -161,6 +161,6 @@ def test_progress_that_fails_is_not_sent_again(office: Office, receiver: Receive
     with office.sending(office.courier([receiver.origin])):
         job = office.started(office.accepted(webhook_url=receiver.url, webhook_events=["progress"]))
         office.step(job, 1)
-        until(lambda: office.deliveries(job)["progress"].state == "dropped")
+        wait_until(lambda: office.deliveries(job)["progress"].state == "dropped")
 
     assert office.keys == set()

@@ -8,15 +8,21 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import FAILURES_IN_A_ROW, MOST_TOGETHER, DeliveryOutcome, ReceiverState, Webhook
-from tests.faults.invariant import until
+from shared.webhooks.outbox import (
+    FAILURES_BEFORE_COOLDOWN,
+    MAX_IN_FLIGHT_PER_QUEUE,
+    DeliveryOutcome,
+    ReceiverState,
+    Webhook,
+)
+from tests.polling import wait_until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import Arrival, Receiver, answer, hang
 
 ORIGIN = "http://127.0.0.1:9"
 DELIVERED = DeliveryOutcome(DeliveryState.DELIVERED, 204)
-REFUSED = DeliveryOutcome(DeliveryState.PENDING, 503, "answered 503", reach=ReceiverState.REFUSED)
-AWAY = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", reach=ReceiverState.AWAY)
+REFUSED = DeliveryOutcome(DeliveryState.PENDING, 503, "answered 503", receiver=ReceiverState.REFUSED)
+AWAY = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", receiver=ReceiverState.UNREACHABLE)
 DEAD = DeliveryOutcome(DeliveryState.DEAD, 500, "answered 500")
 
 
@@ -39,10 +45,10 @@ def test_an_owner_whose_workflow_hangs_delays_no_other_owner_of_the_same_n8n(
     receiver.behave = behave
     with office.sending(office.courier([receiver.origin]), threads=8):
         done(office, "slow", 40, webhook_url=f"{receiver.origin}/webhook/slow")
-        until(lambda: len(receiver.arrivals) == MOST_TOGETHER)
+        wait_until(lambda: len(receiver.arrivals) == MAX_IN_FLIGHT_PER_QUEUE)
         begin = time.monotonic()
         done(office, "quick", 20, webhook_url=f"{receiver.origin}/webhook/quick")
-        until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
+        wait_until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
         took = time.monotonic() - begin
         released.set()
 
@@ -74,8 +80,8 @@ def test_an_owner_whose_receivers_all_hang_leaves_senders_to_others(office: Offi
     # Its share is full, and nothing to wait for but what it has under way.
     claimed = office.run(office.webhooks.claim(31 - len(crowd)))
     assert claimed.webhooks == ()
-    assert claimed.wait_ms is not None
-    assert claimed.wait_ms > 10_000
+    assert claimed.next_due_ms is not None
+    assert claimed.next_due_ms > 10_000
     for webhook in crowd[:3]:
         office.settle(webhook, DELIVERED)
     assert office.take(34 - len(crowd))
@@ -84,7 +90,7 @@ def test_an_owner_whose_receivers_all_hang_leaves_senders_to_others(office: Offi
 def test_a_path_that_one_owner_is_refused_at_stays_open_for_others(office: Office) -> None:
     done(office, "bad", 10)
     done(office, "good", 10)
-    for _ in range(FAILURES_IN_A_ROW):
+    for _ in range(FAILURES_BEFORE_COOLDOWN):
         for webhook in office.take():
             office.settle(webhook, REFUSED if owner_of(webhook) == "bad" else DELIVERED)
 
@@ -97,18 +103,18 @@ def test_an_origin_that_is_down_is_tried_once_for_everybody(office: Office) -> N
     owners = [f"owner{number}" for number in range(8)]
     for owner in owners:
         done(office, owner, 2)
-    for webhook in office.take(FAILURES_IN_A_ROW):
+    for webhook in office.take(FAILURES_BEFORE_COOLDOWN):
         office.settle(webhook, AWAY)
 
     assert office.take() == ()
-    wait = office.run(office.webhooks.claim(1)).wait_ms
+    wait = office.run(office.webhooks.claim(1)).next_due_ms
     assert 9_000 < wait <= 10_000
 
     for owner in owners:
         office.lapse(f"{ORIGIN} {owner}")
     (trial,) = office.take()
     assert office.take() == ()
-    assert office.run(office.webhooks.claim(1)).wait_ms <= 500
+    assert office.run(office.webhooks.claim(1)).next_due_ms <= 500
     office.settle(trial, DELIVERED)
     for owner in owners:
         office.lapse(f"{ORIGIN} {owner}")
@@ -137,7 +143,7 @@ def test_what_was_on_its_way_before_queues_had_owners_is_delivered(office: Offic
 
     with office.sending(office.courier([receiver.origin])):
         done(office, "n8n", webhook_url=receiver.url)
-        until(lambda: not office.keys)
+        wait_until(lambda: not office.keys)
 
     assert {arrival.message["data"]["id"] for arrival in receiver.arrivals} >= set(jobs)
     assert len({arrival.id for arrival in receiver.arrivals}) == len(receiver.arrivals) == len(jobs) + 1
@@ -170,7 +176,7 @@ def test_whatever_the_millisecond_nothing_is_left_waiting_without_anybody_who_lo
         client.zadd(f"{begin}due:n8n", {f"{ORIGIN} n8n": at})
         client.zadd(f"{begin}owners", {"n8n": at})
         claimed = office.run(office.webhooks.claim(1))
-        assert claimed.webhooks or claimed.wait_ms is not None, number
+        assert claimed.webhooks or claimed.next_due_ms is not None, number
         for webhook in claimed.webhooks:
             office.settle(webhook, REFUSED)
         client.delete(f"{begin}health:{ORIGIN} n8n")
@@ -201,14 +207,14 @@ def test_one_owner_cannot_fill_redis(office: Office) -> None:
 def test_what_one_owner_was_given_up_on_pushes_out_nothing_of_others(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.webhooks.outbox.MOST_DEAD", 2)
+    monkeypatch.setattr("shared.webhooks.outbox.MAX_DEAD_PER_OWNER", 2)
     (quiet,) = done(office, "quiet")
     office.settle(office.take()[0], DEAD)
     done(office, "loud", 4)
     for webhook in office.take():
         office.settle(webhook, DEAD)
 
-    page = office.run(office.webhooks.page(DeliveryState.DEAD, 10, None))
+    page = office.run(office.webhooks.list_page(DeliveryState.DEAD, 10, None))
 
     assert len(page.webhooks) == 3
     assert quiet in {webhook.job_id for webhook in page.webhooks}

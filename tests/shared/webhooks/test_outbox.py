@@ -4,15 +4,21 @@ import time
 
 import pytest
 
-from shared.jobs.requests import WebhookEvent
+from shared.jobs.types import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import DEAD_MS, FAILURES_IN_A_ROW, MOST_TOGETHER, DeliveryOutcome, ReceiverState
+from shared.webhooks.outbox import (
+    DEAD_RETENTION_MS,
+    FAILURES_BEFORE_COOLDOWN,
+    MAX_IN_FLIGHT_PER_QUEUE,
+    DeliveryOutcome,
+    ReceiverState,
+)
 from tests.shared.webhooks.office import URL, Office
 
 RECEIVER = "http://127.0.0.1:9"
 DELIVERED = DeliveryOutcome(DeliveryState.DELIVERED, 204)
 LATER = DeliveryOutcome(DeliveryState.PENDING, 500, "answered 500", delay_ms=60_000)
-UNREACHED = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", reach=ReceiverState.REFUSED)
+UNREACHED = DeliveryOutcome(DeliveryState.PENDING, None, "could not be reached", receiver=ReceiverState.REFUSED)
 DEAD = DeliveryOutcome(DeliveryState.DEAD, 500, "answered 500")
 EVERYTHING = [event.value for event in WebhookEvent]
 
@@ -161,7 +167,7 @@ def test_one_receiver_gets_only_so_many_at_a_time_and_others_are_not_kept_waitin
     taken = office.take()
 
     receivers = [webhook.receiver for webhook in taken]
-    assert receivers.count(RECEIVER) == MOST_TOGETHER
+    assert receivers.count(RECEIVER) == MAX_IN_FLIGHT_PER_QUEUE
     assert receivers.count("http://127.0.0.1:8") == 1
     office.settle(next(webhook for webhook in taken if webhook.receiver == RECEIVER), DELIVERED)
     assert len(office.take()) == 1
@@ -181,17 +187,17 @@ def test_a_receiver_that_cannot_be_reached_is_left_alone_and_then_tried_with_one
     for webhook in office.take():
         office.settle(webhook, UNREACHED)
     (single,) = office.take()
-    assert FAILURES_IN_A_ROW == MOST_TOGETHER + 1
+    assert FAILURES_BEFORE_COOLDOWN == MAX_IN_FLIGHT_PER_QUEUE + 1
     office.settle(single, UNREACHED)
 
     assert office.take() == ()
-    wait = office.run(office.webhooks.claim(1)).wait_ms
+    wait = office.run(office.webhooks.claim(1)).next_due_ms
     assert 9_000 < wait <= 10_000
 
     office.lapse(RECEIVER)
     (trial,) = office.take()
     office.settle(trial, DELIVERED)
-    assert len(office.take()) == MOST_TOGETHER
+    assert len(office.take()) == MAX_IN_FLIGHT_PER_QUEUE
 
 
 def test_a_receiver_that_answers_badly_is_there(office: Office) -> None:
@@ -218,8 +224,8 @@ def test_what_was_given_up_is_listed_and_lapses(office: Office) -> None:
     for webhook in office.take():
         office.settle(webhook, DEAD)
 
-    first = office.run(office.webhooks.page(DeliveryState.DEAD, 2, None))
-    rest = office.run(office.webhooks.page(DeliveryState.DEAD, 2, first.cursor))
+    first = office.run(office.webhooks.list_page(DeliveryState.DEAD, 2, None))
+    rest = office.run(office.webhooks.list_page(DeliveryState.DEAD, 2, first.cursor))
 
     listed = [*first.webhooks, *rest.webhooks]
     assert [webhook.job_id for webhook in listed] == [job.id for job in reversed(jobs)]
@@ -227,18 +233,18 @@ def test_what_was_given_up_is_listed_and_lapses(office: Office) -> None:
     assert listed[0].delivery == office.deliveries(jobs[2])["succeeded"]
     client, begin = office.store.client, f"{office.prefix}webhooks:"
     assert office.keys == {"dead", "dead:"} | {f"event:{webhook.delivery.id}" for webhook in listed}
-    assert all(0 < client.pttl(begin + key) <= DEAD_MS for key in office.keys)
+    assert all(0 < client.pttl(begin + key) <= DEAD_RETENTION_MS for key in office.keys)
 
 
 def test_of_what_was_given_up_the_oldest_goes_when_there_is_too_much(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.webhooks.outbox.MOST_DEAD", 2)
+    monkeypatch.setattr("shared.webhooks.outbox.MAX_DEAD_PER_OWNER", 2)
     jobs = [office.done() for _ in range(4)]
     for webhook in office.take():
         office.settle(webhook, DEAD)
 
-    page = office.run(office.webhooks.page(DeliveryState.DEAD, 10, None))
+    page = office.run(office.webhooks.list_page(DeliveryState.DEAD, 10, None))
 
     assert [webhook.job_id for webhook in page.webhooks] == [jobs[3].id, jobs[2].id]
     assert len(office.keys) == 4
@@ -276,7 +282,7 @@ def test_an_owner_sees_and_sends_its_own_alone(office: Office) -> None:
     own, foreign = taken[jobs["n8n"].id], taken[jobs["dify"].id]
 
     def listed(state: DeliveryState, owner: str | None) -> list[str]:
-        return [one.job_id for one in office.run(office.webhooks.page(state, 10, None, owner)).webhooks]
+        return [one.job_id for one in office.run(office.webhooks.list_page(state, 10, None, owner)).webhooks]
 
     assert listed(DeliveryState.PENDING, "n8n") == [own.job_id]
     for webhook in (own, foreign):

@@ -11,10 +11,10 @@ import pytest
 from standardwebhooks import WebhookVerificationError
 
 from shared.access.links import LinkSigner, link_secret
-from shared.net.allowlist import receiver_headers
+from shared.net.allowlist import parse_receiver_headers
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.loading import load
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.webhooks.office import Office
 from tests.shared.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
 from worker.housekeeper.app import create_webhook_sender
@@ -79,8 +79,8 @@ def test_without_a_secret_nothing_is_signed_and_the_log_says_so_once(
 
 def test_the_operators_header_goes_below_the_operators_paths_alone(office: Office, receiver: Receiver) -> None:
     allow = [f"{receiver.origin}/webhook/images", receiver.origin]
-    headers = receiver_headers("X-Token: of the operator", allow)
-    with receiving() as other, office.sending(office.courier([*allow, other.origin], own_headers=headers)):
+    headers = parse_receiver_headers("X-Token: of the operator", allow)
+    with receiving() as other, office.sending(office.courier([*allow, other.origin], operator_headers=headers)):
         office.done(webhook_url=f"{receiver.origin}/webhook/images/done?a=b")
         assert receiver.next().headers["x-token"] == "of the operator"
 
@@ -126,7 +126,7 @@ def test_what_fails_is_sent_again_the_same_under_the_same_id(office: Office, rec
         first = receiver.next()
         again = receiver.next()
         receiver.behave = answer(200)
-        until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
 
     for arrival in receiver.arrivals:
         arrival.verify()
@@ -152,7 +152,7 @@ def test_a_bad_answer_is_told_and_tried_again_later(
     receiver.behave = behaviour
     with office.sending(office.courier([receiver.origin], total_seconds=0.5), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
     told = office.deliveries(job)["succeeded"]
     assert (told.state, told.last_status, told.last_error) == ("pending", status, error)
@@ -167,7 +167,7 @@ def test_a_good_status_is_enough_whatever_follows(office: Office, receiver: Rece
     receiver.behave = behaviour
     with office.sending(office.courier([receiver.origin])):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "delivered")
 
     assert len(receiver.arrivals) == 1
 
@@ -175,7 +175,7 @@ def test_a_good_status_is_enough_whatever_follows(office: Office, receiver: Rece
 def test_an_address_that_has_become_private_is_not_connected_to(office: Office, receiver: Receiver) -> None:
     with office.sending(office.courier([]), SCHEDULE):
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
+        wait_until(lambda: office.deliveries(job)["succeeded"].attempts == 1)
 
     assert "SD_WEBHOOK_ALLOW" in str(office.deliveries(job)["succeeded"].last_error)
     assert receiver.arrivals == []
@@ -187,7 +187,7 @@ def test_a_receiver_that_hangs_delays_nobody_else(office: Office, receiver: Rece
     with receiving() as other, office.sending(office.courier([receiver.origin, other.origin]), threads=8):
         for _ in range(50):
             office.done(webhook_url=receiver.url)
-        until(lambda: len(receiver.arrivals) == 4)
+        wait_until(lambda: len(receiver.arrivals) == 4)
         begin = time.monotonic()
         for _ in range(20):
             office.done(webhook_url=other.url)
@@ -196,7 +196,7 @@ def test_a_receiver_that_hangs_delays_nobody_else(office: Office, receiver: Rece
         took = time.monotonic() - begin
         assert len(receiver.arrivals) == 4
         released.set()
-        until(lambda: len(receiver.arrivals) == 50)
+        wait_until(lambda: len(receiver.arrivals) == 50)
 
     assert took < 5
 
@@ -205,7 +205,7 @@ def test_several_senders_share_the_work_and_send_nothing_twice(office: Office, r
     courier = office.courier([receiver.origin])
     with office.sending(courier), office.sending(courier):
         jobs = [office.done(webhook_url=receiver.url) for _ in range(50)]
-        until(lambda: not office.keys)
+        wait_until(lambda: not office.keys)
 
     assert len(receiver.arrivals) == len({arrival.id for arrival in receiver.arrivals}) == len(jobs)
 
@@ -230,7 +230,7 @@ def test_a_webhook_that_cannot_be_read_stops_no_other(
     with office.sending(office.courier([receiver.origin]), schedule=[0.01]):
         whole = office.done(webhook_url=receiver.url)
         assert receiver.next().message["data"]["id"] == whole.id
-        until(lambda: office.deliveries(broken)["succeeded"].state == "dead")
+        wait_until(lambda: office.deliveries(broken)["succeeded"].state == "dead")
 
     assert "could not be sent" in caplog.text
 
@@ -240,13 +240,13 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
 ) -> None:
     caplog.set_level(logging.INFO)
     allow = [f"{receiver.origin}/hooks"]
-    courier = office.courier(allow, own_headers=receiver_headers("X-Token: of-the-operator", allow))
+    courier = office.courier(allow, operator_headers=parse_receiver_headers("X-Token: of-the-operator", allow))
     with office.sending(courier, schedule=[0.01, 0.01]):
         job = office.done(webhook_url=receiver.url)
         receiver.next()
         receiver.behave = answer(500)
         job = office.done(webhook_url=receiver.url)
-        until(lambda: office.deliveries(job)["succeeded"].state == "dead")
+        wait_until(lambda: office.deliveries(job)["succeeded"].state == "dead")
 
     assert receiver.origin in caplog.text
     for secret in ("secret-of-the-caller", "/hooks/images", "of-the-operator", SECRET.removeprefix("whsec_")):
@@ -257,7 +257,9 @@ def test_the_log_names_receivers_and_none_of_their_secrets(
 def test_a_image_does_not_tell_who_was_told_of_it(tmp_path: Path) -> None:
     import numpy as np
 
-    from shared.jobs.requests import Backend, GenerationRequest, Job
+    from shared.jobs.job import Job
+    from shared.jobs.requests import GenerationRequest
+    from shared.jobs.types import Backend
     from worker.images.encoder import Encoder
     from worker.images.values import RenderedImage
 

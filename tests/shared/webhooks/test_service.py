@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.api.problem import assert_problem, pointers
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.shared.webhooks.receiver import SECRET, Receiver, answer, receiving
 from tests.stack import Stack
 
@@ -61,7 +61,7 @@ def test_a_job_tells_of_its_start_its_progress_and_its_end_in_this_order(stack: 
     assert types == ["started", *["progress"] * (len(types) - 2), "succeeded"]
     assert 1 <= types.count("progress") <= 3
     assert 0 < heard[1].message["data"]["progress"]["fraction"] <= 1
-    until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
+    wait_until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
 
 
 def test_what_is_told_is_the_job_as_it_is_answered(stack: Stack, receiver: Receiver) -> None:
@@ -92,7 +92,7 @@ def test_an_end_without_a_image_is_told_with_its_reason(stack: Stack, receiver: 
 def test_a_job_shows_its_webhook_without_the_secret_in_its_address(stack: Stack, receiver: Receiver) -> None:
     job = submit(stack, receiver)
     receiver.next()
-    until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
+    wait_until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
 
     shown = stack.api.get(job["links"]["self"])
 
@@ -112,7 +112,7 @@ def test_what_was_given_up_is_listed_and_sent_again(stack: Stack, receiver: Rece
     job = submit(stack, receiver)
     first = receiver.next()
     receiver.behave = answer(204)
-    until(lambda: deliveries(stack, job)["succeeded"]["state"] == "dead")
+    wait_until(lambda: deliveries(stack, job)["succeeded"]["state"] == "dead")
 
     listed = stack.api.get("/api/webhooks", params={"state": "dead"})
     (dead,) = listed.json()["webhooks"]
@@ -127,7 +127,7 @@ def test_what_was_given_up_is_listed_and_sent_again(stack: Stack, receiver: Rece
     again = receiver.next()
     again.verify()
     assert (again.id, again.body) == (first.id, first.body)
-    until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
+    wait_until(lambda: deliveries(stack, job)["succeeded"]["state"] == "delivered")
     assert stack.api.get("/api/webhooks").json() == {"webhooks": [], "cursor": None}
     assert_problem(stack.api.post(f"/api/webhooks/{dead['id']}/redeliver", {}), 404, "webhook-not-found")
 
@@ -137,7 +137,7 @@ def test_the_fate_of_a_webhook_is_not_that_of_its_job(stack: Stack, receiver: Re
     job = submit(stack, receiver)
     receiver.next()
     receiver.behave = answer(204)
-    until(lambda: deliveries(stack, job)["succeeded"]["attempts"] == 1)
+    wait_until(lambda: deliveries(stack, job)["succeeded"]["attempts"] == 1)
 
     assert stack.api.get(job["links"]["self"]).json()["state"] == "succeeded"
     waiting = stack.api.get("/api/webhooks", params={"state": "pending"}).json()["webhooks"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from shared.jobs.requests import GenerationRequest
 from tests.worker.images.looking import Pixels
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Engine, Step
 from worker.images.values import Inputs, RenderedImage
 
@@ -20,7 +20,7 @@ NOTHING = Inputs()
 class Drawn:
     images: list[RenderedImage]
     steps: list[Step]
-    watch: Watching = field(repr=False)
+    watch: RecordingWatch = field(repr=False)
 
     @property
     def pixels(self) -> Pixels:
@@ -36,12 +36,12 @@ class Drawn:
 def draw(
     model: Engine,
     inputs: Inputs = NOTHING,
-    watch: Watching | None = None,
+    watch: RecordingWatch | None = None,
     on_step: Callable[[Step], None] = lambda _: None,
     **fields: object,
 ) -> Drawn:
     """What the model makes of a request, two steps long unless told otherwise."""
-    watch, steps = watch or Watching(), list[Step]()
+    watch, steps = watch or RecordingWatch(), list[Step]()
 
     def count(step: Step) -> None:
         steps.append(step)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageCms
 
 from shared.errors import InvalidImage
-from tests.api.images import encoded, half, scene
+from tests.api.images import encoded, half_mask, scene
 from tests.worker.images.looking import Pixels
-from worker.images.decoding import mask, rgb
+from worker.images.decoding import decode_mask, decode_rgb
 
 SCENE = np.asarray(scene())
 MOST = 10**7
@@ -83,23 +83,23 @@ PACKED = zlib.compress(b"{" * 50_000_000)
 def test_what_a_png_has_beside_its_pixels_is_no_reason_to_refuse_it(more: bytes) -> None:
     data = encoded(scene())
 
-    assert (rgb(data[:33] + more + data[33:], MOST) == SCENE).all()
+    assert (decode_rgb(data[:33] + more + data[33:], MOST) == SCENE).all()
 
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})])
 def test_colours_are_those_that_the_profile_means(kind: str, options: dict[str, int]) -> None:
     data = encoded(scene(), kind, icc_profile=EXCHANGED, **options)
 
-    middle = rgb(data, MOST)[10:20, 10:20]
+    middle = decode_rgb(data, MOST)[10:20, 10:20]
 
     assert near(middle, SCENE[10:20, 10:20, [1, 0, 2]])
 
 
 def test_what_is_transparent_keeps_to_the_profile_too() -> None:
     clear = scene().convert("RGBA")
-    clear.putalpha(half())
+    clear.putalpha(half_mask())
 
-    shown = rgb(encoded(clear, icc_profile=EXCHANGED), MOST)
+    shown = decode_rgb(encoded(clear, icc_profile=EXCHANGED), MOST)
 
     assert (shown[:, :48] == 255).all()
     assert near(shown[:, 48:], SCENE[:, 48:, [1, 0, 2]])
@@ -112,19 +112,19 @@ def test_grey_is_as_bright_as_its_profile_means(mode: str) -> None:
     stored = {"L": grey, "LA": grey.convert("LA"), "I;16": deep}[mode]
 
     # Half of the light is what sRGB calls 188.
-    assert near(rgb(encoded(stored, icc_profile=LINEAR_GREY), MOST), np.full((8, 8, 3), 188), 2)
+    assert near(decode_rgb(encoded(stored, icc_profile=LINEAR_GREY), MOST), np.full((8, 8, 3), 188), 2)
 
 
 @pytest.mark.parametrize("icc", [SRGB, LAB, LINEAR_GREY, b"no profile at all", b"\0" * 200], ids=len)
 def test_a_profile_that_says_nothing_changes_no_pixel(icc: bytes) -> None:
-    assert (rgb(encoded(scene(), icc_profile=icc), MOST) == SCENE).all()
+    assert (decode_rgb(encoded(scene(), icc_profile=icc), MOST) == SCENE).all()
 
 
 @pytest.mark.parametrize("icc", [SRGB, EXCHANGED, LINEAR_GREY])
 def test_a_profile_of_other_colours_is_none_for_those_of_print(icc: bytes) -> None:
     data = encoded(scene().convert("CMYK"), "JPEG", quality=95, icc_profile=icc)
 
-    assert near(rgb(data, MOST)[10:20, 10:20], SCENE[10:20, 10:20])
+    assert near(decode_rgb(data, MOST)[10:20, 10:20], SCENE[10:20, 10:20])
 
 
 def shades(depth: int) -> Iterator[bytes]:
@@ -139,11 +139,11 @@ def test_the_grey_that_is_transparent_becomes_white_and_no_other(depth: int, bri
     key = struct.pack(">H", 2**depth - 1 if bright else 0)
     data = png(depth, 0, list(shades(depth)), 8, key)
 
-    shown = rgb(data, MOST)
+    shown = decode_rgb(data, MOST)
 
     assert (shown[0] == (0 if bright else 255)).all()
     assert (shown[1] == 255).all()
-    assert (mask(data, MOST) == 0).all() or not bright
+    assert (decode_mask(data, MOST) == 0).all() or not bright
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -155,7 +155,7 @@ def test_the_colour_that_is_transparent_becomes_white_and_no_other(depth: int) -
         key, like_it, other = (7 << 8, 200 << 8, 9 << 8), (7 << 8, 200 << 8, (9 << 8) + 1), (200 << 8, 7 << 8, 9 << 8)
     rows = [struct.pack(f">3{size}", *colour) * 4 for colour in (key, like_it, other)]
 
-    shown = rgb(png(depth, 2, rows, 4, struct.pack(">3H", *key)), MOST)
+    shown = decode_rgb(png(depth, 2, rows, 4, struct.pack(">3H", *key)), MOST)
 
     assert (shown[0] == 255).all()
     assert near(shown[1], np.full((4, 3), (7, 200, 9)), 1)
@@ -166,38 +166,38 @@ def test_the_colour_that_is_transparent_becomes_white_and_no_other(depth: int) -
 def test_sixteen_bits_with_transparency_are_read(colour: int, opaque: bytes) -> None:
     clear = opaque[:-2] + b"\0\0"
 
-    shown = rgb(png(16, colour, [opaque * 4, clear * 4], 4), MOST)
+    shown = decode_rgb(png(16, colour, [opaque * 4, clear * 4], 4), MOST)
 
     assert (shown[0] == 128).all()
     assert (shown[1] == 255).all()
 
 
 MASKS = {
-    "1": encoded(half().convert("1")),
-    "L": encoded(half()),
-    "P": encoded(half().convert("RGB").convert("P")),
-    "RGB": encoded(half().convert("RGB")),
-    "LA": encoded(half().convert("LA")),
-    "RGBA": encoded(half().convert("RGBA")),
-    "strokes": encoded(Image.merge("LA", (Image.new("L", (96, 64), 255), half()))),
-    "I;16": encoded(Image.fromarray(np.asarray(half()).astype(np.uint16) * 257)),
-    "JPEG": encoded(half(), "JPEG", quality=95),
-    "CMYK": encoded(half().convert("RGB").convert("CMYK"), "JPEG", quality=95),
-    "WEBP": encoded(half().convert("RGB"), "WEBP", lossless=True),
-    "profile": encoded(half(), icc_profile=LINEAR_GREY),
+    "1": encoded(half_mask().convert("1")),
+    "L": encoded(half_mask()),
+    "P": encoded(half_mask().convert("RGB").convert("P")),
+    "RGB": encoded(half_mask().convert("RGB")),
+    "LA": encoded(half_mask().convert("LA")),
+    "RGBA": encoded(half_mask().convert("RGBA")),
+    "strokes": encoded(Image.merge("LA", (Image.new("L", (96, 64), 255), half_mask()))),
+    "I;16": encoded(Image.fromarray(np.asarray(half_mask()).astype(np.uint16) * 257)),
+    "JPEG": encoded(half_mask(), "JPEG", quality=95),
+    "CMYK": encoded(half_mask().convert("RGB").convert("CMYK"), "JPEG", quality=95),
+    "WEBP": encoded(half_mask().convert("RGB"), "WEBP", lossless=True),
+    "profile": encoded(half_mask(), icc_profile=LINEAR_GREY),
 }
 
 
 @pytest.mark.parametrize("mode", MASKS)
 def test_a_mask_of_any_kind_is_white_where_it_is_white(mode: str) -> None:
-    assert (mask(MASKS[mode], MOST) == np.asarray(half())).all()
+    assert (decode_mask(MASKS[mode], MOST) == np.asarray(half_mask())).all()
 
 
 def test_of_several_images_in_a_jpeg_the_first_is_the_image() -> None:
     buffer = io.BytesIO()
-    scene().save(buffer, "MPO", save_all=True, append_images=[half().convert("RGB")], quality=95)
+    scene().save(buffer, "MPO", save_all=True, append_images=[half_mask().convert("RGB")], quality=95)
 
-    assert near(rgb(buffer.getvalue(), MOST)[10:20, 10:20], SCENE[10:20, 10:20])
+    assert near(decode_rgb(buffer.getvalue(), MOST)[10:20, 10:20], SCENE[10:20, 10:20])
 
 
 @pytest.mark.parametrize(("frame", "depth"), [(0xC1, 12), (0xC2, 12), (0xC3, 8), (0xC7, 8), (0xCB, 16)])
@@ -207,7 +207,7 @@ def test_a_jpeg_that_few_programs_read_is_refused_in_words(frame: int, depth: in
     data = data[: at + 1] + bytes([frame]) + data[at + 2 : at + 4] + bytes([depth]) + data[at + 5 :]
 
     with pytest.raises(InvalidImage, match="lossless, or of 12 bits"):
-        rgb(data, MOST)
+        decode_rgb(data, MOST)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -217,7 +217,7 @@ def test_an_image_is_scaled_as_it_is_shown(kind: str, orientation: int) -> None:
     exif[0x0112] = orientation
     turned = scene(960, 640) if orientation == 1 else scene(960, 640).transpose(Image.Transpose.ROTATE_90)
 
-    small = rgb(encoded(turned, kind, exif=exif, quality=95), MOST, (96, 64))
+    small = decode_rgb(encoded(turned, kind, exif=exif, quality=95), MOST, (96, 64))
 
     assert small.shape == (64, 96, 3)
     assert near(small[10:20, 10:20], SCENE[10:20, 10:20])
@@ -230,6 +230,6 @@ def test_a_jpeg_is_never_larger_in_memory_than_twice_what_is_wanted(monkeypatch:
         Image.Image, "resize", lambda image, *a, **k: loaded.append(image.size) or resize(image, *a, **k)
     )
 
-    rgb(encoded(scene(3000, 2000), "JPEG"), MOST, (300, 200))
+    decode_rgb(encoded(scene(3000, 2000), "JPEG"), MOST, (300, 200))
 
     assert loaded == [(375, 250)]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.jobs.requests import GenerationRequest, Job
-from tests.api.images import claiming, encoded, half, noise, scene
+from shared.jobs.job import Job
+from shared.jobs.requests import GenerationRequest
+from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
 from tests.worker.images.looking import Pixels
 from worker.engines.base import OnStep
@@ -31,7 +32,7 @@ def bench(redis_url: str, tmp_path: Path) -> Bench:
 @pytest.fixture
 def read(bench: Bench) -> Callable[..., Inputs]:
     def read(image: bytes, mask: bytes | None = None) -> Inputs:
-        return InputReader(bench.inputs, max_pixels=10**6).read(bench.accepted([image], mask))
+        return InputReader(bench.inputs, max_pixels=10**6).inputs(bench.submit([image], mask))
 
     return read
 
@@ -128,8 +129,8 @@ def damaged(png: bytes) -> bytes:
     "data",
     [
         with_another_size(encoded(scene())),
-        claiming(900, 900),
-        damaged(noise(96, 64)),
+        png_claiming(900, 900),
+        damaged(noise_png(96, 64)),
         encoded(scene(), "JPEG")[:-200],
         damaged(encoded(scene(), "WEBP", lossless=True, quality=0)),
         encoded(scene(), "JPEG")[:20] + b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(50),
@@ -138,7 +139,7 @@ def damaged(png: bytes) -> bytes:
     ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp"],
 )
 def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
-    job = bench.run(bench.accepted([data]))
+    job = bench.run(bench.submit([data]))
 
     assert job.error is not None
     assert (job.state, job.error.code, job.error.retryable) == ("failed", "invalid-image", False)
@@ -146,24 +147,24 @@ def test_a_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes)
 
 
 def test_a_image_larger_than_this_worker_takes_fails_the_job(bench: Bench) -> None:
-    job = bench.run(bench.accepted([claiming(60_000, 10_000)]))
+    job = bench.run(bench.submit([png_claiming(60_000, 10_000)]))
 
     assert job.error is not None
     assert job.error.code == "invalid-image"
     assert "60000x10000" in job.error.detail
 
 
-@pytest.mark.parametrize("mask", [encoded(half(64, 64)), encoded(Image.new("L", (96, 64), 0))])
+@pytest.mark.parametrize("mask", [encoded(half_mask(64, 64)), encoded(Image.new("L", (96, 64), 0))])
 def test_a_mask_that_does_not_fit_fails_the_job(bench: Bench, mask: bytes) -> None:
-    job = bench.run(bench.accepted([encoded(scene())], mask))
+    job = bench.run(bench.submit([encoded(scene())], mask))
 
     assert job.error is not None
     assert job.error.code == "invalid-image"
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half())), lambda file: file.unlink()])
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(encoded(half_mask())), lambda file: file.unlink()])
 def test_a_image_that_is_not_the_accepted_one_fails_the_job(bench: Bench, damage: Callable[[Path], None]) -> None:
-    job = bench.accepted([encoded(scene())])
+    job = bench.submit([encoded(scene())])
     damage(bench.files[0])
 
     ended = bench.run(job)
@@ -180,15 +181,15 @@ def fail(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
 def test_images_go_when_their_job_has_ended(
     bench: Bench, drawing: Callable[..., Sequence[RenderedImage]] | None
 ) -> None:
-    ended = bench.run(bench.accepted([encoded(scene())], encoded(half())), drawing)
+    ended = bench.run(bench.submit([encoded(scene())], encoded(half_mask())), drawing)
 
     assert ended.state.is_terminal
     assert [file.suffix for file in bench.files] == ([] if drawing else [".png"])
-    assert list(bench.inputs.folders()) == []
+    assert list(bench.inputs.list_folders()) == []
 
 
 def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
-    queued = bench.requeued(bench.started(bench.accepted([encoded(scene())], strength=0.001)))
+    queued = bench.requeue(bench.start(bench.submit([encoded(scene())], strength=0.001)))
 
     done = bench.run(queued)
 
@@ -197,33 +198,33 @@ def test_images_stay_while_their_job_may_be_run_again(bench: Bench) -> None:
 
 
 def test_images_of_a_job_that_was_taken_away_stay(bench: Bench) -> None:
-    job = bench.accepted([encoded(scene())])
+    job = bench.submit([encoded(scene())])
 
     def draw(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
-        bench.started(bench.requeued(bench.read(job)))
+        bench.start(bench.requeue(bench.read(job)))
         return []
 
     bench.work(draw)
 
-    assert [folder.job_id for folder in bench.inputs.folders()] == [job.id]
+    assert [folder.job_id for folder in bench.inputs.list_folders()] == [job.id]
 
 
 def test_a_job_past_its_deadline_leaves_no_images(bench: Bench) -> None:
-    job = bench.accepted([encoded(scene())], deadline_seconds=1)
+    job = bench.submit([encoded(scene())], deadline_seconds=1)
     late = Bench(bench.redis_url, bench.prefix, bench.folder, now=lambda: job.created_at.replace(year=2100))
 
     assert late.run(job).state == "failed"
-    assert list(bench.inputs.folders()) == []
+    assert list(bench.inputs.list_folders()) == []
 
 
 def landscape(bench: Bench, **fields: object) -> Job:
-    return bench.run(bench.accepted([encoded(scene(60, 40))], **fields))
+    return bench.run(bench.submit([encoded(scene(60, 40))], **fields))
 
 
 def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = bench.run(bench.accepted([encoded(scene(60, 40), "JPEG", exif=exif)]))
+    turned = bench.run(bench.submit([encoded(scene(60, 40), "JPEG", exif=exif)]))
 
     assert (turned.request.width, turned.request.height) == (40, 60)
     assert (turned.images[0].width, turned.images[0].height) == (40, 60)
@@ -232,7 +233,7 @@ def test_the_size_of_a_image_is_that_of_its_start(bench: Bench) -> None:
 
 
 def test_a_file_that_is_two_things_is_only_its_image(bench: Bench) -> None:
-    inputs = InputReader(bench.inputs, 10**6).read(bench.accepted([encoded(scene()) + b"<script>alert(1)</script>"]))
+    inputs = InputReader(bench.inputs, 10**6).inputs(bench.submit([encoded(scene()) + b"<script>alert(1)</script>"]))
 
     assert (inputs.images[0] == SCENE).all()
 
@@ -240,7 +241,7 @@ def test_a_file_that_is_two_things_is_only_its_image(bench: Bench) -> None:
 def test_what_a_file_tells_beside_its_pixels_goes_no_further(bench: Bench) -> None:
     exif = Image.Exif()
     exif[0x010F] = "5ecret camera"
-    done = bench.run(bench.accepted([encoded(scene(), exif=exif)], strength=0.001))
+    done = bench.run(bench.submit([encoded(scene(), exif=exif)], strength=0.001))
 
     assert b"5ecret" not in io.BytesIO(bench.files[0].read_bytes()).getvalue()
     assert done.state == "succeeded"

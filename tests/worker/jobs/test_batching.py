@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from shared.errors import OutOfMemory
-from shared.jobs.operations import QueueLimits
-from shared.jobs.requests import Backend, GenerationRequest, Job, QueuedJob
+from shared.jobs.admission import QueueLimits
+from shared.jobs.job import Job, QueuedJob
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
-from tests.faults.invariant import until
+from shared.jobs.types import Backend
+from tests.polling import wait_until
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch, Step
 from worker.engines.null import NullEngine
@@ -23,7 +25,7 @@ from worker.images import png
 from worker.images.encoder import Encoder
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.runner import SHORT_SECONDS
-from worker.records.redis_ledger import RedisLedger
+from worker.records.redis_job_store import RedisJobStore
 
 _numbers = itertools.count()
 
@@ -39,22 +41,22 @@ class Counting(NullEngine):
     is_lost: bool = False
     """Whether it does not know how many it could do."""
 
-    def most_together(self, request: GenerationRequest) -> int:
+    def batch_capacity(self, request: GenerationRequest) -> int:
         if self.is_lost:
             raise RuntimeError("the device does not answer")
-        return super().most_together(request)
+        return super().batch_capacity(request)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         self.goes.append(1)
         return super().generate(request, inputs, watch)
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         self.goes.append(len(requests))
         if self.fails:
             raise OutOfMemory
-        return super().generate_together(requests, inputs, watch)
+        return super().generate_batch(requests, inputs, watch)
 
 
 @pytest.fixture
@@ -68,11 +70,11 @@ def backend() -> Counting:
 
 
 def run(bench: Bench, backend: NullEngine, most: int = 4, **parts: Any) -> None:
-    wake(bench.runner(backend, most=most, **parts))
+    wake(bench.runner(backend, max_batch_size=most, **parts))
 
 
 def accepted(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
-    return [bench.accepted(**request) for request in requests]
+    return [bench.submit(**request) for request in requests]
 
 
 def scene(turned: int = 0, width: int = 64) -> bytes:
@@ -113,7 +115,7 @@ def test_each_image_is_the_one_that_its_job_would_get_alone(bench: Bench, backen
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
     for request in requests:
-        alone.append(bench.accepted(**request))
+        alone.append(bench.submit(**request))
         run(bench, backend, alone[-1])
 
     assert backend.goes == [3, 1, 1, 1]
@@ -126,7 +128,7 @@ def test_jobs_that_begin_with_images_go_together_each_with_its_own(bench: Bench,
     together, alone = accepted(bench, *requests), []
     run(bench, backend)
     for request in requests:
-        alone.append(bench.accepted(**request))
+        alone.append(bench.submit(**request))
         run(bench, backend, alone[-1])
 
     assert backend.goes == [2, 1, 1]
@@ -187,17 +189,17 @@ def test_a_job_that_is_refused_takes_no_room_from_others(bench: Bench, backend: 
 
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_job_that_somebody_else_takes_meanwhile_is_theirs(bench: Bench, backend: Counting, taken: int) -> None:
-    class Late(RedisLedger):
+    class Late(RedisJobStore):
         """Another worker is faster, just after this one has looked."""
 
-        def peek(self, most: int) -> Sequence[QueuedJob]:
-            queued = super().peek(most)
-            bench.started(jobs[taken])
+        def peek(self, limit: int) -> Sequence[QueuedJob]:
+            queued = super().peek(limit)
+            bench.start(jobs[taken])
             return queued
 
     jobs = accepted(bench, {}, {}, {})
 
-    wake(bench.runner(backend, ledger=Late(bench.store, bench.jobs, Backend.NULL), most=4))
+    wake(bench.runner(backend, job_store=Late(bench.store, bench.jobs, Backend.NULL), max_batch_size=4))
 
     assert backend.goes == [2]
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
@@ -207,16 +209,14 @@ def test_a_image_is_told_of_before_the_next_one_is_stored(bench: Bench, backend:
     class Slow(Encoder):
         def encode(self, image: RenderedImage, job: Job) -> bytes:
             if job.id == jobs[1].id:
-                until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
+                wait_until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
             else:
                 time.sleep(SHORT_SECONDS)
             return super().encode(image, job)
 
     jobs = accepted(bench, {}, {})
-    runner = bench.runner(backend, most=4)
-    runner.encoder = Slow("1")
 
-    wake(runner)
+    wake(bench.runner(backend, max_batch_size=4, encoder=Slow("1")))
 
     assert states(bench, jobs) == ["succeeded", "succeeded"]
 
@@ -287,7 +287,7 @@ def test_no_more_are_rendered_together_than_are_known_to_take_the_time_of_one(be
 
 def test_jobs_that_are_too_slow_together_are_done_one_by_one_each_with_its_own_time(bench: Bench) -> None:
     class Slow(NullEngine):
-        def generate_together(self, *args: Any) -> Sequence[Sequence[RenderedImage]]:
+        def generate_batch(self, *args: Any) -> Sequence[Sequence[RenderedImage]]:
             while True:
                 args[-1].on_step(Step(1, 1000))
 
@@ -320,13 +320,13 @@ def test_a_cancel_ends_one_job_and_leaves_the_others(bench: Bench) -> None:
     class Cancelling(NullEngine):
         """Somebody cancels the second job while the first step is made; its worker hears of it in time."""
 
-        def generate_together(
+        def generate_batch(
             self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
         ) -> Sequence[Sequence[RenderedImage]]:
-            bench.store.run(bench.jobs.ask_to_cancel(jobs[1].id))
+            bench.store.run(bench.jobs.request_cancel(jobs[1].id))
             while not watch.ended:  # type: ignore[attr-defined]
                 watch.on_step(Step(1, 1000))
-            return super().generate_together(requests, inputs, watch)
+            return super().generate_batch(requests, inputs, watch)
 
     jobs = accepted(bench, {}, {}, {})
 
@@ -342,13 +342,13 @@ def test_each_job_that_is_taken_along_tells_of_its_own_progress(bench: Bench) ->
     run(bench, NullEngine())
 
     for job in jobs:
-        types = [event.type for event in bench.store.run(bench.jobs.events(job.id))]
+        types = [event.type for event in bench.store.run(bench.jobs.read_events(job.id))]
         assert "progress" in types
 
 
 def test_a_job_that_cost_a_worker_is_done_alone(bench: Bench, backend: Counting) -> None:
     lost, _ = accepted(bench, {}, {})
-    bench.requeued(bench.started(lost))
+    bench.requeue(bench.start(lost))
 
     run(bench, backend)
     run(bench, backend)

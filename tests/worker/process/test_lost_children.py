@@ -13,10 +13,10 @@ from shared.jobs.operations import LEASE_MS
 from shared.redis.keys import Keys
 from shared.redis.store import connect
 from tests.api.images import encoded, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.images.looking import pixels
-from tests.worker.new_jobs import begun, child_of, file_of, made, simulated, submitted
-from tests.worker.process.test_parent import until
+from tests.worker.new_jobs import child_process, image_bytes, run_job, simulated, start_job, submit_job
 
 
 @pytest.fixture(scope="module")
@@ -30,88 +30,88 @@ def brief(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def test_a_job_that_hangs_is_timed_out(brief: Stack) -> None:
-    job = brief.api.finished(submitted(brief, **simulated(hang=True)))
+    job = brief.api.wait_until_done(submit_job(brief, **simulated(hang=True)))
 
     assert job["error"]["code"] == "timed-out"
     brief.worker.wait_for(f"job {job['id']} hung")
 
 
 def test_a_job_that_takes_too_long_is_stopped_at_a_step_and_costs_no_process(brief: Stack) -> None:
-    made(brief, prompt="x")
-    child = child_of(brief.worker)
+    run_job(brief, prompt="x")
+    child = child_process(brief.worker)
 
-    job = brief.api.finished(submitted(brief, **simulated(seconds=30)))
+    job = brief.api.wait_until_done(submit_job(brief, **simulated(seconds=30)))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "timed-out")
-    assert child_of(brief.worker) == child
+    assert child_process(brief.worker) == child
 
 
 def test_the_job_after_one_that_hangs_gets_a_new_process(brief: Stack) -> None:
-    parent, child = psutil.Process(brief.worker.pid), child_of(brief.worker)
-    brief.api.finished(submitted(brief, **simulated(hang=True)))
+    parent, child = psutil.Process(brief.worker.pid), child_process(brief.worker)
+    brief.api.wait_until_done(submit_job(brief, **simulated(hang=True)))
 
-    made(brief, prompt="x")
+    run_job(brief, prompt="x")
 
     assert parent.is_running()
-    assert child_of(brief.worker) != child
+    assert child_process(brief.worker) != child
 
 
 def test_a_job_that_kills_its_process_each_time_is_given_up_after_three(brief: Stack) -> None:
-    job = brief.api.finished(submitted(brief, **simulated(die=True)))
+    job = brief.api.wait_until_done(submit_job(brief, **simulated(die=True)))
 
     assert (job["attempt"], job["error"]["code"]) == (3, "worker-lost")
 
 
 def test_the_queue_moves_on_past_a_job_that_kills_its_process(brief: Stack) -> None:
-    deadly = submitted(brief, **simulated(die=True))
+    deadly = submit_job(brief, **simulated(die=True))
 
-    made(brief, prompt="x")
+    run_job(brief, prompt="x")
 
-    assert brief.api.finished(deadly)["state"] == "failed"
+    assert brief.api.wait_until_done(deadly)["state"] == "failed"
 
 
 def test_a_job_whose_process_is_killed_once_is_run_again(brief: Stack) -> None:
-    job_id = begun(brief, **simulated(seconds=1))
+    job_id = start_job(brief, **simulated(seconds=1))
 
-    child_of(brief.worker).kill()
+    child_process(brief.worker).kill()
 
-    job = brief.api.finished(job_id)
+    job = brief.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
 
 
 def test_a_image_made_at_the_second_attempt_has_one_file(brief: Stack) -> None:
-    job_id = begun(brief, **simulated(seconds=1))
+    job_id = start_job(brief, **simulated(seconds=1))
 
-    child_of(brief.worker).kill()
-    brief.api.finished(job_id)
+    child_process(brief.worker).kill()
+    brief.api.wait_until_done(job_id)
 
     assert [path.name for path in brief.outputs.rglob("*") if job_id in path.name] == [f"{job_id}-0.png"]
 
 
 def test_a_worker_whose_process_is_killed_while_idle_goes_on(brief: Stack) -> None:
-    child_of(brief.worker).kill()
+    child_process(brief.worker).kill()
 
-    assert made(brief, prompt="x")["attempt"] == 1
+    assert run_job(brief, prompt="x")["attempt"] == 1
 
 
 def test_a_failure_that_is_foreseen_costs_no_process(brief: Stack) -> None:
-    child = child_of(brief.worker)
+    child = child_process(brief.worker)
 
-    job = brief.api.finished(submitted(brief, **simulated(fail="out-of-memory")))
+    job = brief.api.wait_until_done(submit_job(brief, **simulated(fail="out-of-memory")))
 
     assert job["error"]["code"] == "out-of-memory"
-    assert child_of(brief.worker) == child
+    assert child_process(brief.worker) == child
 
 
 def test_a_process_that_is_not_fit_for_another_job_ends_when_its_job_is_on_record(brief: Stack) -> None:
-    child = child_of(brief.worker)
+    child = child_process(brief.worker)
 
-    job = made(brief, prompt="x", metadata={"simulate": {"retire": True}})
+    job = run_job(brief, prompt="x", metadata={"simulate": {"retire": True}})
 
     assert job["attempt"] == 1
     brief.worker.wait_for("this process will do no other job: metadata.simulate says so")
-    assert made(brief, prompt="x")["attempt"] == 1
-    assert child_of(brief.worker) != child
+    assert run_job(brief, prompt="x")["attempt"] == 1
+    assert child_process(brief.worker) != child
 
 
 def test_folders_hold_no_half_written_files(brief: Stack) -> None:
@@ -121,17 +121,17 @@ def test_folders_hold_no_half_written_files(brief: Stack) -> None:
 def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_once(brief: Stack, redis_url: str) -> None:
     # How long the jobs of other tests took; so long that two do not go together.
     with connect(redis_url) as client:
-        client.delete(Keys(brief.prefix).pace("null"))
-    first = begun(brief, **simulated(seconds=0.5))
-    together = [submitted(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
-    brief.api.finished(first)
+        client.delete(Keys(brief.prefix).duration_stats("null"))
+    first = start_job(brief, **simulated(seconds=0.5))
+    together = [submit_job(brief, **simulated(seconds=1.0, together=True)) for _ in range(3)]
+    brief.api.wait_until_done(first)
     # All of them are rendered in the same go once one is.
     with brief.api.events(together[-1]) as events:
         assert any(event.type == "progress" for event in events)
 
     begin = time.monotonic()
-    child_of(brief.worker).kill()
-    ended = [brief.api.finished(job_id) for job_id in together]
+    child_process(brief.worker).kill()
+    ended = [brief.api.wait_until_done(job_id) for job_id in together]
 
     # Sooner than their leases lapse.
     assert time.monotonic() - begin < LEASE_MS / 1000
@@ -140,11 +140,11 @@ def test_jobs_that_ran_together_in_a_process_that_is_killed_are_run_again_at_onc
 
 def test_images_that_came_with_a_job_outlive_its_process(brief: Stack) -> None:
     image = base64.b64encode(encoded(scene())).decode()
-    job_id = begun(brief, **simulated(seconds=1), image=image, strength=0.001)
+    job_id = start_job(brief, **simulated(seconds=1), image=image, strength=0.001)
 
-    child_of(brief.worker).kill()
+    child_process(brief.worker).kill()
 
-    job = brief.api.finished(job_id)
+    job = brief.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
-    assert np.abs(pixels(file_of(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
-    until(lambda: not (brief.outputs / "inputs" / job_id).exists())
+    assert np.abs(pixels(image_bytes(brief, job)).astype(int) - np.asarray(scene())).max() <= 1
+    wait_until(lambda: not (brief.outputs / "inputs" / job_id).exists())

@@ -2,48 +2,24 @@
 
 import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from shared.jobs.requests import Backend
-from shared.redis.store import Store, connect
-from shared.workers.records import WorkerRecord, Workers
+from shared.jobs.types import Backend
 from tests.conftest import RED_HEART
+from tests.polling import wait_until
 from tests.stack import Stack
-from tests.worker.new_jobs import begun, child_of, made, seen, simulated
+from tests.worker.new_jobs import child_process, get_job, run_job, simulated, start_job
+from tests.worker.worker_records import only_worker, worker_records
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-#: A worker's record outlives it by 12 s when it was killed.
-PATIENCE_SECONDS = 15
-
-
-def workers_of(stack: Stack) -> tuple[WorkerRecord, ...]:
-    store = Store(connect(stack.settings["SD_REDIS_URL"]))
-    return store.run(Workers(stack.prefix).fleet()).workers
-
-
-def until(told: Callable[[], bool]) -> None:
-    """Worker records are read, not sent."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not told():
-        assert time.monotonic() < end
-        threading.Event().wait(0.02)
-
-
-def only(stack: Stack) -> WorkerRecord | None:
-    records = workers_of(stack)
-    assert len(records) <= 1
-    return records[0] if records else None
 
 
 @ONLY_LINUX
 def test_the_parent_loads_no_model_library(sd: Stack) -> None:
-    assert "libtorch" in Path(f"/proc/{child_of(sd.worker).pid}/maps").read_text()
+    assert "libtorch" in Path(f"/proc/{child_process(sd.worker).pid}/maps").read_text()
     assert "libtorch" not in Path(f"/proc/{sd.worker.pid}/maps").read_text()
 
 
@@ -53,9 +29,9 @@ def test_the_parent_takes_less_than_a_hundred_megabytes(sd: Stack) -> None:
 
 @ONLY_LINUX
 def test_a_worker_tells_how_full_its_device_is_and_what_a_step_takes(sd: Stack) -> None:
-    job = made(sd, **RED_HEART)
+    job = run_job(sd, **RED_HEART)
 
-    record, metrics = only(sd), sd.api.get("/metrics").text
+    record, metrics = only_worker(sd), sd.api.get("/metrics").text
 
     assert record is not None
     assert record.memory is not None
@@ -66,13 +42,13 @@ def test_a_worker_tells_how_full_its_device_is_and_what_a_step_takes(sd: Stack) 
 
 
 def test_the_parent_answers_while_a_job_is_rendered(null: Stack) -> None:
-    job_id = begun(null, **simulated(seconds=60))
+    job_id = start_job(null, **simulated(seconds=60))
 
     ping = null.run([sys.executable, "-m", "celery", "-A", "worker.main", "inspect", "ping"], SD_BACKEND="null")
 
     assert ping.wait() == 0
     assert "pong" in ping.output
-    assert seen(null, job_id)["state"] == "running"
+    assert get_job(null, job_id)["state"] == "running"
     null.api.delete(f"/api/jobs/{job_id}")
 
 
@@ -88,9 +64,9 @@ def own(stack: Stack) -> Stack:
 def test_a_worker_tells_that_it_is_loading_before_it_is_ready(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False)
 
-    until(lambda: only(stack) is not None)
+    wait_until(lambda: only_worker(stack) is not None)
 
-    record = only(stack)
+    record = only_worker(stack)
     assert record is not None
     assert (record.state, record.backend, record.model, record.device) == ("loading", Backend.SD, "starter", None)
     assert "ready." not in worker.output
@@ -98,34 +74,36 @@ def test_a_worker_tells_that_it_is_loading_before_it_is_ready(stack: Stack) -> N
 
 
 def test_a_worker_tells_what_it_is_and_that_it_is_ready(own: Stack) -> None:
-    record = only(own)
+    record = only_worker(own)
 
     assert record is not None
     assert (record.state, record.model, record.device, record.current_job) == ("ready", "null", "none", None)
 
 
 def test_a_busy_worker_tells_which_job_it_has(own: Stack) -> None:
-    job_id = begun(own, **simulated(seconds=60))
+    job_id = start_job(own, **simulated(seconds=60))
 
-    until(lambda: (record := only(own)) is not None and record.current_job == job_id)
+    wait_until(lambda: (record := only_worker(own)) is not None and record.current_job == job_id)
 
     own.api.delete(f"/api/jobs/{job_id}")
-    until(lambda: (record := only(own)) is not None and (record.state, record.current_job) == ("ready", None))
+    wait_until(
+        lambda: (record := only_worker(own)) is not None and (record.state, record.current_job) == ("ready", None)
+    )
 
 
 def test_a_worker_that_is_asked_to_end_finishes_its_job_and_leaves(own: Stack) -> None:
-    job_id = begun(own, **simulated(seconds=2))
+    job_id = start_job(own, **simulated(seconds=2))
 
     own.worker.send(signal.SIGTERM)
 
     assert own.worker.wait() == 0
-    assert seen(own, job_id)["state"] == "succeeded"
-    assert workers_of(own) == ()
+    assert get_job(own, job_id)["state"] == "succeeded"
+    assert worker_records(own) == ()
 
 
 def test_a_worker_that_is_asked_to_end_while_loading_ends(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False)
-    until(lambda: only(stack) is not None)
+    wait_until(lambda: only_worker(stack) is not None)
 
     worker.send(signal.SIGTERM)
 

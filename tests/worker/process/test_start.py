@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from tests.conftest import RED_HEART
-from tests.faults.invariant import until
+from tests.polling import wait_until
 from tests.stack import Api, Stack
 from tests.worker.models.hub import hub_serving
-from tests.worker.new_jobs import child_of, made
-from worker.models.sources import STARTER
+from tests.worker.new_jobs import child_process, run_job
+from worker.models.sources import STARTER_DIR
 from worker.process.engine_loading import load_engine
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
@@ -59,14 +59,14 @@ def test_the_log_of_a_start_is_free_of_other_libraries_noise(sd: Stack) -> None:
 def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_end(stack: Stack) -> None:
     api = stack.start_api()
     settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
-    with hub_serving(NAME, STARTER, TOKEN) as hub:
+    with hub_serving(NAME, STARTER_DIR, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
         stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
         health = told(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)
         (worker,) = sd_of(api)["workers"]
         assert health["backends"]["sd"] == sd_of(api)["status"] == worker["state"] == "loading"
         assert worker["download"]["bytes_total"] == health["downloads"]["sd"]["bytes_total"] > 2 * HALF
-        child = child_of(stack.worker)
+        child = child_process(stack.worker)
         stack.worker.send(signal.SIGKILL)
         child.kill()
         hub.stalls = {}
@@ -76,9 +76,9 @@ def test_a_model_is_fetched_in_sight_of_clients_and_by_the_next_worker_to_the_en
     sent = Counter(name for name, _ in hub.sent)
     assert sent[UNET] == 2
     assert sent["text_encoder/model.safetensors"] == 1
-    assert made(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
+    assert run_job(stack, **RED_HEART, num_inference_steps=4)["model"] == NAME
     # What the API knows of workers may be half a second old.
-    until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
+    wait_until(lambda: any(worker["state"] != "loading" for worker in sd_of(api)["workers"]))
     (ready,) = (worker for worker in sd_of(api)["workers"] if worker["state"] != "loading")
     assert (ready["download"], ready["placement"]) == (None, "resident")
     assert "downloading someone/starter-copy: " in last.output

@@ -13,14 +13,14 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from shared.errors import (
-    AnswerLost,
     ContentRejected,
     ForbiddenUrl,
     JobFailure,
+    ProviderResponseLost,
     UpstreamOutOfCredits,
     UpstreamRejected,
 )
-from shared.jobs.requests import Provider
+from shared.jobs.job import ProviderTask
 from shared.net.outbound import HttpResponse
 from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 
@@ -80,7 +80,7 @@ class BflClient:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._http.close()
 
-    def submit(self, model: str, body: io.BytesIO) -> Provider:
+    def submit(self, model: str, body: io.BytesIO) -> ProviderTask:
         """Spends money. Raises TaskRejected where it certainly did not and may be tried again, and JobFailure."""
         url, seconds = f"{self._base}/v1/{model}", self._patience.submit_seconds
         end = float("inf")
@@ -107,9 +107,9 @@ class BflClient:
         task = answer.json() or {}
         if not (isinstance(task.get("id"), str) and task["id"]):
             raise lost("the answer named no task")
-        return Provider(id=task["id"], polling_url=_text(task.get("polling_url")), cost=_number(task.get("cost")))
+        return ProviderTask(id=task["id"], polling_url=_text(task.get("polling_url")), cost=_number(task.get("cost")))
 
-    def result(self, task: Provider, turn: Turn, on_progress: Callable[[float], None]) -> Result:
+    def result(self, task: ProviderTask, turn: Turn, on_progress: Callable[[float], None]) -> Result:
         """Ask until the image is ready. Only what they say of the task itself ends this before the time limit.
 
         Raises JobFailure, and what `turn` and `on_progress` raise.
@@ -150,13 +150,13 @@ class BflClient:
             return None
         return _number((answer.json() or {}).get("credits")) if answer.status == 200 else None
 
-    def _address(self, task: Provider) -> str:
+    def _address(self, task: ProviderTask) -> str:
         """Where to ask after the task: where they said, if that is theirs, else where all tasks can be asked after."""
         if task.polling_url and self._http.may_have_key(task.polling_url):
             return task.polling_url
         return f"{self._base}/v1/get_result?id={quote(task.id or '', safe='')}"
 
-    def _ask(self, task: Provider, turn: Turn) -> dict[str, Any]:
+    def _ask(self, task: ProviderTask, turn: Turn) -> dict[str, Any]:
         """What they tell of a task; empty where that cannot be read."""
         answer = self._http.get(self._address(task), turn, MAX_ANSWER_BYTES)
         told = answer.json()
@@ -210,8 +210,8 @@ class BflClient:
         return "".join(filter(str.isprintable, plain))[:MAX_QUOTE]
 
 
-def lost(why: str) -> AnswerLost:
-    return AnswerLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
+def lost(why: str) -> ProviderResponseLost:
+    return ProviderResponseLost(f"{NAME} may have charged for this: {why}. It was not sent again.")
 
 
 def _result(told: Mapping[str, Any]) -> Result | None:

@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from shared.errors import InvalidImage, InvalidOutput, JobFailure, UpstreamUnavailable
-from shared.jobs.requests import GenerationRequest, Provider
+from shared.jobs.job import ProviderTask
+from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.storage.image_headers import read_header
-from worker.engines.base import JobWatch, Step, Unfinished
+from worker.engines.base import JobWatch, PartialResult, Step
 from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, TaskNotFound, TaskRejected, lost
 from worker.engines.bfl.http import ProviderTimeouts, Turn
 from worker.engines.bfl.requests import request_body
-from worker.images.decoding import MAX_PIXELS, decode, memory, unusable
+from worker.images.decoding import MAX_PIXELS, decode_provider_image, decoding_bytes, invalid_output
 from worker.images.memory_budget import ImageMemoryBudget, MemoryReservation
 from worker.images.values import Inputs, RenderedImage
 
@@ -66,7 +67,7 @@ class FluxApi:
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         """One task after the other: if one fails, those after it were not paid for."""
         with self._places.held(watch.check), self._connect() as client:
-            model = self.capabilities.chosen(request)
+            model = self.capabilities.for_requested_model(request)
             order = _Order(client, self._patience, self._budget, model, request, inputs, watch)
             turn, samples = Turn(watch, self._job_seconds), list[_Sample]()
             try:
@@ -74,7 +75,7 @@ class FluxApi:
                     samples.append(order.image(index, turn))
             except JobFailure as error:
                 if samples:
-                    raise Unfinished(_Bought(samples, self._budget), error) from error
+                    raise PartialResult(_Bought(samples, self._budget), error) from error
                 raise
             return _Bought(samples, self._budget)
 
@@ -95,9 +96,9 @@ class _Sample:
     seed: int
 
     @property
-    def cost(self) -> int:
+    def decoding_bytes(self) -> int:
         """The bytes that it takes to decode it."""
-        return len(self.data) + memory(read_header(io.BytesIO(self.data), MAX_PIXELS))
+        return len(self.data) + decoding_bytes(read_header(io.BytesIO(self.data), MAX_PIXELS))
 
 
 class _Bought(Sequence[RenderedImage]):
@@ -117,13 +118,13 @@ class _Bought(Sequence[RenderedImage]):
     def __getitem__(self, index: int | slice) -> RenderedImage | Sequence[RenderedImage]:
         if isinstance(index, slice):
             return _Bought(self._samples[index], self._budget)
-        return RenderedImage(decode(self._samples[index].data), self._samples[index].seed)
+        return RenderedImage(decode_provider_image(self._samples[index].data), self._samples[index].seed)
 
     def __iter__(self) -> Iterator[RenderedImage]:
         for index, sample in enumerate(self._samples):
             # Until the next one is asked for, which is when this one is stored.
-            with self._budget.share() as share:
-                share.resize(sample.cost)
+            with self._budget.reserve() as reservation:
+                reservation.resize(sample.decoding_bytes)
                 yield self[index]
 
 
@@ -145,7 +146,7 @@ class _Order:
         turn.known, turn.seen = f"The task {task.id} was bought from {NAME}.", ""
         return self._fetched(index, task, turn)
 
-    def _fetched(self, index: int, task: Provider, turn: Turn) -> _Sample:
+    def _fetched(self, index: int, task: ProviderTask, turn: Turn) -> _Sample:
         """The image of a task. It is paid for, so whatever can be had by asking again is asked for again."""
         spoilt = 0
         for pause in self.patience.pauses():
@@ -165,39 +166,39 @@ class _Order:
         raise AssertionError("pauses never end")
 
     def _downloaded(self, url: str, seed: int, turn: Turn) -> _Sample:
-        with self.budget.share() as share:
-            share.resize(MAX_IMAGE_BYTES, turn.check)
+        with self.budget.reserve() as reservation:
+            reservation.resize(MAX_IMAGE_BYTES, turn.check)
             sample = _Sample(self.client.download(url, turn), seed)
-        with self.budget.share() as share:
+        with self.budget.reserve() as reservation:
             # While there is still somebody to ask for another.
             try:
-                share.resize(sample.cost, turn.check)
+                reservation.resize(sample.decoding_bytes, turn.check)
             except InvalidImage as error:
-                raise unusable(error) from None
-            decode(sample.data)
+                raise invalid_output(error) from None
+            decode_provider_image(sample.data)
         return sample
 
-    def _bought(self, index: int) -> Provider | None:
-        """The task that an earlier attempt sent. Raises AnswerLost where that did not live to hear its name."""
-        if index >= len(self.watch.providers):
+    def _bought(self, index: int) -> ProviderTask | None:
+        """The task that an earlier attempt sent. Raises ProviderResponseLost if it never got the id."""
+        if index >= len(self.watch.provider_tasks):
             return None
-        task = self.watch.providers[index]
+        task = self.watch.provider_tasks[index]
         if task.id is None:
             raise lost("the worker was lost while it sent the request")
         return task
 
-    def _submit(self, index: int, turn: Turn) -> Provider:
-        with self.budget.share() as share:
-            body = self._body(index, share, turn)
+    def _submit(self, index: int, turn: Turn) -> ProviderTask:
+        with self.budget.reserve() as reservation:
+            body = self._body(index, reservation, turn)
             why = ""
             for pause, _ in zip(self.patience.pauses(), range(self.patience.tries), strict=False):
                 turn.check()
                 # Before it is sent: whoever takes over must know that it may have been.
-                self._remember(index, Provider())
+                self._remember(index, ProviderTask())
                 try:
                     task = self.client.submit(self.model.model, body)
                 except TaskRejected as error:
-                    self.watch.remember(self.watch.providers[:index])
+                    self.watch.save_provider_tasks(self.watch.provider_tasks[:index])
                     why = turn.seen = f"{error}; nothing was charged for this."
                     turn.pause(self.patience.wait_seconds(pause, error.retry_after))
                 else:
@@ -207,22 +208,22 @@ class _Order:
                     return task
         raise UpstreamUnavailable(why)
 
-    def _body(self, index: int, share: MemoryReservation, turn: Turn) -> io.BytesIO:
+    def _body(self, index: int, reservation: MemoryReservation, turn: Turn) -> io.BytesIO:
         """Made for each task anew: to keep it while a task is waited for would take more than to make it."""
         make = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
         if not self.inputs.sources:
             return make(lambda _: None)
-        with self.budget.turn(turn.check):
-            return make(partial(share.resize, check=turn.check))
+        with self.budget.exclusive_growth(turn.check):
+            return make(partial(reservation.resize, check=turn.check))
 
     def _seed(self, index: int) -> int:
         if self.request.seed is None:
             raise ValueError("the request is not resolved")
         return self.request.seed + index
 
-    def _remember(self, index: int, task: Provider) -> None:
-        known = self.watch.providers
-        self.watch.remember((*known[:index], task, *known[index + 1 :]))
+    def _remember(self, index: int, task: ProviderTask) -> None:
+        known = self.watch.provider_tasks
+        self.watch.save_provider_tasks((*known[:index], task, *known[index + 1 :]))
 
     def _tell(self, index: int, done: float) -> None:
         step = round(STEPS * (index + done) / self.request.num_images)

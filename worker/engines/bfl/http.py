@@ -13,7 +13,7 @@ import requests
 import urllib3.exceptions
 from pydantic import SecretStr
 
-from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut, TooLarge, TooSlow, Unreachable
+from shared.errors import ForbiddenUrl, InvalidOutput, OutboundTimeout, ResponseTooLarge, TimedOut, Unreachable
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
 from shared.settings.http_server import is_loopback
@@ -127,7 +127,7 @@ class Http:
 
         Raises ForbiddenUrl, and InvalidOutput for more than `most` bytes.
         """
-        guard = self._guard(url)
+        outbound = self._outbound_client(url)
 
         def ask() -> HttpResponse:
             data = bytearray()
@@ -137,7 +137,9 @@ class Http:
                 turn.check()
 
             seconds = min(self._patience.image_seconds, turn.left())
-            answer = guard.send("GET", url, timeout_seconds=seconds, max_bytes=most, redirects=REDIRECTS, sink=take)
+            answer = outbound.send(
+                "GET", url, timeout_seconds=seconds, max_bytes=most, max_redirects=REDIRECTS, sink=take
+            )
             return replace(answer, body=bytes(data))
 
         return self._insist(ask, turn)
@@ -148,9 +150,9 @@ class Http:
             retry_after = None
             try:
                 answer = ask()
-            except TooLarge:
+            except ResponseTooLarge:
                 raise InvalidOutput("The provider sent more than makes sense.") from None
-            except (NoResponse, Unreachable, TooSlow) as error:
+            except (NoResponse, Unreachable, OutboundTimeout) as error:
                 why = str(error)
             else:
                 if answer.status != 429 and answer.status < 500:
@@ -200,7 +202,7 @@ class Http:
         is_theirs = (url.scheme, url.port) == ("https", 443) and _API_HOST.fullmatch(url.host) is not None
         return is_theirs or url.origin == self._origin
 
-    def _guard(self, text: str) -> OutboundClient:
+    def _outbound_client(self, text: str) -> OutboundClient:
         """For an image's address. Raises ForbiddenUrl."""
         url = Url.parse(text)
         # A provider on this machine has its images here, too.

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from shared.jobs.requests import GenerationRequest
-from shared.models.bfl import image_fields
+from shared.models.bfl import image_field_names
 from shared.models.capabilities import Capabilities, Size
 from worker.images import png
-from worker.images.values import Inputs, Pixels, Source
+from worker.images.values import ImageSource, Inputs, Pixels
 
 #: Aspect ratios are told in small numbers, up to 21:9.
 MOST_IN_RATIO = 21
@@ -77,23 +77,23 @@ def _size(model: Capabilities, size: Size, inputs: Inputs) -> dict[str, Any]:
     return {"aspect_ratio": aspect_ratio(width, height)}
 
 
-def _ratio(source: Source) -> float:
+def _ratio(source: ImageSource) -> float:
     width, height = source.size
     return width / height
 
 
-def _added(size: Size, source: Source) -> dict[str, int]:
+def _added(size: Size, source: ImageSource) -> dict[str, int]:
     """What has to be added at each side for an image of that size with this one in its middle."""
     across, down = size[0] - source.size[0], size[1] - source.size[1]
     return {"left": across // 2, "right": across - across // 2, "top": down // 2, "bottom": down - down // 2}
 
 
 def _images(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_Sent]:
-    fields = image_fields(model.model, len(inputs.sources))
+    fields = image_field_names(model.model, len(inputs.sources))
     masked = request.mask is not None and request.width is not None and request.height is not None
     for field, source in zip(fields, inputs.sources, strict=True):
         size = (request.width or 0, request.height or 0) if masked else _most(source.size)
-        needed = source.cost + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
+        needed = source.decoding_bytes + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
         yield field, needed, partial(_encoded, source, size)
     if masked:
         # It has the size of the image, and mostly its kind.
@@ -107,7 +107,7 @@ def _most(size: Size) -> Size:
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def _encoded(source: Source, size: Size) -> bytes:
+def _encoded(source: ImageSource, size: Size) -> bytes:
     """As a PNG: what a model sees of an image is that and nothing that its file told."""
     return png.encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS), {})
 

@@ -38,8 +38,8 @@ from worker.engines.diffusers.sampling import (
     to_preview,
 )
 from worker.images.values import Inputs, Pixels, RenderedImage
-from worker.models.identity import identity
-from worker.models.sources import Model
+from worker.models.fingerprint import fingerprint
+from worker.models.sources import LocalModel
 
 PIPELINE = "Flux2KleinPipeline"
 PARTS = ("text_encoder", "transformer", "vae")
@@ -72,13 +72,13 @@ class FluxLocal:
     """Not thread-safe: one job at a time, as the worker has it."""
 
     def __init__(
-        self, pipe: Any, model: Model, device: torch.device, checker: SafetyChecker | None, cloud: bool
+        self, pipe: Any, model: LocalModel, device: torch.device, checker: SafetyChecker | None, cloud: bool
     ) -> None:
         placement = settle(pipe, device, model.name, dict.fromkeys(PARTS, WORKING_BYTES))
         self.capabilities = _capabilities(pipe, model.name, checker)
         self.device = str(device)
         self.dtype = name_of(pipe.transformer.dtype)
-        self.identity = identity([Path(model.location)], self.dtype, device, bool(checker))
+        self.fingerprint = fingerprint([model.folder], self.dtype, device, bool(checker))
         self.placement = str(placement)
         self._pipe = pipe
         self._device = device
@@ -88,7 +88,7 @@ class FluxLocal:
         self._retries = pipe.vae.dtype is not torch.float32
 
     @classmethod
-    def load(cls, model: Model, options: FluxOptions) -> "FluxLocal":
+    def load(cls, model: LocalModel, options: FluxOptions) -> "FluxLocal":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()
@@ -113,7 +113,7 @@ class FluxLocal:
             raise ValueError("the request is not resolved")
         references = _references(inputs)
         if cut := _cut(self._pipe, request.prompt):
-            watch.warn(f"prompt is too long for the model, which does not read its last {cut} tokens")
+            watch.add_warning(f"prompt is too long for the model, which does not read its last {cut} tokens")
         with OutOfMemoryFallbacks(request, self._room, watch) as ladder:
             rendering = _Rendering(
                 self._pipe, self._meanings, request, references, watch, ladder, self._reliefs(), self._retries
@@ -150,7 +150,7 @@ class _Rendering:
     def image(self, index: int) -> Pixels:
         """Image i from seed + i. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
         latents = self.ladder.run(lambda: self._denoised(index), *self.reliefs)
-        return soundest(self._attempts(latents), self.watch.warn)
+        return soundest(self._attempts(latents), self.watch.add_warning)
 
     def _denoised(self, index: int) -> torch.Tensor:
         """Latents of one image, as the decoder takes them."""
@@ -158,7 +158,9 @@ class _Rendering:
 
         def on_step(step: Step) -> None:
             done, total = index * step.steps + step.step, request.num_images * step.steps
-            self.watch.on_step(Step(done, total, lambda wanted: step.preview(wanted - index) if step.preview else None))
+            self.watch.on_step(
+                Step(done, total, lambda wanted: step.render_preview(wanted - index) if step.render_preview else None)
+            )
 
         latents: torch.Tensor = self.pipe(
             **self._read(),

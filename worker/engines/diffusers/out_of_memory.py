@@ -167,7 +167,7 @@ class OutOfMemoryFallbacks:
             self._taken.close()
         except Exception:
             logger.exception("the model could not be put back")
-            self._watch.retire("the model could not be put back after memory ran out")
+            self._watch.request_restart("the model could not be put back after memory ran out")
 
     def run(self, make: Callable[[], T], *reliefs: Fallback) -> T:
         """What `make` gives; after each lack of memory again, with the next of `reliefs` that the job has not taken.
@@ -189,15 +189,15 @@ class OutOfMemoryFallbacks:
     def _judge(self, error: RuntimeError | MemoryError) -> None:
         """Raises what is no lack of memory."""
         if is_broken_device(error):
-            self._watch.retire(f"the device failed: {str(error).partition(chr(10))[0]}")
+            self._watch.request_restart(f"the device failed: {str(error).partition(chr(10))[0]}")
         if not is_out_of_memory(error):
             raise error
         if isinstance(error, MemoryError):
-            self._watch.retire("the process itself ran out of memory")
+            self._watch.request_restart("the process itself ran out of memory")
 
     def _take(self, relief: Fallback) -> None:
         logger.warning("out of memory; trying again: %s", relief.told)
-        self._watch.warn(f"memory was short: {relief.told}")
+        self._watch.add_warning(f"memory was short: {relief.told}")
         self._told.add(relief.told)
         self._taken.enter_context(relief.begin())
 

@@ -10,26 +10,26 @@ import transformers
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.devices import name_of
 from worker.models import weight_files
-from worker.models.identity import identity
+from worker.models.fingerprint import fingerprint
 from worker.models.required_files import parts_of
-from worker.models.sources import Model
+from worker.models.sources import LocalModel
 
 #: Those that have parts with weight_files.
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 
 
-def load_pipeline(model: Model, pipeline: str, dtype: torch.dtype, **instead: Any) -> Any:
+def load_pipeline(model: LocalModel, pipeline: str, dtype: torch.dtype, **instead: Any) -> Any:
     """The pipeline on the CPU; `instead` are parts that are not taken from the folder, and settings.
 
     Raises ConfigurationError with one sentence, whatever the libraries stumble over.
     """
-    folder = Path(model.location)
-    before = identity([folder])
+    folder = model.folder
+    before = fingerprint([folder])
     try:
         named = parts_of(model.index, model.name).items()
         parts = {name: _load(folder, name, *named_class, dtype) for name, named_class in named if name not in instead}
         pipe = getattr(diffusers, pipeline).from_pretrained(
-            model.location,
+            str(model.folder),
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
@@ -38,7 +38,7 @@ def load_pipeline(model: Model, pipeline: str, dtype: torch.dtype, **instead: An
         )
     except Exception as error:
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
-    if identity([folder]) != before:
+    if fingerprint([folder]) != before:
         raise ConfigurationError(
             f"The files of {model.name} changed while it was loaded; start again when they are whole."
         )

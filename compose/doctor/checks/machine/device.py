@@ -35,7 +35,7 @@ def _check_device(device: Device, installation: Installation) -> Finding:
     build, setting = f"PyTorch {device.torch}", installation.settings.device
     if device.kind is None:
         return problem(
-            f"{build} cannot compute on SD_DEVICE={setting}: {device.trouble}",
+            f"{build} cannot compute on SD_DEVICE={setting}: {device.problem}",
             "Check the driver and its version (`nvidia-smi`), or set SD_DEVICE=auto.",
         )
     if device.kind != "cpu":

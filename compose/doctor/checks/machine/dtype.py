@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.workers.devices import Device
 
 AUTO = "Set SD_DTYPE=auto, which chooses a safe precision."

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.http_probe import ProbeFailed, ProbeResponse, probe
 from compose.doctor.installation import Installation
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 
 DASHBOARD = "https://dashboard.bfl.ai"
 #: A credit is a cent; the most expensive image of a megapixel costs seven.
@@ -45,7 +45,7 @@ def _check_credits(text: str) -> Finding:
     try:
         credits_left = float(json.loads(text)["credits"])
     except (ValueError, TypeError, KeyError):
-        return warning("Black Forest Labs accepts the key, but returns no readable credits.", "Try again later.")
+        return warning("Black Forest Labs accepts the key, but returns no format_bytes credits.", "Try again later.")
     if credits_left <= 0:
         return _out_of_credits(f"{credits_left:g}")
     if credits_left < LOW_CREDITS:

@@ -9,8 +9,8 @@ from pathlib import Path
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
-from worker.models.download_plans import Plan, readable
-from worker.models.sources import STARTER_NAME, Source
+from worker.models.download_plans import DownloadPlan, format_bytes
+from worker.models.sources import STARTER_NAME, ModelSource
 
 #: A running download writes 10 MiB at a time: at 50 kB/s every 210 s.
 STALLED_SECONDS = 300.0
@@ -23,25 +23,27 @@ def check(installation: Installation) -> Iterator[Finding]:
         yield _check_download(source) if source.is_remote else _check_folder(source)
 
 
-def _check_folder(source: Source) -> Finding:
+def _check_folder(source: ModelSource) -> Finding:
     try:
-        source.find()
+        source.ensure_downloaded()
     except ConfigurationError as error:
         return problem(error.detail, f"Change {source.setting}: docs/models.md lists its values.")
     kind = "the bundled model" if source.model_id == STARTER_NAME else "a local folder"
     return ok(f"{source.setting} is {source.model_id}, {kind}.")
 
 
-def _check_download(source: Source) -> Finding:
+def _check_download(source: ModelSource) -> Finding:
     folder, name = source.folder, source.repository
     if (folder / source.index).is_file():
         return ok(f"{name} is complete.")
-    if (plan := Plan.found_in(folder)) is None:
+    if (plan := DownloadPlan.read(folder)) is None:
         return warning(
             f"{name} is not downloaded yet.",
             f"Its worker downloads it at its start; or now: `imagegen models pull {name}`.",
         )
-    progress = f"{name} is incomplete ({readable(plan.bytes_done(folder))} of {readable(plan.bytes_total)})"
+    progress = (
+        f"{name} is incomplete ({format_bytes(plan.downloaded_bytes(folder))} of {format_bytes(plan.total_bytes)})"
+    )
     if not _is_downloading(folder):
         return warning(
             f"{progress}; its download was interrupted.",

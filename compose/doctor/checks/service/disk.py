@@ -14,7 +14,7 @@ from shared.settings.launcher import LauncherSettings
 from shared.storage import API_TIMEOUTS, WEBHOOK_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from worker.housekeeper.ownership import REMEDY, Ownership
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: A few hundred images.
 LOW_BYTES = 1 << 30
@@ -41,18 +41,18 @@ def _check_ownership(settings: LauncherSettings, store: Store) -> Iterator[Findi
     """Finds images of another installation. Other checks report a store or storage that does not respond."""
     with suppress(ConfigurationError, StorageUnavailable, StoreUnavailable):
         images = ImageStore(open_storage(settings, WEBHOOK_TIMEOUTS))
-        whose = Ownership.of(store, settings.redis_prefix, images).whose()
-        if whose.is_refused:
-            yield warning(f"{images.home.place} {whose.value}.", REMEDY)
+        owner = Ownership.of(store, settings.redis_prefix, images).owner()
+        if owner.is_foreign:
+            yield warning(f"{images.storage.location} {owner.value}.", REMEDY)
 
 
 def _check_bucket(settings: LauncherSettings) -> Finding:
     try:
-        space = open_storage(settings, API_TIMEOUTS).room()
+        usage = open_storage(settings, API_TIMEOUTS).disk_usage()
     except ConfigurationError as error:
         return problem(error.detail, "Correct the setting; AWS_ENDPOINT_URL is the storage's address unless it is AWS.")
     bucket = f"SD_OUTPUT_URL={settings.output_url}"
-    if space.trouble:
+    if usage.error:
         return problem(f"{bucket} does not respond.", "Correct AWS_ENDPOINT_URL, or check the storage and the network.")
     return ok(f"{bucket} is writable.")
 
@@ -70,13 +70,13 @@ def _check_folder(setting: str, folder: Path, min_free_bytes: int) -> Finding:
     remedy = FREE_SPACE.format(setting=setting)
     if free < min_free_bytes:
         return problem(
-            f"{location} has {readable(free)} free; below {readable(min_free_bytes)} (SD_MIN_FREE_BYTES) no job is "
-            "accepted.",
+            f"{location} has {format_bytes(free)} free; below SD_MIN_FREE_BYTES ({format_bytes(min_free_bytes)}) no "
+            "job is accepted.",
             remedy,
         )
     if free < LOW_BYTES:
-        return warning(f"{location} has only {readable(free)} free.", remedy)
-    return ok(f"{location} is writable, {readable(free)} free.")
+        return warning(f"{location} has only {format_bytes(free)} free.", remedy)
+    return ok(f"{location} is writable, {format_bytes(free)} free.")
 
 
 def _nearest_existing(folder: Path) -> Path:

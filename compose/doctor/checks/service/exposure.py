@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from compose.doctor.findings import Finding, ok, problem, split_sentence, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
-from shared.settings.loading import unknown
+from shared.settings.loading import unknown_setting_warnings
 
 
 def check(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
-    for sentence in unknown():
+    for sentence in unknown_setting_warnings():
         yield warning(*split_sentence(sentence))
     try:
         settings.require_keys()
         if settings.flower_port:
-            settings.require_login()
+            settings.require_flower_login()
     except ConfigurationError as error:
         yield problem(*split_sentence(error.detail))
         return

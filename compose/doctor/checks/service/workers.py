@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
 from shared.errors import StoreUnavailable
-from shared.jobs.requests import Backend
+from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Fleet, WorkerRecord, Workers, WorkerState
-from worker.models.download_plans import readable
+from worker.models.download_plans import format_bytes
 
 #: The largest models load within two minutes from a local disk.
 SLOW_LOAD_SECONDS = 300.0
@@ -21,7 +21,7 @@ def check(installation: Installation) -> Iterator[Finding]:
         return
     client = connect(installation.redis_url)
     try:
-        fleet = Store(client).run(Workers(installation.settings.redis_prefix).fleet())
+        fleet = Store(client).run(Workers(installation.settings.redis_prefix).read_fleet())
     except StoreUnavailable:
         yield ok("Redis does not respond; the workers are unknown.")
     else:
@@ -32,9 +32,9 @@ def check(installation: Installation) -> Iterator[Finding]:
 
 
 def _check_backend(backend: Backend, fleet: Fleet) -> Finding:
-    workers = fleet.of(backend)
+    workers = fleet.workers_of(backend)
     if not workers:
-        reason = f" The last one ended: {fleet.failures[backend]}" if backend in fleet.failures else ""
+        reason = f" The last one ended: {fleet.start_failures[backend]}" if backend in fleet.start_failures else ""
         return problem(
             f"No worker serves {backend}; jobs queued: {fleet.queued[backend]}.{reason}",
             f"Start one; `imagegen logs worker-{backend}` shows why the last one ended.",
@@ -47,7 +47,7 @@ def _check_backend(backend: Backend, fleet: Fleet) -> Finding:
 
 def _loading(backend: Backend, worker: WorkerRecord) -> Finding:
     if (download := worker.download) is not None:
-        progress = f"{readable(download.bytes_done)} of {readable(download.bytes_total)}"
+        progress = f"{format_bytes(download.bytes_done)} of {format_bytes(download.bytes_total)}"
         return warning(
             f"{backend} is downloading {download.model}: {progress}.",
             "Wait; jobs are accepted and queued. `imagegen status` shows the progress.",

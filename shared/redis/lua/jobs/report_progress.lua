@@ -2,7 +2,7 @@
 -- KEYS: record, events, leases
 -- ARGV: id, channel, attempt, progress ('' for none), preview ('' for none), events to keep, length of a lease in ms,
 --       prefix of the webhooks
--- Returns 'go-on', 'cancel' when somebody asked for that, or 'lost' when the job is no longer this worker's.
+-- Returns 'continue', 'cancel' when somebody asked for that, or 'lost' when the job is no longer this worker's.
 -- A preview is only pushed to who listens now: it is large, and the next one replaces it.
 -- include webhooks/outbox
 local id, channel = ARGV[1], ARGV[2]
@@ -24,4 +24,4 @@ end
 if held[3] then
   return 'cancel'
 end
-return 'go-on'
+return 'continue'

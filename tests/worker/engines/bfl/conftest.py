@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from shared.jobs.requests import GenerationRequest
 from tests.stack import Stack
 from tests.worker.engines.bfl.provider import KEY, Provider, provider
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.engine import FluxApi
 from worker.engines.bfl.http import ProviderTimeouts
 from worker.images.values import Inputs, RenderedImage
@@ -49,10 +49,10 @@ class Table:
         url = self.url or self.provider.api_url
         return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Anywhere(), patience=QUICK)
 
-    def made(self, watch: Watching | None = None, **fields: Any) -> list[RenderedImage]:
+    def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
         asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
         request, _ = self.backend.capabilities.resolve(asked)
-        return list(self.backend.generate(request, Inputs(), watch or Watching()))
+        return list(self.backend.generate(request, Inputs(), watch or RecordingWatch()))
 
 
 @pytest.fixture

@@ -15,19 +15,19 @@ from email.utils import format_datetime
 import pytest
 from pydantic import SecretStr
 
-from shared.errors import AnswerLost, ForbiddenUrl, InvalidOutput, JobFailure, TimedOut, UpstreamRejected
-from shared.jobs.requests import Provider as Task
+from shared.errors import ForbiddenUrl, InvalidOutput, JobFailure, ProviderResponseLost, TimedOut, UpstreamRejected
+from shared.jobs.job import ProviderTask as Task
 from shared.models import bfl
 from shared.net.outbound import HttpResponse
 from tests.worker.engines.bfl.conftest import QUICK, Table
 from tests.worker.engines.bfl.provider import KEY, Asked, Reply, image, refused, state
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.bfl import client
 from worker.engines.bfl.http import Http, NoResponse, ProviderTimeouts, Turn
 from worker.engines.bfl.requests import aspect_ratio
 from worker.images import decoding
-from worker.images.decoding import decode
+from worker.images.decoding import decode_provider_image
 
 
 class Stop(Exception):
@@ -100,7 +100,7 @@ def test_a_task_that_goes_on_is_asked_after_again(table: Table, status: str) -> 
     table.provider.polls = [state(status), state(status, progress=0.5), table.provider.ready()]
     steps: list[Step] = []
 
-    table.made(Watching(steps.append))
+    table.made(RecordingWatch(steps.append))
 
     assert table.provider.count("/v1/get_result") == 3
     assert [(step.step, step.steps) for step in steps] == [(50, 100)]
@@ -111,7 +111,7 @@ def test_progress_that_is_none_is_left_out(table: Table, progress: object) -> No
     table.provider.polls = [state("Pending", progress=progress), table.provider.ready()]
     steps: list[Step] = []
 
-    table.made(Watching(steps.append))
+    table.made(RecordingWatch(steps.append))
 
     assert steps == []
 
@@ -120,7 +120,7 @@ def test_progress_of_several_images_goes_on_growing(table: Table) -> None:
     table.provider.polls = [state("Pending", progress=0.5), table.provider.ready()] * 2
     steps: list[Step] = []
 
-    table.made(Watching(steps.append), num_images=2)
+    table.made(RecordingWatch(steps.append), num_images=2)
 
     assert [step.step for step in steps] == [25, 75]
 
@@ -224,12 +224,12 @@ def test_any_good_answer_to_a_post_is_one(table: Table) -> None:
 
 def test_a_post_that_was_turned_away_is_sent_again(table: Table) -> None:
     table.provider.submits = [refused(429), table.provider.accept]
-    watch = Watching()
+    watch = RecordingWatch()
 
     table.made(watch)
 
     assert len(table.provider.posts) == 2
-    assert watch.remembered[:3] == [(Task(),), (), (Task(),)]
+    assert watch.saved_provider_tasks[:3] == [(Task(),), (), (Task(),)]
 
 
 @pytest.mark.parametrize(("reads", "sent"), [(1_000, False), (6_000_000, True)])
@@ -311,7 +311,7 @@ def test_a_job_can_be_stopped_between_two_questions(table: Table) -> None:
     table.provider.polls = [state("Pending")]
 
     with pytest.raises(Stop):
-        table.made(Watching(check=after(20)))
+        table.made(RecordingWatch(check=after(20)))
 
     assert len(table.provider.posts) == 1
 
@@ -320,17 +320,17 @@ def test_a_job_can_be_stopped_while_it_waits_to_be_sent_again(table: Table) -> N
     table.provider.submits = [refused(429, Retry_After="60")]
 
     with pytest.raises(Stop):
-        table.made(Watching(check=after(2)))
+        table.made(RecordingWatch(check=after(2)))
 
 
 def test_a_post_is_never_stopped_half_way(table: Table) -> None:
     table.provider.submits = [Reply(seconds=0.3, body={"id": "a", "polling_url": f"{table.provider.api_url}/p"})]
-    watch = Watching(check=after(1))
+    watch = RecordingWatch(check=after(1))
 
     with pytest.raises(Stop):
         table.made(watch)
 
-    assert [task.id for task in watch.providers] == ["a"]
+    assert [task.id for task in watch.provider_tasks] == ["a"]
 
 
 def test_a_image_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
@@ -345,11 +345,11 @@ def test_a_image_that_comes_in_drops_ends_with_the_time(table: Table) -> None:
 
 
 def test_a_task_is_on_record_before_it_is_sent_and_before_it_is_asked_after(table: Table) -> None:
-    watch = Watching()
+    watch = RecordingWatch()
     seen: list[tuple[str, tuple[Task, ...]]] = []
 
     def note(asked: Asked) -> Reply:
-        seen.append((asked.method, watch.providers))
+        seen.append((asked.method, watch.provider_tasks))
         return (table.provider.accept if asked.method == "POST" else table.provider.ready())(asked)
 
     table.provider.submits, table.provider.polls = [note], [note]
@@ -362,17 +362,17 @@ def test_a_task_is_on_record_before_it_is_sent_and_before_it_is_asked_after(tabl
 
 def test_the_final_price_is_the_one_on_record(table: Table) -> None:
     table.provider.polls = [table.provider.ready(cost=4.5)]
-    watch = Watching()
+    watch = RecordingWatch()
 
     table.made(watch)
 
-    assert [task.cost for task in watch.providers] == [4.5]
+    assert [task.cost for task in watch.provider_tasks] == [4.5]
 
 
 def test_a_task_that_an_earlier_attempt_sent_is_asked_after_and_not_sent_again(table: Table) -> None:
     old = Task(id="old", polling_url=f"{table.provider.api_url}/v1/get_result?id=old", cost=3.0)
 
-    images = table.made(Watching(providers=(old,)), num_images=2)
+    images = table.made(RecordingWatch(provider_tasks=(old,)), num_images=2)
 
     assert len(images) == 2
     assert [asked.body["seed"] for asked in table.provider.posts] == [8]
@@ -383,16 +383,16 @@ def test_a_price_that_is_told_late_forgets_no_task_that_was_bought(table: Table)
     url = f"{table.provider.api_url}/v1/get_result?id="
     old = tuple(Task(id=name, polling_url=url + name, cost=3.0) for name in ("a", "b"))
     table.provider.polls = [table.provider.ready(cost=4.5)]
-    watch = Watching(providers=old)
+    watch = RecordingWatch(provider_tasks=old)
 
     assert len(table.made(watch, num_images=2)) == 2
     assert table.provider.posts == []
-    assert [task.cost for task in watch.providers] == [4.5, 4.5]
+    assert [task.cost for task in watch.provider_tasks] == [4.5, 4.5]
 
 
 def test_a_task_whose_sender_died_before_the_answer_is_not_sent_again(table: Table) -> None:
-    with pytest.raises(AnswerLost, match="may have charged"):
-        table.made(Watching(providers=(Task(),)))
+    with pytest.raises(ProviderResponseLost, match="may have charged"):
+        table.made(RecordingWatch(provider_tasks=(Task(),)))
 
     assert table.provider.asked == []
 
@@ -455,7 +455,7 @@ def test_a_image_is_fetched_from_public_https_alone(url: str) -> None:
     http = Http("https://api.bfl.ai", SecretStr(KEY), ProviderTimeouts())
 
     with pytest.raises(ForbiddenUrl):
-        http.fetch(url, Turn(Watching(), 5), 1000)
+        http.fetch(url, Turn(RecordingWatch(), 5), 1000)
 
 
 @pytest.mark.parametrize("url", ["https://10.1.2.3/a", "http://169.254.169.254/latest", "ftp://127.0.0.1/a"])
@@ -522,14 +522,14 @@ def test_a_image_is_what_its_bytes_say(table: Table, kind: str) -> None:
 )
 def test_a_broken_image_is_none(data: bytes) -> None:
     with pytest.raises(InvalidOutput):
-        decode(data)
+        decode_provider_image(data)
 
 
 def test_a_image_of_too_many_pixels_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_PIXELS", 1000)
 
     with pytest.raises(InvalidOutput, match="64x64"):
-        decode(image())
+        decode_provider_image(image())
 
 
 @pytest.mark.parametrize("side", [12_000, 60_000])
@@ -538,7 +538,9 @@ def test_a_bomb_is_an_error(side: int) -> None:
     chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
     with pytest.raises(InvalidOutput):
-        decode(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT")))
+        decode_provider_image(
+            b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+        )
 
 
 def test_credits_are_told(table: Table) -> None:

@@ -16,19 +16,19 @@ from pydantic import SecretStr
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
-from shared.models.capabilities import Limits, Size
-from tests.api.images import encoded, half, scene
+from shared.models.capabilities import RequestLimits, Size
+from tests.api.images import encoded, half_mask, scene
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
 from tests.worker.images.looking import Pixels, pixels
-from tests.worker.process.test_parent import until
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs
 
 SCENE: Pixels = np.asarray(scene())
-MASK: Pixels = np.asarray(half())
+MASK: Pixels = np.asarray(half_mask())
 REFERENCE = "sha256:" + "0" * 64
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 FILL, EXPAND = "flux-pro-1.0-fill", "flux-pro-1.0-expand"
@@ -41,7 +41,7 @@ def sent(table: Table, model: str, *images: Pixels, mask: Pixels | None = None, 
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, "bfl_model": model, **references, **fields})
     height, width = images[0].shape[:2]
     request, _ = table.backend.capabilities.resolve(asked, (width, height))
-    table.backend.generate(request, Inputs(images, mask), Watching())
+    table.backend.generate(request, Inputs(images, mask), RecordingWatch())
     body: dict[str, Any] = table.provider.posts[0].body
     return body
 
@@ -168,7 +168,7 @@ def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -
     try:
         CLOUD.check(
             GenerationRequest.model_validate(asked),
-            Limits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
+            RequestLimits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9),
             size,
         )
     except InvalidRequest as error:
@@ -220,7 +220,7 @@ def test_how_much_may_change_is_not_theirs_to_honour() -> None:
 def test_the_published_schema_tells_who_takes_which_images() -> None:
     told = {
         entry["title"]: entry["then"]
-        for entry in CLOUD.request_schema(Limits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
+        for entry in CLOUD.request_schema(RequestLimits(max_pixels=10**6, max_images=4, max_pixel_steps=10**9))["allOf"]
     }
 
     assert told["flux-2-klein-4b"]["properties"]["image"]["anyOf"][1]["maxItems"] == 4
@@ -235,10 +235,10 @@ def test_an_edit_through_the_api(cloud: Stack, bfl: Provider) -> None:
     form = {"prompt": "a cat", "bfl_model": FILL}
 
     answer = api.http.post(
-        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half())}, timeout=60
+        f"{api.url}/api/img2img", data=form, files={"image": encoded(scene()), "mask": encoded(half_mask())}, timeout=60
     )
 
     assert answer.status_code == 200, answer.text
     (post,) = bfl.posts
     assert (shown(post.body["image"]) == SCENE).all()
-    until(lambda: not list((cloud.outputs / "inputs").glob("*")))
+    wait_until(lambda: not list((cloud.outputs / "inputs").glob("*")))

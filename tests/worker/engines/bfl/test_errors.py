@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.problems import STATUS
-from shared.errors import AnswerLost, ContentRejected, JobFailure, UpstreamRejected
+from shared.errors import ContentRejected, JobFailure, ProviderResponseLost, UpstreamRejected
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Reply, refused, state
 from worker.engines.bfl import client
@@ -153,7 +153,7 @@ def test_a_lost_answer_is_told_as_money_that_may_be_gone(table: Table, reply: Re
 
     told = failure(table)
 
-    assert isinstance(told, AnswerLost)
+    assert isinstance(told, ProviderResponseLost)
     assert "may have charged" in told.detail
     assert not told.retryable
     assert len(table.provider.posts) == 1

@@ -13,12 +13,13 @@ from PIL import Image
 
 from tests.api.images import encoded
 from tests.api.problem import assert_problem
+from tests.polling import wait_until
 from tests.stack import Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import Provider, Reply, provider, refused, state
 from tests.worker.engines.bfl.test_workers import PROMPT, shown, wait_for
-from tests.worker.new_jobs import file_of, made, seen, submitted
-from tests.worker.process.test_parent import only, until
+from tests.worker.new_jobs import get_job, image_bytes, run_job, submit_job
+from tests.worker.worker_records import only_worker
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -49,7 +50,7 @@ def served(installed: Stack, bfl: Provider) -> Stack:
 
 
 def test_a_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
-    job = made(served, **PROMPT)
+    job = run_job(served, **PROMPT)
 
     assert (job["backend"], job["model"]) == ("flux-api", "flux-2-pro-preview")
     assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
@@ -58,16 +59,16 @@ def test_a_image_comes_through_the_api(served: Stack, bfl: Provider) -> None:
 
 
 def test_its_file_holds_the_request_like_any_other(served: Stack) -> None:
-    job = made(served, **PROMPT)
+    job = run_job(served, **PROMPT)
 
-    with Image.open(io.BytesIO(file_of(served, job))) as image:
+    with Image.open(io.BytesIO(image_bytes(served, job))) as image:
         recipe = json.loads(image.info["imagegen"])
     assert recipe["request"]["bfl_model"] == recipe["model"] == "flux-2-pro-preview"
     assert (job["images"][0]["width"], job["images"][0]["height"]) == (64, 64)
 
 
 def test_the_list_of_jobs_tells_what_they_cost(served: Stack) -> None:
-    made(served, **PROMPT)
+    run_job(served, **PROMPT)
 
     job, *_ = served.api.get("/api/jobs").json()["jobs"]
 
@@ -75,7 +76,7 @@ def test_the_list_of_jobs_tells_what_they_cost(served: Stack) -> None:
 
 
 def test_what_cannot_be_honoured_is_told(served: Stack) -> None:
-    job = made(served, **PROMPT, bfl_model="flux-pro-1.1-ultra", width=1920, height=1080, negative_prompt="dogs")
+    job = run_job(served, **PROMPT, bfl_model="flux-pro-1.1-ultra", width=1920, height=1080, negative_prompt="dogs")
 
     assert job["warnings"] == [
         "negative_prompt is ignored: flux-pro-1.1-ultra cannot honour it",
@@ -104,7 +105,7 @@ def test_what_becomes_of_a_task_is_answered(served: Stack, bfl: Provider, reply:
     answer = served.api.post("/api/txt2img", PROMPT)
 
     assert_problem(answer, status, code)
-    assert seen(served, answer.headers["x-job-id"])["providers"][0]["cost"] == 3.0
+    assert get_job(served, answer.headers["x-job-id"])["providers"][0]["cost"] == 3.0
     if code == "content-rejected":
         assert "Violence" in answer.json()["detail"]
 
@@ -115,7 +116,7 @@ def test_an_empty_account_is_answered(served: Stack, bfl: Provider) -> None:
     answer = served.api.post("/api/txt2img", PROMPT)
 
     assert_problem(answer, 402, "upstream-out-of-credits")
-    assert seen(served, answer.headers["x-job-id"])["providers"] == []
+    assert get_job(served, answer.headers["x-job-id"])["providers"] == []
 
 
 def test_a_post_whose_answer_is_lost_is_not_repeated(served: Stack, bfl: Provider) -> None:
@@ -132,22 +133,22 @@ def test_a_post_whose_answer_is_lost_is_not_repeated(served: Stack, bfl: Provide
 
 def test_a_job_can_be_cancelled_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
-    job_id = submitted(served, **PROMPT)
+    job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     served.api.delete(f"/api/jobs/{job_id}")
 
-    assert served.api.finished(job_id)["state"] == "cancelled"
+    assert served.api.wait_until_done(job_id)["state"] == "cancelled"
     assert len(bfl.posts) == 1
 
 
 def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provider) -> None:
     bfl.polls = [bfl.ready(), bfl.ready(), state("Content Moderated")]
 
-    job = served.api.finished(submitted(served, **PROMPT, num_images=4))
+    job = served.api.wait_until_done(submit_job(served, **PROMPT, num_images=4))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "content-rejected")
-    assert job["warnings"] == ["2 of 4 images are there"]
+    assert job["warnings"] == ["only 2 of 4 images were made"]
     assert [image["seed"] for image in job["images"]] == [7, 8]
     for image in job["images"]:
         assert served.api.http.get(image["url"], timeout=30).status_code == 200
@@ -157,15 +158,15 @@ def test_what_was_bought_before_a_job_failed_is_given(served: Stack, bfl: Provid
 def test_an_image_of_one_colour_that_was_paid_for_is_given(served: Stack, bfl: Provider) -> None:
     bfl.downloads = [Reply(raw=encoded(Image.new("RGB", (64, 64), "white")))]
 
-    assert made(served, **PROMPT)["state"] == "succeeded"
+    assert run_job(served, **PROMPT)["state"] == "succeeded"
 
 
 @ONLY_LINUX
 def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stack) -> None:
     large = base64.b64encode(encoded(Image.new("RGB", (5000, 5000), "navy"))).decode()
-    jobs = [submitted(served, **PROMPT, image=[large, large], label=str(number)) for number in range(3)]
+    jobs = [submit_job(served, **PROMPT, image=[large, large], label=str(number)) for number in range(3)]
 
-    assert {served.api.finished(job_id)["state"] for job_id in jobs} == {"succeeded"}
+    assert {served.api.wait_until_done(job_id)["state"] for job_id in jobs} == {"succeeded"}
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{served.worker.pid}/status").read_text())
     assert int(peak) < 450_000
 
@@ -173,23 +174,25 @@ def test_large_images_of_many_jobs_at_once_take_the_memory_of_a_few(served: Stac
 def test_progress_is_told_while_it_is_waited_for(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Generating", progress=0.4), state("Generating", progress=0.4), bfl.ready()]
 
-    events = served.api.follow(submitted(served, **PROMPT))
+    events = served.api.all_events(submit_job(served, **PROMPT))
 
     assert [event.data["fraction"] for event in events if event.type == "progress"][:1] == [0.4]
 
 
 def test_a_busy_worker_says_so(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
-    jobs = [submitted(served, **PROMPT) for _ in range(2)]
+    jobs = [submit_job(served, **PROMPT) for _ in range(2)]
 
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("busy", jobs[0]))
+    wait_until(lambda: (worker := only_worker(served)) and (worker.state, worker.current_job) == ("busy", jobs[0]))
 
     bfl.polls = [bfl.ready()]
-    until(lambda: (record := only(served)) is not None and (record.state, record.current_job) == ("ready", None))
+    wait_until(
+        lambda: (record := only_worker(served)) is not None and (record.state, record.current_job) == ("ready", None)
+    )
 
 
 @ONLY_LINUX
 def test_the_worker_loads_no_model_library(served: Stack) -> None:
-    made(served, **PROMPT)
+    run_job(served, **PROMPT)
 
     assert "libtorch" not in Path(f"/proc/{served.worker.pid}/maps").read_text()

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.jobs.requests import Backend, GenerationRequest
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
 from shared.models import bfl
-from shared.models.capabilities import Limits
+from shared.models.capabilities import RequestLimits
 from shared.settings.api import ApiSettings
 from shared.settings.loading import load
 from shared.settings.worker import WorkerSettings
 from tests.worker.engines.bfl.provider import KEY
 
-LIMITS = Limits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9)
+LIMITS = RequestLimits(max_pixels=4_194_304, max_images=4, max_pixel_steps=10**9)
 CLOUD = bfl.capabilities("flux-2-pro-preview")
 
 
@@ -73,7 +74,7 @@ def test_every_model_takes_what_it_makes_by_default(model: str) -> None:
 def test_a_request_keeps_the_model_that_was_the_default_when_it_began() -> None:
     resolved, _ = CLOUD.resolve(GenerationRequest(prompt="x"))
 
-    assert bfl.capabilities(FLEX).chosen(resolved).model == "flux-2-pro-preview"
+    assert bfl.capabilities(FLEX).for_requested_model(resolved).model == "flux-2-pro-preview"
 
 
 def test_nothing_is_dropped_in_silence() -> None:
@@ -140,7 +141,7 @@ def test_the_cloud_is_the_default_where_it_can_be_used(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
 
-    assert load(ApiSettings).fallback_backend is Backend(backend)
+    assert load(ApiSettings).effective_default_backend is Backend(backend)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
 from tests.stack import Api, Process, Stack
 from tests.worker.engines.bfl.provider import KEY, Asked, Provider, Reply, image, refused, state
-from tests.worker.new_jobs import seen, submitted
-from tests.worker.process.test_parent import only
+from tests.worker.new_jobs import get_job, submit_job
+from tests.worker.worker_records import only_worker
 
 PROMPT = {"prompt": "a cat", "seed": 7}
 
@@ -45,14 +45,14 @@ def shown(api: Api) -> dict[str, Any]:
 def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     served.start_housekeeper()
-    job_id = submitted(served, **PROMPT)
+    job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     served.worker.send(signal.SIGKILL)
     bfl.polls = [bfl.ready()]
     served.start_worker("flux-api")
 
-    job = served.api.finished(job_id)
+    job = served.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"]) == ("succeeded", 2)
     assert job["providers"] == [{"id": "task-1", "cost": 3.0}]
     assert len(bfl.posts) == 1
@@ -61,13 +61,13 @@ def test_a_job_whose_worker_is_killed_is_asked_after_by_the_next_and_posted_once
 def test_a_job_whose_worker_is_killed_while_it_posts_is_not_posted_again(served: Stack, bfl: Provider) -> None:
     bfl.submits = [Reply(seconds=5, body={})]
     served.start_housekeeper()
-    job_id = submitted(served, **PROMPT)
+    job_id = submit_job(served, **PROMPT)
     wait_for(lambda: len(bfl.posts) == 1)
 
     served.worker.send(signal.SIGKILL)
     served.start_worker("flux-api")
 
-    error = served.api.finished(job_id)["error"]
+    error = served.api.wait_until_done(job_id)["error"]
     assert (error["code"], error["retryable"]) == ("upstream-unavailable", False)
     assert "may have charged" in error["detail"]
     assert len(bfl.posts) == 1
@@ -114,9 +114,9 @@ def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most
         worker.wait_for("ready.")
     cloud.start_api()
 
-    jobs = [submitted(cloud, **PROMPT) for _ in range(2 * most + 2)]
+    jobs = [submit_job(cloud, **PROMPT) for _ in range(2 * most + 2)]
 
-    done = [cloud.api.finished(job_id) for job_id in jobs]
+    done = [cloud.api.wait_until_done(job_id) for job_id in jobs]
     assert {job["state"] for job in done} == {"succeeded"}
     assert crowd.most == most
     assert len(bfl.posts) == len(jobs)
@@ -124,14 +124,14 @@ def test_all_workers_together_run_so_many_jobs(cloud: Stack, bfl: Provider, most
 
 def test_a_worker_that_is_asked_to_end_finishes_its_jobs(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending"), state("Pending"), state("Pending"), bfl.ready()]
-    job_id = submitted(served, **PROMPT)
+    job_id = submit_job(served, **PROMPT)
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     served.worker.send(signal.SIGTERM)
 
     assert served.worker.wait() == 0
-    assert seen(served, job_id)["state"] == "succeeded"
-    assert only(served) is None
+    assert get_job(served, job_id)["state"] == "succeeded"
+    assert only_worker(served) is None
 
 
 def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Provider) -> None:
@@ -139,18 +139,18 @@ def test_a_worker_that_may_not_finish_hands_its_jobs_back(cloud: Stack, bfl: Pro
     cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
     worker = cloud.start_worker("flux-api")
     cloud.start_api()
-    job_id = submitted(cloud, **PROMPT, image=base64.b64encode(image()).decode())
+    job_id = submit_job(cloud, **PROMPT, image=base64.b64encode(image()).decode())
     wait_for(lambda: bfl.count("/v1/get_result") > 0)
 
     worker.send(signal.SIGTERM)
 
     assert worker.wait() == 0
-    assert seen(cloud, job_id)["state"] == "queued"
+    assert get_job(cloud, job_id)["state"] == "queued"
     # What was bought is to be had, whatever became of what it was made from.
     shutil.rmtree(cloud.outputs / "inputs")
     bfl.polls = [bfl.ready()]
     cloud.start_worker("flux-api")
-    job = cloud.api.finished(job_id)
+    job = cloud.api.wait_until_done(job_id)
     assert (job["state"], job["attempt"], len(bfl.posts)) == ("succeeded", 2, 1)
 
 
@@ -165,14 +165,14 @@ def test_a_worker_that_must_end_while_it_posts_waits_for_the_answer(cloud: Stack
     cloud.settings["SD_SHUTDOWN_GRACE_SECONDS"] = "0"
     worker = cloud.start_worker("flux-api")
     cloud.start_api()
-    job_id = submitted(cloud, **PROMPT)
+    job_id = submit_job(cloud, **PROMPT)
     wait_for(lambda: len(bfl.posts) == 1)
 
     worker.send(signal.SIGTERM)
 
     assert worker.wait() == 0
     cloud.start_worker("flux-api")
-    assert cloud.api.finished(job_id)["state"] == "succeeded"
+    assert cloud.api.wait_until_done(job_id)["state"] == "succeeded"
     assert len(bfl.posts) == 1
 
 

@@ -14,7 +14,7 @@ from shared.errors import InvalidOutput, OutOfMemory
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -146,7 +146,7 @@ def test_a_image_that_came_out_broken_is_made_anew_once(
 
 def test_a_image_that_is_always_broken_is_never_delivered(model: StableDiffusion, wrap: Callable[..., None]) -> None:
     wrap(Decoder, nan(times=10**9))
-    watch = Watching()
+    watch = RecordingWatch()
 
     with pytest.raises(InvalidOutput):
         draw(model, watch=watch)

@@ -17,13 +17,13 @@ from tests.worker.engines.drawing import REFERENCE, draw, speckled
 from worker.engines.base import Step
 from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
 from worker.images.values import Inputs
-from worker.models.sources import Source
+from worker.models.sources import ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
 
 def loaded(folder: Path, **options: Any) -> FluxLocal:
-    model = Source("SD_FLUX_MODEL_ID", str(folder), Path("unused")).find()
+    model = ModelSource("SD_FLUX_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
     return FluxLocal.load(model, FluxOptions(**{"device": "cpu", **options}))
 
 
@@ -112,7 +112,7 @@ def test_steps_are_counted_over_all_images(model: FluxLocal) -> None:
 
 
 def test_every_step_has_a_preview_with_a_pixel_for_each_patch(model: FluxLocal) -> None:
-    previews = [step.preview(0) for step in small(model).steps]
+    previews = [step.render_preview(0) for step in small(model).steps]
 
     assert [preview.shape for preview in previews] == [(64 // 16, 128 // 16, 3)] * 2
     assert (previews[0].min(), previews[0].max()) == (0, 255)

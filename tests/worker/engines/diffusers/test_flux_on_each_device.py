@@ -18,7 +18,7 @@ from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLoc
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import Placement, sizes_of
 from worker.images.values import Inputs
-from worker.models.sources import Model, Source
+from worker.models.sources import LocalModel, ModelSource
 
 pytestmark = [
     pytest.mark.parametrize("device", ON_EACH_DEVICE, scope="module"),
@@ -35,8 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_klein(tmp_path_factory.mktemp("klein"))
 
 
-def found(folder: Path) -> Model:
-    return Source("SD_FLUX_MODEL_ID", str(folder), Path("unused")).find()
+def found(folder: Path) -> LocalModel:
+    return ModelSource("SD_FLUX_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
 
 def loaded(folder: Path, device: str) -> FluxLocal:

@@ -17,7 +17,7 @@ from tests.stack import Api, Stack
 from tests.worker.engines.diffusers.klein import save_klein
 from tests.worker.engines.drawing import speckled
 from tests.worker.images.looking import pixels
-from tests.worker.new_jobs import begun, file_of, made
+from tests.worker.new_jobs import image_bytes, run_job, start_job
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -60,12 +60,12 @@ def encoded(number: int) -> str:
 
 
 def test_a_prompt_alone_gives_a_image_by_the_defaults_of_the_model(flux: Stack) -> None:
-    job = made(flux, prompt="a red heart on a blue background")
+    job = run_job(flux, prompt="a red heart on a blue background")
 
     assert job["backend"] == "flux-local"
     assert (job["request"]["num_inference_steps"], job["request"]["guidance_scale"]) == (4, 1.0)
     assert (job["warnings"], job["images"][0]["flagged"]) == ([], False)
-    assert pixels(file_of(flux, job)).shape == (1024, 1024, 3)
+    assert pixels(image_bytes(flux, job)).shape == (1024, 1024, 3)
 
 
 def test_what_it_is_and_takes_is_told(flux: Stack) -> None:
@@ -88,7 +88,7 @@ def test_what_it_is_and_takes_is_told(flux: Stack) -> None:
 
 
 def test_what_it_cannot_honour_is_a_warning_on_the_job(flux: Stack) -> None:
-    job = made(flux, prompt="x", negative_prompt="y", scheduler="euler", width=64, height=64)
+    job = run_job(flux, prompt="x", negative_prompt="y", scheduler="euler", width=64, height=64)
 
     told = [warning.partition(" is ignored")[0] for warning in job["warnings"]]
     assert told == ["negative_prompt", "scheduler"]
@@ -103,15 +103,15 @@ def test_a_image_is_edited_at_its_own_size(flux: Stack) -> None:
     )
 
     assert answer.status_code == 200, answer.text
-    assert pixels(file_of(flux, answer.json())).shape == (64, 96, 3)
+    assert pixels(image_bytes(flux, answer.json())).shape == (64, 96, 3)
 
 
 def test_four_references_make_another_image_than_three(flux: Stack) -> None:
     references = [encoded(number) for number in range(4)]
 
-    four, three = (made(flux, prompt="x", seed=1, image=references[:count]) for count in (4, 3))
+    four, three = (run_job(flux, prompt="x", seed=1, image=references[:count]) for count in (4, 3))
 
-    assert not np.array_equal(pixels(file_of(flux, four)), pixels(file_of(flux, three)))
+    assert not np.array_equal(pixels(image_bytes(flux, four)), pixels(image_bytes(flux, three)))
 
 
 def test_five_references_are_refused(flux: Stack) -> None:
@@ -122,11 +122,11 @@ def test_five_references_are_refused(flux: Stack) -> None:
 
 
 def test_a_job_is_cancelled_at_its_next_step_while_the_backend_is_busy(flux: Stack) -> None:
-    job_id = begun(flux, prompt="x", num_inference_steps=150)
+    job_id = start_job(flux, prompt="x", num_inference_steps=150)
 
     assert is_seen(flux.api, "busy")
     flux.api.delete(f"/api/jobs/{job_id}")
 
-    ended = flux.api.finished(job_id)
+    ended = flux.api.wait_until_done(job_id)
     assert (ended["state"], ended["images"]) == ("cancelled", [])
     assert is_seen(flux.api, "ready")

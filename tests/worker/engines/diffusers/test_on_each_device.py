@@ -106,7 +106,7 @@ def test_memory_that_really_ends_fails_one_job_and_no_other(device: str, tmp_pat
 
     after = draw(model)
     assert after.watch.warnings == []
-    assert after.watch.retired == []
+    assert after.watch.restart_reasons == []
     assert np.array_equal(after.pixels, before)
 
 

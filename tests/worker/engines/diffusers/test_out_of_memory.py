@@ -12,7 +12,7 @@ import torch
 
 from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
 from worker.engines.null import NullEngine
 
@@ -45,15 +45,15 @@ class Making:
         return "made"
 
 
-def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, Watching]:
-    watch = Watching()
+def climbed(making: Making, *reliefs: Fallback, room: MemoryBudget | None = None) -> tuple[str, RecordingWatch]:
+    watch = RecordingWatch()
     with OutOfMemoryFallbacks(asked(), room or MemoryBudget(MODEL, cloud=False), watch) as ladder:
         return ladder.run(making, *reliefs), watch
 
 
 def refusal(room: MemoryBudget, request: GenerationRequest) -> str:
     _, making = failing(9)
-    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, room, Watching()) as ladder:
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, room, RecordingWatch()) as ladder:
         ladder.run(making)
     return caught.value.detail
 
@@ -76,7 +76,7 @@ def test_reliefs_are_taken_one_after_the_other_until_it_fits() -> None:
 
 def test_what_has_been_given_up_is_not_given_up_again() -> None:
     calls, making = failing(2)
-    watch = Watching()
+    watch = RecordingWatch()
 
     with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), watch) as ladder:
         ladder.run(failing(1)[1], SMALLER_BATCH)
@@ -108,7 +108,7 @@ def test_torch_says_so_on_this_machine() -> None:
 
     with (
         pytest.raises(OutOfMemory),
-        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder,
+        OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), RecordingWatch()) as ladder,
     ):
         ladder.run(too_much)
 
@@ -145,18 +145,18 @@ def test_a_model_that_cannot_be_put_back_costs_the_process_but_not_the_images() 
     made, watch = climbed(failing(1)[1], Fallback("offloaded", never_back))
 
     assert made == "made"
-    assert watch.retired == ["the model could not be put back after memory ran out"]
+    assert watch.restart_reasons == ["the model could not be put back after memory ran out"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
 def test_a_process_that_was_damaged_does_no_other_job(error: BaseException) -> None:
-    watch = Watching()
+    watch = RecordingWatch()
     room = MemoryBudget(MODEL, cloud=False)
 
     with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(asked(), room, watch) as ladder:
         ladder.run(failing(1, error)[1])
 
-    assert len(watch.retired) == 1
+    assert len(watch.restart_reasons) == 1
 
 
 def test_a_device_that_was_merely_full_is_trusted_again() -> None:
@@ -171,7 +171,7 @@ def test_the_models_own_size_is_named_where_nothing_was_made_yet() -> None:
 
 def test_the_largest_that_was_made_is_named_in_the_shape_that_was_asked_for() -> None:
     room = MemoryBudget(MODEL, cloud=False)
-    with OutOfMemoryFallbacks(asked(1024, 768), room, Watching()):
+    with OutOfMemoryFallbacks(asked(1024, 768), room, RecordingWatch()):
         pass
 
     assert "1252x624" not in refusal(room, asked(2048, 1024))
@@ -206,7 +206,7 @@ def test_nothing_of_a_failed_attempt_is_held_when_the_next_begins() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), Watching()) as ladder:
+    with OutOfMemoryFallbacks(asked(), MemoryBudget(MODEL, cloud=False), RecordingWatch()) as ladder:
         ladder.run(make, TILES)
 
     assert alive == [False]

@@ -13,7 +13,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.batch_invariance import as_alone
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
@@ -31,7 +31,7 @@ ASKED = (HEART, STARS, APPLE)
 def together(
     model: StableDiffusion,
     asked: Sequence[dict[str, Any]],
-    watches: Sequence[Watching] = (),
+    watches: Sequence[RecordingWatch] = (),
     inputs: Sequence[Inputs] = (),
 ) -> list[list[RenderedImage]]:
     """The images of each request, two steps long unless told otherwise, all made in one go."""
@@ -39,8 +39,8 @@ def together(
         model.capabilities.resolve(GenerationRequest.model_validate({"num_inference_steps": 2, **each}))[0]
         for each in asked
     ]
-    watch = BatchWatch(watches or [Watching() for _ in asked], [request.num_images for request in requests])
-    made = model.generate_together(requests, inputs or [NOTHING] * len(requests), watch)
+    watch = BatchWatch(watches or [RecordingWatch() for _ in asked], [request.num_images for request in requests])
+    made = model.generate_batch(requests, inputs or [NOTHING] * len(requests), watch)
     return [list(images) for images in made]
 
 
@@ -144,7 +144,7 @@ def test_nothing_of_it_is_left_in_the_model(starter: StableDiffusion) -> None:
 
 
 def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffusion) -> None:
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
 
     together(starter, [HEART, {**APPLE, "prompt": "apple " * 100}], watches)
 
@@ -154,9 +154,9 @@ def test_what_is_said_of_a_prompt_is_said_of_its_job_alone(starter: StableDiffus
 
 def test_each_job_sees_its_own_image_grow(starter: StableDiffusion) -> None:
     shown: list[list[Any]] = [[], []]
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
     for watch, own in zip(watches, shown, strict=True):
-        watch.on_step = lambda step, own=own: own.append(step.preview and step.preview(0))  # type: ignore[misc]
+        watch.on_step = lambda step, own=own: own.append(step.render_preview and step.render_preview(0))  # type: ignore[misc]
 
     heart, stars = together(starter, [HEART, STARS], watches)
 
@@ -176,8 +176,8 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", full)
     shown: list[Any] = []
-    watches = [Watching(), Watching(), Watching()]
-    watches[2].on_step = lambda step: shown.append(step.preview and step.preview(0))
+    watches = [RecordingWatch(), RecordingWatch(), RecordingWatch()]
+    watches[2].on_step = lambda step: shown.append(step.render_preview and step.render_preview(0))
 
     first = together(model, ASKED, watches)
 
@@ -186,8 +186,8 @@ def test_a_batch_that_did_not_fit_is_not_tried_again(calls: list[int], monkeypat
     assert watches[2].warnings == ["memory was short: images were made one by one"]
     # While those of others are made, there is nothing to see of it.
     assert [preview is None for preview in shown] == [True] * 6 + [False] * 2
-    assert model.most_together(resolved) == 3
-    assert model.most_together(resolved.model_copy(update={"width": 256, "height": 128})) == 1
+    assert model.batch_capacity(resolved) == 3
+    assert model.batch_capacity(resolved.model_copy(update={"width": 256, "height": 128})) == 1
 
 
 def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_model_for_inpainting_makes_one_image_at_a_time(tmp_path: Path) -> Non
     pair = draw(model, num_images=2)
 
     assert np.array_equal(pair.images[1].pixels, draw(model, seed=2).pixels)
-    assert model.most_together(GenerationRequest(prompt="x", width=64, height=64)) == 1
+    assert model.batch_capacity(GenerationRequest(prompt="x", width=64, height=64)) == 1
 
 
 @pytest.mark.parametrize("save", [tiny.save_sd, tiny.save_sdxl], ids=["sd", "sdxl"])
@@ -223,7 +223,7 @@ def test_a_cancelled_job_does_not_end_the_others(starter: StableDiffusion) -> No
     def cancel(_: Step) -> None:
         raise Cancelled
 
-    watches = [Watching(), Watching()]
+    watches = [RecordingWatch(), RecordingWatch()]
     watches[0].on_step = cancel
 
     _, apple = together(starter, [HEART, APPLE], watches)

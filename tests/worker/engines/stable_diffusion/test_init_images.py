@@ -12,7 +12,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.stable_diffusion import StableDiffusion, loading
 from worker.images.values import Inputs
-from worker.models.sources import Source
+from worker.models.sources import ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -35,7 +35,7 @@ def model(folder: Path) -> StableDiffusion:
 
 
 def test_every_way_to_use_a_model_is_on_the_same_weights(folder: Path) -> None:
-    found = Source("SD_MODEL_ID", str(folder), Path("unused")).find()
+    found = ModelSource("SD_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
     engine = loading.load(found, torch.device("cpu"), torch.float32)
 

@@ -10,11 +10,11 @@ from shared.errors import ConfigurationError, OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
-from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
-from worker.models.sources import STARTER, Source
+from worker.models.sources import STARTER_DIR
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -31,7 +31,7 @@ def drawn(
 ) -> list[RenderedImage]:
     asked = GenerationRequest.model_validate({"prompt": "a cat", "seed": 1, "num_inference_steps": 2, **fields})
     request, _ = model.capabilities.resolve(asked)
-    return list(model.generate(request, Inputs(), Watching(on_step)))
+    return list(model.generate(request, Inputs(), RecordingWatch(on_step)))
 
 
 def test_the_native_size_is_read_from_the_model(model: StableDiffusion) -> None:
@@ -53,8 +53,8 @@ def test_four_channel_latents_have_a_preview(model: StableDiffusion) -> None:
 
     drawn(model, steps.append)
 
-    assert steps[0].preview is not None
-    preview = steps[0].preview(0)
+    assert steps[0].render_preview is not None
+    preview = steps[0].render_preview(0)
     # As many pixels as the latents have: each stands for two of the image in this model.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)
@@ -114,13 +114,11 @@ def test_pickled_weights_are_refused(tmp_path: Path, part: str) -> None:
 
 def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="SD_DEVICE is cuda:99"):
-        StableDiffusion.load(
-            Source("SD_MODEL_ID", "starter", Path("unused")).find(), StableDiffusionOptions(device="cuda:99")
-        )
+        loaded("starter", device="cuda:99")
 
 
 def test_the_starter_model_says_how_it_likes_to_be_used(starter: StableDiffusion) -> None:
     told = starter.capabilities
 
     assert (told.model, told.num_inference_steps, told.guidance_scale) == ("starter", 20, 4.0)
-    assert (STARTER / "imagegen.json").is_file()
+    assert (STARTER_DIR / "imagegen.json").is_file()

@@ -30,8 +30,8 @@ def test_safe_changes_no_pixel(starter: StableDiffusion) -> None:
     first, again = draw(starter, **HEART, num_images=3), draw(starter, **HEART, num_images=3)
 
     plain = draw(off, **HEART, num_images=3)
-    assert off.most_together(SMALL) == 1
-    assert starter.most_together(SMALL) == 4
+    assert off.batch_capacity(SMALL) == 1
+    assert starter.batch_capacity(SMALL) == 4
     for images in zip(plain.images, first.images, again.images, strict=True):
         assert all(np.array_equal(images[0].pixels, image.pixels) for image in images)
 

@@ -6,7 +6,7 @@ import pytest
 from shared.jobs.requests import GenerationRequest
 from tests.conftest import RED_HEART
 from tests.worker.images.looking import Pixels, shows_a_red_heart_on_blue
-from tests.worker.watching import Watching
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS, usable_schedulers
@@ -21,7 +21,7 @@ USABLE = usable_schedulers({"rescale_betas_zero_snr": True})
 def drawn(starter: StableDiffusion, scheduler: str, steps: list[Step]) -> Pixels:
     asked = GenerationRequest(**RED_HEART, scheduler=scheduler, num_inference_steps=STEPS)
     request, _ = starter.capabilities.resolve(asked)
-    (image,) = starter.generate(request, Inputs(), Watching(steps.append))
+    (image,) = starter.generate(request, Inputs(), RecordingWatch(steps.append))
     return image.pixels
 
 

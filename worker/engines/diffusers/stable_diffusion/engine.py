@@ -32,8 +32,8 @@ from worker.engines.diffusers.stable_diffusion.rendering import Rendering, Subje
 from worker.engines.diffusers.stable_diffusion.sampling_defaults import capabilities_of
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS
 from worker.images.values import Inputs, RenderedImage
-from worker.models.identity import identity
-from worker.models.sources import STARTER, Model
+from worker.models.fingerprint import fingerprint
+from worker.models.sources import STARTER_DIR, LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,12 @@ class StableDiffusion:
         checker: SafetyChecker | None,
         loras: Loras,
         options: StableDiffusionOptions,
-        identity: str,
+        fingerprint: str,
     ) -> None:
         self.capabilities = capabilities
         self.device = str(engine.device)
         self.dtype = name_of(engine.text.unet.dtype)
-        self.identity = identity
+        self.fingerprint = fingerprint
         self.placement = str(engine.placement)
         self._engine = engine
         self._own_scheduler = engine.text.scheduler
@@ -89,7 +89,7 @@ class StableDiffusion:
         self._batch_size = 1 if alone else options.max_batch_size
 
     @classmethod
-    def load(cls, model: Model, options: StableDiffusionOptions) -> "StableDiffusion":
+    def load(cls, model: LocalModel, options: StableDiffusionOptions) -> "StableDiffusion":
         """Raises ConfigurationError with one sentence when the model, or what checks it, cannot be had."""
         quieten_libraries()
         keep_freed_memory()
@@ -97,7 +97,7 @@ class StableDiffusion:
         fast = options.optimize == "max"
         half = {**loading.HALF, "cpu": torch.bfloat16} if fast and computes_bfloat16() else loading.HALF
         loading.family_of(model)
-        exempt = Path(model.location) == STARTER
+        exempt = model.folder == STARTER_DIR
         find = None if exempt else options.safety_checker
         # First: the model is placed by what is free beside it.
         checker = _checker(model, device, find) if find else None
@@ -108,20 +108,20 @@ class StableDiffusion:
         if fast and options.compile_sizes:
             compilation.compile_for(engine, capabilities, options.compile_sizes, options.max_batch_size)
         runs = (engine.text.unet.dtype, device, checker is not None, options.optimize, options.compile_sizes)
-        told = identity([Path(model.location), *files.values()], *runs)
+        told = fingerprint([model.folder, *files.values()], *runs)
         return cls(engine, capabilities, checker, Loras(engine, files, model.name), options, told)
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         return self._made(request, self._subjects(request, inputs, watch), watch)
 
-    def most_together(self, request: GenerationRequest) -> int:
+    def batch_capacity(self, request: GenerationRequest) -> int:
         return self._room.together(request, self._batch_size)
 
-    def generate_together(
+    def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         each = [
-            self._subjects(request, given, watch.of(job))
+            self._subjects(request, given, watch.for_job(job))
             for job, (request, given) in enumerate(zip(requests, inputs, strict=True))
         ]
         made = iter(self._made(requests[0], list(itertools.chain(*each)), watch))
@@ -131,10 +131,10 @@ class StableDiffusion:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         for sentence in prompts.warnings(self._engine.text, request):
-            watch.warn(sentence)
+            watch.add_warning(sentence)
         seeds = range(request.seed, request.seed + request.num_images)
         canvas = InitImage.of(inputs, request.width, request.height)
-        return [Subject(request.prompt, request.negative_prompt, seed, canvas, watch.warn) for seed in seeds]
+        return [Subject(request.prompt, request.negative_prompt, seed, canvas, watch.add_warning) for seed in seeds]
 
     def _made(self, request: GenerationRequest, subjects: Sequence[Subject], watch: JobWatch) -> list[RenderedImage]:
         """An image of each subject. `request` has what they share."""
@@ -142,7 +142,7 @@ class StableDiffusion:
         loras = request.loras or ()
         with OutOfMemoryFallbacks(request, self._room, watch) as ladder:
             for sentence in ladder.run(lambda: self._loras.require(loras)):
-                watch.warn(sentence)
+                watch.add_warning(sentence)
             self._prompts.choose(loras)
             with self._loras.applied(loras):
                 rendering = self._rendering(request, subjects, watch, ladder)
@@ -177,7 +177,7 @@ class StableDiffusion:
             watch,
             ladder,
             self._room,
-            self.most_together(request),
+            self.batch_capacity(request),
             self._exact,
         )
 
@@ -194,11 +194,11 @@ class StableDiffusion:
         return scheduler
 
 
-def _checker(model: Model, device: torch.device, find: Callable[[], Path]) -> SafetyChecker:
+def _checker(model: LocalModel, device: torch.device, find: Callable[[], Path]) -> SafetyChecker:
     """The model's own, or the one for all others."""
-    if (Path(model.location) / PART).is_dir():
+    if (model.folder / PART).is_dir():
         try:
-            return SafetyChecker.load(Path(model.location), device)
+            return SafetyChecker.load(model.folder, device)
         except ConfigurationError as error:
             logger.warning("taking the one of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
     return SafetyChecker.load(find(), device)

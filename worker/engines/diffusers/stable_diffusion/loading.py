@@ -10,7 +10,7 @@ import torch
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import AUTOENCODER, Placement, place, settle
-from worker.models.sources import Model
+from worker.models.sources import LocalModel
 
 #: Safe on CUDA only: on Apple's GPU and on CPUs half precision gives black images (diffusers#6136).
 HALF = {"cuda": torch.float16}
@@ -84,7 +84,7 @@ class Pipelines:
             self.text.to("cpu", silence_dtype_warnings=True)
 
 
-def family_of(model: Model) -> Family:
+def family_of(model: LocalModel) -> Family:
     """Raises ConfigurationError for a model of another kind."""
     name = model.index.get("_class_name")
     family = FAMILIES.get(str(name))
@@ -93,7 +93,7 @@ def family_of(model: Model) -> Family:
     return family
 
 
-def load(model: Model, device: torch.device, dtype: torch.dtype) -> Pipelines:
+def load(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelines:
     """Raises ConfigurationError with one sentence when the model cannot be had."""
     family = family_of(model)
     pipe = load_pipeline(model, family.text, dtype, **family.extras)

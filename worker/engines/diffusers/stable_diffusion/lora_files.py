@@ -96,7 +96,7 @@ class Readable:
 
 
 @contextmanager
-def readable(file: Path) -> Iterator[Readable]:
+def diffusers_lora(file: Path) -> Iterator[Readable]:
     """Raises OSError, SafetensorError, and NoLora."""
     with safe_open(file, "pt") as opened:
         keys = list(opened.keys())

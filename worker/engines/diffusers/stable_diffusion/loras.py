@@ -12,7 +12,7 @@ from shared.jobs.requests import Lora
 from worker.engines.diffusers.out_of_memory import is_out_of_memory
 from worker.engines.diffusers.pipeline_loading import reason_of
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
-from worker.engines.diffusers.stable_diffusion.lora_files import NoLora, readable
+from worker.engines.diffusers.stable_diffusion.lora_files import NoLora, diffusers_lora
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Loras:
 
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
         """How many weights the file has, and how many of them the model has taken."""
-        with readable(path) as file:
+        with diffusers_lora(path) as file:
             match file.source:
                 case Path():
                     link = {"weight_name": file.source.name, "use_safetensors": True, "local_files_only": True}

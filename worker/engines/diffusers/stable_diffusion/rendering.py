@@ -71,7 +71,9 @@ class Rendering:
 
         def on_step(step: Step) -> None:
             done, total = before * step.steps + step.step, batches * step.steps
-            self.watch.on_step(Step(done, total, lambda index: step.preview(index - first) if step.preview else None))
+            self.watch.on_step(
+                Step(done, total, lambda index: step.render_preview(index - first) if step.render_preview else None)
+            )
 
         return self._denoised(subjects, on_step)
 

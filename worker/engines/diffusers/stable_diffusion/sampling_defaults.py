@@ -2,18 +2,17 @@
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import diffusers
 from pydantic import Field, ValidationError
 
 from shared.errors import ConfigurationError
-from shared.jobs.requests import Frozen
+from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
-from worker.models.sources import Model
+from worker.models.sources import LocalModel
 
 #: A model folder may say how it likes to be used.
 FILE = "imagegen.json"
@@ -28,7 +27,7 @@ LCM_GUIDANCE, NO_GUIDANCE = 8.5, 0.0
 STRENGTH = 0.75
 
 
-class ModelOverrides(Frozen):
+class ModelOverrides(FrozenModel):
     """The content of the file."""
 
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
@@ -36,9 +35,9 @@ class ModelOverrides(Frozen):
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
 
     @classmethod
-    def of(cls, model: Model) -> "ModelOverrides":
+    def of(cls, model: LocalModel) -> "ModelOverrides":
         """Raises ConfigurationError."""
-        file = Path(model.location) / FILE
+        file = model.folder / FILE
         if not file.is_file():
             return cls()
         try:
@@ -69,7 +68,7 @@ def sampling_defaults_of(engine: Pipelines) -> SamplingDefaults:
     return SamplingDefaults(STEPS, guidance)
 
 
-def capabilities_of(engine: Pipelines, model: Model, *, loras: tuple[str, ...], safety: str) -> Capabilities:
+def capabilities_of(engine: Pipelines, model: LocalModel, *, loras: tuple[str, ...], safety: str) -> Capabilities:
     """Raises ConfigurationError where the model's own file is wrong."""
     pipe, told, habit = engine.text, ModelOverrides.of(model), sampling_defaults_of(engine)
     width, height = (side * pipe.vae_scale_factor for side in _latent_size(pipe.unet.config.sample_size))

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import RED_HEART
 from tests.stack import Event, Stack
 from tests.worker.images.looking import opened
-from tests.worker.new_jobs import begun, made, simulated, submitted
+from tests.worker.new_jobs import run_job, simulated, start_job, submit_job
 
 SLOW: dict[str, Any] = {**RED_HEART, "num_inference_steps": 150, "width": 256, "height": 256}
 
@@ -16,12 +16,12 @@ SLOW: dict[str, Any] = {**RED_HEART, "num_inference_steps": 150, "width": 256, "
 @pytest.fixture(scope="module")
 def previews(sd: Stack) -> list[Event]:
     """The first two previews of a slow job, which is then cancelled."""
-    job_id = begun(sd, **SLOW)
+    job_id = start_job(sd, **SLOW)
     with sd.api.events(job_id) as events:
         stream = (event for event in events if event.type == "preview")
         found = [next(stream), next(stream)]
     sd.api.delete(f"/api/jobs/{job_id}")
-    sd.api.finished(job_id)
+    sd.api.wait_until_done(job_id)
     return found
 
 
@@ -40,58 +40,58 @@ def test_previews_are_a_second_apart(previews: list[Event]) -> None:
 
 
 def test_a_short_job_shows_no_previews(null: Stack) -> None:
-    job_id = submitted(null, **simulated(seconds=0.3))
+    job_id = submit_job(null, **simulated(seconds=0.3))
 
-    assert {event.type for event in null.api.follow(job_id)} == {"state", "progress", "done"}
+    assert {event.type for event in null.api.all_events(job_id)} == {"state", "progress", "done"}
 
 
 def test_progress_only_goes_forward(sd: Stack) -> None:
     # Heun's scheduler runs the model nearly twice a step.
-    job_id = submitted(sd, **RED_HEART, scheduler="heun", num_inference_steps=20)
+    job_id = submit_job(sd, **RED_HEART, scheduler="heun", num_inference_steps=20)
 
-    told = [event.data["fraction"] for event in sd.api.follow(job_id) if event.type == "progress"]
+    told = [event.data["fraction"] for event in sd.api.all_events(job_id) if event.type == "progress"]
     assert told == sorted(told)
     assert 0 < told[0] < told[-1] <= 1
 
 
 def test_progress_is_told_at_most_four_times_a_second(null: Stack) -> None:
-    job_id = submitted(null, **simulated(seconds=1))
+    job_id = submit_job(null, **simulated(seconds=1))
 
-    told = [event for event in null.api.follow(job_id) if event.type == "progress"]
+    told = [event for event in null.api.all_events(job_id) if event.type == "progress"]
     # A hundred steps; the last may follow the one before it at once.
     assert 2 <= len(told) <= 5
 
 
 def test_a_running_job_can_be_cancelled(sd: Stack) -> None:
-    job_id = begun(sd, **SLOW)
+    job_id = start_job(sd, **SLOW)
 
     sd.api.delete(f"/api/jobs/{job_id}")
 
-    *told, done = sd.api.follow(job_id)
+    *told, done = sd.api.all_events(job_id)
     assert done.data["state"] == "cancelled"
     assert max(event.data["step"] for event in told if event.type == "progress") < SLOW["num_inference_steps"]
 
 
 def test_a_cancelled_job_leaves_no_file(sd: Stack) -> None:
-    job_id = begun(sd, **SLOW)
+    job_id = start_job(sd, **SLOW)
 
     sd.api.delete(f"/api/jobs/{job_id}")
-    sd.api.finished(job_id)
+    sd.api.wait_until_done(job_id)
 
     assert list(sd.outputs.rglob(f"*{job_id}*")) == []
 
 
 def test_a_cancelled_job_ends_within_a_second(null: Stack) -> None:
-    job_id = begun(null, **simulated(seconds=30))
+    job_id = start_job(null, **simulated(seconds=30))
 
     null.api.delete(f"/api/jobs/{job_id}")
 
     # A step takes 0.3 s here; the rest is for a busy machine.
-    assert null.api.finished(job_id)["timings"]["total_ms"] < 3000
+    assert null.api.wait_until_done(job_id)["timings"]["total_ms"] < 3000
 
 
 def test_the_job_after_a_cancelled_one_is_done(sd: Stack) -> None:
-    job_id = begun(sd, **SLOW)
+    job_id = start_job(sd, **SLOW)
     sd.api.delete(f"/api/jobs/{job_id}")
 
-    assert made(sd, **RED_HEART)["state"] == "succeeded"
+    assert run_job(sd, **RED_HEART)["state"] == "succeeded"

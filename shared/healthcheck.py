@@ -1,15 +1,15 @@
-"""A health check over HTTP: `python -m shared.answers 7860 /health/live`. It runs often, so it needs no package."""
+"""A health check over HTTP: `python -m shared.healthcheck 7860 /health/live`. It runs often, so it needs no package."""
 
 import sys
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
-ANSWER_SECONDS = 4.0
+TIMEOUT_SECONDS = 4.0
 
 
-def answers(port: int, path: str) -> bool:
+def is_healthy(port: int, path: str) -> bool:
     """Whether this machine's server on `port` answers 200. Straight, whatever proxies the environment names."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == HTTPStatus.OK
@@ -20,4 +20,4 @@ def answers(port: int, path: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not answers(int(sys.argv[1]), sys.argv[2]))
+    sys.exit(not is_healthy(int(sys.argv[1]), sys.argv[2]))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.requests import Progress, Timings
+from shared.jobs.job import Progress, Timings
 from tests.worker.bench import Bench
 from tests.worker.proxy import Proxy, proxy_to
-from worker.jobs.follower import JobCancelled, ProgressChannel
+from worker.jobs.job_store import JobCancelled, ProgressChannel
 
 _numbers = itertools.count()
 
@@ -24,7 +24,7 @@ def line(redis_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def bench(line: Proxy, tmp_path: Path) -> Bench:
-    return Bench(line.url, f"ledger{next(_numbers)}:", tmp_path)
+    return Bench(line.url, f"job_store{next(_numbers)}:", tmp_path)
 
 
 def draw_for_ever(line: ProgressChannel) -> None:
@@ -34,12 +34,12 @@ def draw_for_ever(line: ProgressChannel) -> None:
 
 
 def test_the_end_of_a_job_is_recorded_once_redis_is_back(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
     done = running.succeed((), Timings(), datetime.now(UTC))
     line.cut()
 
     with ThreadPoolExecutor() as threads:
-        moved = threads.submit(bench.ledger.move, [(running, done)])
+        moved = threads.submit(bench.job_store.move, [(running, done)])
         assert line.refused.wait(10)
         line.mend()
 
@@ -48,24 +48,24 @@ def test_the_end_of_a_job_is_recorded_once_redis_is_back(bench: Bench, line: Pro
 
 
 def test_a_move_whose_answer_was_lost_has_succeeded(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
     done = running.succeed((), Timings(), datetime.now(UTC))
     line.lose_next_answer()
 
-    assert bench.ledger.move([(running, done)]) == [True]
+    assert bench.job_store.move([(running, done)]) == [True]
 
 
 def test_a_move_that_somebody_else_made_first_has_failed(bench: Bench) -> None:
-    queued = bench.accepted()
-    bench.started(queued)
+    queued = bench.submit()
+    bench.start(queued)
 
-    assert bench.ledger.move([(queued, queued.start("another", "worker", datetime.now(UTC)))]) == [False]
+    assert bench.job_store.move([(queued, queued.start("another", "worker", datetime.now(UTC)))]) == [False]
 
 
 def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
+    running = bench.start(bench.submit())
 
-    with bench.ledger.open_line(running) as told:
+    with bench.job_store.open_channel(running) as told:
         line.cut()
         told.progress(Progress(step=1, steps=2, fraction=0.5))
         assert line.refused.wait(10)
@@ -75,11 +75,11 @@ def test_a_job_goes_on_while_redis_is_away(bench: Bench, line: Proxy) -> None:
 
 
 def test_a_cancel_is_heard_once_redis_is_back(bench: Bench, line: Proxy) -> None:
-    running = bench.started(bench.accepted())
-    bench.store.run(bench.jobs.ask_to_cancel(running.id))
+    running = bench.start(bench.submit())
+    bench.store.run(bench.jobs.request_cancel(running.id))
     line.cut()
 
-    with bench.ledger.open_line(running) as told:
+    with bench.job_store.open_channel(running) as told:
         told.progress(Progress(step=1, steps=2, fraction=0.5))
         assert line.refused.wait(10)
         line.mend()

@@ -7,14 +7,14 @@ import logging
 import math
 import threading
 import time
-from typing import Protocol
 
 from PIL import Image as PillowImage
 
 from shared.errors import TimedOut
-from shared.jobs.requests import Job, Progress, Provider
+from shared.jobs.job import Job, Progress, ProviderTask
 from worker.engines.base import Step
 from worker.images.values import Pixels
+from worker.jobs.job_store import JobLost, JobStore, ProgressChannel
 
 logger = logging.getLogger(__name__)
 
@@ -23,83 +23,51 @@ PREVIEW_SECONDS = 1.0
 PREVIEW_SIDE = 256
 
 
-class JobCancelled(Exception):
-    """Somebody asked for the job to stop."""
-
-
-class JobLost(Exception):
-    """The job is no longer this worker's: its record moved on without it."""
-
-
-class WorkerLeaves(Exception):
+class WorkerStopping(Exception):
     """The worker ends before the job does; the job is to go back into the queue."""
 
 
-class ProgressChannel(Protocol):
-    """The line to those who follow a running job."""
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def preview(self, preview_json: str) -> None: ...
-
-    def check(self) -> None:
-        """Raises JobCancelled or JobLost, by what was last heard."""
-        ...
-
-    def confirm(self) -> None:
-        """Be sure. Raises JobCancelled or JobLost."""
-        ...
-
-
-class Notes(Protocol):
-    """Where it is noted what a job has bought."""
-
-    def note(self, job: Job) -> bool:
-        """Put its `providers` on record, retried like a move. False when the job is no longer this worker's."""
-        ...
-
-
-class Follower:
+class JobMonitor:
     """The Watch of one job."""
 
     def __init__(
         self,
         job: Job,
-        line: ProgressChannel,
-        notes: Notes,
-        leaving: threading.Event,
-        retiring: threading.Event,
-        together: int = 1,
+        channel: ProgressChannel,
+        job_store: JobStore,
+        stopping: threading.Event,
+        retired: threading.Event,
+        batch_size: int = 1,
     ) -> None:
-        """`together` is how many jobs are rendered in the one go: their previews cost no more than those of one."""
-        self.line = line
-        self._preview_seconds = PREVIEW_SECONDS * together
+        """`batch_size` counts the jobs rendered together: all their previews cost no more than those of one job."""
+        self.channel = channel
+        self._preview_seconds = PREVIEW_SECONDS * batch_size
         self.warnings: list[str] = []
         """What there is to say of the job, whatever becomes of it."""
         self._job = job
-        self._notes = notes
-        self._leaving = leaving
-        self._retiring = retiring
+        self._job_store = job_store
+        self._stopping = stopping
+        self._retired = retired
         self._deadline = math.inf
         self._begin = self._last_preview = time.monotonic()
         self.step_ms: float | None = None
         """Mean time of a step so far; None before the first."""
 
     @property
-    def providers(self) -> tuple[Provider, ...]:
+    def provider_tasks(self) -> tuple[ProviderTask, ...]:
         return self._job.providers
 
-    def remember(self, providers: tuple[Provider, ...]) -> None:
-        self._job = self._job.model_copy(update={"providers": providers})
-        if not self._notes.note(self._job):
+    def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
+        self._job = self._job.model_copy(update={"providers": tasks})
+        if not self._job_store.save_provider_tasks(self._job):
             raise JobLost
 
-    def warn(self, sentence: str) -> None:
-        self.warnings.append(sentence)
+    def add_warning(self, warning: str) -> None:
+        self.warnings.append(warning)
 
-    def retire(self, reason: str) -> None:
+    def request_restart(self, reason: str) -> None:
         logger.error("this process will do no other job: %s", reason, extra={"job_id": self._job.id})
-        self._retiring.set()
+        self._retired.set()
 
     def begin(self, time_limit_seconds: float) -> None:
         """Of rendering. Once the limit has passed, `check` and `on_step` raise TimedOut."""
@@ -107,9 +75,9 @@ class Follower:
         self._deadline = self._begin + time_limit_seconds
 
     def check(self) -> None:
-        self.line.check()
-        if self._leaving.is_set():
-            raise WorkerLeaves
+        self.channel.check()
+        if self._stopping.is_set():
+            raise WorkerStopping
         if time.monotonic() >= self._deadline:
             raise TimedOut
 
@@ -119,14 +87,14 @@ class Follower:
         self.step_ms = round((now - self._begin) * 1000 / step.step, 2)
         fraction = step.step / step.steps
         eta = (now - self._begin) * (1 - fraction) / fraction
-        self.line.progress(
+        self.channel.progress(
             Progress(step=step.step, steps=step.steps, fraction=round(fraction, 4), eta_seconds=round(eta, 2))
         )
-        if step.preview is not None and now - self._last_preview >= self._preview_seconds:
+        if step.render_preview is not None and now - self._last_preview >= self._preview_seconds:
             self._last_preview = now
-            previews = map(step.preview, range(self._job.request.num_images))
+            previews = map(step.render_preview, range(self._job.request.num_images))
             if (preview := next((each for each in previews if each is not None), None)) is not None:
-                self.line.preview(_preview_json(step.step, preview))
+                self.channel.preview(_preview_json(step.step, preview))
 
 
 def _preview_json(step: int, pixels: Pixels) -> str:

@@ -1,4 +1,4 @@
-"""A Valkey server that goes away and comes back with its data."""
+"""A Valkey server that tests stop, kill, suspend and start again; it keeps its data on disk."""
 
 import signal
 from pathlib import Path
@@ -34,12 +34,20 @@ class Valkey:
         self._server = Process(command, self._folder)
         self._server.wait_for("Ready to accept connections")
 
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
     def stop(self) -> None:
         self._server.stop()
 
-    def fall_silent(self) -> None:
-        """Connections stay, answers do not come."""
+    def kill(self) -> None:
+        self._server.send(signal.SIGKILL)
+        self._server.wait()
+
+    def suspend(self) -> None:
+        """Connections stay open, answers do not come."""
         self._server.send(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._server.send(signal.SIGCONT)

@@ -1,0 +1,69 @@
+"""Builds the answers about one job: as JSON, as its first image, or as 202."""
+
+from hashlib import sha256
+
+from fastapi import Request, Response
+
+from api.delivery.image_files import client_has, serve_image
+from api.problems import failed_job_response
+from api.services import Services
+from shared.errors import ImageNotFound, StoreUnavailable
+from shared.jobs.snapshots import JobSnapshot
+from shared.jobs.states import State
+from shared.jobs.types import ResponseFormat
+from shared.jobs.views import JobView, job_view
+
+
+async def result_response(services: Services, http: Request, snapshot: JobSnapshot, *, as_image: bool) -> Response:
+    """What a finished job came to: its view, the bytes of its first image, or the problem that it failed with."""
+    job = snapshot.job
+    if job.error is not None:
+        return failed_job_response(job.error, {"X-Job-Id": job.id})
+    if not as_image:
+        return await job_response(services, http, snapshot)
+    if job.state is State.CANCELLED:
+        raise ImageNotFound("The job was cancelled; it has no image.")
+    # A withheld image has no bytes; a job whose images are all withheld has failed.
+    first = next(image for image in job.images if not image.flagged)
+    return await serve_image(services.image_store, job, first, http)
+
+
+async def job_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
+    """200 with the job, and its images inside where the request wanted that; 304 if the client has this version."""
+    job = snapshot.job
+    view = await view_job(services, http, snapshot)
+    inline = job.request.response_format is ResponseFormat.B64_JSON
+    images = await services.inline_images.available(job) if inline else []
+    body, headers = view.model_dump_json().encode(), {"X-Job-Id": job.id}
+    if job.state.is_terminal:
+        # Images never change and all else is in the body, but a file may be gone.
+        present = " ".join(str(image.index) for image in images)
+        headers["ETag"] = f'"{sha256(body + present.encode()).hexdigest()}"'
+        if client_has(headers["ETag"], http):
+            return Response(status_code=304, headers=headers)
+    if images:
+        return services.inline_images.response(job, view, images, headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+async def accepted_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
+    """202 with the job and, in `Location`, its address."""
+    job_id = snapshot.job.id
+    headers = {"Location": (await services.links(http)).job(job_id), "X-Job-Id": job_id}
+    return Response((await view_job(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
+
+
+async def view_job(services: Services, http: Request, snapshot: JobSnapshot) -> JobView:
+    """The job as clients see it, with an estimate of its wait while it is queued."""
+    return job_view(snapshot, await services.links(http), wait=await estimated_wait(services, snapshot))
+
+
+async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:
+    """Seconds until a queued job starts; None for any other job and while Redis is away."""
+    if snapshot.queue_position is None:
+        return None
+    try:
+        fleet = await services.fleet_cache.get()
+    except StoreUnavailable:
+        return None
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms)

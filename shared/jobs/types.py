@@ -1,0 +1,58 @@
+"""The base class of stored values, and the choices that requests and jobs share."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+
+class FrozenModel(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Backend(StrEnum):
+    """An engine that generates images, with its own workers and its own queue."""
+
+    SD = "sd"
+    FLUX_LOCAL = "flux-local"
+    FLUX_API = "flux-api"
+    NULL = "null"
+    """Makes deterministic patterns without a model; for tests, benchmarks and users' CI."""
+
+
+class OutputFormat(StrEnum):
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        return f"image/{self}"
+
+
+class ResponseFormat(StrEnum):
+    URL = "url"
+    B64_JSON = "b64_json"
+
+
+class Priority(StrEnum):
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """Lower ranks start first."""
+        return list(Priority).index(self)
+
+
+class WebhookEvent(StrEnum):
+    """Events of a job that webhooks report."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_EVENTS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED)

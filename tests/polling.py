@@ -1,0 +1,17 @@
+"""Waits for what the service does in the background and announces nowhere."""
+
+import time
+from collections.abc import Callable
+
+TIMEOUT_SECONDS = 40.0
+INTERVAL_SECONDS = 0.05
+
+
+def wait_until(
+    condition: Callable[[], object], describe: Callable[[], object] = str, seconds: float = TIMEOUT_SECONDS
+) -> None:
+    """`describe` returns what the assertion says when the time is up."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, describe()
+        time.sleep(INTERVAL_SECONDS)

@@ -1,0 +1,118 @@
+"""Encoding and storing the images of a job."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from shared.errors import ContentRejected, InvalidOutput, StorageFull, StorageUnavailable
+from shared.jobs.job import Image, Job, Timings
+from shared.jobs.requests import GenerationRequest
+from shared.models.capabilities import Capabilities
+from shared.storage.images import ImageStore
+from worker.engines.base import Engine
+from worker.images.encoder import Encoder
+from worker.images.values import Pixels, RenderedImage
+from worker.jobs.rendering import Rendering, milliseconds_since
+
+logger = logging.getLogger(__name__)
+
+WITHHELD = "The safety checker rejected all images; try another prompt or seed."
+#: Pause between two attempts to store an image that was bought.
+RETRY_INTERVAL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    images: tuple[Image, ...]
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class ImageSaver:
+    """Stores what was rendered. From then on, a worker that dies leaves behind all that is needed to finish the job."""
+
+    engine: Engine
+    images: ImageStore
+    encoder: Encoder
+    retry_seconds: float = 600
+    """How long to go on trying to store an image that was bought."""
+
+    def save(self, rendering: Rendering) -> SavedImages:
+        """Raise what rendering raised, once the images that were made before that are stored."""
+        if rendering.error is not None and not rendering.rendered:
+            raise rendering.error
+        monitor, begin = rendering.monitor, time.perf_counter()
+        with rendering.spans.record("encode"):
+            images = tuple(self._save_image(rendering, *numbered) for numbered in enumerate(rendering.rendered))
+        if rendering.error is not None:
+            rendering.images = images
+            raise rendering.error
+        if flagged := sum(image.flagged for image in images):
+            monitor.add_warning(f"the safety checker rejected {flagged} of {len(images)} images")
+        if flagged == len(images):
+            raise ContentRejected(WITHHELD)
+        timings = Timings(
+            generate_ms=rendering.milliseconds,
+            encode_ms=milliseconds_since(begin),
+            # A provider reports progress, but no steps.
+            step_ms=monitor.step_ms if rendering.job.request.num_inference_steps else None,
+            batch_size=rendering.batch_size,
+        )
+        return SavedImages(images, timings)
+
+    def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
+        job = rendering.job
+        _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
+        data = None if image.flagged else self.encoder.encode(image, job)
+        # A worker that was suspended for so long that it lost the job must leave no file behind.
+        rendering.monitor.channel.confirm()
+        if data is None:
+            return _image(job, index, image, None)
+        stored = self._retried(partial(self.images.save, job, index, data), rendering)
+        if stored is data:
+            rendering.saved_indexes.append(index)
+        return _image(job, index, image, stored)
+
+    def _retried(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
+        """Retry for an image that was bought. Raise what `save` and the monitor raise."""
+        monitor, end = rendering.monitor, time.monotonic() + self.retry_seconds
+        while True:
+            try:
+                return save()
+            except (StorageFull, StorageUnavailable, OSError) as error:
+                if not monitor.provider_tasks or time.monotonic() >= end:
+                    raise
+                logger.warning("an image that was bought cannot be stored yet: %s", error)
+            monitor.check()
+            time.sleep(RETRY_INTERVAL_SECONDS)
+
+
+def _image(job: Job, index: int, image: RenderedImage, data: bytes | None) -> Image:
+    """Return the image's record; `data` is None for an image that is withheld."""
+    height, width, _ = image.pixels.shape
+    return Image(
+        index=index,
+        media_type=job.request.output_format.media_type,
+        width=width,
+        height=height,
+        seed=image.seed,
+        bytes=len(data) if data else None,
+        sha256=hashlib.sha256(data).hexdigest() if data else None,
+        flagged=image.flagged,
+    )
+
+
+def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:
+    """Raise InvalidOutput for a wrong size and for one colour everywhere.
+
+    A decoder that overflows gives one colour, mostly black; a provider gives that only if it was asked for it.
+    """
+    if not model.exact_size:
+        return
+    if pixels.shape[:2] != (request.height, request.width):
+        raise InvalidOutput(f"The model returned an image of {pixels.shape[1]}x{pixels.shape[0]} pixels.")
+    if pixels.min() == pixels.max():
+        raise InvalidOutput
