@@ -60,6 +60,7 @@ ENTRIES = {
     "worker/main.py",
     # These pass their environment on to processes that they start.
     "compose/launcher/flower.py",
+    "compose/launcher/flower_app.py",
     "compose/launcher/supervisor.py",
     # Colours of the terminal are no setting.
     "compose/launcher/console.py",
