@@ -1,15 +1,10 @@
-"""The manifests, tested without a cluster; with kubectl installed, also what it builds from them."""
+"""The manifests of Kubernetes, tested without a cluster."""
 
 import importlib.util
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -18,69 +13,29 @@ from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
+from tests.compose.containers.manifests import (
+    FOLDER,
+    MANIFESTS,
+    ROOT,
+    WORKERS,
+    WORKLOADS,
+    Manifest,
+    base_settings,
+    container,
+    name_of,
+    pod,
+    require_valid,
+)
 from tools import env_example
 from tools.unpinned_images import unpinned
 
-ROOT = Path(__file__).parents[3]
-FOLDER = ROOT / "compose/kubernetes"
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 #: Services that Kubernetes replaces with its own means, or that people use.
 COMPOSE_ONLY = {"stable-diffusion", "flower", "settings", "imagegen"}
-COMPONENTS = ("flux-local", "flux-api", "gpu", "bucket", "other-redis", "own-network", "autoscaling")
-KUBERNETES = "1.33"
 #: The writable folders of the images; see their Dockerfiles.
 WRITABLE = {"/app/outputs", "/app/models", "/tmp", "/data"}  # noqa: S108
 SETTINGS = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
 KNOWN = SETTINGS | {name for name, _ in env_example.BUCKETS}
-
-Manifest = dict[str, Any]
-
-
-def documents(text: str) -> list[Manifest]:
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-MANIFESTS = [
-    document
-    for path in sorted(FOLDER.rglob("*.yaml"))
-    if path.name != "kustomization.yaml"
-    for document in documents(path.read_text())
-]
-WORKLOADS = {
-    manifest["metadata"]["name"]: manifest
-    for manifest in MANIFESTS
-    if manifest["kind"] in ("Deployment", "StatefulSet")
-}
-WORKERS = [name for name in WORKLOADS if name.startswith("worker-")]
-
-
-def pod(name: str) -> Manifest:
-    spec: Manifest = WORKLOADS[name]["spec"]["template"]["spec"]
-    return spec
-
-
-def container(name: str) -> Manifest:
-    (only,) = pod(name)["containers"]
-    return only
-
-
-def base_settings() -> dict[str, str]:
-    lines = (FOLDER / "base/settings.env").read_text().split()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def is_of_kubernetes(manifest: Manifest) -> bool:
-    """Not of an operator that is installed in the cluster."""
-    return not manifest["apiVersion"].startswith(("keda.sh", "monitoring.coreos.com"))
-
-
-def name_of(manifest: Manifest) -> str:
-    return f"{manifest['kind']}-{manifest['metadata']['name']}"
-
-
-def require_valid(manifest: Manifest) -> None:
-    if is_of_kubernetes(manifest):
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name_of)
@@ -274,68 +229,3 @@ def test_the_autoscaler_uses_documented_metrics() -> None:
     metrics = re.findall(r"imagegen_\w+", trigger["metadata"]["query"])
     assert metrics == ["imagegen_queue_jobs", "imagegen_jobs_running"]
     assert all(f"| `{metric}` | gauge | backend |" in documented for metric in metrics)
-
-
-@pytest.fixture(scope="module")
-def kubectl() -> str:
-    path = shutil.which("kubectl")
-    if path is None:
-        pytest.skip("needs kubectl")
-    return path
-
-
-def built(kubectl: str, folder: Path) -> list[Manifest]:
-    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return documents(done.stdout)
-
-
-def overlay_of(folder: Path, *components: str) -> Path:
-    """A folder for kubectl: the base with these components."""
-    shutil.copytree(FOLDER, folder / "kubernetes", dirs_exist_ok=True)
-    overlay = folder / "kubernetes/overlay"
-    overlay.mkdir(exist_ok=True)
-    kustomization = {"resources": ["../base"], "components": [f"../{name}" for name in components]}
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return overlay
-
-
-def environment(manifests: list[Manifest]) -> Iterator[Manifest]:
-    for manifest in manifests:
-        if manifest["kind"] == "Deployment":
-            yield from manifest["spec"]["template"]["spec"]["containers"][0]["env"]
-
-
-def test_the_example_has_everything(kubectl: str) -> None:
-    manifests = built(kubectl, FOLDER / "example")
-
-    for manifest in manifests:
-        require_valid(manifest)
-    by_name = {name_of(manifest): manifest for manifest in manifests}
-    sd = by_name["Deployment-worker-sd"]["spec"]["template"]["spec"]
-    assert sd["containers"][0]["image"] == "registry.example.com/imagegen-worker:cuda"
-    assert sd["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert "replicas" not in by_name["Deployment-worker-sd"]["spec"]
-    assert by_name["Deployment-api"]["spec"]["template"]["spec"]["containers"][0]["image"].endswith(
-        "/imagegen-api:0.1.0"
-    )
-    assert "PersistentVolumeClaim-outputs" not in by_name
-    assert "Deployment-worker-flux-local" in by_name
-    assert "AWS_SECRET_ACCESS_KEY" in {entry["name"] for entry in environment(manifests)}
-    (settings,) = (manifest["data"] for name, manifest in by_name.items() if name.startswith("ConfigMap-settings"))
-    assert settings["SD_SHUTDOWN_GRACE_SECONDS"] == "300"
-    assert settings["SD_OUTPUT_URL"].startswith("s3://")
-    assert {manifest["metadata"].get("namespace", "imagegen") for manifest in manifests} == {"imagegen"}
-
-
-@pytest.mark.parametrize("components", [(), *((name,) for name in COMPONENTS), COMPONENTS])
-def test_every_component_builds_on_the_base(kubectl: str, tmp_path: Path, components: tuple[str, ...]) -> None:
-    manifests = built(kubectl, overlay_of(tmp_path, *components))
-
-    for manifest in manifests:
-        require_valid(manifest)
-    if "other-redis" in components:
-        assert not [name for name in map(name_of, manifests) if name.endswith("-redis")]
-        urls = [entry for entry in environment(manifests) if entry["name"] == "SD_REDIS_URL"]
-        assert {url["valueFrom"]["secretKeyRef"]["key"] for url in urls} == {"SD_REDIS_URL"}
-        assert "REDIS_PASSWORD" not in {entry["name"] for entry in environment(manifests)}

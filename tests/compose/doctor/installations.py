@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from compose.doctor.check_runner import CHECKS
-from compose.doctor.findings import Finding
+from compose.doctor.findings import Finding, Level
 from compose.doctor.http_probe import ProbeFailed, ProbeResponse
 from compose.doctor.installation import Installation
 from shared.jobs.types import Backend
@@ -16,6 +16,7 @@ from shared.redis.store import Store, connect
 from shared.settings.launcher import LauncherSettings
 from shared.workers.devices import Device
 from shared.workers.records import Download, WorkerRecord, Workers, WorkerState
+from worker.models.download_plans import DownloadPlan, PlannedFile
 
 T = TypeVar("T")
 
@@ -55,6 +56,21 @@ def findings_of(name: str, examined: Installation) -> list[Finding]:
     """What the check of this name finds."""
     (check,) = (check for check in CHECKS if check.name == name)
     return list(check.run(examined))
+
+
+def the_finding_of(check: str, examined: Installation) -> tuple[str, str]:
+    """Level and detail of the only finding; warnings and problems have a remedy."""
+    (finding,) = findings_of(check, examined)
+    assert bool(finding.remedy) == (finding.level is not Level.OK)
+    return finding.level, finding.detail
+
+
+def planned_model(folder: Path, size: int) -> Path:
+    """A model of which only the download plan is on disk."""
+    folder.mkdir(parents=True)
+    file = PlannedFile(path="model.safetensors", size=size)
+    DownloadPlan(commit="0", files=(file,)).write(folder)
+    return folder
 
 
 @contextmanager

@@ -15,11 +15,11 @@ import pytest
 from compose.doctor.findings import Level
 from compose.doctor.http_probe import ProbeResponse
 from compose.doctor.installation import Installation
-from tests.compose.doctor.installations import CPU, MPS, findings_of, installation, loading_worker
+from tests.compose.doctor.installations import CPU, MPS, findings_of, installation, loading_worker, planned_model
 from tests.stack import free_port
 from tests.worker.engines.bfl.provider import provider, refused
 from worker.housekeeper.ownership import MARK
-from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX, DownloadPlan, PlannedFile
+from worker.models.download_plans import INCOMPLETE_DIR, INCOMPLETE_SUFFIX
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 #: One model that is larger than any machine's memory, and a small one; nothing is downloaded.
@@ -43,14 +43,14 @@ class Troubles:
         self.stack = stack
 
     def out_of_memory(self) -> Installation:
-        self.planned("big/model", LARGE)
+        planned_model(self.folder / "models/big/model", LARGE)
         return installation(self.folder, model_id="big/model", safety_checker=False)
 
     def slow(self) -> Installation:
         return installation(self.folder, probed_device=CPU, model_id="stabilityai/stable-diffusion-xl-base-1.0")
 
     def hanging_download(self) -> Installation:
-        folder = self.planned("some/model", SMALL)
+        folder = planned_model(self.folder / "models/some/model", SMALL)
         (folder / INCOMPLETE_DIR).mkdir(parents=True)
         (folder / INCOMPLETE_DIR / f"model{INCOMPLETE_SUFFIX}").write_bytes(b"begun")
         for file in folder.rglob("*"):
@@ -103,13 +103,6 @@ class Troubles:
 
     def open_doors(self) -> Installation:
         return installation(self.folder, host="0.0.0.0")
-
-    def planned(self, name: str, size: int) -> Path:
-        """A model of which only the download plan is on disk."""
-        folder = self.folder / "models" / name
-        folder.mkdir(parents=True)
-        DownloadPlan(commit="0", files=(PlannedFile(path="model.safetensors", size=size),)).write(folder)
-        return folder
 
 
 Trouble = Callable[[Troubles], Installation]
