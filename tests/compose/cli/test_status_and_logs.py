@@ -18,9 +18,9 @@ from tests.stack import Process, Stack, free_port
 
 
 def logs(service: Launched, *options: str) -> list[str]:
-    process = service.cli("logs", *options)
-    assert process.wait() == 0, process.output
-    return process.lines
+    result = service.run("logs", "--no-follow", *options)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
 
 
 def test_logs_are_filtered_by_process_and_job(service: Launched) -> None:
@@ -56,10 +56,10 @@ def test_logs_follow_new_lines(service: Launched) -> None:
 
 
 def test_logs_of_an_unknown_process_or_before_the_first_start(service: Launched, tmp_path: Path) -> None:
-    unknown = service.cli("logs", "wroker")
+    unknown = service.run("logs", "wroker")
     nothing = Process([sys.executable, "-m", "compose.cli.app", "logs", "--no-follow"], tmp_path)
 
-    assert (unknown.wait(), nothing.wait()) == (1, 1)
+    assert (unknown.exit_code, nothing.wait()) == (1, 1)
     assert "There is no process wroker: choose among imagegen, redis, api," in unknown.output
     assert "imagegen up" in nothing.output
 
@@ -93,21 +93,21 @@ def test_logs_as_json_have_the_time_at_which_each_line_was_written(tmp_path: Pat
 
 
 def test_status_lists_backends_and_workers(service: Launched) -> None:
-    process = service.cli("status")
+    result = service.run("status")
 
-    assert process.wait() == 0, process.output
-    assert "imagegen 0.1.0  ok  Redis responds" in process.output
-    (backend,) = [line for line in process.lines if line.startswith("null ")]
+    assert result.exit_code == 0, result.output
+    assert "imagegen 0.1.0  ok  Redis responds" in result.output
+    (backend,) = [line for line in result.output.splitlines() if line.startswith("null ")]
     assert backend.split()[:2] == ["null", "ready"]
-    assert any(line.startswith("null@") and "ready" in line for line in process.lines)
-    assert "flux-local" not in process.output, "unconfigured backends are hidden"
+    assert any(line.startswith("null@") and "ready" in line for line in result.output.splitlines())
+    assert "flux-local" not in result.output, "unconfigured backends are hidden"
 
 
 def test_status_as_json(service: Launched) -> None:
-    process = service.cli("status", "--json")
+    result = service.run("status", "--json")
 
-    assert process.wait() == 0
-    report = json.loads(process.output)
+    assert result.exit_code == 0
+    report = json.loads(result.output)
     assert (report["health"]["status"], report["jobs"]) == ("ok", [])
     assert {backend["name"]: backend["status"] for backend in report["backends"]}["null"] == "ready"
 
