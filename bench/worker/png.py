@@ -1,4 +1,4 @@
-"""How long `worker.images.png.encode` takes beside Pillow's default save, and how large its files are."""
+"""Time and file size of `worker.images.png.encode`, compared with Pillow's default save."""
 
 import io
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ SIZE_LIMIT = 1.25
 class Kind(NamedTuple):
     name: str
     pixels: Pixels
-    #: Whether the quick form has it too: what models paint.
+    #: Typical for what models paint: measured also without --full.
     is_typical: bool = False
-    #: Ours over Pillow's; None where the figure is only reported.
+    #: Ours / Pillow's; None if the figure has no goal.
     time_limit: float | None = TIME_LIMIT
     size_limit: float | None = SIZE_LIMIT
 
@@ -38,7 +38,7 @@ def by_pillow(pixels: Pixels) -> bytes:
 
 
 def photo(grain: float) -> Pixels:
-    """Colour that varies at every scale, with normal grain of this many levels."""
+    """Colour that varies at every scale, with normally distributed grain of this many levels."""
     rng = np.random.default_rng(0)
     total = np.full((SIDE, SIDE, 3), 110.0)
     for cells in (4, 8, 16, 32, 64, 128, 256):
@@ -70,7 +70,7 @@ def diagonal_gradient(grain: float) -> Pixels:
 
 
 def generated(side: int) -> Image.Image:
-    """What the starter model draws at this size."""
+    """An image of the starter model at this size."""
     import torch
     from diffusers import StableDiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar
@@ -79,8 +79,8 @@ def generated(side: int) -> Image.Image:
     pipeline = StableDiffusionPipeline.from_pretrained(STARTER, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    answer = pipeline("a red heart", width=side, height=side, num_inference_steps=12, generator=generator)
-    image: Image.Image = answer.images[0]
+    result = pipeline("a red heart", width=side, height=side, num_inference_steps=12, generator=generator)
+    image: Image.Image = result.images[0]
     return image
 
 
@@ -94,7 +94,7 @@ def kinds(thorough: bool) -> Iterator[Kind]:
     yield Kind("one colour", np.full((SIDE, SIDE, 3), 77, np.uint8))
     yield Kind("gradient, along the axes", axis_gradient())
     yield Kind("gradient, diagonal, grain 0.7", diagonal_gradient(0.7), is_typical=True)
-    # No model paints without any grain: these two show where the encoder is at its worst.
+    # No model paints without any grain: these two show the worst cases of the encoder.
     yield Kind("drawing, no grain", drawing(), time_limit=None)
     yield Kind("gradient, diagonal, no grain", diagonal_gradient(0), time_limit=None, size_limit=None)
     noise = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
@@ -102,7 +102,7 @@ def kinds(thorough: bool) -> Iterator[Kind]:
 
 
 def painted() -> Iterator[Kind]:
-    """By the starter model."""
+    """Images of the starter model."""
     small, middle = generated(128), generated(512)
     size = (SIDE, SIDE)
     yield Kind("starter 128, enlarged to squares", np.asarray(small.resize(size, Image.Resampling.NEAREST)))
@@ -110,7 +110,7 @@ def painted() -> Iterator[Kind]:
     yield Kind("starter 128, enlarged smoothly", np.asarray(small.resize(size, smooth)))
     yield Kind("starter 512, enlarged smoothly", np.asarray(middle.resize(size, smooth)))
     yield Kind("starter 512", np.asarray(middle))
-    # Under a millisecond, most of it the same for every size.
+    # Under a millisecond, most of it constant overhead.
     yield Kind("starter 128", np.asarray(small), time_limit=None)
 
 
@@ -135,5 +135,5 @@ def _figures(kind: Kind, scale: Scale) -> Iterator[Figure]:
         f"{result.our_median * 1000:.1f} ms, Pillow {result.their_median * 1000:.1f} ms",
     )
     limit = Goal(kind.size_limit) if kind.size_limit is not None else None
-    told = f"{len(ours) / 1000:.0f} kB, Pillow {len(pillow) / 1000:.0f} kB"
-    yield Figure(f"PNG size / Pillow's, {kind.name}", len(ours) / len(pillow), goal=limit, detail=told)
+    detail = f"{len(ours) / 1000:.0f} kB, Pillow {len(pillow) / 1000:.0f} kB"
+    yield Figure(f"PNG size / Pillow's, {kind.name}", len(ours) / len(pillow), goal=limit, detail=detail)
