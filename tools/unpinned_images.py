@@ -1,4 +1,4 @@
-"""Prints the images that are named without a digest, and fails if there are any.
+"""Prints the images without a digest, and exits with 1 if there are any.
 
 kubectl kustomize compose/kubernetes/example | python -m tools.unpinned_images
 docker compose config | python -m tools.unpinned_images
@@ -9,15 +9,15 @@ import sys
 
 
 def unpinned(manifests: str) -> list[str]:
-    """Every image of the manifests, in any form that YAML is written in here, that has no digest."""
+    """The images without a digest, in block or flow style."""
     images = re.findall(r"""^\s*(?:-\s*)?["']?image["']?:\s*["']?([^\s"',}]+)""", manifests, re.MULTILINE)
     return sorted({image for image in images if not re.search(r"@sha256:[0-9a-f]{64}$", image)})
 
 
 def main() -> None:
-    found = unpinned(sys.stdin.read())
-    if found:
-        sys.exit("\n".join(f"{image} is named without a digest" for image in found))
+    images = unpinned(sys.stdin.read())
+    if images:
+        sys.exit("\n".join(f"{image} has no digest" for image in images))
 
 
 if __name__ == "__main__":
