@@ -34,9 +34,7 @@ MAKE = (
     "Generate an image from a prompt. The response is a job. When its state is `succeeded`, `images` has the address "
     "of each image in `url`; show it as a Markdown image. If its state is queued or running, call look_at_job later."
 )
-LOOK = (
-    "Read an unfinished job by its `id`. When its state is `succeeded`, `images` has the address of each image, `url`."
-)
+LOOK = "Read an unfinished job by `id`. When its state is `succeeded`, `images` has the address of each image in `url`."
 
 
 def tool(openapi: Mapping[str, Any]) -> dict[str, Any]:
