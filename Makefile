@@ -1,4 +1,4 @@
-# `make run` and `make test` need Python 3.11+, git and make; everything else they bring themselves.
+# `make run` and `make test` need Python 3.11+, git and make, and install everything else.
 .DEFAULT_GOAL := help
 .PHONY: environment help run test check fix bench profile faults docker smoke clean
 
@@ -7,19 +7,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests
-# Which build of PyTorch: auto takes the one without CUDA where no NVIDIA driver is; or cpu, or cuda.
+# The build of PyTorch: cpu, cuda, or auto (without CUDA if there is no NVIDIA driver).
 TORCH ?= auto
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.environment torch $(TORCH) $(TORCH_CPU_INDEX))
+TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.virtual_environment torch-options $(TORCH) $(TORCH_CPU_INDEX))
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-run: $(VENV)/.run ## Start the service here: http://localhost:7860
+run: $(VENV)/.run ## Start the service on this machine: http://localhost:7860
 	@$(BIN)/python -m compose.cli up
 
-test: $(VENV)/.dev ## Run every test
+test: $(VENV)/.dev ## Run all tests, or TESTS=...
 	@$(BIN)/python -m pytest -n auto $(TESTS)
 
 check: $(VENV)/.dev ## Check format, style, types, imports, dead code and spelling; changes nothing
@@ -30,7 +30,7 @@ check: $(VENV)/.dev ## Check format, style, types, imports, dead code and spelli
 	@$(BIN)/vulture
 	@$(BIN)/codespell
 
-fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is generated
+fix: $(VENV)/.dev ## Format, fix what can be fixed, and regenerate generated files
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/python -m tools.env_example > .env.example
@@ -38,13 +38,13 @@ fix: $(VENV)/.dev ## Format, repair what can be repaired, and write anew what is
 	@$(BIN)/python -m tools.errors > docs/errors.md
 	@$(BIN)/python -m tools.dify_tool > compose/dify/imagegen.openapi.json
 
-bench: $(VENV)/.bench ## Measure what is promised; BENCH=--full takes longer and more exactly
+bench: $(VENV)/.bench ## Measure the performance promises; BENCH=--full is slower and more exact
 	@$(BIN)/python -m bench $(BENCH)
 
 profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/
 	@$(BIN)/python -m bench.profile
 
-faults: $(VENV)/.dev ## Kill processes at random under twenty thousand jobs; takes about ten minutes
+faults: $(VENV)/.dev ## Kill processes at random during twenty thousand jobs (ten minutes)
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
 
 docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-slim
@@ -52,37 +52,37 @@ docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-sl
 	$(DOCKER_BUILD) -f Dockerfile.worker --target slim -t imagegen-worker-slim .
 	$(DOCKER_BUILD) -f Dockerfile.worker -t imagegen-worker .
 
-smoke: ## Build the images, start the stack with Compose, break it, and print what was checked
+smoke: ## Build the images, start the stack with Compose, break it, and report
 	@$(PYTHON) -m tools.docker_smoke $(SMOKE)
 
-clean: ## Remove the environment; images, models and data stay
+clean: ## Remove the environment; keep images, models and data
 	rm -rf $(VENV) build *.egg-info
 
-# An environment that was moved or copied with its folder names the old one.
+# The scripts of an environment contain its path, which is wrong after the folder was moved or copied.
 environment:
-	$(eval FIT := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.environment fit 2>/dev/null || echo FAILED)))
-	$(if $(findstring FAILED,$(FIT)),$(error The environment in $(VENV) was not made in this folder: run `make clean` and try again))
-	@$(if $(FIT),echo "$(FIT)",:)
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.environment switch $(TORCH) $(TORCH_CPU_INDEX),:)
+	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.virtual_environment relocate 2>/dev/null || echo FAILED)))
+	$(if $(findstring FAILED,$(RELOCATED)),$(error The environment in $(VENV) was not created in this folder: run `make clean` and try again))
+	@$(if $(RELOCATED),echo "$(RELOCATED)",:)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
 
 $(BIN)/python: | environment
-	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON) here: name a Python of 3.11 or newer that is, such as: make run PYTHON=python3"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON): name a Python 3.11 or newer, for example: make run PYTHON=python3"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name it with: make run PYTHON=python3.12"; exit 1; }
+		{ echo "Python 3.11 or newer is required; name it with: make run PYTHON=python3.12"; exit 1; }
 	@echo "Creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 
 $(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing what the service needs; the first time takes some minutes"
+	@echo "Installing the service; the first time takes some minutes"
 	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[up]'
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing what the service and its tests need; the first time takes some minutes"
+	@echo "Installing the service and its tests; the first time takes some minutes"
 	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.bench: $(VENV)/.dev
-	@echo "Installing what the bench draws with"
+	@echo "Installing the plots of the bench"
 	@$(PIP) --quiet $(TORCH_OPTIONS) --editable '.[bench]'
 	@touch $@

@@ -1,7 +1,7 @@
-"""Measure what is promised: `python -m bench [--full] [NAME ...]`.
+"""Measures the performance promises: `python -m bench [--full] [NAME ...]`.
 
-Real processes on loopback; each ratio is of two things measured in the same rounds. Prints every figure beside its
-goal, writes them as JSON, and exits with 1 when one misses.
+Uses real processes on loopback; ratios compare two things in alternating rounds. Prints each figure beside its goal,
+writes all as JSON, and exits with 1 if one misses its goal.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 from bench import report
 from bench.figures import Figure, Scale
 
-#: In the order of the table: modules with `measure(scale)`, and the folder of each. Imported when its turn comes: torch
-#: in this process would be in the way of what is measured before.
+#: Modules with `measure(scale)` and their folders, in the order of the table. Imported only when they run: torch in
+#: this process would disturb the measures before it.
 MEASURES = {
     "rest": "worker",
     "starts": "worker",
@@ -32,26 +32,28 @@ MEASURES = {
     "growth": "worker",
 }
 RESULTS = Path("bench/results.json")
-#: What loads a model, here or in a process started from here, shows no bars and warnings between the figures.
+#: No progress bars and warnings of model libraries between the figures, also from child processes.
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure what is promised.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(MEASURES)}")
-    parser.add_argument("--full", action="store_true", help="more rounds and 20 000 jobs; takes ten minutes")
-    parser.add_argument("--json", type=Path, default=RESULTS, help=f"where the results go (default: {RESULTS})")
-    parser.add_argument("--publish", action="store_true", help="write the table and plots to docs/performance.md too")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the performance promises.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"measure only these: {', '.join(MEASURES)}")
+    parser.add_argument("--full", action="store_true", help="more rounds and 20 000 jobs (ten minutes)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"file for the results (default: {RESULTS})")
+    parser.add_argument("--publish", action="store_true", help="also write the table and plots to docs/performance.md")
     options = parser.parse_args()
     if unknown := set(options.names) - MEASURES.keys():
         parser.error(f"no such measure: {', '.join(sorted(unknown))}")
     os.environ.update(QUIET)
-    # Ends what was started, as Ctrl-C does.
+    # Ends the started processes, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begin = time.monotonic()
+    started_at = time.monotonic()
     figures: list[Figure] = []
     for name in options.names or MEASURES:
-        for figure in importlib.import_module(f"bench.{MEASURES[name]}.{name}").measure(_scale(options.full, begin)):
+        for figure in importlib.import_module(f"bench.{MEASURES[name]}.{name}").measure(
+            _scale(options.full, started_at)
+        ):
             figures.append(figure)
             _clear()
             print(report.line(figure), flush=True)
@@ -62,20 +64,22 @@ def main() -> int:
     missed = [figure.name for figure in figures if not figure.met]
     goals = sum(figure.goal is not None for figure in figures)
     print(
-        f"{goals - len(missed)} of {goals} goals met in {time.monotonic() - begin:.0f} s", *missed, sep="\n  missed: "
+        f"{goals - len(missed)} of {goals} goals met in {time.monotonic() - started_at:.0f} s",
+        *missed,
+        sep="\n  missed: ",
     )
     return 1 if missed else 0
 
 
-def _scale(full: bool, begin: float) -> Scale:
-    def say(what: str) -> None:
+def _scale(full: bool, started_at: float) -> Scale:
+    def show(text: str) -> None:
         if sys.stderr.isatty():
             _clear()
-            print(f"{time.monotonic() - begin:5.0f} s  {what}", end="", file=sys.stderr, flush=True)
+            print(f"{time.monotonic() - started_at:5.0f} s  {text}", end="", file=sys.stderr, flush=True)
 
     if full:
-        return Scale(rounds=15, jobs=20_000, seconds=60, thorough=True, say=say)
-    return Scale(rounds=5, jobs=1_000, seconds=6, thorough=False, say=say)
+        return Scale(rounds=15, jobs=20_000, seconds=60, thorough=True, show_progress=show)
+    return Scale(rounds=5, jobs=1_000, seconds=6, thorough=False, show_progress=show)
 
 
 def _clear() -> None:

@@ -1,7 +1,7 @@
-"""The script that a user would write without this service: load the model, make an image, save it.
+"""The script that a user would write without this service: load the model, generate an image, save it.
 
-`python -m bench.bare STEPS GUIDANCE SEED PROMPT` prints `ready` once its first image is saved, then the seconds of
-one more image for each line it is sent.
+`python -m bench.bare STEPS GUIDANCE SEED PROMPT` prints `ready` after its first image, then, for each line of input,
+the seconds that one more image takes.
 """
 
 import sys
@@ -25,8 +25,8 @@ def main() -> None:
 
         def image() -> None:
             generator = torch.Generator().manual_seed(seed)
-            answer = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
-            answer.images[0].save(Path(folder) / "image.png")
+            result = pipe(prompt, num_inference_steps=steps, guidance_scale=guidance, generator=generator)
+            result.images[0].save(Path(folder) / "image.png")
 
         image()
         print("ready", flush=True)

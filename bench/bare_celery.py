@@ -1,4 +1,4 @@
-"""What Celery itself can do here: tasks that do nothing, with results. `celery -A bench.bare_celery worker`"""
+"""The baseline of Celery itself: tasks that do nothing, with results. `celery -A bench.bare_celery worker`"""
 
 import os
 
@@ -6,7 +6,7 @@ from celery import Celery
 
 url = os.environ["BENCH_REDIS_URL"].replace("unix://", "redis+socket://", 1)
 app = Celery("bare", broker=url, backend=url)
-# Its own keys, and no more than one message at a time, as the service has it.
+# A separate key prefix, and one message at a time, as in the service.
 app.conf.update(
     broker_transport_options={"global_keyprefix": "bare:"},
     task_acks_late=True,

@@ -1,4 +1,4 @@
-"""What a measurement results in, and how two things are measured against each other."""
+"""Figures with their goals, and the comparison of two things in alternating rounds."""
 
 import itertools
 import statistics
@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-#: Fewer rounds give a median that one hiccup of the machine can move.
-LEAST_ROUNDS = 5
+#: With fewer rounds, one hiccup of the machine can move the median.
+MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value; without a unit it is a ratio."""
+    """A measured value; without a unit it is a ratio."""
 
     name: str
     value: float
@@ -33,7 +33,7 @@ class Figure:
     rounds: tuple[float, ...] = ()
     """The value of each round; `value` is their median."""
     noise: float | None = None
-    """By how much the same thing, measured against itself in the same rounds, was off: a fraction."""
+    """By what fraction the same thing differs from itself in the next round."""
     detail: str = ""
 
     @property
@@ -43,21 +43,21 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured, and who hears how far it is."""
+    """How much is measured, and where progress is shown."""
 
     rounds: int
     jobs: int
-    """For what has to be done many times: growth, memory of a job."""
+    """For measures that repeat something many times: growth, memory per job."""
     seconds: float
-    """For what has to be watched for a while: rest, crowds."""
+    """For measures that observe something for some time: rest, crowds."""
     thorough: bool
-    """Whether what only shows where the limits are is measured too."""
-    say: Callable[[str], None]
+    """Whether measures without a goal, which show limits, are included."""
+    show_progress: Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things in turns, ABAB: a round is one of each."""
+    """Two things in alternating order, ABAB: a round is one of each."""
 
     ours: tuple[float, ...]
     theirs: tuple[float, ...]
@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def noise(self) -> float:
-        """The larger of both medians of |one / the next - 1|: what a ratio of this run may be off by."""
+        """The larger of both medians of |one / the next - 1|: the uncertainty of a ratio of this run."""
         return max(
             statistics.median(abs(a / b - 1) for a, b in itertools.pairwise(values))
             for values in (self.ours, self.theirs)
@@ -93,24 +93,24 @@ class Comparison:
 def compare(
     ours: Callable[[], float], theirs: Callable[[], float], scale: Scale, what: str, times: int = 1
 ) -> Comparison:
-    """Each call measures once and returns what it measured: seconds, or jobs per second. `times` as many rounds."""
-    all_ours, all_theirs, count = list[float](), list[float](), max(LEAST_ROUNDS, scale.rounds) * times
+    """Each call measures once and returns seconds, or jobs per second. `times` multiplies the rounds."""
+    all_ours, all_theirs, count = list[float](), list[float](), max(MIN_ROUNDS, scale.rounds) * times
     for number in range(1, count + 1):
-        scale.say(f"{what}: round {number} of {count}")
+        scale.show_progress(f"{what}: round {number} of {count}")
         all_ours.append(ours())
         all_theirs.append(theirs())
     return Comparison(tuple(all_ours), tuple(all_theirs))
 
 
 def seconds_of(work: Callable[[], object], times: int = 1) -> float:
-    """The mean of some runs in a row."""
-    begin = time.perf_counter()
+    """The mean of consecutive runs."""
+    started_at = time.perf_counter()
     for _ in range(times):
         work()
-    return (time.perf_counter() - begin) / times
+    return (time.perf_counter() - started_at) / times
 
 
 def percentile(values: list[float], percent: float) -> float:
-    """By nearest rank: a value that was measured."""
+    """By nearest rank, so that it is a measured value."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

@@ -1,4 +1,4 @@
-"""The least that speaks HTTP, so that the client costs next to nothing of what is measured."""
+"""A minimal HTTP client, so that the client takes next to none of the measured time."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     body: bytes
 
@@ -26,7 +26,7 @@ def _request(method: str, path: str, body: object) -> bytes:
 
 
 class Connection:
-    """One connection that is kept open; for one request at a time."""
+    """A keep-alive connection, for one request at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -36,19 +36,19 @@ class Connection:
     async def open(cls, url: str) -> Self:
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=2**22)
-        # Or the kernel keeps a request back until the answer before it is acknowledged.
+        # Otherwise the kernel delays a request until the previous response is acknowledged.
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return cls(reader, writer)
 
-    async def call(self, method: str, path: str, body: object = None) -> Answer:
-        """Raises ConnectionError or asyncio.IncompleteReadError where the server hangs up."""
+    async def call(self, method: str, path: str, body: object = None) -> Response:
+        """Raises ConnectionError or asyncio.IncompleteReadError if the server closes the connection."""
         self._writer.write(_request(method, path, body))
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        return Answer(int(head[9:12]), await self._reader.readexactly(int(length[15:])))
+        return Response(int(head[9:12]), await self._reader.readexactly(int(length[15:])))
 
     async def events(self, path: str) -> AsyncIterator[str]:
-        """The type of each Server-Sent Event as it comes; the connection is of no use afterwards."""
+        """The type of each Server-Sent Event as it comes; the connection cannot be reused afterwards."""
         self._writer.write(_request("GET", path, None))
         await self._reader.readuntil(b"\r\n\r\n")
         while line := await self._reader.readline():

@@ -1,7 +1,7 @@
-"""Where the time goes: flame graphs of an API and of a worker that many clients keep busy.
+"""Draws flame graphs of an API and a worker that many clients keep busy.
 
-`python -m bench.profile [--seconds N] [--folder F]` writes api.svg and worker.svg. Both start under py-spy, which so
-needs no rights of its own; it samples from outside and slows them by a few percent.
+`python -m bench.profile [--seconds N] [--folder F]` writes api.svg and worker.svg. Both processes start under py-spy,
+which then needs no privileges; it samples from outside and slows them by a few percent.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from bench.worker.throughput import jobs_per_second
 from tests.stack import Process, Stack, valkey_server
 
 SAMPLES_PER_SECOND = 250
-PART = 200
+JOBS_PER_ROUND = 200
 
 
 class Profiled(Stack):
-    """A stack whose processes run under py-spy; each leaves a flame graph when its recorder is told to end."""
+    """A stack whose processes run under py-spy, which writes a flame graph on SIGINT."""
 
     def run(self, command: list[str], **settings: str) -> Process:
         graph = self.folder / f"{'api' if 'api.main' in command else 'worker'}.svg"
@@ -32,8 +32,10 @@ class Profiled(Stack):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description="Draw flame graphs.")
-    parser.add_argument("--seconds", type=float, default=20, help="how long both are kept busy (default: 20)")
-    parser.add_argument("--folder", type=Path, default=Path("profiles"), help="where the graphs go (default: profiles)")
+    parser.add_argument("--seconds", type=float, default=20, help="how long to keep both busy (default: 20)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("profiles"), help="folder for the graphs (default: profiles)"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name, valkey_server(Path(name), *VALKEY) as url:
@@ -43,8 +45,8 @@ def main() -> None:
             stack.start_api()
             done, end = 0, time.monotonic() + options.seconds
             while time.monotonic() < end:
-                asyncio.run(jobs_per_second(stack.api.url, PART))
-                done += PART
+                asyncio.run(jobs_per_second(stack.api.url, JOBS_PER_ROUND))
+                done += JOBS_PER_ROUND
                 print(f"{done} jobs", flush=True)
             for process in (stack.api.process, stack.worker):
                 process.send(signal.SIGINT)
@@ -54,10 +56,10 @@ def main() -> None:
 
 
 def _py_spy() -> str:
-    found = shutil.which("py-spy", path=Path(sys.executable).parent) or shutil.which("py-spy")
-    if found is None:
-        sys.exit("py-spy is not installed: make profile installs it.")
-    return found
+    path = shutil.which("py-spy", path=Path(sys.executable).parent) or shutil.which("py-spy")
+    if path is None:
+        sys.exit("py-spy is not installed: `make profile` installs it.")
+    return path
 
 
 if __name__ == "__main__":

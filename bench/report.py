@@ -1,4 +1,4 @@
-"""How figures are shown: a line in the terminal, JSON, and a page with plots."""
+"""Reports figures: as a line in the terminal, as JSON, and as a page with plots."""
 
 import json
 import os
@@ -28,31 +28,31 @@ def _value(figure: Figure) -> str:
 
 
 def _spread(figure: Figure) -> str:
-    """The rounds from lowest to highest, and the noise."""
-    told = f"{min(figure.rounds):.3g}..{max(figure.rounds):.3g}" if figure.rounds else ""
-    return f"{told} ±{figure.noise:.1%}" if figure.noise is not None else told
+    """The lowest and the highest round, and the noise."""
+    spread = f"{min(figure.rounds):.3g}..{max(figure.rounds):.3g}" if figure.rounds else ""
+    return f"{spread} ±{figure.noise:.1%}" if figure.noise is not None else spread
 
 
 def machine() -> dict[str, str | int | None]:
     libraries = ("torch", "diffusers", "celery", "redis", "fastapi", "uvicorn")
-    told = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
-    return told | {name: version(name) for name in libraries}
+    versions = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
+    return versions | {name: version(name) for name in libraries}
 
 
 def write_json(path: Path, figures: Sequence[Figure]) -> None:
     rows = [
         {**asdict(figure), "goal": str(figure.goal) if figure.goal else None, "met": figure.met} for figure in figures
     ]
-    told = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "figures": rows}
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    content = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "figures": rows}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def publish(figures: Sequence[Figure]) -> None:
-    """Put the table and the plots into docs/performance.md, between its two marks."""
+    """Write the table and the plots into docs/performance.md, between its two markers."""
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.partition(BEGIN)[0], page.partition(END)[2]
-    about = ", ".join(f"{name} {told}" for name, told in machine().items())
-    table = "\n".join([f"Measured {datetime.now(UTC):%Y-%m-%d} on: {about}.", "", *_table(figures)])
+    environment = ", ".join(f"{name} {value}" for name, value in machine().items())
+    table = "\n".join([f"Measured {datetime.now(UTC):%Y-%m-%d} on: {environment}.", "", *_table(figures)])
     plot(figures, PLOTS / "performance.png")
     image = "![Each figure as a share of its goal, with the spread of its rounds](images/performance.png)"
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{image}\n\n{END}{after}", encoding="utf-8")
@@ -67,7 +67,7 @@ def _table(figures: Sequence[Figure]) -> list[str]:
 
 
 def plot(figures: Sequence[Figure], path: Path) -> None:
-    """How much of its goal each figure uses up: 1 is the limit, whichever direction is better."""
+    """The share of its goal that each figure uses: 1 is the limit, whichever direction is better."""
     import matplotlib.pyplot as plt
 
     with_goal = [figure for figure in figures if figure.goal and figure.goal.limit > 0][::-1]
@@ -81,7 +81,7 @@ def plot(figures: Sequence[Figure], path: Path) -> None:
         range(len(with_goal)), ["\n".join(textwrap.wrap(figure.name, 60)) for figure in with_goal], fontsize=7
     )
     axes.set_xlim(left=0)
-    axes.set_xlabel("share of the goal that is used up (the line is the goal)")
+    axes.set_xlabel("share of the goal that is used (the line is the goal)")
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)

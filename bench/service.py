@@ -1,4 +1,4 @@
-"""The processes that are measured, as `imagegen up` starts them, each in a folder of its own."""
+"""The measured processes, started like `imagegen up` does, each in its own folder."""
 
 import subprocess
 import sys
@@ -11,15 +11,15 @@ from tests.stack import Stack, valkey_server
 
 PROMPT, STEPS, GUIDANCE, SEED = "a red heart on a blue background", 20, 4.0, 42
 STARTER_REQUEST = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
-#: As compose.launcher.services starts it, with its files on the same disk.
+#: The options of compose.launcher.services, with the files on the same disk.
 VALKEY = ("--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "512")
-#: All clients here have one address. Every request is still counted, as anywhere.
+#: All clients share one address. Requests are still counted.
 UNLIMITED = {"SD_REQUESTS_PER_SECOND": "1000000", "SD_MAX_JOBS_PER_KEY": "1000000"}
 
 
 @contextmanager
 def service(backend: str, **settings: str) -> Iterator[Stack]:
-    """An API, a worker of `backend` and a Valkey of their own."""
+    """An API, a worker of `backend` and a Valkey."""
     with starting(backend, **settings) as stack:
         stack.worker.wait_for("ready.")
         yield stack
@@ -27,7 +27,7 @@ def service(backend: str, **settings: str) -> Iterator[Stack]:
 
 @contextmanager
 def starting(backend: str, **settings: str) -> Iterator[Stack]:
-    """The same, whose worker may still load its model."""
+    """The same, while the worker may still load its model."""
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-bench-")))
         url = exits.enter_context(valkey_server(folder, *VALKEY))
@@ -38,7 +38,7 @@ def starting(backend: str, **settings: str) -> Iterator[Stack]:
 
 
 class BareScript:
-    """bench.bare as a process; `image` is the seconds that one more image takes it."""
+    """bench.bare as a process; `image` returns the seconds for one more image."""
 
     def __init__(self) -> None:
         arguments = [str(STEPS), str(GUIDANCE), str(SEED), PROMPT]

@@ -1,4 +1,4 @@
-"""The environment that the Makefile makes: it moves with its folder, and has the PyTorch that fits the machine."""
+"""The Makefile's environment works after its folder moved, and contains the PyTorch that fits the machine."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ HAS_DRIVER = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """As much of one as `make run` needs; its environment says which code it runs."""
+    """What `make run` needs of a checkout; its environment prints which code it runs."""
     folder = tmp_path / "first"
     for package in ("launcher", "cli"):
         (folder / "compose" / package).mkdir(parents=True)
@@ -30,7 +30,7 @@ def checkout(tmp_path: Path) -> Path:
         "compose/__init__.py",
         "compose/cli/__init__.py",
         "compose/launcher/__init__.py",
-        "compose/launcher/environment.py",
+        "compose/launcher/virtual_environment.py",
     ):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
@@ -42,19 +42,19 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    # As a person calls it, also where `make test` runs this.
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    # Without the variables of `make test`, which may run this.
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     return subprocess.run(
         ["/usr/bin/env", "make", "run", *arguments],
         cwd=folder,
-        env=outside,
+        env=env,
         capture_output=True,
         text=True,
         check=False,
     )
 
 
-def test_a_copied_folder_runs_its_own_code_and_says_so_once(checkout: Path, tmp_path: Path) -> None:
+def test_a_copied_folder_runs_its_code_and_reports_the_change_once(checkout: Path, tmp_path: Path) -> None:
     assert make(checkout).stdout == f"runs {checkout}/compose\n"
     other = tmp_path / "the other"
     shutil.copytree(checkout, other, symlinks=True)
@@ -62,14 +62,14 @@ def test_a_copied_folder_runs_its_own_code_and_says_so_once(checkout: Path, tmp_
     first, second = make(other), make(other)
 
     assert first.stdout.splitlines() == [
-        f"The environment in .venv was made in {checkout}; now it belongs to this folder.",
+        f"The environment in .venv was created in {checkout}; now it belongs to this folder.",
         f"runs {other}/compose",
     ]
     assert second.stdout == f"runs {other}/compose\n"
     assert make(checkout).stdout == f"runs {checkout}/compose\n"
 
 
-def test_a_moved_folder_runs_where_nothing_was_noted_yet(checkout: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_runs_before_its_path_was_recorded(checkout: Path, tmp_path: Path) -> None:
     checkout.rename(tmp_path / "second")
 
     done = make(tmp_path / "second")
@@ -77,7 +77,7 @@ def test_a_moved_folder_runs_where_nothing_was_noted_yet(checkout: Path, tmp_pat
     assert done.stdout.endswith(f"runs {tmp_path}/second/compose\n"), done.stderr
 
 
-def test_an_environment_of_unknown_origin_is_not_run(checkout: Path) -> None:
+def test_an_environment_of_unknown_origin_is_refused(checkout: Path) -> None:
     (checkout / ".venv/pyvenv.cfg").write_text("home = /usr/bin\n")
 
     done = make(checkout)
@@ -87,17 +87,17 @@ def test_an_environment_of_unknown_origin_is_not_run(checkout: Path) -> None:
     assert "runs" not in done.stdout
 
 
-def test_a_python_that_is_not_there_is_named(checkout: Path) -> None:
+def test_a_missing_python_is_named(checkout: Path) -> None:
     shutil.rmtree(checkout / ".venv")
 
     done = make(checkout, "PYTHON=python3.99")
 
-    assert done.stdout.startswith("There is no program python3.99 here: name a Python of 3.11 or newer")
+    assert done.stdout.startswith("There is no program python3.99: name a Python 3.11 or newer")
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
-    """Of PyTorch's builds without CUDA."""
+    """An index of PyTorch's builds without CUDA."""
     (tmp_path / "index/torch").mkdir(parents=True)
 
     class Handler(SimpleHTTPRequestHandler):
@@ -113,22 +113,22 @@ def index(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def options(choice: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compose.launcher.environment", "torch", choice, index]
+def options(build: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "compose.launcher.virtual_environment", "torch-options", build, index]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere PyTorch comes without CUDA")
 @pytest.mark.skipif(HAS_DRIVER, reason="an NVIDIA driver is here")
-def test_a_machine_without_a_driver_gets_pytorch_without_cuda_where_it_is_to_be_had(index: str, tmp_path: Path) -> None:
+def test_a_machine_without_a_driver_gets_pytorch_without_cuda_if_its_index_responds(index: str, tmp_path: Path) -> None:
     found = options("auto", index, tmp_path)
     assert found.stdout == f"--extra-index-url {index}\n"
     assert "make run TORCH=cuda" in found.stderr
 
     unreachable = options("auto", f"http://127.0.0.1:{free_port()}", tmp_path)
     assert (unreachable.returncode, unreachable.stdout) == (0, "")
-    assert "does not answer" in unreachable.stderr
+    assert "does not respond" in unreachable.stderr
 
     (tmp_path / "driver").mkdir()
     (tmp_path / "driver/nvidia-smi").touch(0o755)
@@ -136,9 +136,9 @@ def test_a_machine_without_a_driver_gets_pytorch_without_cuda_where_it_is_to_be_
     assert options("cpu", index, tmp_path, path=str(tmp_path / "driver")).stdout == f"--extra-index-url {index}\n"
 
 
-def test_what_is_installed_stays_and_a_choice_is_a_choice(index: str, tmp_path: Path) -> None:
+def test_an_installed_pytorch_stays_and_a_named_build_wins(index: str, tmp_path: Path) -> None:
     assert options("cuda", index, tmp_path).stdout == ""
-    assert "there are auto, cpu and cuda" in options("gpu", index, tmp_path).stderr
+    assert "choose auto, cpu or cuda" in options("gpu", index, tmp_path).stderr
 
     (tmp_path / ".venv/lib/python3/site-packages/torch").mkdir(parents=True)
     (tmp_path / ".venv/lib/python3/site-packages/torch/__init__.py").touch()

@@ -58,10 +58,10 @@ ENTRIES = {
     "worker/alive.py",
     "worker/housekeeper/main.py",
     "worker/main.py",
-    # The first two pass their environment on to processes that they start, and the third reads what the first passes.
+    # Pass their environment on to processes that they start, or read what was passed.
     "compose/launcher/flower.py",
-    "compose/launcher/supervisor.py",
     "compose/launcher/flower_app.py",
+    "compose/launcher/supervisor.py",
     # Colours of the terminal are no setting.
     "compose/launcher/console.py",
 }

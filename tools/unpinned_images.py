@@ -15,9 +15,9 @@ def unpinned(manifests: str) -> list[str]:
 
 
 def main() -> None:
-    found = unpinned(sys.stdin.read())
-    if found:
-        sys.exit("\n".join(f"{image} has no digest" for image in found))
+    images = unpinned(sys.stdin.read())
+    if images:
+        sys.exit("\n".join(f"{image} has no digest" for image in images))
 
 
 if __name__ == "__main__":

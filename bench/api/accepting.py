@@ -1,4 +1,4 @@
-"""How fast jobs are accepted and looked at, and what one takes while it waits."""
+"""Jobs accepted per second, polls per second, and the memory of a queued job in Redis."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from bench.service import service
 CLIENTS, JOBS = 8, 1000
 SUBMITS_PER_SECOND = 5
 REQUEST = {"prompt": "a red heart on a blue background"}
-#: Keeps the one worker from what is accepted.
+#: Occupies the only worker.
 LONG = {"prompt": "x", "metadata": {"simulate": {"seconds": 600}}, "num_inference_steps": 150}
 
 
@@ -26,10 +26,10 @@ def measure(scale: Scale) -> Iterator[Figure]:
         rounds = []
         before = _used(client)
         for number in range(1, scale.rounds + 1):
-            scale.say(f"accepting jobs of {CLIENTS} clients: round {number} of {scale.rounds}")
+            scale.show_progress(f"accepting jobs of {CLIENTS} clients: round {number} of {scale.rounds}")
             rounds.append(asyncio.run(_accepted_per_second(stack.api.url)))
         per_job = (_used(client) - before) / (JOBS * scale.rounds) / 1000
-        scale.say(f"polling while {SUBMITS_PER_SECOND} jobs a second come in")
+        scale.show_progress(f"polling while {SUBMITS_PER_SECOND} jobs a second come in")
         polls = asyncio.run(_polls(stack.api.url, watched, scale.seconds))
     yield Figure(
         f"jobs accepted, {CLIENTS} clients",
@@ -53,8 +53,8 @@ async def _accepted_per_second(url: str) -> float:
 
     async def submit(connection: Connection) -> None:
         for number in numbers:
-            answer = await connection.call("POST", "/api/jobs", {**REQUEST, "seed": number})
-            assert answer.status == 202, answer.body
+            response = await connection.call("POST", "/api/jobs", {**REQUEST, "seed": number})
+            assert response.status == 202, response.body
 
     async with connections(url, CLIENTS) as opened:
         begin = time.perf_counter()
@@ -63,8 +63,8 @@ async def _accepted_per_second(url: str) -> float:
 
 
 async def _polls(url: str, job_id: str, seconds: float) -> list[float]:
-    """How long each took, in seconds; one client asks again as soon as it has its answer."""
-    spent, end = list[float](), time.monotonic() + seconds
+    """Seconds per poll; one client polls without pause."""
+    durations, end = list[float](), time.monotonic() + seconds
 
     async def submit(connection: Connection) -> None:
         while time.monotonic() < end:
@@ -75,11 +75,11 @@ async def _polls(url: str, job_id: str, seconds: float) -> list[float]:
         while time.monotonic() < end:
             begin = time.perf_counter()
             await connection.call("GET", f"/api/jobs/{job_id}")
-            spent.append(time.perf_counter() - begin)
+            durations.append(time.perf_counter() - begin)
 
     async with connections(url, 2) as (poller, submitter):
         await asyncio.gather(poll(poller), submit(submitter))
-    return spent
+    return durations
 
 
 def _used(client: redis.Redis) -> int:

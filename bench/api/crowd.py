@@ -1,4 +1,4 @@
-"""Many clients at once: pollers, event streams and submits together; then as many requests as connections allow."""
+"""Many clients: pollers, event streams and submits at the same time; then as many requests as connections allow."""
 
 import asyncio
 import time
@@ -10,19 +10,19 @@ from bench.service import service
 
 POLLERS, STREAMS, SUBMITS_PER_SECOND, POLLS_PER_SECOND = 100, 50, 5, 2
 CLOSED_LOOP = 200
-#: Streams are of a job that lasts longer than they are watched.
+#: The streamed job lasts longer than the measurement.
 LONG = {"prompt": "x", "metadata": {"simulate": {"seconds": 600}}, "num_inference_steps": 150}
 
 
 class Crowd:
-    """Counts what goes wrong, and how long each answer took in seconds."""
+    """Counts errors, and the seconds per response."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url = url
         self._seconds = seconds
         self._end = 0.0
         self.errors = 0
-        self.spent: list[float] = []
+        self.durations: list[float] = []
 
     async def mixed(self, watched: str) -> None:
         async with connections(self._url, POLLERS + 1) as pollers, connections(self._url, STREAMS) as streams:
@@ -38,7 +38,7 @@ class Crowd:
             submits = self._every(1 / SUBMITS_PER_SECOND, submitter, "POST", "/api/jobs", {"prompt": "x"})
             await asyncio.gather(submits, *polls)
             for task in listening:
-                # One that has ended was hung up on: the job it follows still runs.
+                # The job still runs, so the server must have closed a stream that has ended.
                 self.errors += task.done()
                 task.cancel()
             await asyncio.gather(*listening, return_exceptions=True)
@@ -51,20 +51,20 @@ class Crowd:
     async def _every(
         self, pause: float, connection: Connection, method: str, path: str, body: object = None, after: float = 0
     ) -> None:
-        # Clients that know nothing of each other do not all ask at the same moment.
+        # Independent clients do not all call at the same moment.
         await asyncio.sleep(after)
         while time.monotonic() < self._end:
             begin = time.perf_counter()
             try:
-                answer = await connection.call(method, path, body)
+                response = await connection.call(method, path, body)
             except (OSError, EOFError):
                 self.errors += 1
                 return
-            spent = time.perf_counter() - begin
-            self.spent.append(spent)
-            self.errors += answer.status >= 400
+            duration = time.perf_counter() - begin
+            self.durations.append(duration)
+            self.errors += response.status >= 400
             if pause:
-                await asyncio.sleep(max(0, pause - spent))
+                await asyncio.sleep(max(0, pause - duration))
 
     async def _listen(self, connection: Connection, watched: str, is_open: asyncio.Event) -> None:
         async for _ in connection.events(f"/api/jobs/{watched}/events"):
@@ -74,22 +74,22 @@ class Crowd:
 def measure(scale: Scale) -> Iterator[Figure]:
     with service("null", SD_MAX_QUEUED_JOBS="100000") as stack:
         watched = stack.api.post("/api/jobs", LONG).json()["id"]
-        # The watched job keeps the one worker: this one does the submitted ones.
+        # The watched job occupies the first worker: this one runs the submitted jobs.
         stack.start_worker("null")
         crowd = f"{POLLERS} pollers at {POLLS_PER_SECOND} Hz, {STREAMS} SSE, {SUBMITS_PER_SECOND} submits/s"
         rounds, errors = [], 0
         for number in range(1, scale.rounds + 1):
-            scale.say(f"{crowd}: round {number} of {scale.rounds}")
+            scale.show_progress(f"{crowd}: round {number} of {scale.rounds}")
             mixed = Crowd(stack.api.url, scale.seconds / scale.rounds)
             asyncio.run(mixed.mixed(watched))
-            rounds.append(mixed.spent)
+            rounds.append(mixed.durations)
             errors += mixed.errors
-        values = tuple(percentile(spent, 99) * 1000 for spent in rounds)
-        every = [spent * 1000 for spents in rounds for spent in spents]
+        values = tuple(percentile(durations, 99) * 1000 for durations in rounds)
+        every = [duration * 1000 for durations in rounds for duration in durations]
         yield Figure(f"{crowd}: answers, p99", percentile(every, 99), "ms", Goal(25), values)
         yield Figure(f"{crowd}: errors", errors, "errors", Goal(0), detail=f"{len(every)} answers")
-        scale.say(f"{CLOSED_LOOP} connections in a closed loop")
+        scale.show_progress(f"{CLOSED_LOOP} connections in a closed loop")
         loop = Crowd(stack.api.url, scale.seconds / 2)
         asyncio.run(loop.closed_loop(watched))
-        told = f"{len(loop.spent)} answers, p99 {percentile(loop.spent, 99) * 1000:.0f} ms"
-        yield Figure(f"{CLOSED_LOOP} closed-loop connections: errors", loop.errors, "errors", Goal(0), detail=told)
+        detail = f"{len(loop.durations)} answers, p99 {percentile(loop.durations, 99) * 1000:.0f} ms"
+        yield Figure(f"{CLOSED_LOOP} closed-loop connections: errors", loop.errors, "errors", Goal(0), detail=detail)

@@ -1,7 +1,7 @@
-"""How long an image that lies on disk takes to reach those who wait for it.
+"""The time from an image on disk to the clients that wait for it.
 
-The moment at which its file gets its name is taken from the kernel's own notice (inotify): a wait in the client's clock
-alone could not tell rendering from telling.
+The kernel reports the moment at which the file gets its name (inotify): the client alone could not tell rendering from
+delivery.
 """
 
 import asyncio
@@ -19,28 +19,29 @@ from bench.figures import Figure, Goal, Scale, percentile
 from bench.http import Connection
 from bench.service import service
 
-_MOVED_TO = 0x80
+#: IN_MOVED_TO and IN_CREATE: images get their names by a link where the disk has links, else by a rename.
+_NAMED = 0x80 | 0x100
 _EVENT = struct.Struct("iIII")
-#: So that the job is running, and everybody waits, before its image is done.
+#: Long enough that the job runs, and the client waits, before the image is done.
 RENDER_SECONDS = 0.03
 PER_ROUND = 15
-#: Makes a job at this address and waits for it: its id, and when its image was told of.
-Way = Callable[[str], Awaitable[tuple[str, float]]]
+#: Submits a job to this URL and waits for it: its id, and when the client knew of its image.
+ClientCall = Callable[[str], Awaitable[tuple[str, float]]]
 
 
-class Renames:
-    """When each file of a folder got its name, by the name; in seconds of time.perf_counter."""
+class FileNames:
+    """When each file of a folder got its name, in seconds of time.perf_counter."""
 
     def __init__(self, folder: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(os.O_CLOEXEC)
-        assert libc.inotify_add_watch(self._descriptor, str(folder).encode(), _MOVED_TO) >= 0, os.strerror(
+        assert libc.inotify_add_watch(self._descriptor, str(folder).encode(), _NAMED) >= 0, os.strerror(
             ctypes.get_errno()
         )
         self._moments: dict[str, float] = {}
         threading.Thread(target=self._read, daemon=True).start()
 
-    def of(self, job_id: str) -> float:
+    def named_at(self, job_id: str) -> float:
         return self._moments[f"{job_id}-0.png"]
 
     def _read(self) -> None:
@@ -53,19 +54,19 @@ class Renames:
 
 
 @contextmanager
-def watched(outputs: Path) -> Iterator[Renames]:
+def watched(outputs: Path) -> Iterator[FileNames]:
     folder = outputs / f"{datetime.now(UTC):%Y/%m/%d}"
     folder.mkdir(parents=True, exist_ok=True)
-    yield Renames(folder)
+    yield FileNames(folder)
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
-    with service("null") as stack, watched(stack.outputs) as renames:
-        for name, way in (("sync", synchronous), ("SSE", streamed)):
+    with service("null") as stack, watched(stack.outputs) as files:
+        for name, call in (("sync", synchronous), ("SSE", streamed)):
             rounds = []
             for number in range(1, scale.rounds + 1):
-                scale.say(f"file to client, {name}: round {number} of {scale.rounds}")
-                rounds.append(asyncio.run(delays(stack.api.url, renames, way)))
+                scale.show_progress(f"file to client, {name}: round {number} of {scale.rounds}")
+                rounds.append(asyncio.run(measure_delays(stack.api.url, files, call)))
             yield from figures(f"file renamed to byte at the client, {name}", rounds, 5, 25)
 
 
@@ -77,12 +78,12 @@ def figures(name: str, rounds: list[list[float]], p50: float, p99: float | None 
         yield Figure(f"{name}, p{percent}", percentile(every, percent), "ms", Goal(goal) if goal else None, values)
 
 
-async def delays(url: str, renames: Renames, way: Way) -> list[float]:
-    found = []
+async def measure_delays(url: str, files: FileNames, call: ClientCall) -> list[float]:
+    delays = []
     for _ in range(PER_ROUND):
-        job_id, moment = await way(url)
-        found.append(moment - renames.of(job_id))
-    return found
+        job_id, moment = await call(url)
+        delays.append(moment - files.named_at(job_id))
+    return delays
 
 
 BODY = {"prompt": "x", "metadata": {"simulate": {"seconds": RENDER_SECONDS}}}
@@ -90,10 +91,10 @@ BODY = {"prompt": "x", "metadata": {"simulate": {"seconds": RENDER_SECONDS}}}
 
 async def synchronous(url: str) -> tuple[str, float]:
     connection = await Connection.open(url)
-    answer = await connection.call("POST", "/api/txt2img", BODY)
+    response = await connection.call("POST", "/api/txt2img", BODY)
     moment = time.perf_counter()
     connection.close()
-    return answer.json()["id"], moment
+    return response.json()["id"], moment
 
 
 async def streamed(url: str) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""A queue of a hundred thousand jobs: what it costs to join it, to take from it and to look at it."""
+"""Submitting, claiming and listing with a hundred thousand queued jobs."""
 
 import asyncio
 import time
@@ -20,8 +20,8 @@ from shared.redis.store import Store, connect
 from tests.stack import Stack
 
 QUEUED = 100_000
-#: Created in one round trip.
-TOGETHER = 200
+#: Created per round trip.
+CHUNK = 200
 CALLS = 200
 OWNERS = ("a", "b")
 
@@ -30,7 +30,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
     if not scale.thorough:
         return
     with service("null", SD_MAX_QUEUED_JOBS="1000000") as stack:
-        # The one worker must not take from it meanwhile.
+        # The only worker must not claim jobs meanwhile.
         stack.worker.stop()
         housekeeper = psutil.Process(stack.start_housekeeper().pid)
         jobs, store = Jobs(stack.prefix), Store(connect(stack.settings["SD_REDIS_URL"]))
@@ -39,23 +39,23 @@ def measure(scale: Scale) -> Iterator[Figure]:
         claims = _timed(lambda: _claim(store, jobs))
         with redis.Redis.from_url(stack.settings["SD_REDIS_URL"]) as client:
             used = client.info("memory")["used_memory"] / 1e6
-        scale.say("the housekeeper among them")
+        scale.show_progress("the housekeeper beside them")
         time.sleep(10)
         resident = housekeeper.memory_info().rss / 1e6
-    told = f"{QUEUED:,} jobs queued".replace(",", " ")
-    yield Figure(f"{told}: submit, p99", percentile(submits, 99) * 1000, "ms", Goal(10))
-    yield Figure(f"{told}: claim, p99", percentile(claims, 99) * 1000, "ms", Goal(2))
-    yield Figure(f"{told}: list, p99", percentile(lists, 99) * 1000, "ms", Goal(20))
-    yield Figure(f"{told}: Redis", used, "MB", Goal(300))
-    yield Figure(f"{told}: housekeeper", resident, "MB", Goal(120))
+    condition = f"{QUEUED:,} jobs queued".replace(",", " ")
+    yield Figure(f"{condition}: submit, p99", percentile(submits, 99) * 1000, "ms", Goal(10))
+    yield Figure(f"{condition}: claim, p99", percentile(claims, 99) * 1000, "ms", Goal(2))
+    yield Figure(f"{condition}: list, p99", percentile(lists, 99) * 1000, "ms", Goal(20))
+    yield Figure(f"{condition}: Redis", used, "MB", Goal(300))
+    yield Figure(f"{condition}: housekeeper", resident, "MB", Goal(120))
 
 
 def _fill(scale: Scale, store: Store, jobs: Jobs) -> None:
-    room = QueueLimits(10**6, 10**6)
-    for done in range(0, QUEUED, TOGETHER):
-        scale.say(f"queue: {done} of {QUEUED} jobs")
-        new = (_job(number) for number in range(done, done + TOGETHER))
-        store.run_all([jobs.create(job, room) for job in new])
+    limits = QueueLimits(10**6, 10**6)
+    for done in range(0, QUEUED, CHUNK):
+        scale.show_progress(f"queue: {done} of {QUEUED} jobs")
+        new = (_job(number) for number in range(done, done + CHUNK))
+        store.run_all([jobs.create(job, limits) for job in new])
 
 
 def _job(number: int) -> Job:
@@ -69,20 +69,20 @@ def _claim(store: Store, jobs: Jobs) -> None:
 
 
 def _timed(call: Callable[[], None]) -> list[float]:
-    spent = []
+    durations = []
     for _ in range(CALLS):
         begin = time.perf_counter()
         call()
-        spent.append(time.perf_counter() - begin)
-    return spent
+        durations.append(time.perf_counter() - begin)
+    return durations
 
 
 async def _http(stack: Stack, method: str, path: str) -> list[float]:
-    async def ask(connection: Connection) -> float:
+    async def call(connection: Connection) -> float:
         begin = time.perf_counter()
-        answer = await connection.call(method, path, {"prompt": "x"} if method == "POST" else None)
-        assert answer.status < 300, answer.body
+        response = await connection.call(method, path, {"prompt": "x"} if method == "POST" else None)
+        assert response.status < 300, response.body
         return time.perf_counter() - begin
 
     async with connections(stack.api.url, 1) as (connection,):
-        return [await ask(connection) for _ in range(CALLS)]
+        return [await call(connection) for _ in range(CALLS)]

@@ -1,4 +1,4 @@
-"""How long after its image has its name a job's webhook arrives at a receiver that checks every signature."""
+"""The time from an image on disk to the webhook at a receiver that verifies signatures."""
 
 from collections.abc import Iterator
 
@@ -18,16 +18,16 @@ def measure(scale: Scale) -> Iterator[Figure]:
             stack.start_housekeeper()
             rounds = []
             for number in range(1, scale.rounds + 1):
-                scale.say(f"file to webhook: round {number} of {scale.rounds}")
+                scale.show_progress(f"file to webhook: round {number} of {scale.rounds}")
                 rounds.append([delay(stack, receiver) for _ in range(PER_ROUND)])
     yield from figures("file renamed to webhook received", rounds, P50_MS)
 
 
 def delay(stack: Stack, receiver: Receiver) -> float:
-    """In seconds, from the rename of the file to the whole request."""
+    """Seconds from the rename of the file to the whole request."""
     job = stack.api.post("/api/jobs", {"prompt": "x", "webhook_url": receiver.url}).json()
     arrival = receiver.next()
     arrival.verify()
     (image,) = stack.outputs.rglob(f"{job['id']}-0.png")
-    # A rename is a change of the file's status, and the last one that it sees.
+    # The rename is the last change of the file's status (ctime).
     return arrival.at - image.stat().st_ctime

@@ -1,4 +1,4 @@
-"""What jobs that wait gain by being rendered together."""
+"""What queued jobs gain from being rendered in a batch."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,18 +9,18 @@ from bench.worker.overhead import caller
 from tests.stack import Stack
 
 JOBS, BATCH = 8, 4
-#: Of the job behind which the others queue up; other than theirs, so that none is rendered with it.
+#: Steps of the job that occupies the worker while the others queue; different, so that it is in no batch with them.
 OCCUPIED_STEPS = 8
 
 
 def batches(alone: Stack, scale: Scale) -> Iterator[Figure]:
-    """`alone` is a service whose worker makes one image of the starter model at a time."""
+    """`alone` is a service whose worker renders one image of the starter model at a time."""
     with starting("sd", SD_MAX_BATCH_SIZE=str(BATCH)) as together:
         caller(together.api, STARTER_REQUEST)()
         sizes: list[int] = []
         batched, one_by_one = queued(together, sizes), queued(alone, [])
-        result = compare(batched, one_by_one, scale, f"{JOBS} jobs that wait, {BATCH} at once")
-    # A job tells how many were in its call: n of them are one call.
+        result = compare(batched, one_by_one, scale, f"{JOBS} queued jobs, {BATCH} at once")
+    # Each job reports the size of its batch: n jobs are one call.
     calls = sum(1 / size for size in sizes) / (len(sizes) / JOBS)
     yield result.figure(
         f"{JOBS} queued starter jobs, batch {BATCH} / one by one",
@@ -31,7 +31,7 @@ def batches(alone: Stack, scale: Scale) -> Iterator[Figure]:
 
 
 def queued(stack: Stack, sizes: list[int]) -> Callable[[], float]:
-    """Seconds from the moment at which a worker is free for jobs that are all in line, to the last one's end."""
+    """Measures the seconds from the moment when the worker is free, with all jobs queued, to the end of the last."""
 
     def run() -> float:
         occupied = submit(stack, num_inference_steps=OCCUPIED_STEPS)

@@ -1,4 +1,4 @@
-"""From `imagegen up` to the first image."""
+"""The time from `imagegen up` to the first image."""
 
 import tempfile
 import time
@@ -20,7 +20,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
     for backend, goal in GOALS.items():
         rounds = []
         for number in range(1, ROUNDS + 1):
-            scale.say(f"first image of {backend}: round {number} of {ROUNDS}")
+            scale.show_progress(f"first image of {backend}: round {number} of {ROUNDS}")
             rounds.append(_seconds(backend))
         name = "starter" if backend == "sd" else backend
         yield Figure(f"imagegen up to first image, {name}", sorted(rounds)[ROUNDS // 2], "s", Goal(goal), tuple(rounds))
@@ -30,7 +30,7 @@ def _seconds(backend: str) -> float:
     with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name:
         begin = time.perf_counter()
         with Launched(Path(name), SD_BACKENDS=backend) as launched:
-            # Asked again until it is there: what a person does who does not read the banner.
+            # Retries at once, as a person does who does not wait for the banner.
             while True:
                 with suppress(requests.ConnectionError):
                     answer = requests.post(f"{launched.url}/api/txt2img", json={"prompt": PROMPT}, timeout=60)

@@ -1,4 +1,4 @@
-"""What one request costs beside the work itself: a caller who waits for one image."""
+"""The overhead of one synchronous request beside the rendering."""
 
 import http.client
 import json
@@ -9,16 +9,16 @@ from bench.figures import Figure, Goal, Scale, compare, seconds_of
 from bench.service import service
 from tests.stack import Api
 
-#: What FLUX.2 klein 4B takes for 1024x1024 on an H100, by its publisher.
+#: For 1024x1024 with FLUX.2 Klein 4B on an H100, according to its publisher.
 KLEIN_SECONDS = 0.57
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
     body = {"prompt": "x", "width": 1024, "height": 1024, "metadata": {"simulate": {"seconds": KLEIN_SECONDS}}}
     with service("null") as stack:
-        ask = caller(stack.api, body)
-        ask()
-        result = compare(lambda: seconds_of(ask), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
+        call = caller(stack.api, body)
+        call()
+        result = compare(lambda: seconds_of(call), lambda: KLEIN_SECONDS, scale, "a model that takes 570 ms")
     yield result.figure(
         "sync request at 1024x1024, model takes 570 ms / 570 ms",
         Goal(1.05),
@@ -27,16 +27,16 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
 
 def caller(api: Api, body: object) -> Callable[[], None]:
-    """Sends the body and waits for the finished job."""
-    content, headers = json.dumps(body), {"content-type": "application/json"}
+    """Returns a call that sends the body and waits for the finished job."""
+    payload, headers = json.dumps(body), {"content-type": "application/json"}
 
-    def ask() -> None:
-        # A connection of its own: between two, the server may hang up on one that is idle.
+    def call() -> None:
+        # A new connection each time: the server may close an idle one.
         connection = http.client.HTTPConnection(urlsplit(api.url).netloc, timeout=120)
-        connection.request("POST", "/api/txt2img", content, headers)
-        answer = connection.getresponse()
-        told = answer.read()
+        connection.request("POST", "/api/txt2img", payload, headers)
+        response = connection.getresponse()
+        content = response.read()
         connection.close()
-        assert answer.status == 200, told
+        assert response.status == 200, content
 
-    return ask
+    return call

@@ -1,4 +1,4 @@
-"""What the whole service takes while nobody asks for anything."""
+"""CPU and memory of the whole service at rest."""
 
 import tempfile
 import time
@@ -10,19 +10,19 @@ import psutil
 from bench.figures import Figure, Goal, Scale
 from tests.compose.conftest import Launched
 
-#: Until what a start leaves to do is done: first sweeps of the housekeeper, Flower's first look.
+#: Until the work after a start is done: the first sweeps of the housekeeper, the first poll of Flower.
 SETTLE_SECONDS = 8.0
-#: Long enough for everything that is done now and then.
+#: Long enough for all periodic work.
 REST_SECONDS = 10.0
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
     seconds = max(REST_SECONDS, scale.seconds)
     with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name:
-        scale.say("starting everything, as `imagegen up` does")
+        scale.show_progress("starting everything, as `imagegen up` does")
         with Launched(Path(name), SD_BACKENDS="sd") as launched:
             processes = [psutil.Process(launched.is_ready().launcher.pid), *launched.descendants()]
-            scale.say(f"{len(processes)} processes at rest for {SETTLE_SECONDS + seconds:.0f} s")
+            scale.show_progress(f"{len(processes)} processes at rest for {SETTLE_SECONDS + seconds:.0f} s")
             time.sleep(SETTLE_SECONDS)
             begin, before = time.monotonic(), sum(map(_cpu_seconds, processes))
             time.sleep(seconds)
@@ -34,14 +34,14 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
 
 def _memory_without_a_model(scale: Scale) -> Iterator[Figure]:
-    scale.say("the whole stack without a model")
+    scale.show_progress("the whole stack without a model")
     with (
         tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name,
         Launched(Path(name), SD_BACKENDS="null") as launched,
     ):
         processes = [psutil.Process(launched.is_ready().launcher.pid), *launched.descendants()]
         time.sleep(SETTLE_SECONDS)
-        # What several processes share counts once.
+        # Proportional set size: memory that processes share counts once.
         megabytes = [process.memory_full_info().pss / 1e6 for process in processes]
     detail = f"{len(processes)} processes"
     yield Figure("whole stack without a model at rest, PSS", sum(megabytes), "MB", Goal(230), detail=detail)

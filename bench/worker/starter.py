@@ -1,4 +1,4 @@
-"""The starter model behind the service: beside a script that has it to itself, and for several who ask at once."""
+"""The starter model in the service, compared with a bare script; and several jobs at once."""
 
 import tempfile
 import time
@@ -13,7 +13,7 @@ from bench.worker.overhead import caller
 from tests.stack import Process, Stack, valkey_server
 
 FIRST = "worker start to first image / bare script start to first image"
-#: Of one image each: they take turns so quickly that the machine's moods meet both.
+#: One image each: they alternate so quickly that changes of the machine's speed affect both.
 ROUNDS_OF_IMAGES = 4
 
 
@@ -22,7 +22,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="imagegen-bench-")))
         url = exits.enter_context(valkey_server(folder, *VALKEY))
         stack = exits.enter_context(Stack(url, folder, SD_BACKENDS="sd", SD_MAX_BATCH_SIZE="1", **UNLIMITED))
-        ask = caller(stack.start_api(), STARTER_REQUEST)
+        call = caller(stack.start_api(), STARTER_REQUEST)
         workers, scripts = list[Process](), list[BareScript]()
 
         def our_first() -> float:
@@ -30,7 +30,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
                 worker.kill()
             begin = time.perf_counter()
             workers.append(stack.start_worker("sd", ready=False))
-            ask()
+            call()
             return time.perf_counter() - begin
 
         def their_first() -> float:
@@ -43,11 +43,11 @@ def measure(scale: Scale) -> Iterator[Figure]:
 
         first = compare(our_first, their_first, scale, "start to first image beside a bare script")
         yield first.figure(FIRST, Goal(1.15), f"{first.our_median:.2f} s, bare {first.their_median:.2f} s")
-        # Both of the last round are there still.
+        # Both processes of the last round still run.
         bare = scripts[-1].image
         what = "starter model beside a bare script"
-        result = compare(lambda: seconds_of(ask), bare, scale, what, times=ROUNDS_OF_IMAGES)
-        told = f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms"
-        yield result.figure("sync request, starter model / bare script", Goal(1.05), told)
+        result = compare(lambda: seconds_of(call), bare, scale, what, times=ROUNDS_OF_IMAGES)
+        detail = f"{result.our_median * 1000:.0f} ms, bare {result.their_median * 1000:.0f} ms"
+        yield result.figure("sync request, starter model / bare script", Goal(1.05), detail)
         scripts[-1].stop()
         yield from batches(stack, scale)

@@ -1,4 +1,4 @@
-"""How long it takes until there is somebody who answers."""
+"""The time from the start of an API to its first response."""
 
 import sys
 import tempfile
@@ -18,17 +18,17 @@ def measure(scale: Scale) -> Iterator[Figure]:
     rounds = []
     with tempfile.TemporaryDirectory(prefix="imagegen-bench-") as name, valkey_server(Path(name), *VALKEY) as url:
         for number in range(1, scale.rounds + 1):
-            scale.say(f"API start: round {number} of {scale.rounds}")
+            scale.show_progress(f"API start: round {number} of {scale.rounds}")
             with Stack(url, Path(name)) as stack:
                 port = free_port()
                 begin = time.perf_counter()
                 process = stack.run([sys.executable, "-m", "api.main"], SD_PORT=str(port))
-                _first_answer(f"http://127.0.0.1:{port}/health/live", process)
+                _wait_for_response(f"http://127.0.0.1:{port}/health/live", process)
                 rounds.append(time.perf_counter() - begin)
     yield Figure("API start to first answer", sorted(rounds)[len(rounds) // 2], "s", Goal(1.5), tuple(rounds))
 
 
-def _first_answer(url: str, process: Process) -> None:
+def _wait_for_response(url: str, process: Process) -> None:
     while process.is_running:
         with suppress(requests.ConnectionError):
             requests.get(url, timeout=5).raise_for_status()

@@ -1,4 +1,4 @@
-"""Jobs a second when many ask at once, beside bare Celery tasks with results."""
+"""Jobs per second of many clients, compared with bare Celery tasks with results."""
 
 import asyncio
 import os
@@ -36,8 +36,8 @@ async def jobs_per_second(url: str, count: int) -> float:
 
     async def call(connection: Connection) -> None:
         for number in numbers:
-            answer = await connection.call("POST", "/api/txt2img", {"prompt": "x", "seed": number})
-            assert answer.status == 200, answer.body
+            response = await connection.call("POST", "/api/txt2img", {"prompt": "x", "seed": number})
+            assert response.status == 200, response.body
 
     async with connections(url, CALLERS) as opened:
         begin = time.perf_counter()
@@ -48,7 +48,7 @@ async def jobs_per_second(url: str, count: int) -> float:
 @contextmanager
 def bare_celery(redis_url: str) -> Iterator["Noops"]:
     os.environ["BENCH_REDIS_URL"] = redis_url
-    # Without output: INFO lines for each task would be work that nobody asked for.
+    # Without output: INFO lines for each task would be extra work.
     options = ["worker", "--without-gossip", "--without-mingle", "--loglevel", "ERROR"]
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "bench.bare_celery", *options],

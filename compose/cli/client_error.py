@@ -1,4 +1,4 @@
-"""How the command line ends when something goes wrong: with one sentence, never with a traceback."""
+"""Errors end the command line with one sentence, never with a traceback."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from shared.errors import ImagegenError
 
 
 class ClientError(Exception):
-    """What was wanted could not be done; the message says why and what to do."""
+    """The command failed; the message says why and what to do."""
 
 
 @contextmanager
@@ -18,18 +18,18 @@ def errors_as_one_sentence() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Whoever read it has enough, as `head` does. Python would complain when it flushes what is left.
+        # The reader has enough, as `head` does. Python would complain when it flushes the rest.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (ImagegenError, ClientError) as error:
-        _end(str(error))
+        _exit(str(error))
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        _end(f"{what}{error.strerror or type(error).__name__}.")
+        file = f"{error.filename}: " if error.filename else ""
+        _exit(f"{file}{error.strerror or type(error).__name__}.")
 
 
-def _end(sentence: str) -> None:
+def _exit(sentence: str) -> None:
     with suppress(OSError, ValueError):
         print(paint(sentence, BOLD, RED, stream=sys.stderr), file=sys.stderr, flush=True)
     raise SystemExit(1) from None

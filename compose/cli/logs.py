@@ -1,57 +1,57 @@
-"""What the processes said: `imagegen logs`."""
+"""`imagegen logs`: prints the logged output of the processes."""
 
 import re
 from collections import deque
 from collections.abc import Collection
 from contextlib import closing, suppress
 
-from compose.launcher.console import printer
-from compose.launcher.journal import FOLDER, LogLine, LogReader
+from compose.launcher.console import create_printer
+from compose.launcher.log_files import FOLDER, LogLine, LogReader
 from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 
 #: Everything that `imagegen up` may start, and itself.
 PROCESSES = ("imagegen", "redis", "api", *(f"worker-{backend}" for backend in Backend), "housekeeper", "flower")
-#: How each entry of ours begins; what does not belongs to the entry before it, as tracebacks do.
+#: How each of our entries begins; other lines belong to the entry before them, as tracebacks do.
 _ENTRY = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ |\{")
 
 
-class Filter:
-    """Lines of some processes (of all where none is named), and of entries that name the job."""
+class LogFilter:
+    """Lines of some processes (all if none is named), and of entries that name the job."""
 
     def __init__(self, processes: Collection[str], job: str | None) -> None:
         self._processes = processes
         self._job = job
-        self._wanted: dict[str, bool] = {}
+        self._entry_matches: dict[str, bool] = {}
 
-    def wants(self, line: LogLine) -> bool:
+    def matches(self, line: LogLine) -> bool:
         if self._processes and line.process not in self._processes:
             return False
         if self._job is None:
             return True
-        if _ENTRY.match(line.text) or line.process not in self._wanted:
-            self._wanted[line.process] = self._job in line.text
-        return self._wanted[line.process]
+        if _ENTRY.match(line.text) or line.process not in self._entry_matches:
+            self._entry_matches[line.process] = self._job in line.text
+        return self._entry_matches[line.process]
 
 
-def show(
+def print_logs(
     settings: LauncherSettings,
     processes: Collection[str],
     *,
     job: str | None,
-    most: int,
+    max_lines: int,
     follow: bool,
 ) -> None:
-    """The last `most` lines and, with `follow`, those to come until interrupted. Raises ConfigurationError."""
+    """The last `max_lines` and, with `follow`, later ones until interrupted. Raises ConfigurationError."""
     if unknown := [name for name in processes if name not in PROCESSES]:
-        raise ConfigurationError(f"{unknown[0]} is no process; there are {', '.join(PROCESSES)}.")
+        raise ConfigurationError(f"There is no process {unknown[0]}: choose among {', '.join(PROCESSES)}.")
     folder = settings.data_dir / FOLDER
     if not (folder.is_dir() or follow):
-        raise ConfigurationError(f"Nothing is in {folder} yet: start the service with `imagegen up`.")
-    tell, chosen = printer(print, settings.log_format), Filter(processes, job)
-    with suppress(KeyboardInterrupt), closing(LogReader(folder)) as journal:
-        for line in deque(filter(chosen.wants, journal.past()), maxlen=most):
-            tell(line)
-        for line in filter(chosen.wants, journal.future()) if follow else ():
-            tell(line)
+        raise ConfigurationError(f"{folder} has no logs yet: start the service with `imagegen up`.")
+    print_line, log_filter = create_printer(print, settings.log_format), LogFilter(processes, job)
+    with suppress(KeyboardInterrupt), closing(LogReader(folder)) as reader:
+        for line in deque(filter(log_filter.matches, reader.past()), maxlen=max_lines):
+            print_line(line)
+        for line in filter(log_filter.matches, reader.future()) if follow else ():
+            print_line(line)

@@ -1,4 +1,4 @@
-"""Models on this machine: `imagegen models list|pull|remove`."""
+"""`imagegen models list|pull|remove`: manages the models on this machine."""
 
 import os
 import signal
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from worker.models.sources import ModelSource
 
-models = typer.Typer(no_args_is_help=True, help="Models on this machine: what is there, fetch one, be rid of one.")
+models = typer.Typer(no_args_is_help=True, help="List, download and delete models on this machine.")
 
 
 @models.command("list")
 def show() -> None:
-    """What is in SD_MODEL_DIR, and what the settings name."""
+    """List the models in SD_MODEL_DIR and in the settings."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -33,17 +33,17 @@ def show() -> None:
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        named = {
+        configured = {
             source.repository: source
             for source in (ModelSource.for_backend(settings, backend) for backend in MODEL_SETTINGS)
         }
-        table = Table("model", "size", "state", "named by", box=None, pad_edge=False)
-        for kept in model_store.stored_models(settings.model_dir):
-            state = f"{format_bytes(kept.missing_bytes)} to go" if kept.missing_bytes else "complete"
-            source = named.pop(kept.name, None)
-            table.add_row(escape(kept.name), format_bytes(kept.size_bytes), state, source.setting if source else "")
-        for name, source in named.items():
-            state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "your own folder"
+        table = Table("model", "size", "state", "setting", box=None, pad_edge=False)
+        for stored in model_store.stored_models(settings.model_dir):
+            state = f"{format_bytes(stored.missing_bytes)} missing" if stored.missing_bytes else "complete"
+            source = configured.pop(stored.name, None)
+            table.add_row(escape(stored.name), format_bytes(stored.size_bytes), state, source.setting if source else "")
+        for name, source in configured.items():
+            state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "local folder"
             table.add_row(escape(name), "", state, source.setting)
         Console().print(table)
 
@@ -51,30 +51,30 @@ def show() -> None:
 @models.command()
 def pull(
     names: Annotated[
-        list[str] | None, typer.Argument(help="As Hugging Face has them; default: those of the engines in SD_BACKENDS.")
+        list[str] | None, typer.Argument(help="Names on Hugging Face; default: the models of SD_BACKENDS.")
     ] = None,
 ) -> None:
-    """Download models, or what is missing of them."""
+    """Download models; continues interrupted downloads."""
     from worker.models.sources import MODEL_SETTINGS, ModelSource
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        configured = [
+        defaults = [
             ModelSource.for_backend(settings, backend) for backend in settings.backends if backend in MODEL_SETTINGS
         ]
-        for source in [ModelSource.for_model(settings, name) for name in names] if names else configured:
+        for source in [ModelSource.for_model(settings, name) for name in names] if names else defaults:
             _pull(source)
 
 
 @models.command()
-def remove(name: Annotated[str, typer.Argument(help="As `imagegen models list` has it.")]) -> None:
+def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen models list`.")]) -> None:
     """Delete a downloaded model."""
     from worker.models import model_store
     from worker.models.download_plans import format_bytes
 
     with errors_as_one_sentence():
-        gone = model_store.remove_model(load(LauncherSettings).model_dir, name)
-        print(f"Removed {gone.name} ({format_bytes(gone.size_bytes)})")
+        removed = model_store.remove_model(load(LauncherSettings).model_dir, name)
+        print(f"Removed {removed.name} ({format_bytes(removed.size_bytes)})")
 
 
 def _pull(source: "ModelSource") -> None:
@@ -92,7 +92,7 @@ def _pull(source: "ModelSource") -> None:
     )
     with (
         Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
-        _ending_at_once(console),
+        _immediate_interrupt(console),
     ):
         bar = progress.add_task(escape(source.repository), total=None)
         model = source.ensure_downloaded(lambda _, done, total: progress.update(bar, completed=done, total=total))
@@ -100,15 +100,15 @@ def _pull(source: "ModelSource") -> None:
 
 
 @contextmanager
-def _ending_at_once(console: "Console") -> Iterator[None]:
-    """Python would wait for the hub's threads, which end with their files. Those that are whole stay."""
+def _immediate_interrupt(console: "Console") -> Iterator[None]:
+    """Ctrl-C ends the process at once: Python would wait for the hub's threads. Complete files stay."""
 
-    def end(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         console.show_cursor()
         os._exit(130)
 
-    before = signal.signal(signal.SIGINT, end)
+    previous = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

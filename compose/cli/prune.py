@@ -1,9 +1,9 @@
-"""Clearing away by hand: `imagegen prune`."""
+"""`imagegen prune`: removes old jobs and images on request."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
-from compose.launcher.up import redis_url_of
+from compose.launcher.data_folder import embedded_redis_url
 from shared.errors import ConfigurationError
 from shared.redis.store import Store, connect, require_redis
 from shared.settings.launcher import LauncherSettings
@@ -16,16 +16,16 @@ _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=
 
 
 def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_over: bool) -> RemovalCounts:
-    """Remove finished jobs and images older than `age`, but none that are pinned.
+    """Remove finished jobs and images older than `age`, except pinned ones.
 
-    `take_over` has the images be this installation's from now on, whoever's they were. Raises ConfigurationError
-    where they are not, or there is no Redis to ask; StoreUnavailable, StorageUnavailable and StorageFull.
+    `take_over` first makes this installation the owner of the images. Raises ConfigurationError where it is not, or
+    where no Redis is running; StoreUnavailable, StorageUnavailable and StorageFull.
     """
-    url = redis_url_of(settings)
+    url = settings.redis_url or embedded_redis_url(settings.data_dir)
     if url is None:
         raise ConfigurationError(
             f"The service is not running with SD_DATA_DIR={settings.data_dir}: start it with `imagegen up`, or name "
-            "its server with SD_REDIS_URL."
+            "its Redis with SD_REDIS_URL."
         )
     require_redis(url)
     store, images = Store(connect(url)), ImageStore(open_storage(settings, API_TIMEOUTS))
@@ -38,9 +38,9 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
     return retention.apply(RetentionRules(keep_jobs_for=age, keep_images_for=age, max_bytes=None), dry_run=dry_run)
 
 
-def age_of(text: str) -> timedelta:
-    """From `12h`, `7d` or `4w`. Raises ConfigurationError."""
-    found = re.fullmatch(r"(\d{1,5})([hdw])", text.strip().lower())
-    if found is None:
-        raise ConfigurationError(f"{text} is no age; write it like 12h, 7d or 4w.")
-    return int(found.group(1)) * _UNITS[found.group(2)]
+def parse_age(text: str) -> timedelta:
+    """Parses `12h`, `7d` or `4w`. Raises ConfigurationError."""
+    match = re.fullmatch(r"(\d{1,5})([hdw])", text.strip().lower())
+    if match is None:
+        raise ConfigurationError(f"{text} is not an age: write it like 12h, 7d or 4w.")
+    return int(match.group(1)) * _UNITS[match.group(2)]

@@ -1,4 +1,4 @@
-"""How the service is: `imagegen status`."""
+"""`imagegen status`: shows backends, workers and running jobs."""
 
 import time
 from contextlib import suppress
@@ -15,20 +15,20 @@ from compose.cli.client import ApiClient
 from compose.cli.client_error import ClientError
 from worker.models.download_plans import format_bytes
 
-#: How often the live table asks. The API itself looks twice a second at most, however many ask.
-PAUSE_SECONDS = 1.0
-MOST_JOBS = 10
+#: How often the live table refreshes. The API reads Redis at most twice a second for all clients.
+REFRESH_SECONDS = 1.0
+MAX_JOBS = 10
 _COLOURS = {"ok": "green", "ready": "green", "busy": "green", "loading": "yellow", "degraded": "yellow"}
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """What the API tells; no backends and jobs where its Redis is away."""
+    """The service as the API sees it; without backends and jobs while Redis is unreachable."""
 
     health: dict[str, Any]
     backends: list[dict[str, Any]]
     jobs: list[dict[str, Any]]
-    """Those that run, as far as the key sees them."""
+    """The running jobs that the API key may see."""
 
     @classmethod
     def read(cls, client: ApiClient) -> Self:
@@ -37,49 +37,49 @@ class StatusReport:
         if not health["redis"]:
             return cls(health, [], [])
         backends = client.read("/api/backends", "backends")["backends"]
-        return cls(health, backends, client.read(f"/api/jobs?state=running&limit={MOST_JOBS}", "jobs")["jobs"])
+        return cls(health, backends, client.read(f"/api/jobs?state=running&limit={MAX_JOBS}", "jobs")["jobs"])
 
     @property
-    def is_well(self) -> bool:
+    def is_ok(self) -> bool:
         return bool(self.health["status"] == "ok")
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def shown(self) -> RenderableType:
+    def render(self) -> RenderableType:
         parts = [_headline(self.health)]
-        known = [backend for backend in self.backends if backend["status"] != "unconfigured"]
-        workers = [worker for backend in known for worker in backend["workers"]]
-        parts += ["", _backends(known)] if known else []
-        parts += [f"{backend['name']}: {_plain(backend['reason'])}" for backend in known if backend["reason"]]
+        configured = [backend for backend in self.backends if backend["status"] != "unconfigured"]
+        workers = [worker for backend in configured for worker in backend["workers"]]
+        parts += ["", _backends(configured)] if configured else []
+        parts += [f"{backend['name']}: {_plain(backend['reason'])}" for backend in configured if backend["reason"]]
         parts += ["", _workers(workers)] if workers else []
         parts += ["", _jobs(self.jobs)] if self.jobs else []
         return Group(*parts)
 
 
 def watch(client: ApiClient, console: Console) -> None:
-    """Until interrupted; a service that is away may come back."""
+    """Runs until interrupted, also while the service is unreachable."""
     with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
             try:
-                seen = StatusReport.read(client).shown()
-            except ClientError as trouble:
-                seen = f"[bold red]{escape(str(trouble))}[/]"
-            live.update(seen, refresh=True)
-            time.sleep(PAUSE_SECONDS)
+                content = StatusReport.read(client).render()
+            except ClientError as error:
+                content = f"[bold red]{escape(str(error))}[/]"
+            live.update(content, refresh=True)
+            time.sleep(REFRESH_SECONDS)
 
 
 def _headline(health: dict[str, Any]) -> RenderableType:
     outputs = health["outputs"]
-    disk = "images can be written" if outputs["writable"] else "[red]images cannot be written[/]"
+    disk = "images are writable" if outputs["writable"] else "[red]images are not writable[/]"
     if outputs["free_bytes"] is not None:
         disk += f" ({format_bytes(outputs['free_bytes'])} free)"
-    redis = "Redis answers" if health["redis"] else "[red]Redis is away[/]"
+    redis = "Redis responds" if health["redis"] else "[red]Redis is unreachable[/]"
     return f"imagegen {_plain(health['version'])}  {_state(health['status'])}  {redis}, {disk}"
 
 
 def _backends(backends: list[dict[str, Any]]) -> Table:
-    table = _table("backend", "status", "model", "device", "waiting", "wait")
+    table = _table("backend", "status", "model", "device", "queued", "wait")
     for backend in backends:
         device = " ".join(filter(None, (backend["device"], backend["dtype"])))
         wait = f"{backend['estimated_wait_seconds']:.0f} s"
@@ -89,16 +89,16 @@ def _backends(backends: list[dict[str, Any]]) -> Table:
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:
-    table = _table("worker", "status", "does")
+    table = _table("worker", "status", "activity")
     for worker in workers:
-        table.add_row(_plain(worker["name"]), _state(worker["state"]), _doing(worker))
+        table.add_row(_plain(worker["name"]), _state(worker["state"]), _activity(worker))
     return table
 
 
-def _doing(worker: dict[str, Any]) -> str:
+def _activity(worker: dict[str, Any]) -> str:
     if download := worker["download"]:
-        there = f"{format_bytes(download['bytes_done'])} of {format_bytes(download['bytes_total'])}"
-        return f"downloads {_plain(download['model'])}: {there}"
+        progress = f"{format_bytes(download['bytes_done'])} of {format_bytes(download['bytes_total'])}"
+        return f"downloads {_plain(download['model'])}: {progress}"
     return f"job {_plain(worker['current_job'])}" if worker["current_job"] else ""
 
 
@@ -121,5 +121,5 @@ def _state(state: str) -> str:
 
 
 def _plain(value: object) -> str:
-    """What others chose, without what would move the cursor or colour the table."""
+    """Text that others chose, without control characters and markup."""
     return escape("".join(filter(str.isprintable, str(value or ""))))

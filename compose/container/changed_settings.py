@@ -1,7 +1,7 @@
-"""Hands containers what has changed in .env since they were made: the service `settings` of compose.yaml.
+"""The service `settings` of compose.yaml: writes which settings in .env have changed since each container was created.
 
-A container keeps its environment for life, and `docker compose restart` reads no .env. What this writes is read by
-compose/container/start.sh, which begins every container.
+A container keeps its environment for life, and `docker compose restart` does not read .env. compose/container/start.sh,
+which starts every container, reads the files that this process writes.
 """
 
 import json
@@ -22,15 +22,15 @@ from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 
-#: Who reads which settings, and the group that may read its file.
+#: The settings that each kind of container reads, and the group that may read its file.
 FAMILIES: Mapping[str, tuple[type[BaseSettings], int]] = {
     "api": (ApiSettings, 20001),
     "worker": (WorkerSettings, 20002),
     "housekeeper": (HousekeeperSettings, 20003),
 }
-#: What libraries read, in all of them.
-OF_LIBRARIES = ("AWS_", "OTEL_")
-#: What compose.yaml itself makes use of, or sets for each service.
+#: Variables that libraries read in all of them.
+LIBRARY_PREFIXES = ("AWS_", "OTEL_")
+#: Settings that compose.yaml itself uses, or sets for each service.
 OF_COMPOSE = frozenset(
     f"{PREFIX}{name}"
     for name in (
@@ -38,18 +38,18 @@ OF_COMPOSE = frozenset(
         *("REDIS_URL", "OUTPUT_DIR", "MODEL_DIR", "LORA_DIR", "DATA_DIR"),
     )
 )
-PAUSE_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 Values = Mapping[str, str]
 
 
-def takes(family: str, name: str) -> bool:
-    """Whether a restart is to bring this variable into effect in these containers."""
+def applies_on_restart(family: str, name: str) -> bool:
+    """Whether a restart of these containers brings a change of the variable into effect."""
     is_setting = name.removeprefix(PREFIX).lower() in FAMILIES[family][0].model_fields
-    return name.startswith(OF_LIBRARIES) or (name.startswith(PREFIX) and is_setting and name not in OF_COMPOSE)
+    return name.startswith(LIBRARY_PREFIXES) or (name.startswith(PREFIX) and is_setting and name not in OF_COMPOSE)
 
 
-def read(path: Path) -> dict[str, str]:
+def read_env(path: Path) -> dict[str, str]:
     """Raises OSError, ValueError."""
     if not path.is_file():
         return {}
@@ -57,37 +57,37 @@ def read(path: Path) -> dict[str, str]:
     return {name: value or "" for name, value in values.items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
 
 
-def script(family: str, before: Values, now: Values) -> str:
-    """For start.sh: one line for each variable that has changed."""
-    return "".join(_lines(family, before, now))
+def script(family: str, original: Values, current: Values) -> str:
+    """For start.sh: one line per changed variable."""
+    return "".join(_lines(family, original, current))
 
 
-def _lines(family: str, before: Values, now: Values) -> Iterator[str]:
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, ""), now.get(name, "")
+def _lines(family: str, original: Values, current: Values) -> Iterator[str]:
+    for name in sorted({*original, *current}):
+        old, new = original.get(name, ""), current.get(name, "")
         if old == new:
             continue
-        if takes(family, name):
+        if applies_on_restart(family, name):
             yield f"changed {name} {shlex.quote(old)} {shlex.quote(new)}\n"
-        elif family == "api" and not any(takes(other, name) for other in FAMILIES):
-            yield f"echo '{name} has changed in .env; it takes effect with: docker compose up -d' >&2\n"
+        elif family == "api" and not any(applies_on_restart(other, name) for other in FAMILIES):
+            yield f"echo '{name} has changed in .env; apply it with: docker compose up -d' >&2\n"
 
 
-def before(folder: Path, now: Values, container: str) -> dict[str, str]:
-    """What .env said when this container was made. It has a name for life; one that follows it begins anew."""
-    kept = folder / ".before"
+def original_values(folder: Path, current: Values, container: str) -> dict[str, str]:
+    """What .env contained when this container was created. Its host name is unique: a new container starts over."""
+    file = folder / ".before"
     try:
-        known: dict[str, dict[str, str]] = json.loads(kept.read_text())
+        by_container: dict[str, dict[str, str]] = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):
-        known = {}
-    if container not in known:
-        known = {container: dict(now)}
-        write(kept, json.dumps(known), 0o600, group=-1)
-    return known[container]
+        by_container = {}
+    if container not in by_container:
+        by_container = {container: dict(current)}
+        write(file, json.dumps(by_container), 0o600, group=-1)
+    return by_container[container]
 
 
 def write(path: Path, text: str, mode: int, group: int) -> None:
-    """At once: a container that starts meanwhile reads the old text or the new one."""
+    """Atomic: a container that starts meanwhile reads the old text or the new one."""
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
     temporary.touch(0o600)
@@ -97,10 +97,10 @@ def write(path: Path, text: str, mode: int, group: int) -> None:
     temporary.replace(path)
 
 
-def hand_over(folder: Path, container: str, now: Values) -> None:
-    old = before(folder, now, container)
+def write_scripts(folder: Path, container: str, current: Values) -> None:
+    original = original_values(folder, current, container)
     for family, (_, group) in FAMILIES.items():
-        write(folder / family, script(family, old, now), 0o640, group)
+        write(folder / family, script(family, original, current), 0o640, group)
 
 
 def main(env_file: Path, folder: Path, ready: Path) -> None:
@@ -108,24 +108,22 @@ def main(env_file: Path, folder: Path, ready: Path) -> None:
     restarts.mkdir(exist_ok=True)
     os.chown(restarts, -1, FAMILIES["api"][1])
     restarts.chmod(0o775)
-    seen: dict[str, str] | None = None
-    said = ""
+    written: dict[str, str] | None = None
+    last_error = ""
     while True:
         try:
-            now = read(env_file)
-        except (OSError, ValueError) as error:
-            now, told = seen or {}, f".env cannot be read: {error}"
-        else:
-            told = ""
-        if told not in ("", said):
-            print(told, file=sys.stderr, flush=True)
-        said = told
-        if now != seen:
-            hand_over(folder, socket.gethostname(), now)
-            seen = now
+            current, error = read_env(env_file), ""
+        except (OSError, ValueError) as failure:
+            current, error = written or {}, f".env cannot be read: {failure}"
+        if error not in ("", last_error):
+            print(error, file=sys.stderr, flush=True)
+        last_error = error
+        if current != written:
+            write_scripts(folder, socket.gethostname(), current)
+            written = current
         ready.touch()
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 if __name__ == "__main__":
-    main(Path("/project/.env"), Path("/settings"), Path("/tmp/ready"))  # noqa: S108 - places in the container
+    main(Path("/project/.env"), Path("/settings"), Path("/tmp/ready"))  # noqa: S108 - paths in the container

@@ -1,31 +1,32 @@
-"""`imagegen doctor`, from the settings to the report."""
+"""`imagegen doctor`: loads the settings, runs all checks, prints the report."""
 
 from importlib.metadata import version
 
 from rich.console import Console
 
-from compose.doctor.checks.token import token_of
-from compose.doctor.examination import Result, examine
+from compose.doctor.check_runner import CheckResult, run_checks
+from compose.doctor.checks.models.token import token_of
 from compose.doctor.findings import problem
+from compose.doctor.installation import Installation
 from compose.doctor.report import print_json, print_results
 from compose.doctor.secrets import Secrets
-from compose.doctor.surroundings import Surroundings
 from shared.errors import ConfigurationError
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
 
 def run(console: Console, *, as_json: bool) -> bool:
-    """Whether there was no problem."""
+    """Returns whether no check found a problem."""
     try:
         settings = load(LauncherSettings)
     except ConfigurationError as error:
-        # All else depends on them.
-        wrong = problem(error.detail, "Correct it in the environment or in .env; docs/configuration.md has them all.")
-        results, secrets = iter([Result("settings", (wrong,))]), Secrets(())
+        # All other checks depend on the settings.
+        remedy = "Correct it in the environment or in .env; docs/configuration.md lists all settings."
+        finding = problem(error.detail, remedy)
+        results, secrets = iter([CheckResult("settings", (finding,))]), Secrets(())
     else:
-        here = Surroundings.of(settings)
-        results, secrets = examine(here), Secrets.of(settings, token_of(here) or "")
+        installation = Installation.of(settings)
+        results, secrets = run_checks(installation), Secrets.of(settings, token_of(installation) or "")
     if as_json:
         return print_json(results, version("imagegen"), secrets)
     return print_results(results, console, secrets)

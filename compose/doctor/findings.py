@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""What a check finds, and how bad it is."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,9 +7,9 @@ from enum import StrEnum
 class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"
-    """Works, but not as well as it could, or not for long."""
+    """Works, but slowly, or not for long."""
     PROBLEM = "problem"
-    """Something does not work."""
+    """Does not work."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Finding:
     level: Level
     detail: str
     remedy: str = ""
-    """What to do about it; empty where all is well."""
+    """What to do about it; empty when all is well."""
 
 
 def ok(detail: str) -> Finding:
@@ -30,3 +30,9 @@ def warning(detail: str, remedy: str) -> Finding:
 
 def problem(detail: str, remedy: str) -> Finding:
     return Finding(Level.PROBLEM, detail, remedy)
+
+
+def split_sentence(sentence: str) -> tuple[str, str]:
+    """Detail and remedy of a message such as `X is wrong: set it to Y.`"""
+    detail, _, remedy = sentence.partition(": ")
+    return f"{detail.rstrip('.')}.", remedy[:1].upper() + remedy[1:]

@@ -1,4 +1,4 @@
-"""What must not be told, whoever quotes it."""
+"""The secrets of an installation, which no report may contain."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from shared.settings.launcher import LauncherSettings
 
-HIDDEN = "***"
+MASK = "***"
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class Secrets:
 
     @classmethod
     def of(cls, settings: LauncherSettings, *others: str) -> Self:
-        found = {value for value in (*_held_by(settings), *others) if value}
-        # The longest first: one may be part of another.
-        return cls(tuple(sorted(found, key=len, reverse=True)))
+        values = {value for value in (*_secrets_in(settings), *others) if value}
+        # Longest first: one may be part of another.
+        return cls(tuple(sorted(values, key=len, reverse=True)))
 
-    def hide(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         for value in self.values:
-            text = text.replace(value, HIDDEN)
+            text = text.replace(value, MASK)
         return text
 
 
-def _held_by(settings: LauncherSettings) -> Iterator[str]:
+def _secrets_in(settings: LauncherSettings) -> Iterator[str]:
     for _, value in settings:
         if isinstance(value, SecretStr):
             yield value.get_secret_value()

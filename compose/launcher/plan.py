@@ -1,4 +1,4 @@
-"""What `imagegen up` runs: decided by the launcher, which reads the settings, and carried out by the supervisor."""
+"""The processes that `imagegen up` runs: planned from the settings, handed to the supervisor as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -17,45 +17,45 @@ class Service:
     """Text in the line of output that says it is ready."""
     env: Mapping[str, str] = field(default_factory=dict)
     shown: str = ""
-    """Only lines that match this pattern are worth showing."""
+    """Pattern of the lines that are printed; the others are only logged."""
     grace_seconds: float = 10.0
-    """How long it may take to stop when asked."""
+    """How long it may take to stop."""
     stops_last: bool = False
     """Whether the others need it until they have stopped."""
 
 
 @dataclass(frozen=True)
-class Wave:
-    """Services that start side by side, once those of the wave before are ready."""
+class Stage:
+    """Services that start at the same time, once those of the stage before are ready."""
 
     services: tuple[Service, ...]
     announcement: str = ""
-    """Shown when all of them are ready."""
+    """Printed when all of them are ready."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    waves: tuple[Wave, ...]
+    stages: tuple[Stage, ...]
     data_dir: str
     socket_dir: str
-    """Removed in the end."""
+    """Removed at the end."""
     embedded_redis_url: str
-    """Told to commands that work on its records; empty where the server is somebody else's."""
+    """Published for other commands; empty where SD_REDIS_URL names a server."""
     log_format: "LogFormat"
-
     warnings: tuple[str, ...] = ()
 
     @property
     def services(self) -> tuple[Service, ...]:
-        return tuple(service for wave in self.waves for service in wave.services)
+        return tuple(service for stage in self.stages for service in stage.services)
 
-    def as_json(self) -> str:
+    def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
-    def of_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> Self:
         raw: dict[str, Any] = json.loads(text)
-        waves = [
-            (tuple(Service(**service) for service in wave["services"]), wave["announcement"]) for wave in raw["waves"]
-        ]
-        return cls(**{**raw, "waves": tuple(Wave(services, announcement) for services, announcement in waves)})
+        stages = tuple(
+            Stage(tuple(Service(**service) for service in stage["services"]), stage["announcement"])
+            for stage in raw["stages"]
+        )
+        return cls(**{**raw, "stages": stages})

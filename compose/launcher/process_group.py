@@ -1,4 +1,4 @@
-"""The process group that all services live in, and the guard that ends it when the launcher is gone."""
+"""The process group of all services, and its guard, which ends the group when the launcher dies."""
 
 import os
 import signal
@@ -9,26 +9,26 @@ from subprocess import DEVNULL, PIPE, STDOUT
 from types import TracebackType
 from typing import Self
 
-#: A shell, because it takes a fraction of an interpreter's memory. Its standard input ends with the launcher, also
-#: after kill -9; what it has as standard output, a pipe to read from, ends when every service has.
+#: A shell, because it takes a fraction of an interpreter's memory. Its standard input closes when the launcher ends,
+#: also by kill -9. Its standard output is a pipe to read from, which closes when every service has ended.
 _GUARD = "trap '' INT TERM HUP; read -r _; kill -TERM 0; { sleep 10; kill -KILL 0; } & read -r _ <&1; kill -KILL 0"
 
 
 class ProcessGroup:
-    """Leaving it kills what is left in it."""
+    """Kills what is left in the group when the `with` block ends."""
 
     def __enter__(self) -> Self:
-        emptied, self._alive = os.pipe()
-        os.set_inheritable(self._alive, True)
-        self._guard = subprocess.Popen(("/bin/sh", "-c", _GUARD), stdin=PIPE, stdout=emptied, process_group=0)
-        os.close(emptied)
+        read_end, self._write_end = os.pipe()
+        os.set_inheritable(self._write_end, True)
+        self._guard = subprocess.Popen(("/bin/sh", "-c", _GUARD), stdin=PIPE, stdout=read_end, process_group=0)
+        os.close(read_end)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
-        os.close(self._alive)
+        os.close(self._write_end)
 
     def spawn(self, command: Sequence[str], env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
@@ -38,5 +38,5 @@ class ProcessGroup:
             stdout=PIPE,
             stderr=STDOUT,
             process_group=self._guard.pid,
-            pass_fds=(self._alive,),
+            pass_fds=(self._write_end,),
         )

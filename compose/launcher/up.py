@@ -1,4 +1,4 @@
-"""The whole service on one machine, as native processes: `imagegen up`."""
+"""`imagegen up`: checks the settings, plans the processes, and becomes the supervisor that runs them."""
 
 import errno
 import os
@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 
 from compose.launcher import services
 from compose.launcher.console import BOLD, GREEN, paint
-from compose.launcher.plan import Plan, Wave
-from compose.launcher.supervise import REDIS_URL_FILE
+from compose.launcher.plan import Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
@@ -27,18 +26,8 @@ EXAMPLE = (
 )
 
 
-def redis_url_of(settings: LauncherSettings) -> str | None:
-    """Where the service's Redis is; None where it would be the embedded one and that is not running."""
-    if settings.redis_url:
-        return settings.redis_url
-    try:
-        return (settings.data_dir / REDIS_URL_FILE).read_text()
-    except FileNotFoundError:
-        return None
-
-
 def up(settings: LauncherSettings, command: str) -> NoReturn:
-    """Becomes the supervisor, which runs until interrupted. `command` is how this user calls the command line.
+    """Becomes the supervisor, which runs until interrupted. The banner shows `command` as the name of the command line.
 
     Raises ConfigurationError.
     """
@@ -47,9 +36,7 @@ def up(settings: LauncherSettings, command: str) -> NoReturn:
     settings.require_output_dir()
     require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port == settings.port:
-        raise ConfigurationError(
-            f"SD_FLOWER_PORT and SD_PORT are both {settings.port}: choose another for one of them."
-        )
+        raise ConfigurationError(f"SD_FLOWER_PORT and SD_PORT are both {settings.port}: change one of them.")
     if settings.flower_port:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     sockets = _socket_folder()
@@ -61,48 +48,48 @@ def up(settings: LauncherSettings, command: str) -> NoReturn:
 
 
 def _become_supervisor(plan: Plan) -> NoReturn:
-    # Through a pipe: there may be a password in it. It is smaller than what a pipe holds.
-    reading, writing = os.pipe()
-    os.set_inheritable(reading, True)
-    with os.fdopen(writing, "w") as pipe:
-        pipe.write(plan.as_json())
-    # What was imported for the settings takes more memory than the supervisor and lives as long as the process does.
-    os.execv(sys.executable, (sys.executable, "-m", "compose.launcher.supervise", str(reading)))  # noqa: S606
+    # Through a pipe, because the plan may hold a password. It is smaller than the capacity of a pipe.
+    read_end, write_end = os.pipe()
+    os.set_inheritable(read_end, True)
+    with os.fdopen(write_end, "w") as pipe:
+        pipe.write(plan.to_json())
+    # A new program, because the modules imported for the settings take more memory than the supervisor.
+    os.execv(sys.executable, (sys.executable, "-m", "compose.launcher.main", str(read_end)))  # noqa: S606
 
 
 def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
-    """What makes images comes first, so that the first one need not wait for what looks after the service."""
+    """API and workers start before housekeeper and dashboard, so that the first image comes sooner."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
     env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [services.worker(settings, env, backend) for backend in settings.backends]
-    others = [services.housekeeper(settings, env)]
+    others = [services.housekeeper(env)]
     if settings.flower_port:
         others.append(services.flower(settings, env))
     return Plan(
-        waves=(
-            Wave(tuple(redis)),
-            Wave((services.api(settings, env), *workers), announcement=_banner(settings, command)),
-            Wave(tuple(others), announcement=_dashboard(settings)),
+        stages=(
+            Stage(tuple(redis)),
+            Stage((services.api(env), *workers), announcement=_banner(settings, command)),
+            Stage(tuple(others), announcement=_dashboard(settings)),
         ),
         data_dir=str(settings.data_dir),
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
-        warnings=(*unknown_setting_warnings(), *_missing_redis(settings)),
+        warnings=(*unknown_setting_warnings(), *_unreachable_redis(settings)),
     )
 
 
-def _missing_redis(settings: LauncherSettings) -> Iterator[str]:
-    """Asked once here, so that not every process says for itself what is wrong. Raises ConfigurationError."""
+def _unreachable_redis(settings: LauncherSettings) -> Iterator[str]:
+    """Checks the server once, so that not every process reports it. Raises ConfigurationError."""
     if settings.redis_url:
         from shared.redis.store import require_redis
 
         if not require_redis(settings.redis_url):
             url = urlsplit(settings.redis_url)
-            place = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
-            yield f"no Redis server answers at {place} (SD_REDIS_URL); everything waits for it"
+            address = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
+            yield f"no Redis server responds at {address} (SD_REDIS_URL); all processes wait for it"
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:
@@ -114,41 +101,41 @@ def require_free_port(host: str, port: int, setting: str) -> None:
             probe.bind(address)
     except PermissionError:
         raise ConfigurationError(
-            f"Port {port} is kept for the system's administrator: choose one from 1024 on with {PREFIX}{setting}=7860."
+            f"Only root may use port {port}: choose one from 1024 on with {PREFIX}{setting}=7860."
         ) from None
     except (socket.gaierror, UnicodeError):
-        raise ConfigurationError(f"{PREFIX}HOST={host} is no address or name that is known here.") from None
+        raise ConfigurationError(f"{PREFIX}HOST={host} is not an address or host name that resolves.") from None
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigurationError(f"{PREFIX}HOST={host} is no address of this machine.") from None
+            raise ConfigurationError(f"{PREFIX}HOST={host} is not an address of this machine.") from None
         raise ConfigurationError(
-            f"{host}:{port} cannot be used ({error.strerror}): stop the program that has it, or choose another "
-            f"port with {PREFIX}{setting}={port + 1 if port < 65_535 else port - 1}."
+            f"{host}:{port} cannot be used ({error.strerror}): stop the program that uses it, or choose "
+            f"another port with {PREFIX}{setting}={port + 1 if port < 65_535 else port - 1}."
         ) from None
 
 
 def _socket_folder() -> Path:
-    """Outside of the data folder: a socket's path may take about 100 bytes at most."""
+    """Outside the data folder, because the path of a socket is limited to about 100 bytes."""
     try:
         return Path(tempfile.mkdtemp(prefix="imagegen-"))
     except OSError as error:
         raise ConfigurationError(
-            f"No temporary folder can be made ({error.strerror}): name one that this user may write to with TMPDIR."
+            f"No temporary folder can be created ({error.strerror}): name a writable one with TMPDIR."
         ) from None
 
 
 def url_of(settings: LauncherSettings, port: int) -> str:
-    """How this machine reaches what listens on `port` of SD_HOST."""
+    """The URL at which this machine reaches `port` of SD_HOST."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _readable(url: str) -> str:
+def _with_localhost(url: str) -> str:
     return url.replace("http://127.0.0.1:", "http://localhost:")
 
 
 def _banner(settings: LauncherSettings, command: str) -> str:
-    url = settings.public_url or _readable(url_of(settings, settings.port))
+    url = settings.public_url or _with_localhost(url_of(settings, settings.port))
     key = "-H 'x-api-key: YOUR-KEY' " if settings.api_key else ""
     return "\n".join(
         (
@@ -168,4 +155,4 @@ def _banner(settings: LauncherSettings, command: str) -> str:
 
 
 def _dashboard(settings: LauncherSettings) -> str:
-    return f"  Dashboard  {_readable(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""
+    return f"  Dashboard  {_with_localhost(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""

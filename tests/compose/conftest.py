@@ -1,12 +1,14 @@
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, chdir, suppress
 from pathlib import Path
 from typing import Self
 
 import psutil
 import pytest
 import requests
+from click.testing import Result
+from typer.testing import CliRunner
 
 from tests.stack import Process, free_port, socket_folder
 
@@ -14,7 +16,7 @@ STOP_SECONDS = 45
 
 
 class Launched:
-    """`imagegen up` in a folder of its own."""
+    """`imagegen up` in its own folder."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -24,7 +26,7 @@ class Launched:
             "SD_PORT": str(self.port),
             "SD_FLOWER_PORT": str(self.flower_port),
             "SD_BACKENDS": "null",
-            # A launcher that was killed does not remove its socket's folder.
+            # A killed launcher does not remove the folder of its socket.
             "TMPDIR": self._sockets.name,
             **settings,
         }
@@ -41,8 +43,15 @@ class Launched:
     def cli(self, *arguments: str) -> Process:
         return Process([sys.executable, "-m", "compose.cli.app", *arguments], self.folder, **self.settings)
 
+    def run(self, *arguments: str) -> Result:
+        """A command in the folder of the service, inside this process: a new one takes a second longer."""
+        from compose.cli.app import cli
+
+        with chdir(self.folder):
+            return CliRunner().invoke(cli, arguments, env=self.settings)
+
     def is_ready(self) -> Self:
-        """Everything runs, what makes no images included."""
+        """Waits until all processes run, housekeeper and dashboard included."""
         dashboard = () if self.settings["SD_FLOWER_PORT"] == "0" else ("Dashboard",)
         self.launcher.wait_for("Ctrl-C stops everything", *dashboard)
         return self
@@ -53,7 +62,7 @@ class Launched:
     def service(self, part: str) -> psutil.Process:
         """The topmost process whose command line holds `part`."""
         for process in psutil.Process(self.launcher.pid).children():
-            # One that was killed just now has no command line any more.
+            # A process that was killed just now has no command line.
             with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
                 if part in " ".join(process.cmdline()):
                     return process
@@ -68,13 +77,13 @@ Launch = Callable[..., Launched]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Starts services in the test's folder, without their dashboard; `settings` are theirs."""
+    """Starts services with these settings in the test's folder, without a dashboard by default."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(Launched(tmp_path, **{"SD_FLOWER_PORT": "0", **settings}))
 
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """A running service for tests that leave it as it was."""
+    """A running service, shared by tests that leave it as it was."""
     with Launched(tmp_path_factory.mktemp("service")) as launched:
         yield launched.is_ready()

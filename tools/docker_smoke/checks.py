@@ -1,4 +1,4 @@
-"""What every check is made of."""
+"""Runs commands, waits for conditions, and prints the result of each check."""
 
 import shlex
 import subprocess
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 
 class Failed(Exception):
-    """A check did not hold."""
+    """A check did not pass."""
 
 
-def check(holds: bool, promise: str, detail: object = "") -> None:
-    print(f"  {'ok  ' if holds else 'FAIL'}  {promise}{f'  ({detail})' if detail != '' else ''}", flush=True)
-    if not holds:
+def check(passed: bool, promise: str, detail: object = "") -> None:
+    print(f"  {'ok  ' if passed else 'FAIL'}  {promise}{f'  ({detail})' if detail != '' else ''}", flush=True)
+    if not passed:
         raise Failed(promise)
 
 
 def run(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, fails: bool = False) -> str:
-    """What the command printed. Raises Failed unless it ends as expected."""
-    done = subprocess.run(  # noqa: S603 - the commands are this file's own
+    """The output of the command. Raises Failed unless it succeeds, or fails with `fails`."""
+    done = subprocess.run(  # noqa: S603 - the commands are constants of this package
         command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     if (done.returncode != 0) is not fails:
@@ -31,21 +31,21 @@ def run(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None, f
     return done.stdout.strip()
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float = 180) -> T:
-    """The first answer that is true. Raises Failed."""
+def wait_for(what: str, condition: Callable[[], T | None], seconds: float = 180) -> T:
+    """The first true result of `condition`. Raises Failed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if found := look():
-            return found
+        if result := condition():
+            return result
         time.sleep(0.3)
     raise Failed(f"{what}: not within {seconds:g} s")
 
 
 def timed(work: Callable[[], object]) -> float:
-    begin = time.monotonic()
+    started_at = time.monotonic()
     work()
-    return time.monotonic() - begin
+    return time.monotonic() - started_at
 
 
-def inspect(thing: str, field: str) -> str:
-    return run("docker", "inspect", "--format", f"{{{{{field}}}}}", thing)
+def inspect(name: str, field: str) -> str:
+    return run("docker", "inspect", "--format", f"{{{{{field}}}}}", name)

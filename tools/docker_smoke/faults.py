@@ -1,80 +1,82 @@
-"""What the running stack is put through."""
+"""Breaks the running stack: kills workers, changes settings, restarts everything."""
 
 import http.client
 import json
 import time
 from typing import Any
 
-from tools.docker_smoke.checks import check, inspect, run, timed, until
-from tools.docker_smoke.stack import GRACE_SECONDS, Stack, call, sd_workers, told
+from tools.docker_smoke.checks import check, inspect, run, timed, wait_for
+from tools.docker_smoke.stack import GRACE_SECONDS, Stack, call, get_json, sd_workers
 
-#: Longer than the grace, on the fastest of machines: some ten seconds on two cores of their own.
+#: Takes longer than the grace period on any machine: about ten seconds on two cores.
 LONG = {"prompt": "a red heart on a blue background", "num_inference_steps": 150, "num_images": 4}
 
 
-def deaths(stack: Stack) -> str:
-    job, worker = in_the_middle()
+def kill_workers(stack: Stack) -> str:
+    job, worker = running_job()
     run("docker", "kill", worker)
-    survives(job, "docker kill of the worker in the middle of a job: another one finishes it")
+    check_survival(job, "docker kill of the worker in the middle of a job: another one finishes it")
     run("docker", "start", worker)
-    stack.serves(2)
-    job, worker = in_the_middle()
-    spent = timed(lambda: run("docker", "stop", "--time", inspect(worker, ".Config.StopTimeout"), worker))
+    stack.wait_for_workers(2)
+    job, worker = running_job()
+    seconds = timed(lambda: run("docker", "stop", "--time", inspect(worker, ".Config.StopTimeout"), worker))
     check(inspect(worker, ".State.ExitCode") == "0", "docker stop in the middle of a job: the worker exits with 0")
-    check(spent < GRACE_SECONDS + 10, f"within its grace of {GRACE_SECONDS} s and some", f"{spent:.1f} s")
-    survives(job, "the job that it put back is finished by another one")
+    check(
+        seconds < GRACE_SECONDS + 10, f"within its grace period of {GRACE_SECONDS} s and a margin", f"{seconds:.1f} s"
+    )
+    check_survival(job, "another worker finishes the requeued job")
     return job
 
 
-def changes(stack: Stack) -> None:
-    """What operators do: change .env, restart the service that they know."""
+def change_settings(stack: Stack) -> None:
+    """Does what operators do: changes .env and restarts the API."""
     stack.configure(SD_MODEL_ID="/app/models/none")
     restart = ("restart", "stable-diffusion")
     stack.compose(*restart)
-    reason = until("the reason is told", lambda: health().get("reasons", {}).get("sd"))
+    reason = wait_for("the reason is reported", lambda: health().get("reasons", {}).get("sd"))
     check(
         "SD_MODEL_ID is /app/models/none" in reason,
-        "restart: a changed SD_MODEL_ID takes effect, and why it fails is told",
+        "restart: a changed SD_MODEL_ID takes effect, and /health reports why it fails",
     )
     time.sleep(25)
     starts = max(int(inspect(worker, ".RestartCount")) for worker in stack.containers("worker-sd"))
-    check(starts <= 5, "a worker that cannot load its model is started ever more seldom", f"{starts} times in 25 s")
+    check(starts <= 5, "a worker that cannot load its model restarts with growing delays", f"{starts} times in 25 s")
     stack.configure()
     stack.compose(*restart)
-    spent = timed(lambda: stack.serves(2))
-    check(health()["reasons"] == {}, "restart: changed back, both workers have their model", f"after {spent:.1f} s")
+    seconds = timed(lambda: stack.wait_for_workers(2))
+    check(health()["reasons"] == {}, "restart: changed back, both workers load their model", f"after {seconds:.1f} s")
 
 
 def health() -> dict[str, Any]:
-    status, answer = call("GET", "/health")
-    return dict(json.loads(answer)) if status == http.client.OK else {}
+    status, content = call("GET", "/health")
+    return dict(json.loads(content)) if status == http.client.OK else {}
 
 
-def restarts(stack: Stack, job: str) -> None:
-    spent = timed(lambda: stack.compose("down"))
-    check(spent < 60, "the whole stack stops by itself", f"{spent:.1f} s")
+def restart_stack(stack: Stack, job: str) -> None:
+    seconds = timed(lambda: stack.compose("down"))
+    check(seconds < 60, "the whole stack stops in time", f"{seconds:.1f} s")
     stack.up("stable-diffusion")
-    until("the API answers", lambda: call("GET", "/health/live")[0] == http.client.OK or None)
-    check(told("GET", f"/api/jobs/{job}")["state"] == "succeeded", "after a new start, jobs and images are still there")
-    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and so are their images")
+    wait_for("the API responds", lambda: call("GET", "/health/live")[0] == http.client.OK or None)
+    check(get_json("GET", f"/api/jobs/{job}")["state"] == "succeeded", "jobs survive a restart of the stack")
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and so do their images")
 
 
-def in_the_middle() -> tuple[str, str]:
-    """A job that has begun, and the container that works on it."""
-    job = told("POST", "/api/jobs", LONG)["id"]
+def running_job() -> tuple[str, str]:
+    """A running job, and the container of its worker."""
+    job = get_json("POST", "/api/jobs", LONG)["id"]
 
-    def at_work() -> tuple[str, str] | None:
-        progress = told("GET", f"/api/jobs/{job}")["progress"]
+    def find() -> tuple[str, str] | None:
+        progress = get_json("GET", f"/api/jobs/{job}")["progress"]
         busy = [worker for worker in sd_workers() if worker["current_job"] == job]
         return (job, busy[0]["name"].partition("@")[2]) if busy and progress else None
 
-    return until("the job has begun", at_work)
+    return wait_for("the job runs", find)
 
 
-def survives(job: str, promise: str) -> None:
-    begin = time.monotonic()
+def check_survival(job: str, promise: str) -> None:
+    started_at = time.monotonic()
     states = ("succeeded", "failed", "cancelled")
-    ended = until(promise, lambda: (now := told("GET", f"/api/jobs/{job}"))["state"] in states and now, 600)
-    detail = f"{ended['state']} {time.monotonic() - begin:.1f} s later, attempt {ended['attempt']}"
-    check(ended["state"] == "succeeded" and ended["attempt"] > 1, promise, detail)
-    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and its image is there")
+    job_ended = wait_for(promise, lambda: (now := get_json("GET", f"/api/jobs/{job}"))["state"] in states and now, 600)
+    detail = f"{job_ended['state']} {time.monotonic() - started_at:.1f} s later, attempt {job_ended['attempt']}"
+    check(job_ended["state"] == "succeeded" and job_ended["attempt"] > 1, promise, detail)
+    check(call("GET", f"/api/jobs/{job}/images/0")[0] == http.client.OK, "and its image exists")

@@ -1,4 +1,4 @@
-"""The images: built as a commit has them, small, without secrets, and built again in seconds."""
+"""Builds the images from a clean clone and checks them: small, without secrets, quick to rebuild."""
 
 import argparse
 import shutil
@@ -16,8 +16,8 @@ from tools.docker_smoke.checks import ROOT, check, inspect, run, timed
 from tools.docker_smoke.stack import CANARY
 
 BASE = "python:3.11-slim-bookworm"
-#: What the published python:3.11-slim-bookworm leaves of 250 MB; a base that was prepared by hand may be larger.
-MOST_ADDED = 110e6
+#: 250 MB minus the published python:3.11-slim-bookworm; a prepared base may be larger.
+MAX_ADDED_BYTES = 110e6
 IMAGES = {
     "imagegen-api": ("Dockerfile.api",),
     "imagegen-worker-slim": ("Dockerfile.worker", "--target", "slim"),
@@ -25,27 +25,29 @@ IMAGES = {
 }
 
 
-def images(folder: Path, options: argparse.Namespace) -> None:
+def check_images(folder: Path, options: argparse.Namespace) -> None:
     build(folder, options)
     code = folder / "shared/errors.py"
     before = code.read_text()
     code.write_text(f"{before}# {time.time_ns()}\n")
-    print("  ...   again, after a change of code")
-    spent = timed(lambda: build(folder, options, tag=":changed"))
+    print("  ...   rebuilding after a change of code")
+    seconds = timed(lambda: build(folder, options, tag=":changed"))
     code.write_text(before)
     run("docker", "rmi", *(f"{image}:changed" for image in IMAGES))
     # Not part of a fresh clone.
     (folder / ".env").unlink()
-    check(spent < 90, "a change of code builds all three again in seconds", f"{spent:.1f} s")
-    base = size_of_base()
+    check(seconds < 90, "after a change of code, all three are rebuilt in seconds", f"{seconds:.1f} s")
+    base = base_size()
     for image in IMAGES:
         size = int(inspect(image, ".Size"))
-        print(f"  ...   {image}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB of it above the Python base")
+        print(f"  ...   {image}: {size / 1e6:.0f} MB, {(size - base) / 1e6:.0f} MB more than the Python base")
         check(inspect(image, ".Config.User") == "10001:10001", f"{image} does not run as root")
-        check(not holds_canary(image), f"{image} holds no secret and no file that is not the service's, in no layer")
+        check(not contains_canary(image), f"no layer of {image} contains a secret or a foreign file")
     added = int(inspect("imagegen-api", ".Size")) - base
     check(
-        added < MOST_ADDED, "the API's image is smaller than 250 MB on the base it names", f"adds {added / 1e6:.0f} MB"
+        added < MAX_ADDED_BYTES,
+        "the API's image is smaller than 250 MB on the published base",
+        f"adds {added / 1e6:.0f} MB",
     )
     for image in ("imagegen-api", "imagegen-worker-slim"):
         run("docker", "run", "--rm", image, "python3", "-c", "import torch", fails=True)
@@ -53,8 +55,8 @@ def images(folder: Path, options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def context() -> Iterator[Path]:
-    """The sources as in a clone that only its owner may read, and beside them what must never get into an image."""
+def build_context() -> Iterator[Path]:
+    """The sources as in a clone that only its owner may read, and files that must never get into an image."""
     with tempfile.TemporaryDirectory() as folder:
         for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
             if (ROOT / name).is_file():
@@ -77,32 +79,32 @@ def build(folder: Path, options: argparse.Namespace, tag: str = "") -> None:
         print(f"  ...   {image} built in {timed(lambda c=command: run(*c, cwd=folder)):.1f} s", flush=True)  # type: ignore[misc]
 
 
-def holds_canary(image: str) -> bool:
-    """Whether any file of any layer has it, also one that a later layer removed."""
+def contains_canary(image: str) -> bool:
+    """Whether a file of any layer contains it, even one that a later layer removed."""
     command = ("docker", "save", image)
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE) as save,  # noqa: S603
         tarfile.open(fileobj=save.stdout, mode="r|") as layers,
     ):
         files = (layers.extractfile(member) for member in layers if member.isfile())
-        # Every layer is read to its end: the engine would wait for a reader.
-        return sum(has_canary(file) for file in files if file is not None) > 0
+        # Reads every layer to its end, because the engine waits for its reader.
+        return sum(layer_contains_canary(file) for file in files if file is not None) > 0
 
 
-def has_canary(layer: IO[bytes]) -> bool:
-    """Some engines save layers as they are, others compress them."""
+def layer_contains_canary(layer: IO[bytes]) -> bool:
+    """Some engines compress the layers that they save."""
     first = layer.read(2)
     unpack = zlib.decompressobj(wbits=31).decompress if first == b"\x1f\x8b" else bytes
-    before, found, chunk = b"", False, first
+    tail, found, chunk = b"", False, first
     while chunk:
-        text = before + unpack(chunk)
+        text = tail + unpack(chunk)
         found = found or CANARY.encode() in text
-        before, chunk = text[-len(CANARY) :], layer.read(1 << 20)
+        tail, chunk = text[-len(CANARY) :], layer.read(1 << 20)
     return found
 
 
-def size_of_base() -> int:
-    """Builders of today use the base without keeping it under its name."""
+def base_size() -> int:
+    """Pulls the base, because current builders do not keep it under its name."""
     if not run("docker", "images", "--quiet", BASE):
         run("docker", "pull", "--quiet", BASE)
     return int(inspect(BASE, ".Size"))

@@ -1,4 +1,4 @@
-"""The service in containers, and how it is asked."""
+"""The service in containers, and requests to it."""
 
 import http.client
 import json
@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tools.docker_smoke.checks import Failed, run, until
+from tools.docker_smoke.checks import Failed, run, wait_for
 
 PROFILES = ("--profile", "sd", "--profile", "flux-api")
-#: Stands where secrets stand, in the settings and in the build context: no image may hold it.
+#: Used as every secret in the settings and in the build context: no image may contain it.
 CANARY = "canary-7d1e2c5b9a4f4c0e"
 GRACE_SECONDS = 2
 SETTINGS = {
@@ -24,7 +24,7 @@ SETTINGS = {
 
 
 class Stack:
-    """The service in containers, of a clone, with settings of its own and none of this machine's."""
+    """The service in containers, from a clone, isolated from the settings of this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Stack:
         self.version = run(*self._command, "version").splitlines()[0]
 
     def configure(self, **settings: str) -> None:
-        """As people keep it: for their own eyes, and as editors write it: another file in its place."""
+        """Replaces .env as editors do: by another file, readable by its owner only."""
         new = self.folder / ".env.new"
         new.write_text("".join(f"{name}={value}\n" for name, value in (SETTINGS | settings).items()))
         new.chmod(0o600)
@@ -49,9 +49,9 @@ class Stack:
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "-q", service).split()
 
-    def serves(self, workers: int) -> None:
-        """Until so many workers of sd are ready."""
-        until(f"{workers} ready workers", lambda: len([w for w in sd_workers() if w["state"] == "ready"]) == workers)
+    def wait_for_workers(self, workers: int) -> None:
+        """Until this number of sd workers is ready."""
+        wait_for(f"{workers} ready workers", lambda: len([w for w in sd_workers() if w["state"] == "ready"]) == workers)
 
 
 def call(method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
@@ -59,22 +59,24 @@ def call(method: str, path: str, body: object = None, **headers: str) -> tuple[i
     payload = None if body is None else json.dumps(body)
     try:
         connection.request(method, path, payload, {"content-type": "application/json", **headers})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
     except OSError:
         return 0, b""
     finally:
         connection.close()
 
 
-def told(method: str, path: str, body: object = None) -> Any:
-    status, answer = call(method, path, body)
+def get_json(method: str, path: str, body: object = None) -> Any:
+    status, content = call(method, path, body)
     if status >= 400 or not status:
-        raise Failed(f"{method} {path} was answered {status}: {answer[:500]!r}")
-    return json.loads(answer)
+        raise Failed(f"{method} {path} returned {status}: {content[:500]!r}")
+    return json.loads(content)
 
 
 def sd_workers() -> list[dict[str, Any]]:
     if call("GET", "/health/live")[0] != http.client.OK:
         return []
-    return next(backend["workers"] for backend in told("GET", "/api/backends")["backends"] if backend["name"] == "sd")
+    return next(
+        backend["workers"] for backend in get_json("GET", "/api/backends")["backends"] if backend["name"] == "sd"
+    )

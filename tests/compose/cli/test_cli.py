@@ -13,9 +13,9 @@ from tests.worker.images.looking import pixels
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
 def test_generate_saves_the_image_in_the_format_of_the_file_name(service: Launched, ending: str, kind: str) -> None:
-    command = service.cli("generate", "a prompt", "-o", f"out.{ending}", "--seed", "7", "--width", "96")
+    command = service.run("generate", "a prompt", "-o", f"out.{ending}", "--seed", "7", "--width", "96")
 
-    assert command.wait() == 0
+    assert command.exit_code == 0
     assert "96x64" in command.output
     assert "seed 7" in command.output
     with Image.open(service.folder / f"out.{ending}") as image:
@@ -23,75 +23,75 @@ def test_generate_saves_the_image_in_the_format_of_the_file_name(service: Launch
 
 
 def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
-    command = service.cli("generate", "a prompt", "--width", "5000")
+    command = service.run("generate", "a prompt", "--width", "5000")
 
-    assert command.wait() == 1
+    assert command.exit_code == 1
     assert "/width: must be between 16 and 4096" in command.output
 
 
-def test_generate_says_how_to_start_the_service_that_is_not_there(service: Launched) -> None:
-    command = service.cli("generate", "a prompt", "--url", f"http://127.0.0.1:{free_port()}")
+def test_generate_without_a_service_says_how_to_start_it(service: Launched) -> None:
+    command = service.run("generate", "a prompt", "--url", f"http://127.0.0.1:{free_port()}")
 
-    assert command.wait() == 1
+    assert command.exit_code == 1
     assert "imagegen up" in command.output
     assert "Traceback" not in command.output
 
 
-def test_generate_refuses_a_file_name_it_has_no_format_for(service: Launched) -> None:
-    command = service.cli("generate", "a prompt", "-o", "out.gif")
+def test_generate_refuses_an_unknown_file_extension(service: Launched) -> None:
+    command = service.run("generate", "a prompt", "-o", "out.gif")
 
-    assert command.wait() == 1
+    assert command.exit_code == 1
     assert not (service.folder / "out.gif").exists()
 
 
-def test_generate_begins_with_a_image(service: Launched) -> None:
+def test_generate_edits_an_image_within_a_mask(service: Launched) -> None:
     (service.folder / "in.png").write_bytes(encoded(scene()))
     (service.folder / "mask.png").write_bytes(encoded(half_mask()))
     images = ("--image", "in.png", "--mask", "mask.png", "--strength", "1", "--backend", "null")
 
-    command = service.cli("generate", "a prompt", "-o", "changed.png", *images)
+    command = service.run("generate", "a prompt", "-o", "changed.png", *images)
 
-    assert command.wait() == 0
+    assert command.exit_code == 0
     before, after = np.asarray(scene()), pixels((service.folder / "changed.png").read_bytes())
     assert (after[:, :48] == before[:, :48]).all()
     assert (after != before).any()
 
 
-def test_generate_says_which_image_cannot_be_read(service: Launched) -> None:
-    command = service.cli("generate", "a prompt", "--image", "nowhere.png")
+def test_generate_names_the_image_that_cannot_be_read(service: Launched) -> None:
+    command = service.run("generate", "a prompt", "--image", "nowhere.png")
 
-    assert command.wait() == 1
+    assert command.exit_code == 1
     assert "nowhere.png cannot be read: No such file or directory." in command.output
 
 
-def test_prune_removes_what_is_old_and_says_so(service: Launched) -> None:
+def test_prune_removes_old_jobs_and_prints_how_many(service: Launched) -> None:
     service.generate()
 
-    counted, kept = service.cli("prune", "--older-than", "0h", "--dry-run"), service.cli("prune", "--older-than", "1w")
+    counted, kept = service.run("prune", "--older-than", "0h", "--dry-run"), service.run("prune", "--older-than", "1w")
 
-    assert (counted.wait(), kept.wait()) == (0, 0)
+    assert (counted.exit_code, kept.exit_code) == (0, 0)
     assert "Would remove" in counted.output
     assert "Removed 0 jobs and 0 files" in kept.output
-    assert service.cli("prune", "--older-than", "0h").wait() == 0
+    assert service.run("prune", "--older-than", "0h").exit_code == 0
     assert not list((service.folder / "outputs").rglob("*.png"))
 
 
-def test_prune_leaves_images_alone_that_this_redis_does_not_know(service: Launched) -> None:
+def test_prune_keeps_images_of_another_installation(service: Launched) -> None:
     made = service.generate().json()
     command = [sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"]
     stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")
 
     assert stranger.wait() == 1
-    told = " ".join(stranger.output.split())
-    assert "Nothing is deleted there; jobs go on." in told
-    assert "imagegen prune --take-over" in told
+    message = " ".join(stranger.output.split())
+    assert "Nothing is deleted there; jobs go on." in message
+    assert "imagegen prune --take-over" in message
     assert [path.stem for path in (service.folder / "outputs").rglob("*.png")] == [f"{made['id']}-0"]
 
 
-def test_prune_says_what_an_age_looks_like(service: Launched) -> None:
-    command = service.cli("prune", "--older-than", "tomorrow")
+def test_prune_shows_how_to_write_an_age(service: Launched) -> None:
+    command = service.run("prune", "--older-than", "tomorrow")
 
-    assert command.wait() == 1
+    assert command.exit_code == 1
     assert "7d" in command.output
 
 

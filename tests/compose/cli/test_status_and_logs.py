@@ -9,21 +9,20 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import requests
 
-from compose.launcher.journal import NAME
+from compose.launcher.log_files import NAME
 from tests.compose.conftest import Launched
 from tests.stack import Process, Stack, free_port
 
 
 def logs(service: Launched, *options: str) -> list[str]:
-    process = service.cli("logs", *options)
-    assert process.wait() == 0, process.output
-    return process.lines
+    result = service.run("logs", "--no-follow", *options)
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
 
 
-def test_logs_tell_what_a_process_said_of_a_job(service: Launched) -> None:
+def test_logs_are_filtered_by_process_and_job(service: Launched) -> None:
     job = service.generate().json()["id"]
 
     lines = logs(service, "worker-null", "--job", job)
@@ -34,7 +33,7 @@ def test_logs_tell_what_a_process_said_of_a_job(service: Launched) -> None:
     assert logs(service, "api", "--job", job) == []
 
 
-def test_logs_hold_what_was_not_shown_as_well(service: Launched) -> None:
+def test_logs_contain_lines_that_were_not_printed(service: Launched) -> None:
     lines = logs(service, "redis", "imagegen", "-n", "1000")
 
     assert any("Ready to accept connections" in line for line in lines)
@@ -43,7 +42,7 @@ def test_logs_hold_what_was_not_shown_as_well(service: Launched) -> None:
     assert len(logs(service, "redis", "-n", "2")) == 2
 
 
-def test_logs_go_on_with_what_comes(service: Launched) -> None:
+def test_logs_follow_new_lines(service: Launched) -> None:
     following = service.cli("logs", "worker-null", "--follow", "-n", "1")
     following.wait_for("worker-null")
 
@@ -55,16 +54,16 @@ def test_logs_go_on_with_what_comes(service: Launched) -> None:
     assert "Traceback" not in following.output
 
 
-def test_logs_of_what_is_no_process_or_never_ran(service: Launched, tmp_path: Path) -> None:
-    unknown = service.cli("logs", "wroker")
+def test_logs_of_an_unknown_process_or_before_the_first_start(service: Launched, tmp_path: Path) -> None:
+    unknown = service.run("logs", "wroker")
     nothing = Process([sys.executable, "-m", "compose.cli.app", "logs", "--no-follow"], tmp_path)
 
-    assert (unknown.wait(), nothing.wait()) == (1, 1)
-    assert "wroker is no process; there are imagegen, redis, api," in unknown.output
+    assert (unknown.exit_code, nothing.wait()) == (1, 1)
+    assert "There is no process wroker: choose among imagegen, redis, api," in unknown.output
     assert "imagegen up" in nothing.output
 
 
-def test_what_a_process_says_cannot_play_with_the_terminal(tmp_path: Path) -> None:
+def test_logs_contain_no_control_characters(tmp_path: Path) -> None:
     folder = tmp_path / "data/logs"
     folder.mkdir(parents=True)
     (folder / NAME).write_text("2026-11-23T12:00:00.000+00:00 api \x1b[2Jgone\x07 [bold]loud[/]\n")
@@ -75,43 +74,44 @@ def test_what_a_process_says_cannot_play_with_the_terminal(tmp_path: Path) -> No
     assert process.output.strip() == "api │  [2Jgone  [bold]loud[/]"
 
 
-def test_logs_are_json_where_that_is_wanted_with_the_time_at_which_they_were_said(tmp_path: Path) -> None:
+def test_logs_as_json_have_the_time_at_which_each_line_was_written(tmp_path: Path) -> None:
     folder = tmp_path / "data/logs"
     folder.mkdir(parents=True)
-    said = '{"time": "2026-11-23T12:00:00.001+00:00", "level": "info", "message": "made"}'
-    (folder / NAME).write_text(f"2026-11-23T12:00:00.002+00:00 api {said}\n2026-11-23T12:00:03.000+00:00 redis Ready\n")
+    entry = '{"time": "2026-11-23T12:00:00.001+00:00", "level": "info", "message": "made"}'
+    (folder / NAME).write_text(
+        f"2026-11-23T12:00:00.002+00:00 api {entry}\n2026-11-23T12:00:03.000+00:00 redis Ready\n"
+    )
 
     process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path, SD_LOG_FORMAT="json")
 
     assert process.wait() == 0
     assert [json.loads(line) for line in process.lines] == [
-        {"service": "api", **json.loads(said)},
+        {"service": "api", **json.loads(entry)},
         {"service": "redis", "time": "2026-11-23T12:00:03.000+00:00", "level": "info", "message": "Ready"},
     ]
 
 
-def test_status_tells_backends_and_workers(service: Launched) -> None:
-    process = service.cli("status")
+def test_status_lists_backends_and_workers(service: Launched) -> None:
+    result = service.run("status")
 
-    assert process.wait() == 0, process.output
-    assert "imagegen 0.1.0  ok  Redis answers" in process.output
-    (backend,) = [line for line in process.lines if line.startswith("null ")]
+    assert result.exit_code == 0, result.output
+    assert "imagegen 0.1.0  ok  Redis responds" in result.output
+    (backend,) = [line for line in result.output.splitlines() if line.startswith("null ")]
     assert backend.split()[:2] == ["null", "ready"]
-    assert any(line.startswith("null@") and "ready" in line for line in process.lines)
-    assert "flux-local" not in process.output, "what is not set up is not shown"
+    assert any(line.startswith("null@") and "ready" in line for line in result.output.splitlines())
+    assert "flux-local" not in result.output, "unconfigured backends are hidden"
 
 
-def test_status_is_told_to_programs(service: Launched) -> None:
-    process = service.cli("status", "--json")
+def test_status_as_json(service: Launched) -> None:
+    result = service.run("status", "--json")
 
-    assert process.wait() == 0
-    told = json.loads(process.output)
-    assert (told["health"]["status"], told["jobs"]) == ("ok", [])
-    assert {backend["name"]: backend["status"] for backend in told["backends"]}["null"] == "ready"
+    assert result.exit_code == 0
+    report = json.loads(result.output)
+    assert (report["health"]["status"], report["jobs"]) == ("ok", [])
+    assert {backend["name"]: backend["status"] for backend in report["backends"]}["null"] == "ready"
 
 
-def test_status_shows_what_runs_as_it_changes(service: Launched) -> None:
-    """On a terminal, until Ctrl-C."""
+def test_status_on_a_terminal_shows_running_jobs_until_interrupted(service: Launched) -> None:
     master, slave = pty.openpty()
     environment = {**os.environ, **service.settings, "TERM": "xterm", "COLUMNS": "160"}
     command = [sys.executable, "-m", "compose.cli.app", "status"]
@@ -147,14 +147,14 @@ def test_status_without_a_service_says_how_to_start_it(tmp_path: Path) -> None:
     process = Process([sys.executable, "-m", "compose.cli.app", "status", "--url", url], tmp_path)
 
     assert process.wait() == 1
-    assert f"No service answers at {url}. Start it with `imagegen up`." in process.output
+    assert f"No service responds at {url}. Start it with `imagegen up`." in process.output
 
 
-@pytest.mark.parametrize(("path", "code"), [("", 1), ("/docs", 1)])
-def test_status_of_a_service_that_is_not_well_fails(stack: Stack, path: str, code: int, tmp_path: Path) -> None:
+def test_status_fails_unless_the_service_is_ok(stack: Stack, tmp_path: Path) -> None:
     api = stack.start_api(SD_BACKENDS="sd")
-    process = Process([sys.executable, "-m", "compose.cli.app", "status", "--once", "--url", api.url + path], tmp_path)
+    command = [sys.executable, "-m", "compose.cli.app", "status", "--once", "--url"]
+    degraded, not_the_api = (Process([*command, url], tmp_path) for url in (api.url, f"{api.url}/docs"))
 
-    assert process.wait() == code
-    assert "Traceback" not in process.output
-    assert path or "degraded" in process.output
+    assert (degraded.wait(), not_the_api.wait()) == (1, 1)
+    assert "degraded" in degraded.output
+    assert "Traceback" not in degraded.output + not_the_api.output

@@ -1,4 +1,4 @@
-"""That a restart of containers brings into effect what has changed in .env: the two ends of it, without an engine."""
+"""A restart of containers applies changes in .env: both sides of it, without a container engine."""
 
 import os
 import subprocess
@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from compose.container.changed_settings import FAMILIES, OF_COMPOSE, before, read, script, takes, write
+from compose.container.changed_settings import (
+    FAMILIES,
+    OF_COMPOSE,
+    applies_on_restart,
+    original_values,
+    read_env,
+    script,
+    write,
+)
 
 ROOT = Path(__file__).parents[3]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -21,7 +29,7 @@ Started = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Path:
-    """The script, for a folder here and without a process 1 of its own."""
+    """start.sh with its settings in the test's folder; it creates a file instead of ending process 1."""
     path = tmp_path / "start.sh"
     path.write_text(START.replace("/settings", str(tmp_path)).replace(ENDS, f"touch {tmp_path}/ended"))
     return path
@@ -31,7 +39,7 @@ def start(tmp_path: Path) -> Path:
 def started(start: Path, tmp_path: Path) -> Started:
     def run(family: str, old: dict[str, str], new: dict[str, str], **env: str) -> "subprocess.CompletedProcess[str]":
         (tmp_path / family).write_text(script(family, old, new))
-        # What goes on watching would keep the output open.
+        # The watcher would keep the output open.
         start.write_text(start.read_text().replace("(watch &)", ":"))
         command = ["/bin/sh", str(start), "/usr/bin/env"]
         return subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -40,14 +48,14 @@ def started(start: Path, tmp_path: Path) -> Started:
 
 
 @pytest.mark.parametrize("value", ["b", "it's", "$HOME `id` $(id)", 'a "b" \\ c', " x ", "é"])
-def test_a_restart_takes_a_changed_setting_as_it_is_written(started: Started, value: str) -> None:
+def test_a_restart_applies_a_changed_setting_exactly_as_written(started: Started, value: str) -> None:
     done = started("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": value}, SD_MODEL_ID="a")
 
     assert f"SD_MODEL_ID={value}" in done.stdout.splitlines()
     assert done.stderr == ""
 
 
-def test_a_restart_takes_what_is_new_and_drops_what_is_gone(started: Started) -> None:
+def test_a_restart_adds_new_settings_and_drops_removed_ones(started: Started) -> None:
     done = started("worker", {"SD_DEVICE": "cpu"}, {"SD_MODEL_ID": "b"}, SD_DEVICE="cpu", SD_DTYPE="float16")
 
     lines = done.stdout.splitlines()
@@ -56,70 +64,70 @@ def test_a_restart_takes_what_is_new_and_drops_what_is_gone(started: Started) ->
     assert not [line for line in lines if line.startswith("SD_DEVICE")]
 
 
-def test_a_setting_that_came_from_the_shell_stays_and_that_is_said(started: Started) -> None:
+def test_a_setting_from_the_shell_stays_and_a_message_says_so(started: Started) -> None:
     done = started("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": "b"}, SD_MODEL_ID="of the shell")
 
     assert "SD_MODEL_ID=of the shell" in done.stdout.splitlines()
     assert "SD_MODEL_ID has changed in .env" in done.stderr
 
 
-def test_what_takes_a_new_container_is_said_in_the_log_of_the_api() -> None:
+def test_the_api_logs_changes_that_need_a_new_container() -> None:
     old, new = {"SD_PORT": "7860", "REDIS_PASSWORD": "x"}, {"SD_PORT": "80", "REDIS_PASSWORD": "secret"}
 
-    told = script("api", old, new)
-    assert told.count("takes effect with: docker compose up -d") == 2
-    assert "secret" not in told
+    lines = script("api", old, new)
+    assert lines.count("apply it with: docker compose up -d") == 2
+    assert "secret" not in lines
     assert script("worker", old, new) == script("housekeeper", old, new) == ""
 
 
 def test_a_setting_reaches_only_the_services_that_read_it() -> None:
     new = {"SD_API_KEY": "k", "SD_BFL_API_KEY": "b", "SD_WEBHOOK_SECRET": "w", "AWS_REGION": "r"}
-    told = {family: {line.split()[1] for line in script(family, {}, new).splitlines()} for family in FAMILIES}
+    variables = {family: {line.split()[1] for line in script(family, {}, new).splitlines()} for family in FAMILIES}
 
-    assert told["api"] == {"SD_API_KEY", "SD_BFL_API_KEY", "AWS_REGION"}
-    assert told["worker"] == {"SD_BFL_API_KEY", "AWS_REGION"}
-    assert told["housekeeper"] == {"SD_BFL_API_KEY", "SD_WEBHOOK_SECRET", "AWS_REGION"}
+    assert variables["api"] == {"SD_API_KEY", "SD_BFL_API_KEY", "AWS_REGION"}
+    assert variables["worker"] == {"SD_BFL_API_KEY", "AWS_REGION"}
+    assert variables["housekeeper"] == {"SD_BFL_API_KEY", "SD_WEBHOOK_SECRET", "AWS_REGION"}
 
 
 @pytest.mark.parametrize(
     ("family", "name"), [("api", "stable-diffusion"), ("worker", "worker-sd"), ("housekeeper", "housekeeper")]
 )
-def test_a_restart_changes_what_up_passes_on_and_nothing_else(family: str, name: str) -> None:
+def test_a_restart_applies_exactly_what_up_passes_on(family: str, name: str) -> None:
     passed = {variable for variable in SERVICES[name]["environment"] if variable not in OF_COMPOSE}
 
-    assert all(takes(family, variable) for variable in passed)
+    assert all(applies_on_restart(family, variable) for variable in passed)
     assert SERVICES[name]["group_add"] == [str(FAMILIES[family][1])]
-    # `up` makes `settings` anew with the services whose settings have changed, so that it begins to compare anew.
+    # `up` recreates `settings` with the services whose settings have changed, so that it starts over.
     assert passed <= set(SERVICES["settings"]["environment"])
 
 
-def test_comparing_begins_anew_with_each_container_and_goes_on_after_a_restart(tmp_path: Path) -> None:
-    assert before(tmp_path, {"SD_MODEL_ID": "a"}, "one") == {"SD_MODEL_ID": "a"}
-    assert before(tmp_path, {"SD_MODEL_ID": "b"}, "one") == {"SD_MODEL_ID": "a"}
-    assert before(tmp_path, {"SD_MODEL_ID": "b"}, "two") == {"SD_MODEL_ID": "b"}
+def test_the_comparison_survives_a_restart_and_starts_over_with_a_new_container(tmp_path: Path) -> None:
+    assert original_values(tmp_path, {"SD_MODEL_ID": "a"}, "one") == {"SD_MODEL_ID": "a"}
+    assert original_values(tmp_path, {"SD_MODEL_ID": "b"}, "one") == {"SD_MODEL_ID": "a"}
+    assert original_values(tmp_path, {"SD_MODEL_ID": "b"}, "two") == {"SD_MODEL_ID": "b"}
     assert (tmp_path / ".before").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_file_may_be_missing_and_is_read_as_compose_reads_it(tmp_path: Path) -> None:
-    assert read(tmp_path / ".env") == {}
+    assert read_env(tmp_path / ".env") == {}
     (tmp_path / ".env").write_text("\ufeffSD_MODEL_ID=\"a b\" # why\nexport SD_DEVICE='cpu'\nnonsense\nSD_DTYPE=\n")
-    assert read(tmp_path / ".env") == {"SD_MODEL_ID": "a b", "SD_DEVICE": "cpu", "SD_DTYPE": ""}
+    assert read_env(tmp_path / ".env") == {"SD_MODEL_ID": "a b", "SD_DEVICE": "cpu", "SD_DTYPE": ""}
 
 
 @pytest.mark.parametrize(("new", "ends"), [("b", True), ("a", False)])
-def test_a_worker_ends_once_the_api_was_started_again_if_its_settings_have_changed(
+def test_a_worker_restarts_after_the_api_if_its_settings_have_changed(
     start: Path, tmp_path: Path, new: str, ends: bool
 ) -> None:
     (tmp_path / "worker").touch()
     (tmp_path / "restarts").mkdir()
-    # Who may do anything may write there as well: then it is the API.
+    # Root may write everywhere, which would make this the API.
     quick = start.read_text().replace("[ -w ", "[ '' -a -w ").replace("sleep 2", "sleep 0.1")
     start.write_text(quick)
-    command = ["/bin/sh", str(start), "/bin/sh", "-c", "echo begun; exec sleep 30"]
+    command = ["/bin/sh", str(start), "/bin/sh", "-c", "echo started; exec sleep 30"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout
     try:
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "started\n"
         write(tmp_path / "worker", script("worker", {"SD_MODEL_ID": "a"}, {"SD_MODEL_ID": new}), 0o644, group=-1)
         (tmp_path / "restarts/last").write_text("now")
         end = time.monotonic() + (10 if ends else 1)

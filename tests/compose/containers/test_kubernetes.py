@@ -1,15 +1,10 @@
-"""What can be told of the manifests without a cluster; where kubectl is installed, also of what it makes of them."""
+"""The manifests of Kubernetes, tested without a cluster."""
 
 import importlib.util
 import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -18,74 +13,37 @@ from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
+from tests.compose.containers.manifests import (
+    FOLDER,
+    MANIFESTS,
+    ROOT,
+    WORKERS,
+    WORKLOADS,
+    Manifest,
+    base_settings,
+    container,
+    name_of,
+    pod,
+    require_valid,
+)
 from tools import env_example
 from tools.unpinned_images import unpinned
 
-ROOT = Path(__file__).parents[3]
-FOLDER = ROOT / "compose/kubernetes"
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-#: What Compose has that Kubernetes does in other ways, or that people look at.
+#: Services that Kubernetes replaces with its own means, or that people use.
 COMPOSE_ONLY = {"stable-diffusion", "flower", "settings", "imagegen"}
-COMPONENTS = ("flux-local", "flux-api", "gpu", "bucket", "other-redis", "own-network", "autoscaling")
-KUBERNETES = "1.33"
-#: What the images let be written; see their Dockerfiles.
+#: The writable folders of the images; see their Dockerfiles.
 WRITABLE = {"/app/outputs", "/app/models", "/tmp", "/data"}  # noqa: S108
 SETTINGS = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
 KNOWN = SETTINGS | {name for name, _ in env_example.BUCKETS}
 
-Manifest = dict[str, Any]
-
-
-def documents(text: str) -> list[Manifest]:
-    return [document for document in yaml.safe_load_all(text) if document]
-
-
-MANIFESTS = [
-    document
-    for path in sorted(FOLDER.rglob("*.yaml"))
-    if path.name != "kustomization.yaml"
-    for document in documents(path.read_text())
-]
-WORKLOADS = {each["metadata"]["name"]: each for each in MANIFESTS if each["kind"] in ("Deployment", "StatefulSet")}
-WORKERS = [name for name in WORKLOADS if name.startswith("worker-")]
-
-
-def pod(name: str) -> Manifest:
-    spec: Manifest = WORKLOADS[name]["spec"]["template"]["spec"]
-    return spec
-
-
-def container(name: str) -> Manifest:
-    (only,) = pod(name)["containers"]
-    found: Manifest = only
-    return found
-
-
-def base_settings() -> dict[str, str]:
-    lines = (FOLDER / "base/settings.env").read_text().split()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def is_of_kubernetes(manifest: Manifest) -> bool:
-    """And not of what may be installed in a cluster."""
-    return not manifest["apiVersion"].startswith(("keda.sh", "monitoring.coreos.com"))
-
-
-def name_of(manifest: Manifest) -> str:
-    return f"{manifest['kind']}-{manifest['metadata']['name']}"
-
-
-def require_valid(manifest: Manifest) -> None:
-    if is_of_kubernetes(manifest):
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=name_of)
-def test_every_manifest_is_one(manifest: Manifest) -> None:
+def test_every_manifest_is_valid(manifest: Manifest) -> None:
     require_valid(manifest)
 
 
-def test_all_that_compose_starts_is_there_but_the_dashboard() -> None:
+def test_the_manifests_run_all_services_of_compose_but_the_dashboard() -> None:
     images = {re.sub(r"\$\{\w+:-(.*)\}", r"\1", service["image"]) for service in STACK.values()}
 
     assert {*WORKLOADS} == {"api", *{*STACK} - COMPOSE_ONLY}
@@ -93,38 +51,40 @@ def test_all_that_compose_starts_is_there_but_the_dashboard() -> None:
 
 
 def policies() -> dict[str, Manifest]:
-    return {each["metadata"]["name"]: each["spec"] for each in MANIFESTS if each["kind"] == "NetworkPolicy"}
+    return {
+        manifest["metadata"]["name"]: manifest["spec"] for manifest in MANIFESTS if manifest["kind"] == "NetworkPolicy"
+    }
 
 
-def reached(name: str, direction: str) -> list[Manifest]:
+def rules_for(name: str, direction: str) -> list[Manifest]:
     """The rules of base for a pod."""
     named = {"app.kubernetes.io/name": name}
-    own = set(policies()) - {"own-servers", "own-receivers"}
+    base = set(policies()) - {"own-servers", "own-receivers"}
     return [
         rule
-        for policy in (policies()[policy] for policy in own)
+        for policy in (policies()[policy] for policy in base)
         if selects(policy["podSelector"], named)
         for rule in policy.get(direction, ())
     ]
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
-    wanted = selector.get("matchLabels", {}).items()
-    others = selector.get("matchExpressions", ())
-    assert all(each["operator"] == "NotIn" for each in others)
-    return wanted <= labels.items() and not [each for each in others if labels[each["key"]] in each["values"]]
+    expressions = selector.get("matchExpressions", ())
+    assert all(expression["operator"] == "NotIn" for expression in expressions)
+    excluded = any(labels[expression["key"]] in expression["values"] for expression in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and not excluded
 
 
-def test_everything_is_denied_that_is_not_allowed() -> None:
+def test_only_named_connections_are_allowed() -> None:
     assert policies()["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name in WORKLOADS:
-        allowed = [port["port"] for rule in reached(name, "egress") for port in rule["ports"]]
+        allowed = [port["port"] for rule in rules_for(name, "egress") for port in rule["ports"]]
         assert sorted(allowed) == ([53, 53] if name == "redis" else [53, 53, 80, 443, 6379])
-        came = [port["port"] for rule in reached(name, "ingress") for port in rule["ports"]]
-        assert came == {"api": ["http"], "redis": ["redis"]}.get(name, [])
+        ingress = [port["port"] for rule in rules_for(name, "ingress") for port in rule["ports"]]
+        assert ingress == {"api": ["http"], "redis": ["redis"]}.get(name, [])
 
 
-def test_no_private_network_is_reached_unless_it_is_named() -> None:
+def test_private_networks_are_denied_by_default() -> None:
     blocks = [to["ipBlock"] for to in policies()["internet"]["egress"][0]["to"]]
     denied = [ip_network(denied) for block in blocks for denied in block["except"]]
 
@@ -142,22 +102,22 @@ def test_images_without_a_digest_are_found() -> None:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_pod_is_hardened(name: str) -> None:
-    told, contained = pod(name), container(name)
+    spec, only = pod(name), container(name)
 
-    assert told["securityContext"]["runAsNonRoot"]
-    assert told["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert told["securityContext"]["runAsUser"] == (999 if name == "redis" else 10001)
-    assert (told["automountServiceAccountToken"], told["enableServiceLinks"]) == (False, False)
-    assert contained["securityContext"] == {
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["securityContext"]["runAsUser"] == (999 if name == "redis" else 10001)
+    assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
+    assert only["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert contained["resources"]["limits"]["memory"]
+    assert only["resources"]["limits"]["memory"]
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_only_what_may_be_written_is_mounted_and_it_is_there(name: str) -> None:
+def test_only_writable_folders_are_mounted_from_existing_volumes(name: str) -> None:
     volumes = {volume["name"]: volume for volume in pod(name).get("volumes", ())}
     claims = {each["metadata"]["name"] for each in MANIFESTS if each["kind"] == "PersistentVolumeClaim"}
     templates = {claim["metadata"]["name"] for claim in WORKLOADS[name]["spec"].get("volumeClaimTemplates", ())}
@@ -184,7 +144,7 @@ def test_every_variable_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("folder", ["base", "example"])
-def test_settings_are_ones_that_the_service_takes(folder: str) -> None:
+def test_the_settings_are_valid(folder: str) -> None:
     lines = (FOLDER / folder / "settings.env").read_text().split()
     fields = {name.removeprefix(PREFIX).lower(): value for name, value in (line.split("=", 1) for line in lines)}
 
@@ -196,24 +156,35 @@ def test_settings_are_ones_that_the_service_takes(folder: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "redis"])
-def test_who_needs_redis_is_told_where_it_is_in_the_order_that_overlays_rely_on(name: str) -> None:
-    told = container(name)["env"]
+def test_every_pod_gets_the_address_of_redis_where_overlays_replace_it(name: str) -> None:
+    env = container(name)["env"]
     first = 1 if name in WORKERS else 0
 
-    assert [entry["name"] for entry in told][first : first + 2] == ["REDIS_PASSWORD", "SD_REDIS_URL"]
-    assert told[first + 1]["value"] == "redis://:$(REDIS_PASSWORD)@redis:6379/0"
+    assert [entry["name"] for entry in env][first : first + 2] == ["REDIS_PASSWORD", "SD_REDIS_URL"]
+    assert env[first + 1]["value"] == "redis://:$(REDIS_PASSWORD)@redis:6379/0"
     assert container(name)["envFrom"] == [{"configMapRef": {"name": "settings"}}]
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_serves_its_backend_and_is_given_longer_to_stop_than_it_takes(name: str) -> None:
+def test_a_worker_serves_its_backend_and_has_time_to_stop(name: str) -> None:
     grace = int(base_settings()["SD_SHUTDOWN_GRACE_SECONDS"])
 
     assert container(name)["env"][0] == {"name": "SD_BACKEND", "value": name.removeprefix("worker-")}
-    assert pod(name)["terminationGracePeriodSeconds"] >= grace + 60
+    assert pod(name)["terminationGracePeriodSeconds"] == grace + 60
 
 
-def test_probes_ask_for_what_there_is() -> None:
+@pytest.mark.parametrize("name", WORKERS)
+def test_the_manifest_of_a_worker_says_which_setting_its_grace_period_follows(name: str) -> None:
+    (text,) = (path.read_text() for path in FOLDER.rglob(f"{name}.yaml"))
+
+    comment = re.search(r"((?: +#.*\n)+) +terminationGracePeriodSeconds:", text)
+    assert comment
+    assert "SD_SHUTDOWN_GRACE_SECONDS of settings.env + 60" in comment[1]
+    overlays = [path for path in FOLDER.rglob("settings.env") if path.parent.name != "base"]
+    assert not [path for path in overlays if "SD_SHUTDOWN_GRACE_SECONDS" in path.read_text()]
+
+
+def test_probes_use_existing_paths_and_modules() -> None:
     probed = [probe for name in WORKLOADS for key, probe in container(name).items() if key.endswith("Probe")]
 
     for probe in probed:
@@ -236,7 +207,7 @@ def test_containers_run_what_compose_runs() -> None:
     assert not [name for name in WORKLOADS if name not in ("housekeeper", "redis") and "command" in container(name)]
 
 
-def test_services_lead_to_pods() -> None:
+def test_services_select_pods() -> None:
     for manifest in MANIFESTS:
         match manifest["kind"]:
             case "Service":
@@ -249,75 +220,12 @@ def test_services_lead_to_pods() -> None:
                 assert labels["app.kubernetes.io/name"] == manifest["metadata"]["name"]
 
 
-def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
-    (scaler,) = (each for each in MANIFESTS if each["kind"] == "ScaledObject")
+def test_the_autoscaler_uses_documented_metrics() -> None:
+    (scaler,) = (manifest for manifest in MANIFESTS if manifest["kind"] == "ScaledObject")
     (trigger,) = scaler["spec"]["triggers"]
-    told = (ROOT / "docs/monitoring.md").read_text()
+    documented = (ROOT / "docs/monitoring.md").read_text()
 
     assert scaler["spec"]["scaleTargetRef"]["name"] in WORKERS
     metrics = re.findall(r"imagegen_\w+", trigger["metadata"]["query"])
     assert metrics == ["imagegen_queue_jobs", "imagegen_jobs_running"]
-    assert all(f"| `{metric}` | gauge | backend |" in told for metric in metrics)
-
-
-@pytest.fixture(scope="module")
-def kubectl() -> str:
-    found = shutil.which("kubectl")
-    if found is None:
-        pytest.skip("needs kubectl")
-    return found
-
-
-def built(kubectl: str, folder: Path) -> list[Manifest]:
-    done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return documents(done.stdout)
-
-
-def overlays(folder: Path, *components: str) -> Path:
-    """A folder for kubectl: the base with these components."""
-    shutil.copytree(FOLDER, folder / "kubernetes", dirs_exist_ok=True)
-    own = folder / "kubernetes/own"
-    own.mkdir(exist_ok=True)
-    wanted = {"resources": ["../base"], "components": [f"../{name}" for name in components]}
-    (own / "kustomization.yaml").write_text(yaml.safe_dump(wanted))
-    return own
-
-
-def environment(manifests: list[Manifest]) -> Iterator[Manifest]:
-    for manifest in manifests:
-        if manifest["kind"] == "Deployment":
-            yield from manifest["spec"]["template"]["spec"]["containers"][0]["env"]
-
-
-def test_the_example_has_everything(kubectl: str) -> None:
-    manifests = built(kubectl, FOLDER / "example")
-
-    for manifest in manifests:
-        require_valid(manifest)
-    found = {name_of(manifest): manifest for manifest in manifests}
-    sd = found["Deployment-worker-sd"]["spec"]["template"]["spec"]
-    assert sd["containers"][0]["image"] == "registry.example.com/imagegen-worker:cuda"
-    assert sd["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert "replicas" not in found["Deployment-worker-sd"]["spec"]
-    assert found["Deployment-api"]["spec"]["template"]["spec"]["containers"][0]["image"].endswith("/imagegen-api:0.1.0")
-    assert "PersistentVolumeClaim-outputs" not in found
-    assert "Deployment-worker-flux-local" in found
-    assert "AWS_SECRET_ACCESS_KEY" in {entry["name"] for entry in environment(manifests)}
-    (settings,) = (each["data"] for name, each in found.items() if name.startswith("ConfigMap-settings"))
-    assert settings["SD_SHUTDOWN_GRACE_SECONDS"] == "300"
-    assert settings["SD_OUTPUT_URL"].startswith("s3://")
-    assert {manifest["metadata"].get("namespace", "imagegen") for manifest in manifests} == {"imagegen"}
-
-
-@pytest.mark.parametrize("components", [(), *((name,) for name in COMPONENTS), COMPONENTS])
-def test_every_component_goes_with_the_base(kubectl: str, tmp_path: Path, components: tuple[str, ...]) -> None:
-    manifests = built(kubectl, overlays(tmp_path, *components))
-
-    for manifest in manifests:
-        require_valid(manifest)
-    if "other-redis" in components:
-        assert not [name for name in map(name_of, manifests) if name.endswith("-redis")]
-        urls = [entry for entry in environment(manifests) if entry["name"] == "SD_REDIS_URL"]
-        assert {url["valueFrom"]["secretKeyRef"]["key"] for url in urls} == {"SD_REDIS_URL"}
-        assert "REDIS_PASSWORD" not in {entry["name"] for entry in environment(manifests)}
+    assert all(f"| `{metric}` | gauge | backend |" in documented for metric in metrics)

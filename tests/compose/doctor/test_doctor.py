@@ -1,4 +1,4 @@
-"""`imagegen doctor` as it is called."""
+"""`imagegen doctor` on the command line."""
 
 import json
 import sys
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compose.doctor.examination import CHECKS, Check, Result, examine
+from compose.doctor.check_runner import CHECKS, Check, CheckResult, run_checks
 from compose.doctor.findings import Finding, ok, problem
+from compose.doctor.installation import Installation
 from compose.doctor.report import print_json, print_results
 from compose.doctor.secrets import Secrets
-from compose.doctor.surroundings import Surroundings
 from tests.compose.conftest import Launched
-from tests.compose.doctor.surroundings import around
+from tests.compose.doctor.installations import installation
 from tests.stack import Process, free_port, valkey_server
 from tests.worker.engines.bfl.provider import provider, refused
 
@@ -29,27 +29,27 @@ def doctor(folder: Path, *options: str, **settings: str) -> Process:
     return process
 
 
-def told(process: Process) -> dict[str, list[Any]]:
-    """What each check has found: pairs of level and detail."""
+def findings_by_check(process: Process) -> dict[str, list[Any]]:
+    """Level and detail of each finding, by check."""
     checks: dict[str, list[Any]] = {}
     for finding in json.loads(process.output)["findings"]:
         checks.setdefault(finding["check"], []).append((finding["level"], finding["detail"]))
     return checks
 
 
-def test_a_machine_on_which_all_is_well_passes_before_the_service_was_ever_started(tmp_path: Path) -> None:
+def test_a_healthy_machine_passes_before_the_first_start(tmp_path: Path) -> None:
     process = doctor(tmp_path, SD_BACKENDS="sd")
 
     assert process.wait() == 0
     assert "All is well." in process.output
     assert "computes on the CPU, which is enough for the starter model" in process.output or "cuda" in process.output
-    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+    assert not list(tmp_path.iterdir()), "doctor writes no file"
 
 
-def test_every_check_tells_something(tmp_path: Path) -> None:
+def test_every_check_reports_a_finding(tmp_path: Path) -> None:
     process = doctor(tmp_path, "--json")
 
-    assert list(told(process)) == [check.name for check in CHECKS]
+    assert list(findings_by_check(process)) == [check.name for check in CHECKS]
     assert json.loads(process.output)["healthy"]
 
 
@@ -57,17 +57,17 @@ def test_a_running_service_passes(service: Launched) -> None:
     process = service.cli("doctor", "--json")
 
     assert process.wait() == 0, process.output
-    checks = told(process)
+    checks = findings_by_check(process)
     assert checks["ports"] == [
-        ("ok", f"The API answers on port {service.port}."),
-        ("ok", f"The dashboard answers on port {service.flower_port}."),
+        ("ok", f"The API responds on port {service.port}."),
+        ("ok", f"The dashboard responds on port {service.flower_port}."),
     ]
-    assert checks["workers"] == [("ok", "null is served by 1 worker; 0 jobs wait.")]
+    assert checks["workers"] == [("ok", "Workers of null: 1; jobs queued: 0.")]
     assert "append-only, without eviction" in checks["redis"][0][1]
-    assert checks["clock"] == [("ok", "The clock agrees with that of Redis.")]
+    assert checks["clock"] == [("ok", "The clock agrees with the clock of Redis.")]
 
 
-def test_a_wrong_setting_is_the_one_thing_that_is_told(tmp_path: Path) -> None:
+def test_a_wrong_setting_is_the_only_finding(tmp_path: Path) -> None:
     process = doctor(tmp_path, SD_PORT="eighty")
 
     assert process.wait() == 1
@@ -75,7 +75,7 @@ def test_a_wrong_setting_is_the_one_thing_that_is_told(tmp_path: Path) -> None:
     assert process.output.endswith("1 problem, 0 warnings.")
 
 
-def test_no_secret_is_ever_told(tmp_path: Path) -> None:
+def test_the_report_contains_no_secret(tmp_path: Path) -> None:
     secrets = {
         "SD_API_KEY": "n8n:0123456789abcdef-api",
         "SD_BFL_API_KEY": "5ecret-bfl-key",
@@ -100,25 +100,25 @@ def test_no_secret_is_ever_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_what_quotes_a_secret_is_told_without_it(
+def test_a_finding_that_quotes_a_secret_is_redacted(
     as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = '5ecret-"with\\quotes'
-    settings = around(tmp_path, bfl_api_key=secret).settings
+    settings = installation(tmp_path, bfl_api_key=secret).settings
     settings = settings.model_copy(update={"redis_url": "redis://:5ecret%2Dpassword@host/0"})
     quoting = problem(f"refused: {secret} at host", "not 5ecret-password or 5ecret%2Dpassword")
-    results, secrets = [Result("some", (quoting,))], Secrets.of(settings, "5ecret-token")
+    results, secrets = [CheckResult("some", (quoting,))], Secrets.of(settings, "5ecret-token")
 
-    told = print_json(results, "1", secrets) if as_json else print_results(results, Console(), secrets)
+    is_healthy = print_json(results, "1", secrets) if as_json else print_results(results, Console(), secrets)
 
-    assert not told
+    assert not is_healthy
     output = capsys.readouterr().out
     assert "refused: *** at host" in output
     assert "not *** or ***" in output
     assert "5ecret" not in output
 
 
-def test_the_doctor_itself_loads_no_model_library(tmp_path: Path) -> None:
+def test_the_doctor_loads_no_model_library(tmp_path: Path) -> None:
     script = "import sys, compose.doctor.command; assert not {'torch', 'numpy', 'diffusers'} & set(sys.modules)"
 
     process = Process([sys.executable, "-c", script], tmp_path)
@@ -126,25 +126,25 @@ def test_the_doctor_itself_loads_no_model_library(tmp_path: Path) -> None:
     assert process.wait() == 0, process.output
 
 
-def test_what_hangs_or_breaks_off_holds_up_nobody(tmp_path: Path) -> None:
-    def hang(_: Surroundings) -> Iterator[Finding]:
+def test_a_check_that_hangs_or_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    def hang(_: Installation) -> Iterator[Finding]:
         threading.Event().wait()
         yield ok("never")
 
-    def break_off(_: Surroundings) -> Iterator[Finding]:
+    def fail(_: Installation) -> Iterator[Finding]:
         raise RuntimeError("5ecret")
         yield ok("never")
 
-    def go_well(_: Surroundings) -> Iterator[Finding]:
+    def succeed(_: Installation) -> Iterator[Finding]:
         yield ok("well")
 
     begin = time.monotonic()
-    checks = [Check("hang", hang, 0.3), Check("break", break_off), Check("well", go_well)]
-    results = {result.check: result.findings[0].detail for result in examine(around(tmp_path), checks)}
+    checks = [Check("hang", hang, 0.3), Check("break", fail), Check("well", succeed)]
+    results = {result.check: result.findings[0].detail for result in run_checks(installation(tmp_path), checks)}
 
     assert results == {
-        "hang": "This check did not end within 0.3 s.",
-        "break": "This check broke off: RuntimeError.",
+        "hang": "This check did not finish within 0.3 s.",
+        "break": "This check failed: RuntimeError.",
         "well": "well",
     }
     assert time.monotonic() - begin < 5

@@ -1,4 +1,4 @@
-"""A deployment of several processes that has done something of everything."""
+"""A deployment of several processes after jobs of every outcome."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from tests.stack import Api, Stack
 from tests.support.polling import wait_until
 
 KEY = "the-key-of-prometheus-0123"
-MAKER = "the-key-of-somebody-else-0123"
-#: In prompts, labels and addresses: nothing that tells of the deployment may hold it.
+CALLER_KEY = "the-key-of-somebody-else-0123"
+#: In prompts, labels and URLs: no metric, log or trace may contain it.
 CANARY = "canary-5b1f7e"
 
 
 class Scrape:
-    """What /metrics of one process told."""
+    """The parsed /metrics of one process."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -28,16 +28,16 @@ class Scrape:
         self.samples: list[Sample] = [sample for family in self.families for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float:
-        """Of the one sample that has these labels."""
-        (found,) = [
+        """The value of the only sample with these labels."""
+        (value,) = [
             sample.value
             for sample in self.samples
             if sample.name == f"imagegen_{name}" and labels.items() <= sample.labels.items()
         ]
-        return float(found)
+        return float(value)
 
-    def counted(self) -> set[str]:
-        """All that has been counted, but by this process alone."""
+    def shared_counts(self) -> set[str]:
+        """All counters and histograms that are not of this process alone."""
         counted = (family.samples for family in self.families if family.type in ("counter", "histogram"))
         return {str(sample) for samples in counted for sample in samples if "process" not in sample.labels}
 
@@ -46,32 +46,34 @@ class Scrape:
 class Deployment:
     stack: Stack
     receiver: Receiver
-    begun: tuple[Scrape, ...] = ()
-    """Of each API, once it had done what the fixture says and nothing else."""
+    first_scrapes: tuple[Scrape, ...] = ()
+    """Of each API, directly after the jobs of the fixture."""
 
     @property
     def apis(self) -> list[Api]:
         return self.stack.apis
 
     def scrape(self, api: Api | None = None) -> Scrape:
-        answer = (api or self.stack.api).get("/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        assert answer.status_code == 200, answer.text
-        return Scrape(answer.text)
+        response = (api or self.stack.api).get("/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        assert response.status_code == 200, response.text
+        return Scrape(response.text)
 
     def job(self, number: int = 0, **fields: Any) -> dict[str, Any]:
-        """Submitted to the API with this number."""
+        """Submits a job to the API with this number."""
         body = {"prompt": f"a {CANARY}", "label": CANARY, **fields}
-        made = requests.post(f"{self.apis[number].url}/api/jobs", json=body, headers={"X-API-Key": MAKER}, timeout=30)
-        assert made.status_code == 202, made.text
-        job: dict[str, Any] = made.json()
+        response = requests.post(
+            f"{self.apis[number].url}/api/jobs", json=body, headers={"X-API-Key": CALLER_KEY}, timeout=30
+        )
+        assert response.status_code == 202, response.text
+        job: dict[str, Any] = response.json()
         return job
 
     def cancel(self, job: dict[str, Any]) -> None:
         url = self.stack.api.url + job["links"]["self"]
-        requests.delete(url, headers={"X-API-Key": MAKER}, timeout=10).raise_for_status()
+        requests.delete(url, headers={"X-API-Key": CALLER_KEY}, timeout=10).raise_for_status()
 
-    def ended(self, **labels: str) -> float:
-        """How many jobs have."""
+    def ended_jobs(self, **labels: str) -> float:
+        """How many jobs have ended."""
         return sum(
             sample.value
             for sample in self.scrape().samples
@@ -79,8 +81,8 @@ class Deployment:
         )
 
 
-def simulated(**simulation: Any) -> dict[str, Any]:
-    return {"num_inference_steps": 100, "metadata": {"simulate": simulation}}
+def simulation(**effects: Any) -> dict[str, Any]:
+    return {"num_inference_steps": 100, "metadata": {"simulate": effects}}
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +91,7 @@ def deployment(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with receiving() as receiver:
         settings = {
             "SD_BACKENDS": "null",
-            "SD_API_KEY": f"prometheus:{KEY}:metrics,somebody:{MAKER}",
+            "SD_API_KEY": f"prometheus:{KEY}:metrics,somebody:{CALLER_KEY}",
             "SD_WEBHOOK_ALLOW": receiver.origin,
         }
         with Stack(redis_url, tmp_path_factory.mktemp("monitoring"), **settings) as stack:
@@ -98,19 +100,19 @@ def deployment(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 stack.start_api()
                 stack.start_worker("null")
             deployment = Deployment(stack, receiver)
-            _something_of_everything(deployment)
-            deployment.begun = tuple(deployment.scrape(api) for api in deployment.apis)
+            _run_jobs_of_every_outcome(deployment)
+            deployment.first_scrapes = tuple(deployment.scrape(api) for api in deployment.apis)
             yield deployment
 
 
-def _something_of_everything(deployment: Deployment) -> None:
+def _run_jobs_of_every_outcome(deployment: Deployment) -> None:
     for number in range(4):
         deployment.job(number % 2, num_images=2, webhook_url=deployment.receiver.url)
-    deployment.job(1, **simulated(flag=1), num_images=2)
-    cancelled = deployment.job(**simulated(seconds=30))
+    deployment.job(1, **simulation(flag=1), num_images=2)
+    cancelled = deployment.job(**simulation(seconds=30))
     deployment.cancel(cancelled)
     wait_until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="delivered") == 4)
     deployment.receiver.behave = answer(410)
-    deployment.job(**simulated(fail="out-of-memory"), webhook_url=deployment.receiver.url)
-    wait_until(lambda: deployment.ended() == 7)
+    deployment.job(**simulation(fail="out-of-memory"), webhook_url=deployment.receiver.url)
+    wait_until(lambda: deployment.ended_jobs() == 7)
     wait_until(lambda: deployment.scrape().value("webhook_attempts_total", outcome="dead"))

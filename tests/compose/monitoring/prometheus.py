@@ -1,4 +1,4 @@
-"""A real Prometheus, and what the dashboard and the alerts ask of it."""
+"""A real Prometheus, and the queries of the dashboard and the alerts."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from tests.stack import Process, free_port
 
 FOLDER = Path(__file__).parents[3] / "compose/monitoring"
 BINARY = shutil.which("prometheus")
-#: What Grafana puts in.
+#: The values that Grafana inserts.
 VARIABLES = {"$backend": ".*", "$__rate_interval": "1m"}
-#: Of expressions: what is no name of a label though it looks like one.
+#: The names of labels in expressions.
 _LABELS = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"|(?:by|on)\s*\(([^)]*)\)")
 
 
@@ -47,27 +47,29 @@ def metrics_in(expression: str) -> set[str]:
 
 
 def labels_in(expression: str) -> set[str]:
-    found = _LABELS.findall(expression)
-    return {one for one, _ in found if one} | {name.strip() for _, names in found for name in names.split(",") if names}
+    matches = _LABELS.findall(expression)
+    return {label for label, _ in matches if label} | {
+        name.strip() for _, names in matches for name in names.split(",") if names
+    }
 
 
 class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def ask(self, path: str, **parameters: str) -> Any:
-        answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10).json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
+    def get(self, path: str, **parameters: str) -> Any:
+        response = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10).json()
+        assert response["status"] == "success", response
+        return response["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("query", query=expression)["result"]
-        return found
+        result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        return result
 
 
 @contextmanager
 def prometheus(folder: Path, targets: Sequence[str], key: str) -> Iterator[Prometheus]:
-    """With the configuration of the stack, but for where the service is, its key, and how often it is asked."""
+    """Has the configuration of the stack, except targets, key and scrape interval."""
     config = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     (job,) = config["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["stable-diffusion:7860"]}]

@@ -1,4 +1,4 @@
-"""What every process says, as JSON."""
+"""The JSON log of every process."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ KEY = "the-key-of-somebody-0123"
 
 @pytest.fixture(scope="module")
 def entries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    """Every line of a whole service, from its start to its end, in which one job was made and one failed."""
+    """Every line of a service from its start to its end, with one succeeded and one failed job."""
     settings = {"SD_LOG_FORMAT": "json", "SD_ACCESS_LOG": "true", "SD_API_KEY": KEY}
     with Launched(tmp_path_factory.mktemp("logs"), **settings, SD_FLOWER_PORT=str(free_port())) as service:
         service.launcher.wait_for('"message": "ready"', "the housekeeper is ready")
         for simulation in ({}, {"fail": "out-of-memory"}):
-            body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "own": CANARY}}
+            body = {"prompt": f"a {CANARY}", "metadata": {"simulate": simulation, "key": CANARY}}
             url = f"{service.url}/api/txt2img?{CANARY}={CANARY}"
             requests.post(url, json=body, headers={"X-API-Key": KEY}, timeout=30)
         wait_until(lambda: "out-of-memory" in service.launcher.output)
@@ -42,7 +42,7 @@ def test_every_line_of_every_process_is_json(entries: list[dict[str, Any]]) -> N
     assert [entry["message"] for entry in entries][-1] == "Stopped; nothing is left running."
 
 
-def test_what_is_said_of_a_job_names_it_its_backend_and_its_worker(entries: list[dict[str, Any]]) -> None:
+def test_entries_about_a_job_name_the_job_its_backend_and_its_worker(entries: list[dict[str, Any]]) -> None:
     ends = [entry for entry in entries if entry.get("logger") == "worker.jobs.runner"]
 
     assert [entry["message"].split()[2] for entry in ends] == ["succeeded", "out-of-memory"]
@@ -54,23 +54,23 @@ def test_what_is_said_of_a_job_names_it_its_backend_and_its_worker(entries: list
 
 def test_each_request_is_logged_without_its_query(entries: list[dict[str, Any]]) -> None:
     ends = [entry["job_id"] for entry in entries if entry.get("logger") == "worker.jobs.runner"]
-    requested = [entry for entry in entries if entry.get("logger") == "api.access" and entry["method"] == "POST"]
+    accesses = [entry for entry in entries if entry.get("logger") == "api.access" and entry["method"] == "POST"]
 
-    assert [(entry["status"], entry["job_id"]) for entry in requested] == list(zip((200, 507), ends, strict=True))
-    assert all(entry["message"].startswith("POST /api/txt2img ") for entry in requested)
-    assert all(entry["milliseconds"] > 0 for entry in requested)
-
-
-def test_no_prompt_and_no_key_is_in_any_line(entries: list[dict[str, Any]]) -> None:
-    said = json.dumps(entries)
-
-    assert CANARY not in said
-    assert KEY not in said
+    assert [(entry["status"], entry["job_id"]) for entry in accesses] == list(zip((200, 507), ends, strict=True))
+    assert all(entry["message"].startswith("POST /api/txt2img ") for entry in accesses)
+    assert all(entry["milliseconds"] > 0 for entry in accesses)
 
 
-def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
-    imports = "import warnings\nfrom shared.observability import logs\n"
-    code = f"{imports}logs.configure_logging('json', backend='sd')\nwarnings.warn('x')\n1 / 0"
+def test_no_line_contains_a_prompt_or_a_key(entries: list[dict[str, Any]]) -> None:
+    text = json.dumps(entries)
+
+    assert CANARY not in text
+    assert KEY not in text
+
+
+def test_an_uncaught_error_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
+    configure = "from shared.observability import logs\nlogs.configure_logging('json', backend='sd')\n"
+    code = f"{configure}import warnings\nwarnings.warn('x')\n1 / 0"
     process = Process([sys.executable, "-c", code], tmp_path)
 
     process.wait()
@@ -81,7 +81,7 @@ def test_a_bug_is_one_entry_with_its_traceback(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in bug["exception"]
 
 
-def test_in_text_the_job_is_named_where_the_message_does_not() -> None:
+def test_the_text_format_adds_the_job_to_messages_that_do_not_name_it() -> None:
     formatter = logs.TextFormatter()
     record = logging.LogRecord("x", logging.WARNING, "", 0, "out of memory", (), None)
 

@@ -1,4 +1,4 @@
-"""Traces from HTTP through the queue to the worker and the webhook, as a real collector gets them."""
+"""Traces from the request through the queue to worker and webhook, as a collector receives them."""
 
 import queue
 import sys
@@ -16,40 +16,44 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from shared.errors import ConfigurationError
 from shared.observability import tracing
-from tests.compose.monitoring.conftest import CANARY, simulated
+from tests.compose.monitoring.conftest import CANARY, simulation
 from tests.shared.webhooks.receiver import Receiver, receiving
 from tests.stack import Stack
 
-PATIENCE_SECONDS = 20
-#: As a caller sends it that is traced itself.
+TIMEOUT_SECONDS = 20
+#: The trace context of a caller.
 CALLER_TRACE, CALLER_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 class Collector:
-    """Speaks OTLP over HTTP, and keeps what it was told."""
+    """Receives spans as OTLP over HTTP."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.spans: list[tuple[str, Span]] = []
-        """With the name of the service that told."""
+        """With the name of the service that sent it."""
         self.headers: list[str | None] = []
-        self._news: queue.Queue[None] = queue.Queue()
+        self._received: queue.Queue[None] = queue.Queue()
 
-    def take(self, body: bytes) -> None:
-        for told in ExportTraceServiceRequest.FromString(body).resource_spans:
-            service = next(each.value.string_value for each in told.resource.attributes if each.key == "service.name")
-            self.spans += [(service, span) for scope in told.scope_spans for span in scope.spans]
-        self._news.put(None)
+    def receive(self, body: bytes) -> None:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = next(
+                attribute.value.string_value
+                for attribute in resource.resource.attributes
+                if attribute.key == "service.name"
+            )
+            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+        self._received.put(None)
 
     def trace(self, trace_id: str, names: set[str]) -> dict[str, Span]:
-        """The spans of a trace by their names, once it has all of these."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        """The spans of a trace by name, once all of these names have arrived."""
+        end = time.monotonic() + TIMEOUT_SECONDS
         while True:
-            found = {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
-            if names <= set(found):
-                return found
-            assert time.monotonic() < end, f"no {names - set(found)} in {[span.name for _, span in self.spans]}"
-            self._news.get(timeout=PATIENCE_SECONDS)
+            spans = {span.name: span for _, span in self.spans if span.trace_id.hex() == trace_id}
+            if names <= set(spans):
+                return spans
+            assert time.monotonic() < end, f"no {names - set(spans)} in {[span.name for _, span in self.spans]}"
+            self._received.get(timeout=TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -59,7 +63,7 @@ def collecting() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
             collector.headers.append(self.headers["x-tenant"])
-            collector.take(body)
+            collector.receive(body)
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -90,12 +94,12 @@ def receiver() -> Iterator[Receiver]:
 def traced(
     redis_url: str, collector: Collector, receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A service that traces, and sends what it has ten times a second."""
+    """A service that exports its spans ten times a second."""
     settings = {
         "SD_BACKENDS": "null",
         "SD_WEBHOOK_ALLOW": receiver.origin,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=own",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=acme",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     with Stack(redis_url, tmp_path_factory.mktemp("traces"), **settings) as stack:
@@ -142,14 +146,14 @@ def test_a_request_is_one_trace_through_every_process(traced: Stack, collector: 
     assert attributes(spans["POST"])["imagegen.webhook.outcome"] == "delivered"
     services = {service for service, span in collector.spans if span.trace_id.hex() == CALLER_TRACE}
     assert services == {"imagegen-api", "imagegen-worker", "imagegen-housekeeper"}
-    assert set(collector.headers) == {"own"}
+    assert set(collector.headers) == {"acme"}
 
 
-def test_a_failure_is_told_as_one(traced: Stack, collector: Collector) -> None:
+def test_a_failed_job_is_a_failed_span(traced: Stack, collector: Collector) -> None:
     trace_id = "1" * 32
     traced.api.post(
         "/api/txt2img",
-        {"prompt": "x", **simulated(fail="out-of-memory")},
+        {"prompt": "x", **simulation(fail="out-of-memory")},
         headers={"traceparent": f"00-{trace_id}-{'2' * 16}-01"},
     )
 
@@ -160,23 +164,25 @@ def test_a_failure_is_told_as_one(traced: Stack, collector: Collector) -> None:
     assert spans["process null"].status.code == spans["POST /api/txt2img"].status.code == 2
 
 
-def test_who_wants_not_to_be_traced_is_not_and_nonsense_is_no_parent(traced: Stack, collector: Collector) -> None:
+def test_unsampled_requests_are_not_traced_and_malformed_parents_are_ignored(
+    traced: Stack, collector: Collector
+) -> None:
     unsampled = "3" * 32
     traced.api.post("/api/txt2img", {"prompt": "x"}, headers={"traceparent": f"00-{unsampled}-{'4' * 16}-00"})
     job = traced.api.post("/api/txt2img", {"prompt": "x"}, headers={"traceparent": "nonsense"}).json()
 
-    def mine() -> list[Span]:
+    def spans_of_job() -> list[Span]:
         return [span for _, span in collector.spans if attributes(span).get("imagegen.job.id") == job["id"]]
 
-    end = time.monotonic() + PATIENCE_SECONDS
-    while len(mine()) < 2:
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while len(spans_of_job()) < 2:
         assert time.monotonic() < end
         threading.Event().wait(0.05)
-    assert len({span.trace_id for span in mine()}) == 1
+    assert len({span.trace_id for span in spans_of_job()}) == 1
     assert unsampled not in {span.trace_id.hex() for _, span in collector.spans}
 
 
-def test_traces_tell_of_the_load_of_a_model_and_of_no_prompt_and_no_probe(traced: Stack, collector: Collector) -> None:
+def test_traces_contain_model_loading_but_no_prompt_and_no_probe(traced: Stack, collector: Collector) -> None:
     requests.get(f"{traced.api.url}/health/live", timeout=10)
     names = {span.name for _, span in collector.spans}
 
@@ -207,7 +213,7 @@ def test_without_an_endpoint_nothing_is_traced() -> None:
     assert off.provider is None
 
 
-def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
 
     with pytest.raises(ConfigurationError, match=r"OTEL_EXPORTER_OTLP_ENDPOINT is set, but .*imagegen\[tracing\]"):

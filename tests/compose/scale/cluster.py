@@ -1,4 +1,4 @@
-"""One service on two hosts: on each an API and a worker; Redis, the bucket and two housekeepers are elsewhere."""
+"""A service on two hosts, each with an API and a worker; Redis, bucket and two housekeepers run on this machine."""
 
 import sys
 from contextlib import ExitStack
@@ -67,7 +67,7 @@ class Cluster(Stack):
         self.apis[number].process.wait_for("Uvicorn running on")
 
     def worker_of(self, job_id: str) -> str:
-        """Name of the one that runs the job, or ran it last."""
+        """The name of the worker that runs the job, or ran it last."""
         snapshot = Store(connect(self.settings["SD_REDIS_URL"])).run(Jobs(self.prefix).read(job_id))
         assert snapshot is not None
         return str(snapshot.job.worker).partition("#")[0]
@@ -89,13 +89,13 @@ class Cluster(Stack):
         self.run([str(get_binary_path()), *options]).wait_for("Ready to accept connections")
 
     def _run_on(self, host: Host, command: list[str], **settings: str) -> Process:
-        there = {
+        host_settings = {
             "SD_REDIS_URL": self._redis_at(host.gateway),
             "AWS_ENDPOINT_URL": self.s3.url.replace("127.0.0.1", host.gateway),
             "SD_OUTPUT_DIR": str(self.folder / host.name),
             "SD_MODEL_DIR": str(self.folder / f"models-of-{host.name}"),
         }
-        return self.run([*host.enter, *command], **there, **settings)
+        return self.run([*host.enter, *command], **host_settings, **settings)
 
     def _celery(self, app: str, name: str) -> list[str]:
         options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces, or only ports of this one where those cannot be made."""
+"""Two hosts: network namespaces, or two ports of this host if namespaces cannot be created."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from tests.stack import free_port
 class Host:
     name: str
     address: str
-    """Where others reach it."""
+    """At which others reach the host."""
     gateway: str
-    """Where it reaches this machine."""
+    """At which the host reaches this machine."""
     port: int
     """Of its API."""
     enter: tuple[str, ...] = ()
-    """Begins the command line of whatever runs there."""
+    """Prefix of commands that run on the host."""
 
     @property
     def url(self) -> str:

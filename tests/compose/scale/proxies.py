@@ -1,4 +1,4 @@
-"""The proxies of docs/scaling.md, as they stand there but for places."""
+"""The proxies of docs/scaling.md, with the configuration of the document except for addresses and paths."""
 
 import re
 import shutil
@@ -36,11 +36,11 @@ def _block(begin: str) -> str:
 
 @contextmanager
 def nginx(folder: Path, apis: Sequence[str]) -> Iterator[str]:
-    """Its address."""
+    """Yields its URL."""
     program, port = _program("nginx"), free_port()
-    content = _placed(_block("upstream imagegen"), apis).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
+    content = _with_addresses(_block("upstream imagegen"), apis).replace("listen 443 ssl", f"listen 127.0.0.1:{port}")
     content = re.sub(r"ssl_certificate.*;", "", content)
-    # TLS would be ended here.
+    # The document terminates TLS at the proxy.
     content = content.replace("X-Forwarded-Proto $scheme", "X-Forwarded-Proto https")
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, content=content))
     process = Process(
@@ -52,26 +52,28 @@ def nginx(folder: Path, apis: Sequence[str]) -> Iterator[str]:
 
 @contextmanager
 def caddy(folder: Path, apis: Sequence[str]) -> Iterator[str]:
-    """Its address."""
+    """Yields its URL."""
     program, port = _program("caddy"), free_port()
-    content = _placed(_block("images.example.com {"), apis).replace("images.example.com {", f"http://:{port} {{")
+    content = _with_addresses(_block("images.example.com {"), apis).replace(
+        "images.example.com {", f"http://:{port} {{"
+    )
     (folder / "Caddyfile").write_text("{\n admin off\n}\n" + content)
     process = Process([program, "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")], folder)
     with _running(process, "serving initial configuration"):
         yield f"http://127.0.0.1:{port}"
 
 
-def _placed(content: str, apis: Sequence[str]) -> str:
+def _with_addresses(content: str, apis: Sequence[str]) -> str:
     for number, url in enumerate(apis, 1):
         content = content.replace(f"api-{number}:7860", urlsplit(url).netloc)
     return content
 
 
 def _program(name: str) -> str:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    if found is None:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    if path is None:
         pytest.skip(f"needs {name}")
-    return found
+    return path
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A Redis server behind TLS: Debian's, which speaks it, or the bundled one with a process in front that does."""
+"""A Redis server with TLS: Debian's, or the bundled one behind a process that terminates TLS."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ import trustme
 
 from tests.stack import Process, free_port, valkey_server
 
-#: Passes on what comes over TLS; arguments: port, folder of certificates, socket of the server.
+#: Terminates TLS; arguments: port, folder of certificates, socket of the server.
 TERMINATOR = """
 import select, socket, ssl, sys, threading
 port, folder, inside = sys.argv[1:]
@@ -23,7 +23,7 @@ def serve(caller):
         try:
             outer.do_handshake()
         except ssl.SSLError:
-            # What was sent meanwhile is read, or closing would take the alert away. asyncio would send none.
+            # Reads what was sent meanwhile: closing with unread data would discard the alert. asyncio sends no alert.
             outer.shutdown(socket.SHUT_WR)
             while outer.recv(65536):
                 pass
@@ -65,7 +65,7 @@ def make_certificates(folder: Path) -> None:
 
 @contextmanager
 def redis_with_tls(folder: Path, *options: str) -> Iterator[str]:
-    """Host and port of a server that wants certificates of its clients; `options` are the server's own."""
+    """Host and port of a server that requires client certificates; `options` are those of the server."""
     make_certificates(folder)
     port = free_port()
     if (server := shutil.which("redis-server")) is not None:

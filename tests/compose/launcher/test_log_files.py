@@ -1,17 +1,17 @@
-"""What the processes said, on disk."""
+"""The rotated log files of `imagegen up`, and the filters of `imagegen logs`."""
 
 import itertools
 from contextlib import closing
 from pathlib import Path
 
-from compose.cli.logs import Filter
-from compose.launcher.journal import NAME, Journal, LogLine, LogReader
+from compose.cli.logs import LogFilter
+from compose.launcher.log_files import NAME, LogLine, LogReader, LogWriter
 
 JOB, OTHER = "01a207b4-0da0-76eb-8b84-9486d49425aa", "01a207b4-0da0-76eb-8b84-000000000000"
 
 
-def lines(folder: Path, older: int = 3) -> list[LogLine]:
-    with closing(LogReader(folder, older)) as reader:
+def lines(folder: Path, backups: int = 3) -> list[LogLine]:
+    with closing(LogReader(folder, backups)) as reader:
         return list(reader.past())
 
 
@@ -19,26 +19,26 @@ def texts(folder: Path) -> list[str]:
     return [line.text for line in lines(folder)]
 
 
-def test_what_is_written_is_read_in_order_whoever_said_it(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "logs")
-    journal.write("api", "first  with   spaces")
-    journal.write("redis", "")
-    journal.close()
-    journal.write("worker-sd", "böse \udcff bytes")
+def test_lines_of_all_processes_are_read_in_order(tmp_path: Path) -> None:
+    writer = LogWriter(tmp_path / "logs")
+    writer.write("api", "first  with   spaces")
+    writer.write("redis", "")
+    writer.close()
+    writer.write("worker-sd", "böse \udcff bytes")
 
-    journal.close()
+    writer.close()
     assert [(line.process, line.text) for line in lines(tmp_path / "logs")] == [
         ("api", "first  with   spaces"),
         ("redis", ""),
         ("worker-sd", "böse ? bytes"),
     ]
-    assert (tmp_path / "logs" / NAME).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
 
 
-def test_it_never_takes_more_than_its_share(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path, most_bytes=1000, older=3)) as journal:
+def test_the_files_have_a_maximum_size_and_keep_the_newest_lines(tmp_path: Path) -> None:
+    with closing(LogWriter(tmp_path, max_bytes=1000, backups=3)) as writer:
         for number in range(500):
-            journal.write("api", f"line {number}")
+            writer.write("api", f"line {number}")
 
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 4 * 1100
     assert len(list(tmp_path.iterdir())) <= 4
@@ -46,37 +46,37 @@ def test_it_never_takes_more_than_its_share(tmp_path: Path) -> None:
     assert kept == [f"line {number}" for number in range(500 - len(kept), 500)]
 
 
-def test_who_follows_misses_nothing_when_a_new_file_begins(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal, closing(LogReader(tmp_path, 20)) as reader:
-        journal.write("api", "before")
+def test_following_survives_rotation(tmp_path: Path) -> None:
+    with closing(LogWriter(tmp_path, max_bytes=200, backups=20)) as writer, closing(LogReader(tmp_path, 20)) as reader:
+        writer.write("api", "before")
         assert list(reader.past()) == []
         future = reader.future()
         seen = [next(future).text]
         for start in range(0, 40, 4):
             for number in range(start, start + 4):
-                journal.write("api", f"line {number}")
+                writer.write("api", f"line {number}")
             seen += [line.text for line in itertools.islice(future, 4)]
 
     assert seen == ["before", *(f"line {number}" for number in range(40))]
     assert len(list(tmp_path.iterdir())) > 5
 
 
-def test_who_reads_slowly_misses_nothing_and_is_told_nothing_twice(tmp_path: Path) -> None:
-    with closing(Journal(tmp_path, most_bytes=200, older=20)) as journal:
-        journal.write("api", "before")
+def test_a_slow_reader_gets_each_line_once(tmp_path: Path) -> None:
+    with closing(LogWriter(tmp_path, max_bytes=200, backups=20)) as writer:
+        writer.write("api", "before")
         with closing(LogReader(tmp_path, 20)) as reader:
             for number in range(10):
-                journal.write("api", f"line {number}")
+                writer.write("api", f"line {number}")
             past = [line.text for line in reader.past()]
             for number in range(10, 40):
-                journal.write("api", f"line {number}")
+                writer.write("api", f"line {number}")
             future = [line.text for line in itertools.islice(reader.future(), 41 - len(past))]
 
     assert [*past, *future] == ["before", *(f"line {number}" for number in range(40))]
     assert len(list(tmp_path.iterdir())) > 5
 
 
-def test_who_follows_waits_for_the_first_line_and_for_the_end_of_a_line(tmp_path: Path) -> None:
+def test_following_waits_for_the_first_line_and_for_whole_lines(tmp_path: Path) -> None:
     with closing(LogReader(tmp_path)) as reader:
         assert list(reader.past()) == []
         with (tmp_path / NAME).open("w") as file:
@@ -89,32 +89,32 @@ def test_who_follows_waits_for_the_first_line_and_for_the_end_of_a_line(tmp_path
         assert next(future).text == "half"
 
 
-def test_a_disk_that_takes_nothing_stops_nobody(tmp_path: Path) -> None:
+def test_lines_that_cannot_be_written_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    journal = Journal(tmp_path / "file" / "logs")
-    journal.write("api", "lost")
-    journal.close()
+    writer = LogWriter(tmp_path / "file" / "logs")
+    writer.write("api", "lost")
+    writer.close()
 
     assert texts(tmp_path / "file") == []
 
 
-def test_a_jobs_entries_are_whole() -> None:
-    said = [
+def test_the_filter_by_job_keeps_whole_entries() -> None:
+    lines_written = [
         ("worker-sd", f"12:00:00 ERROR   job {JOB} failed unexpectedly"),
         ("api", "12:00:00 INFO    something else"),
         ("worker-sd", "Traceback (most recent call last):"),
         ("worker-sd", '  File "a.py", line 1, in <module>'),
         ("worker-sd", f"12:00:01 INFO    job {OTHER} succeeded in 12 ms"),
-        ("worker-sd", "  of no concern"),
+        ("worker-sd", "  unrelated"),
         ("housekeeper", f'{{"message": "delivered", "job_id": "{JOB}"}}'),
     ]
-    chosen = Filter((), JOB)
+    log_filter = LogFilter((), JOB)
 
-    assert [said.index(line) for line in said if chosen.wants(LogLine(*line))] == [0, 2, 3, 6]
+    assert [lines_written.index(line) for line in lines_written if log_filter.matches(LogLine(*line))] == [0, 2, 3, 6]
 
 
-def test_processes_are_chosen_by_name() -> None:
-    chosen = Filter(("api", "redis"), None)
+def test_the_filter_by_process() -> None:
+    log_filter = LogFilter(("api", "redis"), None)
 
-    assert [chosen.wants(LogLine(name, "x")) for name in ("api", "redis", "worker-sd")] == [True, True, False]
+    assert [log_filter.matches(LogLine(name, "x")) for name in ("api", "redis", "worker-sd")] == [True, True, False]

@@ -1,0 +1,70 @@
+"""Checks that the models are on disk, and that unfinished downloads make progress."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from compose.doctor.findings import Finding, ok, problem, warning
+from compose.doctor.installation import Installation
+from shared.errors import ConfigurationError
+from worker.models.download_plans import DownloadPlan, format_bytes
+from worker.models.sources import STARTER_NAME, ModelSource
+
+#: A running download writes 10 MiB at a time: at 50 kB/s every 210 s.
+STALLED_SECONDS = 300.0
+
+
+def check(installation: Installation) -> Iterator[Finding]:
+    if not installation.models:
+        yield ok(f"{', '.join(installation.settings.backends)} needs no model on this machine.")
+    for source in installation.models:
+        yield _check_download(source) if source.is_remote else _check_folder(source)
+
+
+def _check_folder(source: ModelSource) -> Finding:
+    try:
+        source.ensure_downloaded()
+    except ConfigurationError as error:
+        return problem(error.detail, f"Change {source.setting}: docs/models.md lists its values.")
+    kind = "the bundled model" if source.model_id == STARTER_NAME else "a local folder"
+    return ok(f"{source.setting} is {source.model_id}, {kind}.")
+
+
+def _check_download(source: ModelSource) -> Finding:
+    folder, name = source.folder, source.repository
+    if (folder / source.index).is_file():
+        return ok(f"{name} is complete.")
+    if (plan := DownloadPlan.read(folder)) is None:
+        return warning(
+            f"{name} is not downloaded yet.",
+            f"Its worker downloads it at its start; or now: `imagegen models pull {name}`.",
+        )
+    progress = (
+        f"{name} is incomplete ({format_bytes(plan.downloaded_bytes(folder))} of {format_bytes(plan.total_bytes)})"
+    )
+    if not _is_downloading(folder):
+        return warning(
+            f"{progress}; its download was interrupted.",
+            f"It continues when the worker starts, or now with `imagegen models pull {name}`.",
+        )
+    stalled = time.time() - max(file.stat().st_mtime for file in folder.rglob("*"))
+    if stalled > STALLED_SECONDS:
+        return warning(
+            f"{progress}, and its download has not advanced for {stalled:.0f} s.",
+            "See `outbound`. The download retries by itself; a restart keeps complete files.",
+        )
+    return ok(f"{progress}; the download is running.")
+
+
+def _is_downloading(folder: Path) -> bool:
+    """A download locks the folder. Taking the lock for an instant makes no download fail."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,117 @@
+"""For the Makefile: repairs a `.venv` that was moved, and chooses the build of PyTorch; needs no other package."""
+
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+VENV = Path(".venv")
+#: Contains the path that the scripts in the environment name.
+FOLDER_FILE = VENV / ".folder"
+#: At least one of them exists where an NVIDIA driver is installed, WSL included.
+DRIVER_FILES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
+TIMEOUT_SECONDS = 5.0
+
+
+def relocate() -> None:
+    """Replaces the old path in scripts, and in the link to this code, if the folder was moved or copied.
+
+    Exits with 1 if the old path is unknown.
+    """
+    current, old = os.path.realpath("."), _created_in()
+    if old is None:
+        sys.exit(1)
+    if old != current:
+        packages = VENV.glob("lib/python*/site-packages")
+        links = [
+            file for folder in packages for file in (*folder.glob("*imagegen*"), *folder.glob("*imagegen*/*.json"))
+        ]
+        for file in (*(VENV / "bin").iterdir(), *links, VENV / "pyvenv.cfg"):
+            _replace_path(file, old, current)
+        print(f"The environment in .venv was created in {old}; now it belongs to this folder.")
+    FOLDER_FILE.write_text(current)
+
+
+def switch_torch(build: str, index: str) -> None:
+    """Reinstalls PyTorch if another build is installed than the one asked for by name."""
+    installed = [folder.name for folder in VENV.glob("lib/python*/site-packages/torch-*.dist-info")]
+    if build == "auto" or not installed or all((build == "cpu") == ("+cpu" in name) for name in installed):
+        return
+    if build == "cpu" and not _responds(f"{index}/torch/"):
+        sys.exit(f"PyTorch stays with CUDA: {index}, which has the build without, does not respond.")
+    print(f"Reinstalling PyTorch because of TORCH={build}")
+    pip = (sys.executable, "-m", "pip")
+    subprocess.run((*pip, "uninstall", "--quiet", "--yes", "torch"), check=True)
+    options = ("--extra-index-url", index) if build == "cpu" else ()
+    subprocess.run((*pip, "install", "--quiet", "--constraint", "constraints.txt", *options, "torch"), check=True)
+
+
+def torch_options(build: str, index: str) -> None:
+    """Prints pip's options for the build of PyTorch: cpu, cuda, or auto for what fits this machine."""
+    if build not in ("auto", "cpu", "cuda"):
+        sys.exit(f"TORCH={build} is not a build of PyTorch: choose auto, cpu or cuda.")
+    if sys.platform != "linux" or build == "cuda" or (build == "auto" and _has_driver()):
+        return
+    if build == "auto" and _is_torch_installed():
+        return
+    if _responds(f"{index}/torch/"):
+        _inform(
+            "No NVIDIA driver found: installing PyTorch without CUDA, 1.3 GB instead of 5.1. To install it with CUDA: "
+            "make run TORCH=cuda"
+        )
+        print(f"--extra-index-url {index}")
+    else:
+        _inform(f"Installing PyTorch with CUDA, 5.1 GB: {index}, which has the build without, does not respond.")
+
+
+def _created_in() -> str | None:
+    if FOLDER_FILE.is_file():
+        return FOLDER_FILE.read_text()
+    try:
+        command = next(line for line in (VENV / "pyvenv.cfg").read_text().splitlines() if line.startswith("command = "))
+    except (OSError, StopIteration):
+        return None
+    begin = command.rfind(" /")
+    return os.path.realpath(command[begin + 1 :].removesuffix(f"/{VENV}")) if begin > 0 else None
+
+
+def _replace_path(file: Path, old: str, new: str) -> None:
+    if file.is_symlink() or not file.is_file():
+        return
+    data = file.read_bytes()
+    # Binary programs name no folder, and would not run with a path of another length.
+    if b"\0" not in data and f"{old}/".encode() in data:
+        file.write_bytes(data.replace(f"{old}/".encode(), f"{new}/".encode()))
+
+
+def _has_driver() -> bool:
+    return shutil.which("nvidia-smi") is not None or any(Path(file).exists() for file in DRIVER_FILES)
+
+
+def _is_torch_installed() -> bool:
+    return any(VENV.glob("lib/python*/site-packages/torch/__init__.py"))
+
+
+def _responds(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 - from the Makefile
+            return bool(response.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def _inform(sentence: str) -> None:
+    """On standard error, because the Makefile reads standard output."""
+    print(sentence, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["relocate"]:
+            relocate()
+        case ["switch-torch", build, index]:
+            switch_torch(build, index)
+        case ["torch-options", build, index]:
+            torch_options(build, index)
