@@ -20,7 +20,7 @@ from tests.shared.storage.conftest import open_bucket
 from tests.shared.storage.s3 import S3Server
 from tests.stack import Stack
 from tests.support.polling import wait_until
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import Ownership
 from worker.housekeeper.retention import Retention, RetentionRules
