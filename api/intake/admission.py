@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header
 
 from api.edge.authentication import Caller, CallerDep
-from api.edge.request_tracing import current_traceparent
+from api.edge.telemetry.tracing import current_traceparent
 from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
