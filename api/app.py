@@ -13,10 +13,10 @@ from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
 from api.edge.body_timeout import BodyTimeout
 from api.edge.hosts import HostCheck
-from api.edge.observability import Observability
 from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
-from api.edge.request_tracing import telemetry_config
 from api.edge.security_headers import SecurityHeaders
+from api.edge.telemetry.middleware import RequestTelemetry
+from api.edge.telemetry.tracing import telemetry_config
 from api.native import docs, generate, health, images, jobs, metrics, webhooks
 from api.services import Services
 
@@ -62,7 +62,7 @@ class Api(FastAPI):
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
         stack = SecurityHeaders(super().build_middleware_stack())
-        return Observability(stack, services.request_metrics, log=services.settings.access_log)
+        return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 
 
 def _add_middleware(app: FastAPI, services: Services) -> None:

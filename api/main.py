@@ -19,8 +19,8 @@ from api.delivery.stream_limit import StreamLimit
 from api.edge.connection_limit import ConnectionLimit, raise_file_limit
 from api.edge.connections import Config
 from api.edge.rate_limit import RateLimit
-from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
+from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs

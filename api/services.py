@@ -11,8 +11,8 @@ from api.delivery.events import EventHub, read_job
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
-from api.edge.request_metrics import RequestMetrics
 from api.edge.signed_links import LinkSecret
+from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore

@@ -1,7 +1,7 @@
 """Checks, accepts and cancels jobs."""
 
 from api.edge.authentication import Caller
-from api.edge.request_tracing import current_traceparent
+from api.edge.telemetry.tracing import current_traceparent
 from api.field_errors import invalid_field
 from api.intake.uploads import RequestUploads
 from api.services import Services

@@ -5,8 +5,8 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.edge.request_metrics import RequestMetrics
-from api.edge.request_tracing import add_job_id
+from api.edge.telemetry.metrics import RequestMetrics
+from api.edge.telemetry.tracing import add_job_id
 
 logger = logging.getLogger("api.access")
 
@@ -17,7 +17,7 @@ CLIENT_CLOSED_REQUEST = 499
 MAX_LOGGED_PATH = 300
 
 
-class Observability:
+class RequestTelemetry:
     def __init__(self, app: ASGIApp, metrics: RequestMetrics, *, log: bool) -> None:
         self._app = app
         self._metrics = metrics
