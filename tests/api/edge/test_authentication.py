@@ -180,7 +180,7 @@ def test_a_service_without_keys_does_not_open_to_the_network(stack: Stack, host:
 
     assert process.wait() == 1
     assert len(process.lines) == 1
-    assert process.lines[0].startswith(f"SD_API_KEY is empty, and with SD_HOST={host}")
+    assert process.lines[0].startswith(f"SD_API_KEY is empty, and SD_HOST={host}")
 
 
 @pytest.mark.parametrize("settings", [{"SD_ALLOW_OPEN": "true"}, {"SD_API_KEY": ALICE}])
