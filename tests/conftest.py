@@ -7,7 +7,10 @@ import signal
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 # A shell has what it starts in the background ignore Ctrl-C, and what that starts ignores it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Before anything imports torch, and for several engines at once: see worker.main.
+# Before anything imports torch. Tests that run side by side have a core each: two threads each took half as much CPU
+# time again, because each waits for the other at every layer.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 for name in [name for name in os.environ if name.startswith("SD_")]:
     del os.environ[name]
