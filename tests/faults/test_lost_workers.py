@@ -53,7 +53,7 @@ def test_a_worker_commits_nothing_after_its_lease_expired(service: Service) -> N
     child.suspend()
     job = service.wait_until_done(job_id)
     child.resume()
-    stopped.wait_for(f"job {job_id} was taken away")
+    stopped.wait_for(f"job {job_id} was lost to another worker")
 
     assert (job.state, job.attempt) == ("succeeded", 2)
     assert service.job(job_id) == job
