@@ -53,7 +53,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_partial_image(service: Service,
         # Space for the folders and a part of an image.
         file.truncate(filler.stat().st_size - FREE_BYTES)
 
-    failed = service.wait_until_done(service.submit(width=512, height=512))
+    failed = service.wait_until_done(service.submit(width=2048, height=2048, seed=7))
     filler.unlink()
     succeeded = service.wait_until_done(service.submit())
 

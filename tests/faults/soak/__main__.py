@@ -253,7 +253,7 @@ def main() -> int:
         begin = time.monotonic()
         tally = asyncio.run(Soak(valkey, service, args.jobs, args.every, args.seed).run())
         rows = [("took", f"{time.monotonic() - begin:.0f} s"), *report(tally, invariant, bytes_before)]
-        posts = Counter(asked.body["seed"] for asked in bfl.posts)
+        posts = Counter(post.body["seed"] for post in bfl.posts)
         rows.append(
             ("posts to the provider, of which for a second time", f"{posts.total()}, {posts.total() - len(posts)}")
         )
