@@ -20,7 +20,7 @@ from shared.storage.images import ImageStore
 from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
-from tests.compose.doctor.surroundings import around, found
+from tests.compose.doctor.installations import findings_of, installation
 from tests.shared.storage.conftest import credentials_of, open_bucket
 from tests.shared.storage.s3 import S3Server, UnreliableS3Server
 from tests.stack import Stack
@@ -209,7 +209,7 @@ def test_a_private_storage_is_trusted_by_its_certificate_authority_only(tmp_path
 def test_the_doctor_reports_the_state_of_the_bucket(server: UnreliableS3Server, tmp_path: Path) -> None:
     def finding(url: str) -> tuple[Level, str]:
         with credentials_of(server):
-            findings = found("disk", around(tmp_path, output_url=url))
+            findings = findings_of("disk", installation(tmp_path, output_url=url))
         (bucket,) = (finding for finding in findings if "SD_OUTPUT" in finding.detail)
         return bucket.level, bucket.detail
 
