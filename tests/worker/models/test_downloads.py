@@ -228,13 +228,13 @@ def test_a_disk_that_fills_up_during_the_download_is_reported(
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
 
-    assert "the disk is full. Make room" in refusal(folder)
+    assert "the disk is full. Free some space" in refusal(folder)
 
 
 def test_a_folder_that_is_not_writable_is_reported(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "models").write_text("no folder")
 
-    assert "name another folder with SD_MODEL_DIR" in refusal(tmp_path / "models" / NAME)
+    assert "set SD_MODEL_DIR to another folder" in refusal(tmp_path / "models" / NAME)
 
 
 @pytest.mark.parametrize(

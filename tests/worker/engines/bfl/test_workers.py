@@ -40,7 +40,7 @@ def shared(installation: Stack, bfl: Provider) -> Iterator[Stack]:
     """The API is the same for all tests; each starts its own workers, which end with it."""
     yield installation
     for worker in installation.workers:
-        worker.kill()
+        worker.stop()
     installation.workers.clear()
 
 
