@@ -249,5 +249,5 @@ def test_a_process_published_to_the_network_needs_a_key(tmp_path: Path, module: 
     process = Process([sys.executable, "-m", module], tmp_path, SD_HOST="127.0.0.1", SD_PUBLISHED_ON="0.0.0.0")
 
     assert process.wait() == 1
-    assert f"{setting} is empty, and SD_HOST=0.0.0.0" in process.output
+    assert f"{setting} is empty, and SD_HOST=0.0.0.0 opens" in process.output
     assert "Traceback" not in process.output
