@@ -7,7 +7,7 @@ from tests.stack import Stack
 
 def worker_records(stack: Stack) -> tuple[WorkerRecord, ...]:
     store = Store(connect(stack.settings["SD_REDIS_URL"]))
-    return store.run(Workers(stack.prefix).fleet()).workers
+    return store.run(Workers(stack.prefix).read_fleet()).workers
 
 
 def only_worker(stack: Stack) -> WorkerRecord | None:
