@@ -43,7 +43,7 @@ class MultipartForm:
         try:
             self._parser = MultipartParser(options[b"boundary"], self._callbacks())
         except (KeyError, FormParserError):
-            raise InvalidRequest("The Content-Type header has no boundary for the parts of the form.") from None
+            raise InvalidRequest("The form has no boundary parameter.") from None
         self._events = self._read()
 
     async def parts(self) -> AsyncIterator[Part]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -111,8 +112,13 @@ class Invariant:
 
     def _leftovers(self) -> Iterator[str]:
         found = (path for path in self._outputs.rglob(".*") if path.name != MARK)
-        staged = (self._outputs / STAGING_FOLDER).glob("*")
+        staged = (path for path in (self._outputs / STAGING_FOLDER).glob("*") if not self._is_interrupted(path))
         return (f"{path.name} was not removed" for path in (*found, *staged) if path.is_file())
+
+    def _is_interrupted(self, staged: Path) -> bool:
+        """Whether it belongs to an attempt that was killed while it wrote the file; retention removes it later."""
+        name = re.fullmatch(r"(?P<job_id>.{36})-\d+\.(?P<attempt>\d+)\..+", staged.name)
+        return name is not None and int(name["attempt"]) < self.jobs()[name["job_id"]].attempt
 
     def _lasting_keys(self) -> Iterator[str]:
         yield from (f"{key} is not empty" for key in self.busy())

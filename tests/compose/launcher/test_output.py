@@ -55,7 +55,13 @@ def make_images(url: str, count: int) -> None:
 
 
 def workers(launcher: psutil.Process) -> list[psutil.Process]:
-    return [process for process in launcher.children() if "worker.main" in " ".join(process.cmdline())]
+    """Without those that have ended."""
+    found = []
+    for process in launcher.children():
+        with suppress(psutil.NoSuchProcess):
+            if "worker.main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_a_full_disk_loses_only_the_output(tmp_path: Path) -> None:

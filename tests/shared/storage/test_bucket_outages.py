@@ -215,7 +215,7 @@ def test_the_doctor_reports_the_state_of_the_bucket(server: UnreliableS3Server, 
 
     url = server.create_bucket("examined")
 
-    assert finding(url) == (Level.OK, "SD_OUTPUT_URL=s3://examined can be written.")
+    assert finding(url) == (Level.OK, "SD_OUTPUT_URL=s3://examined is writable.")
     assert finding("s3://missing") == (Level.PROBLEM, "SD_OUTPUT_URL is wrong: the bucket does not exist.")
     with refusing(server):
-        assert finding(url) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not answer.")
+        assert finding(url) == (Level.PROBLEM, "SD_OUTPUT_URL=s3://examined does not respond.")

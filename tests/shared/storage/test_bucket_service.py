@@ -47,8 +47,8 @@ def test_images_are_served_by_the_api_and_stored_in_the_bucket_only(service: Sta
     day = datetime.fromisoformat(job["created_at"]).strftime("%Y/%m/%d")
     assert names == {f"{day}/{job['id']}-{index}.png" for index in (0, 1)}
     assert files_on_disk(service) == []
-    health = service.api.get("/health").json()
-    assert (health["status"], health["outputs"]) == ("ok", {"writable": True, "free_bytes": None})
+    wait_until(lambda: service.api.get("/health").json()["status"] == "ok")
+    assert service.api.get("/health").json()["outputs"] == {"writable": True, "free_bytes": None}
 
 
 def test_input_images_pass_through_the_bucket_and_are_removed_afterwards(service: Stack, s3: S3Server) -> None:
@@ -162,7 +162,7 @@ def test_prune_leaves_the_bucket_of_another_installation_alone_until_it_is_taken
     code, output = prune()
     assert code == 1
     assert output.startswith(f"SD_OUTPUT_URL={service.settings['SD_OUTPUT_URL']} ")
-    assert "Nothing is removed there" in output
+    assert "Nothing is deleted there" in output
     assert job["id"] in {file.job_id for file in stored(service, s3)}
 
     assert prune("--take-over")[0] == 0

@@ -119,12 +119,6 @@ def test_queued_jobs_start_in_order_and_the_one_of_a_lost_worker_is_run_again(fi
     assert jobs["running"]["attempt"] == 2
 
 
-def test_an_identical_request_reuses_images_of_the_version_before(finished: Upgraded) -> None:
-    answer = finished.client("done").post("/api/txt2img", {"prompt": "x", **TINY, "seed": 1})
-
-    assert answer.json()["reused_from"] == finished.jobs["done"]
-
-
 def test_pending_webhooks_are_delivered_and_dead_ones_can_be_sent_again(finished: Upgraded) -> None:
     expected = {"pending": {"succeeded"}, "running": {"started", "succeeded"}, "other": {"succeeded"}}
     missing = {(finished.jobs[name], event) for name, events in expected.items() for event in events}

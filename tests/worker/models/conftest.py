@@ -2,13 +2,15 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
+from shared.errors import ConfigurationError
 from tests.worker.models.hub import Hub, hub_serving
+from worker.models.downloads import Downloader
 
 NAME, TOKEN = "someone/some-model", "hf_token"
 INDEX = {
@@ -20,6 +22,7 @@ INDEX = {
     "safety_checker": [None, None],
 }
 MEGABYTE = 1_000_000
+WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
 #: The files of a download in half precision.
 NEEDED = (
     "model_index.json",
@@ -81,3 +84,33 @@ def hub(published: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     reach("http://127.0.0.1:9", monkeypatch)
+
+
+def fetch(
+    folder: Path,
+    token: str | None = TOKEN,
+    dtype: str = "auto",
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+) -> None:
+    Downloader(token, dtype, on_progress).fetch(NAME, folder)
+
+
+def refusal(folder: Path, token: str | None = TOKEN) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        fetch(folder, token)
+    return caught.value.detail
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "models" / NAME
+
+
+@pytest.fixture
+def cut(hub: Hub, folder: Path) -> Path:
+    """A download that failed at its largest file."""
+    hub.gone = {WEIGHTS}
+    assert f"`imagegen models remove {NAME}`" in refusal(folder)
+    hub.gone = set()
+    hub.sent.clear()
+    return folder

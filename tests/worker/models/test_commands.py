@@ -76,7 +76,7 @@ def test_a_killed_pull_is_listed_and_resumes(shell: Shell) -> None:
     shell.hub.stalls = {}
     shell.output("pull", NAME)
 
-    assert "3.0 MB to go" in listed
+    assert "3.0 MB missing" in listed
     assert (model / "model_index.json").exists()
     assert [name for name, _ in shell.hub.sent].count(LARGE) == 2
     assert len(shell.hub.sent) == len(NEEDED) + 2

@@ -27,6 +27,12 @@ REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
 NO_PILLOW = "The null backend could not be loaded: no Pillow here"
 
 
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are executed: a forked one has imported everything that PYTHONPATH could change."""
+    monkeypatch.setattr(Process, "forked_modules", ())
+
+
 def break_pillow(folder: Path) -> None:
     """Processes with this folder in their PYTHONPATH cannot import Pillow."""
     (folder / "PIL.py").write_text("raise ImportError('no Pillow here')")
@@ -86,7 +92,7 @@ def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:
 
 
 def test_health_gives_the_reason_until_a_worker_is_ready(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, executed: None
 ) -> None:
     path = tmp_path_factory.mktemp("broken")
     break_pillow(path)
@@ -121,7 +127,7 @@ def test_a_worker_that_keeps_failing_backs_off_before_it_ends_and_still_stops_on
 
 
 def test_a_job_outlives_a_worker_that_cannot_load_its_model_again(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, executed: None
 ) -> None:
     path = tmp_path_factory.mktemp("path")
     stack.start_api(SD_BACKENDS="null")

@@ -94,7 +94,7 @@ def test_a_process_that_is_not_fit_for_another_job_ends_once_its_job_is_recorded
     job = run_job(brief, prompt="x", metadata={"simulate": {"retire": True}})
 
     assert job["attempt"] == 1
-    brief.worker.wait_for("metadata.simulate says so")
+    brief.worker.wait_for("requested by metadata.simulate")
     assert run_job(brief, prompt="x")["attempt"] == 1
     assert child_process(brief.worker) != child
 
