@@ -20,7 +20,8 @@ run: $(VENV)/.run ## Start the service on this machine: http://localhost:7860
 	@$(BIN)/python -m compose.cli up
 
 test: $(VENV)/.dev ## Run all tests, or TESTS=...
-	@$(BIN)/python -m pytest -n auto $(TESTS)
+	@# Without bytecode, each of the thousand processes of a run would compile this package anew.
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto $(TESTS)
 
 check: $(VENV)/.dev ## Check format, style, types, imports, dead code and spelling; changes nothing
 	@$(BIN)/ruff format --check .

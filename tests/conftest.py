@@ -31,8 +31,8 @@ RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three processes for two cores, because about a third of a test's time is waiting."""
-    return min(MAX_PROCESSES, (os.cpu_count() or 1) * 3 // 2)
+    """Two processes for each core, because about half of a test's time is waiting."""
+    return min(MAX_PROCESSES, (os.cpu_count() or 1) * 2)
 
 
 @pytest.fixture(scope="session")
