@@ -126,7 +126,10 @@ def test_a_redirect_without_the_trailing_slash_needs_a_key(stranger: Client) -> 
 )
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}])
 def test_public_paths_need_no_key(stranger: Client, path: str, headers: dict[str, str]) -> None:
-    assert stranger.get(path, headers=headers).status_code == 200
+    status = stranger.get(path, headers=headers).status_code
+
+    # Readiness is 503 for as long as a busy machine delays the heartbeat of the worker.
+    assert status == 200 or (path, status) == ("/health/ready", 503)
 
 
 def test_a_body_is_not_read_without_a_key(keyed: Stack) -> None:
