@@ -215,7 +215,7 @@ def require_redis(url: str) -> bool:
         # The query of the URL becomes arguments of the connection.
         raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option.") from None
     except redis.exceptions.AuthenticationError:
-        raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server rejects its user name or password.") from None
+        raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
     except redis.exceptions.RedisError as error:
         if (problem := _tls_problem(error)) is not None:
             raise ConfigurationError(problem) from None

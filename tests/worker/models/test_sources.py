@@ -10,7 +10,7 @@ import pytest
 from shared.errors import ConfigurationError
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
-from worker.models.sources import MOVED, STARTER_DIR, LocalModel, ModelSource
+from worker.models.sources import MOVED, STARTER, LocalModel, ModelSource
 
 
 def found(model_id: str | Path, model_dir: Path, token: str | None = TOKEN) -> LocalModel:
@@ -24,7 +24,7 @@ def refusal(model_id: str | Path, model_dir: Path) -> str:
 
 
 def test_a_local_folder_is_used_directly(tmp_path: Path) -> None:
-    folder = shutil.copytree(STARTER_DIR, tmp_path / "mine")
+    folder = shutil.copytree(STARTER, tmp_path / "mine")
 
     model = found(folder, tmp_path)
 
@@ -49,7 +49,7 @@ def test_a_downloaded_model_needs_no_network(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_copied_model_needs_no_network(no_network: None, tmp_path: Path) -> None:
-    shutil.copytree(STARTER_DIR, tmp_path / NAME)
+    shutil.copytree(STARTER, tmp_path / NAME)
 
     assert found(NAME, tmp_path).folder == tmp_path / NAME
 

@@ -19,7 +19,7 @@ from tests.stack import Process, Stack
 from tests.support.polling import wait_until
 from tests.worker.models.conftest import reach
 from tests.worker.new_jobs import child_process, get_job, simulated, start_job, submit_job
-from worker.models.sources import STARTER_DIR
+from worker.models.sources import STARTER
 from worker.process.engine_loading import load_engine
 from worker.process.start_failures import backoff_seconds, redact
 
@@ -74,7 +74,7 @@ def test_the_message_names_the_reason(
 
 
 def test_the_message_of_a_missing_safety_checker_says_how_to_go_on(redis_url: str, tmp_path: Path) -> None:
-    model = shutil.copytree(STARTER_DIR, tmp_path / "model")
+    model = shutil.copytree(STARTER, tmp_path / "model")
 
     message = load_failure(redis_url, tmp_path, model_id=str(model), safety_checker_id="/nonexistent")
 

@@ -12,7 +12,7 @@ from tests.stack import Api, Stack
 from tests.support.polling import wait_until
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
-from worker.models.sources import STARTER_DIR
+from worker.models.sources import STARTER
 
 NAME, TOKEN = "someone/starter-copy", "hf_token"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -54,7 +54,7 @@ def test_the_log_of_a_start_has_no_noise_of_libraries(sd: Stack) -> None:
 def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(stack: Stack) -> None:
     api = stack.start_api()
     settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
-    with hub_serving(NAME, STARTER_DIR, TOKEN) as hub:
+    with hub_serving(NAME, STARTER, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
         stack.start_worker("sd", ready=False, HF_ENDPOINT=hub.url, **settings)
         health = wait_for_health(api, lambda health: health["downloads"].get("sd", {}).get("bytes_done", 0) >= WRITTEN)

@@ -14,7 +14,7 @@ from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
 from worker.images.values import Inputs, RenderedImage
-from worker.models.sources import STARTER_DIR
+from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -121,4 +121,4 @@ def test_the_starter_model_overrides_the_defaults(starter: StableDiffusion) -> N
     capabilities = starter.capabilities
 
     assert (capabilities.model, capabilities.num_inference_steps, capabilities.guidance_scale) == ("starter", 20, 4.0)
-    assert (STARTER_DIR / "imagegen.json").is_file()
+    assert (STARTER / "imagegen.json").is_file()

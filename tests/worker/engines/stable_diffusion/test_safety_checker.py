@@ -15,7 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers.safety_checker import SafetyChecker, flag_images
 from worker.engines.diffusers.stable_diffusion import StableDiffusion
-from worker.models.sources import STARTER_DIR
+from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -152,6 +152,6 @@ def test_the_starter_model_is_exempt(starter: StableDiffusion, strict: Path) -> 
 
 
 def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(STARTER_DIR, tmp_path / "copy")
+    copy = shutil.copytree(STARTER, tmp_path / "copy")
 
     assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"

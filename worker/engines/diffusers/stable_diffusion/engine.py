@@ -39,7 +39,7 @@ from worker.engines.diffusers.stable_diffusion.sampling_defaults import capabili
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS
 from worker.images.values import Inputs, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import STARTER_DIR, LocalModel
+from worker.models.sources import STARTER, LocalModel
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class StableDiffusion:
         checker = _load_checker(model, device, options)
         pipelines = load_pipelines(model, device, choose_dtype(options.dtype, device, half))
         lora_files = find_loras(options.lora_dir) if options.lora_dir else {}
-        safety = EXEMPT if model.folder == STARTER_DIR else CHECKED if checker else OFF
+        safety = EXEMPT if model.folder == STARTER else CHECKED if checker else OFF
         capabilities = capabilities_of(pipelines, model, loras=tuple(lora_files), safety=safety)
         if optimize_max and options.compile_sizes:
             compile_for(pipelines, capabilities, options.compile_sizes, options.max_batch_size)
@@ -197,7 +197,7 @@ class StableDiffusion:
 
 def _load_checker(model: LocalModel, device: torch.device, options: StableDiffusionOptions) -> SafetyChecker | None:
     """The model's own checker if it has one that works."""
-    if options.safety_checker is None or model.folder == STARTER_DIR:
+    if options.safety_checker is None or model.folder == STARTER:
         return None
     if (model.folder / CHECKER_PART).is_dir():
         try:
