@@ -1,7 +1,7 @@
-"""Traces for OpenTelemetry: where the time of a request went, through every process. Off unless the operator wants it.
+"""OpenTelemetry traces of requests through every process. Off unless the operator names an endpoint.
 
-The context of a request travels in the record of its job: the message that wakes a worker names none, and
-jobs are put back into the queue and told of in webhooks.
+The trace context of a request is in the record of its job, because wake-ups name no job, and jobs are requeued and
+reported by webhooks.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as LiveSpan
 
-#: The standard variables that turn it on; the others of OpenTelemetry are read by its own library.
+#: The standard variables that turn tracing on. OpenTelemetry's library reads all others itself.
 ENDPOINT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Something that is over. Times are in nanoseconds since 1970."""
+    """A finished operation. Times are in nanoseconds since 1970."""
 
     name: str
     start_ns: int
@@ -28,7 +28,7 @@ class Span:
     attributes: Mapping[str, str | int | float] = field(default_factory=dict)
     kind: Literal["internal", "consumer", "client"] = "internal"
     error: str = ""
-    """What it failed with; '' where it did not."""
+    """Why it failed; '' if it did not."""
     children: tuple["Span", ...] = ()
 
 
@@ -37,11 +37,11 @@ class Tracing(Protocol):
     provider: "TracerProvider | None"
 
     def record(self, span: Span, traceparent: str) -> None:
-        """Of something that was part of what has this context, or of nothing ('')."""
+        """Export the span as a child of the trace context, or as a root if that is ''."""
         ...
 
     def close(self) -> None:
-        """Send what is left. Blocks, but not for ever."""
+        """Export the remaining spans. Blocks for a limited time."""
         ...
 
 
@@ -56,12 +56,12 @@ class NoTracing:
         pass
 
 
-#: Begins to send traces, in the process that calls it and no other: what sends is a thread.
+#: Starts exporting in the calling process only: the exporter is a thread, which a fork does not copy.
 StartTracing = Callable[[], Tracing]
 
 
 def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
-    """Raises ConfigurationError where traces are wanted and cannot be sent."""
+    """Raises ConfigurationError if tracing is on but its packages are missing."""
     wanted = [name for name in ENDPOINT_VARIABLES if environ.get(name)]
     if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return NoTracing()
@@ -72,9 +72,9 @@ def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise ConfigurationError(
-            f"{wanted[0]} is set, but what sends traces is not installed: pip install 'imagegen[tracing]'."
+            f"{wanted[0]} is set, but its packages are missing: pip install 'imagegen[tracing]'."
         ) from None
-    # What is named here would win over the variable.
+    # A name given here would override the variable.
     name = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
     provider = TracerProvider(resource=Resource.create(name))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -98,14 +98,14 @@ class OpenTelemetryTracing:
         from opentelemetry.trace import Status, StatusCode
 
         context = self._contexts.extract({"traceparent": traceparent})
-        told = self._tracer.start_span(
+        live = self._tracer.start_span(
             span.name, context, self._kinds[span.kind], dict(span.attributes), start_time=span.start_ns
         )
         if span.error:
-            told.set_status(Status(StatusCode.ERROR, span.error))
+            live.set_status(Status(StatusCode.ERROR, span.error))
         for child in span.children:
-            self.record(child, self._traceparent(told))
-        told.end(span.end_ns)
+            self.record(child, self._traceparent(live))
+        live.end(span.end_ns)
 
     def close(self) -> None:
         self._shutdown()
