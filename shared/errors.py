@@ -9,6 +9,7 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
+│   ├── NotFinished                 retryable if the request can be recognised when it is repeated
 │   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
 ├── OutboundError                 a request to another server failed; its caller decides what that means
 │   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
@@ -223,6 +224,32 @@ class AcceptanceUnconfirmed(StoreUnavailable):
     def __init__(self, job_id: str) -> None:
         super().__init__()
         self.job_id = job_id
+
+
+class NotFinished(RequestError):
+    """The job takes longer than this call waits, and continues; a request that accepts only images gets no 202.
+
+    Sent again with its Idempotency-Key, the request waits for the same job.
+    """
+
+    code = "not-finished"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, job_id: str, detail: str = "send the same request again to wait for it") -> None:
+        super().__init__(f"The job {job_id} has not finished yet and continues; {detail}.")
+        self.job_id = job_id
+
+
+class NotFinishedUnrecognised(NotFinished):
+    """The job continues; the request has no key by which a repetition would find it."""
+
+    retryable = False
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            job_id, f"read it at /api/jobs/{job_id}, or send an Idempotency-Key with requests to repeat them safely"
+        )
 
 
 class OutboundError(ImagegenError):

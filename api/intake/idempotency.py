@@ -39,6 +39,11 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
+    @property
+    def recognises_repetitions(self) -> bool:
+        """Whether the same request, sent again, returns the same job."""
+        return self.key is not None or self.retry_count is not None
+
     def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """The key that this request shares with its repetitions.
 

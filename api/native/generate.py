@@ -6,13 +6,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.answers import accepted_response, result_response
-from api.delivery.negotiation import negotiate, wait_seconds
+from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, submit_and_wait
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.openapi_bodies import form_request_body, json_request_body
 from api.intake.submissions import Submission, image_submission, json_submission
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
+from shared.errors import NotFinished, NotFinishedUnrecognised
 from shared.jobs.views import JobView
 
 router = APIRouter(tags=["generate"])
@@ -52,6 +53,7 @@ JOB_PROBLEMS = problem_responses(
     "invalid-request",
     "invalid-image",
     "not-acceptable",
+    "not-finished",
     "image-not-found",
     "out-of-memory",
     "invalid-output",
@@ -150,6 +152,8 @@ async def _generate(
     snapshot = await submit_and_wait(
         http, services, request, submission.uploads, idempotency, seconds, preferences.on_disconnect
     )
-    if not snapshot.job.state.is_terminal:
+    if snapshot.job.state.is_terminal:
+        return await result_response(services, http, snapshot, as_image=as_image)
+    if accepts_json(preferences.accept):
         return await accepted_response(services, http, snapshot)
-    return await result_response(services, http, snapshot, as_image=as_image)
+    raise (NotFinished if idempotency.recognises_repetitions else NotFinishedUnrecognised)(snapshot.job.id)
