@@ -6,11 +6,13 @@ ImagegenError
 ├── RequestError                  the response to a request
 │   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
+│   ├── ModelNotFound · LicenceForbidden
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
 │   ├── NotFinished                 retryable if the request can be recognised when it is repeated
-│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+│   ├── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+│   └── ModelUnavailable · ModelLoading                                                         retryable
 ├── OutboundError                 a request to another server failed; its caller decides what that means
 │   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
 └── JobFailure                    stored with the failed job
@@ -206,6 +208,42 @@ class BackendUnavailable(RequestError):
     """No worker serves this backend."""
 
     code = "backend-unavailable"
+    retryable = True
+    retry_after = 10
+
+
+class ModelNotFound(RequestError):
+    """No model has this name; GET /api/models lists all. Also of a job whose model was removed while it waited."""
+
+    code = "model-not-found"
+
+    def __init__(self, near: Sequence[str] = (), detail: str = "No model has this name") -> None:
+        """`near` are known names that the caller may have meant."""
+        hint = f"perhaps you mean {' or '.join(near)}; " if near else ""
+        super().__init__(f"{detail}; {hint}GET /api/models lists all models.")
+        self.near = tuple(near)
+
+
+class LicenceForbidden(RequestError):
+    """The licence of this model does not allow commercial use, or is unknown, and this service requires it
+    (SD_COMMERCIAL_ONLY)."""
+
+    code = "licence-forbidden"
+
+
+class ModelUnavailable(RequestError):
+    """This model cannot be used now: it is incomplete, broken or still being downloaded; the detail says what is
+    missing. Also of a job whose model could not be loaded."""
+
+    code = "model-unavailable"
+    retryable = True
+    retry_after = 30
+
+
+class ModelLoading(RequestError):
+    """This model is not in memory yet, and the caller does not want to wait; try again shortly."""
+
+    code = "model-loading"
     retryable = True
     retry_after = 10
 

@@ -41,12 +41,15 @@ SUBMIT_PROBLEMS = problem_responses(
     "invalid-image",
     "unsupported-media-type",
     "payload-too-large",
+    "model-not-found",
+    "licence-forbidden",
     "idempotency-mismatch",
     "rate-limited",
     "queue-full",
     "storage-full",
     "storage-unavailable",
     "backend-unavailable",
+    "model-unavailable",
     "store-unavailable",
 )
 JOB_PROBLEMS = problem_responses(

@@ -21,6 +21,7 @@ EXAMPLE: JsonValue = {
     "backend": "sd",
     "owner": None,
     "model": "starter",
+    "model_revision": None,
     "label": None,
     "metadata": None,
     "progress": None,
@@ -107,7 +108,8 @@ class JobView(BaseModel):
     state: State
     backend: Backend
     owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
-    model: str | None
+    model: str | None = Field(description="The model that it runs on; null until it starts")
+    model_revision: str | None = Field(description="Identifies the files of that model, if known")
     label: str | None
     metadata: dict[str, Any] | None
     progress: Progress | None
@@ -158,6 +160,7 @@ def job_view(
         backend=job.backend,
         owner=job.owner or None,
         model=job.model,
+        model_revision=job.model_revision,
         label=job.request.label,
         metadata=job.request.metadata,
         progress=snapshot.progress,

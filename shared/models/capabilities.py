@@ -80,17 +80,19 @@ class Capabilities(FrozenModel):
     ignored: tuple[str, ...] = ()
     """Request fields that this model ignores."""
     choices: tuple["Capabilities", ...] = ()
-    """All models that a request may name in `bfl_model`, including this one."""
+    """All models that a request may name, including this one, if one engine has them all."""
 
     def for_requested_model(self, request: GenerationRequest) -> "Capabilities":
-        """The capabilities of the model in `bfl_model`. Raises InvalidRequest for an unknown model."""
-        if not self.choices or request.bfl_model in (None, self.model):
+        """The capabilities of the model that the request names. Raises InvalidRequest for an unknown one."""
+        name = request.requested_model
+        if not self.choices or name in (None, self.model):
             return self
         for choice in self.choices:
-            if choice.model == request.bfl_model:
+            if choice.model == name:
                 return choice
         names = ", ".join(choice.model for choice in self.choices)
-        raise InvalidRequest("The model is unknown.", [FieldError("/bfl_model", f"must be one of {names}")])
+        pointer = "/bfl_model" if request.model is None else "/model"
+        raise InvalidRequest("The model is unknown.", [FieldError(pointer, f"must be one of {names}")])
 
     def check(
         self, request: GenerationRequest, limits: RequestLimits | None = None, input_size: Size | None = None
@@ -116,10 +118,12 @@ class Capabilities(FrozenModel):
             "num_inference_steps": model.num_inference_steps,
             "guidance_scale": model.guidance_scale,
             "strength": strength if request.image else None,
-            "bfl_model": model.model if self.choices else None,
+            "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
         ignored = sorted(name for name in model.ignored if getattr(request, name) is not None)
+        if "bfl_model" in ignored and request.bfl_model == model.model:
+            ignored.remove("bfl_model")
         warnings = [f"{name} is ignored: {model.model} does not support it" for name in ignored]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
