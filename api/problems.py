@@ -75,6 +75,7 @@ STATUS: Mapping[str, int] = {
     "internal-error": 500,
 }
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 #: A refused body up to this size is still read, because a client may read no answer before it has sent its body.
 SMALL_BODY_BYTES = 64 * 1024
 #: Fields that one answer names, so that it stays small whatever was sent.
@@ -107,7 +108,7 @@ class Problem(BaseModel):
 
 def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
     """The `responses` of a route that may answer with these problems."""
-    media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    media = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
@@ -134,7 +135,7 @@ def problem_response(
         job_id=job_id,
     )
     body = problem.model_dump_json()
-    return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
+    return Response(body, STATUS[code], media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers or {}))
 
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:

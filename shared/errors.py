@@ -265,10 +265,7 @@ class AcceptanceUnconfirmed(StoreUnavailable):
 
 
 class NotFinished(RequestError):
-    """The job takes longer than this call waits, and continues; a request that accepts only images gets no 202.
-
-    Sent again with its Idempotency-Key, the request waits for the same job.
-    """
+    """The job takes longer than this call waits, and continues; the same request, sent again, waits for it."""
 
     code = "not-finished"
     retryable = True
@@ -277,17 +274,6 @@ class NotFinished(RequestError):
     def __init__(self, job_id: str, detail: str = "send the same request again to wait for it") -> None:
         super().__init__(f"The job {job_id} has not finished yet and continues; {detail}.")
         self.job_id = job_id
-
-
-class NotFinishedUnrecognised(NotFinished):
-    """The job continues; the request has no key by which a repetition would find it."""
-
-    retryable = False
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__(
-            job_id, f"read it at /api/jobs/{job_id}, or send an Idempotency-Key with requests to repeat them safely"
-        )
 
 
 class OutboundError(ImagegenError):

@@ -40,9 +40,9 @@ class IdempotencyScope:
     retry_count: str | None
 
     @property
-    def recognises_repetitions(self) -> bool:
-        """Whether the same request, sent again, returns the same job."""
-        return self.key is not None or self.retry_count is not None
+    def asks_again(self) -> bool:
+        """Whether the caller repeats a request by itself, and says so."""
+        return self.retry_count is not None
 
     def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """The key that this request shares with its repetitions.

@@ -1,19 +1,18 @@
 """The routes that generate images and wait for them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
-from api.delivery.waiting import OnDisconnect, submit_and_wait
+from api.delivery.waiting import OnDisconnect, not_finished, submit_and_wait
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.openapi_bodies import form_request_body, json_request_body
 from api.intake.submissions import Submission, image_submission, json_submission
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
-from shared.errors import NotFinished, NotFinishedUnrecognised
 from shared.jobs.views import JobView
 
 router = APIRouter(tags=["generate"])
@@ -151,12 +150,11 @@ async def _generate(
     preferences: AnswerPreferences,
 ) -> Response:
     as_image, request = negotiate(preferences.accept, submission.request)
+    submission = replace(submission, request=request)
     seconds = wait_seconds(preferences.prefer, services.settings.sync_timeout_seconds)
-    snapshot = await submit_and_wait(
-        http, services, request, submission.uploads, idempotency, seconds, preferences.on_disconnect
-    )
+    snapshot = await submit_and_wait(http, services, submission, idempotency, seconds, preferences.on_disconnect)
     if snapshot.job.state.is_terminal:
         return await result_response(services, http, snapshot, as_image=as_image)
     if accepts_json(preferences.accept):
         return await accepted_response(services, http, snapshot)
-    raise (NotFinished if idempotency.recognises_repetitions else NotFinishedUnrecognised)(snapshot.job.id)
+    raise await not_finished(services, submission, idempotency, snapshot.job.id)

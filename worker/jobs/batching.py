@@ -11,11 +11,14 @@ from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, Step
 
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
-_VARYING_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
+_VARYING_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode"}
+    | {"output_width", "output_height", "output_quality"}
+)
 #: Fields that do not change the pixels.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
-    | {"webhook_url", "webhook_events", "webhook_inline_images"}
+    | {"webhook_url", "webhook_events", "webhook_inline_images", "previews"}
 )
 
 
