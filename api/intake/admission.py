@@ -1,5 +1,6 @@
 """Checks, accepts and cancels jobs."""
 
+import asyncio
 import itertools
 
 from api.edge.authentication import Caller
@@ -135,6 +136,21 @@ async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
                 return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
+
+
+async def purge_job(services: Services, snapshot: JobSnapshot) -> None:
+    """Delete a finished job and its images. May be repeated until it succeeds.
+
+    Raises InvalidTransition for a job that has not ended or is pinned, StorageUnavailable and StoreUnavailable.
+    """
+    job = snapshot.job
+    if not job.state.is_terminal:
+        raise InvalidTransition(f"The job is {job.state}; cancel it first.")
+    if snapshot.pinned:
+        raise InvalidTransition("The job is pinned; remove the pin first.")
+    # The record goes last: while it exists, the caller sees the job and can delete it again.
+    await asyncio.to_thread(services.image_store.remove_images, job)
+    await services.store.run(JobHousekeeping(services.settings.redis_prefix).delete_job(job.id))
 
 
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}

@@ -146,6 +146,27 @@ class JobListView(BaseModel):
     cursor: str | None = Field(description="Pass it to get older jobs; null if there are no more")
 
 
+class RepeatableRequestView(BaseModel):
+    """The request of a job, to send it again."""
+
+    request: dict[str, Any] = Field(description="The body to post, with the seed and the defaults that were used")
+    missing: list[str] = Field(
+        description="Fields to add: `image` and `mask` if the job had them, because input images are not kept"
+    )
+
+
+#: Input images are deleted when a job ends, and nobody expects a webhook of a job that is run again.
+_UNREPEATABLE = {"image", "mask", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
+def repeatable_request(job: Job) -> RepeatableRequestView:
+    request = job.request
+    missing = [name for name, value in (("image", request.image), ("mask", request.mask)) if value]
+    # Without its image, the request would be refused for its strength; the caller adds both.
+    repeated = {"backend": job.backend, **request.to_json(exclude=_UNREPEATABLE)}
+    return RepeatableRequestView(request=repeated, missing=missing)
+
+
 #: Fields of the request that are fields of the job.
 _JOB_FIELDS = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
 
