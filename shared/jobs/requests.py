@@ -23,6 +23,7 @@ from shared.jobs.types import (
     FrozenModel,
     OutputFormat,
     Priority,
+    PromptSyntax,
     ResponseFormat,
     WebhookEvent,
 )
@@ -129,6 +130,11 @@ class GenerationRequest(FrozenModel):
     """What the image shows."""
     negative_prompt: Annotated[Text | None, Field(max_length=4000)] = None
     """What the image should not show."""
+    prompt_syntax: PromptSyntax | None = None
+    """`weighted`: both prompts may be long, and weigh words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
+    `BREAK`; default: `plain`."""
+    clip_skip: Annotated[int | None, Field(ge=1, le=12)] = None
+    """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
     """Engine that generates the image; default: the service's default backend."""
     width: Annotated[int | None, Field(ge=16, le=8192)] = None
