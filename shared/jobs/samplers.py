@@ -57,7 +57,7 @@ def choose_scheduler(sampler: str, schedule: str, offered: Collection[str]) -> C
     if not name or name == "automatic":
         return ChosenScheduler(None)
     found = _BY_NAME.get(name)
-    chosen = found and _spaced(found, suffix, offered)
+    chosen = None if found is None else _spaced(found, suffix, offered)
     if found is None or chosen is None:
         return ChosenScheduler(None, (f"this service has no sampler {sampler[:64]!r}: the model's own is used",))
     warnings = []
