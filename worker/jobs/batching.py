@@ -26,6 +26,8 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     """Whether resolved requests can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
+    if first.second_pass is not None or second.second_pass is not None:
+        return False
     if first.prompt_syntax is PromptSyntax.WEIGHTED and not _are_equally_long(first, second):
         return False
     fields = GenerationRequest.model_fields.keys() - _VARYING_FIELDS - NON_IMAGE_FIELDS
