@@ -24,6 +24,7 @@ from shared.jobs.types import (
     MaskMode,
     OutputFormat,
     Priority,
+    PromptSyntax,
     ResponseFormat,
     WebhookEvent,
 )
@@ -128,6 +129,20 @@ Loras = Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS, fail_fast=True),
 WebhookEvents = Annotated[tuple[WebhookEvent, ...], Field(max_length=8, fail_fast=True), AfterValidator(_with_failures)]
 
 
+class SecondPass(FrozenModel):
+    """Enlarges a finished image and renders it again from there, for more detail than a model draws at once."""
+
+    scale: Annotated[float, Field(ge=1, le=4)] = 2.0
+    """How much larger each side becomes."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How much of the enlarged image may change."""
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
+    """Default: as many as in the first pass."""
+    width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Pixels; default: what `scale` makes of the first pass."""
+    height: Annotated[int | None, Field(ge=16, le=8192)] = None
+
+
 class GenerationRequest(FrozenModel):
     """A request for images. Omitted fields take the model's defaults."""
 
@@ -137,6 +152,11 @@ class GenerationRequest(FrozenModel):
     """What the image should not show."""
     model: ModelName | None = None
     """Model that generates the image, from GET /api/models; default: the backend's default model."""
+    prompt_syntax: PromptSyntax | None = None
+    """`weighted`: both prompts may be long, and weigh words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
+    `BREAK`; default: `plain`."""
+    clip_skip: Annotated[int | None, Field(ge=1, le=12)] = None
+    """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
     """Engine that generates the image; default: one that has the model, else the service's default backend."""
     width: Annotated[int | None, Field(ge=16, le=8192)] = None
@@ -164,6 +184,8 @@ class GenerationRequest(FrozenModel):
     """Whether white or transparent parts of `mask` are repainted."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
+    second_pass: SecondPass | None = None
+    """Enlarge each image and render it again from there; not with `image`."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many images to make from the one prompt."""
     bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
@@ -211,6 +233,13 @@ class GenerationRequest(FrozenModel):
     def _require_image(cls, value: object, validated: ValidationInfo) -> object:
         if value is not None and validated.data.get("image") == ():
             raise ValueError("needs an image")
+        return value
+
+    @field_validator("second_pass")
+    @classmethod
+    def _refuse_with_image(cls, value: object, validated: ValidationInfo) -> object:
+        if value is not None and validated.data.get("image"):
+            raise ValueError("is for requests without an image")
         return value
 
     @model_validator(mode="after")

@@ -3,8 +3,9 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
+from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel
+from shared.jobs.types import FrozenModel, PromptSyntax
 from shared.models.fitting import fit_size
 
 #: Width and height in pixels.
@@ -130,13 +131,24 @@ class Capabilities(FrozenModel):
             "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None)
+        texts = model._texts_without_weights(request)
+        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None and name not in texts)
         if "bfl_model" in ignored and request.bfl_model == model.model:
             ignored.remove("bfl_model")
         warnings = [*size_warnings, *(f"{name} is ignored: {model.model} does not support it" for name in ignored)]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        return request.model_copy(update={"width": width, "height": height, **missing}), tuple(warnings)
+        if any(texts.get(name) not in (None, getattr(request, name)) for name in ("prompt", "negative_prompt")):
+            warnings.append(f"prompt weights are ignored: {model.model} does not support them")
+        return request.model_copy(update={"width": width, "height": height, **missing, **texts}), tuple(warnings)
+
+    def _texts_without_weights(self, request: GenerationRequest) -> dict[str, str | None]:
+        """The fields to change for a model that can only read plain prompts."""
+        if request.prompt_syntax is not PromptSyntax.WEIGHTED or "prompt_syntax" not in self.ignored:
+            return {}
+        prompt, negative = request.prompt, request.negative_prompt
+        texts = {"prompt": without_weights(prompt) or prompt, "negative_prompt": negative and without_weights(negative)}
+        return {**texts, "prompt_syntax": None}
 
     def _errors(
         self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
