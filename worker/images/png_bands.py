@@ -61,9 +61,9 @@ def _compressed(rows: Pixels, top: int, bottom: int) -> _Band:
     lines[:, 0] = _PAETH
     lines[:, 1:] = _paeth_residuals(rows[top:bottom], above)
     deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    data = deflate.compress(lines)
+    data = deflate.compress(lines.data)
     data += deflate.flush(zlib.Z_FINISH if bottom == len(rows) else zlib.Z_FULL_FLUSH)
-    return _Band(data, lines.size, zlib.adler32(lines))
+    return _Band(data, lines.size, zlib.adler32(lines.data))
 
 
 def _paeth_residuals(rows: Pixels, above: Pixels) -> Pixels:
