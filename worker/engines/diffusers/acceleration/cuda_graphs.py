@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
+from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
 from worker.engines.diffusers.out_of_memory import is_broken_device
 
@@ -77,8 +78,8 @@ class CudaGraphs:
         `state` names all that changes results beside weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
-        if self._wasted > MAX_WASTED or torch.is_grad_enabled() or _is_hooked(module):
-            with _replaced(module, forward):
+        if self._wasted > MAX_WASTED or torch.is_grad_enabled() or has_replaced_forward(module):
+            with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
         self._require_same_weights(module)
@@ -86,7 +87,7 @@ class CudaGraphs:
         def replay(*args: Any, **kwargs: Any) -> Any:
             return self._call(usual, state, (args, kwargs))
 
-        with _replaced(module, replay):
+        with replaced_forward(module, replay):
             yield
 
     def drop(self) -> None:
@@ -187,24 +188,3 @@ class CudaGraphs:
             # It is captured again when it is asked for again.
             shape.graph, shape.calls = None, TIMED_CALLS[-1]
             self._wasted += 1
-
-
-def _is_hooked(module: torch.nn.Module) -> bool:
-    """Whether something wraps the forward of a layer: offloading, step caches, or batches of invariant results."""
-    return any("forward" in vars(part) for part in module.modules())
-
-
-@contextmanager
-def _replaced(module: torch.nn.Module, forward: Forward | None) -> Iterator[None]:
-    if forward is None:
-        yield
-        return
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            vars(module).pop("forward", None)
-        else:
-            module.forward = before
