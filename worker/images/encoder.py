@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
 from worker.images.png import encode_png
+from worker.images.png_bands import BandEncoder
 from worker.images.values import RenderedImage
 
 QUALITY = 92
@@ -24,15 +25,18 @@ _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inlin
 
 @dataclass(frozen=True)
 class Encoder:
-    """`version` is the version of this service, written into each file."""
-
     version: str
+    """The version of this service, written into each file."""
+    bands: BandEncoder | None = None
+    """Encodes a PNG on several cores; None where no core is free for that."""
 
     def encode(self, image: RenderedImage, job: Job) -> bytes:
         parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
-                return encode_png(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
+                texts = {"parameters": parameters, "imagegen": self._recipe(image, job)}
+                in_bands = self.bands.encode(image.pixels, texts) if self.bands else None
+                return in_bands or encode_png(image.pixels, texts)
             case OutputFormat.JPEG:
                 return _encode_with_exif(image, parameters, "JPEG", job.request.output_quality)
             case OutputFormat.WEBP:
