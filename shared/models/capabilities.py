@@ -81,6 +81,8 @@ class Capabilities(FrozenModel):
     """Names that requests may use in `loras`."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
+    scale: int | None = None
+    """For upscalers: by default, images become this many times as wide and high as the input."""
     max_added: int | None = None
     """For models that extend an image on every side to width and height: maximum pixels to add per side."""
     requires: tuple[str, ...] = ()
@@ -198,6 +200,8 @@ class Capabilities(FrozenModel):
             return width, self._side(input_size[1] * width / input_size[0])
         if height:
             return self._side(input_size[0] * height / input_size[1]), height
+        if self.scale is not None:
+            input_size = input_size[0] * self.scale, input_size[1] * self.scale
         return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
 
     def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:

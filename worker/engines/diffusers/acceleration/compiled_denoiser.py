@@ -39,7 +39,9 @@ class CompiledDenoiser:
 
     def active(self) -> AbstractContextManager[object]:
         """For the time of a pipeline call; other models in this process may be compiled for other sizes."""
-        return torch.compiler.set_stance("eager_on_recompile" if self.is_used else "force_eager")
+        stance: AbstractContextManager[object]
+        stance = torch.compiler.set_stance("eager_on_recompile" if self.is_used else "force_eager")
+        return stance
 
 
 def compile_denoiser(denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode) -> CompiledDenoiser:
