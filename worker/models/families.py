@@ -108,6 +108,8 @@ class Family:
     layout: LatentLayout = LatentLayout.SPATIAL
     is_safe_in_float16: bool = False
     """All newer models overflow in float16."""
+    reads_with_clip: bool = False
+    """Whether CLIP alone encodes the prompts: words may have weights, and texts may be encoded one by one."""
     blends_masks: bool = False
     """Whether models that were not trained for masks get them by blending latents after each step."""
     batches: bool = False
@@ -193,6 +195,7 @@ _SD_ROW: dict[str, Any] = {
     "patch": 1,
     "max_pixels": None,
     "is_safe_in_float16": True,
+    "reads_with_clip": True,
     "blends_masks": True,
     "batches": True,
     "licence": "CreativeML OpenRAIL-M",

@@ -63,7 +63,7 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         loras=loras,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline)),
+        ignored=_ignored(family, form, parameters, schedulers, siblings, takes_loras(pipeline)),
     )
 
 
@@ -119,10 +119,18 @@ def _safety(model: LocalModel, options: DiffusersOptions) -> str:
 
 
 def _ignored(
-    form: Guidance, parameters: Mapping[str, Parameter], schedulers: object, siblings: Siblings, loras: bool
+    family: Family,
+    form: Guidance,
+    parameters: Mapping[str, Parameter],
+    schedulers: object,
+    siblings: Siblings,
+    loras: bool,
 ) -> tuple[str, ...]:
     ignored = {
         "bfl_model": True,
+        # The last layer but one is what Stable Diffusion XL was trained with.
+        "clip_skip": not family.reads_with_clip or family.runs == "StableDiffusionXLPipeline",
+        "prompt_syntax": not family.reads_with_clip,
         "guidance_scale": form in (Guidance.DISTILLED, Guidance.NONE),
         "loras": not loras,
         "negative_prompt": not has_negative_prompt(form, parameters),

@@ -17,8 +17,8 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch
-from worker.engines.diffusers.acceleration.compilation import compile_for
 from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
+from worker.engines.diffusers.compilation import compile_for
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import CHECKER_PART, SafetyChecker, flag_images
 from worker.engines.diffusers.denoising.init_image import InitImage
@@ -81,7 +81,7 @@ class DiffusersEngine:
         self._lora_files = find_loras(options.lora_dir) if options.lora_dir else {}
         self._loras = Loras(pipelines, self._lora_files, model.name)
         max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
-        self._prompts = Prompts(encodes_texts_apart=family.batches, max_cached=max_cached)
+        self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.

@@ -7,8 +7,9 @@ from typing import Any
 import diffusers
 import torch
 
+from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels, decoded_pixels
 from worker.engines.diffusers.decoding.previews import as_spatial, false_colour_preview, to_preview
-from worker.engines.diffusers.decoding.soundness import Image, in_float32, to_image
+from worker.engines.diffusers.decoding.soundness import in_float32
 from worker.engines.diffusers.memory.out_of_memory import Fallback, tiling_fallback
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
@@ -49,12 +50,12 @@ class Autoencoder:
         raise TypeError("the pipeline has decoded its latents by itself")
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> Image:
-        """One image from a batch of one; NaN where the decoder overflowed."""
+    def decode(self, latents: torch.Tensor) -> DecodedPixels:
+        """One image from a batch of one."""
         with in_float32(self._vae) if self.in_float32 else nullcontext():
             decoded = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
         # Autoencoders for videos return a video of one frame.
-        return to_image(decoded[:, :, 0] if decoded.ndim == 5 else decoded)
+        return decoded_pixels(decoded[:, :, 0] if decoded.ndim == 5 else decoded)
 
     @torch.no_grad()
     def preview(self, latents: torch.Tensor, height: int, width: int) -> Pixels:
@@ -62,7 +63,7 @@ class Autoencoder:
         if self._has_faithful_previews:
             scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
             # Its own method is intercepted now.
-            return to_preview(type(self._vae).decode(self._vae, scaled).sample / 2 + 0.5)
+            return to_preview(type(self._vae).decode(self._vae, scaled).sample)
         rows, columns = height // self._side_multiple, width // self._side_multiple
         return false_colour_preview(as_spatial(latents, self._layout, rows, columns))
 

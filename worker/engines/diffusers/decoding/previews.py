@@ -2,10 +2,9 @@
 
 from typing import assert_never
 
-import numpy as np
 import torch
 
-from worker.engines.diffusers.decoding.soundness import to_pixels
+from worker.engines.diffusers.decoding.decoded_pixels import decoded_pixels
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
 
@@ -31,9 +30,9 @@ def false_colour_preview(latents: torch.Tensor) -> Pixels:
     count = latents.shape[1]
     channels = latents[:, [0, 1 % count, 2 % count]].float()
     low, high = channels.amin((2, 3), keepdim=True), channels.amax((2, 3), keepdim=True)
-    return to_preview((channels - low) / (high - low).clamp(min=1e-6))
+    return to_preview((channels - low) / (high - low).clamp(min=1e-6) * 2 - 1)
 
 
 def to_preview(image: torch.Tensor) -> Pixels:
-    """From a batch of one, 0..1. NaN becomes black: whether the image is sound is judged at the end."""
-    return to_pixels(np.nan_to_num(image[0].permute(1, 2, 0).float().cpu().numpy(), posinf=1.0, neginf=0.0))
+    """From a decoded batch of one, -1..1. Whether the image is sound is judged at the end."""
+    return decoded_pixels(image).pixels
