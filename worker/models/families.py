@@ -101,6 +101,8 @@ class Family:
     """The native size; None if the configuration of the denoiser tells it."""
     patch: int = 2
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
+    least_multiple: int = 8
+    """A condition of the pipeline, whatever the scale is; 8 is that of Stable Diffusion's."""
     max_side: int = 2048
     max_pixels: int | None = 4_194_304
     fixed_sizes: bool = False
@@ -254,6 +256,7 @@ _ERNIE_ROW: dict[str, Any] = {
 }
 _SANA_ROW: dict[str, Any] = {
     "patch": 1,
+    "least_multiple": 32,
     # It would choose the size itself.
     "arguments": {"use_resolution_binning": False},
     "licence": "NVIDIA non-commercial",

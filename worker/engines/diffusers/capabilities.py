@@ -77,8 +77,7 @@ def native_size(model: LocalModel, family: Family) -> tuple[int, int]:
 
 
 def side_multiple(model: LocalModel, family: Family) -> int:
-    # No less than 8: the condition of diffusers' Stable Diffusion pipelines.
-    return max(8, scale_of(model) * family.patch)
+    return max(family.least_multiple, scale_of(model) * family.patch)
 
 
 def denoiser_of(model: LocalModel) -> str:
