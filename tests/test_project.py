@@ -48,7 +48,7 @@ FORBIDDEN = {
     "worker/records/redis_job_store.py": ["import worker.process.cpus", "import torch"],
     "worker/jobs/runner.py": ["import celery", "import redis", "import worker.records.redis_job_store", "import torch"],
     "worker/engines/bfl/engine.py": ["import redis", "import worker.engines.null", "import worker.jobs.runner"],
-    "worker/engines/null.py": ["import kombu", "import worker.engines.diffusers.stable_diffusion"],
+    "worker/engines/null.py": ["import kombu", "import worker.engines.diffusers.engine"],
     "worker/images/png.py": ["import worker.engines.base", "import torch"],
     "worker/models/sources.py": ["import worker.engines.base", "import torch"],
 }

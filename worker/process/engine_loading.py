@@ -21,10 +21,8 @@ from worker.records.concurrency_slots import RedisConcurrencySlots
 def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Engine:
     """Load the engine that SD_BACKEND names. Raise ConfigurationError if that is not possible."""
     match settings.backend:
-        case Backend.SD:
-            return _stable_diffusion(settings, on_download)
-        case Backend.FLUX_LOCAL:
-            return _flux_local(settings, on_download)
+        case Backend.SD | Backend.FLUX_LOCAL:
+            return _diffusers(settings, on_download)
         case Backend.FLUX_API:
             return _flux_api(settings, store)
         case Backend.NULL:
@@ -50,13 +48,14 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
+def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+    model = ModelSource.for_backend(settings, settings.backend).ensure_downloaded(on_download)
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
-        from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+        from worker.engines.diffusers.engine import DiffusersEngine
+        from worker.engines.diffusers.options import DiffusersOptions
 
-    options = StableDiffusionOptions(
+    options = DiffusersOptions(
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_safety_checker(settings, on_download),
@@ -66,21 +65,7 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engi
         compile_sizes=settings.compile_sizes,
         suggest_cloud=_has_cloud(settings),
     )
-    return StableDiffusion.load(model, options)
-
-
-def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = ModelSource.for_backend(settings, Backend.FLUX_LOCAL).ensure_downloaded(on_download)
-    with _importing():
-        from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
-
-    options = FluxOptions(
-        device=settings.device,
-        dtype=settings.dtype,
-        safety_checker=_safety_checker(settings, on_download),
-        suggest_cloud=_has_cloud(settings),
-    )
-    return FluxLocal.load(model, options)
+    return DiffusersEngine.load(model, options)
 
 
 def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
