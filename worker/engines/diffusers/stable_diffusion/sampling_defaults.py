@@ -90,7 +90,11 @@ def capabilities_of(pipelines: Pipelines, model: LocalModel, *, loras: tuple[str
         strength=overrides.strength or STRENGTH,
         loras=loras,
         safety=safety,
-        ignored=("bfl_model", "negative_prompt") if takes_guidance else ("bfl_model",),
+        ignored=(
+            "bfl_model",
+            *(("clip_skip",) if pipelines.is_xl else ()),
+            *(("negative_prompt",) if takes_guidance else ()),
+        ),
     )
 
 
