@@ -47,8 +47,17 @@ class WorkerSettings(Settings):
     )
     """Model of the flux-local backend: a FLUX.2 Klein as a Hugging Face id or as a local folder in diffusers'
     format."""
+    models: Annotated[
+        tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
+        Group.MODELS,
+        NoDecode,
+        BeforeValidator(split_commas),
+    ] = ()
+    """More models that requests may choose, comma-separated: Hugging Face ids, folders in diffusers' format, or files.
+    What lies in SD_MODEL_DIR need not be named."""
     model_dir: Annotated[Folder, Group.MODELS] = Path("models")
-    """Folder that models are downloaded to, each as <owner>/<name>."""
+    """Folder of models. Requests choose folders in diffusers' format and .safetensors files in it by their path.
+    Downloads go to <owner>/<name> below it."""
     lora_dir: Annotated[Folder, Group.MODELS] = Path("models/loras")
     """Folder of LoRAs for the sd backend: .safetensors files, also in subfolders. Requests choose them by path. Workers
     read it when they start."""

@@ -23,7 +23,7 @@ from worker.models.download_plans import (
     PlannedFile,
     format_bytes,
 )
-from worker.models.hub_errors import HubUnreachable, translated_hub_errors
+from worker.models.hub.errors import HubUnreachable, translated_hub_errors
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, select_files
 
 logger = logging.getLogger(__name__)
