@@ -25,7 +25,8 @@ from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.services import CatalogueCache, FleetCache, Services
+from api.models.catalogue_cache import CatalogueCache
+from api.services import FleetCache, Services
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
@@ -65,7 +66,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         # Its own connection, because the subscription occupies it.
         event_hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
         fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
-        catalogue_cache=CatalogueCache(settings),
+        catalogue_cache=CatalogueCache(settings, store),
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),
         disk_space=disk_space,

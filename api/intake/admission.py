@@ -61,7 +61,8 @@ async def prepare_job(
         services.limits.check(request)
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
     job_base_url = base_url if request.webhook_url is not None else ""
-    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url)
+    model = choice.entry.name if choice.entry else None
+    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model)
     job = job.model_copy(update={"traceparent": current_traceparent()})
     return job, _expected_ms(services, models.fleet, choice, request, input_size)
 

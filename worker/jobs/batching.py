@@ -12,15 +12,16 @@ from worker.engines.base import JobWatch, Step
 
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
 _VARYING_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
-#: Fields that do not change the pixels.
+#: Fields that do not change the pixels; those of the model are compared as the job's model.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
+    | {"model", "bfl_model"}
     | {"webhook_url", "webhook_events", "webhook_inline_images"}
 )
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Whether resolved requests can be rendered in one batch."""
+    """Whether resolved requests to the same model can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
     fields = GenerationRequest.model_fields.keys() - _VARYING_FIELDS - NON_IMAGE_FIELDS

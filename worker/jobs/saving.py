@@ -12,7 +12,6 @@ from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.storage.images import ImageStore
-from worker.engines.base import Engine
 from worker.images.encoder import Encoder
 from worker.images.values import Pixels, RenderedImage
 from worker.jobs.rendering import Rendering, milliseconds_since
@@ -34,7 +33,6 @@ class SavedImages:
 class ImageSaver:
     """Stores what was rendered. From then on, a worker that dies leaves behind all that is needed to finish the job."""
 
-    engine: Engine
     images: ImageStore
     encoder: Encoder
     retry_seconds: float = 600
@@ -65,7 +63,7 @@ class ImageSaver:
 
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
-        _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
+        _check(image.pixels, job.request, rendering.capabilities)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
