@@ -12,7 +12,6 @@ from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.storage.images import ImageStore, thumbnail_widths
-from worker.engines.base import Engine
 from worker.images.encoder import Encoder
 from worker.images.scaling import scale_to_output
 from worker.images.thumbnails import encode_thumbnail
@@ -36,7 +35,6 @@ class SavedImages:
 class ImageSaver:
     """Stores what was rendered. From then on, a worker that dies leaves behind all that is needed to finish the job."""
 
-    engine: Engine
     images: ImageStore
     encoder: Encoder
     retry_seconds: float = 600
@@ -67,7 +65,7 @@ class ImageSaver:
 
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
-        _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
+        _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.

@@ -15,7 +15,7 @@ from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.gguf import load_gguf
 from worker.engines.diffusers.checkpoints.tensors import TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
-from worker.engines.diffusers.pipeline_loading import load_part
+from worker.engines.diffusers.loading.pipeline_loading import load_part
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.local_model import LocalModel
