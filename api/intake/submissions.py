@@ -1,13 +1,15 @@
 """Reads the request of a new job, as JSON or as a form, and stores the images that come with it."""
 
-from collections.abc import AsyncIterator, Callable
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field
+from api.field_errors import invalid_field, unknown_field
 from api.intake.form_request import read_form_request
 from api.intake.json_body import media_type
 from api.intake.json_request import read_json_request
@@ -60,12 +62,35 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
         yield Submission(request, uploads)
 
 
+#: Unknown fields that warnings name, and what they may be called: names are text of the caller.
+MAX_UNKNOWN = 8
+_NAME = re.compile(r"\w{1,32}", re.ASCII)
+#: What a caller wants who sends an image without words.
+VARIATION = "a variation of this image"
+
+
 @dataclass(frozen=True)
 class Translation:
     """A body of another protocol as fields of a request, and what this service cannot do of it."""
 
     fields: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_known(cls, body: Mapping[str, Any], understood: Collection[str]) -> "Translation":
+        """The body's fields that are fields of a request, and a warning for each that is `understood` by nobody."""
+        translation = cls({name: body[name] for name in body.keys() & GenerationRequest.model_fields.keys()})
+        unknown = (name for name in body if name not in GenerationRequest.model_fields and name not in understood)
+        for name in itertools.islice(filter(_NAME.fullmatch, unknown), MAX_UNKNOWN):
+            translation.warnings.append(f"{name} {unknown_field(name)}")
+        return translation
+
+    def ignore(
+        self, name: str, value: object, *harmless: object, reason: str = "this service has no such choice"
+    ) -> None:
+        """Warn that a parameter has no effect, unless it is not set or asks for what happens anyway."""
+        if value is not None and value not in harmless:
+            self.warnings.append(f"{name} is ignored: {reason}")
 
 
 @asynccontextmanager
