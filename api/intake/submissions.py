@@ -9,9 +9,9 @@ from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field, unknown_field
+from api.field_errors import invalid_field, unknown_field, validate_request
 from api.intake.form_request import read_form_request
-from api.intake.json_body import media_type
+from api.intake.json_body import body_chunks, media_type
 from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from api.intake.uploads import RequestUploads
@@ -65,6 +65,8 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
 #: Unknown fields that warnings name, and what they may be called: names are text of the caller.
 MAX_UNKNOWN = 8
 _NAME = re.compile(r"\w{1,32}", re.ASCII)
+#: Types of a body that is an image itself; clients that read it from a file leave the type out.
+IMAGE_BODIES = frozenset({"", "image/png", "image/jpeg", "image/webp", "image/jpg", "application/octet-stream"})
 #: What a caller wants who sends an image without words.
 VARIATION = "a variation of this image"
 
@@ -95,11 +97,19 @@ class Translation:
 
 @asynccontextmanager
 async def translated_submission(
-    http: Request, services: Services, origin: ApiProtocol, translate: Callable[[dict[str, Any]], Translation]
+    http: Request,
+    services: Services,
+    origin: ApiProtocol,
+    translate: Callable[[dict[str, Any]], Translation],
+    image_field: str | None = None,
 ) -> AsyncIterator[Submission]:
-    """A request of another protocol, as JSON or as a form. Some clients send JSON without a content type."""
+    """A request of another protocol, as JSON or as a form. Some clients send JSON without a content type.
+
+    With `image_field`, a body that is an image itself is read as that field.
+    """
     kind, warnings = media_type(http), list[str]()
-    if kind not in ("", FORM_MEDIA_TYPE, "application/json") and not kind.endswith("+json"):
+    is_image = image_field is not None and kind in IMAGE_BODIES
+    if not (is_image or kind in ("", FORM_MEDIA_TYPE, "application/json") or kind.endswith("+json")):
         raise UnsupportedMediaType(f"Send the request as JSON, or as {FORM_MEDIA_TYPE}.")
 
     def to_fields(body: Any) -> dict[str, Any]:
@@ -111,5 +121,9 @@ async def translated_submission(
 
     read_request = read_form_request if kind == FORM_MEDIA_TYPE else read_json_request
     async with services.uploads.open_request() as uploads:
-        request = await read_request(http, uploads, to_fields)
+        if is_image:
+            reference = await uploads.store(body_chunks(http), f"/{image_field}")
+            request = validate_request(to_fields({image_field: [reference]}))
+        else:
+            request = await read_request(http, uploads, to_fields)
         yield Submission(request, uploads, origin, tuple(warnings))
