@@ -53,6 +53,13 @@ class ResponseFormat(StrEnum):
     B64_JSON = "b64_json"
 
 
+class PromptSyntax(StrEnum):
+    PLAIN = "plain"
+    """Every character is text."""
+    WEIGHTED = "weighted"
+    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.prompt_weights)."""
+
+
 class Priority(StrEnum):
     HIGH = "high"
     NORMAL = "normal"

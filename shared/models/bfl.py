@@ -8,7 +8,7 @@ from shared.models.capabilities import Capabilities
 DEFAULT_MODEL = "flux-2-pro-preview"
 
 _SAMPLING = ("guidance_scale", "num_inference_steps")
-_UNSUPPORTED = ("loras", "negative_prompt", "scheduler", "strength")
+_UNSUPPORTED = ("clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler", "strength")
 
 
 def _flux_2(model: str, max_images: int = 8) -> Capabilities:

@@ -3,8 +3,9 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
+from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel
+from shared.jobs.types import FrozenModel, PromptSyntax
 from shared.models.fitting import fit_size
 
 #: Width and height in pixels.
@@ -80,6 +81,8 @@ class Capabilities(FrozenModel):
     """Names that requests may use in `loras`."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
+    scale: int | None = None
+    """For upscalers: by default, images become this many times as wide and high as the input."""
     max_added: int | None = None
     """For models that extend an image on every side to width and height: maximum pixels to add per side."""
     requires: tuple[str, ...] = ()
@@ -87,17 +90,19 @@ class Capabilities(FrozenModel):
     ignored: tuple[str, ...] = ()
     """Request fields that this model ignores."""
     choices: tuple["Capabilities", ...] = ()
-    """All models that a request may name in `bfl_model`, including this one."""
+    """All models that a request may name, including this one, if one engine has them all."""
 
     def for_requested_model(self, request: GenerationRequest) -> "Capabilities":
-        """The capabilities of the model in `bfl_model`. Raises InvalidRequest for an unknown model."""
-        if not self.choices or request.bfl_model in (None, self.model):
+        """The capabilities of the model that the request names. Raises InvalidRequest for an unknown one."""
+        name = request.requested_model
+        if not self.choices or name in (None, self.model):
             return self
         for choice in self.choices:
-            if choice.model == request.bfl_model:
+            if choice.model == name:
                 return choice
         names = ", ".join(choice.model for choice in self.choices)
-        raise InvalidRequest("The model is unknown.", [FieldError("/bfl_model", f"must be one of {names}")])
+        pointer = "/bfl_model" if request.model is None else "/model"
+        raise InvalidRequest("The model is unknown.", [FieldError(pointer, f"must be one of {names}")])
 
     def check(
         self, request: GenerationRequest, limits: RequestLimits | None = None, input_size: Size | None = None
@@ -125,14 +130,27 @@ class Capabilities(FrozenModel):
             "num_inference_steps": model.num_inference_steps,
             "guidance_scale": model.guidance_scale,
             "strength": strength if request.image else None,
-            "bfl_model": model.model if self.choices else None,
+            "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None)
+        texts = model._texts_without_weights(request)
+        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None and name not in texts)
+        if "bfl_model" in ignored and request.bfl_model == model.model:
+            ignored.remove("bfl_model")
         warnings = [*size_warnings, *(f"{name} is ignored: {model.model} does not support it" for name in ignored)]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        return request.model_copy(update={"width": width, "height": height, **missing}), tuple(warnings)
+        if any(texts.get(name) not in (None, getattr(request, name)) for name in ("prompt", "negative_prompt")):
+            warnings.append(f"prompt weights are ignored: {model.model} does not support them")
+        return request.model_copy(update={"width": width, "height": height, **missing, **texts}), tuple(warnings)
+
+    def _texts_without_weights(self, request: GenerationRequest) -> dict[str, str | None]:
+        """The fields to change for a model that can only read plain prompts."""
+        if request.prompt_syntax is not PromptSyntax.WEIGHTED or "prompt_syntax" not in self.ignored:
+            return {}
+        prompt, negative = request.prompt, request.negative_prompt
+        texts = {"prompt": without_weights(prompt) or prompt, "negative_prompt": negative and without_weights(negative)}
+        return {**texts, "prompt_syntax": None}
 
     def _errors(
         self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
@@ -182,6 +200,8 @@ class Capabilities(FrozenModel):
             return width, self._side(input_size[1] * width / input_size[0])
         if height:
             return self._side(input_size[0] * height / input_size[1]), height
+        if self.scale is not None:
+            input_size = input_size[0] * self.scale, input_size[1] * self.scale
         return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
 
     def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:

@@ -13,7 +13,7 @@ from api.protocols.openai.answers import available_images, description
 from api.protocols.openai.errors import error_object
 from api.protocols.openai.translation import ImageCall
 from api.services import Services
-from shared.errors import ImagegenError, JobUnfinished
+from shared.errors import ImagegenError, NotFinished
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobEvent
 
@@ -49,7 +49,7 @@ class JobStream:
                 async for part in self._completed():
                     yield part
                 return
-        raise JobUnfinished
+        raise NotFinished(submitted.job_id)
 
     def _error(self, problem: Problem) -> bytes:
         return _event("error", {"error": error_object(problem, self._submitted.job_id)})

@@ -90,9 +90,9 @@ def test_a_form_is_recognised_although_its_boundary_differs(impatient: Api) -> N
 def test_a_caller_who_is_sent_away_is_told_to_ask_again(impatient: Api) -> None:
     answer = call(impatient, slow(2), attempt=0)
 
-    assert (answer.status_code, answer.headers["x-should-retry"], answer.headers["retry-after"]) == (504, "true", "1")
+    assert (answer.status_code, answer.headers["x-should-retry"], answer.headers["retry-after"]) == (503, "true", "1")
     error = answer.json()["error"]
-    assert (error["code"], error["job_id"]) == ("job-unfinished", answer.headers["x-request-id"])
+    assert (error["code"], error["job_id"]) == ("not-finished", answer.headers["x-request-id"])
 
 
 def test_the_next_equal_call_joins_the_job_of_the_caller_who_was_sent_away_last(impatient: Api) -> None:
@@ -102,7 +102,7 @@ def test_the_next_equal_call_joins_the_job_of_the_caller_who_was_sent_away_last(
 
     joined, another = call(impatient, body, attempt=0), call(impatient, body, attempt=0)
 
-    assert away.status_code == 504
+    assert away.status_code == 503
     assert joined.headers["x-job-id"] == away.headers["x-job-id"]
     assert another.headers["x-job-id"] != away.headers["x-job-id"]
 
@@ -127,7 +127,7 @@ def test_whoever_does_not_ask_again_has_a_limit_too_and_finds_the_job_afterwards
 
     away, joined = call(impatient_with_all, body), call(impatient_with_all, body)
 
-    assert (away.status_code, away.json()["error"]["code"]) == (504, "job-unfinished")
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "not-finished")
     assert (joined.status_code, joined.headers["x-job-id"]) == (200, away.headers["x-job-id"])
 
 
