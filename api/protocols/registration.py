@@ -8,6 +8,8 @@ from fastapi import APIRouter
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
+from api.protocols.huggingface import errors as huggingface_errors
+from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
 from api.protocols.openai import routes as openai_routes
 from shared.jobs.types import ApiProtocol
@@ -28,7 +30,7 @@ class ProtocolRoutes:
     """JSON Schema of its errors."""
 
 
-_ALL = (
+ALL = (
     ProtocolRoutes(
         protocol=ApiProtocol.OPENAI,
         tag="OpenAI",
@@ -38,13 +40,22 @@ _ALL = (
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
     ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.HUGGINGFACE,
+        tag="Hugging Face",
+        description='Hugging Face\'s inference API, for `InferenceClient(model="http://host:7860/models/NAME")`.',
+        routers=(huggingface_routes.router,),
+        prefixes=("/models",),
+        render_error=huggingface_errors.render_error,
+        error_schema=huggingface_errors.SCHEMA,
+    ),
 )
 
 
 def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes, ...]:
     """The protocols among these that are served."""
     wanted = set(protocols)
-    return tuple(routes for routes in _ALL if routes.protocol in wanted)
+    return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
 def error_renderers(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:
