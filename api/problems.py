@@ -47,6 +47,7 @@ STATUS: Mapping[str, int] = {
     "image-not-found": 404,
     "range-not-satisfiable": 416,
     "webhook-not-found": 404,
+    "model-not-found": 404,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
     "rate-limited": 429,
@@ -54,6 +55,7 @@ STATUS: Mapping[str, int] = {
     "too-many-connections": 503,
     "backend-unavailable": 503,
     "store-unavailable": 503,
+    "job-unfinished": 504,
     "invalid-image": 422,
     "out-of-memory": 507,
     "invalid-output": 502,
@@ -69,6 +71,7 @@ STATUS: Mapping[str, int] = {
     "internal-error": 500,
 }
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 #: A refused body up to this size is still read, because a client may read no answer before it has sent its body.
 SMALL_BODY_BYTES = 64 * 1024
 #: Fields that one answer names, so that it stays small whatever was sent.
@@ -101,7 +104,7 @@ class Problem(BaseModel):
 
 def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
     """The `responses` of a route that may answer with these problems."""
-    media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    media = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
@@ -128,7 +131,7 @@ def problem_response(
         job_id=job_id,
     )
     body = problem.model_dump_json()
-    return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
+    return Response(body, STATUS[code], media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers or {}))
 
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:

@@ -6,10 +6,12 @@ ImagegenError
 ├── RequestError                  the response to a request
 │   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
+│   │   · ModelNotFound
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
 │   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+│       · JobUnfinished
 ├── OutboundError                 a request to another server failed; its caller decides what that means
 │   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
 └── JobFailure                    stored with the failed job
@@ -124,6 +126,12 @@ class WebhookNotFound(RequestError):
     code = "webhook-not-found"
 
 
+class ModelNotFound(RequestError):
+    """No model has this name; GET /v1/models lists all."""
+
+    code = "model-not-found"
+
+
 class InvalidTransition(RequestError):
     """The state of the job does not allow this."""
 
@@ -215,6 +223,14 @@ class StoreUnavailable(RequestError):
     code = "store-unavailable"
     retryable = True
     retry_after = 2
+
+
+class JobUnfinished(RequestError):
+    """The job is not finished yet and continues; the same request, sent again, waits for it."""
+
+    code = "job-unfinished"
+    retryable = True
+    retry_after = 1
 
 
 class AcceptanceUnconfirmed(StoreUnavailable):

@@ -3,6 +3,7 @@
 from api.edge.authentication import Caller
 from api.edge.telemetry.tracing import current_traceparent
 from api.field_errors import invalid_field
+from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
 from shared.errors import (
@@ -30,14 +31,13 @@ from shared.redis.store import REPLY_TIMEOUT_SECONDS
 from shared.workers.records import Fleet
 
 
-async def prepare_job(
-    services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
-) -> tuple[Job, int]:
+async def prepare_job(services: Services, caller: Caller, submission: Submission, base_url: str) -> tuple[Job, int]:
     """Check a request. Returns its job and how many milliseconds it will probably take (0: unknown).
 
-    `input_size` is the size of the request's first image. Raises Forbidden, InvalidRequest, StorageFull and
-    StoreUnavailable, and BackendUnavailable if no worker will ever run the job.
+    Raises Forbidden, InvalidRequest, StorageFull and StoreUnavailable, and BackendUnavailable if no worker will ever
+    run the job.
     """
+    request, input_size = submission.request, submission.input_size
     if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
             "This API key may not use priority high: leave priority out, or ask the operator for a key with the scope "
@@ -58,7 +58,8 @@ async def prepare_job(
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
     job_base_url = base_url if request.webhook_url is not None else ""
     job = Job.new(request, backend, services.clock.now(), caller.owner, job_base_url)
-    job = job.model_copy(update={"traceparent": current_traceparent()})
+    details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
+    job = job.model_copy(update=details)
     return job, _expected_ms(services, fleet, backend, request, input_size)
 
 

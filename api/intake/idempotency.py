@@ -39,6 +39,11 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether the caller repeats a request by itself, and says so."""
+        return self.retry_count is not None
+
     def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """The key that this request shares with its repetitions.
 

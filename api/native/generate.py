@@ -1,6 +1,6 @@
 """The routes that generate images and wait for them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -146,10 +146,9 @@ async def _generate(
     preferences: AnswerPreferences,
 ) -> Response:
     as_image, request = negotiate(preferences.accept, submission.request)
+    submission = replace(submission, request=request)
     seconds = wait_seconds(preferences.prefer, services.settings.sync_timeout_seconds)
-    snapshot = await submit_and_wait(
-        http, services, request, submission.uploads, idempotency, seconds, preferences.on_disconnect
-    )
+    snapshot = await submit_and_wait(http, services, submission, idempotency, seconds, preferences.on_disconnect)
     if not snapshot.job.state.is_terminal:
         return await accepted_response(services, http, snapshot)
     return await result_response(services, http, snapshot, as_image=as_image)

@@ -24,7 +24,7 @@ from shared.errors import JobNotFound
 from shared.jobs.admission import AdmissionOutcome
 from shared.jobs.snapshots import JobEvent, JobFilter, JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend
+from shared.jobs.types import ApiProtocol, Backend
 from shared.jobs.views import JobListView, JobView, job_view
 
 router = APIRouter(tags=["jobs"])
@@ -50,11 +50,9 @@ EXPIRED_END = "0-1"
 async def create_job(http: Request, services: ServicesDep, idempotency: IdempotencyDep) -> Response:
     """Submit a job and return immediately; its images come later."""
     async with json_submission(http, services) as submission:
-        request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
-        job, expected_ms = await prepare_job(
-            services, idempotency.caller, request, base_url, uploads.first_image_size(request)
-        )
-        admission = await admit_job(services, job, expected_ms, idempotency.key_for(request), uploads)
+        key, base_url = idempotency.key_for(submission.request), services.base_url(http)
+        job, expected_ms = await prepare_job(services, idempotency.caller, submission, base_url)
+        admission = await admit_job(services, job, expected_ms, key, submission.uploads)
     if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
@@ -83,12 +81,13 @@ async def list_jobs(
     caller: CallerDep,
     state: State | None = None,
     backend: Backend | None = None,
+    origin: ApiProtocol | None = None,
     label: Annotated[str | None, Query(max_length=128)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")] = None,
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
-    wanted = JobFilter(state=state, backend=backend, label=label, owner=caller.visible_owner)
+    wanted = JobFilter(state=state, backend=backend, origin=origin, label=label, owner=caller.visible_owner)
     if limit > JOBS_PER_REQUEST:
         await charge(http, limit // JOBS_PER_REQUEST - 1)
     page = await services.store.run(services.jobs.list_page(wanted, limit, cursor))

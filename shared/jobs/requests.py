@@ -21,6 +21,7 @@ from shared.jobs.types import (
     FINAL_EVENTS,
     Backend,
     FrozenModel,
+    MaskMode,
     OutputFormat,
     Priority,
     PromptSyntax,
@@ -155,6 +156,13 @@ class GenerationRequest(FrozenModel):
     """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
     height: Annotated[int | None, Field(ge=16, le=8192)] = None
     """Pixels; default: the model's native size."""
+    fit_size: bool = False
+    """Whether a size that the model does not make well is made at the nearest one that it does, then scaled to width x
+    height. Without it, sizes beyond the model's limits are errors."""
+    output_width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Scale the finished image to this width; default: as it was made."""
+    output_height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Scale the finished image to this height; needed with output_width."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
     guidance_scale: Annotated[float | None, Field(ge=0, le=100)] = None
@@ -165,6 +173,8 @@ class GenerationRequest(FrozenModel):
     """Input image or images: PNG, JPEG or WebP. Answers show the hash of each."""
     mask: OptionalImageReference = None
     """Areas of `image` to repaint: white is repainted, black stays. Must be as large as `image`."""
+    mask_mode: MaskMode = MaskMode.WHITE
+    """Whether white or transparent parts of `mask` are repainted."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
     second_pass: SecondPass | None = None
@@ -178,8 +188,12 @@ class GenerationRequest(FrozenModel):
     loras: Loras | None = None
     """LoRA adapters; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
+    output_quality: Annotated[int | None, Field(ge=1, le=100)] = None
+    """Quality of JPEG and WebP: less is a smaller file; default: 92."""
     response_format: ResponseFormat = ResponseFormat.URL
     """Whether answers link to each image or contain its bytes as base64."""
+    previews: Annotated[int | None, Field(ge=0, le=20)] = None
+    """How many previews to send with the events of the job, spread over its steps; default: one a second."""
     label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
     """The caller's name for the job; GET /api/jobs can filter by it."""
     metadata: Annotated[dict[str, JsonValue] | None, AfterValidator(_validate_metadata)] = None
@@ -214,6 +228,12 @@ class GenerationRequest(FrozenModel):
         if value is not None and validated.data.get("image"):
             raise ValueError("is for requests without an image")
         return value
+
+    @model_validator(mode="after")
+    def _require_both_output_sides(self) -> Self:
+        if (self.output_width is None) != (self.output_height is None):
+            raise ValueError("output_width and output_height need each other")
+        return self
 
     @model_validator(mode="after")
     def _limit_last_seed(self) -> Self:

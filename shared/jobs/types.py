@@ -19,6 +19,25 @@ class Backend(StrEnum):
     """Makes deterministic patterns without a model; for tests, benchmarks and users' CI."""
 
 
+class ApiProtocol(StrEnum):
+    """A protocol that clients speak with this service."""
+
+    NATIVE = "native"
+    OPENAI = "openai"
+    A1111 = "a1111"
+    REPLICATE = "replicate"
+    HUGGINGFACE = "huggingface"
+    FAL = "fal"
+    MCP = "mcp"
+
+
+class MaskMode(StrEnum):
+    """Which parts of a mask mark what to repaint."""
+
+    WHITE = "white"
+    TRANSPARENT = "transparent"
+
+
 class OutputFormat(StrEnum):
     PNG = "png"
     JPEG = "jpeg"

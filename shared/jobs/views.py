@@ -11,7 +11,7 @@ from shared.access.links import Links
 from shared.jobs.job import Image, Job, JobError, Progress, Timings
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend, WebhookEvent
+from shared.jobs.types import ApiProtocol, Backend, WebhookEvent
 from shared.webhooks.deliveries import Delivery, without_query
 
 #: A JobView as /openapi.json shows it.
@@ -20,6 +20,7 @@ EXAMPLE: JsonValue = {
     "state": "succeeded",
     "backend": "sd",
     "owner": None,
+    "origin": "native",
     "model": "starter",
     "label": None,
     "metadata": None,
@@ -107,6 +108,7 @@ class JobView(BaseModel):
     state: State
     backend: Backend
     owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
+    origin: ApiProtocol = Field(description="The protocol that it was submitted with")
     model: str | None
     label: str | None
     metadata: dict[str, Any] | None
@@ -157,6 +159,7 @@ def job_view(
         state=job.state,
         backend=job.backend,
         owner=job.owner or None,
+        origin=job.origin,
         model=job.model,
         label=job.request.label,
         metadata=job.request.metadata,

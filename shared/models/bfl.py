@@ -22,6 +22,7 @@ def _flux_2(model: str, max_images: int = 8) -> Capabilities:
         # Documented as 4 MP; it is undocumented whether that includes 2048x2048, which is slightly more.
         max_pixels=4_000_000,
         exact_size=False,
+        size_tolerance=None,
         num_inference_steps=None,
         guidance_scale=None,
         max_input_images=max_images,

@@ -3,9 +3,11 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel, PromptSyntax
+from shared.jobs.types import FrozenModel
+from shared.models.fitting import fit_size
+from shared.models.plain_prompts import plain_prompts
+from shared.models.second_pass import resolve_second_pass, second_pass_errors
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -27,8 +29,11 @@ class RequestLimits(FrozenModel):
     def errors(self, request: GenerationRequest, width: int, height: int, steps: int | None) -> list[FieldError]:
         """`steps` is None if the model has no steps or they are unknown."""
         errors = []
-        if width * height > self.max_pixels:
+        if width * height > self.max_pixels and not request.fit_size:
             errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
+        if (request.output_width or 0) * (request.output_height or 0) > self.max_pixels:
+            detail = f"output_width x output_height may be at most {self.max_pixels} pixels"
+            errors.append(FieldError("/output_width", detail))
         if request.num_images > self.max_images:
             errors.append(FieldError("/num_images", f"at most {self.max_images} images per job"))
         if width * height * (steps or 1) * request.num_images > self.max_pixel_steps:
@@ -51,6 +56,9 @@ class Capabilities(FrozenModel):
     max_pixels: int | None = None
     max_ratio: float | None = None
     """Maximum ratio of the longer to the shorter side."""
+    size_tolerance: float | None = 1.5
+    """How many times larger or smaller than its native area an image may be and still be as good; None if all sizes
+    within the limits are good. Other sizes are made at a better one if the request has `fit_size`."""
     only_ratio: bool = False
     """Whether width and height only set the aspect ratio, and the model chooses the size."""
     exact_size: bool = True
@@ -98,7 +106,8 @@ class Capabilities(FrozenModel):
     ) -> None:
         """Raises InvalidRequest, which names every invalid field. `input_size` is that of the upright first image."""
         model = self.for_requested_model(request)
-        if errors := model._errors(request, limits, input_size):
+        fitted, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
+        if errors := model._errors(fitted, limits, input_size, fits=request.fit_size):
             raise InvalidRequest(f"The {model.model} model cannot make this image.", errors)
 
     def resolve(
@@ -110,6 +119,7 @@ class Capabilities(FrozenModel):
         model and `max_pixels`.
         """
         model = self.for_requested_model(request)
+        request, size_warnings = fit_size(model, request, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
         strength = model.strength and 1.0 if request.mask else model.strength
@@ -120,25 +130,18 @@ class Capabilities(FrozenModel):
             "bfl_model": model.model if self.choices else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        texts = model._texts_without_weights(request)
-        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None and name not in texts)
-        warnings = [f"{name} is ignored: {model.model} does not support it" for name in ignored]
+        plain, weights = plain_prompts(request, model.model) if "prompt_syntax" in model.ignored else ({}, ())
+        second, second_warnings = resolve_second_pass(model, request, (width, height), max_pixels)
+        ignored = sorted(name for name in {*model.ignored} - {*plain} if getattr(request, name) is not None)
+        unsupported = (f"{name} is ignored: {model.model} does not support it" for name in ignored)
+        warnings = [*size_warnings, *unsupported, *weights, *second_warnings]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        if any(texts.get(name) not in (None, getattr(request, name)) for name in ("prompt", "negative_prompt")):
-            warnings.append(f"prompt weights are ignored: {model.model} does not support them")
-        return request.model_copy(update={"width": width, "height": height, **missing, **texts}), tuple(warnings)
-
-    def _texts_without_weights(self, request: GenerationRequest) -> dict[str, str | None]:
-        """The fields to change for a model that can only read plain prompts."""
-        if request.prompt_syntax is not PromptSyntax.WEIGHTED or "prompt_syntax" not in self.ignored:
-            return {}
-        prompt, negative = request.prompt, request.negative_prompt
-        texts = {"prompt": without_weights(prompt) or prompt, "negative_prompt": negative and without_weights(negative)}
-        return {**texts, "prompt_syntax": None}
+        changes = {"width": width, "height": height, **missing, **plain, **second}
+        return request.model_copy(update=changes), tuple(warnings)
 
     def _errors(
-        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
+        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None, *, fits: bool
     ) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
@@ -150,6 +153,7 @@ class Capabilities(FrozenModel):
         if self.guidance_scale is not None:
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
+        errors += second_pass_errors(self, request, (width, height), limits, fits=fits)
         errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
         return errors + self._image_errors(request)
 
@@ -185,9 +189,10 @@ class Capabilities(FrozenModel):
             return width, self._side(input_size[1] * width / input_size[0])
         if height:
             return self._side(input_size[0] * height / input_size[1]), height
-        return self._fitted(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
+        return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
 
-    def _fitted(self, size: Size, max_pixels: int) -> Size:
+    def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:
+        """The largest allowed size of about this aspect ratio that is not larger than this one, if there is one."""
         shorter, longer = sorted(size)
         longer = min(longer, int(shorter * (self.max_ratio or longer)))
         largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))

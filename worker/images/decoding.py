@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from shared.errors import InvalidImage, InvalidOutput
+from shared.jobs.types import MaskMode
 from shared.models.capabilities import Size
 from shared.storage.image_headers import ImageHeader, read_header
 from worker.images.colour_profiles import MAX_PROFILE_BYTES, to_srgb
@@ -59,10 +60,21 @@ def decode_rgb(data: bytes, max_pixels: int, size: Size | None = None) -> Pixels
     return np.asarray(_decode(data, max_pixels, "white", size), dtype=np.uint8)
 
 
-def decode_mask(data: bytes, max_pixels: int) -> Mask:
-    """255 where the image is white, 0 elsewhere and where it is transparent; upright. Raises as `decode_rgb` does."""
+def decode_mask(data: bytes, max_pixels: int, mode: MaskMode = MaskMode.WHITE) -> Mask:
+    """255 where to repaint, 0 elsewhere; upright. That is where the image is white and not transparent, or where it is
+    transparent. Raises as `decode_rgb` does.
+    """
+    if mode is MaskMode.TRANSPARENT:
+        return _decode_transparency(data, max_pixels)
     grey = _decode(data, max_pixels, "black", None).convert("L", _MEAN)
     return np.asarray(grey.point(lambda value: 255 if value >= 128 else 0), dtype=np.uint8)
+
+
+def _decode_transparency(data: bytes, max_pixels: int) -> Mask:
+    """255 where the image is transparent: there it has the colour of whatever background it is put on."""
+    on_white, on_black = (_decode(data, max_pixels, name, None).convert("RGB") for name in ("white", "black"))
+    difference = np.asarray(ImageChops.difference(on_white, on_black)).max(axis=2)
+    return np.where(difference >= 128, np.uint8(255), np.uint8(0))
 
 
 def _decode(data: bytes, max_pixels: int, background: str, size: Size | None) -> Image.Image:

@@ -34,9 +34,9 @@ class Encoder:
             case OutputFormat.PNG:
                 return encode_png(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
             case OutputFormat.JPEG:
-                return _encode_with_exif(image, parameters, "JPEG")
+                return _encode_with_exif(image, parameters, "JPEG", job.request.output_quality)
             case OutputFormat.WEBP:
-                return _encode_with_exif(image, parameters, "WEBP")
+                return _encode_with_exif(image, parameters, "WEBP", job.request.output_quality)
             case _:
                 assert_never(job.request.output_format)
 
@@ -44,13 +44,17 @@ class Encoder:
         """The text that AUTOMATIC1111's web UI writes under the keyword `parameters`; None values are left out."""
         height, width, _ = image.pixels.shape
         request = job.request
+        final = f"{width}x{height}"
+        is_scaled = bool(request.output_width) and (request.width, request.height) != (width, height)
         settings = {
             "Steps": request.num_inference_steps,
             "Sampler": request.scheduler,
             "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
             "Seed": image.seed,
-            "Size": f"{width}x{height}",
+            "Size": f"{request.width}x{request.height}" if is_scaled else final,
             "Model": job.model or "",
+            # AUTOMATIC1111's words for images that are enlarged after they were made.
+            "Postprocess upscale to": final if is_scaled else None,
             "Version": f"imagegen {self.version}",
         }
         lines = [request.prompt]
@@ -77,11 +81,11 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
-def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str) -> bytes:
+def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str, quality: int | None) -> bytes:
     file = PillowImage.fromarray(image.pixels)
     exif = PillowImage.Exif()
     # The comment starts with the name of its encoding, eight bytes long (EXIF 2.3, 4.6.5).
     exif.get_ifd(_EXIF_DIRECTORY)[_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
     buffer = io.BytesIO()
-    file.save(buffer, file_format, quality=QUALITY, exif=exif)
+    file.save(buffer, file_format, quality=quality or QUALITY, exif=exif)
     return buffer.getvalue()

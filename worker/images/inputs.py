@@ -36,11 +36,12 @@ class InputReader:
         return Inputs(images, mask)
 
     def _mask(self, job: Job, reference: str, image: "StoredInputImage") -> Mask:
-        mask = decode_mask(self.store.read(job, reference), self.max_pixels)
+        mode = job.request.mask_mode
+        mask = decode_mask(self.store.read(job, reference), self.max_pixels, mode)
         if (mask.shape[1], mask.shape[0]) != image.size:
             raise InvalidImage("The mask must have the same size as the image.")
         if not mask.any():
-            raise InvalidImage("The mask has no white pixels, so there is nothing to repaint.")
+            raise InvalidImage(f"The mask has no {mode} pixels, so there is nothing to repaint.")
         return mask
 
 

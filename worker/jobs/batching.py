@@ -12,13 +12,16 @@ from shared.jobs.types import PromptSyntax
 from worker.engines.base import JobWatch, Step
 
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
-_VARYING_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
+_VARYING_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode"}
+    | {"output_width", "output_height", "output_quality"}
+)
 #: Every token has at least one byte, and encoders take 75 of them at a time, that of the starter model 30.
 SHORT_PROMPT_BYTES = 30
 #: Fields that do not change the pixels.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
-    | {"webhook_url", "webhook_events", "webhook_inline_images"}
+    | {"webhook_url", "webhook_events", "webhook_inline_images", "previews"}
 )
 
 
