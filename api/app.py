@@ -18,7 +18,7 @@ from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
-from api.native import docs, generate, health, images, jobs, metrics, webhooks
+from api.native import docs, events, generate, health, images, jobs, metrics, models, webhooks
 from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
 from api.services import Services
 
@@ -57,7 +57,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app, protocols)
     webhooks.describe(app)
-    for module in (generate, jobs, images, webhooks, health, metrics, docs):
+    for module in (generate, jobs, events, images, models, webhooks, health, metrics, docs):
         app.include_router(module.router)
     for routes in protocols:
         for router in routes.routers:

@@ -22,6 +22,7 @@ from shared.errors import (
     FieldError,
     ImagegenError,
     InvalidRequest,
+    NotFinished,
     RangeNotSatisfiable,
     RequestError,
     Unauthorized,
@@ -48,14 +49,17 @@ STATUS: Mapping[str, int] = {
     "range-not-satisfiable": 416,
     "webhook-not-found": 404,
     "model-not-found": 404,
+    "licence-forbidden": 403,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
+    "not-finished": 503,
     "rate-limited": 429,
     "queue-full": 429,
     "too-many-connections": 503,
     "backend-unavailable": 503,
+    "model-unavailable": 503,
+    "model-loading": 503,
     "store-unavailable": 503,
-    "job-unfinished": 504,
     "invalid-image": 422,
     "out-of-memory": 507,
     "invalid-output": 502,
@@ -98,7 +102,7 @@ class Problem(BaseModel):
     job_id: str | None = Field(
         default=None,
         exclude_if=lambda job_id: job_id is None,
-        description="Only if it is unknown whether the job was accepted: the id that it has in that case",
+        description="Only for not-finished and store-unavailable: the job, which in the second case may not exist",
     )
 
 
@@ -168,7 +172,7 @@ def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response
         headers["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed) else None
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed | NotFinished) else None
     if job_id is not None:
         headers["X-Job-Id"] = job_id
     return problem_response(

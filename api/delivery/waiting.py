@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn
+from typing import Literal
 
 from fastapi import Request
 
@@ -13,7 +13,7 @@ from api.intake.idempotency import RETRY_MS, IdempotencyScope
 from api.intake.submissions import Submission
 from api.problems import set_job_id
 from api.services import Services
-from shared.errors import InvalidTransition, JobUnfinished, StoreUnavailable
+from shared.errors import InvalidTransition, NotFinished, StoreUnavailable
 from shared.jobs.admission import AdmissionOutcome, OnDuplicate
 from shared.jobs.job import Job
 from shared.jobs.snapshots import JobSnapshot
@@ -76,22 +76,22 @@ async def wait_for_result(
     """The finished job, for callers of protocols that know no unfinished answer.
 
     Callers that ask again by themselves are sent away before proxies lose patience, and find the job when they do. All
-    others are waited for. Raises JobUnfinished.
+    others are waited for. Raises NotFinished.
     """
     settings = services.settings
     seconds = settings.sync_timeout_seconds if scope.asks_again else settings.client_wait_seconds
     snapshot = await submit_and_wait(http, services, submission, scope, seconds)
     if not snapshot.job.state.is_terminal:
-        await send_away(services, submission, scope, snapshot.job.id)
+        raise await not_finished(services, submission, scope, snapshot.job.id)
     return snapshot
 
 
-async def send_away(services: Services, submission: Submission, scope: IdempotencyScope, job_id: str) -> NoReturn:
-    """Let the next equal request of this caller find the job. Raises JobUnfinished."""
+async def not_finished(services: Services, submission: Submission, scope: IdempotencyScope, job_id: str) -> NotFinished:
+    """Let the next equal request of this caller find the job, and return the error that says so."""
     key = scope.key_for(submission.request)
     if key.on_duplicate is not OnDuplicate.RETURN:
         await services.store.run(services.jobs.mark_unconfirmed(replace(key, lifetime_ms=RETRY_MS), job_id))
-    raise JobUnfinished
+    return NotFinished(job_id)
 
 
 async def latest(services: Services, accepted: Job, job_id: str) -> JobSnapshot:

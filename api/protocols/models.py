@@ -15,14 +15,16 @@ router = APIRouter()
 CREATED = 1_764_115_200
 
 
-@router.get("/v1/models", operation_id="listModels")
+@router.get("/v1/models", operation_id="listCompatibleModels")
 async def list_models(services: ServicesDep, _: CallerDep) -> dict[str, Any]:
     """The models of this service, and the other names that requests may use for them."""
     entries = [_entry(model) for model in (await ModelNames.read(services)).list()]
     return {"object": "list", "data": entries, "results": entries, "next": None, "previous": None}
 
 
-@router.get("/v1/models/{model:path}", operation_id="getModel", responses=problem_responses("model-not-found"))
+@router.get(
+    "/v1/models/{model:path}", operation_id="getCompatibleModel", responses=problem_responses("model-not-found")
+)
 async def get_model(services: ServicesDep, _: CallerDep, model: str) -> dict[str, Any]:
     """One model. Its name may contain slashes."""
     names = await ModelNames.read(services)

@@ -89,6 +89,11 @@ OptionalImageReference = Annotated[ImageReference | None, WithJsonSchema({"anyOf
 
 
 Text = Annotated[str, AfterValidator(_without_control_characters), Field(json_schema_extra={"pattern": _TEXT})]
+ModelName = Annotated[
+    Text,
+    Field(min_length=1, max_length=200, examples=["starter", "black-forest-labs/FLUX.2-klein-4B"]),
+    AfterValidator(partial(unicodedata.normalize, "NFC")),
+]
 
 
 #: Relative paths without file extension: no part begins with a dot or a space, and none has a backslash, invisible
@@ -145,13 +150,15 @@ class GenerationRequest(FrozenModel):
     """What the image shows."""
     negative_prompt: Annotated[Text | None, Field(max_length=4000)] = None
     """What the image should not show."""
+    model: ModelName | None = None
+    """Model that generates the image, from GET /api/models; default: the backend's default model."""
     prompt_syntax: PromptSyntax | None = None
     """`weighted`: both prompts may be long, and weigh words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
     `BREAK`; default: `plain`."""
     clip_skip: Annotated[int | None, Field(ge=1, le=12)] = None
     """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
-    """Engine that generates the image; default: the service's default backend."""
+    """Engine that generates the image; default: one that has the model, else the service's default backend."""
     width: Annotated[int | None, Field(ge=16, le=8192)] = None
     """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
     height: Annotated[int | None, Field(ge=16, le=8192)] = None
@@ -182,7 +189,7 @@ class GenerationRequest(FrozenModel):
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many images to make from the one prompt."""
     bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
-    """Model of Black Forest Labs; only for flux-api, from the list in GET /api/backends."""
+    """Another spelling of `model`, for models of Black Forest Labs."""
     scheduler: Annotated[Text | None, Field(max_length=32)] = None
     """Sampler; only for sd, from the list in GET /api/backends."""
     loras: Loras | None = None
@@ -208,6 +215,12 @@ class GenerationRequest(FrozenModel):
     webhook_inline_images: bool = False
     """Whether the `succeeded` event contains the images as base64, if they are small (SD_WEBHOOK_INLINE_MAX_BYTES).
     It always contains a link to each."""
+
+    @model_validator(mode="after")
+    def _require_one_model(self) -> Self:
+        if None not in (self.model, self.bfl_model) and self.model != self.bfl_model:
+            raise ValueError("model and bfl_model are two spellings of one field and must not differ")
+        return self
 
     @model_validator(mode="after")
     def _require_webhook_url(self) -> Self:
@@ -240,6 +253,11 @@ class GenerationRequest(FrozenModel):
         if self.seed is not None and self.seed + self.num_images - 1 > MAX_SEED:
             raise ValueError(f"seed + num_images - 1 may be at most {MAX_SEED}")
         return self
+
+    @property
+    def requested_model(self) -> str | None:
+        """The model that the request names, in either spelling."""
+        return self.model if self.model is not None else self.bfl_model
 
     def with_seed(self) -> Self:
         """The same request with a seed, so that the image can be reproduced."""

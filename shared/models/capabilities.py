@@ -82,6 +82,8 @@ class Capabilities(FrozenModel):
     """Names that requests may use in `loras`."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
+    scale: int | None = None
+    """For upscalers: by default, images become this many times as wide and high as the input."""
     max_added: int | None = None
     """For models that extend an image on every side to width and height: maximum pixels to add per side."""
     requires: tuple[str, ...] = ()
@@ -89,17 +91,19 @@ class Capabilities(FrozenModel):
     ignored: tuple[str, ...] = ()
     """Request fields that this model ignores."""
     choices: tuple["Capabilities", ...] = ()
-    """All models that a request may name in `bfl_model`, including this one."""
+    """All models that a request may name, including this one, if one engine has them all."""
 
     def for_requested_model(self, request: GenerationRequest) -> "Capabilities":
-        """The capabilities of the model in `bfl_model`. Raises InvalidRequest for an unknown model."""
-        if not self.choices or request.bfl_model in (None, self.model):
+        """The capabilities of the model that the request names. Raises InvalidRequest for an unknown one."""
+        name = request.requested_model
+        if not self.choices or name in (None, self.model):
             return self
         for choice in self.choices:
-            if choice.model == request.bfl_model:
+            if choice.model == name:
                 return choice
         names = ", ".join(choice.model for choice in self.choices)
-        raise InvalidRequest("The model is unknown.", [FieldError("/bfl_model", f"must be one of {names}")])
+        pointer = "/bfl_model" if request.model is None else "/model"
+        raise InvalidRequest("The model is unknown.", [FieldError(pointer, f"must be one of {names}")])
 
     def check(
         self, request: GenerationRequest, limits: RequestLimits | None = None, input_size: Size | None = None
@@ -107,7 +111,9 @@ class Capabilities(FrozenModel):
         """Raises InvalidRequest, which names every invalid field. `input_size` is that of the upright first image."""
         model = self.for_requested_model(request)
         fitted, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
-        if errors := model._errors(fitted, limits, input_size, fits=request.fit_size):
+        errors = model._errors(fitted, limits, input_size)
+        size = model._size(fitted, input_size, limits.max_pixels if limits else None)
+        if errors := [*errors, *second_pass_errors(model, request, size, limits)]:
             raise InvalidRequest(f"The {model.model} model cannot make this image.", errors)
 
     def resolve(
@@ -119,7 +125,8 @@ class Capabilities(FrozenModel):
         model and `max_pixels`.
         """
         model = self.for_requested_model(request)
-        request, size_warnings = fit_size(model, request, input_size, max_pixels)
+        asked = request
+        request, size_warnings = fit_size(model, asked, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
         strength = model.strength and 1.0 if request.mask else model.strength
@@ -127,12 +134,14 @@ class Capabilities(FrozenModel):
             "num_inference_steps": model.num_inference_steps,
             "guidance_scale": model.guidance_scale,
             "strength": strength if request.image else None,
-            "bfl_model": model.model if self.choices else None,
+            "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
         plain, weights = plain_prompts(request, model.model) if "prompt_syntax" in model.ignored else ({}, ())
-        second, second_warnings = resolve_second_pass(model, request, (width, height), max_pixels)
+        second, second_warnings = resolve_second_pass(model, asked, (width, height), max_pixels)
         ignored = sorted(name for name in {*model.ignored} - {*plain} if getattr(request, name) is not None)
+        if "bfl_model" in ignored and request.bfl_model == model.model:
+            ignored.remove("bfl_model")
         unsupported = (f"{name} is ignored: {model.model} does not support it" for name in ignored)
         warnings = [*size_warnings, *unsupported, *weights, *second_warnings]
         if model.only_ratio and (request.width or request.height):
@@ -141,7 +150,7 @@ class Capabilities(FrozenModel):
         return request.model_copy(update=changes), tuple(warnings)
 
     def _errors(
-        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None, *, fits: bool
+        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
     ) -> list[FieldError]:
         width, height = self._size(request, input_size, limits.max_pixels if limits else None)
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
@@ -153,7 +162,6 @@ class Capabilities(FrozenModel):
         if self.guidance_scale is not None:
             guidance = request.guidance_scale
             errors += _range_errors("guidance_scale", guidance, self.min_guidance, self.max_guidance)
-        errors += second_pass_errors(self, request, (width, height), limits, fits=fits)
         errors += [*self._scheduler_errors(request.scheduler), *self._lora_errors(request)]
         return errors + self._image_errors(request)
 
@@ -189,6 +197,8 @@ class Capabilities(FrozenModel):
             return width, self._side(input_size[1] * width / input_size[0])
         if height:
             return self._side(input_size[0] * height / input_size[1]), height
+        if self.scale is not None:
+            input_size = input_size[0] * self.scale, input_size[1] * self.scale
         return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
 
     def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:

@@ -92,6 +92,11 @@ class Keys:
         """Queued and running jobs of one owner."""
         return f"{self.prefix}jobs:active:{owner}"
 
+    @property
+    def pinned(self) -> str:
+        """Pinned jobs of all owners."""
+        return f"{self.prefix}jobs:pinned"
+
     def queue(self, backend: str) -> str:
         """Queued jobs of a backend in the order in which they will start (see lua/queue/fair_queue.lua)."""
         return f"{self.prefix}queue:{backend}"

@@ -1,11 +1,13 @@
-"""Scales finished images to the size that the caller asked for."""
+"""Scales finished images."""
 
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from shared.jobs.requests import GenerationRequest
+from shared.models.capabilities import Size
 from worker.images.values import RenderedImage
 
 
@@ -14,8 +16,12 @@ def scale_to_output(image: RenderedImage, request: GenerationRequest) -> Rendere
     if request.output_width is None or request.output_height is None:
         return image
     size = request.output_width, request.output_height
-    height, width, _ = image.pixels.shape
-    if size == (width, height):
+    opacity = None if image.opacity is None else scaled(image.opacity, size)
+    return replace(image, pixels=scaled(image.pixels, size), opacity=opacity)
+
+
+def scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """RGB or one channel, with the Lanczos filter; `size` is width and height."""
+    if (image.shape[1], image.shape[0]) == size:
         return image
-    scaled = PillowImage.fromarray(image.pixels).resize(size, PillowImage.Resampling.LANCZOS)
-    return replace(image, pixels=np.asarray(scaled, dtype=np.uint8))
+    return np.asarray(PillowImage.fromarray(image).resize(size, PillowImage.Resampling.LANCZOS))

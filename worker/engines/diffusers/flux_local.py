@@ -41,7 +41,7 @@ from worker.engines.diffusers.sampling import (
 )
 from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 PIPELINE = "Flux2KleinPipeline"
 PARTS = ("text_encoder", "transformer", "vae")

@@ -12,7 +12,7 @@ from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 #: An optional file in the model folder that overrides the defaults.
 OVERRIDES_FILE = "imagegen.json"
