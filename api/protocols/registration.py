@@ -8,6 +8,8 @@ from fastapi import APIRouter
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
+from api.protocols.huggingface import errors as huggingface_errors
+from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
 from api.protocols.openai import routes as openai_routes
 from shared.jobs.types import ApiProtocol
@@ -37,6 +39,15 @@ _ALL = (
         prefixes=("/v1",),
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.HUGGINGFACE,
+        tag="Hugging Face",
+        description='Hugging Face\'s inference API, for `InferenceClient(model="http://host:7860/models/NAME")`.',
+        routers=(huggingface_routes.router,),
+        prefixes=("/models",),
+        render_error=huggingface_errors.render_error,
+        error_schema=huggingface_errors.SCHEMA,
     ),
 )
 
