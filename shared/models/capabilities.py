@@ -110,6 +110,10 @@ class Capabilities(FrozenModel):
     ) -> None:
         """Raises InvalidRequest, which names every invalid field. `input_size` is that of the upright first image."""
         model = self.for_requested_model(request)
+        if request.resize_only:
+            if limits is not None:
+                limits.check(request)
+            return
         fitted, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
         errors = model._errors(fitted, limits, input_size)
         size = model._size(fitted, input_size, limits.max_pixels if limits else None)
@@ -124,8 +128,9 @@ class Capabilities(FrozenModel):
         Missing sides follow the aspect ratio of the first input image, rounded down to multiples and limited by the
         model and `max_pixels`.
         """
-        model = self.for_requested_model(request)
-        asked = request
+        model, asked = self.for_requested_model(request), request
+        if request.resize_only:
+            return request.model_copy(update={"width": request.output_width, "height": request.output_height}), ()
         request, size_warnings = fit_size(model, asked, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
