@@ -78,8 +78,8 @@ def decode_opacity(data: bytes, max_pixels: int) -> Mask | None:
 
 
 def decode_mask(data: bytes, max_pixels: int, mode: MaskMode = MaskMode.WHITE) -> Mask:
-    """255 where to repaint, 0 elsewhere; upright. That is where the image has the colour of the mode and is not transparent, or
-    where it is transparent. Raises as `decode_rgb` does.
+    """255 where to repaint, 0 elsewhere; upright. That is where the image is transparent, or where it is white or black
+    and not transparent. Raises as `decode_rgb` does.
     """
     if mode is MaskMode.TRANSPARENT:
         opacity = decode_opacity(data, max_pixels)
