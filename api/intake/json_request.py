@@ -96,7 +96,8 @@ def _find_sources(fields: Any) -> list[_Source]:
 
 async def _store(source: _Source, upload: StartedUpload | None, uploads: RequestUploads) -> str:
     if upload is None:
-        return await uploads.store(_one_chunk(_decode(source, uploads.max_bytes)), source.pointer)
+        data = decode_image(source.text, source.pointer, uploads.max_bytes)
+        return await uploads.store(_one_chunk(data), source.pointer)
     if upload.error:
         raise invalid_field(source.pointer, upload.error)
     return await uploads.finish(upload.target, source.pointer)
@@ -106,21 +107,20 @@ async def _one_chunk(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _decode(source: _Source, max_bytes: int) -> bytes:
+def decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
     """The bytes of a short image. Raises InvalidRequest and PayloadTooLarge."""
-    text = source.text
     start, comma, data = text.partition(",") if text[:5].lower() == "data:" else ("", ",", text)
     if not comma or (start and not start.lower().endswith(";base64")):
-        raise invalid_field(source.pointer, NOT_BASE64_DATA_URL)
+        raise invalid_field(pointer, NOT_BASE64_DATA_URL)
     # Four characters hold three bytes; a tenth more allows for line breaks.
     if len(data) * 3 // 4 > max_bytes * 1.1:
-        raise image_too_large(source.pointer, max_bytes)
+        raise image_too_large(pointer, max_bytes)
     # Without copies where possible: base64.b64decode copies every text, and only some have line breaks.
     with suppress(ValueError):
         return binascii.a2b_base64(data, strict_mode=True)
     with suppress(ValueError):
         return binascii.a2b_base64("".join(data.split()), strict_mode=True)
-    raise invalid_field(source.pointer, NOT_AN_IMAGE)
+    raise invalid_field(pointer, NOT_AN_IMAGE)
 
 
 async def _fetch_urls(

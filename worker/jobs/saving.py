@@ -123,7 +123,8 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
     """
     if not model.exact_size:
         return
-    if pixels.shape[:2] != (request.height, request.width):
+    made = request.second_pass or request
+    if pixels.shape[:2] != (made.height, made.width):
         raise InvalidOutput(f"The model returned an image of {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

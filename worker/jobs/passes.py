@@ -1,14 +1,12 @@
-"""Renders images that are enlarged and rendered again from there, for more detail than a model draws at once."""
+"""Renders a request in as many passes of its engine as it takes: none to resize an image, more to refine one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image as PillowImage
-
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest, SecondPass
 from worker.engines.base import Engine, JobWatch, Step
+from worker.images.scaling import scaled
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 #: Stands for an input image in the request of a second pass, whose pixels were never stored.
@@ -16,7 +14,12 @@ RENDERED = f"sha256:{'0' * 64}"
 
 
 def generate(engine: Engine, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-    """Raises what the engine raises."""
+    """Raises what the engine raises, and what decoding the inputs raises."""
+    if request.resize_only:
+        size = request.width or 0, request.height or 0
+        pixels, opacity = inputs.sources[0].transparent_pixels()
+        opacity = None if opacity is None else scaled(opacity, size)
+        return [RenderedImage(scaled(pixels, size), request.seed or 0, opacity=opacity)]
     second = request.second_pass
     if second is None:
         return engine.generate(request, inputs, watch)
@@ -49,9 +52,8 @@ def _render_again(
         "strength": second.strength,
         "num_inference_steps": second.num_inference_steps or request.num_inference_steps,
     }
-    enlarged = PillowImage.fromarray(image.pixels).resize(size, PillowImage.Resampling.LANCZOS)
-    pixels: Pixels = np.asarray(enlarged, dtype=np.uint8)
-    (rendered,) = engine.generate(request.model_copy(update=changes), Inputs([pixels]), watch)
+    enlarged = Inputs([scaled(image.pixels, size)])
+    (rendered,) = engine.generate(request.model_copy(update=changes), enlarged, watch)
     return rendered
 
 
