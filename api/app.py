@@ -17,8 +17,9 @@ from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
-from api.native import docs, events, generate, health, images, jobs, metrics, webhooks
+from api.native import docs, events, generate, health, images, jobs, key, metrics, webhooks
 from api.services import Services
+from api.studio import page
 
 DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` returns immediately.
 Errors are RFC 9457 problem details with a stable `code`."""
@@ -52,7 +53,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     webhooks.describe(app)
-    for module in (generate, jobs, events, images, webhooks, health, metrics, docs):
+    for module in (generate, jobs, events, images, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
     return app
 

@@ -34,6 +34,7 @@ class Caller:
     client_id: str
     """The key's name or the client's network, which limits are counted by."""
     may_use_high_priority: bool = True
+    may_write: bool = True
 
 
 class Keyring:
@@ -119,6 +120,7 @@ def _caller_with(key: ApiKey, method: str, path: str) -> Caller:
         visible_owner=None if key.scope.includes(api_keys.Scope.ADMIN) else key.name,
         client_id=key.name,
         may_use_high_priority=key.scope.includes(api_keys.Scope.PRIORITY),
+        may_write=key.scope.includes(api_keys.Scope.WRITE),
     )
 
 
