@@ -24,11 +24,7 @@ export function Size({ state, controls }) {
   const native = controls.width.default / controls.height.default;
   const set = (size) => form.set({ width: size.width, height: size.height });
   return html`<fieldset class="field size">
-    <legend>Size</legend>
-    <div class="field-head">
-      <span class="native-hint">${isChanged ? "" : "native size of the model"}</span>
-      ${isChanged && html`<${IconButton} icon="reset" label="Reset size to the default" onClick=${() => set({ width: null, height: null })} />`}
-    </div>
+    <legend>Size${!isChanged && html` <span class="hint">native</span>`}</legend>
     <div class="shapes">
       ${SHAPES.map((shape) => {
         const size = sizeFor(shape, controls);
@@ -40,6 +36,7 @@ export function Size({ state, controls }) {
       <${Side} name="width" label="Width" range=${controls.width} value=${width} />
       <${IconButton} icon="swap" label="Swap width and height" onClick=${() => set({ width: height, height: width })} />
       <${Side} name="height" label="Height" range=${controls.height} value=${height} />
+      <${IconButton} icon="reset" label="Reset size to the default" disabled=${!isChanged} onClick=${() => set({ width: null, height: null })} />
     </div>
   </fieldset>`;
 }
