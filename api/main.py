@@ -26,7 +26,7 @@ from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.services import FleetCache, Services
+from api.services import CatalogueCache, FleetCache, Services
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
@@ -68,6 +68,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         event_hub=event_hub,
         job_feed=JobFeed(store, jobs, event_hub),
         fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
+        catalogue_cache=CatalogueCache(settings),
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),
         disk_space=disk_space,

@@ -26,6 +26,7 @@ from shared.workers.records import WorkerRecord, Workers, WorkerState
 from worker.engines.base import Engine, ReportsCredits, ReportsMemory, ReportsPlacement, Reproducible
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
+from worker.images.png_bands import BandEncoder
 from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.rendering import Renderer
@@ -33,6 +34,7 @@ from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
 from worker.models.download_plans import OnProgress
 from worker.models.sources import MODEL_SETTINGS
+from worker.process.cpus import encoding_threads, usable_cpus
 from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import load_engine
 from worker.records.heartbeat import Heartbeat
@@ -43,6 +45,8 @@ from worker.records.result_cache import RedisResultCache, lifetime
 logger = logging.getLogger(__name__)
 
 
+#: With fewer, an image that is encoded in bands would take cores from the next one, which is being rendered.
+MIN_BAND_CPUS = 4
 #: How often the balance of the account with a provider is read.
 CREDITS_SECONDS = 300.0
 
@@ -164,7 +168,7 @@ def _create_runner(
     return Runner(
         claimer,
         Renderer(engine, reader, time_limit, _end_hung_process),
-        ImageSaver(engine, images, Encoder(version("imagegen")), retry_seconds=settings.job_timeout_seconds),
+        ImageSaver(engine, images, _encoder(settings, is_cloud=is_cloud), retry_seconds=settings.job_timeout_seconds),
         job_store,
         _result_cache(settings, store, job_store, engine),
         # A device gets the next job while the last one is written; calls to a provider do not wait for each other.
@@ -172,6 +176,13 @@ def _create_runner(
         tracing=tracing,
         now=store.now,
     )
+
+
+def _encoder(settings: WorkerSettings, *, is_cloud: bool) -> Encoder:
+    """Jobs of a provider are encoded side by side anyway. On few cores the next job needs them all."""
+    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus())
+    bands = BandEncoder(threads) if threads >= MIN_BAND_CPUS else None
+    return Encoder(version("imagegen"), bands)
 
 
 def _result_cache(

@@ -22,7 +22,7 @@ from shared.jobs.admission import AdmissionOutcome
 from shared.jobs.search import JobSearch
 from shared.jobs.snapshots import JobFilter, JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend
+from shared.jobs.types import ApiProtocol, Backend
 from shared.jobs.views import JobListView, JobView, RepeatableRequestView, repeatable_request
 
 router = APIRouter(tags=["jobs"])
@@ -46,11 +46,9 @@ JOBS_PER_REQUEST = 20
 async def create_job(http: Request, services: ServicesDep, idempotency: IdempotencyDep) -> Response:
     """Submit a job and return immediately; its images come later."""
     async with json_submission(http, services) as submission:
-        request, uploads, base_url = submission.request, submission.uploads, services.base_url(http)
-        job, expected_ms = await prepare_job(
-            services, idempotency.caller, request, base_url, uploads.first_image_size(request)
-        )
-        admission = await admit_job(services, job, expected_ms, idempotency.key_for(request), uploads)
+        key, base_url = idempotency.key_for(submission.request), services.base_url(http)
+        job, expected_ms = await prepare_job(services, idempotency.caller, submission, base_url)
+        admission = await admit_job(services, job, expected_ms, key, submission.uploads)
     if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
     accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
@@ -79,6 +77,7 @@ async def list_jobs(
     caller: CallerDep,
     state: State | None = None,
     backend: Backend | None = None,
+    origin: ApiProtocol | None = None,
     label: Annotated[str | None, Query(max_length=128)] = None,
     pinned: Annotated[bool, Query(description="Only pinned jobs")] = False,
     q: Annotated[str, Query(max_length=200, description="Words that the prompt or the label must contain")] = "",
@@ -88,7 +87,15 @@ async def list_jobs(
 ) -> JobListView:
     """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
     search = JobSearch(q, model)
-    wanted = JobFilter(state, backend, label, owner=caller.visible_owner, pinned=pinned, search=search)
+    wanted = JobFilter(
+        state=state,
+        backend=backend,
+        origin=origin,
+        label=label,
+        owner=caller.visible_owner,
+        pinned=pinned,
+        search=search,
+    )
     if limit > JOBS_PER_REQUEST:
         await charge(http, limit // JOBS_PER_REQUEST - 1)
     if search:

@@ -85,12 +85,13 @@ class Jobs:
 
     def mark_unconfirmed(self, idempotency: IdempotencyKey, job_id: str) -> Operation[bool]:
         """Return the job, if it was accepted, to the next identical request."""
-        keys = [self._keys.record(job_id), self._keys.idempotency(idempotency.name)]
+        keys = [self._keys.record(job_id), self._keys.idempotency(idempotency.unconfirmed_name)]
         return Operation("jobs/mark_unconfirmed", keys, [job_id, idempotency.lifetime_ms], bool)
 
     def _indexes(self, job: Job) -> list[str]:
         """Every index that lists the job until it is deleted."""
-        indexes, label = [self._keys.jobs, self._keys.backend(job.backend)], job.request.label
+        indexes = [self._keys.jobs, self._keys.backend(job.backend), self._keys.origin(job.origin)]
+        label = job.request.label
         if label is not None:
             indexes.append(self._keys.label(label))
         if job.owner:
@@ -189,6 +190,8 @@ class Jobs:
             indexes.append(self._keys.state(job_filter.state))
         if job_filter.backend is not None:
             indexes.append(self._keys.backend(job_filter.backend))
+        if job_filter.origin is not None:
+            indexes.append(self._keys.origin(job_filter.origin))
         if job_filter.pinned:
             indexes.append(self._keys.pinned)
         return indexes or [self._keys.jobs]

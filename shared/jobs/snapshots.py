@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from shared.jobs.job import Job, Progress, ProviderTask, QueuedJob
 from shared.jobs.search import JobSearch
 from shared.jobs.states import State
-from shared.jobs.types import Backend
+from shared.jobs.types import ApiProtocol, Backend
 from shared.webhooks.deliveries import Delivery, parse_deliveries
 
 
@@ -38,6 +38,7 @@ class JobPage:
 class JobFilter:
     state: State | None = None
     backend: Backend | None = None
+    origin: ApiProtocol | None = None
     label: str | None = None
     owner: str | None = None
     pinned: bool = False

@@ -11,7 +11,7 @@ from shared.access.links import Links
 from shared.jobs.job import Image, Job, JobError, Progress, Timings
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend, WebhookEvent
+from shared.jobs.types import ApiProtocol, Backend, WebhookEvent
 from shared.webhooks.deliveries import Delivery, without_query
 
 #: A JobView as /openapi.json shows it.
@@ -20,7 +20,9 @@ EXAMPLE: JsonValue = {
     "state": "succeeded",
     "backend": "sd",
     "owner": None,
+    "origin": "native",
     "model": "starter",
+    "model_revision": None,
     "label": None,
     "metadata": None,
     "progress": None,
@@ -107,7 +109,9 @@ class JobView(BaseModel):
     state: State
     backend: Backend
     owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
-    model: str | None
+    origin: ApiProtocol = Field(description="The protocol that it was submitted with")
+    model: str | None = Field(description="The model that it runs on; null until it starts")
+    model_revision: str | None = Field(description="Identifies the files of that model, if known")
     label: str | None
     metadata: dict[str, Any] | None
     progress: Progress | None
@@ -178,7 +182,9 @@ def job_view(
         state=job.state,
         backend=job.backend,
         owner=job.owner or None,
+        origin=job.origin,
         model=job.model,
+        model_revision=job.model_revision,
         label=job.request.label,
         metadata=job.request.metadata,
         progress=snapshot.progress,

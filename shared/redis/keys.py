@@ -75,6 +75,9 @@ class Keys:
     def backend(self, backend: str) -> str:
         return f"{self.prefix}jobs:backend:{backend}"
 
+    def origin(self, origin: str) -> str:
+        return f"{self.prefix}jobs:origin:{origin}"
+
     def label(self, label: str) -> str:
         return f"{self.prefix}jobs:label:{label}"
 

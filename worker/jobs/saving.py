@@ -14,6 +14,7 @@ from shared.models.capabilities import Capabilities
 from shared.storage.images import THUMBNAIL_WIDTH, ImageStore
 from worker.engines.base import Engine
 from worker.images.encoder import Encoder
+from worker.images.scaling import scale_to_output
 from worker.images.thumbnails import encode_thumbnail
 from worker.images.values import Pixels, RenderedImage
 from worker.jobs.rendering import Rendering, milliseconds_since
@@ -67,6 +68,7 @@ class ImageSaver:
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
         _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
+        image = scale_to_output(image, job.request)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()

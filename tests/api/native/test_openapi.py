@@ -42,6 +42,8 @@ OPERATION_IDS = {
     "GET /api/webhooks": "listWebhooks",
     "POST /api/webhooks/{webhook_id}/redeliver": "redeliverWebhook",
     "GET /api/backends": "listBackends",
+    "GET /api/models": "listModels",
+    "GET /api/models/{name}": "getModel",
     "GET /health": "getHealth",
     "GET /health/live": "getLiveness",
     "GET /health/ready": "getReadiness",
