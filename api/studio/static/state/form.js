@@ -1,5 +1,5 @@
 // What the form holds, and the request that it becomes. null stands for the default of the model.
-import { findModel, modelFields, models } from "./models.js";
+import { findModel, models } from "./models.js";
 import { createStore } from "./store.js";
 
 const SAVED = "imagegen-form";
@@ -71,7 +71,7 @@ export function requestOf(state, model = findModel(state.model)) {
     ...inputsOf(state, controls),
   };
   const given = Object.entries(chosen).filter(([, value]) => value !== null && value !== undefined);
-  return { prompt: state.prompt, ...modelFields(model), ...Object.fromEntries(given) };
+  return { prompt: state.prompt, model: model.name, ...Object.fromEntries(given) };
 }
 
 function lorasOf(state, controls) {

@@ -3,17 +3,22 @@ import { sendJson } from "./api.js";
 import { createStore } from "./store.js";
 
 const REFRESH_MS = 5_000;
-const STATES = { ready: "loaded", busy: "loaded", loading: "loading", offline: "missing", unconfigured: "missing" };
 
-// `list`: {name, backend, state, reason, download, isPaid, credits, queued, wait, controls}; null until it is loaded.
-export const models = createStore({ list: null, workers: [], defaultName: "" });
+// `list` has the models as the API lists them, each with its backend; null until it is loaded. `controls` has those of
+// models that were chosen.
+export const models = createStore({ list: null, controls: {}, backends: [], defaultName: "" });
 
 export async function loadModels() {
-  const { backends, default: preferred } = await sendJson("/api/backends");
-  const list = backends.flatMap(modelsOf);
-  const first = list.find((model) => model.backend === preferred && model.isDefault);
-  const workers = backends.flatMap((backend) => backend.workers);
-  models.set({ list, workers, defaultName: first?.name ?? list[0]?.name ?? "" });
+  const [listed, status] = await Promise.all([sendJson("/api/models"), sendJson("/api/backends")]);
+  const backends = new Map(status.backends.map((backend) => [backend.name, backend]));
+  const list = listed.models.map((model) => ({
+    ...model,
+    backend: backends.get(model.backend),
+    isPaid: model.backend === "flux-api",
+    download: backends.get(model.backend)?.workers.map((worker) => worker.download).find((one) => one?.model === model.name),
+  }));
+  const first = list.find((model) => model.backend?.name === status.default && model.is_default) ?? list[0];
+  models.set({ list, backends: status.backends, defaultName: first?.name ?? "" });
 }
 
 // Keep the list fresh while the page is visible.
@@ -24,43 +29,25 @@ export function followModels() {
   return loadModels();
 }
 
+// The model of this name, or else the default one, with its controls once they are known.
 export function findModel(name) {
-  const { list, defaultName } = models.get();
-  return list?.find((model) => model.name === name) ?? list?.find((model) => model.name === defaultName) ?? null;
+  const { list, defaultName, controls } = models.get();
+  const model = list?.find((one) => one.name === name) ?? list?.find((one) => one.name === defaultName);
+  if (!model) return null;
+  if (controls[model.name] === undefined) loadControls(model.name);
+  return { ...model, controls: controls[model.name] ?? null };
 }
 
-function modelsOf(backend) {
-  const schema = backend.capabilities;
-  const download = backend.workers.map((worker) => worker.download).find(Boolean);
-  const shared = {
-    backend: backend.name,
-    state: download ? "downloading" : (STATES[backend.status] ?? "missing"),
-    reason: backend.reason,
-    download,
-    isPaid: backend.name === "flux-api",
-    credits: backend.credits,
-    queued: backend.queued,
-    wait: backend.estimated_wait_seconds,
-    device: backend.device,
-  };
-  if (!schema) return backend.model ? [{ ...shared, name: backend.model, isDefault: true, controls: null }] : [];
-  if (!schema.allOf) {
-    const controls = controlsOf(schema.properties, schema["x-max-pixels"]);
-    return [{ ...shared, name: backend.model, isDefault: true, controls }];
+async function loadControls(name) {
+  const set = (value) => models.set(({ controls }) => ({ controls: { ...controls, [name]: value } }));
+  set(null);
+  try {
+    const path = name.split("/").map(encodeURIComponent).join("/");
+    const { capabilities: schema } = await sendJson(`/api/models/${path}`);
+    set(schema ? controlsOf(schema.properties, schema["x-max-pixels"]) : undefined);
+  } catch {
+    setTimeout(() => set(undefined), REFRESH_MS);
   }
-  const preferred = schema.properties.bfl_model.default;
-  return schema.allOf.map(({ title, then }) => ({
-    ...shared,
-    name: title,
-    isDefault: title === preferred,
-    controls: controlsOf({ ...schema.properties, ...then.properties }, then["x-max-pixels"]),
-  }));
-}
-
-// The fields of a request that name this model.
-export function modelFields(model) {
-  if (model.backend === "flux-api") return { backend: model.backend, bfl_model: model.name };
-  return { backend: model.backend };
 }
 
 // What the JSON Schema of a model says about each control; null for a control that it does not have.

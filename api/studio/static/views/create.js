@@ -18,7 +18,7 @@ import { Size } from "./size.js";
 export function Create() {
   const state = useStore(form);
   const rights = useStore(session, ({ rights }) => rights);
-  useStore(models, ({ list }) => list);
+  useStore(models);
   const [status, setStatus] = useState({ isBusy: false, problem: "" });
   const model = findModel(state.model);
   const isReadOnly = rights?.may_write === false;
@@ -52,10 +52,17 @@ async function submitForm() {
     history.add(state.prompt);
     await submit(requestOf(state));
     announce("Generating");
+    showStage();
     return "";
   } catch (error) {
     return error.message;
   }
+}
+
+// On a phone the current job is above the form.
+function showStage() {
+  const stage = document.querySelector(".stage");
+  if (stage.getBoundingClientRect().bottom < innerHeight / 2) scrollTo({ top: 0, behavior: "smooth" });
 }
 
 function Prompt({ value }) {

@@ -66,6 +66,6 @@ function Selection({ selected, setSelected }) {
     ${mayWrite && html`<button type="button" onClick=${star}><${Icon} name="star" /> Star</button>`}
     <button type="button" onClick=${() => downloadImages(ids).catch(notifyProblem)}><${Icon} name="download" /> Download</button>
     ${mayWrite && html`<button type="button" onClick=${remove}><${Icon} name="trash" /> Delete</button>`}
-    <button type="button" class="plain" onClick=${end}>Done</button>
+    <button type="button" class="plain" onClick=${end}>Clear selection</button>
   </div>`;
 }

@@ -4,8 +4,10 @@ import { Dialog } from "./dialog.js";
 import { Icon } from "./icons.js";
 
 const MAX_UNDO = 30;
+const RGB = [91, 107, 255];
+const COLOUR = `rgb(${RGB})`;
 
-// The mask as a canvas of the size of the image: white where it is painted, transparent elsewhere.
+// The mask as a canvas of the size of the image: coloured where it is painted, transparent elsewhere.
 class Painting {
   constructor(canvas, mask) {
     this.canvas = canvas;
@@ -18,7 +20,7 @@ class Painting {
     const bitmap = await createImageBitmap(await (await fetch(mask)).blob());
     this.context.drawImage(bitmap, 0, 0);
     const pixels = this.pixels();
-    for (let at = 0; at < pixels.data.length; at += 4) pixels.data[at + 3] = pixels.data[at];
+    for (let at = 0; at < pixels.data.length; at += 4) pixels.data.set([...RGB, pixels.data[at]], at);
     this.context.putImageData(pixels, 0, 0);
   }
 
@@ -38,7 +40,7 @@ class Painting {
   stroke(from, to, { size, isErasing }) {
     const { context } = this;
     context.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
-    Object.assign(context, { strokeStyle: "#fff", lineWidth: size, lineCap: "round", lineJoin: "round" });
+    Object.assign(context, { strokeStyle: COLOUR, lineWidth: size, lineCap: "round", lineJoin: "round" });
     context.beginPath();
     context.moveTo(from.x, from.y);
     context.lineTo(to.x + 0.01, to.y);
@@ -50,8 +52,7 @@ class Painting {
     this.remember();
     const pixels = this.pixels();
     for (let at = 0; at < pixels.data.length; at += 4) {
-      pixels.data.fill(255, at, at + 3);
-      pixels.data[at + 3] = 255 - pixels.data[at + 3];
+      pixels.data.set([...RGB, 255 - pixels.data[at + 3]], at);
     }
     this.context.putImageData(pixels, 0, 0);
   }
@@ -66,8 +67,13 @@ class Painting {
     if (!this.pixels().data.some((value, at) => at % 4 === 3 && value > 127)) return null;
     const copy = Object.assign(document.createElement("canvas"), { width: this.canvas.width, height: this.canvas.height });
     const context = copy.getContext("2d");
-    context.fillRect(0, 0, copy.width, copy.height);
+    const fill = (colour, operation) => {
+      Object.assign(context, { fillStyle: colour, globalCompositeOperation: operation });
+      context.fillRect(0, 0, copy.width, copy.height);
+    };
     context.drawImage(this.canvas, 0, 0);
+    fill("#fff", "source-in");
+    fill("#000", "destination-over");
     return copy.toDataURL("image/png");
   }
 }
@@ -86,7 +92,7 @@ export function MaskEditor({ image, mask, onClose, onDone }) {
   return html`<${Dialog} title="Paint what to change" onClose=${onClose} className="mask-editor">
     <${Tools} brush=${brush} setBrush=${setBrush} painting=${painting} longest=${Math.max(image.width, image.height)} />
     <div class="mask-stage">
-      <div class="mask-layers">
+      <div class="mask-layers" style=${{ aspectRatio: `${image.width} / ${image.height}`, width: `min(100%, ${(56 * image.width) / image.height}vh)` }}>
         <img src=${image.url} alt="The image below the mask" />
         <canvas ref=${canvas} width=${image.width} height=${image.height} tabindex="0" role="application"
           aria-label="Mask. Arrow keys move the brush, Space paints." ...${brushEvents(painting, brush)} />

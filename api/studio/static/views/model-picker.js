@@ -26,10 +26,11 @@ function ModelState({ model }) {
 }
 
 export function describe(model) {
-  const { state, device, download, reason, queued, wait } = model;
-  const waiting = queued > 0 ? `, ${plural(queued, "job")} waiting (${formatSeconds(wait)})` : "";
+  const { state, backend, download, reason } = model;
+  const queued = backend?.queued ?? 0;
+  const waiting = queued > 0 ? `, ${plural(queued, "job")} waiting (${formatSeconds(backend.estimated_wait_seconds)})` : "";
   if (model.isPaid) return `In the cloud, paid${waiting}`;
-  if (state === "loaded") return `Loaded${device ? ` on ${device}` : ""}${waiting}`;
+  if (state === "loaded") return `Loaded${backend?.device ? ` on ${backend.device}` : ""}${waiting}`;
   if (state === "available") return `Ready to load${waiting}`;
   if (state === "downloading" && download) return `Downloading ${formatBytes(download.bytes_done)} of ${formatBytes(download.bytes_total)}`;
   if (state === "loading") return "Loading… jobs wait for it";

@@ -6,6 +6,6 @@ export function ModelRow({ model }) {
   return html`<li>
     <span class=${`dot ${model.state}`}></span>
     <div><strong>${model.name}</strong><span class="hint">${describe(model)}</span></div>
-    <span class="hint">${model.backend}</span>
+    <span class="hint">${model.backend?.name}</span>
   </li>`;
 }

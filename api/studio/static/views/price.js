@@ -9,7 +9,8 @@ export function Price({ model, count }) {
     const query = new URLSearchParams({ model: model.name, state: "succeeded", limit: 5 });
     sendJson(`/api/jobs?${query}`).then(({ jobs }) => setEach(lastPrice(jobs)), () => {});
   }, [model.name]);
-  const left = model.credits === null || model.credits === undefined ? "" : ` ${model.credits} credits are left.`;
+  const credits = model.backend?.credits ?? null;
+  const left = credits === null ? "" : ` ${credits} credits are left.`;
   if (each === null) return html`<p class="hint">This model is paid. Its price is known after the first image.${left}</p>`;
   return html`<p class="hint">Costs about <strong>${round(each * count)} credits</strong>, as the last time.${left}</p>`;
 }

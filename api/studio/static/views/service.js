@@ -10,11 +10,12 @@ const REFRESH_MS = 3_000;
 
 export function Service() {
   const rights = useStore(session, (state) => state.rights);
-  const { list, workers } = useStore(models);
+  const { list, backends } = useStore(models);
+  const workers = backends.flatMap((backend) => backend.workers);
   const health = useHealth();
   return html`<main class="service" aria-label="Service">
     <h1>Service</h1>
-    ${health && html`<${Health} health=${health} list=${list ?? []} />`}
+    ${health && html`<${Health} health=${health} backends=${backends} />`}
     <section>
       <h2>Models</h2>
       <ul class="rows">${(list ?? []).map((model) => html`<${ModelRow} key=${model.name} model=${model} isAdmin=${rights?.is_admin} />`)}</ul>
@@ -47,10 +48,9 @@ function useHealth() {
   return health;
 }
 
-function Health({ health, list }) {
-  const backends = [...new Map(list.map((model) => [model.backend, model])).values()];
+function Health({ health, backends }) {
   const queued = backends.reduce((sum, { queued: count }) => sum + count, 0);
-  const wait = Math.max(0, ...backends.map((model) => model.wait));
+  const wait = Math.max(0, ...backends.map((backend) => backend.estimated_wait_seconds));
   const tiles = [
     ["State", health.status === "ok" ? "Everything works" : health.status, health.status],
     ["Queue", queued ? `${plural(queued, "job")}, ${formatSeconds(wait)}` : "Empty", "ok"],

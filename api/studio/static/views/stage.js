@@ -39,7 +39,7 @@ function Current({ job, onOpen }) {
       <p class="stage-prompt">${job.prompt}</p>
       <p class=${`stage-state ${job.state}`}>${describeJob(job)}</p>
       ${job.images.length > 0 && html`<p class="hint">${job.width} × ${job.height}, seed ${job.seed}, ${job.model}</p>`}
-      ${isUnfinished(job.state) ? html`<${Unfinished} job=${job} />` : html`<${Actions} job=${job} onOpen=${onOpen} />`}
+      ${isUnfinished(job.state) ? html`<${Unfinished} job=${job} />` : html`<${Actions} job=${job} />`}
       ${(job.warnings ?? []).map((warning) => html`<p key=${warning} class="hint">${warning}</p>`)}
     </div>
   </div>`;
@@ -67,14 +67,13 @@ function Unfinished({ job }) {
   </div>`;
 }
 
-function Actions({ job, onOpen }) {
+function Actions({ job }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [image] = job.images;
   return html`<div class="actions" role="group" aria-label="What to do with it">
     ${mayWrite && html`<button type="button" onClick=${() => vary(job)}><${Icon} name="vary" /> Vary</button>`}
     ${mayWrite && html`<button type="button" onClick=${() => runAgain(job)}><${Icon} name="again" /> Again</button>`}
     ${image && mayWrite && html`<button type="button" onClick=${() => useAsInput(job, image)}><${Icon} name="brush" /> Use as input</button>`}
-    ${image && html`<${IconButton} icon="image" label="Open" onClick=${() => onOpen(job.id, image.index)} />`}
     ${image && mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
     ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
   </div>`;

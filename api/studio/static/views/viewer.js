@@ -33,6 +33,7 @@ export function Viewer({ id, index, onMove, onClose }) {
   useEffect(() => {
     const opener = document.activeElement;
     dialog.current.showModal();
+    dialog.current.focus();
     return () => opener?.isConnected && opener.focus();
   }, []);
   useEffect(() => {
@@ -40,7 +41,7 @@ export function Viewer({ id, index, onMove, onClose }) {
     if (!job) refresh(id).then((found) => found ?? onClose());
   }, [id, index]);
   const view = { job, index, zoom, setZoom, isComparing, setComparing, mayWrite, onMove, onClose, ...neighbours(id, index) };
-  return html`<dialog ref=${dialog} class="viewer" aria-label="Image" onClose=${onClose} onKeyDown=${(event) => onKey(event, view)}>
+  return html`<dialog ref=${dialog} class="viewer" tabindex="-1" aria-label="Image" onClose=${onClose} onKeyDown=${(event) => onKey(event, view)}>
     ${job && html`<${Content} ...${view} />`}
   </dialog>`;
 }
@@ -48,7 +49,7 @@ export function Viewer({ id, index, onMove, onClose }) {
 function Content(view) {
   const { job, index, zoom, setZoom, isComparing, next, onMove, previous } = view;
   const image = job.images.find((other) => other.index === index) ?? job.images[0];
-  const other = isComparing && next && jobs.get().byId.get(next.id);
+  const other = isComparing && next ? jobs.get().byId.get(next.id) : null;
   const second = other?.images.find(({ index: at }) => at === next.index);
   return html`<div class="viewer-stage">
       <${Toolbar} ...${view} image=${image} />
