@@ -18,11 +18,12 @@ from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
-from api.native import docs, events, generate, health, images, jobs, metrics, models, webhooks
+from api.native import docs, events, generate, health, images, jobs, key, metrics, models, webhooks
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
 from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
 from api.services import Services
+from api.studio import page
 from shared.jobs.types import ApiProtocol
 
 DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` returns immediately.
@@ -61,7 +62,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app, protocols)
     webhooks.describe(app)
-    for module in (generate, jobs, events, images, models, webhooks, health, metrics, docs):
+    for module in (generate, jobs, events, images, models, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
     for routes in protocols:
         for router in routes.routers:

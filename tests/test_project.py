@@ -23,6 +23,7 @@ FORBIDDEN = {
     "api/native/health.py": ["import torch", "import PIL.Image", "import numpy", "import worker.jobs.runner"],
     "api/intake/uploads.py": ["import api.delivery.events", "import api.native.jobs"],
     "api/delivery/events.py": ["import api.native.jobs"],
+    "api/studio/page.py": ["import api.native.jobs"],
     "api/edge/hosts.py": ["import api.intake.admission", "import api.delivery.events", "import api.native.jobs"],
     "api/models/offered.py": ["import api.intake.admission", "import api.services"],
     "api/protocols/openai/errors.py": ["import api.native.jobs", "import api.protocols.huggingface.routes"],
