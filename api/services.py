@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.delivery.events import EventHub, read_job
+from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
@@ -16,6 +17,7 @@ from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
+from api.models.offered import OfferedModels, is_configured, is_offered, known_models
 from shared.access.links import Links
 from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobSnapshot
@@ -64,6 +66,19 @@ class FleetCache:
         return fleet
 
 
+class CatalogueCache:
+    """The catalogue, built once for each reading of the fleet."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._settings = settings
+        self._models: OfferedModels | None = None
+
+    def get(self, fleet: Fleet) -> OfferedModels:
+        if self._models is None or self._models.fleet is not fleet:
+            self._models = OfferedModels(self._settings, fleet, known_models(self._settings, fleet))
+        return self._models
+
+
 @dataclass(frozen=True)
 class Services:
     settings: ApiSettings
@@ -73,7 +88,9 @@ class Services:
     image_store: ImageStore
     inline_images: InlineImages
     event_hub: EventHub
+    job_feed: JobFeed
     fleet_cache: FleetCache
+    catalogue_cache: CatalogueCache
     clock: StoreClock
     unconfirmed: UnconfirmedJobs
     disk_space: DiskSpace
@@ -100,20 +117,18 @@ class Services:
         """Raises StoreUnavailable, and JobNotFound also for a job of another owner than the given one."""
         return await read_job(self.store, self.jobs, job_id, owner)
 
-    def is_configured(self, backend: Backend) -> bool:
-        """Whether the settings enable the backend."""
-        keyless = backend is Backend.FLUX_API and self.settings.bfl_api_key is None
-        return backend in self.settings.backends and not keyless
+    async def models(self) -> OfferedModels:
+        """The models that requests may name now. Raises StoreUnavailable."""
+        return self.catalogue_cache.get(await self.fleet_cache.get())
 
     def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""
-        was_served = backend in fleet.capabilities and backend is not Backend.FLUX_API
-        return self.is_configured(backend) or was_served or bool(fleet.workers_of(backend))
+        return is_offered(self.settings, fleet, backend)
 
     def capabilities(self, fleet: Fleet, backend: Backend) -> Capabilities | None:
         """What the backend can do, as its last worker reported. The cloud's capabilities are known without a worker."""
         known = fleet.capabilities.get(backend)
-        if known is None and backend is Backend.FLUX_API and self.is_configured(backend):
+        if known is None and backend is Backend.FLUX_API and is_configured(self.settings, backend):
             return bfl.capabilities(self.settings.bfl_default_model)
         return known
 

@@ -6,10 +6,13 @@ ImagegenError
 ├── RequestError                  the response to a request
 │   ├── InvalidRequest · UnsupportedMediaType · PayloadTooLarge · NotAcceptable
 │   ├── NotFound · MethodNotAllowed · JobNotFound · ImageNotFound · RangeNotSatisfiable · WebhookNotFound
+│   ├── ModelNotFound · LicenceForbidden
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
-│   └── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+│   ├── NotFinished                 retryable if the request can be recognised when it is repeated
+│   ├── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
+│   └── ModelUnavailable · ModelLoading                                                         retryable
 ├── OutboundError                 a request to another server failed; its caller decides what that means
 │   └── ForbiddenUrl · Unreachable · ResponseTooLarge · OutboundTimeout
 └── JobFailure                    stored with the failed job
@@ -209,6 +212,42 @@ class BackendUnavailable(RequestError):
     retry_after = 10
 
 
+class ModelNotFound(RequestError):
+    """No model has this name; GET /api/models lists all. Also of a job whose model was removed while it waited."""
+
+    code = "model-not-found"
+
+    def __init__(self, near: Sequence[str] = (), detail: str = "No model has this name") -> None:
+        """`near` are known names that the caller may have meant."""
+        hint = f"perhaps you mean {' or '.join(near)}; " if near else ""
+        super().__init__(f"{detail}; {hint}GET /api/models lists all models.")
+        self.near = tuple(near)
+
+
+class LicenceForbidden(RequestError):
+    """The licence of this model does not allow commercial use, or is unknown, and this service requires it
+    (SD_COMMERCIAL_ONLY)."""
+
+    code = "licence-forbidden"
+
+
+class ModelUnavailable(RequestError):
+    """This model cannot be used now: it is incomplete, broken or still being downloaded; the detail says what is
+    missing. Also of a job whose model could not be loaded."""
+
+    code = "model-unavailable"
+    retryable = True
+    retry_after = 30
+
+
+class ModelLoading(RequestError):
+    """This model is not in memory yet, and the caller does not want to wait; try again shortly."""
+
+    code = "model-loading"
+    retryable = True
+    retry_after = 10
+
+
 class StoreUnavailable(RequestError):
     """The job store is unavailable; try again shortly."""
 
@@ -222,6 +261,18 @@ class AcceptanceUnconfirmed(StoreUnavailable):
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
+        self.job_id = job_id
+
+
+class NotFinished(RequestError):
+    """The job takes longer than this call waits, and continues; the same request, sent again, waits for it."""
+
+    code = "not-finished"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, job_id: str, detail: str = "send the same request again to wait for it") -> None:
+        super().__init__(f"The job {job_id} has not finished yet and continues; {detail}.")
         self.job_id = job_id
 
 

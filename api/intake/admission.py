@@ -1,13 +1,17 @@
 """Checks, accepts and cancels jobs."""
 
+import asyncio
+import itertools
+
 from api.edge.authentication import Caller
 from api.edge.telemetry.tracing import current_traceparent
 from api.field_errors import invalid_field
+from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
+from api.models.offered import ModelChoice, OfferedModels
 from api.services import Services
 from shared.errors import (
     AcceptanceUnconfirmed,
-    BackendUnavailable,
     Forbidden,
     ForbiddenUrl,
     IdempotencyMismatch,
@@ -23,21 +27,23 @@ from shared.jobs.operations import workload_key
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend, Priority
+from shared.jobs.types import Priority
 from shared.models.capabilities import Capabilities, Size
 from shared.net.url import Url
 from shared.redis.store import REPLY_TIMEOUT_SECONDS
 from shared.workers.records import Fleet
 
+#: Models that an error suggests for requests with images.
+MAX_HINTS = 16
 
-async def prepare_job(
-    services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
-) -> tuple[Job, int]:
+
+async def prepare_job(services: Services, caller: Caller, submission: Submission, base_url: str) -> tuple[Job, int]:
     """Check a request. Returns its job and how many milliseconds it will probably take (0: unknown).
 
-    `input_size` is the size of the request's first image. Raises Forbidden, InvalidRequest, StorageFull and
-    StoreUnavailable, and BackendUnavailable if no worker will ever run the job.
+    Raises Forbidden, InvalidRequest, ModelNotFound, ModelUnavailable, StorageFull and StoreUnavailable, and
+    BackendUnavailable if no worker will ever run the job.
     """
+    request, input_size = submission.request, submission.input_size
     if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
             "This API key may not use priority high: leave priority out, or ask the operator for a key with the scope "
@@ -47,19 +53,19 @@ async def prepare_job(
     await services.disk_space.require_space()
     # The answer needs the signer. Reading it after the job is accepted could turn the answer into an error.
     await services.link_secret.signer()
-    fleet = await services.fleet_cache.get()
-    backend = _choose_backend(services, fleet, request)
-    capabilities = services.capabilities(fleet, backend)
-    if capabilities:
-        _require_image_support(fleet, capabilities.for_requested_model(request), request)
+    models = await services.models()
+    choice = models.choose(request)
+    if (capabilities := choice.capabilities) is not None:
+        _require_image_support(models, capabilities, request)
         capabilities.check(request, services.limits, input_size)
     else:
         services.limits.check(request)
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
     job_base_url = base_url if request.webhook_url is not None else ""
-    job = Job.new(request, backend, services.clock.now(), caller.owner, job_base_url)
-    job = job.model_copy(update={"traceparent": current_traceparent()})
-    return job, _expected_ms(services, fleet, backend, request, input_size)
+    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url)
+    details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
+    job = job.model_copy(update=details)
+    return job, _expected_ms(services, models.fleet, choice, request, input_size)
 
 
 async def admit_job(
@@ -132,6 +138,21 @@ async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
 
 
+async def purge_job(services: Services, snapshot: JobSnapshot) -> None:
+    """Delete a finished job and its images. May be repeated until it succeeds.
+
+    Raises InvalidTransition for a job that has not ended or is pinned, StorageUnavailable and StoreUnavailable.
+    """
+    job = snapshot.job
+    if not job.state.is_terminal:
+        raise InvalidTransition(f"The job is {job.state}; cancel it first.")
+    if snapshot.pinned:
+        raise InvalidTransition("The job is pinned; remove the pin first.")
+    # The record goes last: while it exists, the caller sees the job and can delete it again.
+    await asyncio.to_thread(services.image_store.remove_images, job)
+    await services.store.run(JobHousekeeping(services.settings.redis_prefix).delete_job(job.id))
+
+
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}
 
 
@@ -148,35 +169,20 @@ def _check_webhook_url(services: Services, request: GenerationRequest) -> None:
         raise invalid_field("/webhook_url", f"{error.detail} The operator can allow it in SD_WEBHOOK_ALLOW.") from None
 
 
-def _choose_backend(services: Services, fleet: Fleet, request: GenerationRequest) -> Backend:
-    backend = request.backend or services.settings.effective_default_backend
-    if backend is Backend.NULL and not services.is_configured(backend):
-        raise BackendUnavailable("The null backend is disabled; the operator can add it to SD_BACKENDS.")
-    if not services.is_offered(fleet, backend):
-        if backend is Backend.FLUX_API and backend in services.settings.backends:
-            raise BackendUnavailable("flux-api has no API key; the operator can set SD_BFL_API_KEY.")
-        names = ", ".join(services.settings.backends)
-        raise BackendUnavailable(f"No worker serves {backend}; this service has: {names}.")
-    return backend
-
-
-def _require_image_support(fleet: Fleet, model: Capabilities, request: GenerationRequest) -> None:
-    """Raises InvalidRequest, with the backends and models that accept images, if the chosen model does not."""
+def _require_image_support(models: OfferedModels, model: Capabilities, request: GenerationRequest) -> None:
+    """Raises InvalidRequest, with the models that accept images, if the chosen model does not."""
     if not request.image or model.max_input_images:
         return
-    offers = fleet.capabilities.items()
-    supporting = [str(backend) for backend, offer in offers if offer.max_input_images]
-    supporting += [choice.model for _, offer in offers for choice in offer.choices if choice.max_input_images]
-    hint = f"; {', '.join(supporting)} can" if supporting else ""
-    raise invalid_field("/image", f"{model.model} takes no images{hint}")
+    supporting = models.catalogue.names_where(lambda known: known.max_input_images > 0)
+    names = ", ".join(itertools.islice(supporting, MAX_HINTS))
+    raise invalid_field("/image", f"{model.model} takes no images{f'; {names} can' if names else ''}")
 
 
 def _expected_ms(
-    services: Services, fleet: Fleet, backend: Backend, request: GenerationRequest, input_size: Size | None
+    services: Services, fleet: Fleet, choice: ModelChoice, request: GenerationRequest, input_size: Size | None
 ) -> int:
-    durations, capabilities = fleet.duration_stats[backend], services.capabilities(fleet, backend)
+    durations, capabilities = fleet.duration_stats[choice.backend], choice.capabilities
     if capabilities is None:
         return durations.get("*", 0)
     resolved, _ = capabilities.resolve(request, input_size, services.limits.max_pixels)
-    workload = workload_key(capabilities.for_requested_model(request).model, resolved)
-    return durations.get(workload, durations.get("*", 0))
+    return durations.get(workload_key(capabilities.model, resolved), durations.get("*", 0))

@@ -39,6 +39,11 @@ class IdempotencyScope:
     key: str | None
     retry_count: str | None
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether the caller repeats a request by itself, and says so."""
+        return self.retry_count is not None
+
     def key_for(self, request: GenerationRequest) -> IdempotencyKey:
         """The key that this request shares with its repetitions.
 
@@ -46,7 +51,7 @@ class IdempotencyScope:
         - SDKs that retry without a key number their attempts. The first creates a job, the others return it.
         - Without either, an equal request of the same client returns the job only if its acceptance is unconfirmed.
         """
-        request_hash = _hash(request.model_dump_json())
+        request_hash = _hash(_canonical(request))
         if self.key is not None:
             name = _hash(f"key {self.caller.owner} {self.key}")
             return IdempotencyKey(name, request_hash, OnDuplicate.RETURN, KEY_MS)
@@ -118,6 +123,11 @@ class UnconfirmedJobs:
             with suppress(StoreUnavailable):
                 for job_id in list(self._unmarked):
                     await self._mark(job_id)
+
+
+def _canonical(request: GenerationRequest) -> str:
+    """The same text for both spellings of the model, and for requests that were hashed before `model` existed."""
+    return request.model_copy(update={"bfl_model": request.requested_model}).model_dump_json(exclude={"model"})
 
 
 def _hash(text: str) -> str:

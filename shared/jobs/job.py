@@ -11,7 +11,7 @@ import uuid_utils.compat
 from shared.errors import ImagegenError, InvalidTransition
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import TRANSITIONS, State
-from shared.jobs.types import Backend, FrozenModel
+from shared.jobs.types import ApiProtocol, Backend, FrozenModel
 
 #: Ids follow the store's clock in steps of this length; within a step, ids of one machine stay in order.
 DRIFT_MS = 10_000
@@ -88,7 +88,12 @@ class Job(FrozenModel):
     backend: Backend
     owner: str = ""
     """Name of the API key that submitted it; empty where no keys are set."""
+    origin: ApiProtocol = ApiProtocol.NATIVE
+    """The protocol that it was submitted with."""
     model: str | None = None
+    """The model that it runs on; None until it starts."""
+    model_revision: str | None = None
+    """Identifies the files or the version of that model, if known."""
     request: GenerationRequest
     attempt: int = 0
     """How often it was started; the fencing token of every later move."""
@@ -135,11 +140,10 @@ class Job(FrozenModel):
     def is_overdue(self, now: datetime) -> bool:
         return self.deadline is not None and self.attempt == 0 and now > self.deadline
 
-    def start(self, model: str, worker: str, now: datetime) -> Self:
+    def start(self, model: str, worker: str, now: datetime, revision: str | None = None) -> Self:
         timings = self.timings.model_copy(update={"queued_ms": _milliseconds(now - self.created_at)})
-        return self._move(
-            State.RUNNING, attempt=self.attempt + 1, model=model, worker=worker, started_at=now, timings=timings
-        )
+        started = self._move(State.RUNNING, attempt=self.attempt + 1, worker=worker, started_at=now, timings=timings)
+        return started.model_copy(update={"model": model, "model_revision": revision})
 
     @property
     def run_ms(self) -> int | None:

@@ -5,6 +5,9 @@ from typing import Any
 from shared.jobs.requests import MAX_LORAS, GenerationRequest, Lora
 from shared.models.capabilities import Capabilities, RequestLimits
 
+#: Two spellings of one field.
+_MODEL_FIELDS = ("model", "bfl_model")
+
 
 def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]:
     """JSON Schema of the requests that `Capabilities.check` accepts, with the model's defaults and limits.
@@ -31,9 +34,10 @@ def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]
 def _condition(choice: Capabilities, limits: RequestLimits, default: str) -> dict[str, Any]:
     """What applies to requests that choose this model; those that name none choose the default."""
     if choice.model == default:
-        condition: dict[str, Any] = {"properties": {"bfl_model": {"enum": [choice.model, None]}}}
+        condition: dict[str, Any] = {"properties": {name: {"enum": [choice.model, None]} for name in _MODEL_FIELDS}}
     else:
-        condition = {"properties": {"bfl_model": {"const": choice.model}}, "required": ["bfl_model"]}
+        named = [{"properties": {name: {"const": choice.model}}, "required": [name]} for name in _MODEL_FIELDS]
+        condition = {"anyOf": named}
     fields = _fields(choice, limits)
     for name in choice.ignored:
         fields[name] = {**fields.get(name, {}), "x-ignored": True}
@@ -47,7 +51,10 @@ def _fields(model: Capabilities, limits: RequestLimits) -> dict[str, dict[str, A
     images = {"type": "integer", "minimum": 1, "maximum": limits.max_images, "default": 1}
     if model.choices:
         names = [choice.model for choice in model.choices]
-        return {"num_images": images, "bfl_model": {"enum": [*names, None], "default": model.model}}
+        return {
+            "num_images": images,
+            **{name: {"enum": [*names, None], "default": model.model} for name in _MODEL_FIELDS},
+        }
     side = {
         "type": ["integer", "null"],
         "minimum": model.min_side,

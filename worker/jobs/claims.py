@@ -105,7 +105,7 @@ class JobClaimer:
         request, warnings = capabilities.resolve(job.request, input_size, self.max_pixels)
         started = job.start(capabilities.for_requested_model(job.request).model, self.worker, now)
         # A later attempt finds the request resolved, which no longer shows what the caller left out.
-        return started.model_copy(update={"request": request, "warnings": job.warnings if job.attempt else warnings})
+        return started.model_copy(update={"request": request}).with_warnings(() if job.attempt else warnings)
 
     def _batch_members(
         self, first: Job, expected_ms: int, others: Sequence[QueuedJob], now: datetime

@@ -35,9 +35,14 @@ OPERATION_IDS = {
     "DELETE /api/jobs/{job_id}/pin": "unpinJob",
     "GET /api/jobs/{job_id}/events": "streamJobEvents",
     "GET /api/jobs/{job_id}/images/{index}": "getImage",
+    "GET /api/jobs/{job_id}/request": "getJobRequest",
+    "GET /api/images.zip": "getImages",
+    "GET /api/events": "streamEvents",
     "GET /api/webhooks": "listWebhooks",
     "POST /api/webhooks/{webhook_id}/redeliver": "redeliverWebhook",
     "GET /api/backends": "listBackends",
+    "GET /api/models": "listModels",
+    "GET /api/models/{name}": "getModel",
     "GET /health": "getHealth",
     "GET /health/live": "getLiveness",
     "GET /health/ready": "getReadiness",
@@ -47,8 +52,8 @@ OPERATION_IDS = {
 SCHEMAS = """
 Backend BackendListView BackendStatus BackendView Delivery DeliveryState DeviceMemory Download FieldProblem
 GenerationRequest HealthView ImageView InfoView JobError JobListView JobView JsonValue KeptWebhookView Lora OutputFormat
-OutputsView Priority Problem Progress ProviderView ResponseFormat ServiceStatus State Timings WebhookEvent
-WebhookListView WebhookMessage WebhookView WorkerRecord WorkerState
+OutputsView Priority Problem Progress ProviderView RepeatableRequestView ResponseFormat ServiceStatus State Timings
+WebhookEvent WebhookListView WebhookMessage WebhookView WorkerRecord WorkerState
 """
 
 

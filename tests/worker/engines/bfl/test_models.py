@@ -96,19 +96,25 @@ def test_every_ignored_field_gives_a_warning() -> None:
         assert name in text
 
 
-def fits(condition: dict[str, Any], value: str | None, given: bool = True) -> bool:
-    allowed = condition["properties"]["bfl_model"]
-    if not given:
-        return "required" not in condition
-    return value in allowed["enum"] if "enum" in allowed else value == allowed["const"]
+def fits(condition: dict[str, Any], **request: str | None) -> bool:
+    """JSON Schema's rules for the keywords of these conditions."""
+    if "anyOf" in condition:
+        return any(fits(part, **request) for part in condition["anyOf"])
+    allowed = condition["properties"]
+    return all(name in request for name in condition.get("required", ())) and all(
+        value in allowed[name].get("enum", [allowed[name].get("const")])
+        for name, value in request.items()
+        if name in allowed
+    )
 
 
+@pytest.mark.parametrize("field", ["model", "bfl_model"])
 @pytest.mark.parametrize("model", [None, *bfl.MODELS])
-def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -> None:
+def test_the_published_schema_has_the_limits_of_every_model(model: str | None, field: str) -> None:
     schema = request_schema(CLOUD, LIMITS)
     own = bfl.MODELS[model or "flux-2-pro-preview"]
 
-    (limits,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], model)]
+    (limits,) = [entry["then"] for entry in schema["allOf"] if fits(entry["if"], **{field: model})]
 
     side = limits["properties"]["width"]
     assert (side["minimum"], side["maximum"], side["multipleOf"]) == (own.min_side, own.max_side, own.multiple_of)
@@ -119,7 +125,7 @@ def test_the_published_schema_has_the_limits_of_every_model(model: str | None) -
 def test_a_request_without_a_model_uses_the_default() -> None:
     schema = request_schema(CLOUD, LIMITS)
 
-    (entry,) = [entry for entry in schema["allOf"] if fits(entry["if"], None, given=False)]
+    (entry,) = [entry for entry in schema["allOf"] if fits(entry["if"])]
 
     assert entry["title"] == schema["properties"]["bfl_model"]["default"] == "flux-2-pro-preview"
     assert set(schema["properties"]["bfl_model"]["enum"]) == {*bfl.MODELS, None}

@@ -1,0 +1,166 @@
+"""What the service offers at one moment: its backends, their models, and which model a request gets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from shared.errors import BackendUnavailable, ModelLoading, ModelNotFound, ModelUnavailable
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
+from shared.models import bfl
+from shared.models.capabilities import Capabilities
+from shared.models.catalogue import Catalogue, ModelEntry, ModelState
+from shared.settings.api import ApiSettings
+from shared.workers.records import Fleet, WorkerRecord, WorkerState
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The backend and the model of a request."""
+
+    backend: Backend
+    entry: ModelEntry | None
+    """None while nothing is known of the backend's models; then its worker checks the request."""
+    state: ModelState | None = None
+
+    @property
+    def capabilities(self) -> Capabilities | None:
+        """Of this one model."""
+        return self.entry.capabilities if self.entry else None
+
+    def require_loaded(self) -> None:
+        """For callers that do not want to wait for a load. Raises ModelLoading."""
+        if self.state is not ModelState.LOADED and self.backend is not Backend.FLUX_API:
+            raise ModelLoading
+
+
+@dataclass(frozen=True)
+class OfferedModel:
+    """A model as GET /api/models lists it: once, with all backends that have it."""
+
+    entry: ModelEntry
+    """Of the backend that a request gets which names only the model."""
+    backends: tuple[Backend, ...]
+    state: ModelState
+    workers: tuple[WorkerRecord, ...]
+    """Those that hold it in memory."""
+    is_default: bool
+    """Whether its backend uses it for requests that name no model."""
+
+
+@dataclass(frozen=True)
+class OfferedModels:
+    """Built for each reading of the fleet; the catalogue in it is built only when it changes."""
+
+    settings: ApiSettings
+    fleet: Fleet
+    catalogue: Catalogue
+
+    @cached_property
+    def backends(self) -> tuple[Backend, ...]:
+        """Backends that requests may use: the default one first, then as in SD_BACKENDS."""
+        default, configured = self.settings.effective_default_backend, self.settings.backends
+        ordered = dict.fromkeys((default, *configured, *Backend))
+        return tuple(backend for backend in ordered if self._refusal(backend) is None)
+
+    def choose(self, request: GenerationRequest) -> ModelChoice:
+        """Find the backend and the model of a request.
+
+        Raises BackendUnavailable, ModelNotFound and ModelUnavailable.
+        """
+        name = request.requested_model
+        backend = request.backend or self._backend_with(name)
+        if (refusal := self._refusal(backend)) is not None:
+            raise BackendUnavailable(refusal)
+        default = self.default_model(backend)
+        if default is None:
+            return ModelChoice(backend, None)
+        if request.model is None and backend is not Backend.FLUX_API and not self.catalogue.find(name or "", backend):
+            # A local backend ignores a `bfl_model` that it does not have, with a warning.
+            name = None
+        entry = self.catalogue.find(name or default, backend)
+        if entry is None:
+            raise ModelNotFound(self.catalogue.near(name or default))
+        state = self.state(entry)
+        if not state.is_usable and name is not None:
+            raise ModelUnavailable(f"The model {entry.name} is {state}{f': {entry.reason}' if entry.reason else '.'}")
+        return ModelChoice(backend, entry, state)
+
+    def default_model(self, backend: Backend) -> str | None:
+        """The model of requests that name none; None while no worker has reported it."""
+        if (known := self.fleet.capabilities.get(backend)) is not None:
+            return known.model
+        return self.settings.bfl_default_model if backend is Backend.FLUX_API else None
+
+    def state(self, entry: ModelEntry) -> ModelState:
+        """With what its workers report."""
+        if not entry.state.is_usable:
+            return entry.state
+        return ModelState.LOADED if self._holders(entry.name, (entry.backend,)) else ModelState.AVAILABLE
+
+    def find(self, name: str) -> OfferedModel:
+        """Raises ModelNotFound."""
+        backends = tuple(backend for backend in self.backends if self.catalogue.find(name, backend))
+        if not backends:
+            raise ModelNotFound(self.catalogue.near(name))
+        backend = self._backend_with(name)
+        entry = self.catalogue.find(name, backend)
+        assert entry is not None  # noqa: S101 - one of the backends above
+        is_default = self.default_model(backend) == name
+        return OfferedModel(entry, backends, self.state(entry), self._holders(name, backends), is_default)
+
+    def __iter__(self) -> Iterator[OfferedModel]:
+        """All models, in the order of the catalogue."""
+        for name in self.catalogue.names:
+            if any(backend in self.backends for backend in self.catalogue.backends_of(name)):
+                yield self.find(name)
+
+    def _backend_with(self, name: str | None) -> Backend:
+        """The backend of a request that names none: one whose default model it is, else the first that has it."""
+        offering = [backend for backend in self.backends if name and self.catalogue.find(name, backend)]
+        # Backends with a living worker first.
+        offering.sort(key=lambda backend: (not self.fleet.workers_of(backend), self.default_model(backend) != name))
+        return offering[0] if offering else self.settings.effective_default_backend
+
+    def _holders(self, name: str, backends: tuple[Backend, ...]) -> tuple[WorkerRecord, ...]:
+        return tuple(
+            worker
+            for worker in self.fleet.workers
+            if worker.backend in backends and worker.state is not WorkerState.LOADING and worker.model == name
+        )
+
+    def _refusal(self, backend: Backend) -> str | None:
+        """Why requests may not use the backend; None if they may."""
+        settings = self.settings
+        if backend is Backend.NULL and not is_configured(settings, backend):
+            return "The null backend is disabled; the operator can add it to SD_BACKENDS."
+        if is_offered(settings, self.fleet, backend):
+            return None
+        if backend is Backend.FLUX_API and backend in settings.backends:
+            return "flux-api has no API key; the operator can set SD_BFL_API_KEY."
+        return f"No worker serves {backend}; this service has: {', '.join(settings.backends)}."
+
+
+def is_configured(settings: ApiSettings, backend: Backend) -> bool:
+    """Whether the settings enable the backend."""
+    keyless = backend is Backend.FLUX_API and settings.bfl_api_key is None
+    return backend in settings.backends and not keyless
+
+
+def is_offered(settings: ApiSettings, fleet: Fleet, backend: Backend) -> bool:
+    """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""
+    was_served = backend in fleet.capabilities and backend is not Backend.FLUX_API
+    return is_configured(settings, backend) or was_served or bool(fleet.workers_of(backend))
+
+
+def known_models(settings: ApiSettings, fleet: Fleet) -> Catalogue:
+    """The default model of every backend, and the models of the cloud."""
+    known = dict(fleet.capabilities)
+    if is_offered(settings, fleet, Backend.FLUX_API):
+        known.setdefault(Backend.FLUX_API, bfl.capabilities(settings.bfl_default_model))
+    return Catalogue(tuple(entry for backend, model in known.items() for entry in _entries(backend, model)))
+
+
+def _entries(backend: Backend, model: Capabilities) -> Iterator[ModelEntry]:
+    for choice in model.choices or (model,):
+        yield ModelEntry(name=choice.model, backend=backend, capabilities=choice.model_copy(update={"choices": ()}))

@@ -1,0 +1,92 @@
+"""The catalogue: every model that requests may name, with what is known of it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from enum import StrEnum
+
+from shared.jobs.types import Backend, FrozenModel
+from shared.models.capabilities import Capabilities
+
+#: Names that an error suggests.
+MAX_NEAR = 3
+
+
+class ModelState(StrEnum):
+    LOADED = "loaded"
+    """In the memory of a worker."""
+    LOADING = "loading"
+    AVAILABLE = "available"
+    """On disk, or in the cloud; loaded when a job needs it."""
+    DOWNLOADING = "downloading"
+    MISSING = "missing"
+    """The operator named it, but it is not on disk."""
+    BROKEN = "broken"
+
+    @property
+    def is_usable(self) -> bool:
+        return self in (ModelState.LOADED, ModelState.LOADING, ModelState.AVAILABLE)
+
+
+class ModelEntry(FrozenModel):
+    """A model of one backend, as its workers find it."""
+
+    name: str
+    backend: Backend
+    state: ModelState = ModelState.AVAILABLE
+    reason: str | None = None
+    """Why it cannot be used."""
+    title: str | None = None
+    family: str | None = None
+    revision: str | None = None
+    """Identifies its files, or its version."""
+    bytes: int | None = None
+    """Size on disk."""
+    licence: str | None = None
+    commercial_use: bool | None = None
+    """Whether the licence allows it; None if unknown."""
+    trigger_words: tuple[str, ...] = ()
+    placement: str | None = None
+    """How much of it is on the device: resident, model-offload or group-offload."""
+    capabilities: Capabilities | None = None
+    """None while they are unknown."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Entries of all backends by name. Built once per change, because it may hold thousands."""
+
+    entries: tuple[ModelEntry, ...] = ()
+    _by_name: dict[str, dict[Backend, ModelEntry]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_name: dict[str, dict[Backend, ModelEntry]] = {}
+        for entry in self.entries:
+            by_name.setdefault(entry.name, {})[entry.backend] = entry
+        object.__setattr__(self, "_by_name", by_name)
+
+    @property
+    def names(self) -> Iterable[str]:
+        return self._by_name.keys()
+
+    def find(self, name: str, backend: Backend) -> ModelEntry | None:
+        return self._by_name.get(name, {}).get(backend)
+
+    def backends_of(self, name: str) -> Sequence[Backend]:
+        """The backends that have a model of this name."""
+        return tuple(self._by_name.get(name, ()))
+
+    def names_where(self, is_wanted: Callable[[Capabilities], bool]) -> Iterator[str]:
+        """Models whose capabilities are like this."""
+        for entry in self.entries:
+            if entry.state.is_usable and entry.capabilities is not None and is_wanted(entry.capabilities):
+                yield entry.name
+
+    def near(self, name: str) -> tuple[str, ...]:
+        """Known names like this one: the same in other case or without its folder first, then similar ones."""
+        wanted = name.casefold()
+        short = wanted.rpartition("/")[2]
+        folded = {known.casefold(): known for known in self.names}
+        same = [known for fold, known in folded.items() if fold == wanted or fold.rpartition("/")[2] == short]
+        similar = [folded[match] for match in get_close_matches(wanted, folded, MAX_NEAR, cutoff=0.6)]
+        return tuple(dict.fromkeys((*sorted(same)[:MAX_NEAR], *similar)))[:MAX_NEAR]
