@@ -57,6 +57,7 @@ FORBIDDEN = {
 ENTRIES = {
     "api/main.py",
     "compose/cli/app.py",
+    "compose/container/worker_group.py",
     "shared/settings/loading.py",
     "worker/alive.py",
     "worker/housekeeper/main.py",

@@ -47,9 +47,10 @@ def _commands() -> None:
 def up() -> None:
     """Start the whole service on this machine: Redis, API, workers, dashboard. Ctrl-C stops it."""
     from compose.launcher.up import up as launch
+    from shared.workers.gpus import visible_gpus
 
     with errors_as_one_sentence():
-        launch(load(LauncherSettings), command=_command_name())
+        launch(load(LauncherSettings), command=_command_name(), gpus=visible_gpus(os.environ))
 
 
 @cli.command()
