@@ -1,7 +1,7 @@
 """Builds the FastAPI application from its routes and middleware; needs no network."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from api import openapi, problems
+from api.delivery.protocol_errors import ProtocolErrors
 from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
 from api.edge.body_timeout import BodyTimeout
@@ -17,7 +18,8 @@ from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
-from api.native import docs, generate, health, images, jobs, metrics, models, webhooks
+from api.native import docs, events, generate, health, images, jobs, metrics, models, webhooks
+from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
 from api.services import Services
 
 DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` returns immediately.
@@ -37,6 +39,7 @@ def create_app(services: Services) -> FastAPI:
         await services.store.client.aclose(close_connection_pool=True)
         await asyncio.to_thread(services.tracing.close)
 
+    protocols = enabled_protocols(services.settings.protocols)
     app = Api(
         title="imagegen",
         version=services.version,
@@ -45,15 +48,20 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        openapi_tags=[{"name": routes.tag, "description": routes.description} for routes in protocols],
         telemetry=telemetry_config(services.tracing),
     )
     app.state.services = services
-    _add_middleware(app, services)
+    app.state.protocols = protocols
+    _add_middleware(app, services, protocols)
     problems.install(app)
-    openapi.install(app)
+    openapi.install(app, protocols)
     webhooks.describe(app)
-    for module in (generate, jobs, images, models, webhooks, health, metrics, docs):
+    for module in (generate, jobs, events, images, models, webhooks, health, metrics, docs):
         app.include_router(module.router)
+    for routes in protocols:
+        for router in routes.routers:
+            app.include_router(router, tags=[routes.tag])
     return app
 
 
@@ -61,16 +69,21 @@ class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
-        stack = SecurityHeaders(super().build_middleware_stack())
+        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), error_renderers(self.state.protocols)))
         return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 
 
-def _add_middleware(app: FastAPI, services: Services) -> None:
+def _add_middleware(app: FastAPI, services: Services, protocols: Sequence[ProtocolRoutes]) -> None:
     """Add what a request passes before its route; the last one added runs first."""
     settings = services.settings
     app.add_middleware(PathPrefix)
     app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
-    app.add_middleware(BodyLimit, max_bytes=dict.fromkeys(IMAGE_PATHS, settings.max_body_bytes))
+    prefixes = [f"{prefix}/" for routes in protocols for prefix in routes.prefixes]
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=dict.fromkeys(IMAGE_PATHS, settings.max_body_bytes),
+        prefixes=dict.fromkeys(prefixes, settings.max_body_bytes),
+    )
     app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(

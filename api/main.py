@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.delivery.events import EventHub
+from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.connection_limit import ConnectionLimit, raise_file_limit
@@ -56,6 +57,8 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
     stream_limit = StreamLimit(settings.max_event_streams)
+    # Its own connection, because the subscription occupies it.
+    event_hub = EventHub(connect_async(settings.redis_url, connections=2), jobs.channel)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -63,8 +66,8 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         jobs=jobs,
         image_store=images,
         inline_images=InlineImages(images),
-        # Its own connection, because the subscription occupies it.
-        event_hub=EventHub(connect_async(settings.redis_url, connections=2), jobs.channel),
+        event_hub=event_hub,
+        job_feed=JobFeed(store, jobs, event_hub),
         fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
         catalogue_cache=CatalogueCache(settings, store),
         clock=clock,

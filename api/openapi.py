@@ -1,5 +1,6 @@
 """Completes /openapi.json with what FastAPI leaves out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -7,10 +8,11 @@ from pydantic.json_schema import models_json_schema
 
 from api.edge.public_paths import PUBLIC
 from api.problems import STATUS, Problem, problem_responses
+from api.protocols.registration import ProtocolRoutes
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.views import EXAMPLE
 
-#: The three ways to send an API key; one is enough.
+#: The ways to send an API key; one is enough.
 SECURITY = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -30,7 +32,12 @@ MIDDLEWARE_ERRORS = (
 )
 
 
-def install(app: FastAPI) -> None:
+#: Statuses of the errors that routes of other protocols may answer.
+PROTOCOL_STATUSES = (400, 401, 402, 403, 404, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504, 507)
+
+
+def install(app: FastAPI, protocols: Sequence[ProtocolRoutes]) -> None:
+    tags = {routes.tag: routes for routes in protocols}
     describe = app.openapi
     _, referenced = models_json_schema(
         [(Problem, "serialization"), (GenerationRequest, "validation")], ref_template="#/components/schemas/{model}"
@@ -47,12 +54,31 @@ def install(app: FastAPI) -> None:
         described["components"]["responses"] = {
             code: problem_responses(code)[STATUS[code]] for code in MIDDLEWARE_ERRORS
         }
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        for routes in protocols:
+            described["components"]["responses"][f"{routes.protocol}-error"] = _error_response(routes)
         for path, operations in described["paths"].items():
             for operation in operations.values():
                 if path not in PUBLIC:
                     operation["security"] = [{name: []} for name in SECURITY]
+                if (tag := operation.get("tags", [""])[-1]) in tags:
+                    _describe_errors(operation, tags[tag].protocol)
+                    continue
                 for code in MIDDLEWARE_ERRORS:
                     operation["responses"].setdefault(str(STATUS[code]), {"$ref": f"#/components/responses/{code}"})
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _error_response(routes: ProtocolRoutes) -> dict[str, Any]:
+    return {
+        "description": f"An error, as clients of {routes.tag} read it",
+        "content": {"application/json": {"schema": dict(routes.error_schema)}},
+    }
+
+
+def _describe_errors(operation: dict[str, Any], protocol: str) -> None:
+    for status in PROTOCOL_STATUSES:
+        operation["responses"][str(status)] = {"$ref": f"#/components/responses/{protocol}-error"}

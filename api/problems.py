@@ -22,6 +22,7 @@ from shared.errors import (
     FieldError,
     ImagegenError,
     InvalidRequest,
+    NotFinished,
     RangeNotSatisfiable,
     RequestError,
     Unauthorized,
@@ -51,6 +52,7 @@ STATUS: Mapping[str, int] = {
     "licence-forbidden": 403,
     "invalid-transition": 409,
     "idempotency-mismatch": 422,
+    "not-finished": 503,
     "rate-limited": 429,
     "queue-full": 429,
     "too-many-connections": 503,
@@ -73,6 +75,7 @@ STATUS: Mapping[str, int] = {
     "internal-error": 500,
 }
 
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 #: A refused body up to this size is still read, because a client may read no answer before it has sent its body.
 SMALL_BODY_BYTES = 64 * 1024
 #: Fields that one answer names, so that it stays small whatever was sent.
@@ -99,13 +102,13 @@ class Problem(BaseModel):
     job_id: str | None = Field(
         default=None,
         exclude_if=lambda job_id: job_id is None,
-        description="Only if it is unknown whether the job was accepted: the id that it has in that case",
+        description="Only for not-finished and store-unavailable: the job, which in the second case may not exist",
     )
 
 
 def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
     """The `responses` of a route that may answer with these problems."""
-    media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    media = {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     by_status: dict[int, list[str]] = {}
     for code in codes:
         by_status.setdefault(STATUS[code], []).append(code)
@@ -132,7 +135,7 @@ def problem_response(
         job_id=job_id,
     )
     body = problem.model_dump_json()
-    return Response(body, STATUS[code], media_type="application/problem+json", headers=dict(headers or {}))
+    return Response(body, STATUS[code], media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers or {}))
 
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
@@ -169,7 +172,7 @@ def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response
         headers["Content-Range"] = f"bytes */{error.size}"
     fields = error.errors if isinstance(error, InvalidRequest) else ()
     detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed) else None
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed | NotFinished) else None
     if job_id is not None:
         headers["X-Job-Id"] = job_id
     return problem_response(

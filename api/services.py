@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.delivery.events import EventHub, read_job
+from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
@@ -75,6 +76,7 @@ class Services:
     image_store: ImageStore
     inline_images: InlineImages
     event_hub: EventHub
+    job_feed: JobFeed
     fleet_cache: FleetCache
     catalogue_cache: CatalogueCache
     clock: StoreClock

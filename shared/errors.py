@@ -10,6 +10,7 @@ ImagegenError
 │   ├── InvalidTransition · IdempotencyMismatch
 │   ├── MalformedRequest · RequestTimedOut · HeadersTooLarge · MisdirectedRequest
 │   ├── Unauthorized · Forbidden
+│   ├── NotFinished                 retryable if the request can be recognised when it is repeated
 │   ├── RateLimited · QueueFull · TooManyConnections · BackendUnavailable · StoreUnavailable    retryable
 │   └── ModelUnavailable · ModelLoading                                                         retryable
 ├── OutboundError                 a request to another server failed; its caller decides what that means
@@ -260,6 +261,18 @@ class AcceptanceUnconfirmed(StoreUnavailable):
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
+        self.job_id = job_id
+
+
+class NotFinished(RequestError):
+    """The job takes longer than this call waits, and continues; the same request, sent again, waits for it."""
+
+    code = "not-finished"
+    retryable = True
+    retry_after = 1
+
+    def __init__(self, job_id: str, detail: str = "send the same request again to wait for it") -> None:
+        super().__init__(f"The job {job_id} has not finished yet and continues; {detail}.")
         self.job_id = job_id
 
 

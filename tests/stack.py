@@ -143,8 +143,14 @@ class Api:
     @contextmanager
     def events(self, job_id: str, last: str = "") -> Iterator[Iterator["Event"]]:
         """The Server-Sent Events of a job after the id `last`. Leaving the block closes the connection."""
-        headers = {**self.http.headers, **({"Last-Event-ID": last} if last else {})}
-        url = f"{self.url}/api/jobs/{job_id}/events"
+        with self.stream(f"/api/jobs/{job_id}/events", last) as events:
+            yield events
+
+    @contextmanager
+    def stream(self, path: str, last: str = "", **headers: str) -> Iterator[Iterator["Event"]]:
+        """The Server-Sent Events at a path after the id `last`. Leaving the block closes the connection."""
+        url = f"{self.url}{path}"
+        headers = {**self.http.headers, **headers, **({"Last-Event-ID": last} if last else {})}
         with requests.get(url, headers=headers, stream=True, timeout=60) as response:
             assert response.status_code == 200, response.text
             yield _parse_events(response)

@@ -25,6 +25,7 @@ FORBIDDEN = {
     "api/delivery/events.py": ["import api.native.jobs"],
     "api/edge/hosts.py": ["import api.intake.admission", "import api.delivery.events", "import api.native.jobs"],
     "api/models/offered.py": ["import api.intake.admission", "import api.services"],
+    "api/protocols/openai/errors.py": ["import api.native.jobs"],
     "api/problems.py": ["import api.edge.hosts"],
     "shared/access/api_keys.py": ["import shared.storage.images"],
     "shared/errors.py": ["import shared.jobs.requests"],

@@ -86,7 +86,7 @@ def variable(name: str) -> str:
 def default_text(field: FieldInfo) -> str:
     """The default of a setting as `.env` would have it."""
     default = field.default
-    if default is None or default is PydanticUndefined:
+    if default is None or default is PydanticUndefined or default == {}:
         return ""
     if isinstance(default, bool):
         return str(default).lower()

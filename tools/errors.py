@@ -18,8 +18,8 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
 Branch on `code`: a released code never changes. `detail` is a sentence for people; it may say more than the tables
 below, and for an invalid request it describes the first invalid field. `errors` lists all invalid fields by JSON
 pointer. `retryable` says whether the same request may succeed later; `Retry-After` says when, if that is known. Errors
-never quote the request and never contain tracebacks. If the service does not know whether it accepted a job, `job_id`
-is the id of the job in case it did.
+never quote the request and never contain tracebacks. `job_id` is the id of a job that
+is not finished yet, or of one that the service may have accepted without knowing.
 
 `make fix` generates this page from `shared/errors.py` and `api/problems.py`.
 """

@@ -27,12 +27,14 @@ from shared.workers.records import WorkerRecord, Workers, WorkerState
 from worker.engines.base import EngineSource, ReportsCredits, ReportsMemory, ReportsPlacement
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
+from worker.images.png_bands import BandEncoder
 from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
 from worker.models.sources import MODEL_SETTINGS
+from worker.process.cpus import encoding_threads, usable_cpus
 from worker.process.download_report import DownloadReport
 from worker.process.engine_loading import WorkerEngines, load_engines
 from worker.records.heartbeat import Heartbeat
@@ -44,6 +46,8 @@ from worker.records.result_cache import RedisResultCache, lifetime
 logger = logging.getLogger(__name__)
 
 
+#: With fewer, an image that is encoded in bands would take cores from the next one, which is being rendered.
+MIN_BAND_CPUS = 4
 #: How often the balance of the account with a provider is read.
 CREDITS_SECONDS = 300.0
 
@@ -178,7 +182,7 @@ def _create_runner(
     return Runner(
         claimer,
         Renderer(reader, time_limit, _end_hung_process),
-        ImageSaver(images, Encoder(version("imagegen")), retry_seconds=settings.job_timeout_seconds),
+        ImageSaver(images, _encoder(settings, is_cloud=is_cloud), retry_seconds=settings.job_timeout_seconds),
         job_store,
         _result_cache(settings, store, job_store),
         # A device gets the next job while the last one is written; calls to a provider do not wait for each other.
@@ -186,6 +190,13 @@ def _create_runner(
         tracing=tracing,
         now=store.now,
     )
+
+
+def _encoder(settings: WorkerSettings, *, is_cloud: bool) -> Encoder:
+    """Jobs of a provider are encoded side by side anyway. On few cores the next job needs them all."""
+    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus())
+    bands = BandEncoder(threads) if threads >= MIN_BAND_CPUS else None
+    return Encoder(version("imagegen"), bands)
 
 
 def _result_cache(settings: WorkerSettings, store: Store, job_store: RedisJobStore) -> RedisResultCache | None:

@@ -1,5 +1,7 @@
 """Builds the answers about one job: as JSON, as its first image, or as 202."""
 
+from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 
 from fastapi import Request, Response
@@ -43,8 +45,13 @@ async def job_response(services: Services, http: Request, snapshot: JobSnapshot)
         if client_has(headers["ETag"], http):
             return Response(status_code=304, headers=headers)
     if images:
-        return services.inline_images.response(job, view, images, headers)
+        return services.inline_images.response(job, partial(_with_images, view), images, headers)
     return Response(body, headers=headers, media_type="application/json")
+
+
+def _with_images(view: JobView, images: Mapping[int, str]) -> str:
+    inline = [image.model_copy(update={"b64_json": images.get(image.index)}) for image in view.images]
+    return view.model_copy(update={"images": inline}).model_dump_json()
 
 
 async def accepted_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:

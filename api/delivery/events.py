@@ -26,6 +26,8 @@ TRANSIENT = frozenset({"preview", "loading"})
 #: Events that wait for a slow listener. Beyond that it must read the record instead.
 BACKLOG = 128
 RECONNECT_SECONDS = 0.5
+#: What a listener to the events of all jobs listens to.
+EVERY_JOB = "*"
 #: Pings keep proxies from closing a silent stream.
 PING_SECONDS = 15
 
@@ -56,12 +58,15 @@ class EventHub:
         self._client = client
         self._channel = channel
         self._listeners: dict[str, set[Listener]] = {}
+        #: Called with each event, and when events may have been missed.
+        self.on_event: Callable[[JobEvent], None] = lambda _: None
+        self.on_gap: Callable[[], None] = lambda: None
         #: Set when the process stops, so that requests stop waiting.
         self.closing = asyncio.Event()
 
     @contextmanager
     def listen(self, job_id: str) -> Iterator[Listener]:
-        """Listen to a job. Start before reading its record, so that no event is missed in between."""
+        """Listen to a job, or to EVERY_JOB. Start before reading its record, so that no event is missed in between."""
         listener = Listener()
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
@@ -108,10 +113,16 @@ class EventHub:
                     # No event is missed from here on. redis-py also sends this when it resubscribes by itself.
                     self._catch_up_all()
                 case {"type": "message", "data": str(text)}:
-                    for listener in self._listeners.get(text.partition(" ")[0], ()):
-                        listener.notify(JobEvent.parse(text))
+                    self._notify(JobEvent.parse(text))
+
+    def _notify(self, event: JobEvent) -> None:
+        self.on_event(event)
+        for job_id in (event.job_id, EVERY_JOB):
+            for listener in self._listeners.get(job_id, ()):
+                listener.notify(event)
 
     def _catch_up_all(self) -> None:
+        self.on_gap()
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.notify(None)
@@ -158,7 +169,7 @@ async def job_events(
             yield event
             if event.type == "done":
                 return
-        async for live in _live_events(listener, last):
+        async for live in live_events(listener, last):
             if live is not None and live.type not in TRANSIENT:
                 last = live.id
             yield live
@@ -166,7 +177,7 @@ async def job_events(
                 return
 
 
-async def _live_events(listener: Listener, last: str) -> AsyncIterator[JobEvent | None]:
+async def live_events(listener: Listener, last: str) -> AsyncIterator[JobEvent | None]:
     """New events as they arrive, until some may have been missed."""
     while True:
         try:

@@ -10,11 +10,12 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.job import Image, Job
-from shared.storage.images import ImageStore, image_name
+from shared.storage.images import ImageStore, image_name, thumbnail_name
 from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
 
 #: Memory for one client. Most images are smaller, so one request to the storage is enough.
 CHUNK_BYTES = 2 * 1024 * 1024
+MAX_THUMBNAIL_BYTES = 1024 * 1024
 #: An image never changes once it is recorded.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
@@ -54,6 +55,19 @@ async def _send_image(
     first = await _first_chunk(storage, name, image, start, end)
     chunks = stream_chunks(storage, name, first, start, end, CHUNK_BYTES)
     return StreamingResponse(chunks, status, headers, image.media_type)
+
+
+async def serve_thumbnail(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
+    """The thumbnail, or the image if it has none. Raises what `serve_image` raises."""
+    chunk = None
+    if not image.flagged:
+        chunk = await store.storage.read_chunk(thumbnail_name(job, image.index), 0, MAX_THUMBNAIL_BYTES)
+    if chunk is None or len(chunk.data) < chunk.size:
+        return await serve_image(store, job, image, http)
+    headers = {"ETag": f'"{chunk.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
+    if client_has(headers["ETag"], http):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(chunk.data, headers=headers, media_type="image/webp")
 
 
 async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:

@@ -7,7 +7,7 @@ images, and the limit of connections bounds the cost of all answers.
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastapi.responses import StreamingResponse
@@ -15,7 +15,6 @@ from fastapi.responses import StreamingResponse
 from api.delivery.image_files import image_exists
 from shared.errors import StorageUnavailable
 from shared.jobs.job import Image, Job
-from shared.jobs.views import JobView
 from shared.storage.images import ImageStore, image_name
 
 #: A multiple of 3, because base64 turns 3 bytes into 4 characters.
@@ -37,21 +36,19 @@ class InlineImages:
         return await image_exists(self.store.storage, image_name(job, image.index), image)
 
     def response(
-        self, job: Job, view: JobView, images: Sequence[Image], headers: Mapping[str, str]
+        self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image], headers: Mapping[str, str]
     ) -> StreamingResponse:
-        """The view with the bytes of these images in it."""
-        # Random, so that no text of the job contains it.
-        mark = secrets.token_hex(16)
-        marks = {image.index: f"{mark}-{image.index}" for image in images}
-        marked = [image.model_copy(update={"b64_json": marks.get(image.index)}) for image in view.images]
-        rest, texts = view.model_copy(update={"images": marked}).model_dump_json(), []
-        for image in images:
-            before, _, rest = rest.partition(marks[image.index])
-            texts.append(before.encode())
-        texts.append(rest.encode())
+        """JSON with the bytes of these images in it. `render` takes, by index, what stands for them in the text."""
+        texts = _split(render, images)
         length = sum(map(len, texts)) + sum(-(-(image.bytes or 0) // 3) * 4 for image in images)
         headers = {**headers, "Content-Length": str(length)}
         return StreamingResponse(self._body(job, texts, images), media_type="application/json", headers=headers)
+
+    def chunks(
+        self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image]
+    ) -> AsyncIterator[bytes]:
+        """The same text, for an answer that is sent in parts."""
+        return self._body(job, _split(render, images), images)
 
     async def _body(self, job: Job, texts: Sequence[bytes], images: Sequence[Image]) -> AsyncIterator[bytes]:
         for text, image in zip(texts, images, strict=False):
@@ -79,3 +76,15 @@ class InlineImages:
         if chunk is None or not chunk.data:
             raise StorageUnavailable
         return chunk.data, chunk.version
+
+
+def _split(render: Callable[[Mapping[int, str]], str], images: Sequence[Image]) -> list[bytes]:
+    """The text before, between and after the images."""
+    # Random, so that no text of the job contains it.
+    mark = secrets.token_hex(16)
+    marks = {image.index: f"{mark}-{image.index}" for image in images}
+    rest, texts = render(marks), []
+    for image in images:
+        before, _, rest = rest.partition(marks[image.index])
+        texts.append(before.encode())
+    return [*texts, rest.encode()]

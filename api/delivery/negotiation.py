@@ -32,6 +32,11 @@ def negotiate(accept: str, request: GenerationRequest) -> tuple[bool, Generation
     raise NotAcceptable
 
 
+def accepts_json(accept: str) -> bool:
+    """Whether the caller can read a job where it asked for an image."""
+    return any(media_type in JSON_TYPES for media_type in _by_preference(accept))
+
+
 def _by_preference(accept: str) -> list[str]:
     """The media types of an Accept header, best first, without those that `q=0` refuses."""
     weights: dict[str, float] = {}

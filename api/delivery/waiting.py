@@ -2,20 +2,20 @@
 
 import asyncio
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fastapi import Request
 
 from api.delivery.events import Listener, retry_until_available, wait_until_done
 from api.intake.admission import admit_job, cancel_job, prepare_job
-from api.intake.idempotency import IdempotencyScope
-from api.intake.uploads import RequestUploads
+from api.intake.idempotency import RETRY_MS, IdempotencyScope
+from api.intake.submissions import Submission
 from api.problems import set_job_id
 from api.services import Services
-from shared.errors import InvalidTransition, StoreUnavailable
-from shared.jobs.admission import AdmissionOutcome
+from shared.errors import InvalidTransition, NotFinished, StoreUnavailable
+from shared.jobs.admission import AdmissionOutcome, OnDuplicate
 from shared.jobs.job import Job
-from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobSnapshot
 
 #: How long the cancellation for a caller that has disconnected is retried.
@@ -24,31 +24,74 @@ CANCEL_SECONDS = 60.0
 OnDisconnect = Literal["keep", "cancel"]
 
 
+@dataclass(frozen=True)
+class Submitted:
+    """A request that was accepted."""
+
+    job: Job
+    job_id: str
+    """Of that job, or of the one that an earlier request created."""
+    listener: Listener
+    is_new: bool
+
+
 async def submit_and_wait(
     http: Request,
     services: Services,
-    request: GenerationRequest,
-    uploads: RequestUploads,
+    submission: Submission,
     scope: IdempotencyScope,
     seconds: int,
     on_disconnect: OnDisconnect = "keep",
 ) -> JobSnapshot:
     """The finished job, or the unfinished one at the timeout, a disconnection or the stop of this process."""
-    job, expected_ms = await prepare_job(
-        services, scope.caller, request, services.base_url(http), uploads.first_image_size(request)
-    )
     with ExitStack() as listeners:
-        # Listening starts before the job is accepted, so no event is missed and the record is read once, at the end.
-        listener = listeners.enter_context(services.event_hub.listen(job.id))
-        admission = await admit_job(services, job, expected_ms, scope.key_for(request), uploads)
-        if admission.outcome is not AdmissionOutcome.CREATED:
-            listener = listeners.enter_context(services.event_hub.listen(admission.job_id))
-            # This job may have ended already, and other callers may wait for it too.
-            listener.notify(None)
-            on_disconnect = "keep"
-        snapshot = await _wait(services, http, listener, admission.job_id, seconds, on_disconnect)
-    set_job_id(http, admission.job_id)
-    return snapshot or await latest(services, job, admission.job_id)
+        submitted = await submit(http, services, submission, scope, listeners)
+        # Other callers may wait for a job that this one has not created.
+        on_disconnect = on_disconnect if submitted.is_new else "keep"
+        snapshot = await _wait(services, http, submitted, seconds, on_disconnect)
+    set_job_id(http, submitted.job_id)
+    return snapshot or await latest(services, submitted.job, submitted.job_id)
+
+
+async def submit(
+    http: Request, services: Services, submission: Submission, scope: IdempotencyScope, listeners: ExitStack
+) -> Submitted:
+    """Accept a job and listen to it until `listeners` is closed."""
+    key = scope.key_for(submission.request)
+    job, expected_ms = await prepare_job(services, scope.caller, submission, services.base_url(http))
+    # Listening starts before the job is accepted, so no event is missed and the record is read once, at the end.
+    listener = listeners.enter_context(services.event_hub.listen(job.id))
+    admission = await admit_job(services, job, expected_ms, key, submission.uploads)
+    is_new = admission.outcome is AdmissionOutcome.CREATED
+    if not is_new:
+        listener = listeners.enter_context(services.event_hub.listen(admission.job_id))
+        # This job may have ended already.
+        listener.notify(None)
+    return Submitted(job, admission.job_id, listener, is_new)
+
+
+async def wait_for_result(
+    http: Request, services: Services, submission: Submission, scope: IdempotencyScope
+) -> JobSnapshot:
+    """The finished job, for callers of protocols that know no unfinished answer.
+
+    Callers that ask again by themselves are sent away before proxies lose patience, and find the job when they do. All
+    others are waited for. Raises NotFinished.
+    """
+    settings = services.settings
+    seconds = settings.sync_timeout_seconds if scope.asks_again else settings.client_wait_seconds
+    snapshot = await submit_and_wait(http, services, submission, scope, seconds)
+    if not snapshot.job.state.is_terminal:
+        raise await not_finished(services, submission, scope, snapshot.job.id)
+    return snapshot
+
+
+async def not_finished(services: Services, submission: Submission, scope: IdempotencyScope, job_id: str) -> NotFinished:
+    """Let the next equal request of this caller find the job, and return the error that says so."""
+    key = scope.key_for(submission.request)
+    if key.on_duplicate is not OnDuplicate.RETURN:
+        await services.store.run(services.jobs.mark_unconfirmed(replace(key, lifetime_ms=RETRY_MS), job_id))
+    return NotFinished(job_id)
 
 
 async def latest(services: Services, accepted: Job, job_id: str) -> JobSnapshot:
@@ -59,9 +102,10 @@ async def latest(services: Services, accepted: Job, job_id: str) -> JobSnapshot:
 
 
 async def _wait(
-    services: Services, http: Request, listener: Listener, job_id: str, seconds: int, on_disconnect: OnDisconnect
+    services: Services, http: Request, submitted: Submitted, seconds: int, on_disconnect: OnDisconnect
 ) -> JobSnapshot | None:
-    finished = asyncio.ensure_future(wait_until_done(services.store, services.jobs, listener, job_id))
+    waiting = wait_until_done(services.store, services.jobs, submitted.listener, submitted.job_id)
+    finished = asyncio.ensure_future(waiting)
     disconnected = asyncio.ensure_future(_disconnected(http))
     closing = asyncio.ensure_future(services.event_hub.closing.wait())
     tasks = (finished, disconnected, closing)
@@ -70,7 +114,7 @@ async def _wait(
         if finished.done():
             return finished.result()
         if disconnected.done() and on_disconnect == "cancel":
-            await _cancel(services, job_id)
+            await _cancel(services, submitted.job_id)
         return None
     finally:
         for task in tasks:

@@ -139,14 +139,16 @@ def _read_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 def _read_authorization(value: bytes) -> bytes | None:
     scheme, _, credentials = value.strip().partition(b" ")
     match scheme.lower():
-        case b"bearer":
+        # Clients of other services say Token or Key where Bearer is meant.
+        case b"bearer" | b"token" | b"key":
             return credentials.strip()
         case b"basic":
             try:
-                _, _, password = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+                user, _, password = base64.b64decode(credentials.strip(), validate=True).partition(b":")
             except binascii.Error:
                 return None
-            return password
+            # Clients send http://KEY@host as a user without a password.
+            return password or user
         case _:
             return None
 

@@ -17,16 +17,17 @@ MAX_JSON_BYTES = 128 * 1024
 class BodyLimit:
     """Refuses compressed bodies and bodies that are too large, before reading them where their size is announced."""
 
-    def __init__(self, app: ASGIApp, max_bytes: Mapping[str, int]) -> None:
-        """`max_bytes` has the limits of paths that accept more than MAX_JSON_BYTES."""
+    def __init__(self, app: ASGIApp, max_bytes: Mapping[str, int], prefixes: Mapping[str, int]) -> None:
+        """`max_bytes` has the limits of paths that accept more than MAX_JSON_BYTES, `prefixes` those of all below."""
         self._app = app
         self._max_bytes = max_bytes
+        self._prefixes = prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, max_bytes = Headers(scope=scope), self._max_bytes.get(scope["path"], MAX_JSON_BYTES)
+        headers, max_bytes = Headers(scope=scope), self._limit(scope["path"])
         error = _check(headers, max_bytes)
         if error is not None:
             await early_error_response(error, headers)(scope, receive, send)
@@ -34,6 +35,10 @@ class BodyLimit:
         if "transfer-encoding" in headers:
             receive, send = _limit_chunks(receive, send, max_bytes)
         await self._app(scope, receive, send)
+
+    def _limit(self, path: str) -> int:
+        prefixed = (limit for prefix, limit in self._prefixes.items() if path.startswith(prefix))
+        return self._max_bytes.get(path) or next(prefixed, MAX_JSON_BYTES)
 
 
 def _check(headers: Headers, max_bytes: int) -> RequestError | None:

@@ -1,10 +1,12 @@
 """Checks, accepts and cancels jobs."""
 
+import asyncio
 import itertools
 
 from api.edge.authentication import Caller
 from api.edge.telemetry.tracing import current_traceparent
 from api.field_errors import invalid_field
+from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.models.offered import ModelChoice, OfferedModels
 from api.services import Services
@@ -35,14 +37,13 @@ from shared.workers.records import Fleet
 MAX_HINTS = 16
 
 
-async def prepare_job(
-    services: Services, caller: Caller, request: GenerationRequest, base_url: str, input_size: Size | None = None
-) -> tuple[Job, int]:
+async def prepare_job(services: Services, caller: Caller, submission: Submission, base_url: str) -> tuple[Job, int]:
     """Check a request. Returns its job and how many milliseconds it will probably take (0: unknown).
 
-    `input_size` is the size of the request's first image. Raises Forbidden, InvalidRequest, ModelNotFound,
-    ModelUnavailable, StorageFull and StoreUnavailable, and BackendUnavailable if no worker will ever run the job.
+    Raises Forbidden, InvalidRequest, ModelNotFound, ModelUnavailable, StorageFull and StoreUnavailable, and
+    BackendUnavailable if no worker will ever run the job.
     """
+    request, input_size = submission.request, submission.input_size
     if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
             "This API key may not use priority high: leave priority out, or ask the operator for a key with the scope "
@@ -63,7 +64,8 @@ async def prepare_job(
     job_base_url = base_url if request.webhook_url is not None else ""
     model = choice.entry.name if choice.entry else None
     job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model)
-    job = job.model_copy(update={"traceparent": current_traceparent()})
+    details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
+    job = job.model_copy(update=details)
     return job, _expected_ms(services, models.fleet, choice, request, input_size)
 
 
@@ -135,6 +137,21 @@ async def cancel_job(services: Services, job_id: str) -> JobSnapshot:
                 return snapshot
             case _:
                 raise InvalidTransition(f"The job has already {_ENDED[job.state]}.")
+
+
+async def purge_job(services: Services, snapshot: JobSnapshot) -> None:
+    """Delete a finished job and its images. May be repeated until it succeeds.
+
+    Raises InvalidTransition for a job that has not ended or is pinned, StorageUnavailable and StoreUnavailable.
+    """
+    job = snapshot.job
+    if not job.state.is_terminal:
+        raise InvalidTransition(f"The job is {job.state}; cancel it first.")
+    if snapshot.pinned:
+        raise InvalidTransition("The job is pinned; remove the pin first.")
+    # The record goes last: while it exists, the caller sees the job and can delete it again.
+    await asyncio.to_thread(services.image_store.remove_images, job)
+    await services.store.run(JobHousekeeping(services.settings.redis_prefix).delete_job(job.id))
 
 
 _ENDED = {State.SUCCEEDED: "succeeded", State.FAILED: "failed", State.CANCELLED: "been cancelled"}

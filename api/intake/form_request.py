@@ -1,7 +1,7 @@
 """Reads a generation request from a form and the query string."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
@@ -32,8 +32,10 @@ def _structured_fields() -> frozenset[str]:
 STRUCTURED_FIELDS = _structured_fields() - {"image"}
 
 
-async def read_form_request(http: Request, uploads: RequestUploads) -> GenerationRequest:
-    """The request, with references in place of images."""
+async def read_form_request(
+    http: Request, uploads: RequestUploads, translate: Callable[[Any], Any] = lambda fields: fields
+) -> GenerationRequest:
+    """The request, with references in place of images. `translate` turns the form into the fields of a request."""
     form, texts, images = MultipartForm(http), defaultdict(list), defaultdict(list)
     for name, value in http.query_params.multi_items():
         if name not in CALL_PARAMETERS:
@@ -50,7 +52,8 @@ async def read_form_request(http: Request, uploads: RequestUploads) -> Generatio
             raise invalid_field(f"/{name}", MUST_BE_FILE)
     if len(images["mask"]) > 1:
         raise invalid_field("/mask", "must be one image")
-    return validate_request({**_parse(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)})
+    fields = {**_parse(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)}
+    return validate_request(translate(fields))
 
 
 async def _read_text(form: MultipartForm, part: Part) -> str:

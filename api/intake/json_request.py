@@ -2,7 +2,7 @@
 
 import binascii
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -42,14 +42,17 @@ class _Source:
         self.holder[self.key] = reference
 
 
-async def read_json_request(http: Request, uploads: RequestUploads) -> GenerationRequest:
-    """The request, with references in place of images."""
+async def read_json_request(
+    http: Request, uploads: RequestUploads, translate: Callable[[Any], Any] = lambda body: body
+) -> GenerationRequest:
+    """The request, with references in place of images. `translate` turns the body into the fields of a request."""
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
         if is_small(http):
-            fields = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
+            body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
         else:
-            fields = parse_body(await reader.read(body_chunks(http)))
+            body = parse_body(await reader.read(body_chunks(http)))
+        fields = translate(body)
         sources = _find_sources(fields)
         for source in sources:
             if not source.is_url:

@@ -1,8 +1,9 @@
 """Reads the request of a new job, as JSON or as a form, and stores the images that come with it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 
@@ -13,14 +14,26 @@ from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from api.intake.uploads import RequestUploads
 from api.services import Services
-from shared.errors import UnsupportedMediaType
+from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import ApiProtocol
+from shared.models.capabilities import Size
 
 
 @dataclass(frozen=True)
 class Submission:
+    """A request that was read, and the images that came with it."""
+
     request: GenerationRequest
     uploads: RequestUploads
+    origin: ApiProtocol = ApiProtocol.NATIVE
+    warnings: tuple[str, ...] = ()
+    """What the protocol of the caller could say and this service cannot do."""
+
+    @property
+    def input_size(self) -> Size | None:
+        """The size of the first image."""
+        return self.uploads.first_image_size(self.request)
 
 
 # Not dependencies of FastAPI: resolving those took a fifth of the time that accepting a job takes.
@@ -45,3 +58,33 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
         if not request.image:
             raise invalid_field("/image", "is missing: send the image as a file part of this name")
         yield Submission(request, uploads)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A body of another protocol as fields of a request, and what this service cannot do of it."""
+
+    fields: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def translated_submission(
+    http: Request, services: Services, origin: ApiProtocol, translate: Callable[[dict[str, Any]], Translation]
+) -> AsyncIterator[Submission]:
+    """A request of another protocol, as JSON or as a form. Some clients send JSON without a content type."""
+    kind, warnings = media_type(http), list[str]()
+    if kind not in ("", FORM_MEDIA_TYPE, "application/json") and not kind.endswith("+json"):
+        raise UnsupportedMediaType(f"Send the request as JSON, or as {FORM_MEDIA_TYPE}.")
+
+    def to_fields(body: Any) -> dict[str, Any]:
+        if not isinstance(body, dict):
+            raise InvalidRequest("The body must be a JSON object.")
+        translation = translate(body)
+        warnings.extend(translation.warnings)
+        return translation.fields
+
+    read_request = read_form_request if kind == FORM_MEDIA_TYPE else read_json_request
+    async with services.uploads.open_request() as uploads:
+        request = await read_request(http, uploads, to_fields)
+        yield Submission(request, uploads, origin, tuple(warnings))

@@ -1,13 +1,13 @@
 """The routes that generate images and wait for them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from api.delivery.answers import accepted_response, result_response
-from api.delivery.negotiation import negotiate, wait_seconds
-from api.delivery.waiting import OnDisconnect, submit_and_wait
+from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
+from api.delivery.waiting import OnDisconnect, not_finished, submit_and_wait
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.openapi_bodies import form_request_body, json_request_body
 from api.intake.submissions import Submission, image_submission, json_submission
@@ -55,6 +55,7 @@ JOB_PROBLEMS = problem_responses(
     "invalid-request",
     "invalid-image",
     "not-acceptable",
+    "not-finished",
     "image-not-found",
     "out-of-memory",
     "invalid-output",
@@ -149,10 +150,11 @@ async def _generate(
     preferences: AnswerPreferences,
 ) -> Response:
     as_image, request = negotiate(preferences.accept, submission.request)
+    submission = replace(submission, request=request)
     seconds = wait_seconds(preferences.prefer, services.settings.sync_timeout_seconds)
-    snapshot = await submit_and_wait(
-        http, services, request, submission.uploads, idempotency, seconds, preferences.on_disconnect
-    )
-    if not snapshot.job.state.is_terminal:
+    snapshot = await submit_and_wait(http, services, submission, idempotency, seconds, preferences.on_disconnect)
+    if snapshot.job.state.is_terminal:
+        return await result_response(services, http, snapshot, as_image=as_image)
+    if accepts_json(preferences.accept):
         return await accepted_response(services, http, snapshot)
-    return await result_response(services, http, snapshot, as_image=as_image)
+    raise await not_finished(services, submission, idempotency, snapshot.job.id)

@@ -33,7 +33,7 @@ class OnDuplicate(StrEnum):
     """What happens to a request that was made before."""
 
     CREATE = "create"
-    """It creates a new job."""
+    """It creates a new job, unless the caller of an equal request was sent away before its job ended."""
     RETURN = "return"
     """It gets the same job in whatever state; another request with the same key is refused."""
     RETURN_UNLESS_FAILED = "return-unless-failed"
@@ -50,6 +50,11 @@ class IdempotencyKey:
     request_hash: str
     on_duplicate: OnDuplicate
     lifetime_ms: int
+
+    @property
+    def unconfirmed_name(self) -> str:
+        """Of the jobs whose callers were sent away or never got an answer; lua/jobs/create.lua derives it as well."""
+        return self.name if self.on_duplicate is OnDuplicate.RETURN_UNCONFIRMED else f"{self.name}:unconfirmed"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Operations of the housekeeper on job records."""
 
+from shared.jobs.types import ApiProtocol
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
@@ -44,5 +45,6 @@ class JobHousekeeping:
     def delete_job(self, job_id: str, *, dry_run: bool = False) -> Operation[bool]:
         """Delete a finished job that is not pinned; False for any other."""
         keys = [self._keys.record(job_id), self._keys.events(job_id), self._keys.jobs]
+        keys += [self._keys.origin(origin) for origin in ApiProtocol]
         indexes = [self._keys.state(""), self._keys.backend(""), self._keys.label(""), self._keys.owner("")]
         return Operation("housekeeping/delete_job", keys, [job_id, *indexes, "1" if dry_run else ""], bool)

@@ -11,7 +11,7 @@ import uuid_utils.compat
 from shared.errors import ImagegenError, InvalidTransition
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import TRANSITIONS, State
-from shared.jobs.types import Backend, FrozenModel
+from shared.jobs.types import ApiProtocol, Backend, FrozenModel
 
 #: Ids follow the store's clock in steps of this length; within a step, ids of one machine stay in order.
 DRIFT_MS = 10_000
@@ -97,6 +97,8 @@ class Job(FrozenModel):
     backend: Backend
     owner: str = ""
     """Name of the API key that submitted it; empty where no keys are set."""
+    origin: ApiProtocol = ApiProtocol.NATIVE
+    """The protocol that it was submitted with."""
     model: str | None = None
     """The model that it runs on; until it starts, the one that it was accepted for, if known."""
     model_revision: str | None = None

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from shared.jobs.admission import Admission, AdmissionOutcome, IdempotencyKey, OnDuplicate, QueueLimits
@@ -103,12 +104,13 @@ class Jobs:
 
     def mark_unconfirmed(self, idempotency: IdempotencyKey, job_id: str) -> Operation[bool]:
         """Return the job, if it was accepted, to the next identical request."""
-        keys = [self._keys.record(job_id), self._keys.idempotency(idempotency.name)]
+        keys = [self._keys.record(job_id), self._keys.idempotency(idempotency.unconfirmed_name)]
         return Operation("jobs/mark_unconfirmed", keys, [job_id, idempotency.lifetime_ms], bool)
 
     def _indexes(self, job: Job) -> list[str]:
         """Every index that lists the job until it is deleted."""
-        indexes, label = [self._keys.jobs, self._keys.backend(job.backend)], job.request.label
+        indexes = [self._keys.jobs, self._keys.backend(job.backend), self._keys.origin(job.origin)]
+        label = job.request.label
         if label is not None:
             indexes.append(self._keys.label(label))
         if job.owner:
@@ -155,7 +157,8 @@ class Jobs:
 
     def pin(self, job_id: str, *, pinned: bool) -> Operation[bool]:
         """Exempt a job and its images from retention, or end that. False for an unknown id."""
-        return Operation("jobs/pin", [self._keys.record(job_id)], ["1" if pinned else ""], bool)
+        keys = [self._keys.record(job_id), self._keys.pinned]
+        return Operation("jobs/pin", keys, [job_id, "1" if pinned else ""], bool)
 
     def read(self, job_id: str, owner: str | None = None) -> Operation[JobSnapshot | None]:
         """None for an unknown id, and for a job of another owner where `owner` is given."""
@@ -200,11 +203,14 @@ class Jobs:
         return Operation("housekeeping/list_running", [self._keys.state(State.RUNNING)], args, parse_jobs)
 
     def list_page(self, job_filter: JobFilter, limit: int, cursor: str | None) -> Operation[JobPage]:
-        """Newest first. The page begins after `cursor`, which the page before returned."""
+        """Newest first. The page begins after `cursor`, which the page before returned.
+
+        With a search, the page has those of `limit` jobs that match it.
+        """
         keys, has_owner = self._filter_indexes(job_filter), job_filter.owner is not None
         args: list[Argument] = [1 if has_owner else len(keys), self._keys.record(""), cursor or "", limit]
         args += [scan_budget(limit), self._keys.queue("")]
-        return Operation("jobs/list", keys, args, parse_page)
+        return Operation("jobs/list", keys, args, partial(parse_page, search=job_filter.search))
 
     def _filter_indexes(self, job_filter: JobFilter) -> list[str]:
         """Indexes that all list a matching job; with an owner, the first lists jobs of that owner only."""
@@ -217,6 +223,10 @@ class Jobs:
             indexes.append(self._keys.state(job_filter.state))
         if job_filter.backend is not None:
             indexes.append(self._keys.backend(job_filter.backend))
+        if job_filter.origin is not None:
+            indexes.append(self._keys.origin(job_filter.origin))
+        if job_filter.pinned:
+            indexes.append(self._keys.pinned)
         return indexes or [self._keys.jobs]
 
     def read_events(self, job_id: str, after: str = "") -> Operation[tuple[JobEvent, ...]]:

@@ -21,8 +21,10 @@ from shared.jobs.types import (
     FINAL_EVENTS,
     Backend,
     FrozenModel,
+    MaskMode,
     OutputFormat,
     Priority,
+    PromptSyntax,
     ResponseFormat,
     WebhookEvent,
 )
@@ -127,6 +129,20 @@ Loras = Annotated[tuple[Lora, ...], Field(max_length=MAX_LORAS, fail_fast=True),
 WebhookEvents = Annotated[tuple[WebhookEvent, ...], Field(max_length=8, fail_fast=True), AfterValidator(_with_failures)]
 
 
+class SecondPass(FrozenModel):
+    """Enlarges a finished image and renders it again from there, for more detail than a model draws at once."""
+
+    scale: Annotated[float, Field(ge=1, le=4)] = 2.0
+    """How much larger each side becomes."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """How much of the enlarged image may change."""
+    num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
+    """Default: as many as in the first pass."""
+    width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Pixels; default: what `scale` makes of the first pass."""
+    height: Annotated[int | None, Field(ge=16, le=8192)] = None
+
+
 class GenerationRequest(FrozenModel):
     """A request for images. Omitted fields take the model's defaults."""
 
@@ -136,12 +152,24 @@ class GenerationRequest(FrozenModel):
     """What the image should not show."""
     model: ModelName | None = None
     """Model that generates the image, from GET /api/models; default: the backend's default model."""
+    prompt_syntax: PromptSyntax | None = None
+    """`weighted`: both prompts may be long, and weigh words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
+    `BREAK`; default: `plain`."""
+    clip_skip: Annotated[int | None, Field(ge=1, le=12)] = None
+    """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
     """Engine that generates the image; default: one that has the model, else the service's default backend."""
     width: Annotated[int | None, Field(ge=16, le=8192)] = None
     """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
     height: Annotated[int | None, Field(ge=16, le=8192)] = None
     """Pixels; default: the model's native size."""
+    fit_size: bool = False
+    """Whether a size that the model does not make well is made at the nearest one that it does, then scaled to width x
+    height. Without it, sizes beyond the model's limits are errors."""
+    output_width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Scale the finished image to this width; default: as it was made."""
+    output_height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    """Scale the finished image to this height; needed with output_width."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
     guidance_scale: Annotated[float | None, Field(ge=0, le=100)] = None
@@ -152,8 +180,12 @@ class GenerationRequest(FrozenModel):
     """Input image or images: PNG, JPEG or WebP. Answers show the hash of each."""
     mask: OptionalImageReference = None
     """Areas of `image` to repaint: white is repainted, black stays. Must be as large as `image`."""
+    mask_mode: MaskMode = MaskMode.WHITE
+    """Whether white or transparent parts of `mask` are repainted."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
+    second_pass: SecondPass | None = None
+    """Enlarge each image and render it again from there; not with `image`."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
     """How many images to make from the one prompt."""
     bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
@@ -163,8 +195,12 @@ class GenerationRequest(FrozenModel):
     loras: Loras | None = None
     """LoRA adapters; only for sd, from the list in GET /api/backends."""
     output_format: OutputFormat = OutputFormat.PNG
+    output_quality: Annotated[int | None, Field(ge=1, le=100)] = None
+    """Quality of JPEG and WebP: less is a smaller file; default: 92."""
     response_format: ResponseFormat = ResponseFormat.URL
     """Whether answers link to each image or contain its bytes as base64."""
+    previews: Annotated[int | None, Field(ge=0, le=20)] = None
+    """How many previews to send with the events of the job, spread over its steps; default: one a second."""
     label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
     """The caller's name for the job; GET /api/jobs can filter by it."""
     metadata: Annotated[dict[str, JsonValue] | None, AfterValidator(_validate_metadata)] = None
@@ -198,6 +234,19 @@ class GenerationRequest(FrozenModel):
         if value is not None and validated.data.get("image") == ():
             raise ValueError("needs an image")
         return value
+
+    @field_validator("second_pass")
+    @classmethod
+    def _refuse_with_image(cls, value: object, validated: ValidationInfo) -> object:
+        if value is not None and validated.data.get("image"):
+            raise ValueError("is for requests without an image")
+        return value
+
+    @model_validator(mode="after")
+    def _require_both_output_sides(self) -> Self:
+        if (self.output_width is None) != (self.output_height is None):
+            raise ValueError("output_width and output_height need each other")
+        return self
 
     @model_validator(mode="after")
     def _limit_last_seed(self) -> Self:

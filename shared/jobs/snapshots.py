@@ -1,14 +1,15 @@
 """What reads of the job records return: snapshots, pages and events."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from shared.jobs.job import Job, Progress, ProviderTask, QueuedJob, QueueHead
+from shared.jobs.search import JobSearch
 from shared.jobs.states import State
-from shared.jobs.types import Backend
+from shared.jobs.types import ApiProtocol, Backend
 from shared.webhooks.deliveries import Delivery, parse_deliveries
 
 
@@ -39,8 +40,12 @@ class JobPage:
 class JobFilter:
     state: State | None = None
     backend: Backend | None = None
+    origin: ApiProtocol | None = None
     label: str | None = None
     owner: str | None = None
+    pinned: bool = False
+    """Whether to list pinned jobs only."""
+    search: JobSearch = field(default_factory=JobSearch)
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,12 @@ def parse_head(reply: list[str]) -> QueueHead:
     return QueueHead(parse_queued_jobs(reply[1:]), bool(reply[0]))
 
 
-def parse_page(reply: list[Any]) -> JobPage:
+def parse_page(reply: list[Any], search: JobSearch) -> JobPage:
     cursor, cells = reply[0], reply[1:]
     rows = zip(*(cells[column::6] for column in range(6)), strict=True)
-    snapshots = (parse_snapshot((doc, progress, position, 0, *rest)) for doc, progress, position, *rest in rows)
-    return JobPage(tuple(snapshot for snapshot in snapshots if snapshot), cursor or None)
+    # Parsing takes longer than all else, so documents that cannot match are not parsed.
+    found = ((doc, progress, position, 0, *rest) for doc, progress, position, *rest in rows if search.may_match(doc))
+    snapshots = map(parse_snapshot, found)
+    return JobPage(
+        tuple(snapshot for snapshot in snapshots if snapshot and search.matches(snapshot.job)), cursor or None
+    )

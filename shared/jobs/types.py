@@ -19,6 +19,25 @@ class Backend(StrEnum):
     """Makes deterministic patterns without a model; for tests, benchmarks and users' CI."""
 
 
+class ApiProtocol(StrEnum):
+    """A protocol that clients speak with this service."""
+
+    NATIVE = "native"
+    OPENAI = "openai"
+    A1111 = "a1111"
+    REPLICATE = "replicate"
+    HUGGINGFACE = "huggingface"
+    FAL = "fal"
+    MCP = "mcp"
+
+
+class MaskMode(StrEnum):
+    """Which parts of a mask mark what to repaint."""
+
+    WHITE = "white"
+    TRANSPARENT = "transparent"
+
+
 class OutputFormat(StrEnum):
     PNG = "png"
     JPEG = "jpeg"
@@ -32,6 +51,13 @@ class OutputFormat(StrEnum):
 class ResponseFormat(StrEnum):
     URL = "url"
     B64_JSON = "b64_json"
+
+
+class PromptSyntax(StrEnum):
+    PLAIN = "plain"
+    """Every character is text."""
+    WEIGHTED = "weighted"
+    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.prompt_weights)."""
 
 
 class Priority(StrEnum):

@@ -11,7 +11,7 @@ from shared.access.links import Links
 from shared.jobs.job import Image, Job, JobError, ModelLoad, Progress, Timings
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
-from shared.jobs.types import Backend, WebhookEvent
+from shared.jobs.types import ApiProtocol, Backend, WebhookEvent
 from shared.webhooks.deliveries import Delivery, without_query
 
 #: A JobView as /openapi.json shows it.
@@ -20,6 +20,7 @@ EXAMPLE: JsonValue = {
     "state": "succeeded",
     "backend": "sd",
     "owner": None,
+    "origin": "native",
     "model": "starter",
     "model_revision": None,
     "label": None,
@@ -110,6 +111,7 @@ class JobView(BaseModel):
     state: State
     backend: Backend
     owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
+    origin: ApiProtocol = Field(description="The protocol that it was submitted with")
     model: str | None = Field(description="The model that it runs on; null if that is not known before it starts")
     model_revision: str | None = Field(description="Identifies the files of that model, if known")
     label: str | None
@@ -148,6 +150,27 @@ class JobListView(BaseModel):
     cursor: str | None = Field(description="Pass it to get older jobs; null if there are no more")
 
 
+class RepeatableRequestView(BaseModel):
+    """The request of a job, to send it again."""
+
+    request: dict[str, Any] = Field(description="The body to post, with the seed and the defaults that were used")
+    missing: list[str] = Field(
+        description="Fields to add: `image` and `mask` if the job had them, because input images are not kept"
+    )
+
+
+#: Input images are deleted when a job ends, and nobody expects a webhook of a job that is run again.
+_UNREPEATABLE = {"image", "mask", "webhook_url", "webhook_events", "webhook_inline_images"}
+
+
+def repeatable_request(job: Job) -> RepeatableRequestView:
+    request = job.request
+    missing = [name for name, value in (("image", request.image), ("mask", request.mask)) if value]
+    # Without its image, the request would be refused for its strength; the caller adds both.
+    repeated = {"backend": job.backend, **request.to_json(exclude=_UNREPEATABLE)}
+    return RepeatableRequestView(request=repeated, missing=missing)
+
+
 #: Fields of the request that are fields of the job.
 _JOB_FIELDS = {"label", "metadata", "backend", "webhook_url", "webhook_events", "webhook_inline_images"}
 
@@ -167,6 +190,7 @@ def job_view(
         state=job.state,
         backend=job.backend,
         owner=job.owner or None,
+        origin=job.origin,
         model=job.model,
         model_revision=job.model_revision,
         label=job.request.label,

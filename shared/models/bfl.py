@@ -8,7 +8,7 @@ from shared.models.capabilities import Capabilities
 DEFAULT_MODEL = "flux-2-pro-preview"
 
 _SAMPLING = ("guidance_scale", "num_inference_steps")
-_UNSUPPORTED = ("loras", "negative_prompt", "scheduler", "strength")
+_UNSUPPORTED = ("clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler", "strength")
 
 
 def _flux_2(model: str, max_images: int = 8) -> Capabilities:
@@ -22,6 +22,7 @@ def _flux_2(model: str, max_images: int = 8) -> Capabilities:
         # Documented as 4 MP; it is undocumented whether that includes 2048x2048, which is slightly more.
         max_pixels=4_000_000,
         exact_size=False,
+        size_tolerance=None,
         num_inference_steps=None,
         guidance_scale=None,
         max_input_images=max_images,

@@ -3,8 +3,10 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
+from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel
+from shared.jobs.types import FrozenModel, PromptSyntax
+from shared.models.fitting import fit_size
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -26,8 +28,11 @@ class RequestLimits(FrozenModel):
     def errors(self, request: GenerationRequest, width: int, height: int, steps: int | None) -> list[FieldError]:
         """`steps` is None if the model has no steps or they are unknown."""
         errors = []
-        if width * height > self.max_pixels:
+        if width * height > self.max_pixels and not request.fit_size:
             errors.append(FieldError("/width", f"width x height may be at most {self.max_pixels} pixels"))
+        if (request.output_width or 0) * (request.output_height or 0) > self.max_pixels:
+            detail = f"output_width x output_height may be at most {self.max_pixels} pixels"
+            errors.append(FieldError("/output_width", detail))
         if request.num_images > self.max_images:
             errors.append(FieldError("/num_images", f"at most {self.max_images} images per job"))
         if width * height * (steps or 1) * request.num_images > self.max_pixel_steps:
@@ -50,6 +55,9 @@ class Capabilities(FrozenModel):
     max_pixels: int | None = None
     max_ratio: float | None = None
     """Maximum ratio of the longer to the shorter side."""
+    size_tolerance: float | None = 1.5
+    """How many times larger or smaller than its native area an image may be and still be as good; None if all sizes
+    within the limits are good. Other sizes are made at a better one if the request has `fit_size`."""
     only_ratio: bool = False
     """Whether width and height only set the aspect ratio, and the model chooses the size."""
     exact_size: bool = True
@@ -73,6 +81,8 @@ class Capabilities(FrozenModel):
     """Names that requests may use in `loras`."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
+    scale: int | None = None
+    """For upscalers: by default, images become this many times as wide and high as the input."""
     max_added: int | None = None
     """For models that extend an image on every side to width and height: maximum pixels to add per side."""
     requires: tuple[str, ...] = ()
@@ -99,6 +109,7 @@ class Capabilities(FrozenModel):
     ) -> None:
         """Raises InvalidRequest, which names every invalid field. `input_size` is that of the upright first image."""
         model = self.for_requested_model(request)
+        request, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
         if errors := model._errors(request, limits, input_size):
             raise InvalidRequest(f"The {model.model} model cannot make this image.", errors)
 
@@ -111,6 +122,7 @@ class Capabilities(FrozenModel):
         model and `max_pixels`.
         """
         model = self.for_requested_model(request)
+        request, size_warnings = fit_size(model, request, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
         strength = model.strength and 1.0 if request.mask else model.strength
@@ -121,13 +133,24 @@ class Capabilities(FrozenModel):
             "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None)
+        texts = model._texts_without_weights(request)
+        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None and name not in texts)
         if "bfl_model" in ignored and request.bfl_model == model.model:
             ignored.remove("bfl_model")
-        warnings = [f"{name} is ignored: {model.model} does not support it" for name in ignored]
+        warnings = [*size_warnings, *(f"{name} is ignored: {model.model} does not support it" for name in ignored)]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        return request.model_copy(update={"width": width, "height": height, **missing}), tuple(warnings)
+        if any(texts.get(name) not in (None, getattr(request, name)) for name in ("prompt", "negative_prompt")):
+            warnings.append(f"prompt weights are ignored: {model.model} does not support them")
+        return request.model_copy(update={"width": width, "height": height, **missing, **texts}), tuple(warnings)
+
+    def _texts_without_weights(self, request: GenerationRequest) -> dict[str, str | None]:
+        """The fields to change for a model that can only read plain prompts."""
+        if request.prompt_syntax is not PromptSyntax.WEIGHTED or "prompt_syntax" not in self.ignored:
+            return {}
+        prompt, negative = request.prompt, request.negative_prompt
+        texts = {"prompt": without_weights(prompt) or prompt, "negative_prompt": negative and without_weights(negative)}
+        return {**texts, "prompt_syntax": None}
 
     def _errors(
         self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
@@ -177,9 +200,12 @@ class Capabilities(FrozenModel):
             return width, self._side(input_size[1] * width / input_size[0])
         if height:
             return self._side(input_size[0] * height / input_size[1]), height
-        return self._fitted(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
+        if self.scale is not None:
+            input_size = input_size[0] * self.scale, input_size[1] * self.scale
+        return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
 
-    def _fitted(self, size: Size, max_pixels: int) -> Size:
+    def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:
+        """The largest allowed size of about this aspect ratio that is not larger than this one, if there is one."""
         shorter, longer = sorted(size)
         longer = min(longer, int(shorter * (self.max_ratio or longer)))
         largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))

@@ -75,6 +75,9 @@ class Keys:
     def backend(self, backend: str) -> str:
         return f"{self.prefix}jobs:backend:{backend}"
 
+    def origin(self, origin: str) -> str:
+        return f"{self.prefix}jobs:origin:{origin}"
+
     def label(self, label: str) -> str:
         return f"{self.prefix}jobs:label:{label}"
 
@@ -88,6 +91,11 @@ class Keys:
     def unfinished(self, owner: str) -> str:
         """Queued and running jobs of one owner."""
         return f"{self.prefix}jobs:active:{owner}"
+
+    @property
+    def pinned(self) -> str:
+        """Pinned jobs of all owners."""
+        return f"{self.prefix}jobs:pinned"
 
     def queue(self, backend: str) -> str:
         """Queued jobs of a backend in the order in which they will start (see lua/queue/fair_queue.lua)."""

@@ -2,12 +2,26 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
-from shared.jobs.types import Backend
+from shared.jobs.types import ApiProtocol, Backend
 from shared.settings.groups import Group
-from shared.settings.http_server import HttpServerSettings, http_url
+from shared.settings.http_server import HttpServerSettings, http_url, split_commas
 from shared.settings.service import LinkSettings
+
+
+def _aliases(value: object) -> object:
+    """`alias=model` entries as a mapping."""
+    if not isinstance(value, str):
+        return value
+    aliases = {}
+    for entry in value.split(","):
+        alias, separator, model = (part.strip() for part in entry.partition("="))
+        if not (alias and separator and model):
+            raise ValueError("each entry must be alias=model, such as gpt-image-1=starter")
+        aliases[alias] = model
+    return aliases
 
 
 class ApiSettings(HttpServerSettings, LinkSettings):
@@ -19,6 +33,16 @@ class ApiSettings(HttpServerSettings, LinkSettings):
     default_backend: Annotated[Backend | None, Group.MODELS] = None
     """Backend of requests that name none. If empty: flux-api if it is in SD_BACKENDS and SD_BFL_API_KEY is set, else
     the first of SD_BACKENDS."""
+    model_aliases: Annotated[dict[str, str], Group.MODELS, NoDecode, BeforeValidator(_aliases)] = {}
+    """More names for models, comma-separated `alias=model`, for clients with a fixed list. `default` stands for the
+    default model; dall-e-2, dall-e-3, gpt-image-1 and their like are names of it already."""
+    protocols: Annotated[
+        tuple[ApiProtocol, ...], Group.NETWORK, NoDecode, BeforeValidator(split_commas), Field(min_length=1)
+    ] = tuple(ApiProtocol)
+    """Protocols to serve beside the native one, comma-separated; `native` alone switches all others off."""
+    client_wait_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=86_400)] = 1800
+    """How long clients of other protocols wait for the image before they get an error and the job continues. Clients
+    that number their attempts, and so ask again by themselves, wait for SD_SYNC_TIMEOUT_SECONDS."""
     sync_timeout_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=3600)] = 110
     """How long /api/txt2img waits for the image before it answers 202 and the job continues. Most clients time out
     after 120 seconds."""

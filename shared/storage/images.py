@@ -1,4 +1,4 @@
-"""Store the images of jobs as `YYYY/MM/DD/<job id>-<index>.<format>`."""
+"""Store the images of jobs as `YYYY/MM/DD/<job id>-<index>.<format>`, and thumbnails beside them."""
 
 import hashlib
 import io
@@ -15,12 +15,18 @@ from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import DayFolder, ObjectStore
 
-_IMAGE = re.compile(r"\d{4}/\d\d/\d\d/([0-9a-f-]{36})-(\d+)\.(?:png|jpeg|webp)")
+#: Width of thumbnails in pixels. Images that are not wider have none.
+THUMBNAIL_WIDTH = 320
+_IMAGE = re.compile(rf"\d{{4}}/\d\d/\d\d/([0-9a-f-]{{36}})-(\d+)(?:-{THUMBNAIL_WIDTH})?\.(?:png|jpeg|webp)")
 
 
 def image_name(job: Job, index: int) -> str:
     """Consists of the job's id and date, never of text from a caller."""
     return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}.{job.request.output_format}"
+
+
+def thumbnail_name(job: Job, index: int) -> str:
+    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}-{THUMBNAIL_WIDTH}.webp"
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,10 @@ class ImageStore:
                 return existing
             self.storage.remove([name])
         return data
+
+    def save_thumbnail(self, job: Job, index: int, data: bytes) -> None:
+        """Store a thumbnail unless there is one: another attempt made the same. Raises StorageFull."""
+        self.storage.create(thumbnail_name(job, index), data, f"{job.id}-{index}-{THUMBNAIL_WIDTH}.{job.attempt}")
 
     def stored_images(self, job: Job) -> tuple[Image, ...] | None:
         """The images that an earlier attempt stored, if it stored all of them. Never raises.
@@ -94,6 +104,9 @@ class ImageStore:
                 data = self.read(source, image)
                 if data is None or self.save(target, image.index, data) != data:
                     return False
+                thumbnail = self.storage.read(thumbnail_name(source, image.index))
+                if thumbnail is not None:
+                    self.save_thumbnail(target, image.index, thumbnail)
         except (StorageFull, StorageUnavailable):
             return False
         return True
@@ -101,7 +114,14 @@ class ImageStore:
     def discard(self, job: Job, indexes: Iterable[int]) -> None:
         """Remove images that this attempt saved and that no record will name."""
         with suppress(OSError, StorageUnavailable):
-            self.storage.remove(image_name(job, index) for index in indexes)
+            self._remove(job, indexes)
+
+    def remove_images(self, job: Job) -> None:
+        """Remove the images of a finished job."""
+        self._remove(job, (image.index for image in job.images))
+
+    def _remove(self, job: Job, indexes: Iterable[int]) -> None:
+        self.storage.remove(name(job, index) for index in indexes for name in (image_name, thumbnail_name))
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """None if the file is gone or is not the image on record."""
@@ -109,7 +129,7 @@ class ImageStore:
         return data if data is not None and hashlib.sha256(data).hexdigest() == image.sha256 else None
 
     def list_files(self, day: DayFolder) -> Iterator[StoredFile]:
-        """The images of a day in any order, without files of others."""
+        """The images and thumbnails of a day in any order, without files of others."""
         for file in self.storage.list_files(day.name):
             if image := _IMAGE.fullmatch(file.name):
                 yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)

@@ -10,10 +10,10 @@ def assert_problem(answer: requests.Response, status: int, code: str) -> None:
     assert len(answer.content) < MAX_BYTES
     problem = answer.json()
     members = ["type", "title", "status", "detail", "code", "retryable", "errors"]
-    # Only if it is unknown whether the job was accepted.
-    unconfirmed = ["job_id"] if code == "store-unavailable" and "job_id" in problem else []
-    assert list(problem) == members + unconfirmed
-    assert not unconfirmed or problem["job_id"] == answer.headers["x-job-id"]
+    # Only of a job that is not finished, or was perhaps accepted.
+    named = ["job_id"] if code in ("store-unavailable", "not-finished") and "job_id" in problem else []
+    assert list(problem) == members + named
+    assert not named or problem["job_id"] == answer.headers["x-job-id"]
     assert problem["type"] == f"urn:imagegen:problem:{code}"
     assert problem["status"] == status
     assert problem["code"] == code

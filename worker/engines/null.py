@@ -77,7 +77,7 @@ class NullEngine:
         max_input_images=4,
         inpainting=True,
         strength=0.5,
-        ignored=("bfl_model", "loras", "negative_prompt", "scheduler"),
+        ignored=("bfl_model", "clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler"),
     )
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:

@@ -1,11 +1,13 @@
 """Decodes images from untrusted sources: they may be malicious."""
 
 import io
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageChops
 
 from shared.errors import InvalidImage, InvalidOutput
+from shared.jobs.types import MaskMode
 from shared.models.capabilities import Size
 from shared.storage.image_headers import ImageHeader, read_header
 from worker.images.colour_profiles import MAX_PROFILE_BYTES, to_srgb
@@ -29,6 +31,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+#: The colour behind transparent pixels.
+Background = Literal["black", "white"]
+_BLACK, _WHITE = np.uint8(0), np.uint8(255)
 #: Every channel has the same weight: a mask's white is not a matter of perceived brightness.
 _MEAN = (1 / 3, 1 / 3, 1 / 3, 0)
 
@@ -51,32 +56,58 @@ def decoding_bytes(header: ImageHeader) -> int:
     return bytes_per_pixel * header.stored_width * header.stored_height
 
 
-def decode_rgb(data: bytes, max_pixels: int, size: Size | None = None) -> Pixels:
-    """In sRGB, upright, scaled to `size` if given, on white where the image is transparent.
+def decode_rgb(
+    data: bytes, max_pixels: int, size: Size | None = None, background: Background | None = "white"
+) -> Pixels:
+    """In sRGB, upright, scaled to `size` if given, on the background where the image is transparent.
+
+    Without a background, transparent pixels have the colours that the file gives them (see `decode_opacity`).
 
     Raises InvalidImage if the image is not a PNG, JPEG or WebP (whatever its name), has too many pixels, or is broken.
     """
-    return np.asarray(_decode(data, max_pixels, "white", size), dtype=np.uint8)
+    return np.asarray(_decode(data, max_pixels, background, size)[0], dtype=np.uint8)
 
 
-def decode_mask(data: bytes, max_pixels: int) -> Mask:
-    """255 where the image is white, 0 elsewhere and where it is transparent; upright. Raises as `decode_rgb` does."""
-    grey = _decode(data, max_pixels, "black", None).convert("L", _MEAN)
+def decode_opacity(data: bytes, max_pixels: int) -> Mask | None:
+    """255 where the image is opaque, 0 where it is transparent; upright. None for images without transparency.
+
+    Raises as `decode_rgb` does.
+    """
+    _, opacity = _decode(data, max_pixels, None)
+    return None if opacity is None or opacity.getextrema() == (255, 255) else np.asarray(opacity, dtype=np.uint8)
+
+
+def decode_mask(data: bytes, max_pixels: int, mode: MaskMode = MaskMode.WHITE) -> Mask:
+    """255 where to repaint, 0 elsewhere; upright. That is where the image is white and not transparent, or where it is
+    transparent. Raises as `decode_rgb` does.
+    """
+    if mode is MaskMode.TRANSPARENT:
+        opacity = decode_opacity(data, max_pixels)
+        header = read_header(io.BytesIO(data), max_pixels)
+        return np.zeros(header.size[::-1], np.uint8) if opacity is None else np.where(opacity < 128, _WHITE, _BLACK)
+    grey = _decode(data, max_pixels, "black")[0].convert("L", _MEAN)
     return np.asarray(grey.point(lambda value: 255 if value >= 128 else 0), dtype=np.uint8)
 
 
-def _decode(data: bytes, max_pixels: int, background: str, size: Size | None) -> Image.Image:
+def _decode(
+    data: bytes, max_pixels: int, background: Background | None, size: Size | None = None
+) -> tuple[Image.Image, Image.Image | None]:
+    """The image in sRGB, and its opacity unless there is a background."""
     header = read_header(io.BytesIO(data), max_pixels)
     if size is not None and header.orientation >= 5:
         size = size[1], size[0]
     try:
-        image, profile = _flattened(data, header, background, size)
+        image, opacity, profile = _opened(data, header, size)
+        if background is not None and opacity is not None:
+            image, opacity = _composite(image, opacity, background), None
         image = to_srgb(_scaled(image, size), profile)
     # Pillow's decoders raise all of these on broken files.
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, Image.DecompressionBombError):
         raise InvalidImage("The image is broken or incomplete.") from None
     transpose = _UPRIGHT.get(header.orientation)
-    return image if transpose is None else image.transpose(transpose)
+    if transpose is not None:
+        image, opacity = image.transpose(transpose), opacity and opacity.transpose(transpose)
+    return image, opacity
 
 
 def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
@@ -85,10 +116,10 @@ def _scaled(image: Image.Image, size: Size | None) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.1)
 
 
-def _flattened(
-    data: bytes, header: ImageHeader, background: str, size: Size | None
-) -> tuple[Image.Image, bytes | None]:
-    """L, RGB or CMYK with 8 bits per channel, of the size that the header declares; and the ICC profile."""
+def _opened(
+    data: bytes, header: ImageHeader, size: Size | None
+) -> tuple[Image.Image, Image.Image | None, bytes | None]:
+    """L, RGB or CMYK with 8 bits per channel, of the size that the header declares; its opacity; the ICC profile."""
     profile = None
     if header.format == "PNG":
         data, profile = pixel_chunks(data, MAX_PROFILE_BYTES)
@@ -101,10 +132,10 @@ def _flattened(
             image.draft(None, size)
         opacity = _color_key_opacity(image, data, header)
         image.load()
-        return _composite(image, opacity, background), profile or image.info.get("icc_profile")
+        return *_split(image, opacity), profile or image.info.get("icc_profile")
 
 
-def _composite(image: Image.Image, opacity: Image.Image | None, background: str) -> Image.Image:
+def _split(image: Image.Image, opacity: Image.Image | None) -> tuple[Image.Image, Image.Image | None]:
     match image.mode:
         case "P" | "PA":
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
@@ -113,11 +144,15 @@ def _composite(image: Image.Image, opacity: Image.Image | None, background: str)
         # Pillow's own conversion clips values above 255.
         case "I;16" | "I;16B" | "I":
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("LA", "RGBA"):
-        opacity = image.getchannel("A")
-        image = image.getchannel("L") if image.mode == "LA" else image
-    if opacity is None:
-        return image
+    match image.mode:
+        case "LA":
+            return image.getchannel("L"), image.getchannel("A")
+        case "RGBA":
+            return image.convert("RGB"), image.getchannel("A")
+    return image, opacity
+
+
+def _composite(image: Image.Image, opacity: Image.Image, background: Background) -> Image.Image:
     flat = Image.new("L" if image.mode == "L" else "RGB", image.size, background)
     flat.paste(image, mask=opacity)
     return flat

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import assert_never
 
+import numpy as np
 from PIL import Image as PillowImage
 
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
 from worker.images.png import encode_png
-from worker.images.values import RenderedImage
+from worker.images.png_bands import BandEncoder
+from worker.images.values import Pixels, RenderedImage
 
 QUALITY = 92
 #: EXIF tag 0x9286, UserComment, in the Exif sub-directory 0x8769: where Stable Diffusion tools look in JPEG and WebP.
@@ -24,19 +26,23 @@ _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inlin
 
 @dataclass(frozen=True)
 class Encoder:
-    """`version` is the version of this service, written into each file."""
-
     version: str
+    """The version of this service, written into each file."""
+    bands: BandEncoder | None = None
+    """Encodes a PNG on several cores; None where no core is free for that."""
 
     def encode(self, image: RenderedImage, job: Job) -> bytes:
         parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
-                return encode_png(image.pixels, {"parameters": parameters, "imagegen": self._recipe(image, job)})
+                texts = {"parameters": parameters, "imagegen": self._recipe(image, job)}
+                pixels = _with_opacity(image)
+                in_bands = self.bands.encode(pixels, texts) if self.bands and image.opacity is None else None
+                return in_bands or encode_png(pixels, texts)
             case OutputFormat.JPEG:
-                return _encode_with_exif(image, parameters, "JPEG")
+                return _encode_with_exif(image, parameters, "JPEG", job.request.output_quality)
             case OutputFormat.WEBP:
-                return _encode_with_exif(image, parameters, "WEBP")
+                return _encode_with_exif(image, parameters, "WEBP", job.request.output_quality)
             case _:
                 assert_never(job.request.output_format)
 
@@ -44,13 +50,17 @@ class Encoder:
         """The text that AUTOMATIC1111's web UI writes under the keyword `parameters`; None values are left out."""
         height, width, _ = image.pixels.shape
         request = job.request
+        final = f"{width}x{height}"
+        is_scaled = bool(request.output_width) and (request.width, request.height) != (width, height)
         settings = {
             "Steps": request.num_inference_steps,
             "Sampler": request.scheduler,
             "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
             "Seed": image.seed,
-            "Size": f"{width}x{height}",
+            "Size": f"{request.width}x{request.height}" if is_scaled else final,
             "Model": job.model or "",
+            # AUTOMATIC1111's words for images that are enlarged after they were made.
+            "Postprocess upscale to": final if is_scaled else None,
             "Version": f"imagegen {self.version}",
         }
         lines = [request.prompt]
@@ -77,11 +87,24 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
-def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str) -> bytes:
-    file = PillowImage.fromarray(image.pixels)
+def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str, quality: int | None) -> bytes:
+    file = PillowImage.fromarray(_on_white(image) if file_format == "JPEG" else _with_opacity(image))
     exif = PillowImage.Exif()
     # The comment starts with the name of its encoding, eight bytes long (EXIF 2.3, 4.6.5).
     exif.get_ifd(_EXIF_DIRECTORY)[_USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
     buffer = io.BytesIO()
-    file.save(buffer, file_format, quality=QUALITY, exif=exif)
+    file.save(buffer, file_format, quality=quality or QUALITY, exif=exif)
     return buffer.getvalue()
+
+
+def _with_opacity(image: RenderedImage) -> Pixels:
+    """RGB, or RGBA of shape (height, width, 4)."""
+    return image.pixels if image.opacity is None else np.dstack((image.pixels, image.opacity))
+
+
+def _on_white(image: RenderedImage) -> Pixels:
+    if image.opacity is None:
+        return image.pixels
+    flat = PillowImage.new("RGB", (image.pixels.shape[1], image.pixels.shape[0]), "white")
+    flat.paste(PillowImage.fromarray(image.pixels), mask=PillowImage.fromarray(image.opacity))
+    return np.asarray(flat)

@@ -9,8 +9,8 @@ from shared.jobs.job import Job
 from shared.models.capabilities import Size
 from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.inputs import InputStore
-from worker.images.decoding import decode_mask, decode_rgb, decoding_bytes
-from worker.images.values import Inputs, Mask, Pixels
+from worker.images.decoding import decode_mask, decode_opacity, decode_rgb, decoding_bytes
+from worker.images.values import Inputs, Mask, Opacity, Pixels
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class InputReader:
         return Inputs(images, mask)
 
     def _mask(self, job: Job, reference: str, image: "StoredInputImage") -> Mask:
-        mask = decode_mask(self.store.read(job, reference), self.max_pixels)
+        mode = job.request.mask_mode
+        mask = decode_mask(self.store.read(job, reference), self.max_pixels, mode)
         if (mask.shape[1], mask.shape[0]) != image.size:
             raise InvalidImage("The mask must have the same size as the image.")
         if not mask.any():
-            raise InvalidImage("The mask has no white pixels, so there is nothing to repaint.")
+            raise InvalidImage(f"The mask has no {mode} pixels, so there is nothing to repaint.")
         return mask
 
 
@@ -64,6 +65,10 @@ class StoredInputImage:
     def pixels(self, size: Size | None = None) -> Pixels:
         data, self._data = self._data or self._read(), b""
         return decode_rgb(data, self._reader.max_pixels, size)
+
+    def transparent_pixels(self) -> tuple[Pixels, Opacity | None]:
+        data, max_pixels = self._data or self._read(), self._reader.max_pixels
+        return decode_rgb(data, max_pixels, background=None), decode_opacity(data, max_pixels)
 
     @cached_property
     def _header(self) -> ImageHeader:

@@ -16,6 +16,8 @@ Pixels = NDArray[np.uint8]
 
 #: Of shape (height, width): 255 where to repaint, 0 elsewhere.
 Mask = NDArray[np.uint8]
+#: Of shape (height, width): 255 is opaque, 0 transparent.
+Opacity = NDArray[np.uint8]
 
 
 class ImageSource(Protocol):
@@ -35,6 +37,10 @@ class ImageSource(Protocol):
         """Upright, and scaled to `size` if given. Every call reads and decodes anew: the image may be large."""
         ...
 
+    def transparent_pixels(self) -> tuple[Pixels, Opacity | None]:
+        """Upright, not composited on white; and the opacity, None if the image is opaque everywhere."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
@@ -52,6 +58,9 @@ class DecodedImage:
 
     def pixels(self, size: Size | None = None) -> Pixels:  # noqa: ARG002 - callers scale what has another size
         return self.array
+
+    def transparent_pixels(self) -> tuple[Pixels, Opacity | None]:
+        return self.array, None
 
 
 class Inputs:
@@ -86,3 +95,5 @@ class RenderedImage:
     seed: int
     flagged: bool = False
     """Whether the safety checker rejects it: flagged images are withheld."""
+    opacity: Opacity | None = None
+    """None if it is opaque everywhere. Formats without transparency show it on white."""

@@ -8,15 +8,21 @@ from typing import Any
 
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import PromptSyntax
 from worker.engines.base import JobWatch, Step
 
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
-_VARYING_FIELDS = frozenset({"prompt", "negative_prompt", "seed", "num_images", "image", "mask"})
+_VARYING_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode"}
+    | {"output_width", "output_height", "output_quality"}
+)
+#: Every token has at least one byte, and encoders take 75 of them at a time, that of the starter model 30.
+SHORT_PROMPT_BYTES = 30
 #: Fields that do not change the pixels; those of the model are compared as the job's model.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
     | {"model", "bfl_model"}
-    | {"webhook_url", "webhook_events", "webhook_inline_images"}
+    | {"webhook_url", "webhook_events", "webhook_inline_images", "previews"}
 )
 
 
@@ -24,8 +30,19 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     """Whether resolved requests to the same model can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
+    if first.second_pass is not None or second.second_pass is not None:
+        return False
+    if first.prompt_syntax is PromptSyntax.WEIGHTED and not _are_equally_long(first, second):
+        return False
     fields = GenerationRequest.model_fields.keys() - _VARYING_FIELDS - NON_IMAGE_FIELDS
     return all(getattr(first, name) == getattr(second, name) for name in fields)
+
+
+def _are_equally_long(first: GenerationRequest, second: GenerationRequest) -> bool:
+    """Whether weighted prompts surely have equally long embeddings: a longer one would lengthen those of its batch."""
+    texts = [(request.prompt, request.negative_prompt or "") for request in (first, second)]
+    is_short = (len(text.encode()) <= SHORT_PROMPT_BYTES and "BREAK" not in text for text in (*texts[0], *texts[1]))
+    return texts[0] == texts[1] or all(is_short)
 
 
 class BatchTooSlow(Exception):

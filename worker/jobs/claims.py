@@ -178,7 +178,7 @@ class JobClaimer:
         model = capabilities.model
         started = job.start(model, self.worker, now, self.engines.revision(model))
         # A later attempt finds the request resolved, which no longer shows what the caller left out.
-        return started.model_copy(update={"request": request, "warnings": job.warnings if job.attempt else warnings})
+        return started.model_copy(update={"request": request}).with_warnings(() if job.attempt else warnings)
 
     def _batch_members(
         self, first: Job, engine: Engine, expected_ms: int, others: Sequence[QueuedJob]

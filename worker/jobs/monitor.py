@@ -45,6 +45,7 @@ class JobMonitor:
         self.step_ms: float | None = None
         """Mean duration of a step so far; None before the first."""
         self._preview_seconds = PREVIEW_SECONDS * batch_size
+        self._num_previews = 0
         self._job = job
         self._job_store = job_store
         self._stopping = stopping
@@ -92,12 +93,19 @@ class JobMonitor:
     def _send_preview(self, step: Step) -> None:
         """Send the first image that has a preview, if one is due."""
         now = time.monotonic()
-        if step.render_preview is None or now - self._last_preview < self._preview_seconds:
+        if step.render_preview is None or not self._is_preview_due(step, now):
             return
-        self._last_preview = now
+        self._last_preview, self._num_previews = now, self._num_previews + 1
         previews = map(step.render_preview, range(self._job.request.num_images))
         if (pixels := next((preview for preview in previews if preview is not None), None)) is not None:
             self.channel.preview(_preview_json(step.step, pixels))
+
+    def _is_preview_due(self, step: Step, now: float) -> bool:
+        wanted = self._job.request.previews
+        if wanted is None:
+            return now - self._last_preview >= self._preview_seconds
+        # The first after the first step, the others at equal distances before the last one.
+        return self._num_previews < wanted and (step.step - 1) * wanted >= self._num_previews * (step.steps - 1)
 
 
 def _preview_json(step: int, pixels: Pixels) -> str:

@@ -11,8 +11,10 @@ from shared.errors import ContentRejected, InvalidOutput, StorageFull, StorageUn
 from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.storage.images import ImageStore
+from shared.storage.images import THUMBNAIL_WIDTH, ImageStore
 from worker.images.encoder import Encoder
+from worker.images.scaling import scale_to_output
+from worker.images.thumbnails import encode_thumbnail
 from worker.images.values import Pixels, RenderedImage
 from worker.jobs.rendering import Rendering, milliseconds_since
 
@@ -64,6 +66,7 @@ class ImageSaver:
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
+        image = scale_to_output(image, job.request)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
@@ -72,7 +75,17 @@ class ImageSaver:
         stored = self._retried(partial(self.images.save, job, index, data), rendering)
         if stored is data:
             rendering.saved_indexes.append(index)
+            self._save_thumbnail(job, index, image.pixels)
         return _image(job, index, image, stored)
+
+    def _save_thumbnail(self, job: Job, index: int, pixels: Pixels) -> None:
+        """Lists of images show it. A job never fails for it: without one, they show the image."""
+        if pixels.shape[1] <= THUMBNAIL_WIDTH:
+            return
+        try:
+            self.images.save_thumbnail(job, index, encode_thumbnail(pixels, THUMBNAIL_WIDTH))
+        except (StorageFull, StorageUnavailable, OSError) as error:
+            logger.warning("job %s has no thumbnail: %s", job.id, error)
 
     def _retried(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
         """Retry for an image that was bought. Raise what `save` and the monitor raise."""

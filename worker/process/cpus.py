@@ -27,6 +27,11 @@ def usable_cpus(root: Path = Path("/")) -> int:
     return max(1, min(affine_cpus(), *(int(quota) for quota in _quotas(root))))
 
 
+def encoding_threads(wanted: str, cpus: int) -> int:
+    """How many threads may encode one image. `wanted` is SD_CPU_THREADS."""
+    return cpus if wanted == "auto" else min(cpus, int(wanted))
+
+
 def affine_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

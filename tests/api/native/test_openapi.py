@@ -35,6 +35,9 @@ OPERATION_IDS = {
     "DELETE /api/jobs/{job_id}/pin": "unpinJob",
     "GET /api/jobs/{job_id}/events": "streamJobEvents",
     "GET /api/jobs/{job_id}/images/{index}": "getImage",
+    "GET /api/jobs/{job_id}/request": "getJobRequest",
+    "GET /api/images.zip": "getImages",
+    "GET /api/events": "streamEvents",
     "GET /api/webhooks": "listWebhooks",
     "POST /api/webhooks/{webhook_id}/redeliver": "redeliverWebhook",
     "GET /api/backends": "listBackends",
@@ -53,8 +56,8 @@ OPERATION_IDS = {
 SCHEMAS = """
 Backend BackendListView BackendStatus BackendView Delivery DeliveryState DeviceMemory Download FieldProblem
 GenerationRequest HealthView ImageView InfoView JobError JobListView JobView JsonValue KeptWebhookView Lora OutputFormat
-OutputsView Priority Problem Progress ProviderView ResponseFormat ServiceStatus State Timings WebhookEvent
-WebhookListView WebhookMessage WebhookView WorkerRecord WorkerState
+OutputsView Priority Problem Progress ProviderView RepeatableRequestView ResponseFormat ServiceStatus State Timings
+WebhookEvent WebhookListView WebhookMessage WebhookView WorkerRecord WorkerState
 """
 
 

@@ -77,6 +77,40 @@ def test_the_operator_limits_the_wait(public: Api) -> None:
     assert answer.status_code == 202
 
 
+@pytest.mark.parametrize("accept", ["image/png", "image/*", "image/webp, application/json;q=0"])
+def test_a_caller_that_accepts_only_images_is_told_to_wait_again_for_the_same_job(api: Api, accept: str) -> None:
+    headers = {"Accept": accept, "Idempotency-Key": f"waiting for {accept}".replace(" ", "-"), "Prefer": "wait=1"}
+    body = {"prompt": "x", "metadata": {"simulate": {"seconds": 1.5}}}
+
+    answers = [api.post("/api/txt2img", body, headers=headers)]
+    while answers[-1].status_code == 503:
+        answers.append(api.post("/api/txt2img", body, headers=headers))
+
+    assert_problem(answers[0], 503, "not-finished")
+    job_id = answers[0].json()["job_id"]
+    assert answers[0].json()["retryable"]
+    assert job_id in answers[0].json()["detail"]
+    assert answers[-1].headers["content-type"].startswith("image/")
+    assert {answer.headers["x-job-id"] for answer in answers} == {job_id}
+
+
+def test_a_call_without_a_key_finds_its_job_when_it_is_repeated(api: Api) -> None:
+    body = {"prompt": "repeated without a key", "metadata": {"simulate": {"seconds": 0.5}}}
+    headers = {"Accept": "image/png", "Prefer": "wait=0"}
+    first = api.post("/api/txt2img", body, headers=headers)
+
+    assert_problem(first, 503, "not-finished")
+    assert first.json()["retryable"]
+    again = api.post("/api/txt2img", body, headers={"Accept": "image/png"})
+    assert (again.status_code, again.headers["x-job-id"]) == (200, first.json()["job_id"])
+
+
+def test_a_caller_that_accepts_json_too_gets_the_unfinished_job(api: Api) -> None:
+    answer = generate(api, "image/png, application/json;q=0.5", "wait=0")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (202, "application/json")
+
+
 @pytest.mark.parametrize(
     ("accept", "output_format"),
     [

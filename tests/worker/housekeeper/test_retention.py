@@ -67,6 +67,16 @@ def test_the_oldest_images_are_deleted_if_all_take_too_much_space(bench: Houseke
     assert not (bench.folder / image_name(jobs[0], 0)).exists()
 
 
+def test_thumbnails_are_deleted_with_their_images(bench: HousekeeperBench) -> None:
+    job = bench.run(bench.submit(width=400, height=400))
+    assert sorted(path.name for path in bench.files) == [f"{job.id}-0-320.webp", f"{job.id}-0.png"]
+
+    removed = bench.apply_retention(RetentionRules(None, DAY, None), after=2 * DAY)
+
+    assert removed.files == 2
+    assert bench.files == []
+
+
 def test_leftovers_of_a_crash_are_deleted_once_no_process_can_be_writing_them(bench: HousekeeperBench) -> None:
     job = bench.run(bench.submit())
     leftover = bench.folder / STAGING_FOLDER / f"{job.id}-0.1.x"

@@ -10,7 +10,8 @@ import pytest
 from shared.errors import ConfigurationError
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
-from worker.models.sources import MOVED, STARTER, LocalModel, ModelSource
+from worker.models.local_model import LocalModel
+from worker.models.sources import MOVED, STARTER, ModelSource
 
 
 def found(model_id: str | Path, model_dir: Path, token: str | None = TOKEN) -> LocalModel:

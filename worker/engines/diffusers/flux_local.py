@@ -41,7 +41,7 @@ from worker.engines.diffusers.sampling import (
 )
 from worker.images.values import Inputs, Pixels, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 PIPELINE = "Flux2KleinPipeline"
 PARTS = ("text_encoder", "transformer", "vae")
@@ -231,7 +231,7 @@ def _capabilities(pipe: Any, model: str, checker: SafetyChecker | None) -> Capab
     distilled = bool(pipe.config.is_distilled)
     parameters = inspect.signature(type(pipe).__call__).parameters
     native = pipe.default_sample_size * pipe.vae_scale_factor
-    ignored = ("bfl_model", "loras", "negative_prompt", "scheduler", "strength")
+    ignored = ("bfl_model", "clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler", "strength")
     return Capabilities(
         model=model,
         width=native,

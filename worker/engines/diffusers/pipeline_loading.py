@@ -11,8 +11,7 @@ from shared.errors import ConfigurationError
 from worker.engines.diffusers.devices import dtype_name
 from worker.models import weight_files
 from worker.models.fingerprint import fingerprint
-from worker.models.required_files import parts_of
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 #: The libraries that define parts with weights.
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
@@ -26,7 +25,7 @@ def load_pipeline(model: LocalModel, pipeline: str, dtype: torch.dtype, **overri
     folder = model.folder
     before = fingerprint([folder])
     try:
-        classes = parts_of(model.index, model.name).items()
+        classes = model.parts.items()
         parts = {name: _load(folder, name, *names, dtype) for name, names in classes if name not in overrides}
         pipe = getattr(diffusers, pipeline).from_pretrained(
             str(folder),

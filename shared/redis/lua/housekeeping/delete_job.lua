@@ -1,8 +1,8 @@
 -- Delete the record, the events and the index entries of a finished job.
--- KEYS: record, events, index of all jobs
+-- KEYS: record, events, index of all jobs, indexes by origin
 -- ARGV: id; prefixes of the indexes by state, backend, label and owner; '1' for a dry run
 -- Returns 1, or 0 when the job has not ended, is pinned or is unknown.
-local record, events, jobs = KEYS[1], KEYS[2], KEYS[3]
+local record, events = KEYS[1], KEYS[2]
 local id, state_prefix, backend_prefix = ARGV[1], ARGV[2], ARGV[3]
 local label_prefix, owner_prefix, is_dry_run = ARGV[4], ARGV[5], ARGV[6] ~= ''
 
@@ -15,7 +15,9 @@ if is_dry_run then
   return 1
 end
 redis.call('DEL', record, events)
-redis.call('ZREM', jobs, id)
+for i = 3, #KEYS do
+  redis.call('ZREM', KEYS[i], id)
+end
 redis.call('ZREM', state_prefix .. state, id)
 redis.call('ZREM', backend_prefix .. backend, id)
 if label ~= '' then

@@ -24,12 +24,15 @@ if redis.call('EXISTS', record) == 1 then
   return { 'created', id, QUEUE.position(q.queue, record_prefix, id) }
 end
 local is_late = UNCONFIRMED.is_late(answer_by)
-if on_duplicate == 'return-unconfirmed' then
-  local earlier_id = UNCONFIRMED.take(idempotency, record_prefix, lifetime_ms, is_late, id)
+-- Jobs of equal requests whose callers were sent away, or never got an answer.
+local unconfirmed = on_duplicate == 'return-unconfirmed' and idempotency or idempotency .. ':unconfirmed'
+if on_duplicate ~= 'return' and lifetime_ms ~= '' then
+  local earlier_id = UNCONFIRMED.take(unconfirmed, record_prefix, lifetime_ms, is_late, id)
   if earlier_id then
     return { 'duplicate', earlier_id }
   end
-elseif on_duplicate ~= 'create' then
+end
+if on_duplicate == 'return' or on_duplicate == 'return-unless-failed' then
   local earlier = redis.call('HMGET', idempotency, 'id', 'hash')
   local earlier_id, earlier_hash = earlier[1], earlier[2]
   if earlier_id then

@@ -18,7 +18,8 @@ from worker.engines.diffusers.flux_local import PIPELINE, WORKING_BYTES, FluxLoc
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import Placement, part_sizes
 from worker.images.values import Inputs
-from worker.models.sources import LocalModel, ModelSource
+from worker.models.local_model import LocalModel
+from worker.models.sources import ModelSource
 
 pytestmark = [
     pytest.mark.parametrize("device", ON_EACH_DEVICE, scope="module"),

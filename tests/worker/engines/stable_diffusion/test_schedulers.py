@@ -33,6 +33,15 @@ def test_every_offered_scheduler_draws_the_prompt(starter: StableDiffusion, sche
     assert shows_a_red_heart_on_blue(image)
 
 
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name.endswith("_karras")])
+def test_the_spacing_of_karras_suits_ordinary_models(scheduler: str) -> None:
+    new = SCHEDULERS[scheduler]({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012})
+    new.set_timesteps(8)
+
+    assert new.config.use_karras_sigmas
+    assert len(new.sigmas) >= 8
+
+
 @pytest.mark.parametrize("scheduler", ["heun", "lcm"])
 def test_every_scheduler_counts_its_steps_up_to_the_last(starter: StableDiffusion, scheduler: str) -> None:
     steps: list[Step] = []
@@ -52,7 +61,9 @@ def test_a_scheduler_keeps_no_state_between_jobs(starter: StableDiffusion) -> No
 
 
 def test_the_starter_offers_only_suitable_schedulers(starter: StableDiffusion) -> None:
-    assert set(SCHEDULERS) - set(starter.capabilities.schedulers) == {"dpm++_2m_karras", "pndm"}
+    karras = {name for name in SCHEDULERS if name.endswith("_karras")}
+
+    assert set(SCHEDULERS) - set(starter.capabilities.schedulers) == {"pndm", *karras}
 
 
 def test_an_ordinary_model_offers_every_scheduler() -> None:

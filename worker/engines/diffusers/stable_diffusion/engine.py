@@ -39,7 +39,8 @@ from worker.engines.diffusers.stable_diffusion.sampling_defaults import capabili
 from worker.engines.diffusers.stable_diffusion.schedulers import SCHEDULERS
 from worker.images.values import Inputs, RenderedImage
 from worker.models.fingerprint import fingerprint
-from worker.models.sources import STARTER, LocalModel
+from worker.models.local_model import LocalModel
+from worker.models.sources import STARTER
 
 logger = logging.getLogger(__name__)
 

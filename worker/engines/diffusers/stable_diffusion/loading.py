@@ -10,7 +10,7 @@ import torch
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.pipeline_loading import load_pipeline
 from worker.engines.diffusers.placement import AUTOENCODER, Placement, place, place_where_it_fits
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 #: Only safe on CUDA: on Apple's GPU and on CPUs half precision gives black images (diffusers#6136).
 HALF = {"cuda": torch.float16}

@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 
+from shared.jobs.prompt_weights import WeightedText, parse_weights
 from shared.jobs.requests import GenerationRequest, Lora
+from shared.jobs.types import PromptSyntax
 from worker.engines.diffusers.prompt_embeddings import MAX_ENTRIES, PromptEmbedding, PromptEmbeddingCache
+from worker.engines.diffusers.weighted_prompts import Chunker, encode_sections
 
 #: How much of the ignored text a warning quotes.
 MAX_QUOTE = 200
@@ -27,28 +30,59 @@ class Prompts:
             self._embeddings.clear()
 
     def arguments(
-        self, pipe: Any, texts: Sequence[tuple[str, str | None]], device: torch.device, *, guided: bool
+        self,
+        pipe: Any,
+        texts: Sequence[tuple[str, str | None]],
+        request: GenerationRequest,
+        device: torch.device,
+        *,
+        guided: bool,
     ) -> dict[str, torch.Tensor]:
         """Arguments of a pipeline call for a batch with these prompts and negative prompts."""
-        positive = [self._encode(pipe, prompt) for prompt, _ in texts]
-        arguments = dict(zip(self._names, _batched(positive), strict=True))
+        positive = [self._encode(pipe, prompt, request) for prompt, _ in texts]
+        negative = [
+            self._encode_negative(pipe, text, embedding, request)
+            for (_, text), embedding in zip(texts if guided else (), positive, strict=guided)
+        ]
+        length = max(embedding[0].shape[1] for embedding in (*positive, *negative))
+
+        def batched(embeddings: Sequence[PromptEmbedding]) -> list[torch.Tensor]:
+            return _batched([self._extended(pipe, embedding, length, request) for embedding in embeddings])
+
+        arguments = dict(zip(self._names, batched(positive), strict=True))
         if guided:
-            negative = [
-                self._encode_negative(pipe, text, embedding)
-                for (_, text), embedding in zip(texts, positive, strict=True)
-            ]
-            names = (f"negative_{name}" for name in self._names)
-            arguments.update(zip(names, _batched(negative), strict=True))
+            arguments.update(zip((f"negative_{name}" for name in self._names), batched(negative), strict=True))
         return {name: tensor.to(device) for name, tensor in arguments.items()}
 
-    def _encode_negative(self, pipe: Any, text: str | None, positive: PromptEmbedding) -> PromptEmbedding:
+    def _extended(
+        self, pipe: Any, embedding: PromptEmbedding, length: int, request: GenerationRequest
+    ) -> PromptEmbedding:
+        """Followed by empty texts: all texts of a pipeline call need equally many tokens."""
+        text, *pooled = embedding
+        if text.shape[1] == length:
+            return embedding
+        empty = self._encode(pipe, "", request)[0]
+        return torch.cat([text, *[empty] * ((length - text.shape[1]) // empty.shape[1])], dim=1), *pooled
+
+    def _encode_negative(
+        self, pipe: Any, text: str | None, positive: PromptEmbedding, request: GenerationRequest
+    ) -> PromptEmbedding:
         # As in the pipeline of Stable Diffusion XL; the others have no such option.
         if text is None and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
             return tuple(torch.zeros_like(tensor) for tensor in positive)
-        return self._encode(pipe, text or "")
+        return self._encode(pipe, text or "", request)
 
-    def _encode(self, pipe: Any, text: str) -> PromptEmbedding:
-        return self._embeddings.get((text, pipe.unet.dtype), lambda: _encode(pipe, text))
+    def _encode(self, pipe: Any, text: str, request: GenerationRequest) -> PromptEmbedding:
+        syntax, clip_skip = request.prompt_syntax, request.clip_skip
+
+        def encode() -> PromptEmbedding:
+            if syntax is PromptSyntax.WEIGHTED:
+                return encode_sections(pipe, parse_weights(text), clip_skip)
+            if clip_skip is not None:
+                return encode_sections(pipe, ((WeightedText(text),),), clip_skip, max_chunks=1)
+            return _encode(pipe, text)
+
+        return self._embeddings.get((text, syntax, clip_skip, pipe.unet.dtype), encode)
 
 
 @torch.no_grad()
@@ -69,7 +103,7 @@ def prompt_warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:
     for field, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
         for name in ("tokenizer", "tokenizer_2"):
             tokenizer = getattr(pipe, name, None)
-            if text and tokenizer is not None and (ignored := _ignored_text(tokenizer, text)):
+            if text and tokenizer is not None and (ignored := _ignored_text(tokenizer, text, request.prompt_syntax)):
                 yield f"{field} is too long: the model ignores {ignored!r}"
     # The negative prompt is for the second prediction, which guidance up to 1 leaves out.
     guidance = request.guidance_scale
@@ -77,8 +111,11 @@ def prompt_warnings(pipe: Any, request: GenerationRequest) -> Iterator[str]:
         yield f"negative_prompt has no effect with a guidance_scale of {guidance:g}"
 
 
-def _ignored_text(tokenizer: Any, text: str) -> str:
+def _ignored_text(tokenizer: Any, text: str, syntax: PromptSyntax | None) -> str:
     """The end of the text, beyond the encoder's limit: usually 77 tokens, two of them markers."""
-    tokens = tokenizer(text).input_ids
-    ignored: str = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1]).strip()
+    if syntax is PromptSyntax.WEIGHTED:
+        ignored = Chunker(tokenizer).ignored_text(text)
+    else:
+        tokens = tokenizer(text).input_ids
+        ignored = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1]).strip()
     return ignored if len(ignored) <= MAX_QUOTE else f"{ignored[:MAX_QUOTE].rstrip()}..."

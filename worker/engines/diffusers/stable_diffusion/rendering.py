@@ -113,7 +113,7 @@ class Rendering:
         # The pipelines' own condition for a second prediction, without the prompt.
         guided = (self.request.guidance_scale or 0) > 1 and self.mode.pipe.unet.config.time_cond_proj_dim is None
         texts = [(spec.prompt, spec.negative_prompt) for spec in specs]
-        return self.prompts.arguments(self.mode.pipe, texts, self.pipelines.device, guided=guided)
+        return self.prompts.arguments(self.mode.pipe, texts, self.request, self.pipelines.device, guided=guided)
 
     def _attempts(self, latents: torch.Tensor, spec: ImageSpec) -> Iterator[Attempt]:
         """Cheapest first: if the latents are finite, only the decoder has overflowed."""

@@ -12,7 +12,7 @@ from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.stable_diffusion.loading import Pipelines
 from worker.engines.diffusers.stable_diffusion.schedulers import usable_schedulers
-from worker.models.sources import LocalModel
+from worker.models.local_model import LocalModel
 
 #: An optional file in the model folder that overrides the defaults.
 OVERRIDES_FILE = "imagegen.json"
@@ -90,7 +90,11 @@ def capabilities_of(pipelines: Pipelines, model: LocalModel, *, loras: tuple[str
         strength=overrides.strength or STRENGTH,
         loras=loras,
         safety=safety,
-        ignored=("bfl_model", "negative_prompt") if takes_guidance else ("bfl_model",),
+        ignored=(
+            "bfl_model",
+            *(("clip_skip",) if pipelines.is_xl else ()),
+            *(("negative_prompt",) if takes_guidance else ()),
+        ),
     )
 
 

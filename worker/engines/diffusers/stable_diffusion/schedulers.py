@@ -15,16 +15,21 @@ SCHEDULERS: Mapping[str, Callable[[Any], Any]] = {
     "dpm++_2m": partial(_DPM, algorithm_type="dpmsolver++", final_sigmas_type="zero"),
     "dpm++_2m_karras": partial(_DPM, algorithm_type="dpmsolver++", final_sigmas_type="zero", use_karras_sigmas=True),
     "dpm++_2m_sde": partial(_DPM, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero"),
+    "dpm++_2m_sde_karras": partial(
+        _DPM, algorithm_type="sde-dpmsolver++", final_sigmas_type="zero", use_karras_sigmas=True
+    ),
     "euler": _EULER,
+    "euler_karras": partial(_EULER, use_karras_sigmas=True),
     "euler_a": diffusers.EulerAncestralDiscreteScheduler.from_config,
     "heun": diffusers.HeunDiscreteScheduler.from_config,
+    "heun_karras": partial(diffusers.HeunDiscreteScheduler.from_config, use_karras_sigmas=True),
     "lcm": diffusers.LCMScheduler.from_config,
     "pndm": partial(diffusers.PNDMScheduler.from_config, skip_prk_steps=True),
     "unipc": diffusers.UniPCMultistepScheduler.from_config,
 }
 #: Wrong colours for models that were trained from pure noise (zero terminal SNR): PNDM has no such schedule, and the
 #: schedule of Karras spends nearly all its steps between pure noise and almost pure noise.
-_UNSUITED_TO_ZERO_SNR = frozenset({"dpm++_2m_karras", "pndm"})
+_UNSUITED_TO_ZERO_SNR = frozenset({"pndm", *(name for name in SCHEDULERS if name.endswith("_karras"))})
 
 
 def usable_schedulers(config: Mapping[str, Any], *, only_lcm: bool = False) -> tuple[str, ...]:

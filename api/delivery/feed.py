@@ -1,0 +1,134 @@
+"""Follows all jobs of an owner: live events, the latest ones again after a broken connection, and one read per event
+for all listeners of this process."""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+
+from api.delivery.events import (
+    EVERY_JOB,
+    TRANSIENT,
+    EventHub,
+    Listener,
+    live_events,
+    retry_until_available,
+    stream_position,
+)
+from shared.jobs.operations import Jobs
+from shared.jobs.snapshots import JobEvent, JobSnapshot
+from shared.redis.store import AsyncStore
+
+#: State changes that a stream can resume after, and jobs whose owner is remembered.
+MAX_HISTORY, MAX_OWNERS = 2000, 5000
+#: Reads that listeners share. Every listener needs a read within milliseconds of the event.
+MAX_READS = 256
+
+
+class EventHistory:
+    """The latest state changes of all jobs. It knows from when on it has all of them."""
+
+    def __init__(self) -> None:
+        self._events: deque[JobEvent] = deque()
+        self._complete_since: int | None = None
+        self.last_id = ""
+
+    def add(self, event: JobEvent) -> None:
+        if event.type in TRANSIENT:
+            return
+        self.last_id = event.id
+        if self._complete_since is None:
+            self._complete_since = _milliseconds(event.id)
+        if event.type != "progress":
+            self._events.append(event)
+        if len(self._events) > MAX_HISTORY:
+            self._complete_since = _milliseconds(self._events.popleft().id) + 1
+
+    def start_over(self) -> None:
+        """Events may have been missed."""
+        self._events.clear()
+        self._complete_since, self.last_id = None, ""
+
+    def since(self, last_id: str) -> list[JobEvent] | None:
+        """The state changes after an event, and those in its millisecond; None if some may be missing."""
+        if self._complete_since is None or not last_id or _milliseconds(last_id) < self._complete_since:
+            return None
+        return [event for event in self._events if _milliseconds(event.id) >= _milliseconds(last_id)]
+
+
+@dataclass(frozen=True)
+class FeedEvent:
+    """An event of a visible job, with the job for `state` and `done`. `sync` says that events may have been missed."""
+
+    type: str
+    id: str
+    job_id: str = ""
+    data: str = ""
+    snapshot: JobSnapshot | None = None
+
+
+class JobFeed:
+    def __init__(self, store: AsyncStore, jobs: Jobs, hub: EventHub) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._hub = hub
+        self._history = EventHistory()
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._reads: OrderedDict[tuple[str, str], asyncio.Task[JobSnapshot | None]] = OrderedDict()
+        hub.on_event, hub.on_gap = self._history.add, self._history.start_over
+
+    async def follow(self, owner: str | None, last_id: str) -> AsyncIterator[FeedEvent | None]:
+        """The events of the owner's jobs (None: of all jobs) after `last_id`, until the process stops.
+
+        None stands for silence (see PING_SECONDS).
+        """
+        with self._hub.listen(EVERY_JOB) as listener:
+            missed = self._history.since(last_id)
+            if missed is None:
+                yield FeedEvent("sync", self._history.last_id)
+            for event in missed or ():
+                if (visible := await self._resolve(event, owner)) is not None:
+                    yield visible
+            async for live in self._live(listener, owner):
+                yield live
+
+    async def _live(self, listener: Listener, owner: str | None) -> AsyncIterator[FeedEvent | None]:
+        while not listener.closed:
+            async for event in live_events(listener, ""):
+                if event is None:
+                    yield None
+                elif (visible := await self._resolve(event, owner)) is not None:
+                    yield visible
+            yield FeedEvent("sync", self._history.last_id)
+
+    async def _resolve(self, event: JobEvent, owner: str | None) -> FeedEvent | None:
+        """None for a job that is deleted or that the owner may not see."""
+        snapshot = None
+        if event.type in ("state", "done") or (owner is not None and event.job_id not in self._owners):
+            snapshot = await self._read(event)
+            if snapshot is None:
+                return None
+        if owner is not None and self._owners.get(event.job_id) != owner:
+            return None
+        return FeedEvent(event.type, event.id, event.job_id, event.data, snapshot)
+
+    async def _read(self, event: JobEvent) -> JobSnapshot | None:
+        key = event.job_id, event.id
+        reading = self._reads.get(key)
+        if reading is None:
+            read = partial(self._store.run, self._jobs.read(event.job_id))
+            reading = self._reads[key] = asyncio.create_task(retry_until_available(read))
+            if len(self._reads) > MAX_READS:
+                self._reads.popitem(last=False)
+        # A listener that disconnects must not cancel the read for the others.
+        snapshot = await asyncio.shield(reading)
+        if snapshot is not None:
+            self._owners[event.job_id] = snapshot.job.owner
+            if len(self._owners) > MAX_OWNERS:
+                self._owners.popitem(last=False)
+        return snapshot
+
+
+def _milliseconds(event_id: str) -> int:
+    return stream_position(event_id)[0]

@@ -1,0 +1,77 @@
+"""Renders problems the way that the clients of each protocol read errors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import PROBLEM_MEDIA_TYPE, Problem
+
+
+@dataclass(frozen=True)
+class RenderedError:
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Added to those of the problem."""
+    media_type: str = "application/json"
+
+
+#: Renders a problem; `headers` are those of the answer so far.
+ErrorRenderer = Callable[[Problem, Mapping[str, str]], RenderedError]
+
+
+class ProtocolErrors:
+    """Replaces the problems that routes and middleware answer below the paths of a protocol."""
+
+    def __init__(self, app: ASGIApp, renderers: Mapping[str, ErrorRenderer]) -> None:
+        """`renderers` by the beginning of the path, without a slash at the end."""
+        self._app = app
+        self._renderers = sorted(renderers.items(), key=lambda entry: -len(entry[0]))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start: Message | None = None
+        body = bytearray()
+
+        async def send_rendered(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and _is_problem(message):
+                start = message
+            elif start is None:
+                await send(message)
+            else:
+                body.extend(message.get("body", b""))
+                if not message.get("more_body", False):
+                    for part in self._render(scope, start, bytes(body)):
+                        await send(part)
+
+        await self._app(scope, receive, send_rendered)
+
+    def _render(self, scope: Scope, start: Message, body: bytes) -> list[Message]:
+        renderer = self._renderer(scope)
+        if renderer is None:
+            return [start, {"type": "http.response.body", "body": body}]
+        headers = MutableHeaders(raw=list(start["headers"]))
+        rendered = renderer(Problem.model_validate_json(body), headers)
+        headers.update(rendered.headers)
+        headers["content-type"], headers["content-length"] = rendered.media_type, str(len(rendered.body))
+        answer = {"type": "http.response.start", "status": rendered.status, "headers": headers.raw}
+        return [answer, {"type": "http.response.body", "body": rendered.body}]
+
+    def _renderer(self, scope: Scope) -> ErrorRenderer | None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for prefix, renderer in self._renderers:
+            if path == prefix or path.startswith(f"{prefix}/"):
+                return renderer
+        return None
+
+
+def _is_problem(message: Message) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(PROBLEM_MEDIA_TYPE.encode())
+        for name, value in message.get("headers", ())
+    )

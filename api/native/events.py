@@ -1,0 +1,145 @@
+"""The routes that stream events: of one job, and of all jobs of a caller."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+
+from api.delivery.answers import estimated_wait, view_job
+from api.delivery.events import TRANSIENT, format_event, job_events, retry_until_available
+from api.delivery.feed import FeedEvent
+from api.edge.authentication import CallerDep
+from api.problems import problem_responses, set_job_id
+from api.services import Services, ServicesDep
+from shared.access.links import Links
+from shared.jobs.snapshots import JobEvent, JobSnapshot
+from shared.jobs.states import State
+from shared.jobs.views import job_view
+
+router = APIRouter(tags=["jobs"])
+
+EVENT_STREAM = "text/event-stream"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+#: Id of the only event of a job whose events have expired.
+EXPIRED_END = "0-1"
+LastEventId = Annotated[str, Header(description="Resume after this event")]
+
+
+async def _stream_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
+    """Occupied until the stream ends."""
+    with services.stream_limit.slot(caller.client_id):
+        yield
+
+
+@router.get(
+    "/api/jobs/{job_id}/events",
+    operation_id="streamJobEvents",
+    dependencies=[Depends(_stream_slot)],
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "The job has ended, and the client has seen its last event"},
+        **problem_responses("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable"),
+    },
+)
+async def stream_job_events(
+    http: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    job_id: str,
+    last_event_id: LastEventId = "",
+) -> Response:
+    """Follow a job through Server-Sent Events: `state`, `progress`, `preview`, and finally `done` with the whole job.
+
+    `Last-Event-ID` resumes without loss, but previews are not repeated.
+    """
+    last = _valid(last_event_id)
+    snapshot = await services.read_job(job_id, caller.visible_owner)
+    set_job_id(http, job_id)
+    if snapshot.job.state.is_terminal and last and await _has_seen_end(services, job_id, last):
+        # EventSource reconnects whenever a stream ends; only 204 stops it.
+        return Response(status_code=204, headers={"X-Job-Id": job_id})
+    stream = _stream(services, snapshot, last, await services.links(http))
+    return StreamingResponse(stream, media_type=EVENT_STREAM, headers={**HEADERS, "X-Job-Id": job_id})
+
+
+@router.get(
+    "/api/events",
+    operation_id="streamEvents",
+    dependencies=[Depends(_stream_slot)],
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {EVENT_STREAM: {}}},
+        **problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable"),
+    },
+)
+async def stream_events(
+    http: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    last_event_id: LastEventId = "",
+    previews: Annotated[bool, Query(description="Whether to send previews")] = True,
+) -> Response:
+    """Follow all jobs that you may see, new ones included, through Server-Sent Events.
+
+    `state` and `done` have the whole job; `progress` and `preview` have its `id`. `sync` comes first, and whenever
+    events may have been missed: read `GET /api/jobs` then. `Last-Event-ID` resumes without `sync` if it can.
+    """
+    # Reads the signer before the answer begins, so that a store that does not answer is an error.
+    await services.links(http)
+    stream = _stream_all(services, http, caller.visible_owner, _valid(last_event_id), previews=previews)
+    return StreamingResponse(stream, media_type=EVENT_STREAM, headers=HEADERS)
+
+
+def _valid(event_id: str) -> str:
+    """Redis accepts no number above 2^64."""
+    return event_id if re.fullmatch(r"\d{1,19}-\d{1,19}", event_id) else ""
+
+
+async def _stream_all(
+    services: Services, http: Request, owner: str | None, last: str, *, previews: bool
+) -> AsyncIterator[bytes]:
+    async for event in services.job_feed.follow(owner, last):
+        if event is None:
+            yield format_event(None)
+        elif previews or event.type != "preview":
+            data = await _event_json(services, http, event)
+            yield format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
+
+
+async def _event_json(services: Services, http: Request, event: FeedEvent) -> str:
+    if event.type == "sync":
+        return "{}"
+    if event.type == "progress" or event.type in TRANSIENT or event.snapshot is None:
+        # Spliced in, because previews are large.
+        return f'{{"id":"{event.job_id}",{event.data[1:]}'
+    return (await view_job(services, http, event.snapshot)).model_dump_json()
+
+
+async def _has_seen_end(services: Services, job_id: str, last: str) -> bool:
+    events = await services.store.run(services.jobs.read_events(job_id))
+    return last == (events[-1].id if events else EXPIRED_END)
+
+
+async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: Links) -> AsyncIterator[bytes]:
+    job_id = snapshot.job.id
+    with services.event_hub.listen(job_id) as listener:
+        if snapshot.job.state.is_terminal and not await services.store.run(services.jobs.read_events(job_id, last)):
+            # The events have expired, but the record has the outcome.
+            yield format_event(JobEvent(job_id, EXPIRED_END, "done", snapshot.job.state), _job_json(snapshot, links))
+            return
+        async for event in job_events(services.store, services.jobs, listener, job_id, last):
+            if event is not None and event.type in ("done", "state"):
+                snapshot = await retry_until_available(lambda: services.read_job(job_id))
+                wait = await estimated_wait(services, snapshot)
+                position = snapshot.queue_position if event.data == State.QUEUED else None
+                yield format_event(event, _job_json(snapshot, links), position, wait)
+            else:
+                yield format_event(event)
+
+
+def _job_json(snapshot: JobSnapshot, links: Links) -> str:
+    return job_view(snapshot, links).model_dump_json()

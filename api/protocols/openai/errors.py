@@ -1,0 +1,55 @@
+"""Errors as the clients of OpenAI read them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from api.delivery.protocol_errors import RenderedError
+from api.problems import Problem
+
+#: Wrong requests are 400 there.
+_STATUS = {"invalid-request": 400, "invalid-image": 400, "content-rejected": 400, "idempotency-mismatch": 400}
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+#: The codes that clients look for; all others are the service's own.
+_CODES = {"content-rejected": "content_policy_violation", "model-not-found": "model_not_found"}
+#: Our fields by the parameter that sets them.
+_PARAMETERS = {
+    "width": "size",
+    "height": "size",
+    "num_images": "n",
+    "output_quality": "output_compression",
+    "previews": "partial_images",
+}
+
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "message": {"type": "string"},
+        "type": {"type": "string"},
+        "param": {"type": ["string", "null"]},
+        "code": {"type": ["string", "null"]},
+        "problem": {"type": "string", "description": "The code in docs/errors.md"},
+        "job_id": {"type": ["string", "null"]},
+    },
+    "required": ["message", "type", "param", "code"],
+}
+SCHEMA: Mapping[str, Any] = {"type": "object", "properties": {"error": _ERROR}, "required": ["error"]}
+
+
+def error_object(problem: Problem, job_id: str | None) -> dict[str, Any]:
+    """What stands under `error`. Clients show the message alone."""
+    status = _STATUS.get(problem.code, problem.status)
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    pointer = problem.errors[0].pointer.split("/")[1:2] if problem.errors else []
+    parameter = _PARAMETERS.get(pointer[0], pointer[0]) if pointer else None
+    error = {"message": problem.detail, "type": kind, "param": parameter or None}
+    return {**error, "code": _CODES.get(problem.code, problem.code), "problem": problem.code, "job_id": job_id}
+
+
+def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:
+    job_id = headers.get("x-job-id")
+    added = {"x-should-retry": "true" if problem.retryable else "false"}
+    if job_id is not None:
+        added["x-request-id"] = job_id
+    body = json.dumps({"error": error_object(problem, job_id)}).encode()
+    return RenderedError(_STATUS.get(problem.code, problem.status), body, added)

@@ -1,0 +1,66 @@
+"""Writes and reads the text in which AUTOMATIC1111's web UI records how an image was made.
+
+The prompt comes first, then the line of the negative prompt, and last one line of settings.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+
+NEGATIVE = "Negative prompt:"
+#: What the web UI calls the two texts in its parsed form.
+PROMPT_KEY, NEGATIVE_KEY = "Prompt", "Negative prompt"
+#: With fewer settings, the last line is part of the prompt.
+MIN_SETTINGS = 3
+MAX_SETTINGS_LENGTH = 64 * 1024
+_SETTING = re.compile(r'\s*+(\w[\w \-/]{0,63}+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
+_SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
+
+
+def write_infotext(prompt: str, negative_prompt: str | None, settings: Mapping[str, object]) -> str:
+    """Settings that are None are left out."""
+    lines = [prompt]
+    if negative_prompt:
+        lines.append(f"{NEGATIVE} {negative_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
+    return "\n".join(lines)
+
+
+def parse_infotext(text: str) -> dict[str, str]:
+    """The prompts and settings by the web UI's names for them; a size becomes two settings, `Size-1` and `Size-2`."""
+    *lines, last = text.strip().split("\n")
+    settings = _SETTING.findall(last[:MAX_SETTINGS_LENGTH])
+    if len(settings) < MIN_SETTINGS:
+        lines, settings = [*lines, last], []
+    texts: dict[str, list[str]] = {PROMPT_KEY: [], NEGATIVE_KEY: []}
+    key = PROMPT_KEY
+    for line in map(str.strip, lines):
+        if line.startswith(NEGATIVE):
+            key, line = NEGATIVE_KEY, line.removeprefix(NEGATIVE).strip()
+        texts[key].append(line)
+    parsed = {name: "\n".join(parts).strip() for name, parts in texts.items()}
+    for name, value in settings:
+        parsed |= _setting(name, value)
+    return parsed
+
+
+def _setting(name: str, value: str) -> dict[str, str]:
+    text = _unquoted(value)
+    if size := _SIZE.fullmatch(text):
+        return {f"{name}-1": size[1], f"{name}-2": size[2]}
+    return {name: text}
+
+
+def _quoted(value: object) -> str:
+    """As a JSON string if the value contains punctuation of the format."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
+
+
+def _unquoted(text: str) -> str:
+    if text[:1] != '"':
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text

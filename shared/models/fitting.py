@@ -1,0 +1,68 @@
+"""Fits a request to the sizes that a model makes well, for callers that cannot choose the size."""
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+from shared.jobs.requests import GenerationRequest
+
+if TYPE_CHECKING:
+    from shared.models.capabilities import Capabilities, Size
+
+
+def fit_size(
+    model: "Capabilities", request: GenerationRequest, input_size: "Size | None", max_pixels: int | None
+) -> tuple[GenerationRequest, tuple[str, ...]]:
+    """The request with a size that the model makes well, to be scaled to the size asked for; and warnings about that.
+
+    `input_size` is that of the first input image, `max_pixels` the operator's limit. Requests without `fit_size` stay
+    as they are, and so do those of models that take no size or extend an image, because only the caller knows how far.
+    """
+    if not request.fit_size or model.max_added is not None or "width" in model.ignored:
+        return request, ()
+    asked = _asked_size(model, request, input_size)
+    target = _limited(asked, max_pixels)
+    made = _good_size(model, target, max_pixels)
+    size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
+    warnings = []
+    if target != asked:
+        warnings.append(f"{_text(asked)} is more than this service's limit: the image has {_text(target)}")
+    if request.output_width is None and (made != target or model.only_ratio):
+        size |= {"output_width": target[0], "output_height": target[1]}
+    if made != target:
+        warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")
+    return request.model_copy(update=size), tuple(warnings)
+
+
+def _asked_size(model: "Capabilities", request: GenerationRequest, input_size: "Size | None") -> "Size":
+    """A missing side follows the aspect ratio of the input image, or of the model."""
+    width, height = input_size or (model.width, model.height)
+    if request.width and request.height:
+        return request.width, request.height
+    if request.width:
+        return request.width, max(1, round(height * request.width / width))
+    if request.height:
+        return max(1, round(width * request.height / height)), request.height
+    return width, height
+
+
+def _limited(size: "Size", max_pixels: int | None) -> "Size":
+    width, height = size
+    if max_pixels is None or width * height <= max_pixels:
+        return size
+    scale = sqrt(max_pixels / (width * height))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _good_size(model: "Capabilities", size: "Size", max_pixels: int | None) -> "Size":
+    width, height = size
+    native, scale = model.width * model.height, 1.0
+    if model.size_tolerance is not None:
+        factor = width * height / native
+        if not 1 / model.size_tolerance <= factor <= model.size_tolerance:
+            scale = sqrt(1 / factor)
+    limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
+    return model.fitted_size((width * scale, height * scale), limit)
+
+
+def _text(size: "Size") -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,56 @@
+"""Graphs for tests without a GPU: a replay computes again, from the captured arguments into the captured results."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
+
+
+@dataclass
+class RecordedGraph:
+    call: Callable[[], Any]
+    output: Any
+    backend: "RecordingGraphs"
+
+    def replay(self) -> None:
+        self.backend.replays += 1
+        for static, computed in zip(tensors_in(self.output), tensors_in(self.call()), strict=True):
+            static.copy_(computed)
+
+
+@dataclass
+class RecordingGraphs:
+    """A GraphBackend that counts. `share` is the time of a replay as a share of a usual call."""
+
+    share: float = 0.5
+    room: int = 1 << 40
+    device: torch.device = field(default=torch.device("cpu"))
+    captures: int = 0
+    replays: int = 0
+    releases: int = 0
+    fail: Callable[[], None] = lambda: None
+
+    def capture(self, call: Callable[[], Any]) -> RecordedGraph:
+        self.captures += 1
+        self.fail()
+        return RecordedGraph(call, call(), self)
+
+    def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        before = self.replays
+        result = call()
+        return (self.share if self.replays > before else 1.0), result
+
+    def room_bytes(self) -> int:
+        return self.room
+
+    def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
+        begin = time.perf_counter_ns()
+        result = call()
+        return time.perf_counter_ns() - begin, result
+
+    def release(self) -> None:
+        self.releases += 1

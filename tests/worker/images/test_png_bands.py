@@ -1,0 +1,91 @@
+"""PNG files that are encoded in bands on several threads: identical pixels, texts and checksums."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.worker.images.test_png import chunks, decoded, opened, pictogram
+from worker.images import png_bands
+from worker.images.png import encode_png
+from worker.images.png_bands import BandEncoder
+from worker.images.values import Pixels
+
+SIDES = st.integers(1, 40)
+IMAGES = st.tuples(SIDES, SIDES, st.just(3)).flatmap(lambda shape: arrays(np.uint8, shape))
+TEXTS = {"parameters": "a cat", "imagegen": '{"seed": 1}', "Title": "猫"}
+SIDE = 512
+
+
+def in_bands(pixels: Pixels, threads: int = 4) -> bytes:
+    file = BandEncoder(threads).encode(pixels, TEXTS)
+    assert file is not None
+    return file
+
+
+@settings(deadline=None, max_examples=60)
+@given(IMAGES, st.integers(2, 8))
+def test_any_image_decodes_to_the_same_pixels(pixels: Pixels, threads: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(png_bands, "MIN_BAND_BYTES", 1)
+        file = BandEncoder(threads).encode(pixels, {})
+
+    # An image of one row has no second band.
+    assert (file is None) == (len(pixels) == 1)
+    assert file is None or np.array_equal(decoded(file), pixels)
+
+
+@pytest.mark.parametrize("view", [lambda p: p[::-1], lambda p: p.transpose(1, 0, 2), np.asfortranarray])
+def test_pixels_may_have_any_memory_layout(view: object) -> None:
+    assert callable(view)
+    pixels = view(pictogram(SIDE))
+
+    assert np.array_equal(decoded(in_bands(pixels)), pixels)
+
+
+def test_all_bands_are_one_stream_with_one_checksum() -> None:
+    pixels = pictogram(SIDE)
+    stream = b"".join(content for kind, content in chunks(in_bands(pixels)) if kind == b"IDAT")
+    reader = zlib.decompressobj()
+
+    filtered = reader.decompress(stream)
+
+    # zlib verifies the checksum only where it ends.
+    assert reader.eof
+    assert reader.unused_data == b""
+    assert len(filtered) == SIDE * (1 + 3 * SIDE)
+
+
+def test_every_chunk_has_its_checksum() -> None:
+    file, start = in_bands(pictogram(SIDE)), 8
+    while start < len(file):
+        (length,) = struct.unpack_from(">I", file, start)
+        body, end = file[start + 4 : start + 8 + length], start + 12 + length
+        assert struct.unpack_from(">I", file, end - 4) == (zlib.crc32(body),)
+        start = end
+
+
+def test_texts_are_those_of_the_encoder_without_bands() -> None:
+    pixels = pictogram(SIDE)
+    kinds = {b"tEXt", b"iTXt"}
+
+    plain, banded = encode_png(pixels, TEXTS), in_bands(pixels)
+
+    assert opened(banded).text == TEXTS
+    assert [chunk for chunk in chunks(banded) if chunk[0] in kinds] == [
+        chunk for chunk in chunks(plain) if chunk[0] in kinds
+    ]
+
+
+def test_files_are_about_as_small_as_without_bands() -> None:
+    pixels = pictogram(SIDE)
+
+    assert len(in_bands(pixels, threads=8)) <= 1.1 * len(encode_png(pixels))
+
+
+def test_small_images_are_left_to_the_encoder_without_bands() -> None:
+    assert BandEncoder(8).encode(pictogram(128), TEXTS) is None

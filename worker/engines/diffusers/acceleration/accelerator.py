@@ -1,0 +1,151 @@
+"""What a level of SD_OPTIMIZE does to the denoiser of one model, on one device."""
+
+import logging
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.engines.diffusers.acceleration import attention
+from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
+from worker.engines.diffusers.acceleration.compiled_denoiser import CompiledDenoiser, compile_denoiser
+from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
+from worker.engines.diffusers.acceleration.decisions import Decisions
+from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantize_if_faster
+from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend, GraphBackend
+from worker.engines.diffusers.acceleration.sample_calls import SampleCall
+from worker.engines.diffusers.acceleration.step_cache import cached_steps
+
+logger = logging.getLogger(__name__)
+
+
+class Level(IntEnum):
+    """Each includes those before it; their names are the values of SD_OPTIMIZE."""
+
+    OFF = 0
+    """Plain diffusers."""
+    SAFE = 1
+    """Changes no pixel."""
+    FAST = 2
+    """The same image with other last bits."""
+    MAX = 3
+    """Slightly another image."""
+
+    @classmethod
+    def of(cls, setting: str) -> "Level":
+        return cls[setting.upper()]
+
+
+@dataclass(frozen=True)
+class DenoiserPlan:
+    """What is to be accelerated, and for what."""
+
+    denoiser: Any
+    device: torch.device
+    level: Level
+    identity: tuple[object, ...]
+    """All that results depend on beside versions and device: the model's files, its precision."""
+    folder: Path | None = None
+    """Keeps measured decisions and compiled code; None keeps them as long as this process."""
+    distilled: bool = True
+    is_resident: bool = True
+    """Whether all its weights stay on the device."""
+
+
+class Accelerator:
+    """Not thread-safe. Whatever it cannot do it leaves, and the model runs as usual."""
+
+    def __init__(self, plan: DenoiserPlan, backend: GraphBackend | None = None) -> None:
+        """`backend` captures graphs; by default, CUDA does on CUDA devices."""
+        self._plan = plan
+        card = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else plan.device.type
+        identity = (*plan.identity, plan.level.name, card, torch.__version__)
+        self._decisions = Decisions(plan.folder, *identity)
+        self._graphs = self._create_graphs(backend)
+        self._attention: str | None = None
+        self._compiled = CompiledDenoiser()
+        self._compiled_sizes: Sequence[str] = ()
+        self._is_eight_bit = False
+
+    def prepare(self, sizes: Sequence[str], images: Sequence[int], run: Callable[[str, int], object]) -> None:
+        """Measure and compile now, so that no request waits for it.
+
+        `run` makes so many images of a size (`WIDTHxHEIGHT`) in one step, without decoding them.
+        """
+        plan = self._plan
+        if plan.level < Level.FAST or not sizes:
+            return
+        if not plan.is_resident:
+            logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
+            return
+        runs = [partial(run, size, count) for size in sizes for count in images]
+        # Once as it is: the libraries set themselves up.
+        call = SampleCall.record(plan.denoiser, runs[0])
+        candidate = attention.candidate_for(plan.device)
+        self._attention = attention.choose_attention(plan.denoiser, call, plan.device, candidate, self._decisions)
+        if plan.level >= Level.MAX and is_possible(plan.device):
+            self._is_eight_bit = quantize_if_faster(
+                plan.denoiser, runs[0], plan.device, self._decisions, compiled=plan.device.type == "cuda"
+            )
+        code = CompiledCode(plan.folder, plan.device, *plan.identity, plan.level, self._is_eight_bit, sizes, images)
+        with attention.using(self._attention):
+            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code)
+        self._compiled_sizes = sizes
+        self._log_compilation()
+
+    @contextmanager
+    def active(self, loras: Hashable, steps: int) -> Iterator[None]:
+        """For one call of the pipeline, with these LoRAs and steps."""
+        plan = self._plan
+        with ExitStack() as active:
+            active.enter_context(attention.using(self._attention))
+            if plan.level >= Level.FAST:
+                active.enter_context(self._compiled.active())
+            if plan.level >= Level.MAX:
+                active.enter_context(cached_steps(plan.denoiser, steps, distilled=plan.distilled))
+            if self._graphs is not None:
+                active.enter_context(self._graphs.active(plan.denoiser, loras, self._compiled.forward))
+            yield
+
+    def drop(self) -> None:
+        """Free the memory of graphs: something else needs it, or the model moves."""
+        if self._graphs is not None:
+            self._graphs.drop()
+
+    @property
+    def description(self) -> str:
+        """The level and what it does, such as `fast: compiled for 1024x1024 (0.71 of the time), CUDA graphs (1)`."""
+        return f"{self._plan.level.name.lower()}{': ' if (parts := ', '.join(self._parts())) else ''}{parts}"
+
+    def _parts(self) -> Iterator[str]:
+        if self._is_eight_bit:
+            yield "eight-bit floats"
+        if self._attention:
+            yield f"attention by {self._attention}"
+        if self._compiled.is_used:
+            yield f"compiled for {', '.join(self._compiled_sizes)} ({self._compiled.ratio} of the time)"
+        if self._graphs is not None and self._graphs.count:
+            yield f"CUDA graphs ({self._graphs.count})"
+
+    def _create_graphs(self, backend: GraphBackend | None) -> CudaGraphs | None:
+        plan = self._plan
+        if plan.level < Level.SAFE or not plan.is_resident:
+            return None
+        if backend is None and plan.device.type == "cuda":
+            backend = CudaGraphBackend(plan.device)
+        return CudaGraphs(backend, self._decisions) if backend else None
+
+    def _log_compilation(self) -> None:
+        compiled = self._compiled
+        if compiled.ratio is None:
+            return
+        sizes, kept = ", ".join(self._compiled_sizes), " from kept code" if compiled.was_kept else ""
+        used = "" if compiled.is_used else ": not used"
+        logger.info(
+            "compiled for %s in %.0f s%s, %.2f of the time%s", sizes, compiled.seconds, kept, compiled.ratio, used
+        )

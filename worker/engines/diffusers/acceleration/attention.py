@@ -1,0 +1,67 @@
+"""Chooses how attention is computed, by timing it on this card once."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import attention_backend
+
+from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
+from worker.engines.diffusers.acceleration.sample_calls import SampleCall
+from worker.engines.diffusers.out_of_memory import is_broken_device
+
+logger = logging.getLogger(__name__)
+
+#: Faster than PyTorch's own choice on some models of these generations (9: Hopper, 10: Blackwell), slower on others;
+#: on all other cards PyTorch's choice is at least as fast.
+CANDIDATES = {9: "_native_cudnn", 10: "_native_cudnn"}
+WORTHWHILE = 0.97
+
+
+def candidate_for(device: torch.device) -> str | None:
+    return CANDIDATES.get(torch.cuda.get_device_capability(device)[0]) if device.type == "cuda" else None
+
+
+def choose_attention(
+    module: torch.nn.Module, call: SampleCall, device: torch.device, candidate: str | None, decisions: Decisions
+) -> str | None:
+    """The candidate if a timed call of this model is faster with it; None keeps PyTorch's choice."""
+    if candidate is None:
+        return None
+    known = decisions.get("attention", candidate)
+    if known is None:
+        known = _measured(module, call, device, candidate)
+        decisions.put(known, "attention", candidate)
+        logger.info("attention by %s takes %.2f of the time%s", candidate, known.ratio, "" if known.chosen else ": no")
+    return candidate if known.chosen else None
+
+
+def using(backend: str | None) -> AbstractContextManager[object]:
+    """Inside the block, all models of diffusers that let callers choose compute attention so."""
+    return _using(backend) if backend else nullcontext()
+
+
+@contextmanager
+def _using(backend: str) -> Iterator[None]:
+    with attention_backend(backend):
+        yield
+
+
+def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, candidate: str) -> Decision:
+    usual = call.seconds(module, device)
+    try:
+        with using(candidate):
+            ratio = call.seconds(module, device) / usual
+    # What a backend cannot compute it refuses in its own way.
+    except Exception as error:
+        if is_broken_device(error):
+            raise
+        logger.info("attention by %s is not possible: %s", candidate, _first_line(error))
+        return Decision(1.0, chosen=False)
+    return Decision(round(ratio, 3), ratio <= WORTHWHILE)
+
+
+def _first_line(error: Any) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,84 @@
+"""Compiles a denoiser for image sizes that are known in advance."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
+from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
+from worker.engines.diffusers.acceleration.sample_calls import SampleCall
+from worker.engines.diffusers.out_of_memory import is_broken_device
+
+logger = logging.getLogger(__name__)
+
+#: On a GPU, compiled code is used only if it takes at most this share of the time.
+WORTHWHILE = 0.97
+
+#: Runs the pipeline for one step, at one of the sizes.
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class CompiledDenoiser:
+    """What became of compiling. Shapes that were not compiled run as usual: no request waits for a compiler."""
+
+    forward: Callable[..., Any] | None = None
+    """To call in place of the denoiser's own; None where its blocks are compiled, or nothing is."""
+    is_used: bool = False
+    ratio: float | None = None
+    """The time of a compiled call, as a share of the usual one."""
+    was_kept: bool = False
+    """Whether the code was on disk."""
+    seconds: float = 0.0
+
+    def active(self) -> AbstractContextManager[object]:
+        """For the time of a pipeline call; other models in this process may be compiled for other sizes."""
+        stance: AbstractContextManager[object]
+        stance = torch.compiler.set_stance("eager_on_recompile" if self.is_used else "force_eager")
+        return stance
+
+
+def compile_denoiser(denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode) -> CompiledDenoiser:
+    """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails."""
+    begin = time.monotonic()
+    call = SampleCall.record(denoiser, runs[0])
+    usual = call.seconds(denoiser, device)
+    was_kept = code.load()
+    forward = _compile(denoiser, device)
+    try:
+        with replaced_forward(denoiser, forward) if forward else nullcontext():
+            for run in runs:
+                run()
+            ratio = call.seconds(denoiser, device) / usual
+    # Errors of torch, Triton and the compiler.
+    except Exception as error:
+        if is_broken_device(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        logger.warning("SD_COMPILE_SIZES has no effect, the model runs uncompiled; is there a C++ compiler? %s", reason)
+        return CompiledDenoiser()
+    if not was_kept:
+        code.save()
+    # A CPU gains little, but there the operator has chosen the sizes.
+    is_used = device.type != "cuda" or ratio <= WORTHWHILE
+    seconds = time.monotonic() - begin
+    return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), was_kept, seconds)
+
+
+def _compile(denoiser: Any, device: torch.device) -> Callable[..., Any] | None:
+    """The compiled forward of the whole denoiser, or None after compiling its repeated blocks.
+
+    The repeated blocks of a U-Net leave out its convolutions, where most of its launches are. Compiling those as well
+    takes a minute, and on CPUs gains nothing.
+    """
+    if isinstance(denoiser, UNet2DConditionModel) and device.type == "cuda":
+        compiled: Callable[..., Any] = torch.compile(denoiser.forward, fullgraph=True, dynamic=False)
+        return compiled
+    denoiser.compile_repeated_blocks(fullgraph=True)
+    return None

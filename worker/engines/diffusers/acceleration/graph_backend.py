@@ -1,0 +1,106 @@
+"""Captures the kernels of a call as a CUDA graph, which one launch replays."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+#: Before a capture, on a stream of its own: libraries set up their workspaces and choose algorithms.
+WARM_UPS = 2
+
+
+class Graph(Protocol):
+    """A captured call."""
+
+    output: Any
+    """What the call returned; a replay overwrites its tensors."""
+
+    def replay(self) -> None: ...
+
+
+class GraphBackend(Protocol):
+    """What capturing needs of a device."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def capture(self, call: Callable[[], Any]) -> Graph:
+        """Raises what the call raises, and RuntimeError if it does something that no graph can hold."""
+        ...
+
+    def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        """How long the call takes, launching and computing, and its result."""
+        ...
+
+    def room_bytes(self) -> int:
+        """How much memory new graphs may still take."""
+        ...
+
+    def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
+        """How much memory the call takes at its peak, and its result."""
+        ...
+
+    def release(self) -> None:
+        """Return the memory of dropped graphs."""
+        ...
+
+
+@dataclass
+class _CudaGraph:
+    graph: torch.cuda.CUDAGraph
+    output: Any
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
+class CudaGraphBackend:
+    """All graphs of a model share one memory pool: they never run at the same time."""
+
+    #: Of the device's memory: what graphs may leave free at least, so that decoding fits.
+    RESERVED_SHARE = 0.1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool: Any = None
+
+    def capture(self, call: Callable[[], Any]) -> _CudaGraph:
+        with torch.cuda.device(self.device):
+            current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(current)
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    call()
+            current.wait_stream(side)
+            torch.cuda.synchronize()
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may ask the device for its free memory meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                output = call()
+            return _CudaGraph(graph, output)
+
+    def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        torch.cuda.synchronize(self.device)
+        begin = time.perf_counter()
+        result = call()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter() - begin, result
+
+    def room_bytes(self) -> int:
+        free, total = torch.cuda.mem_get_info(self.device)
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(free + unused - total * self.RESERVED_SHARE)
+
+    def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        result = call()
+        return torch.cuda.max_memory_allocated(self.device) - before, result
+
+    def release(self) -> None:
+        self._pool = None
+        torch.cuda.empty_cache()

@@ -1,0 +1,73 @@
+"""The upscaling engine: enlarges the input image of a request to the requested size."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from shared.jobs.requests import GenerationRequest
+from shared.models.capabilities import Capabilities
+from shared.workers.devices import DeviceMemory
+from worker.engines.base import JobWatch, Step
+from worker.engines.diffusers.devices import choose_device, choose_dtype, device_memory, dtype_name
+from worker.engines.upscaling.upscaler import Upscaler
+from worker.images.scaling import scaled
+from worker.images.values import Inputs, RenderedImage
+from worker.models.fingerprint import fingerprint
+
+#: The compact network is sound in half precision, and so are those of ESRGAN on CUDA (as their authors run them).
+HALF = {"cuda": torch.float16}
+
+
+class UpscalingEngine:
+    """Not thread-safe: one job at a time."""
+
+    def __init__(self, upscaler: Upscaler, name: str, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.capabilities = upscaler_capabilities(name, upscaler.scale)
+        self.device = str(device)
+        self.dtype = dtype_name(dtype)
+        self.fingerprint = fingerprint([path], self.dtype, device)
+        self._upscaler = upscaler
+        self._device = device
+
+    @classmethod
+    def load(cls, name: str, path: Path, device: str = "auto", dtype: str = "auto") -> Self:
+        """Raises ConfigurationError if the file is no upscaler."""
+        chosen = choose_device(device)
+        precision = choose_dtype(dtype, chosen, HALF)
+        return cls(Upscaler.load(path, chosen, precision), name, path, chosen, precision)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._upscaler.size_bytes
+
+    def memory(self) -> DeviceMemory | None:
+        return device_memory(self._device)
+
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
+        if request.width is None or request.height is None or request.seed is None:
+            raise ValueError("the request is not resolved")
+        (image, opacity), size = inputs.sources[0].transparent_pixels(), (request.width, request.height)
+        if size[0] > image.shape[1] or size[1] > image.shape[0]:
+            image = self._upscaler.enlarge(image, lambda tile, tiles: watch.on_step(Step(tile, tiles)))
+        if opacity is not None:
+            opacity = scaled(opacity, size)
+        return [RenderedImage(scaled(image, size), request.seed, opacity=opacity)]
+
+
+def upscaler_capabilities(name: str, scale: int) -> Capabilities:
+    return Capabilities(
+        model=name,
+        width=1024,
+        height=1024,
+        multiple_of=1,
+        min_side=16,
+        max_side=8192,
+        num_inference_steps=None,
+        guidance_scale=None,
+        max_input_images=1,
+        scale=scale,
+        requires=("image",),
+        ignored=("guidance_scale", "loras", "negative_prompt", "num_inference_steps", "scheduler", "strength"),
+    )

@@ -1,0 +1,84 @@
+"""A complete model on this machine, described without loading its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ConfigurationError
+from worker.models.overrides import NO_OVERRIDES, ModelOverrides
+from worker.models.required_files import PIPELINE_INDEX, parts_of
+
+MODULAR_INDEX = "modular_model_index.json"
+#: Configurations of parts have a few kilobytes, indexes of tensors a few megabytes.
+MAX_JSON_BYTES = 8 << 20
+
+
+class ModelFormat(StrEnum):
+    PIPELINE = "pipeline"
+    """A folder in diffusers' format."""
+    MODULAR = "modular"
+    """A folder of a modular pipeline."""
+    CHECKPOINT = "checkpoint"
+    """One .safetensors file; the configurations of its parts are bundled."""
+    TRANSFORMER = "transformer"
+    """One file with the transformer only, on the folder of a base model that holds the other parts."""
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    name: str
+    """As in the setting or in the catalogue."""
+    path: Path
+    """The folder, or the file that holds the weights."""
+    format: ModelFormat
+    folder: Path
+    """Holds the index and the configurations: `path`, a bundled folder for checkpoints, the base for transformers."""
+    index: Mapping[str, Any]
+    """The content of model_index.json or modular_model_index.json."""
+    overrides: ModelOverrides = NO_OVERRIDES
+    """What an imagegen.json in the folder, or beside the file, sets."""
+    family_key: str | None = None
+    """The family that the header of a file names; None for folders."""
+    revision: str = ""
+    """Changes whenever the files change: of the hub, or of sizes and modification times."""
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Configurations that differ from those in `folder`, by part: a checkpoint's shapes decide some of them."""
+
+    @property
+    def pipeline_class(self) -> str:
+        return self.overrides.pipeline_class or str(self.index.get("_class_name") or "")
+
+    @property
+    def parts(self) -> dict[str, tuple[str, str]]:
+        """Library and class of each part. Raises ConfigurationError for parts that need their own code."""
+        return parts_of(dict(self.index), self.name)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of a part; empty if it has none. Raises ConfigurationError if it is not valid JSON."""
+        if part in self.configs:
+            return dict(self.configs[part])
+        for name in ("config.json", "scheduler_config.json", "preprocessor_config.json"):
+            if (self.folder / part / name).is_file():
+                return read_json(self.folder / part / name, self.name)
+        return {}
+
+
+def read_json(file: Path, name: str) -> dict[str, Any]:
+    """Raises ConfigurationError for files that are too large, unreadable, or not a JSON object."""
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(MAX_JSON_BYTES + 1)
+        content = json.loads(text) if len(text) <= MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{file.name} of the model {name} is not valid JSON.")
+    return content
+
+
+def index_name(folder: Path) -> str | None:
+    """The index that the folder has; None if it holds no pipeline."""
+    return next((name for name in (PIPELINE_INDEX, MODULAR_INDEX) if (folder / name).is_file()), None)
