@@ -22,6 +22,7 @@ from shared.errors import (
     FieldError,
     ImagegenError,
     InvalidRequest,
+    ModelUnavailable,
     NotFinished,
     RangeNotSatisfiable,
     RequestError,
@@ -140,6 +141,8 @@ def problem_response(
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
     """The answer of a synchronous call whose job failed."""
+    if error.code == ModelUnavailable.code:
+        headers = {**headers, "Retry-After": str(ModelUnavailable.retry_after)}
     return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
 
 
