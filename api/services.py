@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
+from api.delivery.live_jobs import LiveJobs
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
@@ -20,6 +21,7 @@ from api.intake.uploads import UploadStore
 from api.models.catalogue_cache import CatalogueCache
 from api.models.offered import OfferedModels, is_configured, is_offered
 from shared.access.links import Links
+from shared.access.sessions import CallerSessions
 from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.types import Backend
@@ -77,6 +79,8 @@ class Services:
     inline_images: InlineImages
     event_hub: EventHub
     job_feed: JobFeed
+    sessions: CallerSessions
+    live_jobs: LiveJobs
     fleet_cache: FleetCache
     catalogue_cache: CatalogueCache
     clock: StoreClock

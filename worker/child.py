@@ -194,7 +194,7 @@ def _create_runner(
 
 def _encoder(settings: WorkerSettings, *, is_cloud: bool) -> Encoder:
     """Jobs of a provider are encoded side by side anyway. On few cores the next job needs them all."""
-    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus())
+    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus(), settings.host_workers)
     bands = BandEncoder(threads) if threads >= MIN_BAND_CPUS else None
     return Encoder(version("imagegen"), bands)
 

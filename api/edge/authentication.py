@@ -36,6 +36,7 @@ class Caller:
     may_use_high_priority: bool = True
     may_administer: bool = False
     """Whether they may load, unload and pin models."""
+    may_write: bool = True
 
 
 class Keyring:
@@ -122,6 +123,7 @@ def _caller_with(key: ApiKey, method: str, path: str) -> Caller:
         client_id=key.name,
         may_use_high_priority=key.scope.includes(api_keys.Scope.PRIORITY),
         may_administer=key.scope.includes(api_keys.Scope.ADMIN),
+        may_write=key.scope.includes(api_keys.Scope.WRITE),
     )
 
 

@@ -169,6 +169,10 @@ class Keys:
         """Concurrency slots of all workers of a backend."""
         return f"{self.prefix}places:{backend}"
 
+    def caller_session(self, client_id: str) -> str:
+        """What a caller has set and started with a protocol that has sessions."""
+        return f"{self.prefix}session:{client_id}"
+
     def turn(self, task: str) -> str:
         """Held by the housekeeper that does a periodic task."""
         return f"{self.prefix}turn:{task}"

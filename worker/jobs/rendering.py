@@ -13,7 +13,7 @@ from shared.observability import logs
 from worker.engines.base import BatchEngine, Engine, PartialResult, ReportsCredits
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
-from worker.jobs import second_pass
+from worker.jobs import passes
 from worker.jobs.batching import BatchWatch
 from worker.jobs.monitor import JobMonitor
 from worker.jobs.spans import SpanRecorder
@@ -78,7 +78,7 @@ class Renderer:
         try:
             with logs.log_context(job_id=job.id), rendering.spans.record("render"), self._time_limit():
                 rendering.monitor.begin(self.time_limit_seconds)
-                rendering.rendered = second_pass.generate(rendering.engine, job.request, inputs, rendering.monitor)
+                rendering.rendered = passes.generate(rendering.engine, job.request, inputs, rendering.monitor)
         except PartialResult as partial:
             rendering.rendered, rendering.error = partial.images, partial.failure
             rendering.monitor.add_warning(f"only {len(partial.images)} of {job.request.num_images} images were made")

@@ -38,10 +38,8 @@ def load_engines(
     Raise ConfigurationError if that is not possible.
     """
     match settings.backend:
-        case Backend.SD:
-            return WorkerEngines(SingleEngine(_stable_diffusion(settings, on_download)))
-        case Backend.FLUX_LOCAL:
-            return WorkerEngines(SingleEngine(_flux_local(settings, on_download)))
+        case Backend.SD | Backend.FLUX_LOCAL:
+            return WorkerEngines(SingleEngine(_diffusers(settings, on_download)))
         case Backend.FLUX_API:
             return WorkerEngines(SingleEngine(_flux_api(settings, store)))
         case Backend.NULL:
@@ -75,13 +73,14 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = ModelSource.for_backend(settings, Backend.SD).ensure_downloaded(on_download)
+def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+    model = ModelSource.for_backend(settings, settings.backend).ensure_downloaded(on_download)
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
-        from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+        from worker.engines.diffusers.engine import DiffusersEngine
+        from worker.engines.diffusers.options import DiffusersOptions
 
-    options = StableDiffusionOptions(
+    options = DiffusersOptions(
         device=settings.device,
         dtype=settings.dtype,
         safety_checker=_safety_checker(settings, on_download),
@@ -91,21 +90,7 @@ def _stable_diffusion(settings: WorkerSettings, on_download: OnProgress) -> Engi
         compile_sizes=settings.compile_sizes,
         suggest_cloud=_has_cloud(settings),
     )
-    return StableDiffusion.load(model, options)
-
-
-def _flux_local(settings: WorkerSettings, on_download: OnProgress) -> Engine:
-    model = ModelSource.for_backend(settings, Backend.FLUX_LOCAL).ensure_downloaded(on_download)
-    with _importing():
-        from worker.engines.diffusers.flux_local import FluxLocal, FluxOptions
-
-    options = FluxOptions(
-        device=settings.device,
-        dtype=settings.dtype,
-        safety_checker=_safety_checker(settings, on_download),
-        suggest_cloud=_has_cloud(settings),
-    )
-    return FluxLocal.load(model, options)
+    return DiffusersEngine.load(model, options)
 
 
 def _flux_api(settings: WorkerSettings, store: Store) -> Engine:

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -169,14 +170,18 @@ class ProgressReporter:
 
 
 class RedisProgressChannel:
-    """Sends only the latest progress: what is replaced before it was sent is never sent."""
+    """Sends only the latest progress: what is replaced before it was sent is never sent.
+
+    Previews that a request asked for are sent at once, and all of them.
+    """
 
     def __init__(self, jobs: Jobs, job: Job, reporter: ProgressReporter) -> None:
         self._jobs = jobs
         self._job = job
         self._reporter = reporter
         self._progress: Progress | None = None
-        self._preview = ""
+        self._previews = deque[str]()
+        self._is_urgent = False
         self._reply = ProgressReply.CONTINUE
         self._reported_at = time.monotonic()
         self._confirmed_at = _now()
@@ -184,14 +189,19 @@ class RedisProgressChannel:
     @property
     def due_at(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else RENEW_SECONDS)
+        if self._is_urgent:
+            return self._reported_at
+        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._previews else RENEW_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
         self._reporter.schedule(self)
 
-    def preview(self, preview_json: str) -> None:
-        self._preview = preview_json
+    def preview(self, preview_json: str, *, at_once: bool = False) -> None:
+        if not at_once:
+            self._previews.clear()
+        self._previews.append(preview_json)
+        self._is_urgent = at_once
         self._reporter.schedule(self)
 
     def check(self) -> None:
@@ -210,8 +220,8 @@ class RedisProgressChannel:
 
     def take_report(self) -> Operation[ProgressReply]:
         """Return the report of pending progress, which then counts as sent."""
-        progress, preview = self._progress, self._preview
-        self._progress, self._preview = None, ""
+        progress, preview = self._progress, self._previews.popleft() if self._previews else ""
+        self._progress, self._is_urgent = None, self._is_urgent and bool(self._previews)
         self._reported_at = time.monotonic()
         return self._jobs.report_progress(self._job, progress, preview)
 
