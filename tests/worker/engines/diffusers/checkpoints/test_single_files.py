@@ -12,8 +12,7 @@ import torch
 from shared.errors import ConfigurationError
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
-from worker.engines.diffusers.checkpoints.loading import load_checkpoint
-from worker.engines.diffusers.pipeline_loading import load_part
+from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.models.local_model import LocalModel, ModelFormat
 from worker.models.sources import ModelSource
 
@@ -24,10 +23,8 @@ def found(file: Path) -> LocalModel:
     return ModelSource("SD_MODEL_ID", str(file), file.parent).ensure_downloaded()
 
 
-def loaded(model: LocalModel, **left_out: Any) -> Any:
-    pipe = load_checkpoint(model, getattr(diffusers, model.pipeline_class), torch.float32, load_part, **left_out)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+def loaded(model: LocalModel) -> Any:
+    return load_pipeline(model, getattr(diffusers, model.pipeline_class), torch.float32)
 
 
 def drawn(pipe: Any, **arguments: Any) -> npt.NDArray[np.float32]:
@@ -72,8 +69,11 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     del parts[0]["model.diffusion_model.out.2.bias"]
     model = found(original.write(tmp_path / "model.safetensors", *parts))
 
-    with pytest.raises(ValueError, match="its weights are incomplete: some of unet are missing"):
+    with pytest.raises(ConfigurationError) as caught:
         loaded(model)
+    assert caught.value.detail == (
+        f"The model {model.name} could not be loaded: its weights are incomplete: some of unet are missing."
+    )
 
 
 def test_a_transformer_without_its_other_parts_names_what_is_missing(tmp_path: Path) -> None:
