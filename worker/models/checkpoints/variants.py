@@ -110,7 +110,7 @@ def _prediction(family: str, inpainting: bool, header: Header, words: str, spec:
     zero = _ZERO_SNR if "ztsnr" in header.tensors else {}
     if spec.prediction_type:
         return {"prediction_type": spec.prediction_type, **zero}
-    if _predicts_velocity(header) or _says(words, "v-?_?pred(?:iction)?"):
+    if _predicts_velocity(header) or _says(words, r"v[-_ ]?pred(?:iction)?"):
         return {**_V, **(zero if zero or family != "sdxl" else _ZERO_SNR)}
     if family == "sd2":
         # Version 2.1 with 768 pixels predicts velocities; the base models with 512 pixels predict noise.
