@@ -21,9 +21,10 @@ from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
-from worker.engines.diffusers.memory.placement import Placement, offloading_fallbacks
+from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
+from worker.models.placements import Placement
 
 
 @dataclass(frozen=True)

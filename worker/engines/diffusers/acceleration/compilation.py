@@ -12,7 +12,7 @@ from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.denoising.guidance import guidance_arguments
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.memory.placement import Placement
+from worker.models.placements import Placement
 
 logger = logging.getLogger(__name__)
 
