@@ -8,7 +8,6 @@ from api.edge.authentication import CallerDep
 from api.problems import problem_responses
 from api.protocols.model_names import ModelNames, NamedModel
 from api.services import ServicesDep
-from shared.errors import ModelNotFound
 
 router = APIRouter()
 #: When this kind of list was introduced; clients read it and models have no date of their own.
@@ -27,12 +26,7 @@ async def list_models(services: ServicesDep, _: CallerDep) -> dict[str, Any]:
 )
 async def get_model(services: ServicesDep, _: CallerDep, model: str) -> dict[str, Any]:
     """One model. Its name may contain slashes."""
-    names = await ModelNames.read(services)
-    names.fields(model)
-    known = {entry.name: entry for entry in names.list()}
-    if model not in known:
-        raise ModelNotFound
-    return _entry(known[model])
+    return _entry((await ModelNames.read(services)).find(model))
 
 
 def _entry(model: NamedModel) -> dict[str, Any]:

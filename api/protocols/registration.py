@@ -8,6 +8,12 @@ from fastapi import APIRouter
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
+from api.protocols.a1111 import errors as a1111_errors
+from api.protocols.a1111 import extras as a1111_extras
+from api.protocols.a1111 import lists as a1111_lists
+from api.protocols.a1111 import routes as a1111_routes
+from api.protocols.huggingface import errors as huggingface_errors
+from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
 from api.protocols.openai import routes as openai_routes
 from shared.jobs.types import ApiProtocol
@@ -28,7 +34,7 @@ class ProtocolRoutes:
     """JSON Schema of its errors."""
 
 
-_ALL = (
+ALL = (
     ProtocolRoutes(
         protocol=ApiProtocol.OPENAI,
         tag="OpenAI",
@@ -38,13 +44,31 @@ _ALL = (
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
     ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.A1111,
+        tag="A1111",
+        description="The API of AUTOMATIC1111's Stable Diffusion web UI, for clients that take `http://host:7860`.",
+        routers=(a1111_routes.router, a1111_extras.router, a1111_lists.router),
+        prefixes=("/sdapi",),
+        render_error=a1111_errors.render_error,
+        error_schema=a1111_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.HUGGINGFACE,
+        tag="Hugging Face",
+        description='Hugging Face\'s inference API, for `InferenceClient(model="http://host:7860/models/NAME")`.',
+        routers=(huggingface_routes.router,),
+        prefixes=("/models",),
+        render_error=huggingface_errors.render_error,
+        error_schema=huggingface_errors.SCHEMA,
+    ),
 )
 
 
 def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes, ...]:
     """The protocols among these that are served."""
     wanted = set(protocols)
-    return tuple(routes for routes in _ALL if routes.protocol in wanted)
+    return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
 def error_renderers(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:

@@ -51,14 +51,30 @@ class WorkerSettings(Settings):
     )
     """Model of the flux-local backend: a FLUX.2 Klein as a Hugging Face id or as a local folder in diffusers'
     format."""
+    models: Annotated[
+        tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
+        Group.MODELS,
+        NoDecode,
+        BeforeValidator(split_commas),
+    ] = ()
+    """More models that requests may choose, comma-separated: Hugging Face ids, folders in diffusers' format, or files.
+    What lies in SD_MODEL_DIR need not be named."""
     data_dir: Annotated[Folder, Group.STORAGE] = Path("data")
     """Folder for the queue and the job records of the embedded Redis, for the logs of `imagegen up`, and for compiled
     models."""
     model_dir: Annotated[Folder, Group.MODELS] = Path("models")
-    """Folder that models are downloaded to, each as <owner>/<name>."""
+    """Folder of models. Requests choose folders in diffusers' format and .safetensors files in it by their path.
+    Downloads go to <owner>/<name> below it."""
     lora_dir: Annotated[Folder, Group.MODELS] = Path("models/loras")
     """Folder of LoRAs for the sd backend: .safetensors files, also in subfolders. Requests choose them by path. Workers
     read it when they start."""
+    model_keep_alive_seconds: Annotated[int, Group.MODELS, Field(ge=-1)] = -1
+    """How long a worker keeps a model in memory that no job uses; -1 keeps it until another model needs the room."""
+    model_memory_bytes: Annotated[int, Group.PERFORMANCE, Field(ge=0)] = 0
+    """Memory of the device that the weights of all models in a worker may take together. 0 uses what is free."""
+    model_affinity_seconds: Annotated[int, Group.PERFORMANCE, Field(ge=0, le=3600)] = 20
+    """How much longer a job may wait because workers prefer jobs whose model they have in memory. 0 runs jobs strictly
+    in the order of the queue."""
     safety_checker: Annotated[bool, Group.MODELS] = True
     """Check images of local models, and withhold unsafe ones."""
     safety_checker_id: Annotated[str, Group.MODELS, Field(min_length=1), AfterValidator(expand_home)] = (

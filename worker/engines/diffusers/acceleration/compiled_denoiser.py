@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.out_of_memory import is_broken_device
 
 logger = logging.getLogger(__name__)
 
