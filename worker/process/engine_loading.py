@@ -22,6 +22,9 @@ from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import ModelUpkeep
 from worker.records.recovery import WorkerIdentity
 
+#: The folder in SD_DATA_DIR for compiled models.
+COMPILED = "compiled"
+
 
 @dataclass(frozen=True)
 class WorkerEngines:
@@ -88,6 +91,7 @@ def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,
+        data_dir=settings.data_dir / COMPILED,
         suggest_cloud=_has_cloud(settings),
     )
     return DiffusersEngine.load(model, options)
