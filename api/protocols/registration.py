@@ -8,6 +8,10 @@ from fastapi import APIRouter
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
+from api.protocols.a1111 import errors as a1111_errors
+from api.protocols.a1111 import extras as a1111_extras
+from api.protocols.a1111 import lists as a1111_lists
+from api.protocols.a1111 import routes as a1111_routes
 from api.protocols.huggingface import errors as huggingface_errors
 from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
@@ -39,6 +43,15 @@ ALL = (
         prefixes=("/v1",),
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.A1111,
+        tag="A1111",
+        description="The API of AUTOMATIC1111's Stable Diffusion web UI, for clients that take `http://host:7860`.",
+        routers=(a1111_routes.router, a1111_extras.router, a1111_lists.router),
+        prefixes=("/sdapi",),
+        render_error=a1111_errors.render_error,
+        error_schema=a1111_errors.SCHEMA,
     ),
     ProtocolRoutes(
         protocol=ApiProtocol.HUGGINGFACE,

@@ -183,9 +183,13 @@ class GenerationRequest(FrozenModel):
     mask: OptionalImageReference = None
     """Areas of `image` to repaint: white is repainted, black stays. Must be as large as `image`."""
     mask_mode: MaskMode = MaskMode.WHITE
-    """Whether white or transparent parts of `mask` are repainted."""
+    """Which parts of `mask` are repainted."""
+    mask_blur: Annotated[int | None, Field(ge=0, le=64)] = None
+    """Radius in pixels by which the edge of the mask is softened; default: 0."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
+    resize_only: bool = False
+    """Only scale `image` to output_width x output_height, with the Lanczos filter: no model is asked."""
     second_pass: SecondPass | None = None
     """Enlarge each image and render it again from there; not with `image`."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
@@ -243,6 +247,12 @@ class GenerationRequest(FrozenModel):
         if value is not None and validated.data.get("image"):
             raise ValueError("is for requests without an image")
         return value
+
+    @model_validator(mode="after")
+    def _require_what_to_resize(self) -> Self:
+        if self.resize_only and (len(self.image) != 1 or self.output_width is None or self.num_images > 1):
+            raise ValueError("resize_only needs one image, output_width and output_height")
+        return self
 
     @model_validator(mode="after")
     def _require_both_output_sides(self) -> Self:

@@ -5,13 +5,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from shared.errors import StoreUnavailable
-from shared.jobs.job import Job, Progress, QueuedJob
-from shared.jobs.operations import LEASE_MS, Jobs, ProgressReply
+from shared.jobs.job import Job, ModelLoad, Progress, QueuedJob
+from shared.jobs.operations import LEASE_MS, Jobs, ModelAffinity, ProgressReply
 from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store
 from worker.jobs.job_store import JobCancelled, JobLost
@@ -27,15 +28,30 @@ RENEW_SECONDS = 1.0
 CONFIRMED_SECONDS = LEASE_MS / 1000 / 4
 
 
+#: Between two reports of the progress of a load.
+LOAD_INTERVAL_SECONDS = 0.5
+#: How long a worker waits that leaves the jobs in the queue to others.
+LEAVE_SECONDS = 0.5
+#: Jobs in the order of the queue.
+NO_AFFINITY = ModelAffinity(worker="", loaded=(), default_model="", bound_ms=0)
+
+
 class RedisJobStore:
     def __init__(
-        self, store: Store, jobs: Jobs, backend: Backend, on_moved: Callable[[Job], None] = lambda _: None
+        self,
+        store: Store,
+        jobs: Jobs,
+        backend: Backend,
+        on_moved: Callable[[Job], None] = lambda _: None,
+        affinity: ModelAffinity = NO_AFFINITY,
     ) -> None:
         """`on_moved` is called with each job that this worker moved, on the thread that moved it."""
         self._store = store
         self._jobs = jobs
         self._backend = backend
         self._on_moved = on_moved
+        self._affinity = affinity
+        self._load_reported_at = -math.inf
         self._reporter = ProgressReporter(store)
 
     def run(self, operation: Operation[Any]) -> None:
@@ -46,8 +62,29 @@ class RedisJobStore:
         snapshot = retry_until_available(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
-    def peek(self, limit: int) -> Sequence[QueuedJob]:
-        return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
+    def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
+        if loaded is None:
+            return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
+        affinity = replace(self._affinity, loaded=loaded)
+        operation = self._jobs.next_in_queue(self._backend, limit, affinity, tried)
+        head = retry_until_available(lambda: self._store.run(operation))
+        if head.is_left_to_others:
+            self._leave_to_others()
+        return head.jobs
+
+    def _leave_to_others(self) -> None:
+        """Return the wake-up that led here, and come back later in case the others are lost or too slow."""
+        self.run(self._jobs.repair_queue(self._backend))
+        time.sleep(LEAVE_SECONDS)
+
+    def report_load(self, jobs: Sequence[Job], model: str, bytes_done: int, bytes_total: int) -> None:
+        now = time.monotonic()
+        if now < self._load_reported_at + LOAD_INTERVAL_SECONDS and bytes_done < bytes_total:
+            return
+        self._load_reported_at = now
+        load = ModelLoad(model=model, bytes_done=bytes_done, bytes_total=bytes_total)
+        with suppress(StoreUnavailable):
+            self._store.run_all([self._jobs.report_load(job, load) for job in jobs])
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         replies = retry_until_available(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
