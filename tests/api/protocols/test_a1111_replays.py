@@ -43,7 +43,7 @@ def test_open_webui(sd: Stack) -> None:
     # The whole object comes back, with the model that the user chose.
     whole = json.dumps({**options, "sd_model_checkpoint": models[0]["title"]}).encode()
     assert sent(sd.api, "POST", "options", whole, headers).json() is None
-    body = {"prompt": HEART, "batch_size": 1, "width": 512, "height": 512, "steps": 20, "negative_prompt": "text"}
+    body = {"prompt": HEART, "batch_size": 1, "width": 512, "height": 512, "steps": 20, "negative_prompt": "low quality"}
     body |= {"cfg_scale": 4.0, "sampler_name": "Euler", "scheduler": "Automatic", "seed": 42}
     answer = sent(sd.api, "POST", "txt2img", json.dumps(body).encode(), headers)
 
@@ -153,7 +153,7 @@ def test_dify_sends_no_content_type(sd: Stack) -> None:
 
 @pytest.mark.parametrize("sampler", [{}, {"sampler_index": "DPM++ 2M Karras"}], ids=["now", "before"])
 def test_libre_chat(sd: Stack, sampler: dict[str, str]) -> None:
-    body: dict[str, Any] = {"prompt": HEART, "negative_prompt": "text", "cfg_scale": 4.5, "steps": 22, **sampler}
+    body: dict[str, Any] = {"prompt": HEART, "negative_prompt": "low quality", "cfg_scale": 4.5, "steps": 22, **sampler}
     body |= {"width": 1024, "height": 1024, "seed": 42}
     headers = {"Accept": "application/json, text/plain, */*", "Content-Type": "application/json"}
 
@@ -165,7 +165,7 @@ def test_libre_chat(sd: Stack, sampler: dict[str, str]) -> None:
 
 
 def test_a_key_in_the_url_is_a_password(keyed: Stack) -> None:
-    url = keyed.api.url.replace("http://", f"http://{ALICE}@")
+    url = keyed.api.url.replace("http://", f"http://dify:{ALICE}@")
 
     answer = requests.post(f"{url}/sdapi/v1/txt2img", data=json.dumps({"prompt": "x"}), timeout=30)
 
