@@ -27,7 +27,8 @@ from api.intake.disk_space import DiskSpace
 from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.services import CatalogueCache, FleetCache, Services
+from api.models.catalogue_cache import CatalogueCache
+from api.services import FleetCache, Services
 from shared.access.sessions import CallerSessions
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
@@ -73,7 +74,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         sessions=sessions,
         live_jobs=LiveJobs(store, jobs, event_hub, sessions),
         fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
-        catalogue_cache=CatalogueCache(settings),
+        catalogue_cache=CatalogueCache(settings, store),
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),
         disk_space=disk_space,

@@ -18,7 +18,8 @@ from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.models.offered import OfferedModels, is_configured, is_offered, known_models
+from api.models.catalogue_cache import CatalogueCache
+from api.models.offered import OfferedModels, is_configured, is_offered
 from shared.access.links import Links
 from shared.access.sessions import CallerSessions
 from shared.jobs.operations import Jobs
@@ -68,19 +69,6 @@ class FleetCache:
         return fleet
 
 
-class CatalogueCache:
-    """The catalogue, built once for each reading of the fleet."""
-
-    def __init__(self, settings: ApiSettings) -> None:
-        self._settings = settings
-        self._models: OfferedModels | None = None
-
-    def get(self, fleet: Fleet) -> OfferedModels:
-        if self._models is None or self._models.fleet is not fleet:
-            self._models = OfferedModels(self._settings, fleet, known_models(self._settings, fleet))
-        return self._models
-
-
 @dataclass(frozen=True)
 class Services:
     settings: ApiSettings
@@ -123,7 +111,7 @@ class Services:
 
     async def models(self) -> OfferedModels:
         """The models that requests may name now. Raises StoreUnavailable."""
-        return self.catalogue_cache.get(await self.fleet_cache.get())
+        return await self.catalogue_cache.get(await self.fleet_cache.get())
 
     def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""

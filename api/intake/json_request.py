@@ -22,6 +22,10 @@ from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 UNFETCHED = f"sha256:{'0' * 64}"
 
 
+#: An image in a large body, as far as it has arrived.
+StartedUpload = Base64Decoder[UploadWriter]
+
+
 @dataclass(frozen=True, eq=False)
 class _Source:
     """A field, or an item of a list, that holds an image as base64, data: URL or URL."""
@@ -52,11 +56,22 @@ async def read_json_request(
             body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
         else:
             body = parse_body(await reader.read(body_chunks(http)))
-        fields = translate(body)
-        sources = _find_sources(fields)
-        for source in sources:
-            if not source.is_url:
-                source.replace(await _store(source, reader.uploads.get(source.text), uploads))
+        return await _with_images(http, translate(body), reader.uploads.get, uploads)
+
+
+async def request_from_fields(http: Request, fields: dict[str, Any], uploads: RequestUploads) -> GenerationRequest:
+    """The same for fields that came in another way than as the body of the request."""
+    return await _with_images(http, fields, lambda _: None, uploads)
+
+
+async def _with_images(
+    http: Request, fields: Any, find_upload: Callable[[str], StartedUpload | None], uploads: RequestUploads
+) -> GenerationRequest:
+    """Store the images in the fields and put references in their place."""
+    sources = [source for source in _find_sources(fields) if source.text not in uploads]
+    for source in sources:
+        if not source.is_url:
+            source.replace(await _store(source, find_upload(source.text), uploads))
     return await _fetch_urls(http, fields, [source for source in sources if source.is_url], uploads)
 
 
@@ -79,7 +94,7 @@ def _find_sources(fields: Any) -> list[_Source]:
     return sources
 
 
-async def _store(source: _Source, upload: Base64Decoder[UploadWriter] | None, uploads: RequestUploads) -> str:
+async def _store(source: _Source, upload: StartedUpload | None, uploads: RequestUploads) -> str:
     if upload is None:
         data = decode_image(source.text, source.pointer, uploads.max_bytes)
         return await uploads.store(_one_chunk(data), source.pointer)

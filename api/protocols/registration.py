@@ -34,7 +34,7 @@ class ProtocolRoutes:
     """JSON Schema of its errors."""
 
 
-_ALL = (
+ALL = (
     ProtocolRoutes(
         protocol=ApiProtocol.OPENAI,
         tag="OpenAI",
@@ -68,7 +68,7 @@ _ALL = (
 def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes, ...]:
     """The protocols among these that are served."""
     wanted = set(protocols)
-    return tuple(routes for routes in _ALL if routes.protocol in wanted)
+    return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
 def error_renderers(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:

@@ -18,15 +18,16 @@ _VARYING_FIELDS = frozenset(
 )
 #: Every token has at least one byte, and encoders take 75 of them at a time, that of the starter model 30.
 SHORT_PROMPT_BYTES = 30
-#: Fields that do not change the pixels.
+#: Fields that do not change the pixels; those of the model are compared as the job's model.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
+    | {"model", "bfl_model"}
     | {"webhook_url", "webhook_events", "webhook_inline_images", "previews"}
 )
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Whether resolved requests can be rendered in one batch."""
+    """Whether resolved requests to the same model can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
     # Only batches of one have several passes, or none.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shared.errors import ConfigurationError
 from worker.models.download_plans import PLAN_FILE, DownloadPlan
-from worker.models.hub_errors import validate_model_id
+from worker.models.hub.errors import validate_model_id
 from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
 
 

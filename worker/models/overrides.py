@@ -75,6 +75,12 @@ class ModelOverrides(FrozenModel):
             raise ConfigurationError(f"The {file.name} of {name} is invalid: {where}.") from None
 
 
+def sidecar_of(file: Path) -> Path | None:
+    """Beside the file: `<its name>.imagegen.json`, or else the imagegen.json of its folder."""
+    names = (f"{file.stem}.{OVERRIDES_FILE}", OVERRIDES_FILE)
+    return next((file.parent / name for name in names if (file.parent / name).is_file()), None)
+
+
 def _clean(message: str) -> str:
     return re.sub(r"^Value error, ", "", message)
 

@@ -38,11 +38,16 @@ OPERATION_IDS = {
     "GET /api/jobs/{job_id}/request": "getJobRequest",
     "GET /api/images.zip": "getImages",
     "GET /api/events": "streamEvents",
+    "GET /api/key": "getKey",
     "GET /api/webhooks": "listWebhooks",
     "POST /api/webhooks/{webhook_id}/redeliver": "redeliverWebhook",
     "GET /api/backends": "listBackends",
     "GET /api/models": "listModels",
     "GET /api/models/{name}": "getModel",
+    "POST /api/models/{name}/load": "loadModel",
+    "POST /api/models/{name}/unload": "unloadModel",
+    "PUT /api/models/{name}/pin": "pinModel",
+    "DELETE /api/models/{name}/pin": "unpinModel",
     "GET /health": "getHealth",
     "GET /health/live": "getLiveness",
     "GET /health/ready": "getReadiness",
@@ -51,8 +56,9 @@ OPERATION_IDS = {
 }
 SCHEMAS = """
 Backend BackendListView BackendStatus BackendView Delivery DeliveryState DeviceMemory Download FieldProblem
-GenerationRequest HealthView ImageView InfoView JobError JobListView JobView JsonValue KeptWebhookView Lora OutputFormat
-OutputsView Priority Problem Progress ProviderView RepeatableRequestView ResponseFormat ServiceStatus State Timings
+GenerationRequest HealthView ImageView InfoView JobError JobListView JobView JsonValue KeptWebhookView KeyView Lora
+OutputFormat OutputsView Priority Problem Progress ProviderView RepeatableRequestView ResponseFormat ServiceStatus State
+Timings
 WebhookEvent WebhookListView WebhookMessage WebhookView WorkerRecord WorkerState
 """
 

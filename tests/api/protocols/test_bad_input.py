@@ -186,6 +186,12 @@ def test_a_job_that_fails_ends_its_stream_with_an_error(api: Api) -> None:
     assert json.loads(data.removeprefix("data: "))["error"]["code"] == "out-of-memory"
 
 
+def test_a_stream_has_the_partial_images_that_it_asks_for_however_short_the_steps(api: Api) -> None:
+    events = stream(api, partial_images=3, num_inference_steps=100, metadata={"simulate": {"seconds": 0.4}})
+
+    assert [f'"partial_image_index": {index}' in events for index in range(4)] == [True, True, True, False]
+
+
 def test_each_image_of_a_stream_is_completed(api: Api) -> None:
     assert stream(api, n=3).count("event: image_generation.completed") == 3
 
