@@ -43,7 +43,14 @@ def test_open_webui(sd: Stack) -> None:
     # The whole object comes back, with the model that the user chose.
     whole = json.dumps({**options, "sd_model_checkpoint": models[0]["title"]}).encode()
     assert sent(sd.api, "POST", "options", whole, headers).json() is None
-    body = {"prompt": HEART, "batch_size": 1, "width": 512, "height": 512, "steps": 20, "negative_prompt": "low quality"}
+    body = {
+        "prompt": HEART,
+        "batch_size": 1,
+        "width": 512,
+        "height": 512,
+        "steps": 20,
+        "negative_prompt": "low quality",
+    }
     body |= {"cfg_scale": 4.0, "sampler_name": "Euler", "scheduler": "Automatic", "seed": 42}
     answer = sent(sd.api, "POST", "txt2img", json.dumps(body).encode(), headers)
 

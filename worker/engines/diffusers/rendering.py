@@ -85,7 +85,7 @@ class Rendering:
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
         with (
             batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
-            self.prompts.cached(pipe, denoiser.dtype),
+            self.prompts.cached(pipe, denoiser.dtype, self.request),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))
 
