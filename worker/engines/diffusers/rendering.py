@@ -89,7 +89,7 @@ class Rendering:
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
         with (
             batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
-            self.prompts.cached(pipe, denoiser.dtype),
+            self.prompts.cached(pipe, denoiser.dtype, self.request),
             self.accelerator.active(self.request.loras or (), mode.executed_steps),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))
