@@ -1,5 +1,5 @@
 // One job in the gallery.
-import { html } from "../vendor/htm-preact.js";
+import { html, useState } from "../vendor/htm-preact.js";
 import { imageUrl, session } from "../state/api.js";
 import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
@@ -27,8 +27,10 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
 
 function Content({ job }) {
   const [image] = job.images;
+  const [isGone, setGone] = useState(false);
+  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">The image is no longer stored</span></span>`;
   if (job.state === "succeeded" && image) {
-    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" draggable=${true} />
+    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${() => setGone(true)} />
       ${job.images.length > 1 && html`<span class="tile-count">${job.images.length}</span>`}`;
   }
   return html`<span class="tile-text">
