@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
+from tests.api import conftest
 from tests.stack import Api
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 #: For a busy machine; everything is awaited, nothing is slept.
-TIMEOUT_MS = 60_000
+TIMEOUT_MS = 20_000
 DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 360, "height": 740}
 expect.set_options(timeout=TIMEOUT_MS)
 
@@ -87,6 +88,7 @@ def _is_elsewhere(url: str, host: str) -> bool:
     return urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != host
 
 
+api, keyed, stranger = conftest.api, conftest.keyed, conftest.stranger
 Open = Callable[..., Studio]
 
 
