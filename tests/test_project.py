@@ -26,7 +26,7 @@ FORBIDDEN = {
     "api/studio/page.py": ["import api.native.jobs"],
     "api/edge/hosts.py": ["import api.intake.admission", "import api.delivery.events", "import api.native.jobs"],
     "api/models/offered.py": ["import api.intake.admission", "import api.services"],
-    "api/protocols/openai/errors.py": ["import api.native.jobs"],
+    "api/protocols/openai/errors.py": ["import api.native.jobs", "import api.protocols.huggingface.routes"],
     "api/problems.py": ["import api.edge.hosts"],
     "shared/access/api_keys.py": ["import shared.storage.images"],
     "shared/errors.py": ["import shared.jobs.requests"],
@@ -49,7 +49,7 @@ FORBIDDEN = {
     "worker/records/redis_job_store.py": ["import worker.process.cpus", "import torch"],
     "worker/jobs/runner.py": ["import celery", "import redis", "import worker.records.redis_job_store", "import torch"],
     "worker/engines/bfl/engine.py": ["import redis", "import worker.engines.null", "import worker.jobs.runner"],
-    "worker/engines/null.py": ["import kombu", "import worker.engines.diffusers.stable_diffusion"],
+    "worker/engines/null.py": ["import kombu", "import worker.engines.diffusers.engine"],
     "worker/images/png.py": ["import worker.engines.base", "import torch"],
     "worker/models/sources.py": ["import worker.engines.base", "import torch"],
 }
@@ -57,6 +57,7 @@ FORBIDDEN = {
 ENTRIES = {
     "api/main.py",
     "compose/cli/app.py",
+    "compose/container/worker_group.py",
     "shared/settings/loading.py",
     "worker/alive.py",
     "worker/housekeeper/main.py",

@@ -7,6 +7,9 @@ import json
 import re
 from collections.abc import Mapping
 
+from shared.jobs.job import Job
+from shared.jobs.samplers import sampler_of
+
 NEGATIVE = "Negative prompt:"
 #: What the web UI calls the two texts in its parsed form.
 PROMPT_KEY, NEGATIVE_KEY = "Prompt", "Negative prompt"
@@ -15,6 +18,32 @@ MIN_SETTINGS = 3
 MAX_SETTINGS_LENGTH = 64 * 1024
 _SETTING = re.compile(r'\s*+(\w[\w \-/]{0,63}+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
+
+
+def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
+    """What the web UI would write for an image of a job; `size` is that of the file."""
+    request, second = job.request, job.request.second_pass
+    made = (request.width or size[0], request.height or size[1]) if request.output_width or second else size
+    rendered = (second.width, second.height) if second else made
+    sampler, schedule = sampler_of(request.scheduler) if request.scheduler else (None, None)
+    settings = {
+        "Steps": request.num_inference_steps,
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
+        "Seed": seed,
+        "Size": f"{made[0]}x{made[1]}",
+        "Model": job.model or "",
+        "Denoising strength": second.strength if second else request.strength,
+        "Clip skip": request.clip_skip,
+        "Hires upscale": second.scale if second else None,
+        "Hires steps": second.num_inference_steps if second else None,
+        "Hires upscaler": "Lanczos" if second else None,
+        # The web UI's words for images that are enlarged after they were made.
+        "Postprocess upscale to": f"{size[0]}x{size[1]}" if rendered != size else None,
+        "Version": f"imagegen {version}",
+    }
+    return write_infotext(request.prompt, request.negative_prompt, settings)
 
 
 def write_infotext(prompt: str, negative_prompt: str | None, settings: Mapping[str, object]) -> str:

@@ -13,7 +13,7 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
-from worker.engines.diffusers.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.out_of_memory import is_broken_device
 
 logger = logging.getLogger(__name__)
 
