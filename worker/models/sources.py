@@ -18,11 +18,10 @@ from worker.models.fingerprint import revision_of
 from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
+from worker.models.weight_files import FILE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-#: Files that may hold a model.
-FILE_SUFFIXES = (".safetensors", ".gguf")
 STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
 #: The weights of the bundled upscaler.
