@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -124,11 +125,29 @@ class ModelSource:
         overrides = ModelOverrides.read(sidecar, name) if sidecar else NO_OVERRIDES
         base = folder_model(overrides.base, self.model_dir / overrides.base) if overrides.base else None
         try:
-            return describe_file(name, file, overrides, base, revision_of(file))[0]
+            return describe_file(name, file, overrides, base or self._base_for(file), revision_of(file))[0]
         except (NotACheckpoint, NeedsBase, InvalidHeader) as error:
             raise ConfigurationError(f"{self.setting} is {name}. {error}") from None
         except OSError as error:
             raise ConfigurationError(f"{self.setting} is {name}, which cannot be read: {error.strerror}.") from None
+
+    def _base_for(self, file: Path) -> LocalModel | None:
+        """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
+        try:
+            describe_file(self.model_id, file, NO_OVERRIDES, None, "")
+        except NeedsBase as error:
+            pipelines = error.pipelines
+        except (NotACheckpoint, InvalidHeader, OSError):
+            return None
+        else:
+            return None
+        folders = sorted(index.parent for index in self.model_dir.glob(f"*/*/{PIPELINE_INDEX}")) if pipelines else []
+        for folder in folders:
+            with suppress(ConfigurationError):
+                model = folder_model(folder.relative_to(self.model_dir).as_posix(), folder)
+                if model.pipeline_class in pipelines:
+                    return model
+        return None
 
     def _download(self, on_progress: OnProgress) -> Path:
         # Imported late: workers without local models do not have the hub's client installed.
