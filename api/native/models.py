@@ -1,14 +1,16 @@
 """The routes that list models, and that load, unload and pin them."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from api.edge.authentication import Caller, CallerDep
-from api.models.offered import OfferedModel
+from api.models.offered import OfferedModel, OfferedModels
 from api.models.views import ModelListView, ModelView, model_view
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
@@ -34,10 +36,17 @@ class ModelDetails(ModelView):
     capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null while unknown")
 
 
-@router.get("/api/models", operation_id="listModels", responses=LIST_PROBLEMS)
-async def list_models(services: ServicesDep) -> ModelListView:
+@router.get("/api/models", operation_id="listModels", response_model=ModelListView, responses=LIST_PROBLEMS)
+async def list_models(services: ServicesDep) -> Response:
     """List the models that requests may name, with their states, defaults and limits."""
-    return ModelListView(models=[model_view(model) for model in await services.models()])
+    # On a thread: a catalogue may have thousands of models.
+    return Response(await asyncio.to_thread(_list_json, await services.models()), media_type="application/json")
+
+
+@lru_cache(maxsize=1)
+def _list_json(models: OfferedModels) -> bytes:
+    """Callers that ask at the same time share it."""
+    return ModelListView(models=[model_view(model) for model in models]).model_dump_json().encode()
 
 
 # Names contain slashes.
