@@ -123,10 +123,16 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
     for model in (*MODELS, "starter"):
         seeds = [seed for seed, name in enumerate(wanted) if name == model]
         expected = expected_pixels("starter" if model == "starter" else folder / model, seeds)
-        assert all((pixels_of(api, done[seed]) == expected[seed]).all() for seed in seeds), model
+        differences = {seed: _difference(pixels_of(api, done[seed]), expected[seed]) for seed in seeds}
+        assert set(differences.values()) <= {0}, (model, differences, done[seeds[0]]["request"])
     assert model_loads(api) <= 25
     assert 0 < most_bytes <= budget
     assert longest_delay(done) <= AFFINITY_SECONDS + BUSY_SECONDS
+
+
+def _difference(one: Pixels, other: Pixels) -> int:
+    """The largest of any pixel."""
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 def model_loads(api: Api) -> int:
