@@ -172,6 +172,20 @@ def test_an_operator_loads_pins_and_unloads(many: Stack) -> None:
     wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
 
 
+def test_a_caller_that_does_not_want_to_wait_for_a_load_comes_back(many: Stack) -> None:
+    api = many.api
+    api.post("/api/models/null/slow/unload", {})
+    wait_until(lambda: model_of(api, "null/slow")["state"] == "available")
+
+    headers = {"x-wait-for-model": "false"}
+    first = api.post("/models/null/slow", {"inputs": "x"}, headers=headers)
+
+    assert (first.status_code, first.json()["code"]) == (503, "model-loading")
+    assert first.headers["retry-after"]
+    wait_until(lambda: model_of(api, "null/slow")["state"] == "loaded")
+    assert api.post("/models/null/slow", {"inputs": "x"}, headers=headers).status_code == 200
+
+
 def test_only_the_scope_admin_manages_models(redis_url: str, tmp_path: Any) -> None:
     keys = "one:0123456789abcdefghij,boss:abcdefghij0123456789:admin"
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_API_KEY=keys) as stack:
