@@ -9,7 +9,6 @@ from shared.errors import JobFailure, ModelNotFound
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 
@@ -130,15 +129,6 @@ class ReportsPlacement(Protocol):
 
     @property
     def placement(self) -> str: ...
-
-
-@runtime_checkable
-class ReportsMemory(Protocol):
-    """An engine that knows how full its device is."""
-
-    def memory(self) -> DeviceMemory | None:
-        """None if unknown. Called from another thread than the rendering one."""
-        ...
 
 
 @runtime_checkable
