@@ -26,7 +26,7 @@ def fit_size(
     warnings = []
     if target != asked:
         warnings.append(f"{_text(asked)} is beyond this service's limits: the image has {_text(target)}")
-    if request.output_width is None and (made != target or model.only_ratio):
+    if request.output_width is None and (made != target or not model.exact_size):
         size |= {"output_width": target[0], "output_height": target[1]}
     if made != target:
         warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")

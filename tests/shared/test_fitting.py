@@ -113,7 +113,15 @@ def test_resolving_twice_changes_nothing() -> None:
 def test_a_cloud_model_makes_every_size_within_its_limits() -> None:
     request, warnings = resolved(MODELS["flux-2-pro"], (512, 256))
 
-    assert (request.width, request.height, request.output_width, warnings) == (512, 256, None, ())
+    assert (request.width, request.height, warnings) == (512, 256, ())
+    # A provider may return another size than requested.
+    assert (request.output_width, request.output_height) == (512, 256)
+
+
+def test_how_far_from_the_native_area_a_model_can_go_depends_on_it() -> None:
+    flexible = SDXL.model_copy(update={"size_tolerance": 4.0})
+
+    assert [resolved(model, (512, 512))[0].width for model in (SDXL, flexible)] == [1024, 512]
 
 
 def test_the_caller_may_choose_both_sizes() -> None:
