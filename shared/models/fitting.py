@@ -21,7 +21,9 @@ def fit_size(
         return request, ()
     asked = _asked_size(model, request, input_size)
     target = _limited(asked, max_pixels)
-    made = _good_size(model, target, max_pixels)
+    # An input image gives the shape, whatever the model can do without one.
+    is_native = model.only_native_size and not request.image
+    made = (model.width, model.height) if is_native else _good_size(model, target, max_pixels)
     size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
     warnings = []
     if target != asked:

@@ -56,6 +56,18 @@ def test_a_size_is_made_at_the_native_area_and_scaled(model: Capabilities, asked
     assert warnings == (f"made at {made_at}, which {model.model} makes well, and scaled to {final}",)
 
 
+@pytest.mark.parametrize("asked", [(1024, 1792), (512, 512), (144, 112)])
+def test_a_model_of_one_size_makes_everything_at_it(asked: Size) -> None:
+    model = STARTER.model_copy(update={"only_native_size": True})
+
+    request, _ = resolved(model, asked)
+
+    assert (request.width, request.height) == (128, 128)
+    assert (request.output_width, request.output_height) == asked
+    # An input image gives the shape.
+    assert resolved(model, None, (640, 480), image=IMAGE)[0].width == 144
+
+
 @pytest.mark.parametrize(
     ("model", "asked"), [(STARTER, (128, 128)), (STARTER, (144, 112)), (SDXL, (1152, 896)), (SDXL, (1024, 1024))]
 )
