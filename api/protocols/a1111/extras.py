@@ -9,10 +9,10 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.waiting import wait_for_result
 from api.field_errors import invalid_field, validate
-from api.intake.enlarging import Enlargement
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.enlarging import Enlargement
+from api.intake.images.separate_images import ImageText, SeparateImage, read_separate_images
 from api.intake.openapi_bodies import model_request_body
-from api.intake.separate_images import ImageText, SeparateImage, read_separate_images
 from api.intake.submissions import Translation
 from api.problems import failed_job_response
 from api.protocols.a1111.answers import available_images
@@ -101,6 +101,7 @@ def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
 def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:
     translation = Translation({})
     translation.ignore("upscaler_1", body.upscaler_1, "", "None", "Lanczos", *upscalers, reason="Lanczos is used")
-    for name in ("extras_upscaler_2_visibility", "gfpgan_visibility", "codeformer_visibility"):
-        translation.ignore(name, getattr(body, name), 0)
+    translation.ignore("extras_upscaler_2_visibility", body.extras_upscaler_2_visibility, 0)
+    translation.ignore("gfpgan_visibility", body.gfpgan_visibility, 0)
+    translation.ignore("codeformer_visibility", body.codeformer_visibility, 0)
     return tuple(translation.warnings)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from api.edge.authentication import CallerDep
 from api.protocols.a1111.checkpoints import Checkpoints
 from api.services import ServicesDep
-from shared.jobs.samplers import SAMPLERS, SCHEDULES, sampler_of
+from shared.jobs.web_ui.samplers import SAMPLERS, SCHEDULES, sampler_of
 
 router = APIRouter(prefix="/sdapi/v1")
 

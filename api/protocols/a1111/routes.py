@@ -12,9 +12,9 @@ from api.edge.authentication import CallerDep
 from api.field_errors import validate
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.separate_images import ImageText, read_separate_images
 from api.intake.json_body import json_chunks, parse_body
 from api.intake.openapi_bodies import model_request_body
-from api.intake.separate_images import ImageText, read_separate_images
 from api.intake.submissions import translated_submission
 from api.protocols.a1111.answers import images_response
 from api.protocols.a1111.checkpoints import Checkpoints
@@ -28,9 +28,9 @@ from api.protocols.a1111.wire import (
 )
 from api.services import Services, ServicesDep
 from shared.errors import InvalidTransition, JobNotFound, ModelNotFound
-from shared.jobs.infotext import parse_infotext
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol
+from shared.jobs.web_ui.infotext import parse_infotext
 from shared.storage.image_texts import PARAMETERS
 
 router = APIRouter(prefix="/sdapi/v1")
