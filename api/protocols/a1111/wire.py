@@ -25,12 +25,10 @@ class GenerationBody(Body):
     prompt: Texts = ""
     negative_prompt: Texts = ""
     seed: int | None = None
-    """-1 for a random one."""
+    """-1: random."""
     sampler_name: Texts = ""
     sampler_index: Texts = ""
-    """The older name of sampler_name."""
     scheduler: Texts = ""
-    """Schedule type."""
     steps: int | None = None
     cfg_scale: float | None = None
     width: int | None = None
