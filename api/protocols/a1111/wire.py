@@ -52,7 +52,6 @@ class TextToImageBody(GenerationBody):
 
 class ImageToImageBody(GenerationBody):
     init_images: Annotated[list[str] | None, Field(max_length=16)] = None
-    """base64 or data: URLs; the first one is used."""
     mask: str | None = None
     mask_blur: int | None = None
     inpainting_fill: int | None = None
@@ -77,9 +76,7 @@ class ImageBody(Body):
     image: str
 
 
-class OptionsBody(BaseModel):
-    """All other settings are accepted and ignored: clients send back the whole object that they have read."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
+class OptionsBody(Body):
+    """Clients send back the whole object that they have read."""
 
     sd_model_checkpoint: str | None = None
