@@ -17,7 +17,7 @@ OFFERED = ("watercolour", "people/anna")
         ("a cat <lora:watercolour:0.8>", "a cat", [("watercolour", 0.8)]),
         ("<lora:watercolour> a cat", "a cat", [("watercolour", 1.0)]),
         ("a <LORA:Anna:0.5:0.25> cat", "a  cat", [("people/anna", 0.5)]),
-        ("a cat<lyco:people/anna:te=0.5:unet=0.7>", "a cat", [("people/anna", 0.7)]),
+        ("a cat<lyco:people/anna:0.5:unet=0.7>", "a cat", [("people/anna", 0.7)]),
         ("<lora:anna:1><lora:watercolour:-0.5>", "", [("people/anna", 1.0), ("watercolour", -0.5)]),
         ("<lora:anna:none> x", "x", [("people/anna", 1.0)]),
         ("<lora:anna:nan> x", "x", [("people/anna", 1.0)]),
