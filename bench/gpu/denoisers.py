@@ -8,7 +8,7 @@ import torch
 from bench.figures import Figure
 from bench.gpu.machine import Machine
 from bench.gpu.models import DENOISERS, RandomDenoiser, defaults
-from tests.worker.engines.diffusers.recording_graphs import RecordingGraphs
+from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import attention
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.compiled_denoiser import compile_denoiser

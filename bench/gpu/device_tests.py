@@ -15,7 +15,7 @@ FAILED = "tests marked gpu that fail"
 #: What marks a test, directly or through the parameters that tests share.
 MARKS = re.compile(r"mark\.gpu|ON_EACH_DEVICE")
 #: With one tiny model, when the bench itself is tried.
-TINY = "tests/worker/engines/diffusers/test_decoded_pixels.py"
+TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
 #: Another PyTorch than the one in constraints.txt may warn of other things.
 PYTEST = (sys.executable, "-m", "pytest", "-q", "--override-ini=filterwarnings=default", "-p", "no:cacheprovider")
 

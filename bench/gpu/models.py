@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from bench.gpu.machine import Machine
 from tests.worker.engines import tiny
-from tests.worker.engines.diffusers import klein
+from tests.worker.engines.diffusers.flux import klein
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 
 

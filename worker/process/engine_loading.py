@@ -28,6 +28,9 @@ from worker.records.recovery import WorkerIdentity
 if TYPE_CHECKING:
     from worker.engines.bfl.engine import FluxApi
 
+#: The folder in SD_DATA_DIR for compiled models.
+COMPILED = "compiled"
+
 
 @dataclass(frozen=True)
 class WorkerEngines:
@@ -98,6 +101,7 @@ def _diffusers(
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,
+        data_dir=settings.data_dir / COMPILED,
         suggest_cloud=_has_cloud(settings),
     )
     device, records = choose_device(settings.device), ModelRecords(settings.redis_prefix)

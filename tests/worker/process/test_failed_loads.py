@@ -88,9 +88,9 @@ def test_the_message_of_a_missing_safety_checker_says_how_to_go_on(redis_url: st
 
 def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:
     configured = WorkerSettings(redis_url=redis_url, model_dir=folder, **({"backend": Backend.SD} | settings))
+    store, record = Store(connect(redis_url)), loading_record(configured)
+    heartbeat = Heartbeat(store, Workers(configured.redis_prefix), record)
     with pytest.raises(ConfigurationError) as failure:
-        store, record = Store(connect(redis_url)), loading_record(configured)
-        heartbeat = Heartbeat(store, Workers(configured.redis_prefix), record)
         load_engines(configured, store, WorkerIdentity("w", "1"), heartbeat, lambda *_: None)
     # It is off only while libraries are imported.
     assert gc.isenabled()

@@ -11,8 +11,10 @@ import torch
 
 from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, OnStep
+from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
-from worker.engines.diffusers.decoding.soundness import Attempt, Image, first_sound_image, in_float32
+from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels
+from worker.engines.diffusers.decoding.soundness import Attempt, first_sound_image, in_float32
 from worker.engines.diffusers.denoising.batch_invariance import batch_invariant
 from worker.engines.diffusers.denoising.guidance import guidance_arguments
 from worker.engines.diffusers.denoising.init_image import MaskedLatentBlender
@@ -52,6 +54,7 @@ class Rendering:
     watch: JobWatch
     memory: OutOfMemoryFallbacks
     memory_budget: MemoryBudget
+    accelerator: Accelerator
     batch_size: int
     batch_invariant: bool = True
     """Whether each image must have exactly the pixels that it would have alone."""
@@ -86,7 +89,8 @@ class Rendering:
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
         with (
             batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
-            self.prompts.cached(pipe, denoiser.dtype),
+            self.prompts.cached(pipe, denoiser.dtype, self.request),
+            self.accelerator.active(self.request.loras or (), mode.executed_steps),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))
 
@@ -131,13 +135,13 @@ class Rendering:
         if is_small and self.pipelines.placement is not Placement.GROUP_OFFLOAD:
             yield Attempt("it was made again in float32", lambda: self._render_in_float32(spec))
 
-    def _decode(self, latents: torch.Tensor) -> Image:
+    def _decode(self, latents: torch.Tensor) -> DecodedPixels:
         image = self.memory.run(lambda: self.autoencoder.decode(latents), *self._fallbacks(1, decodes=True))
         # With offloading, nothing else moves the decoder off the device.
         self._pipe.maybe_free_model_hooks()
         return image
 
-    def _render_in_float32(self, spec: ImageSpec) -> Image:
+    def _render_in_float32(self, spec: ImageSpec) -> DecodedPixels:
         with in_float32(*self.pipelines.parts):
             # The first attempt has reported its progress already.
             latents = self.memory.run(lambda: self._denoise([spec], lambda _: self.watch.check()), *self._fallbacks(1))

@@ -7,8 +7,9 @@ from typing import Any
 import diffusers
 import torch
 
+from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels, decoded_pixels
 from worker.engines.diffusers.decoding.previews import as_spatial, false_colour_preview, to_preview
-from worker.engines.diffusers.decoding.soundness import Image, in_float32, to_image
+from worker.engines.diffusers.decoding.soundness import in_float32
 from worker.engines.diffusers.memory.out_of_memory import Fallback, tiling_fallback
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
@@ -33,8 +34,14 @@ class Autoencoder:
         self._has_faithful_previews = faithful_previews and isinstance(vae, diffusers.AutoencoderTiny)
         # Stable Diffusion XL's autoencoder overflows in half precision; its configuration says so, and its pipeline
         # acts on it.
+        self._in_bfloat16 = False
         acts = hasattr(pipe, "upcast_vae")
         self.in_float32 = acts and bool(getattr(vae.config, "force_upcast", False)) and vae.dtype is torch.float16
+
+    def use_bfloat16(self) -> None:
+        """Decode in bfloat16 what would be decoded in float32: it has the same range, and takes three quarters of the
+        time. Images that do not come out sound are decoded again in float32."""
+        self._in_bfloat16, self.in_float32 = self.in_float32, False
 
     def latents_of(self, run: Callable[[], object]) -> torch.Tensor:
         """What a pipeline gives to its decoder: unpacked and unscaled, whatever the family.
@@ -49,12 +56,15 @@ class Autoencoder:
         raise TypeError("the pipeline has decoded its latents by itself")
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> Image:
-        """One image from a batch of one; NaN where the decoder overflowed."""
+    def decode(self, latents: torch.Tensor) -> DecodedPixels:
+        """One image from a batch of one; not sound where the decoder overflowed."""
+        # Pipelines that start from an image have converted it.
+        if self._in_bfloat16 and self._vae.dtype is not torch.bfloat16:
+            self._vae.to(torch.bfloat16)
         with in_float32(self._vae) if self.in_float32 else nullcontext():
             decoded = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
         # Autoencoders for videos return a video of one frame.
-        return to_image(decoded[:, :, 0] if decoded.ndim == 5 else decoded)
+        return decoded_pixels(decoded[:, :, 0] if decoded.ndim == 5 else decoded)
 
     @torch.no_grad()
     def preview(self, latents: torch.Tensor, height: int, width: int) -> Pixels:

@@ -2,10 +2,9 @@
 
 from typing import assert_never
 
-import numpy as np
 import torch
 
-from worker.engines.diffusers.decoding.soundness import to_pixels
+from worker.engines.diffusers.decoding.decoded_pixels import to_colours
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
 
@@ -36,4 +35,5 @@ def false_colour_preview(latents: torch.Tensor) -> Pixels:
 
 def to_preview(image: torch.Tensor) -> Pixels:
     """From a batch of one, 0..1. NaN becomes black: whether the image is sound is judged at the end."""
-    return to_pixels(np.nan_to_num(image[0].permute(1, 2, 0).float().cpu().numpy(), posinf=1.0, neginf=0.0))
+    pixels: Pixels = to_colours(image[0].permute(1, 2, 0).float()).cpu().numpy()
+    return pixels
