@@ -1,6 +1,6 @@
 # `make run` and `make test` need Python 3.11+, git and make, and install everything else.
 .DEFAULT_GOAL := help
-.PHONY: environment help run test check fix bench profile faults docker smoke n8n n8n-node clean
+.PHONY: environment help run test check fix bench gpu profile faults docker smoke n8n n8n-node clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -41,6 +41,9 @@ fix: $(VENV)/.dev ## Format, fix what can be fixed, and regenerate generated fil
 
 bench: $(VENV)/.bench ## Measure the performance promises; BENCH=--full is slower and more exact
 	@$(BIN)/python -m bench $(BENCH)
+
+gpu: ## Test and measure the CUDA device of this machine, in at most six minutes; without one, it says so
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m bench.gpu $(GPU); else $(PYTHON) -m bench.gpu $(GPU); fi
 
 profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/
 	@$(BIN)/python -m bench.profile

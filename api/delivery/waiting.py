@@ -1,6 +1,7 @@
 """Submits a job and waits for its end."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,6 +23,8 @@ from shared.jobs.snapshots import JobSnapshot
 CANCEL_SECONDS = 60.0
 
 OnDisconnect = Literal["keep", "cancel"]
+#: Called with the id of a job as soon as it is accepted.
+OnAccepted = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,13 @@ async def submit_and_wait(
     scope: IdempotencyScope,
     seconds: int,
     on_disconnect: OnDisconnect = "keep",
+    on_accepted: OnAccepted | None = None,
 ) -> JobSnapshot:
     """The finished job, or the unfinished one at the timeout, a disconnection or the stop of this process."""
     with ExitStack() as listeners:
         submitted = await submit(http, services, submission, scope, listeners)
+        if on_accepted is not None:
+            await on_accepted(submitted.job_id)
         # Other callers may wait for a job that this one has not created.
         on_disconnect = on_disconnect if submitted.is_new else "keep"
         snapshot = await _wait(services, http, submitted, seconds, on_disconnect)
@@ -71,16 +77,20 @@ async def submit(
 
 
 async def wait_for_result(
-    http: Request, services: Services, submission: Submission, scope: IdempotencyScope
+    http: Request,
+    services: Services,
+    submission: Submission,
+    scope: IdempotencyScope,
+    on_accepted: OnAccepted | None = None,
 ) -> JobSnapshot:
     """The finished job, for callers of protocols that know no unfinished answer.
 
-    Callers that ask again by themselves are sent away before proxies lose patience, and find the job when they do. All
+    Callers that ask again by themselves are sent away before proxies lose and find the job when they do. All
     others are waited for. Raises NotFinished.
     """
     settings = services.settings
     seconds = settings.sync_timeout_seconds if scope.asks_again else settings.client_wait_seconds
-    snapshot = await submit_and_wait(http, services, submission, scope, seconds)
+    snapshot = await submit_and_wait(http, services, submission, scope, seconds, on_accepted=on_accepted)
     if not snapshot.job.state.is_terminal:
         raise await not_finished(services, submission, scope, snapshot.job.id)
     return snapshot

@@ -67,6 +67,10 @@ class RequestUploads:
         self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
 
+    def __contains__(self, reference: str) -> bool:
+        """Whether it is the reference of an image of this request."""
+        return reference in self._headers
+
     @property
     def max_bytes(self) -> int:
         """Limit of one image."""

@@ -1,14 +1,21 @@
-"""The routes that list models."""
+"""The routes that list models, and that load, unload and pin them."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
+from api.edge.authentication import Caller, CallerDep
+from api.models.offered import OfferedModel
 from api.models.views import ModelListView, ModelView, model_view
 from api.problems import problem_responses
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
+from shared.errors import BackendUnavailable, Forbidden, ModelUnavailable
 from shared.models.request_schema import request_schema
+from shared.workers.models import ModelAction, ModelCommand, ModelRecords
+from shared.workers.records import WorkerRecord
 
 router = APIRouter(tags=["models"])
 
@@ -16,6 +23,11 @@ LIST_PROBLEMS = problem_responses("unauthorized", "rate-limited", "store-unavail
 FIND_PROBLEMS = problem_responses(
     "unauthorized", "invalid-request", "model-not-found", "rate-limited", "store-unavailable"
 )
+MANAGE_PROBLEMS = {
+    **FIND_PROBLEMS,
+    **problem_responses("forbidden"),
+    **problem_responses("backend-unavailable", "model-unavailable", "store-unavailable"),
+}
 
 
 class ModelDetails(ModelView):
@@ -36,3 +48,70 @@ async def get_model(services: ServicesDep, name: str) -> ModelDetails:
     capabilities = model.entry.capabilities
     schema = capabilities and request_schema(capabilities, services.limits)
     return ModelDetails(**model_view(model).model_dump(), capabilities=schema)
+
+
+@router.post("/api/models/{name:path}/load", operation_id="loadModel", status_code=202, responses=MANAGE_PROBLEMS)
+async def load_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
+    """Load a model into the memory of a worker before a job needs it. Needs the scope admin.
+
+    The answer comes at once; `state` and `loading` of the model show the progress.
+    """
+    model = await _find(services, caller, name)
+    await _load(services, model)
+    return model_view(model)
+
+
+@router.post("/api/models/{name:path}/unload", operation_id="unloadModel", status_code=202, responses=MANAGE_PROBLEMS)
+async def unload_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
+    """Free the memory of a model in all workers, unless it is busy or pinned. Needs the scope admin."""
+    model = await _find(services, caller, name)
+    await _send(services, model.workers, ModelCommand(action=ModelAction.UNLOAD, model=name))
+    return model_view(model)
+
+
+@router.put("/api/models/{name:path}/pin", operation_id="pinModel", responses=MANAGE_PROBLEMS)
+async def pin_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
+    """Load a model and keep it in memory, whatever other models need. Needs the scope admin."""
+    model = await _set_pinned(services, caller, name, pinned=True)
+    await _load(services, model)
+    return model_view(model)
+
+
+@router.delete("/api/models/{name:path}/pin", operation_id="unpinModel", responses=MANAGE_PROBLEMS)
+async def unpin_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
+    """Let the model leave memory again. Needs the scope admin."""
+    return model_view(await _set_pinned(services, caller, name, pinned=False))
+
+
+async def _find(services: Services, caller: Caller, name: str) -> OfferedModel:
+    if not caller.may_administer:
+        raise Forbidden("Only an API key with the scope admin may load, unload and pin models.")
+    return (await services.models()).find(name)
+
+
+async def _set_pinned(services: Services, caller: Caller, name: str, *, pinned: bool) -> OfferedModel:
+    model = await _find(services, caller, name)
+    records = ModelRecords(services.settings.redis_prefix)
+    for backend in model.backends:
+        await services.store.run(records.pin(backend, name, pinned=pinned))
+    return replace(model, is_pinned=pinned)
+
+
+async def _load(services: Services, model: OfferedModel) -> None:
+    """Ask the worker with the fewest models. Raises BackendUnavailable and ModelUnavailable."""
+    entry = model.entry
+    if not model.state.is_usable:
+        raise ModelUnavailable(f"The model {entry.name} is {model.state}.")
+    if model.workers or model.load is not None:
+        return
+    workers = (await services.fleet_cache.get()).workers_of(entry.backend)
+    if not workers:
+        raise BackendUnavailable(f"No worker serves {entry.backend} now.")
+    chosen = min(workers, key=lambda worker: (len(worker.models), worker.id))
+    await _send(services, [chosen], ModelCommand(action=ModelAction.LOAD, model=entry.name))
+
+
+async def _send(services: Services, workers: Sequence[WorkerRecord], command: ModelCommand) -> None:
+    if workers:
+        records = ModelRecords(services.settings.redis_prefix)
+        await services.store.run(records.send_command([worker.id for worker in workers], command))

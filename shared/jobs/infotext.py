@@ -5,7 +5,11 @@ The prompt comes first, then the line of the negative prompt, and last one line 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shared.jobs.job import Image, Job
+from shared.jobs.samplers import sampler_of
 
 NEGATIVE = "Negative prompt:"
 #: What the web UI calls the two texts in its parsed form.
@@ -15,6 +19,75 @@ MIN_SETTINGS = 3
 MAX_SETTINGS_LENGTH = 64 * 1024
 _SETTING = re.compile(r'\s*+(\w[\w \-/]{0,63}+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
+
+
+def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
+    """What the web UI would write for an image of a job; `size` is that of the file."""
+    request, second = job.request, job.request.second_pass
+    made = (request.width or size[0], request.height or size[1]) if request.output_width or second else size
+    rendered = (second.width, second.height) if second else made
+    sampler, schedule = sampler_of(request.scheduler) if request.scheduler else (None, None)
+    settings = {
+        "Steps": request.num_inference_steps,
+        "Sampler": sampler,
+        "Schedule type": schedule,
+        "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
+        "Seed": seed,
+        "Size": f"{made[0]}x{made[1]}",
+        "Model": job.model or "",
+        "Denoising strength": second.strength if second else request.strength,
+        "Clip skip": request.clip_skip,
+        "Hires upscale": second.scale if second else None,
+        "Hires steps": second.num_inference_steps if second else None,
+        "Hires upscaler": "Lanczos" if second else None,
+        # The web UI's words for images that are enlarged after they were made.
+        "Postprocess upscale to": f"{size[0]}x{size[1]}" if rendered != size else None,
+        "Version": f"imagegen {version}",
+    }
+    return write_infotext(request.prompt, request.negative_prompt, settings)
+
+
+def generation_info(job: Job, images: Sequence[Image], version: str) -> dict[str, Any]:
+    """What the web UI's API tells about images, and the job that made them."""
+    request, first = job.request, images[0]
+    seeds = [image.seed for image in images]
+    sampler, _ = sampler_of(request.scheduler) if request.scheduler else ("Automatic", "")
+    return {
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt] * len(images),
+        "negative_prompt": request.negative_prompt or "",
+        "all_negative_prompts": [request.negative_prompt or ""] * len(images),
+        "seed": first.seed,
+        "all_seeds": seeds,
+        "subseed": first.seed,
+        "all_subseeds": seeds,
+        "subseed_strength": 0,
+        "width": first.width,
+        "height": first.height,
+        "sampler_name": sampler,
+        "cfg_scale": request.guidance_scale,
+        "steps": request.num_inference_steps,
+        "batch_size": len(images),
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": job.model,
+        "sd_model_hash": None,
+        "sd_vae_name": None,
+        "sd_vae_hash": None,
+        "seed_resize_from_w": -1,
+        "seed_resize_from_h": -1,
+        "denoising_strength": request.second_pass.strength if request.second_pass else request.strength,
+        "extra_generation_params": {},
+        "index_of_first_image": 0,
+        "infotexts": [infotext(job, image.seed, (image.width, image.height), version) for image in images],
+        "styles": [],
+        "job_timestamp": (job.finished_at or job.created_at).strftime("%Y%m%d%H%M%S"),
+        "clip_skip": request.clip_skip or 1,
+        "is_using_inpainting_conditioning": False,
+        "version": f"imagegen {version}",
+        "job_id": job.id,
+        "warnings": list(job.warnings),
+    }
 
 
 def write_infotext(prompt: str, negative_prompt: str | None, settings: Mapping[str, object]) -> str:

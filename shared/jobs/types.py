@@ -35,6 +35,7 @@ class MaskMode(StrEnum):
     """Which parts of a mask mark what to repaint."""
 
     WHITE = "white"
+    BLACK = "black"
     TRANSPARENT = "transparent"
 
 

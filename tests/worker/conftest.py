@@ -11,15 +11,16 @@ from worker.models.sources import ModelSource
 with warnings.catch_warnings():
     # Of others' code, while it is imported.
     warnings.simplefilter("ignore")
-    from worker.engines.diffusers.stable_diffusion import StableDiffusion, StableDiffusionOptions
+    from worker.engines.diffusers.engine import DiffusersEngine
+    from worker.engines.diffusers.options import DiffusersOptions
 
 
-def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> StableDiffusion:
+def loaded(model_id: str | Path, *, device: str = "cpu", **options: Any) -> DiffusersEngine:
     """A model as workers load it; its images are not checked, unless the options say so."""
     model = ModelSource("SD_MODEL_ID", str(model_id), Path("unused")).ensure_downloaded()
-    return StableDiffusion.load(model, StableDiffusionOptions(device=device, **options))
+    return DiffusersEngine.load(model, DiffusersOptions(device=device, **options))
 
 
 @pytest.fixture(scope="session")
-def starter() -> StableDiffusion:
+def starter() -> DiffusersEngine:
     return loaded("starter")

@@ -33,3 +33,18 @@ def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | 
         found, key=lambda variant: (order.index(variant) if variant in order else len(order), variant), default=None
     )
     return None if best is None else (best, variants[best])
+
+
+_SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[\w.-]+)", re.ASCII)
+_MAX_SHARDS = 2000
+
+
+def missing_shard(names: Iterable[str]) -> str | None:
+    """The name of the first shard that the others count, and that is not there."""
+    present = set(names)
+    series = {(match["start"], match["count"], match["end"]) for name in present if (match := _SHARD.fullmatch(name))}
+    for start, count, end in sorted(series):
+        for number in range(1, min(int(count), _MAX_SHARDS) + 1):
+            if (name := f"{start}-{number:05}-of-{count}{end}") not in present:
+                return name
+    return None

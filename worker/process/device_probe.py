@@ -10,7 +10,7 @@ import torch
 
 from shared.errors import ConfigurationError
 from shared.workers.devices import Device
-from worker.engines.diffusers.devices import choose_device
+from worker.engines.diffusers.memory.devices import choose_device
 
 
 def probe(wanted: str) -> Device:

@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from tests.worker.models.hub import Hub, hub_serving
-from worker.models.downloads import Downloader
+from worker.models.hub.downloads import Downloader
 
 NAME, TOKEN = "someone/some-model", "hf_token"
 INDEX = {

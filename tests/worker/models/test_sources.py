@@ -77,10 +77,17 @@ def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     assert refusal(name, tmp_path) == f"{name} is neither a local folder nor a valid Hugging Face id."
 
 
-def test_a_single_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
+def test_a_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
 
-    assert "which is a file, not a folder in diffusers' format" in refusal(tmp_path / "model.safetensors", tmp_path)
+    assert refusal(file, tmp_path) == f"SD_MODEL_ID is {file}. The file is empty or cut off."
+
+
+def test_a_model_in_the_model_folder_is_found_by_its_name(tmp_path: Path) -> None:
+    shutil.copytree(STARTER, tmp_path / "mine")
+
+    assert found("mine", tmp_path).path == tmp_path / "mine"
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:

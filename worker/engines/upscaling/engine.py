@@ -10,7 +10,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, Step
-from worker.engines.diffusers.devices import choose_device, choose_dtype, device_memory, dtype_name
+from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory, dtype_name
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, RenderedImage
@@ -69,5 +69,8 @@ def upscaler_capabilities(name: str, scale: int) -> Capabilities:
         max_input_images=1,
         scale=scale,
         requires=("image",),
-        ignored=("guidance_scale", "loras", "negative_prompt", "num_inference_steps", "scheduler", "strength"),
+        ignored=(
+            *("clip_skip", "guidance_scale", "loras", "negative_prompt", "num_inference_steps"),
+            *("prompt_syntax", "scheduler", "strength"),
+        ),
     )

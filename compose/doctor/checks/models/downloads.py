@@ -1,15 +1,12 @@
 """Checks that the models are on disk, and that unfinished downloads make progress."""
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
-from worker.models.download_plans import DownloadPlan, format_bytes
+from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
 from worker.models.sources import STARTER_NAME, ModelSource
 
 #: A running download writes 10 MiB at a time: at 50 kB/s every 210 s.
@@ -44,7 +41,7 @@ def _check_download(source: ModelSource) -> Finding:
     progress = (
         f"{name} is incomplete ({format_bytes(plan.downloaded_bytes(folder))} of {format_bytes(plan.total_bytes)})"
     )
-    if not _is_downloading(folder):
+    if not is_downloading(folder):
         return warning(
             f"{progress}; its download was interrupted.",
             f"It continues when the worker starts, or now with `imagegen models pull {name}`.",
@@ -56,15 +53,3 @@ def _check_download(source: ModelSource) -> Finding:
             "See `outbound`. The download retries by itself; a restart keeps complete files.",
         )
     return ok(f"{progress}; the download is running.")
-
-
-def _is_downloading(folder: Path) -> bool:
-    """A download locks the folder. Taking the lock for an instant makes no download fail."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

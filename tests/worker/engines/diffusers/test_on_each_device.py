@@ -15,8 +15,8 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
 from tests.worker.engines.drawing import draw, right_half, speckled
-from worker.engines.diffusers import placement
-from worker.engines.diffusers.stable_diffusion import StableDiffusion
+from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.memory import placement
 from worker.images.values import Inputs
 
 pytestmark = [
@@ -35,29 +35,29 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
+def model(request: pytest.FixtureRequest, device: str, tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
     return loaded(FAMILIES[request.param](tmp_path_factory.mktemp(request.param)), device=device)
 
 
-def test_models_use_the_precision_of_the_device(model: StableDiffusion, device: str) -> None:
+def test_models_use_the_precision_of_the_device(model: DiffusersEngine, device: str) -> None:
     assert (torch.device(model.device).type, model.dtype) == (device, DTYPES[device])
 
 
-def test_the_same_request_gives_the_same_pixels(model: StableDiffusion) -> None:
+def test_the_same_request_gives_the_same_pixels(model: DiffusersEngine) -> None:
     first, second = draw(model, num_images=2), draw(model, num_images=2)
 
     assert first.watch.warnings == []
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(first.images, second.images, strict=True))
 
 
-def test_pixels_outside_the_mask_are_unchanged(model: StableDiffusion) -> None:
+def test_pixels_outside_the_mask_are_unchanged(model: DiffusersEngine) -> None:
     image = draw(model, Inputs((speckled(),), right_half())).pixels
 
     assert np.array_equal(image[:, :32], speckled()[:, :32])
 
 
 def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
-    model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    model: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The CPU has no memory of its own, but offloading works there, too.
     monkeypatch.setattr(placement, "has_own_memory", lambda _: True)
@@ -135,7 +135,7 @@ def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
         monkeypatch.setattr(
             UNet2DConditionModel,
             "compile_repeated_blocks",
-            lambda unet, **options: compile_blocks(unet, backend="aot_eager", **options),
+            lambda unet, **options: compile_blocks(unet, **{**options, "backend": "aot_eager"}),
         )
     folder = tiny.save_sd(tmp_path)
     plain = loaded(folder, device=device, dtype=DTYPES[device])

@@ -10,7 +10,7 @@ from diffusers.models.attention_dispatch import attention_backend
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.out_of_memory import is_broken_device
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
-from worker.engines.diffusers.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.out_of_memory import is_broken_device
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class CudaGraphs:
         `state` names all that changes results beside weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
-        if self._wasted > MAX_WASTED or torch.is_grad_enabled() or has_replaced_forward(module):
+        if self._wasted > MAX_WASTED or has_replaced_forward(module):
             with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
@@ -110,6 +110,8 @@ class CudaGraphs:
 
     def _call(self, forward: Forward, state: Hashable, arguments: Any) -> Any:
         args, kwargs = arguments
+        if torch.is_grad_enabled():
+            return forward(*args, **kwargs)
         try:
             key = (state, signature_of(arguments))
         except NotATree:

@@ -1,0 +1,114 @@
+"""Chooses the pipeline for a request, and its arguments for input images."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from shared.jobs.requests import GenerationRequest
+from worker.engines.diffusers.denoising.init_image import InitImage
+from worker.engines.diffusers.loading.pipeline_classes import parameters_of
+from worker.engines.diffusers.loading.pipelines import Pipelines
+from worker.images.values import Mask, Pixels
+
+#: With less, a single step would need a schedule of more steps than schedulers have.
+MIN_STRENGTH = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInputs:
+    """The input images of one image."""
+
+    init_image: InitImage | None = None
+    """What the image starts from, or is repainted within a mask."""
+    references: tuple[Pixels, ...] = ()
+    """What the model looks at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    pipe: Any
+    arguments: dict[str, Any]
+    """Those that depend on the mode: size, strength and input images."""
+    scheduled_steps: int
+    """Steps in the scheduler's plan."""
+    executed_steps: int
+    """The last ones of these: an init image replaces the result of the steps before."""
+    strength: float = 1.0
+    blends_masks: bool = False
+    """Whether masks are honoured by blending latents after each step."""
+
+
+def mode_for(pipelines: Pipelines, request: GenerationRequest, inputs: Sequence[ImageInputs]) -> Mode:
+    """For a batch of images, all with the same kinds of inputs."""
+    steps = request.num_inference_steps or 1
+    size = {"width": request.width, "height": request.height}
+    # The pipeline of FLUX.1 Kontext would scale every size to a megapixel.
+    size |= {"max_area": (request.width or 0) * (request.height or 0)}
+    inits = [given.init_image for given in inputs]
+    pipe = choose_pipe(pipelines, inputs[0])
+    if pipe is pipelines.text:
+        return Mode(pipe, size | _references(pipelines, inputs), steps, steps)
+    if pipelines.is_inpainting_model and inits[0] is None:
+        inits = [InitImage.blank(request.width or 0, request.height or 0)] * len(inputs)
+        strength = 1.0
+    else:
+        strength = max(MIN_STRENGTH, request.strength or 1.0)
+    given = size | _init_images(pipe, [init for init in inits if init is not None]) | {"strength": strength}
+    if "strength" not in parameters_of(pipe):
+        return Mode(pipe, given, steps, steps)
+    scheduled = _scheduled_steps(steps, strength)
+    executed = _executed_steps(pipelines, scheduled, strength)
+    has_mask = inits[0] is not None and inits[0].mask is not None
+    return Mode(pipe, given, scheduled, executed, strength, has_mask and pipe is pipelines.image)
+
+
+def choose_pipe(pipelines: Pipelines, inputs: ImageInputs) -> Any:
+    init = inputs.init_image
+    if pipelines.is_inpainting_model:
+        return pipelines.inpaint
+    if init is None:
+        return pipelines.text
+    if init.mask is not None and pipelines.inpaint is not None:
+        return pipelines.inpaint
+    return pipelines.image or pipelines.text
+
+
+def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str, Any]:
+    images = [PIL.Image.fromarray(pixels) for pixels in inputs[0].references]
+    if not images:
+        return {}
+    return {"image": images if pipelines.max_references > 1 else images[0]}
+
+
+def _init_images(pipe: Any, inits: Sequence[InitImage]) -> dict[str, Any]:
+    images = [PIL.Image.fromarray(init.image) for init in inits]
+    arguments: dict[str, Any] = {"image": images if len(images) > 1 else images[0]}
+    if "mask_image" in parameters_of(pipe):
+        masks = [PIL.Image.fromarray(_mask_or_all(init)) for init in inits]
+        arguments["mask_image"] = masks if len(masks) > 1 else masks[0]
+    return arguments
+
+
+def _mask_or_all(init: InitImage) -> Mask:
+    """Inpainting models require a mask: without one, they repaint everything."""
+    return np.full(init.image.shape[:2], 255, np.uint8) if init.mask is None else init.mask
+
+
+def _executed_steps(pipelines: Pipelines, steps: int, strength: float) -> int:
+    """As diffusers' pipelines round them: those of Stable Diffusion down, the others up."""
+    if hasattr(pipelines.text, "unet"):
+        return int(steps * strength)
+    return steps - int(steps - min(steps * strength, steps))
+
+
+def _scheduled_steps(steps: int, strength: float) -> int:
+    """The requested steps, or as many more as it takes to execute one."""
+    if int(steps * strength):
+        return steps
+    # The product may come out slightly below 1.
+    return next(steps for steps in itertools.count(math.ceil(1 / strength)) if int(steps * strength))

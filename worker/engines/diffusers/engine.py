@@ -1,0 +1,284 @@
+"""The engine for every model that diffusers runs."""
+
+import gc
+import itertools
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import diffusers.utils.logging
+import torch
+import transformers.utils.logging
+
+from shared.errors import ConfigurationError, InvalidImage, InvalidRequest
+from shared.jobs.requests import GenerationRequest
+from shared.models.capabilities import Capabilities
+from shared.workers.devices import DeviceMemory
+from worker.engines.base import JobWatch, MultiJobWatch
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
+from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
+from worker.engines.diffusers.decoding.autoencoder import Autoencoder
+from worker.engines.diffusers.decoding.safety_checker import CHECKER_PART, SafetyChecker, flag_images
+from worker.engines.diffusers.denoising.init_image import InitImage
+from worker.engines.diffusers.denoising.modes import ImageInputs
+from worker.engines.diffusers.denoising.schedulers import create_scheduler
+from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
+from worker.engines.diffusers.loras.lora_files import find_loras
+from worker.engines.diffusers.loras.loras import Loras
+from worker.engines.diffusers.memory.devices import (
+    choose_device,
+    choose_dtype,
+    computes_bfloat16,
+    device_memory,
+    dtype_name,
+)
+from worker.engines.diffusers.memory.out_of_memory import (
+    MemoryBudget,
+    OutOfMemoryFallbacks,
+    free_memory,
+    keep_freed_memory,
+)
+from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
+from worker.engines.diffusers.prompts.encoding import Prompts
+from worker.engines.diffusers.prompts.warnings import prompt_warnings
+from worker.engines.diffusers.rendering import ImageSpec, Rendering
+from worker.engines.diffusers.warm_up import prepare
+from worker.images.values import Inputs, RenderedImage
+from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
+from worker.models.fingerprint import fingerprint
+from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION, Placement
+
+logger = logging.getLogger(__name__)
+
+#: Limits of the pipelines for images that they look at.
+MIN_REFERENCE_SIDE, MAX_REFERENCE_RATIO = 64, 8
+
+
+class DiffusersEngine:
+    """Not thread-safe: one job at a time."""
+
+    def __init__(
+        self, model: LocalModel, pipelines: Pipelines, checker: SafetyChecker | None, options: DiffusersOptions
+    ) -> None:
+        self.capabilities = capabilities_of(model, options)
+        self.device = str(pipelines.device)
+        self.dtype = dtype_name(pipelines.denoiser.dtype)
+        self.placement = str(pipelines.placement)
+        self._model = model
+        self._options = options
+        self._pipelines = pipelines
+        self._checker = checker
+        self._default_scheduler = pipelines.text.scheduler
+        family = pipelines.family
+        self._autoencoder = Autoencoder(
+            pipelines.text, family.layout, pipelines.side_multiple, faithful_previews=checker is None
+        )
+        self._accelerator = Accelerator(self._plan(model))
+        if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
+            self._autoencoder.use_bfloat16()
+        self._lora_files = find_loras(options.lora_dir) if options.lora_dir else {}
+        self._loras = Loras(pipelines, self._lora_files, model.name)
+        max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
+        self._prompts = Prompts(encodes_texts_apart=family.batches, max_cached=max_cached)
+        self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
+        # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
+        # image around the mask, for which diffusers uses the first image's generator for the whole batch.
+        no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.optimize == "off"
+        self._max_batch_size = options.max_batch_size if family.batches and not no_batches else 1
+
+    @classmethod
+    def load(cls, model: LocalModel, options: DiffusersOptions) -> "DiffusersEngine":
+        """Raises ConfigurationError if the model or the safety checker cannot be loaded."""
+        _quieten_libraries()
+        keep_freed_memory()
+        device, family = choose_device(options.device), family_of(model)
+        dtype = _dtype(options, family, device)
+        if family is UNLISTED:
+            logger.warning(
+                "%s is a %s, which is not listed: its defaults are those of diffusers", model.name, model.pipeline_class
+            )
+        # What cannot be run is refused before anything is read.
+        capabilities = capabilities_of(model, options)
+        # The checker comes first: the model is placed in the memory that is left.
+        checker = _load_checker(model, capabilities, device, options)
+        engine = cls(model, load_pipelines(model, device, dtype), checker, options)
+        prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
+        return engine
+
+    @cached_property
+    def fingerprint(self) -> str:
+        options = self._options
+        settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
+        files = dict.fromkeys([self._model.path, self._model.folder, *self._lora_files.values()])
+        return fingerprint(files, *settings)
+
+    @property
+    def acceleration(self) -> str:
+        """The level of SD_OPTIMIZE, and what it does for this model on this device."""
+        return self._accelerator.description
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights, as measured."""
+        return self._pipelines.size_bytes
+
+    def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
+        return self._render(request, self._specs(request, inputs, watch), watch)
+
+    def batch_capacity(self, request: GenerationRequest) -> int:
+        return self._memory_budget.batch_capacity(request, self._max_batch_size)
+
+    def generate_batch(
+        self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
+    ) -> Sequence[Sequence[RenderedImage]]:
+        specs = [
+            self._specs(request, job_inputs, watch.for_job(job))
+            for job, (request, job_inputs) in enumerate(zip(requests, inputs, strict=True))
+        ]
+        images = iter(self._render(requests[0], list(itertools.chain(*specs)), watch))
+        return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
+
+    def memory(self) -> DeviceMemory | None:
+        return device_memory(self._pipelines.device)
+
+    def move_to_main_memory(self) -> None:
+        """Free the device's memory, and keep the weights in main memory."""
+        self._accelerator.drop()
+        self._pipelines.leave_device()
+        free_memory()
+
+    def move_to_device(self) -> None:
+        """Undo `move_to_main_memory`. Raises what the device raises if it is full."""
+        self._pipelines.return_to_device()
+
+    def close(self) -> None:
+        """Free all memory. The engine cannot be used afterwards."""
+        self._accelerator.drop()
+        vars(self).clear()
+        gc.collect()
+        free_memory()
+
+    def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
+        if request.seed is None or request.width is None or request.height is None:
+            raise ValueError("the request is not resolved")
+        for warning in prompt_warnings(self._pipelines, request):
+            watch.add_warning(warning)
+        seeds = range(request.seed, request.seed + request.num_images)
+        given = self._image_inputs(inputs, request.width, request.height)
+        return [ImageSpec(request.prompt, request.negative_prompt, seed, given, watch.add_warning) for seed in seeds]
+
+    def _image_inputs(self, inputs: Inputs, width: int, height: int) -> ImageInputs:
+        if self._pipelines.max_references and inputs.mask is None:
+            return ImageInputs(references=_usable_references(inputs))
+        return ImageInputs(init_image=InitImage.from_inputs(inputs, width, height))
+
+    def _render(self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch) -> list[RenderedImage]:
+        """One image for each spec. `request` has the fields that they share."""
+        self._new_scheduler(request)
+        loras = request.loras or () if "loras" not in self.capabilities.ignored else ()
+        with OutOfMemoryFallbacks(request, self._memory_budget, watch, self._accelerator.drop) as memory:
+            for warning in memory.run(lambda: self._loras.require(loras)):
+                watch.add_warning(warning)
+            self._prompts.use_loras(loras)
+            with self._loras.applied(loras):
+                images = [
+                    spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
+                    for spec, pixels in zip(specs, self._rendering(request, specs, watch, memory).images(), strict=True)
+                ]
+        return [
+            RenderedImage(pixels, spec.seed, flagged)
+            for spec, pixels, flagged in zip(specs, images, flag_images(self._checker, images), strict=True)
+        ]
+
+    def _rendering(
+        self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch, memory: OutOfMemoryFallbacks
+    ) -> Rendering:
+        return Rendering(
+            self._pipelines,
+            self._autoencoder,
+            self._prompts,
+            request,
+            specs,
+            lambda: self._new_scheduler(request),
+            watch,
+            memory,
+            self._memory_budget,
+            self._accelerator,
+            self.batch_capacity(request),
+            self._options.optimize != "max",
+        )
+
+    def _plan(self, model: LocalModel) -> DenoiserPlan:
+        pipelines, options = self._pipelines, self._options
+        return DenoiserPlan(
+            pipelines.denoiser,
+            pipelines.device,
+            Level.of(options.optimize),
+            (model.name, model.revision, self.dtype),
+            options.data_dir,
+            distilled=(self.capabilities.num_inference_steps or 0) <= FEW_STEPS,
+            is_resident=pipelines.placement is Placement.RESIDENT,
+        )
+
+    def _new_scheduler(self, request: GenerationRequest) -> Any:
+        """Raises InvalidRequest if the scheduler does not support that many steps."""
+        name = request.scheduler if "scheduler" not in self.capabilities.ignored else None
+        scheduler = create_scheduler(name, self._default_scheduler)
+        max_steps = scheduler.config.get("original_inference_steps")
+        if isinstance(scheduler, diffusers.LCMScheduler) and (request.num_inference_steps or 0) > max_steps:
+            raise InvalidRequest(f"num_inference_steps may be at most {max_steps} with the scheduler lcm.")
+        return scheduler
+
+
+def _quieten_libraries() -> None:
+    """Route the libraries' errors to our log and drop the rest; downloads keep their progress bars."""
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+        library.disable_default_handler()
+        library.enable_propagation()
+
+
+def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> torch.dtype:
+    """Raises ConfigurationError for a precision in which the model's images would be black."""
+    if options.dtype == "float16" and not family.is_safe_in_float16:
+        raise ConfigurationError(
+            f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
+            "and float32 on CPUs."
+        )
+    names = HALF_PRECISION[family.is_safe_in_float16]
+    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
+    if options.optimize == "max" and computes_bfloat16():
+        half = {**half, "cpu": torch.bfloat16}
+    return choose_dtype(options.dtype, device, half)
+
+
+def _usable_references(inputs: Inputs) -> tuple[Any, ...]:
+    """Raises InvalidImage for images that the pipeline would refuse."""
+    for pixels in inputs.images:
+        height, width, _ = pixels.shape
+        too_small = min(width, height) < MIN_REFERENCE_SIDE
+        if too_small or max(width, height) > MAX_REFERENCE_RATIO * min(width, height):
+            raise InvalidImage(
+                f"An input image has {width}x{height} pixels. Each side must have at least {MIN_REFERENCE_SIDE} "
+                f"pixels, and one side at most {MAX_REFERENCE_RATIO} times those of the other."
+            )
+    return inputs.images
+
+
+def _load_checker(
+    model: LocalModel, capabilities: Capabilities, device: torch.device, options: DiffusersOptions
+) -> SafetyChecker | None:
+    """The model's own checker if it has one that works."""
+    if options.safety_checker is None or capabilities.safety == EXEMPT:
+        return None
+    if (model.folder / CHECKER_PART).is_dir():
+        try:
+            return SafetyChecker.load(model.folder, device)
+        except ConfigurationError as error:
+            logger.warning("using the checker of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
+    return SafetyChecker.load(options.safety_checker(), device)

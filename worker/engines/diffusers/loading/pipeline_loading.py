@@ -1,0 +1,101 @@
+"""Loads a pipeline from a model's folder or file, from weights in any precision, in one file or in shards."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from shared.errors import ConfigurationError
+from worker.engines.diffusers.checkpoints.loading import load_checkpoint
+from worker.engines.diffusers.memory.devices import dtype_name
+from worker.models import weight_files
+from worker.models.fingerprint import fingerprint
+from worker.models.local_model import LocalModel
+
+#: The libraries that define parts with weights.
+_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+
+
+def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
+    """The pipeline, on the CPU. Raises ConfigurationError for every error of the libraries."""
+    files = {model.path, model.folder}
+    try:
+        before = fingerprint(files)
+        if model.file_parts:
+            pipe = load_checkpoint(model, pipeline, dtype, load_part, **_left_out(pipeline))
+        else:
+            pipe = _from_folder(model, pipeline, dtype)
+        has_changed = fingerprint(files) != before
+    except Exception as error:
+        raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
+    if has_changed:
+        raise ConfigurationError(
+            f"The files of {model.name} changed while they were loaded; start again when they are complete."
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
+    folder, left_out = model.folder, _left_out(pipeline)
+    classes = model.parts.items()
+    parts = {name: _load(folder, name, *names, dtype) for name, names in classes if name not in left_out}
+    return pipeline.from_pretrained(
+        str(folder),
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        **{name: part for name, part in parts.items() if part is not None},
+        **left_out,
+    )
+
+
+def _left_out(pipeline: Any) -> dict[str, Any]:
+    """The engine itself runs the safety checker, on finished images; and it adds no watermark."""
+    known = inspect.signature(pipeline.__init__).parameters
+    settings = {"requires_safety_checker": False, "add_watermarker": False}
+    parts = {"safety_checker": None, "feature_extractor": None} if "safety_checker" in known else {}
+    return parts | {name: value for name, value in settings.items() if name in known}
+
+
+def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """A part with weights, in the variant that suits the dtype best.
+
+    Raises what the library raises, and ValueError if weights are missing: the library would make them up.
+    """
+    chosen = weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype))
+    part, info = kind.from_pretrained(
+        str(folder),
+        subfolder=name,
+        dtype=dtype,
+        variant=chosen[0] or None if chosen else None,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := set(info["missing_keys"]) & {key for key, _ in part.named_parameters()}:
+        first = "/".join(filter(None, (name, min(missing))))
+        raise ValueError(f"its weights are incomplete: {first} is missing")
+    return part
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of the message, for the end of a sentence."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
+    """None for a part without weights: the pipeline loads it itself."""
+    if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
+        return None
+    part_class = getattr(_LIBRARIES.get(library), kind, None)
+    if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):
+        raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
+    return load_part(part_class, folder, name, dtype)
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []

@@ -1,0 +1,144 @@
+"""Loads a model as pipelines: one set of weights, and up to three ways to use it."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from worker.engines.diffusers.capabilities import denoiser_of, is_inpainting_model, native_size, side_multiple
+from worker.engines.diffusers.loading.pipeline_classes import (
+    guidance_form,
+    has_negative_prompt,
+    installed,
+    max_references,
+    parameters_of,
+    pipeline_class,
+    siblings_of,
+)
+from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
+from worker.engines.diffusers.memory.placement import (
+    has_own_memory,
+    part_sizes,
+    place,
+    place_where_it_fits,
+    working_bytes,
+)
+from worker.models.families import Family, Guidance, family_of
+from worker.models.local_model import LocalModel
+from worker.models.placements import AUTOENCODER, Placement
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """A loaded model. All pipelines share the same parts."""
+
+    text: Any
+    image: Any | None
+    """Starts from an image."""
+    inpaint: Any | None
+    """Repaints what a mask shows; None if the model repaints by blending latents, or not at all."""
+    is_inpainting_model: bool
+    """Whether it takes the mask as an input, and so needs one always."""
+    family: Family
+    form: Guidance
+    denoiser_name: str
+    device: torch.device
+    placement: Placement
+    side_multiple: int
+    max_references: int
+    """How many input images the pipeline itself takes, to look at them."""
+    takes_negative_prompts: bool
+
+    @property
+    def denoiser(self) -> Any:
+        return getattr(self.text, self.denoiser_name)
+
+    @property
+    def parts(self) -> list[torch.nn.Module]:
+        """Everything that has weights."""
+        return [part for part in self.text.components.values() if isinstance(part, torch.nn.Module)]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part_sizes(self.text).values())
+
+    def activate_offloading(self, pipe: Any) -> None:
+        """Call this before using a pipeline: its hooks move offloaded parts to the device in its order."""
+        if self.placement is Placement.MODEL_OFFLOAD:
+            place(pipe, self.placement, self.device)
+
+    def deactivate_offloading(self) -> None:
+        """Call this before adding layers: diffusers would restore the hooks for the first device that it finds."""
+        if self.placement is Placement.MODEL_OFFLOAD:
+            self.text.remove_all_hooks()
+            self.text.to("cpu", silence_dtype_warnings=True)
+
+    def leave_device(self) -> None:
+        """All parts wait in main memory. Only for devices with memory of their own."""
+        if not has_own_memory(self.device):
+            return
+        if self.placement is Placement.GROUP_OFFLOAD:
+            # The others are there already, but for the layers that compute.
+            getattr(self.text, AUTOENCODER).to("cpu")
+            return
+        self.text.remove_all_hooks()
+        self.text.to("cpu", silence_dtype_warnings=True)
+
+    def return_to_device(self) -> None:
+        """Undo `leave_device`."""
+        if not has_own_memory(self.device):
+            return
+        if self.placement is Placement.GROUP_OFFLOAD:
+            getattr(self.text, AUTOENCODER).to(self.device)
+        else:
+            place(self.text, self.placement, self.device)
+
+
+def load_pipelines(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelines:
+    """Raises ConfigurationError if the model cannot be loaded."""
+    family = family_of(model)
+    pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
+    parameters = parameters_of(pipeline)
+    form = guidance_form(family, parameters)
+    pipe = load_pipeline(model, pipeline, dtype)
+    denoiser = denoiser_of(model)
+    _cache_signatures(getattr(pipe, denoiser))
+    width, height = native_size(model, family)
+    placement = place_where_it_fits(pipe, device, model.name, working_bytes(pipe, width * height, dtype))
+    # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
+    has_inpaint = is_inpainting_model(model) or not family.blends_masks
+    return Pipelines(
+        text=pipe,
+        image=_sharing_parts(pipe, siblings.image),
+        inpaint=_sharing_parts(pipe, siblings.inpaint) if has_inpaint else None,
+        is_inpainting_model=is_inpainting_model(model),
+        family=family,
+        form=form,
+        denoiser_name=denoiser,
+        device=device,
+        placement=placement,
+        side_multiple=side_multiple(model, family),
+        max_references=max_references(family, parameters),
+        takes_negative_prompts=has_negative_prompt(form, parameters),
+    )
+
+
+def _cache_signatures(denoiser: Any) -> None:
+    """Attention layers inspect the signature of their processor at each step, which is slow unless it is cached."""
+    calls: set[Any] = {type(processor).__call__ for processor in getattr(denoiser, "attn_processors", {}).values()}
+    for call in calls:
+        call.__signature__ = inspect.signature(call)
+
+
+def _sharing_parts(pipe: Any, name: str | None) -> Any | None:
+    """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert the parts."""
+    pipeline = installed(name)
+    if pipeline is None:
+        return None
+    known = inspect.signature(pipeline.__init__).parameters
+    settings = {key: value for key, value in pipe.config.items() if key in known and key not in pipe.components}
+    parts = {key: part for key, part in pipe.components.items() if key in known}
+    other = pipeline(**parts, **settings)
+    other.set_progress_bar_config(disable=True)
+    return other

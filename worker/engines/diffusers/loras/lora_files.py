@@ -1,0 +1,144 @@
+"""Finds LoRA files and converts what different training tools write to what diffusers can read."""
+
+import json
+import logging
+import math
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from shared.jobs.requests import LORA_NAME, MAX_LORA_NAME
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+#: The prefix of PEFT's weight names, and the file with its scaling factors.
+_PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
+#: The suffix of the scaling factor that a LoRA has for each layer.
+_ALPHA = ".alpha"
+#: Prefixes of weights in files of other kinds that otherwise look like LoRAs.
+_OTHER_KINDS = ("hada_", "lokr_")
+
+
+def find_loras(folder: Path) -> dict[str, Path]:
+    """Files by the names that requests use: paths below the folder, without the suffix.
+
+    A folder with a single file can also be requested by the folder's name.
+    """
+    found: dict[str, Path] = {}
+    for inner, files in _walk(folder):
+        for file in files:
+            _add(found, str((inner / file).relative_to(folder))[: -len(SUFFIX)], inner / file)
+    for inner, files in _walk(folder):
+        if len(files) == 1 and inner != folder:
+            found.setdefault(_name(str(inner.relative_to(folder))), inner / files[0])
+    return dict(sorted((name, file) for name, file in found.items() if _is_usable(name)))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder with its LoRAs. Symbolic links are followed, but not in circles."""
+    seen: set[str] = set()
+    for inner, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(inner)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        named = (name for name in files if name.lower().endswith(SUFFIX) and not name.startswith("."))
+        yield Path(inner), sorted(name for name in named if Path(inner, name).is_file())
+
+
+def _name(path: str) -> str:
+    """In composed form, as keyboards write it: some file systems store accents as separate characters."""
+    return unicodedata.normalize("NFC", path)
+
+
+def _add(found: dict[str, Path], path: str, file: Path) -> None:
+    name = _name(path)
+    if not _is_usable(name):
+        logger.warning(
+            "ignoring the LoRA %r: no part of its path may start with a dot or a space or contain a backslash or "
+            "invisible characters, and the path may have at most %d characters",
+            str(file),
+            MAX_LORA_NAME,
+        )
+    elif name in found:
+        logger.warning("ignoring the LoRA %s: %s has the same name", file, found[name].name)
+    else:
+        found[name] = file
+
+
+def _is_usable(name: str) -> bool:
+    # Python represents bytes that are invalid in the file system's encoding as lone surrogates.
+    is_text = name.encode(errors="ignore").decode() == name
+    return is_text and len(name) <= MAX_LORA_NAME and re.fullmatch(LORA_NAME, name) is not None
+
+
+class UnusableLora(Exception):
+    """The message says why, for the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class DiffusersLora:
+    """A LoRA that diffusers can read, and how many weights the original file has."""
+
+    source: Path | dict[str, torch.Tensor]
+    weights: int
+
+
+@contextmanager
+def open_lora(file: Path, denoiser: str) -> Iterator[DiffusersLora]:
+    """`denoiser` is the name of the part that most LoRAs are for.
+
+    Raises OSError, SafetensorError and UnusableLora.
+    """
+    with safe_open(file, "pt") as opened:
+        keys = list(opened.keys())
+        usable = [key for key in keys if "lora" in key or key.endswith(_ALPHA)]
+        count = sum(not key.endswith(_ALPHA) for key in keys)
+        if not any("lora" in key for key in usable):
+            raise UnusableLora("it has no LoRA weights that diffusers supports")
+        if any(key.rpartition(".")[2].startswith(_OTHER_KINDS) for key in keys):
+            raise UnusableLora("it is a LoHa or a LoKr, not a LoRA")
+        if len(usable) < len(keys) or any(key.startswith(_PEFT) for key in usable):
+            weights = {key: opened.get_tensor(key) for key in usable}
+            yield DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG), denoiser), count)
+            return
+    # As a file, because its header may hold scaling factors. The link has the suffix that tells diffusers: no pickle.
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"lora{SUFFIX}")
+        link.symlink_to(file.absolute())
+        yield DiffusersLora(link, count)
+
+
+def _from_peft(weights: dict[str, torch.Tensor], config_file: Path, denoiser: str) -> dict[str, torch.Tensor]:
+    """Renamed for diffusers, and scaled as PEFT's configuration says."""
+    config = json.loads(config_file.read_bytes()) if config_file.is_file() else {}
+    found: dict[str, torch.Tensor] = {}
+    for key, tensor in weights.items():
+        layer, is_lora_b, _ = key.partition(".lora_B")
+        if key.startswith(_PEFT) and is_lora_b:
+            tensor = tensor * _scale(config, layer.removeprefix(_PEFT), rank=tensor.shape[1])
+        found[f"{_part(key, denoiser)}.{key.removeprefix(_PEFT)}" if key.startswith(_PEFT) else key] = tensor
+    return found
+
+
+def _part(key: str, denoiser: str) -> str:
+    return "text_encoder" if key.startswith(f"{_PEFT}text_model.") else denoiser
+
+
+def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+    """PEFT's scaling factor for a layer; diffusers assumes 1."""
+    patterns = (config.get("alpha_pattern") or {}).items()
+    layer_alphas = (alpha for name, alpha in patterns if f".{layer}".endswith(f".{name}"))
+    alpha: float = next(layer_alphas, config.get("lora_alpha") or rank)
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

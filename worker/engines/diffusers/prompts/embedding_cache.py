@@ -1,0 +1,58 @@
+"""Caches prompt embeddings: prompts repeat, negative prompts even more."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+#: One text takes 0.3 MB for Stable Diffusion XL in half precision, and 8 MB for FLUX.2 Klein 4B.
+MAX_ENTRIES, MAX_BYTES = 256, 128 << 20
+
+#: Tensors, in whatever tuples and lists the pipeline returns.
+PromptEmbedding = Any
+
+
+class PromptEmbeddingCache:
+    """The most recently used embeddings, in main memory: the device's memory is for images."""
+
+    def __init__(self, max_entries: int = MAX_ENTRIES) -> None:
+        self._max_entries = max_entries
+        self._entries: OrderedDict[Hashable, PromptEmbedding] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable, encode: Callable[[], PromptEmbedding]) -> PromptEmbedding:
+        """The cached embedding of this key, or else the one that `encode` returns."""
+        embedding = self._entries.pop(key, None)
+        if embedding is None:
+            embedding = moved(encode(), torch.device("cpu"))
+            self._bytes += _size(embedding)
+        self._entries[key] = embedding
+        while len(self._entries) > self._max_entries or self._bytes > MAX_BYTES:
+            self._bytes -= _size(self._entries.popitem(last=False)[1])
+        return embedding
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._bytes = 0
+
+
+def moved(embedding: PromptEmbedding, device: torch.device) -> PromptEmbedding:
+    """A copy of it with all tensors on this device."""
+    match embedding:
+        case torch.Tensor():
+            return embedding.to(device)
+        case tuple() | list():
+            return type(embedding)(moved(part, device) for part in embedding)
+        case _:
+            return embedding
+
+
+def _size(embedding: PromptEmbedding) -> int:
+    match embedding:
+        case torch.Tensor():
+            return embedding.nbytes
+        case tuple() | list():
+            return sum(map(_size, embedding))
+        case _:
+            return 0
