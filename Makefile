@@ -63,8 +63,11 @@ n8n: $(VENV)/.dev n8n-node ## Install a real n8n into .n8n (2.2 GB) and run ever
 	@$(BIN)/python -m tests.compose.n8n.trial $(N8N)
 
 n8n-node: ## Check and build the nodes for n8n; needs Node and npm
-	@cd compose/n8n/node && npm install --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel=error
-	@cd compose/n8n/node && npm run --silent lint && npm run --silent build
+	@# In a copy, so that four hundred packages lie outside the code.
+	@mkdir -p .n8n/node && rm -rf .n8n/node/nodes .n8n/node/credentials && cp -R compose/n8n/node/. .n8n/node
+	@cd .n8n/node && npm install --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel=error
+	@cd .n8n/node && npm run --silent lint && npm run --silent build
+	@rm -rf compose/n8n/node/dist && cp -R .n8n/node/dist compose/n8n/node/dist
 
 clean: ## Remove the environment; keep images, models and data
 	rm -rf $(VENV) build *.egg-info
