@@ -237,8 +237,8 @@ def _tested_as(workshop: Workshop, reference: dict[str, str], kind: str, data: d
 def _job_of(workshop: Workshop, execution: str, seconds: float = 20) -> str:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for job in workshop.service.jobs():
-            if job["label"] == f"n8n {execution}" and job["state"] in ("queued", "running"):
+        for job in workshop.jobs_of(execution):
+            if job["state"] in ("queued", "running"):
                 return str(job["id"])
         time.sleep(0.2)
     raise Failure(f"execution {execution} has no job")

@@ -44,18 +44,28 @@ async function submit(
 /** Never the same twice, on no n8n, but the same when this node is tried again in its execution. */
 function idempotencyKey(context: IExecuteFunctions, item: number): string {
 	const run = context.evaluateExpression('{{ $runIndex }}', item);
-	const parts = [context.getInstanceId(), context.getWorkflow().id, context.getExecutionId()];
-	const text = JSON.stringify([...parts, context.getNode().id, run, item]);
-	return `n8n-${createHash('sha256').update(text).digest('hex')}`;
+	return `n8n-${digest([executionName(context), context.getNode().id, run, item])}`;
+}
+
+/** The label of all jobs of an execution, by which the workflow cancel.json finds them. */
+function executionLabel(context: IExecuteFunctions): string {
+	return `n8n ${context.getExecutionId()} ${digest(executionName(context)).slice(0, 12)}`;
+}
+
+function executionName(context: IExecuteFunctions): unknown[] {
+	return [context.getInstanceId(), context.getWorkflow().id, context.getExecutionId()];
+}
+
+function digest(value: unknown[]): string {
+	return createHash('sha256').update(JSON.stringify(value)).digest('hex');
 }
 
 function request(context: IExecuteFunctions, item: number): IDataObject {
 	const { more, ...options } = context.getNodeParameter('options', item, {}) as IDataObject;
 	const prompt = context.getNodeParameter('prompt', item) as string;
 	const model = context.getNodeParameter('model', item) as string;
-	const label = `n8n ${context.getExecutionId()}`;
 	delete options.maskProperty;
-	return { prompt, label, ...choice(model), ...options, ...moreFields(context, item, more) };
+	return { prompt, label: executionLabel(context), ...choice(model), ...options, ...moreFields(context, item, more) };
 }
 
 function choice(model: string): IDataObject {

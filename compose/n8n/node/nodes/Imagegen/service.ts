@@ -59,7 +59,7 @@ export async function call<T>(
 	for (;;) {
 		const outcome = await attempt(context, method, path, request, expected);
 		if (!('failure' in outcome)) return outcome.body as T;
-		if (!outcome.mayPass || isStopped(context) || Date.now() > giveUpAt) throw outcome.failure;
+		if (!outcome.mayPass || isStopped(context) || Date.now() >= giveUpAt) throw outcome.failure;
 		await pause(context, PAUSE_MS);
 	}
 }
