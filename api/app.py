@@ -18,15 +18,19 @@ from api.edge.proxies import ForwardedHeaders, PathNormalization, PathPrefix
 from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
-from api.native import docs, events, generate, health, images, jobs, metrics, models, webhooks
+from api.native import docs, events, generate, health, images, jobs, key, metrics, models, webhooks
+from api.protocols.mcp.endpoint import PATH as MCP_PATH
+from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
 from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
 from api.services import Services
+from api.studio import page
+from shared.jobs.types import ApiProtocol
 
 DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; `POST /api/jobs` returns immediately.
 Errors are RFC 9457 problem details with a stable `code`."""
 
 #: Paths whose requests may contain images.
-IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/jobs")
+IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/jobs", MCP_PATH)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -34,12 +38,13 @@ def create_app(services: Services) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         hub = asyncio.create_task(services.event_hub.run())
         yield
+        await mcp.close()
         hub.cancel()
         await asyncio.gather(hub, return_exceptions=True)
         await services.store.client.aclose(close_connection_pool=True)
         await asyncio.to_thread(services.tracing.close)
 
-    protocols = enabled_protocols(services.settings.protocols)
+    protocols, mcp = enabled_protocols(services.settings.protocols), McpEndpoint(services)
     app = Api(
         title="imagegen",
         version=services.version,
@@ -57,11 +62,14 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app, protocols)
     webhooks.describe(app)
-    for module in (generate, jobs, events, images, models, webhooks, health, metrics, docs):
+    for module in (generate, jobs, events, images, models, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
-    for routes in protocols:
-        for router in routes.routers:
-            app.include_router(router, tags=[routes.tag])
+    # Two protocols share the list of models.
+    routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}
+    for router, tag in routers.values():
+        app.include_router(router, tags=[tag])
+    if ApiProtocol.MCP in services.settings.protocols:
+        app.router.routes.append(mcp_route(mcp))
     return app
 
 

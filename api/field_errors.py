@@ -3,13 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
+
+M = TypeVar("M", bound=BaseModel)
 
 #: Names that other tools use for our fields.
 ALIASES = {
@@ -76,8 +78,13 @@ def invalid_field(pointer: str, detail: str) -> InvalidRequest:
 
 def validate_request(fields: Any) -> GenerationRequest:
     """Raises RequestValidationError."""
+    return validate(GenerationRequest, fields)
+
+
+def validate(model: type[M], fields: Any) -> M:
+    """Raises RequestValidationError."""
     try:
-        return GenerationRequest.model_validate(fields)
+        return model.model_validate(fields)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from None

@@ -16,6 +16,7 @@ from api.app import create_app
 from api.delivery.events import EventHub
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
+from api.delivery.live_jobs import LiveJobs
 from api.delivery.stream_limit import StreamLimit
 from api.edge.connection_limit import ConnectionLimit, raise_file_limit
 from api.edge.connections import Config
@@ -23,10 +24,12 @@ from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
 from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
-from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs
+from api.intake.images.fetching import ImageFetcher
 from api.intake.uploads import UploadStore
-from api.services import CatalogueCache, FleetCache, Services
+from api.models.catalogue_cache import CatalogueCache
+from api.services import FleetCache, Services
+from shared.access.sessions import CallerSessions
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
@@ -58,6 +61,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     stream_limit = StreamLimit(settings.max_event_streams)
     # Its own connection, because the subscription occupies it.
     event_hub = EventHub(connect_async(settings.redis_url, connections=2), jobs.channel)
+    sessions = CallerSessions(settings.redis_prefix)
     return Services(
         settings=settings,
         version=version("imagegen"),
@@ -67,8 +71,10 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         inline_images=InlineImages(images),
         event_hub=event_hub,
         job_feed=JobFeed(store, jobs, event_hub),
+        sessions=sessions,
+        live_jobs=LiveJobs(store, jobs, event_hub, sessions),
         fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
-        catalogue_cache=CatalogueCache(settings),
+        catalogue_cache=CatalogueCache(settings, store),
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),
         disk_space=disk_space,

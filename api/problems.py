@@ -22,6 +22,7 @@ from shared.errors import (
     FieldError,
     ImagegenError,
     InvalidRequest,
+    ModelUnavailable,
     NotFinished,
     RangeNotSatisfiable,
     RequestError,
@@ -115,16 +116,15 @@ def problem_responses(*codes: str) -> dict[int | str, dict[str, object]]:
     return {status: {"description": ", ".join(names), "content": media} for status, names in by_status.items()}
 
 
-def problem_response(
-    code: str,
-    detail: str,
-    *,
-    retryable: bool = False,
-    fields: Sequence[FieldError] = (),
-    headers: Mapping[str, str] | None = None,
-    job_id: str | None = None,
-) -> Response:
-    problem = Problem(
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    body = problem.model_dump_json()
+    return Response(body, problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def new_problem(
+    code: str, detail: str, *, retryable: bool = False, fields: Sequence[FieldError] = (), job_id: str | None = None
+) -> Problem:
+    return Problem(
         type=f"urn:imagegen:problem:{code}",
         title=code.replace("-", " ").capitalize(),
         status=STATUS[code],
@@ -134,13 +134,25 @@ def problem_response(
         errors=[FieldProblem(pointer=field.pointer, detail=field.detail) for field in fields],
         job_id=job_id,
     )
-    body = problem.model_dump_json()
-    return Response(body, STATUS[code], media_type=PROBLEM_MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def problem_of(error: ImagegenError) -> Problem:
+    """The problem that an error is answered with."""
+    fields = error.errors if isinstance(error, InvalidRequest) else ()
+    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
+    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed | NotFinished) else None
+    return new_problem(error.code, detail, retryable=error.retryable, fields=fields, job_id=job_id)
 
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
     """The answer of a synchronous call whose job failed."""
-    return problem_response(error.code, error.detail, retryable=error.retryable, headers=headers)
+    if error.code == ModelUnavailable.code:
+        headers = {**headers, "Retry-After": str(ModelUnavailable.retry_after)}
+    return problem_response(failed_job_problem(error), headers)
+
+
+def failed_job_problem(error: JobError) -> Problem:
+    return new_problem(error.code, error.detail, retryable=error.retryable)
 
 
 def set_job_id(request: Request, job_id: str) -> None:
@@ -170,14 +182,9 @@ def error_response(error: ImagegenError, headers: Mapping[str, str]) -> Response
         headers["WWW-Authenticate"] = 'Bearer realm="imagegen", Basic realm="imagegen"'
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = f"bytes */{error.size}"
-    fields = error.errors if isinstance(error, InvalidRequest) else ()
-    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
-    job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed | NotFinished) else None
-    if job_id is not None:
-        headers["X-Job-Id"] = job_id
-    return problem_response(
-        error.code, detail, retryable=error.retryable, fields=fields, headers=headers, job_id=job_id
-    )
+    if isinstance(error, AcceptanceUnconfirmed | NotFinished):
+        headers["X-Job-Id"] = error.job_id
+    return problem_response(problem_of(error), headers)
 
 
 def early_error_response(error: RequestError, headers: Headers) -> Response:
@@ -194,7 +201,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     fields = [FieldError(_pointer(problem), describe_error(problem)) for problem in error.errors()[:MAX_FIELDS]]
-    return problem_response(InvalidRequest.code, summarize("", fields), fields=fields)
+    return problem_response(new_problem(InvalidRequest.code, summarize("", fields), fields=fields))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -224,7 +231,7 @@ def _methods(request: Request) -> Iterator[str]:
 async def _on_bug(request: Request, error: Exception) -> Response:
     job = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=job)
-    return problem_response(errors.InternalError.code, "An unexpected error; the service has logged it.")
+    return problem_response(new_problem(errors.InternalError.code, "An unexpected error; the service has logged it."))
 
 
 def _pointer(problem: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
+from api.delivery.live_jobs import LiveJobs
 from api.delivery.stream_limit import StreamLimit
 from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
@@ -17,8 +18,10 @@ from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
-from api.models.offered import OfferedModels, is_configured, is_offered, known_models
+from api.models.catalogue_cache import CatalogueCache
+from api.models.offered import OfferedModels, is_configured, is_offered
 from shared.access.links import Links
+from shared.access.sessions import CallerSessions
 from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.types import Backend
@@ -66,19 +69,6 @@ class FleetCache:
         return fleet
 
 
-class CatalogueCache:
-    """The catalogue, built once for each reading of the fleet."""
-
-    def __init__(self, settings: ApiSettings) -> None:
-        self._settings = settings
-        self._models: OfferedModels | None = None
-
-    def get(self, fleet: Fleet) -> OfferedModels:
-        if self._models is None or self._models.fleet is not fleet:
-            self._models = OfferedModels(self._settings, fleet, known_models(self._settings, fleet))
-        return self._models
-
-
 @dataclass(frozen=True)
 class Services:
     settings: ApiSettings
@@ -89,6 +79,8 @@ class Services:
     inline_images: InlineImages
     event_hub: EventHub
     job_feed: JobFeed
+    sessions: CallerSessions
+    live_jobs: LiveJobs
     fleet_cache: FleetCache
     catalogue_cache: CatalogueCache
     clock: StoreClock
@@ -119,7 +111,7 @@ class Services:
 
     async def models(self) -> OfferedModels:
         """The models that requests may name now. Raises StoreUnavailable."""
-        return self.catalogue_cache.get(await self.fleet_cache.get())
+        return await self.catalogue_cache.get(await self.fleet_cache.get())
 
     def is_offered(self, fleet: Fleet, backend: Backend) -> bool:
         """Whether a worker serves the backend or may serve it again. Without its key the cloud is not offered."""

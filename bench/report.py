@@ -39,11 +39,13 @@ def machine() -> dict[str, str | int | None]:
     return versions | {name: version(name) for name in libraries}
 
 
-def write_json(path: Path, figures: Sequence[Figure]) -> None:
+def write_json(path: Path, figures: Sequence[Figure], **facts: object) -> None:
+    """`facts` say more about where and how the figures were measured."""
     rows = [
         {**asdict(figure), "goal": str(figure.goal) if figure.goal else None, "met": figure.met} for figure in figures
     ]
-    content = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(), "figures": rows}
+    measured_at = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {"measured_at": measured_at, "machine": machine(), **facts, "figures": rows}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -14,8 +14,9 @@ from importlib.metadata import version
 from typing import Self
 
 from shared.jobs.job import Job
-from shared.jobs.operations import Jobs
+from shared.jobs.operations import Jobs, ModelAffinity
 from shared.jobs.result_cache import ResultCacheIndex
+from shared.jobs.types import Backend
 from shared.observability import logs
 from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store, connect
@@ -23,7 +24,7 @@ from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.workers.records import WorkerRecord, Workers, WorkerState
-from worker.engines.base import Engine, ReportsCredits, ReportsMemory, ReportsPlacement, Reproducible
+from worker.engines.base import EngineSource, ReportsCredits, ReportsPlacement
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.png_bands import BandEncoder
@@ -32,12 +33,12 @@ from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
-from worker.models.download_plans import OnProgress
 from worker.models.sources import MODEL_SETTINGS
 from worker.process.cpus import encoding_threads, usable_cpus
 from worker.process.download_report import DownloadReport
-from worker.process.engine_loading import load_engine
+from worker.process.engine_loading import WorkerEngines, load_engines
 from worker.records.heartbeat import Heartbeat
+from worker.records.model_reports import ModelUpkeep
 from worker.records.recovery import WorkerIdentity
 from worker.records.redis_job_store import RedisJobStore
 from worker.records.result_cache import RedisResultCache, lifetime
@@ -54,8 +55,9 @@ CREDITS_SECONDS = 300.0
 class Child:
     """Thread-safe if the engine is."""
 
-    def __init__(self, runner: Runner, heartbeat: Heartbeat, tracing: Tracing) -> None:
+    def __init__(self, runner: Runner, heartbeat: Heartbeat, upkeep: ModelUpkeep | None, tracing: Tracing) -> None:
         self._runner = runner
+        self._upkeep = upkeep
         self._tracing = tracing
         self._heartbeat = heartbeat
         self._running: list[str] = []
@@ -76,24 +78,30 @@ class Child:
         heartbeat = Heartbeat(store, Workers(settings.redis_prefix), _record(settings, worker))
         heartbeat.start()
         try:
-            engine = _load_engine(settings, store, DownloadReport(heartbeat), tracing)
+            engines = _load_engines(settings, store, worker, heartbeat, tracing)
         except BaseException:
             heartbeat.stop()
             raise
-        job_store = RedisJobStore(store, Jobs(settings.redis_prefix), settings.backend, on_moved)
-        runner = _create_runner(settings, engine, worker, store, job_store, images, tracing)
-        _announce(settings, engine, job_store, heartbeat)
-        return cls(runner, heartbeat, tracing)
+        jobs, affinity = Jobs(settings.redis_prefix), _affinity(settings, worker, engines.source)
+        job_store = RedisJobStore(store, jobs, settings.backend, on_moved, affinity)
+        runner = _create_runner(settings, engines.source, worker, store, job_store, images, tracing)
+        if engines.upkeep is not None:
+            engines.upkeep.start()
+        if engines.memory is not None:
+            heartbeat.report_memory(engines.memory)
+        _announce(settings, engines.source, job_store, heartbeat)
+        return cls(runner, heartbeat, engines.upkeep, tracing)
 
     def run(self) -> Sequence[Job]:
         """Run the next job in the queue and those that go with it, and return them.
 
         Raise SystemExit once they are recorded if a fresh process has to run the jobs after them.
         """
-        jobs = self._runner.claim()
-        if jobs:
-            with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
-                self._runner.run(jobs)
+        with self._runner.claim() as claim:
+            jobs = claim.jobs if claim is not None else ()
+            if claim is not None:
+                with self._busy(jobs[0].id), logs.log_context(job_id=jobs[0].id):
+                    self._runner.run(claim)
         if self._runner.needs_restart.is_set():
             self._runner.finisher.drain()
             raise SystemExit(os.EX_SOFTWARE)
@@ -110,6 +118,8 @@ class Child:
     def end(self) -> None:
         """Wait until every rendered job is recorded."""
         self._runner.finisher.drain()
+        if self._upkeep is not None:
+            self._upkeep.stop()
         self._heartbeat.stop()
         self._tracing.close()
 
@@ -129,22 +139,26 @@ class Child:
             self._heartbeat.update(state=WorkerState.BUSY if first else WorkerState.READY, current_job=first)
 
 
-def _announce(settings: WorkerSettings, engine: Engine, job_store: RedisJobStore, heartbeat: Heartbeat) -> None:
+def _announce(settings: WorkerSettings, engines: EngineSource, job_store: RedisJobStore, heartbeat: Heartbeat) -> None:
     """Tell other processes that this worker is ready, and what for."""
-    job_store.run(Workers(settings.redis_prefix).set_capabilities(settings.backend, engine.capabilities))
-    # A worker that ends may have taken a wake-up that it did not use.
-    job_store.run(Jobs(settings.redis_prefix).repair_queue(settings.backend))
-    placement = engine.placement if isinstance(engine, ReportsPlacement) else None
-    heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, placement=placement)
-    if isinstance(engine, ReportsMemory):
-        heartbeat.report_memory(engine.memory)
-    if isinstance(engine, ReportsCredits):
-        threading.Thread(target=_report_credits, args=(engine, heartbeat), name="credits", daemon=True).start()
+    with engines.use(engines.default_model, lambda *_: None) as engine:
+        job_store.run(Workers(settings.redis_prefix).set_capabilities(settings.backend, engine.capabilities))
+        # A worker that ends may have taken a wake-up that it did not use.
+        job_store.run(Jobs(settings.redis_prefix).repair_queue(settings.backend))
+        placement = engine.placement if isinstance(engine, ReportsPlacement) else None
+        heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, placement=placement)
+        if isinstance(engine, ReportsCredits):
+            threading.Thread(target=_report_credits, args=(engine, heartbeat), name="credits", daemon=True).start()
+
+
+def _affinity(settings: WorkerSettings, worker: WorkerIdentity, engines: EngineSource) -> ModelAffinity:
+    bound_ms = settings.model_affinity_seconds * 1000
+    return ModelAffinity(worker.id, (), engines.default_model, bound_ms)
 
 
 def _create_runner(
     settings: WorkerSettings,
-    engine: Engine,
+    engines: EngineSource,
     worker: WorkerIdentity,
     store: Store,
     job_store: RedisJobStore,
@@ -152,11 +166,11 @@ def _create_runner(
     tracing: Tracing,
 ) -> Runner:
     # Calls to a provider run on many threads of one process: their engine keeps the time limit.
-    is_cloud = isinstance(engine, ReportsCredits)
+    is_cloud = settings.backend is Backend.FLUX_API
     time_limit = math.inf if is_cloud else settings.job_timeout_seconds
     reader = InputReader(images.inputs, settings.max_image_pixels)
     claimer = JobClaimer(
-        engine,
+        engines,
         job_store,
         reader,
         worker=worker.id,
@@ -167,10 +181,10 @@ def _create_runner(
     )
     return Runner(
         claimer,
-        Renderer(engine, reader, time_limit, _end_hung_process),
-        ImageSaver(engine, images, _encoder(settings, is_cloud=is_cloud), retry_seconds=settings.job_timeout_seconds),
+        Renderer(reader, time_limit, _end_hung_process),
+        ImageSaver(images, _encoder(settings, is_cloud=is_cloud), retry_seconds=settings.job_timeout_seconds),
         job_store,
-        _result_cache(settings, store, job_store, engine),
+        _result_cache(settings, store, job_store),
         # A device gets the next job while the last one is written; calls to a provider do not wait for each other.
         finisher=InlineFinisher() if is_cloud else BackgroundFinisher(),
         tracing=tracing,
@@ -180,19 +194,17 @@ def _create_runner(
 
 def _encoder(settings: WorkerSettings, *, is_cloud: bool) -> Encoder:
     """Jobs of a provider are encoded side by side anyway. On few cores the next job needs them all."""
-    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus())
+    threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus(), settings.host_workers)
     bands = BandEncoder(threads) if threads >= MIN_BAND_CPUS else None
     return Encoder(version("imagegen"), bands)
 
 
-def _result_cache(
-    settings: WorkerSettings, store: Store, job_store: RedisJobStore, engine: Engine
-) -> RedisResultCache | None:
-    """None if the operator wants no image reused, or if models may change behind a name."""
-    if not (settings.reuse_pictures and isinstance(engine, Reproducible)):
+def _result_cache(settings: WorkerSettings, store: Store, job_store: RedisJobStore) -> RedisResultCache | None:
+    """None if the operator wants no image reused."""
+    if not settings.reuse_pictures:
         return None
     kept = lifetime(settings.output_retention_days, settings.job_retention_days)
-    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, engine.fingerprint, kept)
+    return RedisResultCache(store, ResultCacheIndex(settings.redis_prefix), job_store, kept)
 
 
 def _report_credits(engine: ReportsCredits, heartbeat: Heartbeat) -> None:
@@ -202,15 +214,17 @@ def _report_credits(engine: ReportsCredits, heartbeat: Heartbeat) -> None:
         time.sleep(CREDITS_SECONDS)
 
 
-def _load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress, tracing: Tracing) -> Engine:
+def _load_engines(
+    settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat, tracing: Tracing
+) -> WorkerEngines:
     begin, begin_ns = time.monotonic(), time.time_ns()
-    engine = load_engine(settings, store, on_download)
-    model = engine.capabilities.model
-    seconds = time.monotonic() - begin
-    logger.info("%s is ready on %s (%s) after %.1f s", model, engine.device, engine.dtype, seconds)
+    engines = load_engines(settings, store, worker, heartbeat, DownloadReport(heartbeat))
+    model, seconds = engines.source.default_model, time.monotonic() - begin
+    with engines.source.use(model, lambda *_: None) as engine:
+        logger.info("%s is ready on %s (%s) after %.1f s", model, engine.device, engine.dtype, seconds)
     attributes = {"imagegen.backend": settings.backend.value, "gen_ai.request.model": model}
     tracing.record(Span("load model", begin_ns, time.time_ns(), attributes), "")
-    return engine
+    return engines
 
 
 def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:

@@ -24,7 +24,7 @@ def _settings() -> WorkerSettings:
     except ConfigurationError as error:
         sys.exit(error.detail)
     # The child's torch reads them when it is imported.
-    set_threads(os.environ, settings.cpu_threads)
+    set_threads(os.environ, settings.cpu_threads, settings.host_workers)
     return settings
 
 

@@ -10,6 +10,7 @@ from api.delivery.image_files import client_has, serve_image
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
+from shared.jobs.job import ModelLoad
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
 from shared.jobs.types import ResponseFormat
@@ -62,15 +63,33 @@ async def accepted_response(services: Services, http: Request, snapshot: JobSnap
 
 async def view_job(services: Services, http: Request, snapshot: JobSnapshot) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    return job_view(snapshot, await services.links(http), wait=await estimated_wait(services, snapshot))
+    links = await services.links(http)
+    if snapshot.queue_position is None:
+        return job_view(snapshot, links)
+    return job_view(
+        snapshot, links, wait=await estimated_wait(services, snapshot), load=await load_of(services, snapshot)
+    )
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:
-    """Seconds until a queued job starts; None for any other job and while Redis is away."""
+    """Seconds until a queued job starts, loads of models included; None for any other job and while Redis is away."""
     if snapshot.queue_position is None:
         return None
     try:
         fleet = await services.fleet_cache.get()
     except StoreUnavailable:
         return None
-    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms)
+    models = (*snapshot.models_ahead, snapshot.job.model or "")
+    return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms, models)
+
+
+async def load_of(services: Services, snapshot: JobSnapshot) -> ModelLoad | None:
+    """The load that a queued job waits for."""
+    try:
+        fleet = await services.fleet_cache.get()
+    except StoreUnavailable:
+        return None
+    job = snapshot.job
+    if job.model is None or fleet.holders_of(job.backend, job.model):
+        return None
+    return fleet.load_of(job.backend, job.model)

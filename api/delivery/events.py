@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Events that are not stored, have no id and are not repeated.
+TRANSIENT = frozenset({"preview", "loading"})
 #: Events that wait for a slow listener. Beyond that it must read the record instead.
 BACKLOG = 128
 RECONNECT_SECONDS = 0.5
@@ -168,7 +170,7 @@ async def job_events(
             if event.type == "done":
                 return
         async for live in live_events(listener, last):
-            if live is not None and live.type != "preview":
+            if live is not None and live.type not in TRANSIENT:
                 last = live.id
             yield live
             if live is not None and live.type == "done":
@@ -185,7 +187,7 @@ async def live_events(listener: Listener, last: str) -> AsyncIterator[JobEvent |
             continue
         if event is None:
             return
-        if event.type == "preview" or stream_position(event.id) > stream_position(last):
+        if event.type in TRANSIENT or stream_position(event.id) > stream_position(last):
             yield event
 
 
@@ -209,4 +211,4 @@ def format_event(
             data = json.dumps({"id": event.job_id, "state": event.data, **queue})
         case _:
             data = event.data
-    return format_sse_event(event=event.type, id=None if event.type == "preview" else event.id, data_str=data)
+    return format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.job import Image, Job
-from shared.storage.images import ImageStore, image_name, thumbnail_name
+from shared.storage.images import PREVIEW_WIDTH, THUMBNAIL_WIDTH, ImageStore, image_name, thumbnail_name
 from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
 
 #: Memory for one client. Most images are smaller, so one request to the storage is enough.
@@ -68,6 +68,22 @@ async def serve_thumbnail(store: ImageStore, job: Job, image: Image, http: Reque
     if client_has(headers["ETag"], http):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(chunk.data, headers=headers, media_type="image/webp")
+
+
+async def read_preview(store: ImageStore, job: Job, image: Image) -> bytes | None:
+    """The largest thumbnail, or None. Raises StorageUnavailable."""
+    for width in (PREVIEW_WIDTH, THUMBNAIL_WIDTH):
+        chunk = await store.storage.read_chunk(thumbnail_name(job, image.index, width), 0, MAX_THUMBNAIL_BYTES)
+        if chunk is not None and len(chunk.data) == chunk.size:
+            return chunk.data
+    return None
+
+
+async def read_image(store: ImageStore, job: Job, image: Image) -> bytes:
+    """The whole file: for small images only. Raises ImageNotFound and StorageUnavailable."""
+    name, size = image_name(job, image.index), image.bytes or 0
+    first = await _first_chunk(store.storage, name, image, 0, size)
+    return b"".join([chunk async for chunk in stream_chunks(store.storage, name, first, 0, size, CHUNK_BYTES)])
 
 
 async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:

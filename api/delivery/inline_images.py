@@ -6,6 +6,7 @@ images, and the limit of connections bounds the cost of all answers.
 
 import asyncio
 import base64
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,19 +37,32 @@ class InlineImages:
         return await image_exists(self.store.storage, image_name(job, image.index), image)
 
     def response(
-        self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image], headers: Mapping[str, str]
+        self,
+        job: Job,
+        render: Callable[[Mapping[int, str]], str],
+        images: Sequence[Image],
+        headers: Mapping[str, str],
+        status: int = 200,
     ) -> StreamingResponse:
         """JSON with the bytes of these images in it. `render` takes, by index, what stands for them in the text."""
         texts = _split(render, images)
         length = sum(map(len, texts)) + sum(-(-(image.bytes or 0) // 3) * 4 for image in images)
         headers = {**headers, "Content-Length": str(length)}
-        return StreamingResponse(self._body(job, texts, images), media_type="application/json", headers=headers)
+        return StreamingResponse(self._body(job, texts, images), status, headers, "application/json")
 
     def chunks(
         self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image]
     ) -> AsyncIterator[bytes]:
         """The same text, for an answer that is sent in parts."""
         return self._body(job, _split(render, images), images)
+
+    async def texts(self, images: Sequence[tuple[Job, Image]], before: str, after: str) -> AsyncIterator[bytes]:
+        """JSON texts with the bytes of images of several jobs, separated by commas."""
+        for number, (job, image) in enumerate(images):
+            yield (", " if number else before).encode()
+            async for chunk in self.chunks(job, lambda inline: json.dumps(*inline.values()), [image]):
+                yield chunk
+        yield after.encode()
 
     async def _body(self, job: Job, texts: Sequence[bytes], images: Sequence[Image]) -> AsyncIterator[bytes]:
         for text, image in zip(texts, images, strict=False):

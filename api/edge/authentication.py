@@ -34,6 +34,9 @@ class Caller:
     client_id: str
     """The key's name or the client's network, which limits are counted by."""
     may_use_high_priority: bool = True
+    may_administer: bool = False
+    """Whether they may load, unload and pin models."""
+    may_write: bool = True
 
 
 class Keyring:
@@ -93,7 +96,7 @@ class Authentication:
     async def _identify(self, scope: Scope, address: str) -> Caller | None:
         """None without a key on a public path. Raises Unauthorized, Forbidden and StoreUnavailable."""
         if not self._keyring:
-            return Caller(owner="", visible_owner=None, client_id=address)
+            return Caller(owner="", visible_owner=None, client_id=address, may_administer=True)
         secret = _read_key(scope["headers"])
         key = self._keyring.find(secret) if secret else None
         if key is not None:
@@ -119,6 +122,8 @@ def _caller_with(key: ApiKey, method: str, path: str) -> Caller:
         visible_owner=None if key.scope.includes(api_keys.Scope.ADMIN) else key.name,
         client_id=key.name,
         may_use_high_priority=key.scope.includes(api_keys.Scope.PRIORITY),
+        may_administer=key.scope.includes(api_keys.Scope.ADMIN),
+        may_write=key.scope.includes(api_keys.Scope.WRITE),
     )
 
 

@@ -62,7 +62,8 @@ async def prepare_job(services: Services, caller: Caller, submission: Submission
         services.limits.check(request)
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
     job_base_url = base_url if request.webhook_url is not None else ""
-    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url)
+    model = choice.entry.name if choice.entry else None
+    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model)
     details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
     job = job.model_copy(update=details)
     return job, _expected_ms(services, models.fleet, choice, request, input_size)
@@ -171,7 +172,7 @@ def _check_webhook_url(services: Services, request: GenerationRequest) -> None:
 
 def _require_image_support(models: OfferedModels, model: Capabilities, request: GenerationRequest) -> None:
     """Raises InvalidRequest, with the models that accept images, if the chosen model does not."""
-    if not request.image or model.max_input_images:
+    if not request.image or request.resize_only or model.max_input_images:
         return
     supporting = models.catalogue.names_where(lambda known: known.max_input_images > 0)
     names = ", ".join(itertools.islice(supporting, MAX_HINTS))

@@ -12,7 +12,7 @@ from fastapi import Request
 from api.edge.authentication import charge
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
-from api.intake.fetching import FETCH_SECONDS
+from api.intake.images.fetching import FETCH_SECONDS
 from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body
 from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader
 from api.intake.uploads import RequestUploads, UploadWriter, image_too_large
@@ -20,6 +20,10 @@ from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
 #: Passes validation in place of an image that is fetched only if the rest of the request is valid.
 UNFETCHED = f"sha256:{'0' * 64}"
+
+
+#: An image in a large body, as far as it has arrived.
+StartedUpload = Base64Decoder[UploadWriter]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +56,22 @@ async def read_json_request(
             body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
         else:
             body = parse_body(await reader.read(body_chunks(http)))
-        fields = translate(body)
-        sources = _find_sources(fields)
-        for source in sources:
-            if not source.is_url:
-                source.replace(await _store(source, reader.uploads.get(source.text), uploads))
+        return await _with_images(http, translate(body), reader.uploads.get, uploads)
+
+
+async def request_from_fields(http: Request, fields: dict[str, Any], uploads: RequestUploads) -> GenerationRequest:
+    """The same for fields that came in another way than as the body of the request."""
+    return await _with_images(http, fields, lambda _: None, uploads)
+
+
+async def _with_images(
+    http: Request, fields: Any, find_upload: Callable[[str], StartedUpload | None], uploads: RequestUploads
+) -> GenerationRequest:
+    """Store the images in the fields and put references in their place."""
+    sources = [source for source in _find_sources(fields) if source.text not in uploads]
+    for source in sources:
+        if not source.is_url:
+            source.replace(await _store(source, find_upload(source.text), uploads))
     return await _fetch_urls(http, fields, [source for source in sources if source.is_url], uploads)
 
 
@@ -79,9 +94,10 @@ def _find_sources(fields: Any) -> list[_Source]:
     return sources
 
 
-async def _store(source: _Source, upload: Base64Decoder[UploadWriter] | None, uploads: RequestUploads) -> str:
+async def _store(source: _Source, upload: StartedUpload | None, uploads: RequestUploads) -> str:
     if upload is None:
-        return await uploads.store(_one_chunk(_decode(source, uploads.max_bytes)), source.pointer)
+        data = decode_image(source.text, source.pointer, uploads.max_bytes)
+        return await uploads.store(_one_chunk(data), source.pointer)
     if upload.error:
         raise invalid_field(source.pointer, upload.error)
     return await uploads.finish(upload.target, source.pointer)
@@ -91,21 +107,20 @@ async def _one_chunk(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _decode(source: _Source, max_bytes: int) -> bytes:
+def decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
     """The bytes of a short image. Raises InvalidRequest and PayloadTooLarge."""
-    text = source.text
     start, comma, data = text.partition(",") if text[:5].lower() == "data:" else ("", ",", text)
     if not comma or (start and not start.lower().endswith(";base64")):
-        raise invalid_field(source.pointer, NOT_BASE64_DATA_URL)
+        raise invalid_field(pointer, NOT_BASE64_DATA_URL)
     # Four characters hold three bytes; a tenth more allows for line breaks.
     if len(data) * 3 // 4 > max_bytes * 1.1:
-        raise image_too_large(source.pointer, max_bytes)
+        raise image_too_large(pointer, max_bytes)
     # Without copies where possible: base64.b64decode copies every text, and only some have line breaks.
     with suppress(ValueError):
         return binascii.a2b_base64(data, strict_mode=True)
     with suppress(ValueError):
         return binascii.a2b_base64("".join(data.split()), strict_mode=True)
-    raise invalid_field(source.pointer, NOT_AN_IMAGE)
+    raise invalid_field(pointer, NOT_AN_IMAGE)
 
 
 async def _fetch_urls(

@@ -1,15 +1,17 @@
 """Reads the request of a new job, as JSON or as a form, and stores the images that come with it."""
 
-from collections.abc import AsyncIterator, Callable
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field
+from api.field_errors import invalid_field, unknown_field, validate_request
 from api.intake.form_request import read_form_request
-from api.intake.json_body import media_type
+from api.intake.json_body import body_chunks, media_type
 from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from api.intake.uploads import RequestUploads
@@ -60,6 +62,15 @@ async def image_submission(http: Request, services: Services) -> AsyncIterator[S
         yield Submission(request, uploads)
 
 
+#: Unknown fields that warnings name, and what they may be called: names are text of the caller.
+MAX_UNKNOWN = 8
+_NAME = re.compile(r"\w{1,32}", re.ASCII)
+#: Types of a body that is an image itself; clients that read it from a file leave the type out.
+IMAGE_BODIES = frozenset({"", "image/png", "image/jpeg", "image/webp", "image/jpg", "application/octet-stream"})
+#: What a caller wants who sends an image without words.
+VARIATION = "a variation of this image"
+
+
 @dataclass(frozen=True)
 class Translation:
     """A body of another protocol as fields of a request, and what this service cannot do of it."""
@@ -67,14 +78,38 @@ class Translation:
     fields: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of_known(cls, body: Mapping[str, Any], understood: Collection[str]) -> "Translation":
+        """The body's fields that are fields of a request, and a warning for each that is `understood` by nobody."""
+        translation = cls({name: body[name] for name in body.keys() & GenerationRequest.model_fields.keys()})
+        unknown = (name for name in body if name not in GenerationRequest.model_fields and name not in understood)
+        for name in itertools.islice(filter(_NAME.fullmatch, unknown), MAX_UNKNOWN):
+            translation.warnings.append(f"{name} {unknown_field(name)}")
+        return translation
+
+    def ignore(
+        self, name: str, value: object, *harmless: object, reason: str = "this service has no such choice"
+    ) -> None:
+        """Warn that a parameter has no effect, unless it is not set or asks for what happens anyway."""
+        if value is not None and value not in harmless:
+            self.warnings.append(f"{name} is ignored: {reason}")
+
 
 @asynccontextmanager
 async def translated_submission(
-    http: Request, services: Services, origin: ApiProtocol, translate: Callable[[dict[str, Any]], Translation]
+    http: Request,
+    services: Services,
+    origin: ApiProtocol,
+    translate: Callable[[dict[str, Any]], Translation],
+    image_field: str | None = None,
 ) -> AsyncIterator[Submission]:
-    """A request of another protocol, as JSON or as a form. Some clients send JSON without a content type."""
+    """A request of another protocol, as JSON or as a form. Some clients send JSON without a content type.
+
+    With `image_field`, a body that is an image itself is read as that field.
+    """
     kind, warnings = media_type(http), list[str]()
-    if kind not in ("", FORM_MEDIA_TYPE, "application/json") and not kind.endswith("+json"):
+    is_image = image_field is not None and kind in IMAGE_BODIES
+    if not (is_image or kind in ("", FORM_MEDIA_TYPE, "application/json") or kind.endswith("+json")):
         raise UnsupportedMediaType(f"Send the request as JSON, or as {FORM_MEDIA_TYPE}.")
 
     def to_fields(body: Any) -> dict[str, Any]:
@@ -86,5 +121,9 @@ async def translated_submission(
 
     read_request = read_form_request if kind == FORM_MEDIA_TYPE else read_json_request
     async with services.uploads.open_request() as uploads:
-        request = await read_request(http, uploads, to_fields)
+        if is_image:
+            reference = await uploads.store(body_chunks(http), f"/{image_field}")
+            request = validate_request(to_fields({image_field: [reference]}))
+        else:
+            request = await read_request(http, uploads, to_fields)
         yield Submission(request, uploads, origin, tuple(warnings))

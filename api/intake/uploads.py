@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from api.intake.disk_space import DiskSpace
-from api.intake.fetching import ImageFetcher
+from api.intake.images.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
@@ -66,6 +66,10 @@ class RequestUploads:
         self._staged = staged
         self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
+
+    def __contains__(self, reference: str) -> bool:
+        """Whether it is the reference of an image of this request."""
+        return reference in self._headers
 
     @property
     def max_bytes(self) -> int:

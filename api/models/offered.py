@@ -1,17 +1,18 @@
 """What the service offers at one moment: its backends, their models, and which model a request gets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from shared.errors import BackendUnavailable, ModelLoading, ModelNotFound, ModelUnavailable
+from shared.errors import BackendUnavailable, LicenceForbidden, ModelLoading, ModelNotFound, ModelUnavailable
+from shared.jobs.job import ModelLoad
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import Catalogue, ModelEntry, ModelState
 from shared.settings.api import ApiSettings
-from shared.workers.records import Fleet, WorkerRecord, WorkerState
+from shared.workers.records import Fleet, ModelInMemory, WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,26 @@ class OfferedModel:
     state: ModelState
     workers: tuple[WorkerRecord, ...]
     """Those that hold it in memory."""
+    load: ModelLoad | None
+    """If a worker is loading it."""
     is_default: bool
     """Whether its backend uses it for requests that name no model."""
 
+    @property
+    def upscale(self) -> int | None:
+        """How many times an upscaler enlarges; None for models that make images."""
+        return self.entry.capabilities.scale if self.entry.capabilities else None
 
-@dataclass(frozen=True)
+    is_pinned: bool
+
+    @property
+    def memory(self) -> ModelInMemory | None:
+        """In the memory of the first worker that holds it."""
+        held = (model for worker in self.workers for model in worker.models if model.name == self.entry.name)
+        return next(held, None)
+
+
+@dataclass(frozen=True, eq=False)
 class OfferedModels:
     """Built for each reading of the fleet; the catalogue in it is built only when it changes."""
 
@@ -80,11 +96,23 @@ class OfferedModels:
             name = None
         entry = self.catalogue.find(name or default, backend)
         if entry is None:
-            raise ModelNotFound(self.catalogue.near(name or default))
+            if name is None:
+                return ModelChoice(backend, None)
+            raise ModelNotFound(self.catalogue.near(name))
         state = self.state(entry)
+        # Jobs for a default model wait until its worker has it, as ever.
         if not state.is_usable and name is not None:
             raise ModelUnavailable(f"The model {entry.name} is {state}{f': {entry.reason}' if entry.reason else '.'}")
+        self._require_licence(entry)
         return ModelChoice(backend, entry, state)
+
+    def _require_licence(self, entry: ModelEntry) -> None:
+        if not self.settings.commercial_only or entry.commercial_use or entry.capabilities is None:
+            return
+        licence = f"its licence is {entry.licence}" if entry.licence else "its licence is unknown"
+        raise LicenceForbidden(
+            f"This service allows only models for commercial use (SD_COMMERCIAL_ONLY); of {entry.name}, {licence}."
+        )
 
     def default_model(self, backend: Backend) -> str | None:
         """The model of requests that name none; None while no worker has reported it."""
@@ -96,7 +124,10 @@ class OfferedModels:
         """With what its workers report."""
         if not entry.state.is_usable:
             return entry.state
-        return ModelState.LOADED if self._holders(entry.name, (entry.backend,)) else ModelState.AVAILABLE
+        if self.fleet.holders_of(entry.backend, entry.name):
+            return ModelState.LOADED
+        is_loading = self.fleet.load_of(entry.backend, entry.name) is not None
+        return ModelState.LOADING if is_loading else entry.state
 
     def find(self, name: str) -> OfferedModel:
         """Raises ModelNotFound."""
@@ -106,8 +137,15 @@ class OfferedModels:
         backend = self._backend_with(name)
         entry = self.catalogue.find(name, backend)
         assert entry is not None  # noqa: S101 - one of the backends above
-        is_default = self.default_model(backend) == name
-        return OfferedModel(entry, backends, self.state(entry), self._holders(name, backends), is_default)
+        return OfferedModel(
+            entry,
+            backends,
+            self.state(entry),
+            workers=tuple(worker for backend in backends for worker in self.fleet.holders_of(backend, name)),
+            load=self.fleet.load_of(backend, name),
+            is_default=self.default_model(backend) == name,
+            is_pinned=name in self.fleet.pinned_models.get(backend, ()),
+        )
 
     def __iter__(self) -> Iterator[OfferedModel]:
         """All models, in the order of the catalogue."""
@@ -115,19 +153,36 @@ class OfferedModels:
             if any(backend in self.backends for backend in self.catalogue.backends_of(name)):
                 yield self.find(name)
 
+    @property
+    def image_models(self) -> Iterator[OfferedModel]:
+        """Usable models that make images, and not only larger ones."""
+        return (model for model in self if model.state.is_usable and not model.upscale)
+
+    @property
+    def upscalers(self) -> dict[str, int]:
+        """How many times usable upscalers enlarge, by name."""
+        return {model.entry.name: model.upscale for model in self if model.state.is_usable and model.upscale}
+
+    @property
+    def default(self) -> ModelEntry | None:
+        """The model of requests that name none and no backend; None while no worker has reported it."""
+        for backend in self.backends:
+            if (name := self.default_model(backend)) and (entry := self.catalogue.find(name, backend)):
+                return entry
+        return None
+
     def _backend_with(self, name: str | None) -> Backend:
         """The backend of a request that names none: one whose default model it is, else the first that has it."""
         offering = [backend for backend in self.backends if name and self.catalogue.find(name, backend)]
-        # Backends with a living worker first.
-        offering.sort(key=lambda backend: (not self.fleet.workers_of(backend), self.default_model(backend) != name))
+        if name is not None and len(offering) > 1:
+            offering.sort(key=lambda backend: self._rank(backend, name))
         return offering[0] if offering else self.settings.effective_default_backend
 
-    def _holders(self, name: str, backends: tuple[Backend, ...]) -> tuple[WorkerRecord, ...]:
-        return tuple(
-            worker
-            for worker in self.fleet.workers
-            if worker.backend in backends and worker.state is not WorkerState.LOADING and worker.model == name
-        )
+    def _rank(self, backend: Backend, name: str) -> tuple[bool, bool, bool]:
+        """Backends with a living worker first, then the one whose default model it is, then those that hold it."""
+        fleet = self.fleet
+        is_default, is_held = self.default_model(backend) == name, bool(fleet.holders_of(backend, name))
+        return not fleet.workers_of(backend), not is_default, not is_held
 
     def _refusal(self, backend: Backend) -> str | None:
         """Why requests may not use the backend; None if they may."""
@@ -153,14 +208,21 @@ def is_offered(settings: ApiSettings, fleet: Fleet, backend: Backend) -> bool:
     return is_configured(settings, backend) or was_served or bool(fleet.workers_of(backend))
 
 
-def known_models(settings: ApiSettings, fleet: Fleet) -> Catalogue:
-    """The default model of every backend, and the models of the cloud."""
+def known_models(settings: ApiSettings, fleet: Fleet, published: Iterable[ModelEntry]) -> Iterator[ModelEntry]:
+    """Models that no worker publishes: those of the cloud, and default models that are being loaded at the start."""
+    names = {(entry.backend, entry.name) for entry in published}
     known = dict(fleet.capabilities)
     if is_offered(settings, fleet, Backend.FLUX_API):
         known.setdefault(Backend.FLUX_API, bfl.capabilities(settings.bfl_default_model))
-    return Catalogue(tuple(entry for backend, model in known.items() for entry in _entries(backend, model)))
-
-
-def _entries(backend: Backend, model: Capabilities) -> Iterator[ModelEntry]:
-    for choice in model.choices or (model,):
-        yield ModelEntry(name=choice.model, backend=backend, capabilities=choice.model_copy(update={"choices": ()}))
+    for backend, model in known.items():
+        for choice in model.choices or (model,):
+            if (backend, choice.model) not in names:
+                names.add((backend, choice.model))
+                capabilities = choice.model_copy(update={"choices": ()})
+                is_cloud = backend is Backend.FLUX_API or None
+                yield ModelEntry(name=choice.model, backend=backend, capabilities=capabilities, commercial_use=is_cloud)
+    for worker in fleet.workers:
+        if (worker.backend, worker.model) not in names and worker.backend is not Backend.FLUX_API:
+            names.add((worker.backend, worker.model))
+            state = ModelState.DOWNLOADING if worker.download else ModelState.LOADING
+            yield ModelEntry(name=worker.model, backend=worker.backend, state=state)

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, Field
 
 from api.models.offered import OfferedModel
+from shared.jobs.job import ModelLoad
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelState
@@ -65,6 +66,10 @@ class ModelView(BaseModel):
     limits: ModelLimits | None
     supports: ModelSupport | None
     workers: list[str] = Field(description="Workers that hold it in memory")
+    memory_bytes: int | None = Field(description="Memory that it takes, as measured; null if no worker holds it")
+    on_device: bool | None = Field(description="False while it waits in main memory; null if no worker holds it")
+    loading: ModelLoad | None = Field(description="Progress of loading it into memory")
+    pinned: bool = Field(description="Whether workers keep it in memory")
 
 
 class ModelListView(BaseModel):
@@ -72,7 +77,7 @@ class ModelListView(BaseModel):
 
 
 def model_view(model: OfferedModel) -> ModelView:
-    entry, capabilities = model.entry, model.entry.capabilities
+    entry, capabilities, memory = model.entry, model.entry.capabilities, model.memory
     return ModelView(
         name=entry.name,
         title=entry.title,
@@ -87,11 +92,15 @@ def model_view(model: OfferedModel) -> ModelView:
         licence=entry.licence,
         commercial_use=entry.commercial_use,
         trigger_words=list(entry.trigger_words),
-        placement=entry.placement,
+        placement=(memory and memory.placement) or entry.placement,
         defaults=capabilities and ModelDefaults.model_validate(capabilities, from_attributes=True),
         limits=capabilities and ModelLimits.model_validate(capabilities, from_attributes=True),
         supports=capabilities and _support(capabilities),
         workers=[worker.name for worker in model.workers],
+        memory_bytes=memory and memory.bytes,
+        on_device=memory and memory.on_device,
+        loading=model.load,
+        pinned=model.is_pinned,
     )
 
 

@@ -11,6 +11,7 @@ from api.edge.authentication import Caller, CallerDep
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import StoreUnavailable
+from shared.jobs.job import ModelLoad
 from shared.jobs.types import Backend
 from shared.models.request_schema import request_schema
 from shared.workers.records import Download, Fleet, WorkerRecord, WorkerState
@@ -67,6 +68,7 @@ class HealthView(BaseModel):
     backends: dict[Backend, BackendStatus]
     reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, as their last one reported")
     downloads: dict[Backend, Download] = Field(description="Downloads of models that backends wait for")
+    loading: dict[Backend, list[ModelLoad]] = Field(description="Models that workers are loading into memory")
 
 
 class InfoView(BaseModel):
@@ -157,8 +159,9 @@ async def get_health(services: ServicesDep) -> HealthView:
         statuses = {backend: backend_status(services, fleet, backend) for backend in _visible_backends(services)}
         reasons = {backend: reason for backend in statuses if (reason := _failure_reason(fleet, backend))}
         downloads = {worker.backend: worker.download for worker in fleet.workers if worker.download}
+        loading = {backend: loads for backend in statuses if (loads := _loads(fleet, backend))}
     except StoreUnavailable:
-        statuses, reasons, downloads = {}, {}, {}
+        statuses, reasons, downloads, loading = {}, {}, {}, {}
     default = services.settings.effective_default_backend
     return HealthView(
         status=_overall(statuses.get(default), await services.disk_space.has_space()),
@@ -169,7 +172,12 @@ async def get_health(services: ServicesDep) -> HealthView:
         backends=statuses,
         reasons=reasons,
         downloads=downloads,
+        loading=loading,
     )
+
+
+def _loads(fleet: Fleet, backend: Backend) -> list[ModelLoad]:
+    return [worker.loading for worker in fleet.workers_of(backend) if worker.loading]
 
 
 @router.head("/health/live", include_in_schema=False)
@@ -224,7 +232,13 @@ async def get_info(http: Request, services: ServicesDep) -> InfoView:
     )
 
 
-_LINKS = {"docs": "/docs", "openapi": "/openapi.json", "health": "/health", "backends": "/api/backends"}
+_LINKS = {
+    "docs": "/docs",
+    "openapi": "/openapi.json",
+    "health": "/health",
+    "backends": "/api/backends",
+    "models": "/api/models",
+}
 
 
 def _overall(default: BackendStatus | None, has_disk_space: bool) -> ServiceStatus:

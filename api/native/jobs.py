@@ -51,7 +51,12 @@ async def create_job(http: Request, services: ServicesDep, idempotency: Idempote
         admission = await admit_job(services, job, expected_ms, key, submission.uploads)
     if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
-    accepted = JobSnapshot(job, queue_position=admission.queue_position, work_ahead_ms=admission.work_ahead_ms)
+    accepted = JobSnapshot(
+        job,
+        queue_position=admission.queue_position,
+        work_ahead_ms=admission.work_ahead_ms,
+        models_ahead=admission.models_ahead,
+    )
     return await accepted_response(services, http, accepted)
 
 

@@ -132,7 +132,17 @@ def _worker_metrics(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metri
         known = [worker.credits for worker in of_backend if worker.credits is not None]
         if known:
             credits_left.add_metric([backend], known[0])
-    yield from (workers, credits_left, *_memory_metrics(backends, fleet))
+    yield from (workers, credits_left, _model_metric(backends, fleet), *_memory_metrics(backends, fleet))
+
+
+def _model_metric(backends: Iterable[Backend], fleet: Fleet) -> Metric:
+    """Without names of models, which would be new series."""
+    models = _gauge("models_loaded", "Models in the memory of all workers", "backend", "place")
+    for backend in backends:
+        held = [model for worker in fleet.workers_of(backend) for model in worker.models]
+        for place, on_device in (("device", True), ("main-memory", False)):
+            models.add_metric([backend, place], sum(model.on_device is on_device for model in held))
+    return models
 
 
 def _memory_metrics(backends: Iterable[Backend], fleet: Fleet) -> Iterator[Metric]:

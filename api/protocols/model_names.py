@@ -1,15 +1,14 @@
-"""The names that requests may use for models, and the models that they stand for."""
+"""The names that clients of other protocols use for models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
+from api.models.offered import OfferedModels
 from api.services import Services
 from shared.errors import ModelNotFound
-from shared.jobs.types import Backend
-from shared.workers.records import Fleet
 
+#: Stands for the default model, also in SD_MODEL_ALIASES.
 DEFAULT = "default"
 #: Names that clients of OpenAI offer and nothing else.
 OPENAI_ALIASES = (
@@ -21,8 +20,6 @@ OPENAI_ALIASES = (
     "gpt-image-2",
     "chatgpt-image-latest",
 )
-#: Names that an error suggests.
-MAX_SUGGESTIONS = 5
 
 
 @dataclass(frozen=True)
@@ -36,50 +33,33 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class ModelNames:
-    """All names, with the fields of a request that choose the model."""
+    """The models of this service, and the other names that stand for them."""
 
-    models: Mapping[str, dict[str, Any]]
+    models: OfferedModels
     aliases: Mapping[str, str]
 
     @classmethod
     async def read(cls, services: Services) -> "ModelNames":
         """Raises StoreUnavailable."""
-        fleet = await services.fleet_cache.get()
         aliases = dict.fromkeys(OPENAI_ALIASES, DEFAULT) | services.settings.model_aliases
-        return cls(_models(services, fleet), aliases)
+        return cls(await services.models(), aliases)
 
     def fields(self, name: object) -> dict[str, Any]:
-        """The fields of a request for this model; none for the default one. Raises ModelNotFound."""
+        """The fields of a request for this model; none for the default one. Admission refuses unknown models."""
         if not isinstance(name, str) or not name:
             return {}
         target = self.aliases.get(name, name)
-        if target == DEFAULT:
-            return {}
-        if target in self.models:
-            return self.models[target]
-        raise ModelNotFound(self._unknown(name))
+        return {} if target == DEFAULT else {"model": target}
 
     def list(self) -> tuple[NamedModel, ...]:
-        """The models, then their other names."""
-        models = [NamedModel(name, str(fields["backend"])) for name, fields in self.models.items()]
-        return (*models, *(NamedModel(alias, "alias") for alias in self.aliases if alias not in self.models))
+        """The models that make images, then their other names."""
+        models = [NamedModel(model.entry.name, str(model.entry.backend)) for model in self.models.image_models]
+        names = {model.name for model in models}
+        return (*models, *(NamedModel(alias, "alias") for alias in self.aliases if alias not in names))
 
-    def _unknown(self, name: str) -> str:
-        known = [*self.models, *self.aliases]
-        near = get_close_matches(name, known, MAX_SUGGESTIONS, 0.5) or list(self.models)[:MAX_SUGGESTIONS]
-        hint = f"; perhaps you mean {', '.join(near)}" if near else ""
-        return f"No model has this name{hint}. GET /v1/models lists all."
-
-
-def _models(services: Services, fleet: Fleet) -> dict[str, dict[str, Any]]:
-    """The models of all backends, those of the default backend first."""
-    default = services.settings.effective_default_backend
-    found: dict[str, dict[str, Any]] = {}
-    for backend in sorted(Backend, key=lambda backend: backend is not default):
-        capabilities = services.capabilities(fleet, backend)
-        if capabilities is None or not services.is_offered(fleet, backend):
-            continue
-        found.setdefault(capabilities.model, {"backend": backend})
-        for choice in capabilities.choices:
-            found.setdefault(choice.model, {"backend": backend, "bfl_model": choice.model})
-    return found
+    def find(self, name: str) -> NamedModel:
+        """Raises ModelNotFound."""
+        for model in self.list():
+            if model.name == name:
+                return model
+        raise ModelNotFound(self.models.catalogue.near(name))

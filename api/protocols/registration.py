@@ -8,8 +8,20 @@ from fastapi import APIRouter
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
+from api.protocols.a1111 import errors as a1111_errors
+from api.protocols.a1111 import extras as a1111_extras
+from api.protocols.a1111 import lists as a1111_lists
+from api.protocols.a1111 import routes as a1111_routes
+from api.protocols.fal import errors as fal_errors
+from api.protocols.fal import routes as fal_routes
+from api.protocols.huggingface import errors as huggingface_errors
+from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
 from api.protocols.openai import routes as openai_routes
+from api.protocols.replicate import errors as replicate_errors
+from api.protocols.replicate import files as replicate_files
+from api.protocols.replicate import models as replicate_models
+from api.protocols.replicate import routes as replicate_routes
 from shared.jobs.types import ApiProtocol
 
 
@@ -28,7 +40,17 @@ class ProtocolRoutes:
     """JSON Schema of its errors."""
 
 
-_ALL = (
+ALL = (
+    ProtocolRoutes(
+        protocol=ApiProtocol.REPLICATE,
+        tag="Replicate",
+        description="Replicate's API, for its clients: `REPLICATE_BASE_URL=http://host:7860`.",
+        # The routes with fixed ends come before the list, which takes every path below /v1/models.
+        routers=(replicate_routes.router, replicate_files.router, replicate_models.router, models.router),
+        prefixes=("/v1/predictions", "/v1/files", "/v1/webhooks"),
+        render_error=replicate_errors.render_error,
+        error_schema=replicate_errors.SCHEMA,
+    ),
     ProtocolRoutes(
         protocol=ApiProtocol.OPENAI,
         tag="OpenAI",
@@ -38,13 +60,40 @@ _ALL = (
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
     ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.A1111,
+        tag="A1111",
+        description="The API of AUTOMATIC1111's Stable Diffusion web UI, for clients that take `http://host:7860`.",
+        routers=(a1111_routes.router, a1111_extras.router, a1111_lists.router),
+        prefixes=("/sdapi",),
+        render_error=a1111_errors.render_error,
+        error_schema=a1111_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.FAL,
+        tag="fal",
+        description="fal's queue, for its clients behind TLS: `FAL_QUEUE_RUN_HOST=host/fal FAL_RUN_HOST=host/fal/run`.",
+        routers=(fal_routes.router,),
+        prefixes=("/fal",),
+        render_error=fal_errors.render_error,
+        error_schema=fal_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.HUGGINGFACE,
+        tag="Hugging Face",
+        description='Hugging Face\'s inference API, for `InferenceClient(model="http://host:7860/models/NAME")`.',
+        routers=(huggingface_routes.router,),
+        prefixes=("/models",),
+        render_error=huggingface_errors.render_error,
+        error_schema=huggingface_errors.SCHEMA,
+    ),
 )
 
 
 def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes, ...]:
     """The protocols among these that are served."""
     wanted = set(protocols)
-    return tuple(routes for routes in _ALL if routes.protocol in wanted)
+    return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
 def error_renderers(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:

@@ -1,4 +1,4 @@
-"""The command line: `imagegen up`, `generate`, `status`, `logs`, `doctor`, `prune`, `models`."""
+"""The command line: `imagegen up`, `generate`, `mcp`, `status`, `logs`, `doctor`, `prune`, `models`."""
 
 import io
 import json
@@ -47,9 +47,10 @@ def _commands() -> None:
 def up() -> None:
     """Start the whole service on this machine: Redis, API, workers, dashboard. Ctrl-C stops it."""
     from compose.launcher.up import up as launch
+    from shared.workers.gpus import visible_gpus
 
     with errors_as_one_sentence():
-        launch(load(LauncherSettings), command=_command_name())
+        launch(load(LauncherSettings), command=_command_name(), gpus=visible_gpus(os.environ))
 
 
 @cli.command()
@@ -122,6 +123,15 @@ def prune(
 
 
 @cli.command()
+def mcp(url: UrlOption = None) -> None:
+    """Serve MCP clients that start a program instead of calling a URL. Sends SD_API_KEY if it is set."""
+    from compose.cli.mcp import serve
+
+    with errors_as_one_sentence():
+        serve(*_service(url))
+
+
+@cli.command()
 def status(
     once: Annotated[bool, typer.Option("--once", help="Print once and exit; the default without a terminal.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print once, as JSON.")] = False,
@@ -187,8 +197,18 @@ def _default_key(settings: LauncherSettings) -> str | None:
 
 
 def _client(url: str | None, console: "Console") -> "ApiClient":
-    """Raises ConfigurationError; ClientError where no URL is given and this installation is not running."""
+    """Raises what `_service` raises."""
     from compose.cli.client import ApiClient
+
+    address, key = _service(url)
+    return ApiClient(address, console, key)
+
+
+def _service(url: str | None) -> tuple[str, str | None]:
+    """The URL of the service, and a key for it.
+
+    Raises ConfigurationError; ClientError where no URL is given and this installation is not running.
+    """
     from compose.launcher.data_folder import is_running
     from compose.launcher.up import url_of
 
@@ -201,7 +221,7 @@ def _client(url: str | None, console: "Console") -> "ApiClient":
             f"imagegen is not running with SD_DATA_DIR={settings.data_dir}. Start it with `imagegen up`, or name "
             f"a running service, for example: --url {default_url}."
         )
-    return ApiClient(url or default_url, console, _default_key(settings))
+    return url or default_url, _default_key(settings)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ READ_TIMEOUT_SECONDS = 35
 class ApiClient:
     def __init__(self, url: str, console: Console, key: str | None = None) -> None:
         """Raises ClientError for a malformed URL."""
-        self._url = _base_url(url)
+        self._url = base_url(url)
         parts = urlsplit(self._url)
         #: Without a login, for messages.
         self._shown_url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -145,7 +145,7 @@ class ApiClient:
         raise ClientError(detail)
 
 
-def _base_url(url: str) -> str:
+def base_url(url: str) -> str:
     """Raises ClientError."""
     url = url if "://" in url else f"http://{url}"
     try:

@@ -26,13 +26,18 @@ class LogFilter:
         self._entry_matches: dict[str, bool] = {}
 
     def matches(self, line: LogLine) -> bool:
-        if self._processes and line.process not in self._processes:
+        if self._processes and not {line.process, _backend_of(line.process)} & {*self._processes}:
             return False
         if self._job is None:
             return True
         if _ENTRY.match(line.text) or line.process not in self._entry_matches:
             self._entry_matches[line.process] = self._job in line.text
         return self._entry_matches[line.process]
+
+
+def _backend_of(process: str) -> str:
+    """`worker-sd` of `worker-sd-cuda1`: a machine with several GPUs has a worker for each."""
+    return process.partition("-cuda")[0]
 
 
 def print_logs(
@@ -44,7 +49,7 @@ def print_logs(
     follow: bool,
 ) -> None:
     """The last `max_lines` and, with `follow`, later ones until interrupted. Raises ConfigurationError."""
-    if unknown := [name for name in processes if name not in PROCESSES]:
+    if unknown := [name for name in processes if _backend_of(name) not in PROCESSES]:
         raise ConfigurationError(f"There is no process {unknown[0]}: choose among {', '.join(PROCESSES)}.")
     folder = settings.data_dir / FOLDER
     if not (folder.is_dir() or follow):

@@ -3,16 +3,16 @@
 import importlib.util
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from compose.container import worker_group
 from compose.launcher.plan import Service
 from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
-
-CELERY = (sys.executable, "-m", "celery", "--quiet")
+from shared.workers.gpus import worker_slots
 
 
 def redis_server(settings: LauncherSettings, socket: Path) -> Service:
@@ -32,16 +32,17 @@ def api(env: Mapping[str, str]) -> Service:
     return Service("api", (sys.executable, "-m", "api.main"), ready="Uvicorn running on", env=env)
 
 
-def worker(settings: LauncherSettings, env: Mapping[str, str], backend: Backend) -> Service:
-    options = ("worker", "--hostname", f"{backend}@%h", "--without-gossip", "--without-mingle", "--loglevel", "WARNING")
-    return Service(
-        f"worker-{backend}",
-        (*CELERY, "-A", "worker.main", *options),
-        ready="ready.",
-        env={**env, f"{PREFIX}BACKEND": backend},
-        # A call to a provider may take 30 s more to return what it was paid for.
-        grace_seconds=settings.shutdown_grace_seconds + (35.0 if backend is Backend.FLUX_API else 5.0),
-    )
+def workers(settings: LauncherSettings, env: Mapping[str, str], backend: Backend, gpus: int) -> Iterator[Service]:
+    """One for each GPU if there are several and SD_DEVICE is auto."""
+    for slot in worker_slots(backend, settings.device, gpus):
+        yield Service(
+            f"worker-{slot.name}",
+            worker_group.command(slot.name),
+            ready="ready.",
+            env={**env, **slot.settings},
+            # A call to a provider may take 30 s more to return what it was paid for.
+            grace_seconds=settings.shutdown_grace_seconds + (35.0 if backend is Backend.FLUX_API else 5.0),
+        )
 
 
 def housekeeper(env: Mapping[str, str]) -> Service:

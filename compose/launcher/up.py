@@ -26,8 +26,9 @@ EXAMPLE = (
 )
 
 
-def up(settings: LauncherSettings, command: str) -> NoReturn:
+def up(settings: LauncherSettings, command: str, gpus: int) -> NoReturn:
     """Becomes the supervisor, which runs until interrupted. The banner shows `command` as the name of the command line.
+    `gpus` are those of this machine: with several, each gets a worker of each local backend.
 
     Raises ConfigurationError.
     """
@@ -41,7 +42,7 @@ def up(settings: LauncherSettings, command: str) -> NoReturn:
         require_free_port(settings.host, settings.flower_port, "FLOWER_PORT")
     sockets = _socket_folder()
     try:
-        _become_supervisor(_plan(settings, sockets, command))
+        _become_supervisor(_plan(settings, sockets, command, gpus))
     except BaseException:
         shutil.rmtree(sockets, ignore_errors=True)
         raise
@@ -57,13 +58,13 @@ def _become_supervisor(plan: Plan) -> NoReturn:
     os.execv(sys.executable, (sys.executable, "-m", "compose.launcher.main", str(read_end)))  # noqa: S606
 
 
-def _plan(settings: LauncherSettings, sockets: Path, command: str) -> Plan:
+def _plan(settings: LauncherSettings, sockets: Path, command: str, gpus: int) -> Plan:
     """API and workers start before housekeeper and dashboard, so that the first image comes sooner."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
     env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
-    workers = [services.worker(settings, env, backend) for backend in settings.backends]
+    workers = [worker for backend in settings.backends for worker in services.workers(settings, env, backend, gpus)]
     others = [services.housekeeper(env)]
     if settings.flower_port:
         others.append(services.flower(settings, env))

@@ -29,7 +29,7 @@ class Scope(StrEnum):
     PRIORITY = "priority"
     """Also use `priority: high`, which starts before all other jobs."""
     ADMIN = "admin"
-    """Access the jobs of every key."""
+    """Access the jobs of every key; load, unload and pin models."""
 
     def includes(self, other: "Scope") -> bool:
         if Scope.METRICS in (self, other):

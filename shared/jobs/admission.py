@@ -25,6 +25,8 @@ class Admission:
     """For a new job: how many jobs of its backend are ahead."""
     work_ahead_ms: int = 0
     """How long one worker needs for the jobs ahead, by recent durations."""
+    models_ahead: tuple[str, ...] = ()
+    """Models of the jobs ahead; '' is the backend's default one."""
 
 
 class OnDuplicate(StrEnum):

@@ -76,6 +76,15 @@ class Progress(FrozenModel):
     eta_seconds: float | None = None
 
 
+class ModelLoad(FrozenModel):
+    """Progress of loading a model into memory."""
+
+    model: str
+    bytes_done: int
+    bytes_total: int
+    """0 if unknown."""
+
+
 class Job(FrozenModel):
     """One accepted request and its result.
 
@@ -91,7 +100,7 @@ class Job(FrozenModel):
     origin: ApiProtocol = ApiProtocol.NATIVE
     """The protocol that it was submitted with."""
     model: str | None = None
-    """The model that it runs on; None until it starts."""
+    """The model that it runs on; until it starts, the one that it was accepted for, if known."""
     model_revision: str | None = None
     """Identifies the files or the version of that model, if known."""
     request: GenerationRequest
@@ -119,11 +128,18 @@ class Job(FrozenModel):
 
     @classmethod
     def new(
-        cls, request: GenerationRequest, backend: Backend, now: datetime, owner: str = "", base_url: str = ""
+        cls,
+        request: GenerationRequest,
+        backend: Backend,
+        now: datetime,
+        owner: str = "",
+        base_url: str = "",
+        model: str | None = None,
     ) -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed. `now`: by the store's clock."""
         seeded = request.with_seed()
-        return cls(id=_new_id(now), backend=backend, owner=owner, request=seeded, created_at=now, base_url=base_url)
+        job = cls(id=_new_id(now), backend=backend, owner=owner, model=model, request=seeded, created_at=now)
+        return job.model_copy(update={"base_url": base_url})
 
     @property
     def seed(self) -> int:
@@ -198,6 +214,15 @@ class QueuedJob:
     job: Job
     expected_ms: int
     """Recent duration of similar jobs when it was accepted; 0 if unknown."""
+
+
+@dataclass(frozen=True)
+class QueueHead:
+    """What a worker is to start next: the first job, and jobs of the same model that may go with it."""
+
+    jobs: tuple[QueuedJob, ...]
+    is_left_to_others: bool
+    """Whether there are only jobs that other workers do sooner than this one could load their model."""
 
 
 def _new_id(now: datetime) -> str:

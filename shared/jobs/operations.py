@@ -1,11 +1,13 @@
 """Atomic operations on job records: create, move between states, report, read and list."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
 from shared.jobs.admission import Admission, AdmissionOutcome, IdempotencyKey, OnDuplicate, QueueLimits
-from shared.jobs.job import Job, Progress, QueuedJob
+from shared.jobs.job import Job, ModelLoad, Progress, QueuedJob, QueueHead
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import (
     JobEvent,
@@ -14,6 +16,7 @@ from shared.jobs.snapshots import (
     JobSnapshot,
     dump_job,
     dump_provider_tasks,
+    parse_head,
     parse_jobs,
     parse_page,
     parse_queued_jobs,
@@ -31,10 +34,25 @@ from shared.redis.wakeups import wake_up
 EVENTS_LIFETIME_MS = 5 * 60 * 1000
 #: A running job whose worker has not reported for this long is requeued. Workers report every second.
 LEASE_MS = 10_000
+#: What a worker has in memory counts for this long after its last heartbeat.
+RESIDENCY_MS = 12_000
 #: Approximate number of events kept for each job; the oldest are removed first.
 MAX_EVENTS = 1000
 #: Matches every owner; no API key has this name.
 ANY_OWNER = "*"
+
+
+@dataclass(frozen=True)
+class ModelAffinity:
+    """Which jobs a worker prefers."""
+
+    worker: str
+    loaded: Collection[str]
+    """Models that it has in memory."""
+    default_model: str
+    """The model of jobs that name none."""
+    bound_ms: int
+    """How much longer a job may wait because a worker prefers others; 0 keeps the order of the queue."""
 
 
 class ProgressReply(StrEnum):
@@ -77,7 +95,8 @@ class Jobs:
             args += [idempotency.on_duplicate, idempotency.request_hash, idempotency.lifetime_ms]
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [*_webhook(job.request), *count_creation(job), "" if answer_by_ms is None else answer_by_ms]
-        return Operation("jobs/create", keys, args, lambda reply: Admission(AdmissionOutcome(reply[0]), *reply[1:]))
+        args.append(job.model or job.request.requested_model or "")
+        return Operation("jobs/create", keys, args, _admission)
 
     def _queue(self, backend: Backend) -> list[str]:
         """The keys of shared/redis/lua/queue/fair_queue.lua."""
@@ -159,6 +178,20 @@ class Jobs:
         args: list[Argument] = [self._keys.record(""), limit]
         return Operation("queue/peek", [self._keys.queue(backend)], args, parse_queued_jobs)
 
+    def next_in_queue(
+        self, backend: Backend, limit: int, affinity: ModelAffinity, passed_over: Iterable[str] = ()
+    ) -> Operation[QueueHead]:
+        """The job that a worker is to start next, and jobs of the same model behind it; at most `limit`."""
+        keys = [self._keys.queue(backend), self._keys.residency, self._keys.load_stats(backend)]
+        args: list[Argument] = [self._keys.record(""), limit, affinity.worker, affinity.bound_ms, RESIDENCY_MS]
+        args += [backend, affinity.default_model, len(affinity.loaded), *affinity.loaded, *passed_over]
+        return Operation("queue/next", keys, args, parse_head)
+
+    def report_load(self, job: Job, load: ModelLoad) -> Operation[bool]:
+        """Tell the followers of a queued job that its model is being loaded."""
+        keys = [self._keys.record(job.id)]
+        return Operation("jobs/report_load", keys, [job.id, self.channel, load.model_dump_json()], bool)
+
     def repair_queue(self, backend: Backend) -> Operation[int]:
         """Adopt jobs that the version before queued, and replace lost wake-ups; returns how many were missing."""
         keys = [*self._queue(backend), self._keys.former_queue(backend), *self._keys.former_wake_ups(backend)]
@@ -203,6 +236,14 @@ class Jobs:
             return tuple(JobEvent(job_id, event_id, fields[1], fields[3]) for event_id, fields in rows)
 
         return Operation("jobs/read_events", [self._keys.events(job_id), self._keys.record(job_id)], [after], decode)
+
+
+def _admission(reply: list[Any]) -> Admission:
+    outcome, job_id, *position = reply
+    # A repeated call gets no more than the position.
+    values = dict(zip(("queue_position", "work_ahead_ms"), position, strict=False))
+    models_ahead = tuple(position[2]) if len(position) > 2 else ()
+    return Admission(AdmissionOutcome(outcome), job_id, **values, models_ahead=models_ahead)
 
 
 def scan_budget(limit: int) -> int:

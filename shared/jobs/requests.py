@@ -30,6 +30,8 @@ from shared.jobs.types import (
 )
 
 MAX_SEED = 2**32 - 1
+#: Limits of width and height, whatever the model.
+MIN_SIDE, MAX_SIDE = 16, 8192
 
 
 def _with_failures(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]:
@@ -138,9 +140,9 @@ class SecondPass(FrozenModel):
     """How much of the enlarged image may change."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Default: as many as in the first pass."""
-    width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Pixels; default: what `scale` makes of the first pass."""
-    height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
 
 
 class GenerationRequest(FrozenModel):
@@ -159,16 +161,17 @@ class GenerationRequest(FrozenModel):
     """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
     """Engine that generates the image; default: one that has the model, else the service's default backend."""
-    width: Annotated[int | None, Field(ge=16, le=8192)] = None
+    width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
-    height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Pixels; default: the model's native size."""
     fit_size: bool = False
     """Whether a size that the model does not make well is made at the nearest one that it does, then scaled to width x
     height. Without it, sizes beyond the model's limits are errors."""
-    output_width: Annotated[int | None, Field(ge=16, le=8192)] = None
-    """Scale the finished image to this width; default: as it was made."""
-    output_height: Annotated[int | None, Field(ge=16, le=8192)] = None
+    output_width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
+    """Scale the finished image to this width; default: as it was made. One of another shape stays whole, with its edges
+    continued."""
+    output_height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Scale the finished image to this height; needed with output_width."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Denoising steps; more take longer."""
@@ -181,9 +184,13 @@ class GenerationRequest(FrozenModel):
     mask: OptionalImageReference = None
     """Areas of `image` to repaint: white is repainted, black stays. Must be as large as `image`."""
     mask_mode: MaskMode = MaskMode.WHITE
-    """Whether white or transparent parts of `mask` are repainted."""
+    """Which parts of `mask` are repainted."""
+    mask_blur: Annotated[int | None, Field(ge=0, le=64)] = None
+    """Radius in pixels by which the edge of the mask is softened; default: 0."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
+    resize_only: bool = False
+    """Only scale `image` to output_width x output_height, with the Lanczos filter: no model is asked."""
     second_pass: SecondPass | None = None
     """Enlarge each image and render it again from there; not with `image`."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
@@ -241,6 +248,12 @@ class GenerationRequest(FrozenModel):
         if value is not None and validated.data.get("image"):
             raise ValueError("is for requests without an image")
         return value
+
+    @model_validator(mode="after")
+    def _require_what_to_resize(self) -> Self:
+        if self.resize_only and (len(self.image) != 1 or self.output_width is None or self.num_images > 1):
+            raise ValueError("resize_only needs one image, output_width and output_height")
+        return self
 
     @model_validator(mode="after")
     def _require_both_output_sides(self) -> Self:

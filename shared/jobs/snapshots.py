@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from shared.jobs.job import Job, Progress, ProviderTask, QueuedJob
+from shared.jobs.job import Job, Progress, ProviderTask, QueuedJob, QueueHead
 from shared.jobs.search import JobSearch
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol, Backend
@@ -23,6 +23,8 @@ class JobSnapshot:
     """Jobs of the same backend ahead of it; None unless it is queued."""
     work_ahead_ms: int = 0
     """How long one worker needs for the jobs ahead, by recent durations."""
+    models_ahead: tuple[str, ...] = ()
+    """Models of the jobs ahead; '' is the backend's default one."""
     pinned: bool = False
     deliveries: tuple[Delivery, ...] = ()
     """The latest webhook of each kind of event."""
@@ -82,7 +84,7 @@ def parse_job(doc: str, providers: str = "") -> Job:
 def parse_snapshot(reply: Sequence[Any] | None) -> JobSnapshot | None:
     if reply is None:
         return None
-    doc, progress, position, work_ahead_ms, pinned, providers, deliveries = reply
+    doc, progress, position, work_ahead_ms, pinned, providers, deliveries, *models_ahead = reply
     return JobSnapshot(
         job=parse_job(doc, providers),
         progress=Progress.model_validate_json(progress) if progress else None,
@@ -90,6 +92,7 @@ def parse_snapshot(reply: Sequence[Any] | None) -> JobSnapshot | None:
         work_ahead_ms=work_ahead_ms,
         pinned=bool(pinned),
         deliveries=parse_deliveries(deliveries),
+        models_ahead=tuple(models_ahead[0]) if models_ahead else (),
     )
 
 
@@ -102,6 +105,10 @@ def parse_queued_jobs(reply: list[str]) -> tuple[QueuedJob, ...]:
         QueuedJob(parse_job(doc, providers), int(expected_ms))
         for doc, providers, expected_ms in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     )
+
+
+def parse_head(reply: list[str]) -> QueueHead:
+    return QueueHead(parse_queued_jobs(reply[1:]), bool(reply[0]))
 
 
 def parse_page(reply: list[Any], search: JobSearch) -> JobPage:

@@ -35,6 +35,7 @@ class MaskMode(StrEnum):
     """Which parts of a mask mark what to repaint."""
 
     WHITE = "white"
+    BLACK = "black"
     TRANSPARENT = "transparent"
 
 
@@ -57,7 +58,7 @@ class PromptSyntax(StrEnum):
     PLAIN = "plain"
     """Every character is text."""
     WEIGHTED = "weighted"
-    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.prompt_weights)."""
+    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.web_ui.prompt_weights)."""
 
 
 class Priority(StrEnum):

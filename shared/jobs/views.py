@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
 from shared.access.links import Links
-from shared.jobs.job import Image, Job, JobError, Progress, Timings
+from shared.jobs.job import Image, Job, JobError, ModelLoad, Progress, Timings
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol, Backend, WebhookEvent
@@ -28,6 +28,8 @@ EXAMPLE: JsonValue = {
     "progress": None,
     "queue_position": None,
     "estimated_wait_seconds": None,
+    "waiting_for": None,
+    "loading": None,
     "attempt": 1,
     "pinned": False,
     "created_at": "2026-11-23T10:00:00Z",
@@ -110,13 +112,15 @@ class JobView(BaseModel):
     backend: Backend
     owner: str | None = Field(description="Name of the API key that submitted it; null if no keys are set")
     origin: ApiProtocol = Field(description="The protocol that it was submitted with")
-    model: str | None = Field(description="The model that it runs on; null until it starts")
+    model: str | None = Field(description="The model that it runs on; null if that is not known before it starts")
     model_revision: str | None = Field(description="Identifies the files of that model, if known")
     label: str | None
     metadata: dict[str, Any] | None
     progress: Progress | None
     queue_position: int | None = Field(description="Jobs of the same backend ahead of this one, while it is queued")
     estimated_wait_seconds: float | None = Field(description="Estimated seconds until it starts, while it is queued")
+    waiting_for: Literal["loading"] | None = Field(description="`loading` while a worker loads its model")
+    loading: ModelLoad | None = Field(description="Progress of that load")
     attempt: int
     pinned: bool = Field(description="Exempt from retention")
     created_at: datetime
@@ -172,9 +176,13 @@ _JOB_FIELDS = {"label", "metadata", "backend", "webhook_url", "webhook_events", 
 
 
 def job_view(
-    snapshot: JobSnapshot, links: Links, images: Mapping[int, bytes] | None = None, wait: float | None = None
+    snapshot: JobSnapshot,
+    links: Links,
+    images: Mapping[int, bytes] | None = None,
+    wait: float | None = None,
+    load: ModelLoad | None = None,
 ) -> JobView:
-    """`images` holds, by index, the bytes to return inline; `wait` is the estimate in seconds."""
+    """`images` holds the bytes to return inline, by index; `wait` is an estimate in seconds, and `load` its reason."""
     job = snapshot.job
     path = links.job(job.id)
     return JobView(
@@ -190,6 +198,8 @@ def job_view(
         progress=snapshot.progress,
         queue_position=snapshot.queue_position,
         estimated_wait_seconds=wait,
+        waiting_for="loading" if load else None,
+        loading=load,
         attempt=job.attempt,
         pinned=snapshot.pinned,
         created_at=job.created_at,

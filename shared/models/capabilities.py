@@ -3,10 +3,11 @@
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel, PromptSyntax
+from shared.jobs.types import FrozenModel
 from shared.models.fitting import fit_size
+from shared.models.plain_prompts import plain_prompts
+from shared.models.second_pass import resolve_second_pass, second_pass_errors
 
 #: Width and height in pixels.
 Size = tuple[int, int]
@@ -58,6 +59,8 @@ class Capabilities(FrozenModel):
     size_tolerance: float | None = 1.5
     """How many times larger or smaller than its native area an image may be and still be as good; None if all sizes
     within the limits are good. Other sizes are made at a better one if the request has `fit_size`."""
+    only_native_size: bool = False
+    """Whether only images of the native size are good: with `fit_size`, others are made at it and extended."""
     only_ratio: bool = False
     """Whether width and height only set the aspect ratio, and the model chooses the size."""
     exact_size: bool = True
@@ -109,8 +112,14 @@ class Capabilities(FrozenModel):
     ) -> None:
         """Raises InvalidRequest, which names every invalid field. `input_size` is that of the upright first image."""
         model = self.for_requested_model(request)
-        request, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
-        if errors := model._errors(request, limits, input_size):
+        if request.resize_only:
+            if limits is not None:
+                limits.check(request)
+            return
+        fitted, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
+        errors = model._errors(fitted, limits, input_size)
+        size = model._size(fitted, input_size, limits.max_pixels if limits else None)
+        if errors := [*errors, *second_pass_errors(model, request, size, limits)]:
             raise InvalidRequest(f"The {model.model} model cannot make this image.", errors)
 
     def resolve(
@@ -121,8 +130,10 @@ class Capabilities(FrozenModel):
         Missing sides follow the aspect ratio of the first input image, rounded down to multiples and limited by the
         model and `max_pixels`.
         """
-        model = self.for_requested_model(request)
-        request, size_warnings = fit_size(model, request, input_size, max_pixels)
+        model, asked = self.for_requested_model(request), request
+        if request.resize_only:
+            return request.model_copy(update={"width": request.output_width, "height": request.output_height}), ()
+        request, size_warnings = fit_size(model, asked, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
         strength = model.strength and 1.0 if request.mask else model.strength
@@ -133,24 +144,17 @@ class Capabilities(FrozenModel):
             "bfl_model": model.model if self.choices and request.model is None else None,
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
-        texts = model._texts_without_weights(request)
-        ignored = sorted(name for name in model.ignored if getattr(request, name) is not None and name not in texts)
+        plain, weights = plain_prompts(request, model.model) if "prompt_syntax" in model.ignored else ({}, ())
+        second, second_warnings = resolve_second_pass(model, asked, (width, height), max_pixels)
+        ignored = sorted(name for name in {*model.ignored} - {*plain} if getattr(request, name) is not None)
         if "bfl_model" in ignored and request.bfl_model == model.model:
             ignored.remove("bfl_model")
-        warnings = [*size_warnings, *(f"{name} is ignored: {model.model} does not support it" for name in ignored)]
+        unsupported = (f"{name} is ignored: {model.model} does not support it" for name in ignored)
+        warnings = [*size_warnings, *unsupported, *weights, *second_warnings]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        if any(texts.get(name) not in (None, getattr(request, name)) for name in ("prompt", "negative_prompt")):
-            warnings.append(f"prompt weights are ignored: {model.model} does not support them")
-        return request.model_copy(update={"width": width, "height": height, **missing, **texts}), tuple(warnings)
-
-    def _texts_without_weights(self, request: GenerationRequest) -> dict[str, str | None]:
-        """The fields to change for a model that can only read plain prompts."""
-        if request.prompt_syntax is not PromptSyntax.WEIGHTED or "prompt_syntax" not in self.ignored:
-            return {}
-        prompt, negative = request.prompt, request.negative_prompt
-        texts = {"prompt": without_weights(prompt) or prompt, "negative_prompt": negative and without_weights(negative)}
-        return {**texts, "prompt_syntax": None}
+        changes = {"width": width, "height": height, **missing, **plain, **second}
+        return request.model_copy(update=changes), tuple(warnings)
 
     def _errors(
         self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None

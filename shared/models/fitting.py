@@ -3,7 +3,7 @@
 from math import sqrt
 from typing import TYPE_CHECKING
 
-from shared.jobs.requests import GenerationRequest
+from shared.jobs.requests import MAX_SIDE, MIN_SIDE, GenerationRequest
 
 if TYPE_CHECKING:
     from shared.models.capabilities import Capabilities, Size
@@ -21,12 +21,14 @@ def fit_size(
         return request, ()
     asked = _asked_size(model, request, input_size)
     target = _limited(asked, max_pixels)
-    made = _good_size(model, target, max_pixels)
+    # An input image gives the shape, whatever the model can do without one.
+    is_native = model.only_native_size and not request.image
+    made = (model.width, model.height) if is_native else _good_size(model, target, max_pixels)
     size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
     warnings = []
     if target != asked:
-        warnings.append(f"{_text(asked)} is more than this service's limit: the image has {_text(target)}")
-    if request.output_width is None and (made != target or model.only_ratio):
+        warnings.append(f"{_text(asked)} is beyond this service's limits: the image has {_text(target)}")
+    if request.output_width is None and (made != target or not model.exact_size):
         size |= {"output_width": target[0], "output_height": target[1]}
     if made != target:
         warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")
@@ -47,10 +49,12 @@ def _asked_size(model: "Capabilities", request: GenerationRequest, input_size: "
 
 def _limited(size: "Size", max_pixels: int | None) -> "Size":
     width, height = size
-    if max_pixels is None or width * height <= max_pixels:
-        return size
-    scale = sqrt(max_pixels / (width * height))
-    return max(1, int(width * scale)), max(1, int(height * scale))
+    scale = 1.0 if max_pixels is None else min(1.0, sqrt(max_pixels / (width * height)))
+    return _side(width * scale), _side(height * scale)
+
+
+def _side(length: float) -> int:
+    return min(max(int(length), MIN_SIDE), MAX_SIDE)
 
 
 def _good_size(model: "Capabilities", size: "Size", max_pixels: int | None) -> "Size":

@@ -121,7 +121,10 @@ DROPPED = Counter(
     ("reason",),
     expected=(("overtaken",), ("limit",), ("gone",)),
 )
-COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED)
+EVICTIONS = Counter(
+    "model_evictions", "Models that left memory, because room was needed or nobody used them", ("backend",)
+)
+COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED, EVICTIONS)
 
 WAIT = Histogram(
     "job_wait",
@@ -143,7 +146,12 @@ ENCODE = Histogram(
     "Encoding and writing the images of a job",
     (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-HISTOGRAMS = (WAIT, RUN, STEP, ENCODE)
+LOAD = Histogram(
+    "model_load",
+    "Loading a model into memory",
+    (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
+)
+HISTOGRAMS = (WAIT, RUN, STEP, ENCODE, LOAD)
 
 
 def count_creation(job: Job) -> Count:

@@ -101,6 +101,38 @@ class Keys:
         """Queued jobs of a backend in the order in which they will start (see lua/queue/fair_queue.lua)."""
         return f"{self.prefix}queue:{backend}"
 
+    @property
+    def residency(self) -> str:
+        """Models in the memory of workers, as JSON by worker."""
+        return f"{self.prefix}residency"
+
+    def load_stats(self, backend: str) -> str:
+        """Recent durations of loading models (`ms <model>`) and their measured sizes (`bytes <model>`)."""
+        return f"{self.prefix}load-stats:{backend}"
+
+    def model_sources(self, backend: str) -> str:
+        """Version and last publication of every source of models."""
+        return f"{self.prefix}models:{backend}"
+
+    def model_entries(self, backend: str, source: str) -> str:
+        """What a source publishes of each model, as JSON by name."""
+        return f"{self.prefix}models:{backend}:{source}"
+
+    def model_versions(self, backend: str, source: str) -> str:
+        """Models of a source by the version in which their entry changed last, also removed ones."""
+        return f"{self.model_entries(backend, source)}:versions"
+
+    def pinned_models(self, backend: str) -> str:
+        return f"{self.prefix}pinned-models:{backend}"
+
+    def unfinished_loads(self, backend: str) -> str:
+        """How often loading a model has begun without an end."""
+        return f"{self.prefix}unfinished-loads:{backend}"
+
+    def commands(self, worker_id: str) -> str:
+        """What a worker is asked to do with models."""
+        return f"{self.prefix}commands:{worker_id}"
+
     def former_queue(self, backend: str) -> str:
         """The queue of the version before, which lua/queue/repair_queue.lua adopts."""
         return f"{self.prefix}line:{backend}"
@@ -136,6 +168,10 @@ class Keys:
     def slots(self, backend: str) -> str:
         """Concurrency slots of all workers of a backend."""
         return f"{self.prefix}places:{backend}"
+
+    def caller_session(self, client_id: str) -> str:
+        """What a caller has set and started with a protocol that has sessions."""
+        return f"{self.prefix}session:{client_id}"
 
     def turn(self, task: str) -> str:
         """Held by the housekeeper that does a periodic task."""

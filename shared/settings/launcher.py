@@ -1,6 +1,5 @@
 """Settings of `imagegen up`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr
@@ -10,15 +9,12 @@ from shared.settings.api import ApiSettings
 from shared.settings.groups import Group
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.http_server import is_loopback
-from shared.settings.infrastructure import Folder
 from shared.settings.worker import WorkerSettings
 
 
 class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """Settings that `imagegen up` needs: those of all processes, and its own."""
 
-    data_dir: Annotated[Folder, Group.STORAGE] = Path("data")
-    """Folder for the queue and the job records of the embedded Redis, and for the logs of `imagegen up`."""
     flower_port: Annotated[int, Group.OPERATIONS, Field(ge=0, le=65_535)] = 5555
     """Port of the Flower dashboard on SD_HOST; 0 disables it."""
     flower_basic_auth: Annotated[SecretStr | None, Group.OPERATIONS] = None

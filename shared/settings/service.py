@@ -75,6 +75,8 @@ class Settings(InfrastructureSettings):
     """API key of Black Forest Labs (https://dashboard.bfl.ai) for flux-api."""
     bfl_default_model: Annotated[str, Group.CLOUD, AfterValidator(_bfl_model)] = DEFAULT_MODEL
     """Model of flux-api for requests without `bfl_model`."""
+    commercial_only: Annotated[bool, Group.MODELS] = False
+    """Refuse models whose licence does not allow commercial use, or is unknown, with `licence-forbidden`."""
     max_pixels: Annotated[int, Group.JOB_LIMITS, Field(ge=4096)] = 4_194_304
     """Maximum width x height of a generated image."""
     max_image_pixels: Annotated[int, Group.JOB_LIMITS, Field(ge=4096)] = 25_000_000

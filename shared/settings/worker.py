@@ -33,12 +33,16 @@ class WorkerSettings(Settings):
     backend: Annotated[Backend, Group.MODELS] = Backend.SD
     """Backend that this worker serves; `imagegen up` sets it for each worker that it starts."""
     device: Annotated[str, Group.MODELS, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """Device that models run on: auto, cpu, cuda, cuda:N or mps. auto prefers CUDA, then Apple's GPU, then the CPU."""
+    """Device that models run on: auto, cpu, cuda, cuda:N or mps. auto prefers CUDA, then Apple's GPU, then the CPU;
+    with several NVIDIA GPUs, each gets a worker."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Group.MODELS] = "auto"
     """Precision of models; auto chooses one that is safe on the device."""
     cpu_threads: Annotated[str, Group.PERFORMANCE, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
     """Threads that a model uses on a CPU: a number, or auto for one per CPU that affinity and container quotas allow.
     Fewer leave more for other programs."""
+    host_workers: Annotated[int, Group.PERFORMANCE, Field(ge=1, le=64)] = 1
+    """Workers with the same backend on this machine. Each takes its share of the cores and of the main memory.
+    `imagegen up` and the container set it where they start a worker for each GPU."""
     model_id: Annotated[str, Group.START, Field(min_length=1), AfterValidator(expand_home)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
     or a local folder in diffusers' format."""
@@ -47,11 +51,30 @@ class WorkerSettings(Settings):
     )
     """Model of the flux-local backend: a FLUX.2 Klein as a Hugging Face id or as a local folder in diffusers'
     format."""
+    models: Annotated[
+        tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
+        Group.MODELS,
+        NoDecode,
+        BeforeValidator(split_commas),
+    ] = ()
+    """More models that requests may choose, comma-separated: Hugging Face ids, folders in diffusers' format, or files.
+    What lies in SD_MODEL_DIR need not be named."""
+    data_dir: Annotated[Folder, Group.STORAGE] = Path("data")
+    """Folder for the queue and the job records of the embedded Redis, for the logs of `imagegen up`, and for compiled
+    models."""
     model_dir: Annotated[Folder, Group.MODELS] = Path("models")
-    """Folder that models are downloaded to, each as <owner>/<name>."""
+    """Folder of models. Requests choose folders in diffusers' format and .safetensors files in it by their path.
+    Downloads go to <owner>/<name> below it."""
     lora_dir: Annotated[Folder, Group.MODELS] = Path("models/loras")
     """Folder of LoRAs for the sd backend: .safetensors files, also in subfolders. Requests choose them by path. Workers
     read it when they start."""
+    model_keep_alive_seconds: Annotated[int, Group.MODELS, Field(ge=-1)] = -1
+    """How long a worker keeps a model in memory that no job uses; -1 keeps it until another model needs the room."""
+    model_memory_bytes: Annotated[int, Group.PERFORMANCE, Field(ge=0)] = 0
+    """Memory of the device that the weights of all models in a worker may take together. 0 uses what is free."""
+    model_affinity_seconds: Annotated[int, Group.PERFORMANCE, Field(ge=0, le=3600)] = 20
+    """How much longer a job may wait because workers prefer jobs whose model they have in memory. 0 runs jobs strictly
+    in the order of the queue."""
     safety_checker: Annotated[bool, Group.MODELS] = True
     """Check images of local models, and withhold unsafe ones."""
     safety_checker_id: Annotated[str, Group.MODELS, Field(min_length=1), AfterValidator(expand_home)] = (
@@ -63,9 +86,10 @@ class WorkerSettings(Settings):
     max_batch_size: Annotated[int, Group.PERFORMANCE, Field(ge=1, le=64)] = 4
     """Maximum images per batch. A batch holds the images of one job and of queued jobs with the same size and options.
     A job never waits for others to join its batch."""
-    optimize: Annotated[Literal["off", "safe", "max"], Group.PERFORMANCE] = "safe"
-    """Optimizations of the sd backend. safe batches images and caches prompt embeddings; it changes no pixel on CPUs
-    and at most the last bits on GPUs. max also uses bfloat16 on CPUs that support it, and SD_COMPILE_SIZES; it changes
+    optimize: Annotated[Literal["off", "safe", "fast", "max"], Group.PERFORMANCE] = "safe"
+    """Optimizations of local models. safe changes no pixel on CPUs and at most the last bits on GPUs: batches, cached
+    prompts, CUDA graphs. fast, for GPUs, also compiles the model and decodes in bfloat16. max also computes in eight
+    bits where that is faster, skips steps that change little, and uses bfloat16 on CPUs that support it; it changes
     images slightly. off disables all."""
     compile_sizes: Annotated[
         tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...],
@@ -73,8 +97,9 @@ class WorkerSettings(Settings):
         NoDecode,
         BeforeValidator(split_commas),
     ] = ()
-    """Image sizes, comma-separated, such as 1024x1024, that the sd backend compiles its model for at start; requires
-    SD_OPTIMIZE=max and a C++ compiler, and takes about a minute. Other sizes run uncompiled."""
+    """Image sizes, comma-separated, such as 832x1216, that models are compiled for at start, beside their own size on
+    GPUs. Requires SD_OPTIMIZE=fast or max and a C++ compiler, and takes a minute, once for each version. Other sizes
+    run uncompiled."""
     reuse_pictures: Annotated[bool, Group.PERFORMANCE] = False
     """Cache results of local models: if the same API key repeats a request with the same seed, the job gets the images
     of the earlier job, which `reused_from` names."""

@@ -11,13 +11,18 @@ from datetime import datetime
 
 from shared.errors import InvalidImage, StorageFull, StorageUnavailable
 from shared.jobs.job import Image, Job
+from shared.jobs.types import ApiProtocol
 from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import DayFolder, ObjectStore
 
-#: Width of thumbnails in pixels. Images that are not wider have none.
-THUMBNAIL_WIDTH = 320
-_IMAGE = re.compile(rf"\d{{4}}/\d\d/\d\d/([0-9a-f-]{{36}})-(\d+)(?:-{THUMBNAIL_WIDTH})?\.(?:png|jpeg|webp)")
+#: Widths of thumbnails in pixels. Images that are not wider have none. Lists show the small ones. The large ones are
+#: for language models, and exist for images that one of them asked for.
+THUMBNAIL_WIDTH, PREVIEW_WIDTH = 320, 768
+_WIDTHS = (THUMBNAIL_WIDTH, PREVIEW_WIDTH)
+_IMAGE = re.compile(
+    rf"\d{{4}}/\d\d/\d\d/([0-9a-f-]{{36}})-(\d+)(?:-{THUMBNAIL_WIDTH}|-{PREVIEW_WIDTH})?\.(?:png|jpeg|webp)"
+)
 
 
 def image_name(job: Job, index: int) -> str:
@@ -25,8 +30,13 @@ def image_name(job: Job, index: int) -> str:
     return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}.{job.request.output_format}"
 
 
-def thumbnail_name(job: Job, index: int) -> str:
-    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}-{THUMBNAIL_WIDTH}.webp"
+def thumbnail_name(job: Job, index: int, width: int = THUMBNAIL_WIDTH) -> str:
+    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}-{width}.webp"
+
+
+def thumbnail_widths(job: Job) -> tuple[int, ...]:
+    """The widths in which the job's images are stored as well."""
+    return _WIDTHS if job.origin is ApiProtocol.MCP else (THUMBNAIL_WIDTH,)
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,9 @@ class ImageStore:
             self.storage.remove([name])
         return data
 
-    def save_thumbnail(self, job: Job, index: int, data: bytes) -> None:
+    def save_thumbnail(self, job: Job, index: int, width: int, data: bytes) -> None:
         """Store a thumbnail unless there is one: another attempt made the same. Raises StorageFull."""
-        self.storage.create(thumbnail_name(job, index), data, f"{job.id}-{index}-{THUMBNAIL_WIDTH}.{job.attempt}")
+        self.storage.create(thumbnail_name(job, index, width), data, f"{job.id}-{index}-{width}.{job.attempt}")
 
     def stored_images(self, job: Job) -> tuple[Image, ...] | None:
         """The images that an earlier attempt stored, if it stored all of them. Never raises.
@@ -104,12 +114,16 @@ class ImageStore:
                 data = self.read(source, image)
                 if data is None or self.save(target, image.index, data) != data:
                     return False
-                thumbnail = self.storage.read(thumbnail_name(source, image.index))
-                if thumbnail is not None:
-                    self.save_thumbnail(target, image.index, thumbnail)
+                self._copy_thumbnails(source, target, image.index)
         except (StorageFull, StorageUnavailable):
             return False
         return True
+
+    def _copy_thumbnails(self, source: Job, target: Job, index: int) -> None:
+        for width in thumbnail_widths(target):
+            thumbnail = self.storage.read(thumbnail_name(source, index, width))
+            if thumbnail is not None:
+                self.save_thumbnail(target, index, width, thumbnail)
 
     def discard(self, job: Job, indexes: Iterable[int]) -> None:
         """Remove images that this attempt saved and that no record will name."""
@@ -121,7 +135,9 @@ class ImageStore:
         self._remove(job, (image.index for image in job.images))
 
     def _remove(self, job: Job, indexes: Iterable[int]) -> None:
-        self.storage.remove(name(job, index) for index in indexes for name in (image_name, thumbnail_name))
+        for index in indexes:
+            self.storage.remove(thumbnail_name(job, index, width) for width in _WIDTHS)
+            self.storage.remove([image_name(job, index)])
 
     def read(self, job: Job, image: Image) -> bytes | None:
         """None if the file is gone or is not the image on record."""

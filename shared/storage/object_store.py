@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol, Self
 
 from shared.errors import StorageFull, StorageUnavailable
 from shared.storage.image_headers import ImageHeader, read_header
+from shared.storage.image_texts import read_texts
 from shared.storage.os_errors import translate_write_errors
 
 #: Prefix of the references by which job records name input images.
@@ -212,6 +213,10 @@ class Upload(ABC):
         with translate_write_errors():
             self._commit(name)
         return StoredUpload(f"{HASH_PREFIX}{name}", header)
+
+    def read_texts(self) -> dict[str, str]:
+        """What tools have written into the image, of a finished upload."""
+        return read_texts(self._file)
 
     @abstractmethod
     def _commit(self, name: str) -> None:

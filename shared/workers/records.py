@@ -1,14 +1,19 @@
 """Worker records: each worker renews its record while it lives."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
+from shared.jobs.job import ModelLoad
 from shared.jobs.types import Backend, FrozenModel
 from shared.models.capabilities import Capabilities
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 from shared.workers.devices import DeviceMemory
+from shared.workers.models import ModelSources
 
 HEARTBEAT_SECONDS = 4.0
 #: A record survives two missed heartbeats.
@@ -31,6 +36,18 @@ class Download(FrozenModel):
     bytes_total: int
 
 
+class ModelInMemory(FrozenModel):
+    """A model that a worker has in memory."""
+
+    name: str
+    bytes: int
+    on_device: bool
+    """False while it waits in main memory."""
+    pinned: bool = False
+    placement: str | None = None
+    """How much of it is on the device: resident, model-offload or group-offload; None if there is no choice."""
+
+
 class WorkerRecord(FrozenModel):
     id: str
     """Unique for each start: two workers may have the same name."""
@@ -48,10 +65,20 @@ class WorkerRecord(FrozenModel):
     """Of the model, until it is on this machine."""
     memory: DeviceMemory | None = None
     """At the last heartbeat; None if unknown."""
+    models: tuple[ModelInMemory, ...] = ()
+    """Models in memory, the most recently used first; none for providers."""
+    loading: ModelLoad | None = None
+    """The model that is being loaded into memory."""
     current_job: str | None = None
     credits: float | None = None
     """Credits left at the provider; None if there is no provider or it does not report them."""
     started_at: datetime
+
+    def holds(self, model: str) -> bool:
+        """Whether its jobs can start without loading it."""
+        if not self.models:
+            return self.state is not WorkerState.LOADING and self.model == model
+        return any(held.name == model for held in self.models)
 
 
 @dataclass(frozen=True)
@@ -67,13 +94,29 @@ class Fleet:
     """Time of the reading by the store's clock, in milliseconds since 1970."""
     start_failures: dict[Backend, str] = field(default_factory=dict)
     """Why the last worker of a backend failed to start, until one is ready."""
+    load_ms: dict[Backend, dict[str, int]] = field(default_factory=dict)
+    """Recent milliseconds of loading each model."""
+    model_sources: dict[Backend, ModelSources] = field(default_factory=dict)
+    pinned_models: dict[Backend, frozenset[str]] = field(default_factory=dict)
 
     def workers_of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
 
-    def wait_seconds(self, backend: Backend, work_ms: int) -> float:
-        """How long the living workers together need for this work."""
-        return round(work_ms / 1000 / max(1, len(self.workers_of(backend))), 1)
+    def holders_of(self, backend: Backend, model: str) -> tuple[WorkerRecord, ...]:
+        """The workers that have a model in memory."""
+        return tuple(worker for worker in self.workers_of(backend) if worker.holds(model))
+
+    def load_of(self, backend: Backend, model: str) -> ModelLoad | None:
+        """The progress of the worker that is loading a model."""
+        loads = (worker.loading for worker in self.workers_of(backend) if worker.loading)
+        return next((load for load in loads if load.model == model), None)
+
+    def wait_seconds(self, backend: Backend, work_ms: int, models: Iterable[str] = ()) -> float:
+        """How long the living workers together need for this work, and for loading those models that none has."""
+        learned, default = self.load_ms.get(backend, {}), self.capabilities.get(backend)
+        names = {model or (default.model if default else "") for model in models}
+        load_ms = sum(learned.get(name, 0) for name in names if not self.holders_of(backend, name))
+        return round((work_ms + load_ms) / 1000 / max(1, len(self.workers_of(backend))), 1)
 
 
 class Workers:
@@ -84,11 +127,14 @@ class Workers:
 
     def heartbeat(self, worker: WorkerRecord) -> Operation[bool]:
         """Renew the record; it expires LIFETIME_MS after the last heartbeat."""
-        args: list[Argument] = [worker.id, worker.model_dump_json(), LIFETIME_MS]
-        return Operation("workers/heartbeat", [self._keys.worker(worker.id), self._keys.workers], args, bool)
+        args: list[Argument] = [worker.id, worker.model_dump_json(), LIFETIME_MS, _residency(worker)]
+        return Operation("workers/heartbeat", self._keys_of(worker.id), args, bool)
 
     def unregister(self, worker_id: str) -> Operation[bool]:
-        return Operation("workers/unregister", [self._keys.worker(worker_id), self._keys.workers], [worker_id], bool)
+        return Operation("workers/unregister", self._keys_of(worker_id), [worker_id], bool)
+
+    def _keys_of(self, worker_id: str) -> list[str]:
+        return [self._keys.worker(worker_id), self._keys.workers, self._keys.residency]
 
     def set_capabilities(self, backend: Backend, capabilities: Capabilities) -> Operation[bool]:
         """Store the capabilities of a ready worker; they outlive it."""
@@ -109,22 +155,44 @@ class Workers:
             keys.queue(""),
             keys.duration_stats(""),
             keys.start_failures(""),
+            keys.load_stats(""),
+            keys.model_sources(""),
+            keys.pinned_models(""),
         ]
         return Operation("workers/list", [keys.workers], [*prefixes, *Backend], _fleet)
 
 
-def _fleet(reply: tuple[list[str], list[str], list[int], list[list[str]], list[str], int]) -> Fleet:
-    records, models, queued, durations, failures, store_ms = reply
-    known = zip(Backend, models, strict=True)
+def _fleet(reply: tuple[list[str], list[list[Any]], int]) -> Fleet:
+    records, rows, store_ms = reply
+    known = dict(zip(Backend, rows, strict=True))
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
-        capabilities={backend: Capabilities.model_validate_json(model) for backend, model in known if model},
-        queued=dict(zip(Backend, queued, strict=True)),
-        duration_stats={backend: _duration_stats(flat) for backend, flat in zip(Backend, durations, strict=True)},
+        capabilities={backend: Capabilities.model_validate_json(row[0]) for backend, row in known.items() if row[0]},
+        queued={backend: row[1] for backend, row in known.items()},
+        duration_stats={backend: _durations(row[2]) for backend, row in known.items()},
         store_ms=store_ms,
-        start_failures={backend: reason for backend, reason in zip(Backend, failures, strict=True) if reason},
+        start_failures={backend: row[3] for backend, row in known.items() if row[3]},
+        load_ms={backend: _load_ms(row[4]) for backend, row in known.items()},
+        model_sources={backend: ModelSources.parse(row[5], store_ms) for backend, row in known.items()},
+        pinned_models={backend: frozenset(row[6]) for backend, row in known.items()},
     )
 
 
-def _duration_stats(flat: list[str]) -> dict[str, int]:
+def _durations(flat: list[str]) -> dict[str, int]:
     return {kind: int(ms) for kind, ms in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _load_ms(flat: list[str]) -> dict[str, int]:
+    return {name.removeprefix("ms "): ms for name, ms in _durations(flat).items() if name.startswith("ms ")}
+
+
+def _residency(worker: WorkerRecord) -> str:
+    """For lua/queue/affinity.lua."""
+    if not worker.models and worker.loading is None:
+        return ""
+    fields = {
+        "backend": worker.backend.value,
+        "loaded": [held.name for held in worker.models],
+        "loading": worker.loading.model if worker.loading else "",
+    }
+    return json.dumps(fields)[1:-1]

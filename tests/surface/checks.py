@@ -1,6 +1,7 @@
 """Checks that schemathesis applies to every answer in addition to /openapi.json; it loads this file itself."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ from schemathesis import CheckContext, Response
 from schemathesis.generation.case import Case
 
 PROBLEM = "application/problem+json"
+#: Their errors have their own shapes, which /openapi.json describes.
+OTHER_PROTOCOLS = re.compile(os.environ["OTHER_PATHS"])
 #: Shorter texts occur in answers by chance.
 MIN_ECHO_LENGTH = 6
 
@@ -18,16 +21,19 @@ MIN_ECHO_LENGTH = 6
 def every_error_is_a_problem(_: CheckContext, answer: Response, case: Case) -> None:
     if answer.status_code < 400 or case.method == "HEAD" or case.path == "/health/ready":
         return
+    assert len(answer.content) < 2048
+    if OTHER_PROTOCOLS.match(case.path):
+        assert answer.headers["content-type"] == ["application/json"]
+        return
     assert answer.headers["content-type"] == [PROBLEM]
     problem = answer.json()
     assert problem["status"] == answer.status_code
-    assert len(answer.content) < 2048
 
 
 @schemathesis.check
 def no_server_error_except_unavailable_backends(_: CheckContext, answer: Response, case: Case) -> None:
     if answer.status_code >= 500:
-        assert answer.json()["code"] == "backend-unavailable"
+        assert "backend-unavailable" in answer.text
 
 
 @schemathesis.check

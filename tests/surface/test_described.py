@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from api.protocols.registration import ALL
 from tests.api.clients import KEYS, PRIORITY
 from tests.stack import Stack
 
@@ -19,16 +22,28 @@ SETTINGS = {
 }
 
 
-def test_generated_requests_find_no_bug_hang_or_undocumented_answer(redis_url: str, tmp_path: Path) -> None:
+#: Paths of all protocols but the native one.
+OTHER_PATHS = "^(" + "|".join(prefix for routes in ALL for prefix in routes.prefixes) + ")/"
+SELECTIONS = {
+    "native": [f"--exclude-tag={routes.tag}" for routes in ALL],
+    **{str(routes.protocol): [f"--include-tag={routes.tag}"] for routes in ALL},
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
+def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
+    redis_url: str, tmp_path: Path, selection: list[str]
+) -> None:
     with Stack(redis_url, tmp_path, **SETTINGS) as stack:
         stack.start_worker("null")
         stack.start_api()
 
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml"]
         # The key with the widest scope for requests.
-        variables = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py")}
+        variables = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py"), "OTHER_PATHS": OTHER_PATHS}
         run = subprocess.run(
-            [*command, "run", f"{stack.api.url}/openapi.json"],
+            [*command, "run", f"{stack.api.url}/openapi.json", *selection],
             cwd=tmp_path,
             env=os.environ | variables,
             capture_output=True,

@@ -24,7 +24,7 @@ from shared.storage.images import ImageStore
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import StagingArea
 from tests.worker.images.looking import Pixels
-from worker.engines.base import Engine, JobWatch
+from worker.engines.base import Engine, JobWatch, SingleEngine
 from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
@@ -128,7 +128,7 @@ class Bench:
         job_store, images = job_store or self.job_store, images or ImageStore(FolderStore(self.folder))
         reader = InputReader(images.inputs, max_pixels=25_000_000)
         claimer = JobClaimer(
-            engine,
+            SingleEngine(engine),
             job_store,
             reader,
             "bench",
@@ -136,8 +136,8 @@ class Bench:
             time_limit_seconds=time_limit_seconds,
             now=self.now,
         )
-        renderer = Renderer(engine, reader, time_limit_seconds)
-        saver = ImageSaver(engine, images, encoder or Encoder("1"))
+        renderer = Renderer(reader, time_limit_seconds)
+        saver = ImageSaver(images, encoder or Encoder("1"))
         return Runner(claimer, renderer, saver, job_store, now=self.now, stopping=stopping or threading.Event())
 
     def read(self, job: Job) -> Job:
@@ -162,8 +162,9 @@ class Bench:
 
 def wake(runner: Runner) -> None:
     """Do what a wake-up makes a worker do."""
-    if jobs := runner.claim():
-        runner.run(jobs)
+    with runner.claim() as claim:
+        if claim is not None:
+            runner.run(claim)
 
 
 def arrived(staged: StagingArea, data: bytes) -> str:

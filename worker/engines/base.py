@@ -1,14 +1,14 @@
 """The engine interface: capabilities, and images for a request."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from shared.errors import JobFailure
+from shared.errors import JobFailure, ModelNotFound
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 
@@ -132,18 +132,86 @@ class ReportsPlacement(Protocol):
 
 
 @runtime_checkable
-class ReportsMemory(Protocol):
-    """An engine that knows how full its device is."""
-
-    def memory(self) -> DeviceMemory | None:
-        """None if unknown. Called from another thread than the rendering one."""
-        ...
-
-
-@runtime_checkable
 class ReportsCredits(Protocol):
     """An engine that pays from an account with a provider."""
 
     def credits(self) -> float | None:
         """The account's remaining credits; None if unknown."""
         ...
+
+
+@runtime_checkable
+class Residency(Protocol):
+    """An engine whose model can wait in main memory while another one has the device."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that its weights take, as measured."""
+        ...
+
+    def move_to_main_memory(self) -> None:
+        """Without effect where the device is the CPU."""
+        ...
+
+    def move_to_device(self) -> None: ...
+
+    def close(self) -> None:
+        """Free its memory. It is not used again."""
+        ...
+
+
+#: Receives how many bytes of a model are loaded, and how many it has.
+OnLoad = Callable[[int, int], None]
+
+
+class EngineSource(Protocol):
+    """The engines of a worker by the names of their models."""
+
+    @property
+    def default_model(self) -> str: ...
+
+    @property
+    def loaded(self) -> Set[str] | None:
+        """Models that need no loading; None if none ever does."""
+        ...
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Known without loading. Raises ModelNotFound and ModelUnavailable."""
+        ...
+
+    def revision(self, model: str) -> str | None:
+        """Identifies the files of a model; None if unknown."""
+        ...
+
+    def use(self, model: str, on_load: OnLoad) -> AbstractContextManager[Engine]:
+        """The engine of a model, loaded if necessary, and kept in memory during the block.
+
+        Raises ModelNotFound, and ModelUnavailable if it cannot be loaded.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class SingleEngine:
+    """One engine that is always ready, whatever models it has."""
+
+    engine: Engine
+    loaded: None = None
+
+    @property
+    def default_model(self) -> str:
+        return self.engine.capabilities.model
+
+    def capabilities(self, model: str) -> Capabilities:
+        offered = self.engine.capabilities
+        for choice in offered.choices or (offered,):
+            if choice.model == model:
+                # The choice itself stays in it, so that the resolved request names the model.
+                return choice.model_copy(update={"choices": (choice,) if offered.choices else ()})
+        raise ModelNotFound
+
+    def revision(self, model: str) -> str | None:  # noqa: ARG002 - models of a provider have none
+        return None
+
+    def use(self, model: str, on_load: OnLoad) -> AbstractContextManager[Engine]:  # noqa: ARG002 - nothing to load
+        return nullcontext(self.engine)

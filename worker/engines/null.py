@@ -6,6 +6,10 @@ Requests control it through `metadata.simulate`: `{"seconds": 1.5}` takes that l
 "out-of-memory"}` fails, `{"hang": true}` never returns, `{"die": true}` crashes the process, `{"retire": true}`
 replaces the process after the job, `{"flag": 1}` withholds the first image. Jobs that simulate something run alone,
 unless `{"together": true}` allows a batch.
+
+Beside `null` there are models to try many models on one worker with: `null/red`, `null/green` and `null/blue` draw
+other patterns, `null/slow` takes two seconds to load, and `null/broken` cannot be loaded. Each says that it takes 1 GB,
+and SD_MODEL_MEMORY_BYTES limits how many are held.
 """
 
 import itertools
@@ -13,18 +17,26 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from pydantic import ValidationError
 
 from shared import errors
-from shared.errors import InternalError, JobFailure
+from shared.errors import InternalError, JobFailure, ModelNotFound, ModelUnavailable
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
-from worker.engines.base import JobWatch, MultiJobWatch, Step
+from worker.engines.base import JobWatch, MultiJobWatch, OnLoad, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
+
+DEFAULT_MODEL = "null"
+SLOW, BROKEN = "null/slow", "null/broken"
+MODELS = (DEFAULT_MODEL, "null/red", "null/green", "null/blue", SLOW, BROKEN)
+#: What each claims to take.
+MODEL_BYTES = 1_000_000_000
+SLOW_SECONDS = 2.0
 
 FAILURES: dict[str, type[JobFailure]] = {
     failure.code: failure
@@ -48,11 +60,13 @@ class Simulation(FrozenModel):
 
 
 class NullEngine:
+    _variant = 0
+    """Changes the pattern."""
     device = "none"
     dtype = "uint8"
     fingerprint = "flat stripes"
     capabilities = Capabilities(
-        model="null",
+        model=DEFAULT_MODEL,
         width=64,
         height=64,
         multiple_of=1,
@@ -68,7 +82,7 @@ class NullEngine:
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         simulation, start = _simulation(request), time.monotonic()
-        images = _images(request, inputs, simulation)
+        images = _images(request, inputs, simulation, self._variant)
         _run_steps(start + simulation.seconds, request, images, watch)
         if simulation.retire:
             watch.request_restart("requested by metadata.simulate")
@@ -91,19 +105,69 @@ class NullEngine:
         simulations, start = [_simulation(request) for request in requests], time.monotonic()
         if not all(simulation.together or simulation == Simulation() for simulation in simulations):
             raise InternalError("Jobs that simulate something cannot run in a batch.")
-        jobs = [_images(*job) for job in zip(requests, inputs, simulations, strict=True)]
+        jobs = [_images(*job, self._variant) for job in zip(requests, inputs, simulations, strict=True)]
         seconds = max(simulation.seconds for simulation in simulations)
         _run_steps(start + seconds, requests[0], list(itertools.chain(*jobs)), watch)
         return jobs
 
 
-def _images(request: GenerationRequest, inputs: Inputs, simulation: Simulation) -> Sequence[RenderedImage]:
+class NullModel(NullEngine):
+    """One of several models, as large as it says."""
+
+    def __init__(self, name: str) -> None:
+        self.size_bytes = MODEL_BYTES
+        self._variant = 0 if name == DEFAULT_MODEL else zlib.crc32(name.encode())
+        self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
+        self.fingerprint = f"{NullEngine.fingerprint} {self._variant}"
+
+    def move_to_main_memory(self) -> None:
+        pass
+
+    def move_to_device(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class NullModels:
+    """Loads the models by name."""
+
+    default_model = DEFAULT_MODEL
+
+    def capabilities(self, model: str) -> Capabilities:
+        return NullEngine.capabilities.model_copy(update={"model": self._known(model)})
+
+    def revision(self, model: str) -> str | None:
+        return f"{NullEngine.fingerprint} {self._known(model)}"
+
+    def expected_bytes(self, model: str) -> int:  # noqa: ARG002 - all have the same size
+        return MODEL_BYTES
+
+    def load(self, model: str, on_load: OnLoad) -> NullModel:
+        if model == BROKEN:
+            raise ModelUnavailable(f"The model {BROKEN} cannot be loaded: it is broken on purpose.")
+        seconds = SLOW_SECONDS if model == SLOW else 0.0
+        for tenth in range(10 if seconds else 0):
+            on_load(MODEL_BYTES * tenth // 10, MODEL_BYTES)
+            time.sleep(seconds / 10)
+        return NullModel(self._known(model))
+
+    def _known(self, model: str) -> str:
+        if model not in MODELS:
+            raise ModelNotFound
+        return model
+
+
+def _images(
+    request: GenerationRequest, inputs: Inputs, simulation: Simulation, variant: int
+) -> Sequence[RenderedImage]:
     if request.seed is None or request.width is None or request.height is None:
         raise ValueError("the request is not resolved")
     seeds = range(request.seed, request.seed + request.num_images)
     size, strength = (request.width, request.height), request.strength or 1.0
     return [
-        RenderedImage(_blended(_pattern(*size, seed), inputs, strength), seed, flagged=index < simulation.flag)
+        RenderedImage(_blended(_pattern(*size, seed, variant), inputs, strength), seed, flagged=index < simulation.flag)
         for index, seed in enumerate(seeds)
     ]
 
@@ -136,12 +200,12 @@ def _sleep_until(moment: float) -> None:
         time.sleep(seconds)
 
 
-def _pattern(width: int, height: int, seed: int) -> Pixels:
+def _pattern(width: int, height: int, seed: int, variant: int) -> Pixels:
     """Stripes whose colours and slant depend on the seed: cheap, never of a single colour, different for each seed.
 
     Each stripe has one colour, so that the file is small and quickly compressed.
     """
-    red, green, blue, slant = np.random.default_rng(seed).integers(1, 256, 4)
+    red, green, blue, slant = np.random.default_rng([seed, variant] if variant else seed).integers(1, 256, 4)
     x, y = np.arange(width, dtype=np.uint32)[None, :], np.arange(height, dtype=np.uint32)[:, None]
     wave = ((x * (1 + slant % 7) + y * (1 + slant % 5)) & 0xE0).astype(np.uint8)
     return np.stack([wave ^ np.uint8(red), wave ^ np.uint8(green), wave ^ np.uint8(blue)], axis=-1)

@@ -4,7 +4,7 @@ import io
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter
 
 from shared.errors import InvalidImage, InvalidOutput
 from shared.jobs.types import MaskMode
@@ -78,15 +78,21 @@ def decode_opacity(data: bytes, max_pixels: int) -> Mask | None:
 
 
 def decode_mask(data: bytes, max_pixels: int, mode: MaskMode = MaskMode.WHITE) -> Mask:
-    """255 where to repaint, 0 elsewhere; upright. That is where the image is white and not transparent, or where it is
-    transparent. Raises as `decode_rgb` does.
+    """255 where to repaint, 0 elsewhere; upright. That is where the image is transparent, or where it is white or black
+    and not transparent. Raises as `decode_rgb` does.
     """
     if mode is MaskMode.TRANSPARENT:
         opacity = decode_opacity(data, max_pixels)
         header = read_header(io.BytesIO(data), max_pixels)
         return np.zeros(header.size[::-1], np.uint8) if opacity is None else np.where(opacity < 128, _WHITE, _BLACK)
-    grey = _decode(data, max_pixels, "black")[0].convert("L", _MEAN)
-    return np.asarray(grey.point(lambda value: 255 if value >= 128 else 0), dtype=np.uint8)
+    is_black = mode is MaskMode.BLACK
+    grey = _decode(data, max_pixels, "white" if is_black else "black")[0].convert("L", _MEAN)
+    return np.asarray(grey.point(lambda value: 255 if (value >= 128) is not is_black else 0), dtype=np.uint8)
+
+
+def soften(mask: Mask, radius: int) -> Mask:
+    """With values in between near the edge of what is repainted."""
+    return np.asarray(Image.fromarray(mask).filter(ImageFilter.GaussianBlur(radius)), dtype=np.uint8)
 
 
 def _decode(

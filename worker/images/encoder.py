@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,6 +10,7 @@ from PIL import Image as PillowImage
 
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
+from shared.jobs.web_ui.infotext import infotext
 from worker.images.png import encode_png
 from worker.images.png_bands import BandEncoder
 from worker.images.values import Pixels, RenderedImage
@@ -47,27 +47,9 @@ class Encoder:
                 assert_never(job.request.output_format)
 
     def _parameters(self, image: RenderedImage, job: Job) -> str:
-        """The text that AUTOMATIC1111's web UI writes under the keyword `parameters`; None values are left out."""
+        """The text that AUTOMATIC1111's web UI writes under the keyword `parameters`."""
         height, width, _ = image.pixels.shape
-        request = job.request
-        final = f"{width}x{height}"
-        is_scaled = bool(request.output_width) and (request.width, request.height) != (width, height)
-        settings = {
-            "Steps": request.num_inference_steps,
-            "Sampler": request.scheduler,
-            "CFG scale": None if request.guidance_scale is None else float(request.guidance_scale),
-            "Seed": image.seed,
-            "Size": f"{request.width}x{request.height}" if is_scaled else final,
-            "Model": job.model or "",
-            # AUTOMATIC1111's words for images that are enlarged after they were made.
-            "Postprocess upscale to": final if is_scaled else None,
-            "Version": f"imagegen {self.version}",
-        }
-        lines = [request.prompt]
-        if request.negative_prompt:
-            lines.append(f"Negative prompt: {request.negative_prompt}")
-        lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
-        return "\n".join(lines)
+        return infotext(job, image.seed, (width, height), self.version)
 
     def _recipe(self, image: RenderedImage, job: Job) -> str:
         recipe = {
@@ -79,12 +61,6 @@ class Encoder:
             "version": self.version,
         }
         return json.dumps(recipe, ensure_ascii=False)
-
-
-def _quoted(value: object) -> str:
-    """As a JSON string if the value contains punctuation of the format."""
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search("[,:\n]", text) else text
 
 
 def _encode_with_exif(image: RenderedImage, parameters: str, file_format: str, quality: int | None) -> bytes:

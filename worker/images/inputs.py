@@ -9,7 +9,7 @@ from shared.jobs.job import Job
 from shared.models.capabilities import Size
 from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.inputs import InputStore
-from worker.images.decoding import decode_mask, decode_opacity, decode_rgb, decoding_bytes
+from worker.images.decoding import decode_mask, decode_opacity, decode_rgb, decoding_bytes, soften
 from worker.images.values import Inputs, Mask, Opacity, Pixels
 
 
@@ -42,7 +42,7 @@ class InputReader:
             raise InvalidImage("The mask must have the same size as the image.")
         if not mask.any():
             raise InvalidImage(f"The mask has no {mode} pixels, so there is nothing to repaint.")
-        return mask
+        return soften(mask, job.request.mask_blur) if job.request.mask_blur else mask
 
 
 class StoredInputImage:

@@ -6,16 +6,21 @@ from PIL import Image
 
 from worker.images.values import Pixels
 
-#: Small and fast rather than faithful.
-QUALITY, METHOD = 80, 2
+#: Small and fast rather than faithful: the best quality whose file is small enough for clients of language models.
+QUALITIES, METHOD, MAX_BYTES = (80, 60, 30), 2, 200_000
 
 
 def encode_thumbnail(pixels: Pixels, width: int) -> bytes:
     """A WebP file of this width, without metadata."""
     height, full_width, _ = pixels.shape
     size = width, max(1, round(height * width / full_width))
-    file = io.BytesIO()
     # Reduced by a whole factor first, which is a multiple faster for large images.
     small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    small.save(file, "WEBP", quality=QUALITY, method=METHOD)
+    files = (_encode(small, quality) for quality in QUALITIES)
+    return next((data for data in files if len(data) <= MAX_BYTES), b"") or _encode(small, 0)
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=quality, method=METHOD)
     return file.getvalue()

@@ -13,23 +13,25 @@ from worker.engines.base import JobWatch, Step
 
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
 _VARYING_FIELDS = frozenset(
-    {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode"}
+    {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode", "mask_blur"}
     | {"output_width", "output_height", "output_quality"}
 )
 #: Every token has at least one byte, and encoders take 75 of them at a time, that of the starter model 30.
 SHORT_PROMPT_BYTES = 30
-#: Fields that do not change the pixels.
+#: Fields that do not change the pixels; those of the model are compared as the job's model.
 NON_IMAGE_FIELDS = frozenset(
     {"output_format", "response_format", "label", "metadata", "priority", "deadline_seconds", "backend"}
+    | {"model", "bfl_model"}
     | {"webhook_url", "webhook_events", "webhook_inline_images", "previews"}
 )
 
 
 def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
-    """Whether resolved requests can be rendered in one batch."""
+    """Whether resolved requests to the same model can be rendered in one batch."""
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
-    if first.second_pass is not None or second.second_pass is not None:
+    # Only batches of one have several passes, or none.
+    if any(request.second_pass is not None or request.resize_only for request in (first, second)):
         return False
     if first.prompt_syntax is PromptSyntax.WEIGHTED and not _are_equally_long(first, second):
         return False

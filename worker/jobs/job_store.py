@@ -1,6 +1,6 @@
 """The interfaces between running jobs and their records."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -20,7 +20,7 @@ class ProgressChannel(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
-    def preview(self, preview_json: str) -> None: ...
+    def preview(self, preview_json: str, *, at_once: bool = False) -> None: ...
 
     def check(self) -> None:
         """Raise JobCancelled or JobLost if the latest report said so."""
@@ -34,8 +34,16 @@ class ProgressChannel(Protocol):
 class JobStore(Protocol):
     """The job records that a worker reads and moves."""
 
-    def peek(self, limit: int) -> Sequence[QueuedJob]:
-        """Return the first `limit` queued jobs in the order in which they are to start."""
+    def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
+        """Return up to `limit` queued jobs in the order in which this worker is to start them.
+
+        Jobs of `loaded` models come first, within bounds; None gives all jobs in the order of the queue. Jobs in
+        `tried` are passed over. None at all may be returned although jobs are queued, if other workers will do them.
+        """
+        ...
+
+    def report_load(self, jobs: Sequence[Job], model: str, bytes_done: int, bytes_total: int) -> None:
+        """Tell the followers of queued jobs how far their model is loaded. May be called often."""
         ...
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
@@ -55,10 +63,13 @@ class JobStore(Protocol):
 class ResultCache(Protocol):
     """Finished jobs whose images can be reused."""
 
-    def find(self, job: Job) -> Job | None:
-        """Return a succeeded job with the same images as this one would get."""
+    def find(self, job: Job, fingerprint: str) -> Job | None:
+        """Return a succeeded job with the same images as this one would get.
+
+        `fingerprint` identifies the model and how it runs.
+        """
         ...
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, fingerprint: str) -> None:
         """Offer the images of a job that has ended for reuse."""
         ...

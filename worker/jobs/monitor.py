@@ -98,7 +98,8 @@ class JobMonitor:
         self._last_preview, self._num_previews = now, self._num_previews + 1
         previews = map(step.render_preview, range(self._job.request.num_images))
         if (pixels := next((preview for preview in previews if preview is not None), None)) is not None:
-            self.channel.preview(_preview_json(step.step, pixels))
+            is_requested = self._job.request.previews is not None
+            self.channel.preview(_preview_json(step.step, pixels), at_once=is_requested)
 
     def _is_preview_due(self, step: Step, now: float) -> bool:
         wanted = self._job.request.previews

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from shared.jobs.job import Image, Job
+from shared.models.capabilities import Capabilities
 from shared.observability import logs
 from worker.engines.base import BatchEngine, Engine, PartialResult, ReportsCredits
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
-from worker.jobs import second_pass
+from worker.jobs import passes
 from worker.jobs.batching import BatchWatch
 from worker.jobs.monitor import JobMonitor
 from worker.jobs.spans import SpanRecorder
@@ -29,6 +30,9 @@ class Rendering:
 
     job: Job
     monitor: JobMonitor
+    engine: Engine
+    capabilities: Capabilities
+    """Of the job's model."""
     rendered: Sequence[RenderedImage] = ()
     error: Exception | None = None
     images: tuple[Image, ...] = ()
@@ -42,9 +46,8 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Thread-safe if the engine is."""
+    """Thread-safe if the engines are. Jobs that are rendered together have one engine."""
 
-    engine: Engine
     reader: InputReader
     time_limit_seconds: float = math.inf
     """How long rendering a job may take; it stops at the next step after that."""
@@ -65,7 +68,7 @@ class Renderer:
             with logs.log_context(job_id=rendering.job.id), rendering.spans.record("load"):
                 inputs = self.reader.inputs(rendering.job)
                 # An engine that sends them to a provider decodes one at a time, or none after an earlier attempt.
-                return inputs if isinstance(self.engine, ReportsCredits) else inputs.decode_all()
+                return inputs if isinstance(rendering.engine, ReportsCredits) else inputs.decode_all()
         except Exception as error:
             rendering.error = error
             return None
@@ -75,7 +78,7 @@ class Renderer:
         try:
             with logs.log_context(job_id=job.id), rendering.spans.record("render"), self._time_limit():
                 rendering.monitor.begin(self.time_limit_seconds)
-                rendering.rendered = second_pass.generate(self.engine, job.request, inputs, rendering.monitor)
+                rendering.rendered = passes.generate(rendering.engine, job.request, inputs, rendering.monitor)
         except PartialResult as partial:
             rendering.rendered, rendering.error = partial.images, partial.failure
             rendering.monitor.add_warning(f"only {len(partial.images)} of {job.request.num_images} images were made")
@@ -85,7 +88,8 @@ class Renderer:
 
     def _render_batch(self, renderings: Sequence[Rendering], inputs: Sequence[Inputs]) -> bool:
         """Return False if the batch failed and its jobs may succeed one by one."""
-        assert isinstance(self.engine, BatchEngine)  # noqa: S101 - only then are several jobs claimed
+        engine = renderings[0].engine
+        assert isinstance(engine, BatchEngine)  # noqa: S101 - only then are several jobs claimed
         requests, begin = [rendering.job.request for rendering in renderings], time.perf_counter()
         counts = [request.num_images for request in requests]
         watch = BatchWatch([rendering.monitor for rendering in renderings], counts, self.time_limit_seconds)
@@ -94,7 +98,7 @@ class Renderer:
             with ExitStack() as spans, self._time_limit():
                 for rendering in renderings:
                     spans.enter_context(rendering.spans.record("render"))
-                images = self.engine.generate_batch(requests, inputs, watch)
+                images = engine.generate_batch(requests, inputs, watch)
         except Exception as error:
             if len(watch.ended) < len(renderings):
                 logger.warning("a batch of %d jobs failed; rendering them one by one: %s", len(renderings), error)

@@ -3,9 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -13,7 +13,7 @@ from shared.errors import ImagegenError, InternalError
 from shared.jobs.job import Job, JobError, Timings
 from shared.observability import logs
 from shared.observability.tracing import NoTracing, Tracing
-from worker.jobs.claims import JobClaimer
+from worker.jobs.claims import Claim, JobClaimer
 from worker.jobs.finishers import Finisher, InlineFinisher
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
 from worker.jobs.monitor import JobMonitor, WorkerStopping
@@ -36,11 +36,13 @@ class EndedJob:
     spans: SpanRecorder = field(default_factory=SpanRecorder)
     saved_indexes: Sequence[int] = ()
     """Images that this attempt has stored."""
+    fingerprint: str | None = None
+    """Of what made the images (see Claim)."""
 
 
 @dataclass
 class Runner:
-    """Thread-safe if the engine is."""
+    """Thread-safe if the engines are."""
 
     claimer: JobClaimer
     renderer: Renderer
@@ -56,34 +58,41 @@ class Runner:
     needs_restart: threading.Event = field(default_factory=threading.Event)
     """Set by a job after which this process must not run another one."""
 
-    def claim(self) -> Sequence[Job]:
-        """Return the next job in the queue and those to render with it; none if there is nothing to render."""
-        return [job for job in self.claimer.claim() if not self._reuse_images(job)]
+    @contextmanager
+    def claim(self) -> Iterator[Claim | None]:
+        """The next job in the queue and those to render with it; None if there is nothing to render.
 
-    def run(self, jobs: Sequence[Job]) -> None:
+        Their model stays in memory during the block.
+        """
+        with self.claimer.claim() as claim:
+            jobs = [job for job in claim.jobs if not self._reuse_images(job, claim.fingerprint)] if claim else []
+            yield replace(claim, jobs=jobs) if claim and jobs else None
+
+    def run(self, claim: Claim) -> None:
         """Render claimed jobs; the finisher then stores their images and records them."""
         with ExitStack() as channels:
-            renderings = [self._open(job, channels, len(jobs)) for job in jobs]
+            renderings = [self._open(job, claim, channels) for job in claim.jobs]
             self.renderer.render(renderings)
-            self.finisher.run(partial(self._finish, renderings), channels.pop_all().close)
+            self.finisher.run(partial(self._finish, renderings, claim.fingerprint), channels.pop_all().close)
 
-    def _reuse_images(self, job: Job) -> bool:
+    def _reuse_images(self, job: Job, fingerprint: str | None) -> bool:
         """Record a job as succeeded if an earlier attempt, or a job like it, has made its images."""
         if images := self.saver.images.stored_images(job) if job.attempt > 1 else None:
-            self._record([EndedJob(job, job.succeed(images, Timings(), self.now()))])
+            self._record([EndedJob(job, job.succeed(images, Timings(), self.now()), fingerprint=fingerprint)])
             return True
-        cached = self.result_cache.find(job) if self.result_cache else None
+        cached = self.result_cache.find(job, fingerprint) if self.result_cache and fingerprint else None
         if cached is None or not self.saver.images.copy(cached, job):
             return False
         ended = job.succeed(cached.images, Timings(), self.now(), cached.id).with_warnings(cached.warnings)
         self._record([EndedJob(job, ended)])
         return True
 
-    def _open(self, job: Job, channels: ExitStack, batch_size: int) -> Rendering:
+    def _open(self, job: Job, claim: Claim, channels: ExitStack) -> Rendering:
         channel = channels.enter_context(self.job_store.open_channel(job))
-        return Rendering(job, JobMonitor(job, channel, self.job_store, self.stopping, self.needs_restart, batch_size))
+        monitor = JobMonitor(job, channel, self.job_store, self.stopping, self.needs_restart, len(claim.jobs))
+        return Rendering(job, monitor, claim.engine, claim.capabilities)
 
-    def _finish(self, renderings: Sequence[Rendering]) -> None:
+    def _finish(self, renderings: Sequence[Rendering], fingerprint: str | None) -> None:
         """Record each job as soon as its images are stored; jobs that take no time, together."""
         endings, begin = list[EndedJob](), time.perf_counter()
         for rendering in renderings:
@@ -92,7 +101,7 @@ class Runner:
             if ended is None:
                 self._trace(rendering.job, None, rendering.spans)
                 continue
-            endings.append(EndedJob(rendering.job, ended, rendering.spans, rendering.saved_indexes))
+            endings.append(EndedJob(rendering.job, ended, rendering.spans, rendering.saved_indexes, fingerprint))
             if time.perf_counter() - begin > SHORT_SECONDS:
                 self._record(endings)
                 endings, begin = [], time.perf_counter()
@@ -146,8 +155,8 @@ class Runner:
         images.inputs.discard(ending.running)
         if not ending.ended.images:
             images.discard(ending.running, ending.saved_indexes)
-        if self.result_cache:
-            self.result_cache.add(ending.ended)
+        if self.result_cache and ending.fingerprint:
+            self.result_cache.add(ending.ended, ending.fingerprint)
 
     def _trace(self, job: Job, ended: Job | None, spans: SpanRecorder) -> None:
         if self.tracing.is_on:

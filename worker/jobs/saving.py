@@ -11,8 +11,7 @@ from shared.errors import ContentRejected, InvalidOutput, StorageFull, StorageUn
 from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.storage.images import THUMBNAIL_WIDTH, ImageStore
-from worker.engines.base import Engine
+from shared.storage.images import ImageStore, thumbnail_widths
 from worker.images.encoder import Encoder
 from worker.images.scaling import scale_to_output
 from worker.images.thumbnails import encode_thumbnail
@@ -36,7 +35,6 @@ class SavedImages:
 class ImageSaver:
     """Stores what was rendered. From then on, a worker that dies leaves behind all that is needed to finish the job."""
 
-    engine: Engine
     images: ImageStore
     encoder: Encoder
     retry_seconds: float = 600
@@ -67,7 +65,7 @@ class ImageSaver:
 
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
-        _check(image.pixels, job.request, self.engine.capabilities.for_requested_model(job.request))
+        _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
@@ -77,15 +75,15 @@ class ImageSaver:
         stored = self._retried(partial(self.images.save, job, index, data), rendering)
         if stored is data:
             rendering.saved_indexes.append(index)
-            self._save_thumbnail(job, index, image.pixels)
+            self._save_thumbnails(job, index, image.pixels)
         return _image(job, index, image, stored)
 
-    def _save_thumbnail(self, job: Job, index: int, pixels: Pixels) -> None:
-        """Lists of images show it. A job never fails for it: without one, they show the image."""
-        if pixels.shape[1] <= THUMBNAIL_WIDTH:
-            return
+    def _save_thumbnails(self, job: Job, index: int, pixels: Pixels) -> None:
+        """A job never fails for them: whoever shows a thumbnail shows the image where there is none."""
         try:
-            self.images.save_thumbnail(job, index, encode_thumbnail(pixels, THUMBNAIL_WIDTH))
+            for width in thumbnail_widths(job):
+                if pixels.shape[1] > width:
+                    self.images.save_thumbnail(job, index, width, encode_thumbnail(pixels, width))
         except (StorageFull, StorageUnavailable, OSError) as error:
             logger.warning("job %s has no thumbnail: %s", job.id, error)
 
@@ -123,9 +121,10 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
 
     A decoder that overflows gives one colour, mostly black; a provider gives that only if it was asked for it.
     """
-    if not model.exact_size:
+    if request.resize_only or not model.exact_size:
         return
-    if pixels.shape[:2] != (request.height, request.width):
+    made = request.second_pass or request
+    if pixels.shape[:2] != (made.height, made.width):
         raise InvalidOutput(f"The model returned an image of {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

@@ -1,5 +1,7 @@
 """The plan of a download, saved beside its files: a resumed download continues with the same version."""
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -26,6 +28,8 @@ class DownloadPlan(FrozenModel):
 
     commit: str
     files: tuple[PlannedFile, ...]
+    licence: str | None = None
+    """As the hub's card of the model says."""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -63,3 +67,18 @@ def file_size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def is_downloading(folder: Path) -> bool:
+    """A download locks the folder. Taking the lock for an instant makes no download fail."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -105,6 +105,8 @@ class Family:
     """A condition of the pipeline, whatever the scale is; 8 is that of Stable Diffusion's."""
     max_side: int = 2048
     max_pixels: int | None = 4_194_304
+    size_tolerance: float = 4.0
+    """See Capabilities: denoisers with attention alone make good images of a quarter to four times the native area."""
     fixed_sizes: bool = False
     """Whether the pipeline only makes sizes from a list of its own, and takes the one whose shape is closest."""
     layout: LatentLayout = LatentLayout.SPATIAL
@@ -196,6 +198,7 @@ _SD_ROW: dict[str, Any] = {
     "siblings": _SD,
     "patch": 1,
     "max_pixels": None,
+    "size_tolerance": 1.5,
     "is_safe_in_float16": True,
     "reads_with_clip": True,
     "blends_masks": True,

@@ -19,12 +19,16 @@ def fingerprint(paths: Iterable[Path], *settings: object) -> str:
     return digest.hexdigest()
 
 
-def revision_of(paths: Iterable[Path]) -> str:
-    """A short hash of the path, size and modification time of every file, relative to the given ones."""
+def revision_of_files(files: Iterable[tuple[str, str]]) -> str:
+    """A short hash of names and what changes with the files, such as size and modification time."""
     digest = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            stat = file.stat()
-            if not file.is_dir():
-                digest.update(f"{file.relative_to(path)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for name, state in files:
+        digest.update(f"{name} {state}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def revision_of(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(file.relative_to(path).as_posix(), file.stat()) for file in files if file.is_file()]
+    return revision_of_files((name, f"{found.st_size} {found.st_mtime_ns}") for name, found in stats)

@@ -45,7 +45,13 @@ class LocalModel:
     revision: str = ""
     """Changes whenever the files change: of the hub, or of sizes and modification times."""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Configurations that differ from those in `folder`, by part: a checkpoint's shapes decide some of them."""
+    """Configurations in place of those in `folder`, by part: the shapes in a file decide them."""
+    file_parts: Mapping[str, str] = field(default_factory=dict)
+    """The parts whose weights are in the file `path`, each with its role there; none for folders."""
+    base: str | None = None
+    """The model that gives a file the parts that it lacks."""
+    tokenizers: Mapping[str, str] = field(default_factory=dict)
+    """The bundled tokenizer of each part that has none in `folder`."""
 
     @property
     def pipeline_class(self) -> str:

@@ -18,7 +18,7 @@ _CLASS = Field(pattern=r"^[A-Z][A-Za-z0-9]{2,80}Pipeline$")
 def _relative_path(value: str) -> str:
     parts = value.split("/")
     if "\\" in value or "\0" in value or not all(parts) or any(part in (".", "..") for part in parts):
-        raise ValueError("must be a path below the folder, without ..")
+        raise ValueError("must be a path below the folder")
     return value
 
 
@@ -34,6 +34,8 @@ class ModelOverrides(FrozenModel):
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     width: Annotated[int | None, _SIDE] = None
     height: Annotated[int | None, _SIDE] = None
+    only_native_size: bool = False
+    """Whether images of other sizes are no good."""
     distilled: bool | None = None
     """Whether the model was distilled for a few steps without guidance."""
     family: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = None
@@ -73,6 +75,12 @@ class ModelOverrides(FrozenModel):
             first = error.errors(include_input=False, include_url=False)[0]
             where = " ".join([*filter(None, [".".join(map(str, first["loc"]))]), _clean(first["msg"])])
             raise ConfigurationError(f"The {file.name} of {name} is invalid: {where}.") from None
+
+
+def sidecar_of(file: Path) -> Path | None:
+    """Beside the file: `<its name>.imagegen.json`, or else the imagegen.json of its folder."""
+    names = (f"{file.stem}.{OVERRIDES_FILE}", OVERRIDES_FILE)
+    return next((file.parent / name for name in names if (file.parent / name).is_file()), None)
 
 
 def _clean(message: str) -> str:

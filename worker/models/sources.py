@@ -1,7 +1,8 @@
-"""Finds models: the bundled starter, a local folder in diffusers' format, or a download from Hugging Face."""
+"""Finds models: the bundled starter, a local folder or file, or a download from Hugging Face."""
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,11 +11,15 @@ from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
+from worker.models.checkpoints.assembly import NeedsBase, describe_file
+from worker.models.checkpoints.header import InvalidHeader
+from worker.models.checkpoints.recognition import NotACheckpoint
 from worker.models.download_plans import OnProgress
 from worker.models.fingerprint import revision_of
-from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat
-from worker.models.overrides import OVERRIDES_FILE, ModelOverrides
+from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
+from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
+from worker.models.weight_files import FILE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +95,7 @@ class ModelSource:
         if folder is None:
             folder = self._download(on_progress)
         elif folder.is_file():
-            raise ConfigurationError(
-                f"{self.setting} is {self.model_id}, which is a file, not a folder in diffusers' format."
-            )
+            return self._file(folder)
         elif not (folder / self.index).is_file():
             raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
         return folder_model(self.model_id, folder, self.index)
@@ -100,14 +103,56 @@ class ModelSource:
     def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
             return STARTER
+        if (below := self._below_model_dir()) is not None:
+            return below
         folder = Path(self.model_id).expanduser()
         local = folder.is_dir() or self.model_id.startswith((".", "/", "~")) or self.model_id.count("/") != 1
         return folder if local else None
 
+    def _below_model_dir(self) -> Path | None:
+        """A file or folder that the catalogue lists under this name."""
+        if self.model_id.startswith((".", "/", "~")) or ".." in self.model_id.split("/"):
+            return None
+        files = (self.model_dir / f"{self.model_id}{suffix}" for suffix in FILE_SUFFIXES)
+        if (file := next((file for file in files if file.is_file()), None)) is not None:
+            return file
+        folder = self.model_dir / self.model_id
+        return folder if self.model_id.count("/") != 1 and index_name(folder) else None
+
+    def _file(self, file: Path) -> LocalModel:
+        """Raises ConfigurationError for files that hold no supported model, or lack parts."""
+        name, sidecar = self.model_id, sidecar_of(file)
+        overrides = ModelOverrides.read(sidecar, name) if sidecar else NO_OVERRIDES
+        base = folder_model(overrides.base, self.model_dir / overrides.base) if overrides.base else None
+        try:
+            return describe_file(name, file, overrides, base or self._base_for(file), revision_of(file))[0]
+        except (NotACheckpoint, NeedsBase, InvalidHeader) as error:
+            raise ConfigurationError(f"{self.setting} is {name}. {error}") from None
+        except OSError as error:
+            raise ConfigurationError(f"{self.setting} is {name}, which cannot be read: {error.strerror}.") from None
+
+    def _base_for(self, file: Path) -> LocalModel | None:
+        """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
+        try:
+            describe_file(self.model_id, file, NO_OVERRIDES, None, "")
+        except NeedsBase as error:
+            pipelines = error.pipelines
+        except (NotACheckpoint, InvalidHeader, OSError):
+            return None
+        else:
+            return None
+        folders = sorted(index.parent for index in self.model_dir.glob(f"*/*/{PIPELINE_INDEX}")) if pipelines else []
+        for folder in folders:
+            with suppress(ConfigurationError):
+                model = folder_model(folder.relative_to(self.model_dir).as_posix(), folder)
+                if model.pipeline_class in pipelines:
+                    return model
+        return None
+
     def _download(self, on_progress: OnProgress) -> Path:
         # Imported late: workers without local models do not have the hub's client installed.
-        from worker.models.downloads import Downloader
-        from worker.models.hub_errors import validate_model_id
+        from worker.models.hub.downloads import Downloader
+        from worker.models.hub.errors import validate_model_id
 
         name = self.repository
         if name != self.model_id:
@@ -134,5 +179,5 @@ def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalM
         folder=folder,
         index=content,
         overrides=ModelOverrides.read(folder / OVERRIDES_FILE, name),
-        revision=revision_of([folder]),
+        revision=revision_of(folder),
     )

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable
 
 SUFFIX = ".safetensors"
+#: Files that may hold a model. Order matters where names are the same: the first one gets the name.
+FILE_SUFFIXES = (SUFFIX, ".gguf")
+#: Never loaded.
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 #: `model.fp16.safetensors`, `model-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json` and similar names
 #: of current and earlier versions of diffusers and transformers.
 _FILE = re.compile(
@@ -33,3 +37,24 @@ def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | 
         found, key=lambda variant: (order.index(variant) if variant in order else len(order), variant), default=None
     )
     return None if best is None else (best, variants[best])
+
+
+_SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[\w.-]+)", re.ASCII)
+_MAX_SHARDS = 2000
+
+
+def missing_shard(names: Iterable[str]) -> str | None:
+    """The name of the first shard that the others count, and that is not there."""
+    present = set(names)
+    series = {(match["start"], match["count"], match["end"]) for name in present if (match := _SHARD.fullmatch(name))}
+    for start, count, end in sorted(series):
+        for number in range(1, min(int(count), _MAX_SHARDS) + 1):
+            if (name := f"{start}-{number:05}-of-{count}{end}") not in present:
+                return name
+    return None
+
+
+def width_of(dtype: str) -> float:
+    """Bytes of a number, by the name of its type in headers of safetensors files, such as BF16 or F8_E4M3."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) / 8 if bits else 1.0

@@ -12,12 +12,12 @@ from pathlib import Path
 SPINS = "1000"
 
 
-def set_threads(environment: MutableMapping[str, str], wanted: str) -> None:
+def set_threads(environment: MutableMapping[str, str], wanted: str, host_workers: int = 1) -> None:
     """Call before torch is imported. `wanted` is a number or `auto`; variables that the operator set stay."""
     environment.setdefault("GOMP_SPINCOUNT", SPINS)
     if wanted != "auto":
         environment.setdefault("OMP_NUM_THREADS", wanted)
-    elif (cpus := usable_cpus()) < affine_cpus():
+    elif (cpus := max(1, usable_cpus() // host_workers)) < affine_cpus():
         # Otherwise OpenMP arrives at the same number.
         environment.setdefault("OMP_NUM_THREADS", str(cpus))
 
@@ -27,8 +27,9 @@ def usable_cpus(root: Path = Path("/")) -> int:
     return max(1, min(affine_cpus(), *(int(quota) for quota in _quotas(root))))
 
 
-def encoding_threads(wanted: str, cpus: int) -> int:
+def encoding_threads(wanted: str, cpus: int, host_workers: int = 1) -> int:
     """How many threads may encode one image. `wanted` is SD_CPU_THREADS."""
+    cpus = max(1, cpus // host_workers)
     return cpus if wanted == "auto" else min(cpus, int(wanted))
 
 

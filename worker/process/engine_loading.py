@@ -3,34 +3,72 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
-from worker.engines.base import Engine
+from shared.workers.devices import DeviceMemory
+from shared.workers.models import ModelRecords
+from worker.engines.base import EngineSource, SingleEngine
+from worker.engines.loaded_models import LoadedModels
+from worker.models.catalogue import Catalogue
 from worker.models.download_plans import OnProgress
 from worker.models.required_files import MODEL_CONFIG
 from worker.models.sources import ModelSource
+from worker.process.model_pools import create_pool, entry_of, measured_bytes
 from worker.records.concurrency_slots import RedisConcurrencySlots
+from worker.records.heartbeat import Heartbeat
+from worker.records.model_reports import ModelUpkeep
+from worker.records.recovery import WorkerIdentity
+
+if TYPE_CHECKING:
+    from worker.engines.bfl.engine import FluxApi
+
+#: The folder in SD_DATA_DIR for compiled models.
+COMPILED = "compiled"
 
 
-def load_engine(settings: WorkerSettings, store: Store, on_download: OnProgress) -> Engine:
-    """Load the engine that SD_BACKEND names. Raise ConfigurationError if that is not possible."""
+@dataclass(frozen=True)
+class WorkerEngines:
+    source: EngineSource
+    upkeep: ModelUpkeep | None = None
+    """None for a source with one engine."""
+    memory: Callable[[], DeviceMemory | None] | None = None
+    """Reads how full the device is."""
+
+
+def load_engines(
+    settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat, on_download: OnProgress
+) -> WorkerEngines:
+    """Load the engine that SD_BACKEND names, with its default model.
+
+    Raise ConfigurationError if that is not possible.
+    """
     match settings.backend:
         case Backend.SD | Backend.FLUX_LOCAL:
-            return _diffusers(settings, on_download)
+            return _diffusers(settings, store, worker, heartbeat, on_download)
         case Backend.FLUX_API:
-            return _flux_api(settings, store)
+            return WorkerEngines(SingleEngine(_flux_api(settings, store)))
         case Backend.NULL:
-            from worker.engines.null import NullEngine
-
-            return NullEngine()
+            return _null(settings, store, worker, heartbeat)
         case _:
             assert_never(settings.backend)
+
+
+def _null(settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat) -> WorkerEngines:
+    from worker.engines.null import MODELS, NullModels
+
+    loader = NullModels()
+    entries = {name: entry_of(Backend.NULL, loader.capabilities(name)) for name in MODELS}
+    pool = create_pool(settings, store, worker, heartbeat, loader, lambda: entries)
+    _load_default(pool.models)
+    return WorkerEngines(pool.models, pool.upkeep)
 
 
 @contextmanager
@@ -48,11 +86,15 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+def _diffusers(
+    settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat, on_download: OnProgress
+) -> WorkerEngines:
     model = ModelSource.for_backend(settings, settings.backend).ensure_downloaded(on_download)
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
-        from worker.engines.diffusers.engine import DiffusersEngine
+        from worker.engines.diffusers.loading.local_models import LocalModels
+        from worker.engines.diffusers.memory.devices import choose_device, device_memory
+        from worker.engines.diffusers.memory.placement import has_own_memory
         from worker.engines.diffusers.options import DiffusersOptions
 
     options = DiffusersOptions(
@@ -63,12 +105,43 @@ def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,
+        data_dir=settings.data_dir / COMPILED,
         suggest_cloud=_has_cloud(settings),
     )
-    return DiffusersEngine.load(model, options)
+    device, records = choose_device(settings.device), ModelRecords(settings.redis_prefix)
+    models = LocalModels(
+        Catalogue.of(settings),
+        model,
+        options,
+        settings.backend,
+        lambda name: measured_bytes(store, records, settings.backend, name),
+        settings.commercial_only,
+    )
+    pool = create_pool(
+        settings,
+        store,
+        worker,
+        heartbeat,
+        models,
+        models.scan,
+        lambda: models.free_device_memory(device),
+        has_device_memory=has_own_memory(device),
+    )
+    _load_default(pool.models)
+    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device))
 
 
-def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
+def _load_default(models: LoadedModels) -> None:
+    """Raise ConfigurationError if that is not possible: a worker without its default model does not start."""
+    try:
+        models.load(models.default_model)
+    except ModelUnavailable as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise ConfigurationError(error.detail) from error
+
+
+def _flux_api(settings: WorkerSettings, store: Store) -> "FluxApi":
     from worker.engines.bfl.engine import FluxApi
     from worker.images.memory_budget import return_freed_memory
 

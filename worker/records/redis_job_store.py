@@ -4,13 +4,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from shared.errors import StoreUnavailable
-from shared.jobs.job import Job, Progress, QueuedJob
-from shared.jobs.operations import LEASE_MS, Jobs, ProgressReply
+from shared.jobs.job import Job, ModelLoad, Progress, QueuedJob
+from shared.jobs.operations import LEASE_MS, Jobs, ModelAffinity, ProgressReply
 from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store
 from worker.jobs.job_store import JobCancelled, JobLost
@@ -26,15 +28,30 @@ RENEW_SECONDS = 1.0
 CONFIRMED_SECONDS = LEASE_MS / 1000 / 4
 
 
+#: Between two reports of the progress of a load.
+LOAD_INTERVAL_SECONDS = 0.5
+#: How long a worker waits that leaves the jobs in the queue to others.
+LEAVE_SECONDS = 0.5
+#: Jobs in the order of the queue.
+NO_AFFINITY = ModelAffinity(worker="", loaded=(), default_model="", bound_ms=0)
+
+
 class RedisJobStore:
     def __init__(
-        self, store: Store, jobs: Jobs, backend: Backend, on_moved: Callable[[Job], None] = lambda _: None
+        self,
+        store: Store,
+        jobs: Jobs,
+        backend: Backend,
+        on_moved: Callable[[Job], None] = lambda _: None,
+        affinity: ModelAffinity = NO_AFFINITY,
     ) -> None:
         """`on_moved` is called with each job that this worker moved, on the thread that moved it."""
         self._store = store
         self._jobs = jobs
         self._backend = backend
         self._on_moved = on_moved
+        self._affinity = affinity
+        self._load_reported_at = -math.inf
         self._reporter = ProgressReporter(store)
 
     def run(self, operation: Operation[Any]) -> None:
@@ -45,8 +62,29 @@ class RedisJobStore:
         snapshot = retry_until_available(lambda: self._store.run(self._jobs.read(job_id)))
         return snapshot.job if snapshot else None
 
-    def peek(self, limit: int) -> Sequence[QueuedJob]:
-        return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
+    def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
+        if loaded is None:
+            return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
+        affinity = replace(self._affinity, loaded=loaded)
+        operation = self._jobs.next_in_queue(self._backend, limit, affinity, tried)
+        head = retry_until_available(lambda: self._store.run(operation))
+        if head.is_left_to_others:
+            self._leave_to_others()
+        return head.jobs
+
+    def _leave_to_others(self) -> None:
+        """Return the wake-up that led here, and come back later in case the others are lost or too slow."""
+        self.run(self._jobs.repair_queue(self._backend))
+        time.sleep(LEAVE_SECONDS)
+
+    def report_load(self, jobs: Sequence[Job], model: str, bytes_done: int, bytes_total: int) -> None:
+        now = time.monotonic()
+        if now < self._load_reported_at + LOAD_INTERVAL_SECONDS and bytes_done < bytes_total:
+            return
+        self._load_reported_at = now
+        load = ModelLoad(model=model, bytes_done=bytes_done, bytes_total=bytes_total)
+        with suppress(StoreUnavailable):
+            self._store.run_all([self._jobs.report_load(job, load) for job in jobs])
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         replies = retry_until_available(lambda: self._store.run_all([self._jobs.move(old, new) for old, new in moves]))
@@ -132,14 +170,18 @@ class ProgressReporter:
 
 
 class RedisProgressChannel:
-    """Sends only the latest progress: what is replaced before it was sent is never sent."""
+    """Sends only the latest progress: what is replaced before it was sent is never sent.
+
+    Previews that a request asked for are sent at once, and all of them.
+    """
 
     def __init__(self, jobs: Jobs, job: Job, reporter: ProgressReporter) -> None:
         self._jobs = jobs
         self._job = job
         self._reporter = reporter
         self._progress: Progress | None = None
-        self._preview = ""
+        self._previews = deque[str]()
+        self._is_urgent = False
         self._reply = ProgressReply.CONTINUE
         self._reported_at = time.monotonic()
         self._confirmed_at = _now()
@@ -147,14 +189,19 @@ class RedisProgressChannel:
     @property
     def due_at(self) -> float:
         """When to report next, by time.monotonic."""
-        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._preview else RENEW_SECONDS)
+        if self._is_urgent:
+            return self._reported_at
+        return self._reported_at + (MIN_INTERVAL_SECONDS if self._progress or self._previews else RENEW_SECONDS)
 
     def progress(self, progress: Progress) -> None:
         self._progress = progress
         self._reporter.schedule(self)
 
-    def preview(self, preview_json: str) -> None:
-        self._preview = preview_json
+    def preview(self, preview_json: str, *, at_once: bool = False) -> None:
+        if not at_once:
+            self._previews.clear()
+        self._previews.append(preview_json)
+        self._is_urgent = at_once
         self._reporter.schedule(self)
 
     def check(self) -> None:
@@ -173,8 +220,8 @@ class RedisProgressChannel:
 
     def take_report(self) -> Operation[ProgressReply]:
         """Return the report of pending progress, which then counts as sent."""
-        progress, preview = self._progress, self._preview
-        self._progress, self._preview = None, ""
+        progress, preview = self._progress, self._previews.popleft() if self._previews else ""
+        self._progress, self._is_urgent = None, self._is_urgent and bool(self._previews)
         self._reported_at = time.monotonic()
         return self._jobs.report_progress(self._job, progress, preview)
 

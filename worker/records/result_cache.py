@@ -20,7 +20,7 @@ MAX_LIFETIME = timedelta(days=30)
 
 @dataclass(frozen=True)
 class RedisResultCache:
-    """Finds jobs of the same owner with the same request and model.
+    """Finds jobs of the same owner with the same request and model. `fingerprint`: see Reproducible.
 
     If Redis does not answer, images are rendered anew.
     """
@@ -28,30 +28,28 @@ class RedisResultCache:
     store: Store
     index: ResultCacheIndex
     job_store: RedisJobStore
-    fingerprint: str
-    """Identifies the model (see Reproducible)."""
     lifetime: timedelta
 
-    def find(self, job: Job) -> Job | None:
+    def find(self, job: Job, fingerprint: str) -> Job | None:
         """Return a succeeded job with the same resolved request, seed included."""
         with suppress(StoreUnavailable):
-            job_id = self.store.run(self.index.find(self._key(job)))
+            job_id = self.store.run(self.index.find(self._key(job, fingerprint)))
             cached = self.job_store.read(job_id) if job_id is not None else None
             if cached is not None and cached.state is State.SUCCEEDED and cached.owner == job.owner:
                 return cached
         return None
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, fingerprint: str) -> None:
         """Offer the images of a job for reuse, unless some were withheld or reused themselves."""
         if job.state is State.SUCCEEDED and job.reused_from is None and not any(image.flagged for image in job.images):
             with suppress(StoreUnavailable):
                 lifetime_ms = int(self.lifetime.total_seconds() * 1000)
-                self.store.run(self.index.put(self._key(job), job.id, lifetime_ms))
+                self.store.run(self.index.put(self._key(job, fingerprint), job.id, lifetime_ms))
 
-    def _key(self, job: Job) -> str:
+    def _key(self, job: Job, fingerprint: str) -> str:
         """Hash all that determines the bytes of the images, and their owner."""
         request = job.request.to_json(exclude={*NON_IMAGE_FIELDS} - {"output_format"})
-        key = json.dumps([job.owner, job.backend, job.model, self.fingerprint, request], sort_keys=True)
+        key = json.dumps([job.owner, job.backend, job.model, fingerprint, request], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from compose.container import worker_group
 from compose.launcher import services
 from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
@@ -133,11 +134,12 @@ def test_workers_have_time_to_stop() -> None:
 
 def test_containers_run_the_commands_of_the_launcher() -> None:
     settings = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
-    worker, housekeeper = services.worker(settings, {}, Backend.SD), services.housekeeper({})
-    shell = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
+    (worker,), housekeeper = services.workers(settings, {}, Backend.SD, gpus=0), services.housekeeper({})
+    started = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
 
     assert SERVICES["housekeeper"]["command"] == ["python3", *housekeeper.command[1:]]
-    assert shell.replace('\\"$SD_BACKEND@%h\\"', "sd@%h") == f'CMD ["sh", "-c", "exec {" ".join(worker.command[2:])}"]'
+    assert started == 'CMD ["python3", "-m", "compose.container.worker_group"]'
+    assert worker_group.command("sd") == worker.command
     assert ["-m", *SERVICES["flower"]["command"][2:]] == list(services.flower(settings, {}).command[1:])
 
 

@@ -36,7 +36,7 @@ _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
     """The architecture of Stable Diffusion 1.5."""
     torch.manual_seed(0)
-    tokenizer = create_clip_tokenizer()
+    tokenizer = letter_tokenizer()
     sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "cross_attention_dim": 8, "norm_num_groups": 2}
     parts = {
         "unet": _unet(**{**sizes, **unet}),
@@ -75,7 +75,7 @@ def save_turbo(folder: Path) -> Path:
 def save_sdxl(folder: Path, scheduler: Any = None) -> Path:
     """The architecture of Stable Diffusion XL: two text encoders, and sizes as an additional input."""
     torch.manual_seed(0)
-    tokenizer = create_clip_tokenizer()
+    tokenizer = letter_tokenizer()
     config = _text_config(tokenizer, hidden_size=32)
     parts = {
         "unet": _unet(
@@ -166,7 +166,7 @@ def _autoencoder() -> Any:
     )
 
 
-def create_clip_tokenizer() -> Any:
+def letter_tokenizer() -> Any:
     letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     words = ["<|unknown|>", *letters, "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}

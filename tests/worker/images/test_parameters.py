@@ -28,7 +28,8 @@ def test_parameters_have_the_format_of_the_web_ui() -> None:
     assert parameters(**USED, negative_prompt="dog, blur") == (
         "a cat, red: yes\n"
         "Negative prompt: dog, blur\n"
-        "Steps: 20, Sampler: euler_a, CFG scale: 4.0, Seed: 42, Size: 128x96, Model: starter, Version: imagegen 0.1.0"
+        "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 4.0, Seed: 42, Size: 128x96, "
+        "Model: starter, Version: imagegen 0.1.0"
     )
 
 

@@ -1,6 +1,6 @@
 """Which queued jobs join a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,8 +70,8 @@ def test_a_job_that_another_worker_starts_first_leaves_the_batch(
     class Late(RedisJobStore):
         """Another worker is faster, just after this one has looked."""
 
-        def peek(self, limit: int) -> Sequence[QueuedJob]:
-            queued = super().peek(limit)
+        def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
+            queued = super().peek(limit, loaded, tried)
             bench.start(jobs[taken])
             return queued
 

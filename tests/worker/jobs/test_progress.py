@@ -45,6 +45,20 @@ def test_a_short_job_has_no_previews(null: Stack) -> None:
     assert {event.type for event in null.api.all_events(job_id)} == {"state", "progress", "done"}
 
 
+def test_requested_previews_are_sent_at_once_and_spread_over_the_steps(null: Stack) -> None:
+    job_id = submit_job(null, **simulated(seconds=0.6) | {"previews": 4})
+
+    steps = [event.data["step"] for event in null.api.all_events(job_id) if event.type == "preview"]
+    # The first one may come before somebody listens.
+    assert steps[-3:] == [26, 51, 76]
+
+
+def test_no_previews_can_be_requested(null: Stack) -> None:
+    job_id = submit_job(null, **simulated(seconds=1.3) | {"previews": 0})
+
+    assert {event.type for event in null.api.all_events(job_id)} == {"state", "progress", "done"}
+
+
 def test_progress_only_goes_forward(sd: Stack) -> None:
     # Heun's scheduler runs the model nearly twice a step.
     job_id = submit_job(sd, **RED_HEART, scheduler="heun", num_inference_steps=20)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
+from tests.worker.models.checkpoints.headers import flux_shapes, write_header
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
 from worker.models.local_model import LocalModel
@@ -77,10 +78,17 @@ def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     assert refusal(name, tmp_path) == f"{name} is neither a local folder nor a valid Hugging Face id."
 
 
-def test_a_single_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
+def test_a_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
 
-    assert "which is a file, not a folder in diffusers' format" in refusal(tmp_path / "model.safetensors", tmp_path)
+    assert refusal(file, tmp_path) == f"SD_MODEL_ID is {file}. The file is empty or cut off."
+
+
+def test_a_model_in_the_model_folder_is_found_by_its_name(tmp_path: Path) -> None:
+    shutil.copytree(STARTER, tmp_path / "mine")
+
+    assert found("mine", tmp_path).path == tmp_path / "mine"
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
@@ -100,3 +108,15 @@ def test_a_model_that_needs_its_own_code_is_refused(part: list[str], tmp_path: P
     (tmp_path / "model_index.json").write_text(json.dumps(index))
 
     assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs its own code, which this service never runs."
+
+
+def test_a_file_finds_what_it_lacks_in_a_folder_of_its_family(tmp_path: Path) -> None:
+    file = write_header(tmp_path / "flux.safetensors", flux_shapes())
+    assert "lacks vae and text_encoder and text_encoder_2 of FLUX.1" in refusal("flux", tmp_path)
+    parts = {part: ["diffusers", "AutoencoderKL"] for part in ("vae", "text_encoder", "text_encoder_2")}
+    (tmp_path / "owner" / "base").mkdir(parents=True)
+    (tmp_path / "owner" / "base" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
+
+    model = found("flux", tmp_path)
+
+    assert (model.path, model.base) == (file, "owner/base")

@@ -51,6 +51,8 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         min_side=max(64, side_multiple(model, family)),
         max_side=max(width, height) * 4 if family.max_pixels is None else max(family.max_side, width, height),
         max_pixels=family.max_pixels,
+        size_tolerance=family.size_tolerance,
+        only_native_size=overrides.only_native_size,
         only_ratio=family.fixed_sizes,
         exact_size=not family.fixed_sizes,
         num_inference_steps=overrides.num_inference_steps or default_steps(family, parameters),
@@ -63,7 +65,8 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         loras=loras,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(family, form, parameters, schedulers, siblings, takes_loras(pipeline)),
+        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline))
+        + _ignored_reading(model, family),
     )
 
 
@@ -117,19 +120,20 @@ def _safety(model: LocalModel, options: DiffusersOptions) -> str:
     return CHECKED if options.safety_checker else OFF
 
 
+def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
+    """Ways to read prompts that need CLIP, and as the only encoder where it is to skip layers."""
+    encoders = [model.index.get(name) or (None, None) for name in ("text_encoder", "text_encoder_2")]
+    names = [str(name) for _, name in encoders if name]
+    if not family.reads_with_clip or not all(name.startswith("CLIPTextModel") for name in names):
+        return ("clip_skip", "prompt_syntax")
+    return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
+
+
 def _ignored(
-    family: Family,
-    form: Guidance,
-    parameters: Mapping[str, Parameter],
-    schedulers: object,
-    siblings: Siblings,
-    loras: bool,
+    form: Guidance, parameters: Mapping[str, Parameter], schedulers: object, siblings: Siblings, loras: bool
 ) -> tuple[str, ...]:
     ignored = {
         "bfl_model": True,
-        # The last layer but one is what Stable Diffusion XL was trained with.
-        "clip_skip": not family.reads_with_clip or family.runs == "StableDiffusionXLPipeline",
-        "prompt_syntax": not family.reads_with_clip,
         "guidance_scale": form in (Guidance.DISTILLED, Guidance.NONE),
         "loras": not loras,
         "negative_prompt": not has_negative_prompt(form, parameters),

@@ -17,8 +17,8 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
 from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
-from worker.engines.diffusers.compilation import compile_for
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import CHECKER_PART, SafetyChecker, flag_images
 from worker.engines.diffusers.denoising.init_image import InitImage
@@ -45,16 +45,15 @@ from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
+from worker.engines.diffusers.warm_up import prepare
 from worker.images.values import Inputs, RenderedImage
-from worker.models.families import UNLISTED, Family, family_of
+from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
 from worker.models.fingerprint import fingerprint
 from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION, Placement
 
 logger = logging.getLogger(__name__)
 
-#: Where half precision is safe, by family: on Apple's GPU and on CPUs float16 gives black images (diffusers#6136).
-FLOAT16 = {"cuda": torch.float16}
-BFLOAT16 = {"cuda": torch.bfloat16, "mps": torch.bfloat16}
 #: Limits of the pipelines for images that they look at.
 MIN_REFERENCE_SIDE, MAX_REFERENCE_RATIO = 64, 8
 
@@ -78,6 +77,9 @@ class DiffusersEngine:
         self._autoencoder = Autoencoder(
             pipelines.text, family.layout, pipelines.side_multiple, faithful_previews=checker is None
         )
+        self._accelerator = Accelerator(self._plan(model))
+        if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
+            self._autoencoder.use_bfloat16()
         self._lora_files = find_loras(options.lora_dir) if options.lora_dir else {}
         self._loras = Loras(pipelines, self._lora_files, model.name)
         max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
@@ -104,8 +106,7 @@ class DiffusersEngine:
         # The checker comes first: the model is placed in the memory that is left.
         checker = _load_checker(model, capabilities, device, options)
         engine = cls(model, load_pipelines(model, device, dtype), checker, options)
-        if options.optimize == "max" and options.compile_sizes:
-            compile_for(engine._pipelines, capabilities, options.compile_sizes, engine._max_batch_size)
+        prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
         return engine
 
     @cached_property
@@ -114,6 +115,11 @@ class DiffusersEngine:
         settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
         files = dict.fromkeys([self._model.path, self._model.folder, *self._lora_files.values()])
         return fingerprint(files, *settings)
+
+    @property
+    def acceleration(self) -> str:
+        """The level of SD_OPTIMIZE, and what it does for this model on this device."""
+        return self._accelerator.description
 
     @property
     def size_bytes(self) -> int:
@@ -141,6 +147,7 @@ class DiffusersEngine:
 
     def move_to_main_memory(self) -> None:
         """Free the device's memory, and keep the weights in main memory."""
+        self._accelerator.drop()
         self._pipelines.leave_device()
         free_memory()
 
@@ -150,6 +157,7 @@ class DiffusersEngine:
 
     def close(self) -> None:
         """Free all memory. The engine cannot be used afterwards."""
+        self._accelerator.drop()
         vars(self).clear()
         gc.collect()
         free_memory()
@@ -172,7 +180,7 @@ class DiffusersEngine:
         """One image for each spec. `request` has the fields that they share."""
         self._new_scheduler(request)
         loras = request.loras or () if "loras" not in self.capabilities.ignored else ()
-        with OutOfMemoryFallbacks(request, self._memory_budget, watch) as memory:
+        with OutOfMemoryFallbacks(request, self._memory_budget, watch, self._accelerator.drop) as memory:
             for warning in memory.run(lambda: self._loras.require(loras)):
                 watch.add_warning(warning)
             self._prompts.use_loras(loras)
@@ -199,8 +207,21 @@ class DiffusersEngine:
             watch,
             memory,
             self._memory_budget,
+            self._accelerator,
             self.batch_capacity(request),
             self._options.optimize != "max",
+        )
+
+    def _plan(self, model: LocalModel) -> DenoiserPlan:
+        pipelines, options = self._pipelines, self._options
+        return DenoiserPlan(
+            pipelines.denoiser,
+            pipelines.device,
+            Level.of(options.optimize),
+            (model.name, model.revision, self.dtype),
+            options.data_dir,
+            distilled=(self.capabilities.num_inference_steps or 0) <= FEW_STEPS,
+            is_resident=pipelines.placement is Placement.RESIDENT,
         )
 
     def _new_scheduler(self, request: GenerationRequest) -> Any:
@@ -229,7 +250,8 @@ def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> t
             f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
             "and float32 on CPUs."
         )
-    half = FLOAT16 if family.is_safe_in_float16 else BFLOAT16
+    names = HALF_PRECISION[family.is_safe_in_float16]
+    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
     if options.optimize == "max" and computes_bfloat16():
         half = {**half, "cpu": torch.bfloat16}
     return choose_dtype(options.dtype, device, half)

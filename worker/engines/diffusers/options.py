@@ -14,8 +14,10 @@ class DiffusersOptions:
     lora_dir: Path | None = None
     max_batch_size: int = 4
     optimize: str = "safe"
-    """off, safe or max (see SD_OPTIMIZE)."""
+    """off, safe, fast or max (see SD_OPTIMIZE)."""
     compile_sizes: tuple[str, ...] = ()
-    """`WIDTHxHEIGHT`: sizes to compile for if `optimize` is max."""
+    """`WIDTHxHEIGHT`: sizes to compile for from `fast` on, beside the model's own on GPUs."""
+    data_dir: Path | None = None
+    """Keeps compiled code and what was measured; None keeps them as long as this process."""
     suggest_cloud: bool = False
     """Whether errors about memory name flux-api as an alternative."""

@@ -11,6 +11,7 @@ import torch
 
 from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, OnStep
+from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels
 from worker.engines.diffusers.decoding.soundness import Attempt, first_sound_image, in_float32
@@ -22,9 +23,10 @@ from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
-from worker.engines.diffusers.memory.placement import Placement, offloading_fallbacks
+from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
+from worker.models.placements import Placement
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Rendering:
     watch: JobWatch
     memory: OutOfMemoryFallbacks
     memory_budget: MemoryBudget
+    accelerator: Accelerator
     batch_size: int
     batch_invariant: bool = True
     """Whether each image must have exactly the pixels that it would have alone."""
@@ -87,6 +90,7 @@ class Rendering:
         with (
             batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
             self.prompts.cached(pipe, denoiser.dtype, self.request),
+            self.accelerator.active(self.request.loras or (), mode.executed_steps),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))
 

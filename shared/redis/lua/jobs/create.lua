@@ -3,7 +3,7 @@
 --       counts, then every index that lists the job
 -- ARGV: see the locals. Durations are in ms, points in time in ms by the server's clock; '' stands for none.
 -- Returns {outcome, id}: 'duplicate' (the job of an earlier request), 'mismatch', 'queue-full' or 'owner-limit'; or
--- {'created', id, number of jobs ahead, their expected duration in ms}.
+-- {'created', id, number of jobs ahead, their expected duration in ms, their models}.
 -- A client that lost the answer may repeat the call: the job exists then, and 'created' is returned again.
 -- include queue/fair_queue
 -- include jobs/unconfirmed
@@ -17,8 +17,8 @@ local max_queued, max_per_backend, max_per_owner = tonumber(ARGV[11]), tonumber(
 local on_duplicate, request_hash, lifetime_ms, record_prefix = ARGV[14], ARGV[15], ARGV[16], ARGV[17]
 -- Deadline for the start; origin of the webhook receiver and the events it wants.
 local deadline, receiver, wanted_events = ARGV[18], ARGV[19], ARGV[20]
--- The caller stops waiting at `answer_by`.
-local count_field, increment, answer_by = ARGV[21], ARGV[22], ARGV[23]
+-- The caller stops waiting at `answer_by`. '' is the backend's default model.
+local count_field, increment, answer_by, model = ARGV[21], ARGV[22], ARGV[23], ARGV[24]
 
 if redis.call('EXISTS', record) == 1 then
   return { 'created', id, QUEUE.position(q.queue, record_prefix, id) }
@@ -59,6 +59,9 @@ local clock = redis.call('TIME')
 local event = clock[1] * 1000 + math.floor(clock[2] / 1000) .. '-0'
 redis.call('HSET', record, 'doc', doc, 'state', 'queued', 'attempt', 0, 'backend', backend, 'label', label,
   'expected', expected_ms, 'queued', event)
+if model ~= '' then
+  redis.call('HSET', record, 'model', model)
+end
 for i = first_index, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end

@@ -7,6 +7,11 @@
 -- many jobs one of them has queued, and the position of a job is known when it is queued.
 local QUEUE = { rank_span = 1e12, max_wake_ups = 32 }
 
+-- Queued jobs that were passed over for jobs of another model, by the time in ms of the first time (see next.lua).
+function QUEUE.passed(queue)
+  return queue .. ':passed'
+end
+
 function QUEUE.push(q, id, rank, owner, num_images)
   local field = rank .. ':' .. owner
   local tags = redis.call('HMGET', q.shares, 'clock:' .. rank, field)
@@ -26,6 +31,7 @@ function QUEUE.start(q, record, id)
     return
   end
   redis.call('ZREM', q.queue, id)
+  redis.call('ZREM', QUEUE.passed(q.queue), id)
   redis.call('HSET', record, 'score', score)
   local rank = math.floor(score / QUEUE.rank_span)
   local start_tag = score - rank * QUEUE.rank_span
@@ -36,6 +42,7 @@ end
 
 -- A job that never started returns its owner's share. Jobs without owners all share one.
 function QUEUE.withdraw(q, id, rank, owner, num_images)
+  redis.call('ZREM', QUEUE.passed(q.queue), id)
   if redis.call('ZREM', q.queue, id) == 1 and owner ~= '' then
     redis.call('HINCRBY', q.shares, rank .. ':' .. owner, -num_images)
   end
@@ -55,17 +62,24 @@ function QUEUE.wake(q, message)
   return math.max(missing, 0)
 end
 
--- How many jobs are ahead of one, -1 if it is not queued, and their expected duration in ms. The sum is taken over the
--- first 200 and scaled up, so that reading stays cheap in a long queue.
+-- How many jobs are ahead of one, -1 if it is not queued, their expected duration in ms, and their models ('' for the
+-- default one), each once. Only the first 200 are read and the sum is scaled up, so that reading stays cheap in a long
+-- queue.
 function QUEUE.position(queue, record_prefix, id)
   local position = redis.call('ZRANK', queue, id) or -1
-  local work_ahead_ms = 0
+  local work_ahead_ms, models, is_known = 0, {}, {}
   if position > 0 then
     local ids = redis.call('ZRANGE', queue, 0, math.min(position, 200) - 1)
     for _, other_id in ipairs(ids) do
-      work_ahead_ms = work_ahead_ms + tonumber(redis.call('HGET', record_prefix .. other_id, 'expected') or 0)
+      local fields = redis.call('HMGET', record_prefix .. other_id, 'expected', 'model')
+      local model = fields[2] or ''
+      work_ahead_ms = work_ahead_ms + tonumber(fields[1] or 0)
+      if not is_known[model] then
+        is_known[model] = true
+        models[#models + 1] = model
+      end
     end
     work_ahead_ms = math.floor(work_ahead_ms * position / #ids)
   end
-  return position, work_ahead_ms
+  return position, work_ahead_ms, models
 end

@@ -1,13 +1,15 @@
 -- Read the living workers and, per backend, what is known of it.
 -- KEYS: index of workers
--- ARGV: prefixes of worker records, capabilities, queues, duration stats and start failures; then the backends
--- Returns {{worker records}, {capabilities or '' per backend}, {queued jobs per backend}, {duration stats per backend, as a
--- flat list}, {reason of the last failed start or '' per backend}, server time in ms}.
+-- ARGV: prefixes of worker records, capabilities, queues, duration stats, start failures, load stats, sources of models and
+--       pinned models; then the backends
+-- Returns {{worker records}, {per backend: {capabilities or '', queued jobs, duration stats as a flat list, reason of the
+-- last failed start or '', load stats as a flat list, sources of models as a flat list, pinned models}}, server time in ms}.
 local workers = KEYS[1]
-local worker_prefix, capabilities_prefix, queue_prefix = ARGV[1], ARGV[2], ARGV[3]
-local durations_prefix, failures_prefix, first_backend = ARGV[4], ARGV[5], 6
+local worker_prefix, capabilities_prefix, queue_prefix, durations_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local failures_prefix, loads_prefix, sources_prefix, pinned_prefix = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local first_backend = 9
 
-local records, capabilities, queued, durations, failures = {}, {}, {}, {}, {}
+local records, backends = {}, {}
 for _, id in ipairs(redis.call('ZRANGE', workers, 0, -1)) do
   local record = redis.call('GET', worker_prefix .. id)
   if record then
@@ -16,10 +18,15 @@ for _, id in ipairs(redis.call('ZRANGE', workers, 0, -1)) do
 end
 for i = first_backend, #ARGV do
   local backend = ARGV[i]
-  capabilities[#capabilities + 1] = redis.call('GET', capabilities_prefix .. backend) or ''
-  queued[#queued + 1] = redis.call('ZCARD', queue_prefix .. backend)
-  durations[#durations + 1] = redis.call('HGETALL', durations_prefix .. backend)
-  failures[#failures + 1] = redis.call('HGET', failures_prefix .. backend, 'reason') or ''
+  backends[#backends + 1] = {
+    redis.call('GET', capabilities_prefix .. backend) or '',
+    redis.call('ZCARD', queue_prefix .. backend),
+    redis.call('HGETALL', durations_prefix .. backend),
+    redis.call('HGET', failures_prefix .. backend, 'reason') or '',
+    redis.call('HGETALL', loads_prefix .. backend),
+    redis.call('HGETALL', sources_prefix .. backend),
+    redis.call('SMEMBERS', pinned_prefix .. backend),
+  }
 end
 local clock = redis.call('TIME')
-return { records, capabilities, queued, durations, failures, clock[1] * 1000 + math.floor(clock[2] / 1000) }
+return { records, backends, clock[1] * 1000 + math.floor(clock[2] / 1000) }

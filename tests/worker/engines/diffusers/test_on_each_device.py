@@ -135,7 +135,7 @@ def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
         monkeypatch.setattr(
             UNet2DConditionModel,
             "compile_repeated_blocks",
-            lambda unet, **options: compile_blocks(unet, backend="aot_eager", **options),
+            lambda unet, **options: compile_blocks(unet, **{**options, "backend": "aot_eager"}),
         )
     folder = tiny.save_sd(tmp_path)
     plain = loaded(folder, device=device, dtype=DTYPES[device])

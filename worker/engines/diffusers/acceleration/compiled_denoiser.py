@@ -39,18 +39,21 @@ class CompiledDenoiser:
 
     def active(self) -> AbstractContextManager[object]:
         """For the time of a pipeline call; other models in this process may be compiled for other sizes."""
-        stance: AbstractContextManager[object]
-        stance = torch.compiler.set_stance("eager_on_recompile" if self.is_used else "force_eager")
+        stance: AbstractContextManager[object] = torch.compiler.set_stance(
+            "eager_on_recompile" if self.is_used else "force_eager"
+        )
         return stance
 
 
-def compile_denoiser(denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode) -> CompiledDenoiser:
+def compile_denoiser(
+    denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode, backend: str = "inductor"
+) -> CompiledDenoiser:
     """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails."""
     begin = time.monotonic()
     call = SampleCall.record(denoiser, runs[0])
     usual = call.seconds(denoiser, device)
     was_kept = code.load()
-    forward = _compile(denoiser, device)
+    forward = _compile(denoiser, device, backend)
     try:
         with replaced_forward(denoiser, forward) if forward else nullcontext():
             for run in runs:
@@ -71,14 +74,14 @@ def compile_denoiser(denoiser: Any, runs: Sequence[Run], device: torch.device, c
     return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), was_kept, seconds)
 
 
-def _compile(denoiser: Any, device: torch.device) -> Callable[..., Any] | None:
+def _compile(denoiser: Any, device: torch.device, backend: str) -> Callable[..., Any] | None:
     """The compiled forward of the whole denoiser, or None after compiling its repeated blocks.
 
     The repeated blocks of a U-Net leave out its convolutions, where most of its launches are. Compiling those as well
     takes a minute, and on CPUs gains nothing.
     """
     if isinstance(denoiser, UNet2DConditionModel) and device.type == "cuda":
-        compiled: Callable[..., Any] = torch.compile(denoiser.forward, fullgraph=True, dynamic=False)
+        compiled: Callable[..., Any] = torch.compile(denoiser.forward, fullgraph=True, backend=backend)
         return compiled
-    denoiser.compile_repeated_blocks(fullgraph=True)
+    denoiser.compile_repeated_blocks(fullgraph=True, backend=backend)
     return None

@@ -78,7 +78,7 @@ class CudaGraphs:
         `state` names all that changes results beside weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
-        if self._wasted > MAX_WASTED or torch.is_grad_enabled() or has_replaced_forward(module):
+        if self._wasted > MAX_WASTED or has_replaced_forward(module):
             with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
@@ -110,6 +110,8 @@ class CudaGraphs:
 
     def _call(self, forward: Forward, state: Hashable, arguments: Any) -> Any:
         args, kwargs = arguments
+        if torch.is_grad_enabled():
+            return forward(*args, **kwargs)
         try:
             key = (state, signature_of(arguments))
         except NotATree:

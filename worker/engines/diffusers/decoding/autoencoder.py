@@ -34,8 +34,14 @@ class Autoencoder:
         self._has_faithful_previews = faithful_previews and isinstance(vae, diffusers.AutoencoderTiny)
         # Stable Diffusion XL's autoencoder overflows in half precision; its configuration says so, and its pipeline
         # acts on it.
+        self._in_bfloat16 = False
         acts = hasattr(pipe, "upcast_vae")
         self.in_float32 = acts and bool(getattr(vae.config, "force_upcast", False)) and vae.dtype is torch.float16
+
+    def use_bfloat16(self) -> None:
+        """Decode in bfloat16 what would be decoded in float32: it has the same range, and takes three quarters of the
+        time. Images that do not come out sound are decoded again in float32."""
+        self._in_bfloat16, self.in_float32 = self.in_float32, False
 
     def latents_of(self, run: Callable[[], object]) -> torch.Tensor:
         """What a pipeline gives to its decoder: unpacked and unscaled, whatever the family.
@@ -51,7 +57,10 @@ class Autoencoder:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> DecodedPixels:
-        """One image from a batch of one."""
+        """One image from a batch of one; not sound where the decoder overflowed."""
+        # Pipelines that start from an image have converted it.
+        if self._in_bfloat16 and self._vae.dtype is not torch.bfloat16:
+            self._vae.to(torch.bfloat16)
         with in_float32(self._vae) if self.in_float32 else nullcontext():
             decoded = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
         # Autoencoders for videos return a video of one frame.
@@ -63,7 +72,7 @@ class Autoencoder:
         if self._has_faithful_previews:
             scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
             # Its own method is intercepted now.
-            return to_preview(type(self._vae).decode(self._vae, scaled).sample)
+            return to_preview(type(self._vae).decode(self._vae, scaled).sample / 2 + 0.5)
         rows, columns = height // self._side_multiple, width // self._side_multiple
         return false_colour_preview(as_spatial(latents, self._layout, rows, columns))
 

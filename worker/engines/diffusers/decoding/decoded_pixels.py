@@ -22,7 +22,7 @@ def decoded_pixels(image: torch.Tensor) -> DecodedPixels:
     """
     values = (image / 2 + 0.5)[0].permute(1, 2, 0).float()
     is_finite = values.isfinite().all()
-    colours = (values * 255).round_().clamp_(0, 255).nan_to_num_(0.0).to(torch.uint8).contiguous()
+    colours = to_colours(values)
     is_sound = is_finite & (colours.amin() != colours.amax())
     if not colours.is_cuda:
         return DecodedPixels(colours.numpy(), bool(is_sound))
@@ -31,3 +31,8 @@ def decoded_pixels(image: torch.Tensor) -> DecodedPixels:
     # Reading the verdict waits for the device, and so for the copy before it on the same stream.
     sound = bool(is_sound)
     return DecodedPixels(host.numpy(), sound)
+
+
+def to_colours(values: torch.Tensor) -> torch.Tensor:
+    """Of values 0..1: halves are rounded to even, NaN is black."""
+    return (values * 255).round_().clamp_(0, 255).nan_to_num_(0.0).to(torch.uint8).contiguous()

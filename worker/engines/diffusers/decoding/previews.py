@@ -4,7 +4,7 @@ from typing import assert_never
 
 import torch
 
-from worker.engines.diffusers.decoding.decoded_pixels import decoded_pixels
+from worker.engines.diffusers.decoding.decoded_pixels import to_colours
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
 
@@ -30,9 +30,10 @@ def false_colour_preview(latents: torch.Tensor) -> Pixels:
     count = latents.shape[1]
     channels = latents[:, [0, 1 % count, 2 % count]].float()
     low, high = channels.amin((2, 3), keepdim=True), channels.amax((2, 3), keepdim=True)
-    return to_preview((channels - low) / (high - low).clamp(min=1e-6) * 2 - 1)
+    return to_preview((channels - low) / (high - low).clamp(min=1e-6))
 
 
 def to_preview(image: torch.Tensor) -> Pixels:
-    """From a decoded batch of one, -1..1. Whether the image is sound is judged at the end."""
-    return decoded_pixels(image).pixels
+    """From a batch of one, 0..1. NaN becomes black: whether the image is sound is judged at the end."""
+    pixels: Pixels = to_colours(image[0].permute(1, 2, 0).float()).cpu().numpy()
+    return pixels

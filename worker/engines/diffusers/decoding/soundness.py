@@ -28,9 +28,9 @@ def first_sound_image(attempts: Iterable[Attempt], add_warning: Callable[[str], 
         if number:
             logger.warning("the image was black or broken: %s", attempt.description)
             add_warning(f"the image came out black or broken: {attempt.description}")
-        decoded = attempt.make()
-        if decoded.is_sound:
-            return decoded.pixels
+        image = attempt.make()
+        if image.is_sound:
+            return image.pixels
     raise InvalidOutput
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
@@ -32,7 +31,7 @@ from transformers import (
 )
 
 from tests.worker.engines.diffusers.flux.klein import IMAGE, create_tokenizer
-from tests.worker.engines.tiny import create_clip_tokenizer
+from tests.worker.engines.tiny import letter_tokenizer
 
 #: Of all text encoders.
 WIDTH = 16
@@ -45,7 +44,7 @@ def flow_scheduler(**config: Any) -> Any:
 
 
 def clip(*, projects: bool = False) -> dict[str, Any]:
-    tokenizer = create_clip_tokenizer()
+    tokenizer = letter_tokenizer()
     config = CLIPTextConfig(
         hidden_size=WIDTH,
         projection_dim=WIDTH,

@@ -1,0 +1,85 @@
+"""Reads a JSON body whose images are handled one by one, each with uploads of its own."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from api.field_errors import invalid_field
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body
+from api.intake.json_request import decode_image
+from api.intake.json_uploads import JsonUploadReader
+from api.intake.uploads import RequestUploads, UploadStore, UploadWriter
+from shared.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class ImageText:
+    """An image as base64 or as a data: URL, and where it is in the body."""
+
+    text: object
+    pointer: str
+
+
+def find_image(body: dict[str, Any]) -> list[ImageText]:
+    """The image of a body that has one."""
+    return [ImageText(body.get("image"), "/image")]
+
+
+@dataclass(frozen=True)
+class SeparateImage:
+    """A stored image, and the request uploads that it alone belongs to."""
+
+    uploads: RequestUploads
+    reference: str
+    file: UploadWriter
+
+
+async def read_separate_images(
+    http: Request,
+    store: UploadStore,
+    exits: AsyncExitStack,
+    find: Callable[[dict[str, Any]], Sequence[ImageText]],
+) -> tuple[dict[str, Any], list[SeparateImage]]:
+    """The body, and its images, which `exits` removes unless a job has them by then.
+
+    Raises InvalidRequest, InvalidImage, PayloadTooLarge, StorageFull and StorageUnavailable.
+    """
+    owners: dict[UploadWriter, RequestUploads] = {}
+
+    async def start() -> UploadWriter:
+        uploads = await exits.enter_async_context(store.open_request())
+        writer = await uploads.start(exits)
+        owners[writer] = uploads
+        return writer
+
+    reader = JsonUploadReader(start, MAX_VALUES)
+    if is_small(http):
+        body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
+    else:
+        body = parse_body(await reader.read(body_chunks(http)))
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    images = []
+    for image in find(body):
+        writer = await _written(image, reader, start, store.max_bytes)
+        uploads = owners[writer]
+        images.append(SeparateImage(uploads, await uploads.finish(writer, image.pointer), writer))
+    return body, images
+
+
+async def _written(
+    image: ImageText, reader: JsonUploadReader[UploadWriter], start: Callable[[], Any], max_bytes: int
+) -> UploadWriter:
+    if not isinstance(image.text, str):
+        raise invalid_field(image.pointer, "must be an image as base64")
+    decoder = reader.uploads.get(image.text)
+    if decoder is None:
+        writer: UploadWriter = await start()
+        await writer.write(decode_image(image.text, image.pointer, max_bytes))
+        return writer
+    if decoder.error:
+        raise invalid_field(image.pointer, decoder.error)
+    return decoder.target

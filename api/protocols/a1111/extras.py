@@ -1,0 +1,91 @@
+"""Enlarges images with the Lanczos filter or one of this service's upscalers: each image is a job."""
+
+from collections.abc import Collection, Sequence
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api.delivery.waiting import wait_for_result
+from api.field_errors import invalid_field, validate
+from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.enlarging import Enlargement
+from api.intake.images.separate_images import ImageText, SeparateImage, find_image, read_separate_images
+from api.intake.openapi_bodies import model_request_body
+from api.intake.submissions import Translation
+from api.problems import failed_job_response
+from api.protocols.a1111.answers import available_images
+from api.protocols.a1111.wire import ExtrasBody
+from api.services import Services, ServicesDep
+from shared.jobs.job import Image, Job
+from shared.jobs.types import ApiProtocol
+
+router = APIRouter(prefix="/sdapi/v1")
+
+MAX_IMAGES = 16
+
+
+@router.post("/extra-single-image", operation_id="a1111EnlargeImage", openapi_extra=model_request_body(ExtrasBody))
+async def enlarge_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
+    """Enlarge an image."""
+    async with AsyncExitStack() as exits:
+        body, images = await read_separate_images(http, services.uploads, exits, find_image)
+        return await _answer(http, services, scope, validate(ExtrasBody, body), images, '"image": ', "")
+
+
+@router.post("/extra-batch-images", operation_id="a1111EnlargeImages", openapi_extra=model_request_body(ExtrasBody))
+async def enlarge_images(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
+    """Enlarge several images."""
+    async with AsyncExitStack() as exits:
+        body, images = await read_separate_images(http, services.uploads, exits, _find_images)
+        return await _answer(http, services, scope, validate(ExtrasBody, body), images, '"images": [', "]")
+
+
+def _find_images(body: dict[str, object]) -> list[ImageText]:
+    """Raises InvalidRequest."""
+    entries = body.get("imageList")
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_IMAGES:
+        raise invalid_field("/imageList", f"must be a list of 1 to {MAX_IMAGES} images")
+    return [
+        ImageText(entry.get("data") if isinstance(entry, dict) else entry, f"/imageList/{index}")
+        for index, entry in enumerate(entries)
+    ]
+
+
+async def _answer(
+    http: Request,
+    services: Services,
+    scope: IdempotencyScope,
+    body: ExtrasBody,
+    images: Sequence[SeparateImage],
+    before: str,
+    after: str,
+) -> Response:
+    upscalers = (await services.models()).upscalers
+    enlargement, warnings = _enlargement(body, upscalers), _warnings(body, upscalers)
+    enlarged = list[tuple[Job, Image]]()
+    for image in images:
+        submission = enlargement.submission(image, services.limits, ApiProtocol.A1111, warnings, "/upscaling_resize")
+        job = (await wait_for_result(http, services, submission, scope)).job
+        if job.error is not None:
+            return failed_job_response(job.error, {"X-Job-Id": job.id})
+        enlarged.append((job, (await available_images(services, job))[0]))
+    headers = {"X-Job-Id": enlarged[-1][0].id}
+    text = services.inline_images.texts(enlarged, f'{{"html_info": "", {before}', after + "}")
+    return StreamingResponse(text, media_type="application/json", headers=headers)
+
+
+def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
+    """Without an upscaler, a factor has no effect there."""
+    box = (body.upscaling_resize_w, body.upscaling_resize_h) if body.resize_mode == 1 else None
+    factor = 1.0 if body.upscaler_1 in ("", "None") else body.upscaling_resize
+    return Enlargement(factor, box, body.upscaler_1 if body.upscaler_1 in upscalers else None)
+
+
+def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:
+    translation = Translation({})
+    translation.ignore("upscaler_1", body.upscaler_1, "", "None", "Lanczos", *upscalers, reason="Lanczos is used")
+    translation.ignore("extras_upscaler_2_visibility", body.extras_upscaler_2_visibility, 0)
+    translation.ignore("gfpgan_visibility", body.gfpgan_visibility, 0)
+    translation.ignore("codeformer_visibility", body.codeformer_visibility, 0)
+    return tuple(translation.warnings)

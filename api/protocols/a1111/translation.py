@@ -1,0 +1,158 @@
+"""Translates bodies of the web UI's API into the fields of a request."""
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from api.field_errors import invalid_field, validate
+from api.intake.submissions import Translation
+from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
+from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
+from shared.errors import ModelNotFound
+from shared.jobs.types import MaskMode, PromptSyntax
+from shared.jobs.web_ui.prompt_tags import extract_loras, syntax_warnings
+from shared.jobs.web_ui.samplers import choose_scheduler
+from shared.models.capabilities import Capabilities, RequestLimits
+
+#: The web UI's own.
+SECOND_PASS_STRENGTH, SECOND_PASS_SCALE, INPUT_STRENGTH = 0.7, 2.0, 0.75
+#: The scales that second passes may have, and the least strength of a request.
+MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
+_NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
+#: Fields without an effect here: why, and values that ask for what happens anyway.
+_IGNORED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
+    **dict.fromkeys(("refiner_checkpoint", "alwayson_scripts"), (_NO_CHOICE,)),
+    "resize_mode": ("the image is stretched",),
+    "inpaint_full_res": ("the whole image is rendered, not only what the mask marks",),
+    "hr_upscaler": ("Lanczos is used", "Lanczos"),
+    **dict.fromkeys(("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"), (_SAME,)),
+}
+#: Those that mean something only together with another field.
+_NEEDED = {name: "enable_hr" for name in _IGNORED if name.startswith("hr_")}
+_NEEDED |= {name: "mask" for name in _IGNORED if name.startswith("inpaint")}
+
+B = TypeVar("B", bound=GenerationBody)
+
+
+class GenerationCall(Generic[B]):
+    """Translates the body of one call, and remembers it for the answer."""
+
+    def __init__(
+        self, body_type: type[B], checkpoints: Checkpoints, session_model: str | None, limits: RequestLimits
+    ) -> None:
+        """`session_model` is the one that the caller chose earlier."""
+        self.body = body_type.model_construct()
+        self._body_type = body_type
+        self._checkpoints = checkpoints
+        self._session_model = session_model
+        self._limits = limits
+
+    def translate(self, body: dict[str, Any]) -> Translation:
+        """Raises RequestValidationError, InvalidRequest and ModelNotFound."""
+        self.body = parsed = validate(self._body_type, body)
+        translation = Translation({"prompt_syntax": PromptSyntax.WEIGHTED, "fit_size": True})
+        fields, checkpoint = translation.fields, self._checkpoint(translation)
+        known = checkpoint or self._checkpoints.default
+        capabilities = known.entry.capabilities if known else None
+        fields |= {"model": checkpoint.name} if checkpoint else {}
+        self._set_prompts(translation, capabilities)
+        self._set_scheduler(translation, capabilities)
+        fields |= {name: value for name, value in self._numbers() if value is not None}
+        match parsed:
+            case TextToImageBody():
+                set_second_pass(translation, parsed, capabilities, self._limits)
+            case ImageToImageBody():
+                set_images(translation, parsed)
+        warn(translation, parsed, body)
+        return translation
+
+    def _checkpoint(self, translation: Translation) -> Checkpoint | None:
+        """The model that the body names, or else the session; None for the default one."""
+        settings = self.body.override_settings
+        if settings and settings.sd_model_checkpoint:
+            return self._checkpoints.find(settings.sd_model_checkpoint)
+        try:
+            return self._checkpoints.find(self._session_model or "")
+        except ModelNotFound:
+            translation.warnings.append("the chosen checkpoint is gone: the default model is used")
+            return None
+
+    def _set_prompts(self, translation: Translation, capabilities: Capabilities | None) -> None:
+        body, offered = self.body, capabilities.loras if capabilities else ()
+        prompt, loras, warnings = extract_loras(body.prompt, offered)
+        # An empty prompt is a prompt there.
+        translation.fields.update({"prompt": prompt or " ", **({"loras": loras} if loras else {})})
+        if body.negative_prompt:
+            translation.fields["negative_prompt"] = body.negative_prompt
+        translation.warnings.extend((*warnings, *syntax_warnings(f"{prompt}\n{body.negative_prompt}")))
+
+    def _set_scheduler(self, translation: Translation, capabilities: Capabilities | None) -> None:
+        if capabilities is None or "scheduler" in capabilities.ignored:
+            return
+        sampler = self.body.sampler_name or self.body.sampler_index
+        chosen = choose_scheduler(sampler, self.body.scheduler, capabilities.schedulers)
+        if chosen.scheduler is not None:
+            translation.fields["scheduler"] = chosen.scheduler
+        translation.warnings.extend(chosen.warnings)
+
+    def _numbers(self) -> Iterator[tuple[str, Any]]:
+        body, settings = self.body, self.body.override_settings
+        yield "num_images", (body.batch_size or 1) * (body.n_iter or 1)
+        yield "seed", None if body.seed is None or body.seed < 0 else body.seed
+        yield "num_inference_steps", body.steps
+        yield "guidance_scale", body.cfg_scale
+        yield "width", body.width
+        yield "height", body.height
+        clip_skip = settings.clip_stop_at_last_layers if settings else None
+        clip_skip = body.clip_skip if clip_skip is None else clip_skip
+        # The last layer is what is used anyway.
+        yield "clip_skip", clip_skip if clip_skip not in (None, 0, 1) else None
+
+
+def set_second_pass(
+    translation: Translation, body: TextToImageBody, capabilities: Capabilities | None, limits: RequestLimits
+) -> None:
+    if not body.enable_hr:
+        return
+    native = (capabilities.width, capabilities.height) if capabilities else (512, 512)
+    width, height = body.width or native[0], body.height or native[1]
+    scale = body.hr_scale or SECOND_PASS_SCALE
+    if body.hr_resize_x or body.hr_resize_y:
+        # One side follows from the other.
+        scale = max((body.hr_resize_x or 0) / max(1, width), (body.hr_resize_y or 0) / max(1, height))
+    possible = max(MIN_SCALE, min(scale, MAX_SCALE, (limits.max_pixels / max(1, width * height)) ** 0.5))
+    if possible != scale:
+        translation.warnings.append(f"the image is enlarged {possible:.3g} times, not {scale:.3g} times")
+    strength = SECOND_PASS_STRENGTH if body.denoising_strength is None else body.denoising_strength
+    second = {"scale": possible, "strength": max(MIN_STRENGTH, strength)}
+    if body.hr_second_pass_steps:
+        second["num_inference_steps"] = body.hr_second_pass_steps
+    translation.fields["second_pass"] = second
+    translation.fields.update({"output_width": int(width * possible), "output_height": int(height * possible)})
+
+
+def set_images(translation: Translation, body: ImageToImageBody) -> None:
+    if not body.init_images:
+        raise invalid_field("/init_images", "is missing")
+    if len(body.init_images) > 1:
+        translation.warnings.append("init_images: only the first image is used")
+    strength = INPUT_STRENGTH if body.denoising_strength is None else body.denoising_strength
+    translation.fields.update({"image": body.init_images[0], "strength": max(MIN_STRENGTH, strength)})
+    if not body.mask:
+        return
+    mode = MaskMode.BLACK if body.inpainting_mask_invert else MaskMode.WHITE
+    translation.fields.update({"mask": body.mask, "mask_mode": mode})
+    translation.ignore("inpainting_fill", body.inpainting_fill, 1, reason="the original is what is changed")
+    if body.mask_blur is not None:
+        translation.fields["mask_blur"] = min(max(0, body.mask_blur), 64)
+
+
+def warn(translation: Translation, parsed: GenerationBody, body: dict[str, Any]) -> None:
+    """Of everything in the body that has no effect here and would have one there."""
+    if parsed.override_settings is not None:
+        translation.ignore("sd_vae", parsed.override_settings.sd_vae, "", "Automatic", "None")
+    unused = {name for name, needed in _NEEDED.items() if not body.get(needed)}
+    same = (parsed.prompt, parsed.negative_prompt, "Use same checkpoint", "Use same sampler", "Use same scheduler")
+    for name, (reason, *harmless) in _IGNORED.items():
+        if name not in unused:
+            translation.ignore(name, body.get(name), "", "None", False, 0, [], {}, *harmless, *same, reason=reason)

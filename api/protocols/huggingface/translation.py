@@ -1,0 +1,48 @@
+"""Translates a body of Hugging Face's inference API into the fields of a request."""
+
+import re
+from typing import Any
+
+from api.field_errors import invalid_field
+from api.intake.json_uploads import PADDING
+from api.intake.submissions import VARIATION, Translation
+
+#: How an image begins in base64: PNG, JPEG, WebP, or the address of one.
+_IMAGE = re.compile(r"iVBORw0KGgo|/9j/|UklGR|data:image/|https?://")
+#: Parameters that are read here, or that only other kinds of models have.
+_READ = frozenset({"target_size", "prompt"})
+
+
+def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
+    """`model` has the fields that choose the model of the address. Raises InvalidRequest."""
+    parameters = body.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise invalid_field("/parameters", "must be an object")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    translation = Translation.of_known(parameters, _READ)
+    fields = translation.fields
+    # The address says which.
+    fields.pop("model", None)
+    fields |= {**model, **_inputs(body.get("inputs"), parameters), **_size(parameters)}
+    fields.setdefault("fit_size", True)
+    return translation
+
+
+def _inputs(inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
+    """A prompt, or an image with the prompt among the parameters."""
+    if inputs is None:
+        raise invalid_field("/inputs", "is missing")
+    # Of a long text, this is what stands for it (see JsonUploadReader).
+    is_image = isinstance(inputs, str) and (_IMAGE.match(inputs) is not None or inputs.endswith(PADDING))
+    if "prompt" in parameters or is_image or isinstance(inputs, list):
+        return {"image": inputs, "prompt": parameters.get("prompt", VARIATION)}
+    return {"prompt": inputs}
+
+
+def _size(parameters: dict[str, Any]) -> dict[str, Any]:
+    size = parameters.get("target_size")
+    if size is None:
+        return {}
+    if not isinstance(size, dict):
+        raise invalid_field("/target_size", "must have a width and a height")
+    return {side: size[side] for side in ("width", "height") if size.get(side) is not None}

@@ -1,0 +1,115 @@
+"""What the tools do, for the caller of one request."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+
+from api.delivery.events import job_events, retry_until_available
+from api.delivery.waiting import submit
+from api.edge.authentication import Caller
+from api.field_errors import invalid_field
+from api.intake.admission import cancel_job
+from api.intake.idempotency import IdempotencyScope
+from api.intake.json_request import request_from_fields
+from api.intake.submissions import Submission
+from api.intake.uploads import RequestUploads
+from api.services import Services
+from shared.errors import ImageNotFound, InvalidTransition
+from shared.jobs.snapshots import JobEvent, JobSnapshot
+from shared.jobs.types import ApiProtocol
+from shared.storage.images import image_name
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import Context
+
+#: Clients give up after 60 seconds.
+WAIT_SECONDS = 45
+CHUNK_BYTES = 1024 * 1024
+#: The image of an earlier job: its id, and which of its images.
+_JOB_IMAGE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/(\d{1,2}))?")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a tool."""
+
+    http: Request
+    services: Services
+    caller: Caller
+    context: "Context[Any, Any]"
+
+    @classmethod
+    def of(cls, context: "Context[Any, Any]", services: Services) -> "Call":
+        http = context.request_context.request
+        assert isinstance(http, Request)  # noqa: S101 - there is no other transport
+        return cls(http, services, http.state.caller, context)
+
+    async def find(self, job_id: str) -> JobSnapshot:
+        """Raises JobNotFound also for jobs of others."""
+        return await self.services.read_job(job_id, self.caller.visible_owner)
+
+    async def generate(self, fields: dict[str, Any]) -> JobSnapshot:
+        """Submit a job and wait for it. Raises whatever admission raises."""
+        services, http = self.services, self.http
+        async with services.uploads.open_request() as uploads:
+            for name in ("image", "mask"):
+                if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
+                    fields[name] = await self._reuse(fields[name], name, uploads)
+            request = await request_from_fields(http, fields, uploads)
+            submission = Submission(request, uploads, ApiProtocol.MCP)
+            with ExitStack() as listeners:
+                scope = IdempotencyScope(self.caller, None, None)
+                submitted = await submit(http, services, submission, scope, listeners)
+                return await self._follow(submitted.job_id, WAIT_SECONDS)
+
+    async def wait(self, job_id: str, seconds: int) -> JobSnapshot:
+        await self.find(job_id)
+        return await self._follow(job_id, seconds)
+
+    async def cancel(self, job_id: str) -> JobSnapshot:
+        """A job that has ended stays as it is."""
+        await self.find(job_id)
+        with suppress(InvalidTransition):
+            return await cancel_job(self.services, job_id)
+        return await self.services.read_job(job_id)
+
+    async def _follow(self, job_id: str, seconds: int) -> JobSnapshot:
+        """The job once it has ended, or as it is after so many seconds."""
+        services = self.services
+        with services.event_hub.listen(job_id) as listener, suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for event in job_events(services.store, services.jobs, listener, job_id, ""):
+                    if event is not None:
+                        await self._report(event)
+        return await retry_until_available(lambda: services.read_job(job_id))
+
+    async def _report(self, event: JobEvent) -> None:
+        """Progress keeps clients from giving up."""
+        if event.type == "progress":
+            progress = json.loads(event.data)
+            message = f"step {progress['step']} of {progress['steps']}"
+            await self.context.report_progress(progress["fraction"], 1.0, message)
+
+    async def _reuse(self, source: str, name: str, uploads: RequestUploads) -> str:
+        """Store the image of an earlier job again, as an input of this one."""
+        match = _JOB_IMAGE.fullmatch(source)
+        assert match is not None  # noqa: S101 - checked by the caller
+        job, index = (await self.find(match[1])).job, int(match[2] or 0)
+        if index >= len(job.images) or job.images[index].flagged:
+            raise invalid_field(f"/{name}", f"names an image that job {job.id} does not have")
+        return await uploads.store(self._chunks(image_name(job, index)), f"/{name}")
+
+    async def _chunks(self, file: str) -> AsyncIterator[bytes]:
+        start, size, storage = 0, 1, self.services.image_store.storage
+        while start < size:
+            chunk = await storage.read_chunk(file, start, start + CHUNK_BYTES)
+            if chunk is None or not chunk.data:
+                raise ImageNotFound
+            start, size = start + len(chunk.data), chunk.size
+            yield chunk.data

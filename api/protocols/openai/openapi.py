@@ -1,0 +1,62 @@
+"""Describes the bodies and answers of the OpenAI API in OpenAPI."""
+
+from typing import Any
+
+from api.intake.multipart_form import FORM_MEDIA_TYPE
+from api.protocols.openai.wire import ImageParameters
+from shared.jobs.types import OutputFormat, ResponseFormat
+
+_TEXT = {"type": "string"}
+_FILE = {"type": "string", "format": "binary"}
+_IMAGES = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 16}]}
+_DATA = {"type": "object", "properties": {"b64_json": _TEXT, "url": _TEXT}}
+_BODY = {
+    "type": "object",
+    "properties": {
+        "created": {"type": "integer"},
+        "data": {"type": "array", "items": _DATA},
+        "background": _TEXT,
+        "output_format": _TEXT,
+        "quality": _TEXT,
+        "size": _TEXT,
+        "usage": {"type": "object"},
+    },
+    "required": ["created", "data", "usage"],
+}
+#: The `responses` of the routes; openapi.install adds the errors.
+ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The images, or with `stream` their events",
+        "content": {"application/json": {"schema": _BODY}, "text/event-stream": {}},
+    }
+}
+
+
+def generation_body() -> dict[str, Any]:
+    return _request_body({"application/json": _schema({}, ["prompt"])})
+
+
+def edit_body() -> dict[str, Any]:
+    form = _schema({"image": {"type": "array", "items": _FILE, "minItems": 1}, "mask": _FILE}, ["prompt", "image"])
+    json = _schema({"image": _IMAGES, "mask": _TEXT}, ["prompt", "image"])
+    return _request_body({FORM_MEDIA_TYPE: form, "application/json": json})
+
+
+def variation_body() -> dict[str, Any]:
+    return _request_body({FORM_MEDIA_TYPE: _schema({"image": _FILE}, ["image"])})
+
+
+def _schema(images: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    schema = ImageParameters.model_json_schema()
+    own = {
+        "prompt": {"type": "string", "minLength": 1, "maxLength": 4000},
+        "response_format": {"enum": [str(choice) for choice in ResponseFormat], "default": "b64_json"},
+        "output_format": {"enum": [str(choice) for choice in OutputFormat], "default": "png"},
+    }
+    schema["properties"] = {**own, **images, **schema["properties"]}
+    return {**schema, "title": "OpenAI image request", "required": required}
+
+
+def _request_body(schemas: dict[str, Any]) -> dict[str, Any]:
+    content = {media: {"schema": schema} for media, schema in schemas.items()}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,77 @@
+// What people do with an image that is there: use it, vary it, run it again.
+import { imageUrl, sendJson, send } from "./api.js";
+import { fillForm, form } from "./form.js";
+import { readImage } from "./images.js";
+import { submit } from "./jobs.js";
+import { findModel } from "./models.js";
+import { notify, notifyProblem } from "./notices.js";
+
+// Take over the settings of a job: "all", "prompt", "seed" or "all but seed".
+export async function reuse(job, parts = "all", seed = job.seed) {
+  await reporting(async () => {
+    const { request, missing } = await requestOfJob(job);
+    fillForm({ ...request, seed }, parts);
+    if (missing.length && parts !== "seed" && parts !== "prompt") notify("Input images are not kept: add them again.");
+    focusPrompt();
+  });
+}
+
+// The same once more, with another seed.
+export async function vary(job) {
+  await repeat(job, ({ seed, ...request }) => request);
+}
+
+export async function runAgain(job) {
+  await repeat(job, (request) => request);
+}
+
+async function repeat(job, change) {
+  await reporting(async () => {
+    const { request, missing } = await requestOfJob(job);
+    if (missing.length) {
+      fillForm(change(request), request.seed === change(request).seed ? "all" : "all but seed");
+      focusPrompt();
+      return notify("Input images are not kept: add them and generate.");
+    }
+    await submit(change(request));
+  });
+}
+
+export function requestOfJob(job) {
+  return sendJson(`/api/jobs/${job.id}/request`);
+}
+
+export async function useAsInput(job, image) {
+  await reporting(async () => {
+    const url = imageUrl(image);
+    const file = await (await send(url.slice(url.indexOf("/api/jobs/")))).blob();
+    addInput(await readImage(file, job.prompt.slice(0, 40) || "image"));
+  });
+}
+
+export async function addFiles(files) {
+  await reporting(async () => {
+    for (const file of files) addInput(await readImage(file, file.name));
+  });
+}
+
+function addInput(image) {
+  const state = form.get();
+  const most = findModel(state.model)?.controls?.images ?? 0;
+  if (!most) return notify("This model takes no images; choose one that does.");
+  const images = most === 1 ? [image] : [...state.images, image].slice(-most);
+  form.set({ images, mask: images[0] === state.images[0] ? state.mask : null });
+  notify("Added as input");
+}
+
+export function focusPrompt() {
+  document.getElementById("prompt")?.focus();
+}
+
+async function reporting(work) {
+  try {
+    await work();
+  } catch (error) {
+    notifyProblem(error);
+  }
+}

@@ -1,0 +1,71 @@
+// The event stream of all jobs. It resumes where it broke off: after a restart of the service, or when the laptop slept.
+import { headersWith, BASE, Problem, session } from "./api.js";
+import { createStore } from "./store.js";
+
+// The service sends something every 15 seconds.
+const SILENCE_MS = 40_000;
+const MAX_WAIT_MS = 5_000;
+
+export const connection = createStore({ isOnline: true });
+
+// Calls `handle(type, data)` for each event, for ever. Returns a function that connects again at once.
+export function followEvents(handle) {
+  const stream = { last: "", failures: 0, controller: null, wake: () => {} };
+  const reconnect = () => {
+    stream.failures = 0;
+    stream.controller?.abort();
+    stream.wake();
+  };
+  window.addEventListener("online", reconnect);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && !connection.get().isOnline) reconnect();
+  });
+  run(stream, handle);
+  return reconnect;
+}
+
+async function run(stream, handle) {
+  for (;;) {
+    try {
+      await connect(stream, handle);
+    } catch (error) {
+      if (error.status === 401) session.set({ isLocked: true });
+    }
+    if (stream.failures > 0) connection.set({ isOnline: false });
+    stream.failures += 1;
+    const wait = Math.min(MAX_WAIT_MS, 250 * 2 ** stream.failures);
+    await new Promise((resolve) => {
+      stream.wake = resolve;
+      setTimeout(resolve, wait);
+    });
+  }
+}
+
+async function connect(stream, handle) {
+  stream.controller = new AbortController();
+  const headers = headersWith(stream.last ? { "Last-Event-ID": stream.last } : {});
+  const answer = await fetch(`${BASE}/api/events`, { headers, signal: stream.controller.signal });
+  if (!answer.ok) throw new Problem({ status: answer.status, detail: "" });
+  stream.failures = 0;
+  connection.set({ isOnline: true });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let pending = "";
+  for (;;) {
+    const timer = setTimeout(() => stream.controller.abort(), SILENCE_MS);
+    const { value, done } = await reader.read().finally(() => clearTimeout(timer));
+    if (done) return;
+    const blocks = (pending + value).split("\n\n");
+    pending = blocks.pop();
+    for (const block of blocks) dispatch(block, stream, handle);
+  }
+}
+
+function dispatch(block, stream, handle) {
+  const fields = {};
+  for (const line of block.split(/\r?\n/)) {
+    const [, name, value] = /^(\w+): ?(.*)$/.exec(line) ?? [];
+    if (name) fields[name] = value;
+  }
+  if (fields.id) stream.last = fields.id;
+  if (fields.event) handle(fields.event, JSON.parse(fields.data));
+}

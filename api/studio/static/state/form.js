@@ -1,0 +1,125 @@
+// What the form holds, and the request that it becomes. null stands for the default of the model.
+import { findModel, models } from "./models.js";
+import { createStore } from "./store.js";
+
+const SAVED = "imagegen-form";
+const HISTORY = "imagegen-prompts";
+const MAX_HISTORY = 50;
+export const MAX_SEED = 2 ** 32 - 1;
+
+const EMPTY = {
+  prompt: "",
+  model: null,
+  negative: "",
+  width: null,
+  height: null,
+  steps: null,
+  guidance: null,
+  strength: null,
+  scheduler: null,
+  seed: null,
+  count: 1,
+  loras: [],
+  format: "png",
+  label: "",
+};
+// Images stay in memory: they are too large to be saved. Each is {name, url (data:), width, height}.
+const NO_IMAGES = { images: [], mask: null };
+
+export const form = createStore({ ...EMPTY, ...saved(SAVED, {}), ...NO_IMAGES });
+form.subscribe(() => {
+  const { images, mask, ...rest } = form.get();
+  localStorage.setItem(SAVED, JSON.stringify(rest));
+});
+
+function saved(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(name)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+export function resetForm() {
+  const { prompt, model, images, mask } = form.get();
+  form.set({ ...EMPTY, prompt, model, images, mask });
+}
+
+export function isChanged({ prompt, model, images, mask, ...rest }) {
+  return Object.entries(rest).some(([name, value]) => JSON.stringify(value) !== JSON.stringify(EMPTY[name]));
+}
+
+export function sizeOf(state, controls) {
+  return { width: state.width ?? controls.width.default, height: state.height ?? controls.height.default };
+}
+
+// The request that the form stands for, with only what this model has and what was chosen.
+export function requestOf(state, model = findModel(state.model)) {
+  const { controls } = model;
+  const chosen = {
+    negative_prompt: controls?.negative && state.negative.trim() ? state.negative : null,
+    width: state.width,
+    height: state.height,
+    num_inference_steps: controls?.steps ? state.steps : null,
+    guidance_scale: controls?.guidance ? state.guidance : null,
+    scheduler: controls?.schedulers.includes(state.scheduler) ? state.scheduler : null,
+    seed: state.seed,
+    num_images: state.count > 1 ? Math.min(state.count, controls?.count ?? 1) : null,
+    loras: lorasOf(state, controls),
+    output_format: state.format === "png" ? null : state.format,
+    label: state.label.trim() || null,
+    ...inputsOf(state, controls),
+  };
+  const given = Object.entries(chosen).filter(([, value]) => value !== null && value !== undefined);
+  return { prompt: state.prompt, model: model.name, ...Object.fromEntries(given) };
+}
+
+function lorasOf(state, controls) {
+  const known = state.loras.filter((lora) => controls?.loras.includes(lora.name));
+  return known.length ? known : null;
+}
+
+function inputsOf(state, controls) {
+  if (!controls?.images || !state.images.length) return {};
+  const images = state.images.slice(0, controls.images).map((image) => image.url);
+  return {
+    image: images.length === 1 ? images[0] : images,
+    mask: controls.mask ? state.mask : null,
+    strength: controls.strength ? state.strength : null,
+  };
+}
+
+// Fill the form from the request of a job or the recipe of a file. `parts`: "all", "prompt", "seed" or "all but seed".
+export function fillForm(request, parts = "all") {
+  if (parts === "seed") return form.set({ seed: request.seed ?? null });
+  const prompts = { prompt: request.prompt ?? "", negative: request.negative_prompt ?? "" };
+  if (parts === "prompt") return form.set(prompts);
+  form.set({
+    ...EMPTY,
+    ...prompts,
+    model: knownModel(request.bfl_model ?? request.model),
+    width: request.width ?? null,
+    height: request.height ?? null,
+    steps: request.num_inference_steps ?? null,
+    guidance: request.guidance_scale ?? null,
+    strength: request.strength ?? null,
+    scheduler: request.scheduler ?? null,
+    seed: parts === "all" ? (request.seed ?? null) : null,
+    count: request.num_images ?? 1,
+    loras: request.loras ?? [],
+    format: request.output_format ?? "png",
+  });
+}
+
+// Recipes of other programs name models that this service may not have.
+function knownModel(name) {
+  return models.get().list?.some((model) => model.name === name) ? name : form.get().model;
+}
+
+export const history = {
+  all: () => saved(HISTORY, []),
+  add(prompt) {
+    const others = history.all().filter((known) => known !== prompt);
+    localStorage.setItem(HISTORY, JSON.stringify([prompt, ...others].slice(0, MAX_HISTORY)));
+  },
+};

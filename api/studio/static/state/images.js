@@ -1,0 +1,31 @@
+// Images as inputs: read from files, the clipboard or the gallery, and checked before they are sent.
+
+const MAX_BYTES = 20 * 1024 * 1024;
+
+// {name, url (data:), width, height}. Raises an Error with a sentence.
+export async function readImage(blob, name = "image") {
+  if (!blob.type.startsWith("image/")) throw new Error(`${name} is not an image.`);
+  if (blob.size > MAX_BYTES) throw new Error(`${name} is larger than 20 MB.`);
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(blob);
+  } catch {
+    throw new Error(`${name} is damaged, or of a kind that this browser cannot read.`);
+  }
+  const { width, height } = bitmap;
+  bitmap.close();
+  return { name, url: await dataUrl(blob), width, height };
+}
+
+function dataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
+export function imageFiles(transfer) {
+  return [...(transfer?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+}

@@ -1,0 +1,219 @@
+// All jobs that this page knows: the gallery's list, and live changes from the event stream.
+import { sendJson } from "./api.js";
+import { announce, notifyProblem } from "./notices.js";
+import { createStore } from "./store.js";
+
+const PAGE = 100;
+export const isUnfinished = (state) => state === "queued" || state === "running";
+
+// `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
+// `mine` holds the jobs of this tab, and `current` is the one that the stage shows.
+export const jobs = createStore({
+  byId: new Map(),
+  ids: [],
+  hidden: new Set(),
+  filter: { q: "", model: "", state: "", pinned: false },
+  cursor: null,
+  isLoading: false,
+  isComplete: false,
+  error: "",
+  mine: [],
+  current: null,
+});
+
+// What the page keeps of each job: a fifth of what the API sends.
+function slim(job) {
+  const { id, state, model, backend, pinned, label, error, warnings, created_at: createdAt, request } = job;
+  return {
+    id, state, model, backend, pinned, label, error, warnings, createdAt,
+    prompt: request.prompt,
+    seed: request.seed,
+    width: request.width,
+    height: request.height,
+    count: request.num_images ?? 1,
+    images: job.images.filter((image) => image.url),
+    progress: job.progress,
+    position: job.queue_position,
+    wait: job.estimated_wait_seconds,
+    load: job.loading,
+  };
+}
+
+function put(job) {
+  const { byId } = jobs.get();
+  const known = byId.get(job.id);
+  // The answer to a request may arrive after an event that is newer.
+  if (known && !isUnfinished(known.state) && isUnfinished(job.state)) return known;
+  const kept = job.state === "running" ? { preview: known?.preview, progress: job.progress ?? known?.progress } : {};
+  const next = { ...job, ...kept };
+  byId.set(job.id, next);
+  return next;
+}
+
+function patch(id, changes) {
+  const { byId } = jobs.get();
+  if (!byId.has(id)) return;
+  byId.set(id, { ...byId.get(id), ...changes });
+  jobs.set({});
+}
+
+function matches(job, { q, model, state, pinned }) {
+  const text = `${job.prompt}\n${job.label ?? ""}`.toLowerCase();
+  const words = q.toLowerCase().split(/\s+/);
+  const isFound = words.every((word) => text.includes(word)) && (!model || job.model === model);
+  return isFound && (!state || job.state === state) && (!pinned || job.pinned);
+}
+
+// Ids begin with the time of creation, so sorting them sorts the jobs. Jobs older than the list belong to a later page.
+function listed(ids, job, { filter, isComplete }) {
+  const isListed = ids.includes(job.id);
+  if (!matches(job, filter)) return isListed ? ids.filter((id) => id !== job.id) : ids;
+  const isOlder = ids.length > 0 && job.id < ids.at(-1);
+  if (isListed || (isOlder && !isComplete)) return ids;
+  if (!ids.length || job.id > ids[0]) return [job.id, ...ids];
+  return [...ids, job.id].sort().reverse();
+}
+
+export function upsert(full) {
+  const job = put(slim(full));
+  const state = jobs.get();
+  jobs.set({ ids: listed(state.ids, job, state) });
+  return job;
+}
+
+const handlers = {
+  sync: () => reload(),
+  state: (job) => upsert(job),
+  progress({ id, ...progress }) {
+    patch(id, { progress });
+    const { mine } = jobs.get();
+    if (mine.includes(id) && isHalf(progress)) announce(`Half done: step ${progress.step} of ${progress.steps}`);
+  },
+  preview: ({ id, media_type: type, b64_json: data }) => patch(id, { preview: `data:${type};base64,${data}` }),
+  done(full) {
+    const wasUnfinished = isUnfinished(jobs.get().byId.get(full.id)?.state);
+    const job = upsert(full);
+    if (wasUnfinished && jobs.get().mine.includes(job.id)) announce(endOf(job));
+  },
+};
+
+export function handleEvent(type, data) {
+  performance.mark(`imagegen:${type}`);
+  handlers[type]?.(data);
+}
+
+function isHalf({ step, steps }) {
+  return step / steps >= 0.5 && (step - 1) / steps < 0.5;
+}
+
+function endOf(job) {
+  if (job.state === "succeeded") return `Done: ${job.prompt}`;
+  return job.state === "cancelled" ? "Cancelled" : `Failed: ${job.error?.detail ?? ""}`;
+}
+
+// Read the first page again, and every job that this page believes to be unfinished.
+async function reload() {
+  const { byId } = jobs.get();
+  const open = [...byId.values()].filter((job) => isUnfinished(job.state)).map((job) => job.id);
+  jobs.set({ ids: [], cursor: null, isComplete: false });
+  await loadMore();
+  for (const id of open) await refresh(id);
+}
+
+export async function refresh(id) {
+  try {
+    return upsert(await sendJson(`/api/jobs/${id}`));
+  } catch (error) {
+    if (error.status !== 404) return null;
+    forget(id);
+    return null;
+  }
+}
+
+export function forget(id) {
+  const without = (list) => list.filter((other) => other !== id);
+  jobs.get().byId.delete(id);
+  jobs.set(({ ids, mine, current }) => ({
+    ids: without(ids),
+    mine: without(mine),
+    current: current === id ? null : current,
+  }));
+}
+
+export function setFilter(changes) {
+  jobs.set(({ filter }) => ({ filter: { ...filter, ...changes }, ids: [], cursor: null, isComplete: false }));
+  loading = null;
+  return loadMore();
+}
+
+let loading = null;
+
+// Load the next page. A search may return empty pages, whose cursor goes on.
+export function loadMore() {
+  const { isComplete } = jobs.get();
+  if (isComplete || loading) return loading;
+  const token = loadPages().finally(() => {
+    if (loading === token) loading = null;
+  });
+  loading = token;
+  return token;
+}
+
+async function loadPages() {
+  const { filter } = jobs.get();
+  jobs.set({ isLoading: true, error: "" });
+  try {
+    let found = 0;
+    do {
+      const page = await sendJson(`/api/jobs?${queryOf(filter, jobs.get().cursor)}`);
+      if (jobs.get().filter !== filter) return;
+      append(page);
+      found += page.jobs.length;
+    } while (!found && !jobs.get().isComplete);
+  } catch (error) {
+    jobs.set({ error: error.message });
+  } finally {
+    if (jobs.get().filter === filter) jobs.set({ isLoading: false });
+  }
+}
+
+function queryOf({ q, model, state, pinned }, cursor) {
+  const query = new URLSearchParams({ limit: PAGE });
+  if (q.trim()) query.set("q", q.trim());
+  for (const [name, value] of Object.entries({ model, state, pinned, cursor })) if (value) query.set(name, value);
+  return query;
+}
+
+function append(page) {
+  for (const job of page.jobs) put(slim(job));
+  const known = new Set(jobs.get().ids);
+  const added = page.jobs.map((job) => job.id).filter((id) => !known.has(id));
+  jobs.set(({ ids }) => ({ ids: [...ids, ...added], cursor: page.cursor, isComplete: page.cursor === null }));
+}
+
+// Submit a request; the job appears at once.
+export async function submit(request) {
+  const key = crypto.randomUUID?.() ?? String(Math.random());
+  const full = await sendJson("/api/jobs", { method: "POST", body: request, headers: { "Idempotency-Key": key } });
+  performance.mark("imagegen:submitted");
+  jobs.set(({ mine }) => ({ mine: [full.id, ...mine], current: full.id }));
+  return upsert(full);
+}
+
+export async function cancel(id) {
+  try {
+    upsert(await sendJson(`/api/jobs/${id}`, { method: "DELETE" }));
+  } catch (error) {
+    if (error.code !== "invalid-transition") notifyProblem(error);
+  }
+}
+
+export async function setPinned(id, pinned) {
+  patch(id, { pinned });
+  try {
+    upsert(await sendJson(`/api/jobs/${id}/pin`, { method: pinned ? "PUT" : "DELETE" }));
+  } catch (error) {
+    patch(id, { pinned: !pinned });
+    notifyProblem(error);
+  }
+}

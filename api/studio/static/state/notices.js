@@ -1,0 +1,35 @@
+// Short messages at the edge of the page, and what screen readers are told.
+import { createStore } from "./store.js";
+
+const SHOWN_MS = 6_000;
+let number = 0;
+
+export const notices = createStore({ shown: [], spoken: "" });
+
+// Speak politely, without showing anything.
+export function announce(text) {
+  notices.set({ spoken: text });
+}
+
+// Show a message; `action` is a button {label, run}. It vanishes by itself unless it is an error.
+export function notify(text, { action, isError = false, onEnd } = {}) {
+  const id = (number += 1);
+  const notice = { id, text, action, isError };
+  notices.set(({ shown }) => ({ shown: [...shown.slice(-3), notice], spoken: text }));
+  const timer = setTimeout(() => {
+    dismiss(id);
+    onEnd?.();
+  }, isError ? 2 * SHOWN_MS : SHOWN_MS);
+  return () => {
+    clearTimeout(timer);
+    dismiss(id);
+  };
+}
+
+export function notifyProblem(error) {
+  notify(error.message, { isError: true });
+}
+
+export function dismiss(id) {
+  notices.set(({ shown }) => ({ shown: shown.filter((notice) => notice.id !== id) }));
+}

@@ -1,0 +1,34 @@
+// A value that views subscribe to.
+import { useEffect, useReducer, useRef } from "../vendor/htm-preact.js";
+
+export function createStore(initial) {
+  let state = initial;
+  const listeners = new Set();
+  return {
+    get: () => state,
+    set(patch) {
+      state = { ...state, ...(typeof patch === "function" ? patch(state) : patch) };
+      for (const listener of [...listeners]) listener();
+    },
+    subscribe(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+  };
+}
+
+// The selected part of a store. The view renders again only when that part is another value.
+export function useStore(store, select = (state) => state) {
+  const [, update] = useReducer((count) => count + 1, 0);
+  const latest = useRef();
+  const selected = select(store.get());
+  latest.current = { select, selected };
+  useEffect(() => {
+    const check = () => {
+      if (!Object.is(latest.current.select(store.get()), latest.current.selected)) update();
+    };
+    check();
+    return store.subscribe(check);
+  }, [store]);
+  return selected;
+}

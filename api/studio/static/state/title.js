@@ -1,0 +1,32 @@
+// The title and the icon of the tab tell how far the jobs of this tab are, and when they are done.
+import { BASE } from "./api.js";
+import { isUnfinished, jobs } from "./jobs.js";
+
+const NAME = "imagegen";
+let hadOpenJobs = false;
+let isDone = false;
+
+export function followTitle() {
+  jobs.subscribe(update);
+  window.addEventListener("focus", () => {
+    isDone = false;
+    update();
+  });
+}
+
+function update() {
+  const { byId, mine } = jobs.get();
+  const open = mine.map((id) => byId.get(id)).filter((job) => job && isUnfinished(job.state));
+  if (hadOpenJobs && !open.length && !document.hasFocus()) isDone = true;
+  hadOpenJobs = open.length > 0;
+  const fraction = open.reduce((sum, job) => sum + (job.progress?.fraction ?? 0), 0) / (open.length || 1);
+  const title = open.length ? `${Math.round(100 * fraction)} % · ${NAME}` : isDone ? `Done · ${NAME}` : NAME;
+  if (document.title !== title) document.title = title;
+  setIcon(open.length ? "icon-busy.svg" : isDone ? "icon-done.svg" : "icon.svg");
+}
+
+function setIcon(name) {
+  const link = document.querySelector("link[rel=icon]");
+  const url = `${BASE}/studio/${name}`;
+  if (link.getAttribute("href") !== url) link.setAttribute("href", url);
+}

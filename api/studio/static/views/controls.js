@@ -1,0 +1,38 @@
+// The controls of the form: each shows the default of the model until it is changed, and a way back to it.
+import { html } from "../vendor/htm-preact.js";
+import { form } from "../state/form.js";
+import { IconButton } from "./icons.js";
+
+export function Reset({ name, label, value }) {
+  if (value === null) return null;
+  return html`<${IconButton} icon="reset" label=${`Reset ${label} to the default`} onClick=${() => form.set({ [name]: null })} />`;
+}
+
+// A slider and a number for one value.
+export function Range({ name, label, hint, range, value }) {
+  const shown = value ?? range.default;
+  const set = (event) => {
+    const number = Number(event.target.value);
+    if (event.target.value !== "" && !Number.isNaN(number)) form.set({ [name]: number });
+  };
+  const common = { min: range.min, max: range.max, step: range.step, value: shown };
+  return html`<div class="field">
+    <div class="field-head">
+      <label for=${name}>${label}</label>
+      <${Reset} name=${name} label=${label} value=${value} />
+      <input id=${`${name}-number`} type="number" aria-label=${`${label} as a number`} ...${common} onChange=${set} />
+    </div>
+    <input id=${name} type="range" ...${common} onInput=${set} title=${hint} />
+  </div>`;
+}
+
+export function Choice({ name, label, options, value, none }) {
+  const set = (event) => form.set({ [name]: event.target.value || null });
+  return html`<div class="field">
+    <div class="field-head"><label for=${name}>${label}</label></div>
+    <select id=${name} value=${value ?? ""} onChange=${set}>
+      ${none && html`<option value="">${none}</option>`}
+      ${options.map((option) => html`<option key=${option} value=${option}>${option}</option>`)}
+    </select>
+  </div>`;
+}

@@ -1,0 +1,136 @@
+// The form: a prompt, a model, and only the controls that this model has.
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { focusPrompt } from "../state/actions.js";
+import { session } from "../state/api.js";
+import { form, history, isChanged, MAX_SEED, requestOf, resetForm } from "../state/form.js";
+import { submit } from "../state/jobs.js";
+import { findModel, models } from "../state/models.js";
+import { announce } from "../state/notices.js";
+import { useStore } from "../state/store.js";
+import { Choice, Range } from "./controls.js";
+import { IconButton } from "./icons.js";
+import { Inputs } from "./inputs.js";
+import { Loras } from "./loras.js";
+import { ModelPicker } from "./model-picker.js";
+import { Price } from "./price.js";
+import { Size } from "./size.js";
+
+export function Create() {
+  const state = useStore(form);
+  const rights = useStore(session, ({ rights }) => rights);
+  useStore(models);
+  const [status, setStatus] = useState({ isBusy: false, problem: "" });
+  const model = findModel(state.model);
+  const isReadOnly = rights?.may_write === false;
+  const generate = async (event) => {
+    event?.preventDefault();
+    if (!form.get().prompt.trim()) return focusPrompt();
+    setStatus({ isBusy: true, problem: "" });
+    setStatus({ isBusy: false, problem: await submitForm() });
+  };
+  return html`<form class="create" aria-label="Create" onSubmit=${generate} onKeyDown=${(event) => isGenerateKey(event) && generate(event)}>
+    <div class="create-scroll">
+      <${Prompt} value=${state.prompt} />
+      <${ModelPicker} chosen=${model} />
+      ${model?.controls && html`<${Settings} state=${state} controls=${model.controls} />`}
+    </div>
+    <div class="create-bar">
+      ${status.problem && html`<p class="problem" role="alert">${status.problem}</p>`}
+      ${isReadOnly && html`<p class="hint">This key is read-only: it cannot make images.</p>`}
+      ${model?.isPaid && html`<${Price} model=${model} count=${state.count} />`}
+      <button type="submit" class="primary generate" disabled=${isReadOnly || !model}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
+    </div>
+  </form>`;
+}
+
+const isGenerateKey = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey);
+
+// The problem in words, '' if there is none.
+async function submitForm() {
+  try {
+    const state = form.get();
+    history.add(state.prompt);
+    await submit(requestOf(state));
+    announce("Generating");
+    showStage();
+    return "";
+  } catch (error) {
+    return error.message;
+  }
+}
+
+// On a phone the current job is above the form.
+function showStage() {
+  const stage = document.querySelector(".stage");
+  if (stage.getBoundingClientRect().bottom < innerHeight / 2) scrollTo({ top: 0, behavior: "smooth" });
+}
+
+function Prompt({ value }) {
+  const position = useRef(-1);
+  const area = useRef();
+  useEffect(() => area.current.focus(), []);
+  const onKeyDown = (event) => {
+    const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    if (!event.altKey || !step) return;
+    event.preventDefault();
+    const prompts = history.all();
+    position.current = Math.max(-1, Math.min(prompts.length - 1, position.current + step));
+    if (position.current >= 0) form.set({ prompt: prompts[position.current] });
+  };
+  return html`<div class="field prompt">
+    <label for="prompt">Prompt</label>
+    <textarea id="prompt" ref=${area} rows="4" maxlength="4000" required placeholder="What should the image show?" value=${value}
+      onInput=${(event) => form.set({ prompt: event.target.value })} onKeyDown=${onKeyDown} />
+  </div>`;
+}
+
+function Settings({ state, controls }) {
+  return html`<div class="settings">
+    ${controls.negative && html`<div class="field">
+      <label for="negative">Not in the image</label>
+      <textarea id="negative" rows="1" maxlength="4000" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
+    </div>`}
+    <${Size} state=${state} controls=${controls} />
+    <div class="pair">
+      <${Count} value=${state.count} most=${controls.count} />
+      <${Seed} value=${state.seed} />
+    </div>
+    ${controls.images > 0 && html`<${Inputs} state=${state} controls=${controls} />`}
+    <${More} state=${state} controls=${controls} />
+  </div>`;
+}
+
+function More({ state, controls }) {
+  const { steps, guidance, schedulers, loras } = controls;
+  return html`<details class="more">
+    <summary>More settings</summary>
+    ${steps && html`<${Range} name="steps" label="Steps" hint="More steps take longer" range=${steps} value=${state.steps} />`}
+    ${guidance && html`<${Range} name="guidance" label="Guidance" hint="How closely the image follows the prompt" range=${guidance} value=${state.guidance} />`}
+    ${schedulers.length > 0 && html`<${Choice} name="scheduler" label="Scheduler" options=${schedulers} value=${state.scheduler} none="Default of the model" />`}
+    ${loras.length > 0 && html`<${Loras} names=${loras} chosen=${state.loras} />`}
+    <${Choice} name="format" label="File format" options=${["png", "jpeg", "webp"]} value=${state.format} />
+    <div class="field">
+      <div class="field-head"><label for="label">Label</label></div>
+      <input id="label" maxlength="128" value=${state.label} placeholder="To find it again" onInput=${(event) => form.set({ label: event.target.value })} />
+    </div>
+    <button type="button" class="plain" disabled=${!isChanged(state)} onClick=${resetForm}>Reset all settings</button>
+  </details>`;
+}
+
+function Count({ value, most }) {
+  return html`<div class="field">
+    <label for="count">Images</label>
+    <input id="count" type="number" min="1" max=${most} value=${Math.min(value, most)} onChange=${(event) => form.set({ count: Number(event.target.value) || 1 })} />
+  </div>`;
+}
+
+function Seed({ value }) {
+  const set = (event) => form.set({ seed: event.target.value === "" ? null : Number(event.target.value) });
+  return html`<div class="field">
+    <label for="seed">Seed</label>
+    <div class="with-button">
+      <input id="seed" type="number" min="0" max=${MAX_SEED} value=${value ?? ""} placeholder="random" onChange=${set} />
+      <${IconButton} icon="dice" label="Random seed" isPressed=${value === null} onClick=${() => form.set({ seed: null })} />
+    </div>
+  </div>`;
+}

@@ -1,0 +1,39 @@
+// The top of the page: where one is, whether the service answers, and the key.
+import { html } from "../vendor/htm-preact.js";
+import { BASE, logOut, session } from "../state/api.js";
+import { connection } from "../state/events.js";
+import { isUnfinished, jobs } from "../state/jobs.js";
+import { plural } from "../state/format.js";
+import { useStore } from "../state/store.js";
+import { IconButton } from "./icons.js";
+
+export function Header({ place, onHelp }) {
+  const { isOnline } = useStore(connection);
+  const rights = useStore(session, (state) => state.rights);
+  const open = useStore(jobs, ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state)).length);
+  const link = (hash, label) => html`<a href=${hash} aria-current=${place === hash ? "page" : undefined}>${label}</a>`;
+  return html`<header class="top">
+    <a class="brand" href="#/"><img src=${`${BASE}/studio/icon.svg`} alt="" width="24" height="24" /> imagegen</a>
+    <nav aria-label="Pages">${link("#/", "Studio")} ${place === "#/" && html`<a class="on-phones" href="#gallery">Gallery</a>`} ${link("#/service", "Service")}</nav>
+    <span class="top-state">
+      ${!isOnline && html`<span class="offline"><span class="dot broken"></span> The service does not answer; trying again…</span>`}
+      ${isOnline && open > 0 && html`<span class="hint">${plural(open, "job")} running</span>`}
+    </span>
+    ${rights?.required && html`<button type="button" class="plain" onClick=${logOut} title="Log out">${rights.name}${rights.may_write ? "" : " (read-only)"}, log out</button>`}
+    <${IconButton} icon="moon" label="Light or dark" onClick=${toggleTheme} />
+    <${IconButton} icon="help" label="Keys" onClick=${onHelp} />
+  </header>`;
+}
+
+const THEME = "imagegen-theme";
+
+export function applyTheme() {
+  const theme = localStorage.getItem(THEME);
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+function toggleTheme() {
+  const isDark = getComputedStyle(document.documentElement).colorScheme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  localStorage.setItem(THEME, isDark ? "light" : "dark");
+  applyTheme();
+}

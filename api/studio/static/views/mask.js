@@ -1,0 +1,161 @@
+// Paints a mask: white is painted anew, black stays. With a mouse, a pen, a finger or the keyboard.
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { Dialog } from "./dialog.js";
+import { Icon } from "./icons.js";
+
+const MAX_UNDO = 30;
+const RGB = [91, 107, 255];
+const COLOUR = `rgb(${RGB})`;
+
+// The mask as a canvas of the size of the image: coloured where it is painted, transparent elsewhere.
+class Painting {
+  constructor(canvas, mask) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d", { willReadFrequently: true });
+    this.past = [];
+    if (mask) this.load(mask);
+  }
+
+  async load(mask) {
+    const bitmap = await createImageBitmap(await (await fetch(mask)).blob());
+    this.context.drawImage(bitmap, 0, 0);
+    const pixels = this.pixels();
+    for (let at = 0; at < pixels.data.length; at += 4) pixels.data.set([...RGB, pixels.data[at]], at);
+    this.context.putImageData(pixels, 0, 0);
+  }
+
+  pixels() {
+    return this.context.getImageData(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  remember() {
+    this.past = [...this.past.slice(1 - MAX_UNDO), this.pixels()];
+  }
+
+  undo() {
+    const before = this.past.pop();
+    if (before) this.context.putImageData(before, 0, 0);
+  }
+
+  stroke(from, to, { size, isErasing }) {
+    const { context } = this;
+    context.globalCompositeOperation = isErasing ? "destination-out" : "source-over";
+    Object.assign(context, { strokeStyle: COLOUR, lineWidth: size, lineCap: "round", lineJoin: "round" });
+    context.beginPath();
+    context.moveTo(from.x, from.y);
+    context.lineTo(to.x + 0.01, to.y);
+    context.stroke();
+    context.globalCompositeOperation = "source-over";
+  }
+
+  invert() {
+    this.remember();
+    const pixels = this.pixels();
+    for (let at = 0; at < pixels.data.length; at += 4) {
+      pixels.data.set([...RGB, 255 - pixels.data[at + 3]], at);
+    }
+    this.context.putImageData(pixels, 0, 0);
+  }
+
+  clear() {
+    this.remember();
+    this.context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  // As a file: black and white. null if nothing is painted.
+  url() {
+    if (!this.pixels().data.some((value, at) => at % 4 === 3 && value > 127)) return null;
+    const copy = Object.assign(document.createElement("canvas"), { width: this.canvas.width, height: this.canvas.height });
+    const context = copy.getContext("2d");
+    const fill = (colour, operation) => {
+      Object.assign(context, { fillStyle: colour, globalCompositeOperation: operation });
+      context.fillRect(0, 0, copy.width, copy.height);
+    };
+    context.drawImage(this.canvas, 0, 0);
+    fill("#fff", "source-in");
+    fill("#000", "destination-over");
+    return copy.toDataURL("image/png");
+  }
+}
+
+export function MaskEditor({ image, mask, onClose, onDone }) {
+  const canvas = useRef();
+  const painting = useRef();
+  const [brush, setBrush] = useState({ size: Math.max(4, Math.round(Math.min(image.width, image.height) / 8)), isErasing: false });
+  useEffect(() => {
+    painting.current = new Painting(canvas.current, mask);
+  }, []);
+  const done = () => {
+    onDone(painting.current.url());
+    onClose();
+  };
+  return html`<${Dialog} title="Paint what to change" onClose=${onClose} className="mask-editor">
+    <${Tools} brush=${brush} setBrush=${setBrush} painting=${painting} longest=${Math.max(image.width, image.height)} />
+    <div class="mask-stage">
+      <div class="mask-layers" style=${{ aspectRatio: `${image.width} / ${image.height}`, width: `min(100%, ${(56 * image.width) / image.height}vh)` }}>
+        <img src=${image.url} alt="The image below the mask" />
+        <canvas ref=${canvas} width=${image.width} height=${image.height} tabindex="0" role="application"
+          aria-label="Mask. Arrow keys move the brush, Space paints." ...${brushEvents(painting, brush)} />
+      </div>
+    </div>
+    <footer>
+      <span class="hint">The painted part is made anew; the rest stays as it is.</span>
+      <button type="button" onClick=${onClose}>Cancel</button>
+      <button type="button" class="primary" onClick=${done}>Use this mask</button>
+    </footer>
+  <//>`;
+}
+
+function Tools({ brush, setBrush, painting, longest }) {
+  const tool = (isErasing, label) => html`<button type="button" aria-pressed=${brush.isErasing === isErasing} onClick=${() => setBrush({ ...brush, isErasing })}>${label}</button>`;
+  return html`<div class="mask-tools" role="toolbar" aria-label="Tools">
+    ${tool(false, "Brush")} ${tool(true, "Eraser")}
+    <label>Size <input type="range" min="2" max=${Math.round(longest / 2)} value=${brush.size} onInput=${(event) => setBrush({ ...brush, size: Number(event.target.value) })} /></label>
+    <button type="button" onClick=${() => painting.current.invert()}>Invert</button>
+    <button type="button" onClick=${() => painting.current.undo()}><${Icon} name="undo" /> Undo</button>
+    <button type="button" onClick=${() => painting.current.clear()}>Clear</button>
+  </div>`;
+}
+
+function brushEvents(painting, brush) {
+  const at = (event) => {
+    const box = event.target.getBoundingClientRect();
+    const scale = event.target.width / box.width;
+    return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
+  };
+  return {
+    onPointerDown(event) {
+      event.target.setPointerCapture(event.pointerId);
+      painting.current.remember();
+      painting.current.last = at(event);
+      painting.current.stroke(painting.current.last, painting.current.last, brush);
+    },
+    onPointerMove(event) {
+      if (!event.target.hasPointerCapture(event.pointerId)) return;
+      const to = at(event);
+      painting.current.stroke(painting.current.last, to, brush);
+      painting.current.last = to;
+    },
+    onKeyDown: (event) => onKey(event, painting.current, brush),
+  };
+}
+
+function onKey(event, painting, brush) {
+  const { canvas } = painting;
+  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const from = painting.last ?? { x: canvas.width / 2, y: canvas.height / 2 };
+  if (event.key === " ") {
+    painting.remember();
+    painting.stroke(from, from, brush);
+  } else if (moves[event.key]) {
+    const [x, y] = moves[event.key].map((way) => (way * brush.size) / 2);
+    painting.last = {
+      x: Math.min(canvas.width, Math.max(0, from.x + x)),
+      y: Math.min(canvas.height, Math.max(0, from.y + y)),
+    };
+    if (event.shiftKey) painting.stroke(from, painting.last, brush);
+  } else {
+    return;
+  }
+  event.preventDefault();
+}

@@ -1,0 +1,23 @@
+// Messages at the edge of the page, and the one region that screen readers listen to.
+import { html } from "../vendor/htm-preact.js";
+import { dismiss, notices } from "../state/notices.js";
+import { useStore } from "../state/store.js";
+import { IconButton } from "./icons.js";
+
+export function Notices() {
+  const { shown } = useStore(notices);
+  return html`<div class="notices">
+    ${shown.map(
+      ({ id, text, action, isError }) => html`<div key=${id} class=${`notice ${isError ? "error" : ""}`}>
+        <span>${text}</span>
+        ${action && html`<button type="button" class="plain" onClick=${action.run}>${action.label}</button>`}
+        <${IconButton} icon="close" label="Dismiss" onClick=${() => dismiss(id)} />
+      </div>`,
+    )}
+  </div>`;
+}
+
+export function Announcer() {
+  const spoken = useStore(notices, (state) => state.spoken);
+  return html`<div role="status" aria-live="polite" class="visually-hidden">${spoken}</div>`;
+}

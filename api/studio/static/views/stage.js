@@ -1,0 +1,92 @@
+// The job that was made last: its preview becoming clear, then its images and what can be done with them.
+import { html } from "../vendor/htm-preact.js";
+import { runAgain, useAsInput, vary } from "../state/actions.js";
+import { imageUrl, session } from "../state/api.js";
+import { downloadImage } from "../state/downloads.js";
+import { form } from "../state/form.js";
+import { cancel, isUnfinished, jobs, setPinned } from "../state/jobs.js";
+import { useStore } from "../state/store.js";
+import { Icon, IconButton } from "./icons.js";
+import { describeJob, Progress } from "./progress.js";
+
+const EXAMPLES = ["a red heart on a blue background", "a penguin on a green background", "a yellow star on a purple background"];
+
+export function Stage({ onOpen }) {
+  const job = useStore(jobs, ({ current, byId, hidden }) => (current && !hidden.has(current) ? byId.get(current) : null));
+  const others = useStore(jobs, ({ mine, current, byId }) => mine.filter((id) => id !== current && isUnfinished(byId.get(id)?.state)).join(" "));
+  return html`<section class="stage" aria-label="Current job">
+    ${job ? html`<${Current} job=${job} onOpen=${onOpen} />` : html`<${Empty} />`}
+    ${others && html`<${Others} ids=${others.split(" ")} />`}
+  </section>`;
+}
+
+function Empty() {
+  const use = (prompt) => {
+    form.set({ prompt });
+    document.getElementById("prompt").focus();
+  };
+  return html`<div class="stage-empty">
+    <h2>Your next image appears here</h2>
+    <p>Describe it, and press Generate. Or begin with an example:</p>
+    <div class="examples">${EXAMPLES.map((prompt) => html`<button type="button" key=${prompt} onClick=${() => use(prompt)}>${prompt}</button>`)}</div>
+  </div>`;
+}
+
+function Current({ job, onOpen }) {
+  return html`<div class="stage-frame" data-state=${job.state}>
+    <${Shown} job=${job} onOpen=${onOpen} />
+    <div class="stage-side">
+      <p class="stage-prompt">${job.prompt}</p>
+      <p class=${`stage-state ${job.state}`}>${describeJob(job)}</p>
+      ${job.images.length > 0 && html`<p class="hint">${job.width} × ${job.height}, seed ${job.seed}, ${job.model}</p>`}
+      ${isUnfinished(job.state) ? html`<${Unfinished} job=${job} />` : html`<${Actions} job=${job} />`}
+      ${(job.warnings ?? []).map((warning) => html`<p key=${warning} class="hint">${warning}</p>`)}
+    </div>
+  </div>`;
+}
+
+function Shown({ job, onOpen }) {
+  const shape = { aspectRatio: `${job.width ?? 1} / ${job.height ?? 1}` };
+  if (job.state === "succeeded" && job.images.length) {
+    return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
+      ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.prompt}`} onClick=${() => onOpen(job.id, image.index)}>
+        <img src=${imageUrl(image)} alt=${job.prompt} width=${image.width} height=${image.height} />
+      </button>`)}
+    </div>`;
+  }
+  return html`<div class=${`stage-picture ${job.state}`} style=${shape}>
+    ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.prompt}`} onLoad=${() => performance.mark("imagegen:preview-shown")} />` : html`<${Icon} name="image" />`}
+  </div>`;
+}
+
+function Unfinished({ job }) {
+  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  return html`<div class="stage-wait">
+    <${Progress} job=${job} />
+    ${mayWrite && html`<button type="button" onClick=${() => cancel(job.id)}>Cancel</button>`}
+  </div>`;
+}
+
+function Actions({ job }) {
+  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  const [image] = job.images;
+  return html`<div class="actions" role="group" aria-label="What to do with it">
+    ${mayWrite && html`<button type="button" onClick=${() => vary(job)}><${Icon} name="vary" /> Vary</button>`}
+    ${mayWrite && html`<button type="button" onClick=${() => runAgain(job)}><${Icon} name="again" /> Again</button>`}
+    ${image && mayWrite && html`<button type="button" onClick=${() => useAsInput(job, image)}><${Icon} name="brush" /> Use as input</button>`}
+    ${image && mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
+    ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
+  </div>`;
+}
+
+function Others({ ids }) {
+  const byId = useStore(jobs, (state) => state.byId);
+  useStore(jobs, (state) => ids.map((id) => state.byId.get(id)?.progress?.step ?? state.byId.get(id)?.state).join(" "));
+  return html`<ul class="others" aria-label="Other jobs of this tab">
+    ${ids.map((id) => byId.get(id)).filter(Boolean).map((job) => html`<li key=${job.id}>
+      <button type="button" class="plain" onClick=${() => jobs.set({ current: job.id })}>${job.prompt}</button>
+      <${Progress} job=${job} />
+      <${IconButton} icon="close" label=${`Cancel ${job.prompt}`} onClick=${() => cancel(job.id)} />
+    </li>`)}
+  </ul>`;
+}

@@ -1,0 +1,66 @@
+// One job in the gallery.
+import { html, useState } from "../vendor/htm-preact.js";
+import { imageUrl, session } from "../state/api.js";
+import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
+import { removeWithUndo } from "../state/removal.js";
+import { useStore } from "../state/store.js";
+import { Icon, IconButton } from "./icons.js";
+import { describeJob, Progress } from "./progress.js";
+
+export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, onToggle, onOpen }) {
+  const job = useStore(jobs, ({ byId }) => byId.get(id));
+  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  if (!job) return null;
+  const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
+  const name = `${job.prompt}${job.state === "succeeded" ? "" : ` (${describeJob(job)})`}`;
+  return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
+    <button type="button" class="tile-open" data-job=${id} tabindex=${isTabStop ? 0 : -1} aria-label=${name} onClick=${open}
+      onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
+      <${Content} job=${job} />
+    </button>
+    ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
+    <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.prompt}`} onChange=${() => onToggle(id)} /></label>
+    ${mayWrite && job.state === "succeeded" && html`<span class=${`tile-star ${job.pinned ? "on" : ""}`}>
+      <${IconButton} icon="star" label=${`${job.pinned ? "Remove the star from" : "Star"} ${job.prompt}`} isFilled=${job.pinned} isPressed=${job.pinned} tabindex="-1" onClick=${() => setPinned(id, !job.pinned)} />
+    </span>`}
+  </li>`;
+}
+
+function Content({ job }) {
+  const [image] = job.images;
+  const [isGone, setGone] = useState(false);
+  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">The image is no longer stored</span></span>`;
+  if (job.state === "succeeded" && image) {
+    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${() => setGone(true)} />`;
+  }
+  return html`<span class="tile-text">
+    ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}
+    <span class="tile-state">${describeJob(job)}</span>
+    ${isUnfinished(job.state) && html`<${Progress} job=${job} />`}
+  </span>`;
+}
+
+function onKey(event, job, mayWrite, onToggle) {
+  const keys = {
+    x: () => onToggle(job.id),
+    s: () => mayWrite && setPinned(job.id, !job.pinned),
+    Delete: () => mayWrite && removeWithUndo([job.id]),
+  };
+  if (event.ctrlKey || event.metaKey || !keys[event.key]) return;
+  event.preventDefault();
+  event.stopPropagation();
+  keys[event.key]();
+}
+
+// Arrow keys move through the grid, also to images that are not in sight yet.
+export function moveFocus(event, ids, { columns, pitch }, setFocused) {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -ids.length, End: ids.length };
+  const id = event.target.closest("[data-job]")?.dataset.job;
+  if (!id || !steps[event.key]) return;
+  event.preventDefault();
+  const index = Math.max(0, Math.min(ids.length - 1, ids.indexOf(id) + steps[event.key]));
+  setFocused(ids[index]);
+  const top = event.currentTarget.parentElement.getBoundingClientRect().top + Math.floor(index / columns) * pitch;
+  if (top < 80 || top + pitch > innerHeight) window.scrollBy({ top: top - innerHeight / 2 + pitch / 2 });
+  requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector(`[data-job="${ids[index]}"]`)?.focus()));
+}

@@ -1,0 +1,101 @@
+// One image on the whole screen, with its data beside it.
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { vary } from "../state/actions.js";
+import { imageUrl, session } from "../state/api.js";
+import { downloadImage } from "../state/downloads.js";
+import { jobs, loadMore, refresh, setPinned } from "../state/jobs.js";
+import { removeWithUndo } from "../state/removal.js";
+import { useStore } from "../state/store.js";
+import { Compare } from "./compare.js";
+import { Details } from "./details.js";
+import { IconButton } from "./icons.js";
+import { describeJob } from "./progress.js";
+import { Zoom } from "./zoom.js";
+
+// The places that the arrows go through: every image of every listed job.
+function neighbours(id, index) {
+  const { ids, hidden, byId } = jobs.get();
+  const places = ids.filter((other) => !hidden.has(other)).flatMap((other) => {
+    const images = byId.get(other)?.images ?? [];
+    return images.length ? images.map((image) => ({ id: other, index: image.index })) : [{ id: other, index: 0 }];
+  });
+  const at = places.findIndex((place) => place.id === id && place.index === index);
+  if (at > places.length - 5) loadMore();
+  return { previous: places[at - 1], next: places[at + 1] };
+}
+
+export function Viewer({ id, index, onMove, onClose }) {
+  const dialog = useRef();
+  const job = useStore(jobs, ({ byId }) => byId.get(id));
+  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  const [zoom, setZoom] = useState(1);
+  const [isComparing, setComparing] = useState(false);
+  useEffect(() => {
+    const opener = document.activeElement;
+    dialog.current.showModal();
+    dialog.current.focus();
+    return () => opener?.isConnected && opener.focus();
+  }, []);
+  useEffect(() => {
+    setZoom(1);
+    if (!job) refresh(id).then((found) => found ?? onClose());
+  }, [id, index]);
+  const view = { job, index, zoom, setZoom, isComparing, setComparing, mayWrite, onMove, onClose, ...neighbours(id, index) };
+  return html`<dialog ref=${dialog} class="viewer" tabindex="-1" aria-label="Image" onClose=${onClose} onKeyDown=${(event) => onKey(event, view)}>
+    ${job && html`<${Content} ...${view} />`}
+  </dialog>`;
+}
+
+function Content(view) {
+  const { job, index, zoom, setZoom, isComparing, next, onMove, previous } = view;
+  const image = job.images.find((other) => other.index === index) ?? job.images[0];
+  const other = isComparing && next ? jobs.get().byId.get(next.id) : null;
+  const second = other?.images.find(({ index: at }) => at === next.index);
+  return html`<div class="viewer-stage">
+      <${Toolbar} ...${view} image=${image} />
+      ${!image && html`<p class="viewer-empty">${describeJob(job)}</p>`}
+      ${image && second && html`<${Compare} first=${imageUrl(image)} second=${imageUrl(second)} names=${[job.prompt, other.prompt]} />`}
+      ${image && !second && html`<${Zoom} src=${imageUrl(image)} alt=${job.prompt} zoom=${zoom} setZoom=${setZoom} />`}
+      <span class="viewer-arrow left"><${IconButton} icon="left" label="Previous image" disabled=${!previous} onClick=${() => onMove(previous)} /></span>
+      <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>
+    </div>
+    <${Details} id=${job.id} state=${job.state} image=${image} mayWrite=${view.mayWrite} onClose=${view.onClose} />`;
+}
+
+function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, mayWrite, onClose, onMove }) {
+  return html`<div class="viewer-tools" role="toolbar" aria-label="Image">
+    <${IconButton} icon="minus" label="Zoom out" disabled=${zoom <= 1} onClick=${() => setZoom(Math.max(1, zoom / 1.5))} />
+    <${IconButton} icon="plus" label="Zoom in" disabled=${zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
+    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!next} onClick=${() => setComparing(!isComparing)} />
+    ${mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
+    ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
+    ${mayWrite && html`<${IconButton} icon="trash" label="Delete" onClick=${() => remove(job, next, onMove, onClose)} />`}
+    <${IconButton} icon="close" label="Close" onClick=${onClose} />
+  </div>`;
+}
+
+function remove(job, next, onMove, onClose) {
+  removeWithUndo([job.id]);
+  if (next && next.id !== job.id) onMove(next);
+  else onClose();
+}
+
+function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous, next, mayWrite, onMove, onClose }) {
+  const isField = event.target.matches("input, textarea, select");
+  if (event.ctrlKey || event.metaKey || isField || !job) return;
+  const keys = {
+    ArrowLeft: () => previous && onMove(previous),
+    ArrowRight: () => next && onMove(next),
+    "+": () => setZoom(Math.min(8, zoom * 1.5)),
+    "-": () => setZoom(Math.max(1, zoom / 1.5)),
+    0: () => setZoom(1),
+    c: () => setComparing(!isComparing),
+    s: () => mayWrite && setPinned(job.id, !job.pinned),
+    v: () => mayWrite && vary(job),
+    Delete: () => mayWrite && remove(job, next, onMove, onClose),
+  };
+  if (!keys[event.key]) return;
+  event.preventDefault();
+  event.stopPropagation();
+  keys[event.key]();
+}

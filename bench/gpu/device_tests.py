@@ -1,0 +1,61 @@
+"""Runs every test that is marked `gpu`."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from bench.figures import Figure, Goal
+from bench.gpu.machine import Machine
+
+FAILED = "tests marked gpu that fail"
+#: What marks a test, directly or through the parameters that tests share.
+MARKS = re.compile(r"mark\.gpu|ON_EACH_DEVICE")
+#: With one tiny model, when the bench itself is tried.
+TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
+#: Another PyTorch than the one in constraints.txt may warn of other things.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "--override-ini=filterwarnings=default", "-p", "no:cacheprovider")
+
+
+def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
+    files = [TINY] if machine.is_tiny else test_files(Path("tests"))
+    marks = [] if machine.is_tiny else ["-m", "gpu"]
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder, "tests.xml")
+        try:
+            finished = subprocess.run(
+                [*PYTEST, *marks, f"--junitxml={result}", *files],
+                capture_output=True,
+                text=True,
+                timeout=max(30.0, machine.seconds_left()),
+                check=False,
+            )
+            output = finished.stdout + finished.stderr
+        except subprocess.TimeoutExpired as error:
+            output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else (error.stdout or "")
+            skip("some of the tests marked gpu: there was no time left")
+        if not result.exists():
+            raise RuntimeError(output[-1500:])
+        yield from figures(result.read_text(), output)
+
+
+def test_files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("test_*.py") if MARKS.search(path.read_text("utf-8")))
+
+
+def figures(xml: str, output: str) -> Iterator[Figure]:
+    """How many pass and fail. The names and messages of failures are printed, because nobody can look there later."""
+    # Written by pytest on this machine.
+    cases = list(ElementTree.fromstring(xml).iter("testcase"))  # noqa: S314
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    if failed:
+        print(output[-6000:], flush=True)
+    seconds = sum(float(case.get("time", 0)) for case in cases)
+    passed = len(cases) - len(failed) - len(skipped)
+    yield Figure("tests marked gpu that pass", passed, "tests", detail=f"{seconds:.0f} s, {len(skipped)} skipped")
+    names = ", ".join(f"{case.get('name')}" for case in failed)
+    yield Figure(FAILED, len(failed), "tests", Goal(0), detail=names[:500])

@@ -1,0 +1,72 @@
+"""Reads what the web UI's prompts hold besides text: LoRAs, and syntax that this service does not have."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.jobs.requests import MAX_LORAS
+
+_NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>:]{1,200})(?::([^<>]{0,100}))?>", re.IGNORECASE)
+#: `[from:to:when]` and `[one|other]`.
+_EDITING = re.compile(r"\[[^\[\]]{0,300}[:|][^\[\]]{0,300}\]")
+_AND = re.compile(r"\bAND\b")
+#: The scales that requests may have.
+MIN_SCALE, MAX_SCALE = -2.0, 2.0
+
+
+@dataclass(frozen=True)
+class NetworkTag:
+    """`<lora:name:scale>`"""
+
+    kind: str
+    name: str
+    scale: float
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> "NetworkTag":
+        return cls(match[1].lower(), match[2].strip(), _scale(match[3] or ""))
+
+
+def _scale(text: str) -> float:
+    """The number for the image model, such as 0.8 in `0.8`, `0.8:0.5` and `0.5:unet=0.8`; 1 without one."""
+    parts = text.split(":")
+    named = next((part.removeprefix("unet=") for part in parts if part.startswith("unet=")), parts[0])
+    try:
+        scale = float(named)
+    except ValueError:
+        return 1.0
+    return scale if math.isfinite(scale) else 1.0
+
+
+def extract_loras(prompt: str, offered: Sequence[str]) -> tuple[str, list[dict[str, Any]], list[str]]:
+    """The prompt without tags, the LoRAs that it names, and warnings about those that cannot be used."""
+    tags = [NetworkTag.of(match) for match in _NETWORK.finditer(prompt)]
+    scales, warnings = dict[str, float](), list[str]()
+    for tag in tags:
+        name = _offered_name(tag.name, offered) if tag.kind != "hypernet" else None
+        if name is None:
+            warnings.append(f"the {tag.kind} {tag.name!r} is left out: this model has none of this name")
+            continue
+        scales[name] = max(MIN_SCALE, min(tag.scale, MAX_SCALE))
+        if scales[name] != tag.scale:
+            warnings.append(f"the scale of the LoRA {name} is limited to {scales[name]:g}")
+    if len(scales) > MAX_LORAS:
+        warnings.append(f"only the first {MAX_LORAS} LoRAs are used")
+    loras = [{"name": name, "scale": scale} for name, scale in list(scales.items())[:MAX_LORAS]]
+    return _NETWORK.sub("", prompt).strip() if tags else prompt, loras, warnings
+
+
+def _offered_name(name: str, offered: Sequence[str]) -> str | None:
+    """Names may leave out the folder."""
+    if name in offered:
+        return name
+    return next((known for known in offered if known.rpartition("/")[2].casefold() == name.casefold()), None)
+
+
+def syntax_warnings(prompt: str) -> Iterator[str]:
+    if _EDITING.search(prompt):
+        yield "[from:to:when] and [one|other] are read as text that weighs less: prompts do not change between steps"
+    if _AND.search(prompt):
+        yield "AND is read as text: prompts are not combined"

@@ -1,0 +1,249 @@
+"""The models that a worker holds in memory: loaded on demand, and evicted when another one needs the room."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
+from shared.models.capabilities import Capabilities
+from worker.engines.base import Engine, OnLoad, Residency
+from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener
+from worker.engines.model_memory import MemoryBudget
+
+logger = logging.getLogger(__name__)
+
+#: How long a model that could not be loaded is not tried again, unless its files change.
+RETRY_SECONDS = 60.0
+
+
+@dataclass
+class LoadedModels:
+    """Thread-safe: one thread renders, another one may load, unload and pin."""
+
+    loader: ModelLoader
+    budget: MemoryBudget
+    listener: PoolListener
+    keep_alive_seconds: float = -1
+    """Models that were not used for this time are evicted; -1 keeps them until room is needed."""
+    clock: Callable[[], float] = time.monotonic
+    pinned: Set[str] = frozenset()
+    """Models that are never evicted."""
+    _models: dict[str, HeldModel] = field(default_factory=dict)
+    _failures: dict[tuple[str, str | None], tuple[float, ImagegenError]] = field(default_factory=dict)
+    _changing: threading.RLock = field(default_factory=threading.RLock)
+    """Held while models are loaded or moved: libraries patch globals meanwhile, and room is made only once."""
+    _state: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def default_model(self) -> str:
+        return self.loader.default_model
+
+    @property
+    def loaded(self) -> Set[str]:
+        return frozenset(self._models)
+
+    @property
+    def models(self) -> Sequence[HeldModel]:
+        """The most recently used first."""
+        with self._state:
+            return sorted(self._models.values(), key=lambda held: -held.used_at)
+
+    def capabilities(self, model: str) -> Capabilities:
+        return self.loader.capabilities(model)
+
+    def revision(self, model: str) -> str | None:
+        return self.loader.revision(model)
+
+    @contextmanager
+    def use(self, model: str, on_load: OnLoad = lambda *_: None) -> Iterator[Engine]:
+        held = self._acquire(model, on_load)
+        try:
+            yield held.engine
+        finally:
+            self._update(model, users=-1)
+
+    def load(self, model: str) -> None:
+        """Load a model that no job needs yet. Raises what `use` raises."""
+        with self.use(model):
+            pass
+
+    def unload(self, model: str) -> bool:
+        """Evict a model now. False if it is busy, pinned or not in memory."""
+        with self._changing:
+            held = self._models.get(model)
+            if held is None or held.users or model in self.pinned:
+                return False
+            self._evict(held)
+            self._tell()
+            return True
+
+    def expire(self) -> None:
+        """Evict models that were not used for the keep-alive time. Waits for no load."""
+        if self.keep_alive_seconds < 0 or not self._changing.acquire(blocking=False):
+            return
+        try:
+            oldest = self.clock() - self.keep_alive_seconds
+            idle = [held for held in self._evictable() if held.used_at <= oldest]
+            for held in idle:
+                self._evict(held)
+            if idle:
+                self._tell()
+        finally:
+            self._changing.release()
+
+    def _acquire(self, model: str, on_load: OnLoad) -> HeldModel:
+        with self._changing:
+            revision = self.loader.revision(model)
+            held = self._models.get(model)
+            if held is not None and held.revision != revision and not held.users:
+                # Its files were replaced.
+                self._evict(held)
+                held = None
+            if held is None:
+                held = self._load(model, revision, on_load)
+            elif not held.is_on_device:
+                held = self._move_to_device(held)
+            return self._update(model, users=1)
+
+    def _load(self, model: str, revision: str | None, on_load: OnLoad) -> HeldModel:
+        failed_at, failure = self._failures.get((model, revision), (0.0, None))
+        if failure is not None and self.clock() < failed_at + RETRY_SECONDS:
+            raise failure
+        expected, begin = self.loader.expected_bytes(model), self.clock()
+
+        def report(done: int, total: int) -> None:
+            self.listener.changed(self.models, Load(model, done, total))
+            on_load(done, total)
+
+        report(0, expected)
+        try:
+            self._make_room(model, expected)
+            engine = self._load_or_evict(model, report)
+        except Exception as error:
+            failure = _failure(model, error)
+            self._failures[model, revision] = self.clock(), failure
+            self._tell()
+            raise failure from error
+        self._failures.pop((model, revision), None)
+        size = engine.size_bytes if isinstance(engine, Residency) else 0
+        held = self._put(HeldModel(model, engine, revision, size, used_at=self.clock()))
+        # How much it really takes is known only now.
+        self._make_room(model, 0, keep=model)
+        seconds = self.clock() - begin
+        logger.info("%s is loaded after %.1f s (%.1f GB)", model, seconds, size / 1e9)
+        self.listener.loaded(held, seconds)
+        self._tell()
+        return held
+
+    def _load_or_evict(self, model: str, on_load: OnLoad) -> Engine:
+        """Load, and evict one model after the other while memory does not suffice."""
+        while True:
+            try:
+                return self.loader.load(model, on_load)
+            except (OutOfMemory, MemoryError) as error:
+                if not self._evict_one():
+                    raise ModelUnavailable(f"The model {model} needs more memory than there is.") from error
+                logger.warning("memory did not suffice for %s; trying again with fewer models", model)
+
+    def _move_to_device(self, held: HeldModel) -> HeldModel:
+        self._make_room(held.name, held.size_bytes, keep=held.name)
+        while True:
+            try:
+                if isinstance(held.engine, Residency):
+                    held.engine.move_to_device()
+                break
+            except (OutOfMemory, MemoryError) as error:
+                if not self._evict_one(keep=held.name):
+                    self._evict(held)
+                    raise ModelUnavailable(f"The model {held.name} needs more memory than there is.") from error
+        held = self._put(replace(held, is_on_device=True))
+        self._tell()
+        return held
+
+    def _make_room(self, model: str, needed: int, keep: str = "") -> None:
+        """Free memory for `needed` bytes. Raises ModelUnavailable if the budget does not allow them."""
+        while (missing := self.budget.missing_bytes(needed, self._device_bytes())) > 0:
+            if self._free_device(keep):
+                continue
+            if keep or not self.budget.is_strict:
+                # The device decides.
+                return
+            raise ModelUnavailable(f"The model {model} needs {format_gb(missing)} more memory than can be freed.")
+
+    def _free_device(self, keep: str = "") -> bool:
+        """Take the least recently used model that is not needed from the device; False if there is none."""
+        on_device = [held for held in self._evictable() if held.is_on_device and held.name != keep]
+        if not on_device:
+            return False
+        held = on_device[-1]
+        if not isinstance(held.engine, Residency) or not self._has_main_memory(held.size_bytes):
+            self._evict(held)
+            return True
+        held.engine.move_to_main_memory()
+        self._put(replace(held, is_on_device=False))
+        logger.info("%s waits in main memory", held.name)
+        return True
+
+    def _has_main_memory(self, size: int) -> bool:
+        """Evict models that wait there for longer, if that makes the room."""
+        while not self.budget.has_main_memory(size):
+            waiting = [held for held in self._evictable() if not held.is_on_device]
+            if not waiting:
+                return False
+            self._evict(waiting[-1])
+        return True
+
+    def _evict_one(self, keep: str = "") -> bool:
+        """Free the memory of the least recently used model that is not needed; False if there is none."""
+        candidates = [held for held in self._evictable() if held.name != keep]
+        if candidates:
+            self._evict(candidates[-1])
+        return bool(candidates)
+
+    def _device_bytes(self) -> int:
+        return sum(held.size_bytes for held in self.models if held.is_on_device)
+
+    def _evictable(self) -> Sequence[HeldModel]:
+        """The most recently used first."""
+        return [held for held in self.models if not held.users and held.name not in self.pinned]
+
+    def _evict(self, held: HeldModel) -> None:
+        with self._state:
+            del self._models[held.name]
+        if isinstance(held.engine, Residency):
+            held.engine.close()
+        logger.info("%s is no longer in memory", held.name)
+        self.listener.evicted(held.name)
+
+    def _put(self, held: HeldModel) -> HeldModel:
+        with self._state:
+            self._models[held.name] = held
+        return held
+
+    def _update(self, model: str, users: int) -> HeldModel:
+        with self._state:
+            held = self._models[model]
+            self._models[model] = held = replace(held, users=held.users + users, used_at=self.clock())
+            return held
+
+    def _tell(self) -> None:
+        self.listener.changed(self.models, None)
+
+
+def _failure(model: str, error: Exception) -> ImagegenError:
+    """What the jobs of a model that cannot be loaded fail with."""
+    if isinstance(error, RequestError | JobFailure):
+        logger.warning("%s cannot be loaded: %s", model, error.detail)
+        return error
+    if isinstance(error, ImagegenError):
+        logger.warning("%s cannot be loaded: %s", model, error.detail)
+        return ModelUnavailable(f"The model {model} cannot be loaded: {error.detail}")
+    logger.error("%s cannot be loaded", model, exc_info=error)
+    return ModelUnavailable(f"The model {model} cannot be loaded; the log of the worker says why.")
+
+
+def format_gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

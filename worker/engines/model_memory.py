@@ -1,0 +1,107 @@
+"""How much memory models may take: what the operator allows, or what is free."""
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+#: Stays free for rendering, beside what the engine itself plans for: at least so much, and this share of the model.
+MIN_WORKING_BYTES, WORKING_SHARE = 1 << 30, 0.15
+#: Stays free in main memory for everything else on the machine.
+MAIN_MEMORY_RESERVE_BYTES = 2 << 30
+
+
+class MemoryBudget(Protocol):
+    """How much memory models may take."""
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
+        ...
+
+    def missing_bytes(self, needed: int, held: int) -> int:
+        """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
+        ...
+
+    def has_main_memory(self, size: int) -> bool:
+        """Whether main memory is another one than the device's, with room for a model that waits there."""
+        ...
+
+
+def available_main_memory(root: Path = Path("/")) -> int | None:
+    """What programs can still take, within the limit of this container; None if unknown."""
+    known = [size for size in (_of_machine(root), _of_container(root)) if size is not None]
+    return min(known, default=None)
+
+
+def _of_machine(root: Path) -> int | None:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _of_container(root: Path) -> int | None:
+    """By control groups, version 2."""
+    group = root / "sys/fs/cgroup"
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    # Cached files are given up when programs need the room.
+    return None if limit == "max" else int(limit) - used + int(statistics.get("inactive_file", 0))
+
+
+def process_memory() -> int:
+    """Memory that this process occupies, in bytes; 0 if the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True)
+class FixedBudget:
+    """The weights of all models on the device take at most so many bytes."""
+
+    limit_bytes: int
+    has_device_memory: bool = False
+    """Whether the device has memory of its own, so that models can wait in main memory."""
+    free_main_memory: Callable[[], int | None] = available_main_memory
+    is_strict: bool = True
+
+    def missing_bytes(self, needed: int, held: int) -> int:
+        return held + needed - self.limit_bytes
+
+    def has_main_memory(self, size: int) -> bool:
+        return self.has_device_memory and _has_room(self.free_main_memory(), size)
+
+
+@dataclass(frozen=True)
+class MeasuredBudget:
+    """Models take what is free on the device. Of one that is too large, its engine decides which parts stay there."""
+
+    free_device_memory: Callable[[], int | None]
+    """None where it is main memory, or unknown."""
+    free_main_memory: Callable[[], int | None] = available_main_memory
+    is_strict: bool = False
+
+    def missing_bytes(self, needed: int, held: int) -> int:  # noqa: ARG002 - what is held is not free
+        if not needed:
+            return 0
+        free = self.free_device_memory()
+        if free is None:
+            free, reserve = self.free_main_memory(), MAIN_MEMORY_RESERVE_BYTES
+        else:
+            reserve = max(MIN_WORKING_BYTES, int(needed * WORKING_SHARE))
+        return 0 if free is None else needed + reserve - free
+
+    def has_main_memory(self, size: int) -> bool:
+        return self.free_device_memory() is not None and _has_room(self.free_main_memory(), size)
+
+
+def _has_room(free: int | None, size: int) -> bool:
+    return free is not None and free >= size + MAIN_MEMORY_RESERVE_BYTES

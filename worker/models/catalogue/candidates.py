@@ -1,0 +1,55 @@
+"""What may be a model on disk."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+
+from worker.models.overrides import OVERRIDES_FILE
+
+#: Size, modification time in nanoseconds, and inode of a file by its path below the folder.
+Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class CandidateKind(StrEnum):
+    """Folders come first, because files may need them as a base; pairs come before files, because they name one."""
+
+    FOLDER = "folder"
+    PLANNED = "planned"
+    """A folder whose download is not complete."""
+    PAIR = "pair"
+    """A folder with an imagegen.json that may name a transformer and its base."""
+    FILE = "file"
+    PICKLE = "pickle"
+    OUTSIDE = "outside"
+    """A symbolic link to a place outside, or to nothing."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    name: str
+    kind: CandidateKind
+    path: Path
+    signature: Signature = ()
+    """Changes whenever a file of the candidate does."""
+    sidecar: Path | None = None
+    downloading: bool = False
+    """Another program says so."""
+
+    @property
+    def full_name(self) -> str:
+        """With the ending of the file, for names that are taken."""
+        return (
+            f"{self.name}{self.path.suffix}" if self.kind in (CandidateKind.FILE, CandidateKind.PICKLE) else self.name
+        )
+
+    @property
+    def size(self) -> int:
+        return sum(size for path, size, *_ in self.signature if not path.endswith(OVERRIDES_FILE))
+
+    @property
+    def modified_at(self) -> float:
+        return max((modified for _, _, modified, _ in self.signature), default=0) / 1e9
+
+    def named(self, name: str) -> Self:
+        return replace(self, name=name)

@@ -1,0 +1,103 @@
+"""Reads the header of a .safetensors file: names, types and shapes of its tensors, and its metadata; never weights."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".safetensors"
+#: The largest known headers, with the captions of a whole training set, have a few megabytes.
+MAX_HEADER_BYTES = 16 << 20
+MAX_TENSORS = 100_000
+MAX_METADATA_VALUE = 4096
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+_BITS |= {"U64": 64, "U32": 32, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F4": 4}
+
+
+class InvalidHeader(Exception):
+    """The message is one sentence about the file."""
+
+
+class IncompleteFile(InvalidHeader):
+    """The file is shorter than its header says: it is being copied, or was cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    size: int
+    """Bytes of the whole file."""
+
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
+
+def read_header(path: Path) -> Header:
+    """Raises InvalidHeader, and OSError if the file cannot be read."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise IncompleteFile("The file is empty or cut off.")
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES:
+            raise InvalidHeader(
+                f"The header would have {length:,} bytes, more than the limit of {MAX_HEADER_BYTES >> 20} MB; this is "
+                "not a safetensors file, or a damaged one."
+            )
+        if size < 8 + length:
+            raise IncompleteFile("The file is cut off within its header.")
+        text = file.read(length)
+    return _parse(text, size)
+
+
+def _parse(text: bytes, size: int) -> Header:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InvalidHeader("The header is not valid JSON; this is not a safetensors file, or a damaged one.")
+    metadata = content.pop("__metadata__", None) or {}
+    if len(content) > MAX_TENSORS:
+        raise InvalidHeader(f"The header lists {len(content):,} tensors, more than the limit of {MAX_TENSORS:,}.")
+    tensors, end = {}, 0
+    for name, entry in content.items():
+        tensors[name], stop = _tensor(name, entry)
+        end = max(end, stop)
+    expected = 8 + len(text) + end
+    if size < expected:
+        raise IncompleteFile(f"The file is incomplete: it has {size:,} of {expected:,} bytes.")
+    if size > expected:
+        raise InvalidHeader(f"The file has {size - expected:,} bytes more than its header says; it is damaged.")
+    return Header(tensors, _readable(metadata), size)
+
+
+def _tensor(name: str, entry: Any) -> tuple[Tensor, int]:
+    """The tensor, and the offset of its end."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if (
+            dtype in _BITS and all(isinstance(side, int) and 0 <= side < 1 << 40 for side in shape) and len(shape) < 9
+        ):
+            if 0 <= start <= stop and (math.prod(shape) * _BITS[dtype] + 7) // 8 == stop - start:
+                return Tensor(dtype, tuple(shape)), stop
+    raise InvalidHeader(f"The header describes the tensor {name[:80]!r} wrongly; the file is damaged.")
+
+
+def _readable(metadata: Any) -> dict[str, str]:
+    """Short texts; training tools store megabytes of captions beside them."""
+    if not isinstance(metadata, dict):
+        return {}
+    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    return {key[:200]: value for key, value in texts.items() if len(value) <= MAX_METADATA_VALUE}

@@ -1,0 +1,135 @@
+"""Recognises what a single file holds, from the names and shapes of its tensors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.models.checkpoints import configurations
+from worker.models.checkpoints.header import Header, Tensor
+from worker.models.checkpoints.modelspec import ModelSpec, read_modelspec
+from worker.models.checkpoints.rejections import reason_of_rejection
+from worker.models.checkpoints.shapes import UnknownShape, derive
+from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.checkpoints.variants import Variant, variant_of
+
+Roles = Mapping[Role, Mapping[str, str]]
+
+
+class NotACheckpoint(Exception):
+    """The message is one sentence that says what the file is, or what it lacks."""
+
+
+class UnknownFamily(NotACheckpoint):
+    """A file of another family may still work on a base model."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    family: str
+    """As in configurations.json."""
+    variant: Variant
+    index: Mapping[str, Any]
+    """Of the whole pipeline, also of parts that the file lacks."""
+    configs: Mapping[str, Mapping[str, Any]]
+    """Of the parts that the file holds, and of those without weights, by part."""
+    roles: Mapping[str, Role]
+    """Of the parts with weights that the file holds, by part."""
+    missing: tuple[str, ...]
+    """Parts with weights that the file lacks."""
+    spec: ModelSpec
+
+    @property
+    def pipeline_class(self) -> str:
+        return str(self.index["_class_name"])
+
+
+def recognise(header: Header, name: str) -> Recognised:
+    """`name` is the file's, without its ending: authors tell some variants only there. Raises NotACheckpoint."""
+    if reason := reason_of_rejection(header):
+        raise NotACheckpoint(reason)
+    roles = sort_tensors(header.tensors)
+    denoiser = _tensors(header, roles, Role.DENOISER)
+    spec = read_modelspec(header.metadata)
+    family = family_of(denoiser, roles)
+    if family is None:
+        raise UnknownFamily(
+            "No supported family of models has such tensors: name its base model in an imagegen.json, or use a folder "
+            "in diffusers' format."
+        )
+    variant = variant_of(family, denoiser, header, f"{name} {spec.title or ''}", spec)
+    if variant.rejection:
+        raise NotACheckpoint(variant.rejection)
+    return _described(header, roles, family, variant, spec)
+
+
+def family_of(denoiser: Mapping[str, Tensor], roles: Roles) -> str | None:
+    """None for families whose single files need a base model."""
+    if "input_blocks.0.0.weight" in denoiser:
+        if "label_emb.0.0.weight" in denoiser:
+            return "sdxl"
+        widths = {tensor.shape[-1] for name, tensor in denoiser.items() if name.endswith("attn2.to_k.weight")}
+        return "sd2" if Role.CLIP_H in roles or widths == {1024} else "sd15"
+    if "joint_blocks.0.context_block.adaLN_modulation.1.bias" in denoiser:
+        return "sd3"
+    if "distilled_guidance_layer.in_proj.bias" in denoiser:
+        return "chroma"
+    if {"double_blocks.0.img_attn.qkv.weight", "vector_in.in_layer.weight", "img_in.weight"} <= denoiser.keys():
+        return "flux1"
+    if {"layers.0.adaLN_modulation.0.weight", "layers.0.attention.qkv.weight"} <= denoiser.keys():
+        return "z-image"
+    return None
+
+
+def _tensors(header: Header, roles: Roles, role: Role) -> dict[str, Tensor]:
+    return {inner: header.tensors[name] for inner, name in roles.get(role, {}).items()}
+
+
+#: The role of each bundled configuration with weights.
+_ROLES = {
+    "clip-l": Role.CLIP_L,
+    "clip-l-projection": Role.CLIP_L,
+    "open-clip-h": Role.CLIP_H,
+    "open-clip-g": Role.CLIP_G,
+    "t5-xxl": Role.T5,
+    "qwen3-4b": Role.QWEN3,
+}
+#: A pipeline works without them, with prompts understood less well.
+_OPTIONAL = {("sd3", "text_encoder_3"): "tokenizer_3"}
+
+
+def _described(header: Header, roles: Roles, family: str, variant: Variant, spec: ModelSpec) -> Recognised:
+    index: dict[str, Any] = {**configurations.index_of(family), "_class_name": variant.pipeline_class}
+    configs: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Role] = {}
+    missing = []
+    for part, bundled in configurations.names_of_parts(family).items():
+        if configurations.is_tokenizer(bundled):
+            continue
+        if part == "scheduler":
+            configs[part] = {**configurations.configuration(variant.scheduler or bundled), **variant.scheduler_changes}
+            index[part] = ["diffusers", configs[part]["_class_name"]]
+            continue
+        role = _role_of(bundled)
+        if role in roles:
+            found[part] = role
+            configs[part] = _config(header, roles, role, index[part][1], bundled)
+        elif (family, part) in _OPTIONAL:
+            index[part] = index[_OPTIONAL[family, part]] = [None, None]
+        else:
+            missing.append(part)
+    return Recognised(family, variant, index, configs, found, tuple(missing), spec)
+
+
+def _role_of(bundled: str) -> Role:
+    return _ROLES.get(bundled) or (Role.VAE if bundled.startswith("vae-") else Role.DENOISER)
+
+
+def _config(header: Header, roles: Roles, role: Role, kind: str, bundled: str) -> dict[str, Any]:
+    try:
+        return derive(role, kind, _tensors(header, roles, role), configurations.configuration(bundled))
+    except UnknownShape as error:
+        detail = re.sub(r"['\"]", "", str(error))
+        raise NotACheckpoint(
+            f"Its {role} has an unusual layout ({detail[:120]}); use a folder in diffusers' format."
+        ) from None

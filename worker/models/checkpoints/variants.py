@@ -1,0 +1,132 @@
+"""Tells apart models of one family: by shapes, by markers, by ModelSpec, and where nothing else differs by name."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.models.checkpoints import configurations
+from worker.models.checkpoints.header import Header, Tensor
+from worker.models.checkpoints.modelspec import ModelSpec
+
+_V = {"prediction_type": "v_prediction"}
+#: Zero terminal signal-to-noise ratio: the last timestep is pure noise.
+_ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    """inpainting, turbo, lightning, lcm, schnell and so on; empty for the usual one."""
+    pipeline_class: str
+    scheduler: str | None = None
+    """A bundled configuration in place of the family's."""
+    scheduler_changes: Mapping[str, Any] = field(default_factory=dict)
+    rejection: str | None = None
+    """Why such a file cannot be used."""
+    family_key: str | None = None
+    """The row in families.py; None leaves it to the configurations."""
+
+
+def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
+    """`words` are the file's name and title."""
+    match family:
+        case "sd15" | "sd2" | "sdxl":
+            return _unet_variant(family, denoiser, header, words, spec)
+        case "flux1":
+            return _flux_variant(denoiser, words)
+        case "z-image":
+            turbo = _says(words, "turbo")
+            key = "z-image-turbo" if turbo else "z-image"
+            return Variant(
+                "turbo" if turbo else "", "ZImagePipeline", "flow-shift-3" if turbo else None, family_key=key
+            )
+        case "sd3":
+            turbo = _says(words, "turbo")
+            key = "sd3.5-turbo" if turbo else "sd3"
+            return Variant("turbo" if turbo else "", configurations.pipeline_of(family), family_key=key)
+        case _:
+            return Variant("", configurations.pipeline_of(family), family_key=family)
+
+
+def _says(words: str, pattern: str) -> bool:
+    """Whole words, also in names such as dreamshaperXL_turboDpmppSDE or sd_xl_turbo_1.0_fp16."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", words)
+    return re.search(rf"(?<![a-z])(?:{pattern})(?![a-z])", spaced.lower()) is not None
+
+
+#: Distilled for a few steps; their tensors are those of the usual models.
+_FEW_STEPS = {"turbo": "turbo", "lightning": "lightning", "hyper": r"hyper[-_ ]?(?:sdxl|sd|\d+[-_ ]?steps?)"}
+_CHANNELS = {5: "a depth map", 7: "an image to enlarge", 8: "an image to edit"}
+_CLASSES = {
+    ("sdxl", 9): "StableDiffusionXLInpaintPipeline",
+    ("sdxl", 4): "StableDiffusionXLPipeline",
+    ("sd15", 9): "StableDiffusionInpaintPipeline",
+    ("sd15", 4): "StableDiffusionPipeline",
+    ("sd2", 9): "StableDiffusionInpaintPipeline",
+    ("sd2", 4): "StableDiffusionPipeline",
+}
+
+
+def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
+    channels = denoiser["input_blocks.0.0.weight"].shape[1:2] or (0,)
+    pipeline = _CLASSES.get((family, channels[0]))
+    if pipeline is None:
+        extra = _CHANNELS.get(channels[0], f"{channels[0]} channels")
+        return Variant("", "", rejection=f"This Stable Diffusion needs {extra} as input, which is not supported.")
+    if "edm_mean" in header.tensors:
+        return Variant("", "", rejection="Playground 2.5 is supported as a folder in diffusers' format only.")
+    inpainting = channels[0] == 9
+    name = "inpainting" if inpainting else ""
+    if "time_embed.cond_proj.weight" in denoiser:
+        lcm = pipeline if inpainting or family == "sdxl" else "LatentConsistencyModelPipeline"
+        return Variant("lcm", lcm, "lcm")
+    if _says(words, "lcm"):
+        return Variant("lcm", pipeline, "lcm")
+    if kind := next((kind for kind, pattern in _FEW_STEPS.items() if _says(words, pattern)), None):
+        scheduler = "euler-ancestral-trailing" if kind == "turbo" else "euler"
+        return Variant(kind, pipeline, scheduler, _trailing(header), family_key=_few_steps_key(family, words))
+    changes = _prediction(family, inpainting, header, words, spec)
+    return Variant(name, pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
+
+
+def _few_steps_key(family: str, words: str) -> str | None:
+    """The model SDXL-Turbo itself differs from community models that are merged with such a model."""
+    if family != "sdxl":
+        return None
+    return "sdxl-turbo" if _says(words, r"sd[-_ ]?xl[-_ ]turbo") else "sdxl-lightning"
+
+
+def _trailing(header: Header) -> dict[str, Any]:
+    return {"timestep_spacing": "trailing", **(_V if _predicts_velocity(header) else {})}
+
+
+def _predicts_velocity(header: Header) -> bool:
+    """Tools mark such files with an empty tensor."""
+    return "v_pred" in header.tensors
+
+
+def _prediction(family: str, inpainting: bool, header: Header, words: str, spec: ModelSpec) -> dict[str, Any]:
+    zero = _ZERO_SNR if "ztsnr" in header.tensors else {}
+    if spec.prediction_type:
+        return {"prediction_type": spec.prediction_type, **zero}
+    if _predicts_velocity(header) or _says(words, r"v[-_ ]?pred(?:iction)?"):
+        return {**_V, **(zero if zero or family != "sdxl" else _ZERO_SNR)}
+    if family == "sd2":
+        # Version 2.1 with 768 pixels predicts velocities; the base models with 512 pixels predict noise.
+        noise = inpainting or _says(words, "base|512|epsilon|eps")
+        return {"prediction_type": "epsilon" if noise else "v_prediction"}
+    return dict(zero)
+
+
+def _flux_variant(denoiser: Mapping[str, Tensor], words: str) -> Variant:
+    match denoiser["img_in.weight"].shape[1:2]:
+        case (384,):
+            return Variant("fill", "FluxFillPipeline", family_key="flux-fill")
+        case (128,):
+            return Variant("", "", rejection="FLUX.1 Depth and Canny need a control image, which is not supported.")
+    if "guidance_in.in_layer.weight" not in denoiser:
+        return Variant("schnell", "FluxPipeline", "flow-shift-1", family_key="flux-schnell")
+    if _says(words, "kontext"):
+        return Variant("kontext", "FluxKontextPipeline", family_key="flux-kontext")
+    return Variant("dev", "FluxPipeline", family_key="flux-dev")

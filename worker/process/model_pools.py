@@ -1,0 +1,94 @@
+"""The pool of models of a worker with a device, and what it publishes."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from shared.errors import StoreUnavailable
+from shared.jobs.types import Backend
+from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry
+from shared.redis.store import Store
+from shared.settings.worker import WorkerSettings
+from shared.workers.models import ModelRecords
+from worker.engines.base import Engine, OnLoad
+from worker.engines.held_models import ModelLoader
+from worker.engines.loaded_models import LoadedModels
+from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget
+from worker.records.heartbeat import Heartbeat
+from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name
+from worker.records.recovery import WorkerIdentity
+
+
+@dataclass(frozen=True)
+class GuardedLoader:
+    """Loads models, but none whose loads keep ending the process."""
+
+    loader: ModelLoader
+    guard: LoadGuard
+
+    @property
+    def default_model(self) -> str:
+        return self.loader.default_model
+
+    def capabilities(self, model: str) -> Capabilities:
+        return self.loader.capabilities(model)
+
+    def revision(self, model: str) -> str | None:
+        return self.loader.revision(model)
+
+    def expected_bytes(self, model: str) -> int:
+        return self.loader.expected_bytes(model)
+
+    def load(self, model: str, on_load: OnLoad) -> Engine:
+        revision = self.loader.revision(model)
+        self.guard.begin(model, revision)
+        try:
+            return self.loader.load(model, on_load)
+        finally:
+            self.guard.end(model, revision)
+
+
+@dataclass(frozen=True)
+class ModelPool:
+    """Everything that a worker with many models runs."""
+
+    models: LoadedModels
+    upkeep: ModelUpkeep
+
+
+def create_pool(
+    settings: WorkerSettings,
+    store: Store,
+    worker: WorkerIdentity,
+    heartbeat: Heartbeat,
+    loader: ModelLoader,
+    scan: Scan,
+    free_device_memory: Callable[[], int | None] = lambda: None,
+    *,
+    has_device_memory: bool = False,
+) -> ModelPool:
+    backend, records = settings.backend, ModelRecords(settings.redis_prefix)
+    reports = ModelReports(store, records, backend, heartbeat)
+    guarded = GuardedLoader(loader, LoadGuard(store, records, backend))
+    budget: MemoryBudget = (
+        FixedBudget(settings.model_memory_bytes, has_device_memory)
+        if settings.model_memory_bytes
+        else MeasuredBudget(free_device_memory)
+    )
+    models = LoadedModels(guarded, budget, reports, settings.model_keep_alive_seconds)
+    source = source_name(settings.model_dir, loader.default_model)
+    upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, scan, reports)
+    return ModelPool(models, upkeep)
+
+
+def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model: str) -> int | None:
+    """The memory that a model took when a worker loaded it before; None if unknown."""
+    with suppress(StoreUnavailable):
+        return store.run(records.read_size(backend, model))
+    return None
+
+
+def entry_of(backend: Backend, capabilities: Capabilities) -> ModelEntry:
+    """Of a model without files."""
+    return ModelEntry(name=capabilities.model, backend=backend, capabilities=capabilities, commercial_use=True)

@@ -1,0 +1,178 @@
+"""What a worker publishes about its models, and the commands that it follows."""
+
+import hashlib
+import logging
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from shared.errors import ImagegenError, ModelUnavailable, StoreUnavailable
+from shared.jobs.job import ModelLoad
+from shared.jobs.types import Backend
+from shared.models.catalogue import ModelEntry
+from shared.redis.store import Store
+from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
+from shared.workers.records import ModelInMemory
+from worker.engines.base import ReportsPlacement
+from worker.engines.held_models import HeldModel, Load
+from worker.engines.loaded_models import LoadedModels
+from worker.records.heartbeat import Heartbeat
+
+logger = logging.getLogger(__name__)
+
+#: How often commands are looked for, and idle models are evicted.
+COMMAND_SECONDS = 1.0
+#: How often the models on disk are looked for: new files are offered within seconds. A scan that takes longer than a
+#: hundredth of this makes it rarer.
+SCAN_SECONDS = 2.0
+SCAN_SHARE = 0.02
+#: How often a source without changes says that it still exists.
+REFRESH_SECONDS = 10.0
+
+#: The models that this worker could load, by name.
+Scan = Callable[[], Mapping[str, ModelEntry]]
+
+
+class LoadGuard:
+    """Keeps a model that ends its process whenever it is loaded from ending one after the other."""
+
+    def __init__(self, store: Store, records: ModelRecords, backend: Backend) -> None:
+        self._store, self._records, self._backend = store, records, backend
+
+    def begin(self, model: str, revision: str | None) -> None:
+        """Raises ModelUnavailable if too many loads of these files have not ended."""
+        with suppress(StoreUnavailable):
+            unfinished = self._store.run(self._records.begin_load(self._backend, model, revision or ""))
+            if unfinished > MAX_UNFINISHED_LOADS:
+                raise ModelUnavailable(
+                    f"The model {model} cannot be loaded: its process ended {MAX_UNFINISHED_LOADS} times meanwhile, "
+                    "probably because memory did not suffice."
+                )
+
+    def end(self, model: str, revision: str | None) -> None:
+        with suppress(StoreUnavailable):
+            self._store.run(self._records.end_load(self._backend, model, revision or ""))
+
+
+class ModelReports:
+    """Tells other processes what is in memory. A PoolListener."""
+
+    def __init__(self, store: Store, records: ModelRecords, backend: Backend, heartbeat: Heartbeat) -> None:
+        self._store, self._records, self._backend, self._heartbeat = store, records, backend, heartbeat
+        self.pinned: frozenset[str] = frozenset()
+
+    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
+        loading = (
+            ModelLoad(model=load.model, bytes_done=load.bytes_done, bytes_total=load.bytes_total) if load else None
+        )
+        held = tuple(
+            ModelInMemory(
+                name=model.name,
+                bytes=model.size_bytes,
+                on_device=model.is_on_device,
+                pinned=model.name in self.pinned,
+                placement=model.engine.placement if isinstance(model.engine, ReportsPlacement) else None,
+            )
+            for model in models
+        )
+        self._heartbeat.update(models=held, loading=loading)
+
+    def loaded(self, model: HeldModel, seconds: float) -> None:
+        with suppress(StoreUnavailable):
+            self._store.run(
+                self._records.record_load(self._backend, model.name, round(seconds * 1000), model.size_bytes)
+            )
+
+    def evicted(self, model: str) -> None:  # noqa: ARG002 - counted, not named
+        with suppress(StoreUnavailable):
+            self._store.run(self._records.count_eviction(self._backend))
+
+
+class ModelUpkeep:
+    """Publishes the models on disk, follows commands and evicts idle models, on a thread of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        records: ModelRecords,
+        backend: Backend,
+        worker: str,
+        source: str,
+        models: LoadedModels,
+        scan: Scan,
+        reports: ModelReports,
+    ) -> None:
+        self._store, self._records, self._backend = store, records, backend
+        self._worker, self._source = worker, source
+        self._models, self._scan, self._reports = models, scan, reports
+        self._published: Mapping[str, ModelEntry] | None = None
+        self._published_at = self._scan_at = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+
+    def start(self) -> None:
+        """Publish once, so that whoever sees this worker as ready also sees its models."""
+        with suppress(StoreUnavailable):
+            self._publish()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(COMMAND_SECONDS):
+            try:
+                self._follow_commands()
+                self._models.expire()
+                if time.monotonic() >= self._scan_at:
+                    self._publish()
+            except StoreUnavailable:
+                logger.debug("Redis does not answer; the models are published later")
+            except Exception:
+                # Whatever goes wrong once, new models must be found.
+                logger.exception("the upkeep of models failed")
+
+    def _publish(self) -> None:
+        begin = time.monotonic()
+        entries = self._scan()
+        now = time.monotonic()
+        self._scan_at = now + max(SCAN_SECONDS, (now - begin) / SCAN_SHARE)
+        known = self._published
+        changed = [entry for name, entry in entries.items() if known is None or known.get(name) != entry]
+        removed = [name for name in known or () if name not in entries]
+        if not (known is None or changed or removed or now >= self._published_at + REFRESH_SECONDS):
+            return
+        publish = self._records.publish
+        if known is None or not self._store.run(
+            publish(self._backend, self._source, changed, removed, is_complete=False)
+        ):
+            self._store.run(publish(self._backend, self._source, entries.values(), is_complete=True))
+        self._published, self._published_at = entries, now
+
+    def _follow_commands(self) -> None:
+        commands, pinned = self._store.run(self._records.take_commands(self._backend, self._worker))
+        if pinned != self._reports.pinned:
+            self._reports.pinned = self._models.pinned = pinned
+            self._reports.changed(self._models.models, None)
+        for command in commands:
+            self._follow(command)
+
+    def _follow(self, command: ModelCommand) -> None:
+        match command.action:
+            case ModelAction.LOAD:
+                try:
+                    self._models.load(command.model)
+                except ImagegenError as error:
+                    logger.warning("%s was not loaded: %s", command.model, error.detail)
+            case ModelAction.UNLOAD:
+                if not self._models.unload(command.model):
+                    logger.info("%s stays in memory: it is busy, pinned or not there", command.model)
+
+
+def source_name(model_dir: Path, default_model: str) -> str:
+    """Names where models lie: workers on one machine with the same folder and default model publish the same."""
+    place = f"{platform.node()} {model_dir.absolute()} {default_model}"
+    return hashlib.sha256(place.encode()).hexdigest()[:12]
