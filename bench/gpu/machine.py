@@ -1,5 +1,6 @@
 """The machine that is measured, and how much time is left on it."""
 
+import gc
 import os
 import platform
 import shutil
@@ -57,6 +58,7 @@ class Machine:
             torch.cuda.synchronize(self.device)
 
     def free_memory(self) -> None:
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
