@@ -39,8 +39,8 @@ class _Bench:
     """Of a plain call."""
 
     def ratio(self, name: str, seconds: float, detail: str = "") -> Figure:
-        picture = f"{seconds * self.model.steps:.3f} s for {self.model.steps} steps"
-        return Figure(f"{self.model.name}: {name} / plain", seconds / self.usual, detail=f"{picture} {detail}".strip())
+        image = f"{seconds * self.model.steps:.3f} s for {self.model.steps} steps"
+        return Figure(f"{self.model.name}: {name} / plain", seconds / self.usual, detail=f"{image} {detail}".strip())
 
     def difference(self, result: torch.Tensor) -> str:
         """How far a result is from the plain one, as a share of that one's deviation."""
@@ -68,7 +68,7 @@ def _measure(model: RandomDenoiser, machine: Machine, skip: Callable[[str], None
     module.eval().requires_grad_(False)
     usual = call.seconds(module, machine.device)
     bench = _Bench(model, module, call, machine, usual, _first(call(module)))
-    yield Figure(f"{model.name}: plain call", usual * 1000, "ms", detail=f"{usual * model.steps:.3f} s a picture")
+    yield Figure(f"{model.name}: plain call", usual * 1000, "ms", detail=f"{usual * model.steps:.3f} s an image")
     yield _graph(bench)
     yield from _attention(bench)
     if (machine.quick and model.name not in QUICK) or not machine.has_seconds(COMPILE_SECONDS.get(model.name, 40.0)):

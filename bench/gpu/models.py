@@ -20,7 +20,7 @@ from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 class RandomDenoiser:
     name: str
     steps: int
-    """That a picture usually takes."""
+    """That an image usually takes."""
     create: Callable[[bool], tuple[torch.nn.Module, SampleCall]]
     """With torch's current default device and dtype; `True` for a tiny one."""
     gigabytes: float

@@ -37,7 +37,8 @@ class CompiledCode:
             return False
         try:
             _require_ours(self._file)
-            torch.compiler.load_cache_artifacts(self._file.read_bytes())
+            if torch.compiler.load_cache_artifacts(self._file.read_bytes()) is None:
+                raise ValueError(f"{self._file.name} is damaged")
             os.utime(self._file)
         # A damaged file raises whatever the readers of its parts raise.
         except Exception as error:
