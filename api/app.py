@@ -64,9 +64,10 @@ def create_app(services: Services) -> FastAPI:
     webhooks.describe(app)
     for module in (generate, jobs, events, images, models, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
-    for routes in protocols:
-        for router in routes.routers:
-            app.include_router(router, tags=[routes.tag])
+    # Two protocols share the list of models.
+    routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}
+    for router, tag in routers.values():
+        app.include_router(router, tags=[tag])
     if ApiProtocol.MCP in services.settings.protocols:
         app.router.routes.append(mcp_route(mcp))
     return app

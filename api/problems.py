@@ -22,6 +22,7 @@ from shared.errors import (
     FieldError,
     ImagegenError,
     InvalidRequest,
+    ModelUnavailable,
     NotFinished,
     RangeNotSatisfiable,
     RequestError,
@@ -145,6 +146,8 @@ def problem_of(error: ImagegenError) -> Problem:
 
 def failed_job_response(error: JobError, headers: Mapping[str, str]) -> Response:
     """The answer of a synchronous call whose job failed."""
+    if error.code == ModelUnavailable.code:
+        headers = {**headers, "Retry-After": str(ModelUnavailable.retry_after)}
     return problem_response(failed_job_problem(error), headers)
 
 

@@ -182,7 +182,10 @@ def _holds(path: str, test: str) -> bool:
 
 
 def test_vendored_files_have_their_recorded_hashes() -> None:
-    for table in ROOT.glob("api/**/vendor.toml"):
+    tables = [*ROOT.glob("api/**/vendor.toml"), *ROOT.glob("tests/**/vendor.toml")]
+
+    assert len(tables) == 3
+    for table in tables:
         folder = table.parent
         files = {
             name: file["sha256"]

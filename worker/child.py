@@ -220,8 +220,9 @@ def _load_engines(
 ) -> WorkerEngines:
     begin, begin_ns = time.monotonic(), time.time_ns()
     engines = load_engines(settings, store, worker, heartbeat, DownloadReport(heartbeat))
-    model = engines.source.default_model
-    logger.info("%s is ready after %.1f s", model, time.monotonic() - begin)
+    model, seconds = engines.source.default_model, time.monotonic() - begin
+    with engines.source.use(model, lambda *_: None) as engine:
+        logger.info("%s is ready on %s (%s) after %.1f s", model, engine.device, engine.dtype, seconds)
     attributes = {"imagegen.backend": settings.backend.value, "gen_ai.request.model": model}
     tracing.record(Span("load model", begin_ns, time.time_ns(), attributes), "")
     return engines

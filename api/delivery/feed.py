@@ -7,7 +7,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
-from api.delivery.events import EVERY_JOB, EventHub, Listener, live_events, retry_until_available, stream_position
+from api.delivery.events import (
+    EVERY_JOB,
+    TRANSIENT,
+    EventHub,
+    Listener,
+    live_events,
+    retry_until_available,
+    stream_position,
+)
 from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.redis.store import AsyncStore
@@ -27,7 +35,7 @@ class EventHistory:
         self.last_id = ""
 
     def add(self, event: JobEvent) -> None:
-        if event.type == "preview":
+        if event.type in TRANSIENT:
             return
         self.last_id = event.id
         if self._complete_since is None:

@@ -36,13 +36,18 @@ class InlineImages:
         return await image_exists(self.store.storage, image_name(job, image.index), image)
 
     def response(
-        self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image], headers: Mapping[str, str]
+        self,
+        job: Job,
+        render: Callable[[Mapping[int, str]], str],
+        images: Sequence[Image],
+        headers: Mapping[str, str],
+        status: int = 200,
     ) -> StreamingResponse:
         """JSON with the bytes of these images in it. `render` takes, by index, what stands for them in the text."""
         texts = _split(render, images)
         length = sum(map(len, texts)) + sum(-(-(image.bytes or 0) // 3) * 4 for image in images)
         headers = {**headers, "Content-Length": str(length)}
-        return StreamingResponse(self._body(job, texts, images), media_type="application/json", headers=headers)
+        return StreamingResponse(self._body(job, texts, images), status, headers, "application/json")
 
     def chunks(
         self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image]

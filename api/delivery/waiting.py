@@ -85,7 +85,7 @@ async def wait_for_result(
 ) -> JobSnapshot:
     """The finished job, for callers of protocols that know no unfinished answer.
 
-    Callers that ask again by themselves are sent away before proxies lose patience, and find the job when they do. All
+    Callers that ask again by themselves are sent away before proxies lose and find the job when they do. All
     others are waited for. Raises NotFinished.
     """
     settings = services.settings

@@ -29,6 +29,13 @@ UNCONFIRMED_MS = 2 * 60 * 1000
 #: Limit of unconfirmed jobs in memory; the oldest are forgotten first.
 MAX_UNCONFIRMED = 4096
 RETRY_SECONDS = 0.5
+#: The fields of a request in the first version.
+_FIRST_FIELDS = frozenset(
+    {"prompt", "negative_prompt", "backend", "width", "height", "num_inference_steps", "guidance_scale", "seed"}
+    | {"image", "mask", "strength", "num_images", "bfl_model", "scheduler", "loras", "output_format"}
+    | {"response_format", "label", "metadata", "priority", "deadline_seconds", "webhook_url", "webhook_events"}
+    | {"webhook_inline_images"}
+)
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,17 @@ class UnconfirmedJobs:
 
 
 def _canonical(request: GenerationRequest) -> str:
-    """The same text for both spellings of the model, and for requests that were hashed before `model` existed."""
-    return request.model_copy(update={"bfl_model": request.requested_model}).model_dump_json(exclude={"model"})
+    """The same text for both spellings of the model, and for requests that an earlier version hashed.
+
+    Fields that are newer than the first version count only if they are set.
+    """
+    unset = {
+        name
+        for name, field in GenerationRequest.model_fields.items()
+        if name not in _FIRST_FIELDS and getattr(request, name) == field.default
+    }
+    spelled = request.model_copy(update={"bfl_model": request.requested_model})
+    return spelled.model_dump_json(exclude={"model", *unset})
 
 
 def _hash(text: str) -> str:

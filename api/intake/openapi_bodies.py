@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from shared.jobs.requests import GenerationRequest
 
@@ -32,3 +34,23 @@ def form_request_body() -> dict[str, Any]:
     form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
     json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
     return {"requestBody": {"required": True, "content": {FORM_MEDIA_TYPE: {"schema": form}, "application/json": json}}}
+
+
+def model_request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON body of another protocol. Some clients leave fields out that others call required."""
+    schema = model.model_json_schema()
+    # References resolve only at the top of the document.
+    definitions = schema.pop("$defs", {})
+    return {"requestBody": {"content": {"application/json": {"schema": _inlined(schema, definitions)}}}}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    match schema:
+        case {"$ref": str(reference)}:
+            return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+        case dict():
+            return {name: _inlined(value, definitions) for name, value in schema.items()}
+        case list():
+            return [_inlined(value, definitions) for value in schema]
+        case _:
+            return schema

@@ -150,9 +150,15 @@ class OfferedModels:
     def _backend_with(self, name: str | None) -> Backend:
         """The backend of a request that names none: one whose default model it is, else the first that has it."""
         offering = [backend for backend in self.backends if name and self.catalogue.find(name, backend)]
-        # Backends with a living worker first.
-        offering.sort(key=lambda backend: (not self.fleet.workers_of(backend), self.default_model(backend) != name))
+        if name is not None and len(offering) > 1:
+            offering.sort(key=lambda backend: self._rank(backend, name))
         return offering[0] if offering else self.settings.effective_default_backend
+
+    def _rank(self, backend: Backend, name: str) -> tuple[bool, bool, bool]:
+        """Backends with a living worker first, then the one whose default model it is, then those that hold it."""
+        fleet = self.fleet
+        is_default, is_held = self.default_model(backend) == name, bool(fleet.holders_of(backend, name))
+        return not fleet.workers_of(backend), not is_default, not is_held
 
     def _refusal(self, backend: Backend) -> str | None:
         """Why requests may not use the backend; None if they may."""

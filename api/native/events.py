@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from api.delivery.answers import estimated_wait, view_job
-from api.delivery.events import format_event, job_events, retry_until_available
+from api.delivery.events import TRANSIENT, format_event, job_events, retry_until_available
 from api.delivery.feed import FeedEvent
 from api.edge.authentication import CallerDep
 from api.problems import problem_responses, set_job_id
@@ -107,13 +107,13 @@ async def _stream_all(
             yield format_event(None)
         elif previews or event.type != "preview":
             data = await _event_json(services, http, event)
-            yield format_sse_event(event=event.type, id=None if event.type == "preview" else event.id, data_str=data)
+            yield format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
 
 
 async def _event_json(services: Services, http: Request, event: FeedEvent) -> str:
     if event.type == "sync":
         return "{}"
-    if event.type in ("progress", "preview") or event.snapshot is None:
+    if event.type == "progress" or event.type in TRANSIENT or event.snapshot is None:
         # Spliced in, because previews are large.
         return f'{{"id":"{event.job_id}",{event.data[1:]}'
     return (await view_job(services, http, event.snapshot)).model_dump_json()

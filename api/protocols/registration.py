@@ -16,6 +16,10 @@ from api.protocols.huggingface import errors as huggingface_errors
 from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
 from api.protocols.openai import routes as openai_routes
+from api.protocols.replicate import errors as replicate_errors
+from api.protocols.replicate import files as replicate_files
+from api.protocols.replicate import models as replicate_models
+from api.protocols.replicate import routes as replicate_routes
 from shared.jobs.types import ApiProtocol
 
 
@@ -35,6 +39,16 @@ class ProtocolRoutes:
 
 
 ALL = (
+    ProtocolRoutes(
+        protocol=ApiProtocol.REPLICATE,
+        tag="Replicate",
+        description="Replicate's API, for its clients: `REPLICATE_BASE_URL=http://host:7860`.",
+        # The routes with fixed ends come before the list, which takes every path below /v1/models.
+        routers=(replicate_routes.router, replicate_files.router, replicate_models.router, models.router),
+        prefixes=("/v1/predictions", "/v1/files", "/v1/webhooks"),
+        render_error=replicate_errors.render_error,
+        error_schema=replicate_errors.SCHEMA,
+    ),
     ProtocolRoutes(
         protocol=ApiProtocol.OPENAI,
         tag="OpenAI",

@@ -47,13 +47,14 @@ def _file(name: str) -> StaticFile:
 
 
 @lru_cache(maxsize=16)
-def _page(prefix: str) -> StaticFile:
+def _page(prefix: str, *, needs_key: bool) -> StaticFile:
     """The page. It names all modules, so that the browser loads them at once and not level by level."""
     prefix = escape(quote(prefix))
     modules = (name for name, media_type in STUDIO_FILES.items() if media_type == "text/javascript")
     preloads = "\n".join(f'<link rel="modulepreload" href="{prefix}/studio/{name}">' for name in modules)
     text = (STUDIO_FOLDER / "index.html").read_text(encoding="utf-8")
     page = text.replace("{prefix}", prefix).replace("{preloads}", preloads)
+    page = page.replace("{needs_key}", "yes" if needs_key else "no")
     return StaticFile.of(page.encode(), "text/html")
 
 
@@ -86,7 +87,8 @@ async def get_root(http: Request, services: ServicesDep) -> Response:
         links = {name: f"{base_url}{path}" for name, path in _LINKS.items()}
         body = {"name": "imagegen", "version": services.version, "links": links}
         return JSONResponse(body, headers={"Vary": "Accept"})
-    return _send(_page(http.scope.get("root_path", "")), http, {"Content-Security-Policy": _policy(_bucket(services))})
+    page = _page(http.scope.get("root_path", ""), needs_key=bool(services.settings.api_key))
+    return _send(page, http, {"Content-Security-Policy": _policy(_bucket(services))})
 
 
 @router.head("/studio/{name:path}")

@@ -27,8 +27,8 @@ def show() -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from worker.models import model_store
     from worker.models.download_plans import format_bytes
+    from worker.models.hub import model_store
     from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
 
     with errors_as_one_sentence():
@@ -69,8 +69,8 @@ def pull(
 @models.command()
 def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen models list`.")]) -> None:
     """Delete a downloaded model."""
-    from worker.models import model_store
     from worker.models.download_plans import format_bytes
+    from worker.models.hub import model_store
 
     with errors_as_one_sentence():
         removed = model_store.remove_model(load(LauncherSettings).model_dir, name)

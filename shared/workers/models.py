@@ -98,6 +98,11 @@ class ModelRecords:
         args: list[Argument] = [model, milliseconds, size_bytes, *_flat(LOAD.observe(backend, milliseconds))]
         return Operation("models/record_load", [self._keys.load_stats(backend), self._keys.counts], args, bool)
 
+    def read_size(self, backend: Backend, model: str) -> Operation[int | None]:
+        """The memory that a model took when it was loaded last, in bytes; None if unknown."""
+        keys = [self._keys.load_stats(backend)]
+        return Operation("models/read_size", keys, [model], lambda reply: int(reply) or None)
+
     def count_eviction(self, backend: Backend) -> Operation[bool]:
         return Operation("models/count", [self._keys.counts], _flat([EVICTIONS.increment(backend)]), bool)
 

@@ -94,9 +94,18 @@ def test_commands_succeed(block: Block, reader: Reader) -> None:
 def test_every_call_is_described(reader: Reader) -> None:
     described = {cells[0].strip("`") for cells in table("docs/api.md", "| call | does |")}
     schema = requests.get(f"{reader.service.url}/openapi.json", timeout=10).json()
-    calls = {f"{method.upper()} {path}" for path, methods in schema["paths"].items() for method in methods}
+    protocols = {tag["name"] for tag in schema["tags"]}
+    operations = [
+        (f"{method.upper()} {path}", not protocols & set(operation["tags"]))
+        for path, methods in schema["paths"].items()
+        for method, operation in methods.items()
+    ]
+    calls = {name for name, is_native in operations if is_native}
 
     assert calls - described == set(), "has no row in docs/api.md"
+    clients = (ROOT / "docs/clients.md").read_text()
+    others = {name.partition(" ")[2].partition("/{")[0] for name, is_native in operations if not is_native}
+    assert {path for path in others if path not in clients} == set(), "is not in docs/clients.md"
     assert described - calls == {"GET /docs"}
 
 

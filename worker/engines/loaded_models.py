@@ -11,6 +11,7 @@ from typing import Protocol
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad, Residency
+from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
@@ -38,23 +39,6 @@ class ModelLoader(Protocol):
 
     def load(self, model: str, on_load: OnLoad) -> Engine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
-        ...
-
-
-class MemoryBudget(Protocol):
-    """How much memory models may take."""
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
-        ...
-
-    def missing_bytes(self, needed: int, held: int) -> int:
-        """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
-        ...
-
-    def has_main_memory(self, size: int) -> bool:
-        """Whether main memory is another one than the device's, with room for a model that waits there."""
         ...
 
 

@@ -1,13 +1,32 @@
 """How much memory models may take: what the operator allows, or what is free."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 #: Stays free for rendering, beside what the engine itself plans for: at least so much, and this share of the model.
 MIN_WORKING_BYTES, WORKING_SHARE = 1 << 30, 0.15
 #: Stays free in main memory for everything else on the machine.
 MAIN_MEMORY_RESERVE_BYTES = 2 << 30
+
+
+class MemoryBudget(Protocol):
+    """How much memory models may take."""
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
+        ...
+
+    def missing_bytes(self, needed: int, held: int) -> int:
+        """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
+        ...
+
+    def has_main_memory(self, size: int) -> bool:
+        """Whether main memory is another one than the device's, with room for a model that waits there."""
+        ...
 
 
 def available_main_memory(root: Path = Path("/")) -> int | None:
@@ -40,6 +59,14 @@ def _of_container(root: Path) -> int | None:
         return None
     # Cached files are given up when programs need the room.
     return None if limit == "max" else int(limit) - used + int(statistics.get("inactive_file", 0))
+
+
+def process_memory() -> int:
+    """Memory that this process occupies, in bytes; 0 if the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)

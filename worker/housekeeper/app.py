@@ -14,8 +14,9 @@ from shared.net.allowlist import WAIT_NODE_PATH, ReceiverHeader, parse_receiver_
 from shared.net.outbound import OutboundClient
 from shared.observability.tracing import StartTracing
 from shared.redis.store import Store, connect
-from shared.settings.housekeeper import HousekeeperSettings, parse_signing_keys
+from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.service import Settings
+from shared.settings.webhook_secret import parse_signing_keys
 from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks

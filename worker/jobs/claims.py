@@ -14,7 +14,7 @@ from shared.errors import (
     InvalidImage,
     InvalidRequest,
     ModelNotFound,
-    ModelUnavailable,
+    RequestError,
     StorageUnavailable,
 )
 from shared.jobs.job import Job, JobError, QueuedJob
@@ -143,10 +143,10 @@ class JobClaimer:
     def _is_known(self, model: str) -> bool:
         try:
             self.engines.capabilities(model)
-        except ModelUnavailable:
-            return True
         except ModelNotFound:
             return False
+        except RequestError:
+            return True
         return True
 
     def _prepare(self, job: Job, model: str) -> Job | None:
@@ -165,7 +165,7 @@ class JobClaimer:
             return self._resolve(job, capabilities, input_size, now)
         except InvalidRequest as error:
             self._fail(job, _job_error(error))
-        except (DeadlinePassed, InvalidImage, ModelNotFound, ModelUnavailable, StorageUnavailable) as error:
+        except (DeadlinePassed, InvalidImage, RequestError, StorageUnavailable) as error:
             self._fail(job, JobError.from_error(error))
         return None
 

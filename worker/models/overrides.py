@@ -18,7 +18,7 @@ _CLASS = Field(pattern=r"^[A-Z][A-Za-z0-9]{2,80}Pipeline$")
 def _relative_path(value: str) -> str:
     parts = value.split("/")
     if "\\" in value or "\0" in value or not all(parts) or any(part in (".", "..") for part in parts):
-        raise ValueError("must be a path below the folder, without ..")
+        raise ValueError("must be a path below the folder")
     return value
 
 

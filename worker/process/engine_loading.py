@@ -5,22 +5,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
-from worker.engines.base import Engine, EngineSource, SingleEngine
+from shared.workers.models import ModelRecords
+from worker.engines.base import EngineSource, SingleEngine
+from worker.engines.loaded_models import LoadedModels
+from worker.models.catalogue import Catalogue
 from worker.models.download_plans import OnProgress
 from worker.models.required_files import MODEL_CONFIG
 from worker.models.sources import ModelSource
-from worker.process.model_pools import create_pool, entry_of
+from worker.process.model_pools import create_pool, entry_of, measured_bytes
 from worker.records.concurrency_slots import RedisConcurrencySlots
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import ModelUpkeep
 from worker.records.recovery import WorkerIdentity
+
+if TYPE_CHECKING:
+    from worker.engines.bfl.engine import FluxApi
 
 #: The folder in SD_DATA_DIR for compiled models.
 COMPILED = "compiled"
@@ -42,7 +48,7 @@ def load_engines(
     """
     match settings.backend:
         case Backend.SD | Backend.FLUX_LOCAL:
-            return WorkerEngines(SingleEngine(_diffusers(settings, on_download)))
+            return _diffusers(settings, store, worker, heartbeat, on_download)
         case Backend.FLUX_API:
             return WorkerEngines(SingleEngine(_flux_api(settings, store)))
         case Backend.NULL:
@@ -57,7 +63,7 @@ def _null(settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartb
     loader = NullModels()
     entries = {name: entry_of(Backend.NULL, loader.capabilities(name)) for name in MODELS}
     pool = create_pool(settings, store, worker, heartbeat, loader, lambda: entries)
-    pool.models.load(loader.default_model)
+    _load_default(pool.models)
     return WorkerEngines(pool.models, pool.upkeep)
 
 
@@ -76,11 +82,15 @@ def _importing() -> Iterator[None]:
         gc.enable()
 
 
-def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
+def _diffusers(
+    settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat, on_download: OnProgress
+) -> WorkerEngines:
     model = ModelSource.for_backend(settings, settings.backend).ensure_downloaded(on_download)
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
-        from worker.engines.diffusers.engine import DiffusersEngine
+        from worker.engines.diffusers.local_models import LocalModels
+        from worker.engines.diffusers.memory.devices import choose_device
+        from worker.engines.diffusers.memory.placement import has_own_memory
         from worker.engines.diffusers.options import DiffusersOptions
 
     options = DiffusersOptions(
@@ -94,10 +104,40 @@ def _diffusers(settings: WorkerSettings, on_download: OnProgress) -> Engine:
         data_dir=settings.data_dir / COMPILED,
         suggest_cloud=_has_cloud(settings),
     )
-    return DiffusersEngine.load(model, options)
+    device, records = choose_device(settings.device), ModelRecords(settings.redis_prefix)
+    models = LocalModels(
+        Catalogue.of(settings),
+        model,
+        options,
+        settings.backend,
+        lambda name: measured_bytes(store, records, settings.backend, name),
+        settings.commercial_only,
+    )
+    pool = create_pool(
+        settings,
+        store,
+        worker,
+        heartbeat,
+        models,
+        models.scan,
+        lambda: models.free_device_memory(device),
+        has_device_memory=has_own_memory(device),
+    )
+    _load_default(pool.models)
+    return WorkerEngines(pool.models, pool.upkeep)
 
 
-def _flux_api(settings: WorkerSettings, store: Store) -> Engine:
+def _load_default(models: LoadedModels) -> None:
+    """Raise ConfigurationError if that is not possible: a worker without its default model does not start."""
+    try:
+        models.load(models.default_model)
+    except ModelUnavailable as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise ConfigurationError(error.detail) from error
+
+
+def _flux_api(settings: WorkerSettings, store: Store) -> "FluxApi":
     from worker.engines.bfl.engine import FluxApi
     from worker.images.memory_budget import return_freed_memory
 

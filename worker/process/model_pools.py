@@ -1,9 +1,11 @@
 """The pool of models of a worker with a device, and what it publishes."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from shared.errors import StoreUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry
@@ -11,8 +13,8 @@ from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
 from worker.engines.base import Engine, OnLoad
-from worker.engines.loaded_models import LoadedModels, MemoryBudget, ModelLoader
-from worker.engines.model_memory import FixedBudget, MeasuredBudget, main_memory_share
+from worker.engines.loaded_models import LoadedModels, ModelLoader
+from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name
 from worker.records.recovery import WorkerIdentity
@@ -79,6 +81,13 @@ def create_pool(
     source = source_name(settings.model_dir, loader.default_model)
     upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, scan, reports)
     return ModelPool(models, upkeep)
+
+
+def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model: str) -> int | None:
+    """The memory that a model took when a worker loaded it before; None if unknown."""
+    with suppress(StoreUnavailable):
+        return store.run(records.read_size(backend, model))
+    return None
 
 
 def entry_of(backend: Backend, capabilities: Capabilities) -> ModelEntry:

@@ -9,27 +9,25 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.waiting import wait_for_result
 from api.field_errors import invalid_field, validate
+from api.intake.enlarging import Enlargement
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.openapi_bodies import model_request_body
 from api.intake.separate_images import ImageText, SeparateImage, read_separate_images
-from api.intake.submissions import Submission, Translation
+from api.intake.submissions import Translation
 from api.problems import failed_job_response
 from api.protocols.a1111.answers import available_images
 from api.protocols.a1111.checkpoints import Checkpoints
-from api.protocols.a1111.openapi import json_body
-from api.protocols.a1111.wire import BatchExtrasBody, ExtrasBody, SingleExtrasBody
+from api.protocols.a1111.wire import ExtrasBody
 from api.services import Services, ServicesDep
 from shared.jobs.job import Image, Job
-from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import ApiProtocol
 
 router = APIRouter(prefix="/sdapi/v1")
 
-#: What a record of a job says in place of a prompt.
-PROMPT = "enlarge this image"
-MAX_IMAGES, MAX_SIDE = 16, 8192
+MAX_IMAGES = 16
 
 
-@router.post("/extra-single-image", operation_id="a1111EnlargeImage", openapi_extra=json_body(SingleExtrasBody))
+@router.post("/extra-single-image", operation_id="a1111EnlargeImage", openapi_extra=model_request_body(ExtrasBody))
 async def enlarge_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Enlarge an image."""
     async with AsyncExitStack() as exits:
@@ -41,7 +39,7 @@ async def enlarge_image(http: Request, services: ServicesDep, scope: Idempotency
         return await _answer(http, services, scope, validate(ExtrasBody, body), images, '"image": ', "")
 
 
-@router.post("/extra-batch-images", operation_id="a1111EnlargeImages", openapi_extra=json_body(BatchExtrasBody))
+@router.post("/extra-batch-images", operation_id="a1111EnlargeImages", openapi_extra=model_request_body(ExtrasBody))
 async def enlarge_images(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Enlarge several images."""
     async with AsyncExitStack() as exits:
@@ -70,9 +68,10 @@ async def _answer(
     after: str,
 ) -> Response:
     upscalers = (await Checkpoints.read(services)).upscalers
+    enlargement, warnings = _enlargement(body, upscalers), _warnings(body, upscalers)
     enlarged = list[tuple[Job, Image]]()
     for image in images:
-        submission = _submission(services, image, body, upscalers)
+        submission = enlargement.submission(image, services.limits, ApiProtocol.A1111, warnings, "/upscaling_resize")
         job = (await wait_for_result(http, services, submission, scope)).job
         if job.error is not None:
             return failed_job_response(job.error, {"X-Job-Id": job.id})
@@ -92,32 +91,16 @@ async def _text(
     yield after.encode()
 
 
-def _submission(services: Services, image: SeparateImage, body: ExtrasBody, upscalers: Collection[str]) -> Submission:
-    """Raises InvalidRequest."""
-    request = GenerationRequest(prompt=PROMPT, image=(image.reference,))
-    given = image.uploads.first_image_size(request) or (1, 1)
-    width, height = _size(body, given)
-    if max(width, height) > MAX_SIDE or width * height > services.limits.max_pixels:
-        detail = f"would make an image of {width}x{height}; at most {services.limits.max_pixels} pixels are allowed"
-        raise invalid_field("/upscaling_resize", detail)
+def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
+    """Without an upscaler, a factor has no effect there."""
+    box = (body.upscaling_resize_w, body.upscaling_resize_h) if body.resize_mode == 1 else None
+    factor = 1.0 if body.upscaler_1 in ("", "None") else body.upscaling_resize
+    return Enlargement(factor, box, body.upscaler_1 if body.upscaler_1 in upscalers else None)
+
+
+def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:
     translation = Translation({})
-    if body.upscaler_1 in upscalers:
-        size = {"model": body.upscaler_1, "width": width, "height": height}
-    else:
-        size = {"resize_only": True, "output_width": width, "output_height": height}
-        translation.ignore("upscaler_1", body.upscaler_1, "", "None", "Lanczos", reason="Lanczos is used")
-    if body.extras_upscaler_2_visibility:
-        translation.ignore("upscaler_2", body.upscaler_2, "", "None")
-    translation.ignore("gfpgan_visibility", body.gfpgan_visibility, 0)
-    translation.ignore("codeformer_visibility", body.codeformer_visibility, 0)
-    return Submission(request.model_copy(update=size), image.uploads, ApiProtocol.A1111, tuple(translation.warnings))
-
-
-def _size(body: ExtrasBody, given: tuple[int, int]) -> tuple[int, int]:
-    """With the proportions of the image. Without an upscaler, a factor has no effect there."""
-    factor = body.upscaling_resize
-    if body.resize_mode == 1:
-        factor = min(body.upscaling_resize_w / given[0], body.upscaling_resize_h / given[1])
-    elif body.upscaler_1 in ("", "None"):
-        factor = 1.0
-    return max(16, round(given[0] * factor)), max(16, round(given[1] * factor))
+    translation.ignore("upscaler_1", body.upscaler_1, "", "None", "Lanczos", *upscalers, reason="Lanczos is used")
+    for name in ("extras_upscaler_2_visibility", "gfpgan_visibility", "codeformer_visibility"):
+        translation.ignore(name, getattr(body, name), 0)
+    return tuple(translation.warnings)

@@ -11,19 +11,16 @@ from shared.jobs.samplers import SAMPLERS, SCHEDULES, sampler_of
 
 router = APIRouter(prefix="/sdapi/v1")
 
-#: What is empty here has the shape that it has there.
-_EMPTY: dict[str, Any] = {
-    "latent-upscale-modes": [],
-    "sd-vae": [],
-    "sd-modules": [],
-    "hypernetworks": [],
-    "face-restorers": [],
-    "realesrgan-models": [],
-    "prompt-styles": [],
+#: Fixed answers: what is empty here has the shape that it has there.
+_READS: dict[str, Any] = {
+    **{name: [] for name in ("latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers")},
+    **{name: [] for name in ("realesrgan-models", "prompt-styles", "script-info", "extensions")},
     "embeddings": {"loaded": {}, "skipped": {}},
     "scripts": {"txt2img": [], "img2img": []},
-    "script-info": [],
-    "extensions": [],
+}
+_CALLS: dict[str, Any] = {
+    **dict.fromkeys(("refresh-checkpoints", "refresh-loras", "refresh-vae", "reload-checkpoint", "unload-checkpoint")),
+    "interrogate": {"caption": ""},
 }
 
 
@@ -96,13 +93,14 @@ async def show_flags(services: ServicesDep, _: CallerDep) -> dict[str, Any]:
     return {"api": True, "listen": True, "port": services.settings.port, "api_auth": bool(services.settings.api_key)}
 
 
-def _add_empty(name: str, value: Any) -> None:
-    async def empty(_: CallerDep) -> Any:
+def _add(method: str, name: str, value: Any) -> None:
+    async def answer(_: CallerDep) -> Any:
         return value
 
-    description = "Empty, in the web UI's shape: this service has none."
-    router.add_api_route(f"/{name}", empty, operation_id=f"a1111-{name}", summary=name, description=description)
+    router.add_api_route(f"/{name}", answer, methods=[method], operation_id=f"a1111-{name}", summary=name)
 
 
-for _name, _value in _EMPTY.items():
-    _add_empty(_name, _value)
+for _name, _value in _READS.items():
+    _add("GET", _name, _value)
+for _name, _value in _CALLS.items():
+    _add("POST", _name, _value)

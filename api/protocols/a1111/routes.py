@@ -13,11 +13,11 @@ from api.field_errors import validate
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.json_body import json_chunks, parse_body
+from api.intake.openapi_bodies import model_request_body
 from api.intake.separate_images import ImageText, read_separate_images
 from api.intake.submissions import translated_submission
 from api.protocols.a1111.answers import images_response
 from api.protocols.a1111.checkpoints import Checkpoints
-from api.protocols.a1111.openapi import json_body
 from api.protocols.a1111.translation import GenerationCall
 from api.protocols.a1111.wire import (
     GenerationBody,
@@ -36,13 +36,13 @@ from shared.storage.image_texts import PARAMETERS
 router = APIRouter(prefix="/sdapi/v1")
 
 
-@router.post("/txt2img", operation_id="a1111TextToImage", openapi_extra=json_body(TextToImageBody))
+@router.post("/txt2img", operation_id="a1111TextToImage", openapi_extra=model_request_body(TextToImageBody))
 async def text_to_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Generate images from a prompt."""
     return await _generate(http, services, scope, TextToImageBody)
 
 
-@router.post("/img2img", operation_id="a1111ImageToImage", openapi_extra=json_body(ImageToImageBody))
+@router.post("/img2img", operation_id="a1111ImageToImage", openapi_extra=model_request_body(ImageToImageBody))
 async def image_to_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Generate images from an image, everywhere or where the mask is white."""
     return await _generate(http, services, scope, ImageToImageBody)
@@ -81,7 +81,7 @@ async def get_options(services: ServicesDep, caller: CallerDep) -> dict[str, Any
     }
 
 
-@router.post("/options", operation_id="a1111SetOptions", openapi_extra=json_body(OptionsBody))
+@router.post("/options", operation_id="a1111SetOptions", openapi_extra=model_request_body(OptionsBody))
 async def set_options(http: Request, services: ServicesDep, caller: CallerDep) -> None:
     """Choose the checkpoint of the caller's later requests; an empty one is the default. Other settings are ignored."""
     options = validate(OptionsBody, parse_body(b"".join([chunk async for chunk in json_chunks(http)])))
@@ -128,7 +128,7 @@ async def skip(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     return await interrupt(services, caller)
 
 
-@router.post("/png-info", operation_id="a1111ImageInfo", openapi_extra=json_body(ImageBody))
+@router.post("/png-info", operation_id="a1111ImageInfo", openapi_extra=model_request_body(ImageBody))
 async def show_image_texts(http: Request, services: ServicesDep, _: CallerDep) -> dict[str, Any]:
     """The texts in a PNG, JPEG or WebP, also of other tools, and the settings that they hold."""
     async with AsyncExitStack() as exits:
@@ -138,21 +138,5 @@ async def show_image_texts(http: Request, services: ServicesDep, _: CallerDep) -
     return {"info": text, "items": texts, "parameters": parse_infotext(text)}
 
 
-@router.post("/interrogate", operation_id="a1111Interrogate", openapi_extra=json_body(ImageBody))
-async def interrogate(http: Request, services: ServicesDep, _: CallerDep) -> dict[str, Any]:
-    """Always an empty caption: this service has no model that describes images."""
-    async with AsyncExitStack() as exits:
-        await read_separate_images(http, services.uploads, exits, _image_of)
-    return {"caption": ""}
-
-
 def _image_of(body: dict[str, Any]) -> list[ImageText]:
     return [ImageText(body.get("image"), "/image")]
-
-
-async def _nothing(_: CallerDep) -> None:
-    """Does nothing: models are found without it."""
-
-
-for _name in ("refresh-checkpoints", "refresh-loras", "refresh-vae", "reload-checkpoint", "unload-checkpoint"):
-    router.add_api_route(f"/{_name}", _nothing, methods=["POST"], operation_id=f"a1111-{_name}", summary=_name)

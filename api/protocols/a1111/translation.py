@@ -17,8 +17,19 @@ from shared.models.capabilities import Capabilities, RequestLimits
 SECOND_PASS_STRENGTH, SECOND_PASS_SCALE, INPUT_STRENGTH = 0.7, 2.0, 0.75
 #: The scales that second passes may have, and the least strength of a request.
 MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
-#: Names of what enlarges an image between two passes.
-_LANCZOS = frozenset({"", "None", "Lanczos"})
+_NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
+#: Fields without an effect here: why, and values that ask for what happens anyway.
+_IGNORED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
+    **dict.fromkeys(("refiner_checkpoint", "alwayson_scripts"), (_NO_CHOICE,)),
+    "resize_mode": ("the image is stretched",),
+    "inpaint_full_res": ("the whole image is rendered, not only what the mask marks",),
+    "hr_upscaler": ("Lanczos is used", "Lanczos"),
+    **dict.fromkeys(("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"), (_SAME,)),
+}
+#: Those that mean something only together with another field.
+_NEEDED = {name: "enable_hr" for name in _IGNORED if name.startswith("hr_")}
+_NEEDED |= {name: "mask" for name in _IGNORED if name.startswith("inpaint")}
 
 B = TypeVar("B", bound=GenerationBody)
 
@@ -52,7 +63,7 @@ class GenerationCall(Generic[B]):
                 set_second_pass(translation, parsed, capabilities, self._limits)
             case ImageToImageBody():
                 set_images(translation, parsed)
-        _warn(translation, parsed)
+        warn(translation, parsed, body)
         return translation
 
     def _checkpoint(self, translation: Translation) -> Checkpoint | None:
@@ -118,10 +129,6 @@ def set_second_pass(
         second["num_inference_steps"] = body.hr_second_pass_steps
     translation.fields["second_pass"] = second
     translation.fields.update({"output_width": int(width * possible), "output_height": int(height * possible)})
-    translation.ignore("hr_upscaler", body.hr_upscaler, *_LANCZOS, reason="Lanczos is used")
-    for name in ("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"):
-        same = (None, "", "Use same checkpoint", "Use same sampler", body.prompt, body.negative_prompt)
-        translation.ignore(name, getattr(body, name), *same, reason="the second pass is like the first")
 
 
 def set_images(translation: Translation, body: ImageToImageBody) -> None:
@@ -131,25 +138,21 @@ def set_images(translation: Translation, body: ImageToImageBody) -> None:
         translation.warnings.append("init_images: only the first image is used")
     strength = INPUT_STRENGTH if body.denoising_strength is None else body.denoising_strength
     translation.fields.update({"image": body.init_images[0], "strength": max(MIN_STRENGTH, strength)})
-    translation.ignore("resize_mode", body.resize_mode, 0, reason="the image is stretched")
     if not body.mask:
         return
     mode = MaskMode.BLACK if body.inpainting_mask_invert else MaskMode.WHITE
     translation.fields.update({"mask": body.mask, "mask_mode": mode})
+    translation.ignore("inpainting_fill", body.inpainting_fill, 1, reason="the original is what is changed")
     if body.mask_blur is not None:
         translation.fields["mask_blur"] = min(max(0, body.mask_blur), 64)
-    translation.ignore("inpainting_fill", body.inpainting_fill, 1, reason="the original is what is changed")
-    full = "the whole image is rendered, not only what the mask marks"
-    translation.ignore("inpaint_full_res", body.inpaint_full_res, False, reason=full)
 
 
-def _warn(translation: Translation, body: GenerationBody) -> None:
-    translation.ignore("subseed_strength", body.subseed_strength, 0)
-    translation.ignore("restore_faces", body.restore_faces, False)
-    translation.ignore("tiling", body.tiling, False)
-    translation.ignore("styles", body.styles, [])
-    translation.ignore("script_name", body.script_name, "", "None")
-    translation.ignore("refiner_checkpoint", body.refiner_checkpoint, "", "None")
-    translation.ignore("alwayson_scripts", body.alwayson_scripts, {})
-    if body.override_settings is not None:
-        translation.ignore("sd_vae", body.override_settings.sd_vae, "", "Automatic", "None")
+def warn(translation: Translation, parsed: GenerationBody, body: dict[str, Any]) -> None:
+    """Of everything in the body that has no effect here and would have one there."""
+    if parsed.override_settings is not None:
+        translation.ignore("sd_vae", parsed.override_settings.sd_vae, "", "Automatic", "None")
+    unused = {name for name, needed in _NEEDED.items() if not body.get(needed)}
+    same = (parsed.prompt, parsed.negative_prompt, "Use same checkpoint", "Use same sampler", "Use same scheduler")
+    for name, (reason, *harmless) in _IGNORED.items():
+        if name not in unused:
+            translation.ignore(name, body.get(name), "", "None", False, 0, [], {}, *harmless, *same, reason=reason)

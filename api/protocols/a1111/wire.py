@@ -1,6 +1,6 @@
 """The bodies of the web UI's API, as far as they have an effect here or a warning. Everything else is ignored."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -41,27 +41,15 @@ class GenerationBody(Body):
     clip_skip: int | None = None
     override_settings: OverrideSettings | None = None
     send_images: bool | None = None
-    subseed_strength: float | None = None
-    restore_faces: bool | None = None
-    tiling: bool | None = None
-    styles: list[str] | None = None
-    script_name: Texts = ""
-    refiner_checkpoint: Texts = ""
-    alwayson_scripts: dict[str, Any] | None = None
 
 
 class TextToImageBody(GenerationBody):
     enable_hr: bool | None = None
     """Whether to enlarge the image and render it again from there."""
     hr_scale: float | None = None
-    hr_upscaler: Texts = ""
     hr_second_pass_steps: int | None = None
     hr_resize_x: int | None = None
     hr_resize_y: int | None = None
-    hr_checkpoint_name: Texts = ""
-    hr_sampler_name: Texts = ""
-    hr_prompt: Texts = ""
-    hr_negative_prompt: Texts = ""
 
 
 class ImageToImageBody(GenerationBody):
@@ -71,37 +59,20 @@ class ImageToImageBody(GenerationBody):
     mask_blur: int | None = None
     inpainting_fill: int | None = None
     inpainting_mask_invert: int | bool | None = None
-    inpaint_full_res: bool | None = None
-    resize_mode: int | None = None
 
 
 class ExtrasBody(Body):
-    """How to enlarge images."""
+    """How to enlarge images: `image` has one as base64, and `imageList` has several as `{"data": ...}`."""
 
     resize_mode: Annotated[int, Field(ge=0, le=1)] = 0
     """0: by the factor upscaling_resize. 1: to upscaling_resize_w x upscaling_resize_h."""
     upscaling_resize: Annotated[float, Field(gt=0, le=16)] = 2.0
     upscaling_resize_w: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_resize_h: Annotated[int, Field(ge=16, le=8192)] = 512
-    upscaling_crop: bool = True
     upscaler_1: Texts = "None"
-    upscaler_2: Texts = "None"
-    extras_upscaler_2_visibility: float = 0.0
-    gfpgan_visibility: float = 0.0
-    codeformer_visibility: float = 0.0
-
-
-class SingleExtrasBody(ExtrasBody):
-    image: str
-
-
-class NamedImage(Body):
-    data: str
-    name: Texts = ""
-
-
-class BatchExtrasBody(ExtrasBody):
-    image_list: Annotated[list[NamedImage], Field(alias="imageList", min_length=1, max_length=16)]
+    extras_upscaler_2_visibility: float = 0
+    gfpgan_visibility: float = 0
+    codeformer_visibility: float = 0
 
 
 class ImageBody(Body):

@@ -21,6 +21,8 @@ def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
     parameters = {name: value for name, value in parameters.items() if value is not None}
     translation = Translation.of_known(parameters, _READ)
     fields = translation.fields
+    # The address says which.
+    fields.pop("model", None)
     fields |= {**model, **_inputs(body.get("inputs"), parameters), **_size(parameters)}
     fields.setdefault("fit_size", True)
     return translation

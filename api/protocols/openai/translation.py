@@ -39,8 +39,9 @@ class ImageCall:
         self.parameters = parameters = validate(ImageParameters, body)
         translation = Translation.of_known(body, ImageParameters.model_fields.keys() | _READ)
         fields = translation.fields
-        fields |= self._models.fields(parameters.model)
-        fields |= _images(body)
+        # It may be another name of a model.
+        fields.pop("model", None)
+        fields |= {**self._models.fields(parameters.model), **_images(body)}
         self._require_image(fields)
         fields.setdefault("fit_size", True)
         fields.setdefault("response_format", ResponseFormat.B64_JSON)

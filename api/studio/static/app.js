@@ -36,7 +36,7 @@ function App() {
   const hash = useHash();
   const [isHelping, setHelping] = useState(false);
   const [dropped, setDropped] = useState(null);
-  useEffect(() => void loadRights().then(start, (error) => error.status === 401 || start()), []);
+  useEffect(() => void (isLocked || loadRights().then(start, (error) => error.status === 401 || start())), []);
   usePageKeys(() => setHelping(true));
   useFiles(setDropped);
   if (isLocked) return html`<${Login} onLogin=${start} /><${Announcer} />`;

@@ -93,10 +93,10 @@ def test_a_mask_of_another_size_is_refused(api: Api) -> None:
 
 
 def test_a_file_in_an_unknown_field_is_refused(api: Api) -> None:
-    files = {"picture": ("x.png", encoded(scene()), "image/png")}
+    files = {"drawing": ("x.png", encoded(scene()), "image/png")}
     answer = api.http.post(api.url + EDITS, data={"prompt": "x"}, files=files, timeout=30)
 
-    refusal(answer, 400, "invalid-request", "picture")
+    refusal(answer, 400, "invalid-request", "drawing")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
-from shared.settings.housekeeper import parse_signing_keys
 from shared.settings.service import LinkSettings
+from shared.settings.webhook_secret import parse_signing_keys
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.webhooks.deliveries import Delivery

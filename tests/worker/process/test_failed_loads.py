@@ -4,6 +4,7 @@ import gc
 import shutil
 import signal
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
+from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.conftest import RED_HEART
 from tests.stack import Process, Stack
 from tests.support.polling import wait_until
 from tests.worker.models.conftest import reach
 from tests.worker.new_jobs import child_process, get_job, simulated, start_job, submit_job
 from worker.models.sources import STARTER
-from worker.process.engine_loading import load_engine
+from worker.process.engine_loading import load_engines
 from worker.process.start_failures import backoff_seconds, redact
+from worker.records.heartbeat import Heartbeat
+from worker.records.recovery import WorkerIdentity
 
 REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
 NO_PILLOW = "The null backend could not be loaded: no Pillow here"
@@ -84,11 +88,20 @@ def test_the_message_of_a_missing_safety_checker_says_how_to_go_on(redis_url: st
 
 def load_failure(redis_url: str, folder: Path, **settings: Any) -> str:
     configured = WorkerSettings(redis_url=redis_url, model_dir=folder, **({"backend": Backend.SD} | settings))
+    store, record = Store(connect(redis_url)), loading_record(configured)
+    heartbeat = Heartbeat(store, Workers(configured.redis_prefix), record)
     with pytest.raises(ConfigurationError) as failure:
-        load_engine(configured, Store(connect(redis_url)), lambda *_: None)
+        load_engines(configured, store, WorkerIdentity("w", "1"), heartbeat, lambda *_: None)
     # It is off only while libraries are imported.
     assert gc.isenabled()
     return failure.value.detail
+
+
+def loading_record(settings: WorkerSettings) -> WorkerRecord:
+    now = datetime.now(UTC)
+    return WorkerRecord(
+        id="w#1", name="w", backend=settings.backend, state=WorkerState.LOADING, model="x", started_at=now
+    )
 
 
 def test_health_gives_the_reason_until_a_worker_is_ready(

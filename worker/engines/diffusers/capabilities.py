@@ -63,7 +63,8 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         loras=loras,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline)),
+        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline))
+        + _ignored_reading(model, family),
     )
 
 
@@ -116,6 +117,15 @@ def _safety(model: LocalModel, options: DiffusersOptions) -> str:
     if model.path == STARTER:
         return EXEMPT
     return CHECKED if options.safety_checker else OFF
+
+
+def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
+    """Ways to read prompts that need CLIP, and as the only encoder where it is to skip layers."""
+    encoders = [model.index.get(name) or (None, None) for name in ("text_encoder", "text_encoder_2")]
+    names = [str(name) for _, name in encoders if name]
+    if not family.batches or not all(name.startswith("CLIPTextModel") for name in names):
+        return ("clip_skip", "prompt_syntax")
+    return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
 
 
 def _ignored(

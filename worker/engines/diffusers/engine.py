@@ -40,7 +40,6 @@ from worker.engines.diffusers.memory.out_of_memory import (
     free_memory,
     keep_freed_memory,
 )
-from worker.engines.diffusers.memory.placement import Placement
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.encoding import Prompts
@@ -51,12 +50,10 @@ from worker.images.values import Inputs, RenderedImage
 from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
 from worker.models.fingerprint import fingerprint
 from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION, Placement
 
 logger = logging.getLogger(__name__)
 
-#: Where half precision is safe, by family: on Apple's GPU and on CPUs float16 gives black images (diffusers#6136).
-FLOAT16 = {"cuda": torch.float16}
-BFLOAT16 = {"cuda": torch.bfloat16, "mps": torch.bfloat16}
 #: Limits of the pipelines for images that they look at.
 MIN_REFERENCE_SIDE, MAX_REFERENCE_RATIO = 64, 8
 
@@ -253,7 +250,8 @@ def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> t
             f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
             "and float32 on CPUs."
         )
-    half = FLOAT16 if family.is_safe_in_float16 else BFLOAT16
+    names = HALF_PRECISION[family.is_safe_in_float16]
+    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
     if options.optimize == "max" and computes_bfloat16():
         half = {**half, "cpu": torch.bfloat16}
     return choose_dtype(options.dtype, device, half)

@@ -23,9 +23,10 @@ from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
-from worker.engines.diffusers.memory.placement import Placement, offloading_fallbacks
+from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
+from worker.models.placements import Placement
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Rendering:
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
         with (
             batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
-            self.prompts.cached(pipe, denoiser.dtype),
+            self.prompts.cached(pipe, denoiser.dtype, self.request),
             self.accelerator.active(self.request.loras or (), mode.executed_steps),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))

@@ -69,5 +69,8 @@ def upscaler_capabilities(name: str, scale: int) -> Capabilities:
         max_input_images=1,
         scale=scale,
         requires=("image",),
-        ignored=("guidance_scale", "loras", "negative_prompt", "num_inference_steps", "scheduler", "strength"),
+        ignored=(
+            *("clip_skip", "guidance_scale", "loras", "negative_prompt", "num_inference_steps"),
+            *("prompt_syntax", "scheduler", "strength"),
+        ),
     )

@@ -75,7 +75,7 @@ def _recognised(
         base=base.name if base else None,
         index=index,
         overrides=overrides,
-        family_key=found.family,
+        family_key=found.variant.family_key,
         revision=revision,
         configs=configs,
         file_parts={part: str(role) for part, role in found.roles.items()},

@@ -24,6 +24,8 @@ class Variant:
     scheduler_changes: Mapping[str, Any] = field(default_factory=dict)
     rejection: str | None = None
     """Why such a file cannot be used."""
+    family_key: str | None = None
+    """The row in families.py; None leaves it to the configurations."""
 
 
 def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
@@ -35,10 +37,16 @@ def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, word
             return _flux_variant(denoiser, words)
         case "z-image":
             turbo = _says(words, "turbo")
-            return Variant("turbo" if turbo else "", "ZImagePipeline", "flow-shift-3" if turbo else None)
+            key = "z-image-turbo" if turbo else "z-image"
+            return Variant(
+                "turbo" if turbo else "", "ZImagePipeline", "flow-shift-3" if turbo else None, family_key=key
+            )
+        case "sd3":
+            turbo = _says(words, "turbo")
+            key = "sd3.5-turbo" if turbo else "sd3"
+            return Variant("turbo" if turbo else "", configurations.pipeline_of(family), family_key=key)
         case _:
-            turbo = _says(words, "turbo|flash")
-            return Variant("turbo" if turbo else "", configurations.pipeline_of(family))
+            return Variant("", configurations.pipeline_of(family), family_key=family)
 
 
 def _says(words: str, pattern: str) -> bool:
@@ -76,8 +84,17 @@ def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, w
     if _says(words, "lcm"):
         return Variant("lcm", pipeline, "lcm")
     if kind := next((kind for kind, pattern in _FEW_STEPS.items() if _says(words, pattern)), None):
-        return Variant(kind, pipeline, "euler-ancestral-trailing" if kind == "turbo" else "euler", _trailing(header))
-    return Variant(name, pipeline, None, _prediction(family, inpainting, header, words, spec))
+        scheduler = "euler-ancestral-trailing" if kind == "turbo" else "euler"
+        return Variant(kind, pipeline, scheduler, _trailing(header), family_key=_few_steps_key(family, words))
+    changes = _prediction(family, inpainting, header, words, spec)
+    return Variant(name, pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
+
+
+def _few_steps_key(family: str, words: str) -> str | None:
+    """The model SDXL-Turbo itself differs from community models that are merged with such a model."""
+    if family != "sdxl":
+        return None
+    return "sdxl-turbo" if _says(words, r"sd[-_ ]?xl[-_ ]turbo") else "sdxl-lightning"
 
 
 def _trailing(header: Header) -> dict[str, Any]:
@@ -93,7 +110,7 @@ def _prediction(family: str, inpainting: bool, header: Header, words: str, spec:
     zero = _ZERO_SNR if "ztsnr" in header.tensors else {}
     if spec.prediction_type:
         return {"prediction_type": spec.prediction_type, **zero}
-    if _predicts_velocity(header) or _says(words, "v-?_?pred(?:iction)?"):
+    if _predicts_velocity(header) or _says(words, r"v[-_ ]?pred(?:iction)?"):
         return {**_V, **(zero if zero or family != "sdxl" else _ZERO_SNR)}
     if family == "sd2":
         # Version 2.1 with 768 pixels predicts velocities; the base models with 512 pixels predict noise.
@@ -105,11 +122,11 @@ def _prediction(family: str, inpainting: bool, header: Header, words: str, spec:
 def _flux_variant(denoiser: Mapping[str, Tensor], words: str) -> Variant:
     match denoiser["img_in.weight"].shape[1:2]:
         case (384,):
-            return Variant("fill", "FluxFillPipeline")
+            return Variant("fill", "FluxFillPipeline", family_key="flux-fill")
         case (128,):
             return Variant("", "", rejection="FLUX.1 Depth and Canny need a control image, which is not supported.")
     if "guidance_in.in_layer.weight" not in denoiser:
-        return Variant("schnell", "FluxPipeline", "flow-shift-1")
+        return Variant("schnell", "FluxPipeline", "flow-shift-1", family_key="flux-schnell")
     if _says(words, "kontext"):
-        return Variant("kontext", "FluxKontextPipeline")
-    return Variant("dev", "FluxPipeline")
+        return Variant("kontext", "FluxKontextPipeline", family_key="flux-kontext")
+    return Variant("dev", "FluxPipeline", family_key="flux-dev")

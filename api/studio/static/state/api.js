@@ -7,7 +7,9 @@ const KEY = "imagegen-key";
 const UNREACHABLE = "The service does not answer. This page tries again by itself.";
 
 // `rights` is what GET /api/key says; null until it is known.
-export const session = createStore({ key: sessionStorage.getItem(KEY) ?? "", rights: null, isLocked: false, error: "" });
+const savedKey = sessionStorage.getItem(KEY) ?? "";
+const isLocked = !savedKey && document.documentElement.dataset.needsKey === "yes";
+export const session = createStore({ key: savedKey, rights: null, isLocked, error: "" });
 
 export class Problem extends Error {
   constructor({ code, detail, retryable = false, status = 0, errors = [] }) {

@@ -42,6 +42,8 @@ function slim(job) {
 function put(job) {
   const { byId } = jobs.get();
   const known = byId.get(job.id);
+  // The answer to a request may arrive after an event that is newer.
+  if (known && !isUnfinished(known.state) && isUnfinished(job.state)) return known;
   const kept = job.state === "running" ? { preview: known?.preview, progress: job.progress ?? known?.progress } : {};
   const next = { ...job, ...kept };
   byId.set(job.id, next);

@@ -1,5 +1,5 @@
 // Asks for an API key where the service needs one. The key stays in this tab.
-import { html, useState } from "../vendor/htm-preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { logIn, session } from "../state/api.js";
 import { useStore } from "../state/store.js";
 
@@ -7,6 +7,8 @@ export function Login({ onLogin }) {
   const { error } = useStore(session);
   const [problem, setProblem] = useState("");
   const [isBusy, setBusy] = useState(false);
+  const field = useRef();
+  useEffect(() => field.current.focus(), []);
   const onSubmit = async (event) => {
     event.preventDefault();
     setBusy(true);
@@ -23,12 +25,10 @@ export function Login({ onLogin }) {
     <form onSubmit=${onSubmit}>
       <h1>imagegen</h1>
       <label for="key">API key</label>
-      <input id="key" name="key" type="password" required autocomplete="current-password" ref=${focus} aria-describedby="key-help" />
+      <input id="key" name="key" type="password" required autocomplete="current-password" ref=${field} aria-describedby="key-help" />
       <p id="key-help" class="hint">Your operator has it (<code>SD_API_KEY</code>). It is kept in this tab only, until you close it.</p>
       ${(problem || error) && html`<p role="alert" class="problem">${problem || error}</p>`}
       <button type="submit" class="primary" disabled=${isBusy}>Log in</button>
     </form>
   </main>`;
 }
-
-const focus = (element) => element?.focus();

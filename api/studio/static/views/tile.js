@@ -1,5 +1,5 @@
 // One job in the gallery.
-import { html } from "../vendor/htm-preact.js";
+import { html, useState } from "../vendor/htm-preact.js";
 import { imageUrl, session } from "../state/api.js";
 import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
@@ -18,6 +18,7 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
       onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
       <${Content} job=${job} />
     </button>
+    ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
     <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.prompt}`} onChange=${() => onToggle(id)} /></label>
     ${mayWrite && job.state === "succeeded" && html`<span class=${`tile-star ${job.pinned ? "on" : ""}`}>
       <${IconButton} icon="star" label=${`${job.pinned ? "Remove the star from" : "Star"} ${job.prompt}`} isFilled=${job.pinned} isPressed=${job.pinned} tabindex="-1" onClick=${() => setPinned(id, !job.pinned)} />
@@ -27,9 +28,10 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
 
 function Content({ job }) {
   const [image] = job.images;
+  const [isGone, setGone] = useState(false);
+  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">The image is no longer stored</span></span>`;
   if (job.state === "succeeded" && image) {
-    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" draggable=${true} />
-      ${job.images.length > 1 && html`<span class="tile-count">${job.images.length}</span>`}`;
+    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${() => setGone(true)} />`;
   }
   return html`<span class="tile-text">
     ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,26 @@ from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.gguf import load_gguf
 from worker.engines.diffusers.checkpoints.tensors import TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
-from worker.engines.diffusers.loading.pipeline_loading import load_part
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.local_model import LocalModel
 from worker.models.required_files import PIPELINE_INDEX
 
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+#: Loads a part of a base model: its class, the folder, the part, and the precision.
+LoadPart = Callable[[Any, Path, str, torch.dtype], Any]
+
 _UNET_PREFIX = "model.diffusion_model."
 
 
-def load_checkpoint(model: LocalModel, pipeline: Any, dtype: torch.dtype, **left_out: Any) -> Any:
+def load_checkpoint(model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, **left_out: Any) -> Any:
     """The pipeline, on the CPU. `left_out` are settings, and parts that replace those of the model.
 
     Raises what the libraries raise, and ValueError if weights are missing.
     """
     with _configuration(model) as folder:
         parts = {
-            part: _load(model, folder, part, library, kind, dtype)
+            part: _load(model, folder, part, _class_of(library, kind), dtype, load_part)
             for part, (library, kind) in model.parts.items()
             if part not in left_out
         }
@@ -50,7 +52,8 @@ def _configuration(model: LocalModel) -> Iterator[Path]:
     """A folder in diffusers' format without weights."""
     with tempfile.TemporaryDirectory(prefix="imagegen-") as temporary:
         folder = Path(temporary)
-        (folder / PIPELINE_INDEX).write_text(json.dumps(dict(model.index)), encoding="utf-8")
+        index = {"_diffusers_version": diffusers.__version__, **model.index}
+        (folder / PIPELINE_INDEX).write_text(json.dumps(index), encoding="utf-8")
         for part in model.parts:
             if part in model.tokenizers:
                 write_tokenizer(model.tokenizers[part], folder / part)
@@ -63,34 +66,43 @@ def _configuration(model: LocalModel) -> Iterator[Path]:
         yield folder
 
 
-def _load(model: LocalModel, folder: Path, part: str, library: str, kind: str, dtype: torch.dtype) -> Any:
+def _class_of(library: str, kind: str) -> Any | None:
+    """None for parts without weights."""
+    found = getattr(_LIBRARIES.get(library), kind, None)
+    return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
+
+
+def _load(
+    model: LocalModel, folder: Path, part: str, kind: Any | None, dtype: torch.dtype, load_part: LoadPart
+) -> Any | None:
     """None for a part without weights: the pipeline loads it itself."""
-    part_class = getattr(_LIBRARIES.get(library), kind, None)
-    if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):
+    if kind is None:
         return None
     if part not in model.file_parts:
-        return load_part(part_class, folder, part, dtype)
+        return load_part(kind, folder, part, dtype)
     if model.path.suffix == ".gguf":
-        return load_gguf(part_class, model.path, folder, part, dtype)
+        return load_gguf(kind, model.path, folder, part, dtype)
     file, role = TensorFile(model.path, dtype), Role(model.file_parts[part])
-    if library == "transformers":
-        return load_text_encoder(part_class, folder, part, file.of(role), dtype)
+    if issubclass(kind, transformers.PreTrainedModel):
+        return load_text_encoder(kind, folder, part, file.of(role), dtype)
     tensors = file.of(role) if part in model.configs else file.everything()
-    return _load_single(part_class, folder, part, _in_known_layout(kind, tensors), dtype)
+    return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
 
 
-def _in_known_layout(kind: str, tensors: Tensors) -> Tensors:
+def _in_known_layout(kind: Any, tensors: Tensors) -> Tensors:
     """Names that the class's own `from_single_file` understands."""
     if flux.is_flux(tensors):
         return flux.translate(tensors)
-    if kind == "UNet2DConditionModel":
+    if kind is diffusers.UNet2DConditionModel:
         return {f"{_UNET_PREFIX}{name}": tensor for name, tensor in tensors.items()}
     return tensors
 
 
-def _load_single(kind: Any, folder: Path, part: str, tensors: Tensors, dtype: torch.dtype) -> Any:
-    loaded = kind.from_single_file(tensors, config=str(folder), subfolder=part, dtype=dtype, local_files_only=True)
-    # The class leaves weights that are missing without memory.
-    if missing := [name for name, weights in loaded.named_parameters() if weights.is_meta]:
-        raise ValueError(f"its weights are incomplete: {part}/{min(missing)} is missing")
-    return loaded
+def _load_single(kind: Any, folder: Path, part: str, tensors: Tensors) -> Any:
+    try:
+        return kind.from_single_file(tensors, config=str(folder), subfolder=part, local_files_only=True)
+    except KeyError as error:
+        raise ValueError(f"its weights are incomplete: {error.args[0]} of {part} is missing") from None
+    except NotImplementedError:
+        # The class leaves weights that are missing without memory.
+        raise ValueError(f"its weights are incomplete: some of {part} are missing") from None

@@ -1,4 +1,4 @@
-"""Reads the tensors of one part of a single file, in ordinary precision and under the part's own names."""
+"""Reads the tensors of one part of a single file, in the model's precision and under the part's own names."""
 
 from pathlib import Path
 
@@ -38,12 +38,14 @@ class TensorFile:
         scales = {inner: tensor for inner, tensor in read.items() if inner.endswith(SCALES)}
         for inner in scales:
             del read[inner]
-        return {inner: self._widened(inner, tensor, scales) for inner, tensor in read.items()}
+        return {inner: self._converted(inner, tensor, scales) for inner, tensor in read.items()}
 
-    def _widened(self, inner: str, tensor: torch.Tensor, scales: Tensors) -> torch.Tensor:
-        """No layer computes with eight-bit numbers as they are stored."""
-        if tensor.dtype not in _EIGHT_BITS:
+    def _converted(self, inner: str, tensor: torch.Tensor, scales: Tensors) -> torch.Tensor:
+        """In the precision of the model; eight-bit numbers may have a scale beside them."""
+        if not tensor.is_floating_point():
             return tensor
         stem = inner.removesuffix(".weight")
         scale = next((scales[stem + ending] for ending in SCALES if stem + ending in scales), None)
-        return tensor.to(self._dtype) if scale is None else (tensor.float() * scale.float()).to(self._dtype)
+        if scale is None or tensor.dtype not in _EIGHT_BITS:
+            return tensor.to(self._dtype)
+        return (tensor.float() * scale.float()).to(self._dtype)

@@ -1,4 +1,4 @@
-"""Loads a pipeline from a model folder, from weights in any precision, in one file or in shards."""
+"""Loads a pipeline from a model's folder or file, from weights in any precision, in one file or in shards."""
 
 import inspect
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from shared.errors import ConfigurationError
+from worker.engines.diffusers.checkpoints.loading import load_checkpoint
 from worker.engines.diffusers.memory.devices import dtype_name
 from worker.models import weight_files
 from worker.models.fingerprint import fingerprint
@@ -21,12 +22,16 @@ _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
     """The pipeline, on the CPU. Raises ConfigurationError for every error of the libraries."""
     files = {model.path, model.folder}
-    before = fingerprint(files)
     try:
-        pipe = _from_folder(model, pipeline, dtype)
+        before = fingerprint(files)
+        if model.file_parts:
+            pipe = load_checkpoint(model, pipeline, dtype, load_part, **_left_out(pipeline))
+        else:
+            pipe = _from_folder(model, pipeline, dtype)
+        has_changed = fingerprint(files) != before
     except Exception as error:
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
-    if fingerprint(files) != before:
+    if has_changed:
         raise ConfigurationError(
             f"The files of {model.name} changed while they were loaded; start again when they are complete."
         )

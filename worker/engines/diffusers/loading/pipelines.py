@@ -18,8 +18,6 @@ from worker.engines.diffusers.loading.pipeline_classes import (
 )
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.placement import (
-    AUTOENCODER,
-    Placement,
     has_own_memory,
     part_sizes,
     place,
@@ -28,6 +26,7 @@ from worker.engines.diffusers.memory.placement import (
 )
 from worker.models.families import Family, Guidance, family_of
 from worker.models.local_model import LocalModel
+from worker.models.placements import AUTOENCODER, Placement
 
 
 @dataclass(frozen=True)

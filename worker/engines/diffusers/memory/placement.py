@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Any
 
 import torch
@@ -11,39 +10,10 @@ import torch
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
+from worker.models import placements
+from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
 logger = logging.getLogger(__name__)
-
-#: Always stays on the device: it is small, and sometimes needs another precision (see decoding.soundness.in_float32).
-AUTOENCODER = "vae"
-
-#: What an image of a megapixel needs beside the weights. Of Stable Diffusion: two predictions in half precision, and
-#: decoding in full precision without tiles. Estimates: batches need more, and get it where there is room.
-UNET_BYTES, AUTOENCODER_BYTES = 3 << 29, 3 << 30
-#: Of each part of other models, with edits. Measured by others for FLUX.2 Klein 4B on CUDA: 17.3 GiB in all, of which
-#: 14.9 GiB are weights.
-WORKING_BYTES = 3 << 30
-
-
-class Placement(StrEnum):
-    RESIDENT = "resident"
-    """Everything stays on the device: fastest."""
-    MODEL_OFFLOAD = "model-offload"
-    """One part at a time is on the device, the others wait in main memory."""
-    GROUP_OFFLOAD = "group-offload"
-    """A few layers at a time are on the device, beside the autoencoder: slowest, needs least memory."""
-
-
-def choose_placement(sizes: Mapping[str, int], free: int | None, working: Mapping[str, int]) -> Placement:
-    """`sizes` are the bytes of each part, `working` the bytes that a part needs in addition while it computes.
-
-    `free` are the free bytes of the device; None if offloading gains nothing there.
-    """
-    if free is None or sum(sizes.values()) + max(working.values(), default=0) <= free:
-        return Placement.RESIDENT
-    if max(size + working.get(part, 0) for part, size in sizes.items()) <= free:
-        return Placement.MODEL_OFFLOAD
-    return Placement.GROUP_OFFLOAD
 
 
 def has_own_memory(device: torch.device) -> bool:
@@ -65,13 +35,7 @@ def part_sizes(pipe: Any) -> dict[str, int]:
 
 def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:
     """For one image of this size. Larger jobs use the fallbacks of out_of_memory.py."""
-    if not hasattr(pipe, "unet"):
-        return dict.fromkeys(part_sizes(pipe), WORKING_BYTES)
-    megapixels = pixels / (1 << 20)
-    return {
-        "unet": int(UNET_BYTES * megapixels * dtype.itemsize / 2),
-        AUTOENCODER: int(AUTOENCODER_BYTES * megapixels),
-    }
+    return placements.working_bytes(part_sizes(pipe), pixels, dtype.itemsize)
 
 
 def place_where_it_fits(pipe: Any, device: torch.device, name: str, working: Mapping[str, int]) -> Placement:

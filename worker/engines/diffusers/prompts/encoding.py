@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from shared.jobs.requests import Lora
+from shared.jobs.requests import GenerationRequest, Lora
 from worker.engines.diffusers.prompts.embedding_cache import (
     MAX_ENTRIES,
     PromptEmbedding,
     PromptEmbeddingCache,
     moved,
 )
+from worker.engines.diffusers.prompts.weighted_prompts import encode_text, extended, needs_own_encoding
 
 #: Arguments that may be part of a key. Others, such as images, belong to a single request.
 _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
@@ -39,8 +40,11 @@ class Prompts:
             self._embeddings.clear()
 
     @contextmanager
-    def cached(self, pipe: Any, dtype: torch.dtype) -> Iterator[None]:
-        """Inside the block, the pipeline gets its embeddings from here. `dtype` is the precision of the model."""
+    def cached(self, pipe: Any, dtype: torch.dtype, request: GenerationRequest) -> Iterator[None]:
+        """Inside the block, the pipeline gets its embeddings from here. `dtype` is the precision of the model.
+
+        The request tells how its texts are read.
+        """
         encode = getattr(pipe, "encode_prompt", None)
         if encode is None:
             yield
@@ -53,7 +57,7 @@ class Prompts:
             if not all(_is_plain(value) for value in arguments.values()):
                 return encode(**arguments)
             if self._encodes_texts_apart:
-                return moved(self._pairs(pipe, encode, dtype, arguments), device)
+                return moved(self._pairs(pipe, encode, dtype, arguments, request), device)
             return moved(self._get(encode, dtype, arguments), device)
 
         pipe.encode_prompt = encode_once
@@ -68,12 +72,17 @@ class Prompts:
         copies = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
         return self._embeddings.get(key, lambda: encode(**copies))
 
-    def _pairs(self, pipe: Any, encode: Any, dtype: torch.dtype, arguments: dict[str, Any]) -> PromptEmbedding:
+    def _pairs(
+        self, pipe: Any, encode: Any, dtype: torch.dtype, arguments: dict[str, Any], request: GenerationRequest
+    ) -> PromptEmbedding:
         prompts = _as_list(arguments["prompt"])
         negatives = _as_list(arguments.get("negative_prompt")) * (len(prompts) if len(prompts) > 1 else 1)
         others = {"device": arguments.get("device"), "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 
         def one(text: str) -> list[torch.Tensor]:
+            if needs_own_encoding(request):
+                key = (dtype, text, request.prompt_syntax, request.clip_skip)
+                return list(self._embeddings.get(key, lambda: encode_text(pipe, text, request)))
             embedding = self._get(encode, dtype, {"prompt": text, **others})
             return [tensor for tensor in embedding if tensor is not None]
 
@@ -87,6 +96,7 @@ class Prompts:
                 else one(text or "")
                 for text, embedding in zip(negatives, positive, strict=False)
             ]
+        positive, negative = extended([positive, negative], one)
         slots = [torch.cat(parts) for parts in zip(*positive, strict=True)]
         negative_slots = [torch.cat(parts) for parts in zip(*negative, strict=True)]
         return tuple(tensor for pair in itertools.zip_longest(slots, negative_slots) for tensor in pair)

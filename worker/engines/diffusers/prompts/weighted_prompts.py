@@ -4,7 +4,7 @@ compel, the library for weights, has a syntax and an arithmetic of its own: the 
 in the tools whose prompts people paste.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 import transformers
 
 from shared.jobs.prompt_weights import Section, WeightedText, parse_weights
+from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import PromptSyntax
 from worker.engines.diffusers.prompts.embedding_cache import PromptEmbedding
 
 #: A comma at most so many tokens before the end of a chunk ends it, so that no phrase is divided.
@@ -122,6 +124,34 @@ def encode_sections(
                 pooled = (output.text_embeds,)
         embeddings.append(torch.cat(parts, dim=1))
     return torch.cat(embeddings, dim=-1), *pooled
+
+
+def needs_own_encoding(request: GenerationRequest) -> bool:
+    """Whether the pipeline cannot encode the texts of the request by itself."""
+    return request.prompt_syntax is PromptSyntax.WEIGHTED or request.clip_skip is not None
+
+
+def encode_text(pipe: Any, text: str, request: GenerationRequest) -> PromptEmbedding:
+    """The embedding of a text, read as the request says."""
+    if request.prompt_syntax is PromptSyntax.WEIGHTED:
+        return encode_sections(pipe, parse_weights(text), request.clip_skip)
+    return encode_sections(pipe, ((WeightedText(text),),), request.clip_skip, max_chunks=1)
+
+
+def extended(
+    groups: Sequence[Sequence[list[torch.Tensor]]], encode: Callable[[str], list[torch.Tensor]]
+) -> list[list[list[torch.Tensor]]]:
+    """Embeddings of equal length, as a pipeline needs them: short ones are followed by those of an empty text."""
+    length = max(embedding[0].shape[1] for group in groups for embedding in group)
+
+    def extend(embedding: list[torch.Tensor]) -> list[torch.Tensor]:
+        text, *pooled = embedding
+        if text.shape[1] == length:
+            return embedding
+        empty = encode("")[0]
+        return [torch.cat([text, *[empty] * ((length - text.shape[1]) // empty.shape[1])], dim=1), *pooled]
+
+    return [[extend(embedding) for embedding in group] for group in groups]
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, Any]]:

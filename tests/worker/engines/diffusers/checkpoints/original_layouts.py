@@ -1,7 +1,7 @@
 """Writes single files as their authors do: tiny models under the original names of their tensors."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,11 @@ _FUSED = {
 }
 
 
-def flux(model: Any) -> Tensors:
+def flux(model: Any, without: Container[str] = ()) -> Tensors:
     named, tensors = dict(model.state_dict()), {}
     for name, tensor in named.items():
+        if name in without:
+            continue
         stem, _, end = name.rpartition(".")
         match = re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.+)", stem)
         if stem == "norm_out.linear":

@@ -1,7 +1,9 @@
 """Tiny models of common families in diffusers' format, and the same weights as a single file."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import diffusers
@@ -9,6 +11,7 @@ import torch
 import transformers
 
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
+from tests.worker.engines.diffusers.checkpoints import transformer_layouts as others
 from worker.models.checkpoints import configurations
 from worker.models.checkpoints.configurations import write_tokenizer
 
@@ -26,6 +29,14 @@ _LEVELS |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "layers_per_b
 _T5 = {"d_model": 64, "d_ff": 64, "d_kv": 8, "num_heads": 2, "num_layers": 1}
 _FLUX = {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2}
 _FLUX |= {"joint_attention_dim": 64, "pooled_projection_dim": 64, "axes_dims_rope": [4, 14, 14]}
+_SD3 = {"num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 128, "caption_projection_dim": 64}
+_SD3 |= {"pooled_projection_dim": 128, "pos_embed_max_size": 16, "sample_size": 8}
+_CHROMA = {key: value for key, value in _FLUX.items() if key != "pooled_projection_dim"}
+_CHROMA |= {"approximator_hidden_dim": 32, "approximator_layers": 2}
+_Z_IMAGE = {"dim": 64, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 64}
+_Z_IMAGE |= {"axes_dims": [8, 12, 12]}
+_QWEN3 = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+_QWEN3 |= {"num_key_value_heads": 1, "head_dim": 32}
 #: What differs from the bundled configuration, by family and part.
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
     "sd15": {
@@ -59,39 +70,59 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": _CLIP,
         "text_encoder_2": _T5,
     },
+    "sd3": {
+        "transformer": _SD3,
+        "vae": _VAE | {"latent_channels": 16},
+        "text_encoder": _CLIP,
+        "text_encoder_2": _CLIP,
+        "text_encoder_3": _T5 | {"d_model": 128},
+    },
+    "chroma": {
+        "transformer": _CHROMA,
+        "vae": _VAE | {"latent_channels": 16},
+        "text_encoder": _T5,
+    },
+    "z-image": {
+        "transformer": _Z_IMAGE,
+        "vae": _VAE | {"latent_channels": 16},
+        "text_encoder": _QWEN3,
+    },
 }
 
 
-def save_folder(family: str, folder: Path, pipeline: str | None = None, **changes: Mapping[str, Any]) -> Path:
-    """`changes` are made to the configurations of parts."""
+@cache
+def tokenizer(name: str, kind: str) -> Any:
+    with TemporaryDirectory() as folder:
+        write_tokenizer(name, Path(folder) / name)
+        return getattr(transformers, kind).from_pretrained(Path(folder) / name)
+
+
+def tiny_pipeline(family: str, pipeline: str | None = None, **changes: Mapping[str, Any]) -> Any:
+    """With random weights. `changes` are made to the configurations of parts."""
     torch.manual_seed(0)
-    parts: dict[str, Any] = {}
     index = configurations.index_of(family)
+    parts: dict[str, Any] = {}
     for part, name in configurations.names_of_parts(family).items():
         library, kind = index[part]
         if configurations.is_tokenizer(name):
-            write_tokenizer(name, folder.parent / f".{folder.name}" / part)
-            tokenizer = getattr(transformers, kind).from_pretrained(folder.parent / f".{folder.name}" / part)
-            parts[part] = tokenizer
-            continue
-        config = configurations.configuration(name) | CHANGES[family].get(part, {}) | dict(changes.get(part, {}))
-        parts[part] = _made(library, kind, config)
-    none = {name: None for name, value in index.items() if value == [None, None]}
+            parts[part] = tokenizer(name, kind)
+        else:
+            changed = CHANGES[family].get(part, {}) | dict(changes.get(part, {}))
+            parts[part] = _made(library, kind, configurations.configuration(name) | changed)
+    none: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
     if "requires_safety_checker" in index:
         none["requires_safety_checker"] = False
-    getattr(diffusers, pipeline or index["_class_name"])(**parts, **none).save_pretrained(folder)
-    return folder
+    made = getattr(diffusers, pipeline or index["_class_name"])(**parts, **none)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
 def _made(library: str, kind: str, config: dict[str, Any]) -> Any:
     if library == "diffusers":
-        return getattr(diffusers, config.get("_class_name", kind)).from_config(config)
+        made = getattr(diffusers, config.get("_class_name", kind)).from_config(config)
+        return made.eval() if isinstance(made, torch.nn.Module) else made
     made = getattr(transformers, kind)
     return made(made.config_class(**config)).eval()
-
-
-def load_folder(folder: Path) -> Any:
-    return diffusers.DiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
 
 
 def single_file(family: str, pipe: Any) -> list[original.Tensors]:
@@ -118,8 +149,30 @@ def single_file(family: str, pipe: Any) -> list[original.Tensors]:
             ]
         case _:
             return [
-                original.prefixed("model.diffusion_model.", original.flux(pipe.transformer)),
+                original.prefixed("model.diffusion_model.", _TRANSFORMERS[family](pipe.transformer)),
                 original.prefixed("vae.", original.vae(pipe.vae)),
-                original.prefixed("text_encoders.clip_l.transformer.", original.clip(pipe.text_encoder)),
-                original.prefixed("text_encoders.t5xxl.transformer.", dict(pipe.text_encoder_2.state_dict())),
+                *_text_encoders(family, pipe),
             ]
+
+
+_TRANSFORMERS = {"flux1": original.flux, "sd3": others.sd3, "chroma": others.chroma, "z-image": others.z_image}
+
+
+def _text_encoders(family: str, pipe: Any) -> list[original.Tensors]:
+    prefix = "text_encoders."
+    match family:
+        case "flux1":
+            return [
+                original.prefixed(f"{prefix}clip_l.transformer.", original.clip(pipe.text_encoder)),
+                original.prefixed(f"{prefix}t5xxl.transformer.", dict(pipe.text_encoder_2.state_dict())),
+            ]
+        case "sd3":
+            return [
+                original.prefixed(f"{prefix}clip_l.transformer.", original.clip(pipe.text_encoder)),
+                original.prefixed(f"{prefix}clip_g.transformer.", original.clip(pipe.text_encoder_2)),
+                original.prefixed(f"{prefix}t5xxl.transformer.", dict(pipe.text_encoder_3.state_dict())),
+            ]
+        case "chroma":
+            return [original.prefixed(f"{prefix}t5xxl.transformer.", dict(pipe.text_encoder.state_dict()))]
+        case _:
+            return [original.prefixed(f"{prefix}qwen3_4b.transformer.model.", dict(pipe.text_encoder.state_dict()))]

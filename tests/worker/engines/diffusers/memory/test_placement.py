@@ -13,8 +13,9 @@ from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.memory import placement as module
-from worker.engines.diffusers.memory.placement import Placement, choose_placement, free_bytes, part_sizes
+from worker.engines.diffusers.memory.placement import free_bytes, part_sizes
 from worker.images.values import Inputs
+from worker.models.placements import Placement, choose_placement
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 

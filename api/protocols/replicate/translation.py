@@ -1,0 +1,101 @@
+"""Translates a body of Replicate's API into the fields of a request."""
+
+import re
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+from api.field_errors import invalid_field
+from api.intake.submissions import Translation
+from api.models.offered import OfferedModels
+from api.protocols.model_names import ModelNames
+from shared.jobs.types import WebhookEvent
+from shared.protocols.replicate import model_name, version_id
+
+#: Our fields by the names that the inputs of Replicate's models have for them.
+_NAMES = {
+    "num_outputs": "num_images",
+    "guidance": "guidance_scale",
+    "prompt_strength": "strength",
+    "input_image": "image",
+    "input_images": "image",
+    "image_input": "image",
+    "image_prompt": "image",
+}
+_READ = frozenset({"aspect_ratio", "megapixels", *_NAMES})
+_EVENTS = {
+    "start": (WebhookEvent.STARTED,),
+    "output": (WebhookEvent.SUCCEEDED,),
+    "logs": (WebhookEvent.PROGRESS,),
+    "completed": (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED),
+}
+_RATIO = re.compile(r"(\d{1,4}):(\d{1,4})")
+
+
+class PredictionCall:
+    """Translates the body of one call for the model in its path, if there is one."""
+
+    def __init__(self, names: ModelNames, path: str | None = None) -> None:
+        self._names = names
+        self._path = path
+
+    def translate(self, body: dict[str, Any]) -> Translation:
+        """Raises InvalidRequest and ModelNotFound."""
+        inputs = body.get("input")
+        if not isinstance(inputs, dict):
+            raise invalid_field("/input", "is missing" if inputs is None else "must be an object")
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        translation = Translation.of_known(inputs, _READ)
+        fields = translation.fields
+        fields |= {ours: inputs[theirs] for theirs, ours in _NAMES.items() if theirs in inputs}
+        fields |= self._names.fields(self._model(body.get("version")))
+        if fields.get("output_format") == "jpg":
+            fields["output_format"] = "jpeg"
+        fields |= _size(inputs, fields, self._names.models)
+        fields.setdefault("fit_size", True)
+        fields |= _webhook(body)
+        return translation
+
+    def _model(self, version: object) -> str | None:
+        """The name of a model from a path, a version, or a path and a version."""
+        if self._path is not None:
+            return model_name(self._path)
+        if not isinstance(version, str):
+            raise invalid_field("/version", "is missing: name a model or one of its versions")
+        path, _, digest = version.rpartition(":")
+        if path:
+            return model_name(path)
+        entries = (model.entry for model in self._names.models)
+        names = {version_id(entry.name, entry.revision): entry.name for entry in entries}
+        return names.get(digest, model_name(digest))
+
+
+def _size(inputs: Mapping[str, Any], fields: Mapping[str, Any], models: OfferedModels) -> dict[str, Any]:
+    """Sides of this aspect ratio with the area of the model's native size."""
+    ratio = inputs.get("aspect_ratio")
+    if ratio in (None, "custom", "match_input_image") or "width" in fields or "height" in fields:
+        return {}
+    match = _RATIO.fullmatch(ratio) if isinstance(ratio, str) else None
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise invalid_field("/aspect_ratio", "must be two numbers such as 16:9")
+    width, height = _native_size(models, fields.get("model"))
+    scale = sqrt(width * height / (int(match[1]) * int(match[2])))
+    return {"width": round(int(match[1]) * scale), "height": round(int(match[2]) * scale)}
+
+
+def _native_size(models: OfferedModels, name: str | None) -> tuple[int, int]:
+    for model in models:
+        capabilities = model.entry.capabilities
+        if capabilities is not None and (model.entry.name == name if name else model.is_default):
+            return capabilities.width, capabilities.height
+    return 1024, 1024
+
+
+def _webhook(body: Mapping[str, Any]) -> dict[str, Any]:
+    if not (url := body.get("webhook")):
+        return {}
+    wanted = body.get("webhook_events_filter") or list(_EVENTS)
+    if not isinstance(wanted, list) or not all(isinstance(event, str) and event in _EVENTS for event in wanted):
+        raise invalid_field("/webhook_events_filter", f"must be a list of {', '.join(_EVENTS)}")
+    events = {event: None for name in wanted for event in _EVENTS[name]}
+    return {"webhook_url": url, "webhook_events": list(events)}

@@ -1,0 +1,111 @@
+"""A real Chromium without a window. Tests find everything as people do: by role, label and text."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+
+from tests.api import conftest
+from tests.stack import Api
+
+NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+#: For a busy machine; everything is awaited, nothing is slept.
+TIMEOUT_MS = 20_000
+DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 360, "height": 740}
+expect.set_options(timeout=TIMEOUT_MS)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for each file. Playwright occupies the event loop of its thread, which later tests need."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip("no Chromium: install it with `apt-get install chromium`, or any Chrome")
+    with sync_playwright() as playwright:
+        # Without its sandbox, because tests may run as root.
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=program, args=options)
+        yield browser
+        browser.close()
+
+
+class Studio:
+    """One tab with the studio."""
+
+    def __init__(self, page: Page, api: Api) -> None:
+        self.page, self.api = page, api
+        self.stage = page.get_by_role("region", name="Current job")
+        self.gallery = page.get_by_role("region", name="Gallery")
+        self.prompt = page.get_by_role("textbox", name="Prompt", exact=True)
+
+    def open(self, path: str = "/") -> "Studio":
+        self.page.goto(f"{self.api.url}{path}")
+        return self
+
+    def generate(self, prompt: str) -> None:
+        self.prompt.fill(prompt)
+        expect(self.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
+        self.page.get_by_role("button", name="Generate").click()
+
+    def set(self, label: str, value: str) -> None:
+        """Set a number among all settings."""
+        more = self.page.get_by_text("More settings")
+        field = self.page.get_by_label(label, exact=True)
+        expect(self.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+        if not field.is_visible():
+            more.click()
+        field.fill(value)
+        field.blur()
+
+    def made(self, prompt: str) -> Locator:
+        """The finished image of the current job."""
+        return self.stage.get_by_role("img", name=prompt, exact=True).first
+
+    def tile(self, prompt: str) -> Locator:
+        return self.gallery.get_by_role("button", name=prompt, exact=True)
+
+    def tiles(self) -> Locator:
+        return self.gallery.get_by_role("listitem")
+
+
+@contextmanager
+def watched(context: BrowserContext, host: str, allowed: tuple[str, ...] = ()) -> Iterator[None]:
+    """Fails on an error in the console and on a request to another host."""
+    errors: list[str] = []
+    context.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    context.on("weberror", lambda error: errors.append(str(error.error)))
+    context.on("request", lambda request: errors.append(request.url) if _is_elsewhere(request.url, host) else None)
+    yield
+    unexpected = [error for error in errors if not any(text in error for text in allowed)]
+    assert unexpected == []
+
+
+def _is_elsewhere(url: str, host: str) -> bool:
+    return urlsplit(url).scheme not in ("data", "blob") and urlsplit(url).netloc != host
+
+
+api, keyed, stranger = conftest.api, conftest.keyed, conftest.stranger
+Open = Callable[..., Studio]
+
+
+@pytest.fixture
+def open_studio(browser: Browser) -> Iterator[Open]:
+    """Open tabs, each in a context of its own unless `beside` names another tab."""
+    with ExitStack() as stack:
+
+        def open_tab(
+            api: Api, path: str = "/", beside: Studio | None = None, allowed: tuple[str, ...] = (), **options: Any
+        ) -> Studio:
+            if beside is not None:
+                return Studio(beside.page.context.new_page(), api).open(path)
+            context = browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
+            context.set_default_timeout(TIMEOUT_MS)
+            stack.callback(context.close)
+            stack.enter_context(watched(context, urlsplit(api.url).netloc, allowed))
+            return Studio(context.new_page(), api).open(path)
+
+        yield open_tab

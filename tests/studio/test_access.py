@@ -1,0 +1,114 @@
+"""Keys, read-only keys, and a service that is away for a while."""
+
+import sys
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, Client
+from tests.stack import Stack
+from tests.studio.conftest import Open, Studio
+
+REFUSED = ("status of 401",)
+
+
+def log_in(studio: Studio, key: str) -> Studio:
+    studio.page.get_by_label("API key").fill(key)
+    studio.page.get_by_role("button", name="Log in").click()
+    return studio
+
+
+@pytest.fixture
+def studio(keyed: Stack, open_studio: Open) -> Studio:
+    return open_studio(keyed.api)
+
+
+def test_a_service_with_keys_asks_for_one_and_shows_its_images(keyed: Stack, studio: Studio) -> None:
+    own, other = Client(keyed.api, ALICE).generate(prompt="alice's"), Client(keyed.api, BOB).generate(prompt="bob's")
+    expect(studio.page.get_by_label("API key")).to_be_focused()
+
+    log_in(studio, ALICE)
+
+    expect(studio.tile("alice's").first).to_be_visible()
+    expect(studio.tile("bob's")).to_have_count(0)
+    loaded = "() => [...document.querySelectorAll('.tile img')].every((image) => image.complete && image.naturalWidth)"
+    studio.page.wait_for_function(loaded)
+    assert own["owner"] != other["owner"]
+
+
+def test_a_key_is_kept_in_the_tab_and_in_no_address(keyed: Stack, open_studio: Open) -> None:
+    studio = open_studio(keyed.api)
+    addresses: list[str] = []
+    studio.page.on("request", lambda request: addresses.append(request.url))
+    log_in(studio, ALICE)
+    studio.generate("a secret")
+    expect(studio.made("a secret")).to_be_visible()
+
+    studio.page.reload()
+
+    expect(studio.tile("a secret").first).to_be_visible()
+    assert not [address for address in addresses if ALICE in address]
+    stored = studio.page.evaluate("JSON.stringify([Object.entries(localStorage), document.cookie])")
+    assert ALICE not in stored
+
+
+def test_a_wrong_key_is_refused_in_words(keyed: Stack, open_studio: Open) -> None:
+    studio = log_in(open_studio(keyed.api, allowed=REFUSED), "a wrong key")
+
+    expect(studio.page.get_by_role("alert")).to_have_text("The service does not accept this key.")
+    log_in(studio, ALICE)
+    expect(studio.prompt).to_be_visible()
+
+
+def test_logging_out_forgets_the_key(studio: Studio) -> None:
+    log_in(studio, ALICE)
+
+    studio.page.get_by_role("button", name="alice, log out").click()
+
+    expect(studio.page.get_by_label("API key")).to_be_visible()
+    studio.page.reload()
+    expect(studio.page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_read_only_key_can_look_and_change_nothing(keyed: Stack, studio: Studio) -> None:
+    Client(keyed.api, ALICE).generate(prompt="to look at")
+
+    log_in(studio, ALICE_READ_ONLY)
+
+    expect(studio.page.get_by_role("button", name="Generate")).to_be_disabled()
+    expect(studio.page.get_by_text("This key is read-only")).to_be_visible()
+    studio.tile("to look at").first.click()
+    viewer = studio.page.get_by_role("dialog", name="Image")
+    expect(viewer.get_by_role("img", name="to look at")).to_be_visible()
+    for name in ("Delete", "Star", "Vary"):
+        expect(viewer.get_by_role("button", name=name)).to_have_count(0)
+
+
+def test_an_administrator_sees_all_jobs_and_the_service(keyed: Stack, studio: Studio) -> None:
+    Client(keyed.api, BOB).generate(prompt="of bob for the administrator")
+
+    log_in(studio, ADMIN)
+
+    expect(studio.tile("of bob for the administrator")).to_be_visible()
+    studio.page.get_by_role("link", name="Service").click()
+    expect(studio.page.get_by_role("heading", name="Workers")).to_be_visible()
+    expect(studio.page.get_by_role("link", name="Metrics for Prometheus")).to_be_visible()
+    expect(studio.page.get_by_text("Everything works")).to_be_visible()
+
+
+def test_a_page_says_that_the_service_is_away_and_comes_back_by_itself(stack: Stack, open_studio: Open) -> None:
+    stack.start_worker("null")
+    api = stack.start_api(SD_BACKENDS="null")
+    studio = open_studio(api, allowed=("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_CONNECTION_RESET"))
+    expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
+
+    api.process.kill()
+
+    expect(studio.page.get_by_text("The service does not answer; trying again…")).to_be_visible()
+    studio.generate("made while it was away")
+    expect(studio.page.get_by_role("alert")).to_contain_text("does not answer")
+    settings = {"SD_BACKENDS": "null", "SD_PORT": api.url.rpartition(":")[2]}
+    stack.run([sys.executable, "-m", "api.main"], **settings).wait_for("Uvicorn running on")
+    expect(studio.page.get_by_text("The service does not answer; trying again…")).to_have_count(0)
+    studio.generate("made after it came back")
+    expect(studio.made("made after it came back")).to_be_visible()

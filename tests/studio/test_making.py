@@ -1,0 +1,174 @@
+"""Making images in the browser with the starter model, and watching them."""
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.stack import Stack
+from tests.studio.conftest import Open, Studio
+
+LONG = {"prompt": "a castle", "num_inference_steps": 150, "num_images": 4, "seed": 3}
+
+
+def submitted(stack: Stack, **request: Any) -> dict[str, Any]:
+    answer = stack.api.post("/api/jobs", request)
+    assert answer.status_code == 202, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def jobs_of(stack: Stack, prompt: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stack.api.get("/api/jobs", params={"q": prompt}).json()["jobs"]
+    return found
+
+
+def pixels(stack: Stack, job: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    content = stack.api.get(f"{job['links']['self']}/images/0").content
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+@pytest.fixture
+def studio(sd: Stack, open_studio: Open) -> Studio:
+    return open_studio(sd.api)
+
+
+def test_a_first_image_is_made_from_an_empty_page(studio: Studio) -> None:
+    expect(studio.prompt).to_be_focused()
+    expect(studio.page.get_by_text("Your next image appears here")).to_be_visible()
+
+    studio.page.keyboard.type("a red heart on a blue background")
+    studio.page.keyboard.press("Control+Enter")
+
+    expect(studio.made("a red heart on a blue background")).to_be_visible()
+    expect(studio.tile("a red heart on a blue background").first).to_be_visible()
+    expect(studio.page.get_by_role("status")).to_contain_text("Done")
+    expect(studio.prompt).to_be_focused()
+    expect(studio.page).to_have_title("imagegen")
+
+
+def test_the_preview_becomes_the_image(studio: Studio) -> None:
+    studio.set("Steps", "100")
+    studio.generate("a blue fish")
+
+    expect(studio.stage.get_by_role("img", name="Preview of a blue fish")).to_be_visible()
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    expect(studio.page).to_have_title(re.compile(r"\d+ % · imagegen"))
+    expect(studio.made("a blue fish")).to_be_visible()
+
+
+def test_a_running_job_is_cancelled(studio: Studio) -> None:
+    studio.set("Steps", "150")
+    studio.set("Images", "4")
+    studio.generate("a green car")
+
+    studio.stage.get_by_role("button", name="Cancel").click()
+
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
+def test_chosen_settings_become_the_request_and_can_be_reset(sd: Stack, studio: Studio) -> None:
+    studio.set("Steps", "3")
+    studio.set("Seed", "77")
+    studio.set("Label", "from the form")
+    studio.page.get_by_role("button", name=re.compile("^16:9")).click()
+    studio.generate("a request of the form")
+    expect(studio.made("a request of the form")).to_be_visible()
+
+    studio.page.get_by_role("button", name="Reset Steps to the default").click()
+
+    (job,) = jobs_of(sd, "request form")
+    size = (job["request"]["width"], job["request"]["height"])
+    assert (job["request"]["num_inference_steps"], job["request"]["seed"], job["label"]) == (3, 77, "from the form")
+    assert size == (168, 96)
+    expect(studio.page.get_by_label("Steps", exact=True)).to_have_value("20")
+
+
+def test_a_refused_request_says_in_words_what_is_wrong(studio: Studio) -> None:
+    studio.set("Width", "100")
+    studio.generate("an impossible image")
+
+    expect(studio.page.get_by_role("alert")).to_contain_text("width")
+    expect(studio.page.get_by_role("alert")).not_to_contain_text("{")
+
+
+def test_a_reload_in_the_middle_of_a_job_loses_nothing(sd: Stack, studio: Studio) -> None:
+    studio.set("Steps", "100")
+    studio.generate("a purple cat")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+
+    studio.page.reload()
+
+    expect(studio.prompt).to_have_value("a purple cat")
+    expect(studio.tile("a purple cat")).to_be_visible()
+
+
+def test_the_stream_resumes_after_the_network_was_away(sd: Stack, open_studio: Open) -> None:
+    studio = open_studio(sd.api, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"))
+    expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
+    studio.page.context.set_offline(True)
+    job = submitted(sd, prompt="made while the laptop slept", num_inference_steps=2)
+    sd.api.wait_until_done(job["id"])
+
+    studio.page.context.set_offline(False)
+
+    expect(studio.tile("made while the laptop slept")).to_be_visible()
+
+
+def test_two_tabs_show_the_same_job(sd: Stack, studio: Studio, open_studio: Open) -> None:
+    other = open_studio(sd.api, beside=studio)
+    expect(other.gallery).to_be_visible()
+
+    studio.generate("an image for two tabs")
+
+    expect(studio.made("an image for two tabs")).to_be_visible()
+    expect(other.tile("an image for two tabs")).to_be_visible()
+
+
+def test_a_mask_changes_only_what_was_painted(sd: Stack, studio: Studio) -> None:
+    studio.generate("a yellow star on a purple background")
+    expect(studio.made("a yellow star on a purple background")).to_be_visible()
+    studio.stage.get_by_role("button", name="Use as input").click()
+    studio.page.get_by_role("button", name="Paint a mask").click()
+    canvas = studio.page.get_by_role("application", name=re.compile("Mask"))
+    box = canvas.bounding_box()
+    assert box is not None
+    mouse = studio.page.mouse
+    # The left half, in strokes from top to bottom.
+    for x in (0.1, 0.2, 0.3, 0.4):
+        mouse.move(box["x"] + x * box["width"], box["y"] + 2)
+        mouse.down()
+        mouse.move(box["x"] + x * box["width"], box["y"] + box["height"] - 2)
+        mouse.up()
+    studio.page.get_by_role("button", name="Use this mask").click()
+    studio.set("Strength", "1")
+
+    studio.generate("a red heart")
+
+    expect(studio.made("a red heart")).to_be_visible()
+    before, after = (pixels(sd, jobs_of(sd, prompt)[0]) for prompt in ("yellow star purple", "a red heart"))
+    change = np.abs(before - after).mean(axis=(0, 2))
+    assert change[:40].mean() > 10
+    assert change[80:].mean() < 3
+
+
+def test_a_pasted_image_becomes_the_input(studio: Studio) -> None:
+    expect(studio.page.get_by_role("button", name="Choose images")).to_be_attached()
+    studio.page.evaluate(
+        """async () => {
+          const canvas = new OffscreenCanvas(64, 64);
+          canvas.getContext("2d").fillRect(0, 0, 10, 10);
+          const file = new File([await canvas.convertToBlob()], "pasted.png", { type: "image/png" });
+          const data = new DataTransfer();
+          data.items.add(file);
+          document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+        }"""
+    )
+
+    expect(studio.page.get_by_role("img", name="Input 1: pasted.png, 64 by 64 pixels")).to_be_visible()
+    studio.page.get_by_role("button", name="Remove input 1").click()
+    expect(studio.page.get_by_role("img", name=re.compile("Input 1"))).to_have_count(0)

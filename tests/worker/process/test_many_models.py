@@ -1,0 +1,196 @@
+"""Many models on real workers: loaded by need, evicted for room, and told to clients."""
+
+import io
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.jobs.requests import GenerationRequest
+from tests.api.problem import assert_problem
+from tests.stack import Api, Stack
+from tests.support.polling import wait_until
+from tests.worker.recording_watch import RecordingWatch
+from tests.worker.worker_records import worker_records
+from worker.engines.null import MODEL_BYTES, NullModel
+from worker.images.values import Inputs, Pixels
+
+FAST = ("null", "null/red", "null/green", "null/blue")
+AFFINITY_SECONDS = 2
+#: A job or a load that has begun is not interrupted.
+BUSY_SECONDS = 3.0
+
+
+@pytest.fixture(scope="module")
+def many(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A worker with room for two models."""
+    settings = {
+        "SD_BACKENDS": "null",
+        "SD_MODEL_MEMORY_BYTES": str(2 * MODEL_BYTES),
+        "SD_MODEL_AFFINITY_SECONDS": str(AFFINITY_SECONDS),
+    }
+    with Stack(redis_url, tmp_path_factory.mktemp("many"), **settings) as stack:
+        stack.start_worker("null")
+        stack.start_api()
+        yield stack
+
+
+def model_of(api: Api, name: str) -> dict[str, Any]:
+    model: dict[str, Any] = api.get(f"/api/models/{name}").json()
+    return model
+
+
+def pixels_of(api: Api, job: dict[str, Any]) -> Pixels:
+    content = api.get(f"/api/jobs/{job['id']}/images/0").content
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def expected_pixels(model: str, seed: int) -> Pixels:
+    engine = NullModel(model)
+    request, _ = engine.capabilities.resolve(GenerationRequest(prompt="x", seed=seed))
+    (image,) = engine.generate(request, Inputs(), RecordingWatch())
+    return image.pixels
+
+
+def loads(api: Api) -> int:
+    """How many models were loaded so far."""
+    lines = api.get("/metrics").text.splitlines()
+    (count,) = [line for line in lines if line.startswith('imagegen_model_load_seconds_count{backend="null"}')]
+    return int(float(count.split()[-1]))
+
+
+def test_every_model_is_offered_before_it_is_loaded(many: Stack) -> None:
+    models = {model["name"]: model for model in many.api.get("/api/models").json()["models"]}
+
+    assert models.keys() >= {*FAST, "null/slow", "null/broken"}
+    assert models["null/blue"]["state"] == "available"
+    assert models["null"]["is_default"]
+
+
+def test_a_job_names_the_model_that_made_its_image(many: Stack) -> None:
+    job = many.api.post("/api/txt2img", {"prompt": "x", "seed": 1, "model": "null/red"}).json()
+
+    assert job["model"] == "null/red"
+    assert job["model_revision"]
+    assert (pixels_of(many.api, job) == expected_pixels("null/red", 1)).all()
+    assert not (pixels_of(many.api, job) == expected_pixels("null", 1)).all()
+    wait_until(lambda: model_of(many.api, "null/red")["state"] == "loaded")
+
+
+def test_a_job_that_waits_for_a_load_says_so(many: Stack) -> None:
+    api, seen = many.api, list[dict[str, Any]]()
+    job = api.post("/api/jobs", {"prompt": "x", "model": "null/slow"}).json()
+
+    with api.events(job["id"]) as events:
+        types = []
+        for event in events:
+            types.append(event.type)
+            if event.type == "loading" and not seen:
+                wait_until(lambda: model_of(api, "null/slow")["state"] != "available")
+                seen = [api.get(f"/api/jobs/{job['id']}").json(), api.get("/health").json()]
+
+    waiting, health = seen
+    assert (waiting["state"], waiting["waiting_for"]) == ("queued", "loading")
+    assert waiting["loading"]["bytes_total"] == MODEL_BYTES
+    assert health["loading"]["null"][0]["model"] == "null/slow"
+    assert types.index("loading") < types.index("done")
+    assert api.get(f"/api/jobs/{job['id']}").json()["waiting_for"] is None
+
+
+def test_a_model_that_cannot_be_loaded_fails_only_its_own_jobs(many: Stack) -> None:
+    broken = many.api.post("/api/txt2img", {"prompt": "x", "model": "null/broken"})
+    fine = many.api.post("/api/txt2img", {"prompt": "x", "model": "null/green"})
+
+    assert_problem(broken, 503, "model-unavailable")
+    assert broken.headers["x-job-id"]
+    assert fine.status_code == 200
+    assert len(worker_records(many)) == 1
+
+
+def test_an_unknown_model_is_answered_with_near_names(many: Stack) -> None:
+    answer = many.api.post("/api/txt2img", {"prompt": "x", "model": "null/rad"})
+
+    assert_problem(answer, 404, "model-not-found")
+    assert "null/red" in answer.json()["detail"]
+
+
+def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(many: Stack) -> None:
+    api, before, chance = many.api, loads(many.api), random.Random(7)
+    models = [chance.choice([*FAST, "null/slow"]) for _ in range(60)]
+
+    jobs = [
+        api.post("/api/jobs", {"prompt": "x", "seed": seed, "model": model}).json() for seed, model in enumerate(models)
+    ]
+    most_bytes = 0
+    while (last := api.get(f"/api/jobs/{jobs[-1]['id']}").json())["state"] in ("queued", "running"):
+        held = (model.bytes for worker in worker_records(many) for model in worker.models)
+        most_bytes = max(most_bytes, sum(held))
+    done = [api.wait_until_done(job["id"]) for job in jobs]
+
+    assert last["state"] == "succeeded"
+    for seed, (job, model) in enumerate(zip(done, models, strict=True)):
+        assert (job["state"], job["model"]) == ("succeeded", model)
+        assert (pixels_of(api, job) == expected_pixels(model, seed)).all()
+    assert loads(api) - before <= 25
+    assert most_bytes <= 2 * MODEL_BYTES
+    assert longest_delay(done) <= AFFINITY_SECONDS + BUSY_SECONDS
+
+
+def longest_delay(jobs: list[dict[str, Any]]) -> float:
+    """The longest time for which a job waited after one that was accepted later had started."""
+    starts = [np.datetime64(job["started_at"].rstrip("Z"), "ms").astype(float) / 1000 for job in jobs]
+    return max(start - min([start, *starts[number + 1 :]]) for number, start in enumerate(starts))
+
+
+def test_an_operator_loads_pins_and_unloads(many: Stack) -> None:
+    api = many.api
+
+    assert api.http.put(f"{api.url}/api/models/null/blue/pin", timeout=10).json()["pinned"]
+    wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
+    # Two others would need its room.
+    for name in ("null/red", "null/green"):
+        assert api.post("/api/txt2img", {"prompt": "x", "model": name}).status_code == 200
+    assert api.post("/api/models/null/blue/unload", {}).status_code == 202
+    wait_until(lambda: worker_records(many)[0].models[0].name == "null/green")
+    assert model_of(api, "null/blue")["state"] == "loaded"
+
+    assert api.delete("/api/models/null/blue/pin").status_code == 200
+    wait_until(lambda: not model_of(api, "null/blue")["pinned"])
+    wait_until(lambda: not any(model.pinned for model in worker_records(many)[0].models))
+    assert api.post("/api/models/null/blue/unload", {}).status_code == 202
+    wait_until(lambda: model_of(api, "null/blue")["state"] == "available")
+    assert api.post("/api/models/null/blue/load", {}).status_code == 202
+    wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
+
+
+def test_only_the_scope_admin_manages_models(redis_url: str, tmp_path: Any) -> None:
+    keys = "one:0123456789abcdefghij,boss:abcdefghij0123456789:admin"
+    with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_API_KEY=keys) as stack:
+        stack.start_worker("null")
+        api = stack.start_api()
+        statuses = {}
+        for name, key in (("one", "0123456789abcdefghij"), ("boss", "abcdefghij0123456789")):
+            api.http.headers["X-API-Key"] = key
+            statuses[name] = api.post("/api/models/null/red/load", {}).status_code
+
+    assert statuses == {"one": 403, "boss": 202}
+
+
+def test_two_workers_settle_on_a_model_each(redis_url: str, tmp_path: Any) -> None:
+    settings = {"SD_BACKENDS": "null", "SD_MODEL_MEMORY_BYTES": str(MODEL_BYTES)}
+    with Stack(redis_url, tmp_path, **settings) as stack:
+        api = stack.start_api()
+        simulated = {"simulate": {"seconds": 0.05}}
+        jobs = [
+            api.post("/api/jobs", {"prompt": "x", "backend": "null", "model": model, "metadata": simulated}).json()
+            for model in random.Random(3).choices(["null/red", "null/green"], k=40)
+        ]
+        for _ in range(2):
+            stack.start_worker("null", ready=False)
+        assert all(api.wait_until_done(job["id"])["state"] == "succeeded" for job in jobs)
+
+        # Each has loaded the default model at its start and one more; at the end, one may help the other.
+        assert loads(api) <= 2 + 2 + 2

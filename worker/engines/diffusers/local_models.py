@@ -1,0 +1,187 @@
+"""The models on this machine: what each can do, and loading them."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+import torch
+
+from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable, OutOfMemory
+from shared.jobs.types import Backend
+from shared.models.capabilities import Capabilities
+from shared.models.catalogue import MAX_NEAR, ModelEntry, ModelState
+from worker.engines.base import OnLoad
+from worker.engines.diffusers.capabilities import capabilities_of
+from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.memory.placement import free_bytes
+from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.model_memory import process_memory
+from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
+from worker.models.families import family_of
+from worker.models.local_model import LocalModel
+
+logger = logging.getLogger(__name__)
+
+#: How long one scan may look into models that it does not know yet. The others follow in the next scans.
+INSPECTION_SECONDS = 0.5
+PROGRESS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found out about some files."""
+
+    revision: str
+    capabilities: Capabilities | None
+    reason: str | None = None
+
+
+@dataclass
+class LocalModels:
+    """A ModelLoader. Thread-safe: one thread scans while another one loads."""
+
+    catalogue: Catalogue
+    default: LocalModel
+    options: DiffusersOptions
+    backend: Backend
+    measured_bytes: Callable[[str], int | None] = lambda _: None
+    """The memory that a model took when it was loaded before."""
+    commercial_only: bool = False
+    _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
+    _known: dict[str, _Known] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._found = {self.default.name: self._default_entry()}
+
+    @property
+    def default_model(self) -> str:
+        return self.default.name
+
+    def capabilities(self, model: str) -> Capabilities:
+        local, known = self._local(model), self._inspected(model)
+        if known.capabilities is None:
+            raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
+        if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
+            raise LicenceForbidden
+        return known.capabilities
+
+    def revision(self, model: str) -> str | None:
+        return self._local(model).revision or None
+
+    def expected_bytes(self, model: str) -> int:
+        return self.measured_bytes(model) or self._found[self._local(model).name].size_bytes
+
+    def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
+        local = self._local(model)
+        with _progress(self.expected_bytes(model), on_load):
+            try:
+                return DiffusersEngine.load(local, self.options)
+            except ImagegenError as error:
+                if _is_out_of_memory(error.__cause__):
+                    raise OutOfMemory from error
+                raise
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory from error
+
+    def free_device_memory(self, device: torch.device) -> int | None:
+        """What models can still take, with what torch keeps for itself; None if the device uses main memory."""
+        free = free_bytes(device)
+        if free is None:
+            return None
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+    def scan(self) -> Mapping[str, ModelEntry]:
+        """Look for models, and return what is known of each."""
+        found = dict(self.catalogue.scan())
+        if (default := found.get(self.default.name)) is None or default.model is None:
+            found[self.default.name] = self._default_entry()
+        self._found = found
+        self._known = {name: known for name, known in self._known.items() if name in found}
+        end = time.monotonic() + INSPECTION_SECONDS
+        for name, entry in found.items():
+            if entry.model is not None and not self._is_known(entry.model) and time.monotonic() < end:
+                self._inspected(name)
+        return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
+
+    def _default_entry(self) -> CatalogueModel:
+        """The default model is offered even if its folder is not found again: it may be in memory already."""
+        return CatalogueModel(self.default.name, DiskState.AVAILABLE, model=self.default)
+
+    def _local(self, model: str) -> LocalModel:
+        entry = self._found.get(model)
+        if entry is None:
+            raise ModelNotFound(get_close_matches(model, self._found, MAX_NEAR))
+        if entry.model is None:
+            raise ModelUnavailable(f"The model {model} is {entry.state}: {entry.reason}")
+        return entry.model
+
+    def _is_known(self, model: LocalModel) -> bool:
+        known = self._known.get(model.name)
+        return known is not None and known.revision == model.revision
+
+    def _inspected(self, name: str) -> _Known:
+        model = self._local(name)
+        known = self._known.get(name)
+        if known is None or known.revision != model.revision:
+            known = self._known[name] = _inspect(model, self.options)
+        return known
+
+    def _entry(self, entry: CatalogueModel, known: _Known | None) -> ModelEntry:
+        family = family_of(entry.model) if entry.model is not None else None
+        is_unusable = known is not None and known.capabilities is None
+        commercial_use = entry.commercial_use
+        if commercial_use is None and entry.licence is None and family is not None:
+            commercial_use = family.commercial_use
+        return ModelEntry(
+            name=entry.name,
+            backend=self.backend,
+            state=ModelState.BROKEN if is_unusable else ModelState(entry.state),
+            reason=known.reason if known is not None and is_unusable else entry.reason,
+            title=entry.title,
+            family=family.key if family else None,
+            revision=(entry.model.revision or None) if entry.model else None,
+            bytes=entry.size_bytes or None,
+            licence=entry.licence or (family.licence if family else None),
+            commercial_use=commercial_use,
+            trigger_words=entry.trigger_words,
+            capabilities=known.capabilities if known else None,
+        )
+
+
+def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
+    try:
+        return _Known(model.revision, capabilities_of(model, options))
+    except ImagegenError as error:
+        return _Known(model.revision, None, error.detail)
+    except Exception:
+        # Configurations are files of strangers: whatever is wrong with one must not hide the other models.
+        logger.exception("%s cannot be inspected", model.name)
+        return _Known(model.revision, None, "Its configuration cannot be understood; the log of the worker says why.")
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+@contextmanager
+def _progress(total: int, on_load: OnLoad) -> Iterator[None]:
+    """Report how much memory the process has gained: libraries that load weights report nothing."""
+    before, ended, most = process_memory(), threading.Event(), 0
+
+    def report() -> None:
+        nonlocal most
+        while not ended.wait(PROGRESS_SECONDS):
+            most = max(most, min(process_memory() - before, total))
+            on_load(most, total)
+
+    thread = threading.Thread(target=report, name="load-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
