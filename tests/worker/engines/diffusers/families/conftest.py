@@ -15,6 +15,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines.diffusers.families.models import MODELS, save_model
 from tests.worker.engines.diffusers.families.pixel_processor import PixelProcessor
 from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.loading import pipeline_loading
 
 #: Of small images; Sana needs multiples of 32.
 WIDTH, HEIGHT = 96, 64
@@ -41,6 +42,7 @@ def stand_ins() -> Iterator[None]:
     """Of what needs torchvision, and of Kandinsky's list of sizes, which are all large."""
     patch = pytest.MonkeyPatch()
     patch.setattr(transformers, "Qwen2VLProcessor", PixelProcessor)
+    patch.setattr(pipeline_loading, "is_torchvision_available", lambda: True)
     sizes = property(lambda _: [(WIDTH, HEIGHT), (HEIGHT, HEIGHT)], lambda *_: None)
     patch.setattr(diffusers.Kandinsky5T2IPipeline, "resolutions", sizes, raising=False)
     yield
