@@ -223,6 +223,7 @@ _FLUX_ROW: dict[str, Any] = {
 }
 _KLEIN_ROW: dict[str, Any] = {
     "pipelines": ("Flux2KleinPipeline",),
+    "siblings": Siblings(inpaint="Flux2KleinInpaintPipeline"),
     "references": 4,
     "side": 1024,
     "layout": LatentLayout.PATCHES,
@@ -419,7 +420,7 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("ChromaPipeline",),
         steps=35,
         guidance=5.0,
-        siblings=Siblings("ChromaImg2ImgPipeline"),
+        siblings=Siblings("ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
         side=1024,
         layout=LatentLayout.PATCHES,
         licence="Apache-2.0",

@@ -28,7 +28,9 @@ SIBLINGS: dict[str, tuple[str | None, str | None]] = {
     "z-image": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
     "z-image-turbo": ("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
     "qwen-image": ("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
-    "chroma": ("ChromaImg2ImgPipeline", None),
+    "chroma": ("ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+    "flux2-klein": (None, "Flux2KleinInpaintPipeline"),
+    "flux2-klein-base": (None, "Flux2KleinInpaintPipeline"),
     "sana-sprint": ("SanaSprintImg2ImgPipeline", None),
 }
 
@@ -36,6 +38,7 @@ SIBLINGS: dict[str, tuple[str | None, str | None]] = {
 def bare_pixels(model: Model, name: str, **arguments: Any) -> Pixels:
     pipeline = getattr(diffusers, name)
     parts = {key: part for key, part in model.bare.components.items() if key in inspect.signature(pipeline).parameters}
+    parts |= {"is_distilled": True} if model.family == "flux2-klein" else {}
     pipe = pipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
     arguments = {"prompt": "a cat", **SIZE, "num_inference_steps": STEPS, **CALLS[model.family], **arguments}

@@ -150,7 +150,6 @@ def test_an_unusable_input_image_is_refused_with_the_reason(model: DiffusersEngi
         ({"width": 72}, "/width"),
         ({"height": 2064}, "/height"),
         ({"width": 48}, "/width"),
-        ({"mask": REFERENCE}, "/mask"),
     ],
 )
 def test_unsupported_values_are_refused_by_field(model: DiffusersEngine, fields: dict[str, Any], pointer: str) -> None:
