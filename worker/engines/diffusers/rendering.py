@@ -28,6 +28,9 @@ from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
 from worker.models.placements import Placement
 
+#: For so many steps, Sana Sprint has a timestep of its own in between.
+TWO_STEPS = 2
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -100,7 +103,7 @@ class Rendering:
         prompts = [spec.prompt for spec in specs]
         generators = [seeded_generator(spec.seed) for spec in specs]
         negatives = [spec.negative_prompt for spec in specs]
-        arguments = {
+        arguments: dict[str, Any] = {
             "prompt": prompts if len(specs) > 1 else prompts[0],
             "num_inference_steps": mode.scheduled_steps,
             "generator": generators if len(specs) > 1 else generators[0],
@@ -108,6 +111,8 @@ class Rendering:
             **family.arguments,
             **mode.arguments,
         }
+        if mode.scheduled_steps != TWO_STEPS:
+            arguments["intermediate_timesteps"] = None
         return {name: value for name, value in arguments.items() if name in parameters}
 
     def _blending(

@@ -10,6 +10,11 @@ from typing import Any
 import diffusers
 import pytest
 import transformers
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_inpaint,
+    pipeline_qwenimage_edit_plus,
+)
 
 from tests.worker.conftest import loaded
 from tests.worker.engines.diffusers.families.models import MODELS, save_model
@@ -39,14 +44,21 @@ class Model:
 
 @pytest.fixture(scope="session")
 def stand_ins() -> Iterator[None]:
-    """Of what needs torchvision, and of Kandinsky's list of sizes, which are all large."""
+    """For what needs torchvision, and for sizes that pipelines choose themselves, which are all large."""
     patch = pytest.MonkeyPatch()
     patch.setattr(transformers, "Qwen2VLProcessor", PixelProcessor)
     patch.setattr(pipeline_loading, "is_torchvision_available", lambda: True)
     sizes = property(lambda _: [(WIDTH, HEIGHT), (HEIGHT, HEIGHT)], lambda *_: None)
     patch.setattr(diffusers.Kandinsky5T2IPipeline, "resolutions", sizes, raising=False)
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage_edit_inpaint):
+        patch.setattr(module, "calculate_dimensions", _small_dimensions(module.calculate_dimensions))
     yield
     patch.undo()
+
+
+def _small_dimensions(calculate: Any) -> Any:
+    """Input images would be scaled to a megapixel."""
+    return lambda area, ratio: calculate(area // 256, ratio)
 
 
 @pytest.fixture(scope="module", params=MODELS)

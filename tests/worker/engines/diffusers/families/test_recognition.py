@@ -1,0 +1,135 @@
+"""Which family a model belongs to, from its index, its configurations and its name; and pipelines that none lists."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
+from tests.worker.engines.diffusers.families import models
+from tests.worker.engines.diffusers.families.models import save_model
+from tests.worker.engines.drawing import draw
+from worker.engines.diffusers.capabilities import capabilities_of
+from worker.engines.diffusers.options import DiffusersOptions
+from worker.models.families import FAMILIES, UNLISTED, family_of
+from worker.models.sources import folder_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
+
+
+def described(folder: Path, index: dict[str, Any], **configs: dict[str, Any]) -> Any:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for part, config in configs.items():
+        (folder / part).mkdir()
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        (folder / part / name).write_text(json.dumps(config))
+    return folder_model(str(folder), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline", "configs", "key"),
+    [
+        ("Z-Image-Turbo", "ZImagePipeline", {}, "z-image-turbo"),
+        ("Z-Image", "ZImagePipeline", {}, "z-image"),
+        ("turbocharged", "ZImagePipeline", {}, "z-image"),
+        ("ERNIE-Image-Turbo", "ErnieImagePipeline", {}, "ernie-image-turbo"),
+        ("sd3.5_large_turbo", "StableDiffusion3Pipeline", {}, "sd3.5-turbo"),
+        ("any", "FluxPipeline", {"transformer": {"guidance_embeds": True}}, "flux-dev"),
+        ("any", "FluxPipeline", {"transformer": {"guidance_embeds": False}}, "flux-schnell"),
+        ("dreamshaperXL_lightning", "StableDiffusionXLPipeline", {}, "sdxl-lightning"),
+        ("my-XL", "StableDiffusionXLPipeline", {}, "sdxl"),
+        ("any", "StableDiffusionPipeline", {"unet": {"time_cond_proj_dim": 256}}, "lcm"),
+        ("any", "StableDiffusionPipeline", {"scheduler": {"_class_name": "LCMScheduler"}}, "sd-turbo"),
+        ("any", "StableDiffusionPipeline", {"scheduler": {"prediction_type": "v_prediction"}}, "sd2"),
+        ("any", "AuraFlowPipeline", {}, "unlisted"),
+    ],
+)
+def test_variants_are_told_apart(name: str, pipeline: str, configs: dict[str, Any], key: str, tmp_path: Path) -> None:
+    assert family_of(described(tmp_path / name, {"_class_name": pipeline}, **configs)).key == key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [({"family": "z-image-turbo"}, "z-image-turbo"), ({"distilled": True}, "z-image-turbo"), ({}, "z-image")],
+)
+def test_the_operator_may_name_the_family(overrides: dict[str, Any], key: str, tmp_path: Path) -> None:
+    (tmp_path / "imagegen.json").write_text(json.dumps(overrides))
+
+    assert family_of(described(tmp_path, {"_class_name": "ZImagePipeline"})).key == key
+
+
+def test_a_distilled_family_is_for_models_that_others_with_its_pipeline_are_not() -> None:
+    pipelines = {name for row in FAMILIES for name in row.pipelines}
+    for name in pipelines:
+        rows = [row for row in FAMILIES if name in row.pipelines]
+        assert all(row.is_variant is not None for row in rows[:-1])
+        assert rows[-1].is_variant is None or name == "FluxPipeline"
+
+
+def test_every_named_pipeline_is_part_of_diffusers() -> None:
+    named = {
+        name
+        for row in FAMILIES
+        for name in (*row.pipelines, row.runs, row.siblings.image, row.siblings.inpaint)
+        if name is not None
+    }
+
+    assert {name for name in named if not hasattr(diffusers, name)} == set()
+
+
+def test_capabilities_need_no_weights(tmp_path: Path) -> None:
+    folder = tiny.save_sd(tmp_path / "model")
+    whole = capabilities_of(folder_model("model", folder), DiffusersOptions())
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+
+    assert capabilities_of(folder_model("model", folder), DiffusersOptions()) == whole
+
+
+def aura_flow() -> Any:
+    return diffusers.AuraFlowPipeline(
+        scheduler=models.parts.flow_scheduler(),
+        vae=models.parts.autoencoder(shift_factor=None),
+        **models.parts.t5(),
+        transformer=diffusers.AuraFlowTransformer2DModel(
+            sample_size=32,
+            patch_size=2,
+            in_channels=4,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            **models.HEADS,
+            joint_attention_dim=models.WIDTH,
+            caption_projection_dim=16,
+            out_channels=4,
+            pos_embed_max_size=1024,
+        ),
+    )
+
+
+def test_an_unlisted_pipeline_runs_with_what_its_signature_tells_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builders: dict[str, Callable[[], Any]] = {"aura": aura_flow}
+    monkeypatch.setattr(models, "MODELS", builders)
+    folder = save_model("aura", tmp_path)
+
+    with caplog.at_level("WARNING", "worker"):
+        model = loaded(folder)
+
+    assert "is a AuraFlowPipeline, which is not listed: its defaults are those of diffusers" in caplog.text
+    assert model._pipelines.family is UNLISTED
+    assert (model.capabilities.num_inference_steps, model.capabilities.guidance_scale) == (50, 3.5)
+    bare = diffusers.AuraFlowPipeline.from_pretrained(folder)
+    bare.set_progress_bar_config(disable=True)
+    arguments = {"width": 64, "height": 64, "num_inference_steps": 2, "guidance_scale": 3.5, "output_type": "np"}
+    expected = bare("a cat", generator=torch.Generator().manual_seed(1), **arguments).images[0]
+    drawn = draw(model, width=64, height=64)
+    assert np.array_equal(drawn.pixels, (expected * 255).round().astype(np.uint8))
+    assert drawn.counted == [(1, 2), (2, 2)]
