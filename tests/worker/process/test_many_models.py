@@ -155,7 +155,8 @@ def test_an_operator_loads_pins_and_unloads(many: Stack) -> None:
     api = many.api
 
     assert api.http.put(f"{api.url}/api/models/null/blue/pin", timeout=10).json()["pinned"]
-    wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
+    # A worker hears of it within a second.
+    wait_until(lambda: any(model.pinned for model in worker_records(many)[0].models))
     # Two others would need its room.
     for name in ("null/red", "null/green"):
         assert api.post("/api/txt2img", {"prompt": "x", "model": name}).status_code == 200
