@@ -132,6 +132,20 @@ class ReportsPlacement(Protocol):
 
 
 @runtime_checkable
+class ReportsAcceleration(Protocol):
+    """An engine that runs its model in faster ways than its library does by default."""
+
+    @property
+    def acceleration(self) -> str:
+        """The level of SD_OPTIMIZE, and what it does for this model on this device."""
+        ...
+
+
+def acceleration_of(engine: Engine) -> str | None:
+    return engine.acceleration if isinstance(engine, ReportsAcceleration) else None
+
+
+@runtime_checkable
 class ReportsCredits(Protocol):
     """An engine that pays from an account with a provider."""
 
