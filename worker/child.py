@@ -83,7 +83,7 @@ class Child:
             heartbeat.stop()
             raise
         jobs, affinity = Jobs(settings.redis_prefix), _affinity(settings, worker, engines.source)
-        job_store = RedisJobStore(store, jobs, settings.backend, on_moved, affinity)
+        job_store = RedisJobStore(store, jobs, settings.backend, on_moved, affinity, engines.is_elsewhere)
         runner = _create_runner(settings, engines.source, worker, store, job_store, images, tracing)
         if engines.upkeep is not None:
             engines.upkeep.start()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
-from shared.redis.store import Store
+from shared.redis.store import Operation, Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
@@ -24,7 +24,7 @@ from worker.models.sources import ModelSource
 from worker.process.model_pools import create_pool, entry_of, measured_bytes
 from worker.records.concurrency_slots import RedisConcurrencySlots
 from worker.records.heartbeat import Heartbeat
-from worker.records.model_reports import ModelUpkeep
+from worker.records.model_reports import ModelUpkeep, source_name
 from worker.records.recovery import WorkerIdentity
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class WorkerEngines:
     """None for a source with one engine."""
     memory: Callable[[], DeviceMemory | None] | None = None
     """Reads how full the device is."""
+    is_elsewhere: Callable[[str], Operation[bool]] | None = None
+    """Asks whether another machine has a model."""
 
 
 def load_engines(
@@ -128,7 +130,8 @@ def _diffusers(
         has_device_memory=has_own_memory(device),
     )
     _load_default(pool.models)
-    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device))
+    elsewhere = partial(records.is_elsewhere, settings.backend, source_name(settings.model_dir, model.name))
+    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device), elsewhere)
 
 
 def _load_default(models: LoadedModels) -> None:
