@@ -9,7 +9,6 @@ from shared.errors import JobFailure, ModelNotFound
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 
@@ -144,15 +143,6 @@ class ReportsAcceleration(Protocol):
 
 def acceleration_of(engine: Engine) -> str | None:
     return engine.acceleration if isinstance(engine, ReportsAcceleration) else None
-
-
-@runtime_checkable
-class ReportsMemory(Protocol):
-    """An engine that knows how full its device is."""
-
-    def memory(self) -> DeviceMemory | None:
-        """None if unknown. Called from another thread than the rendering one."""
-        ...
 
 
 @runtime_checkable

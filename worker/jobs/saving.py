@@ -123,7 +123,7 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
 
     A decoder that overflows gives one colour, mostly black; a provider gives that only if it was asked for it.
     """
-    if not model.exact_size:
+    if request.resize_only or not model.exact_size:
         return
     made = request.second_pass or request
     if pixels.shape[:2] != (made.height, made.width):

@@ -13,7 +13,8 @@ from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
 from worker.engines.base import Engine, OnLoad
-from worker.engines.loaded_models import LoadedModels, ModelLoader
+from worker.engines.held_models import ModelLoader
+from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name

@@ -17,7 +17,8 @@ from shared.redis.store import Store
 from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
 from worker.engines.base import ReportsPlacement, acceleration_of
-from worker.engines.loaded_models import HeldModel, Load, LoadedModels
+from worker.engines.held_models import HeldModel, Load
+from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
