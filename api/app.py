@@ -21,7 +21,7 @@ from api.edge.telemetry.tracing import telemetry_config
 from api.native import docs, events, generate, health, images, jobs, key, metrics, models, webhooks
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
-from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
+from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_endpoint, renderers_by_prefix
 from api.services import Services
 from api.studio import page
 from shared.jobs.types import ApiProtocol
@@ -77,7 +77,9 @@ class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
-        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), error_renderers(self.state.protocols)))
+        protocols: Sequence[ProtocolRoutes] = self.state.protocols
+        renderers = renderers_by_prefix(protocols), renderers_by_endpoint(protocols)
+        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), *renderers))
         return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 
 
