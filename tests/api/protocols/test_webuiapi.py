@@ -88,7 +88,8 @@ def test_an_image_is_changed_within_its_mask(client: webuiapi.WebUIApi) -> None:
 
 
 def test_only_the_masked_area_is_rendered_unless_the_whole_image_is_wanted(client: webuiapi.WebUIApi) -> None:
-    room = Image.effect_noise((200, 120), 60).convert("RGB")
+    room = Image.new("RGB", (200, 120), (40, 90, 225))
+    room.paste("yellow", (150, 60, 200, 120))
     mask = Image.new("L", room.size, 0)
     mask.paste(255, (10, 10, 50, 50))
     changes = {"images": [room], "mask_image": mask, "mask_blur": 0, **HEART, "width": 128, "height": 128}
