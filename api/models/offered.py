@@ -64,7 +64,7 @@ class OfferedModel:
         return next(held, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OfferedModels:
     """Built for each reading of the fleet; the catalogue in it is built only when it changes."""
 

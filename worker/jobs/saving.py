@@ -12,6 +12,7 @@ from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.storage.images import ImageStore, thumbnail_widths
+from worker.engines.base import acceleration_of
 from worker.images.encoder import Encoder
 from worker.images.scaling import scale_to_output
 from worker.images.thumbnails import encode_thumbnail
@@ -60,6 +61,7 @@ class ImageSaver:
             # A provider reports progress, but no steps.
             step_ms=monitor.step_ms if rendering.job.request.num_inference_steps else None,
             batch_size=rendering.batch_size,
+            acceleration=acceleration_of(rendering.engine),
         )
         return SavedImages(images, timings)
 
