@@ -126,7 +126,8 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
     if request.resize_only or not model.exact_size:
         return
     made = request.second_pass or request
-    if pixels.shape[:2] != (made.height, made.width):
+    # What is put back into the input image has the size of that.
+    if request.mask_padding is None and pixels.shape[:2] != (made.height, made.width):
         raise InvalidOutput(f"The model returned an image of {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput
