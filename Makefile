@@ -1,6 +1,6 @@
 # `make run` and `make test` need Python 3.11+, git and make, and install everything else.
 .DEFAULT_GOAL := help
-.PHONY: environment help run test check fix bench gpu profile faults docker smoke clean
+.PHONY: environment help run test check fix bench gpu profile faults docker smoke n8n n8n-node clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +14,7 @@ TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.virtual_environment torch-o
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 run: $(VENV)/.run ## Start the service on this machine: http://localhost:7860
 	@$(BIN)/python -m compose.cli up
@@ -58,6 +58,16 @@ docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-sl
 
 smoke: ## Build the images, start the stack with Compose, break it, and report
 	@$(PYTHON) -m tools.docker_smoke $(SMOKE)
+
+n8n: $(VENV)/.dev n8n-node ## Install a real n8n into .n8n (2.2 GB) and run every workflow in it; N8N=--only=restart
+	@$(BIN)/python -m tests.compose.n8n.trial $(N8N)
+
+n8n-node: ## Check and build the nodes for n8n; needs Node and npm
+	@# In a copy, so that four hundred packages lie outside the code.
+	@mkdir -p .n8n/node && rm -rf .n8n/node/nodes .n8n/node/credentials && cp -R compose/n8n/node/. .n8n/node
+	@cd .n8n/node && npm install --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel=error
+	@cd .n8n/node && npm run --silent lint && npm run --silent build
+	@rm -rf compose/n8n/node/dist && cp -R .n8n/node/dist compose/n8n/node/dist
 
 clean: ## Remove the environment; keep images, models and data
 	rm -rf $(VENV) build *.egg-info

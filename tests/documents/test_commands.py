@@ -29,7 +29,7 @@ REASONS = ("docker", "gpu", "key", "long", "network", "start", STOPPED)
 MOST_SECONDS = 30
 BASH = shutil.which("bash") or "bash"
 COMMANDS = blocks("sh")
-MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKE_TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 SETTINGS = {variable(name) for name in LauncherSettings.model_fields}
 SETTINGS |= {name for name, *_ in (*BUCKETS, *TRACES, *COMPOSE)}
 

@@ -10,35 +10,15 @@ from typing import Any
 FOLDER = Path(__file__).parents[3] / "compose" / "n8n"
 FILES = sorted(FOLDER.glob("*.json"))
 
-#: The content of one `{{ }}`: a field of the item, of another node's item, or of the execution, plain or as JSON.
-_EXPRESSION = re.compile(
-    r"""(?P<json>JSON\.stringify\()?
-    (?: \$(?P<root>json|execution|itemIndex|runIndex) | \$\('(?P<node>[^']+)'\)\.(?P<which>first\(\)|item)\.json )
-    (?P<path>(?:\.[A-Za-z_]\w*)*)
-    (?(json)\))""",
-    re.VERBOSE,
-)
+
+def expressions(text: str) -> list[str]:
+    """The code of each expression in a parameter. A parameter has some only if it begins with `=`."""
+    return re.findall(r"\{\{(.*?)\}\}", text, re.DOTALL) if text.startswith("=") else []
 
 
-@dataclass(frozen=True)
-class Expression:
-    root: str
-    """`json`, `execution`, `itemIndex`, `runIndex`, or `node`."""
-    node: str | None
-    path: tuple[str, ...]
-    as_json: bool
-
-    @classmethod
-    def parse(cls, text: str) -> "Expression":
-        match = _EXPRESSION.fullmatch(text.strip())
-        assert match, f"{{{{{text}}}}} is not an expression that the replay supports"
-        path = tuple(part for part in match["path"].split(".") if part)
-        return cls(match["root"] or "node", match["node"], path, bool(match["json"]))
-
-
-def expressions(text: str) -> list[Expression]:
-    """The expressions in a parameter. A parameter has some only if it begins with `=`."""
-    return [Expression.parse(inner) for inner in re.findall(r"\{\{(.*?)\}\}", text)] if text.startswith("=") else []
+def referred_nodes(code: str) -> set[str]:
+    """The names of the nodes whose items an expression or the code of a Code node reads."""
+    return set(re.findall(r"\$\('([^']+)'\)", code))
 
 
 def texts(value: Any) -> Iterator[str]:

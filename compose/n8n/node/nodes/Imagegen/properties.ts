@@ -1,0 +1,235 @@
+import type { INodeProperties } from 'n8n-workflow';
+
+const submits = { resource: ['image'] };
+const waits = [{ ...submits }, { resource: ['job'], operation: ['wait'] }];
+
+const OPTIONS: INodeProperties[] = [
+	{
+		displayName: 'Deadline (Seconds)',
+		name: 'deadline_seconds',
+		type: 'number',
+		typeOptions: { minValue: 1 },
+		default: 3600,
+		description: 'A job that has not started by then fails',
+	},
+	{
+		displayName: 'Guidance Scale',
+		name: 'guidance_scale',
+		type: 'number',
+		typeOptions: { numberPrecision: 2 },
+		default: 5,
+	},
+	{ displayName: 'Height', name: 'height', type: 'number', default: 1024 },
+	{
+		displayName: 'Label',
+		name: 'label',
+		type: 'string',
+		default: '',
+		description: 'Your name for the job, in place of the number of the execution',
+	},
+	{
+		displayName: 'Mask Field',
+		name: 'maskProperty',
+		type: 'string',
+		default: 'mask',
+		displayOptions: { show: { '/operation': ['edit'] } },
+		description: 'The binary field with the mask: what is white is changed',
+	},
+	{
+		displayName: 'More Fields (JSON)',
+		name: 'more',
+		type: 'json',
+		default: '{}',
+		description: 'Any other field of a request, such as loras or metadata',
+	},
+	{ displayName: 'Negative Prompt', name: 'negative_prompt', type: 'string', default: '' },
+	{
+		displayName: 'Number of Images',
+		name: 'num_images',
+		type: 'number',
+		typeOptions: { minValue: 1 },
+		default: 1,
+	},
+	{
+		displayName: 'Output Format',
+		name: 'output_format',
+		type: 'options',
+		options: [
+			{ name: 'JPEG', value: 'jpeg' },
+			{ name: 'PNG', value: 'png' },
+			{ name: 'WebP', value: 'webp' },
+		],
+		default: 'png',
+	},
+	{ displayName: 'Scheduler', name: 'scheduler', type: 'string', default: '' },
+	{
+		displayName: 'Seed',
+		name: 'seed',
+		type: 'number',
+		default: 0,
+		description: 'The same seed and settings give the same image',
+	},
+	{ displayName: 'Steps', name: 'num_inference_steps', type: 'number', default: 20 },
+	{
+		displayName: 'Strength',
+		name: 'strength',
+		type: 'number',
+		typeOptions: { minValue: 0, maxValue: 1, numberPrecision: 2 },
+		default: 0.6,
+		displayOptions: { show: { '/operation': ['edit'] } },
+		description: 'How much of the image may change: 1 is everything',
+	},
+	{ displayName: 'Width', name: 'width', type: 'number', default: 1024 },
+];
+
+const OPERATIONS: INodeProperties[] = [
+	{
+		displayName: 'Operation',
+		name: 'operation',
+		type: 'options',
+		noDataExpression: true,
+		displayOptions: { show: { resource: ['image'] } },
+		options: [
+			{
+				name: 'Edit',
+				value: 'edit',
+				action: 'Edit an image',
+				description: 'Change an image as a prompt says',
+			},
+			{
+				name: 'Generate',
+				value: 'generate',
+				action: 'Generate an image',
+				description: 'Generate images from a prompt',
+			},
+		],
+		default: 'generate',
+	},
+	{
+		displayName: 'Operation',
+		name: 'operation',
+		type: 'options',
+		noDataExpression: true,
+		displayOptions: { show: { resource: ['job'] } },
+		options: [
+			{ name: 'Cancel', value: 'cancel', action: 'Cancel a job' },
+			{ name: 'Get', value: 'get', action: 'Get a job', description: 'Read the state of a job' },
+			{
+				name: 'Wait For',
+				value: 'wait',
+				action: 'Wait for a job',
+				description: 'Wait for the end of a job and download its images',
+			},
+		],
+		default: 'wait',
+	},
+	{
+		displayName: 'Operation',
+		name: 'operation',
+		type: 'options',
+		noDataExpression: true,
+		displayOptions: { show: { resource: ['model'] } },
+		options: [{ name: 'Get Many', value: 'getAll', action: 'Get many models' }],
+		default: 'getAll',
+	},
+];
+
+const WAITING: INodeProperties[] = waits.flatMap((show) => [
+	{
+		displayName: 'Give Up After (Minutes)',
+		name: 'minutes',
+		type: 'number' as const,
+		typeOptions: { minValue: 0 },
+		default: 60,
+		displayOptions: { show: 'operation' in show ? show : { ...show, waitForImages: [true] } },
+	},
+	{
+		displayName: 'Cancel When Stopped',
+		name: 'cancelWhenStopped',
+		type: 'boolean' as const,
+		default: true,
+		displayOptions: { show: 'operation' in show ? show : { ...show, waitForImages: [true] } },
+		description: 'Whether to cancel the job if the execution is stopped while it waits',
+	},
+	{
+		displayName: 'Put Output in Field',
+		name: 'binaryProperty',
+		type: 'string' as const,
+		default: 'data',
+		required: true,
+		displayOptions: { show: 'operation' in show ? show : { ...show, waitForImages: [true] } },
+		hint: 'The name of the binary field for each image',
+	},
+]);
+
+export const properties: INodeProperties[] = [
+	{
+		displayName: 'Resource',
+		name: 'resource',
+		type: 'options',
+		noDataExpression: true,
+		options: [
+			{ name: 'Image', value: 'image' },
+			{ name: 'Job', value: 'job' },
+			{ name: 'Model', value: 'model' },
+		],
+		default: 'image',
+	},
+	...OPERATIONS,
+	{
+		displayName: 'Prompt',
+		name: 'prompt',
+		type: 'string',
+		typeOptions: { rows: 3 },
+		default: '',
+		required: true,
+		placeholder: 'a red heart on a blue background',
+		displayOptions: { show: submits },
+	},
+	{
+		displayName: 'Input Image Fields',
+		name: 'imageProperties',
+		type: 'string',
+		default: 'data',
+		required: true,
+		displayOptions: { show: { ...submits, operation: ['edit'] } },
+		hint: 'The binary field with the image; several, separated by commas, for models that take several',
+	},
+	{
+		displayName: 'Model Name or ID',
+		name: 'model',
+		type: 'options',
+		typeOptions: { loadOptionsMethod: 'getModels' },
+		default: '',
+		displayOptions: { show: submits },
+		description:
+			'The model that generates the image. Choose from the list, or specify an ID using an <a href="https://docs.n8n.io/code/expressions/">expression</a>.',
+	},
+	{
+		displayName: 'Wait for the Images',
+		name: 'waitForImages',
+		type: 'boolean',
+		default: true,
+		displayOptions: { show: submits },
+		description: 'Whether to wait for the images and download them. If not, the output is the queued job.',
+	},
+	{
+		displayName: 'Job ID',
+		name: 'jobId',
+		type: 'string',
+		default: '',
+		required: true,
+		placeholder: '019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a',
+		displayOptions: { show: { resource: ['job'] } },
+	},
+	...WAITING,
+	{
+		displayName: 'Options',
+		name: 'options',
+		type: 'collection',
+		placeholder: 'Add option',
+		default: {},
+		displayOptions: { show: submits },
+		options: OPTIONS,
+	},
+];
