@@ -24,8 +24,8 @@ from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
 from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
-from api.intake.fetching import ImageFetcher
 from api.intake.idempotency import UnconfirmedJobs
+from api.intake.images.fetching import ImageFetcher
 from api.intake.uploads import UploadStore
 from api.models.catalogue_cache import CatalogueCache
 from api.services import FleetCache, Services

@@ -31,6 +31,7 @@ class Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.job_id = ""
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -47,10 +48,14 @@ class Connection:
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return Response(int(head[9:12]), await self._reader.readexactly(int(length[15:])))
 
-    async def events(self, path: str) -> AsyncIterator[str]:
-        """The type of each Server-Sent Event as it comes; the connection cannot be reused afterwards."""
-        self._writer.write(_request("GET", path, None))
-        await self._reader.readuntil(b"\r\n\r\n")
+    async def events(self, path: str, body: object = None) -> AsyncIterator[str]:
+        """The type of each Server-Sent Event as it comes; the connection cannot be reused afterwards.
+
+        With a body, the request is a POST. Afterwards `job_id` is the one that the answer names.
+        """
+        self._writer.write(_request("GET" if body is None else "POST", path, body))
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        self.job_id = head.lower().partition(b"x-job-id: ")[2].partition(b"\r")[0].decode()
         while line := await self._reader.readline():
             if line.startswith(b"event: "):
                 yield line[7:].decode().strip()

@@ -24,7 +24,7 @@ from shared.settings.worker import WorkerSettings
 from shared.storage import WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.workers.records import WorkerRecord, Workers, WorkerState
-from worker.engines.base import EngineSource, ReportsCredits, ReportsMemory, ReportsPlacement
+from worker.engines.base import EngineSource, ReportsCredits, ReportsPlacement, acceleration_of
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.png_bands import BandEncoder
@@ -87,6 +87,8 @@ class Child:
         runner = _create_runner(settings, engines.source, worker, store, job_store, images, tracing)
         if engines.upkeep is not None:
             engines.upkeep.start()
+        if engines.memory is not None:
+            heartbeat.report_memory(engines.memory)
         _announce(settings, engines.source, job_store, heartbeat)
         return cls(runner, heartbeat, engines.upkeep, tracing)
 
@@ -144,9 +146,8 @@ def _announce(settings: WorkerSettings, engines: EngineSource, job_store: RedisJ
         # A worker that ends may have taken a wake-up that it did not use.
         job_store.run(Jobs(settings.redis_prefix).repair_queue(settings.backend))
         placement = engine.placement if isinstance(engine, ReportsPlacement) else None
-        heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, placement=placement)
-        if isinstance(engine, ReportsMemory):
-            heartbeat.report_memory(engine.memory)
+        how = {"placement": placement, "acceleration": acceleration_of(engine)}
+        heartbeat.update(state=WorkerState.READY, device=engine.device, dtype=engine.dtype, **how)
         if isinstance(engine, ReportsCredits):
             threading.Thread(target=_report_credits, args=(engine, heartbeat), name="credits", daemon=True).start()
 

@@ -6,6 +6,7 @@ images, and the limit of connections bounds the cost of all answers.
 
 import asyncio
 import base64
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,14 @@ class InlineImages:
     ) -> AsyncIterator[bytes]:
         """The same text, for an answer that is sent in parts."""
         return self._body(job, _split(render, images), images)
+
+    async def texts(self, images: Sequence[tuple[Job, Image]], before: str, after: str) -> AsyncIterator[bytes]:
+        """JSON texts with the bytes of images of several jobs, separated by commas."""
+        for number, (job, image) in enumerate(images):
+            yield (", " if number else before).encode()
+            async for chunk in self.chunks(job, lambda inline: json.dumps(*inline.values()), [image]):
+                yield chunk
+        yield after.encode()
 
     async def _body(self, job: Job, texts: Sequence[bytes], images: Sequence[Image]) -> AsyncIterator[bytes]:
         for text, image in zip(texts, images, strict=False):

@@ -63,8 +63,8 @@ class LiveJobs:
         with suppress(StoreUnavailable):
             await self._store.run(self._sessions.set_job(client_id, job_id))
 
-    async def newest(self, client_id: str) -> LiveJob | None:
-        """The newest job of a caller, or None. Raises StoreUnavailable."""
+    async def unfinished(self, client_id: str) -> LiveJob | None:
+        """The newest job of a caller unless it has ended. Raises StoreUnavailable."""
         job_id, expires = self._newest.get(client_id, (None, 0.0))
         if time.monotonic() >= expires:
             job_id = (await self._store.run(self._sessions.read(client_id))).job_id
@@ -76,7 +76,7 @@ class LiveJobs:
         except JobNotFound:
             return None
         live.asked_at = time.monotonic()
-        return live
+        return None if live.job.state.is_terminal else live
 
     def _remember(self, client_id: str, job_id: str | None) -> None:
         self._newest.pop(client_id, None)

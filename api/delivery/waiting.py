@@ -85,22 +85,28 @@ async def wait_for_result(
 ) -> JobSnapshot:
     """The finished job, for callers of protocols that know no unfinished answer.
 
-    Callers that ask again by themselves are sent away before proxies lose and find the job when they do. All
+    Callers that ask again by themselves are sent away before a proxy ends the call, and find the job when they do. All
     others are waited for. Raises NotFinished.
     """
     settings = services.settings
     seconds = settings.sync_timeout_seconds if scope.asks_again else settings.client_wait_seconds
     snapshot = await submit_and_wait(http, services, submission, scope, seconds, on_accepted=on_accepted)
     if not snapshot.job.state.is_terminal:
-        raise await not_finished(services, submission, scope, snapshot.job.id)
+        raise await not_finished(http, services, submission, scope, snapshot.job.id)
     return snapshot
 
 
-async def not_finished(services: Services, submission: Submission, scope: IdempotencyScope, job_id: str) -> NotFinished:
+async def not_finished(
+    http: Request, services: Services, submission: Submission, scope: IdempotencyScope, job_id: str
+) -> NotFinished:
     """Let the next equal request of this caller find the job, and return the error that says so."""
     key = scope.key_for(submission.request)
-    if key.on_duplicate is not OnDuplicate.RETURN:
-        await services.store.run(services.jobs.mark_unconfirmed(replace(key, lifetime_ms=RETRY_MS), job_id))
+    # A caller that numbers its attempts and has disconnected finds the job by the number. Marked as well, the job would
+    # also be returned to its next first attempt.
+    is_found_by_number = scope.asks_again and await http.is_disconnected()
+    if key.on_duplicate is not OnDuplicate.RETURN and not is_found_by_number:
+        with suppress(StoreUnavailable):
+            await services.store.run(services.jobs.mark_unconfirmed(replace(key, lifetime_ms=RETRY_MS), job_id))
     return NotFinished(job_id)
 
 

@@ -172,7 +172,7 @@ def _check_webhook_url(services: Services, request: GenerationRequest) -> None:
 
 def _require_image_support(models: OfferedModels, model: Capabilities, request: GenerationRequest) -> None:
     """Raises InvalidRequest, with the models that accept images, if the chosen model does not."""
-    if not request.image or model.max_input_images:
+    if not request.image or request.resize_only or model.max_input_images:
         return
     supporting = models.catalogue.names_where(lambda known: known.max_input_images > 0)
     names = ", ".join(itertools.islice(supporting, MAX_HINTS))

@@ -12,7 +12,7 @@ from fastapi import Request
 from api.edge.authentication import charge
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
-from api.intake.fetching import FETCH_SECONDS
+from api.intake.images.fetching import FETCH_SECONDS
 from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body
 from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader
 from api.intake.uploads import RequestUploads, UploadWriter, image_too_large

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from api.intake.disk_space import DiskSpace
-from api.intake.fetching import ImageFetcher
+from api.intake.images.fetching import ImageFetcher
 from shared.errors import InvalidImage, PayloadTooLarge
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest

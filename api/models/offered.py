@@ -49,6 +49,12 @@ class OfferedModel:
     """If a worker is loading it."""
     is_default: bool
     """Whether its backend uses it for requests that name no model."""
+
+    @property
+    def upscale(self) -> int | None:
+        """How many times an upscaler enlarges; None for models that make images."""
+        return self.entry.capabilities.scale if self.entry.capabilities else None
+
     is_pinned: bool
 
     @property
@@ -58,7 +64,7 @@ class OfferedModel:
         return next(held, None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OfferedModels:
     """Built for each reading of the fleet; the catalogue in it is built only when it changes."""
 
@@ -146,6 +152,24 @@ class OfferedModels:
         for name in self.catalogue.names:
             if any(backend in self.backends for backend in self.catalogue.backends_of(name)):
                 yield self.find(name)
+
+    @property
+    def image_models(self) -> Iterator[OfferedModel]:
+        """Usable models that make images, and not only larger ones."""
+        return (model for model in self if model.state.is_usable and not model.upscale)
+
+    @property
+    def upscalers(self) -> dict[str, int]:
+        """How many times usable upscalers enlarge, by name."""
+        return {model.entry.name: model.upscale for model in self if model.state.is_usable and model.upscale}
+
+    @property
+    def default(self) -> ModelEntry | None:
+        """The model of requests that name none and no backend; None while no worker has reported it."""
+        for backend in self.backends:
+            if (name := self.default_model(backend)) and (entry := self.catalogue.find(name, backend)):
+                return entry
+        return None
 
     def _backend_with(self, name: str | None) -> Backend:
         """The backend of a request that names none: one whose default model it is, else the first that has it."""

@@ -62,6 +62,7 @@ class ModelView(BaseModel):
     commercial_use: bool | None = Field(description="Whether the licence allows it; null if unknown")
     trigger_words: list[str]
     placement: str | None = Field(description="How much of it is on the device")
+    acceleration: str | None = Field(description="The level of SD_OPTIMIZE, and what it does for this model")
     defaults: ModelDefaults | None = Field(description="Null while unknown")
     limits: ModelLimits | None
     supports: ModelSupport | None
@@ -93,6 +94,7 @@ def model_view(model: OfferedModel) -> ModelView:
         commercial_use=entry.commercial_use,
         trigger_words=list(entry.trigger_words),
         placement=(memory and memory.placement) or entry.placement,
+        acceleration=memory and memory.acceleration,
         defaults=capabilities and ModelDefaults.model_validate(capabilities, from_attributes=True),
         limits=capabilities and ModelLimits.model_validate(capabilities, from_attributes=True),
         supports=capabilities and _support(capabilities),

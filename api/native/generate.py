@@ -157,4 +157,4 @@ async def _generate(
         return await result_response(services, http, snapshot, as_image=as_image)
     if accepts_json(preferences.accept):
         return await accepted_response(services, http, snapshot)
-    raise await not_finished(services, submission, idempotency, snapshot.job.id)
+    raise await not_finished(http, services, submission, idempotency, snapshot.job.id)

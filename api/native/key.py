@@ -15,10 +15,12 @@ class KeyView(BaseModel):
     name: str | None = Field(description="Name of the key, which owns its jobs; null if no keys are set")
     may_write: bool = Field(description="Whether it may create, cancel, delete and pin jobs")
     may_use_high_priority: bool
-    is_admin: bool = Field(description="Whether it sees the jobs of all keys")
+    is_admin: bool = Field(description="Whether it sees the jobs of all keys, and may load and unload models")
 
 
-@router.get("/api/key", operation_id="getKey", responses=problem_responses("unauthorized"))
+@router.get(
+    "/api/key", operation_id="getKey", responses=problem_responses("unauthorized", "rate-limited", "store-unavailable")
+)
 async def get_key(services: ServicesDep, caller: CallerDep) -> KeyView:
     """Get the name of your API key, and what it may do. Without keys, everybody may do everything."""
     return KeyView(
@@ -26,5 +28,5 @@ async def get_key(services: ServicesDep, caller: CallerDep) -> KeyView:
         name=caller.owner or None,
         may_write=caller.may_write,
         may_use_high_priority=caller.may_use_high_priority,
-        is_admin=caller.visible_owner is None,
+        is_admin=caller.may_administer,
     )

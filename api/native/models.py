@@ -1,21 +1,22 @@
 """The routes that list models, and that load, unload and pin them."""
 
-from collections.abc import Sequence
+import asyncio
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import Field
 
 from api.edge.authentication import Caller, CallerDep
-from api.models.offered import OfferedModel
+from api.models.commands import start_load, unload
+from api.models.offered import OfferedModel, OfferedModels
 from api.models.views import ModelListView, ModelView, model_view
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
-from shared.errors import BackendUnavailable, Forbidden, ModelUnavailable
+from shared.errors import Forbidden
 from shared.models.request_schema import request_schema
-from shared.workers.models import ModelAction, ModelCommand, ModelRecords
-from shared.workers.records import WorkerRecord
+from shared.workers.models import ModelRecords
 
 router = APIRouter(tags=["models"])
 
@@ -34,10 +35,17 @@ class ModelDetails(ModelView):
     capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null while unknown")
 
 
-@router.get("/api/models", operation_id="listModels", responses=LIST_PROBLEMS)
-async def list_models(services: ServicesDep) -> ModelListView:
+@router.get("/api/models", operation_id="listModels", response_model=ModelListView, responses=LIST_PROBLEMS)
+async def list_models(services: ServicesDep) -> Response:
     """List the models that requests may name, with their states, defaults and limits."""
-    return ModelListView(models=[model_view(model) for model in await services.models()])
+    # On a thread: a catalogue may have thousands of models.
+    return Response(await asyncio.to_thread(_list_json, await services.models()), media_type="application/json")
+
+
+@lru_cache(maxsize=1)
+def _list_json(models: OfferedModels) -> bytes:
+    """Callers that ask at the same time share it."""
+    return ModelListView(models=[model_view(model) for model in models]).model_dump_json().encode()
 
 
 # Names contain slashes.
@@ -57,7 +65,7 @@ async def load_model(services: ServicesDep, caller: CallerDep, name: str) -> Mod
     The answer comes at once; `state` and `loading` of the model show the progress.
     """
     model = await _find(services, caller, name)
-    await _load(services, model)
+    await start_load(services.store, await services.models(), model)
     return model_view(model)
 
 
@@ -65,7 +73,7 @@ async def load_model(services: ServicesDep, caller: CallerDep, name: str) -> Mod
 async def unload_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
     """Free the memory of a model in all workers, unless it is busy or pinned. Needs the scope admin."""
     model = await _find(services, caller, name)
-    await _send(services, model.workers, ModelCommand(action=ModelAction.UNLOAD, model=name))
+    await unload(services.store, await services.models(), model)
     return model_view(model)
 
 
@@ -73,7 +81,7 @@ async def unload_model(services: ServicesDep, caller: CallerDep, name: str) -> M
 async def pin_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
     """Load a model and keep it in memory, whatever other models need. Needs the scope admin."""
     model = await _set_pinned(services, caller, name, pinned=True)
-    await _load(services, model)
+    await start_load(services.store, await services.models(), model)
     return model_view(model)
 
 
@@ -95,23 +103,3 @@ async def _set_pinned(services: Services, caller: Caller, name: str, *, pinned: 
     for backend in model.backends:
         await services.store.run(records.pin(backend, name, pinned=pinned))
     return replace(model, is_pinned=pinned)
-
-
-async def _load(services: Services, model: OfferedModel) -> None:
-    """Ask the worker with the fewest models. Raises BackendUnavailable and ModelUnavailable."""
-    entry = model.entry
-    if not model.state.is_usable:
-        raise ModelUnavailable(f"The model {entry.name} is {model.state}.")
-    if model.workers or model.load is not None:
-        return
-    workers = (await services.fleet_cache.get()).workers_of(entry.backend)
-    if not workers:
-        raise BackendUnavailable(f"No worker serves {entry.backend} now.")
-    chosen = min(workers, key=lambda worker: (len(worker.models), worker.id))
-    await _send(services, [chosen], ModelCommand(action=ModelAction.LOAD, model=entry.name))
-
-
-async def _send(services: Services, workers: Sequence[WorkerRecord], command: ModelCommand) -> None:
-    if workers:
-        records = ModelRecords(services.settings.redis_prefix)
-        await services.store.run(records.send_command([worker.id for worker in workers], command))

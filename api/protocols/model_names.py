@@ -53,11 +53,7 @@ class ModelNames:
 
     def list(self) -> tuple[NamedModel, ...]:
         """The models that make images, then their other names."""
-        models = [
-            NamedModel(model.entry.name, str(model.entry.backend))
-            for model in self.models
-            if model.state.is_usable and not (model.entry.capabilities and model.entry.capabilities.scale)
-        ]
+        models = [NamedModel(model.entry.name, str(model.entry.backend)) for model in self.models.image_models]
         names = {model.name for model in models}
         return (*models, *(NamedModel(alias, "alias") for alias in self.aliases if alias not in names))
 

@@ -12,6 +12,8 @@ from api.protocols.a1111 import errors as a1111_errors
 from api.protocols.a1111 import extras as a1111_extras
 from api.protocols.a1111 import lists as a1111_lists
 from api.protocols.a1111 import routes as a1111_routes
+from api.protocols.fal import errors as fal_errors
+from api.protocols.fal import routes as fal_routes
 from api.protocols.huggingface import errors as huggingface_errors
 from api.protocols.huggingface import routes as huggingface_routes
 from api.protocols.openai import errors as openai_errors
@@ -66,6 +68,15 @@ ALL = (
         prefixes=("/sdapi",),
         render_error=a1111_errors.render_error,
         error_schema=a1111_errors.SCHEMA,
+    ),
+    ProtocolRoutes(
+        protocol=ApiProtocol.FAL,
+        tag="fal",
+        description="fal's queue, for its clients behind TLS: `FAL_QUEUE_RUN_HOST=host/fal FAL_RUN_HOST=host/fal/run`.",
+        routers=(fal_routes.router,),
+        prefixes=("/fal",),
+        render_error=fal_errors.render_error,
+        error_schema=fal_errors.SCHEMA,
     ),
     ProtocolRoutes(
         protocol=ApiProtocol.HUGGINGFACE,

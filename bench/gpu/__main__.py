@@ -6,6 +6,7 @@ device it says so and exits with 0. `--tiny` runs the same code with tiny models
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -29,7 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not (options.tiny or torch.cuda.is_available()):
         print("There is no CUDA device here: nothing to measure.")
         return 0
-    machine = Machine.of("cpu" if options.tiny else "cuda", options.quick, time.monotonic() + options.seconds)
+    # What the worker's modules decide is part of the record.
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("worker").setLevel(logging.INFO)
+    ends_at = time.monotonic() + options.seconds
+    machine = Machine.of("cpu" if options.tiny else "cuda", options.quick, ends_at, tuple(options.models))
     print(machine.description, flush=True)
     figures: list[Figure] = []
     skipped: list[str] = []
@@ -60,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description="Measure a CUDA device.")
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *MEASURES], help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="without what has to be compiled for minutes")
+    parser.add_argument("--models", nargs="+", default=(), metavar="MODEL", help="only these, such as SDXL")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, to try the bench itself")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"start nothing after this (default: {SECONDS})")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"file for the results (default: {RESULTS})")

@@ -23,6 +23,8 @@ from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
 CALLS = 4
 #: About how long compiling may take on a machine with few cores; a whole U-Net takes longest.
 COMPILE_SECONDS = {"SDXL": 150.0, "FLUX.1": 60.0}
+#: Compiled with `--quick`, too: it takes a quarter of a minute.
+QUICK = {"Klein 4B"}
 
 
 @dataclass
@@ -37,8 +39,8 @@ class _Bench:
     """Of a plain call."""
 
     def ratio(self, name: str, seconds: float, detail: str = "") -> Figure:
-        picture = f"{seconds * self.model.steps:.3f} s for {self.model.steps} steps"
-        return Figure(f"{self.model.name}: {name} / plain", seconds / self.usual, detail=f"{picture} {detail}".strip())
+        image = f"{seconds * self.model.steps:.3f} s for {self.model.steps} steps"
+        return Figure(f"{self.model.name}: {name} / plain", seconds / self.usual, detail=f"{image} {detail}".strip())
 
     def difference(self, result: torch.Tensor) -> str:
         """How far a result is from the plain one, as a share of that one's deviation."""
@@ -47,7 +49,7 @@ class _Bench:
 
 
 def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
-    for model in DENOISERS:
+    for model in (model for model in DENOISERS if machine.wants(model.name)):
         if not machine.has_seconds(20):
             skip(f"{model.name}: there was no time left")
             continue
@@ -66,10 +68,10 @@ def _measure(model: RandomDenoiser, machine: Machine, skip: Callable[[str], None
     module.eval().requires_grad_(False)
     usual = call.seconds(module, machine.device)
     bench = _Bench(model, module, call, machine, usual, _first(call(module)))
-    yield Figure(f"{model.name}: plain call", usual * 1000, "ms", detail=f"{usual * model.steps:.3f} s a picture")
+    yield Figure(f"{model.name}: plain call", usual * 1000, "ms", detail=f"{usual * model.steps:.3f} s an image")
     yield _graph(bench)
     yield from _attention(bench)
-    if machine.quick or not machine.has_seconds(COMPILE_SECONDS.get(model.name, 40.0)):
+    if (machine.quick and model.name not in QUICK) or not machine.has_seconds(COMPILE_SECONDS.get(model.name, 40.0)):
         skip(f"{model.name} compiled: {'--quick' if machine.quick else 'there was no time left'}")
     else:
         yield _compiled(bench)
@@ -86,7 +88,7 @@ def _graph(bench: _Bench) -> Figure:
             bench.call(bench.module)
         seconds = bench.call.seconds(bench.module, device)
         result = _first(bench.call(bench.module))
-    used = "" if graphs.count else ", not used"
+    used = "" if graphs.count else ", not used: plain calls"
     difference = (result - bench.result).abs().max().item()
     graphs.drop()
     return bench.ratio("CUDA graph", seconds, f"greatest difference {difference:g}{used}")

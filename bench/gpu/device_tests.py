@@ -14,23 +14,30 @@ from bench.gpu.machine import Machine
 FAILED = "tests marked gpu that fail"
 #: What marks a test, directly or through the parameters that tests share.
 MARKS = re.compile(r"mark\.gpu|ON_EACH_DEVICE")
+#: Of the six minutes of `make gpu`; a quick run takes half of it.
+MAX_SECONDS = 170.0
 #: With one tiny model, when the bench itself is tried.
 TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
-#: Another PyTorch than the one in constraints.txt may warn of other things.
-PYTEST = (sys.executable, "-m", "pytest", "-q", "--override-ini=filterwarnings=default", "-p", "no:cacheprovider")
+#: In place of the configuration in pyproject.toml: the machine may have other versions of pytest and its plugins, and
+#: another PyTorch may warn of other things.
+CONFIGURATION = "[pytest]\nmarkers =\n    gpu: needs a CUDA device\n    timeout: for a plugin\n"
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=8", "--rootdir=.")
+#: They take a minute of the three that a quick run has.
+SLOW = "full_size"
 
 
 def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
     files = [TINY] if machine.is_tiny else test_files(Path("tests"))
-    marks = [] if machine.is_tiny else ["-m", "gpu"]
+    marks = [] if machine.is_tiny else ["-m", "gpu", *(["-k", f"not {SLOW}"] if machine.quick else [])]
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder, "tests.xml")
+        result, configuration = Path(folder, "tests.xml"), Path(folder, "pytest.ini")
+        configuration.write_text(CONFIGURATION)
         try:
             finished = subprocess.run(
-                [*PYTEST, *marks, f"--junitxml={result}", *files],
+                [*PYTEST, "-c", str(configuration), *marks, f"--junitxml={result}", *files],
                 capture_output=True,
                 text=True,
-                timeout=max(30.0, machine.seconds_left()),
+                timeout=max(30.0, min(MAX_SECONDS / (2 if machine.quick else 1), machine.seconds_left())),
                 check=False,
             )
             output = finished.stdout + finished.stderr
@@ -39,6 +46,7 @@ def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
             skip("some of the tests marked gpu: there was no time left")
         if not result.exists():
             raise RuntimeError(output[-1500:])
+        print(*re.findall(r"^.*s (?:call|setup) .*$", output, re.MULTILINE), sep="\n", flush=True)
         yield from figures(result.read_text(), output)
 
 

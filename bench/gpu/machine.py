@@ -1,5 +1,6 @@
 """The machine that is measured, and how much time is left on it."""
 
+import gc
 import os
 import platform
 import shutil
@@ -21,10 +22,15 @@ class Machine:
     quick: bool
     ends_at: float
     """By the monotonic clock."""
+    models: tuple[str, ...] = ()
+    """Only these are measured; all if empty."""
 
     @classmethod
-    def of(cls, device: str, quick: bool, ends_at: float) -> Self:
-        return cls(torch.device(device), quick, ends_at)
+    def of(cls, device: str, quick: bool, ends_at: float, models: tuple[str, ...] = ()) -> Self:
+        return cls(torch.device(device), quick, ends_at, models)
+
+    def wants(self, model: str) -> bool:
+        return not self.models or model in self.models
 
     @property
     def is_tiny(self) -> bool:
@@ -57,6 +63,7 @@ class Machine:
             torch.cuda.synchronize(self.device)
 
     def free_memory(self) -> None:
+        gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

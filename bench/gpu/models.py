@@ -20,7 +20,7 @@ from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 class RandomDenoiser:
     name: str
     steps: int
-    """That a picture usually takes."""
+    """That an image usually takes."""
     create: Callable[[bool], tuple[torch.nn.Module, SampleCall]]
     """With torch's current default device and dtype; `True` for a tiny one."""
     gigabytes: float
@@ -44,16 +44,12 @@ def save_sdxl(folder: Path, machine: Machine) -> Path:
         return tiny.save_sdxl(folder)
     torch.manual_seed(0)
     tokenizer = tiny.letter_tokenizer()
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = diffusers.EulerDiscreteScheduler(**betas, steps_offset=1, timestep_spacing="leading")
     with defaults(machine.device, torch.float16):
         pipe = diffusers.StableDiffusionXLPipeline(
             unet=_unet(tiny_one=False),
-            scheduler=diffusers.EulerDiscreteScheduler(
-                beta_start=0.00085,
-                beta_end=0.012,
-                beta_schedule="scaled_linear",
-                steps_offset=1,
-                timestep_spacing="leading",
-            ),
+            scheduler=scheduler,
             vae=diffusers.AutoencoderKL(
                 block_out_channels=[128, 256, 512, 512],
                 down_block_types=["DownEncoderBlock2D"] * 4,

@@ -1,4 +1,4 @@
-"""`imagegen models list|pull|remove`: manages the models on this machine."""
+"""`imagegen models list|plan|pull|remove`: manages the models on this machine."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compose.cli.client_error import errors_as_one_sentence
+from compose.cli.model_plans import plan
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -18,40 +19,39 @@ if TYPE_CHECKING:
     from worker.models.sources import ModelSource
 
 models = typer.Typer(no_args_is_help=True, help="List, download and delete models on this machine.")
+models.command()(plan)
 
 
 @models.command("list")
 def show() -> None:
-    """List the models in SD_MODEL_DIR and in the settings."""
+    """List the models in SD_MODEL_DIR and in the settings, each with its state."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from worker.models.catalogue import Catalogue
     from worker.models.download_plans import format_bytes
     from worker.models.hub import model_store
-    from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        configured = {
-            source.repository: source
-            for source in (ModelSource.for_backend(settings, backend) for backend in MODEL_SETTINGS)
-        }
-        table = Table("model", "size", "state", "setting", box=None, pad_edge=False)
+        table = Table("model", "size", "state", "licence", "setting", box=None, pad_edge=False)
+        catalogue = Catalogue.of(settings).scan()
+        for name, entry in catalogue.items():
+            size = format_bytes(entry.size_bytes) if entry.size_bytes else ""
+            state = f"{entry.state}: {entry.reason}" if entry.reason else str(entry.state)
+            table.add_row(escape(name), size, escape(state), escape(entry.licence or ""), entry.setting or "")
         for stored in model_store.stored_models(settings.model_dir):
-            state = f"{format_bytes(stored.missing_bytes)} missing" if stored.missing_bytes else "complete"
-            source = configured.pop(stored.name, None)
-            table.add_row(escape(stored.name), format_bytes(stored.size_bytes), state, source.setting if source else "")
-        for name, source in configured.items():
-            state = "bundled" if name == STARTER_NAME else "not downloaded" if source.is_remote else "local folder"
-            table.add_row(escape(name), "", state, source.setting)
+            if stored.name not in catalogue:
+                # Single parts, such as a safety checker, are no models that requests can choose.
+                table.add_row(escape(stored.name), format_bytes(stored.size_bytes), "a part of other models", "", "")
         Console().print(table)
 
 
 @models.command()
 def pull(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names on Hugging Face; default: the models of SD_BACKENDS.")
+        list[str] | None, typer.Argument(help="Names on Hugging Face; default: the models that the settings name.")
     ] = None,
 ) -> None:
     """Download models; continues interrupted downloads."""
@@ -62,6 +62,7 @@ def pull(
         defaults = [
             ModelSource.for_backend(settings, backend) for backend in settings.backends if backend in MODEL_SETTINGS
         ]
+        defaults += [ModelSource.for_model(settings, name, "SD_MODELS") for name in settings.models]
         for source in [ModelSource.for_model(settings, name) for name in names] if names else defaults:
             _pull(source)
 
@@ -96,7 +97,7 @@ def _pull(source: "ModelSource") -> None:
     ):
         bar = progress.add_task(escape(source.repository), total=None)
         model = source.ensure_downloaded(lambda _, done, total: progress.update(bar, completed=done, total=total))
-    print(f"{model.name} is in {model.folder}")
+    print(f"{model.name} is in {model.path}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from worker.models.download_plans import format_bytes
 #: How often the live table refreshes. The API reads Redis at most twice a second for all clients.
 REFRESH_SECONDS = 1.0
 MAX_JOBS = 10
+MAX_MODELS = 4
 _COLOURS = {"ok": "green", "ready": "green", "busy": "green", "loading": "yellow", "degraded": "yellow"}
 
 
@@ -89,9 +90,9 @@ def _backends(backends: list[dict[str, Any]]) -> Table:
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:
-    table = _table("worker", "status", "activity")
+    table = _table("worker", "status", "models in memory", "activity")
     for worker in workers:
-        table.add_row(_plain(worker["name"]), _state(worker["state"]), _activity(worker))
+        table.add_row(_plain(worker["name"]), _state(worker["state"]), _models(worker), _activity(worker))
     return table
 
 
@@ -99,7 +100,17 @@ def _activity(worker: dict[str, Any]) -> str:
     if download := worker["download"]:
         progress = f"{format_bytes(download['bytes_done'])} of {format_bytes(download['bytes_total'])}"
         return f"downloads {_plain(download['model'])}: {progress}"
+    if load := worker["loading"]:
+        progress = f"{format_bytes(load['bytes_done'])} of {format_bytes(load['bytes_total'])}"
+        return f"loads {_plain(load['model'])}: {progress}"
     return f"job {_plain(worker['current_job'])}" if worker["current_job"] else ""
+
+
+def _models(worker: dict[str, Any]) -> str:
+    """Those in memory, the most recently used first."""
+    names = [_plain(model["name"]) for model in worker["models"]]
+    more = f" and {len(names) - MAX_MODELS} more" if len(names) > MAX_MODELS else ""
+    return ", ".join(names[:MAX_MODELS]) + more
 
 
 def _jobs(jobs: list[dict[str, Any]]) -> Table:

@@ -40,7 +40,7 @@ class Installation:
     def of(cls, settings: LauncherSettings) -> Self:
         urls = required_urls(settings)
         device: Future[Device | None] = in_background(
-            lambda: _probe_device(settings.device) if local_backends(settings) else None
+            lambda: probe_device(settings.device) if local_backends(settings) else None
         )
         responses: Future[Mapping[str, ProbeResponse | ProbeFailed]] = in_background(
             lambda: {url: probe(url) for url in urls}
@@ -110,7 +110,7 @@ def in_background(work: Callable[[], T]) -> "Future[T]":
     return future
 
 
-def _probe_device(setting: str) -> Device | None:
+def probe_device(setting: str) -> Device | None:
     """Raises subprocess.SubprocessError and ValueError where PyTorch is installed but unusable."""
     if importlib.util.find_spec("torch") is None:
         return None

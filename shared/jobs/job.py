@@ -66,6 +66,9 @@ class Timings(FrozenModel):
     """Mean time of a denoising step, including what precedes the first; None for engines without steps."""
     batch_size: int | None = None
     """Images rendered in the same batch, including those of other jobs; None without other jobs."""
+    acceleration: str | None = None
+    """The level of SD_OPTIMIZE, and what it did for these images: at `fast` and `max`, a worker with another level
+    renders nearly the same pixels from the same seed."""
 
 
 class Progress(FrozenModel):

@@ -169,7 +169,8 @@ class GenerationRequest(FrozenModel):
     """Whether a size that the model does not make well is made at the nearest one that it does, then scaled to width x
     height. Without it, sizes beyond the model's limits are errors."""
     output_width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
-    """Scale the finished image to this width; default: as it was made."""
+    """Scale the finished image to this width; default: as it was made. One of another shape stays whole, with its edges
+    continued."""
     output_height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Scale the finished image to this height; needed with output_width."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None

@@ -58,7 +58,7 @@ class PromptSyntax(StrEnum):
     PLAIN = "plain"
     """Every character is text."""
     WEIGHTED = "weighted"
-    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.prompt_weights)."""
+    """As AUTOMATIC1111's web UI reads prompts (see shared.jobs.web_ui.prompt_weights)."""
 
 
 class Priority(StrEnum):

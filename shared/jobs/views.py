@@ -70,6 +70,7 @@ EXAMPLE: JsonValue = {
         "total_ms": 420,
         "step_ms": 19.3,
         "batch_size": None,
+        "acceleration": "safe: CUDA graphs (1)",
     },
     "reused_from": None,
     "providers": [],

@@ -59,6 +59,8 @@ class Capabilities(FrozenModel):
     size_tolerance: float | None = 1.5
     """How many times larger or smaller than its native area an image may be and still be as good; None if all sizes
     within the limits are good. Other sizes are made at a better one if the request has `fit_size`."""
+    only_native_size: bool = False
+    """Whether only images of the native size are good: with `fit_size`, others are made at it and extended."""
     only_ratio: bool = False
     """Whether width and height only set the aspect ratio, and the model chooses the size."""
     exact_size: bool = True

@@ -21,12 +21,14 @@ def fit_size(
         return request, ()
     asked = _asked_size(model, request, input_size)
     target = _limited(asked, max_pixels)
-    made = _good_size(model, target, max_pixels)
+    # An input image gives the shape, whatever the model can do without one.
+    is_native = model.only_native_size and not request.image
+    made = (model.width, model.height) if is_native else _good_size(model, target, max_pixels)
     size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
     warnings = []
     if target != asked:
         warnings.append(f"{_text(asked)} is beyond this service's limits: the image has {_text(target)}")
-    if request.output_width is None and (made != target or model.only_ratio):
+    if request.output_width is None and (made != target or not model.exact_size):
         size |= {"output_width": target[0], "output_height": target[1]}
     if made != target:
         warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")

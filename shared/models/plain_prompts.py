@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from shared.jobs.prompt_weights import without_weights
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
+from shared.jobs.web_ui.prompt_weights import without_weights
 
 
 def plain_prompts(request: GenerationRequest, model: str) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -46,6 +46,8 @@ class ModelInMemory(FrozenModel):
     pinned: bool = False
     placement: str | None = None
     """How much of it is on the device: resident, model-offload or group-offload; None if there is no choice."""
+    acceleration: str | None = None
+    """The level of SD_OPTIMIZE, and what it does for this model; None if there is no choice."""
 
 
 class WorkerRecord(FrozenModel):
@@ -61,6 +63,8 @@ class WorkerRecord(FrozenModel):
     dtype: str | None = None
     placement: str | None = None
     """How much of the model is on the device: resident, model-offload or group-offload; None if there is no choice."""
+    acceleration: str | None = None
+    """The level of SD_OPTIMIZE, and what it does for the model; None if there is no choice."""
     download: Download | None = None
     """Of the model, until it is on this machine."""
     memory: DeviceMemory | None = None

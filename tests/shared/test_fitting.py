@@ -56,6 +56,18 @@ def test_a_size_is_made_at_the_native_area_and_scaled(model: Capabilities, asked
     assert warnings == (f"made at {made_at}, which {model.model} makes well, and scaled to {final}",)
 
 
+@pytest.mark.parametrize("asked", [(1024, 1792), (512, 512), (144, 112)])
+def test_a_model_of_one_size_makes_everything_at_it(asked: Size) -> None:
+    model = STARTER.model_copy(update={"only_native_size": True})
+
+    request, _ = resolved(model, asked)
+
+    assert (request.width, request.height) == (128, 128)
+    assert (request.output_width, request.output_height) == asked
+    # An input image gives the shape.
+    assert resolved(model, None, (640, 480), image=IMAGE)[0].width == 144
+
+
 @pytest.mark.parametrize(
     ("model", "asked"), [(STARTER, (128, 128)), (STARTER, (144, 112)), (SDXL, (1152, 896)), (SDXL, (1024, 1024))]
 )
@@ -113,7 +125,15 @@ def test_resolving_twice_changes_nothing() -> None:
 def test_a_cloud_model_makes_every_size_within_its_limits() -> None:
     request, warnings = resolved(MODELS["flux-2-pro"], (512, 256))
 
-    assert (request.width, request.height, request.output_width, warnings) == (512, 256, None, ())
+    assert (request.width, request.height, warnings) == (512, 256, ())
+    # A provider may return another size than requested.
+    assert (request.output_width, request.output_height) == (512, 256)
+
+
+def test_how_far_from_the_native_area_a_model_can_go_depends_on_it() -> None:
+    flexible = SDXL.model_copy(update={"size_tolerance": 4.0})
+
+    assert [resolved(model, (512, 512))[0].width for model in (SDXL, flexible)] == [1024, 512]
 
 
 def test_the_caller_may_choose_both_sizes() -> None:

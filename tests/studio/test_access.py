@@ -106,7 +106,7 @@ def test_a_page_says_that_the_service_is_away_and_comes_back_by_itself(stack: St
 
     expect(studio.page.get_by_text("The service does not answer; trying again…")).to_be_visible()
     studio.generate("made while it was away")
-    expect(studio.page.get_by_role("alert")).to_contain_text("does not answer")
+    expect(studio.page.get_by_role("alert").first).to_contain_text("does not answer")
     settings = {"SD_BACKENDS": "null", "SD_PORT": api.url.rpartition(":")[2]}
     stack.run([sys.executable, "-m", "api.main"], **settings).wait_for("Uvicorn running on")
     expect(studio.page.get_by_text("The service does not answer; trying again…")).to_have_count(0)

@@ -167,6 +167,7 @@ def use(whole: Whole) -> None:
         _images(whole)
         _cloud(whole)
         _webhooks(whole)
+        _other_protocols(whole)
         _mistakes(whole)
 
 
@@ -216,6 +217,21 @@ def _webhooks(whole: Whole) -> None:
         )
     assert whole.make(webhook_url=f"http://127.0.0.1:9/?{PRIVATE['webhook_url']}").status_code == 422
     assert len(whole.ask("GET", "/api/webhooks").json()["webhooks"]) == 1
+
+
+def _other_protocols(whole: Whole) -> None:
+    metadata = {"mine": PRIVATE["metadata"]}
+    body = {**WORDS, "model": "null", "metadata": metadata, "user": PRIVATE["metadata"]}
+    for stream in (False, True):
+        assert whole.ask("POST", "/v1/images/generations", json={**body, "stream": stream}).status_code == 200
+    files = {"image": (PRIVATE["path"], encoded(scene()), "image/png")}
+    assert whole.ask("POST", "/v1/images/edits", data={**WORDS, "model": "null"}, files=files).status_code == 200
+    inputs = {"inputs": PRIVATE["prompt"], "parameters": {"metadata": metadata}}
+    assert whole.ask("POST", "/models/null", json=inputs).status_code == 200
+    for wrong in ({"size": PRIVATE["path"]}, {"model": PRIVATE["path"]}, {"image": PRIVATE["image"]}):
+        assert whole.ask("POST", "/v1/images/generations", json={**body, **wrong}).status_code in (400, 404)
+    assert whole.ask("POST", f"/models/{PRIVATE['path']}", json=inputs).status_code == 404
+    assert whole.ask("POST", "/v1/images/generations", json=body, key=PRIVATE["wrong key"]).status_code == 401
 
 
 def _mistakes(whole: Whole) -> None:

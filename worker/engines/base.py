@@ -9,7 +9,6 @@ from shared.errors import JobFailure, ModelNotFound
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.workers.devices import DeviceMemory
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 
@@ -133,12 +132,17 @@ class ReportsPlacement(Protocol):
 
 
 @runtime_checkable
-class ReportsMemory(Protocol):
-    """An engine that knows how full its device is."""
+class ReportsAcceleration(Protocol):
+    """An engine that runs its model in faster ways than its library does by default."""
 
-    def memory(self) -> DeviceMemory | None:
-        """None if unknown. Called from another thread than the rendering one."""
+    @property
+    def acceleration(self) -> str:
+        """The level of SD_OPTIMIZE, and what it does for this model on this device."""
         ...
+
+
+def acceleration_of(engine: Engine) -> str | None:
+    return engine.acceleration if isinstance(engine, ReportsAcceleration) else None
 
 
 @runtime_checkable

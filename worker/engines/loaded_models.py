@@ -6,72 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad, Residency
+from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
 #: How long a model that could not be loaded is not tried again, unless its files change.
 RETRY_SECONDS = 60.0
-
-
-class ModelLoader(Protocol):
-    """Finds and loads models. It does not know which ones are in memory."""
-
-    @property
-    def default_model(self) -> str: ...
-
-    def capabilities(self, model: str) -> Capabilities:
-        """Raises ModelNotFound and ModelUnavailable."""
-        ...
-
-    def revision(self, model: str) -> str | None:
-        """Raises ModelNotFound."""
-        ...
-
-    def expected_bytes(self, model: str) -> int:
-        """Memory that a model is expected to take: measured before, or the size of its files."""
-        ...
-
-    def load(self, model: str, on_load: OnLoad) -> Engine:
-        """Raises OutOfMemory, and ModelUnavailable with the reason."""
-        ...
-
-
-@dataclass(frozen=True)
-class HeldModel:
-    """A model in memory."""
-
-    name: str
-    engine: Engine
-    revision: str | None
-    size_bytes: int
-    is_on_device: bool = True
-    users: int = 0
-    used_at: float = 0.0
-
-
-@dataclass(frozen=True)
-class Load:
-    """A load in progress."""
-
-    model: str
-    bytes_done: int
-    bytes_total: int
-
-
-class PoolListener(Protocol):
-    """Is told what changes. Called on the thread that changes it, with no lock but that of loading."""
-
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None: ...
-
-    def loaded(self, model: HeldModel, seconds: float) -> None: ...
-
-    def evicted(self, model: str) -> None: ...
 
 
 @dataclass
@@ -83,7 +28,7 @@ class LoadedModels:
     listener: PoolListener
     keep_alive_seconds: float = -1
     """Models that were not used for this time are evicted; -1 keeps them until room is needed."""
-    now: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.monotonic
     pinned: Set[str] = frozenset()
     """Models that are never evicted."""
     _models: dict[str, HeldModel] = field(default_factory=dict)
@@ -140,7 +85,7 @@ class LoadedModels:
         if self.keep_alive_seconds < 0 or not self._changing.acquire(blocking=False):
             return
         try:
-            oldest = self.now() - self.keep_alive_seconds
+            oldest = self.clock() - self.keep_alive_seconds
             idle = [held for held in self._evictable() if held.used_at <= oldest]
             for held in idle:
                 self._evict(held)
@@ -165,9 +110,9 @@ class LoadedModels:
 
     def _load(self, model: str, revision: str | None, on_load: OnLoad) -> HeldModel:
         failed_at, failure = self._failures.get((model, revision), (0.0, None))
-        if failure is not None and self.now() < failed_at + RETRY_SECONDS:
+        if failure is not None and self.clock() < failed_at + RETRY_SECONDS:
             raise failure
-        expected, begin = self.loader.expected_bytes(model), self.now()
+        expected, begin = self.loader.expected_bytes(model), self.clock()
 
         def report(done: int, total: int) -> None:
             self.listener.changed(self.models, Load(model, done, total))
@@ -179,15 +124,15 @@ class LoadedModels:
             engine = self._load_or_evict(model, report)
         except Exception as error:
             failure = _failure(model, error)
-            self._failures[model, revision] = self.now(), failure
+            self._failures[model, revision] = self.clock(), failure
             self._tell()
             raise failure from error
         self._failures.pop((model, revision), None)
         size = engine.size_bytes if isinstance(engine, Residency) else 0
-        held = self._put(HeldModel(model, engine, revision, size, used_at=self.now()))
+        held = self._put(HeldModel(model, engine, revision, size, used_at=self.clock()))
         # How much it really takes is known only now.
         self._make_room(model, 0, keep=model)
-        seconds = self.now() - begin
+        seconds = self.clock() - begin
         logger.info("%s is loaded after %.1f s (%.1f GB)", model, seconds, size / 1e9)
         self.listener.loaded(held, seconds)
         self._tell()
@@ -281,7 +226,7 @@ class LoadedModels:
     def _update(self, model: str, users: int) -> HeldModel:
         with self._state:
             held = self._models[model]
-            self._models[model] = held = replace(held, users=held.users + users, used_at=self.now())
+            self._models[model] = held = replace(held, users=held.users + users, used_at=self.clock())
             return held
 
     def _tell(self) -> None:

@@ -35,6 +35,12 @@ def available_main_memory(root: Path = Path("/")) -> int | None:
     return min(known, default=None)
 
 
+def main_memory_share(workers: int) -> int | None:
+    """What one of several workers on this machine may take of it."""
+    free = available_main_memory()
+    return None if free is None else free // workers
+
+
 def _of_machine(root: Path) -> int | None:
     try:
         lines = (root / "proc/meminfo").read_text().splitlines()

@@ -24,7 +24,7 @@ from shared.jobs.views import WebhookMessage, job_view
 from shared.net.allowlist import ReceiverHeader, header_for
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
-from shared.protocols import replicate
+from shared.protocols import fal, replicate
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import ReceiverState, Webhook
 from worker.housekeeper.signing import WebhookSigner
@@ -108,8 +108,11 @@ class WebhookSender:
     def _body(self, webhook: Webhook, snapshot: JobSnapshot) -> bytes:
         """As the protocol has it that the job was submitted with."""
         links = self.links(snapshot.job)
-        if snapshot.job.origin is ApiProtocol.REPLICATE:
-            return replicate.webhook_body(snapshot, links)
+        match snapshot.job.origin:
+            case ApiProtocol.REPLICATE:
+                return replicate.webhook_body(snapshot, links)
+            case ApiProtocol.FAL:
+                return fal.webhook_body(snapshot, links)
         view = job_view(snapshot, links, self._images(snapshot.job))
         message = WebhookMessage(type=f"job.{webhook.event}", timestamp=webhook.occurred_at, data=view)
         return message.model_dump_json().encode()

@@ -8,9 +8,9 @@ from typing import assert_never
 import numpy as np
 from PIL import Image as PillowImage
 
-from shared.jobs.infotext import infotext
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
+from shared.jobs.web_ui.infotext import infotext
 from worker.images.png import encode_png
 from worker.images.png_bands import BandEncoder
 from worker.images.values import Pixels, RenderedImage

@@ -5,19 +5,53 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
+from PIL import ImageFilter
 
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
 from worker.images.values import RenderedImage
 
+#: Multiples of pixels make a shape this much different, which nobody sees.
+MAX_STRETCH = 0.06
+
 
 def scale_to_output(image: RenderedImage, request: GenerationRequest) -> RenderedImage:
-    """The image with the size of `output_width` and `output_height`, or as it is without them."""
+    """The image with the size of `output_width` and `output_height`, or as it is without them.
+
+    An image of another shape is extended. With an input image, which the model saw in the shape of the result, it is
+    stretched back.
+    """
     if request.output_width is None or request.output_height is None:
         return image
     size = request.output_width, request.output_height
-    opacity = None if image.opacity is None else scaled(image.opacity, size)
-    return replace(image, pixels=scaled(image.pixels, size), opacity=opacity)
+    fit = scaled if request.image or _has_shape(image, size) else extended
+    return replace(
+        image, pixels=fit(image.pixels, size), opacity=None if image.opacity is None else fit(image.opacity, size)
+    )
+
+
+def _has_shape(image: RenderedImage, size: Size) -> bool:
+    height, width, _ = image.pixels.shape
+    return bool(abs(width * size[1] / (height * size[0]) - 1) <= MAX_STRETCH)
+
+
+def extended(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """The whole image in the middle, with its edges continued and blurred."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = scaled(image, (round(width * scale), round(height * scale)))
+    left, top = (size[0] - inner.shape[1]) // 2, (size[1] - inner.shape[0]) // 2
+    right, bottom = size[0] - inner.shape[1] - left, size[1] - inner.shape[0] - top
+    margins = [(top, bottom), (left, right), (0, 0)][: image.ndim]
+    sharp = PillowImage.fromarray(np.pad(inner, margins, mode="edge"))
+    blurred = sharp.filter(ImageFilter.GaussianBlur(max(left, top) / 3))
+    # The image fades into its surroundings, so that no line shows where it ends.
+    fade = max(2, min(size) // 24)
+    visible = PillowImage.new("L", size, 0)
+    inside = (left + fade * bool(left), top + fade * bool(top))
+    visible.paste(255, (*inside, size[0] - right - fade * bool(right), size[1] - bottom - fade * bool(bottom)))
+    visible = visible.filter(ImageFilter.GaussianBlur(fade / 2))
+    return np.asarray(PillowImage.composite(sharp, blurred, visible))
 
 
 def scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """Renders a request in as many passes of its engine as it takes: none to resize an image, more to refine one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest, SecondPass
@@ -24,15 +24,10 @@ def generate(engine: Engine, request: GenerationRequest, inputs: Inputs, watch: 
     if second is None:
         return engine.generate(request, inputs, watch)
     first_request = request.model_copy(update={"second_pass": None})
-    passes, steps = request.num_images + 1, request.num_inference_steps or 1
-
-    def watch_of(number: int, image: int = 0) -> JobWatch:
-        return PassWatch(watch, lambda step: _as_step_of_job(step, number, passes, steps, image))
-
-    images = engine.generate(first_request, inputs, watch_of(0))
+    counter = PassCounter(watch, request.num_images + 1, request.num_inference_steps or 1)
+    images = engine.generate(first_request, inputs, counter.watch_first())
     return [
-        # What the safety checker withholds stays withheld.
-        image if image.flagged else _render_again(engine, first_request, second, image, watch_of(index + 1, index))
+        _render_again(engine, first_request, second, image, counter.watch_second(index))
         for index, image in enumerate(images)
     ]
 
@@ -43,6 +38,10 @@ def _render_again(
     if second.width is None or second.height is None:
         raise ValueError("the request is not resolved")
     size = second.width, second.height
+    enlarged = replace(image, pixels=scaled(image.pixels, size))
+    # What the safety checker withholds stays withheld.
+    if image.flagged:
+        return enlarged
     changes = {
         "seed": image.seed,
         "num_images": 1,
@@ -52,19 +51,35 @@ def _render_again(
         "strength": second.strength,
         "num_inference_steps": second.num_inference_steps or request.num_inference_steps,
     }
-    enlarged = Inputs([scaled(image.pixels, size)])
-    (rendered,) = engine.generate(request.model_copy(update=changes), enlarged, watch)
+    (rendered,) = engine.generate(request.model_copy(update=changes), Inputs([enlarged.pixels]), watch)
     return rendered
 
 
-def _as_step_of_job(step: Step, number: int, passes: int, steps: int, image: int) -> Step:
-    """Every pass counts as many steps as the first, whatever it takes."""
-    render = step.render_preview
+@dataclass(frozen=True)
+class PassCounter:
+    """Counts the steps of all passes: each counts as many as the first, whatever it takes."""
 
-    def render_preview(index: int) -> Pixels | None:
-        return render(index - image) if render is not None else None
+    watch: JobWatch
+    passes: int
+    steps: int
 
-    return Step(number * steps + max(1, step.step * steps // step.steps), passes * steps, render_preview)
+    def watch_first(self) -> JobWatch:
+        """Of the pass that renders all images."""
+        return PassWatch(self.watch, lambda step: self._counted(step, 0, step.render_preview))
+
+    def watch_second(self, image: int) -> JobWatch:
+        """Of the pass that renders only this image again."""
+
+        def translate(step: Step) -> Step:
+            render = step.render_preview
+            own = (lambda index: render(0) if index == image else None) if render is not None else None
+            return self._counted(step, image + 1, own)
+
+        return PassWatch(self.watch, translate)
+
+    def _counted(self, step: Step, number: int, render: Callable[[int], Pixels | None] | None) -> Step:
+        done = number * self.steps + max(1, step.step * self.steps // step.steps)
+        return Step(done, self.passes * self.steps, render)
 
 
 @dataclass(frozen=True)

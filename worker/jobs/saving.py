@@ -12,6 +12,7 @@ from shared.jobs.job import Image, Job, Timings
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from shared.storage.images import ImageStore, thumbnail_widths
+from worker.engines.base import acceleration_of
 from worker.images.encoder import Encoder
 from worker.images.scaling import scale_to_output
 from worker.images.thumbnails import encode_thumbnail
@@ -60,6 +61,7 @@ class ImageSaver:
             # A provider reports progress, but no steps.
             step_ms=monitor.step_ms if rendering.job.request.num_inference_steps else None,
             batch_size=rendering.batch_size,
+            acceleration=acceleration_of(rendering.engine),
         )
         return SavedImages(images, timings)
 
@@ -121,7 +123,7 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
 
     A decoder that overflows gives one colour, mostly black; a provider gives that only if it was asked for it.
     """
-    if not model.exact_size:
+    if request.resize_only or not model.exact_size:
         return
     made = request.second_pass or request
     if pixels.shape[:2] != (made.height, made.width):

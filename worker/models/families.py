@@ -103,6 +103,8 @@ class Family:
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
     max_side: int = 2048
     max_pixels: int | None = 4_194_304
+    size_tolerance: float = 4.0
+    """See Capabilities: denoisers with attention alone make good images of a quarter to four times the native area."""
     fixed_sizes: bool = False
     """Whether the pipeline only makes sizes from a list of its own, and takes the one whose shape is closest."""
     layout: LatentLayout = LatentLayout.SPATIAL
@@ -192,6 +194,7 @@ _SD_ROW: dict[str, Any] = {
     "siblings": _SD,
     "patch": 1,
     "max_pixels": None,
+    "size_tolerance": 1.5,
     "is_safe_in_float16": True,
     "blends_masks": True,
     "batches": True,

@@ -34,6 +34,8 @@ class ModelOverrides(FrozenModel):
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     width: Annotated[int | None, _SIDE] = None
     height: Annotated[int | None, _SIDE] = None
+    only_native_size: bool = False
+    """Whether images of other sizes are no good."""
     distilled: bool | None = None
     """Whether the model was distilled for a few steps without guidance."""
     family: Annotated[str | None, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,60}$")] = None

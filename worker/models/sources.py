@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,11 +19,10 @@ from worker.models.fingerprint import revision_of
 from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
+from worker.models.weight_files import FILE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-#: Files that may hold a model.
-FILE_SUFFIXES = (".safetensors", ".gguf")
 STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
 #: The weights of the bundled upscaler.
@@ -125,11 +125,29 @@ class ModelSource:
         overrides = ModelOverrides.read(sidecar, name) if sidecar else NO_OVERRIDES
         base = folder_model(overrides.base, self.model_dir / overrides.base) if overrides.base else None
         try:
-            return describe_file(name, file, overrides, base, revision_of(file))[0]
+            return describe_file(name, file, overrides, base or self._base_for(file), revision_of(file))[0]
         except (NotACheckpoint, NeedsBase, InvalidHeader) as error:
             raise ConfigurationError(f"{self.setting} is {name}. {error}") from None
         except OSError as error:
             raise ConfigurationError(f"{self.setting} is {name}, which cannot be read: {error.strerror}.") from None
+
+    def _base_for(self, file: Path) -> LocalModel | None:
+        """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
+        try:
+            describe_file(self.model_id, file, NO_OVERRIDES, None, "")
+        except NeedsBase as error:
+            pipelines = error.pipelines
+        except (NotACheckpoint, InvalidHeader, OSError):
+            return None
+        else:
+            return None
+        folders = sorted(index.parent for index in self.model_dir.glob(f"*/*/{PIPELINE_INDEX}")) if pipelines else []
+        for folder in folders:
+            with suppress(ConfigurationError):
+                model = folder_model(folder.relative_to(self.model_dir).as_posix(), folder)
+                if model.pipeline_class in pipelines:
+                    return model
+        return None
 
     def _download(self, on_progress: OnProgress) -> Path:
         # Imported late: workers without local models do not have the hub's client installed.

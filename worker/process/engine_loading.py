@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -12,6 +13,7 @@ from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
+from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
 from worker.engines.base import EngineSource, SingleEngine
 from worker.engines.loaded_models import LoadedModels
@@ -37,6 +39,8 @@ class WorkerEngines:
     source: EngineSource
     upkeep: ModelUpkeep | None = None
     """None for a source with one engine."""
+    memory: Callable[[], DeviceMemory | None] | None = None
+    """Reads how full the device is."""
 
 
 def load_engines(
@@ -88,8 +92,8 @@ def _diffusers(
     model = ModelSource.for_backend(settings, settings.backend).ensure_downloaded(on_download)
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
-        from worker.engines.diffusers.local_models import LocalModels
-        from worker.engines.diffusers.memory.devices import choose_device
+        from worker.engines.diffusers.loading.local_models import LocalModels
+        from worker.engines.diffusers.memory.devices import choose_device, device_memory
         from worker.engines.diffusers.memory.placement import has_own_memory
         from worker.engines.diffusers.options import DiffusersOptions
 
@@ -124,7 +128,7 @@ def _diffusers(
         has_device_memory=has_own_memory(device),
     )
     _load_default(pool.models)
-    return WorkerEngines(pool.models, pool.upkeep)
+    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device))
 
 
 def _load_default(models: LoadedModels) -> None:

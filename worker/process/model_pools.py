@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from shared.errors import StoreUnavailable
 from shared.jobs.types import Backend
@@ -12,8 +13,9 @@ from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
 from worker.engines.base import Engine, OnLoad
-from worker.engines.loaded_models import LoadedModels, ModelLoader
-from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget
+from worker.engines.held_models import ModelLoader
+from worker.engines.loaded_models import LoadedModels
+from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name
 from worker.records.recovery import WorkerIdentity
@@ -70,10 +72,11 @@ def create_pool(
     backend, records = settings.backend, ModelRecords(settings.redis_prefix)
     reports = ModelReports(store, records, backend, heartbeat)
     guarded = GuardedLoader(loader, LoadGuard(store, records, backend))
+    free_main_memory = partial(main_memory_share, settings.host_workers)
     budget: MemoryBudget = (
-        FixedBudget(settings.model_memory_bytes, has_device_memory)
+        FixedBudget(settings.model_memory_bytes, has_device_memory, free_main_memory)
         if settings.model_memory_bytes
-        else MeasuredBudget(free_device_memory)
+        else MeasuredBudget(free_device_memory, free_main_memory)
     )
     models = LoadedModels(guarded, budget, reports, settings.model_keep_alive_seconds)
     source = source_name(settings.model_dir, loader.default_model)

@@ -59,9 +59,17 @@ class Heartbeat:
 
     def _beat(self, record: WorkerRecord) -> None:
         try:
-            self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._read_memory()})))
+            self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._memory()})))
         except StoreUnavailable:
             logger.debug("Redis does not answer; the next heartbeat follows")
         except Exception:
             # A worker without heartbeats counts as lost: whatever goes wrong once, the next one has to come.
             logger.exception("a heartbeat failed")
+
+    def _memory(self) -> DeviceMemory | None:
+        try:
+            return self._read_memory()
+        except Exception:
+            # A device that does not answer must not cost the worker its record.
+            logger.exception("the memory of the device could not be read")
+            return None

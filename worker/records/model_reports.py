@@ -16,8 +16,9 @@ from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
 from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
-from worker.engines.base import ReportsPlacement
-from worker.engines.loaded_models import HeldModel, Load, LoadedModels
+from worker.engines.base import ReportsPlacement, acceleration_of
+from worker.engines.held_models import HeldModel, Load
+from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class ModelReports:
                 on_device=model.is_on_device,
                 pinned=model.name in self.pinned,
                 placement=model.engine.placement if isinstance(model.engine, ReportsPlacement) else None,
+                acceleration=acceleration_of(model.engine),
             )
             for model in models
         )

@@ -11,10 +11,10 @@ from api.problems import failed_job_response, set_job_id
 from api.protocols.a1111.wire import GenerationBody
 from api.services import Services
 from shared.errors import ImageNotFound
-from shared.jobs.infotext import generation_info
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.jobs.web_ui.infotext import generation_info
 
 CANCELLED = "The job was interrupted; it has no image."
 

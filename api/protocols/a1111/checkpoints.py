@@ -60,28 +60,13 @@ class Checkpoints:
     @property
     def default(self) -> Checkpoint | None:
         """None while no worker has reported its model."""
-        for backend in self.models.backends:
-            name = self.models.default_model(backend)
-            entry = self.models.catalogue.find(name, backend) if name else None
-            if entry is not None:
-                return Checkpoint(entry)
-        return None
+        return Checkpoint(self.models.default) if self.models.default else None
 
     def __iter__(self) -> Iterator[Checkpoint]:
-        """Models that make images from a prompt."""
-        for model in self.models:
-            capabilities = model.entry.capabilities
-            makes_images = capabilities is None or (capabilities.scale is None and "image" not in capabilities.requires)
-            if model.state.is_usable and makes_images:
-                yield Checkpoint(model.entry)
-
-    @property
-    def upscalers(self) -> dict[str, int]:
-        """Their scales by name."""
-        usable = (model.entry for model in self.models if model.state.is_usable)
-        return {
-            entry.name: entry.capabilities.scale for entry in usable if entry.capabilities and entry.capabilities.scale
-        }
+        """Models that make images from a prompt alone."""
+        for entry in (model.entry for model in self.models.image_models):
+            if entry.capabilities is None or "image" not in entry.capabilities.requires:
+                yield Checkpoint(entry)
 
     @cached_property
     def _by_text(self) -> dict[str, Checkpoint]:

@@ -1,7 +1,6 @@
 """Enlarges images with the Lanczos filter or one of this service's upscalers: each image is a job."""
 
-import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 
 from fastapi import APIRouter, Request, Response
@@ -9,14 +8,13 @@ from fastapi.responses import StreamingResponse
 
 from api.delivery.waiting import wait_for_result
 from api.field_errors import invalid_field, validate
-from api.intake.enlarging import Enlargement
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.enlarging import Enlargement
+from api.intake.images.separate_images import ImageText, SeparateImage, find_image, read_separate_images
 from api.intake.openapi_bodies import model_request_body
-from api.intake.separate_images import ImageText, SeparateImage, read_separate_images
 from api.intake.submissions import Translation
 from api.problems import failed_job_response
 from api.protocols.a1111.answers import available_images
-from api.protocols.a1111.checkpoints import Checkpoints
 from api.protocols.a1111.wire import ExtrasBody
 from api.services import Services, ServicesDep
 from shared.jobs.job import Image, Job
@@ -31,11 +29,7 @@ MAX_IMAGES = 16
 async def enlarge_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Enlarge an image."""
     async with AsyncExitStack() as exits:
-
-        def find(body: dict[str, object]) -> list[ImageText]:
-            return [ImageText(body.get("image"), "/image")]
-
-        body, images = await read_separate_images(http, services.uploads, exits, find)
+        body, images = await read_separate_images(http, services.uploads, exits, find_image)
         return await _answer(http, services, scope, validate(ExtrasBody, body), images, '"image": ', "")
 
 
@@ -67,7 +61,7 @@ async def _answer(
     before: str,
     after: str,
 ) -> Response:
-    upscalers = (await Checkpoints.read(services)).upscalers
+    upscalers = (await services.models()).upscalers
     enlargement, warnings = _enlargement(body, upscalers), _warnings(body, upscalers)
     enlarged = list[tuple[Job, Image]]()
     for image in images:
@@ -77,18 +71,8 @@ async def _answer(
             return failed_job_response(job.error, {"X-Job-Id": job.id})
         enlarged.append((job, (await available_images(services, job))[0]))
     headers = {"X-Job-Id": enlarged[-1][0].id}
-    text = _text(services, enlarged, f'{{"html_info": "", {before}', after + "}")
+    text = services.inline_images.texts(enlarged, f'{{"html_info": "", {before}', after + "}")
     return StreamingResponse(text, media_type="application/json", headers=headers)
-
-
-async def _text(
-    services: Services, enlarged: Sequence[tuple[Job, Image]], before: str, after: str
-) -> AsyncIterator[bytes]:
-    for number, (job, image) in enumerate(enlarged):
-        yield (", " if number else before).encode()
-        async for chunk in services.inline_images.chunks(job, lambda inline: json.dumps(*inline.values()), [image]):
-            yield chunk
-    yield after.encode()
 
 
 def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
@@ -101,6 +85,7 @@ def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
 def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:
     translation = Translation({})
     translation.ignore("upscaler_1", body.upscaler_1, "", "None", "Lanczos", *upscalers, reason="Lanczos is used")
-    for name in ("extras_upscaler_2_visibility", "gfpgan_visibility", "codeformer_visibility"):
-        translation.ignore(name, getattr(body, name), 0)
+    translation.ignore("extras_upscaler_2_visibility", body.extras_upscaler_2_visibility, 0)
+    translation.ignore("gfpgan_visibility", body.gfpgan_visibility, 0)
+    translation.ignore("codeformer_visibility", body.codeformer_visibility, 0)
     return tuple(translation.warnings)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from api.edge.authentication import CallerDep
 from api.protocols.a1111.checkpoints import Checkpoints
 from api.services import ServicesDep
-from shared.jobs.samplers import SAMPLERS, SCHEDULES, sampler_of
+from shared.jobs.web_ui.samplers import SAMPLERS, SCHEDULES, sampler_of
 
 router = APIRouter(prefix="/sdapi/v1")
 
@@ -17,6 +17,9 @@ _READS: dict[str, Any] = {
     **{name: [] for name in ("realesrgan-models", "prompt-styles", "script-info", "extensions")},
     "embeddings": {"loaded": {}, "skipped": {}},
     "scripts": {"txt2img": [], "img2img": []},
+    "cmd-flags": {"api": True, "listen": True},
+    # Of workers on other machines.
+    "memory": {"ram": {"error": "unknown"}, "cuda": {"error": "unknown"}},
 }
 _CALLS: dict[str, Any] = {
     **dict.fromkeys(("refresh-checkpoints", "refresh-loras", "refresh-vae", "reload-checkpoint", "unload-checkpoint")),
@@ -62,7 +65,7 @@ async def list_schedulers(_: CallerDep) -> list[dict[str, Any]]:
 
 @router.get("/upscalers", operation_id="a1111Upscalers")
 async def list_upscalers(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]]:
-    scales = {"None": 1, "Lanczos": 4, **(await Checkpoints.read(services)).upscalers}
+    scales = {"None": 1, "Lanczos": 4, **(await services.models()).upscalers}
     paths = {"model_name": None, "model_path": None, "model_url": None}
     return [{"name": name, **paths, "scale": scale} for name, scale in scales.items()]
 
@@ -73,24 +76,6 @@ async def list_loras(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]
     checkpoints = await Checkpoints.read(services)
     names = {name for one in checkpoints if one.entry.capabilities for name in one.entry.capabilities.loras}
     return [{"name": name.rpartition("/")[2], "alias": name, "path": name, "metadata": {}} for name in sorted(names)]
-
-
-@router.get("/memory", operation_id="a1111Memory")
-async def show_memory(services: ServicesDep, _: CallerDep) -> dict[str, Any]:
-    """The memory of the device that has most of it."""
-    workers = (await services.fleet_cache.get()).workers
-    memories = [worker.memory for worker in workers if worker.memory is not None]
-    unknown: dict[str, Any] = {"error": "unknown"}
-    if not memories:
-        return {"ram": unknown, "cuda": unknown}
-    memory = max(memories, key=lambda memory: memory.size_bytes)
-    free = memory.size_bytes - memory.used_bytes
-    return {"ram": unknown, "cuda": {"system": {"free": free, "used": memory.used_bytes, "total": memory.size_bytes}}}
-
-
-@router.get("/cmd-flags", operation_id="a1111Flags")
-async def show_flags(services: ServicesDep, _: CallerDep) -> dict[str, Any]:
-    return {"api": True, "listen": True, "port": services.settings.port, "api_auth": bool(services.settings.api_key)}
 
 
 def _add(method: str, name: str, value: Any) -> None:

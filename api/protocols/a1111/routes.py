@@ -12,44 +12,38 @@ from api.edge.authentication import CallerDep
 from api.field_errors import validate
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.separate_images import find_image, read_separate_images
 from api.intake.json_body import json_chunks, parse_body
 from api.intake.openapi_bodies import model_request_body
-from api.intake.separate_images import ImageText, read_separate_images
 from api.intake.submissions import translated_submission
+from api.protocols.a1111 import wire
 from api.protocols.a1111.answers import images_response
 from api.protocols.a1111.checkpoints import Checkpoints
 from api.protocols.a1111.translation import GenerationCall
-from api.protocols.a1111.wire import (
-    GenerationBody,
-    ImageBody,
-    ImageToImageBody,
-    OptionsBody,
-    TextToImageBody,
-)
 from api.services import Services, ServicesDep
 from shared.errors import InvalidTransition, JobNotFound, ModelNotFound
-from shared.jobs.infotext import parse_infotext
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol
+from shared.jobs.web_ui.infotext import parse_infotext
 from shared.storage.image_texts import PARAMETERS
 
 router = APIRouter(prefix="/sdapi/v1")
 
 
-@router.post("/txt2img", operation_id="a1111TextToImage", openapi_extra=model_request_body(TextToImageBody))
+@router.post("/txt2img", operation_id="a1111TextToImage", openapi_extra=model_request_body(wire.TextToImageBody))
 async def text_to_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Generate images from a prompt."""
-    return await _generate(http, services, scope, TextToImageBody)
+    return await _generate(http, services, scope, wire.TextToImageBody)
 
 
-@router.post("/img2img", operation_id="a1111ImageToImage", openapi_extra=model_request_body(ImageToImageBody))
+@router.post("/img2img", operation_id="a1111ImageToImage", openapi_extra=model_request_body(wire.ImageToImageBody))
 async def image_to_image(http: Request, services: ServicesDep, scope: IdempotencyDep) -> Response:
     """Generate images from an image, everywhere or where the mask is white."""
-    return await _generate(http, services, scope, ImageToImageBody)
+    return await _generate(http, services, scope, wire.ImageToImageBody)
 
 
 async def _generate(
-    http: Request, services: Services, scope: IdempotencyScope, body_type: type[GenerationBody]
+    http: Request, services: Services, scope: IdempotencyScope, body_type: type[wire.GenerationBody]
 ) -> Response:
     client_id = scope.caller.client_id
     session = await services.store.run(services.sessions.read(client_id))
@@ -75,16 +69,13 @@ async def get_options(services: ServicesDep, caller: CallerDep) -> dict[str, Any
         "sd_vae": "Automatic",
         "CLIP_stop_at_last_layers": 1,
         "samples_format": "png",
-        "enable_pnginfo": True,
-        "eta_noise_seed_delta": 0,
-        "show_progress_every_n_steps": 1,
     }
 
 
-@router.post("/options", operation_id="a1111SetOptions", openapi_extra=model_request_body(OptionsBody))
+@router.post("/options", operation_id="a1111SetOptions", openapi_extra=model_request_body(wire.OptionsBody))
 async def set_options(http: Request, services: ServicesDep, caller: CallerDep) -> None:
     """Choose the checkpoint of the caller's later requests; an empty one is the default. Other settings are ignored."""
-    options = validate(OptionsBody, parse_body(b"".join([chunk async for chunk in json_chunks(http)])))
+    options = validate(wire.OptionsBody, parse_body(b"".join([chunk async for chunk in json_chunks(http)])))
     if options.sd_model_checkpoint is None:
         return
     chosen = (await Checkpoints.read(services)).find(options.sd_model_checkpoint)
@@ -94,49 +85,36 @@ async def set_options(http: Request, services: ServicesDep, caller: CallerDep) -
 @router.get("/progress", operation_id="a1111Progress")
 async def show_progress(services: ServicesDep, caller: CallerDep, skip_current_image: bool = Query(False)) -> Any:
     """The progress of the caller's newest job, with a preview; 0 if it has none that is unfinished."""
-    live = await services.live_jobs.newest(caller.client_id)
-    if live is None or live.job.state.is_terminal:
-        return _progress(0.0, 0.0, 0, "", 0, 0, None)
-    progress, preview = live.progress, None if skip_current_image else live.preview
-    if progress is None:
-        return _progress(0.01 if live.job.state is State.RUNNING else 0.0, 0.0, 1, live.job.id, 0, 0, preview)
-    eta = progress.eta_seconds or 0.0
-    return _progress(max(0.01, progress.fraction), eta, 1, live.job.id, progress.step, progress.steps, preview)
-
-
-def _progress(
-    fraction: float, eta: float, jobs: int, job: str, step: int, steps: int, image: str | None
-) -> dict[str, Any]:
-    state = {"skipped": False, "interrupted": False, "stopping_generation": False, "job": job, "job_count": jobs}
-    state |= {"job_timestamp": "", "job_no": 0, "sampling_step": step, "sampling_steps": steps}
-    return {"progress": fraction, "eta_relative": eta, "state": state, "current_image": image, "textinfo": None}
+    live = await services.live_jobs.unfinished(caller.client_id)
+    progress = live.progress if live else None
+    # Clients take 0 for idle.
+    begun = 0.01 if live and live.job.state is State.RUNNING else 0.0
+    step, steps = (progress.step, progress.steps) if progress else (0, 0)
+    state = {"skipped": False, "interrupted": False, "job": live.job.id if live else "", "job_no": 0}
+    return {
+        "progress": max(begun, progress.fraction if progress else 0.0),
+        "eta_relative": progress.eta_seconds or 0.0 if progress else 0.0,
+        "state": state | {"job_count": 1 if live else 0, "sampling_step": step, "sampling_steps": steps},
+        "current_image": live.preview if live and not skip_current_image else None,
+        "textinfo": None,
+    }
 
 
 @router.post("/interrupt", operation_id="a1111Interrupt")
+@router.post("/skip", operation_id="a1111Skip")
 async def interrupt(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
     """Cancel the caller's newest job."""
-    live = await services.live_jobs.newest(caller.client_id)
-    if live is not None and not live.job.state.is_terminal:
+    if live := await services.live_jobs.unfinished(caller.client_id):
         with suppress(InvalidTransition, JobNotFound):
             await cancel_job(services, live.job.id)
     return {}
 
 
-@router.post("/skip", operation_id="a1111Skip")
-async def skip(services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
-    """Cancel the caller's newest job, as `/interrupt` does."""
-    return await interrupt(services, caller)
-
-
-@router.post("/png-info", operation_id="a1111ImageInfo", openapi_extra=model_request_body(ImageBody))
+@router.post("/png-info", operation_id="a1111ImageInfo", openapi_extra=model_request_body(wire.ImageBody))
 async def show_image_texts(http: Request, services: ServicesDep, _: CallerDep) -> dict[str, Any]:
     """The texts in a PNG, JPEG or WebP, also of other tools, and the settings that they hold."""
     async with AsyncExitStack() as exits:
-        _body, (image,) = await read_separate_images(http, services.uploads, exits, _image_of)
+        _body, (image,) = await read_separate_images(http, services.uploads, exits, find_image)
         texts = await asyncio.to_thread(image.file.file.read_texts)
     text = texts.pop(PARAMETERS, "")
     return {"info": text, "items": texts, "parameters": parse_infotext(text)}
-
-
-def _image_of(body: dict[str, Any]) -> list[ImageText]:
-    return [ImageText(body.get("image"), "/image")]

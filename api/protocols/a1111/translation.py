@@ -8,9 +8,9 @@ from api.intake.submissions import Translation
 from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
 from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
 from shared.errors import ModelNotFound
-from shared.jobs.prompt_tags import extract_loras, syntax_warnings
-from shared.jobs.samplers import choose_scheduler
 from shared.jobs.types import MaskMode, PromptSyntax
+from shared.jobs.web_ui.prompt_tags import extract_loras, syntax_warnings
+from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
 #: The web UI's own.

@@ -25,12 +25,10 @@ class GenerationBody(Body):
     prompt: Texts = ""
     negative_prompt: Texts = ""
     seed: int | None = None
-    """-1 for a random one."""
+    """-1: random."""
     sampler_name: Texts = ""
     sampler_index: Texts = ""
-    """The older name of sampler_name."""
     scheduler: Texts = ""
-    """Schedule type."""
     steps: int | None = None
     cfg_scale: float | None = None
     width: int | None = None
@@ -54,7 +52,6 @@ class TextToImageBody(GenerationBody):
 
 class ImageToImageBody(GenerationBody):
     init_images: Annotated[list[str] | None, Field(max_length=16)] = None
-    """base64 or data: URLs; the first one is used."""
     mask: str | None = None
     mask_blur: int | None = None
     inpainting_fill: int | None = None
@@ -79,9 +76,7 @@ class ImageBody(Body):
     image: str
 
 
-class OptionsBody(BaseModel):
-    """All other settings are accepted and ignored: clients send back the whole object that they have read."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
+class OptionsBody(Body):
+    """Clients send back the whole object that they have read."""
 
     sd_model_checkpoint: str | None = None

@@ -23,6 +23,6 @@ _WRONG_REQUESTS = frozenset({"invalid-request", "invalid-image", "content-reject
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
     status = 400 if problem.code in _WRONG_REQUESTS else problem.status
     body = {"error": problem.detail, "code": problem.code, "retryable": problem.retryable}
-    # Headers are Latin-1, and a message may name a file.
-    message = problem.detail.encode("ascii", "replace").decode()
+    # A header is one line of Latin-1.
+    message = " ".join(problem.detail.split()).encode("ascii", "replace").decode()
     return RenderedError(status, json.dumps(body).encode(), {"X-Error-Message": message})

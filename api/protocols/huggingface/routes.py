@@ -10,10 +10,13 @@ from api.delivery.negotiation import negotiate
 from api.delivery.waiting import wait_for_result
 from api.intake.idempotency import IdempotencyDep
 from api.intake.submissions import translated_submission
+from api.models.commands import start_load
 from api.protocols.huggingface.openapi import ANSWER, REQUEST
 from api.protocols.huggingface.translation import translate
 from api.protocols.model_names import ModelNames
-from api.services import ServicesDep
+from api.services import Services, ServicesDep
+from shared.errors import ModelLoading
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import ApiProtocol
 
 router = APIRouter()
@@ -32,6 +35,9 @@ async def infer(
     idempotency: IdempotencyDep,
     model: str,
     accept: Annotated[str, Header(include_in_schema=False)] = "*/*",
+    x_wait_for_model: Annotated[
+        str, Header(description="`false`: answer 503 at once, and load the model, if no worker has it in memory")
+    ] = "true",
 ) -> Response:
     """Generate an image from a prompt, or from an image and a prompt. The answer is the bytes of the image.
 
@@ -44,5 +50,19 @@ async def infer(
 
     async with translated_submission(http, services, ApiProtocol.HUGGINGFACE, to_fields, "inputs") as submission:
         _, request = negotiate(accept, submission.request)
+        if x_wait_for_model.strip().lower() in ("false", "0"):
+            await _require_loaded(services, request)
         snapshot = await wait_for_result(http, services, replace(submission, request=request), idempotency)
     return await result_response(services, http, snapshot, as_image=True)
+
+
+async def _require_loaded(services: Services, request: GenerationRequest) -> None:
+    """Raises ModelLoading, and all that choosing a model raises."""
+    models = await services.models()
+    choice = models.choose(request)
+    try:
+        choice.require_loaded()
+    except ModelLoading:
+        if choice.entry is not None:
+            await start_load(services.store, models, models.find(choice.entry.name))
+        raise

@@ -66,12 +66,7 @@ function useHash() {
   const [hash, setHash] = useState(location.hash);
   useEffect(() => {
     const update = () => setHash(location.hash);
-    window.addEventListener("hashchange", update);
-    window.addEventListener("popstate", update);
-    return () => {
-      window.removeEventListener("hashchange", update);
-      window.removeEventListener("popstate", update);
-    };
+    return listen(window, { hashchange: update, popstate: update });
   }, []);
   return hash;
 }
@@ -87,8 +82,7 @@ function usePageKeys(showHelp) {
       event.preventDefault();
       keys[event.key]();
     };
-    document.addEventListener("keydown", onKeyDown);
-    return () => document.removeEventListener("keydown", onKeyDown);
+    return listen(document, { keydown: onKeyDown });
   }, []);
 }
 
@@ -110,13 +104,14 @@ function useFiles(setDropped) {
       const files = imageFiles(event.clipboardData);
       if (files.length) addFiles(files);
     };
-    const allow = (event) => event.preventDefault();
-    const events = { drop: onDrop, dragover: allow, paste: onPaste };
-    for (const [name, handler] of Object.entries(events)) document.addEventListener(name, handler);
-    return () => {
-      for (const [name, handler] of Object.entries(events)) document.removeEventListener(name, handler);
-    };
+    return listen(document, { drop: onDrop, dragover: (event) => event.preventDefault(), paste: onPaste });
   }, []);
+}
+
+// Listens to events by name, and returns a function that ends it.
+function listen(target, handlers) {
+  for (const [name, handler] of Object.entries(handlers)) target.addEventListener(name, handler);
+  return () => Object.entries(handlers).forEach(([name, handler]) => target.removeEventListener(name, handler));
 }
 
 applyTheme();

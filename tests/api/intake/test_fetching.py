@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from api.intake import fetching
-from api.intake.fetching import ImageFetcher
+from api.intake.images.fetching import ImageFetcher
 from shared.errors import InvalidImage, QueueFull
 from shared.net.outbound import OutboundClient
 from tests.api.images import encoded, half_mask, noise_png, post_image, scene

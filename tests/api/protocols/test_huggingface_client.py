@@ -11,7 +11,7 @@ from PIL import Image
 from tests.api.images import encoded, noise_png, scene
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.images.looking import corners, pixels, shows_a_red_heart_on_blue
+from tests.worker.images.looking import corners, pixels, shows_a_red_heart
 
 HEART = RED_HEART["prompt"]
 SHORT = {"num_inference_steps": 12}
@@ -31,7 +31,7 @@ def test_a_prompt_becomes_an_image_of_the_size_that_was_asked(client: InferenceC
     image = client.text_to_image(HEART, width=size[0], height=size[1], num_inference_steps=12, seed=42)
 
     assert image.size == size
-    assert shows_a_red_heart_on_blue(pixels(encoded(image)))
+    assert shows_a_red_heart(pixels(encoded(image)))
 
 
 def test_the_job_is_listed_under_its_origin(sd: Stack, client: InferenceClient) -> None:

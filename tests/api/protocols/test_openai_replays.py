@@ -12,7 +12,7 @@ from tests.api.images import encoded, scene
 from tests.api.wire import open_connection
 from tests.conftest import RED_HEART
 from tests.stack import Api, Stack
-from tests.worker.images.looking import opened, pixels, shows_a_red_heart_on_blue
+from tests.worker.images.looking import opened, pixels, shows_a_red_heart
 
 HEART = RED_HEART["prompt"]
 IMAGE = encoded(scene(128, 128))
@@ -85,7 +85,7 @@ def test_open_webui_gets_its_first_image_right(sd: Stack, body: dict[str, Any]) 
     # It fetches an image that has a url, which fails for private addresses.
     assert "url" not in reply.json["data"][0]
     assert opened(reply.image).size == (512, 512)
-    assert shows_a_red_heart_on_blue(pixels(reply.image))
+    assert shows_a_red_heart(pixels(reply.image))
 
 
 def form(boundary: str, fields: dict[str, str], files: dict[str, bytes]) -> bytes:
@@ -151,7 +151,7 @@ def test_n8n_generates(sd: Stack) -> None:
     reply = replay(sd.api, N8N.replace("METHOD PATH", "POST /v1/images/generations"), json.dumps(body).encode())
 
     assert opened(reply.image).size == (1024, 1024)
-    assert shows_a_red_heart_on_blue(pixels(reply.image))
+    assert shows_a_red_heart(pixels(reply.image))
 
 
 def test_n8n_edits(sd: Stack) -> None:
@@ -203,7 +203,7 @@ def test_invokeai_stores_the_id_of_the_job(sd: Stack) -> None:
 
     reply = replay(sd.api, INVOKE_AI, json.dumps(body).encode())
 
-    assert shows_a_red_heart_on_blue(pixels(reply.image))
+    assert shows_a_red_heart(pixels(reply.image))
     job = sd.api.get(f"/api/jobs/{reply.headers['x-request-id']}").json()
     assert (job["origin"], job["state"]) == ("openai", "succeeded")
 
@@ -229,7 +229,7 @@ def test_the_ai_sdk_finds_base64_and_usage(sd: Stack, extra: dict[str, str]) -> 
 
     reply = replay(sd.api, AI_SDK, json.dumps(body).encode())
 
-    assert shows_a_red_heart_on_blue(pixels(reply.image))
+    assert shows_a_red_heart(pixels(reply.image))
     assert reply.json["usage"]["input_tokens"] == 0
 
 
@@ -266,4 +266,4 @@ def test_silly_tavern_draws_through_its_custom_source(sd: Stack) -> None:
 
     reply = replay(sd.api, SILLY_TAVERN, json.dumps(body).encode())
 
-    assert shows_a_red_heart_on_blue(pixels(reply.image))
+    assert shows_a_red_heart(pixels(reply.image))

@@ -75,6 +75,29 @@ def test_a_call_that_outlasts_the_wait_is_finished_by_the_retries_of_the_client(
     assert len(job_ids(impatient, label)) == 1
 
 
+def test_a_client_that_gives_up_waiting_finds_the_job_and_leaves_nothing_behind(null: Stack) -> None:
+    body, label = slow(2.5), str(uuid.uuid4())
+    own = {"metadata": body["metadata"], "label": label}
+
+    with openai_for(null.api.url, timeout=1.2, max_retries=4) as client:
+        client.images.generate(prompt=body["prompt"], extra_body=own)
+        (first,) = job_ids(null.api, label)
+        null.api.wait_until_done(first)
+        client.images.generate(prompt=body["prompt"], extra_body=own)
+
+    assert len(job_ids(null.api, label)) == 2
+
+
+def test_a_caller_without_numbers_that_disconnects_finds_the_job(null: Stack) -> None:
+    body = slow(1.5, label=str(uuid.uuid4()))
+    with pytest.raises(requests.Timeout):
+        requests.post(null.api.url + GENERATIONS, json=body, timeout=0.7)
+
+    joined = call(null.api, body)
+
+    assert [joined.headers["x-job-id"]] == job_ids(null.api, body["label"])
+
+
 def test_a_form_is_recognised_although_its_boundary_differs(impatient: Api) -> None:
     label = str(uuid.uuid4())
     own = {"label": label, "metadata": '{"simulate": {"seconds": 2.5}}', "mask_mode": "white"}

@@ -31,7 +31,7 @@ def test_models_are_missing_interrupted_downloading_or_complete(tmp_path: Path) 
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     downloading = the_finding_of("models", installation(tmp_path, **settings))
     os.close(descriptor)
-    (folder / "model_index.json").write_text("{}")
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     complete = the_finding_of("models", installation(tmp_path, **settings))
     wrong = the_finding_of("models", installation(tmp_path, model_id="/no/such/folder", safety_checker=False))
 
@@ -102,3 +102,23 @@ def test_the_key_and_the_credits_at_black_forest_labs(reply: Reply, level: str, 
 
 def test_a_missing_key_is_a_problem(tmp_path: Path) -> None:
     assert the_finding_of("bfl", installation(tmp_path, backends="flux-api"))[0] == "problem"
+
+
+def test_broken_models_in_the_model_folder_are_named(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    for number in range(5):
+        (tmp_path / "models" / f"old-{number}.ckpt").touch()
+
+    findings = findings_of("models", installation(tmp_path, safety_checker=False))
+
+    assert [(finding.level, finding.detail) for finding in findings[1:]] == [
+        *(
+            (
+                "warning",
+                f"The model old-{number} in SD_MODEL_DIR is broken. It is a pickle (.ckpt), which can run code and is "
+                "never loaded; convert it to .safetensors.",
+            )
+            for number in range(3)
+        ),
+        ("warning", "2 more models in SD_MODEL_DIR are broken."),
+    ]

@@ -1,5 +1,6 @@
 """This version lists, follows, finishes and delivers the jobs of the version before, and reads its settings."""
 
+import base64
 import hashlib
 import json
 import shutil
@@ -108,6 +109,22 @@ def test_a_repeated_request_gets_the_job_of_its_idempotency_key(upgraded: Upgrad
     answer = upgraded.client("edited").post("/api/jobs", again, headers={"Idempotency-Key": "order-1"})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
+
+
+def test_the_same_request_gets_the_same_job_although_requests_have_new_fields(upgraded: Upgraded) -> None:
+    """The job of an Idempotency-Key from before, for the request from before."""
+    source = next(iter(upgraded.stack.outputs.rglob(f"{upgraded.jobs['done']}-0.png"))).read_bytes()
+    again = {"prompt": "x", **TINY, "seed": 2, "output_format": "webp", "image": base64.b64encode(source).decode()}
+
+    answer = upgraded.client("edited").post("/api/jobs", again, headers={"Idempotency-Key": "order-1"})
+
+    assert (answer.status_code, answer.json().get("id")) == (202, upgraded.jobs["edited"]), answer.text
+
+
+def test_jobs_from_before_run_on_the_default_model(finished: Upgraded) -> None:
+    jobs = [finished.read(name) for name in QUEUED]
+
+    assert {(job["request"].get("model"), job["model"]) for job in jobs} == {(None, "null")}
 
 
 def test_queued_jobs_start_in_order_and_the_one_of_a_lost_worker_is_run_again(finished: Upgraded) -> None:

@@ -9,7 +9,8 @@ import pytest
 from shared.errors import ConfigurationError, ModelNotFound, ModelUnavailable, OutOfMemory
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad
-from worker.engines.loaded_models import HeldModel, Load, LoadedModels
+from worker.engines.held_models import HeldModel, Load
+from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget
 from worker.engines.null import NullEngine, NullModel
 
@@ -93,12 +94,12 @@ class Clock:
 
 
 def pool(shelf: Shelf, limit: int = 20, **options: object) -> LoadedModels:
-    return LoadedModels(shelf, FixedBudget(limit), Reports(), now=Clock(), **options)  # type: ignore[arg-type]
+    return LoadedModels(shelf, FixedBudget(limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
 
 
 def with_main_memory(shelf: Shelf, limit: int = 20, free: int = 1 << 40) -> LoadedModels:
     budget = FixedBudget(limit, has_device_memory=True, free_main_memory=lambda: free)
-    return LoadedModels(shelf, budget, Reports(), now=Clock())
+    return LoadedModels(shelf, budget, Reports(), clock=Clock())
 
 
 def use(models: LoadedModels, *names: str) -> None:
@@ -231,8 +232,8 @@ def test_a_model_whose_files_were_replaced_is_loaded_again() -> None:
 def test_idle_models_leave_after_the_keep_alive_time() -> None:
     models = pool(Shelf(), keep_alive_seconds=10)
     use(models, "a")
-    assert isinstance(models.now, Clock)
-    models.now.seconds += 10
+    assert isinstance(models.clock, Clock)
+    models.clock.seconds += 10
     use(models, "b")
 
     models.expire()

@@ -39,6 +39,19 @@ def shows_a_red_heart_on_blue(image: Pixels) -> bool:
     return inner[0] > 2 * max(inner[1:]) and outer[2] > 1.5 * max(outer[:2])
 
 
+def shows_a_red_heart(image: Pixels) -> bool:
+    """Whether it is on blue, and the red part has about the width of its height and narrows towards its bottom."""
+    if not shows_a_red_heart_on_blue(image):
+        return False
+    red = (image[..., 0] > 120) & (image[..., 0] > image[..., 2].astype(int) + 40)
+    rows, columns = np.flatnonzero(red.sum(axis=1) > 2), np.flatnonzero(red.sum(axis=0) > 2)
+    if not len(rows) or not len(columns):
+        return False
+    height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+    upper, lower = (red[rows[0] + int(height * part)].sum() for part in (0.35, 0.9))
+    return bool(0.75 < width / height < 1.4 and upper > 2 * lower)
+
+
 def idat(png: bytes) -> bytes:
     """The compressed pixels of a PNG file."""
     data, at = b"", 8

@@ -13,6 +13,7 @@ from PIL import Image
 
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import MaskMode
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
 from tests.worker.images.looking import Pixels
@@ -99,6 +100,31 @@ def test_a_mask_becomes_black_and_white(read: Callable[..., Inputs]) -> None:
     assert mask.shape == (64, 96)
     assert (mask[:30] == 0).all()
     assert (mask[-30:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["white", "black"])
+def test_a_mask_marks_white_or_black(bench: Bench, mode: str) -> None:
+    mask = mask_of(bench, half_mask(), mask_mode=MaskMode(mode), mask_blur=0)
+
+    assert set(np.unique(mask)) == {0, 255}
+    assert (mask[:, 48:] == (255 if mode == "white" else 0)).all()
+
+
+def test_the_edge_of_a_mask_is_softened(bench: Bench) -> None:
+    hard, soft = (mask_of(bench, half_mask(), mask_blur=radius) for radius in (0, 4))
+
+    assert set(np.unique(hard)) == {0, 255}
+    assert len(np.unique(soft)) > 10
+    assert (soft[:, :30] == 0).all()
+    assert (soft[:, -30:] == 255).all()
+
+
+def mask_of(bench: Bench, image: Image.Image, **fields: object) -> Pixels:
+    job = bench.submit([encoded(scene())], encoded(image))
+    job = job.model_copy(update={"request": job.request.model_copy(update=fields)})
+    mask = InputReader(bench.inputs, max_pixels=10**6).inputs(job).mask
+    assert mask is not None
+    return mask
 
 
 def test_transparent_pixels_of_a_mask_are_kept(read: Callable[..., Inputs]) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from shared.jobs.states import State
 from tests.api.images import encoded, half_mask, scene
 from tests.worker.bench import Bench, canvas, speckled, wake
-from tests.worker.images.looking import Pixels, opened
+from tests.worker.images.looking import Pixels, opened, pixels
 from worker.engines.null import NullEngine
 
 
@@ -18,15 +18,41 @@ def halves(left: int, right: int) -> Pixels:
 
 
 def test_a_finished_image_is_scaled_to_the_output_size(bench: Bench) -> None:
-    job = bench.submit(width=64, height=64, output_width=160, output_height=96)
+    job = bench.submit(width=64, height=64, output_width=160, output_height=160)
 
     done = bench.run(job, canvas(halves(10, 200)))
 
-    assert (done.images[0].width, done.images[0].height) == (160, 96)
+    assert (done.images[0].width, done.images[0].height) == (160, 160)
     drawn = bench.pixels(done)
-    assert drawn.shape == (96, 160, 3)
+    assert drawn.shape == (160, 160, 3)
     assert (drawn[:, :70] < 30).all()
     assert (drawn[:, 90:] > 180).all()
+
+
+@pytest.mark.parametrize("size", [(320, 128), (128, 320), (127, 320)])
+def test_an_image_of_another_shape_is_extended_and_stays_whole(bench: Bench, size: tuple[int, int]) -> None:
+    square = np.full((64, 64, 3), (20, 40, 200), np.uint8)
+    square[20:44, 20:44] = (220, 30, 30)
+    job = bench.submit(width=64, height=64, output_width=size[0], output_height=size[1])
+
+    drawn = bench.pixels(bench.run(job, canvas(square)))
+
+    assert drawn.shape == (size[1], size[0], 3)
+    red = drawn[..., 0] > 128
+    # Still a square, in the middle, and twice as large.
+    extents = [np.ptp(np.flatnonzero(red.any(axis=axis))) for axis in (0, 1)]
+    assert extents == pytest.approx([47, 47], abs=2)
+    assert red[size[1] // 2, size[0] // 2]
+    assert abs(drawn[~red].astype(int) - (20, 40, 200)).max(axis=1).mean() < 8
+
+
+def test_what_was_made_from_an_image_is_stretched_back(bench: Bench) -> None:
+    image = encoded(scene(320, 128))
+    job = bench.submit([image], width=64, height=64, output_width=320, output_height=128, strength=0.01)
+
+    drawn = bench.pixels(bench.run(job))
+
+    assert abs(drawn.astype(int) - pixels(image)).mean() < 12
 
 
 def test_a_size_that_the_model_does_not_make_well_is_made_at_another(bench: Bench) -> None:

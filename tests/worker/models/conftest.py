@@ -59,6 +59,15 @@ def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def weights(noise: random.Random) -> bytes:
+    """A file of three megabytes with random numbers in half precision."""
+    size = 3 * MEGABYTE - 8 - 92
+    header = (
+        json.dumps({"weight": {"dtype": "F16", "shape": [size // 2], "data_offsets": [0, size]}}).encode().ljust(92)
+    )
+    return len(header).to_bytes(8, "little") + header + noise.randbytes(size)
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files of a repository: what a pipeline needs, and what it does not."""
@@ -66,9 +75,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     noise = random.Random(0)
     for path in (*NEEDED, *CLUTTER):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(noise.randbytes(3 * MEGABYTE if path.endswith(".safetensors") else 100))
+        (folder / path).write_bytes(weights(noise) if path.endswith(".safetensors") else noise.randbytes(100))
     (folder / "model_index.json").write_text(json.dumps(INDEX))
     (folder / "unet" / "config.json").write_text(json.dumps({"sample_size": 32}))
+    for path in ("scheduler/scheduler_config.json", "text_encoder/config.json"):
+        (folder / path).write_text("{}")
     return folder
 
 

@@ -77,7 +77,9 @@ class Hub:
         if kind == "tree":
             return 200, {}, json.dumps(files).encode()
         siblings = [{"rfilename": file["path"], "size": file["size"]} for file in files]
-        return 200, {}, json.dumps({"id": self.name, "sha": self.commit, "siblings": siblings}).encode()
+        card = {"license": "other", "license_name": "some-community-license"}
+        about = {"id": self.name, "sha": self.commit, "siblings": siblings, "cardData": card}
+        return 200, {}, json.dumps(about).encode()
 
     def _file(self, path: str, start: int, *, looks: bool) -> Answer:
         commit, _, name = path.partition("/")
@@ -135,7 +137,8 @@ def hub_serving(name: str, folder: Path, token: str | None) -> Iterator[Hub]:
                     self.wfile.write(body[: cuts.pop(0) if cuts else None])
 
         def send(self, *, looks: bool) -> tuple[str, bytes]:
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+            # The client gives an end only where it reads headers of weights; more does no harm there.
+            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
             path = unquote(urlsplit(self.path).path)
             status, headers, body = hub.answer(path, self.headers["Authorization"], start, looks=looks)
             self.send_response(status)

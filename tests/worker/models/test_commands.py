@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from compose.cli.app import cli
 from tests.stack import Process
+from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, NEEDED, TOKEN
 from tests.worker.models.hub import Hub
 
@@ -54,9 +55,10 @@ def test_the_models_of_the_settings_are_pulled_listed_and_removed(shell: Shell) 
     after = shell.output("list", **settings)
     removed = shell.output("remove", NAME)
 
-    assert row(before, NAME) == [NAME, "not downloaded", "SD_MODEL_ID"]
+    missing = f"missing: It is not downloaded: `imagegen models pull {NAME}`."
+    assert row(before, NAME) == [NAME, missing, "SD_MODEL_ID"]
     assert pulled == f"{NAME} is in {shell.folder}/models/{NAME}"
-    assert row(after, NAME) == [NAME, "9.0 MB", "complete", "SD_MODEL_ID"]
+    assert row(after, NAME) == [NAME, "9.0 MB", "available", "some-community-license", "SD_MODEL_ID"]
     assert removed == f"Removed {NAME} (9.0 MB)"
     assert not list((shell.folder / "models").iterdir())
 
@@ -76,7 +78,7 @@ def test_a_killed_pull_is_listed_and_resumes(shell: Shell) -> None:
     shell.hub.stalls = {}
     shell.output("pull", NAME)
 
-    assert "3.0 MB missing" in listed
+    assert "6.0 MB of 9.0 MB are downloaded; continue with `imagegen models pull" in listed
     assert (model / "model_index.json").exists()
     assert [name for name, _ in shell.hub.sent].count(LARGE) == 2
     assert len(shell.hub.sent) == len(NEEDED) + 2
@@ -107,10 +109,62 @@ def test_a_failed_pull_is_reported_in_one_sentence(shell: Shell) -> None:
     assert "hf_other" not in message
 
 
-@pytest.mark.parametrize("name", [NAME, "../..", "..", "/etc"])
+@pytest.mark.parametrize("name", [NAME, "../..", "..", "/etc", "keep", "", "a//b", "../models/keep"])
 def test_only_an_existing_model_can_be_removed(shell: Shell, name: str) -> None:
     (shell.folder / "models" / "keep").mkdir(parents=True)
 
     shell.output("remove", name, code=1)
 
     assert (shell.folder / "models" / "keep").exists()
+
+
+def test_a_file_is_removed_by_its_name_with_what_lies_beside_it(shell: Shell) -> None:
+    models = shell.folder / "models"
+    write_header(models / "sd" / "mine.safetensors", sd15_shapes())
+    (models / "sd" / "mine.imagegen.json").write_text("{}")
+
+    assert shell.output("remove", "sd/mine").startswith("Removed sd/mine (")
+    assert not list(models.iterdir())
+
+
+def test_a_link_is_removed_and_its_target_stays(shell: Shell) -> None:
+    target = write_header(shell.folder / "elsewhere.safetensors", sd15_shapes())
+    (shell.folder / "models").mkdir()
+    (shell.folder / "models" / "link.safetensors").symlink_to(target)
+    (shell.folder / "models" / "folder").symlink_to(shell.folder)
+
+    shell.output("remove", "link")
+    shell.output("remove", "folder/elsewhere", code=1)
+
+    assert target.exists()
+
+
+def test_a_plan_tells_download_licence_and_memory_and_downloads_no_weights(shell: Shell) -> None:
+    lines = {line[:15].strip(): line[15:] for line in shell.output("plan", NAME).splitlines()}
+
+    assert lines["family"] == "Stable Diffusion 1"
+    assert lines["licence"] == "some-community-license"
+    assert lines["commercial use"] == "see its licence"
+    assert lines["download"] == "9.0 MB of 9.0 MB"
+    assert lines["precision"] == "float32"
+    # Half-precision files take twice their size in memory.
+    assert lines["weights"] == "18.0 MB (text_encoder 12.0 MB, unet 6.0 MB)"
+    assert lines["memory"].startswith("main memory has ")
+    assert not [name for name, start in shell.hub.sent if name.endswith(".safetensors") and start]
+    assert not (shell.folder / "models" / NAME).exists()
+
+
+def test_a_plan_of_a_model_on_this_machine_needs_no_network(shell: Shell) -> None:
+    shell.hub.asked = 0
+
+    output = shell.output("plan", "starter", SD_DTYPE="bfloat16")
+
+    assert "none: it is on this machine" in output
+    assert "bfloat16" in output
+    assert shell.hub.asked == 0
+
+
+def test_a_plan_of_an_unknown_model_is_one_sentence(shell: Shell) -> None:
+    assert shell.output("plan", "nobody/nothing", code=1).startswith(
+        "The model nobody/nothing cannot be downloaded: Hugging Face has no model of this name"
+    )

@@ -9,8 +9,8 @@ import pytest
 
 from tests.worker.models.conftest import CLUTTER, INDEX, MEGABYTE, NAME, NEEDED, TOKEN, WEIGHTS, fetch, refusal
 from tests.worker.models.hub import Hub
-from worker.models import downloads
 from worker.models.download_plans import INCOMPLETE_DIR
+from worker.models.hub import downloads
 from worker.models.required_files import MODEL_CONFIG, parts_of, select_files
 from worker.models.sources import ModelSource
 

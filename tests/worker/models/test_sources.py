@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
+from tests.worker.models.checkpoints.headers import flux_shapes, write_header
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
 from worker.models.local_model import LocalModel
@@ -107,3 +108,15 @@ def test_a_model_that_needs_its_own_code_is_refused(part: list[str], tmp_path: P
     (tmp_path / "model_index.json").write_text(json.dumps(index))
 
     assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs its own code, which this service never runs."
+
+
+def test_a_file_finds_what_it_lacks_in_a_folder_of_its_family(tmp_path: Path) -> None:
+    file = write_header(tmp_path / "flux.safetensors", flux_shapes())
+    assert "lacks vae and text_encoder and text_encoder_2 of FLUX.1" in refusal("flux", tmp_path)
+    parts = {part: ["diffusers", "AutoencoderKL"] for part in ("vae", "text_encoder", "text_encoder_2")}
+    (tmp_path / "owner" / "base").mkdir(parents=True)
+    (tmp_path / "owner" / "base" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
+
+    model = found("flux", tmp_path)
+
+    assert (model.path, model.base) == (file, "owner/base")

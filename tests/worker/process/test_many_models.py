@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.errors import ModelUnavailable
 from shared.jobs.requests import GenerationRequest
+from shared.jobs.types import Backend
+from shared.models.catalogue import ModelEntry
+from shared.redis.store import Store, connect
+from shared.workers.models import ChangedEntry, ModelRecords
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 from tests.support.polling import wait_until
@@ -17,6 +22,7 @@ from tests.worker.recording_watch import RecordingWatch
 from tests.worker.worker_records import worker_records
 from worker.engines.null import MODEL_BYTES, NullModel
 from worker.images.values import Inputs, Pixels
+from worker.records.model_reports import LoadGuard
 
 FAST = ("null", "null/red", "null/green", "null/blue")
 AFFINITY_SECONDS = 2
@@ -166,6 +172,20 @@ def test_an_operator_loads_pins_and_unloads(many: Stack) -> None:
     wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
 
 
+def test_a_caller_that_does_not_want_to_wait_for_a_load_comes_back(many: Stack) -> None:
+    api = many.api
+    api.post("/api/models/null/slow/unload", {})
+    wait_until(lambda: model_of(api, "null/slow")["state"] == "available")
+
+    headers = {"x-wait-for-model": "false"}
+    first = api.post("/models/null/slow", {"inputs": "x"}, headers=headers)
+
+    assert (first.status_code, first.json()["code"]) == (503, "model-loading")
+    assert first.headers["retry-after"]
+    wait_until(lambda: model_of(api, "null/slow")["state"] == "loaded")
+    assert api.post("/models/null/slow", {"inputs": "x"}, headers=headers).status_code == 200
+
+
 def test_only_the_scope_admin_manages_models(redis_url: str, tmp_path: Any) -> None:
     keys = "one:0123456789abcdefghij,boss:abcdefghij0123456789:admin"
     with Stack(redis_url, tmp_path, SD_BACKENDS="null", SD_API_KEY=keys) as stack:
@@ -194,3 +214,38 @@ def test_two_workers_settle_on_a_model_each(redis_url: str, tmp_path: Any) -> No
 
         # Each has loaded the default model at its start and one more; at the end, one may help the other.
         assert loads(api) <= 2 + 2 + 2
+
+
+def test_a_model_whose_loads_end_the_process_is_not_loaded_for_ever(redis_url: str) -> None:
+    """Loads that never ended are those of processes that are gone."""
+    store, records = Store(connect(redis_url)), ModelRecords("guard:")
+    for _ in range(2):
+        LoadGuard(store, records, Backend.NULL).begin("huge", "1")
+
+    with pytest.raises(ModelUnavailable, match="process ended 2 times"):
+        LoadGuard(store, records, Backend.NULL).begin("huge", "1")
+
+    # Other files, and a load that ended well.
+    LoadGuard(store, records, Backend.NULL).begin("huge", "2")
+    LoadGuard(store, records, Backend.NULL).end("huge", "1")
+    LoadGuard(store, records, Backend.NULL).begin("huge", "1")
+
+
+def test_the_api_reads_only_what_changed_of_a_large_catalogue(redis_url: str) -> None:
+    store, records = Store(connect(redis_url)), ModelRecords("large:")
+    entries = [ModelEntry(name=f"model {number:04}", backend=Backend.SD) for number in range(2000)]
+    assert not store.run(records.publish(Backend.SD, "here", entries[:1], is_complete=False))
+    assert store.run(records.publish(Backend.SD, "here", entries, is_complete=True))
+
+    seen, cursor = list[ChangedEntry](), (0, "")
+    while changes := store.run(records.read_changes(Backend.SD, "here", *cursor)):
+        seen += changes
+        cursor = changes[-1].version, changes[-1].name
+    assert [change.entry for change in seen] == entries
+
+    changed = entries[7].model_copy(update={"title": "new"})
+    store.run(records.publish(Backend.SD, "here", [changed], [entries[3].name], is_complete=False))
+    assert {(change.name, change.entry) for change in store.run(records.read_changes(Backend.SD, "here", *cursor))} == {
+        (changed.name, changed),
+        (entries[3].name, None),
+    }

@@ -44,7 +44,8 @@ def start_log(output: str) -> list[str]:
 def test_the_log_of_a_start_has_no_noise_of_libraries(sd: Stack) -> None:
     messages = [line.split(maxsplit=2)[2] for line in start_log(sd.worker.output) if line.strip()]
 
-    placed, loaded, connected, ready = messages
+    placed, in_memory, loaded, connected, ready = messages
+    assert in_memory.startswith("starter is loaded after ")
     assert placed.startswith("starter: resident; its parts take 0.1 GB")
     assert loaded.startswith("starter is ready on cpu (float32) after ")
     assert connected.startswith("Connected to redis")

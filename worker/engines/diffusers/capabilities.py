@@ -51,6 +51,8 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         min_side=max(64, side_multiple(model, family)),
         max_side=max(width, height) * 4 if family.max_pixels is None else max(family.max_side, width, height),
         max_pixels=family.max_pixels,
+        size_tolerance=family.size_tolerance,
+        only_native_size=overrides.only_native_size,
         only_ratio=family.fixed_sizes,
         exact_size=not family.fixed_sizes,
         num_inference_steps=overrides.num_inference_steps or default_steps(family, parameters),

@@ -11,13 +11,11 @@ from worker.models.download_plans import PLAN_FILE
 from worker.models.local_model import MODULAR_INDEX
 from worker.models.overrides import OVERRIDES_FILE
 from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
+from worker.models.weight_files import FILE_SUFFIXES, PICKLES
 
 #: Deeper folders and further files are ignored.
 MAX_DEPTH, MAX_FILES, MAX_NAME = 8, 20_000, 200
 SIDECAR = f".{OVERRIDES_FILE}"
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-#: Order matters where names are the same: the first one gets the name.
-WEIGHTS = (".safetensors", ".gguf")
 #: Beside a file that aria2 is downloading.
 DOWNLOAD_MARK = ".aria2"
 
@@ -64,7 +62,7 @@ class FolderScan:
         for entry in filter(_is_usable, entries.values()):
             below = f"{name}/{entry.name}" if name else entry.name
             if entry.is_symlink() and self._leads_outside(entry):
-                if not entry.is_file() or entry.name.endswith((*WEIGHTS, *PICKLES)):
+                if not entry.is_file() or entry.name.endswith((*FILE_SUFFIXES, *PICKLES)):
                     yield Candidate(_stem(below), CandidateKind.OUTSIDE, Path(entry.path))
             elif _is_folder(entry) and depth < MAX_DEPTH and entry.path not in skipped and not _is_loop(entry):
                 yield from self._walk(Path(entry.path), below, depth + 1, skipped)
@@ -84,12 +82,12 @@ class FolderScan:
     def _folder(self, folder: Path, name: str, kind: CandidateKind, entries: _Entries) -> Candidate:
         if kind is not CandidateKind.PAIR:
             return Candidate(name, kind, folder, tuple(self._signature(folder, "", 0)))
-        listed = [entry for file, entry in entries.items() if file.endswith((*WEIGHTS, OVERRIDES_FILE))]
+        listed = [entry for file, entry in entries.items() if file.endswith((*FILE_SUFFIXES, OVERRIDES_FILE))]
         signature = tuple(_look_at(entry, entry.name) for entry in listed)
         return Candidate(name, kind, folder, signature, folder / OVERRIDES_FILE)
 
     def _files(self, folder: Path, name: str, entries: _Entries) -> Iterator[Candidate]:
-        for suffix in (*WEIGHTS, *PICKLES):
+        for suffix in (*FILE_SUFFIXES, *PICKLES):
             for file, entry in entries.items():
                 if not file.endswith(suffix) or not _is_usable(entry) or _is_folder(entry):
                     continue
@@ -99,7 +97,7 @@ class FolderScan:
                 sidecar = next((entries[beside] for beside in sidecars if beside in entries), None)
                 yield Candidate(
                     name=_stem(f"{name}/{file}" if name else file),
-                    kind=CandidateKind.FILE if suffix in WEIGHTS else CandidateKind.PICKLE,
+                    kind=CandidateKind.FILE if suffix in FILE_SUFFIXES else CandidateKind.PICKLE,
                     path=folder / file,
                     signature=tuple(_look_at(each, each.name) for each in (entry, sidecar) if each),
                     sidecar=Path(sidecar.path) if sidecar else None,
@@ -158,5 +156,5 @@ def _is_usable(entry: "os.DirEntry[str]") -> bool:
 
 
 def _stem(name: str) -> str:
-    suffix = next((suffix for suffix in (*WEIGHTS, *PICKLES) if name.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*FILE_SUFFIXES, *PICKLES) if name.endswith(suffix)), "")
     return name.removesuffix(suffix) if suffix else name

@@ -59,11 +59,13 @@ def is_tokenizer(name: str) -> bool:
 def write_tokenizer(name: str, folder: Path) -> None:
     """Write the files of a bundled tokenizer."""
     packed, changes = _ZERO_PADDED.get(name, (name, {}))
-    files: Mapping[str, dict[str, Any]] = json.loads(lzma.decompress((TOKENIZERS / f"{packed}.json.xz").read_bytes()))
+    # Texts of files by name: the largest has 11 MB, which is not parsed here.
+    files: Mapping[str, str] = json.loads(lzma.decompress((TOKENIZERS / f"{packed}.json.xz").read_bytes()))
     folder.mkdir(parents=True)
-    for file, content in files.items():
-        changed = {**content, **changes} if file == "tokenizer_config.json" else content
-        (folder / file).write_text(json.dumps(changed), encoding="utf-8")
+    for file, text in files.items():
+        is_changed = changes and file == "tokenizer_config.json"
+        content = json.dumps({**json.loads(text), **changes}) if is_changed else text
+        (folder / file).write_text(content, encoding="utf-8")
 
 
 def _class_of(name: str) -> tuple[str, str]:

@@ -37,6 +37,10 @@ class Header:
     size: int
     """Bytes of the whole file."""
 
+    @property
+    def parameters(self) -> int:
+        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+
 
 def read_header(path: Path) -> Header:
     """Raises InvalidHeader, and OSError if the file cannot be read."""

@@ -14,7 +14,6 @@ class ModelSpec:
     trigger_words: tuple[str, ...] = ()
     prediction_type: str | None = None
     """epsilon or v_prediction."""
-    architecture: str | None = None
 
 
 def read_modelspec(metadata: Mapping[str, str]) -> ModelSpec:
@@ -29,7 +28,6 @@ def read_modelspec(metadata: Mapping[str, str]) -> ModelSpec:
         licence=text("modelspec.license", "modelspec.licence"),
         trigger_words=tuple(dict.fromkeys(filter(None, words)))[:MAX_TRIGGER_WORDS],
         prediction_type={"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(prediction),
-        architecture=text("modelspec.architecture"),
     )
 
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, ModelInfo, hf_hub_download, snapshot_download
+from huggingface_hub.errors import SafetensorsParsingError
 
 from shared.errors import ConfigurationError
 from worker.models.download_plans import (
@@ -24,7 +25,9 @@ from worker.models.download_plans import (
     format_bytes,
 )
 from worker.models.hub.errors import HubUnreachable, translated_hub_errors
+from worker.models.hub.licences import licence_of_fields
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, select_files
+from worker.models.weight_files import width_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ PROGRESS_INTERVAL_SECONDS = 1.0
 RESPONSE_TIMEOUT_SECONDS = 10.0
 #: Files that are incomplete when the process is killed start again.
 MAX_PARALLEL_FILES = 4
+#: What describes the parts of a model without their weights.
+CONFIGURATIONS = ("/config.json", "/scheduler_config.json")
 #: Left free on the disk for everything else.
 SPARE_BYTES = 256 << 20
 
@@ -62,7 +67,8 @@ class Downloader:
     def _fetch(self, name: str, folder: Path) -> None:
         for leftover in (folder / INCOMPLETE_DIR).rglob(f"*{INCOMPLETE_SUFFIX}"):
             leftover.unlink()
-        plan = self._plan(name, folder)
+        plan = self.plan(name, folder)
+        plan.write(folder)
         _require_disk_space(name, folder, plan.total_bytes - plan.complete_bytes(folder))
         parts = [file.path for file in plan.files if file.path != self.index]
         self.on_progress(name, plan.downloaded_bytes(folder), plan.total_bytes)
@@ -78,8 +84,11 @@ class Downloader:
         self._download_files(name, plan.commit, folder, [self.index])
         self.on_progress(name, plan.total_bytes, plan.total_bytes)
 
-    def _plan(self, name: str, folder: Path) -> DownloadPlan:
-        """The plan of an interrupted download if the hub still has that version, or else a new one."""
+    def plan(self, name: str, folder: Path) -> DownloadPlan:
+        """The plan of an interrupted download if the hub still has that version, or else a new one.
+
+        Raises HubUnreachable and ConfigurationError.
+        """
         interrupted = DownloadPlan.read(folder)
         with translated_hub_errors(name):
             revision = interrupted.commit if interrupted else None
@@ -92,9 +101,23 @@ class Downloader:
         if self.index not in sizes:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
         paths = select_files(sizes, self._parts(name, commit), name, self.dtype, self.index)
-        plan = DownloadPlan(commit=commit, files=tuple(PlannedFile(path=path, size=sizes[path]) for path in paths))
-        plan.write(folder)
-        return plan
+        files = tuple(PlannedFile(path=path, size=sizes[path]) for path in paths)
+        return DownloadPlan(commit=commit, files=files, licence=_licence_of(info))
+
+    def fetch_configurations(self, name: str, plan: DownloadPlan, folder: Path) -> None:
+        """Download the index and the configurations of the parts only. Raises HubUnreachable and ConfigurationError."""
+        wanted = [file.path for file in plan.files if file.path == self.index or file.path.endswith(CONFIGURATIONS)]
+        self._download_files(name, plan.commit, folder, wanted)
+
+    def stored_width(self, name: str, commit: str, path: str) -> float:
+        """Bytes per number of a file of weights, from its header. Raises HubUnreachable and ConfigurationError."""
+        with translated_hub_errors(name):
+            try:
+                header = HfApi(token=self.token).parse_safetensors_file_metadata(name, path, revision=commit)
+            except SafetensorsParsingError:
+                raise ConfigurationError(f"{path} of the model {name} is not a safetensors file.") from None
+        counts = header.parameter_count
+        return sum(count * width_of(dtype) for dtype, count in counts.items()) / max(1, sum(counts.values()))
 
     def _parts(self, name: str, commit: str) -> Iterable[str]:
         with tempfile.TemporaryDirectory() as temporary, translated_hub_errors(name):
@@ -121,6 +144,12 @@ class Downloader:
         if result.mismatches:
             paths = ", ".join(damaged["path"] for damaged in result.mismatches)
             raise ConfigurationError(f"{paths} of the model {name} arrived damaged; start again to download it.")
+
+
+def _licence_of(info: ModelInfo) -> str | None:
+    card = info.card_data
+    names = (card.get("license"), card.get("license_name")) if card else (None, None)
+    return licence_of_fields(*(name if isinstance(name, str) else None for name in names))
 
 
 @contextmanager

@@ -35,7 +35,7 @@ function slim(job) {
     progress: job.progress,
     position: job.queue_position,
     wait: job.estimated_wait_seconds,
-    waitingFor: job.waiting_for,
+    load: job.loading,
   };
 }
 

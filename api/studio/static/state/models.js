@@ -1,5 +1,5 @@
 // The models of the service, and the controls that each of them has. The only file that knows how the API lists models.
-import { sendJson } from "./api.js";
+import { send, sendJson } from "./api.js";
 import { createStore } from "./store.js";
 
 const REFRESH_MS = 5_000;
@@ -38,12 +38,19 @@ export function findModel(name) {
   return { ...model, controls: controls[model.name] ?? null };
 }
 
+const pathOf = (name) => `/api/models/${name.split("/").map(encodeURIComponent).join("/")}`;
+
+// For administrators: `action` is load, unload or pin.
+export async function manageModel(name, action, method) {
+  await send(`${pathOf(name)}/${action}`, { method });
+  await loadModels();
+}
+
 async function loadControls(name) {
   const set = (value) => models.set(({ controls }) => ({ controls: { ...controls, [name]: value } }));
   set(null);
   try {
-    const path = name.split("/").map(encodeURIComponent).join("/");
-    const { capabilities: schema } = await sendJson(`/api/models/${path}`);
+    const { capabilities: schema } = await sendJson(pathOf(name));
     set(schema ? controlsOf(schema.properties, schema["x-max-pixels"]) : undefined);
   } catch {
     setTimeout(() => set(undefined), REFRESH_MS);

@@ -16,7 +16,7 @@ export function Gallery({ onOpen }) {
   const [selected, setSelected] = useState(new Set());
   const ids = hidden.size ? all.filter((id) => !hidden.has(id)) : all;
   const isFiltered = filter.q || filter.model || filter.state || filter.pinned;
-  return html`<section class="gallery" aria-label="Gallery">
+  return html`<section id="gallery" class="gallery" aria-label="Gallery">
     <${GalleryBar} selected=${selected} setSelected=${setSelected} />
     <${Grid} ids=${ids} selected=${selected} setSelected=${setSelected} onOpen=${onOpen} />
     ${error && html`<p class="problem" role="alert">${error} <button type="button" class="plain" onClick=${loadMore}>Try again</button></p>`}

@@ -14,7 +14,7 @@ export function Header({ place, onHelp }) {
   const link = (hash, label) => html`<a href=${hash} aria-current=${place === hash ? "page" : undefined}>${label}</a>`;
   return html`<header class="top">
     <a class="brand" href="#/"><img src=${`${BASE}/studio/icon.svg`} alt="" width="24" height="24" /> imagegen</a>
-    <nav aria-label="Pages">${link("#/", "Studio")} ${link("#/service", "Service")}</nav>
+    <nav aria-label="Pages">${link("#/", "Studio")} ${place === "#/" && html`<a class="on-phones" href="#gallery">Gallery</a>`} ${link("#/service", "Service")}</nav>
     <span class="top-state">
       ${!isOnline && html`<span class="offline"><span class="dot broken"></span> The service does not answer; trying again…</span>`}
       ${isOnline && open > 0 && html`<span class="hint">${plural(open, "job")} running</span>`}

@@ -19,20 +19,23 @@ export function ModelPicker({ chosen }) {
 }
 
 function ModelState({ model }) {
+  const load = model.download ?? model.loading;
   return html`<div id="model-state" class="model-state">
     <span class=${`dot ${model.state}`}></span> ${describe(model)}
-    ${model.download && html`<progress aria-label="Download" value=${model.download.bytes_done} max=${model.download.bytes_total || 1} />`}
+    ${load?.bytes_total && html`<progress aria-label="How much of the model is loaded" value=${load.bytes_done} max=${load.bytes_total} />`}
   </div>`;
 }
 
 export function describe(model) {
-  const { state, backend, download, reason } = model;
+  const { state, backend, reason } = model;
+  const load = model.download ?? model.loading;
+  const done = load?.bytes_total ? ` ${formatBytes(load.bytes_done)} of ${formatBytes(load.bytes_total)}` : "";
   const queued = backend?.queued ?? 0;
   const waiting = queued > 0 ? `, ${plural(queued, "job")} waiting (${formatSeconds(backend.estimated_wait_seconds)})` : "";
   if (model.isPaid) return `In the cloud, paid${waiting}`;
   if (state === "loaded") return `Loaded${backend?.device ? ` on ${backend.device}` : ""}${waiting}`;
   if (state === "available") return `Ready to load${waiting}`;
-  if (state === "downloading" && download) return `Downloading ${formatBytes(download.bytes_done)} of ${formatBytes(download.bytes_total)}`;
-  if (state === "loading") return "Loading… jobs wait for it";
+  if (state === "downloading") return `Downloading${done}`;
+  if (state === "loading") return `Loading${done}; jobs wait for it`;
   return reason ?? "No worker has it at the moment; jobs wait for one";
 }

@@ -15,8 +15,8 @@ export function describeJob(job) {
   return job.images.length ? "Done" : "Done, but all images were withheld";
 }
 
-function describeWait({ waitingFor }, position, wait) {
-  if (waitingFor?.bytes_total) return `Waiting for the model: ${formatBytes(waitingFor.bytes_done)} of ${formatBytes(waitingFor.bytes_total)}`;
+function describeWait({ load }, position, wait) {
+  if (load) return load.bytes_total ? `Loading the model: ${formatBytes(load.bytes_done)} of ${formatBytes(load.bytes_total)}` : "Loading the model";
   const ahead = position > 0 ? `${plural(position, "job")} ahead` : "Next in the queue";
   return wait ? `${ahead}, about ${formatSeconds(wait)}` : ahead;
 }

@@ -34,7 +34,7 @@ function Empty() {
 
 function Current({ job, onOpen }) {
   return html`<div class="stage-frame" data-state=${job.state}>
-    <${Picture} job=${job} onOpen=${onOpen} />
+    <${Shown} job=${job} onOpen=${onOpen} />
     <div class="stage-side">
       <p class="stage-prompt">${job.prompt}</p>
       <p class=${`stage-state ${job.state}`}>${describeJob(job)}</p>
@@ -45,7 +45,7 @@ function Current({ job, onOpen }) {
   </div>`;
 }
 
-function Picture({ job, onOpen }) {
+function Shown({ job, onOpen }) {
   const shape = { aspectRatio: `${job.width ?? 1} / ${job.height ?? 1}` };
   if (job.state === "succeeded" && job.images.length) {
     return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
+from worker.models.catalogue import Catalogue, DiskState
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
 from worker.models.sources import STARTER_NAME, ModelSource
 
+#: More are only counted.
+MAX_BROKEN = 3
+REPAIR = "`imagegen models list` names all; replace the files, or remove them."
 #: A running download writes 10 MiB at a time: at 50 kB/s every 210 s.
 STALLED_SECONDS = 300.0
 
@@ -18,6 +22,19 @@ def check(installation: Installation) -> Iterator[Finding]:
         yield ok(f"{', '.join(installation.settings.backends)} needs no model on this machine.")
     for source in installation.models:
         yield _check_download(source) if source.is_remote else _check_folder(source)
+    if installation.local_backends:
+        yield from _check_catalogue(installation)
+
+
+def _check_catalogue(installation: Installation) -> Iterator[Finding]:
+    """Broken models, which requests cannot choose."""
+    required = {source.model_id for source in installation.models}
+    entries = Catalogue.of(installation.settings).scan()
+    broken = [entry for name, entry in entries.items() if entry.state is DiskState.BROKEN and name not in required]
+    for entry in broken[:MAX_BROKEN]:
+        yield warning(f"The model {entry.name} in SD_MODEL_DIR is broken. {entry.reason}", REPAIR)
+    if len(broken) > MAX_BROKEN:
+        yield warning(f"{len(broken) - MAX_BROKEN} more models in SD_MODEL_DIR are broken.", REPAIR)
 
 
 def _check_folder(source: ModelSource) -> Finding:

@@ -41,7 +41,9 @@ def _check_backend(backend: Backend, fleet: Fleet) -> Finding:
         )
     loading = [worker for worker in workers if worker.state is WorkerState.LOADING]
     if len(loading) < len(workers):
-        return ok(f"Workers of {backend}: {len(workers)}; jobs queued: {fleet.queued[backend]}.")
+        held = {model.name for worker in workers for model in worker.models}
+        models = f"; models in memory: {len(held)}" if len(held) > 1 else ""
+        return ok(f"Workers of {backend}: {len(workers)}; jobs queued: {fleet.queued[backend]}{models}.")
     return _loading(backend, loading[0])
 
 

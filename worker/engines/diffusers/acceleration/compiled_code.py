@@ -37,7 +37,7 @@ class CompiledCode:
             return False
         try:
             _require_ours(self._file)
-            torch.compiler.load_cache_artifacts(self._file.read_bytes())
+            _give_to_compiler(self._file.read_bytes())
             os.utime(self._file)
         # A damaged file raises whatever the readers of its parts raise.
         except Exception as error:
@@ -64,6 +64,11 @@ class CompiledCode:
             _prune(self._folder)
         except Exception as error:
             logger.warning("compiled code cannot be kept: %s", error)
+
+
+def _give_to_compiler(code: bytes) -> None:
+    if torch.compiler.load_cache_artifacts(code) is None:
+        raise ValueError("it is damaged")
 
 
 def _require_ours(file: Path) -> None:

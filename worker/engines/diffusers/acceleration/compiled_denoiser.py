@@ -53,8 +53,8 @@ def compile_denoiser(
     call = SampleCall.record(denoiser, runs[0])
     usual = call.seconds(denoiser, device)
     was_kept = code.load()
-    forward = _compile(denoiser, device, backend)
     try:
+        forward = _compile(denoiser, device, backend)
         with replaced_forward(denoiser, forward) if forward else nullcontext():
             for run in runs:
                 run()

@@ -72,9 +72,12 @@ def _measured(block: torch.nn.Module, call: SampleCall, device: torch.device, *,
 
 
 def _quantize(block: torch.nn.Module) -> None:
-    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quantize_
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, PerTensor, quantize_
 
-    quantize_(block, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=_is_wide)
+    # One scale for each row is more exact, and made for bfloat16 only.
+    is_bfloat16 = next(block.parameters()).dtype is torch.bfloat16
+    granularity = PerRow() if is_bfloat16 else PerTensor()
+    quantize_(block, Float8DynamicActivationFloat8WeightConfig(granularity=granularity), filter_fn=_is_wide)
 
 
 def _is_wide(layer: torch.nn.Module, _: str) -> bool:

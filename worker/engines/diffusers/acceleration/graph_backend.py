@@ -63,7 +63,8 @@ class CudaGraphBackend:
     RESERVED_SHARE = 0.1
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        # With its number, as tensors name it.
+        self.device = torch.empty(0, device=device).device
         self._pool: Any = None
 
     def capture(self, call: Callable[[], Any]) -> _CudaGraph:

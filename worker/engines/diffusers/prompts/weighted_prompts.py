@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import transformers
 
-from shared.jobs.prompt_weights import Section, WeightedText, parse_weights
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
+from shared.jobs.web_ui.prompt_weights import Section, WeightedText, parse_weights
 from worker.engines.diffusers.prompts.embedding_cache import PromptEmbedding
 
 #: A comma at most so many tokens before the end of a chunk ends it, so that no phrase is divided.

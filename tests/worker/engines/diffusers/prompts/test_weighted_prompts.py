@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.jobs.prompt_weights import parse_weights
+from shared.jobs.web_ui.prompt_weights import parse_weights
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw

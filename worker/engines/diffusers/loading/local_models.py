@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import torch
 
 from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable, OutOfMemory
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
-from shared.models.catalogue import MAX_NEAR, ModelEntry, ModelState
+from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad
 from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
@@ -114,7 +113,7 @@ class LocalModels:
     def _local(self, model: str) -> LocalModel:
         entry = self._found.get(model)
         if entry is None:
-            raise ModelNotFound(get_close_matches(model, self._found, MAX_NEAR))
+            raise ModelNotFound
         if entry.model is None:
             raise ModelUnavailable(f"The model {model} is {entry.state}: {entry.reason}")
         return entry.model

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.jobs.job import Image, Job
-from shared.jobs.samplers import sampler_of
+from shared.jobs.web_ui.samplers import sampler_of
 
 NEGATIVE = "Negative prompt:"
 #: What the web UI calls the two texts in its parsed form.

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared.jobs.infotext import parse_infotext, write_infotext
+from shared.jobs.web_ui.infotext import parse_infotext, write_infotext
 
 #: An image of the web UI, as its wiki shows them.
 FOREIGN = """masterpiece, (red:1.2) heart

@@ -30,7 +30,7 @@ class NetworkTag:
 
 
 def _scale(text: str) -> float:
-    """The number for the image model, such as 0.8 in `0.8`, `0.8:0.5` and `te=0.5:unet=0.8`; 1 without one."""
+    """The number for the image model, such as 0.8 in `0.8`, `0.8:0.5` and `0.5:unet=0.8`; 1 without one."""
     parts = text.split(":")
     named = next((part.removeprefix("unet=") for part in parts if part.startswith("unet=")), parts[0])
     try:

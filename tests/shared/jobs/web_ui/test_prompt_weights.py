@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared.jobs.prompt_weights import MAX_WEIGHT, parse_weights, without_weights
+from shared.jobs.web_ui.prompt_weights import MAX_WEIGHT, parse_weights, without_weights
 
 
 def parsed(prompt: str) -> list[list[tuple[str, float]]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from api.field_errors import invalid_field
-from api.intake.separate_images import SeparateImage
+from api.intake.images.separate_images import SeparateImage
 from api.intake.submissions import Submission
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import ApiProtocol

@@ -23,6 +23,11 @@ class ImageText:
     pointer: str
 
 
+def find_image(body: dict[str, Any]) -> list[ImageText]:
+    """The image of a body that has one."""
+    return [ImageText(body.get("image"), "/image")]
+
+
 @dataclass(frozen=True)
 class SeparateImage:
     """A stored image, and the request uploads that it alone belongs to."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.jobs.samplers import AUTOMATIC, ChosenScheduler, choose_scheduler, sampler_of
+from shared.jobs.web_ui.samplers import AUTOMATIC, ChosenScheduler, choose_scheduler, sampler_of
 
 OFFERED = (
     *("ddim", "dpm++_2m", "dpm++_2m_karras", "dpm++_2m_sde", "dpm++_2m_sde_karras"),

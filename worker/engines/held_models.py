@@ -1,0 +1,63 @@
+"""What a pool of models holds, and what it needs from others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.models.capabilities import Capabilities
+from worker.engines.base import Engine, OnLoad
+
+
+class ModelLoader(Protocol):
+    """Finds and loads models. It does not know which ones are in memory."""
+
+    @property
+    def default_model(self) -> str: ...
+
+    def capabilities(self, model: str) -> Capabilities:
+        """Raises ModelNotFound and ModelUnavailable."""
+        ...
+
+    def revision(self, model: str) -> str | None:
+        """Raises ModelNotFound."""
+        ...
+
+    def expected_bytes(self, model: str) -> int:
+        """Memory that a model is expected to take: measured before, or the size of its files."""
+        ...
+
+    def load(self, model: str, on_load: OnLoad) -> Engine:
+        """Raises OutOfMemory, and ModelUnavailable with the reason."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """A model in memory."""
+
+    name: str
+    engine: Engine
+    revision: str | None
+    size_bytes: int
+    is_on_device: bool = True
+    users: int = 0
+    used_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load in progress."""
+
+    model: str
+    bytes_done: int
+    bytes_total: int
+
+
+class PoolListener(Protocol):
+    """Receives what changes, on the thread that changes it, with no lock but that of loading."""
+
+    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None: ...
+
+    def loaded(self, model: HeldModel, seconds: float) -> None: ...
+
+    def evicted(self, model: str) -> None: ...

@@ -1,0 +1,168 @@
+"""What a model would be on this machine, before it is downloaded or loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from shared.errors import ConfigurationError
+from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.download_plans import DownloadPlan
+from worker.models.families import Family, family_of
+from worker.models.hub.licences import commercial_use_of, licence_of_card
+from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION, WIDTHS, Placement, choose_placement, working_bytes
+from worker.models.sources import ModelSource, folder_model
+from worker.models.weight_files import SUFFIX
+
+if TYPE_CHECKING:
+    from worker.models.hub.downloads import Downloader
+
+#: The native size of families whose configuration tells it.
+USUAL_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Prospect:
+    family: Family
+    licence: str | None
+    commercial_use: bool | None
+    total_bytes: int
+    missing_bytes: int
+    """Still to download."""
+    parameters: Mapping[str, float]
+    """How many numbers each part with weights has."""
+    side: int
+
+    def precision(self, setting: str, device: str) -> str:
+        """`setting` is SD_DTYPE, `device` the kind of a device."""
+        if setting != "auto":
+            return setting
+        return HALF_PRECISION[self.family.is_safe_in_float16].get(device, "float32")
+
+    def sizes(self, precision: str) -> dict[str, int]:
+        """Bytes of each part in memory."""
+        return {part: int(count * WIDTHS[precision]) for part, count in self.parameters.items()}
+
+    def placement(self, precision: str, free: int | None) -> Placement:
+        """`free` are the free bytes of a device with memory of its own."""
+        sizes = self.sizes(precision)
+        return choose_placement(sizes, free, working_bytes(sizes, self.side**2, WIDTHS[precision]))
+
+
+def prospect_of(source: ModelSource) -> Prospect:
+    """Downloads configurations at most. Raises ConfigurationError with advice."""
+    if source.is_remote and not (source.folder / source.index).is_file():
+        return _remote(source)
+    return _local(source.ensure_downloaded())
+
+
+def _local(model: LocalModel) -> Prospect:
+    card = licence_of_card(model.folder / "README.md")
+    plan = DownloadPlan.read(model.folder)
+    licence = model.overrides.licence or (plan.licence if plan else None) or card
+    try:
+        parameters = _parameters_in_file(model) if model.file_parts else _parameters_in_folder(model)
+    except (InvalidHeader, OSError) as error:
+        raise ConfigurationError(f"The model {model.name} cannot be read: {error}") from None
+    size = sum(file.stat().st_size for file in _files_of(model))
+    return _prospect(model, licence, parameters, size, 0)
+
+
+def _files_of(model: LocalModel) -> list[Path]:
+    return [model.path] if model.path.is_file() else [file for file in model.path.rglob("*") if file.is_file()]
+
+
+def _parameters_in_folder(model: LocalModel) -> dict[str, float]:
+    return {
+        part: sum(read_header(file).parameters for file in files)
+        for part in model.parts
+        if (files := _chosen(model.folder / part))
+    }
+
+
+def _chosen(folder: Path) -> list[Path]:
+    """The files of one variant: those with the shortest name without numbers."""
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    variant = min((file.name.split("-")[0].count(".") for file in files), default=0)
+    return [file for file in files if file.name.split("-")[0].count(".") == variant]
+
+
+def _parameters_in_file(model: LocalModel) -> dict[str, float]:
+    base = {part: count for part, count in _parameters_in_folder(model).items() if part not in model.file_parts}
+    if model.path.suffix != SUFFIX:
+        # Its weights stay compressed in memory.
+        size = model.path.stat().st_size / WIDTHS["bfloat16"]
+        return base | dict.fromkeys(model.file_parts, float(size))
+    header = read_header(model.path)
+    roles = sort_tensors(header.tensors)
+    counts = {
+        part: float(sum(_count(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
+        for part, role in model.file_parts.items()
+    }
+    return base | counts
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product
+
+
+def _remote(source: ModelSource) -> Prospect:
+    # Imported late: workers without local models do not have the hub's client installed.
+    from worker.models.hub.downloads import Downloader
+    from worker.models.hub.errors import HubUnreachable, validate_model_id
+
+    name = source.repository
+    validate_model_id(name)
+    downloader = Downloader(source.token, source.dtype, lambda *_: None, source.index)
+    try:
+        with TemporaryDirectory() as temporary:
+            plan = downloader.plan(name, source.folder)
+            downloader.fetch_configurations(name, plan, Path(temporary))
+            model = folder_model(source.model_id, Path(temporary), source.index)
+            missing = plan.total_bytes - plan.complete_bytes(source.folder)
+            parameters = _planned_parameters(name, plan, downloader)
+            return _prospect(model, plan.licence, parameters, plan.total_bytes, missing)
+    except HubUnreachable as error:
+        raise ConfigurationError(f"Hugging Face is unreachable ({error}), and {name} is not on this machine.") from None
+
+
+def _planned_parameters(name: str, plan: DownloadPlan, downloader: "Downloader") -> dict[str, float]:
+    """From the sizes of the files, and the precision that the first file of each part tells."""
+    weights: dict[str, list[tuple[str, int]]] = {}
+    for file in plan.files:
+        part, _, last = file.path.rpartition("/")
+        if last.endswith(SUFFIX):
+            weights.setdefault(part, []).append((file.path, file.size))
+    return {
+        part: sum(size for _, size in files) / downloader.stored_width(name, plan.commit, files[0][0])
+        for part, files in weights.items()
+    }
+
+
+def _prospect(
+    model: LocalModel, licence: str | None, parameters: Mapping[str, float], total: int, missing: int
+) -> Prospect:
+    family = family_of(model)
+    permitted = commercial_use_of(licence) if model.overrides.commercial_use is None else model.overrides.commercial_use
+    if licence is None and permitted is None:
+        permitted = family.commercial_use
+    return Prospect(
+        family=family,
+        licence=licence or family.licence,
+        commercial_use=permitted,
+        total_bytes=total,
+        missing_bytes=missing,
+        parameters=parameters,
+        side=model.overrides.width or family.side or _native_side(model),
+    )
+
+
+def _native_side(model: LocalModel) -> int:
+    size = model.config("unet").get("sample_size")
+    return size * 8 if isinstance(size, int) else USUAL_SIDE
