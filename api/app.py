@@ -30,7 +30,7 @@ DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; 
 Errors are RFC 9457 problem details with a stable `code`."""
 
 #: Paths whose requests may contain images.
-IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/jobs", MCP_PATH)
+IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/upscale", "/api/jobs", MCP_PATH)
 
 
 def create_app(services: Services) -> FastAPI:
