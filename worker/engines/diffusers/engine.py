@@ -24,6 +24,7 @@ from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageInputs
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
 from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
+from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
 from worker.engines.diffusers.memory.devices import (
@@ -44,7 +45,6 @@ from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
-from worker.engines.diffusers.warm_up import prepare
 from worker.images.values import Inputs, RenderedImage
 from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
 from worker.models.fingerprint import fingerprint
