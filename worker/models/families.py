@@ -420,7 +420,8 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("ChromaPipeline",),
         steps=35,
         guidance=5.0,
-        siblings=Siblings("ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+        # The pipeline for masks of diffusers 0.42 reads a setting that the transformer does not have.
+        siblings=Siblings("ChromaImg2ImgPipeline"),
         side=1024,
         layout=LatentLayout.PATCHES,
         licence="Apache-2.0",

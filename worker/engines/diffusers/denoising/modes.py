@@ -87,7 +87,8 @@ def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str
 
 def _init_images(pipe: Any, inits: Sequence[InitImage]) -> dict[str, Any]:
     images = [PIL.Image.fromarray(init.image) for init in inits]
-    arguments: dict[str, Any] = {"image": images if len(images) > 1 else images[0]}
+    # They have the size of the result already. The pipeline of FLUX.1 Kontext would choose another.
+    arguments: dict[str, Any] = {"image": images if len(images) > 1 else images[0], "_auto_resize": False}
     if "mask_image" in parameters_of(pipe):
         masks = [PIL.Image.fromarray(_mask_or_all(init)) for init in inits]
         arguments["mask_image"] = masks if len(masks) > 1 else masks[0]

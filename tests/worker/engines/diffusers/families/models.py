@@ -19,20 +19,21 @@ ROPE = (4, 2, 2)
 def sd3() -> Any:
     return diffusers.StableDiffusion3Pipeline(
         scheduler=parts.flow_scheduler(shift=3.0),
-        vae=parts.autoencoder(),
+        # Its pipeline for masks takes no other number of channels.
+        vae=parts.autoencoder(latent_channels=16),
         **parts.clip(projects=True),
         **parts.numbered(parts.clip(projects=True), 2),
         **parts.numbered(parts.t5(2 * WIDTH), 3),
         transformer=diffusers.SD3Transformer2DModel(
             sample_size=32,
             patch_size=2,
-            in_channels=4,
+            in_channels=16,
             num_layers=2,
             **HEADS,
             joint_attention_dim=2 * WIDTH,
             caption_projection_dim=16,
             pooled_projection_dim=2 * WIDTH,
-            out_channels=4,
+            out_channels=16,
             pos_embed_max_size=32,
         ),
     )

@@ -150,13 +150,13 @@ def numbered(parts: dict[str, Any], number: int) -> dict[str, Any]:
     return {f"{name}_{number}": part for name, part in parts.items()}
 
 
-def autoencoder(levels: int = LEVELS, **config: Any) -> Any:
+def autoencoder(levels: int = LEVELS, latent_channels: int = 4, **config: Any) -> Any:
     return AutoencoderKL(
         block_out_channels=[4] * levels,
         down_block_types=["DownEncoderBlock2D"] * levels,
         up_block_types=["UpDecoderBlock2D"] * levels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=1,
         sample_size=64,
         **{"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1, **config},
