@@ -77,8 +77,8 @@ DEFAULTS: dict[str, tuple[int, float, set[str]]] = {
 def inputs_of(model: Model) -> Inputs:
     """What the family cannot do without."""
     needs = model.engine.capabilities.requires
-    picture = (speckled(WIDTH, HEIGHT),) if "image" in needs else ()
-    return Inputs(picture, right_half(WIDTH, HEIGHT) if "mask" in needs else None)
+    images = (speckled(WIDTH, HEIGHT),) if "image" in needs else ()
+    return Inputs(images, right_half(WIDTH, HEIGHT) if "mask" in needs else None)
 
 
 def rendered(model: Model, **fields: Any) -> Drawn:
