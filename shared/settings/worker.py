@@ -66,8 +66,8 @@ class WorkerSettings(Settings):
     """Folder of models. Requests choose folders in diffusers' format and .safetensors files in it by their path.
     Downloads go to <owner>/<name> below it."""
     lora_dir: Annotated[Folder, Group.MODELS] = Path("models/loras")
-    """Folder of LoRAs for the sd backend: .safetensors files, also in subfolders. Requests choose them by path. Workers
-    read it when they start."""
+    """Folder of LoRAs for local models: .safetensors files, also in subfolders. Requests choose them by path; new files
+    can be used at once."""
     model_keep_alive_seconds: Annotated[int, Group.MODELS, Field(ge=-1)] = -1
     """How long a worker keeps a model in memory that no job uses; -1 keeps it until another model needs the room."""
     model_memory_bytes: Annotated[int, Group.PERFORMANCE, Field(ge=0)] = 0
