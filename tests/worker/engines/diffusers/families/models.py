@@ -1,3 +1,4 @@
+# Over 300 lines: one table, with a builder for each family.
 """One small model of each family, with random weights in the layers of the real one."""
 
 from collections.abc import Callable, Mapping
