@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.settings.worker import WorkerSettings
 from tests.worker.models.checkpoints.headers import flux_shapes, sd15_shapes, write_header, write_raw
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.local_model import ModelFormat
@@ -49,6 +50,14 @@ def test_parts_of_a_model_and_single_parts_are_not_models(tmp_path: Path) -> Non
     shutil.copytree(STARTER / "unet", tmp_path / "owner" / "safety-checker")
 
     assert list(scanned(tmp_path)) == ["owner/name"]
+
+
+def test_loras_and_upscalers_are_not_models(tmp_path: Path) -> None:
+    for folder in ("loras", "upscalers"):
+        write_header(tmp_path / folder / "file.safetensors", sd15_shapes())
+    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras")
+
+    assert list(Catalogue.of(settings).scan()) == ["starter"]
 
 
 def test_hidden_and_unprintable_names_are_ignored(tmp_path: Path) -> None:
