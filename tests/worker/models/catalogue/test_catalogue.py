@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.settings.worker import WorkerSettings
 from tests.worker.models.checkpoints.headers import flux_shapes, sd15_shapes, write_header, write_raw
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.local_model import ModelFormat
@@ -49,6 +50,14 @@ def test_parts_of_a_model_and_single_parts_are_not_models(tmp_path: Path) -> Non
     shutil.copytree(STARTER / "unet", tmp_path / "owner" / "safety-checker")
 
     assert list(scanned(tmp_path)) == ["owner/name"]
+
+
+def test_loras_and_upscalers_are_not_models(tmp_path: Path) -> None:
+    for folder in ("loras", "upscalers"):
+        write_header(tmp_path / folder / "file.safetensors", sd15_shapes())
+    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras")
+
+    assert list(Catalogue.of(settings).scan()) == ["starter"]
 
 
 def test_hidden_and_unprintable_names_are_ignored(tmp_path: Path) -> None:
@@ -222,6 +231,13 @@ def test_a_wrong_index_is_one_sentence(index: str, reason: str, tmp_path: Path) 
 
     assert only(tmp_path).state is DiskState.BROKEN
     assert str(only(tmp_path).reason).startswith(reason)
+
+
+def test_a_modular_pipeline_says_that_it_is_not_supported(tmp_path: Path) -> None:
+    folder = starter_copy(tmp_path / "name")
+    (folder / "model_index.json").rename(folder / "modular_model_index.json")
+
+    assert str(only(tmp_path).reason).startswith("It is a modular pipeline, which is not supported")
 
 
 def test_models_of_the_settings_are_listed_wherever_they_are(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Single files draw what the same weights in diffusers' format draw, without a network."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from shared.errors import ConfigurationError
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
+from worker.engines.diffusers.loading import pipeline_loading
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.models.local_model import LocalModel, ModelFormat
 from worker.models.sources import ModelSource
@@ -74,6 +76,23 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     assert caught.value.detail == (
         f"The model {model.name} could not be loaded: its weights are incomplete: some of unet are missing."
     )
+
+
+def test_a_file_that_is_swapped_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = found(original.write(tmp_path / "model.safetensors", *single_file("sd15", tiny_pipeline("sd15"))))
+
+    def swap(*_: Any, **__: Any) -> None:
+        os.utime(model.path, (1, 1))
+
+    monkeypatch.setattr(pipeline_loading, "load_checkpoint", swap)
+    with pytest.raises(ConfigurationError) as swapped:
+        loaded(model)
+    model.path.unlink()
+    with pytest.raises(ConfigurationError) as removed:
+        loaded(model)
+
+    assert "changed while they were loaded" in swapped.value.detail
+    assert "could not be loaded" in removed.value.detail
 
 
 def test_a_transformer_without_its_other_parts_names_what_is_missing(tmp_path: Path) -> None:
