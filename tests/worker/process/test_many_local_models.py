@@ -129,7 +129,7 @@ def budget_of(expected: Mapping[str, Expected]) -> int:
 
 
 def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
-    wait_until(lambda: names(local.api).keys() == {*FILES, BASE})
+    wait_until(lambda: names(local.api).keys() >= {*FILES, BASE})
 
     xl = local.api.get("/api/models/people/sdxl").json()
     assert (xl["state"], xl["family"], xl["limits"]["multiple_of"]) == ("available", "sdxl", 8)
@@ -141,7 +141,7 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
     local: Stack, expected: dict[str, Expected]
 ) -> None:
     api = local.api
-    wait_until(lambda: names(api).keys() == {*FILES, BASE})
+    wait_until(lambda: names(api).keys() >= {*FILES, BASE})
 
     jobs = [
         api.post("/api/jobs", {"prompt": "x", "seed": SEEDS[number % 2], "model": model, **SMALL}).json()
