@@ -107,7 +107,9 @@ class OfferedModels:
         return ModelChoice(backend, entry, state)
 
     def _require_licence(self, entry: ModelEntry) -> None:
-        if not self.settings.commercial_only or entry.commercial_use or entry.capabilities is None:
+        # Of a default model that its worker is still loading, nothing is known; the worker checks it.
+        is_unknown = entry.state is ModelState.LOADING or not entry.state.is_usable
+        if not self.settings.commercial_only or entry.commercial_use or is_unknown:
             return
         licence = f"its licence is {entry.licence}" if entry.licence else "its licence is unknown"
         raise LicenceForbidden(

@@ -4,7 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from shared.jobs.types import Backend
 from shared.models import bfl
+from shared.models.catalogue import ModelEntry, ModelState
+from shared.redis.store import Store, connect
+from shared.workers.models import ModelRecords
+from shared.workers.records import Workers
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 from tests.support.polling import wait_until
@@ -16,6 +21,58 @@ def cloud(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings = {"SD_BACKENDS": "sd,flux-api", "SD_DEFAULT_BACKEND": "sd", "SD_BFL_API_KEY": "bfl-key"}
     with Stack(redis_url, tmp_path_factory.mktemp("cloud"), **settings) as stack:
         yield stack.start_api()
+
+
+@pytest.fixture(scope="module")
+def published(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """An API that allows only models for commercial use, and two thousand models without a worker."""
+    settings = {"SD_BACKENDS": "sd", "SD_COMMERCIAL_ONLY": "true"}
+    with Stack(redis_url, tmp_path_factory.mktemp("published"), **settings) as stack:
+        capabilities = bfl.MODELS["flux-dev"]
+        many = [
+            ModelEntry(
+                name=f"folder/model-{number:04}",
+                backend=Backend.SD,
+                commercial_use=True,
+                capabilities=capabilities.model_copy(update={"model": f"folder/model-{number:04}"}),
+            )
+            for number in range(2000)
+        ]
+        others = [
+            ModelEntry(name="hobby", backend=Backend.SD, commercial_use=False, licence="non-commercial"),
+            ModelEntry(name="unknown", backend=Backend.SD),
+            ModelEntry(name="half", backend=Backend.SD, state=ModelState.DOWNLOADING, reason="It is being copied."),
+        ]
+        store, records = Store(connect(redis_url)), ModelRecords(stack.prefix)
+        store.run(records.publish(Backend.SD, "here", [*many, *others], is_complete=True))
+        store.run(Workers(stack.prefix).set_capabilities(Backend.SD, many[0].capabilities or capabilities))
+        yield stack.start_api()
+
+
+def test_two_thousand_models_are_listed_and_chosen(published: Api) -> None:
+    models = published.get("/api/models").json()["models"]
+    job = published.post("/api/jobs", {"prompt": "x", "model": "folder/model-1234"}).json()
+    near = published.post("/api/jobs", {"prompt": "x", "model": "folder/modell-1234"})
+
+    assert len(models) == 2003
+    assert (job["state"], job["model"]) == ("queued", "folder/model-1234")
+    assert_problem(near, 404, "model-not-found")
+    assert "folder/model-1234" in near.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["hobby", "unknown"])
+def test_a_model_that_is_not_for_commercial_use_is_refused(published: Api, name: str) -> None:
+    answer = published.post("/api/jobs", {"prompt": "x", "model": name})
+
+    assert_problem(answer, 403, "licence-forbidden")
+
+
+def test_a_model_that_cannot_be_used_says_what_is_missing(published: Api) -> None:
+    answer = published.post("/api/jobs", {"prompt": "x", "model": "half"})
+
+    assert_problem(answer, 503, "model-unavailable")
+    assert "It is being copied." in answer.json()["detail"]
+    assert answer.headers["retry-after"]
 
 
 def test_a_model_is_listed_with_its_state_defaults_and_limits(api: Api) -> None:

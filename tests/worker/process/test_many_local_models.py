@@ -21,7 +21,7 @@ from tests.support.polling import wait_until
 from tests.worker.engines.diffusers.checkpoints import original_layouts
 from tests.worker.engines.diffusers.checkpoints.test_gguf import write_gguf
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
-from tests.worker.process.test_many_models import longest_delay
+from tests.worker.process.test_many_models import overtaken_too_long
 from tests.worker.recording_watch import RecordingWatch
 from tests.worker.worker_records import worker_records
 from worker.engines.diffusers.engine import DiffusersEngine
@@ -29,7 +29,11 @@ from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs, Pixels
 from worker.models.sources import ModelSource
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|gguf)")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|gguf)"),
+    # Makes, loads and renders with ten models.
+    pytest.mark.timeout(600),
+]
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1}
 #: Checkpoints in SD_MODEL_DIR by family, in the layout of the tools that write them.
@@ -37,11 +41,12 @@ CHECKPOINTS = {"sd15": "sd15", "people/sdxl": "sdxl", "flux": "flux1"}
 #: A quantized transformer, and the folder that holds its other parts.
 PAIR, BASE = "mine", "owner/base"
 FILES = {**{name: f"{name}.safetensors" for name in CHECKPOINTS}, PAIR: f"{PAIR}.gguf", "starter": "starter"}
-#: The model of each job, by its seed.
 WANTED = random.Random(5).choices(list(FILES), k=60)
+#: Jobs differ in few seeds: what they should show is rendered once for each.
+SEEDS = (1, 2)
 AFFINITY_SECONDS = 3
 #: A job or a load that has begun is not interrupted, and this machine may have much else to do.
-BUSY_SECONDS = 20.0
+BUSY_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ def _expected(folder: Path, name: str) -> Expected:
     path = name if name == "starter" else str(folder / FILES[name])
     engine = DiffusersEngine.load(ModelSource("", path, folder).ensure_downloaded(), DiffusersOptions(device="cpu"))
     pixels = {}
-    for seed in [seed for seed, model in enumerate(WANTED) if model == name]:
+    for seed in SEEDS:
         request, _ = engine.capabilities.resolve(GenerationRequest(prompt="x", seed=seed, **SMALL))
         (image,) = engine.generate(request, Inputs(), RecordingWatch())
         pixels[seed] = image.pixels
@@ -124,7 +129,7 @@ def budget_of(expected: Mapping[str, Expected]) -> int:
 
 
 def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
-    wait_until(lambda: names(local.api).keys() == {*FILES, BASE})
+    wait_until(lambda: names(local.api).keys() >= {*FILES, BASE})
 
     xl = local.api.get("/api/models/people/sdxl").json()
     assert (xl["state"], xl["family"], xl["limits"]["multiple_of"]) == ("available", "sdxl", 8)
@@ -136,11 +141,11 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
     local: Stack, expected: dict[str, Expected]
 ) -> None:
     api = local.api
-    wait_until(lambda: names(api).keys() == {*FILES, BASE})
+    wait_until(lambda: names(api).keys() >= {*FILES, BASE})
 
     jobs = [
-        api.post("/api/jobs", {"prompt": "x", "seed": seed, "model": model, **SMALL}).json()
-        for seed, model in enumerate(WANTED)
+        api.post("/api/jobs", {"prompt": "x", "seed": SEEDS[number % 2], "model": model, **SMALL}).json()
+        for number, model in enumerate(WANTED)
     ]
     most_bytes = 0
     while api.get(f"/api/jobs/{jobs[-1]['id']}").json()["state"] in ("queued", "running"):
@@ -151,13 +156,13 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
     assert [(job["state"], job["model"], job["error"]) for job in done] == [
         ("succeeded", name, None) for name in WANTED
     ]
-    for name, one in expected.items():
-        differences = {seed: _difference(pixels_of(api, done[seed]), pixels) for seed, pixels in one.pixels.items()}
+    for number, (job, name) in enumerate(zip(done, WANTED, strict=True)):
+        difference = _difference(pixels_of(api, job), expected[name].pixels[SEEDS[number % 2]])
         # In a batch of some sizes, a value may be rounded the other way; another model's differ by a hundred.
-        assert set(differences.values()) <= {0, 1}, (name, differences)
+        assert difference <= 1, (name, difference)
     assert model_loads(api) <= 25
     assert 0 < most_bytes <= budget_of(expected)
-    assert longest_delay(done) <= AFFINITY_SECONDS + BUSY_SECONDS
+    assert overtaken_too_long(done, AFFINITY_SECONDS + BUSY_SECONDS) == []
 
 
 def _difference(one: Pixels, other: Pixels) -> int:
