@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("worker").setLevel(logging.INFO)
     ends_at = time.monotonic() + options.seconds
-    machine = Machine.of("cpu" if options.tiny else "cuda", options.quick, ends_at, tuple(options.models))
+    machine = Machine.of(
+        "cpu" if options.tiny else "cuda", options.quick, ends_at, tuple(options.models), tuple(options.tests)
+    )
     print(machine.description, flush=True)
     figures: list[Figure] = []
     skipped: list[str] = []
@@ -66,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *MEASURES], help=", ".join(MEASURES))
     parser.add_argument("--quick", action="store_true", help="without what has to be compiled for minutes")
     parser.add_argument("--models", nargs="+", default=(), metavar="MODEL", help="only these, such as SDXL")
+    parser.add_argument("--tests", nargs="+", default=(), metavar="PART", help="only tests with this in their name")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, to try the bench itself")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"start nothing after this (default: {SECONDS})")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"file for the results (default: {RESULTS})")

@@ -21,14 +21,26 @@ TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
 #: In place of the configuration in pyproject.toml: the machine may have other versions of pytest and its plugins, and
 #: another PyTorch may warn of other things.
 CONFIGURATION = "[pytest]\nmarkers =\n    gpu: needs a CUDA device\n    timeout: for a plugin\n"
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=8", "--rootdir=.")
+PYTEST = (
+    sys.executable,
+    "-m",
+    "pytest",
+    "-v",
+    "--tb=short",
+    "-rf",
+    "-p",
+    "no:cacheprovider",
+    "--durations=8",
+    "--rootdir=.",
+)
 #: They take a minute of the three that a quick run has.
 SLOW = "full_size"
 
 
 def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
     files = [TINY] if machine.is_tiny else test_files(Path("tests"))
-    marks = [] if machine.is_tiny else ["-m", "gpu", *(["-k", f"not {SLOW}"] if machine.quick else [])]
+    chosen = " or ".join(machine.tests) or (f"not {SLOW}" if machine.quick else "")
+    marks = [] if machine.is_tiny else ["-m", "gpu", "-k", chosen]
     with tempfile.TemporaryDirectory() as folder:
         result, configuration = Path(folder, "tests.xml"), Path(folder, "pytest.ini")
         configuration.write_text(CONFIGURATION)
@@ -45,6 +57,7 @@ def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
             output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else (error.stdout or "")
             skip("some of the tests marked gpu: there was no time left")
         if not result.exists():
+            print(output[-6000:], flush=True)
             raise RuntimeError(output[-1500:])
         print(*re.findall(r"^.*s (?:call|setup) .*$", output, re.MULTILINE), sep="\n", flush=True)
         yield from figures(result.read_text(), output)

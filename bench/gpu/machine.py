@@ -24,10 +24,14 @@ class Machine:
     """By the monotonic clock."""
     models: tuple[str, ...] = ()
     """Only these are measured; all if empty."""
+    tests: tuple[str, ...] = ()
+    """Parts of the names of the only tests that run; all if empty."""
 
     @classmethod
-    def of(cls, device: str, quick: bool, ends_at: float, models: tuple[str, ...] = ()) -> Self:
-        return cls(torch.device(device), quick, ends_at, models)
+    def of(
+        cls, device: str, quick: bool, ends_at: float, models: tuple[str, ...] = (), tests: tuple[str, ...] = ()
+    ) -> Self:
+        return cls(torch.device(device), quick, ends_at, models, tests)
 
     def wants(self, model: str) -> bool:
         return not self.models or model in self.models

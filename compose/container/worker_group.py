@@ -40,7 +40,7 @@ class WorkerGroup:
             self._workers.append(subprocess.Popen(command(slot.name), env=own))
 
     def run(self) -> int:
-        """Until one ends; then the others are told to. Returns the exit code of the first."""
+        """Wait until one ends, and end the others. Returns the exit code of the first."""
         while not (codes := [code for worker in self._workers if (code := worker.poll()) is not None]):
             self._report()
             time.sleep(TICK_SECONDS)

@@ -13,7 +13,6 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
-from worker.engines.diffusers.memory.out_of_memory import is_broken_device
 
 logger = logging.getLogger(__name__)
 
@@ -158,31 +157,34 @@ class CudaGraphs:
 
     def _try_capture(self, forward: Forward, shape: _Shape, key: Hashable, arguments: Any) -> None:
         self._make_room()
-        static = mapped(arguments, torch.clone)
-        args, kwargs = static
-        try:
-            graph = self._backend.capture(lambda: forward(*args, **kwargs))
-            # Refuses results that are no tensors.
-            signature_of(mapped(graph.output, torch.clone))
-            call = _StaticCall(graph, static)
-            seconds = min(self._backend.seconds(lambda: call(arguments))[0] for _ in TIMED_CALLS)
-        # What a model does that no graph can hold shows in many kinds of errors.
-        except Exception as error:
-            if is_broken_device(error):
-                raise
-            logger.info("no graph for this shape: %s", str(error).partition("\n")[0])
+        call = self._capture(forward, mapped(arguments, torch.clone))
+        if call is None:
+            # Only now is everything gone that the attempt held. Another one with the same shape would fail again.
             self._wasted += 1
-            # Another try with the same shape would fail again.
             self.drop()
-            self._shapes[key] = _Shape(rejected=True)
+            self._backend.require_working_device()
             shape.rejected = True
+            self._shapes[key] = shape
             return
+        seconds = min(self._backend.seconds(lambda: call(arguments))[0] for _ in TIMED_CALLS)
         ratio = seconds / shape.seconds
         decision = Decision(round(ratio, 3), ratio <= WORTHWHILE)
         self._decisions.put(decision, key)
         logger.info("a graph takes %.2f of the time of this shape%s", ratio, "" if decision.chosen else ": not used")
         shape.rejected = not decision.chosen
         shape.graph = call if decision.chosen else None
+
+    def _capture(self, forward: Forward, static: Any) -> _StaticCall | None:
+        """None for a model that does something that no graph can hold: that shows in many kinds of errors."""
+        args, kwargs = static
+        try:
+            graph = self._backend.capture(lambda: forward(*args, **kwargs))
+            # Refuses results that are no tensors.
+            signature_of(mapped(graph.output, torch.clone))
+        except Exception as error:
+            logger.info("no graph for this shape: %s", str(error).partition("\n")[0])
+            return None
+        return _StaticCall(graph, static)
 
     def _make_room(self) -> None:
         captured = [shape for shape in self._shapes.values() if shape.graph]

@@ -1,5 +1,6 @@
 """Captures the kernels of a call as a CUDA graph, which one launch replays."""
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ class GraphBackend(Protocol):
 
     def release(self) -> None:
         """Return the memory of dropped graphs."""
+        ...
+
+    def require_working_device(self) -> None:
+        """After a capture that failed. Raises what the device raises if that has broken it."""
         ...
 
 
@@ -105,3 +110,11 @@ class CudaGraphBackend:
     def release(self) -> None:
         self._pool = None
         torch.cuda.empty_cache()
+
+    def require_working_device(self) -> None:
+        # A graph that was not ended would keep the memory allocator and the random numbers waiting for its end.
+        gc.collect()
+        # It may have left memory behind that belongs to no graph.
+        self._pool = None
+        torch.cuda.synchronize(self.device)
+        torch.zeros(1, device=self.device).add_(1).item()

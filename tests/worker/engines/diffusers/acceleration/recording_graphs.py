@@ -33,6 +33,7 @@ class RecordingGraphs:
     replays: int = 0
     releases: int = 0
     fail: Callable[[], None] = lambda: None
+    is_broken: Callable[[], None] = lambda: None
 
     def capture(self, call: Callable[[], Any]) -> RecordedGraph:
         self.captures += 1
@@ -54,3 +55,6 @@ class RecordingGraphs:
 
     def release(self) -> None:
         self.releases += 1
+
+    def require_working_device(self) -> None:
+        self.is_broken()

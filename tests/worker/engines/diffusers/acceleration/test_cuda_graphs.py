@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_captured_runs_as_usual(device: str) -> None:
     denoiser = Unfit().to(device)
 
     def refuse() -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
+        raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
 
     graphs, backend = with_graphs(device, **({"fail": refuse} if device == "cpu" else {}))
     given = random(device, 2, 8), random(device, 1)
@@ -199,6 +199,16 @@ def test_a_model_that_cannot_be_captured_runs_as_usual(device: str) -> None:
     fitting = Denoiser().to(device)
     run(graphs, fitting)
     assert torch.isfinite(fitting(*given)[0]).all()
+
+
+def test_a_device_that_a_capture_has_broken_is_not_used_on(denoiser: Denoiser) -> None:
+    def fail() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    graphs, _ = with_graphs("cpu", fail=fail, is_broken=fail)
+
+    with pytest.raises(torch.AcceleratorError, match="illegal memory access"):
+        run(graphs, denoiser)
 
 
 def test_without_room_in_memory_there_are_no_graphs(denoiser: Denoiser) -> None:
