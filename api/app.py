@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from api import openapi, problems
+from api import problems
 from api.delivery.protocol_errors import ProtocolErrors
 from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
@@ -19,6 +19,7 @@ from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
 from api.native import docs, events, generate, health, images, jobs, key, metrics, models, webhooks
+from api.protocols import openapi
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
 from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_endpoint, renderers_by_prefix
