@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from api.intake import fetching
+from api.intake.images import fetching
 from api.intake.images.fetching import ImageFetcher
 from shared.errors import InvalidImage, QueueFull
 from shared.net.outbound import OutboundClient

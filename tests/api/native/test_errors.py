@@ -20,7 +20,7 @@ UNKNOWN = "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a"
         ("GET", f"{UNKNOWN}/events", 404, "job-not-found"),
         ("GET", f"{UNKNOWN}/images/0", 404, "job-not-found"),
         ("GET", "/api/nothing", 404, "not-found"),
-        ("GET", "/", 404, "not-found"),
+        ("GET", "/nothing", 404, "not-found"),
     ],
 )
 def test_every_route_answers_problems_of_one_shape(api: Api, method: str, path: str, status: int, code: str) -> None:

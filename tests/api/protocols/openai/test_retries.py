@@ -11,7 +11,7 @@ import requests
 
 from tests.api.images import encoded, half_mask, scene
 from tests.api.protocols.conftest import openai_for
-from tests.api.protocols.cutting_proxy import cutting_proxy
+from tests.api.protocols.openai.cutting_proxy import cutting_proxy
 from tests.stack import Api, Stack
 
 GENERATIONS = "/v1/images/generations"
