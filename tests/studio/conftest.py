@@ -14,7 +14,7 @@ from tests.stack import Api
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 #: For a busy machine; everything is awaited, nothing is slept.
-TIMEOUT_MS = 40_000
+TIMEOUT_MS = 60_000
 DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 360, "height": 740}
 expect.set_options(timeout=TIMEOUT_MS)
 

@@ -28,7 +28,7 @@ export function Create() {
     setStatus({ isBusy: true, problem: "" });
     setStatus({ isBusy: false, problem: await submitForm() });
   };
-  return html`<form class="create" aria-label="Create" onSubmit=${generate} onKeyDown=${(event) => isGenerateKey(event) && generate(event)}>
+  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${(event) => isGenerateKey(event) && generate(event)}>
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />
