@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from api.edge.body_limit import MAX_JSON_BYTES
-from shared.errors import InvalidRequest, PayloadTooLarge
+from shared.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 #: Limit of commas and opening brackets, as a bound of the memory: a value of a few bytes takes a hundred once parsed.
 MAX_VALUES = 16 * 1024
@@ -25,6 +25,15 @@ def is_small(http: Request) -> bool:
 
 def media_type(http: Request) -> str:
     return http.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def require_json(http: Request) -> None:
+    """For protocols whose clients may leave the content type out. Raises UnsupportedMediaType.
+
+    Any web page may post a form or plain text to any site.
+    """
+    if media_type(http) not in ("", "application/json"):
+        raise UnsupportedMediaType
 
 
 async def body_chunks(http: Request) -> AsyncIterator[bytes]:

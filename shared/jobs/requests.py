@@ -141,8 +141,12 @@ class SecondPass(FrozenModel):
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Default: as many as in the first pass."""
     width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
-    """Pixels; default: what `scale` makes of the first pass."""
+    """Pixels, with `height`; default: what `scale` makes of the first pass."""
     height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return (self.width, self.height) if self.width and self.height else None
 
 
 class GenerationRequest(FrozenModel):

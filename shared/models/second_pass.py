@@ -21,7 +21,7 @@ def resolve_second_pass(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields to change once the first pass of the request `asked` has this size, and warnings."""
     second = asked.second_pass
-    if second is None or second.width is not None:
+    if second is None:
         return {}, ()
     if not _is_possible(model):
         return {"second_pass": None}, (f"second_pass is ignored: {model.model} does not support it",)
@@ -36,7 +36,7 @@ def second_pass_errors(
     if second is None or not _is_possible(model):
         return []
     width, height = _second_size(model, asked, second, size, limits.max_pixels if limits else None)
-    wanted = size[0] * second.scale, size[1] * second.scale
+    wanted = second.size or (size[0] * second.scale, size[1] * second.scale)
     if not asked.fit_size and (wanted[0] >= width + model.multiple_of or wanted[1] >= height + model.multiple_of):
         return [FieldError(_SCALE, f"would make images larger than {width}x{height}, which is the most")]
     steps = second.num_inference_steps or asked.num_inference_steps or model.num_inference_steps or 1
@@ -53,10 +53,12 @@ def _second_size(
 
     A model that makes the first pass smaller than asked for would not make the second one well: it keeps the size.
     """
+    limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
+    if second.size is not None:
+        return model.fitted_size(second.size, limit)
     width, height = (asked.width or size[0], asked.height or size[1]) if asked.fit_size else size
     scale = sqrt(width * height / (size[0] * size[1]))
     scale = 1.0 if scale**2 > _TOLERANCE else max(1.0, second.scale * scale)
-    limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
     return model.fitted_size((size[0] * scale, size[1] * scale), limit)
 
 

@@ -49,6 +49,7 @@ def second_size(model: Capabilities, **fields: Any) -> tuple[int | None, int | N
         # It makes the first pass smaller, because it cannot do better.
         (SMALL, {"second_pass": {}, "width": 512, "height": 512, "fit_size": True}, (128, 128)),
         (MODEL, {"second_pass": {"scale": 4}, "fit_size": True}, (1024, 1024)),
+        (MODEL, {"second_pass": {"width": 640, "height": 768}}, (640, 768)),
     ],
 )
 def test_the_second_pass_has_a_size_that_the_model_makes_well(
@@ -61,6 +62,7 @@ def test_the_second_pass_has_a_size_that_the_model_makes_well(
     ("fields", "pointer"),
     [
         ({"second_pass": {"scale": 4}}, "/second_pass/scale"),
+        ({"second_pass": {"width": 8192, "height": 8192}}, "/second_pass/scale"),
         ({"second_pass": {"strength": 1, "num_inference_steps": 150}}, "/second_pass/scale"),
     ],
 )
@@ -69,6 +71,13 @@ def test_a_second_pass_beyond_the_limits_is_refused(fields: dict[str, Any], poin
         resolved(MODEL, **fields)
 
     assert [error.pointer for error in refusal.value.errors] == [pointer]
+
+
+def test_a_resolved_request_stays_as_it_is() -> None:
+    once = resolved(SMALL, second_pass={}, width=512, height=512, fit_size=True)
+
+    SMALL.check(once, LIMITS)
+    assert SMALL.resolve(once, None, LIMITS.max_pixels) == (once, ())
 
 
 def test_a_second_pass_is_a_warning_for_models_without_strength() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from api.field_errors import invalid_field
-from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body, require_json
 from api.intake.json_request import decode_image
 from api.intake.json_uploads import JsonUploadReader
 from api.intake.uploads import RequestUploads, UploadStore, UploadWriter
@@ -45,8 +45,9 @@ async def read_separate_images(
 ) -> tuple[dict[str, Any], list[SeparateImage]]:
     """The body, and its images, which `exits` removes unless a job has them by then.
 
-    Raises InvalidRequest, InvalidImage, PayloadTooLarge, StorageFull and StorageUnavailable.
+    Raises UnsupportedMediaType, InvalidRequest, InvalidImage, PayloadTooLarge, StorageFull and StorageUnavailable.
     """
+    require_json(http)
     owners: dict[UploadWriter, RequestUploads] = {}
 
     async def start() -> UploadWriter:

@@ -193,6 +193,16 @@ def test_a_body_that_is_no_object_is_refused(api: Api, path: str, body: bytes) -
     refusal(answer, 422, "invalid-request")
 
 
+@pytest.mark.parametrize("path", ["txt2img", "img2img", "options", "png-info", "extra-single-image"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_what_any_web_page_may_send_is_refused(api: Api, path: str, kind: str) -> None:
+    headers = {"Content-Type": kind}
+
+    answer = requests.post(f"{api.url}/sdapi/v1/{path}", data=b"{}", headers=headers, timeout=30)
+
+    refusal(answer, 415, "unsupported-media-type")
+
+
 def test_what_has_no_effect_gives_a_warning(api: Api) -> None:
     body = {
         "prompt": "a [cat:dog:0.5] AND a (bird:1.2) <lora:missing:0.8> <hypernet:x>",

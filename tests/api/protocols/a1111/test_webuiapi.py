@@ -135,6 +135,9 @@ def test_images_are_enlarged(client: webuiapi.WebUIApi) -> None:
 
     assert client.extra_single_image(heart, upscaler_1="Lanczos", upscaling_resize=3).image.size == (384, 384)
     assert client.extra_single_image(heart, upscaler_1="None", upscaling_resize=3).image.size == (128, 128)
+    upscaled = client.extra_single_image(heart, upscaler_1="upscale-starter", upscaling_resize=2)
+    assert upscaled.image.size == (256, 256)
+    assert shows_heart(upscaled.image)
     boxed = {"resize_mode": 1, "upscaling_resize_w": 300, "upscaling_resize_h": 200, "upscaler_1": "Lanczos"}
     assert client.extra_single_image(heart, **boxed).image.size == (200, 200)
     batch = client.extra_batch_images([heart, heart.resize((64, 32))], upscaler_1="Lanczos", upscaling_resize=2)
@@ -156,7 +159,7 @@ def test_lists_have_the_shapes_that_the_package_reads(client: webuiapi.WebUIApi)
     assert title == client.util_get_current_model()
     assert {"Euler a", "DPM++ 2M", "DDIM"} <= {*client.util_get_sampler_names()}
     assert "karras" in client.util_get_scheduler_names()
-    assert {"None", "Lanczos"} <= {upscaler["name"] for upscaler in client.get_upscalers()}
+    assert {"None", "Lanczos", "upscale-starter"} <= {upscaler["name"] for upscaler in client.get_upscalers()}
     assert client.get_scripts() == {"txt2img": [], "img2img": []}
     assert client.get_embeddings() == {"loaded": {}, "skipped": {}}
     empty = [client.get_sd_vae, client.get_latent_upscale_modes, client.get_loras, client.get_hypernetworks]
