@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from api import openapi, problems
+from api import problems
 from api.delivery.protocol_errors import ProtocolErrors
 from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
@@ -19,9 +19,10 @@ from api.edge.security_headers import SecurityHeaders
 from api.edge.telemetry.middleware import RequestTelemetry
 from api.edge.telemetry.tracing import telemetry_config
 from api.native import docs, events, generate, health, images, jobs, key, metrics, models, webhooks
+from api.protocols import openapi
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
-from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
+from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_endpoint, renderers_by_prefix
 from api.services import Services
 from api.studio import page
 from shared.jobs.types import ApiProtocol
@@ -30,7 +31,7 @@ DESCRIPTION = """Send a prompt, get images. `POST /api/txt2img` waits for them; 
 Errors are RFC 9457 problem details with a stable `code`."""
 
 #: Paths whose requests may contain images.
-IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/jobs", MCP_PATH)
+IMAGE_PATHS = ("/api/txt2img", "/api/img2img", "/api/upscale", "/api/jobs", MCP_PATH)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -77,7 +78,9 @@ class Api(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
-        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), error_renderers(self.state.protocols)))
+        protocols: Sequence[ProtocolRoutes] = self.state.protocols
+        renderers = renderers_by_prefix(protocols), renderers_by_endpoint(protocols)
+        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), *renderers))
         return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 
 

@@ -29,6 +29,7 @@ MEASURES = {
     "delivery": "api",
     "webhooks": "api",
     "crowd": "api",
+    "switching": "worker",
     "growth": "worker",
 }
 RESULTS = Path("bench/results.json")

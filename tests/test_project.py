@@ -34,6 +34,7 @@ FORBIDDEN = {
     "shared/models/capabilities.py": ["import shared.redis.store"],
     "shared/net/outbound.py": ["import shared.jobs.requests"],
     "shared/observability/logs.py": ["import shared.storage.images"],
+    "shared/protocols/replicate.py": ["import shared.storage.images"],
     "shared/redis/store.py": ["import shared.jobs.operations", "import shared.storage.images"],
     "shared/settings/service.py": ["import shared.redis.store", "import celery"],
     "shared/storage/images.py": ["import diffusers", "import fastapi", "import api.app", "import shared.redis.store"],

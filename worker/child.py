@@ -83,8 +83,8 @@ class Child:
             heartbeat.stop()
             raise
         jobs, affinity = Jobs(settings.redis_prefix), _affinity(settings, worker, engines.source)
-        job_store = RedisJobStore(store, jobs, settings.backend, on_moved, affinity)
-        runner = _create_runner(settings, engines.source, worker, store, job_store, images, tracing)
+        job_store = RedisJobStore(store, jobs, settings.backend, on_moved, affinity, engines.is_elsewhere)
+        runner = _create_runner(settings, engines, worker, store, job_store, images, tracing)
         if engines.upkeep is not None:
             engines.upkeep.start()
         if engines.memory is not None:
@@ -159,7 +159,7 @@ def _affinity(settings: WorkerSettings, worker: WorkerIdentity, engines: EngineS
 
 def _create_runner(
     settings: WorkerSettings,
-    engines: EngineSource,
+    engines: WorkerEngines,
     worker: WorkerIdentity,
     store: Store,
     job_store: RedisJobStore,
@@ -171,7 +171,7 @@ def _create_runner(
     time_limit = math.inf if is_cloud else settings.job_timeout_seconds
     reader = InputReader(images.inputs, settings.max_image_pixels)
     claimer = JobClaimer(
-        engines,
+        engines.source,
         job_store,
         reader,
         worker=worker.id,
@@ -183,7 +183,7 @@ def _create_runner(
     return Runner(
         claimer,
         Renderer(reader, time_limit, _end_hung_process),
-        ImageSaver(images, _encoder(settings, is_cloud=is_cloud), retry_seconds=settings.job_timeout_seconds),
+        ImageSaver(images, _encoder(settings, is_cloud=is_cloud), settings.job_timeout_seconds, engines.scale),
         job_store,
         _result_cache(settings, store, job_store),
         # A device gets the next job while the last one is written; calls to a provider do not wait for each other.

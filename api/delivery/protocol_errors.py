@@ -25,10 +25,13 @@ ErrorRenderer = Callable[[Problem, Mapping[str, str]], RenderedError]
 class ProtocolErrors:
     """Replaces the problems that routes and middleware answer below the paths of a protocol."""
 
-    def __init__(self, app: ASGIApp, renderers: Mapping[str, ErrorRenderer]) -> None:
-        """`renderers` by the beginning of the path, without a slash at the end."""
+    def __init__(
+        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_endpoint: Mapping[object, ErrorRenderer]
+    ) -> None:
+        """`by_endpoint` has the renderers of routes, by their functions; `by_prefix` those of other paths."""
         self._app = app
-        self._renderers = sorted(renderers.items(), key=lambda entry: -len(entry[0]))
+        self._by_endpoint = by_endpoint
+        self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,8 +66,10 @@ class ProtocolErrors:
         return [answer, {"type": "http.response.body", "body": rendered.body}]
 
     def _renderer(self, scope: Scope) -> ErrorRenderer | None:
+        if (renderer := self._by_endpoint.get(scope.get("endpoint"))) is not None:
+            return renderer
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        for prefix, renderer in self._renderers:
+        for prefix, renderer in self._by_prefix:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return renderer
         return None

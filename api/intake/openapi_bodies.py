@@ -1,6 +1,6 @@
 """Describes request bodies in OpenAPI, because routes read them without FastAPI's dependencies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ def json_request_body(examples: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def form_request_body() -> dict[str, Any]:
+def form_request_body(required: Sequence[str] = ("image", "prompt")) -> dict[str, Any]:
     """What `image_submission` reads, for `openapi_extra`."""
     schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     file = {"type": "string", "format": "binary"}
@@ -31,7 +31,7 @@ def form_request_body() -> dict[str, Any]:
     for name in fields.keys() - images.keys() - {"prompt"}:
         # An empty field counts as left out. Without an example, the page at /docs fills in an invented value.
         fields[name]["examples"] = [[] if name in LISTS else ""]
-    form = {"type": "object", "properties": fields, "required": ["image", "prompt"]}
+    form = {"type": "object", "properties": fields, "required": list(required)}
     json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
     return {"requestBody": {"required": True, "content": {FORM_MEDIA_TYPE: {"schema": form}, "application/json": json}}}
 

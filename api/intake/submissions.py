@@ -49,14 +49,19 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
         yield Submission(await read_json_request(http, uploads), uploads)
 
 
+_NO_DEFAULTS: Mapping[str, str] = {}
+
+
 @asynccontextmanager
-async def image_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
-    """The same for a request that needs an image and may be a form."""
+async def image_submission(
+    http: Request, services: Services, defaults: Mapping[str, str] = _NO_DEFAULTS
+) -> AsyncIterator[Submission]:
+    """The same for a request that needs an image and may be a form. `defaults` are for fields that it leaves out."""
     if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
         raise UnsupportedMediaType(f"Send the request as {FORM_MEDIA_TYPE}, or as JSON.")
     read_request = read_form_request if media_type(http) == FORM_MEDIA_TYPE else read_json_request
     async with services.uploads.open_request() as uploads:
-        request = await read_request(http, uploads)
+        request = await read_request(http, uploads, lambda fields: {**defaults, **fields} if defaults else fields)
         if not request.image:
             raise invalid_field("/image", "is missing: send the image as a file part of this name")
         yield Submission(request, uploads)

@@ -9,6 +9,7 @@ from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, not_finished, submit_and_wait
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
+from api.intake.images.enlarging import PROMPT
 from api.intake.openapi_bodies import form_request_body, json_request_body
 from api.intake.submissions import Submission, image_submission, json_submission
 from api.problems import problem_responses
@@ -17,6 +18,7 @@ from shared.jobs.views import JobView
 
 router = APIRouter(tags=["generate"])
 
+UPSCALE_DEFAULTS = {"prompt": PROMPT, "model": "upscale-starter"}
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
     "changed": {
@@ -139,6 +141,25 @@ async def image_to_image(
     fields are parts of the form or parameters of the query. JSON as for `/api/txt2img` is accepted too.
     """
     async with image_submission(http, services) as submission:
+        return await _generate(http, services, submission, idempotency, preferences)
+
+
+@router.post(
+    "/api/upscale",
+    operation_id="upscaleImage",
+    response_model=JobView,
+    responses=GENERATION_RESPONSES,
+    openapi_extra=form_request_body(required=("image",)),
+)
+async def upscale_image(
+    http: Request, services: ServicesDep, idempotency: IdempotencyDep, preferences: AnswerPreferencesDep
+) -> Response:
+    """Enlarge an image and wait for it.
+
+    The body is that of `/api/img2img`. `model` is an upscaler from GET /api/models, by default the bundled one. Without
+    width and height the image becomes four times as large, within the limits. Its transparency is kept.
+    """
+    async with image_submission(http, services, UPSCALE_DEFAULTS) as submission:
         return await _generate(http, services, submission, idempotency, preferences)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 
 from api.delivery.protocol_errors import ErrorRenderer
 from api.protocols import models
@@ -96,6 +97,16 @@ def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes,
     return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
-def error_renderers(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:
-    """By the beginning of the path."""
+def renderers_by_prefix(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:
     return {prefix: routes.render_error for routes in protocols for prefix in routes.prefixes}
+
+
+def renderers_by_endpoint(protocols: Iterable[ProtocolRoutes]) -> dict[object, ErrorRenderer]:
+    """By the functions of the routes. Of two protocols that share one, the last has it."""
+    return {
+        route.endpoint: routes.render_error
+        for routes in protocols
+        for router in routes.routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+    }

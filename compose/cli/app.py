@@ -1,4 +1,4 @@
-"""The command line: `imagegen up`, `generate`, `mcp`, `status`, `logs`, `doctor`, `prune`, `models`."""
+"""The command line: `imagegen up`, `generate`, `upscale`, `mcp`, `status`, `logs`, `doctor`, `prune`, `models`."""
 
 import io
 import json
@@ -99,6 +99,31 @@ def generate(
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
         result = job["images"][0]
         print(f"{output}  {result['width']}x{result['height']}  seed {result['seed']}  {job['model']}")
+
+
+@cli.command()
+def upscale(
+    image: Annotated[Path, typer.Argument(help="The image to enlarge.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write; its extension chooses the format.")
+    ] = Path("enlarged.png"),
+    model: Annotated[str, typer.Option(help="An upscaler, such as upscalers/4x-UltraSharp.")] = "upscale-starter",
+    width: Annotated[int | None, typer.Option(help="Pixels; default: four times those of the image.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
+    url: UrlOption = None,
+) -> None:
+    """Enlarge an image with the running service and show the progress. Sends SD_API_KEY if it is set."""
+    from rich.console import Console
+
+    from compose.cli.client import base64_of
+
+    console = Console()
+    with errors_as_one_sentence():
+        client = _client(url, console)
+        sides = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
+        body = {"prompt": "enlarge this image", "model": model, "image": base64_of(image), **sides}
+        result = client.generate(body, output)["images"][0]
+        print(f"{output}  {result['width']}x{result['height']}")
 
 
 @cli.command()

@@ -187,6 +187,9 @@ class GenerationRequest(FrozenModel):
     """Which parts of `mask` are repainted."""
     mask_blur: Annotated[int | None, Field(ge=0, le=64)] = None
     """Radius in pixels by which the edge of the mask is softened; default: 0."""
+    mask_padding: Annotated[int | None, Field(ge=0, le=1024)] = None
+    """Render only what `mask` marks and this many pixels around it, at width x height, and put it back into the image;
+    default: the whole image is rendered."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
     resize_only: bool = False
@@ -234,6 +237,13 @@ class GenerationRequest(FrozenModel):
         if self.webhook_url is None and (self.webhook_events != FINAL_EVENTS or self.webhook_inline_images):
             raise ValueError("webhook_events and webhook_inline_images need a webhook_url")
         return self
+
+    @field_validator("mask_padding")
+    @classmethod
+    def _require_mask(cls, value: object, validated: ValidationInfo) -> object:
+        if value is not None and validated.data.get("mask") is None:
+            raise ValueError("needs a mask")
+        return value
 
     @field_validator("mask", "strength")
     @classmethod

@@ -28,9 +28,11 @@ def fit_size(
     warnings = []
     if target != asked:
         warnings.append(f"{_text(asked)} is beyond this service's limits: the image has {_text(target)}")
-    if request.output_width is None and (made != target or not model.exact_size):
+    # What is put back into the input image is scaled to its place there.
+    is_scaled = request.output_width is None and request.mask_padding is None
+    if is_scaled and (made != target or not model.exact_size):
         size |= {"output_width": target[0], "output_height": target[1]}
-    if made != target:
+    if made != target and request.mask_padding is None:
         warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")
     return request.model_copy(update=size), tuple(warnings)
 

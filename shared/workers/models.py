@@ -19,7 +19,7 @@ COMMAND_LIFETIME_MS = 60_000
 MAX_COMMANDS = 64
 #: A model that ended its process so often while it was loaded is not loaded again for a time.
 MAX_UNFINISHED_LOADS = 2
-UNFINISHED_LOAD_MS = 1_800_000
+UNFINISHED_LOAD_MS = 600_000
 
 
 class ModelAction(StrEnum):
@@ -92,6 +92,11 @@ class ModelRecords:
             )
 
         return Operation("models/read", self._source(backend, source), [version, name, READ_LIMIT], decode)
+
+    def is_elsewhere(self, backend: Backend, source: str, model: str) -> Operation[bool]:
+        """Whether a living worker of another source has a model that can be used."""
+        args: list[Argument] = [model, source, self._keys.model_entries(backend, ""), SOURCE_LIFETIME_MS]
+        return Operation("models/is_elsewhere", [self._keys.model_sources(backend)], args, bool)
 
     def record_load(self, backend: Backend, model: str, milliseconds: int, size_bytes: int) -> Operation[bool]:
         """Learn how long loading takes and how much memory the model needs."""

@@ -30,7 +30,7 @@ SELECTIONS = {
 }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
 def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
     redis_url: str, tmp_path: Path, selection: list[str]

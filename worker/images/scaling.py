@@ -1,6 +1,8 @@
 """Scales finished images."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +13,23 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
 from worker.images.values import RenderedImage
 
+#: Scales RGB or one channel to a width and height.
+Scale = Callable[[NDArray[np.uint8], Size], NDArray[np.uint8]]
 #: Multiples of pixels make a shape this much different, which nobody sees.
 MAX_STRETCH = 0.06
 
 
-def scale_to_output(image: RenderedImage, request: GenerationRequest) -> RenderedImage:
+def scale_to_output(image: RenderedImage, request: GenerationRequest, scale: Scale | None = None) -> RenderedImage:
     """The image with the size of `output_width` and `output_height`, or as it is without them.
 
     An image of another shape is extended. With an input image, which the model saw in the shape of the result, it is
-    stretched back.
+    stretched back. `scale` is used in place of the Lanczos filter.
     """
+    scale = scale or scaled
     if request.output_width is None or request.output_height is None:
         return image
     size = request.output_width, request.output_height
-    fit = scaled if request.image or _has_shape(image, size) else extended
+    fit = scale if request.image or _has_shape(image, size) else partial(extended, scale=scale)
     return replace(
         image, pixels=fit(image.pixels, size), opacity=None if image.opacity is None else fit(image.opacity, size)
     )
@@ -35,11 +40,11 @@ def _has_shape(image: RenderedImage, size: Size) -> bool:
     return bool(abs(width * size[1] / (height * size[0]) - 1) <= MAX_STRETCH)
 
 
-def extended(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+def extended(image: NDArray[np.uint8], size: Size, scale: Scale) -> NDArray[np.uint8]:
     """The whole image in the middle, with its edges continued and blurred."""
     height, width = image.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    inner = scaled(image, (round(width * scale), round(height * scale)))
+    factor = min(size[0] / width, size[1] / height)
+    inner = scale(image, (round(width * factor), round(height * factor)))
     left, top = (size[0] - inner.shape[1]) // 2, (size[1] - inner.shape[0]) // 2
     right, bottom = size[0] - inner.shape[1] - left, size[1] - inner.shape[0] - top
     margins = [(top, bottom), (left, right), (0, 0)][: image.ndim]

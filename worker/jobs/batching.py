@@ -31,12 +31,16 @@ def are_alike(first: GenerationRequest, second: GenerationRequest) -> bool:
     if len(first.image) != len(second.image) or (first.mask is None) != (second.mask is None):
         return False
     # Only batches of one have several passes, or none.
-    if any(request.second_pass is not None or request.resize_only for request in (first, second)):
+    if any(_has_own_passes(request) for request in (first, second)):
         return False
     if first.prompt_syntax is PromptSyntax.WEIGHTED and not _are_equally_long(first, second):
         return False
     fields = GenerationRequest.model_fields.keys() - _VARYING_FIELDS - NON_IMAGE_FIELDS
     return all(getattr(first, name) == getattr(second, name) for name in fields)
+
+
+def _has_own_passes(request: GenerationRequest) -> bool:
+    return request.second_pass is not None or request.resize_only or request.mask_padding is not None
 
 
 def _are_equally_long(first: GenerationRequest, second: GenerationRequest) -> bool:

@@ -165,6 +165,10 @@ class JobClaimer:
             return self._resolve(job, capabilities, input_size, now)
         except InvalidRequest as error:
             self._fail(job, _job_error(error))
+        except ModelNotFound as error:
+            # On another machine it may be in the folder: its workers take the job.
+            if not self.job_store.is_elsewhere(model):
+                self._fail(job, JobError.from_error(error))
         except (DeadlinePassed, InvalidImage, RequestError, StorageUnavailable) as error:
             self._fail(job, JobError.from_error(error))
         return None

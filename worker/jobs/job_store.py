@@ -46,6 +46,10 @@ class JobStore(Protocol):
         """Tell the followers of queued jobs how far their model is loaded. May be called often."""
         ...
 
+    def is_elsewhere(self, model: str) -> bool:
+        """Whether a worker on another machine has a model that this one does not know."""
+        ...
+
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
         """Compare-and-set each record from the old job to the new one, retried until the store answers.
 

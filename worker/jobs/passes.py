@@ -8,6 +8,7 @@ from shared.jobs.requests import GenerationRequest, SecondPass
 from worker.engines.base import Engine, JobWatch, Step
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, Pixels, RenderedImage
+from worker.jobs.masked_area import render_masked_area
 
 #: Stands for an input image in the request of a second pass, whose pixels were never stored.
 RENDERED = f"sha256:{'0' * 64}"
@@ -20,6 +21,8 @@ def generate(engine: Engine, request: GenerationRequest, inputs: Inputs, watch: 
         pixels, opacity = inputs.sources[0].transparent_pixels()
         opacity = None if opacity is None else scaled(opacity, size)
         return [RenderedImage(scaled(pixels, size), request.seed or 0, opacity=opacity)]
+    if request.mask_padding is not None and inputs.mask is not None:
+        return render_masked_area(engine, request, inputs, inputs.mask, watch)
     second = request.second_pass
     if second is None:
         return engine.generate(request, inputs, watch)

@@ -14,7 +14,7 @@ from shared.models.capabilities import Capabilities
 from shared.storage.images import ImageStore, thumbnail_widths
 from worker.engines.base import acceleration_of
 from worker.images.encoder import Encoder
-from worker.images.scaling import scale_to_output
+from worker.images.scaling import Scale, scale_to_output, scaled
 from worker.images.thumbnails import encode_thumbnail
 from worker.images.values import Pixels, RenderedImage
 from worker.jobs.rendering import Rendering, milliseconds_since
@@ -40,6 +40,8 @@ class ImageSaver:
     encoder: Encoder
     retry_seconds: float = 600
     """How long to go on trying to store an image that was bought."""
+    scale: Scale = scaled
+    """Scales images to the size that the caller asked for."""
 
     def save(self, rendering: Rendering) -> SavedImages:
         """Raise what rendering raised, once the images that were made before that are stored."""
@@ -68,7 +70,7 @@ class ImageSaver:
     def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
         job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
-        image = scale_to_output(image, job.request)
+        image = scale_to_output(image, job.request, self.scale)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
@@ -126,7 +128,8 @@ def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> N
     if request.resize_only or not model.exact_size:
         return
     made = request.second_pass or request
-    if pixels.shape[:2] != (made.height, made.width):
+    # What is put back into the input image has the size of that.
+    if request.mask_padding is None and pixels.shape[:2] != (made.height, made.width):
         raise InvalidOutput(f"The model returned an image of {pixels.shape[1]}x{pixels.shape[0]} pixels.")
     if pixels.min() == pixels.max():
         raise InvalidOutput

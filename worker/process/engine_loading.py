@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, assert_never
 from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
-from shared.redis.store import Store
+from shared.redis.store import Operation, Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
 from worker.engines.base import EngineSource, SingleEngine
 from worker.engines.loaded_models import LoadedModels
+from worker.images.scaling import Scale, scaled
 from worker.models.catalogue import Catalogue
 from worker.models.download_plans import OnProgress
 from worker.models.required_files import MODEL_CONFIG
@@ -24,7 +25,7 @@ from worker.models.sources import ModelSource
 from worker.process.model_pools import create_pool, entry_of, measured_bytes
 from worker.records.concurrency_slots import RedisConcurrencySlots
 from worker.records.heartbeat import Heartbeat
-from worker.records.model_reports import ModelUpkeep
+from worker.records.model_reports import ModelUpkeep, source_name
 from worker.records.recovery import WorkerIdentity
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ class WorkerEngines:
     """None for a source with one engine."""
     memory: Callable[[], DeviceMemory | None] | None = None
     """Reads how full the device is."""
+    is_elsewhere: Callable[[str], Operation[bool]] | None = None
+    """Asks whether another machine has a model."""
+    scale: Scale = scaled
+    """Scales finished images."""
 
 
 def load_engines(
@@ -93,9 +98,12 @@ def _diffusers(
     # Imported late, because it takes seconds, so a wrong SD_MODEL_ID is reported first.
     with _importing():
         from worker.engines.diffusers.loading.local_models import LocalModels
-        from worker.engines.diffusers.memory.devices import choose_device, device_memory
+        from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory
         from worker.engines.diffusers.memory.placement import has_own_memory
         from worker.engines.diffusers.options import DiffusersOptions
+        from worker.engines.upscaling.engine import HALF
+        from worker.engines.upscaling.enlarging import Enlarger
+        from worker.engines.upscaling.upscalers import ModelsAndUpscalers
 
     options = DiffusersOptions(
         device=settings.device,
@@ -117,18 +125,23 @@ def _diffusers(
         lambda name: measured_bytes(store, records, settings.backend, name),
         settings.commercial_only,
     )
+    offered = ModelsAndUpscalers(
+        models, models.scan, settings.model_dir, settings.backend, settings.device, settings.dtype
+    )
     pool = create_pool(
         settings,
         store,
         worker,
         heartbeat,
-        models,
-        models.scan,
+        offered,
+        offered.scan,
         lambda: models.free_device_memory(device),
         has_device_memory=has_own_memory(device),
     )
     _load_default(pool.models)
-    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device))
+    elsewhere = partial(records.is_elsewhere, settings.backend, source_name(settings.model_dir, model.name))
+    scale = Enlarger(device, choose_dtype(settings.dtype, device, HALF))
+    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device), elsewhere, scale)
 
 
 def _load_default(models: LoadedModels) -> None:

@@ -44,13 +44,18 @@ class RedisJobStore:
         backend: Backend,
         on_moved: Callable[[Job], None] = lambda _: None,
         affinity: ModelAffinity = NO_AFFINITY,
+        is_elsewhere: Callable[[str], Operation[bool]] | None = None,
     ) -> None:
-        """`on_moved` is called with each job that this worker moved, on the thread that moved it."""
+        """`on_moved` is called with each job that this worker moved, on the thread that moved it.
+
+        `is_elsewhere` asks for models of other machines; None if there is no catalogue.
+        """
         self._store = store
         self._jobs = jobs
         self._backend = backend
         self._on_moved = on_moved
         self._affinity = affinity
+        self._is_elsewhere = is_elsewhere
         self._load_reported_at = -math.inf
         self._reporter = ProgressReporter(store)
 
@@ -71,6 +76,10 @@ class RedisJobStore:
         if head.is_left_to_others:
             self._leave_to_others()
         return head.jobs
+
+    def is_elsewhere(self, model: str) -> bool:
+        ask = self._is_elsewhere
+        return ask is not None and retry_until_available(lambda: self._store.run(ask(model)))
 
     def _leave_to_others(self) -> None:
         """Return the wake-up that led here, and come back later in case the others are lost or too slow."""

@@ -30,16 +30,11 @@ _CALLS: dict[str, Any] = {
 @router.get("/sd-models", operation_id="a1111Checkpoints")
 async def list_checkpoints(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]]:
     """The models that make images from a prompt."""
+    unknown = {"sha256": None, "config": None}
+    listed = await Checkpoints.read(services)
     return [
-        {
-            "title": checkpoint.title,
-            "model_name": checkpoint.name,
-            "hash": checkpoint.hash,
-            "sha256": None,
-            "filename": checkpoint.name,
-            "config": None,
-        }
-        for checkpoint in await Checkpoints.read(services)
+        {"title": one.title, "model_name": one.name, "hash": one.hash, "filename": one.name, **unknown}
+        for one in listed
     ]
 
 

@@ -23,13 +23,11 @@ _IGNORED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
     **dict.fromkeys(("refiner_checkpoint", "alwayson_scripts"), (_NO_CHOICE,)),
     "resize_mode": ("the image is stretched",),
-    "inpaint_full_res": ("the whole image is rendered, not only what the mask marks",),
     "hr_upscaler": ("Lanczos is used", "Lanczos"),
     **dict.fromkeys(("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"), (_SAME,)),
 }
 #: Those that mean something only together with another field.
 _NEEDED = {name: "enable_hr" for name in _IGNORED if name.startswith("hr_")}
-_NEEDED |= {name: "mask" for name in _IGNORED if name.startswith("inpaint")}
 
 B = TypeVar("B", bound=GenerationBody)
 
@@ -145,6 +143,8 @@ def set_images(translation: Translation, body: ImageToImageBody) -> None:
     translation.ignore("inpainting_fill", body.inpainting_fill, 1, reason="the original is what is changed")
     if body.mask_blur is not None:
         translation.fields["mask_blur"] = min(max(0, body.mask_blur), 64)
+    if body.inpaint_full_res:
+        translation.fields["mask_padding"] = min(max(0, body.inpaint_full_res_padding), 1024)
 
 
 def warn(translation: Translation, parsed: GenerationBody, body: dict[str, Any]) -> None:

@@ -55,6 +55,8 @@ class ImageToImageBody(GenerationBody):
     mask: str | None = None
     mask_blur: int | None = None
     inpainting_fill: int | None = None
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int | bool | None = None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.delivery.waiting import submit_and_wait, wait_for_result
@@ -24,11 +24,15 @@ from shared.protocols import fal
 from shared.protocols.replicate import progress_line
 
 router = APIRouter()
+#: Part of the address; the id of the job suffices.
+AnyModel = Annotated[str, Path(alias="model")]
 _FIND = problem_responses("unauthorized", "job-not-found")
 
 
 @router.get("/fal/{model:path}/requests/{job_id}/status", operation_id="falGetStatus", responses=_FIND)
-async def get_status(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
+async def get_status(
+    http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str
+) -> Response:
     """Where a request is: in the queue, in progress, or completed."""
     snapshot = await _find(services, http, caller.visible_owner, job_id)
     status = {**_handle(services, http, job_id), **_status(snapshot)}
@@ -40,7 +44,9 @@ async def get_status(http: Request, services: ServicesDep, caller: CallerDep, jo
     operation_id="falGetResult",
     responses={**RESULT, **_FIND, **problem_responses("image-not-found")},
 )
-async def get_result(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
+async def get_result(
+    http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str
+) -> Response:
     """The images of a completed request, or how it failed."""
     snapshot = await _find(services, http, caller.visible_owner, job_id)
     if not snapshot.job.state.is_terminal:
@@ -49,7 +55,7 @@ async def get_result(http: Request, services: ServicesDep, caller: CallerDep, jo
 
 
 @router.put("/fal/{model:path}/requests/{job_id}/cancel", operation_id="falCancel", status_code=202, responses=_FIND)
-async def cancel(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
+async def cancel(http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str) -> Response:
     """Cancel a request."""
     await _find(services, http, caller.visible_owner, job_id)
     try:

@@ -133,9 +133,7 @@ class _Tools:
         self,
         ctx: Context[Any, Any],
         job_id: JobId,
-        seconds: Annotated[
-            int, Field(description="How long to wait", ge=0, le=calls.WAIT_SECONDS)
-        ] = calls.WAIT_SECONDS,
+        seconds: Seconds = calls.WAIT_SECONDS,
     ) -> CallToolResult:
         """Wait for a job, and return its images once it has finished."""
         with _ToolErrors():

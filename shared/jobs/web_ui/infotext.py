@@ -24,7 +24,8 @@ _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
 def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
     """What the web UI would write for an image of a job; `size` is that of the file."""
     request, second = job.request, job.request.second_pass
-    made = (request.width or size[0], request.height or size[1]) if request.output_width or second else size
+    is_scaled = request.output_width or second or request.mask_padding is not None
+    made = (request.width or size[0], request.height or size[1]) if is_scaled else size
     rendered = (second.width, second.height) if second else made
     sampler, schedule = sampler_of(request.scheduler) if request.scheduler else (None, None)
     settings = {
@@ -37,11 +38,14 @@ def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
         "Model": job.model or "",
         "Denoising strength": second.strength if second else request.strength,
         "Clip skip": request.clip_skip,
+        "Mask blur": request.mask_blur,
+        "Inpaint area": None if request.mask_padding is None else "Only masked",
+        "Masked area padding": request.mask_padding,
         "Hires upscale": second.scale if second else None,
         "Hires steps": second.num_inference_steps if second else None,
         "Hires upscaler": "Lanczos" if second else None,
         # The web UI's words for images that are enlarged after they were made.
-        "Postprocess upscale to": f"{size[0]}x{size[1]}" if rendered != size else None,
+        "Postprocess upscale to": f"{size[0]}x{size[1]}" if request.output_width and rendered != size else None,
         "Version": f"imagegen {version}",
     }
     return write_infotext(request.prompt, request.negative_prompt, settings)

@@ -27,6 +27,7 @@ def schema(api: Api) -> dict[str, Any]:
 OPERATION_IDS = {
     "POST /api/txt2img": "textToImage",
     "POST /api/img2img": "imageToImage",
+    "POST /api/upscale": "upscaleImage",
     "POST /api/jobs": "createJob",
     "GET /api/jobs": "listJobs",
     "GET /api/jobs/{job_id}": "getJob",

@@ -22,7 +22,7 @@ def alive(file: Path | str) -> "subprocess.CompletedProcess[str]":
 def test_responding_servers_are_healthy(null: Stack, tmp_path: Path) -> None:
     port = null.api.url.rpartition(":")[2]
     checks = [[port, "/health/live"], [port, "/nothing"], [str(free_port()), "/"]]
-    processes = [Process([sys.executable, "-m", "shared.healthcheck", *check], tmp_path) for check in checks]
+    processes = [Process([sys.executable, "-m", "shared.net.healthcheck", *check], tmp_path) for check in checks]
 
     assert [process.wait() for process in processes] == [0, 1, 1]
 

@@ -33,7 +33,7 @@ STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())["ser
 #: Services that Kubernetes replaces with its own means, or that people use.
 COMPOSE_ONLY = {"stable-diffusion", "flower", "settings", "imagegen"}
 #: The writable folders of the images; see their Dockerfiles.
-WRITABLE = {"/app/outputs", "/app/models", "/tmp", "/data"}  # noqa: S108
+WRITABLE = {"/app/outputs", "/app/models", "/app/data", "/tmp", "/data"}  # noqa: S108
 SETTINGS = {f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields}
 KNOWN = SETTINGS | {name for name, _ in env_example.BUCKETS}
 

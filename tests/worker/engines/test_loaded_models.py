@@ -36,7 +36,7 @@ class Weights(NullModel):
 
 
 @dataclass
-class Shelf:
+class Store:
     """Loads models of SIZES, and notes it."""
 
     default_model: str = "a"
@@ -93,13 +93,13 @@ class Clock:
         return self.seconds
 
 
-def pool(shelf: Shelf, limit: int = 20, **options: object) -> LoadedModels:
-    return LoadedModels(shelf, FixedBudget(limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
+def pool(store: Store, limit: int = 20, **options: object) -> LoadedModels:
+    return LoadedModels(store, FixedBudget(limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
 
 
-def with_main_memory(shelf: Shelf, limit: int = 20, free: int = 1 << 40) -> LoadedModels:
+def with_main_memory(store: Store, limit: int = 20, free: int = 1 << 40) -> LoadedModels:
     budget = FixedBudget(limit, has_device_memory=True, free_main_memory=lambda: free)
-    return LoadedModels(shelf, budget, Reports(), clock=Clock())
+    return LoadedModels(store, budget, Reports(), clock=Clock())
 
 
 def use(models: LoadedModels, *names: str) -> None:
@@ -109,17 +109,17 @@ def use(models: LoadedModels, *names: str) -> None:
 
 
 def test_the_least_recently_used_model_leaves_first() -> None:
-    shelf = Shelf()
-    models = pool(shelf)
+    store = Store()
+    models = pool(store)
 
     use(models, "a", "b", "a", "c")
 
-    assert shelf.log == ["a loaded", "b loaded", "b closed", "c loaded"]
+    assert store.log == ["a loaded", "b loaded", "b closed", "c loaded"]
     assert models.loaded == {"a", "c"}
 
 
 def test_models_never_take_more_than_the_budget() -> None:
-    models = pool(Shelf(), limit=25)
+    models = pool(Store(), limit=25)
 
     use(models, "a", "b", "c", "large", "a", "b")
 
@@ -128,18 +128,18 @@ def test_models_never_take_more_than_the_budget() -> None:
 
 
 def test_a_model_in_use_stays_and_the_other_one_does_not_fit_beside_it() -> None:
-    shelf = Shelf()
-    models = pool(shelf)
+    store = Store()
+    models = pool(store)
 
     with models.use("a"), pytest.raises(ModelUnavailable, match="more memory"), models.use("large"):
         pass
 
-    assert shelf.log == ["a loaded"]
+    assert store.log == ["a loaded"]
 
 
 def test_a_pinned_model_stays() -> None:
-    shelf = Shelf()
-    models = pool(shelf, pinned=frozenset({"a"}))
+    store = Store()
+    models = pool(store, pinned=frozenset({"a"}))
 
     use(models, "a", "b", "c")
 
@@ -148,12 +148,12 @@ def test_a_pinned_model_stays() -> None:
 
 
 def test_a_model_waits_in_main_memory_and_returns_without_a_load() -> None:
-    shelf = Shelf()
-    models = with_main_memory(shelf)
+    store = Store()
+    models = with_main_memory(store)
 
     use(models, "a", "b", "c", "a")
 
-    assert shelf.log == [
+    assert store.log == [
         "a loaded",
         "b loaded",
         "a to main memory",
@@ -165,29 +165,29 @@ def test_a_model_waits_in_main_memory_and_returns_without_a_load() -> None:
 
 
 def test_a_full_main_memory_makes_models_leave() -> None:
-    shelf = Shelf()
-    models = with_main_memory(shelf, free=0)
+    store = Store()
+    models = with_main_memory(store, free=0)
 
     use(models, "a", "b", "c")
 
-    assert shelf.log == ["a loaded", "b loaded", "a closed", "c loaded"]
+    assert store.log == ["a loaded", "b loaded", "a closed", "c loaded"]
 
 
 def test_a_load_that_runs_out_of_memory_evicts_and_tries_again() -> None:
-    shelf = Shelf()
-    models = pool(shelf, limit=1000)
+    store = Store()
+    models = pool(store, limit=1000)
     use(models, "a", "b")
-    shelf.errors = [OutOfMemory(), MemoryError()]
+    store.errors = [OutOfMemory(), MemoryError()]
 
     use(models, "large")
 
-    assert shelf.log[2:] == ["a closed", "b closed", "large loaded"]
+    assert store.log[2:] == ["a closed", "b closed", "large loaded"]
 
 
 def test_a_model_for_which_nothing_is_large_enough_fails_and_the_others_go_on() -> None:
-    shelf = Shelf()
-    models = pool(shelf, limit=1000)
-    shelf.errors = [OutOfMemory()]
+    store = Store()
+    models = pool(store, limit=1000)
+    store.errors = [OutOfMemory()]
 
     with pytest.raises(ModelUnavailable, match="needs more memory"), models.use("huge"):
         pass
@@ -196,8 +196,8 @@ def test_a_model_for_which_nothing_is_large_enough_fails_and_the_others_go_on() 
 
 
 def test_a_model_that_turns_out_larger_than_expected_makes_room_afterwards() -> None:
-    shelf = Shelf(measured={"b": 15})
-    models = pool(shelf)
+    store = Store(measured={"b": 15})
+    models = pool(store)
 
     use(models, "a", "b")
 
@@ -206,31 +206,31 @@ def test_a_model_that_turns_out_larger_than_expected_makes_room_afterwards() -> 
 
 @pytest.mark.parametrize("error", [ConfigurationError("The file is broken."), ValueError("secret /path")])
 def test_a_model_that_cannot_be_loaded_is_unavailable_and_not_tried_at_once(error: Exception) -> None:
-    shelf = Shelf(errors=[error])
-    models = pool(shelf)
+    store = Store(errors=[error])
+    models = pool(store)
 
     for _ in range(2):
         with pytest.raises(ModelUnavailable) as caught, models.use("a"):
             pass
         assert "secret" not in caught.value.detail
 
-    shelf.revisions["a"] = "2"
+    store.revisions["a"] = "2"
     use(models, "a")
 
 
 def test_a_model_whose_files_were_replaced_is_loaded_again() -> None:
-    shelf = Shelf()
-    models = pool(shelf)
+    store = Store()
+    models = pool(store)
     use(models, "a")
-    shelf.revisions["a"] = "2"
+    store.revisions["a"] = "2"
 
     use(models, "a")
 
-    assert shelf.log == ["a loaded", "a closed", "a loaded"]
+    assert store.log == ["a loaded", "a closed", "a loaded"]
 
 
 def test_idle_models_leave_after_the_keep_alive_time() -> None:
-    models = pool(Shelf(), keep_alive_seconds=10)
+    models = pool(Store(), keep_alive_seconds=10)
     use(models, "a")
     assert isinstance(models.clock, Clock)
     models.clock.seconds += 10
@@ -242,8 +242,8 @@ def test_idle_models_leave_after_the_keep_alive_time() -> None:
 
 
 def test_only_one_model_is_loaded_at_a_time() -> None:
-    shelf, at_once, lock = Shelf(), [], threading.Lock()
-    models = pool(shelf, limit=1000)
+    store, at_once, lock = Store(), [], threading.Lock()
+    models = pool(store, limit=1000)
 
     def load(name: str) -> None:
         def count(*_: int) -> None:
@@ -265,7 +265,7 @@ def test_only_one_model_is_loaded_at_a_time() -> None:
 
 
 def test_progress_is_reported_in_bytes() -> None:
-    models = pool(Shelf())
+    models = pool(Store())
 
     use(models, "a")
 

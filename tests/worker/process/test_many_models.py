@@ -12,7 +12,7 @@ from PIL import Image
 from shared.errors import ModelUnavailable
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
-from shared.models.catalogue import ModelEntry
+from shared.models.catalogue import ModelEntry, ModelState
 from shared.redis.store import Store, connect
 from shared.workers.models import ChangedEntry, ModelRecords
 from tests.api.problem import assert_problem
@@ -155,7 +155,8 @@ def test_an_operator_loads_pins_and_unloads(many: Stack) -> None:
     api = many.api
 
     assert api.http.put(f"{api.url}/api/models/null/blue/pin", timeout=10).json()["pinned"]
-    wait_until(lambda: model_of(api, "null/blue")["state"] == "loaded")
+    # A worker hears of it within a second.
+    wait_until(lambda: any(model.pinned for model in worker_records(many)[0].models))
     # Two others would need its room.
     for name in ("null/red", "null/green"):
         assert api.post("/api/txt2img", {"prompt": "x", "model": name}).status_code == 200
@@ -229,6 +230,18 @@ def test_a_model_whose_loads_end_the_process_is_not_loaded_for_ever(redis_url: s
     LoadGuard(store, records, Backend.NULL).begin("huge", "2")
     LoadGuard(store, records, Backend.NULL).end("huge", "1")
     LoadGuard(store, records, Backend.NULL).begin("huge", "1")
+
+
+def test_a_job_is_left_to_the_machine_that_has_its_model(redis_url: str) -> None:
+    store, records = Store(connect(redis_url)), ModelRecords("machines:")
+    there = [ModelEntry(name="theirs", backend=Backend.SD)]
+    there.append(ModelEntry(name="broken", backend=Backend.SD, state=ModelState.BROKEN))
+    store.run(records.publish(Backend.SD, "there", there, is_complete=True))
+    store.run(records.publish(Backend.SD, "here", [ModelEntry(name="ours", backend=Backend.SD)], is_complete=True))
+
+    found = {name: store.run(records.is_elsewhere(Backend.SD, "here", name)) for name in ("theirs", "broken", "ours")}
+
+    assert found == {"theirs": True, "broken": False, "ours": False}
 
 
 def test_the_api_reads_only_what_changed_of_a_large_catalogue(redis_url: str) -> None:

@@ -80,8 +80,7 @@ def native_size(model: LocalModel, family: Family) -> tuple[int, int]:
 
 
 def side_multiple(model: LocalModel, family: Family) -> int:
-    # No less than 8: the condition of diffusers' Stable Diffusion pipelines.
-    return max(8, scale_of(model) * family.patch)
+    return max(family.least_multiple, scale_of(model) * family.patch)
 
 
 def denoiser_of(model: LocalModel) -> str:
@@ -125,7 +124,7 @@ def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     """Ways to read prompts that need CLIP, and as the only encoder where it is to skip layers."""
     encoders = [model.index.get(name) or (None, None) for name in ("text_encoder", "text_encoder_2")]
     names = [str(name) for _, name in encoders if name]
-    if not family.batches or not all(name.startswith("CLIPTextModel") for name in names):
+    if not family.reads_with_clip or not all(name.startswith("CLIPTextModel") for name in names):
         return ("clip_skip", "prompt_syntax")
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
 

@@ -4,7 +4,6 @@ import gc
 import itertools
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import diffusers
@@ -25,6 +24,7 @@ from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageInputs
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
 from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
+from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
 from worker.engines.diffusers.memory.devices import (
@@ -45,7 +45,6 @@ from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
-from worker.engines.diffusers.warm_up import prepare
 from worker.images.values import Inputs, RenderedImage
 from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
 from worker.models.fingerprint import fingerprint
@@ -80,10 +79,9 @@ class DiffusersEngine:
         self._accelerator = Accelerator(self._plan(model))
         if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
             self._autoencoder.use_bfloat16()
-        self._lora_files = find_loras(options.lora_dir) if options.lora_dir else {}
-        self._loras = Loras(pipelines, self._lora_files, model.name)
+        self._loras = Loras(pipelines, options.lora_dir, model.name)
         max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
-        self._prompts = Prompts(encodes_texts_apart=family.batches, max_cached=max_cached)
+        self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.
@@ -109,11 +107,13 @@ class DiffusersEngine:
         prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
         return engine
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
+        """LoRAs may change at any time."""
         options = self._options
         settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
-        files = dict.fromkeys([self._model.path, self._model.folder, *self._lora_files.values()])
+        loras = find_loras(options.lora_dir) if options.lora_dir else {}
+        files = dict.fromkeys([self._model.path, self._model.folder, *loras.values()])
         return fingerprint(files, *settings)
 
     @property

@@ -8,9 +8,8 @@ import torch
 
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, Step
-from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory, dtype_name
+from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, dtype_name
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, RenderedImage
@@ -42,8 +41,14 @@ class UpscalingEngine:
     def size_bytes(self) -> int:
         return self._upscaler.size_bytes
 
-    def memory(self) -> DeviceMemory | None:
-        return device_memory(self._device)
+    def move_to_main_memory(self) -> None:
+        self._upscaler.to(torch.device("cpu"))
+
+    def move_to_device(self) -> None:
+        self._upscaler.to(self._device)
+
+    def close(self) -> None:
+        """Its memory is freed with the last reference to it."""
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         if request.width is None or request.height is None or request.seed is None:

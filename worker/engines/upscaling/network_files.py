@@ -1,11 +1,12 @@
 """Reads the network of an upscaler from a safetensors file, whichever naming of the ESRGAN family it has."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from shared.errors import ConfigurationError
@@ -21,18 +22,45 @@ _UNKNOWN = "is not an upscaler of the ESRGAN family (ESRGAN, Real-ESRGAN, or the
 
 def load_network(path: Path) -> Network:
     """On the CPU, in float32. Raises ConfigurationError."""
-    try:
+    with _reading(path):
         weights = load_file(path)
+    with _recognising(path):
+        weights = _real_esrgan_names(weights)
+        network = _network(weights)
+        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return network.eval().requires_grad_(False)
+
+
+def scale_of(path: Path) -> int:
+    """How many times the upscaler enlarges. Reads no weights. Raises ConfigurationError."""
+    with _reading(path), safe_open(path, "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+    with _recognising(path), torch.device("meta"):
+        weights = _real_esrgan_names({name: torch.empty(shape) for name, shape in shapes.items()})
+        network = _network(weights)
+        network.load_state_dict(weights)
+    return network.scale
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise ConfigurationError(f"The upscaler {path.name} cannot be read: {error}") from None
+
+
+@contextmanager
+def _recognising(path: Path) -> Iterator[None]:
+    """A file of something else has other names or other shapes."""
     try:
-        weights = _real_esrgan_names(weights)
-        network = _compact(weights) if "body.1.weight" in weights else _residual_dense(weights)
-        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    # A file of something else has other names or other shapes.
+        yield
     except (KeyError, IndexError, ValueError, RuntimeError):
         raise ConfigurationError(f"{path.name} {_UNKNOWN}") from None
-    return network.eval().requires_grad_(False)
+
+
+def _network(weights: Weights) -> Network:
+    return _compact(weights) if "body.1.weight" in weights else _residual_dense(weights)
 
 
 def _compact(weights: Weights) -> CompactNetwork:

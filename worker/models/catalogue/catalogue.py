@@ -16,7 +16,7 @@ from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
 from worker.models.catalogue.scan import MAX_FILES, FolderScan
 from worker.models.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel, ModelFormat
-from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, ModelSource
+from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, UPSCALERS_FOLDER, ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ class Catalogue:
         ]
         more = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS") for name in settings.models]
         starter = ModelSource.for_model(settings, STARTER_NAME, "")
-        return cls(settings.model_dir, [*defaults, *more, starter], [settings.lora_dir])
+        return cls(
+            settings.model_dir, [*defaults, *more, starter], [settings.lora_dir, settings.model_dir / UPSCALERS_FOLDER]
+        )
 
     def scan(self) -> Mapping[str, CatalogueModel]:
         """By name, sorted. Raises nothing: what is wrong with a model is in its entry."""

@@ -123,10 +123,13 @@ function AFFINITY.note_passed(window, queue, chosen, now)
   redis.call('ZADD', QUEUE.passed(queue), 'NX', unpack(args))
 end
 
--- So that no other worker loads the same model for the same job. The worker's next heartbeat replaces this.
+-- So that no other worker loads the same model for the same job; '' for none. The worker's next heartbeat replaces this.
 function AFFINITY.note_load(residency, backend, worker, model, now)
   local known = redis.call('HGET', residency, worker)
-  local entry = known and cjson.decode(known) or { loaded = {} }
+  local entry = known and cjson.decode(known) or { loaded = {}, loading = '' }
+  if entry.loading == model then
+    return
+  end
   entry.at, entry.backend, entry.loading = now, backend, model
   if #entry.loaded == 0 then
     -- cjson writes an empty table as an object.

@@ -40,11 +40,10 @@ else
   AFFINITY.note_passed(window, queue, chosen, now)
 end
 if not chosen then
+  AFFINITY.note_load(residency, backend, worker, '', now)
   return { '1' }
 end
-if not loaded[chosen.model] then
-  AFFINITY.note_load(residency, backend, worker, chosen.model, now)
-end
+AFFINITY.note_load(residency, backend, worker, loaded[chosen.model] and '' or chosen.model, now)
 
 local rows = { '' }
 local function add(entry)

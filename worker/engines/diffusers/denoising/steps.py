@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import diffusers
 import torch
 
 from worker.engines.base import OnStep, Step
@@ -41,10 +40,8 @@ def watch_steps(
         timesteps, latents = len(scheduler.timesteps), result[0]
         # Only the last ones of the schedule, if the pipeline starts from an image.
         planned = getattr(pipe, "num_timesteps", None) or timesteps
-        # Some schedulers run the model more often than once per step: Heun's nearly twice. The last timestep of an SCM
-        # is only its end.
-        count = planned - isinstance(scheduler, diffusers.SCMScheduler)
-        current = min(steps, max(1, calls * steps // count))
+        # Some schedulers run the model more often than once per step: Heun's nearly twice.
+        current = max(1, calls * steps // planned)
         on_step(
             Step(current, steps, lambda index: preview(latents[index][None]) if 0 <= index < len(latents) else None)
         )

@@ -16,6 +16,7 @@ from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad
 from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.memory.placement import free_bytes
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.model_memory import process_memory
@@ -52,9 +53,11 @@ class LocalModels:
     commercial_only: bool = False
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
+    _loras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._found = {self.default.name: self._default_entry()}
+        self._read_loras()
 
     @property
     def default_model(self) -> str:
@@ -66,7 +69,7 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
         if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
             raise LicenceForbidden
-        return known.capabilities
+        return self._with_loras(known.capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
@@ -99,12 +102,16 @@ class LocalModels:
         if (default := found.get(self.default.name)) is None or default.model is None:
             found[self.default.name] = self._default_entry()
         self._found = found
+        self._read_loras()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
             if entry.model is not None and not self._is_known(entry.model) and time.monotonic() < end:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
+
+    def _read_loras(self) -> None:
+        self._loras = tuple(find_loras(self.options.lora_dir)) if self.options.lora_dir else ()
 
     def _default_entry(self) -> CatalogueModel:
         """The default model is offered even if its folder is not found again: it may be in memory already."""
@@ -147,7 +154,13 @@ class LocalModels:
             licence=entry.licence or (family.licence if family else None),
             commercial_use=commercial_use,
             trigger_words=entry.trigger_words,
-            capabilities=known.capabilities if known else None,
+            capabilities=self._with_loras(known.capabilities) if known and known.capabilities else None,
+        )
+
+    def _with_loras(self, capabilities: Capabilities) -> Capabilities:
+        """With the LoRAs that the last scan found: they come and go while the model stays."""
+        return (
+            capabilities if "loras" in capabilities.ignored else capabilities.model_copy(update={"loras": self._loras})
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from transformers.utils import is_torchvision_available
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints.loading import load_checkpoint
@@ -17,6 +18,8 @@ from worker.models.local_model import LocalModel
 
 #: The libraries that define parts with weights.
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+#: Parts of FLUX.2 dev, Qwen-Image-Edit and Kandinsky 5. transformers itself fails there without naming the reason.
+_NEED_TORCHVISION = frozenset({"PixtralProcessor", "Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
 
 
 def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
@@ -89,9 +92,11 @@ def reason_of(error: Exception) -> str:
 
 def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
     """None for a part without weights: the pipeline loads it itself."""
+    part_class = getattr(_LIBRARIES.get(library), kind, None)
+    if kind in _NEED_TORCHVISION and not is_torchvision_available():
+        raise TypeError(f"its {name} is a {kind}, which needs torchvision; install it for this version of torch")
     if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
         return None
-    part_class = getattr(_LIBRARIES.get(library), kind, None)
     if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
     return load_part(part_class, folder, name, dtype)

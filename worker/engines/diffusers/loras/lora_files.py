@@ -1,5 +1,6 @@
 """Finds LoRA files and converts what different training tools write to what diffusers can read."""
 
+import functools
 import json
 import logging
 import math
@@ -25,6 +26,10 @@ SUFFIX = ".safetensors"
 _PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
 #: The suffix of the scaling factor that a LoRA has for each layer.
 _ALPHA = ".alpha"
+UNUSABLE = (
+    "no part of its path may start with a dot or a space or contain a backslash or invisible characters, and the path "
+    f"may have at most {MAX_LORA_NAME} characters"
+)
 #: Prefixes of weights in files of other kinds that otherwise look like LoRAs.
 _OTHER_KINDS = ("hada_", "lokr_")
 
@@ -65,16 +70,17 @@ def _name(path: str) -> str:
 def _add(found: dict[str, Path], path: str, file: Path) -> None:
     name = _name(path)
     if not _is_usable(name):
-        logger.warning(
-            "ignoring the LoRA %r: no part of its path may start with a dot or a space or contain a backslash or "
-            "invisible characters, and the path may have at most %d characters",
-            str(file),
-            MAX_LORA_NAME,
-        )
+        _log_ignored(repr(str(file)), UNUSABLE)
     elif name in found:
-        logger.warning("ignoring the LoRA %s: %s has the same name", file, found[name].name)
+        _log_ignored(str(file), f"{found[name].name} has the same name")
     else:
         found[name] = file
+
+
+@functools.lru_cache
+def _log_ignored(file: str, reason: str) -> None:
+    """Once, although the folder is read again and again."""
+    logger.warning("ignoring the LoRA %s: %s", file, reason)
 
 
 def _is_usable(name: str) -> bool:

@@ -1,8 +1,10 @@
 """Loads and applies LoRAs: small additions to a model, from files in the operator's folder."""
 
+import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,7 +13,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
 from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.loras.lora_files import UnusableLora, open_lora
+from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
 from worker.engines.diffusers.memory.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -20,29 +22,50 @@ logger = logging.getLogger(__name__)
 MAX_LOADED = 8
 
 
+@dataclass(frozen=True)
+class _Adapter:
+    """A loaded LoRA."""
+
+    name: str
+    """Of the peft adapter, which may not contain dots."""
+    version: object
+    """Of its file."""
+    warning: str | None
+
+
 class Loras:
     """The LoRAs of one model. Each is loaded on first use; none is active between jobs."""
 
-    def __init__(self, pipelines: Pipelines, files: Mapping[str, Path], model: str) -> None:
+    def __init__(self, pipelines: Pipelines, folder: Path | None, model: str) -> None:
         self._pipelines = pipelines
         self._pipe = pipelines.text
-        self._files = files
+        self._folder = folder
         self._model = model
-        #: Name -> name of the peft adapter, which may not contain dots. In order of use, the most recent one last.
-        self._adapters: dict[str, str] = {}
-        self._partial_warnings: dict[str, str] = {}
+        #: By name, in order of use, the most recent one last.
+        self._adapters: dict[str, _Adapter] = {}
+        self._numbers = itertools.count()
 
     def require(self, loras: Sequence[Lora]) -> Iterator[str]:
-        """Load what is not loaded yet. Returns a warning for each LoRA that has an effect only in part.
+        """Load what is not loaded yet, or is another file now. Returns a warning for each LoRA that has an effect only
+        in part.
 
         Raises InvalidRequest for a LoRA that does not fit the model.
         """
+        files = find_loras(self._folder) if loras and self._folder else {}
         for lora in loras:
-            adapter = self._adapters.pop(lora.name, None) or self._load(lora.name)
-            self._adapters[lora.name] = adapter
+            file = files.get(lora.name)
+            if file is None:
+                raise InvalidRequest(f"The LoRA {lora.name} is no longer in SD_LORA_DIR.")
+            adapter = self._adapters.pop(lora.name, None)
+            version = _version(file)
+            if adapter is not None and adapter.version != version:
+                self._pipe.delete_adapters(adapter.name)
+                adapter = None
+            self._adapters[lora.name] = adapter or self._load(lora.name, file, version)
         while len(self._adapters) > MAX_LOADED:
-            self._pipe.delete_adapters(self._adapters.pop(next(iter(self._adapters))))
-        return (self._partial_warnings[lora.name] for lora in loras if lora.name in self._partial_warnings)
+            self._pipe.delete_adapters(self._adapters.pop(next(iter(self._adapters))).name)
+        warnings = (self._adapters[lora.name].warning for lora in loras)
+        return (warning for warning in warnings if warning is not None)
 
     @contextmanager
     def applied(self, loras: Sequence[Lora]) -> Iterator[None]:
@@ -52,16 +75,16 @@ class Loras:
             return
         try:
             self._pipe.enable_lora()
-            self._pipe.set_adapters([self._adapters[lora.name] for lora in loras], [lora.scale for lora in loras])
+            self._pipe.set_adapters([self._adapters[lora.name].name for lora in loras], [lora.scale for lora in loras])
             yield
         finally:
             self._pipe.disable_lora()
 
-    def _load(self, name: str) -> str:
-        adapter = f"lora_{list(self._files).index(name)}"
+    def _load(self, name: str, file: Path, version: object) -> "_Adapter":
+        adapter = f"lora_{next(self._numbers)}"
         self._pipelines.deactivate_offloading()
         try:
-            total, used = self._add(adapter, self._files[name])
+            total, used = self._add(adapter, file)
         # diffusers and peft raise all kinds of errors on files for another model.
         except Exception as error:
             self._remove(adapter)
@@ -69,14 +92,15 @@ class Loras:
                 raise
             logger.warning("the LoRA %s could not be loaded: %s", name, reason_of(error))
             raise InvalidRequest(f"The LoRA {name} {_public_reason(error, self._model)}.") from error
+        warning = None
         if used < total:
-            self._partial_warnings[name] = (
+            warning = (
                 f"of the LoRA {name}, {total - used} of {total} weights have no effect: they are for parts that "
                 f"{self._model} does not have, or of a kind that diffusers cannot use"
             )
         # Loading activates it.
         self._pipe.disable_lora()
-        return adapter
+        return _Adapter(adapter, version, warning)
 
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
         """How many weights the file has, and how many of them the model uses."""
@@ -99,6 +123,15 @@ class Loras:
         """Remove what was loaded before the failure."""
         with suppress(Exception):
             self._pipe.delete_adapters(adapter)
+
+
+def _version(file: Path) -> object:
+    try:
+        stat = file.stat()
+    except OSError:
+        # Whoever loads it finds out more.
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _public_reason(error: Exception, model: str) -> str:

@@ -18,6 +18,9 @@ from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 #: The pipeline reads the text encoder's layers 9, 18 and 27.
 LAYERS, LAYERS_READ = 27, 3
 END = "<|endoftext|>"
+#: Stands for a part of an image.
+IMAGE = "<|image_pad|>"
+IMAGE_MARKS = (IMAGE, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 CHAT = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
 
 
@@ -64,7 +67,7 @@ def full_size() -> Any:
 
 def _pipeline(text: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any], distilled: bool) -> Any:
     torch.manual_seed(0)
-    tokenizer = _tokenizer()
+    tokenizer = create_tokenizer()
     usual = {"num_hidden_layers": LAYERS, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
     config = Qwen3Config(**usual | text, max_position_embeddings=512, tie_word_embeddings=True)
     levels = len(vae["block_out_channels"])
@@ -90,14 +93,15 @@ def _pipeline(text: dict[str, Any], transformer: dict[str, Any], vae: dict[str, 
     )
 
 
-def _tokenizer() -> Any:
+def create_tokenizer(*, chat: bool = True, images: bool = False) -> Any:
     """One token per byte, so that it encodes everything."""
-    words = [*sorted(ByteLevel.alphabet()), END, "<|im_start|>", "<|im_end|>"]
+    words = [*sorted(ByteLevel.alphabet()), END, "<|im_start|>", "<|im_end|>", *(IMAGE_MARKS if images else ())]
     return Qwen2Tokenizer(
         vocab={word: number for number, word in enumerate(words)},
         merges=[],
         unk_token=END,
         eos_token=END,
         pad_token=END,
-        chat_template=CHAT,
+        chat_template=CHAT if chat else None,
+        additional_special_tokens=list(IMAGE_MARKS) if images else [],
     )

@@ -16,6 +16,7 @@ from shared.jobs.requests import GenerationRequest, Lora
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loras import loras
 from worker.engines.diffusers.loras.lora_files import find_loras
@@ -255,3 +256,35 @@ def test_the_number_of_loaded_loras_is_limited(model: DiffusersEngine, monkeypat
 
     assert len(gone) >= 1
     assert np.array_equal(draw(model, loras=using("fine")).pixels, first)
+
+
+def test_a_lora_that_arrives_later_is_used_without_a_restart(folder: Path, lora_dir: Path, tmp_path: Path) -> None:
+    model = loaded(folder, lora_dir=tmp_path)
+    plain = draw(model).pixels
+    before = model.fingerprint
+    shutil.copy(lora_dir / "fine.safetensors", tmp_path / "late.safetensors")
+
+    request, _ = model.capabilities.resolve(GenerationRequest(prompt="a cat", seed=1, num_inference_steps=2))
+    late = request.model_copy(update={"loras": (Lora(name="late"),)})
+    (image,) = model.generate(late, Inputs(), RecordingWatch())
+
+    assert not np.array_equal(image.pixels, plain)
+    assert model.fingerprint != before
+
+
+def test_a_replaced_file_is_loaded_anew_and_a_deleted_one_is_an_error(
+    folder: Path, lora_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.safetensors"
+    shutil.copy(lora_dir / "fine.safetensors", file)
+    model = loaded(folder, lora_dir=tmp_path)
+    first = draw(model, loras=using("mine")).pixels
+
+    shutil.copy(lora_dir / "v1.5 detail" / "weights.safetensors", file)
+    second = draw(model, loras=using("mine")).pixels
+    file.unlink()
+
+    assert not np.array_equal(first, second)
+    with pytest.raises(InvalidRequest, match="The LoRA mine is no longer in SD_LORA_DIR"):
+        draw(model, loras=using("mine"))
+    assert np.array_equal(draw(loaded(folder)).pixels, draw(model).pixels)

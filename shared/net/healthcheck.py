@@ -1,4 +1,4 @@
-"""Health check over HTTP: `python -m shared.healthcheck 7860 /health/live`. Runs often, so it imports no package."""
+"""Health check over HTTP: `python -m shared.net.healthcheck 7860 /health/live`. Runs often and imports no package."""
 
 import sys
 from http import HTTPStatus

@@ -13,7 +13,7 @@ import pytest
 
 from tests.stack import free_port
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HAS_DRIVER = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
 
 

@@ -87,6 +87,25 @@ def test_an_image_is_changed_within_its_mask(client: webuiapi.WebUIApi) -> None:
     assert changed_halves(heart, blurred.image) == (True, True)
 
 
+def test_only_the_masked_area_is_rendered_unless_the_whole_image_is_wanted(client: webuiapi.WebUIApi) -> None:
+    room = Image.new("RGB", (200, 120), (40, 90, 225))
+    room.paste("yellow", (150, 60, 200, 120))
+    mask = Image.new("L", room.size, 0)
+    mask.paste(255, (10, 10, 50, 50))
+    changes = {"images": [room], "mask_image": mask, "mask_blur": 0, **HEART, "width": 128, "height": 128}
+
+    area = client.img2img(**changes, denoising_strength=1.0, inpaint_full_res_padding=8)
+    whole = client.img2img(**changes, denoising_strength=1.0, inpaint_full_res=False)
+
+    assert area.image.size == room.size
+    assert shows_heart(area.image.crop((2, 2, 58, 58)))
+    changed = (pixels_of(area.image) != pixels_of(room)).any(axis=2)
+    assert not changed[50:].any()
+    assert not changed[:, 50:].any()
+    assert whole.image.size == (128, 128)
+    assert "Inpaint area: Only masked, Masked area padding: 8" in area.info["infotexts"][0]
+
+
 def changed_halves(before: Image.Image, after: Image.Image) -> tuple[bool, bool]:
     old, new = pixels_of(before), pixels_of(after)
     return bool((old[:, :64] != new[:, :64]).any()), bool((old[:, 64:] != new[:, 64:]).any())

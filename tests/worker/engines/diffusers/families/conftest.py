@@ -1,0 +1,56 @@
+"""Small models of every family, each loaded once by the engine and once by diffusers alone."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import transformers
+
+from tests.worker.conftest import loaded
+from tests.worker.engines.diffusers.families.models import MODELS, save_model
+from tests.worker.engines.diffusers.families.pixel_processor import PixelProcessor
+from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.loading import pipeline_loading
+
+#: Of small images; Sana needs multiples of 32.
+WIDTH, HEIGHT = 96, 64
+
+
+@dataclass
+class Model:
+    family: str
+    folder: Path
+
+    @cached_property
+    def engine(self) -> DiffusersEngine:
+        return loaded(self.folder)
+
+    @cached_property
+    def bare(self) -> Any:
+        pipe = diffusers.DiffusionPipeline.from_pretrained(self.folder)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+
+@pytest.fixture(scope="session")
+def stand_ins() -> Iterator[None]:
+    """Of what needs torchvision, and of Kandinsky's list of sizes, which are all large."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(transformers, "Qwen2VLProcessor", PixelProcessor)
+    patch.setattr(pipeline_loading, "is_torchvision_available", lambda: True)
+    sizes = property(lambda _: [(WIDTH, HEIGHT), (HEIGHT, HEIGHT)], lambda *_: None)
+    patch.setattr(diffusers.Kandinsky5T2IPipeline, "resolutions", sizes, raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stand_ins: None) -> Iterator[Model]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield Model(request.param, save_model(request.param, tmp_path_factory.mktemp("model")))

@@ -1,0 +1,172 @@
+"""Every family: the pixels of diffusers alone, progress, cancelling, previews, sizes and warnings."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import InvalidRequest
+from shared.jobs.requests import GenerationRequest
+from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
+from tests.worker.engines.drawing import Drawn, draw, right_half, speckled
+from tests.worker.images.looking import Pixels
+from worker.engines.base import Step
+from worker.images.values import Inputs
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|tests)")
+
+STEPS = 2
+SIZE = {"width": WIDTH, "height": HEIGHT}
+CFG = {"guidance_scale": 3.0, "negative_prompt": "a dog"}
+#: How diffusers alone is called, beside prompt, size, steps and seed.
+CALLS: dict[str, dict[str, Any]] = {
+    "sd3": CFG,
+    "flux-dev": {"guidance_scale": 3.0},
+    "flux-schnell": {"guidance_scale": 0.0, "max_sequence_length": 256},
+    "flux-kontext": {"guidance_scale": 3.0, "max_area": WIDTH * HEIGHT},
+    "flux-fill": {"guidance_scale": 3.0},
+    "flux2-dev": {"guidance_scale": 3.0},
+    "flux2-klein": {"guidance_scale": 1.0},
+    "flux2-klein-base": {"guidance_scale": 3.0},
+    "z-image": CFG,
+    "z-image-turbo": {"guidance_scale": 0.0},
+    "qwen-image": {"true_cfg_scale": 3.0, "negative_prompt": "a dog"},
+    "qwen-image-edit": {"true_cfg_scale": 3.0, "negative_prompt": "a dog"},
+    "qwen-image-edit-plus": {"true_cfg_scale": 3.0, "negative_prompt": "a dog"},
+    "chroma": CFG,
+    "sana": {**CFG, "use_resolution_binning": False},
+    "sana-sprint": {"guidance_scale": 3.0, "use_resolution_binning": False},
+    "lumina2": CFG,
+    "pixart-sigma": {**CFG, "use_resolution_binning": False},
+    "krea2": CFG,
+    "krea2-turbo": {"guidance_scale": 0.0},
+    "ernie-image": CFG,
+    "ernie-image-turbo": {"guidance_scale": 1.0},
+    "kandinsky5": CFG,
+}
+#: Steps and guidance by default, and fields without effect.
+DEFAULTS: dict[str, tuple[int, float, set[str]]] = {
+    "sd3": (28, 4.5, set()),
+    "flux-dev": (28, 3.5, {"negative_prompt"}),
+    "flux-schnell": (4, 0.0, {"negative_prompt", "guidance_scale"}),
+    "flux-kontext": (28, 2.5, {"negative_prompt", "strength"}),
+    "flux-fill": (50, 30.0, {"negative_prompt", "strength"}),
+    "flux2-dev": (50, 4.0, {"negative_prompt", "strength"}),
+    "flux2-klein": (4, 1.0, {"negative_prompt", "guidance_scale", "strength"}),
+    "flux2-klein-base": (50, 4.0, {"negative_prompt", "strength"}),
+    "z-image": (50, 4.0, set()),
+    "z-image-turbo": (9, 0.0, {"negative_prompt", "guidance_scale"}),
+    "qwen-image": (50, 4.0, set()),
+    "qwen-image-edit": (50, 4.0, {"strength"}),
+    "qwen-image-edit-plus": (40, 4.0, {"strength"}),
+    "chroma": (35, 5.0, set()),
+    "sana": (20, 4.5, {"strength"}),
+    "sana-sprint": (2, 4.5, {"negative_prompt"}),
+    "lumina2": (30, 4.0, {"strength"}),
+    "pixart-sigma": (20, 4.5, {"strength", "loras"}),
+    "krea2": (28, 4.5, {"strength"}),
+    "krea2-turbo": (8, 0.0, {"negative_prompt", "guidance_scale", "strength"}),
+    "ernie-image": (50, 4.0, {"strength"}),
+    "ernie-image-turbo": (8, 1.0, {"negative_prompt", "guidance_scale", "strength"}),
+    "kandinsky5": (50, 3.5, {"strength"}),
+}
+
+
+def inputs_of(model: Model) -> Inputs:
+    """What the family cannot do without."""
+    needs = model.engine.capabilities.requires
+    picture = (speckled(WIDTH, HEIGHT),) if "image" in needs else ()
+    return Inputs(picture, right_half(WIDTH, HEIGHT) if "mask" in needs else None)
+
+
+def fields_of(model: Model) -> dict[str, Any]:
+    return {"guidance_scale": 3.0, "negative_prompt": "a dog"} if "edit" not in model.family else CFG
+
+
+def rendered(model: Model, **fields: Any) -> Drawn:
+    return draw(model.engine, inputs_of(model), **{**SIZE, "num_inference_steps": STEPS, **CFG, **fields})
+
+
+def bare_pixels(model: Model, **arguments: Any) -> Pixels:
+    arguments = {"prompt": "a cat", **SIZE, "num_inference_steps": STEPS, **CALLS[model.family], **arguments}
+    result = model.bare(**arguments, generator=torch.Generator().manual_seed(1), output_type="np")
+    images = result.image if model.family == "kandinsky5" else result.images
+    return (np.asarray(images)[0] * 255).round().astype(np.uint8)
+
+
+def needed_by_bare(model: Model) -> dict[str, Any]:
+    from PIL import Image
+
+    inputs = inputs_of(model)
+    found = {"image": [Image.fromarray(pixels) for pixels in inputs.images]} if inputs.images else {}
+    if model.family in ("qwen-image-edit", "flux-fill") and found:
+        found = {"image": found["image"][0]}
+    return found | ({"mask_image": Image.fromarray(inputs.mask)} if inputs.mask is not None else {})
+
+
+def test_the_pixels_are_those_of_diffusers_alone(model: Model) -> None:
+    drawn = rendered(model)
+
+    expected = bare_pixels(model, **needed_by_bare(model))
+    # Outside the mask, the engine keeps every pixel.
+    columns = slice(WIDTH * 3 // 4, None) if model.family == "flux-fill" else slice(None)
+    assert np.array_equal(drawn.pixels[:, columns], expected[:, columns])
+    assert drawn.pixels.shape == (HEIGHT, WIDTH, 3)
+    assert drawn.counted == [(1, STEPS), (2, STEPS)]
+
+
+def test_defaults_are_those_that_the_model_was_trained_for(model: Model) -> None:
+    steps, guidance, ignored = DEFAULTS[model.family]
+    capabilities = model.engine.capabilities
+
+    assert (capabilities.num_inference_steps, capabilities.guidance_scale) == (steps, guidance)
+    assert model.engine._pipelines.family.key == model.family
+    named = {"negative_prompt", "guidance_scale", "strength", "loras"}
+    assert set(capabilities.ignored) & named == ignored
+
+
+def test_fields_without_effect_give_a_warning(model: Model) -> None:
+    fields = {"prompt": "x", "negative_prompt": "y", "guidance_scale": 2.0, "strength": 0.5, "clip_skip": 2}
+
+    _, warnings = model.engine.capabilities.resolve(GenerationRequest.model_validate({**fields, **SIZE}))
+
+    ignored = {warning.partition(" is ignored")[0] for warning in warnings}
+    assert ignored == DEFAULTS[model.family][2] - {"loras"} | {"clip_skip"}
+
+
+def test_a_job_is_cancelled_within_a_step(model: Model) -> None:
+    steps: list[int] = []
+
+    def stop(step: Step) -> None:
+        steps.append(step.step)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rendered(model, on_step=stop, num_inference_steps=5)
+
+    assert steps == [1]
+    assert rendered(model, num_inference_steps=1).pixels.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_every_step_has_a_preview_in_the_shape_of_the_image(model: Model) -> None:
+    shown: list[Pixels] = []
+
+    rendered(model, on_step=lambda step: shown.append(step.render_preview(0)))
+
+    rows, columns, _ = shown[-1].shape
+    assert len(shown) == STEPS
+    assert rows / columns == HEIGHT / WIDTH
+    assert (shown[-1].min(), shown[-1].max()) == (0, 255)
+
+
+def test_sides_are_multiples_of_what_the_model_needs(model: Model) -> None:
+    capabilities = model.engine.capabilities
+    side = capabilities.width // capabilities.multiple_of * capabilities.multiple_of
+
+    request = {"prompt": "x", "image": ["sha256:" + "0" * 64] if capabilities.requires else []}
+    request |= {"mask": "sha256:" + "0" * 64} if "mask" in capabilities.requires else {}
+    capabilities.check(GenerationRequest.model_validate({**request, "width": side, "height": side}))
+    with pytest.raises(InvalidRequest) as caught:
+        capabilities.check(GenerationRequest.model_validate({**request, "width": side - 1, "height": side}))
+    assert [error.pointer for error in caught.value.errors] == ["/width"]

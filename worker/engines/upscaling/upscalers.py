@@ -1,0 +1,113 @@
+"""The upscalers on this machine, beside the models that make images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import ConfigurationError, ModelUnavailable
+from shared.jobs.types import Backend
+from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry, ModelState
+from worker.engines.base import Engine, OnLoad
+from worker.engines.held_models import ModelLoader
+from worker.engines.upscaling.engine import UpscalingEngine, upscaler_capabilities
+from worker.engines.upscaling.network_files import scale_of
+from worker.models.sources import UPSCALE_STARTER, UPSCALERS_FOLDER
+
+STARTER_NAME = "upscale-starter"
+#: Limit of what a scan of the folder looks at.
+MAX_FILES = 1000
+
+
+@dataclass(frozen=True)
+class _Known:
+    revision: str
+    capabilities: Capabilities | None
+    reason: str | None = None
+
+
+@dataclass
+class ModelsAndUpscalers:
+    """A ModelLoader of the models of another one and of upscalers. Thread-safe if that one is."""
+
+    models: ModelLoader
+    scan_models: Callable[[], Mapping[str, ModelEntry]]
+    model_dir: Path
+    backend: Backend
+    device: str
+    dtype: str
+    _files: Mapping[str, Path] = field(default_factory=lambda: {STARTER_NAME: UPSCALE_STARTER})
+    _known: dict[str, _Known] = field(default_factory=dict)
+
+    @property
+    def default_model(self) -> str:
+        return self.models.default_model
+
+    def capabilities(self, model: str) -> Capabilities:
+        if model not in self._files:
+            return self.models.capabilities(model)
+        known = self._inspected(model)
+        if known.capabilities is None:
+            raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
+        return known.capabilities
+
+    def revision(self, model: str) -> str | None:
+        return _revision(self._files[model]) if model in self._files else self.models.revision(model)
+
+    def expected_bytes(self, model: str) -> int:
+        return _size(self._files[model]) if model in self._files else self.models.expected_bytes(model)
+
+    def load(self, model: str, on_load: OnLoad) -> Engine:
+        if model not in self._files:
+            return self.models.load(model, on_load)
+        return UpscalingEngine.load(model, self._files[model], self.device, self.dtype)
+
+    def scan(self) -> Mapping[str, ModelEntry]:
+        """Look for models and upscalers, and return what is known of each."""
+        folder = self.model_dir / UPSCALERS_FOLDER
+        paths = sorted(folder.rglob("*.safetensors"))[:MAX_FILES] if folder.is_dir() else []
+        found = {path.relative_to(self.model_dir).with_suffix("").as_posix(): path for path in paths}
+        self._files = {STARTER_NAME: UPSCALE_STARTER, **found}
+        return {**self.scan_models(), **{name: self._entry(name) for name in self._files}}
+
+    def _inspected(self, name: str) -> _Known:
+        path = self._files[name]
+        known, revision = self._known.get(name), _revision(path)
+        if known is None or known.revision != revision:
+            try:
+                known = _Known(revision, upscaler_capabilities(name, scale_of(path)))
+            except ConfigurationError as error:
+                known = _Known(revision, None, error.detail)
+            self._known[name] = known
+        return known
+
+    def _entry(self, name: str) -> ModelEntry:
+        known, is_bundled = self._inspected(name), name == STARTER_NAME
+        return ModelEntry(
+            name=name,
+            backend=self.backend,
+            state=ModelState.AVAILABLE if known.capabilities else ModelState.BROKEN,
+            reason=known.reason,
+            family="upscaler",
+            revision=known.revision,
+            bytes=_size(self._files[name]),
+            licence="BSD-3-Clause" if is_bundled else None,
+            commercial_use=True if is_bundled else None,
+            capabilities=known.capabilities,
+        )
+
+
+def _revision(path: Path) -> str:
+    """Changes whenever the file does; empty for a file that is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
