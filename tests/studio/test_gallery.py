@@ -187,6 +187,16 @@ def test_images_of_other_programs_appear_at_once(full: Stack, studio: Studio) ->
     expect(studio.tile("made by a script")).to_be_visible()
 
 
+def test_markup_in_a_prompt_is_only_text(full: Stack, studio: Studio) -> None:
+    """The page would report an image that it cannot load, or a script that its policy forbids."""
+    markup = "<img src=/nothing onerror=alert(1)><script>alert(2)</script>"
+    made(full, markup)
+
+    studio.tile(markup).click()
+
+    expect(studio.page.get_by_role("heading", name=markup)).to_be_visible()
+
+
 def test_a_failed_job_says_why(full: Stack, studio: Studio) -> None:
     request = {"prompt": "a failure", "metadata": {"simulate": {"fail": "out-of-memory"}}}
     full.api.post("/api/jobs", request)
