@@ -84,7 +84,7 @@ def test_a_setting_reaches_only_the_services_that_read_it() -> None:
     new = {"SD_API_KEY": "k", "SD_BFL_API_KEY": "b", "SD_WEBHOOK_SECRET": "w", "AWS_REGION": "r"}
     variables = {family: {line.split()[1] for line in script(family, {}, new).splitlines()} for family in FAMILIES}
 
-    assert variables["api"] == {"SD_API_KEY", "SD_BFL_API_KEY", "AWS_REGION"}
+    assert variables["api"] == {"SD_API_KEY", "SD_BFL_API_KEY", "SD_WEBHOOK_SECRET", "AWS_REGION"}
     assert variables["worker"] == {"SD_BFL_API_KEY", "AWS_REGION"}
     assert variables["housekeeper"] == {"SD_BFL_API_KEY", "SD_WEBHOOK_SECRET", "AWS_REGION"}
 
