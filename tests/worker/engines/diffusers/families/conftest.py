@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import transformers
+from diffusers.pipelines.flux import pipeline_flux_kontext, pipeline_flux_kontext_inpaint
 from diffusers.pipelines.qwenimage import (
     pipeline_qwenimage_edit,
     pipeline_qwenimage_edit_inpaint,
@@ -52,6 +53,8 @@ def stand_ins() -> Iterator[None]:
     patch.setattr(diffusers.Kandinsky5T2IPipeline, "resolutions", sizes, raising=False)
     for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage_edit_inpaint):
         patch.setattr(module, "calculate_dimensions", _small_dimensions(module.calculate_dimensions))
+    for module in (pipeline_flux_kontext, pipeline_flux_kontext_inpaint):
+        patch.setattr(module, "PREFERRED_KONTEXT_RESOLUTIONS", [(WIDTH, HEIGHT)])
     yield
     patch.undo()
 

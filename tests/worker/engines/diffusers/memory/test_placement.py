@@ -15,6 +15,7 @@ from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.memory import placement as module
 from worker.engines.diffusers.memory.placement import free_bytes, part_sizes
 from worker.images.values import Inputs
+from worker.models import placements
 from worker.models.placements import Placement, choose_placement
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -30,9 +31,9 @@ XL = {
 }
 SD = {"unet": int(1.72 * GB), "text_encoder": int(0.25 * GB), "vae": int(0.17 * GB)}
 WORKING = {
-    "klein": dict.fromkeys(KLEIN, module.WORKING_BYTES),
-    "xl": {"unet": module.UNET_BYTES, "vae": module.AUTOENCODER_BYTES},
-    "sd": {"unet": module.UNET_BYTES // 4, "vae": module.AUTOENCODER_BYTES // 4},
+    "klein": dict.fromkeys(KLEIN, placements.WORKING_BYTES),
+    "xl": {"unet": placements.UNET_BYTES, "vae": placements.AUTOENCODER_BYTES},
+    "sd": {"unet": placements.UNET_BYTES // 4, "vae": placements.AUTOENCODER_BYTES // 4},
 }
 SIZES = {"klein": KLEIN, "xl": XL, "sd": SD}
 
