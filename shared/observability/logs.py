@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 #: Celery's messages for every task, which workers log themselves, and requests with full URLs, which may be signed.
-_CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2")
+_CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2", "mcp")
 #: Fields of JSON entries, set with `log_context` or `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
 
