@@ -23,6 +23,7 @@ from worker.models.download_plans import OnProgress
 from worker.models.required_files import MODEL_CONFIG
 from worker.models.sources import ModelSource
 from worker.process.model_pools import create_pool, entry_of, measured_bytes
+from worker.process.more_models import download_in_background
 from worker.records.concurrency_slots import RedisConcurrencySlots
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import ModelUpkeep, source_name
@@ -140,6 +141,7 @@ def _diffusers(
     )
     _load_default(pool.models)
     elsewhere = partial(records.is_elsewhere, settings.backend, source_name(settings.model_dir, model.name))
+    download_in_background(settings, on_download)
     scale = Enlarger(device, choose_dtype(settings.dtype, device, HALF))
     return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device), elsewhere, scale)
 

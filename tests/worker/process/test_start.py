@@ -80,3 +80,27 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
     assert "downloading someone/starter-copy: " in last.output
     assert hub.url not in last.output
     assert TOKEN not in last.output
+
+
+def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) -> None:
+    api = stack.start_api()
+    settings = {"SD_MODELS": f"{NAME},someone/no-such-model", "SD_HUGGINGFACE_TOKEN": TOKEN}
+    settings["SD_SAFETY_CHECKER"] = "false"
+    with hub_serving(NAME, STARTER, TOKEN) as hub:
+        hub.stalls = {UNET: HALF}
+        worker = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+        assert run_job(stack, **RED_HEART, num_inference_steps=4)["model"] == "starter"
+        wait_until(lambda: state_of(api, NAME) in ("downloading", "missing"))
+        hub.stalls = {}
+        worker.send(signal.SIGTERM)
+        worker.wait()
+        next_worker = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+        wait_until(lambda: state_of(api, NAME) == "available")
+
+    assert run_job(stack, **RED_HEART, model=NAME, num_inference_steps=4)["model"] == NAME
+    assert "a model of SD_MODELS is not offered: " in next_worker.output
+
+
+def state_of(api: Api, model: str) -> str | None:
+    states = {entry["name"]: entry["state"] for entry in api.get("/api/models").json()["models"]}
+    return states.get(model)
