@@ -50,12 +50,12 @@ class OfferedModel:
     is_default: bool
     """Whether its backend uses it for requests that name no model."""
 
+    is_pinned: bool
+
     @property
     def upscale(self) -> int | None:
         """How many times an upscaler enlarges; None for models that make images."""
         return self.entry.capabilities.scale if self.entry.capabilities else None
-
-    is_pinned: bool
 
     @property
     def memory(self) -> ModelInMemory | None:
