@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -52,6 +53,11 @@ async def json_submission(http: Request, services: Services) -> AsyncIterator[Su
 _NO_DEFAULTS: Mapping[str, str] = {}
 
 
+def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
+    """Validation refuses a body that is no object."""
+    return {**defaults, **body} if isinstance(body, dict) else body
+
+
 @asynccontextmanager
 async def image_submission(
     http: Request, services: Services, defaults: Mapping[str, str] = _NO_DEFAULTS
@@ -61,7 +67,7 @@ async def image_submission(
         raise UnsupportedMediaType(f"Send the request as {FORM_MEDIA_TYPE}, or as JSON.")
     read_request = read_form_request if media_type(http) == FORM_MEDIA_TYPE else read_json_request
     async with services.uploads.open_request() as uploads:
-        request = await read_request(http, uploads, lambda fields: {**defaults, **fields} if defaults else fields)
+        request = await read_request(http, uploads, partial(_with_defaults, defaults))
         if not request.image:
             raise invalid_field("/image", "is missing: send the image as a file part of this name")
         yield Submission(request, uploads)

@@ -35,6 +35,9 @@ LASTING = (
     "counts",
     "installation",
     "link-secret",
+    "load-stats:",
+    "models:",
+    "residency",
     "uploads",
 )
 

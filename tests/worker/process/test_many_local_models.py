@@ -46,7 +46,7 @@ WANTED = random.Random(5).choices(list(FILES), k=60)
 SEEDS = (1, 2)
 AFFINITY_SECONDS = 3
 #: A job or a load that has begun is not interrupted, and this machine may have much else to do.
-BUSY_SECONDS = 8.0
+BUSY_SECONDS = 20
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,20 @@ import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress } from "./progress.js";
 
+const GONE = "The image is no longer stored";
+
 export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, onToggle, onOpen }) {
   const job = useStore(jobs, ({ byId }) => byId.get(id));
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  const [isGone, setGone] = useState(false);
   if (!job) return null;
   const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
-  const name = `${job.prompt}${job.state === "succeeded" ? "" : ` (${describeJob(job)})`}`;
+  const state = isGone ? GONE : job.state === "succeeded" ? null : describeJob(job);
+  const name = state ? `${job.prompt} (${state})` : job.prompt;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
     <button type="button" class="tile-open" data-job=${id} tabindex=${isTabStop ? 0 : -1} aria-label=${name} onClick=${open}
       onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
-      <${Content} job=${job} />
+      <${Content} job=${job} isGone=${isGone} onGone=${() => setGone(true)} />
     </button>
     ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
     <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.prompt}`} onChange=${() => onToggle(id)} /></label>
@@ -26,12 +30,11 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   </li>`;
 }
 
-function Content({ job }) {
+function Content({ job, isGone, onGone }) {
   const [image] = job.images;
-  const [isGone, setGone] = useState(false);
-  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">The image is no longer stored</span></span>`;
+  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
   if (job.state === "succeeded" && image) {
-    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${() => setGone(true)} />`;
+    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${onGone} />`;
   }
   return html`<span class="tile-text">
     ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}

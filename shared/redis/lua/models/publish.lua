@@ -2,6 +2,8 @@
 -- KEYS: sources of the backend, entries of this source by name, versions of those entries by name
 -- ARGV: source, '1' if these are all its entries, number of entries, name and entry as JSON of each, then removed names
 -- Returns the new version, or 0 if this source is unknown and has to publish all its entries.
+-- A machine that publishes no more is forgotten after a month: containers have a new name at each start.
+local LIFETIME_MS = 30 * 24 * 3600 * 1000
 local sources, entries, versions = KEYS[1], KEYS[2], KEYS[3]
 local source, is_complete, num_entries, first_entry = ARGV[1], ARGV[2] ~= '', tonumber(ARGV[3]), 4
 
@@ -43,4 +45,12 @@ if is_complete then
 end
 version = (is_changed or not known) and next_version or version
 redis.call('HSET', sources, source, string.format('%d %d', version, now))
+redis.call('PEXPIRE', entries, LIFETIME_MS)
+redis.call('PEXPIRE', versions, LIFETIME_MS)
+local flat = redis.call('HGETALL', sources)
+for i = 1, #flat, 2 do
+  if tonumber(string.match(flat[i + 1], ' (%d+)$')) < now - LIFETIME_MS then
+    redis.call('HDEL', sources, flat[i])
+  end
+end
 return version
