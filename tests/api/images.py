@@ -10,7 +10,7 @@ import requests
 from PIL import Image, ImageDraw
 
 from tests.stack import Api
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 
 PROMPT = {"prompt": "x", "seed": "7"}
 

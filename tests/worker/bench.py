@@ -23,7 +23,7 @@ from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import StagingArea
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.engines.base import Engine, JobWatch, SingleEngine
 from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder

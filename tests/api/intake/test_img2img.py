@@ -17,7 +17,7 @@ from shared.workers.records import Workers
 from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
-from tests.worker.images.looking import Pixels, pixels
+from tests.worker.images.image_checks import Pixels, pixels
 from tests.worker.new_jobs import image_bytes
 from worker.engines.null import NullEngine
 

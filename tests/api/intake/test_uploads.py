@@ -17,7 +17,7 @@ from PIL import Image
 from tests.api.images import PROMPT, encoded, noise_png, post_image
 from tests.stack import Api, Stack
 from tests.support.polling import wait_until
-from tests.worker.images.looking import pixels
+from tests.worker.images.image_checks import pixels
 from tests.worker.new_jobs import image_bytes
 
 LARGE = noise_png(2600, 2580)

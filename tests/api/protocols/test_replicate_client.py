@@ -19,7 +19,7 @@ from tests.api.images import encoded, scene
 from tests.conftest import RED_HEART
 from tests.shared.webhooks.receiver import Receiver, receiving
 from tests.stack import Stack
-from tests.worker.images.looking import pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import pixels, shows_a_red_heart_on_blue
 
 # The package has no way to close its connections.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,7 +10,7 @@ from shared.jobs.types import ApiProtocol
 from tests.api.clients import ALICE, BOB, Client
 from tests.api.protocols.conftest import openai_for
 from tests.stack import Api, Stack
-from tests.worker.images.looking import pixels
+from tests.worker.images.image_checks import pixels
 
 GENERATIONS = "/v1/images/generations"
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import Launched
 from tests.stack import Process, free_port
-from tests.worker.images.looking import pixels
+from tests.worker.images.image_checks import pixels
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])

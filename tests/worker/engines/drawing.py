@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared.jobs.requests import GenerationRequest
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Engine, Step
 from worker.images.values import Inputs, RenderedImage

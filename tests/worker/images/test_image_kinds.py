@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from shared.errors import InvalidImage
 from tests.api.images import encoded, half_mask, scene
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.images.decoding import decode_mask, decode_rgb
 
 SCENE = np.asarray(scene())

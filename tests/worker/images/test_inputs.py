@@ -16,7 +16,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import MaskMode
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.engines.base import OnStep
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage

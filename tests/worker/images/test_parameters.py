@@ -9,7 +9,7 @@ import pytest
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
-from tests.worker.images.looking import opened
+from tests.worker.images.image_checks import opened
 from worker.images.encoder import Encoder
 from worker.images.values import RenderedImage
 

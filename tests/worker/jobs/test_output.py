@@ -7,7 +7,7 @@ from PIL import Image
 from shared.jobs.states import State
 from tests.api.images import encoded, half_mask, scene
 from tests.worker.bench import Bench, canvas, speckled, wake
-from tests.worker.images.looking import Pixels, opened, pixels
+from tests.worker.images.image_checks import Pixels, opened, pixels
 from worker.engines.null import NullEngine
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import RED_HEART
 from tests.stack import Event, Stack
-from tests.worker.images.looking import opened
+from tests.worker.images.image_checks import opened
 from tests.worker.new_jobs import run_job, simulated, start_job, submit_job
 
 SLOW: dict[str, Any] = {**RED_HEART, "num_inference_steps": 150, "width": 256, "height": 256}

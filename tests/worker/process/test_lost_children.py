@@ -14,7 +14,7 @@ from shared.redis.store import connect
 from tests.api.images import encoded, scene
 from tests.stack import Stack
 from tests.support.polling import wait_until
-from tests.worker.images.looking import pixels
+from tests.worker.images.image_checks import pixels
 from tests.worker.new_jobs import child_process, image_bytes, run_job, simulated, start_job, submit_job
 from tests.worker.worker_records import only_worker
 

@@ -16,7 +16,7 @@ from tests.stack import Stack
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_gguf import rounded, write_gguf
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from tests.worker.worker_records import worker_records
 from worker.models.sources import STARTER
 

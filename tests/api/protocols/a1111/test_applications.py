@@ -10,7 +10,7 @@ import requests
 from tests.api.clients import ALICE
 from tests.conftest import RED_HEART
 from tests.stack import Api, Stack
-from tests.worker.images.looking import opened, pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import opened, pixels, shows_a_red_heart_on_blue
 
 HEART = RED_HEART["prompt"]
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from tests.api.clients import ALICE
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.images.looking import Pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import Pixels, shows_a_red_heart_on_blue
 
 HEART = {"prompt": RED_HEART["prompt"], "seed": 42, "steps": 12}
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.api.images import encoded, noise_png, scene
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.images.looking import corners, pixels, shows_a_red_heart
+from tests.worker.images.image_checks import corners, pixels, shows_a_red_heart
 
 HEART = RED_HEART["prompt"]
 SHORT = {"num_inference_steps": 12}

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.api.images import encoded, scene
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.images.looking import (
+from tests.worker.images.image_checks import (
     corners,
     middle,
     opened,

@@ -12,7 +12,7 @@ from tests.api.images import encoded, scene
 from tests.api.wire import open_connection
 from tests.conftest import RED_HEART
 from tests.stack import Api, Stack
-from tests.worker.images.looking import opened, pixels, shows_a_red_heart
+from tests.worker.images.image_checks import opened, pixels, shows_a_red_heart
 
 HEART = RED_HEART["prompt"]
 IMAGE = encoded(scene(128, 128))

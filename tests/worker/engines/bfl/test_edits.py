@@ -23,7 +23,7 @@ from tests.stack import Stack
 from tests.support.polling import wait_until
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Provider
-from tests.worker.images.looking import Pixels, pixels
+from tests.worker.images.image_checks import Pixels, pixels
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.http import Http, ProviderTimeouts
 from worker.images.values import Inputs

@@ -16,7 +16,7 @@ from tests.api.images import encoded, scene
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.support.polling import wait_until
-from tests.worker.images.looking import pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import pixels, shows_a_red_heart_on_blue
 from worker.models.sources import UPSCALE_STARTER
 
 

@@ -14,7 +14,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
-from tests.worker.images.looking import shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import shows_a_red_heart_on_blue
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.memory.devices import computes_bfloat16
 

@@ -5,7 +5,7 @@ import pytest
 
 from shared.jobs.requests import GenerationRequest
 from tests.conftest import RED_HEART
-from tests.worker.images.looking import Pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import Pixels, shows_a_red_heart_on_blue
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.denoising.schedulers import SCHEDULERS, usable_schedulers

@@ -11,7 +11,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
 from tests.worker.engines.drawing import REFERENCE, Drawn, draw, right_half, speckled
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.engines.base import Step
 from worker.images.values import Inputs
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
 from tests.worker.engines.diffusers.families.test_families import CALLS, CFG, SIZE
 from tests.worker.engines.drawing import draw, right_half, speckled
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|tests)")

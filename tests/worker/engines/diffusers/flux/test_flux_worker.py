@@ -16,7 +16,7 @@ from PIL import Image
 from tests.stack import Api, Stack
 from tests.worker.engines.diffusers.flux.klein import save_klein
 from tests.worker.engines.drawing import speckled
-from tests.worker.images.looking import pixels
+from tests.worker.images.image_checks import pixels
 from tests.worker.new_jobs import image_bytes, run_job, start_job
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")

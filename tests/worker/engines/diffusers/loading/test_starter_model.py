@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.conftest import RED_HEART
 from tests.stack import Stack
-from tests.worker.images.looking import Pixels, corners, middle, opened, pixels, shows_a_red_heart_on_blue
+from tests.worker.images.image_checks import Pixels, corners, middle, opened, pixels, shows_a_red_heart_on_blue
 from tests.worker.new_jobs import image_bytes, run_job, start_job, submit_job
 
 QUICK = {**RED_HEART, "num_inference_steps": 8}

@@ -19,7 +19,7 @@ from shared.errors import ConfigurationError
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
-from tests.worker.images.looking import Pixels
+from tests.worker.images.image_checks import Pixels
 from worker.models.weight_files import choose_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
