@@ -3,10 +3,12 @@
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import replicate
 import requests
@@ -21,22 +23,34 @@ from tests.shared.webhooks.receiver import Receiver, receiving
 from tests.stack import Stack
 from tests.worker.images.image_checks import pixels, shows_a_red_heart_on_blue
 
-# The package has no way to close its connections.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 HEART = {"prompt": RED_HEART["prompt"], "num_inference_steps": 12, "seed": 42}
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 
 
-@pytest.fixture(scope="module")
-def client(sd: Stack) -> replicate.Client:
-    return replicate.Client(base_url=sd.api.url, api_token="none")
+Connect = Callable[[str, str], replicate.Client]
 
 
 @pytest.fixture(scope="module")
-def slow(null: Stack) -> replicate.Client:
+def connect() -> Iterator[Connect]:
+    """Creates clients; their connections are closed at the end, which the package has no call for."""
+    with ExitStack() as transports:
+
+        def create(url: str, token: str) -> replicate.Client:
+            transport = transports.enter_context(httpx.HTTPTransport())
+            return replicate.Client(base_url=url, api_token=token, transport=transport)
+
+        yield create
+
+
+@pytest.fixture(scope="module")
+def client(sd: Stack, connect: Connect) -> replicate.Client:
+    return connect(sd.api.url, "none")
+
+
+@pytest.fixture(scope="module")
+def slow(null: Stack, connect: Connect) -> replicate.Client:
     """The engine whose jobs take as long as they are told."""
-    return replicate.Client(base_url=null.api.url, api_token="none")
+    return connect(null.api.url, "none")
 
 
 def simulated(seconds: float) -> dict[str, Any]:
@@ -215,8 +229,8 @@ def hooked(redis_url: str, tmp_path_factory: pytest.TempPathFactory, receiver: R
         yield stack
 
 
-def test_webhooks_are_predictions_that_the_client_verifies(hooked: Stack, receiver: Receiver) -> None:
-    client = replicate.Client(base_url=hooked.api.url, api_token=ADMIN)
+def test_webhooks_are_predictions_that_the_client_verifies(hooked: Stack, receiver: Receiver, connect: Connect) -> None:
+    client = connect(hooked.api.url, ADMIN)
     made = client.predictions.create(
         version="null", input={"prompt": "x"}, webhook=receiver.url, webhook_events_filter=["completed"]
     )
@@ -228,9 +242,9 @@ def test_webhooks_are_predictions_that_the_client_verifies(hooked: Stack, receiv
     assert requests.get(body["output"][0], timeout=30).status_code == 200
 
 
-def test_only_an_admin_learns_the_secret_and_nobody_sees_predictions_of_others(hooked: Stack) -> None:
-    alice = replicate.Client(base_url=hooked.api.url, api_token=ALICE)
-    bob = replicate.Client(base_url=hooked.api.url, api_token=BOB)
+def test_only_an_admin_learns_the_secret_and_nobody_sees_predictions_of_others(hooked: Stack, connect: Connect) -> None:
+    alice = connect(hooked.api.url, ALICE)
+    bob = connect(hooked.api.url, BOB)
     made = alice.predictions.create(version="null", input={"prompt": "x"})
 
     with pytest.raises(ReplicateError) as hidden:

@@ -15,8 +15,8 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   const [isGone, setGone] = useState(false);
   if (!job) return null;
   const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
-  const state = isGone ? GONE : job.state === "succeeded" ? null : describeJob(job);
-  const name = state ? `${job.prompt} (${state})` : job.prompt;
+  // A tile without an image is named by the text in it.
+  const name = isGone || job.state !== "succeeded" ? null : job.prompt;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
     <button type="button" class="tile-open" data-job=${id} tabindex=${isTabStop ? 0 : -1} aria-label=${name} onClick=${open}
       onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
@@ -32,11 +32,13 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
 
 function Content({ job, isGone, onGone }) {
   const [image] = job.images;
-  if (isGone) return html`<span class="tile-text"><${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
+  const prompt = html`<span class="visually-hidden">${job.prompt} </span>`;
+  if (isGone) return html`<span class="tile-text">${prompt}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
   if (job.state === "succeeded" && image) {
     return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${onGone} />`;
   }
   return html`<span class="tile-text">
+    ${prompt}
     ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}
     <span class="tile-state">${describeJob(job)}</span>
     ${isUnfinished(job.state) && html`<${Progress} job=${job} />`}
