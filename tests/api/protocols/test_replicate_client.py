@@ -1,5 +1,7 @@
 """The package replicate draws with the starter model."""
 
+import base64
+import hashlib
 import io
 import json
 import time
@@ -210,6 +212,27 @@ def test_a_file_above_the_limit_is_refused(sd: Stack) -> None:
     answer = requests.post(f"{sd.api.url}/v1/files", files={"content": b"x" * 21_000_000}, timeout=30)
 
     assert answer.status_code == 413
+
+
+def test_a_file_comes_back_in_its_address(sd: Stack) -> None:
+    content = encoded(Image.effect_noise((1200, 900), 90))
+    answer = requests.post(f"{sd.api.url}/v1/files", files={"content": ("in.png", content)}, timeout=30)
+
+    file = answer.json()
+    assert (answer.status_code, file["name"], file["content_type"]) == (201, "in.png", "image/png")
+    assert (file["size"], file["checksums"]["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert base64.b64decode(file["urls"]["get"].removeprefix("data:image/png;base64,")) == content
+    assert requests.post(f"{sd.api.url}/v1/files", files={"content": b"%PDF-1.7"}, timeout=30).status_code == 422
+
+
+def test_answers_with_files_that_nobody_reads_are_limited(null: Stack) -> None:
+    url = f"{null.start_api(SD_MAX_EVENT_STREAMS='1').url}/v1/files"
+    content = encoded(Image.effect_noise((3000, 3000), 90))
+    with requests.post(url, files={"content": content}, stream=True, timeout=30) as unread:
+        assert unread.status_code == 201
+        assert requests.post(url, files={"content": content}, timeout=30).status_code == 429
+        assert len(unread.content) > len(content)
+    assert requests.post(url, files={"content": encoded(scene())}, timeout=30).status_code == 201
 
 
 @pytest.fixture(scope="module")
