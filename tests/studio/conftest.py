@@ -38,7 +38,8 @@ RECORD = """() => {
   const shown = [];
   const record = () => {
     const stage = document.querySelector("[aria-label='Current job']");
-    shown.push([document.title, stage.innerText, ...[...stage.querySelectorAll("img")].map((image) => image.alt)].join("\\n"));
+    const images = [...stage.querySelectorAll("img")].map((image) => image.alt);
+    shown.push([document.title, stage.innerText, ...images].join("\\n"));
   };
   new MutationObserver(record).observe(document, { subtree: true, childList: true, characterData: true });
   window.shown = shown;
