@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.api.images import encoded, scene
 from tests.api.protocols.conftest import openai_for
-from tests.api.recorded_events import recorded_events
+from tests.api.protocols.openai.recorded_events import recorded_events
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.images.image_checks import (
