@@ -16,7 +16,7 @@ MIN_SIDE, MAX_SIDE = 16, 8192
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How much to enlarge; `box` takes precedence: the image is cropped to it, or keeps its shape and fits inside."""
+    """How much to enlarge; `box` takes precedence: the image covers it, and what lies outside is cut off if it crops."""
 
     factor: float
     box: Size | None = None
@@ -45,5 +45,5 @@ class Enlargement:
     def _size(self, given: Size) -> Size:
         if self.crops and self.box is not None:
             return self.box
-        factor = self.factor if self.box is None else min(self.box[0] / given[0], self.box[1] / given[1])
+        factor = self.factor if self.box is None else max(self.box[0] / given[0], self.box[1] / given[1])
         return max(MIN_SIDE, round(given[0] * factor)), max(MIN_SIDE, round(given[1] * factor))

@@ -72,7 +72,7 @@ class ExtrasBody(Body):
     upscaling_resize_w: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_resize_h: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_crop: bool = True
-    """Whether images of another shape are cropped to that size; else they keep theirs and fit inside."""
+    """Whether images of another shape are cropped to that size; else they keep theirs and cover it."""
     upscaler_1: Texts = "None"
     extras_upscaler_2_visibility: float = 0
     gfpgan_visibility: float = 0

@@ -78,7 +78,7 @@ def test_masked_parts_begin_from_what_is_chosen(
     assert result.info["warnings"] == []
 
 
-@pytest.mark.parametrize(("crop", "size"), [(True, (200, 200)), (False, (200, 67))])
+@pytest.mark.parametrize(("crop", "size"), [(True, (200, 200)), (False, (600, 200))])
 def test_an_enlarged_image_is_cropped_to_a_size_unless_it_must_not(
     client: webuiapi.WebUIApi, crop: bool, size: tuple[int, int]
 ) -> None:
