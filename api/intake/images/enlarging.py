@@ -16,7 +16,7 @@ MIN_SIDE, MAX_SIDE = 16, 8192
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How much to enlarge; `box` takes precedence: the image covers it, and what lies outside is cut off if it crops."""
+    """How much to enlarge. `box` takes precedence: the image covers it, and is cropped to it if `crops`."""
 
     factor: float
     box: Size | None = None
