@@ -263,7 +263,9 @@ def test_a_thousand_polls_cost_few_calls_to_redis(null: Stack, api: Api) -> None
         answer = session.get(f"{api.url}/sdapi/v1/progress", timeout=30)
         return answer.status_code, {"progress", "error"} & answer.json().keys() != set()
 
-    running = api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 600}}}).json()["id"]
+    # Many steps: a job is cancelled at the next one.
+    lasting = {"prompt": "x", "metadata": {"simulate": {"seconds": 120}}, "num_inference_steps": 150}
+    running = api.post("/api/jobs", lasting).json()["id"]
     # As if it had come from here: only the native protocol can have the null model take its time.
     Store(connect(null.settings["SD_REDIS_URL"])).run(CallerSessions(null.prefix).set_job("@127.0.0.1", running))
     try:
