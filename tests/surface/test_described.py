@@ -32,10 +32,16 @@ SELECTIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def character_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of Unicode, which the first run writes and the others read."""
+    return tmp_path_factory.mktemp("hypothesis")
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
 def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
-    redis_url: str, tmp_path: Path, selection: list[str]
+    redis_url: str, tmp_path: Path, character_tables: Path, selection: list[str]
 ) -> None:
     with Stack(redis_url, tmp_path, **SETTINGS) as stack:
         stack.start_worker("null")
@@ -44,6 +50,7 @@ def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml"]
         # The key with the widest scope for requests.
         variables = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py"), "OTHER_PATHS": OTHER_PATHS}
+        variables["HYPOTHESIS_STORAGE_DIRECTORY"] = str(character_tables)
         run = subprocess.run(
             [*command, "run", f"{stack.api.url}/openapi.json", *selection],
             cwd=tmp_path,

@@ -134,7 +134,7 @@ def test_a_proxy_balances_both_apis(
         front.http.headers.update({"X-API-Key": ANN, "Host": "images.example.com"})
 
         made = front.post("/api/txt2img", {"prompt": "x"})
-        job = submit(front, 1.0)
+        job = submit(front, 3.0)
         with front.events(job["id"]) as events:
             progress = next(event for event in events if event.type == "progress")
             state = front.get(job["links"]["self"]).json()["state"]
