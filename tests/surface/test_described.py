@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from api.protocols.mcp.openapi import TAG as MCP
 from api.protocols.registration import ALL
 from tests.api.clients import KEYS, PRIORITY
 from tests.stack import Stack
@@ -25,8 +26,9 @@ SETTINGS = {
 #: Paths of all protocols but the native one.
 OTHER_PATHS = "^(" + "|".join(prefix for routes in ALL for prefix in routes.prefixes) + ")/"
 SELECTIONS = {
-    "native": [f"--exclude-tag={routes.tag}" for routes in ALL],
+    "native": [f"--exclude-tag={tag}" for tag in (*(routes.tag for routes in ALL), MCP)],
     **{str(routes.protocol): [f"--include-tag={routes.tag}"] for routes in ALL},
+    "mcp": [f"--include-tag={MCP}"],
 }
 
 

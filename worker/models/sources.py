@@ -93,14 +93,16 @@ class ModelSource:
 
         Raises ConfigurationError if the model does not exist or needs its own code.
         """
-        folder = self._local_folder()
+        folder, index = self._local_folder(), self.index
         if folder is None:
             folder = self._download(on_progress)
         elif folder.is_file():
             return self._file(folder)
-        elif not (folder / self.index).is_file():
-            raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
-        return folder_model(self.model_id, folder, self.index)
+        elif not (folder / index).is_file():
+            index = MODULAR_INDEX if index == PIPELINE_INDEX else index
+            if not (folder / index).is_file():
+                raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
+        return folder_model(self.model_id, folder, index)
 
     def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:

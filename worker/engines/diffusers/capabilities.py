@@ -122,8 +122,7 @@ def _safety(model: LocalModel, options: DiffusersOptions) -> str:
 
 def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     """Ways to read prompts that need CLIP, and as the only encoder where it is to skip layers."""
-    encoders = [model.index.get(name) or (None, None) for name in ("text_encoder", "text_encoder_2")]
-    names = [str(name) for _, name in encoders if name]
+    names = [model.parts[part][1] for part in ("text_encoder", "text_encoder_2") if part in model.parts]
     if not family.reads_with_clip or not all(name.startswith("CLIPTextModel") for name in names):
         return ("clip_skip", "prompt_syntax")
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()

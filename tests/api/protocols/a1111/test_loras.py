@@ -1,0 +1,110 @@
+"""A LoRA in a prompt, through a real API and worker: the pixels of diffusers with that LoRA."""
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.stack import Stack
+from tests.worker.engines import tiny
+from tests.worker.images.image_checks import Pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|peft)")
+
+#: In a sub-folder, with a space and a dot.
+LORA = "people/fine detail v1.5"
+SCALE, STEPS, GUIDANCE = 0.8, 3, 5.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and beside it a LoRA for it."""
+    folder = tmp_path_factory.mktemp("model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        place, _, name = LORA.rpartition("/")
+        tiny.save_lora(folder / "loras" / place, name, tiny.save_sd(folder / "tiny"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(redis_url: str, tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[Stack]:
+    settings = {
+        "SD_BACKENDS": "sd",
+        "SD_MODEL_ID": str(folder / "tiny"),
+        "SD_LORA_DIR": str(folder / "loras"),
+        "SD_SAFETY_CHECKER": "false",
+    }
+    with Stack(redis_url, tmp_path_factory.mktemp("local"), **settings) as stack:
+        stack.start_worker("sd")
+        stack.start_api()
+        yield stack
+
+
+def drawn(stack: Stack, prompt: str) -> tuple[Pixels, dict[str, Any]]:
+    """The image, and its job."""
+    size = {"width": tiny.NATIVE_SIDE, "height": tiny.NATIVE_SIDE}
+    body = {"prompt": prompt, "seed": 7, "steps": STEPS, "cfg_scale": GUIDANCE, "sampler_name": "Euler", **size}
+    answer = stack.api.post("/sdapi/v1/txt2img", body)
+    assert answer.status_code == 200, answer.text
+    image = Image.open(io.BytesIO(base64.b64decode(answer.json()["images"][0])))
+    job: dict[str, Any] = stack.api.get(f"/api/jobs/{answer.headers['X-Job-Id']}").json()
+    job["request"] = stack.api.get(f"/api/jobs/{job['id']}/request").json()["request"]
+    return np.asarray(image.convert("RGB")), job
+
+
+def bare_pixels(folder: Path, scale: float | None) -> Pixels:
+    """By diffusers alone, with the LoRA if there is a scale."""
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder / "tiny")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    if scale is not None:
+        file = folder / "loras" / f"{LORA}.safetensors"
+        pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="it")
+        pipe.set_adapters("it", scale)
+    generator = torch.Generator().manual_seed(7)
+    options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "generator": generator}
+    return np.asarray(pipe("a cat", **options).images[0])
+
+
+def test_a_lora_in_a_prompt_gives_the_pixels_of_diffusers_with_that_lora(local: Stack, folder: Path) -> None:
+    plain, _ = drawn(local, "a cat")
+
+    pixels, job = drawn(local, f"a cat <lora:{LORA}:{SCALE}>")
+
+    assert job["request"]["loras"] == [{"name": LORA, "scale": SCALE}]
+    assert job["request"]["prompt"] == "a cat"
+    assert not np.array_equal(pixels, plain)
+    assert np.array_equal(pixels, bare_pixels(folder, SCALE))
+    assert np.array_equal(plain, bare_pixels(folder, None))
+
+
+def test_the_scale_in_the_prompt_counts(local: Stack, folder: Path) -> None:
+    pixels, _ = drawn(local, f"<lora:{LORA}:0.3> a cat")
+
+    assert np.array_equal(pixels, bare_pixels(folder, 0.3))
+    assert not np.array_equal(pixels, bare_pixels(folder, SCALE))
+
+
+def test_a_job_after_one_with_a_lora_is_drawn_without_it(local: Stack, folder: Path) -> None:
+    drawn(local, f"a cat <lora:{LORA}:{SCALE}>")
+
+    pixels, job = drawn(local, "a cat")
+
+    assert not job["request"].get("loras")
+    assert np.array_equal(pixels, bare_pixels(folder, None))
+
+
+def test_an_unknown_lora_is_a_warning_and_no_other_image(local: Stack, folder: Path) -> None:
+    pixels, job = drawn(local, "a cat <lora:unknown:1>")
+
+    assert any("'unknown' is left out" in warning for warning in job["warnings"])
+    assert np.array_equal(pixels, bare_pixels(folder, None))
