@@ -48,7 +48,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keeps what is imported, a million objects that stay, out of garbage collections, which take half a second then."""
+    """Keeps a million imported objects, which stay, out of garbage collections: one would take half a second."""
     gc.disable()
     try:
         return (yield)
