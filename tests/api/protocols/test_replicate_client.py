@@ -67,8 +67,11 @@ def test_run_with_a_version_returns_the_same(client: replicate.Client) -> None:
     model = client.models.get("imagegen/starter")
     assert model.latest_version is not None
 
-    (file,) = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
+    files = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
 
+    # Users take the first by its index, which an iterator does not have.
+    assert isinstance(files, list)
+    (file,) = files
     assert shows_a_red_heart_on_blue(pixels(file.read()))
     assert "prompt" in model.latest_version.openapi_schema["components"]["schemas"]["Input"]["properties"]
 
