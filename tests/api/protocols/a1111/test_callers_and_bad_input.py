@@ -239,7 +239,7 @@ def test_what_has_no_effect_gives_a_warning(api: Api) -> None:
         "prompt weights are ignored",
     ):
         assert part in said
-    assert info["prompt"] == "a cat:dog:0.5 AND a bird"
+    assert info["prompt"] == "a dog, a bird"
 
 
 def test_unknown_routes_answer_in_the_shape_of_the_web_ui(api: Api) -> None:
