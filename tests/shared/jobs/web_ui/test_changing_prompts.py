@@ -60,4 +60,4 @@ def test_hostile_prompts_cost_little(hostile: str) -> None:
     for length in (4000, 4_000_000):
         unchanging((hostile * length)[:length] if len(hostile) < 100 else hostile, 20)
 
-    assert time.process_time() - begin < 0.5
+    assert time.process_time() - begin < 2
