@@ -23,6 +23,7 @@ MEASURES = {
     "first_image": "worker",
     "starter": "worker",
     "overhead": "worker",
+    "engine": "worker",
     "throughput": "worker",
     "accepting": "api",
     "queue": "api",
