@@ -118,6 +118,8 @@ def test_an_unknown_lora_is_a_warning_and_no_other_image(local: Stack, folder: P
 
 def test_an_embedding_is_listed_and_used_by_its_name_in_the_prompt(local: Stack, folder: Path) -> None:
     assert local.api.get("/sdapi/v1/embeddings").json()["loaded"].keys() == {EMBEDDING}
+    (backend,) = [one for one in local.api.get("/api/backends").json()["backends"] if one["name"] == "sd"]
+    assert backend["capabilities"]["properties"]["prompt"]["x-embeddings"] == [EMBEDDING]
 
     pixels, _ = drawn(local, f"a cat, {EMBEDDING}")
 
