@@ -23,7 +23,6 @@ MEASURES = {
     "first_image": "worker",
     "starter": "worker",
     "overhead": "worker",
-    "engine": "worker",
     "throughput": "worker",
     "accepting": "api",
     "queue": "api",
@@ -31,6 +30,7 @@ MEASURES = {
     "webhooks": "api",
     "crowd": "api",
     "switching": "worker",
+    "engine": "worker",
     "growth": "worker",
 }
 RESULTS = Path("bench/results.json")
