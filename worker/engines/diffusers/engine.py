@@ -269,6 +269,11 @@ def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> t
     return choose_dtype(options.dtype, device, half)
 
 
+def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
+    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
+    return dtype_name(_dtype(options, family_of(model), choose_device(options.device)))
+
+
 def _usable_references(inputs: Inputs) -> tuple[Any, ...]:
     """Raises InvalidImage for images that the pipeline would refuse."""
     for pixels in inputs.images:
