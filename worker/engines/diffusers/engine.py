@@ -116,9 +116,8 @@ class DiffusersEngine:
         options = self._options
         settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
         loras = find_loras(options.lora_dir) if options.lora_dir else {}
-        embeddings = find_embeddings(options.embedding_dir)
-        files = dict.fromkeys([self._model.path, self._model.folder, *loras.values(), *embeddings.values()])
-        return fingerprint(files, *settings)
+        files = [*loras.values(), *find_embeddings(options.embedding_dir).values()]
+        return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
 
     @property
     def acceleration(self) -> str:
