@@ -147,7 +147,7 @@ def test_a_job_can_be_pinned_and_unpinned(null: Stack) -> None:
 def test_a_wrong_redis_password_is_one_line_that_omits_it(tmp_path: Path) -> None:
     with valkey_server(tmp_path, "--requirepass", "right") as url, Stack(f"{url}?password=wr0ng", tmp_path) as stack:
         api = stack.run([sys.executable, "-m", "api.main"])
-        worker = stack.run([sys.executable, "-m", "celery", "-A", "worker.main", "worker"], SD_BACKEND="null")
+        worker = stack.run([sys.executable, "-m", "worker.main"], SD_BACKEND="null")
 
         assert (api.wait() > 0, worker.wait() > 0) == (True, True)
 
