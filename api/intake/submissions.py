@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -97,6 +97,10 @@ class Translation:
         for name in itertools.islice(filter(_NAME.fullmatch, unknown), MAX_UNKNOWN):
             translation.warnings.append(f"{name} {unknown_field(name)}")
         return translation
+
+    def add(self, fields: Mapping[str, Any], warnings: Iterable[str]) -> None:
+        self.fields.update(fields)
+        self.warnings.extend(warnings)
 
     def ignore(
         self, name: str, value: object, *harmless: object, reason: str = "this service has no such choice"

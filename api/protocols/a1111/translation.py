@@ -9,10 +9,9 @@ from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
 from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
 from shared.errors import ModelNotFound
 from shared.jobs.types import MaskMode, PromptSyntax
-from shared.jobs.web_ui.changing_prompts import unchanging
 from shared.jobs.web_ui.enlarging import MIN_STRENGTH, HiresFix
 from shared.jobs.web_ui.image_choices import INPUT_STRENGTH, MASK_FILLS, RESIZE_MODES, choose
-from shared.jobs.web_ui.prompt_tags import extract_loras
+from shared.jobs.web_ui.prompts import prompt_fields
 from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
@@ -75,13 +74,7 @@ class GenerationCall(Generic[B]):
 
     def _set_prompts(self, translation: Translation, capabilities: Capabilities | None) -> None:
         body, offered = self.body, capabilities.loras if capabilities else ()
-        prompt, loras, warnings = extract_loras(body.prompt, offered)
-        prompt, changes = unchanging(prompt, body.steps)
-        negative, others = unchanging(body.negative_prompt, body.steps)
-        # An empty prompt is a prompt there.
-        fields = {"prompt": prompt or " ", "negative_prompt": negative, "loras": loras}
-        translation.fields.update({name: value for name, value in fields.items() if value})
-        translation.warnings.extend(dict.fromkeys((*warnings, *changes, *others)))
+        translation.add(*prompt_fields(body.prompt, body.negative_prompt, body.steps, offered))
 
     def _set_scheduler(self, translation: Translation, capabilities: Capabilities | None) -> None:
         if capabilities is None or "scheduler" in capabilities.ignored:
@@ -115,9 +108,7 @@ def set_second_pass(
     width, height = body.width or native[0], body.height or native[1]
     resize = body.hr_resize_x or 0, body.hr_resize_y or 0
     hires = HiresFix(body.hr_scale, resize, body.denoising_strength, body.hr_second_pass_steps)
-    fields, warnings = hires.fields((width, height), limits.max_pixels)
-    translation.fields.update(fields)
-    translation.warnings.extend(warnings)
+    translation.add(*hires.fields((width, height), limits.max_pixels))
 
 
 def set_images(translation: Translation, body: ImageToImageBody) -> None:
