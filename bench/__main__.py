@@ -28,6 +28,7 @@ MEASURES = {
     "queue": "api",
     "delivery": "api",
     "webhooks": "api",
+    "polls": "api",
     "crowd": "api",
     "switching": "worker",
     "engine": "worker",

@@ -88,7 +88,6 @@ def _add(method: str, name: str, value: Any) -> None:
     router.add_api_route(f"/{name}", answer, methods=[method], operation_id=f"a1111-{name}", summary=name)
 
 
-for _name, _value in _READS.items():
-    _add("GET", _name, _value)
-for _name, _value in _CALLS.items():
-    _add("POST", _name, _value)
+for _method, _answers in (("GET", _READS), ("POST", _CALLS)):
+    for _name, _value in _answers.items():
+        _add(_method, _name, _value)

@@ -187,11 +187,11 @@ def test_damaged_weights_are_deleted(hub: Hub, folder: Path) -> None:
 
 def test_a_complete_model_needs_no_request(hub: Hub, folder: Path) -> None:
     fetch(folder)
-    hub.asked = 0
+    hub.num_requests = 0
 
     fetch(folder)
 
-    assert hub.asked == 0
+    assert hub.num_requests == 0
 
 
 def test_of_two_parallel_downloads_one_waits(hub: Hub, folder: Path) -> None:

@@ -116,9 +116,8 @@ class DiffusersEngine:
         options = self._options
         settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
         loras = find_loras(options.lora_dir) if options.lora_dir else {}
-        embeddings = find_embeddings(options.embedding_dir)
-        files = dict.fromkeys([self._model.path, self._model.folder, *loras.values(), *embeddings.values()])
-        return fingerprint(files, *settings)
+        files = [*loras.values(), *find_embeddings(options.embedding_dir).values()]
+        return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
 
     @property
     def acceleration(self) -> str:
@@ -267,6 +266,11 @@ def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> t
     if options.optimize == "max" and computes_bfloat16():
         half = {**half, "cpu": torch.bfloat16}
     return choose_dtype(options.dtype, device, half)
+
+
+def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
+    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
+    return dtype_name(_dtype(options, family_of(model), choose_device(options.device)))
 
 
 def _usable_references(inputs: Inputs) -> tuple[Any, ...]:

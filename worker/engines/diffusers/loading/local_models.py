@@ -1,10 +1,8 @@
 """The models on this machine: what each can do, and loading them."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,12 +13,12 @@ from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad
 from worker.engines.diffusers.capabilities import capabilities_of
-from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.engine import DiffusersEngine, load_dtype
+from worker.engines.diffusers.loading.load_progress import load_progress
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.memory.placement import free_bytes
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
-from worker.engines.model_memory import process_memory
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.families import family_of
 from worker.models.local_model import LocalModel
@@ -29,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 #: How long one scan may look into models that it does not know yet. The others follow in the next scans.
 INSPECTION_SECONDS = 0.5
-PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class LocalModels:
 
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
-        with _progress(self.expected_bytes(model), on_load):
+        with load_progress(local, load_dtype(local, self.options), on_load):
             try:
                 return DiffusersEngine.load(local, self.options)
             except ImagegenError as error:
@@ -181,23 +178,3 @@ def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-@contextmanager
-def _progress(total: int, on_load: OnLoad) -> Iterator[None]:
-    """Report how much memory the process has gained: libraries that load weights report nothing."""
-    before, ended, most = process_memory(), threading.Event(), 0
-
-    def report() -> None:
-        nonlocal most
-        while not ended.wait(PROGRESS_SECONDS):
-            most = max(most, min(process_memory() - before, total))
-            on_load(most, total)
-
-    thread = threading.Thread(target=report, name="load-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
