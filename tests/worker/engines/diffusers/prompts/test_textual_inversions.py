@@ -159,9 +159,12 @@ def test_more_embeddings_than_are_kept_are_loaded_again(
     folder: Path, model: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(textual_inversions, "MAX_VECTORS", 4)
+    save_file({"emb_params": vectors(1, seed=4)}, folder / "third.safetensors")
     first, other = (draw(model, prompt=text, **OPTIONS).pixels for text in ("style", "bad-hands v2"))
 
-    # The room is full: both begin again in other places.
+    # The room is full: this one takes the place of the first.
+    third = draw(model, prompt="third", **OPTIONS).pixels
+    assert not np.array_equal(third, first)
     assert np.array_equal(draw(model, prompt="bad-hands v2", **OPTIONS).pixels, other)
     assert np.array_equal(draw(model, prompt="style", **OPTIONS).pixels, first)
 
