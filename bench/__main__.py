@@ -31,6 +31,7 @@ MEASURES = {
     "polls": "api",
     "crowd": "api",
     "switching": "worker",
+    "engine": "worker",
     "growth": "worker",
 }
 RESULTS = Path("bench/results.json")

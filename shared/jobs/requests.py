@@ -236,6 +236,13 @@ class GenerationRequest(FrozenModel):
             raise ValueError("needs an image")
         return value
 
+    @field_validator("resize_mode")
+    @classmethod
+    def _refuse_with_padding(cls, value: object, validated: ValidationInfo) -> object:
+        if value is not None and validated.data.get("mask_padding") is not None:
+            raise ValueError("is for whole images: with mask_padding, the image keeps its shape")
+        return value
+
     @field_validator("second_pass")
     @classmethod
     def _refuse_with_image(cls, value: object, validated: ValidationInfo) -> object:

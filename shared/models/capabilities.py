@@ -82,6 +82,8 @@ class Capabilities(FrozenModel):
     """Default; None if the model has no strength."""
     loras: tuple[str, ...] = ()
     """Names that requests may use in `loras`."""
+    embeddings: tuple[str, ...] | None = None
+    """Words in prompts that stand for textual inversion embeddings; None if the model does not read them."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
     scale: int | None = None

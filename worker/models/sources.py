@@ -93,15 +93,14 @@ class ModelSource:
 
         Raises ConfigurationError if the model does not exist or needs its own code.
         """
-        folder, index = self._local_folder(), self.index
+        folder = self._local_folder()
         if folder is None:
             folder = self._download(on_progress)
         elif folder.is_file():
             return self._file(folder)
-        elif not (folder / index).is_file():
-            index = MODULAR_INDEX if index == PIPELINE_INDEX else index
-            if not (folder / index).is_file():
-                raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
+        index = index_name(folder, self.index)
+        if index is None:
+            raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
         return folder_model(self.model_id, folder, index)
 
     def _local_folder(self) -> Path | None:
@@ -163,7 +162,7 @@ class ModelSource:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)
         validate_model_id(name)
         folder = self.folder
-        if not (folder / self.index).is_file():
+        if index_name(folder, self.index) is None:
             Downloader(self.token, self.dtype, on_progress, self.index).fetch(name, folder)
         return folder
 

@@ -15,7 +15,6 @@ router = APIRouter(prefix="/sdapi/v1")
 _READS: dict[str, Any] = {
     **{name: [] for name in ("latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers")},
     **{name: [] for name in ("realesrgan-models", "prompt-styles", "script-info", "extensions")},
-    "embeddings": {"loaded": {}, "skipped": {}},
     "scripts": {"txt2img": [], "img2img": []},
     "cmd-flags": {"api": True, "listen": True},
     # Of workers on other machines.
@@ -71,6 +70,15 @@ async def list_loras(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]
     checkpoints = await Checkpoints.read(services)
     names = {name for one in checkpoints if one.entry.capabilities for name in one.entry.capabilities.loras}
     return [{"name": name.rpartition("/")[2], "alias": name, "path": name, "metadata": {}} for name in sorted(names)]
+
+
+@router.get("/embeddings", operation_id="a1111Embeddings")
+async def list_embeddings(services: ServicesDep, _: CallerDep) -> dict[str, dict[str, Any]]:
+    """The textual inversion embeddings of all models; prompts use them by their name."""
+    checkpoints = await Checkpoints.read(services)
+    names = {name for one in checkpoints if one.entry.capabilities for name in one.entry.capabilities.embeddings or ()}
+    unknown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
+    return {"loaded": dict.fromkeys(sorted(names), unknown), "skipped": {}}
 
 
 def _add(method: str, name: str, value: Any) -> None:

@@ -9,14 +9,13 @@ from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
 from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
 from shared.errors import ModelNotFound
 from shared.jobs.types import MaskMode, PromptSyntax
+from shared.jobs.web_ui.changing_prompts import unchanging
 from shared.jobs.web_ui.enlarging import MIN_STRENGTH, HiresFix
-from shared.jobs.web_ui.image_choices import MASK_FILLS, RESIZE_MODES, choose
-from shared.jobs.web_ui.prompt_tags import extract_loras, syntax_warnings
+from shared.jobs.web_ui.image_choices import INPUT_STRENGTH, MASK_FILLS, RESIZE_MODES, choose
+from shared.jobs.web_ui.prompt_tags import extract_loras
 from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
-#: The web UI's own.
-INPUT_STRENGTH = 0.75
 _NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
 #: Fields without an effect here: why, and values that ask for what happens anyway.
 _IGNORED: dict[str, tuple[Any, ...]] = {
@@ -77,11 +76,12 @@ class GenerationCall(Generic[B]):
     def _set_prompts(self, translation: Translation, capabilities: Capabilities | None) -> None:
         body, offered = self.body, capabilities.loras if capabilities else ()
         prompt, loras, warnings = extract_loras(body.prompt, offered)
+        prompt, changes = unchanging(prompt, body.steps)
+        negative, others = unchanging(body.negative_prompt, body.steps)
         # An empty prompt is a prompt there.
-        translation.fields.update({"prompt": prompt or " ", **({"loras": loras} if loras else {})})
-        if body.negative_prompt:
-            translation.fields["negative_prompt"] = body.negative_prompt
-        translation.warnings.extend((*warnings, *syntax_warnings(f"{prompt}\n{body.negative_prompt}")))
+        fields = {"prompt": prompt or " ", "negative_prompt": negative, "loras": loras}
+        translation.fields.update({name: value for name, value in fields.items() if value})
+        translation.warnings.extend(dict.fromkeys((*warnings, *changes, *others)))
 
     def _set_scheduler(self, translation: Translation, capabilities: Capabilities | None) -> None:
         if capabilities is None or "scheduler" in capabilities.ignored:

@@ -8,6 +8,8 @@ from shared.jobs.types import MaskFill, ResizeMode
 
 E = TypeVar("E", bound=StrEnum)
 
+#: How much of an input image changes unless a request says it.
+INPUT_STRENGTH = 0.75
 #: By number.
 RESIZE_MODES = (ResizeMode.STRETCH, ResizeMode.CROP, ResizeMode.FILL)
 #: Noise and grey come near to what is done there to latents.

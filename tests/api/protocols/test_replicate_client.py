@@ -69,8 +69,11 @@ def test_run_with_a_version_returns_the_same(client: replicate.Client) -> None:
     model = client.models.get("imagegen/starter")
     assert model.latest_version is not None
 
-    (file,) = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
+    files = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
 
+    # Users take the first by its index, which an iterator does not have.
+    assert isinstance(files, list)
+    (file,) = files
     assert shows_a_red_heart_on_blue(pixels(file.read()))
     assert "prompt" in model.latest_version.openapi_schema["components"]["schemas"]["Input"]["properties"]
 
@@ -92,6 +95,18 @@ def test_names_of_other_models_inputs_are_understood(client: replicate.Client) -
     assert (prediction.input["guidance_scale"], prediction.input["num_images"]) == (5.0, 2)
     assert prediction.logs is not None
     assert "go_fast" in prediction.logs
+
+
+def test_a_size_is_two_sides(client: replicate.Client) -> None:
+    """The AI SDK sends it so."""
+    prediction = client.predictions.create(version="starter", input={**HEART, "size": "200x100"})
+    other = client.predictions.create(version="starter", input={**HEART, "size": "2K"})
+    prediction.wait()
+    other.wait()
+
+    assert Image.open(io.BytesIO(base64.b64decode(prediction.output[0].partition(",")[2]))).size == (200, 100)
+    assert other.status == "succeeded"
+    assert "size is not a known field" in (other.logs or "")
 
 
 def test_a_file_is_uploaded_and_changed(client: replicate.Client, tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def test_the_shape_is_changed_as_the_web_ui_does(
 def test_masks_are_fitted_like_their_images(client: webuiapi.WebUIApi) -> None:
     mask = Image.new("L", (192, 64), 0)
     mask.paste(255, (64, 0, 96, 64))
-    changes = {**FAINT, "denoising_strength": 1.0, "mask_image": mask, "mask_blur": 0, "inpaint_full_res": False}
+    changes = {**FAINT, "denoising_strength": 1.0, "mask_image": mask, "mask_blur": 0, "inpainting_fill": 1}
 
-    result = client.img2img([stripes()], resize_mode=1, **changes)
+    result = client.img2img([stripes()], resize_mode=1, inpaint_full_res=False, **changes)
 
     green = (pixels_of(result.image) == GREEN).all(axis=2)
     assert (green[:, 32:].all(), green[:, :32].any()) == (True, False)

@@ -82,7 +82,7 @@ def test_an_edit_has_the_size_of_its_input_image(table: Table) -> None:
 def test_ratio_models_keep_the_ratio_of_the_image_by_default(table: Table) -> None:
     assert "aspect_ratio" not in sent(table, "flux-kontext-pro", np.zeros((501, 1000, 3), np.uint8))
 
-    table.provider.asked.clear()
+    table.provider.requests.clear()
     assert sent(table, "flux-kontext-pro", SCENE, width=1024, height=1024)["aspect_ratio"] == "1:1"
 
 

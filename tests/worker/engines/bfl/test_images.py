@@ -74,9 +74,9 @@ def test_a_download_that_trickles_ends_at_the_deadline(table: Table) -> None:
 def test_the_key_is_sent_to_the_api_and_not_to_the_image_host(table: Table) -> None:
     table.made()
 
-    asked = table.provider.asked
-    assert [one.headers.get("x-key") for one in asked] == [KEY, KEY, None]
-    assert KEY not in json.dumps([dict(one.headers) for one in asked if one.path.startswith("/image")])
+    received = table.provider.requests
+    assert [one.headers.get("x-key") for one in received] == [KEY, KEY, None]
+    assert KEY not in json.dumps([dict(one.headers) for one in received if one.path.startswith("/image")])
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_a_foreign_polling_url_is_not_used(table: Table) -> None:
     table.made()
 
     assert table.provider.count("/v1/get_result?id=a") == 1
-    assert [asked.headers.get("x-key") for asked in table.provider.asked] == [KEY, KEY, None]
+    assert [request.headers.get("x-key") for request in table.provider.requests] == [KEY, KEY, None]
 
 
 def test_the_key_is_in_no_log_and_no_error(table: Table, caplog: pytest.LogCaptureFixture) -> None:

@@ -52,10 +52,10 @@ def test_parts_of_a_model_and_single_parts_are_not_models(tmp_path: Path) -> Non
     assert list(scanned(tmp_path)) == ["owner/name"]
 
 
-def test_loras_and_upscalers_are_not_models(tmp_path: Path) -> None:
-    for folder in ("loras", "upscalers"):
+def test_loras_embeddings_and_upscalers_are_not_models(tmp_path: Path) -> None:
+    for folder in ("loras", "embeddings", "upscalers"):
         write_header(tmp_path / folder / "file.safetensors", sd15_shapes())
-    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras")
+    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras", embedding_dir=tmp_path / "embeddings")
 
     assert list(Catalogue.of(settings).scan()) == ["starter"]
 

@@ -1,4 +1,4 @@
-"""A LoRA in a prompt, through a real API and worker: the pixels of diffusers with that LoRA."""
+"""LoRAs and embeddings in prompts, through a real API and worker: the pixels of diffusers with them."""
 
 import base64
 import io
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from tests.stack import Stack
 from tests.worker.engines import tiny
@@ -22,16 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
 #: In a sub-folder, with a space and a dot.
 LORA = "people/fine detail v1.5"
 SCALE, STEPS, GUIDANCE = 0.8, 3, 5.0
+EMBEDDING = "old-style"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and beside it a LoRA for it."""
+    """A model, and beside it a LoRA and an embedding for it."""
     folder = tmp_path_factory.mktemp("model")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         place, _, name = LORA.rpartition("/")
         tiny.save_lora(folder / "loras" / place, name, tiny.save_sd(folder / "tiny"))
+    (folder / "embeddings").mkdir()
+    save_file({"emb_params": torch.randn(2, 8) * 5}, folder / "embeddings" / f"{EMBEDDING}.safetensors")
     return folder
 
 
@@ -41,6 +45,7 @@ def local(redis_url: str, tmp_path_factory: pytest.TempPathFactory, folder: Path
         "SD_BACKENDS": "sd",
         "SD_MODEL_ID": str(folder / "tiny"),
         "SD_LORA_DIR": str(folder / "loras"),
+        "SD_EMBEDDING_DIR": str(folder / "embeddings"),
         "SD_SAFETY_CHECKER": "false",
     }
     with Stack(redis_url, tmp_path_factory.mktemp("local"), **settings) as stack:
@@ -61,8 +66,8 @@ def drawn(stack: Stack, prompt: str) -> tuple[Pixels, dict[str, Any]]:
     return np.asarray(image.convert("RGB")), job
 
 
-def bare_pixels(folder: Path, scale: float | None) -> Pixels:
-    """By diffusers alone, with the LoRA if there is a scale."""
+def bare_pixels(folder: Path, scale: float | None, prompt: str = "a cat") -> Pixels:
+    """By diffusers alone, with the LoRA if there is a scale, and the embedding as `zzone`."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder / "tiny")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -70,9 +75,10 @@ def bare_pixels(folder: Path, scale: float | None) -> Pixels:
         file = folder / "loras" / f"{LORA}.safetensors"
         pipe.load_lora_weights(str(file.parent), weight_name=file.name, adapter_name="it")
         pipe.set_adapters("it", scale)
+    pipe.load_textual_inversion(str(folder / "embeddings" / f"{EMBEDDING}.safetensors"), token="zzone")
     generator = torch.Generator().manual_seed(7)
     options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "generator": generator}
-    return np.asarray(pipe("a cat", **options).images[0])
+    return np.asarray(pipe(prompt, **options).images[0])
 
 
 def test_a_lora_in_a_prompt_gives_the_pixels_of_diffusers_with_that_lora(local: Stack, folder: Path) -> None:
@@ -108,3 +114,14 @@ def test_an_unknown_lora_is_a_warning_and_no_other_image(local: Stack, folder: P
 
     assert any("'unknown' is left out" in warning for warning in job["warnings"])
     assert np.array_equal(pixels, bare_pixels(folder, None))
+
+
+def test_an_embedding_is_listed_and_used_by_its_name_in_the_prompt(local: Stack, folder: Path) -> None:
+    assert local.api.get("/sdapi/v1/embeddings").json()["loaded"].keys() == {EMBEDDING}
+    (backend,) = [one for one in local.api.get("/api/backends").json()["backends"] if one["name"] == "sd"]
+    assert backend["capabilities"]["properties"]["prompt"]["x-embeddings"] == [EMBEDDING]
+
+    pixels, _ = drawn(local, f"a cat, {EMBEDDING}")
+
+    assert np.array_equal(pixels, bare_pixels(folder, None, "a cat, zzone"))
+    assert not np.array_equal(pixels, bare_pixels(folder, None, f"a cat, {EMBEDDING}"))
