@@ -45,7 +45,7 @@ def test_a_direct_route_is_described_like_one_of_fastapi() -> None:
     direct, plain = DirectRoute("/x/{job_id}", endpoint), APIRoute("/x/{job_id}", endpoint)
 
     def parameters(route: APIRoute) -> list[str]:
-        flat = [*route.dependant.path_params, *route.dependant.header_params]
+        flat = [*route.dependant.path_params, *route.dependant.header_params]  # codespell:ignore dependant
         return [field.alias for field in flat]
 
     assert parameters(direct) == parameters(plain) == ["job_id"]
