@@ -64,7 +64,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app, protocols, with_mcp=with_mcp)
     webhooks.describe(app)
-    for module in (generate, jobs, events, images, models, webhooks, health, key, metrics, docs, page):
+    for module in (jobs, generate, events, images, models, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
     # Two protocols share the list of models.
     routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}

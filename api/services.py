@@ -1,22 +1,26 @@
 """Holds the parts that routes use, and the dependency that hands them over."""
 
 import asyncio
+import inspect
 import time
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
 from api.delivery.live_jobs import LiveJobs
 from api.delivery.stream_limit import StreamLimit
+from api.edge.authentication import require_caller
 from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
 from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
-from api.intake.idempotency import UnconfirmedJobs
+from api.intake.idempotency import UnconfirmedJobs, idempotency_scope
 from api.intake.uploads import UploadStore
 from api.models.catalogue_cache import CatalogueCache
 from api.models.offered import OfferedModels, is_configured, is_offered
@@ -133,10 +137,43 @@ class Services:
         return Links(self.base_url(request), await self.link_secret.signer())
 
 
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _services(request: Request) -> Services:
+def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def _services(request: Request) -> Services:
+    return services_of(request)
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+
+#: What a parameter of this name gets in a DirectRoute: the same as FastAPI would give it.
+SOURCES: Mapping[str, Callable[[Request], Any]] = {
+    "http": lambda http: http,
+    "services": services_of,
+    "caller": require_caller,
+    "idempotency": idempotency_scope,
+    "job_id": lambda http: http.path_params["job_id"],
+}
+
+
+class DirectRoute(APIRoute):
+    """Calls its endpoint without FastAPI's resolution of dependencies, a fifth of the time of a cheap request.
+
+    Endpoints that need more than SOURCES has, or return no Response, are left to FastAPI. The signature describes both
+    to clients.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        signature = inspect.signature(self.endpoint)
+        if not (signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response):
+            return super().get_route_handler()
+        sources, endpoint = {name: SOURCES[name] for name in signature.parameters}, self.endpoint
+
+        async def call(http: Request) -> Response:
+            response: Response = await endpoint(**{name: source(http) for name, source in sources.items()})
+            return response
+
+        return call

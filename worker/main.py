@@ -11,8 +11,7 @@ from functools import partial
 from importlib import import_module
 from uuid import uuid4
 
-from celery.utils.nodenames import default_nodename, host_format
-
+import shared.redis.celery_formats  # noqa: F401 - before Celery
 from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
 from shared.redis.store import require_redis
@@ -37,6 +36,8 @@ def _settings() -> WorkerSettings:
 
 
 def main(arguments: Sequence[str]) -> int:
+    from celery.utils.nodenames import default_nodename, host_format
+
     # Under the name by which Celery's children find it too.
     app = import_module("worker.main").app
     name = next(iter(arguments), "")

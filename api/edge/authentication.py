@@ -160,12 +160,17 @@ async def charge(request: Request, units: int) -> None:
     await request.app.state.services.rate_limit.charge(request.state.caller.client_id, units, in_progress=True)
 
 
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _require_caller(request: Request) -> Caller:
+def require_caller(request: Request) -> Caller:
+    """Raises Unauthorized."""
     caller: Caller | None = request.state.caller
     if caller is None:
         raise Unauthorized
     return caller
+
+
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def _require_caller(request: Request) -> Caller:
+    return require_caller(request)
 
 
 CallerDep = Annotated[Caller, Depends(_require_caller)]

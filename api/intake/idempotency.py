@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Header
+from fastapi import Depends, Header, Request
 
-from api.edge.authentication import Caller, CallerDep
+from api.edge.authentication import Caller, CallerDep, require_caller
 from api.field_errors import invalid_field
 from shared.errors import AcceptanceUnconfirmed, StoreUnavailable
 from shared.jobs.admission import IdempotencyKey, OnDuplicate
@@ -82,9 +82,20 @@ async def _idempotency_scope(
     ] = None,
     x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> IdempotencyScope:
-    if idempotency_key is not None and not re.fullmatch(KEY_PATTERN, idempotency_key):
+    return _checked(IdempotencyScope(caller, idempotency_key, x_stainless_retry_count))
+
+
+def idempotency_scope(request: Request) -> IdempotencyScope:
+    """The same, without FastAPI. Raises Unauthorized and InvalidRequest."""
+    key, retry_count = request.headers.get("idempotency-key"), request.headers.get("x-stainless-retry-count")
+    return _checked(IdempotencyScope(require_caller(request), key, retry_count))
+
+
+def _checked(scope: IdempotencyScope) -> IdempotencyScope:
+    """Raises InvalidRequest."""
+    if scope.key is not None and not re.fullmatch(KEY_PATTERN, scope.key):
         raise invalid_field("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-    return IdempotencyScope(caller, idempotency_key, x_stainless_retry_count)
+    return scope
 
 
 IdempotencyDep = Annotated[IdempotencyScope, Depends(_idempotency_scope)]

@@ -16,7 +16,7 @@ from api.intake.openapi_bodies import json_request_body
 from api.intake.submissions import json_submission
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
 from api.problems import problem_responses, set_job_id
-from api.services import Services, ServicesDep
+from api.services import DirectRoute, Services, ServicesDep
 from shared.errors import JobNotFound
 from shared.jobs.admission import AdmissionOutcome
 from shared.jobs.search import JobSearch
@@ -25,7 +25,7 @@ from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol, Backend
 from shared.jobs.views import JobListView, JobView, RepeatableRequestView, repeatable_request
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=DirectRoute)
 
 FIND_PROBLEMS = problem_responses(
     "unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable"

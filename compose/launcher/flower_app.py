@@ -5,10 +5,10 @@ import os
 from types import SimpleNamespace
 
 import click
-from celery import Celery
 
-import shared.redis  # noqa: F401 - before Celery imports redis-py
+import shared.redis.celery_formats  # noqa: F401 - before Celery
 from shared.observability import logs
+from shared.redis import not_importable
 
 #: Environment variable through which `compose.launcher.flower` passes the configuration.
 CONFIG = "IMAGEGEN_FLOWER_CONFIG"
@@ -18,6 +18,8 @@ CONFIG = "IMAGEGEN_FLOWER_CONFIG"
 @click.group()
 @click.pass_context
 def main(context: click.Context) -> None:
+    from celery import Celery
+
     config = json.loads(os.environ[CONFIG])
     logs.configure_logging(config["log_format"])
     app = Celery("imagegen")
@@ -26,7 +28,9 @@ def main(context: click.Context) -> None:
 
 
 if __name__ == "__main__":
-    from flower.command import flower
+    # Celery's command line colours what it prints, if it can: 2 MB.
+    with not_importable(("pygments",)):
+        from flower.command import flower
 
     main.add_command(flower)
     main()

@@ -11,7 +11,8 @@ _METRICS = ("opentelemetry.metrics", "opentelemetry.sdk.metrics")
 
 
 @contextmanager
-def _not_importable(names: tuple[str, ...]) -> Iterator[None]:
+def not_importable(names: tuple[str, ...]) -> Iterator[None]:
+    """For libraries that import these if they find them, and go on without."""
     hidden = [name for name in names if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
@@ -21,5 +22,5 @@ def _not_importable(names: tuple[str, ...]) -> Iterator[None]:
             del sys.modules[name]
 
 
-with _not_importable(_METRICS):
+with not_importable(_METRICS):
     import redis.asyncio  # noqa: F401

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.retry
@@ -250,7 +251,22 @@ def connect_async(url: str, connections: int = 32) -> redis.asyncio.Redis:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=connections, timeout=REPLY_TIMEOUT_SECONDS, retry=retry, **_CONNECTION
     )
+    pool.connection_class = _packing_in_c(pool.connection_class)
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+def _packing_in_c(connection: Any) -> Any:
+    """The same class of connections, with commands packed by hiredis, as redis-py does without asyncio.
+
+    A new job has forty arguments: packing them in Python takes an eighth of the time in which the API accepts it.
+    """
+
+    class Connection(connection):  # type: ignore[misc]
+        def pack_command(self, name: str | bytes, *args: Argument | bytes | float) -> list[bytes]:
+            # "SCRIPT LOAD" is two arguments.
+            return [hiredis.pack_command((*name.split(), *args))]
+
+    return Connection
 
 
 _CONNECTION: dict[str, Any] = {

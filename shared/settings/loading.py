@@ -11,7 +11,6 @@ from pydantic_settings import BaseSettings
 from shared.errors import ConfigurationError
 from shared.settings import env_file
 from shared.settings.explanations import explain
-from shared.settings.launcher import LauncherSettings
 from shared.settings.service import PREFIX
 
 #: Set for processes that `imagegen up` starts, which has already warned about unknown settings.
@@ -43,6 +42,9 @@ def load(family: type[S]) -> S:
 
 def unknown_setting_warnings() -> list[str]:
     """One sentence for each variable that looks like a setting but is not one. Raises ConfigurationError."""
+    # Imported here: few processes need the settings of all.
+    from shared.settings.launcher import LauncherSettings
+
     known = [f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields]
     names = {name for name in (*os.environ, *env_file.read()) if name.upper().startswith(PREFIX)}
     return [_unknown_setting(name, known) for name in sorted(names) if name.upper() not in known]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from errno import EINVAL, ENOENT, ENOSYS, ENOTSUP, EOPNOTSUPP, EPERM
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -159,8 +159,12 @@ class FolderStagingArea:
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
-        self._folder = parent / f"{_TEMPORARY_PREFIX}{uuid4()}"
         self.holds_files = False
+
+    # Most requests have no files.
+    @cached_property
+    def _folder(self) -> Path:
+        return self._parent / f"{_TEMPORARY_PREFIX}{uuid4()}"
 
     def start_upload(self) -> "FolderUpload":
         with translate_write_errors():

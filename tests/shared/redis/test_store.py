@@ -120,3 +120,27 @@ def test_the_heartbeat_continues_after_an_unexpected_error(client: redis.Redis) 
 
 def _records(client: redis.Redis) -> list[object]:
     return [client.get(key) for key in client.scan_iter("beating:worker:*")]
+
+
+async def roundtrip(url: str) -> tuple[list[str], list[str], list[bool]]:
+    client = connect_async(url)
+    try:
+        await client.set("text", "ünïcödé \x00 \r\n")
+        await client.set("number", -(1 << 40))
+        async with client.pipeline(transaction=False) as pipeline:
+            pipeline.rpush("list", "a b", 1, b"raw", 2.5)
+            pipeline.lrange("list", 0, -1)
+            _, items = await pipeline.execute()
+        # The name of this command is two arguments.
+        scripts = await client.script_exists(await client.script_load("return ARGV[1]"))
+        return await client.mget("text", "number"), items, scripts
+    finally:
+        await client.aclose(close_connection_pool=True)
+
+
+def test_commands_of_the_api_carry_every_kind_of_argument(url: str) -> None:
+    texts, items, scripts = asyncio.run(roundtrip(url))
+
+    assert texts == ["ünïcödé \x00 \r\n", str(-(1 << 40))]
+    assert items == ["a b", "1", "raw", "2.5"]
+    assert scripts == [True]

@@ -46,9 +46,12 @@ def test_a_name_is_completed_by_the_host(stack: Stack) -> None:
     assert record.name.startswith("mine@")
 
 
-def test_what_starts_a_worker_imports_no_command_line_of_celery_no_http_and_no_metrics_of_redis(tmp_path: Path) -> None:
-    unneeded = "celery.bin", "requests", "opentelemetry.sdk.metrics", "flower"
-    code = f"import sys, celery.apps.worker, worker.app; print(sorted(sys.modules.keys() & set({unneeded!r})))"
+def test_a_worker_imports_no_command_line_no_http_no_metrics_of_redis_and_no_formats_that_it_does_not_use(
+    tmp_path: Path,
+) -> None:
+    unneeded = "celery.bin", "requests", "opentelemetry.sdk.metrics", "flower", "yaml", "msgpack"
+    modules = "shared.redis.celery_formats, celery.apps.worker, worker.app"
+    code = f"import sys, {modules}; print(sorted(sys.modules.keys() & set({unneeded!r})))"
 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
 
