@@ -40,6 +40,7 @@ from worker.engines.diffusers.memory.out_of_memory import (
     free_memory,
     keep_freed_memory,
 )
+from worker.engines.diffusers.memory.quantization import Quantization
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.encoding import Prompts
@@ -66,7 +67,8 @@ class DiffusersEngine:
         self.capabilities = capabilities_of(model, options)
         self.device = str(pipelines.device)
         self.dtype = dtype_name(pipelines.denoiser.dtype)
-        self.placement = str(pipelines.placement)
+        is_quantized = pipelines.quantization is not Quantization.NONE
+        self.placement = str(pipelines.placement) + (f", {pipelines.quantization}" if is_quantized else "")
         self._model = model
         self._options = options
         self._pipelines = pipelines
@@ -103,7 +105,7 @@ class DiffusersEngine:
         capabilities = capabilities_of(model, options)
         # The checker comes first: the model is placed in the memory that is left.
         checker = _load_checker(model, capabilities, device, options)
-        engine = cls(model, load_pipelines(model, device, dtype), checker, options)
+        engine = cls(model, load_pipelines(model, device, dtype, options), checker, options)
         prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
         return engine
 
@@ -111,7 +113,14 @@ class DiffusersEngine:
     def fingerprint(self) -> str:
         """LoRAs may change at any time."""
         options = self._options
-        settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
+        settings = (
+            self.dtype,
+            self.device,
+            self._pipelines.quantization,
+            self._checker is not None,
+            options.optimize,
+            options.compile_sizes,
+        )
         loras = find_loras(options.lora_dir) if options.lora_dir else {}
         files = dict.fromkeys([self._model.path, self._model.folder, *loras.values()])
         return fingerprint(files, *settings)
@@ -214,14 +223,18 @@ class DiffusersEngine:
 
     def _plan(self, model: LocalModel) -> DenoiserPlan:
         pipelines, options = self._pipelines, self._options
+        level, quantization = Level.of(options.optimize), pipelines.quantization
+        if quantization is not Quantization.NONE:
+            level = min(level, Level.SAFE)
         return DenoiserPlan(
             pipelines.denoiser,
             pipelines.device,
-            Level.of(options.optimize),
-            (model.name, model.revision, self.dtype),
+            level,
+            (model.name, model.revision, self.dtype, quantization),
             options.data_dir,
             distilled=(self.capabilities.num_inference_steps or 0) <= FEW_STEPS,
-            is_resident=pipelines.placement is Placement.RESIDENT,
+            # Layers that are cast for each call have no address that a graph could keep.
+            is_resident=pipelines.placement is Placement.RESIDENT and quantization is not Quantization.FP8,
         )
 
     def _new_scheduler(self, request: GenerationRequest) -> Any:
