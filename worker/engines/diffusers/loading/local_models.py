@@ -18,6 +18,7 @@ from worker.engines.diffusers.loading.load_progress import load_progress
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.memory.placement import free_bytes
 from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.families import family_of
 from worker.models.local_model import LocalModel
@@ -51,10 +52,11 @@ class LocalModels:
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _loras: tuple[str, ...] = ()
+    _embeddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._found = {self.default.name: self._default_entry()}
-        self._read_loras()
+        self._read_folders()
 
     @property
     def default_model(self) -> str:
@@ -66,7 +68,7 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
         if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
             raise LicenceForbidden
-        return self._with_loras(known.capabilities)
+        return self._with_files(known.capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
@@ -99,7 +101,7 @@ class LocalModels:
         if (default := found.get(self.default.name)) is None or default.model is None:
             found[self.default.name] = self._default_entry()
         self._found = found
-        self._read_loras()
+        self._read_folders()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
@@ -107,8 +109,9 @@ class LocalModels:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
-    def _read_loras(self) -> None:
+    def _read_folders(self) -> None:
         self._loras = tuple(find_loras(self.options.lora_dir)) if self.options.lora_dir else ()
+        self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
 
     def _default_entry(self) -> CatalogueModel:
         """The default model is offered even if its folder is not found again: it may be in memory already."""
@@ -151,14 +154,15 @@ class LocalModels:
             licence=entry.licence or (family.licence if family else None),
             commercial_use=commercial_use,
             trigger_words=entry.trigger_words,
-            capabilities=self._with_loras(known.capabilities) if known and known.capabilities else None,
+            capabilities=self._with_files(known.capabilities) if known and known.capabilities else None,
         )
 
-    def _with_loras(self, capabilities: Capabilities) -> Capabilities:
-        """With the LoRAs that the last scan found: they come and go while the model stays."""
-        return (
-            capabilities if "loras" in capabilities.ignored else capabilities.model_copy(update={"loras": self._loras})
-        )
+    def _with_files(self, capabilities: Capabilities) -> Capabilities:
+        """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
+        update = {} if "loras" in capabilities.ignored else {"loras": self._loras}
+        if capabilities.embeddings is not None:
+            update["embeddings"] = self._embeddings
+        return capabilities.model_copy(update=update)
 
 
 def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
