@@ -33,6 +33,8 @@ from worker.models.families import Family, Guidance, family_of
 from worker.models.local_model import LocalModel
 from worker.models.placements import AUTOENCODER, Placement
 
+_DEFAULTS = DiffusersOptions()
+
 
 @dataclass(frozen=True)
 class Pipelines:
@@ -102,7 +104,7 @@ class Pipelines:
 
 
 def load_pipelines(
-    model: LocalModel, device: torch.device, dtype: torch.dtype, options: DiffusersOptions = DiffusersOptions()
+    model: LocalModel, device: torch.device, dtype: torch.dtype, options: DiffusersOptions = _DEFAULTS
 ) -> Pipelines:
     """Raises ConfigurationError if the model cannot be loaded."""
     family = family_of(model)
