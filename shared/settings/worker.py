@@ -94,6 +94,10 @@ class WorkerSettings(Settings):
     prompts, CUDA graphs. fast, for GPUs, also compiles the model and decodes in bfloat16. max also computes in eight
     bits where that is faster, skips steps that change little, and uses bfloat16 on CPUs that support it; it changes
     images slightly. off disables all."""
+    quantize: Annotated[Literal["off", "auto", "8bit", "4bit"], Group.PERFORMANCE] = "off"
+    """Store weights of local models in fewer bits, which changes images slightly. auto does so only for a model that
+    does not fit into the device's memory, and takes the first that makes it fit: fp8, 8bit, 4bit. 8bit and 4bit need
+    the extra `quantize`, 4bit also an NVIDIA GPU. off keeps all weights as they are."""
     compile_sizes: Annotated[
         tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...],
         Group.PERFORMANCE,

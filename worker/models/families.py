@@ -145,8 +145,8 @@ def family_of(model: Described) -> Family:
     distilled = model.overrides.distilled
     if distilled is not None:
         rows = [row for row in rows if row.is_distilled == distilled]
-    accepting = (row for row in rows if row.is_variant is None or row.is_variant(model) or distilled)
-    return next(accepting, UNLISTED)
+    accepting = (row for row in rows if row.is_variant is None or row.is_variant(model))
+    return next(accepting, rows[0] if distilled and rows else UNLISTED)
 
 
 #: The same models have a modular pipeline, and some variants one of their own.
@@ -196,7 +196,17 @@ def _has_no_guidance_input(model: Described) -> bool:
 
 
 def _is_distilled(model: Described) -> bool:
-    return bool(model.index.get("is_distilled")) or "Turbo" in model.pipeline_class
+    says_so = bool(model.index.get("is_distilled") or model.overrides.distilled)
+    return says_so or "Turbo" in model.pipeline_class
+
+
+def _is_distilled_9b(model: Described) -> bool:
+    return _is_distilled(model) and _is_9b(model)
+
+
+def _is_9b(model: Described) -> bool:
+    """Three layers of Qwen3-8B, 4096 wide, where the model of 4B reads three of Qwen3-4B, 2560 wide."""
+    return int(model.config("transformer").get("joint_attention_dim") or 0) >= 3 * 4096
 
 
 def _predicts_velocities(model: Described) -> bool:
@@ -230,6 +240,8 @@ _XL_ROW: dict[str, Any] = {
     "siblings": _XL,
     "licence": "CreativeML Open RAIL++-M",
 }
+#: Free below a limit of revenue, by the card of Stable Diffusion 3.5: whether that holds is for the operator to know.
+_STABILITY: dict[str, Any] = {"licence": "Stability AI Community", "commercial_use": None}
 _FLUX = Siblings("FluxImg2ImgPipeline", "FluxInpaintPipeline")
 _FLUX_ROW: dict[str, Any] = {
     "form": Guidance.EMBEDDED,
@@ -247,6 +259,8 @@ _KLEIN_ROW: dict[str, Any] = {
     "licence": "Apache-2.0",
     "commercial_use": True,
 }
+#: The cards of the larger models forbid what that of 4B permits.
+_KLEIN_9B_ROW: dict[str, Any] = {**_KLEIN_ROW, "licence": "FLUX non-commercial", "commercial_use": False}
 _Z_IMAGE_ROW: dict[str, Any] = {
     "pipelines": ("ZImagePipeline",),
     "guided_above": 0.0,
@@ -280,7 +294,8 @@ _SANA_ROW: dict[str, Any] = {
     "least_multiple": 32,
     # It would choose the size itself.
     "arguments": {"use_resolution_binning": False},
-    "licence": "NVIDIA non-commercial",
+    # As its card says; it permits research only.
+    "licence": "NSCL v2-custom",
     "commercial_use": False,
 }
 
@@ -289,8 +304,17 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         key="lcm", title="LCM", steps=4, guidance=8.5, form=Guidance.EMBEDDED, is_variant=_takes_guidance, **_SD_ROW
     ),
-    Family(key="sd-turbo", title="SD-Turbo", steps=4, guidance=0.0, is_variant=_has_few_steps, **_SD_ROW),
-    Family(key="sd2", title="Stable Diffusion 2", steps=25, guidance=7.5, is_variant=_predicts_velocities, **_SD_ROW),
+    Family(
+        key="sd-turbo", title="SD-Turbo", steps=4, guidance=0.0, is_variant=_has_few_steps, **{**_SD_ROW, **_STABILITY}
+    ),
+    Family(
+        **{**_SD_ROW, "licence": "CreativeML Open RAIL++-M"},
+        key="sd2",
+        title="Stable Diffusion 2",
+        steps=25,
+        guidance=7.5,
+        is_variant=_predicts_velocities,
+    ),
     Family(key="sd1", title="Stable Diffusion 1", steps=25, guidance=7.5, **_SD_ROW),
     Family(
         key="lcm-xl",
@@ -301,15 +325,22 @@ FAMILIES: tuple[Family, ...] = (
         is_variant=_takes_guidance,
         **_XL_ROW,
     ),
-    Family(key="sdxl-turbo", title="SDXL-Turbo", steps=4, guidance=0.0, is_variant=_has_few_steps, **_XL_ROW),
     Family(
-        # Merges that keep the scheduler of the base model.
+        key="sdxl-turbo",
+        title="SDXL-Turbo",
+        steps=4,
+        guidance=0.0,
+        is_variant=_has_few_steps,
+        **{**_XL_ROW, **_STABILITY},
+    ),
+    Family(
+        # Merges that keep the scheduler of the base model. Whatever was merged in has a licence of its own.
         key="sdxl-lightning",
         title="SDXL, few steps",
         steps=8,
         guidance=1.5,
         is_variant=_named("turbo|lightning|hyper|lcm|dmd2?"),
-        **_XL_ROW,
+        **{**_XL_ROW, "licence": None, "commercial_use": None},
     ),
     Family(key="sdxl", title="Stable Diffusion XL", steps=25, guidance=5.0, **_XL_ROW),
     Family(
@@ -317,10 +348,10 @@ FAMILIES: tuple[Family, ...] = (
         title="Stable Diffusion 3.5 Turbo",
         pipelines=("StableDiffusion3Pipeline",),
         steps=4,
-        guidance=1.0,
+        guidance=0.0,
         is_variant=_named("turbo"),
         siblings=Siblings("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
-        licence="Stability AI Community",
+        **_STABILITY,
     ),
     Family(
         key="sd3",
@@ -329,7 +360,7 @@ FAMILIES: tuple[Family, ...] = (
         steps=28,
         guidance=4.5,
         siblings=Siblings("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
-        licence="Stability AI Community",
+        **_STABILITY,
     ),
     Family(
         **{**_FLUX_ROW, "form": Guidance.DISTILLED, "licence": "Apache-2.0", "commercial_use": True},
@@ -373,6 +404,15 @@ FAMILIES: tuple[Family, ...] = (
         **_FLUX_ROW,
     ),
     Family(
+        key="flux2-klein-9b",
+        title="FLUX.2 Klein 9B",
+        steps=4,
+        guidance=1.0,
+        form=Guidance.DISTILLED,
+        is_variant=_is_distilled_9b,
+        **_KLEIN_9B_ROW,
+    ),
+    Family(
         key="flux2-klein",
         title="FLUX.2 Klein",
         steps=4,
@@ -380,6 +420,14 @@ FAMILIES: tuple[Family, ...] = (
         form=Guidance.DISTILLED,
         is_variant=_is_distilled,
         **_KLEIN_ROW,
+    ),
+    Family(
+        key="flux2-klein-9b-base",
+        title="FLUX.2 Klein 9B base",
+        steps=50,
+        guidance=4.0,
+        is_variant=_is_9b,
+        **_KLEIN_9B_ROW,
     ),
     Family(key="flux2-klein-base", title="FLUX.2 Klein base", steps=50, guidance=4.0, **_KLEIN_ROW),
     Family(

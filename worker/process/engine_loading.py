@@ -114,6 +114,7 @@ def _diffusers(
         embedding_dir=settings.embedding_dir,
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
+        quantize=settings.quantize,
         compile_sizes=settings.compile_sizes,
         data_dir=settings.data_dir / COMPILED,
         suggest_cloud=_has_cloud(settings),

@@ -24,13 +24,12 @@ from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageInputs
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
 from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
+from worker.engines.diffusers.loading.precision import precision_of
 from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
 from worker.engines.diffusers.memory.devices import (
     choose_device,
-    choose_dtype,
-    computes_bfloat16,
     device_memory,
     dtype_name,
 )
@@ -40,6 +39,7 @@ from worker.engines.diffusers.memory.out_of_memory import (
     free_memory,
     keep_freed_memory,
 )
+from worker.engines.diffusers.memory.quantization import Quantization
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
@@ -48,10 +48,10 @@ from worker.engines.diffusers.prompts.textual_inversions import TextualInversion
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
 from worker.images.values import Inputs, RenderedImage
-from worker.models.families import FEW_STEPS, UNLISTED, Family, family_of
+from worker.models.families import FEW_STEPS, UNLISTED, family_of
 from worker.models.fingerprint import fingerprint
 from worker.models.local_model import LocalModel
-from worker.models.placements import HALF_PRECISION, Placement
+from worker.models.placements import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ class DiffusersEngine:
         self.capabilities = capabilities_of(model, options)
         self.device = str(pipelines.device)
         self.dtype = dtype_name(pipelines.denoiser.dtype)
-        self.placement = str(pipelines.placement)
+        is_quantized = pipelines.quantization is not Quantization.NONE
+        self.placement = str(pipelines.placement) + (f", {pipelines.quantization}" if is_quantized else "")
         self._model = model
         self._options = options
         self._pipelines = pipelines
@@ -97,7 +98,7 @@ class DiffusersEngine:
         _quieten_libraries()
         keep_freed_memory()
         device, family = choose_device(options.device), family_of(model)
-        dtype = _dtype(options, family, device)
+        dtype = precision_of(options, family, device)
         if family is UNLISTED:
             logger.warning(
                 "%s is a %s, which is not listed: its defaults are those of diffusers", model.name, model.pipeline_class
@@ -106,7 +107,7 @@ class DiffusersEngine:
         capabilities = capabilities_of(model, options)
         # The checker comes first: the model is placed in the memory that is left.
         checker = _load_checker(model, capabilities, device, options)
-        engine = cls(model, load_pipelines(model, device, dtype), checker, options)
+        engine = cls(model, load_pipelines(model, device, dtype, options), checker, options)
         prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
         return engine
 
@@ -114,7 +115,14 @@ class DiffusersEngine:
     def fingerprint(self) -> str:
         """LoRAs and embeddings may change at any time."""
         options = self._options
-        settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
+        settings = (
+            self.dtype,
+            self.device,
+            self._pipelines.quantization,
+            self._checker is not None,
+            options.optimize,
+            options.compile_sizes,
+        )
         loras = find_loras(options.lora_dir) if options.lora_dir else {}
         files = [*loras.values(), *find_embeddings(options.embedding_dir).values()]
         return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
@@ -225,14 +233,18 @@ class DiffusersEngine:
 
     def _plan(self, model: LocalModel) -> DenoiserPlan:
         pipelines, options = self._pipelines, self._options
+        level, quantization = Level.of(options.optimize), pipelines.quantization
+        if quantization is not Quantization.NONE:
+            level = min(level, Level.SAFE)
         return DenoiserPlan(
             pipelines.denoiser,
             pipelines.device,
-            Level.of(options.optimize),
-            (model.name, model.revision, self.dtype),
+            level,
+            (model.name, model.revision, self.dtype, quantization),
             options.data_dir,
             distilled=(self.capabilities.num_inference_steps or 0) <= FEW_STEPS,
-            is_resident=pipelines.placement is Placement.RESIDENT,
+            # Layers that are cast for each call have no address that a graph could keep.
+            is_resident=pipelines.placement is Placement.RESIDENT and quantization is not Quantization.FP8,
         )
 
     def _new_scheduler(self, request: GenerationRequest) -> Any:
@@ -252,25 +264,6 @@ def _quieten_libraries() -> None:
         library.disable_progress_bar()
         library.disable_default_handler()
         library.enable_propagation()
-
-
-def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> torch.dtype:
-    """Raises ConfigurationError for a precision in which the model's images would be black."""
-    if options.dtype == "float16" and not family.is_safe_in_float16:
-        raise ConfigurationError(
-            f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
-            "and float32 on CPUs."
-        )
-    names = HALF_PRECISION[family.is_safe_in_float16]
-    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
-    if options.optimize == "max" and computes_bfloat16():
-        half = {**half, "cpu": torch.bfloat16}
-    return choose_dtype(options.dtype, device, half)
-
-
-def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
-    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
-    return dtype_name(_dtype(options, family_of(model), choose_device(options.device)))
 
 
 def _usable_references(inputs: Inputs) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ class DiffusersOptions:
     max_batch_size: int = 4
     optimize: str = "safe"
     """off, safe, fast or max (see SD_OPTIMIZE)."""
+    quantize: str = "off"
+    """off, auto, 8bit or 4bit (see SD_QUANTIZE)."""
     compile_sizes: tuple[str, ...] = ()
     """`WIDTHxHEIGHT`: sizes to compile for from `fast` on, beside the model's own on GPUs."""
     data_dir: Path | None = None

@@ -13,8 +13,9 @@ from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad
 from worker.engines.diffusers.capabilities import capabilities_of
-from worker.engines.diffusers.engine import DiffusersEngine, load_dtype
+from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import load_progress
+from worker.engines.diffusers.loading.precision import load_dtype
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.memory.placement import free_bytes
 from worker.engines.diffusers.options import DiffusersOptions

@@ -20,15 +20,20 @@ from worker.engines.diffusers.loading.pipeline_classes import (
 )
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.placement import (
+    free_bytes,
     has_own_memory,
     part_sizes,
     place,
     place_where_it_fits,
     working_bytes,
 )
+from worker.engines.diffusers.memory.quantization import Quantization, quantize
+from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family, Guidance, family_of
 from worker.models.local_model import LocalModel
 from worker.models.placements import AUTOENCODER, Placement
+
+_DEFAULTS = DiffusersOptions()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Pipelines:
     denoiser_name: str
     device: torch.device
     placement: Placement
+    quantization: Quantization
     side_multiple: int
     max_references: int
     """How many input images the pipeline itself takes, to look at them."""
@@ -97,7 +103,9 @@ class Pipelines:
             place(self.text, self.placement, self.device)
 
 
-def load_pipelines(model: LocalModel, device: torch.device, dtype: torch.dtype) -> Pipelines:
+def load_pipelines(
+    model: LocalModel, device: torch.device, dtype: torch.dtype, options: DiffusersOptions = _DEFAULTS
+) -> Pipelines:
     """Raises ConfigurationError if the model cannot be loaded."""
     family = family_of(model)
     pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
@@ -107,7 +115,9 @@ def load_pipelines(model: LocalModel, device: torch.device, dtype: torch.dtype) 
     denoiser = denoiser_of(model)
     _cache_signatures(getattr(pipe, denoiser))
     width, height = native_size(model, family)
-    placement = place_where_it_fits(pipe, device, model.name, working_bytes(pipe, width * height, dtype))
+    working = working_bytes(pipe, width * height, dtype)
+    quantization = quantize(pipe, denoiser, options.quantize, device, free_bytes(device), working)
+    placement = place_where_it_fits(pipe, device, model.name, working)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
     has_inpaint = is_inpainting_model(model) or not family.blends_masks
     return Pipelines(
@@ -120,6 +130,7 @@ def load_pipelines(model: LocalModel, device: torch.device, dtype: torch.dtype) 
         denoiser_name=denoiser,
         device=device,
         placement=placement,
+        quantization=quantization,
         side_multiple=side_multiple(model, family),
         max_references=max_references(family, parameters),
         takes_negative_prompts=has_negative_prompt(form, parameters),

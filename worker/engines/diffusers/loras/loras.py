@@ -15,6 +15,7 @@ from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
 from worker.engines.diffusers.memory.out_of_memory import is_out_of_memory
+from worker.engines.diffusers.memory.quantization import Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,12 @@ class Loras:
             self._pipe.disable_lora()
 
     def _load(self, name: str, file: Path, version: object) -> "_Adapter":
+        if self._pipelines.quantization is not Quantization.NONE:
+            # peft would give its layers the type of the weights, in which nothing is left of most LoRAs.
+            raise InvalidRequest(
+                f"LoRAs cannot be used with {self._model}: its weights are stored as {self._pipelines.quantization} "
+                "(SD_QUANTIZE), because they do not fit otherwise or the operator wants it."
+            )
         adapter = f"lora_{next(self._numbers)}"
         self._pipelines.deactivate_offloading()
         try:

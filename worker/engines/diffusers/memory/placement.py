@@ -10,6 +10,7 @@ import torch
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
+from worker.engines.diffusers.memory.quantization import tensor_bytes
 from worker.models import placements
 from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
@@ -29,7 +30,8 @@ def part_sizes(pipe: Any) -> dict[str, int]:
     """Bytes of each part. Memory that two layers share is counted once."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     return {
-        name: sum(tensor.nbytes for tensor in (*part.parameters(), *part.buffers())) for name, part in parts.items()
+        name: sum(tensor_bytes(tensor) for tensor in (*part.parameters(), *part.buffers()))
+        for name, part in parts.items()
     }
 
 

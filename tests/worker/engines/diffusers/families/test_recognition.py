@@ -65,6 +65,38 @@ def test_the_operator_may_name_the_family(overrides: dict[str, Any], key: str, t
     assert family_of(described(tmp_path, {"_class_name": "ZImagePipeline"})).key == key
 
 
+@pytest.mark.parametrize(
+    ("width", "index", "overrides", "key", "commercial"),
+    [
+        (7680, {"is_distilled": True}, {}, "flux2-klein", True),
+        (7680, {}, {}, "flux2-klein-base", True),
+        (12288, {"is_distilled": True}, {}, "flux2-klein-9b", False),
+        (12288, {}, {}, "flux2-klein-9b-base", False),
+        (7680, {}, {"distilled": True}, "flux2-klein", True),
+        (12288, {}, {"distilled": True}, "flux2-klein-9b", False),
+    ],
+)
+def test_only_the_small_klein_may_be_used_commercially(
+    width: int, index: dict[str, Any], overrides: dict[str, Any], key: str, commercial: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "imagegen.json").write_text(json.dumps(overrides))
+    index = {"_class_name": "Flux2KleinPipeline", **index}
+
+    family = family_of(described(tmp_path, index, transformer={"joint_attention_dim": width}))
+
+    assert (family.key, family.commercial_use) == (key, commercial)
+
+
+def test_licences_with_conditions_do_not_count_as_permission() -> None:
+    """By their cards: Stability's community licence and NVIDIA's; merges have that of what was merged in."""
+    permits = {family.key: family.commercial_use for family in FAMILIES}
+
+    conditional = ("sd-turbo", "sdxl-turbo", "sdxl-lightning", "sd3", "sd3.5-turbo", "krea2", "krea2-turbo")
+    assert [permits[key] for key in conditional] == [None] * len(conditional)
+    forbidden = ("flux-dev", "flux-kontext", "flux-fill", "flux2-dev", "sana", "sana-sprint")
+    assert [permits[key] for key in forbidden] == [False] * len(forbidden)
+
+
 def test_a_distilled_family_is_for_models_that_others_with_its_pipeline_are_not() -> None:
     pipelines = {name for row in FAMILIES for name in row.pipelines}
     for name in pipelines:

@@ -1,0 +1,29 @@
+"""The precision that a model is loaded in."""
+
+import torch
+
+from shared.errors import ConfigurationError
+from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, computes_bfloat16, dtype_name
+from worker.engines.diffusers.options import DiffusersOptions
+from worker.models.families import Family, family_of
+from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION
+
+
+def precision_of(options: DiffusersOptions, family: Family, device: torch.device) -> torch.dtype:
+    """Raises ConfigurationError for a precision in which the model's images would be black."""
+    if options.dtype == "float16" and not family.is_safe_in_float16:
+        raise ConfigurationError(
+            f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
+            "and float32 on CPUs."
+        )
+    names = HALF_PRECISION[family.is_safe_in_float16]
+    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
+    if options.optimize == "max" and computes_bfloat16():
+        half = {**half, "cpu": torch.bfloat16}
+    return choose_dtype(options.dtype, device, half)
+
+
+def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
+    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
+    return dtype_name(precision_of(options, family_of(model), choose_device(options.device)))
