@@ -1,0 +1,95 @@
+"""What becomes of the jobs of executions that are stopped or fail, each checked in a real n8n."""
+
+from uuid import uuid4
+
+import requests
+
+from tests.compose.n8n.trial.checks.building import (
+    Check,
+    executions,
+    node,
+    publish,
+    wait_until_asleep,
+    wait_until_cancelled,
+)
+from tests.compose.n8n.trial.workshop import Workflow, Workshop, node_of, simulating, with_body
+
+#: Not finished before it is cancelled.
+ENDLESS = {"metadata": simulating(seconds=120)}
+
+
+def a_stopped_execution_can_be_cancelled(workshop: Workshop) -> str:
+    execution = workshop.begin(with_body(workshop.prepared("polling.json"), "Submit", **ENDLESS))
+    workshop.wait_for_jobs(execution, 3)
+    workshop.n8n.stop_execution(execution)
+    cancelling = workshop.prepared("cancel.json", base_url=workshop.recorder.url, execution_id=execution)
+    workshop.record("cancel", cancelling)
+    wait_until_cancelled(workshop, execution)
+    return "`cancel.json` with the number of the execution: its three jobs are cancelled"
+
+
+def the_error_workflow_cancels_jobs(workshop: Workshop) -> str:
+    cancelling = workshop.n8n.create_workflow(workshop.prepared("cancel.json"))
+    failing = _published(workshop, "polling.json", cancelling)
+    node_of(failing, "Wait for the jobs").update(
+        type="n8n-nodes-base.stopAndError", typeVersion=1, parameters={"errorMessage": "It fails."}
+    )
+    refused = _begun(workshop, failing)
+    assert workshop.n8n.wait(refused).status == "error"
+    assert "is not active and cannot be executed" in workshop.n8n.log
+    workshop.n8n.publish(cancelling)
+    failed = _begun(workshop, failing)
+    wait_until_cancelled(workshop, failed)
+    assert {job["state"] for job in workshop.jobs_of(refused)} <= {"queued", "running"}
+    _cancel_by_hand(workshop, refused)
+    return "`cancel.json`, published, cancels the job of a published workflow that fails"
+
+
+def the_error_workflow_and_stops(workshop: Workshop) -> str:
+    cancelling = workshop.n8n.create_workflow(workshop.prepared("cancel.json"))
+    workshop.n8n.publish(cancelling)
+    waiting = _published(workshop, "batch.json", cancelling)
+    stopped = _begun(workshop, waiting)
+    workshop.n8n.stop_execution(stopped)
+    wait_until_cancelled(workshop, stopped)
+    sleeping = _published(workshop, "asynchronous.json", cancelling)
+    asleep = _begun(workshop, sleeping)
+    wait_until_asleep(workshop.n8n, asleep)
+    workshop.n8n.stop_execution(asleep)
+    _cancel_by_hand(workshop, asleep)
+    (called,) = executions(workshop, cancelling, 1)
+    assert workshop.n8n.wait(called).status == "success"
+    return "it also runs when a running execution is stopped, but not for one that sleeps in *Wait*"
+
+
+def _published(workshop: Workshop, file: str, error_workflow: str) -> Workflow:
+    """A workflow that begins with a webhook and names its error workflow."""
+    submission = "Generate the image" if file == "batch.json" else "Submit"
+    workflow = with_body(workshop.prepared(file, prompts='["a"]'), submission, **ENDLESS)
+    workflow["settings"]["errorWorkflow"] = error_workflow
+    return workflow
+
+
+def _begun(workshop: Workshop, workflow: Workflow) -> str:
+    """The execution that a call of the published workflow starts, as soon as it has submitted its job."""
+    path = str(uuid4())
+    parameters = {"httpMethod": "POST", "path": path, "options": {}}
+    node_of(workflow, "Start").update(node("Start", "n8n-nodes-base.webhook", 2, parameters, webhookId=path))
+    url = f"{workshop.n8n.url}/webhook/{path}"
+    workflow_id = publish(workshop, workflow, url)
+    requests.post(url, timeout=60)
+    (execution,) = executions(workshop, workflow_id, 1)
+    workshop.wait_for_jobs(execution, 1)
+    return execution
+
+
+def _cancel_by_hand(workshop: Workshop, execution: str) -> None:
+    workshop.run(workshop.prepared("cancel.json", execution_id=execution))
+    wait_until_cancelled(workshop, execution)
+
+
+STOPPING: dict[str, Check] = {
+    "a stopped execution": a_stopped_execution_can_be_cancelled,
+    "the error workflow": the_error_workflow_cancels_jobs,
+    "the error workflow and *Stop*": the_error_workflow_and_stops,
+}
