@@ -2,10 +2,10 @@
 import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
 import { addFiles, focusPrompt } from "./state/actions.js";
 import { loadRights, session } from "./state/api.js";
-import { followEvents } from "./state/events.js";
+import { connection, followEvents } from "./state/events.js";
 import { imageFiles } from "./state/images.js";
 import { cancel, handleEvent, isUnfinished, jobs } from "./state/jobs.js";
-import { followModels } from "./state/models.js";
+import { followModels, loadModels } from "./state/models.js";
 import { notifyProblem } from "./state/notices.js";
 import { useStore } from "./state/store.js";
 import { followTitle } from "./state/title.js";
@@ -24,11 +24,23 @@ let isFollowing = false;
 let reconnect = () => {};
 
 function start() {
-  if (isFollowing) return reconnect();
+  if (isFollowing) {
+    reconnect();
+    return loadModels().catch(notifyProblem);
+  }
   isFollowing = true;
   reconnect = followEvents(handleEvent);
   followModels().catch(notifyProblem);
   followTitle();
+  // What the key may do is asked again if the service was away.
+  connection.subscribe(() => connection.get().isOnline && !session.get().rights && loadRights().catch(() => {}));
+}
+
+// Everything that the page shows first is asked for at once.
+function startUnlocked() {
+  if (session.get().isLocked) return;
+  loadRights().catch(() => {});
+  start();
 }
 
 function App() {
@@ -36,7 +48,6 @@ function App() {
   const hash = useHash();
   const [isHelping, setHelping] = useState(false);
   const [dropped, setDropped] = useState(null);
-  useEffect(() => void (isLocked || loadRights().then(start, (error) => error.status === 401 || start())), []);
   usePageKeys(() => setHelping(true));
   useFiles(setDropped);
   if (isLocked) return html`<${Login} onLogin=${start} /><${Announcer} />`;
@@ -115,4 +126,5 @@ function listen(target, handlers) {
 }
 
 applyTheme();
+startUnlocked();
 render(html`<${App} />`, document.getElementById("app"));

@@ -8,20 +8,9 @@ const MAX_HISTORY = 50;
 export const MAX_SEED = 2 ** 32 - 1;
 
 const EMPTY = {
-  prompt: "",
-  model: null,
-  negative: "",
-  width: null,
-  height: null,
-  steps: null,
-  guidance: null,
-  strength: null,
-  scheduler: null,
-  seed: null,
-  count: 1,
-  loras: [],
-  format: "png",
-  label: "",
+  prompt: "", negative: "", label: "",
+  model: null, width: null, height: null, steps: null, guidance: null, strength: null, scheduler: null, seed: null,
+  count: 1, loras: [], format: "png",
 };
 // Images stay in memory: they are too large to be saved. Each is {name, url (data:), width, height}.
 const NO_IMAGES = { images: [], mask: null };
@@ -98,16 +87,11 @@ export function fillForm(request, parts = "all") {
     ...EMPTY,
     ...prompts,
     model: knownModel(request.bfl_model ?? request.model),
-    width: request.width ?? null,
-    height: request.height ?? null,
-    steps: request.num_inference_steps ?? null,
-    guidance: request.guidance_scale ?? null,
-    strength: request.strength ?? null,
-    scheduler: request.scheduler ?? null,
-    seed: parts === "all" ? (request.seed ?? null) : null,
-    count: request.num_images ?? 1,
-    loras: request.loras ?? [],
-    format: request.output_format ?? "png",
+    width: request.width ?? null, height: request.height ?? null,
+    steps: request.num_inference_steps ?? null, guidance: request.guidance_scale ?? null,
+    strength: request.strength ?? null, scheduler: request.scheduler ?? null,
+    seed: parts === "all" ? (request.seed ?? null) : null, count: request.num_images ?? 1,
+    loras: request.loras ?? [], format: request.output_format ?? "png",
   });
 }
 

@@ -4,21 +4,15 @@ import { announce, notifyProblem } from "./notices.js";
 import { createStore } from "./store.js";
 
 const PAGE = 100;
+const RELOAD_MS = 3_000;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
 // `mine` holds the jobs of this tab, and `current` is the one that the stage shows.
 export const jobs = createStore({
-  byId: new Map(),
-  ids: [],
-  hidden: new Set(),
+  byId: new Map(), ids: [], hidden: new Set(), mine: [], current: null,
   filter: { q: "", model: "", state: "", pinned: false },
-  cursor: null,
-  isLoading: false,
-  isComplete: false,
-  error: "",
-  mine: [],
-  current: null,
+  cursor: null, isLoading: false, isComplete: false, error: "",
 });
 
 // What the page keeps of each job: a fifth of what the API sends.
@@ -26,16 +20,9 @@ function slim(job) {
   const { id, state, model, backend, pinned, label, error, warnings, created_at: createdAt, request } = job;
   return {
     id, state, model, backend, pinned, label, error, warnings, createdAt,
-    prompt: request.prompt,
-    seed: request.seed,
-    width: request.width,
-    height: request.height,
-    count: request.num_images ?? 1,
+    prompt: request.prompt, seed: request.seed, width: request.width, height: request.height, count: request.num_images ?? 1,
     images: job.images.filter((image) => image.url),
-    progress: job.progress,
-    position: job.queue_position,
-    wait: job.estimated_wait_seconds,
-    load: job.loading,
+    progress: job.progress, position: job.queue_position, wait: job.estimated_wait_seconds, load: job.loading,
   };
 }
 
@@ -102,22 +89,37 @@ export function handleEvent(type, data) {
   handlers[type]?.(data);
 }
 
-function isHalf({ step, steps }) {
-  return step / steps >= 0.5 && (step - 1) / steps < 0.5;
-}
+const isHalf = ({ step, steps }) => step / steps >= 0.5 && (step - 1) / steps < 0.5;
 
 function endOf(job) {
   if (job.state === "succeeded") return `Done: ${job.prompt}`;
   return job.state === "cancelled" ? "Cancelled" : `Failed: ${job.error?.detail ?? ""}`;
 }
 
-// Read the first page again, and every job that this page believes to be unfinished.
+// Read the first page again, and every job that this page believes to be unfinished. What is shown stays meanwhile.
 async function reload() {
-  const { byId } = jobs.get();
+  const { byId, filter } = jobs.get();
   const open = [...byId.values()].filter((job) => isUnfinished(job.state)).map((job) => job.id);
-  jobs.set({ ids: [], cursor: null, isComplete: false });
-  await loadMore();
+  try {
+    const page = await sendJson(`/api/jobs?${queryOf(filter, null)}`);
+    if (jobs.get().filter === filter) replaceFirst(page);
+  } catch (error) {
+    jobs.set({ error: error.message });
+    if (error.retryable) setTimeout(reload, RELOAD_MS);
+  }
   for (const id of open) await refresh(id);
+}
+
+// Jobs newer than the page came through events meanwhile. Older ones stay, unless there may be others between them and it.
+function replaceFirst(page) {
+  for (const job of page.jobs) put(slim(job));
+  const { ids } = jobs.get();
+  const first = page.jobs.map((job) => job.id);
+  const newest = [...ids.filter((id) => !first.length || id > first[0]), ...first];
+  const older = page.cursor === null ? [] : ids.filter((id) => id < first.at(-1));
+  if (older.length && first.some((id) => ids.includes(id))) return jobs.set({ ids: [...newest, ...older], error: "" });
+  jobs.set({ ids: newest, cursor: page.cursor, isComplete: page.cursor === null, error: "" });
+  if (!first.length) loadMore();
 }
 
 export async function refresh(id) {
@@ -133,11 +135,7 @@ export async function refresh(id) {
 export function forget(id) {
   const without = (list) => list.filter((other) => other !== id);
   jobs.get().byId.delete(id);
-  jobs.set(({ ids, mine, current }) => ({
-    ids: without(ids),
-    mine: without(mine),
-    current: current === id ? null : current,
-  }));
+  jobs.set(({ ids, mine, current }) => ({ ids: without(ids), mine: without(mine), current: current === id ? null : current }));
 }
 
 export function setFilter(changes) {
@@ -211,7 +209,7 @@ export async function cancel(id) {
 export async function setPinned(id, pinned) {
   patch(id, { pinned });
   try {
-    upsert(await sendJson(`/api/jobs/${id}/pin`, { method: pinned ? "PUT" : "DELETE" }));
+    upsert(await sendJson(`/api/jobs/${id}/pin`, { method: pinned ? "PUT" : "DELETE", keepalive: true }));
   } catch (error) {
     patch(id, { pinned: !pinned });
     notifyProblem(error);

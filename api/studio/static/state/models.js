@@ -63,16 +63,12 @@ function controlsOf(fields, maxPixels) {
   const range = (name) => (has(name) && fields[name].default != null ? rangeOf(fields[name]) : null);
   const images = fields.image?.anyOf ? (fields.image.anyOf.find((kind) => kind.maxItems)?.maxItems ?? 1) : 0;
   return {
-    width: rangeOf(fields.width),
-    height: rangeOf(fields.height),
-    maxPixels,
+    width: rangeOf(fields.width), height: rangeOf(fields.height), maxPixels,
     negative: has("negative_prompt"),
-    steps: range("num_inference_steps"),
-    guidance: range("guidance_scale"),
+    steps: range("num_inference_steps"), guidance: range("guidance_scale"),
     strength: images ? range("strength") : null,
     count: fields.num_images?.maximum ?? 1,
-    images,
-    mask: images > 0 && Boolean(fields.mask?.anyOf),
+    images, mask: images > 0 && Boolean(fields.mask?.anyOf),
     schedulers: has("scheduler") ? (fields.scheduler.enum ?? []).filter(Boolean) : [],
     loras: has("loras") ? (fields.loras.items?.properties.name.enum ?? []) : [],
   };
@@ -80,8 +76,7 @@ function controlsOf(fields, maxPixels) {
 
 function rangeOf(field) {
   return {
-    min: field.minimum ?? field.exclusiveMinimum ?? 0,
-    max: field.maximum ?? 100,
+    min: field.minimum ?? field.exclusiveMinimum ?? 0, max: field.maximum ?? 100,
     step: field.multipleOf ?? (field.type?.includes("integer") ? 1 : 0.05),
     default: field.default,
   };

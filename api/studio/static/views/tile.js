@@ -1,11 +1,12 @@
 // One job in the gallery.
 import { html, useState } from "../vendor/htm-preact.js";
-import { imageUrl, session } from "../state/api.js";
+import { session } from "../state/api.js";
 import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress } from "./progress.js";
+import { StoredImage } from "./stored-image.js";
 
 const GONE = "The image is no longer stored";
 
@@ -35,7 +36,7 @@ function Content({ job, isGone, onGone }) {
   const prompt = html`<span class="visually-hidden">${job.prompt} </span>`;
   if (isGone) return html`<span class="tile-text">${prompt}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
   if (job.state === "succeeded" && image) {
-    return html`<img src=${imageUrl(image, { isThumbnail: true })} alt=${job.prompt} loading="lazy" decoding="async" onError=${onGone} />`;
+    return html`<${StoredImage} image=${image} isThumbnail=${true} alt=${job.prompt} loading="lazy" decoding="async" onGone=${onGone} />`;
   }
   return html`<span class="tile-text">
     ${prompt}

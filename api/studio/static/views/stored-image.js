@@ -1,0 +1,25 @@
+// An image of a job. One that does not come, as without a network, is asked for again until it is there or known to be gone.
+import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { imageUrl, isStored } from "../state/api.js";
+import { connection } from "../state/events.js";
+
+const MAX_WAIT_MS = 15_000;
+// A bucket does not tell pages of other origins why.
+const MAX_ATTEMPTS = 5;
+
+export function StoredImage({ image, isThumbnail = false, onGone, ...attributes }) {
+  const [{ attempt, hasFailed }, set] = useState({ attempt: 0, hasFailed: false });
+  const url = imageUrl(image, { isThumbnail });
+  useEffect(() => {
+    if (!hasFailed) return undefined;
+    let timer = null;
+    const again = () => set({ attempt: attempt + 1, hasFailed: false });
+    isStored(url).then((stored) => {
+      const isGone = stored === false || (attempt >= MAX_ATTEMPTS && connection.get().isOnline);
+      if (isGone && onGone) onGone();
+      else timer = setTimeout(again, Math.min(MAX_WAIT_MS, 500 * 2 ** attempt));
+    });
+    return () => clearTimeout(timer);
+  }, [hasFailed]);
+  return html`<img key=${attempt} src=${url} ...${attributes} onError=${() => set({ attempt, hasFailed: true })} />`;
+}
