@@ -110,7 +110,13 @@ class N8n:
         """Run a command of n8n's command line on the same database."""
         command = [str(self._installation.node), str(self._installation.program), *arguments]
         result = subprocess.run(
-            command, env=self._settings, cwd=self._folder, capture_output=True, text=True, check=False, timeout=START_SECONDS
+            command,
+            env=self._settings,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS,
         )
         if result.returncode:
             raise Failure(f"n8n {' '.join(arguments)}: {result.stdout}{result.stderr}")

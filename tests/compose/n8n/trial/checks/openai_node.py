@@ -4,8 +4,8 @@ from typing import Any
 
 import requests
 
-from tests.compose.n8n.trial.checks.building import Check, chain, executions, images, node, verdict
-from tests.compose.n8n.trial.workshop import KEY, Workflow, Workshop
+from tests.compose.n8n.trial.checks.building import Check, chain, images, node, verdict
+from tests.compose.n8n.trial.workshop import KEY, Workshop
 
 KIND, VERSION = "@n8n/n8n-nodes-langchain.openAi", 2.3
 
