@@ -39,9 +39,9 @@ def the_model_gets_an_image_for_each_call(workshop: Workshop) -> str:
 def the_model_learns_what_is_wrong(workshop: Workshop) -> str:
     with chat_model([{"Prompt": ""}], [{"Prompt": "a castle"}]) as model:
         _run(workshop, model)
-    problem, answer = (json.loads(text) for text in model.results)
+    ((problem,), (answer,)) = (json.loads(text) for text in model.results)
     assert problem["error"] == "prompt must not be empty.", problem
-    assert answer[0]["prompt"] == "a castle"
+    assert answer["prompt"] == "a castle"
     return f"`{problem['error']}`, and its next call succeeds"
 
 

@@ -9,7 +9,6 @@ from tests.compose.n8n.trial.checks.building import (
     executions,
     node,
     publish,
-    wait_until_asleep,
     wait_until_cancelled,
 )
 from tests.compose.n8n.trial.workshop import Workflow, Workshop, node_of, simulating, with_body
@@ -30,7 +29,7 @@ def a_stopped_execution_can_be_cancelled(workshop: Workshop) -> str:
 
 def the_error_workflow_cancels_jobs(workshop: Workshop) -> str:
     cancelling = workshop.n8n.create_workflow(workshop.prepared("cancel.json"))
-    failing = _published(workshop, "polling.json", cancelling)
+    failing = _polling(workshop, cancelling)
     node_of(failing, "Wait for the jobs").update(
         type="n8n-nodes-base.stopAndError", typeVersion=1, parameters={"errorMessage": "It fails."}
     )
@@ -45,33 +44,14 @@ def the_error_workflow_cancels_jobs(workshop: Workshop) -> str:
     return "`cancel.json`, published, cancels the job of a published workflow that fails"
 
 
-def the_error_workflow_and_stops(workshop: Workshop) -> str:
-    cancelling = workshop.n8n.create_workflow(workshop.prepared("cancel.json"))
-    workshop.n8n.publish(cancelling)
-    waiting = _published(workshop, "batch.json", cancelling)
-    stopped = _begun(workshop, waiting)
-    workshop.n8n.stop_execution(stopped)
-    wait_until_cancelled(workshop, stopped)
-    sleeping = _published(workshop, "asynchronous.json", cancelling)
-    asleep = _begun(workshop, sleeping)
-    wait_until_asleep(workshop.n8n, asleep)
-    workshop.n8n.stop_execution(asleep)
-    _cancel_by_hand(workshop, asleep)
-    (called,) = executions(workshop, cancelling, 1)
-    assert workshop.n8n.wait(called).status == "success"
-    return "it also runs when a running execution is stopped, but not for one that sleeps in *Wait*"
-
-
-def _published(workshop: Workshop, file: str, error_workflow: str) -> Workflow:
-    """A workflow that begins with a webhook and names its error workflow."""
-    submission = "Generate the image" if file == "batch.json" else "Submit"
-    workflow = with_body(workshop.prepared(file, prompts='["a"]'), submission, **ENDLESS)
+def _polling(workshop: Workshop, error_workflow: str) -> Workflow:
+    workflow = with_body(workshop.prepared("polling.json", prompts='["a"]'), "Submit", **ENDLESS)
     workflow["settings"]["errorWorkflow"] = error_workflow
     return workflow
 
 
 def _begun(workshop: Workshop, workflow: Workflow) -> str:
-    """The execution that a call of the published workflow starts, as soon as it has submitted its job."""
+    """The execution that a call of the workflow starts once it is published, as soon as it has submitted its job."""
     path = str(uuid4())
     parameters = {"httpMethod": "POST", "path": path, "options": {}}
     node_of(workflow, "Start").update(node("Start", "n8n-nodes-base.webhook", 2, parameters, webhookId=path))
@@ -91,5 +71,4 @@ def _cancel_by_hand(workshop: Workshop, execution: str) -> None:
 STOPPING: dict[str, Check] = {
     "a stopped execution": a_stopped_execution_can_be_cancelled,
     "the error workflow": the_error_workflow_cancels_jobs,
-    "the error workflow and *Stop*": the_error_workflow_and_stops,
 }
