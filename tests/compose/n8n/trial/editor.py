@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from tests.compose.n8n.trial.flatted import unflatten
 from tests.compose.n8n.trial.installation import Installation
@@ -18,7 +19,7 @@ OWNER = {"email": "owner@example.com", "firstName": "O", "lastName": "W", "passw
 ENDED = ("success", "error", "crashed", "canceled")
 #: On a busy machine.
 START_SECONDS = 600
-CALL_SECONDS = 120
+CALL_SECONDS = 300
 
 
 class Failure(AssertionError):
@@ -68,6 +69,8 @@ class N8n:
             **settings,
         }
         self._http = requests.Session()
+        # n8n closes an idle connection just when it is used again; only calls that change nothing are repeated.
+        self._http.mount("http://", HTTPAdapter(max_retries=3))
         self._process: Process | None = None
 
     def start(self) -> None:
