@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 
 from tests.compose.n8n.trial.flatted import unflatten
 from tests.compose.n8n.trial.installation import Installation
@@ -16,7 +17,9 @@ from tests.stack import Process, free_port
 
 OWNER = {"email": "owner@example.com", "firstName": "O", "lastName": "W", "password": "Correct-horse-7"}
 ENDED = ("success", "error", "crashed", "canceled")
-START_SECONDS = 180
+#: On a busy machine.
+START_SECONDS = 600
+CALL_SECONDS = 300
 
 
 class Failure(AssertionError):
@@ -66,6 +69,8 @@ class N8n:
             **settings,
         }
         self._http = requests.Session()
+        # n8n closes an idle connection just when it is used again; only calls that change nothing are repeated.
+        self._http.mount("http://", HTTPAdapter(max_retries=3))
         self._process: Process | None = None
 
     def start(self) -> None:
@@ -75,7 +80,7 @@ class N8n:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.stop(seconds=45)
+            self._process.stop(seconds=90)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -92,8 +97,14 @@ class N8n:
     def sign_in(self) -> None:
         self.call("POST", "/rest/login", {"emailOrLdapLoginId": OWNER["email"], "password": OWNER["password"]})
 
+    def get(self, path: str) -> Any:
+        """A file of the editor."""
+        response = self._http.get(self.url + path, timeout=CALL_SECONDS)
+        response.raise_for_status()
+        return response.json()
+
     def call(self, method: str, path: str, body: object = None) -> Any:
-        response = self._http.request(method, self.url + path, json=body, timeout=60)
+        response = self._http.request(method, self.url + path, json=body, timeout=CALL_SECONDS)
         if not response.ok:
             raise Failure(f"{method} {path}: {response.status_code} {response.text[:2000]}")
         return response.json().get("data")
@@ -102,7 +113,13 @@ class N8n:
         """Run a command of n8n's command line on the same database."""
         command = [str(self._installation.node), str(self._installation.program), *arguments]
         result = subprocess.run(
-            command, env=self._settings, cwd=self._folder, capture_output=True, text=True, check=False, timeout=300
+            command,
+            env=self._settings,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS,
         )
         if result.returncode:
             raise Failure(f"n8n {' '.join(arguments)}: {result.stdout}{result.stderr}")
@@ -141,7 +158,7 @@ class N8n:
         result = (data or {}).get("resultData") or {}
         return Result(raw["status"], result.get("runData") or {}, result.get("error") or {})
 
-    def wait(self, execution_id: str, seconds: float = 120) -> Result:
+    def wait(self, execution_id: str, seconds: float = 300) -> Result:
         """The ended execution."""
         end = time.monotonic() + seconds
         while (result := self.execution(execution_id)).status not in ENDED:

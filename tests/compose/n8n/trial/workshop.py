@@ -118,8 +118,8 @@ class Workshop:
     def begin(self, workflow: Workflow) -> str:
         return self.n8n.execute(self.n8n.create_workflow(workflow))
 
-    def run(self, workflow: Workflow, seconds: float = 120) -> Result:
-        return self.n8n.wait(self.begin(workflow), seconds)
+    def run(self, workflow: Workflow) -> Result:
+        return self.n8n.wait(self.begin(workflow))
 
     def record(self, name: str, workflow: Workflow) -> Result:
         """Run a workflow that calls the recorder, and keep what was sent and received."""
@@ -132,7 +132,7 @@ class Workshop:
         """The jobs that an execution has submitted."""
         return [job for job in self.service.jobs() if (job["label"] or "").startswith(f"n8n {execution_id} ")]
 
-    def wait_for_jobs(self, execution_id: str, count: int, seconds: float = 30) -> list[dict[str, Any]]:
+    def wait_for_jobs(self, execution_id: str, count: int, seconds: float = 120) -> list[dict[str, Any]]:
         end = time.monotonic() + seconds
         while len(jobs := self.jobs_of(execution_id)) < count:
             assert time.monotonic() < end, f"{len(jobs)} jobs, not {count}"

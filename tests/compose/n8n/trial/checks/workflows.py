@@ -2,16 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 from uuid import uuid4
 
-from tests.compose.n8n.trial.editor import N8n, Result
+from tests.compose.n8n.trial.checks.building import Check, images, problems, wait_until_asleep
+from tests.compose.n8n.trial.editor import N8n
 from tests.compose.n8n.trial.workshop import Workflow, Workshop, files, node_of, simulating, with_body
 
 PROMPTS = '["a red heart", "", "a penguin"]'
-Check = Callable[[Workshop], str]
 
 
 def the_files_can_be_imported(workshop: Workshop) -> str:
@@ -138,14 +136,14 @@ def a_restart_of_the_service_loses_nothing(workshop: Workshop) -> str:
     workshop.service.start()
     for name, execution in executions.items():
         expected = 1 if name.startswith("synchronous") else 3
-        result = workshop.n8n.wait(execution, 240)
+        result = workshop.n8n.wait(execution)
         assert len(images(result)) == expected, (name, problems(result))
         assert len(workshop.jobs_of(execution)) == expected, f"{name} has created a job twice"
     return "away for 30 s in the middle of four workflows: every image arrives, no job twice"
 
 
 def a_restart_of_n8n_loses_nothing(workshop: Workshop) -> str:
-    slow = {"metadata": simulating(seconds=15)}
+    slow = {"metadata": simulating(seconds=40)}
     polling = with_body(workshop.prepared("polling.json", prompts='["a", "b"]'), "Submit", **slow)
     # As it sleeps after its first minute.
     node_of(polling, "Wait for the jobs")["parameters"]["amount"] = 66
@@ -158,7 +156,7 @@ def a_restart_of_n8n_loses_nothing(workshop: Workshop) -> str:
     workshop.n8n.start()
     workshop.n8n.sign_in()
     for execution in executions:
-        result = workshop.n8n.wait(execution, 300)
+        result = workshop.n8n.wait(execution)
         assert len(images(result)) == 2, problems(result)
         assert len(workshop.jobs_of(execution)) == 2
     return "killed while both workflows for long jobs sleep: every image arrives"
@@ -199,22 +197,11 @@ def a_second_n8n_gets_its_own_images(workshop: Workshop) -> str:
     return "the same file in a fresh n8n, with `N8N_SSRF_PROTECTION_ENABLED` and the same key: another job"
 
 
-def a_stopped_execution_can_be_cancelled(workshop: Workshop) -> str:
-    slow = {"metadata": simulating(seconds=60)}
-    execution = workshop.begin(with_body(workshop.prepared("polling.json"), "Submit", **slow))
-    workshop.wait_for_jobs(execution, 3)
-    workshop.n8n.stop_execution(execution)
-    cancelling = workshop.prepared("cancel.json", base_url=workshop.recorder.url, execution_id=execution)
-    workshop.record("cancel", cancelling)
-    wait_until_cancelled(workshop, execution)
-    return "`cancel.json` with the number of the execution: its three jobs are cancelled"
-
-
 def a_wrong_header_at_wait_only_takes_longer(workshop: Workshop) -> str:
     workflow = workshop.prepared("asynchronous.json", prompts='["a"]', webhooks="wrong")
     node_of(workflow, "Wait for the webhook")["parameters"] |= {"resumeAmount": 10, "resumeUnit": "seconds"}
     execution = workshop.begin(workflow)
-    result = workshop.n8n.wait(execution, 200)
+    result = workshop.n8n.wait(execution)
     (job,) = workshop.jobs_of(execution)
     assert len(images(result)) == 1
     deliveries = workshop.service.job(job["id"])["webhook"]["deliveries"]
@@ -222,39 +209,11 @@ def a_wrong_header_at_wait_only_takes_longer(workshop: Workshop) -> str:
     return f"the image arrives after the limit; the job shows `last_status` {deliveries[0]['last_status']}"
 
 
-def images(result: Result) -> list[dict[str, Any]]:
-    """The items with an image, at the end of any of the files."""
-    found = [item for node in ("The image", "Results") for item in result.items(node) if item.get("binary")]
-    assert all(item["binary"]["data"]["mimeType"] == "image/png" for item in found)
-    return found
-
-
-def problems(result: Result) -> dict[str, str]:
-    """What is wrong, by prompt."""
-    items = [item["json"] for item in result.items("Failed")]
-    return {item["prompt"]: item["problem"] for item in items}
-
-
 def setting(workshop: Workshop, file: str, prompts: str = PROMPTS) -> Workflow:
     return workshop.prepared(file, base_url=workshop.recorder.url, prompts=prompts)
 
 
-def wait_until_cancelled(workshop: Workshop, execution: str, seconds: float = 60) -> None:
-    """A running job ends after its step."""
-    end = time.monotonic() + seconds
-    while (states := {job["state"] for job in workshop.jobs_of(execution)}) != {"cancelled"}:
-        assert time.monotonic() < end, states
-        time.sleep(0.2)
-
-
-def wait_until_asleep(n8n: N8n, execution: str, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while n8n.execution(execution).status != "waiting":
-        assert time.monotonic() < end, f"{execution} does not sleep"
-        time.sleep(0.2)
-
-
-CHECKS: dict[str, Check] = {
+WORKFLOWS: dict[str, Check] = {
     "the files can be imported": the_files_can_be_imported,
     "one image now": one_prompt_becomes_one_image,
     "an image is changed": an_image_is_changed,
@@ -268,6 +227,5 @@ CHECKS: dict[str, Check] = {
     "restart of n8n": a_restart_of_n8n_loses_nothing,
     "a duplicated node": a_duplicated_node_gets_its_own_image,
     "a second n8n": a_second_n8n_gets_its_own_images,
-    "a stopped execution": a_stopped_execution_can_be_cancelled,
     "a wrong header at *Wait*": a_wrong_header_at_wait_only_takes_longer,
 }
