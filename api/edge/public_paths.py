@@ -1,5 +1,6 @@
 """Lists the paths that are served without an API key."""
 
+from hashlib import sha256
 from pathlib import Path
 
 #: Orchestrators probe these without a key.
@@ -9,19 +10,23 @@ DOCS_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javasc
 #: The files of the studio.
 STUDIO_FOLDER = Path(__file__).parents[1] / "studio" / "static"
 _STUDIO_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-#: Those that it serves, below /studio, with their media types.
+#: Those that it serves, with their media types.
 STUDIO_FILES = {
     path.relative_to(STUDIO_FOLDER).as_posix(): _STUDIO_TYPES[path.suffix]
     for path in sorted(STUDIO_FOLDER.rglob("*"))
     if path.suffix in _STUDIO_TYPES
 }
+#: Where they are. The address changes with any of them, so that browsers keep them without asking again.
+STUDIO_PATH = (
+    "/studio/" + sha256(b"".join((STUDIO_FOLDER / name).read_bytes() for name in STUDIO_FILES)).hexdigest()[:16]
+)
 #: Identical in every installation of this version, and therefore no secret.
 PUBLIC = PROBES | {
     "/",
     "/docs",
     "/openapi.json",
     *(f"/docs/{name}" for name in DOCS_FILES),
-    *(f"/studio/{name}" for name in STUDIO_FILES),
+    *(f"{STUDIO_PATH}/{name}" for name in STUDIO_FILES),
 }
 #: Answered while Redis is unreachable, and therefore not rate-limited through Redis.
 LIMITED_LOCALLY = PUBLIC | {"/health", "/info", "/metrics"}

@@ -1,6 +1,8 @@
 """Serves the studio: a page at `/`, and its files as they are, with a strict Content-Security-Policy."""
 
 import gzip
+import posixpath
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -11,14 +13,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from api.delivery.image_files import client_has
-from api.edge.public_paths import STUDIO_FILES, STUDIO_FOLDER
+from api.edge.public_paths import STUDIO_FILES, STUDIO_FOLDER, STUDIO_PATH
 from api.services import Services, ServicesDep
 from shared.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 
-#: Asked again each time, because addresses do not contain the version. The answer is usually 304.
-CACHE_CONTROL = "no-cache"
+#: The page is asked for each time, and usually has not changed (304). Its files have addresses that change with them.
+PAGE_CACHE, FILES_CACHE = "no-cache", "public, max-age=31536000, immutable"
+_STATIC_IMPORT = re.compile(r'^import .*"(.+)";$', re.MULTILINE)
 _LINKS = {
     "studio": "/",
     "docs": "/docs",
@@ -48,14 +51,23 @@ def _file(name: str) -> StaticFile:
 
 @lru_cache(maxsize=16)
 def _page(prefix: str, *, needs_key: bool) -> StaticFile:
-    """The page. It names all modules, so that the browser loads them at once and not level by level."""
-    prefix = escape(quote(prefix))
-    modules = (name for name, media_type in STUDIO_FILES.items() if media_type == "text/javascript")
-    preloads = "\n".join(f'<link rel="modulepreload" href="{prefix}/studio/{name}">' for name in modules)
+    """The page. It names the modules that it begins with, so that browsers load them at once, not level by level."""
+    files = f"{escape(quote(prefix))}{STUDIO_PATH}"
+    preloads = "\n".join(
+        f'<link rel="modulepreload" href="{files}/{name}">' for name in _first_modules("app.js", set())
+    )
     text = (STUDIO_FOLDER / "index.html").read_text(encoding="utf-8")
-    page = text.replace("{prefix}", prefix).replace("{preloads}", preloads)
+    page = text.replace("{files}", files).replace("{preloads}", preloads).replace("{prefix}", escape(quote(prefix)))
     page = page.replace("{needs_key}", "yes" if needs_key else "no")
     return StaticFile.of(page.encode(), "text/html")
+
+
+def _first_modules(name: str, seen: set[str]) -> list[str]:
+    """A module with all that it imports, but for what it imports later with `import()`."""
+    seen.add(name)
+    folder, source = posixpath.dirname(name), (STUDIO_FOLDER / name).read_text(encoding="utf-8")
+    imported = [posixpath.normpath(posixpath.join(folder, path)) for path in _STATIC_IMPORT.findall(source)]
+    return [name, *(module for path in imported if path not in seen for module in _first_modules(path, seen))]
 
 
 @lru_cache(maxsize=4)
@@ -88,19 +100,19 @@ async def get_root(http: Request, services: ServicesDep) -> Response:
         body = {"name": "imagegen", "version": services.version, "links": links}
         return JSONResponse(body, headers={"Vary": "Accept"})
     page = _page(http.scope.get("root_path", ""), needs_key=bool(services.settings.api_key))
-    return _send(page, http, {"Content-Security-Policy": _policy(_bucket(services))})
+    return _send(page, http, PAGE_CACHE, {"Content-Security-Policy": _policy(_bucket(services))})
 
 
-@router.head("/studio/{name:path}")
-@router.get("/studio/{name:path}")
+@router.head(STUDIO_PATH + "/{name:path}")
+@router.get(STUDIO_PATH + "/{name:path}")
 async def get_studio_file(http: Request, name: str) -> Response:
     if name not in STUDIO_FILES:
         raise NotFound
-    return _send(_file(name), http, {})
+    return _send(_file(name), http, FILES_CACHE, {})
 
 
-def _send(file: StaticFile, http: Request, headers: dict[str, str]) -> Response:
-    headers = {**headers, "ETag": file.etag, "Cache-Control": CACHE_CONTROL, "Vary": "Accept, Accept-Encoding"}
+def _send(file: StaticFile, http: Request, cache: str, headers: dict[str, str]) -> Response:
+    headers = {**headers, "ETag": file.etag, "Cache-Control": cache, "Vary": "Accept, Accept-Encoding"}
     if client_has(file.etag, http):
         return Response(status_code=304, headers=headers)
     if "gzip" not in http.headers.get("accept-encoding", ""):

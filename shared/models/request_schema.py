@@ -1,6 +1,10 @@
 """Publish the capabilities of a backend as the JSON Schema of its requests."""
 
+import json
+from functools import cache
 from typing import Any
+
+from pydantic import BaseModel
 
 from shared.jobs.requests import MAX_LORAS, GenerationRequest, Lora
 from shared.models.capabilities import Capabilities, RequestLimits
@@ -15,7 +19,7 @@ def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]
     `x-max-pixels`, `x-max-ratio` and `x-max-pixel-steps` hold what JSON Schema cannot express. Fields marked
     `x-ignored` are accepted without effect. If requests may choose the model, `allOf` holds the limits of each.
     """
-    schema = GenerationRequest.model_json_schema()
+    schema: dict[str, Any] = json.loads(_schema_of(GenerationRequest))
     fields: dict[str, dict[str, Any]] = schema["properties"]
     for name, field in _fields(model, limits).items():
         description = fields[name].get("description")
@@ -29,6 +33,12 @@ def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]
     else:
         schema["allOf"] = [_condition(choice, limits, model.model) for choice in model.choices]
     return schema
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> str:
+    """As text, because each request gets a copy of its own. pydantic takes ten milliseconds to make it."""
+    return json.dumps(model.model_json_schema())
 
 
 def _condition(choice: Capabilities, limits: RequestLimits, default: str) -> dict[str, Any]:
@@ -98,7 +108,7 @@ def _image_fields(model: Capabilities) -> dict[str, dict[str, Any]]:
 def _lora_field(model: Capabilities) -> dict[str, Any]:
     if not model.loras:
         return {"type": ["array", "null"], "maxItems": 0, "default": None}
-    scale = Lora.model_json_schema()["properties"]["scale"]
+    scale = json.loads(_schema_of(Lora))["properties"]["scale"]
     names = {"type": "string", "enum": list(model.loras)}
     lora = {"type": "object", "properties": {"name": names, "scale": scale}, "required": ["name"]}
     item = {**lora, "additionalProperties": False}

@@ -108,16 +108,44 @@ def test_a_reload_in_the_middle_of_a_job_loses_nothing(sd: Stack, studio: Studio
     expect(studio.tile("a purple cat")).to_be_visible()
 
 
-def test_the_stream_resumes_after_the_network_was_away(sd: Stack, open_studio: Open) -> None:
+@pytest.fixture
+def away(sd: Stack, open_studio: Open) -> Studio:
+    """A page whose events still arrive while the network is away for everything else, as Chromium does it."""
     studio = open_studio(sd.api, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"))
+    studio.page.wait_for_function("() => performance.getEntriesByName('imagegen:sync').length")
     expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
     studio.page.context.set_offline(True)
+    return studio
+
+
+def test_the_stream_resumes_after_the_network_was_away(sd: Stack, away: Studio) -> None:
     job = submitted(sd, prompt="made while the laptop slept", num_inference_steps=2)
     sd.api.wait_until_done(job["id"])
 
-    studio.page.context.set_offline(False)
+    away.page.context.set_offline(False)
 
-    expect(studio.tile("made while the laptop slept")).to_be_visible()
+    expect(away.tile("made while the laptop slept")).to_be_visible()
+
+
+def test_an_image_that_could_not_be_loaded_is_tried_again(sd: Stack, away: Studio) -> None:
+    submitted(sd, prompt="not loaded", num_inference_steps=2)
+    expect(away.tile("not loaded The image cannot be loaded now")).to_be_visible()
+
+    away.page.context.set_offline(False)
+
+    expect(away.tile("not loaded")).to_be_visible()
+
+
+def test_a_list_that_could_not_be_read_is_read_again(sd: Stack, open_studio: Open) -> None:
+    """Beside a stream that works: its events do not tell what happened before."""
+    job = submitted(sd, prompt="before the page", num_inference_steps=2)
+    sd.api.wait_until_done(job["id"])
+    studio = open_studio(sd.api, "/docs", allowed=("ERR_FAILED",))
+    studio.page.route("**/api/jobs?*", lambda route: route.abort(), times=4)
+
+    studio.open()
+
+    expect(studio.tile("before the page")).to_be_visible()
 
 
 def test_two_tabs_show_the_same_job(sd: Stack, studio: Studio, open_studio: Open) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
-from api.edge.public_paths import STUDIO_FILES, STUDIO_FOLDER
+from api.edge.public_paths import STUDIO_FILES, STUDIO_FOLDER, STUDIO_PATH
 from tests.api.clients import Client
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
@@ -70,10 +70,10 @@ def test_the_page_is_small_over_the_wire(api: Api) -> None:
 
 @pytest.mark.parametrize("name", STUDIO_FILES)
 def test_every_file_is_served_as_it_is_and_not_sent_twice(api: Api, name: str) -> None:
-    answer = api.get(f"/studio/{name}")
+    answer = api.get(f"{STUDIO_PATH}/{name}")
 
-    again = api.get(f"/studio/{name}", headers={"If-None-Match": answer.headers["etag"]})
-    plain = requests.get(f"{api.url}/studio/{name}", headers={"Accept-Encoding": "identity"}, timeout=10)
+    again = api.get(f"{STUDIO_PATH}/{name}", headers={"If-None-Match": answer.headers["etag"]})
+    plain = requests.get(f"{api.url}{STUDIO_PATH}/{name}", headers={"Accept-Encoding": "identity"}, timeout=10)
     assert answer.content == plain.content == (STUDIO_FOLDER / name).read_bytes()
     assert answer.headers["content-encoding"] == "gzip"
     assert answer.headers["content-type"].startswith(STUDIO_FILES[name])
@@ -82,12 +82,12 @@ def test_every_file_is_served_as_it_is_and_not_sent_twice(api: Api, name: str) -
 
 @pytest.mark.parametrize("name", ["", "index.html", "vendor/vendor.toml", "nothing.js", "../page.py", "vendor/LICENSE"])
 def test_other_files_are_not_served(api: Api, name: str) -> None:
-    assert_problem(api.get(f"/studio/{name}"), 404, "not-found")
+    assert_problem(api.get(f"{STUDIO_PATH}/{name}"), 404, "not-found")
 
 
 def test_the_page_needs_no_key(stranger: Client) -> None:
     assert 'data-needs-key="yes"' in stranger.get("/", headers=BROWSER).text
-    assert stranger.get("/studio/app.js").status_code == 200
+    assert stranger.get(f"{STUDIO_PATH}/app.js").status_code == 200
 
 
 def test_the_source_is_short() -> None:

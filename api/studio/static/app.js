@@ -2,33 +2,47 @@
 import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
 import { addFiles, focusPrompt } from "./state/actions.js";
 import { loadRights, session } from "./state/api.js";
-import { followEvents } from "./state/events.js";
+import { connection, followEvents } from "./state/events.js";
 import { imageFiles } from "./state/images.js";
 import { cancel, handleEvent, isUnfinished, jobs } from "./state/jobs.js";
-import { followModels } from "./state/models.js";
+import { followModels, loadModels } from "./state/models.js";
 import { notifyProblem } from "./state/notices.js";
 import { useStore } from "./state/store.js";
 import { followTitle } from "./state/title.js";
 import { Create } from "./views/create.js";
 import { Gallery } from "./views/gallery.js";
 import { applyTheme, Header } from "./views/header.js";
-import { Help } from "./views/help.js";
-import { Login } from "./views/login.js";
+import { lazy, loadLazyViews } from "./views/lazy.js";
 import { Announcer, Notices } from "./views/notices.js";
-import { Reader } from "./views/reader.js";
-import { Service } from "./views/service.js";
 import { Stage } from "./views/stage.js";
-import { Viewer } from "./views/viewer.js";
+
+const Help = lazy(async () => (await import("./views/help.js")).Help);
+const Login = lazy(async () => (await import("./views/login.js")).Login);
+const Reader = lazy(async () => (await import("./views/reader.js")).Reader);
+const Service = lazy(async () => (await import("./views/service.js")).Service);
+const Viewer = lazy(async () => (await import("./views/viewer.js")).Viewer);
 
 let isFollowing = false;
 let reconnect = () => {};
 
 function start() {
-  if (isFollowing) return reconnect();
+  if (isFollowing) {
+    reconnect();
+    return loadModels().catch(notifyProblem);
+  }
   isFollowing = true;
   reconnect = followEvents(handleEvent);
   followModels().catch(notifyProblem);
   followTitle();
+  // What the key may do is asked again if the service was away.
+  connection.subscribe(() => connection.get().isOnline && !session.get().rights && loadRights().catch(() => {}));
+}
+
+// Everything that the page shows first is asked for at once.
+function startUnlocked() {
+  if (session.get().isLocked) return;
+  loadRights().catch(() => {});
+  start();
 }
 
 function App() {
@@ -36,7 +50,6 @@ function App() {
   const hash = useHash();
   const [isHelping, setHelping] = useState(false);
   const [dropped, setDropped] = useState(null);
-  useEffect(() => void (isLocked || loadRights().then(start, (error) => error.status === 401 || start())), []);
   usePageKeys(() => setHelping(true));
   useFiles(setDropped);
   if (isLocked) return html`<${Login} onLogin=${start} /><${Announcer} />`;
@@ -115,4 +128,6 @@ function listen(target, handlers) {
 }
 
 applyTheme();
+startUnlocked();
 render(html`<${App} />`, document.getElementById("app"));
+loadLazyViews();

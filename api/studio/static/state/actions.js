@@ -17,13 +17,9 @@ export async function reuse(job, parts = "all", seed = job.seed) {
 }
 
 // The same once more, with another seed.
-export async function vary(job) {
-  await repeat(job, ({ seed, ...request }) => request);
-}
+export const vary = (job) => repeat(job, ({ seed, ...request }) => request);
 
-export async function runAgain(job) {
-  await repeat(job, (request) => request);
-}
+export const runAgain = (job) => repeat(job, (request) => request);
 
 async function repeat(job, change) {
   await reporting(async () => {
@@ -37,9 +33,7 @@ async function repeat(job, change) {
   });
 }
 
-export function requestOfJob(job) {
-  return sendJson(`/api/jobs/${job.id}/request`);
-}
+export const requestOfJob = (job) => sendJson(`/api/jobs/${job.id}/request`);
 
 export async function useAsInput(job, image) {
   await reporting(async () => {
@@ -64,9 +58,7 @@ function addInput(image) {
   notify("Added as input");
 }
 
-export function focusPrompt() {
-  document.getElementById("prompt")?.focus();
-}
+export const focusPrompt = () => document.getElementById("prompt")?.focus();
 
 async function reporting(work) {
   try {

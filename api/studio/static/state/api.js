@@ -1,8 +1,9 @@
 // Requests to the service. Every failure is a Problem with a sentence for people.
 import { createStore } from "./store.js";
 
-// The path of the service, with the prefix that a proxy may add.
-export const BASE = new URL("../..", import.meta.url).pathname.replace(/\/$/, "");
+// Where the files of this page are, and the path of the service with the prefix that a proxy may add.
+export const FILES = new URL("..", import.meta.url).pathname;
+export const BASE = FILES.slice(0, FILES.lastIndexOf("/studio/"));
 const KEY = "imagegen-key";
 const UNREACHABLE = "The service does not answer. This page tries again by itself.";
 

@@ -4,21 +4,15 @@ import { announce, notifyProblem } from "./notices.js";
 import { createStore } from "./store.js";
 
 const PAGE = 100;
+const RETRY_MS = 2_000;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
 // `mine` holds the jobs of this tab, and `current` is the one that the stage shows.
 export const jobs = createStore({
-  byId: new Map(),
-  ids: [],
-  hidden: new Set(),
+  byId: new Map(), ids: [], hidden: new Set(), mine: [], current: null,
   filter: { q: "", model: "", state: "", pinned: false },
-  cursor: null,
-  isLoading: false,
-  isComplete: false,
-  error: "",
-  mine: [],
-  current: null,
+  cursor: null, isLoading: false, isComplete: false, error: "",
 });
 
 // What the page keeps of each job: a fifth of what the API sends.
@@ -26,16 +20,9 @@ function slim(job) {
   const { id, state, model, backend, pinned, label, error, warnings, created_at: createdAt, request } = job;
   return {
     id, state, model, backend, pinned, label, error, warnings, createdAt,
-    prompt: request.prompt,
-    seed: request.seed,
-    width: request.width,
-    height: request.height,
-    count: request.num_images ?? 1,
+    prompt: request.prompt, seed: request.seed, width: request.width, height: request.height, count: request.num_images ?? 1,
     images: job.images.filter((image) => image.url),
-    progress: job.progress,
-    position: job.queue_position,
-    wait: job.estimated_wait_seconds,
-    load: job.loading,
+    progress: job.progress, position: job.queue_position, wait: job.estimated_wait_seconds, load: job.loading,
   };
 }
 
@@ -102,42 +89,59 @@ export function handleEvent(type, data) {
   handlers[type]?.(data);
 }
 
-function isHalf({ step, steps }) {
-  return step / steps >= 0.5 && (step - 1) / steps < 0.5;
-}
+const isHalf = ({ step, steps }) => step / steps >= 0.5 && (step - 1) / steps < 0.5;
 
 function endOf(job) {
   if (job.state === "succeeded") return `Done: ${job.prompt}`;
   return job.state === "cancelled" ? "Cancelled" : `Failed: ${job.error?.detail ?? ""}`;
 }
 
-// Read the first page again, and every job that this page believes to be unfinished.
+let retry = 0;
+
+// Read the first page again, and every job that this page believes to be unfinished. What is shown stays meanwhile.
+// Repeated until it succeeds, because the events of that time do not come again.
 async function reload() {
-  const { byId } = jobs.get();
+  clearTimeout(retry);
+  const { byId, filter, ids } = jobs.get();
   const open = [...byId.values()].filter((job) => isUnfinished(job.state)).map((job) => job.id);
-  jobs.set({ ids: [], cursor: null, isComplete: false });
-  await loadMore();
-  for (const id of open) await refresh(id);
+  try {
+    const page = await sendJson(`/api/jobs?${queryOf(filter, null)}`);
+    if (jobs.get().filter === filter) replaceFirst(page, new Set(ids));
+    for (const id of open) await read(id);
+  } catch (error) {
+    jobs.set({ error: error.message });
+    if (error.status !== 401) retry = setTimeout(reload, RETRY_MS);
+  }
 }
 
-export async function refresh(id) {
+// Jobs that arrived after `before` stay in the list. So do older ones, unless there may be others between them and this page.
+function replaceFirst(page, before) {
+  for (const job of page.jobs) put(slim(job));
+  const { ids } = jobs.get();
+  const first = page.jobs.map((job) => job.id);
+  const newer = ids.filter((id) => !before.has(id) && !(id <= first[0]));
+  const older = page.cursor === null ? [] : ids.filter((id) => id < first.at(-1));
+  if (older.length && first.some((id) => before.has(id))) return jobs.set({ ids: [...newer, ...first, ...older], error: "" });
+  jobs.set({ ids: [...newer, ...first], cursor: page.cursor, isComplete: page.cursor === null, error: "" });
+  if (!first.length) loadMore();
+}
+
+async function read(id) {
   try {
     return upsert(await sendJson(`/api/jobs/${id}`));
   } catch (error) {
-    if (error.status !== 404) return null;
+    if (error.status !== 404) throw error;
     forget(id);
     return null;
   }
 }
 
+export const refresh = (id) => read(id).catch(() => null);
+
 export function forget(id) {
   const without = (list) => list.filter((other) => other !== id);
   jobs.get().byId.delete(id);
-  jobs.set(({ ids, mine, current }) => ({
-    ids: without(ids),
-    mine: without(mine),
-    current: current === id ? null : current,
-  }));
+  jobs.set(({ ids, mine, current }) => ({ ids: without(ids), mine: without(mine), current: current === id ? null : current }));
 }
 
 export function setFilter(changes) {
@@ -165,8 +169,11 @@ async function loadPages() {
   try {
     let found = 0;
     do {
-      const page = await sendJson(`/api/jobs?${queryOf(filter, jobs.get().cursor)}`);
+      const { cursor } = jobs.get();
+      const page = await sendJson(`/api/jobs?${queryOf(filter, cursor)}`);
       if (jobs.get().filter !== filter) return;
+      // The list was read again meanwhile.
+      if (jobs.get().cursor !== cursor) continue;
       append(page);
       found += page.jobs.length;
     } while (!found && !jobs.get().isComplete);

@@ -26,7 +26,9 @@ export function notify(text, { action, isError = false, onEnd } = {}) {
   };
 }
 
+// A refused key is told by the login.
 export function notifyProblem(error) {
+  if (error.status === 401) return;
   notify(error.message, { isError: true });
 }
 

@@ -107,13 +107,9 @@ function parametersRequest(text) {
   return {
     prompt: prompt.join("\n").trim(),
     negative_prompt: negative.join("\n").replace("Negative prompt: ", "").trim() || undefined,
-    model: settings.Model,
-    width: width || undefined,
-    height: height || undefined,
-    num_inference_steps: numberOf(settings.Steps),
-    guidance_scale: numberOf(settings["CFG scale"]),
-    seed: numberOf(settings.Seed),
-    scheduler: settings.Sampler,
+    model: settings.Model, scheduler: settings.Sampler, seed: numberOf(settings.Seed),
+    width: width || undefined, height: height || undefined,
+    num_inference_steps: numberOf(settings.Steps), guidance_scale: numberOf(settings["CFG scale"]),
   };
 }
 
@@ -123,11 +119,7 @@ function settingsOf(line) {
 }
 
 function unquoted(value) {
-  try {
-    return JSON.parse(value);
-  } catch {
-    return value;
-  }
+  try { return JSON.parse(value); } catch { return value; }
 }
 
 function numberOf(value) {
@@ -148,12 +140,9 @@ function comfyRequest(text) {
     prompt: linkedText(nodes, inputs.positive) ?? firstText(all),
     negative_prompt: linkedText(nodes, inputs.negative) || undefined,
     model: (loader.ckpt_name ?? loader.unet_name)?.replace(/\.(safetensors|ckpt|gguf)$/, ""),
-    width: number(latent.width),
-    height: number(latent.height),
-    num_inference_steps: number(inputs.steps),
-    guidance_scale: number(inputs.cfg),
-    seed: number(inputs.seed ?? inputs.noise_seed),
-    scheduler: inputs.sampler_name,
+    width: number(latent.width), height: number(latent.height),
+    num_inference_steps: number(inputs.steps), guidance_scale: number(inputs.cfg),
+    seed: number(inputs.seed ?? inputs.noise_seed), scheduler: inputs.sampler_name,
   };
 }
 
@@ -168,6 +157,4 @@ function linkedText(nodes, link, depth = 0) {
   return undefined;
 }
 
-function firstText(all) {
-  return all.find((node) => /TextEncode/.test(node.class_type) && typeof node.inputs?.text === "string")?.inputs.text;
-}
+const firstText = (all) => all.find(({ class_type: type, inputs }) => /TextEncode/.test(type) && typeof inputs?.text === "string")?.inputs.text;

@@ -1,5 +1,5 @@
 // The title and the icon of the tab tell how far the jobs of this tab are, and when they are done.
-import { BASE } from "./api.js";
+import { FILES } from "./api.js";
 import { isUnfinished, jobs } from "./jobs.js";
 
 const NAME = "imagegen";
@@ -27,6 +27,6 @@ function update() {
 
 function setIcon(name) {
   const link = document.querySelector("link[rel=icon]");
-  const url = `${BASE}/studio/${name}`;
+  const url = `${FILES}${name}`;
   if (link.getAttribute("href") !== url) link.setAttribute("href", url);
 }

@@ -12,7 +12,10 @@ const ROWS_BEYOND = 2;
 export function Gallery({ onOpen }) {
   const all = useStore(jobs, ({ ids }) => ids);
   const hidden = useStore(jobs, (state) => state.hidden);
-  const { isLoading, isComplete, error, filter } = useStore(jobs);
+  const isLoading = useStore(jobs, (state) => state.isLoading);
+  const isComplete = useStore(jobs, (state) => state.isComplete);
+  const error = useStore(jobs, (state) => state.error);
+  const filter = useStore(jobs, (state) => state.filter);
   const [selected, setSelected] = useState(new Set());
   const ids = hidden.size ? all.filter((id) => !hidden.has(id)) : all;
   const isFiltered = filter.q || filter.model || filter.state || filter.pinned;

@@ -1,6 +1,6 @@
 // The top of the page: where one is, whether the service answers, and the key.
 import { html } from "../vendor/htm-preact.js";
-import { BASE, logOut, session } from "../state/api.js";
+import { FILES, logOut, session } from "../state/api.js";
 import { connection } from "../state/events.js";
 import { isUnfinished, jobs } from "../state/jobs.js";
 import { plural } from "../state/format.js";
@@ -13,7 +13,7 @@ export function Header({ place, onHelp }) {
   const open = useStore(jobs, ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state)).length);
   const link = (hash, label) => html`<a href=${hash} aria-current=${place === hash ? "page" : undefined}>${label}</a>`;
   return html`<header class="top">
-    <a class="brand" href="#/"><img src=${`${BASE}/studio/icon.svg`} alt="" width="24" height="24" /> imagegen</a>
+    <a class="brand" href="#/"><img src=${`${FILES}icon.svg`} alt="" width="24" height="24" /> imagegen</a>
     <nav aria-label="Pages">${link("#/", "Studio")} ${place === "#/" && html`<a class="on-phones" href="#gallery">Gallery</a>`} ${link("#/service", "Service")}</nav>
     <span class="top-state">
       ${!isOnline && html`<span class="offline"><span class="dot broken"></span> The service does not answer; trying again…</span>`}

@@ -8,6 +8,7 @@ import { cancel, isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress } from "./progress.js";
+import { StoredImage } from "./stored-image.js";
 
 const EXAMPLES = ["a red heart on a blue background", "a penguin on a green background", "a yellow star on a purple background"];
 
@@ -50,7 +51,7 @@ function Shown({ job, onOpen }) {
   if (job.state === "succeeded" && job.images.length) {
     return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
       ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.prompt}`} onClick=${() => onOpen(job.id, image.index)}>
-        <img src=${imageUrl(image)} alt=${job.prompt} width=${image.width} height=${image.height} />
+        <${StoredImage} src=${imageUrl(image)} alt=${job.prompt} width=${image.width} height=${image.height} />
       </button>`)}
     </div>`;
   }

@@ -1,5 +1,6 @@
 // An image that can be enlarged with the wheel or the keyboard, and moved with the pointer.
 import { html, useRef, useState, useEffect } from "../vendor/htm-preact.js";
+import { StoredImage } from "./stored-image.js";
 
 export function Zoom({ src, alt, zoom, setZoom }) {
   const [shift, setShift] = useState({ x: 0, y: 0 });
@@ -14,14 +15,10 @@ export function Zoom({ src, alt, zoom, setZoom }) {
     event.currentTarget.setPointerCapture(event.pointerId);
     start.current = { x: event.clientX - shift.x, y: event.clientY - shift.y };
   };
-  const onPointerMove = (event) => {
-    if (start.current) setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
-  };
-  const onPointerUp = () => {
-    start.current = null;
-  };
+  const onPointerMove = (event) => start.current && setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
+  const onPointerUp = () => void (start.current = null);
   const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
   return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
-    <img src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
+    <${StoredImage} src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
   </div>`;
 }
