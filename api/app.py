@@ -46,6 +46,7 @@ def create_app(services: Services) -> FastAPI:
         await asyncio.to_thread(services.tracing.close)
 
     protocols, mcp = enabled_protocols(services.settings.protocols), McpEndpoint(services)
+    with_mcp = ApiProtocol.MCP in services.settings.protocols
     app = Api(
         title="imagegen",
         version=services.version,
@@ -54,14 +55,14 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        openapi_tags=[{"name": routes.tag, "description": routes.description} for routes in protocols],
+        openapi_tags=openapi.openapi_tags(protocols, with_mcp=with_mcp),
         telemetry=telemetry_config(services.tracing),
     )
     app.state.services = services
     app.state.protocols = protocols
     _add_middleware(app, services, protocols)
     problems.install(app)
-    openapi.install(app, protocols)
+    openapi.install(app, protocols, with_mcp=with_mcp)
     webhooks.describe(app)
     for module in (generate, jobs, events, images, models, webhooks, health, key, metrics, docs, page):
         app.include_router(module.router)
@@ -69,7 +70,7 @@ def create_app(services: Services) -> FastAPI:
     routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}
     for router, tag in routers.values():
         app.include_router(router, tags=[tag])
-    if ApiProtocol.MCP in services.settings.protocols:
+    if with_mcp:
         app.router.routes.append(mcp_route(mcp))
     return app
 

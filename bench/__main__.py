@@ -28,8 +28,10 @@ MEASURES = {
     "queue": "api",
     "delivery": "api",
     "webhooks": "api",
+    "polls": "api",
     "crowd": "api",
     "switching": "worker",
+    "engine": "worker",
     "growth": "worker",
 }
 RESULTS = Path("bench/results.json")

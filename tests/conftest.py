@@ -1,5 +1,6 @@
 """Real fixtures: a Valkey server, API and worker processes, and images on disk."""
 
+import gc
 import os
 import signal
 
@@ -15,7 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 for name in [name for name in os.environ if name.startswith("SD_")]:
     del os.environ[name]
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,38 @@ if fork_server.IS_SUPPORTED:
     Process.forked_modules = fork_server.MODULES
 
 MAX_PROCESSES = 8
+#: Files that take longest, which begin first, so that no process works on one while the others have ended.
+LONG = (
+    "surface/test_described.py",
+    "bench/test_gpu.py",
+    "worker/process/test_many_local_models.py",
+    "worker/process/test_start.py",
+    "worker/engines/bfl/test_workers.py",
+    "faults/test_lost_workers.py",
+    "shared/storage/test_bucket_outages.py",
+)
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """Two processes for each core, because about half of a test's time is waiting."""
     return min(MAX_PROCESSES, (os.cpu_count() or 1) * 2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keeps a million imported objects, which stay, out of garbage collections: one would take half a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 @pytest.fixture(scope="session")

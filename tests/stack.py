@@ -217,10 +217,7 @@ class Stack:
     def start_worker(self, backend: str, ready: bool = True, name: str = "", **settings: str) -> Process:
         """`ready=False` returns before the model is loaded. `name` is the name of the Celery node."""
         name = name or f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
-        options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
-        process = self.run(
-            [sys.executable, "-m", "celery", "-A", "worker.main", *options], SD_BACKEND=backend, **settings
-        )
+        process = self.run([sys.executable, "-m", "worker.main", name], SD_BACKEND=backend, **settings)
         self.workers.append(process)
         if ready:
             process.wait_for("ready.")

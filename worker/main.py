@@ -1,9 +1,17 @@
-"""The worker's process entry: `celery -A worker.main worker`. The only worker module that reads the environment."""
+"""The worker's process entry: `python -m worker.main sd`, with the name of its Celery node, or what precedes its `@`.
+
+Celery's own command line, `celery -A worker.main worker`, does the same, and imports every other command of Celery and
+Flower for it: 12 MB. The only worker module that reads the environment.
+"""
 
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from uuid import uuid4
+
+from celery.utils.nodenames import default_nodename, host_format
 
 from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
@@ -27,6 +35,19 @@ def _settings() -> WorkerSettings:
     set_threads(os.environ, settings.cpu_threads, settings.host_workers)
     return settings
 
+
+def main(arguments: Sequence[str]) -> int:
+    # Under the name by which Celery's children find it too.
+    app = import_module("worker.main").app
+    name = next(iter(arguments), "")
+    node = host_format(default_nodename(name if "@" in name or not name else f"{name}@%h"))
+    worker = app.Worker(hostname=node, quiet=True, loglevel="WARNING", without_gossip=True, without_mingle=True)
+    worker.start()
+    return worker.exitcode or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
 
 #: New at each start. A spawned child is a new interpreter and reads it from the environment.
 start_id = os.environ.setdefault("IMAGEGEN_START_ID", uuid4().hex[:8])

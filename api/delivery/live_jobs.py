@@ -30,12 +30,14 @@ class LiveJob:
         self.progress = progress
         self.preview: str | None = None
         """The newest preview as base64."""
+        self.is_done = job.state.is_terminal
+        """Known with its last event: whoever waits for the job has its answer once the record is read."""
         self.asked_at = time.monotonic()
 
     @property
     def is_wanted(self) -> bool:
         """Whether it has not ended and somebody asks for it."""
-        return not self.job.state.is_terminal and time.monotonic() - self.asked_at < IDLE_SECONDS
+        return not self.is_done and time.monotonic() - self.asked_at < IDLE_SECONDS
 
     def apply(self, event: JobEvent) -> None:
         match event.type:
@@ -43,6 +45,8 @@ class LiveJob:
                 self.progress = Progress.model_validate_json(event.data)
             case "preview":
                 self.preview = json.loads(event.data)["b64_json"]
+            case "done":
+                self.is_done = True
 
 
 class LiveJobs:
@@ -67,6 +71,9 @@ class LiveJobs:
         """The newest job of a caller unless it has ended. Raises StoreUnavailable."""
         job_id, expires = self._newest.get(client_id, (None, 0.0))
         if time.monotonic() >= expires:
+            if client_id in self._newest:
+                # Polls that arrive during the read use the last answer, so that a crowd of them costs one read.
+                self._remember(client_id, job_id)
             job_id = (await self._store.run(self._sessions.read(client_id))).job_id
             self._remember(client_id, job_id)
         if job_id is None:
@@ -76,7 +83,7 @@ class LiveJobs:
         except JobNotFound:
             return None
         live.asked_at = time.monotonic()
-        return None if live.job.state.is_terminal else live
+        return None if live.is_done else live
 
     def _remember(self, client_id: str, job_id: str | None) -> None:
         self._newest.pop(client_id, None)
@@ -107,10 +114,10 @@ class LiveJobs:
                 while live.is_wanted and not listener.closed:
                     with suppress(TimeoutError):
                         event = await asyncio.wait_for(listener.next_event(), IDLE_SECONDS)
+                        if event is not None:
+                            live.apply(event)
                         if event is None or event.type in ("state", "done"):
                             await self._read(job_id, ready)
-                        else:
-                            live.apply(event)
         except (JobNotFound, StoreUnavailable) as error:
             if not ready.done():
                 ready.set_exception(error)
@@ -123,4 +130,5 @@ class LiveJobs:
             ready.set_result(LiveJob(snapshot.job, snapshot.progress))
         live = ready.result()
         live.job, live.progress = snapshot.job, snapshot.progress or live.progress
+        live.is_done = live.is_done or snapshot.job.state.is_terminal
         return live

@@ -117,6 +117,10 @@ class RequestUploads:
         """The size of the request's first image, as it is displayed."""
         return self._headers[request.image[0]].size if request.image else None
 
+    def image_format(self, reference: str) -> str:
+        """PNG, JPEG or WEBP."""
+        return self._headers[reference].format
+
     async def move_to_job(self, job: Job) -> None:
         """Move the images to the folder of their job."""
         if self._staged.holds_files:

@@ -8,6 +8,8 @@ from pydantic.json_schema import models_json_schema
 
 from api.edge.public_paths import PUBLIC
 from api.problems import STATUS, Problem, problem_responses
+from api.protocols.mcp import openapi as mcp
+from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.registration import ProtocolRoutes
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.views import EXAMPLE
@@ -36,7 +38,12 @@ MIDDLEWARE_ERRORS = (
 PROTOCOL_STATUSES = (400, 401, 402, 403, 404, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504, 507)
 
 
-def install(app: FastAPI, protocols: Sequence[ProtocolRoutes]) -> None:
+def openapi_tags(protocols: Sequence[ProtocolRoutes], *, with_mcp: bool) -> list[dict[str, str]]:
+    tags = [{"name": routes.tag, "description": routes.description} for routes in protocols]
+    return [*tags, {"name": mcp.TAG, "description": mcp.DESCRIPTION}] if with_mcp else tags
+
+
+def install(app: FastAPI, protocols: Sequence[ProtocolRoutes], *, with_mcp: bool) -> None:
     tags = {routes.tag: routes for routes in protocols}
     describe = app.openapi
     _, referenced = models_json_schema(
@@ -45,6 +52,8 @@ def install(app: FastAPI, protocols: Sequence[ProtocolRoutes]) -> None:
 
     def openapi() -> dict[str, Any]:
         described = describe()
+        if with_mcp:
+            described["paths"][MCP_PATH] = mcp.describe_paths()
         schemas = described["components"]["schemas"]
         # Routes refer to these by name only: problems have their own media type, and routes read requests themselves.
         schemas |= referenced["$defs"]

@@ -23,8 +23,7 @@ ALIVE_FILE = "SD_ALIVE_FILE"
 
 
 def command(name: str) -> tuple[str, ...]:
-    options = ("--hostname", f"{name}@%h", "--without-gossip", "--without-mingle", "--loglevel", "WARNING")
-    return (sys.executable, "-m", "celery", "--quiet", "-A", "worker.main", "worker", *options)
+    return (sys.executable, "-m", "worker.main", name)
 
 
 class WorkerGroup:

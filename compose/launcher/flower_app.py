@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import click
 from celery import Celery
 
+import shared.redis  # noqa: F401 - before Celery imports redis-py
 from shared.observability import logs
 
 #: Environment variable through which `compose.launcher.flower` passes the configuration.

@@ -1,6 +1,5 @@
 """Generation requests: their fields, defaults and validation."""
 
-import json
 import re
 import secrets
 import unicodedata
@@ -10,7 +9,6 @@ from typing import Annotated, Any, Self
 from pydantic import (
     AfterValidator,
     Field,
-    JsonValue,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -21,10 +19,13 @@ from shared.jobs.types import (
     FINAL_EVENTS,
     Backend,
     FrozenModel,
+    MaskFill,
     MaskMode,
+    Metadata,
     OutputFormat,
     Priority,
     PromptSyntax,
+    ResizeMode,
     ResponseFormat,
     WebhookEvent,
 )
@@ -42,37 +43,12 @@ def _with_failures(events: tuple[WebhookEvent, ...]) -> tuple[WebhookEvent, ...]
 #: Everything but control characters; tab and line breaks are text. Also part of the JSON schema.
 _TEXT = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-MAX_METADATA_BYTES = 2048
-MAX_METADATA_DEPTH = 32
 
 
 def _without_control_characters(text: str) -> str:
     if _CONTROL.search(text):
         raise ValueError("must not contain control characters, except tabs and line breaks")
     return text
-
-
-def _validate_metadata(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-    if metadata is None:
-        return None
-    try:
-        encoded = json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:
-        # 1e999 is JSON, but becomes infinity, which is not.
-        raise ValueError("has a number that is too large") from None
-    if len(encoded) > MAX_METADATA_BYTES:
-        raise ValueError(f"may take at most {MAX_METADATA_BYTES} bytes as JSON")
-    # The job's record nests it deeper, and parsers limit the depth: what is accepted must stay readable.
-    if _is_deeper(metadata, MAX_METADATA_DEPTH):
-        raise ValueError(f"may be nested at most {MAX_METADATA_DEPTH} levels deep")
-    return metadata
-
-
-def _is_deeper(value: JsonValue, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    children = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
 
 
 #: Input images of one request, whatever the model takes.
@@ -194,6 +170,10 @@ class GenerationRequest(FrozenModel):
     mask_padding: Annotated[int | None, Field(ge=0, le=1024)] = None
     """Render only what `mask` marks and this many pixels around it, at width x height, and put it back into the image;
     default: the whole image is rendered."""
+    mask_fill: MaskFill | None = None
+    """What the masked parts of `image` begin from; default: `original`. Without effect at a strength of 1."""
+    resize_mode: ResizeMode | None = None
+    """How an `image` of another shape than the result gets it; default: `stretch`."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
     resize_only: bool = False
@@ -217,7 +197,7 @@ class GenerationRequest(FrozenModel):
     """How many previews to send with the events of the job, spread over its steps; default: one a second."""
     label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
     """The caller's name for the job; GET /api/jobs can filter by it."""
-    metadata: Annotated[dict[str, JsonValue] | None, AfterValidator(_validate_metadata)] = None
+    metadata: Metadata = None
     """Returned unchanged in every answer; at most 2 KB."""
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
@@ -242,18 +222,25 @@ class GenerationRequest(FrozenModel):
             raise ValueError("webhook_events and webhook_inline_images need a webhook_url")
         return self
 
-    @field_validator("mask_padding")
+    @field_validator("mask_padding", "mask_fill")
     @classmethod
     def _require_mask(cls, value: object, validated: ValidationInfo) -> object:
         if value is not None and validated.data.get("mask") is None:
             raise ValueError("needs a mask")
         return value
 
-    @field_validator("mask", "strength")
+    @field_validator("mask", "resize_mode", "strength")
     @classmethod
     def _require_image(cls, value: object, validated: ValidationInfo) -> object:
         if value is not None and validated.data.get("image") == ():
             raise ValueError("needs an image")
+        return value
+
+    @field_validator("resize_mode")
+    @classmethod
+    def _refuse_with_padding(cls, value: object, validated: ValidationInfo) -> object:
+        if value is not None and validated.data.get("mask_padding") is not None:
+            raise ValueError("is for whole images: with mask_padding, the image keeps its shape")
         return value
 
     @field_validator("second_pass")

@@ -1,8 +1,10 @@
-"""The base class of stored values, and the choices that requests and jobs share."""
+"""The base class of stored values, and the types of their fields that requests and jobs share."""
 
+import json
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 
 class FrozenModel(BaseModel):
@@ -37,6 +39,26 @@ class MaskMode(StrEnum):
     WHITE = "white"
     BLACK = "black"
     TRANSPARENT = "transparent"
+
+
+class MaskFill(StrEnum):
+    """What the masked parts of an image begin from."""
+
+    ORIGINAL = "original"
+    SURROUNDINGS = "surroundings"
+    """The colours around them, blurred."""
+    NOISE = "noise"
+    GREY = "grey"
+
+
+class ResizeMode(StrEnum):
+    """How an input image gets the shape of the result."""
+
+    STRETCH = "stretch"
+    CROP = "crop"
+    """What lies outside is cut off, equally on both sides."""
+    FILL = "fill"
+    """What is missing is filled with the colours of the edges."""
 
 
 class OutputFormat(StrEnum):
@@ -83,3 +105,33 @@ class WebhookEvent(StrEnum):
 
 
 FINAL_EVENTS = (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED)
+
+MAX_METADATA_BYTES = 2048
+MAX_METADATA_DEPTH = 32
+
+
+def _validate_metadata(metadata: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+    if metadata is None:
+        return None
+    try:
+        encoded = json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        # 1e999 is JSON, but becomes infinity, which is not.
+        raise ValueError("has a number that is too large") from None
+    if len(encoded) > MAX_METADATA_BYTES:
+        raise ValueError(f"may take at most {MAX_METADATA_BYTES} bytes as JSON")
+    # The job's record nests it deeper, and parsers limit the depth: what is accepted must stay readable.
+    if _is_deeper(metadata, MAX_METADATA_DEPTH):
+        raise ValueError(f"may be nested at most {MAX_METADATA_DEPTH} levels deep")
+    return metadata
+
+
+def _is_deeper(value: JsonValue, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(child, levels - 1) for child in children)
+
+
+#: What callers attach to a job.
+Metadata = Annotated[dict[str, JsonValue] | None, AfterValidator(_validate_metadata)]

@@ -8,7 +8,8 @@ from shared.models.capabilities import Capabilities
 DEFAULT_MODEL = "flux-2-pro-preview"
 
 _SAMPLING = ("guidance_scale", "num_inference_steps")
-_UNSUPPORTED = ("clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler", "strength")
+_TEXTS = ("clip_skip", "loras", "negative_prompt", "prompt_syntax")
+_UNSUPPORTED = (*_TEXTS, "mask_fill", "resize_mode", "scheduler", "strength")
 
 
 def _flux_2(model: str, max_images: int = 8) -> Capabilities:

@@ -82,6 +82,8 @@ class Capabilities(FrozenModel):
     """Default; None if the model has no strength."""
     loras: tuple[str, ...] = ()
     """Names that requests may use in `loras`."""
+    embeddings: tuple[str, ...] | None = None
+    """Words in prompts that stand for textual inversion embeddings; None if the model does not read them."""
     safety: str | None = None
     """How unsafe images are handled: `checked`, `off`, or `exempt` with a reason; None if the provider does it."""
     scale: int | None = None
@@ -153,7 +155,9 @@ class Capabilities(FrozenModel):
         warnings = [*size_warnings, *unsupported, *weights, *second_warnings]
         if model.only_ratio and (request.width or request.height):
             warnings.append(f"width and height only set the aspect ratio: {model.model} chooses the size")
-        changes = {"width": width, "height": height, **missing, **plain, **second}
+        # What workers do to images, whatever the model.
+        dropped = dict.fromkeys({"mask_fill", "resize_mode"} & {*ignored})
+        changes = {"width": width, "height": height, **missing, **plain, **second, **dropped}
         return request.model_copy(update=changes), tuple(warnings)
 
     def _errors(

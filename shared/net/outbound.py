@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
-
-import requests
 
 from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, ResponseTooLarge
 from shared.net.address_policy import IpAddress, refusal_reason
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
-from shared.net.pinned_http import ExchangeBudget, exchange, read_chunks
+from shared.net.exchange_budget import ExchangeBudget
 from shared.net.url import Url
+
+if TYPE_CHECKING:
+    from requests import Response
 
 logger = logging.getLogger(__name__)
 
@@ -120,14 +121,17 @@ class OutboundClient:
         status, and the response has none; an exception of the sink ends the exchange. Raises ForbiddenUrl, Unreachable,
         ResponseTooLarge and OutboundTimeout.
         """
+        # Imported here: most installations send nothing anywhere, and HTTP with its TLS takes 5 MB in each process.
+        from shared.net.pinned_http import exchange
+
         if max_redirects and method != "GET":
             raise ValueError("only GET requests can follow redirects")
         budget = ExchangeBudget(timeout_seconds, max_bytes)
         current, extra_headers = self._parse_allowed(url), dict(headers or {})
         while True:
-            request = requests.Request(method, current.origin, {**_HEADERS, **extra_headers}, data=body).prepare()
             addresses, proxy = self._route(current, budget)
-            with exchange(request, current, addresses, budget, proxy) as response:
+            sent_headers = {**_HEADERS, **extra_headers}
+            with exchange(method, current, sent_headers, body, addresses, budget, proxy) as response:
                 target = self._redirect_target(current, response) if max_redirects else None
                 if target is None:
                     received = bytearray()
@@ -193,7 +197,7 @@ class OutboundClient:
         except (OSError, ValueError) as error:
             raise ConnectionFailed("The URL's host cannot be resolved.") from error
 
-    def _redirect_target(self, current: Url, response: requests.Response) -> Url | None:
+    def _redirect_target(self, current: Url, response: "Response") -> Url | None:
         location = response.headers.get("Location")
         if response.status_code not in _REDIRECT_STATUSES or location is None:
             return None
@@ -218,7 +222,9 @@ def _refusal(url: Url, *, is_allowlisted: bool) -> str | None:
     return None
 
 
-def _read_body(response: requests.Response, budget: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
+def _read_body(response: "Response", budget: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
+    from shared.net.pinned_http import read_chunks
+
     if (response.raw.length_remaining or 0) > max_bytes:
         raise ResponseTooLarge(status=response.status_code)
     count = 0

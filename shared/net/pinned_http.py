@@ -10,8 +10,7 @@ import io
 import itertools
 import socket
 import ssl
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,47 +22,21 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 
-from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, ResponseTooLarge, Unreachable
+from shared.errors import ConnectionFailed, OutboundError, OutboundTimeout, Unreachable
 from shared.net.address_policy import IpAddress
 from shared.net.egress_proxy import EgressProxy
+from shared.net.exchange_budget import ExchangeBudget
 from shared.net.url import Url
 
 #: Timeout per address of the server.
 CONNECT_SECONDS = 3.0
 #: The owner of a host name must not make us connect to any number of addresses.
 MAX_ADDRESSES = 4
-MAX_HEADER_BYTES = 64 << 10
 #: Small enough that a single write does not outlast the time left.
 _WRITE_BYTES = 16 << 10
 _CHUNK_BYTES = 64 << 10
 #: A socket timeout of zero would mean non-blocking.
 _MIN_TIMEOUT_SECONDS = 0.001
-
-
-class ExchangeBudget:
-    """Time and bytes that are left for an exchange."""
-
-    def __init__(self, seconds: float, body_bytes: int) -> None:
-        self._end = time.monotonic() + seconds
-        # A quarter more for the framing of a chunked body.
-        self._bytes = body_bytes + body_bytes // 4 + MAX_HEADER_BYTES
-
-    @property
-    def time_left(self) -> float:
-        """In seconds; negative if the time is up."""
-        return self._end - time.monotonic()
-
-    def require_time(self) -> float:
-        """Seconds left. Raises OutboundTimeout if there are none."""
-        if (seconds := self.time_left) <= 0:
-            raise OutboundTimeout
-        return seconds
-
-    def spend_bytes(self, count: int) -> None:
-        """Raises ResponseTooLarge."""
-        self._bytes -= count
-        if self._bytes < 0:
-            raise ResponseTooLarge
 
 
 @functools.cache
@@ -80,8 +53,10 @@ def tls_context() -> ssl.SSLContext:
 
 @contextmanager
 def exchange(
-    request: requests.PreparedRequest,
+    method: str,
     url: Url,
+    headers: Mapping[str, str],
+    body: bytes,
     addresses: Sequence[IpAddress],
     budget: ExchangeBudget,
     proxy: EgressProxy | None = None,
@@ -90,6 +65,7 @@ def exchange(
 
     Raises Unreachable, OutboundTimeout and ResponseTooLarge.
     """
+    request = requests.Request(method, url.origin, headers, data=body).prepare()
     with closing(_Adapter(url, addresses, budget, proxy)) as adapter:
         with _translate_errors(budget):
             response = adapter.send(request, stream=True)

@@ -68,6 +68,9 @@ class WorkerSettings(Settings):
     lora_dir: Annotated[Folder, Group.MODELS] = Path("models/loras")
     """Folder of LoRAs for local models: .safetensors files, also in subfolders. Requests choose them by path; new files
     can be used at once."""
+    embedding_dir: Annotated[Folder, Group.MODELS] = Path("models/embeddings")
+    """Folder of textual inversion embeddings for Stable Diffusion: .safetensors files, also in subfolders. A prompt
+    uses one by its name without the ending; new files can be used at once."""
     model_keep_alive_seconds: Annotated[int, Group.MODELS, Field(ge=-1)] = -1
     """How long a worker keeps a model in memory that no job uses; -1 keeps it until another model needs the room."""
     model_memory_bytes: Annotated[int, Group.PERFORMANCE, Field(ge=0)] = 0

@@ -9,8 +9,10 @@ from typing import BinaryIO
 
 from shared.storage.image_headers import MAX_CHUNKS, MAX_EXIF_BYTES
 
-#: Limits of what is read from one image. Graphs of ComfyUI take some hundred kilobytes.
+#: Limits of what is read from one image, readable or not. Graphs of ComfyUI take some hundred kilobytes.
 MAX_TEXTS, MAX_TEXT_BYTES = 64, 1 << 20
+#: Cameras write about fifty.
+MAX_EXIF_ENTRIES = 1000
 #: The key under which AUTOMATIC1111's web UI keeps a prompt and its settings, also where a format has no keys.
 PARAMETERS = "parameters"
 #: TIFF tags (EXIF 2.3): the pointer to the Exif directory, and UserComment in it.
@@ -25,7 +27,7 @@ def read_texts(file: BinaryIO) -> dict[str, str]:
     with suppress(struct.error):
         for key, text in itertools.islice(_texts(start, file), MAX_TEXTS):
             left -= len(text)
-            if left >= 0:
+            if key and left >= 0:
                 texts.setdefault(key, text)
     return texts
 
@@ -45,13 +47,20 @@ def _png_texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
         length, kind = struct.unpack(">I4s", file.read(8))
         following = file.tell() + length + 4
         if kind in _PNG_TEXTS and length <= MAX_TEXT_BYTES:
-            with suppress(ValueError, zlib.error):
-                yield _PNG_TEXTS[kind](file.read(length))
+            yield _png_text(kind, file.read(length))
         elif kind == b"eXIf":
             yield from _exif_texts(file.read(min(length, MAX_EXIF_BYTES)))
         elif kind == b"IEND":
             return
         file.seek(following)
+
+
+def _png_text(kind: bytes, data: bytes) -> tuple[str, str]:
+    """Without a key if it is malformed, so that it counts: inflating what is too long takes time as well."""
+    try:
+        return _PNG_TEXTS[kind](data)
+    except (ValueError, zlib.error):
+        return "", ""
 
 
 def _text(data: bytes) -> tuple[str, str]:
@@ -121,18 +130,21 @@ def _exif_texts(exif: bytes) -> Iterator[tuple[str, str]]:
     if order is None:
         return
     (start,) = struct.unpack_from(f"{order}I", exif, 4)
-    for tag, _, directory in _entries(exif, start, order):
-        if tag == _EXIF_DIRECTORY:
-            for entry, count, offset in _entries(exif, directory, order):
-                if entry == _USER_COMMENT and count > 8:
-                    yield PARAMETERS, _comment(exif[offset : offset + count])
+    _, directory = _entry(exif, start, order, _EXIF_DIRECTORY)
+    if directory:
+        count, offset = _entry(exif, directory, order, _USER_COMMENT)
+        if count > 8:
+            yield PARAMETERS, _comment(exif[offset : offset + count])
 
 
-def _entries(exif: bytes, start: int, order: str) -> list[tuple[int, int, int]]:
-    """Tag, count and value or offset of each entry of a directory."""
-    (count,) = struct.unpack_from(f"{order}H", exif, start)
-    entries = (struct.unpack_from(f"{order}HHII", exif, start + 2 + 12 * number) for number in range(count))
-    return [(tag, size, value) for tag, _, size, value in entries]
+def _entry(exif: bytes, start: int, order: str, wanted: int) -> tuple[int, int]:
+    """Count, and value or offset, of the first entry of a directory with this tag; zeros if it has none."""
+    (entries,) = struct.unpack_from(f"{order}H", exif, start)
+    for number in range(min(entries, MAX_EXIF_ENTRIES)):
+        tag, _, count, value = struct.unpack_from(f"{order}HHII", exif, start + 2 + 12 * number)
+        if tag == wanted:
+            return count, value
+    return 0, 0
 
 
 def _comment(data: bytes) -> str:

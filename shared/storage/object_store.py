@@ -214,6 +214,11 @@ class Upload(ABC):
             self._commit(name)
         return StoredUpload(f"{HASH_PREFIX}{name}", header)
 
+    def read(self, start: int, size: int) -> bytes:
+        """A part of a finished upload."""
+        self._file.seek(start)
+        return self._file.read(size)
+
     def read_texts(self) -> dict[str, str]:
         """What tools have written into the image, of a finished upload."""
         return read_texts(self._file)

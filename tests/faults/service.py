@@ -52,7 +52,6 @@ class Service(Stack):
     def start(self, name: str, **settings: str) -> Process:
         if name in self.processes:
             self.processes[name].wait(0.1)
-        node = ["-n", f"{name}@{self.prefix.rstrip(':')}", "--without-gossip", "--without-mingle"]
         match name.rstrip("-0123456789"):
             case "api":
                 command = [sys.executable, "-m", "api.main"]
@@ -60,7 +59,7 @@ class Service(Stack):
             case "housekeeper":
                 command = [sys.executable, "-m", QUICK_HOUSEKEEPER if self._quick else "worker.housekeeper.main"]
             case backend:
-                command = [sys.executable, "-m", "celery", "-A", "worker.main", "worker", *node]
+                command = [sys.executable, "-m", "worker.main", f"{name}@{self.prefix.rstrip(':')}"]
                 settings["SD_BACKEND"] = backend
         self.processes[name] = self.run(command, **settings)
         self.apis = [Api(self.processes[name], self.url(name)) for name in self._ports if name in self.processes]

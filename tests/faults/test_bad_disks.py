@@ -63,7 +63,7 @@ def test_a_full_disk_fails_the_job_and_leaves_no_partial_image(service: Service,
 
 
 def test_a_read_only_disk_fails_the_job(service: Service, small: Path) -> None:
-    job_id = service.start_job(1.0)
+    job_id = service.start_job(3.0)
 
     assert mount("-o", "remount,ro", str(small)) == 0
     failed = service.wait_until_done(job_id)

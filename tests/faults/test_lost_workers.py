@@ -8,8 +8,8 @@ from tests.faults.service import Service
 from tests.support.polling import wait_until
 from tests.support.valkey import Valkey
 
-#: A lease lasts 10 s, and is checked every 2 s.
-SOON = 20.0
+#: A lease lasts 10 s, and is checked every 2 s; the rest is for a busy machine.
+SOON = 40.0
 
 
 def other_worker(service: Service, name: str) -> str:
@@ -20,11 +20,12 @@ def other_worker(service: Service, name: str) -> str:
 def test_a_job_is_retried_at_once_when_its_child_process_is_killed(service: Service) -> None:
     job_id = service.start_job(1.0)
 
-    killed = time.monotonic()
-    child_of(service.processes[service.worker_of(job_id)]).kill()
-    service.wait_for_retry(job_id)
+    worker = service.processes[service.worker_of(job_id)]
 
-    assert time.monotonic() - killed < 5
+    child_of(worker).kill()
+
+    # Not by the housekeeper, once the lease of the job has expired.
+    worker.wait_for(f"the worker of job {job_id} was lost; the job is requeued")
     assert service.wait_until_done(job_id).attempt == 2
 
 
@@ -103,15 +104,12 @@ def test_a_worker_whose_grace_period_ends_requeues_its_job(service: Service) -> 
     service.start(name, SD_SHUTDOWN_GRACE_SECONDS="1")
     service.wait_until_ready(name)
     service.processes["null-1"].send(signal.SIGSTOP)
-    job_id = service.start_job(2.5)
+    job_id = service.start_job(4)
     service.processes["null-1"].send(signal.SIGCONT)
 
-    stopped_at = time.monotonic()
     service.processes[name].send(signal.SIGTERM)
-    service.wait_for_retry(job_id)
-    took = time.monotonic() - stopped_at
 
     job = service.wait_until_done(job_id)
-    assert took < 5
+    service.processes[name].wait_for(f"job {job_id} is requeued")
     assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 0)
     assert service.processes[name].wait() == 0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
@@ -13,6 +14,7 @@ from shared.models import bfl
 from shared.models.capabilities import Capabilities, RequestLimits
 from shared.models.request_schema import request_schema
 
+REFERENCE = f"sha256:{'0' * 64}"
 LIMITS = RequestLimits(max_pixels=512 * 512, max_images=2, max_pixel_steps=10**9)
 MODEL = Capabilities(
     model="some-model",
@@ -71,6 +73,29 @@ def test_defaults_fill_missing_fields_only() -> None:
 
     assert warnings == ()
     assert resolved == request.model_copy(update={"height": 256, "num_inference_steps": 20})
+
+
+def test_what_workers_would_do_to_images_is_left_out_for_models_that_must_not_get_it() -> None:
+    model = bfl.MODELS["flux-2-pro"]
+    request = GenerationRequest.model_validate({"prompt": "x", "image": [REFERENCE], "resize_mode": "crop"})
+
+    resolved, warnings = model.resolve(request, (300, 100))
+
+    assert resolved.resize_mode is None
+    assert warnings == ("resize_mode is ignored: flux-2-pro does not support it",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"resize_mode": "crop"}, "resize_mode"),
+        ({"image": [REFERENCE], "mask_fill": "grey"}, "mask_fill"),
+        ({"image": [REFERENCE], "mask": REFERENCE, "mask_padding": 8, "resize_mode": "crop"}, "resize_mode"),
+    ],
+)
+def test_what_would_change_no_image_is_refused(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValidationError, match=name):
+        GenerationRequest.model_validate({"prompt": "x", **fields})
 
 
 def test_every_ignored_field_of_a_request_is_a_warning() -> None:

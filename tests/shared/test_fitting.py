@@ -35,7 +35,7 @@ def resolved(
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "made"),
+    ("model", "requested", "made"),
     [
         (STARTER, (512, 512), (128, 128)),
         (STARTER, (1024, 1024), (128, 128)),
@@ -47,34 +47,34 @@ def resolved(
         (SDXL, (4096, 512), (2896, 360)),
     ],
 )
-def test_a_size_is_made_at_the_native_area_and_scaled(model: Capabilities, asked: Size, made: Size) -> None:
-    request, warnings = resolved(model, asked)
+def test_a_size_is_made_at_the_native_area_and_scaled(model: Capabilities, requested: Size, made: Size) -> None:
+    request, warnings = resolved(model, requested)
 
     assert (request.width, request.height) == pytest.approx(made, abs=model.multiple_of)
-    assert (request.output_width, request.output_height) == asked
-    made_at, final = f"{request.width}x{request.height}", f"{asked[0]}x{asked[1]}"
+    assert (request.output_width, request.output_height) == requested
+    made_at, final = f"{request.width}x{request.height}", f"{requested[0]}x{requested[1]}"
     assert warnings == (f"made at {made_at}, which {model.model} makes well, and scaled to {final}",)
 
 
-@pytest.mark.parametrize("asked", [(1024, 1792), (512, 512), (144, 112)])
-def test_a_model_of_one_size_makes_everything_at_it(asked: Size) -> None:
+@pytest.mark.parametrize("requested", [(1024, 1792), (512, 512), (144, 112)])
+def test_a_model_of_one_size_makes_everything_at_it(requested: Size) -> None:
     model = STARTER.model_copy(update={"only_native_size": True})
 
-    request, _ = resolved(model, asked)
+    request, _ = resolved(model, requested)
 
     assert (request.width, request.height) == (128, 128)
-    assert (request.output_width, request.output_height) == asked
+    assert (request.output_width, request.output_height) == requested
     # An input image gives the shape.
     assert resolved(model, None, (640, 480), image=IMAGE)[0].width == 144
 
 
 @pytest.mark.parametrize(
-    ("model", "asked"), [(STARTER, (128, 128)), (STARTER, (144, 112)), (SDXL, (1152, 896)), (SDXL, (1024, 1024))]
+    ("model", "requested"), [(STARTER, (128, 128)), (STARTER, (144, 112)), (SDXL, (1152, 896)), (SDXL, (1024, 1024))]
 )
-def test_a_size_near_the_native_one_is_made_as_it_is(model: Capabilities, asked: Size) -> None:
-    request, warnings = resolved(model, asked)
+def test_a_size_near_the_native_one_is_made_as_it_is(model: Capabilities, requested: Size) -> None:
+    request, warnings = resolved(model, requested)
 
-    assert (request.width, request.height, request.output_width, warnings) == (*asked, None, ())
+    assert (request.width, request.height, request.output_width, warnings) == (*requested, None, ())
 
 
 def test_a_size_between_the_multiples_is_made_at_one_of_them() -> None:
@@ -98,12 +98,12 @@ def test_a_missing_side_follows_the_image() -> None:
     assert (request.output_width, request.output_height) == (512, 256)
 
 
-@pytest.mark.parametrize(("asked", "target"), [((8192, 8192), (2048, 2048)), ((8192, 4096), (2896, 1448))])
-def test_a_size_beyond_the_limits_of_the_operator_is_reduced(asked: Size, target: Size) -> None:
-    request, warnings = resolved(SDXL, asked, max_pixels=LIMITS.max_pixels)
+@pytest.mark.parametrize(("requested", "target"), [((8192, 8192), (2048, 2048)), ((8192, 4096), (2896, 1448))])
+def test_a_size_beyond_the_limits_of_the_operator_is_reduced(requested: Size, target: Size) -> None:
+    request, warnings = resolved(SDXL, requested, max_pixels=LIMITS.max_pixels)
 
     assert (request.output_width, request.output_height) == target
-    assert warnings[0].startswith(f"{asked[0]}x{asked[1]} is beyond this service's limits")
+    assert warnings[0].startswith(f"{requested[0]}x{requested[1]} is beyond this service's limits")
 
 
 @pytest.mark.parametrize("input_size", [(1, 1), (1, 60_000), (60_000, 1), (7, 9)])

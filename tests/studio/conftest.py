@@ -33,6 +33,19 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+#: Keeps what the page showed about the current job, because states pass by faster than a test can look.
+RECORD = """() => {
+  const shown = [];
+  const record = () => {
+    const stage = document.querySelector("[aria-label='Current job']");
+    const images = [...stage.querySelectorAll("img")].map((image) => image.alt);
+    shown.push([document.title, stage.innerText, ...images].join("\\n"));
+  };
+  new MutationObserver(record).observe(document, { subtree: true, childList: true, characterData: true });
+  window.shown = shown;
+}"""
+
+
 class Studio:
     """One tab with the studio."""
 
@@ -60,6 +73,15 @@ class Studio:
             more.click()
         field.fill(value)
         field.blur()
+
+    def record(self) -> None:
+        """Keep all states that the page shows from now on."""
+        self.page.evaluate(RECORD)
+
+    def recorded(self) -> str:
+        """Titles of the page, texts and image descriptions of the current job."""
+        shown: list[str] = self.page.evaluate("() => window.shown")
+        return "\n".join(shown)
 
     def made(self, prompt: str) -> Locator:
         """The finished image of the current job."""

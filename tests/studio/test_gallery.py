@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import APIResponse, Route, expect
 
 from tests.api.many_jobs import copy_job
 from tests.api.native.test_purge import generated
@@ -95,7 +95,8 @@ def test_a_search_finds_what_is_not_on_the_page(studio: Studio) -> None:
 def test_stars_are_kept_and_can_be_filtered(full: Stack, studio: Studio) -> None:
     made(full, "a starred image")
     studio.tile("a starred image").hover()
-    studio.gallery.get_by_role("button", name="Star a starred image").click()
+    with studio.page.expect_response(re.compile("/pin$")):
+        studio.gallery.get_by_role("button", name="Star a starred image").click()
     expect(studio.gallery.get_by_role("button", name="Remove the star from a starred image")).to_be_visible()
 
     studio.page.reload()
@@ -126,7 +127,7 @@ def test_leaving_the_page_completes_a_deletion(full: Stack, studio: Studio) -> N
     studio.page.goto("about:blank")
 
     wait_until(lambda: full.api.get(job["links"]["self"]).status_code == 404)
-    assert list(full.outputs.rglob(f"{job['id']}*")) == []
+    wait_until(lambda: not list(full.outputs.rglob(f"{job['id']}*")))
 
 
 def test_several_images_are_downloaded_as_one_file(full: Stack, studio: Studio, tmp_path: Path) -> None:
@@ -187,6 +188,36 @@ def test_images_of_other_programs_appear_at_once(full: Stack, studio: Studio) ->
     expect(studio.tile("made by a script")).to_be_visible()
 
 
+def test_an_image_that_did_not_come_is_asked_for_again(full: Stack, open_studio: Open) -> None:
+    studio = open_studio(full.api, allowed=("ERR_FAILED",))
+    failures = iter((True, True))
+    images = re.compile(r"/images/0\?.*width=320")
+    studio.page.route(images, lambda route: route.abort() if next(failures, False) else route.continue_())
+
+    made(full, "on a bad network")
+
+    image = studio.tile("on a bad network").get_by_role("img")
+    expect(image).to_have_js_property("complete", True)
+    expect(image).not_to_have_js_property("naturalWidth", 0)
+    assert next(failures, None) is None
+
+
+def test_an_image_made_while_the_list_is_read_is_not_lost(full: Stack, studio: Studio) -> None:
+    answers: list[APIResponse] = []
+
+    def answer_late(route: Route) -> None:
+        if not answers:
+            answers.append(route.fetch())
+            made(full, "made meanwhile")
+        route.fulfill(response=answers[0])
+
+    expect(studio.tiles().first).to_be_visible()
+    studio.page.route(re.compile(r"/api/jobs\?limit"), answer_late)
+    studio.page.reload()
+
+    expect(studio.tile("made meanwhile")).to_be_visible()
+
+
 def test_markup_in_a_prompt_is_only_text(full: Stack, studio: Studio) -> None:
     """The page would report an image that it cannot load, or a script that its policy forbids."""
     markup = "<img src=/nothing onerror=alert(1)><script>alert(2)</script>"
@@ -202,3 +233,14 @@ def test_a_failed_job_says_why(full: Stack, studio: Studio) -> None:
     full.api.post("/api/jobs", request)
 
     expect(studio.gallery.get_by_role("button", name=re.compile(r"a failure .*memory"))).to_be_visible()
+
+
+def test_an_image_that_is_no_longer_stored_says_so(full: Stack, open_studio: Open) -> None:
+    (job,) = made(full, "lost with its disk")
+    for file in full.outputs.rglob(f"*{job['id']}*"):
+        file.unlink()
+
+    # The last test of this file: later ones would see the image that is missing.
+    studio = open_studio(full.api, allowed=("404",))
+
+    expect(studio.tile("lost with its disk The image is no longer stored")).to_be_visible()

@@ -53,12 +53,14 @@ def test_a_first_image_is_made_from_an_empty_page(studio: Studio) -> None:
 
 def test_the_preview_becomes_the_image(studio: Studio) -> None:
     studio.set("Steps", "100")
+    studio.record()
     studio.generate("a blue fish")
 
-    expect(studio.stage.get_by_role("img", name="Preview of a blue fish")).to_be_visible()
-    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
-    expect(studio.page).to_have_title(re.compile(r"\d+ % · imagegen"))
     expect(studio.made("a blue fish")).to_be_visible()
+    shown = studio.recorded()
+    assert "Preview of a blue fish" in shown
+    assert re.search(r"Step \d+ of 100", shown)
+    assert re.search(r"\d+ % · imagegen", shown)
 
 
 def test_a_running_job_is_cancelled(studio: Studio) -> None:
@@ -100,7 +102,7 @@ def test_a_refused_request_says_in_words_what_is_wrong(sd: Stack, open_studio: O
 def test_a_reload_in_the_middle_of_a_job_loses_nothing(sd: Stack, studio: Studio) -> None:
     studio.set("Steps", "60")
     studio.generate("a purple cat")
-    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 60"))).to_be_visible()
+    expect(studio.stage.get_by_text("a purple cat")).to_be_visible()
 
     studio.page.reload()
 
@@ -128,19 +130,21 @@ def test_the_stream_resumes_after_the_network_was_away(sd: Stack, away: Studio) 
 
 
 def test_an_image_that_could_not_be_loaded_is_tried_again(sd: Stack, away: Studio) -> None:
-    submitted(sd, prompt="not loaded", num_inference_steps=2)
-    expect(away.tile("not loaded The image cannot be loaded now")).to_be_visible()
+    with away.page.expect_event("requestfailed", lambda request: "width=320" in request.url):
+        submitted(sd, prompt="not loaded", num_inference_steps=2)
 
     away.page.context.set_offline(False)
 
-    expect(away.tile("not loaded")).to_be_visible()
+    image = away.tile("not loaded").get_by_role("img")
+    expect(image).to_have_js_property("complete", True)
+    expect(image).not_to_have_js_property("naturalWidth", 0)
 
 
 def test_a_list_that_could_not_be_read_is_read_again(sd: Stack, open_studio: Open) -> None:
     """Beside a stream that works: its events do not tell what happened before."""
     job = submitted(sd, prompt="before the page", num_inference_steps=2)
     sd.api.wait_until_done(job["id"])
-    studio = open_studio(sd.api, "/docs", allowed=("ERR_FAILED",))
+    studio = open_studio(sd.api, "/health", allowed=("ERR_FAILED",))
     studio.page.route("**/api/jobs?*", lambda route: route.abort(), times=4)
 
     studio.open()

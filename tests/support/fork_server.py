@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 #: What `python -m` may be forked for.
-MODULES = ("api.main", "celery", "worker.housekeeper.main", "tests.faults.quick_housekeeper")
+MODULES = ("api.main", "celery", "worker.main", "worker.housekeeper.main", "tests.faults.quick_housekeeper")
 #: All that those import, apart from their entry modules: these read the environment.
 PRELOADED = (
     "api.app",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from api.protocols.mcp.openapi import TAG as MCP
 from api.protocols.registration import ALL
 from tests.api.clients import KEYS, PRIORITY
 from tests.stack import Stack
@@ -25,15 +26,22 @@ SETTINGS = {
 #: Paths of all protocols but the native one.
 OTHER_PATHS = "^(" + "|".join(prefix for routes in ALL for prefix in routes.prefixes) + ")/"
 SELECTIONS = {
-    "native": [f"--exclude-tag={routes.tag}" for routes in ALL],
+    "native": [f"--exclude-tag={tag}" for tag in (*(routes.tag for routes in ALL), MCP)],
     **{str(routes.protocol): [f"--include-tag={routes.tag}"] for routes in ALL},
+    "mcp": [f"--include-tag={MCP}"],
 }
+
+
+@pytest.fixture(scope="module")
+def character_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of Unicode, which the first run writes and the others read."""
+    return tmp_path_factory.mktemp("hypothesis")
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
 def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
-    redis_url: str, tmp_path: Path, selection: list[str]
+    redis_url: str, tmp_path: Path, character_tables: Path, selection: list[str]
 ) -> None:
     with Stack(redis_url, tmp_path, **SETTINGS) as stack:
         stack.start_worker("null")
@@ -42,6 +50,7 @@ def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
         command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml"]
         # The key with the widest scope for requests.
         variables = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py"), "OTHER_PATHS": OTHER_PATHS}
+        variables["HYPOTHESIS_STORAGE_DIRECTORY"] = str(character_tables)
         run = subprocess.run(
             [*command, "run", f"{stack.api.url}/openapi.json", *selection],
             cwd=tmp_path,

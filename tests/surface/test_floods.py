@@ -42,7 +42,7 @@ def no_growth(api: Api) -> Iterator[None]:
         yield
         begin = time.monotonic()
         assert api.get("/health/live").status_code == 200
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 20
     assert growth() < MAX_GROWTH
 
 

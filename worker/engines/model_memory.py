@@ -1,6 +1,5 @@
 """How much memory models may take: what the operator allows, or what is free."""
 
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +58,6 @@ def _of_container(root: Path) -> int | None:
         return None
     # Cached files are given up when programs need the room.
     return None if limit == "max" else int(limit) - used + int(statistics.get("inactive_file", 0))
-
-
-def process_memory() -> int:
-    """Memory that this process occupies, in bytes; 0 if the system does not tell."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,19 @@
 """Reads the input images of a job from storage."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 from shared.errors import InvalidImage
 from shared.jobs.job import Job
+from shared.jobs.types import ResizeMode
 from shared.models.capabilities import Size
 from shared.storage.image_headers import ImageHeader, read_header
 from shared.storage.inputs import InputStore
 from worker.images.decoding import decode_mask, decode_opacity, decode_rgb, decoding_bytes, soften
-from worker.images.values import Inputs, Mask, Opacity, Pixels
+from worker.images.fitting import FilledImage, FittedImage, fit
+from worker.images.values import ImageSource, Inputs, Mask, Opacity, Pixels
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,28 @@ class InputReader:
 
     def inputs(self, job: Job) -> Inputs:
         """Lazy: nothing is read from storage yet."""
-        request, mask = job.request, None
-        images = [StoredInputImage(self, job, reference) for reference in request.image]
+        request = job.request
+        images: list[ImageSource] = [StoredInputImage(self, job, reference) for reference in request.image]
+        if not images:
+            return Inputs()
+        first = images[0]
+        mask: Callable[[], Mask] | None = None
         if request.mask is not None:
-            mask = partial(self._mask, job, request.mask, images[0])
-        return Inputs(images, mask)
+            # Read once for all that need it.
+            mask = cache(partial(self._mask, job, request.mask, first))
+            if request.mask_fill is not None:
+                first = FilledImage(first, mask, request.mask_fill, request.seed or 0)
+        # What is rendered in an area of the image has the shape of that.
+        if request.resize_mode is not None and request.width and request.height and request.mask_padding is None:
+            first, mask = self._fitted(first, mask, (request.width, request.height), request.resize_mode)
+        return Inputs([first, *images[1:]], mask)
 
-    def _mask(self, job: Job, reference: str, image: "StoredInputImage") -> Mask:
+    def _fitted(
+        self, image: ImageSource, mask: Callable[[], Mask] | None, size: Size, mode: ResizeMode
+    ) -> tuple[ImageSource, Callable[[], Mask] | None]:
+        return FittedImage(image, size, mode), mask and (lambda: fit(mask(), size, mode))
+
+    def _mask(self, job: Job, reference: str, image: ImageSource) -> Mask:
         mode = job.request.mask_mode
         mask = decode_mask(self.store.read(job, reference), self.max_pixels, mode)
         if (mask.shape[1], mask.shape[0]) != image.size:

@@ -14,7 +14,7 @@ from worker.engines.base import JobWatch, Step
 #: Fields in which requests of one batch may differ. All others must be equal, also fields that are added later.
 _VARYING_FIELDS = frozenset(
     {"prompt", "negative_prompt", "seed", "num_images", "image", "mask", "mask_mode", "mask_blur"}
-    | {"output_width", "output_height", "output_quality"}
+    | {"mask_fill", "resize_mode", "output_width", "output_height", "output_quality"}
 )
 #: Every token has at least one byte, and encoders take 75 of them at a time, that of the starter model 30.
 SHORT_PROMPT_BYTES = 30

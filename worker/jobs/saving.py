@@ -3,8 +3,9 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 
 from shared.errors import ContentRejected, InvalidOutput, StorageFull, StorageUnavailable
@@ -22,6 +23,9 @@ from worker.jobs.rendering import Rendering, milliseconds_since
 logger = logging.getLogger(__name__)
 
 WITHHELD = "The safety checker rejected all images; try another prompt or seed."
+#: Files that are being encoded, by width.
+Thumbnails = Sequence[tuple[int, Future[bytes]]]
+
 #: Pause between two attempts to store an image that was bought.
 RETRY_INTERVAL_SECONDS = 1.0
 
@@ -42,6 +46,7 @@ class ImageSaver:
     """How long to go on trying to store an image that was bought."""
     scale: Scale = scaled
     """Scales images to the size that the caller asked for."""
+    threads: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, thread_name_prefix="thumbnail"))
 
     def save(self, rendering: Rendering) -> SavedImages:
         """Raise what rendering raised, once the images that were made before that are stored."""
@@ -71,6 +76,7 @@ class ImageSaver:
         job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request, self.scale)
+        thumbnails = () if image.flagged else self._encode_thumbnails(job, image.pixels)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
@@ -79,15 +85,19 @@ class ImageSaver:
         stored = self._retried(partial(self.images.save, job, index, data), rendering)
         if stored is data:
             rendering.saved_indexes.append(index)
-            self._save_thumbnails(job, index, image.pixels)
+            self._save_thumbnails(job, index, thumbnails)
         return _image(job, index, image, stored)
 
-    def _save_thumbnails(self, job: Job, index: int, pixels: Pixels) -> None:
+    def _encode_thumbnails(self, job: Job, pixels: Pixels) -> Thumbnails:
+        """On other threads, because the image is encoded meanwhile."""
+        widths = (width for width in thumbnail_widths(job) if pixels.shape[1] > width)
+        return [(width, self.threads.submit(encode_thumbnail, pixels, width)) for width in widths]
+
+    def _save_thumbnails(self, job: Job, index: int, thumbnails: Thumbnails) -> None:
         """A job never fails for them: whoever shows a thumbnail shows the image where there is none."""
         try:
-            for width in thumbnail_widths(job):
-                if pixels.shape[1] > width:
-                    self.images.save_thumbnail(job, index, width, encode_thumbnail(pixels, width))
+            for width, file in thumbnails:
+                self.images.save_thumbnail(job, index, width, file.result())
         except (StorageFull, StorageUnavailable, OSError) as error:
             logger.warning("job %s has no thumbnail: %s", job.id, error)
 

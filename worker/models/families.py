@@ -7,7 +7,7 @@ steps and the guidance that it was trained for.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -135,7 +135,10 @@ def family_of(model: Described) -> Family:
 
     UNLISTED for a pipeline that no row names.
     """
-    rows = [row for row in FAMILIES if model.pipeline_class in row.pipelines]
+    pipeline = _MODULAR.sub("Pipeline", model.pipeline_class)
+    rows = [row for row in FAMILIES if pipeline in row.pipelines]
+    if pipeline != model.pipeline_class:
+        rows = [_as_modular(row) for row in rows]
     named = next((row for row in rows if row.key == (model.overrides.family or model.family_key)), None)
     if named is not None:
         return named
@@ -144,6 +147,20 @@ def family_of(model: Described) -> Family:
         rows = [row for row in rows if row.is_distilled == distilled]
     accepting = (row for row in rows if row.is_variant is None or row.is_variant(model) or distilled)
     return next(accepting, UNLISTED)
+
+
+#: The same models have a modular pipeline, and some variants one of their own.
+_MODULAR = re.compile(r"(?:Base|Turbo)?ModularPipeline$")
+#: The guider of Z-Image counts its scale from one, its other pipelines from zero.
+_MODULAR_FACTS: Mapping[str, Mapping[str, Any]] = {"z-image": {"guidance": 5.0, "guided_above": 1.0}}
+
+
+def _as_modular(row: Family) -> Family:
+    """A modular pipeline reads texts and blends masks by itself, and a part of it weighs predictions."""
+    changes: dict[str, Any] = {"runs": None, "reads_with_clip": False, "blends_masks": False, "batches": False}
+    if row.form is Guidance.TRUE_CFG:
+        changes["form"] = Guidance.CFG
+    return replace(row, **changes, **_MODULAR_FACTS.get(row.key, {}))
 
 
 def _named(pattern: str) -> Callable[[Described], bool]:
@@ -179,7 +196,7 @@ def _has_no_guidance_input(model: Described) -> bool:
 
 
 def _is_distilled(model: Described) -> bool:
-    return bool(model.index.get("is_distilled"))
+    return bool(model.index.get("is_distilled")) or "Turbo" in model.pipeline_class
 
 
 def _predicts_velocities(model: Described) -> bool:

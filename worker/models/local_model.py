@@ -85,6 +85,11 @@ def read_json(file: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def index_name(folder: Path) -> str | None:
-    """The index that the folder has; None if it holds no pipeline."""
-    return next((name for name in (PIPELINE_INDEX, MODULAR_INDEX) if (folder / name).is_file()), None)
+def index_names(index: str) -> tuple[str, ...]:
+    """What a model with this index may have in its place: pipelines may be modular."""
+    return (PIPELINE_INDEX, MODULAR_INDEX) if index == PIPELINE_INDEX else (index,)
+
+
+def index_name(folder: Path, index: str = PIPELINE_INDEX) -> str | None:
+    """The index that the folder has; None if it holds no model."""
+    return next((name for name in index_names(index) if (folder / name).is_file()), None)

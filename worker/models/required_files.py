@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from shared.errors import ConfigurationError
@@ -47,7 +47,8 @@ def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) ->
     parts = {part: value for part, value in lists.items() if not _is_setting(value)}
     if not all(_PART.fullmatch(part) and _is_supported(value) for part, value in parts.items()):
         raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
-    return {part: (value[0], value[1]) for part, value in parts.items() if None not in value}
+    named = {part: _library_and_class(value) for part, value in parts.items()}
+    return {part: (library, kind) for part, (library, kind) in named.items() if library and kind}
 
 
 def _is_setting(value: list[Any]) -> bool:
@@ -55,7 +56,17 @@ def _is_setting(value: list[Any]) -> bool:
 
 
 def _is_supported(value: list[Any]) -> bool:
-    return len(value) == 2 and all(isinstance(item, str | None) for item in value) and value[0] in LIBRARIES
+    names = _library_and_class(value)
+    return len(names) == 2 and all(isinstance(item, str | None) for item in names) and names[0] in LIBRARIES
+
+
+def _library_and_class(value: list[Any]) -> Sequence[Any]:
+    """Indexes of modular pipelines also tell where a part comes from, and name its class there if it was not loaded."""
+    if len(value) != 3 or not isinstance(value[2], dict):
+        return value
+    source = value[2].get("pretrained_model_name_or_path") or value[2].get("repo")
+    hint = value[2].get("type_hint")
+    return hint if value[:2] == [None, None] and source and isinstance(hint, list) else value[:2]
 
 
 def select_files(

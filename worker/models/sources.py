@@ -98,9 +98,10 @@ class ModelSource:
             folder = self._download(on_progress)
         elif folder.is_file():
             return self._file(folder)
-        elif not (folder / self.index).is_file():
+        index = index_name(folder, self.index)
+        if index is None:
             raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
-        return folder_model(self.model_id, folder, self.index)
+        return folder_model(self.model_id, folder, index)
 
     def _local_folder(self) -> Path | None:
         if self.model_id == STARTER_NAME:
@@ -161,7 +162,7 @@ class ModelSource:
             logger.warning("%s was withdrawn by its publisher; using %s", self.model_id, name)
         validate_model_id(name)
         folder = self.folder
-        if not (folder / self.index).is_file():
+        if index_name(folder, self.index) is None:
             Downloader(self.token, self.dtype, on_progress, self.index).fetch(name, folder)
         return folder
 

@@ -111,6 +111,7 @@ def _diffusers(
         dtype=settings.dtype,
         safety_checker=_safety_checker(settings, on_download),
         lora_dir=settings.lora_dir,
+        embedding_dir=settings.embedding_dir,
         max_batch_size=settings.max_batch_size,
         optimize=settings.optimize,
         compile_sizes=settings.compile_sizes,

@@ -61,4 +61,5 @@ def _secrets(settings: WorkerSettings) -> Iterator[str]:
 
 def _configured_paths(settings: WorkerSettings) -> tuple[str, ...]:
     models = (settings.model_id, settings.flux_model_id, settings.safety_checker_id)
-    return tuple(str(path) for path in (*models, settings.lora_dir, settings.model_dir) if str(path).startswith("/"))
+    folders = (settings.lora_dir, settings.embedding_dir, settings.model_dir)
+    return tuple(str(path) for path in (*models, *folders) if str(path).startswith("/"))

@@ -6,7 +6,7 @@ from api.field_errors import invalid_field
 from api.intake.images.separate_images import SeparateImage
 from api.intake.submissions import Submission
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import ApiProtocol
+from shared.jobs.types import ApiProtocol, ResizeMode
 from shared.models.capabilities import RequestLimits, Size
 
 #: What a record of a job says in place of a prompt.
@@ -16,10 +16,11 @@ MIN_SIDE, MAX_SIDE = 16, 8192
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How much to enlarge; `box` takes precedence and keeps the proportions of the image."""
+    """How much to enlarge. `box` takes precedence: the image covers it, and is cropped to it if `crops`."""
 
     factor: float
     box: Size | None = None
+    crops: bool = False
     upscaler: str | None = None
     """None for the Lanczos filter."""
 
@@ -37,8 +38,12 @@ class Enlargement:
             fields = {"resize_only": True, "output_width": width, "output_height": height}
         else:
             fields = {"model": self.upscaler, "width": width, "height": height}
+        if self.crops and self.box is not None:
+            fields["resize_mode"] = ResizeMode.CROP
         return Submission(request.model_copy(update=fields), image.uploads, origin, warnings)
 
     def _size(self, given: Size) -> Size:
-        factor = self.factor if self.box is None else min(self.box[0] / given[0], self.box[1] / given[1])
+        if self.crops and self.box is not None:
+            return self.box
+        factor = self.factor if self.box is None else max(self.box[0] / given[0], self.box[1] / given[1])
         return max(MIN_SIDE, round(given[0] * factor)), max(MIN_SIDE, round(given[1] * factor))

@@ -79,7 +79,8 @@ def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
     """Without an upscaler, a factor has no effect there."""
     box = (body.upscaling_resize_w, body.upscaling_resize_h) if body.resize_mode == 1 else None
     factor = 1.0 if body.upscaler_1 in ("", "None") else body.upscaling_resize
-    return Enlargement(factor, box, body.upscaler_1 if body.upscaler_1 in upscalers else None)
+    upscaler = body.upscaler_1 if body.upscaler_1 in upscalers else None
+    return Enlargement(factor, box, body.upscaling_crop, upscaler)
 
 
 def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:

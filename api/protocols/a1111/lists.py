@@ -15,7 +15,6 @@ router = APIRouter(prefix="/sdapi/v1")
 _READS: dict[str, Any] = {
     **{name: [] for name in ("latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers")},
     **{name: [] for name in ("realesrgan-models", "prompt-styles", "script-info", "extensions")},
-    "embeddings": {"loaded": {}, "skipped": {}},
     "scripts": {"txt2img": [], "img2img": []},
     "cmd-flags": {"api": True, "listen": True},
     # Of workers on other machines.
@@ -73,6 +72,15 @@ async def list_loras(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]
     return [{"name": name.rpartition("/")[2], "alias": name, "path": name, "metadata": {}} for name in sorted(names)]
 
 
+@router.get("/embeddings", operation_id="a1111Embeddings")
+async def list_embeddings(services: ServicesDep, _: CallerDep) -> dict[str, dict[str, Any]]:
+    """The textual inversion embeddings of all models; prompts use them by their name."""
+    checkpoints = await Checkpoints.read(services)
+    names = {name for one in checkpoints if one.entry.capabilities for name in one.entry.capabilities.embeddings or ()}
+    unknown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
+    return {"loaded": dict.fromkeys(sorted(names), unknown), "skipped": {}}
+
+
 def _add(method: str, name: str, value: Any) -> None:
     async def answer(_: CallerDep) -> Any:
         return value
@@ -80,7 +88,6 @@ def _add(method: str, name: str, value: Any) -> None:
     router.add_api_route(f"/{name}", answer, methods=[method], operation_id=f"a1111-{name}", summary=name)
 
 
-for _name, _value in _READS.items():
-    _add("GET", _name, _value)
-for _name, _value in _CALLS.items():
-    _add("POST", _name, _value)
+for _method, _answers in (("GET", _READS), ("POST", _CALLS)):
+    for _name, _value in _answers.items():
+        _add(_method, _name, _value)

@@ -9,20 +9,18 @@ from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
 from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
 from shared.errors import ModelNotFound
 from shared.jobs.types import MaskMode, PromptSyntax
-from shared.jobs.web_ui.prompt_tags import extract_loras, syntax_warnings
+from shared.jobs.web_ui.changing_prompts import unchanging
+from shared.jobs.web_ui.enlarging import MIN_STRENGTH, HiresFix
+from shared.jobs.web_ui.image_choices import INPUT_STRENGTH, MASK_FILLS, RESIZE_MODES, choose
+from shared.jobs.web_ui.prompt_tags import extract_loras
 from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
-#: The web UI's own.
-SECOND_PASS_STRENGTH, SECOND_PASS_SCALE, INPUT_STRENGTH = 0.7, 2.0, 0.75
-#: The scales that second passes may have, and the least strength of a request.
-MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
 _NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
 #: Fields without an effect here: why, and values that ask for what happens anyway.
 _IGNORED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
     **dict.fromkeys(("refiner_checkpoint", "alwayson_scripts"), (_NO_CHOICE,)),
-    "resize_mode": ("the image is stretched",),
     "hr_upscaler": ("Lanczos is used", "Lanczos"),
     **dict.fromkeys(("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"), (_SAME,)),
 }
@@ -78,11 +76,12 @@ class GenerationCall(Generic[B]):
     def _set_prompts(self, translation: Translation, capabilities: Capabilities | None) -> None:
         body, offered = self.body, capabilities.loras if capabilities else ()
         prompt, loras, warnings = extract_loras(body.prompt, offered)
+        prompt, changes = unchanging(prompt, body.steps)
+        negative, others = unchanging(body.negative_prompt, body.steps)
         # An empty prompt is a prompt there.
-        translation.fields.update({"prompt": prompt or " ", **({"loras": loras} if loras else {})})
-        if body.negative_prompt:
-            translation.fields["negative_prompt"] = body.negative_prompt
-        translation.warnings.extend((*warnings, *syntax_warnings(f"{prompt}\n{body.negative_prompt}")))
+        fields = {"prompt": prompt or " ", "negative_prompt": negative, "loras": loras}
+        translation.fields.update({name: value for name, value in fields.items() if value})
+        translation.warnings.extend(dict.fromkeys((*warnings, *changes, *others)))
 
     def _set_scheduler(self, translation: Translation, capabilities: Capabilities | None) -> None:
         if capabilities is None or "scheduler" in capabilities.ignored:
@@ -114,37 +113,33 @@ def set_second_pass(
         return
     native = (capabilities.width, capabilities.height) if capabilities else (512, 512)
     width, height = body.width or native[0], body.height or native[1]
-    scale = body.hr_scale or SECOND_PASS_SCALE
-    if body.hr_resize_x or body.hr_resize_y:
-        # One side follows from the other.
-        scale = max((body.hr_resize_x or 0) / max(1, width), (body.hr_resize_y or 0) / max(1, height))
-    possible = max(MIN_SCALE, min(scale, MAX_SCALE, (limits.max_pixels / max(1, width * height)) ** 0.5))
-    if possible != scale:
-        translation.warnings.append(f"the image is enlarged {possible:.3g} times, not {scale:.3g} times")
-    strength = SECOND_PASS_STRENGTH if body.denoising_strength is None else body.denoising_strength
-    second = {"scale": possible, "strength": max(MIN_STRENGTH, strength)}
-    if body.hr_second_pass_steps:
-        second["num_inference_steps"] = body.hr_second_pass_steps
-    translation.fields["second_pass"] = second
-    translation.fields.update({"output_width": int(width * possible), "output_height": int(height * possible)})
+    resize = body.hr_resize_x or 0, body.hr_resize_y or 0
+    hires = HiresFix(body.hr_scale, resize, body.denoising_strength, body.hr_second_pass_steps)
+    fields, warnings = hires.fields((width, height), limits.max_pixels)
+    translation.fields.update(fields)
+    translation.warnings.extend(warnings)
 
 
 def set_images(translation: Translation, body: ImageToImageBody) -> None:
+    fields = translation.fields
     if not body.init_images:
         raise invalid_field("/init_images", "is missing")
     if len(body.init_images) > 1:
         translation.warnings.append("init_images: only the first image is used")
     strength = INPUT_STRENGTH if body.denoising_strength is None else body.denoising_strength
-    translation.fields.update({"image": body.init_images[0], "strength": max(MIN_STRENGTH, strength)})
+    fields.update({"image": body.init_images[0], "strength": max(MIN_STRENGTH, strength)})
+    # Of what is rendered in an area of the image, the shape stays.
+    if not (body.mask and body.inpaint_full_res):
+        fields["resize_mode"] = choose("resize_mode", body.resize_mode, RESIZE_MODES, translation.warnings)
     if not body.mask:
         return
     mode = MaskMode.BLACK if body.inpainting_mask_invert else MaskMode.WHITE
-    translation.fields.update({"mask": body.mask, "mask_mode": mode})
-    translation.ignore("inpainting_fill", body.inpainting_fill, 1, reason="the original is what is changed")
+    fields.update({"mask": body.mask, "mask_mode": mode})
+    fields["mask_fill"] = choose("inpainting_fill", body.inpainting_fill, MASK_FILLS, translation.warnings)
     if body.mask_blur is not None:
-        translation.fields["mask_blur"] = min(max(0, body.mask_blur), 64)
+        fields["mask_blur"] = min(max(0, body.mask_blur), 64)
     if body.inpaint_full_res:
-        translation.fields["mask_padding"] = min(max(0, body.inpaint_full_res_padding), 1024)
+        fields["mask_padding"] = min(max(0, body.inpaint_full_res_padding), 1024)
 
 
 def warn(translation: Translation, parsed: GenerationBody, body: dict[str, Any]) -> None:

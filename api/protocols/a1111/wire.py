@@ -52,9 +52,12 @@ class TextToImageBody(GenerationBody):
 
 class ImageToImageBody(GenerationBody):
     init_images: Annotated[list[str] | None, Field(max_length=16)] = None
+    resize_mode: int | None = None
+    """How the image gets another shape. 0: it is stretched. 1: cropped. 2: filled with the colours of its edges."""
     mask: str | None = None
     mask_blur: int | None = None
     inpainting_fill: int | None = None
+    """What masked parts begin from. 0: the colours around them. 1: the original. 2: noise. 3: grey."""
     inpaint_full_res: bool = True
     inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int | bool | None = None
@@ -68,6 +71,8 @@ class ExtrasBody(Body):
     upscaling_resize: Annotated[float, Field(gt=0, le=16)] = 2.0
     upscaling_resize_w: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_resize_h: Annotated[int, Field(ge=16, le=8192)] = 512
+    upscaling_crop: bool = True
+    """Whether images of another shape are cropped to that size; else they keep theirs and cover it."""
     upscaler_1: Texts = "None"
     extras_upscaler_2_visibility: float = 0
     gfpgan_visibility: float = 0

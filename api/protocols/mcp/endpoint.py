@@ -4,10 +4,13 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from api.intake.json_body import media_type
 from api.services import Services
+from shared.errors import UnsupportedMediaType
 
 if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -25,6 +28,9 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises UnsupportedMediaType."""
+        if scope["method"] == "POST" and media_type(Request(scope)) != "application/json":
+            raise UnsupportedMediaType
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
         # A client that disconnects must not cancel the start for the others.

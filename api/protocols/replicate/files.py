@@ -5,11 +5,14 @@ Nothing is stored. The address of a file is a data: URL with its content, which 
 
 import asyncio
 import base64
-import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 from uuid_utils import uuid7
 
 from api.edge.authentication import CallerDep
@@ -17,17 +20,26 @@ from api.field_errors import invalid_field
 from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm
 from api.problems import problem_responses
 from api.services import ServicesDep
-from shared.errors import NotFound, PayloadTooLarge
+from shared.errors import NotFound
+from shared.storage.object_store import HASH_PREFIX, Upload
 
 router = APIRouter()
-MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+#: A multiple of 3, because base64 turns 3 bytes into 4 characters.
+CHUNK_BYTES = 384 * 1024
+
+
+async def _until_answered() -> AsyncIterator[AsyncExitStack]:
+    """Closed once the answer is sent, however that ends."""
+    async with AsyncExitStack() as exits:
+        yield exits
 
 
 @router.post(
     "/v1/files",
     operation_id="replicateCreateFile",
     status_code=201,
-    responses=problem_responses("invalid-request", "payload-too-large"),
+    responses=problem_responses("invalid-request", "invalid-image", "payload-too-large", "storage-full"),
+    response_class=Response,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -43,25 +55,26 @@ MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": 
         }
     },
 )
-async def create_file(http: Request, services: ServicesDep, caller: CallerDep) -> dict[str, Any]:
+async def create_file(
+    http: Request, services: ServicesDep, caller: CallerDep, exits: Annotated[AsyncExitStack, Depends(_until_answered)]
+) -> Response:
     """Take an image, and answer with an address that an input may have in its place."""
-    # The slots of a caller bound the memory that its files take.
-    with services.stream_limit.slot(caller.client_id):
-        form = MultipartForm(http)
-        async for part in form.parts():
-            if part.name == "content":
-                content = await _read(form, services.settings.max_image_bytes)
-                return await asyncio.to_thread(_file, content, part.file_name or "file")
+    # Until the answer is sent, the image is a file: slow clients take no memory, and slots bound their files.
+    exits.enter_context(services.stream_limit.slot(caller.client_id))
+    uploads = await exits.enter_async_context(services.uploads.open_request())
+    form = MultipartForm(http)
+    async for part in form.parts():
+        if part.name == "content":
+            upload = await uploads.start(exits)
+            async for chunk in form.data():
+                await upload.write(chunk)
+                upload.check_size("/content")
+            size, reference = upload.file.size, await uploads.finish(upload, "/content")
+            media_type = f"image/{uploads.image_format(reference).lower()}"
+            text = json.dumps(_file(reference, size, media_type, part.file_name or "file"))
+            headers = {"Content-Length": str(len(text) + -(-size // 3) * 4)}
+            return StreamingResponse(_with_content(text, upload.file, size), 201, headers, "application/json")
     raise invalid_field("/content", "is missing")
-
-
-async def _read(form: MultipartForm, max_bytes: int) -> bytes:
-    content = bytearray()
-    async for chunk in form.data():
-        content += chunk
-        if len(content) > max_bytes:
-            raise PayloadTooLarge(f"A file may have at most {max_bytes} bytes.")
-    return bytes(content)
 
 
 @router.get("/v1/files", operation_id="replicateListFiles")
@@ -76,18 +89,26 @@ async def get_file(_: CallerDep, file_id: str) -> dict[str, Any]:
     raise NotFound(f"The file {file_id[:40]} is not kept: send it again with the input.")
 
 
-def _file(content: bytes, name: str) -> dict[str, Any]:
-    kind = next((kind for magic, kind in MEDIA_TYPES.items() if content.startswith(magic)), "application/octet-stream")
-    digest = hashlib.sha256(content).hexdigest()
+async def _with_content(text: str, file: Upload, size: int) -> AsyncIterator[bytes]:
+    """The answer, whose last text is an address that ends with the content of the file."""
+    closing = '"}}'
+    yield text.removesuffix(closing).encode()
+    for start in range(0, size, CHUNK_BYTES):
+        yield base64.b64encode(await asyncio.to_thread(file.read, start, CHUNK_BYTES))
+    yield closing.encode()
+
+
+def _file(reference: str, size: int, media_type: str, name: str) -> dict[str, Any]:
+    digest = reference.removeprefix(HASH_PREFIX)
     return {
         "id": str(uuid7()),
         "name": name,
-        "content_type": kind,
-        "size": len(content),
+        "content_type": media_type,
+        "size": size,
         "etag": digest,
         "checksums": {"sha256": digest},
         "metadata": {},
         "created_at": datetime.now(UTC).isoformat(),
         "expires_at": None,
-        "urls": {"get": f"data:{kind};base64,{base64.b64encode(content).decode()}"},
+        "urls": {"get": f"data:{media_type};base64,"},
     }

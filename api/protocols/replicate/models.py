@@ -17,6 +17,8 @@ router = APIRouter()
 PROBLEMS = problem_responses("unauthorized", "model-not-found")
 #: Models have no date of their own, but clients read one.
 CREATED = "2025-11-26T00:00:00Z"
+#: Of the format of the schema: clients take the arrays of versions before 0.3.9 for iterators.
+COG_VERSION = "0.16.0"
 _OUTPUT = {"type": "array", "items": {"type": "string", "format": "uri"}, "title": "Output"}
 
 
@@ -42,7 +44,7 @@ def version_object(model: OfferedModel, limits: RequestLimits) -> dict[str, Any]
     return {
         "id": version_id(model.entry.name, model.entry.revision),
         "created_at": CREATED,
-        "cog_version": "0.0.0",
+        "cog_version": COG_VERSION,
         "openapi_schema": {"openapi": "3.1.0", "components": {"schemas": schemas}},
     }
 

@@ -29,7 +29,7 @@ _EVENTS = {
     "logs": (WebhookEvent.PROGRESS,),
     "completed": (WebhookEvent.SUCCEEDED, WebhookEvent.FAILED, WebhookEvent.CANCELLED),
 }
-_RATIO = re.compile(r"(\d{1,4}):(\d{1,4})")
+_RATIO, _SIZE = re.compile(r"(\d{1,4}):(\d{1,4})"), re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
 class PredictionCall:
@@ -44,7 +44,7 @@ class PredictionCall:
         inputs = body.get("input")
         if not isinstance(inputs, dict):
             raise invalid_field("/input", "is missing" if inputs is None else "must be an object")
-        inputs = {name: value for name, value in inputs.items() if value is not None}
+        inputs = _with_sides({name: value for name, value in inputs.items() if value is not None})
         translation = Translation.of_known(inputs, _READ)
         fields = translation.fields
         fields |= {ours: inputs[theirs] for theirs, ours in _NAMES.items() if theirs in inputs}
@@ -68,6 +68,15 @@ class PredictionCall:
         entries = (model.entry for model in self._names.models)
         names = {version_id(entry.name, entry.revision): entry.name for entry in entries}
         return names.get(digest, model_name(digest))
+
+
+def _with_sides(inputs: dict[str, Any]) -> dict[str, Any]:
+    """The sides of a `size` such as 1024x1024, which the AI SDK sends; others are names that only some models have."""
+    size = inputs.get("size")
+    if not isinstance(size, str) or not (match := _SIZE.fullmatch(size)):
+        return inputs
+    sides = {"width": int(match[1]), "height": int(match[2])}
+    return sides | {name: value for name, value in inputs.items() if name != "size"}
 
 
 def _size(inputs: Mapping[str, Any], fields: Mapping[str, Any], models: OfferedModels) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared.jobs.job import Image, Job
+from shared.jobs.web_ui.image_choices import MASKED_CONTENT
 from shared.jobs.web_ui.samplers import sampler_of
 
 NEGATIVE = "Negative prompt:"
@@ -39,6 +40,7 @@ def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
         "Denoising strength": second.strength if second else request.strength,
         "Clip skip": request.clip_skip,
         "Mask blur": request.mask_blur,
+        "Masked content": MASKED_CONTENT.get(request.mask_fill) if request.mask_fill else None,
         "Inpaint area": None if request.mask_padding is None else "Only masked",
         "Masked area padding": request.mask_padding,
         "Hires upscale": second.scale if second else None,

@@ -1,17 +1,14 @@
-"""Reads what the web UI's prompts hold besides text: LoRAs, and syntax that this service does not have."""
+"""Reads the LoRAs that the web UI's prompts hold besides text."""
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shared.jobs.requests import MAX_LORAS
 
 _NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>:]{1,200})(?::([^<>]{0,100}))?>", re.IGNORECASE)
-#: `[from:to:when]` and `[one|other]`.
-_EDITING = re.compile(r"\[[^\[\]]{0,300}[:|][^\[\]]{0,300}\]")
-_AND = re.compile(r"\bAND\b")
 #: The scales that requests may have.
 MIN_SCALE, MAX_SCALE = -2.0, 2.0
 
@@ -63,10 +60,3 @@ def _offered_name(name: str, offered: Sequence[str]) -> str | None:
     if name in offered:
         return name
     return next((known for known in offered if known.rpartition("/")[2].casefold() == name.casefold()), None)
-
-
-def syntax_warnings(prompt: str) -> Iterator[str]:
-    if _EDITING.search(prompt):
-        yield "[from:to:when] and [one|other] are read as text that weighs less: prompts do not change between steps"
-    if _AND.search(prompt):
-        yield "AND is read as text: prompts are not combined"

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
@@ -12,7 +11,8 @@ from tests.stack import Process, Stack
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "opentelemetry.sdk.trace", "opentelemetry.exporter")
 MAX_BYTES = 90_000_000
-MAX_SECONDS = 5.0
+#: Of the CPU, whatever else it does.
+MAX_CPU_SECONDS = 5.0
 
 
 def test_the_api_imports_no_heavy_library() -> None:
@@ -26,14 +26,13 @@ def test_the_api_imports_no_heavy_library() -> None:
 def test_a_new_process_starts_fast_stays_small_and_stops_cleanly(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     # Executed: a forked process has imported everything, and more than it needs.
     monkeypatch.setattr(Process, "forked_modules", ())
-    begin = time.monotonic()
     api = stack.start_api(SD_BACKENDS="null")
     api.get("/health")
-    spent = time.monotonic() - begin
 
-    rss = psutil.Process(api.process.pid).memory_info().rss
+    process = psutil.Process(api.process.pid)
+    spent, rss = process.cpu_times(), process.memory_info().rss
 
-    assert spent < MAX_SECONDS
+    assert spent.user + spent.system < MAX_CPU_SECONDS
     assert rss < MAX_BYTES
 
     api.process.stop()

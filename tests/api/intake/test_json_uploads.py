@@ -106,12 +106,14 @@ def test_a_large_request_does_not_block_others(stack: Stack) -> None:
 
     prober = threading.Thread(target=probe)
     prober.start()
+    begin = time.monotonic()
     try:
         answer = api.post("/api/jobs", {"prompt": "x", "image": [image, image]})
     finally:
+        took = time.monotonic() - begin
         done.set()
         prober.join()
 
     assert answer.status_code == 202, answer.text
     assert len(waits) > 20
-    assert sorted(waits)[len(waits) * 95 // 100] < 0.1
+    assert sorted(waits)[len(waits) * 95 // 100] < took / 5

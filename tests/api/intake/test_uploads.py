@@ -1,6 +1,7 @@
 """Many and large uploads: memory stays bounded, and each job gets its own images."""
 
 import base64
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,6 @@ from tests.support.polling import wait_until
 from tests.worker.images.image_checks import pixels
 from tests.worker.new_jobs import image_bytes
 
-LARGE = noise_png(2600, 2580)
 CONCURRENT = 5
 NO_WAIT = {"prefer": "wait=0"}
 #: Memory holds JSON twice while it is read: as bytes and as the text of its fields.
@@ -34,6 +34,11 @@ def unserved(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Stack(redis_url, tmp_path_factory.mktemp("unserved"), SD_BACKENDS="null") as stack:
         stack.start_api()
         yield stack
+
+
+@functools.cache
+def large() -> bytes:
+    return noise_png(2600, 2580)
 
 
 def inputs(stack: Stack) -> list[Path]:
@@ -64,12 +69,12 @@ def _bytes(process: Path, name: str) -> int:
 
 
 def form(api: Api) -> requests.Response:
-    return requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": LARGE}, headers=NO_WAIT, timeout=60)
+    return requests.post(f"{api.url}/api/img2img", data=PROMPT, files={"image": large()}, headers=NO_WAIT, timeout=60)
 
 
 @ONLY_LINUX
 def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
-    assert len(LARGE) > 20_000_000
+    assert len(large()) > 20_000_000
     try:
         assert growth(unserved.api, lambda: form(unserved.api)) < MAX_GROWTH_OF_FORMS
     finally:
@@ -78,7 +83,7 @@ def test_memory_does_not_grow_with_the_size_of_forms(unserved: Stack) -> None:
 
 @ONLY_LINUX
 def test_memory_holds_one_large_json_request_at_a_time(unserved: Stack) -> None:
-    body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(LARGE).decode()}
+    body: dict[str, Any] = {"prompt": "x", "image": base64.b64encode(large()).decode()}
     try:
         assert growth(unserved.api, lambda: unserved.api.post("/api/jobs", body)) < MAX_GROWTH_OF_JSON
     finally:
@@ -111,7 +116,7 @@ def test_a_repeated_request_stores_its_images_once(unserved: Stack) -> None:
 
 
 def test_images_are_not_stored_in_redis(unserved: Stack) -> None:
-    unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(LARGE).decode()})
+    unserved.api.post("/api/jobs", {"prompt": "x", "image": base64.b64encode(large()).decode()})
 
     answer = unserved.api.get("/api/jobs?state=queued")
 

@@ -38,14 +38,14 @@ def test_a_cancelled_queued_job_never_starts(null: Stack, api: Api) -> None:
 
 
 def test_a_cancelled_running_job_ends_at_its_next_step_without_an_image(null: Stack, api: Api) -> None:
-    job = running(api, seconds=20, num_inference_steps=100)
+    job = running(api, seconds=60, num_inference_steps=150)
 
     answer = api.delete(job["links"]["self"])
 
     ended = api.wait_until_done(job["id"])
     assert (answer.status_code, answer.json()["state"]) == (200, "running")
     assert (ended["state"], ended["images"], ended["error"]) == ("cancelled", [], None)
-    assert ended["timings"]["total_ms"] < 10_000
+    assert ended["timings"]["total_ms"] < 30_000
     assert list(null.outputs.rglob(f"*{job['id']}*")) == []
 
 

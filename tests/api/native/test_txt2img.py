@@ -50,7 +50,7 @@ def test_the_image_at_its_url_has_the_recorded_digest(api: Api) -> None:
 
 
 def test_a_job_that_outlasts_the_wait_continues(api: Api) -> None:
-    answer = generate(api, prefer="wait=1", metadata={"simulate": {"seconds": 1.5}})
+    answer = generate(api, prefer="wait=1", metadata={"simulate": {"seconds": 3}})
 
     job = answer.json()
     assert (answer.status_code, job["state"]) == (202, "running")
@@ -72,7 +72,7 @@ def public(null: Stack) -> Api:
 
 
 def test_the_operator_limits_the_wait(public: Api) -> None:
-    answer = generate(public, prefer="wait=100", metadata={"simulate": {"seconds": 1.5}})
+    answer = generate(public, prefer="wait=100", metadata={"simulate": {"seconds": 3}})
 
     assert answer.status_code == 202
 
@@ -80,7 +80,7 @@ def test_the_operator_limits_the_wait(public: Api) -> None:
 @pytest.mark.parametrize("accept", ["image/png", "image/*", "image/webp, application/json;q=0"])
 def test_a_caller_that_accepts_only_images_is_told_to_wait_again_for_the_same_job(api: Api, accept: str) -> None:
     headers = {"Accept": accept, "Idempotency-Key": f"waiting for {accept}".replace(" ", "-"), "Prefer": "wait=1"}
-    body = {"prompt": "x", "metadata": {"simulate": {"seconds": 1.5}}}
+    body = {"prompt": "x", "metadata": {"simulate": {"seconds": 2.5}}}
 
     answers = [api.post("/api/txt2img", body, headers=headers)]
     while answers[-1].status_code == 503:
@@ -95,7 +95,7 @@ def test_a_caller_that_accepts_only_images_is_told_to_wait_again_for_the_same_jo
 
 
 def test_a_call_without_a_key_finds_its_job_when_it_is_repeated(api: Api) -> None:
-    body = {"prompt": "repeated without a key", "metadata": {"simulate": {"seconds": 0.5}}}
+    body = {"prompt": "repeated without a key", "metadata": {"simulate": {"seconds": 2}}}
     headers = {"Accept": "image/png", "Prefer": "wait=0"}
     first = api.post("/api/txt2img", body, headers=headers)
 

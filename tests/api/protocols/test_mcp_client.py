@@ -197,6 +197,24 @@ def test_a_key_is_needed_and_shows_only_its_own_jobs(keyed: Stack) -> None:
     assert answer.status_code == 403
 
 
+def test_what_any_web_page_may_send_is_refused(api: Api) -> None:
+    answer = requests.post(f"{api.url}/mcp", data="{}", headers={"Content-Type": "text/plain"}, timeout=30)
+
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported-media-type")
+
+
+def test_the_document_describes_a_call_that_works(api: Api) -> None:
+    operation = api.get("/openapi.json").json()["paths"]["/mcp"]["post"]
+    (example,) = operation["requestBody"]["content"]["application/json"]["examples"].values()
+
+    answer = api.post("/mcp", example["value"], headers={"Accept": "application/json, text/event-stream"})
+
+    (media,) = {answer.headers["content-type"]} & operation["responses"]["200"]["content"].keys()
+    assert media == "text/event-stream"
+    data = next(line for line in answer.text.splitlines() if line.startswith("data: "))
+    assert not json.loads(data.removeprefix("data: "))["result"].get("isError")
+
+
 def test_clients_that_start_a_program_reach_the_service_through_the_command_line(api: Api) -> None:
     program = StdioServerParameters(
         command=sys.executable, args=["-m", "compose.cli", "mcp", "--url", api.url], cwd=None

@@ -1,5 +1,7 @@
 """The package replicate draws with the starter model."""
 
+import base64
+import hashlib
 import io
 import json
 import time
@@ -67,8 +69,11 @@ def test_run_with_a_version_returns_the_same(client: replicate.Client) -> None:
     model = client.models.get("imagegen/starter")
     assert model.latest_version is not None
 
-    (file,) = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
+    files = client.run(f"imagegen/starter:{model.latest_version.id}", input=HEART)
 
+    # Users take the first by its index, which an iterator does not have.
+    assert isinstance(files, list)
+    (file,) = files
     assert shows_a_red_heart_on_blue(pixels(file.read()))
     assert "prompt" in model.latest_version.openapi_schema["components"]["schemas"]["Input"]["properties"]
 
@@ -90,6 +95,18 @@ def test_names_of_other_models_inputs_are_understood(client: replicate.Client) -
     assert (prediction.input["guidance_scale"], prediction.input["num_images"]) == (5.0, 2)
     assert prediction.logs is not None
     assert "go_fast" in prediction.logs
+
+
+def test_a_size_is_two_sides(client: replicate.Client) -> None:
+    """The AI SDK sends it so."""
+    prediction = client.predictions.create(version="starter", input={**HEART, "size": "200x100"})
+    other = client.predictions.create(version="starter", input={**HEART, "size": "2K"})
+    prediction.wait()
+    other.wait()
+
+    assert Image.open(io.BytesIO(base64.b64decode(prediction.output[0].partition(",")[2]))).size == (200, 100)
+    assert other.status == "succeeded"
+    assert "size is not a known field" in (other.logs or "")
 
 
 def test_a_file_is_uploaded_and_changed(client: replicate.Client, tmp_path: Path) -> None:
@@ -210,6 +227,27 @@ def test_a_file_above_the_limit_is_refused(sd: Stack) -> None:
     answer = requests.post(f"{sd.api.url}/v1/files", files={"content": b"x" * 21_000_000}, timeout=30)
 
     assert answer.status_code == 413
+
+
+def test_a_file_comes_back_in_its_address(sd: Stack) -> None:
+    content = encoded(Image.effect_noise((1200, 900), 90))
+    answer = requests.post(f"{sd.api.url}/v1/files", files={"content": ("in.png", content)}, timeout=30)
+
+    file = answer.json()
+    assert (answer.status_code, file["name"], file["content_type"]) == (201, "in.png", "image/png")
+    assert (file["size"], file["checksums"]["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    assert base64.b64decode(file["urls"]["get"].removeprefix("data:image/png;base64,")) == content
+    assert requests.post(f"{sd.api.url}/v1/files", files={"content": b"%PDF-1.7"}, timeout=30).status_code == 422
+
+
+def test_answers_with_files_that_nobody_reads_are_limited(null: Stack) -> None:
+    url = f"{null.start_api(SD_MAX_EVENT_STREAMS='1').url}/v1/files"
+    content = encoded(Image.effect_noise((3000, 3000), 90))
+    with requests.post(url, files={"content": content}, stream=True, timeout=30) as unread:
+        assert unread.status_code == 201
+        assert requests.post(url, files={"content": content}, timeout=30).status_code == 429
+        assert len(unread.content) > len(content)
+    assert requests.post(url, files={"content": encoded(scene())}, timeout=30).status_code == 201
 
 
 @pytest.fixture(scope="module")

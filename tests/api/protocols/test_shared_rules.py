@@ -167,6 +167,8 @@ def test_every_protocol_has_a_tag_of_its_own(api: Api) -> None:
 
     tagged = {path: operation["tags"] for path, methods in schema["paths"].items() for operation in methods.values()}
     assert (tagged[GENERATIONS], tagged["/models/{model}"]) == (["OpenAI"], ["Hugging Face"])
-    assert {"OpenAI", "Hugging Face"} <= {tag["name"] for tag in schema["tags"]}
+    assert tagged["/mcp"] == ["MCP"]
+    names = {"OpenAI", "A1111", "Replicate", "fal", "Hugging Face", "MCP"}
+    assert {tag["name"] for tag in schema["tags"] if tag["description"]} == names
     errors = schema["components"]["responses"]
     assert errors["openai-error"]["content"]["application/json"]["schema"]["required"] == ["error"]

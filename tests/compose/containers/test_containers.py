@@ -28,7 +28,7 @@ OVERLAYS = ("nvidia", "join-network", "other-redis")
 FROM_CODE = ["COPY --from=code /opt/imagegen /opt/imagegen", "COPY --from=code /app ./"]
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
 #: The paths in the image, and the address on which its processes listen.
-FIXED = {"alive_file", "host", "port", "output_dir", "model_dir", "lora_dir", "data_dir"}
+FIXED = {"alive_file", "host", "port", "output_dir", "model_dir", "lora_dir", "embedding_dir", "data_dir"}
 FAMILIES = {
     "stable-diffusion": ApiSettings,
     "housekeeper": HousekeeperSettings,

@@ -147,4 +147,4 @@ def test_a_check_that_hangs_or_fails_does_not_stop_the_others(tmp_path: Path) ->
         "break": "This check failed: RuntimeError.",
         "well": "well",
     }
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 60

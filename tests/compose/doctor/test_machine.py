@@ -87,11 +87,11 @@ def test_only_required_servers_are_probed(tmp_path: Path) -> None:
     with provider() as bfl:
         idle = Installation.of(installation(tmp_path, bfl_base_url=bfl.api_url).settings)
         assert the_finding_of("outbound", idle) == ("ok", "The configured backends need no internet access.")
-        assert bfl.asked == []
+        assert bfl.requests == []
         cloud = installation(tmp_path, backends="flux-api", bfl_base_url=bfl.api_url).settings
 
         assert the_finding_of("outbound", Installation.of(cloud)) == ("ok", f"{bfl.api_url} responds.")
-        assert "x-key" not in bfl.asked[0].headers
+        assert "x-key" not in bfl.requests[0].headers
 
 
 def test_the_hub_is_probed_when_a_model_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_the_hugging_face_token_is_verified_with_the_hub(
         reach(hub.api_url, monkeypatch)
 
         assert the_finding_of("token", installation(tmp_path, huggingface_token=token))[0] == level
-        assert [asked.headers["authorization"] for asked in hub.asked] == [f"Bearer {token}"] * (token == TOKEN)
+        assert [request.headers["authorization"] for request in hub.requests] == [f"Bearer {token}"] * (token == TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_key_and_the_credits_at_black_forest_labs(reply: Reply, level: str, 
 
     assert result[0] == level
     assert part in result[1]
-    assert [asked.headers["x-key"] for asked in bfl.asked] == ["some-key"]
+    assert [request.headers["x-key"] for request in bfl.requests] == ["some-key"]
 
 
 def test_a_missing_key_is_a_problem(tmp_path: Path) -> None:

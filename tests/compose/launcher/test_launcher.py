@@ -45,7 +45,7 @@ def assert_stops_in_order(launched: Launched, number: signal.Signals) -> None:
 def test_a_process_that_dies_is_restarted_and_loses_no_job_until_ctrl_c_stops_everything(launch: Launch) -> None:
     launched = launch().is_ready()
     before = launched.generate().json()
-    for part in ("api.main", "worker.main worker", "valkey-server"):
+    for part in ("api.main", "worker.main", "valkey-server"):
         launched.service(part).kill()
     deaths = [f"{name} │ ended unexpectedly" for name in ("redis", "api", "worker-null")]
     launched.launcher.wait_for(*deaths, "Uvicorn running on", "null@")

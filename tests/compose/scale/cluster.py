@@ -78,7 +78,7 @@ class Cluster(Stack):
         return api
 
     def _worker(self, host: Host) -> Process:
-        return self._run_on(host, self._celery("worker.main", f"null@{host.name}"), SD_BACKEND="null")
+        return self._run_on(host, [sys.executable, "-m", "worker.main", f"null@{host.name}"], SD_BACKEND="null")
 
     def _housekeeper(self, number: int) -> Process:
         command = [sys.executable, "-m", "worker.housekeeper.main"]
@@ -96,10 +96,6 @@ class Cluster(Stack):
             "SD_MODEL_DIR": str(self.folder / f"models-of-{host.name}"),
         }
         return self.run([*host.enter, *command], **host_settings, **settings)
-
-    def _celery(self, app: str, name: str) -> list[str]:
-        options = ["worker", "-n", name, "--without-gossip", "--without-mingle"]
-        return [sys.executable, "-m", "celery", "-A", app, *options]
 
     def _redis_at(self, address: str) -> str:
         return f"redis://:{PASSWORD}@{address}:{self._redis_port}/0"

@@ -23,6 +23,11 @@ def redirect(location: str, status: int = 302) -> Act:
     return send(f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
+def hang(_: socket.socket) -> None:
+    """Send nothing for longer than any test waits."""
+    threading.Event().wait(300)
+
+
 def repeat(data: bytes, first: bytes = b"", pause: float = 0.0) -> Act:
     """Send `first` once, and then `data` for ever."""
 

@@ -1,6 +1,7 @@
 """Limits of the outbound client: timeouts and sizes."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,11 @@ import requests
 from shared.errors import OutboundTimeout, ResponseTooLarge, Unreachable
 from shared.net.outbound import OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
-from tests.shared.outbound.servers import OK, Act, Script, Server, redirect, repeat, send, serve
+from tests.shared.outbound.servers import OK, Act, Script, Server, hang, redirect, repeat, send, serve
 
 TIMEOUT_SECONDS = 0.4
+#: Far longer than any timeout here, and far shorter than a server keeps a client without one waiting.
+MAX_SECONDS = 30
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -22,13 +25,13 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 def in_time() -> Iterator[None]:
     begin = time.monotonic()
     yield
-    assert time.monotonic() - begin < TIMEOUT_SECONDS + 1
+    assert time.monotonic() - begin < MAX_SECONDS
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        lambda _: time.sleep(5),
+        hang,
         repeat(b"", HEAD, 0.05),
         repeat(b"H", pause=0.05),
         repeat(b"X: y\r\n", HEAD, 0.05),
@@ -75,15 +78,15 @@ def test_a_slow_response_does_not_exceed_the_timeout(caller: Caller, server: Ser
 def test_an_endless_response_is_cut_off(caller: Caller, server: Server, act: Act) -> None:
     server.script.act = act
 
-    with in_time(), pytest.raises(ResponseTooLarge):
-        caller.get(timeout_seconds=5)
+    with pytest.raises(ResponseTooLarge):
+        caller.get(timeout_seconds=60)
 
 
 def test_a_too_large_content_length_is_refused_at_once(caller: Caller, server: Server) -> None:
     server.script.act = repeat(b"", HEAD + b"Content-Length: 1001\r\n\r\n", 0.1)
 
     with in_time(), pytest.raises(ResponseTooLarge) as raised:
-        caller.get(timeout_seconds=5)
+        caller.get(timeout_seconds=60)
 
     assert raised.value.status == 200
 
@@ -97,8 +100,9 @@ def test_a_body_of_exactly_the_maximum_size_is_accepted(caller: Caller, server: 
 def test_the_status_is_known_if_the_body_times_out(caller: Caller, server: Server) -> None:
     server.script.act = repeat(b"x", b"HTTP/1.1 410 Gone\r\n\r\n", 0.05)
 
+    # Long enough for the status to arrive on a busy machine.
     with pytest.raises(OutboundTimeout) as raised:
-        caller.get(timeout_seconds=TIMEOUT_SECONDS)
+        caller.get(timeout_seconds=1.5)
 
     assert raised.value.status == 410
 
@@ -131,7 +135,7 @@ def test_an_incomplete_or_malformed_response_is_an_error(caller: Caller, server:
 
 
 def test_a_server_that_does_not_read_times_out(caller: Caller, server: Server) -> None:
-    server.script.reads_request, server.script.act = False, lambda _: time.sleep(5)
+    server.script.reads_request, server.script.act = False, hang
 
     with in_time(), pytest.raises(OutboundTimeout):
         caller.send("POST", body=b"x" * 50_000_000, timeout_seconds=TIMEOUT_SECONDS)
@@ -139,7 +143,7 @@ def test_a_server_that_does_not_read_times_out(caller: Caller, server: Server) -
 
 @pytest.mark.usefixtures("trusted")
 def test_a_tls_server_that_does_not_read_times_out(names: Names, tls_server: Callable[..., Server]) -> None:
-    server = tls_server("hooks.example.com", act=lambda _: time.sleep(5))
+    server = tls_server("hooks.example.com", act=hang)
     server.script.reads_request = False
 
     with in_time(), pytest.raises(OutboundTimeout):
@@ -155,12 +159,15 @@ def test_an_endless_handshake_times_out(names: Names, server: Server, piece: byt
 
 
 def test_an_endless_lookup_times_out() -> None:
+    timed_out = threading.Event()
+
     def resolve(_: str) -> list[Any]:
-        time.sleep(3)
+        timed_out.wait(2 * MAX_SECONDS)
         raise OSError
 
     with in_time(), pytest.raises(OutboundTimeout):
         OutboundClient(resolve=resolve).send("GET", "http://example.com/", timeout_seconds=TIMEOUT_SECONDS, max_bytes=1)
+    timed_out.set()
 
 
 def test_an_unknown_name_is_reported(names: Names) -> None:

@@ -42,7 +42,7 @@ def test_an_unreadable_file_is_not_reported_as_missing(tmp_path: Path) -> None:
 
 
 def test_reads_and_writes_are_retried_while_the_disk_fails(tmp_path: Path) -> None:
-    folder = FolderStore(tmp_path, StorageTimeouts(retry_seconds=10, request_seconds=1))
+    folder = FolderStore(tmp_path, StorageTimeouts(retry_seconds=60, request_seconds=1))
     folder.create(NAME, b"x", "a")
     results = list[object]()
     reader = threading.Thread(target=lambda: results.append(folder.read(NAME)))
@@ -54,7 +54,7 @@ def test_reads_and_writes_are_retried_while_the_disk_fails(tmp_path: Path) -> No
         reader.join(0.3)
         assert results == []
     for thread in (reader, writer):
-        thread.join(10)
+        thread.join(60)
 
     assert results in ([b"x", True], [True, b"x"])
     assert folder.read("2026/11/24/b-0.png") == b"y"
@@ -79,7 +79,7 @@ def test_operations_raise_storage_unavailable_if_the_disk_keeps_failing(tmp_path
 
 def test_a_job_survives_a_moment_in_which_its_input_image_is_unreadable(bench: Bench) -> None:
     job = bench.submit([encoded(scene())])
-    images = ImageStore(FolderStore(bench.folder, StorageTimeouts(retry_seconds=20, request_seconds=1)))
+    images = ImageStore(FolderStore(bench.folder, StorageTimeouts(retry_seconds=60, request_seconds=1)))
     runner = bench.runner(NullEngine(), images)
     name = next(path for path in bench.folder.rglob("*") if path.is_file())
     moved = name.rename(bench.folder / "moved")
@@ -90,7 +90,7 @@ def test_a_job_survives_a_moment_in_which_its_input_image_is_unreadable(bench: B
     worker.join(0.5)
     assert bench.read(job).state == "queued"
     moved.replace(name)
-    worker.join(20)
+    worker.join(60)
 
     assert bench.read(job).state == "succeeded"
 

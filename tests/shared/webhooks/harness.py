@@ -42,7 +42,8 @@ def expire_waits(client: redis.Redis, begin: str, queue: str) -> None:
     for name in (f"queue:{queue}", f"flying:{queue}", f"flying:{owner}"):
         ids: Any = client.zrange(begin + name, 0, -1)
         if ids:
-            client.zadd(begin + name, dict.fromkeys(ids, 1))
+            # Those that were sent meanwhile are not added again.
+            client.zadd(begin + name, dict.fromkeys(ids, 1), xx=True)
     client.hdel(f"{begin}health:{queue}", "until")
     client.hdel(f"{begin}down:{origin}", "until", "trial")
     if client.exists(f"{begin}queue:{queue}"):

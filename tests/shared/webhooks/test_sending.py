@@ -3,7 +3,6 @@
 import base64
 import logging
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -188,21 +187,20 @@ def test_a_host_that_now_resolves_to_a_private_address_is_not_contacted(
 def test_a_hanging_receiver_delays_no_other(outbox: OutboxHarness, receiver: Receiver) -> None:
     released = threading.Event()
     receiver.behave = hang(released)
-    with receiving() as other, outbox.sending(outbox.sender([receiver.origin, other.origin]), threads=8):
-        for _ in range(50):
-            outbox.done(webhook_url=receiver.url)
-        wait_until(lambda: len(receiver.arrivals) == 4)
-        begin = time.monotonic()
-        for _ in range(20):
-            outbox.done(webhook_url=other.url)
-        for _ in range(20):
-            other.next()
-        took = time.monotonic() - begin
-        assert len(receiver.arrivals) == 4
-        released.set()
-        wait_until(lambda: len(receiver.arrivals) == 50)
-
-    assert took < 5
+    with receiving() as other:
+        # A webhook that waited for one that hangs would not come before the test ends.
+        sender = outbox.sender([receiver.origin, other.origin], total_seconds=60)
+        with outbox.sending(sender, threads=8):
+            for _ in range(50):
+                outbox.done(webhook_url=receiver.url)
+            wait_until(lambda: len(receiver.arrivals) == 4)
+            for _ in range(20):
+                outbox.done(webhook_url=other.url)
+            for _ in range(20):
+                other.next()
+            assert len(receiver.arrivals) == 4
+            released.set()
+            wait_until(lambda: len(receiver.arrivals) == 50)
 
 
 def test_several_senders_share_the_work_and_send_nothing_twice(outbox: OutboxHarness, receiver: Receiver) -> None:

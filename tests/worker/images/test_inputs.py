@@ -271,3 +271,27 @@ def test_metadata_of_input_images_is_not_passed_on(bench: Bench) -> None:
 
     assert b"5ecret" not in io.BytesIO(bench.files[0].read_bytes()).getvalue()
     assert done.state == "succeeded"
+
+
+def test_an_image_and_its_mask_get_the_shape_of_the_result(bench: Bench) -> None:
+    job = bench.submit([encoded(scene())] * 2, encoded(half_mask()), resize_mode="crop", width=64, height=64)
+
+    inputs = InputReader(bench.inputs, max_pixels=10**6).inputs(job)
+
+    assert inputs.mask is not None
+    # Only the first image is what the result begins from.
+    assert [image.shape for image in inputs.images] == [(64, 64, 3), (64, 96, 3)]
+    assert inputs.sources[0].size == (64, 64)
+    assert inputs.mask.shape == (64, 64)
+    assert (inputs.mask[:, :32] == 0).all()
+
+
+def test_masked_parts_are_filled_before_the_shape_is_changed(bench: Bench) -> None:
+    fields = {"mask_fill": "grey", "resize_mode": "fill", "width": 96, "height": 96}
+    job = bench.submit([encoded(scene())], encoded(half_mask()), **fields)
+
+    (image,) = InputReader(bench.inputs, max_pixels=10**6).inputs(job).images
+
+    assert image.shape == (96, 96, 3)
+    assert (image[:, 50:] == 127).all()
+    assert not (image[:, :46] == 127).all()

@@ -46,7 +46,7 @@ def test_a_short_job_has_no_previews(null: Stack) -> None:
 
 
 def test_requested_previews_are_sent_at_once_and_spread_over_the_steps(null: Stack) -> None:
-    job_id = submit_job(null, **simulated(seconds=0.6) | {"previews": 4})
+    job_id = submit_job(null, **simulated(seconds=3) | {"previews": 4})
 
     steps = [event.data["step"] for event in null.api.all_events(job_id) if event.type == "preview"]
     # The first one may come before somebody listens.
@@ -71,9 +71,10 @@ def test_progress_only_goes_forward(sd: Stack) -> None:
 def test_progress_is_reported_at_most_four_times_a_second(null: Stack) -> None:
     job_id = submit_job(null, **simulated(seconds=1))
 
-    events = [event for event in null.api.all_events(job_id) if event.type == "progress"]
+    *events, done = null.api.all_events(job_id)
+    progress = [event for event in events if event.type == "progress"]
     # A hundred steps; the last may follow the one before it at once.
-    assert 2 <= len(events) <= 5
+    assert 2 <= len(progress) <= 1 + 4 * done.data["timings"]["generate_ms"] / 1000
 
 
 def test_a_running_job_can_be_cancelled_and_leaves_no_file(sd: Stack) -> None:
@@ -94,4 +95,4 @@ def test_a_cancelled_job_ends_at_its_next_step(null: Stack) -> None:
     null.api.delete(f"/api/jobs/{job_id}")
 
     # A step takes 0.3 s here; the rest is for a busy machine.
-    assert null.api.wait_until_done(job_id)["timings"]["total_ms"] < 3000
+    assert null.api.wait_until_done(job_id)["timings"]["total_ms"] < 15_000

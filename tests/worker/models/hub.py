@@ -52,11 +52,11 @@ class Hub:
         """Each file that was sent, and the start of its range."""
         self.tokens_elsewhere: list[str | None] = []
         """The authorization of each request for a large file there."""
-        self.asked = 0
+        self.num_requests = 0
 
     def answer(self, path: str, authorization: str | None, start: int, *, looks: bool) -> Answer:
         """`looks`: a HEAD request."""
-        self.asked += 1
+        self.num_requests += 1
         if path.startswith(ELSEWHERE):
             self.tokens_elsewhere.append(authorization)
             return self._content(path.removeprefix(ELSEWHERE), start)
@@ -73,7 +73,7 @@ class Hub:
         _, kind, commit = (path or f"/revision/{self.commit}").split("/")
         if commit != self.commit:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
-        files = [self._told(path) for path in sorted(self.folder.rglob("*")) if path.is_file()]
+        files = [self._describe(path) for path in sorted(self.folder.rglob("*")) if path.is_file()]
         if kind == "tree":
             return 200, {}, json.dumps(files).encode()
         siblings = [{"rfilename": file["path"], "size": file["size"]} for file in files]
@@ -87,11 +87,11 @@ class Hub:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b""
         if name in self.gone or not (self.folder / name).is_file():
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
-        told = self._told(self.folder / name)
-        lfs = cast(dict[str, str], told.get("lfs") or {})
-        headers = {"X-Repo-Commit": self.commit, "ETag": f'"{lfs.get("oid") or told["oid"]}"'}
+        description = self._describe(self.folder / name)
+        lfs = cast(dict[str, str], description.get("lfs") or {})
+        headers = {"X-Repo-Commit": self.commit, "ETag": f'"{lfs.get("oid") or description["oid"]}"'}
         if self.elsewhere and lfs:
-            linked = {"X-Linked-Size": str(told["size"]), "X-Linked-ETag": headers["ETag"]}
+            linked = {"X-Linked-Size": str(description["size"]), "X-Linked-ETag": headers["ETag"]}
             return 302, {**headers, **linked, "Location": f"{self.elsewhere}{ELSEWHERE}{name}"}, b""
         if looks:
             return 200, headers, (self.folder / name).read_bytes()
@@ -107,17 +107,17 @@ class Hub:
             return 200, {}, data
         return 206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}, data[start:]
 
-    def _told(self, path: Path) -> dict[str, object]:
+    def _describe(self, path: Path) -> dict[str, object]:
         data = path.read_bytes()
-        told: dict[str, object] = {
+        description: dict[str, object] = {
             "type": "file",
             "path": path.relative_to(self.folder).as_posix(),
             "size": len(data),
             "oid": hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest(),
         }
         if path.name.endswith((".safetensors", ".bin")):
-            told["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
-        return told
+            description["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+        return description
 
 
 @contextmanager

@@ -155,13 +155,13 @@ def test_a_plan_tells_download_licence_and_memory_and_downloads_no_weights(shell
 
 
 def test_a_plan_of_a_model_on_this_machine_needs_no_network(shell: Shell) -> None:
-    shell.hub.asked = 0
+    shell.hub.num_requests = 0
 
     output = shell.output("plan", "starter", SD_DTYPE="bfloat16")
 
     assert "none: it is on this machine" in output
     assert "bfloat16" in output
-    assert shell.hub.asked == 0
+    assert shell.hub.num_requests == 0
 
 
 def test_a_plan_of_an_unknown_model_is_one_sentence(shell: Shell) -> None:

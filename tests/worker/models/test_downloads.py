@@ -9,8 +9,11 @@ import pytest
 
 from tests.worker.models.conftest import CLUTTER, INDEX, MEGABYTE, NAME, NEEDED, TOKEN, WEIGHTS, fetch, refusal
 from tests.worker.models.hub import Hub
+from worker.models.catalogue.prospects import prospect_of
 from worker.models.download_plans import INCOMPLETE_DIR
 from worker.models.hub import downloads
+from worker.models.hub.model_store import remove_model
+from worker.models.local_model import ModelFormat
 from worker.models.required_files import MODEL_CONFIG, parts_of, select_files
 from worker.models.sources import ModelSource
 
@@ -32,6 +35,39 @@ def test_only_files_that_the_pipeline_needs_are_downloaded(hub: Hub, folder: Pat
     assert all((folder / path).read_bytes() == (published / path).read_bytes() for path in NEEDED)
     assert not {name for name, _ in hub.sent} & set(CLUTTER)
     assert hub.sent[-1] == ("model_index.json", 0)
+
+
+@pytest.fixture
+def modular(hub: Hub, published: Path, tmp_path: Path) -> str:
+    """A repository with a modular pipeline, whose index also says where each part comes from."""
+    hub.folder = shutil.copytree(published, tmp_path / "modular")
+    (hub.folder / "model_index.json").unlink()
+    source = {"pretrained_model_name_or_path": NAME, "subfolder": "x"}
+    parts = {name: [*value, source] for name, value in INDEX.items() if isinstance(value, list) and None not in value}
+    index = {"_class_name": "StableDiffusionXLModularPipeline", **parts}
+    (hub.folder / "modular_model_index.json").write_text(json.dumps(index))
+    return "modular_model_index.json"
+
+
+def test_a_modular_pipeline_is_downloaded_once_and_removed(hub: Hub, folder: Path, modular: str) -> None:
+    source = ModelSource("SD_MODEL_ID", NAME, folder.parents[1], TOKEN)
+    model = source.ensure_downloaded()
+
+    assert model.format is ModelFormat.MODULAR
+    assert files_in(folder) == {*NEEDED, modular, "download.json"} - {"model_index.json"}
+    assert hub.sent[-1] == (modular, 0)
+    hub.asked = 0
+    assert source.ensure_downloaded() == model
+    assert hub.asked == 0
+    assert remove_model(folder.parents[1], NAME).missing_bytes == 0
+    assert not folder.exists()
+
+
+def test_what_a_modular_pipeline_takes_is_told_before_its_download(hub: Hub, folder: Path, modular: str) -> None:
+    found = prospect_of(ModelSource("The name", NAME, folder.parents[1], TOKEN))
+
+    assert found.missing_bytes > 6 * MEGABYTE
+    assert not folder.exists()
 
 
 def test_full_precision_is_downloaded_for_float32(hub: Hub, folder: Path) -> None:
@@ -151,11 +187,11 @@ def test_damaged_weights_are_deleted(hub: Hub, folder: Path) -> None:
 
 def test_a_complete_model_needs_no_request(hub: Hub, folder: Path) -> None:
     fetch(folder)
-    hub.asked = 0
+    hub.num_requests = 0
 
     fetch(folder)
 
-    assert hub.asked == 0
+    assert hub.num_requests == 0
 
 
 def test_of_two_parallel_downloads_one_waits(hub: Hub, folder: Path) -> None:

@@ -80,7 +80,7 @@ def test_offline_mode_sends_no_request(hub: Hub, folder: Path, monkeypatch: pyte
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
     assert "HF_HUB_OFFLINE is set" in refusal(folder)
-    assert hub.asked == 0
+    assert hub.num_requests == 0
 
 
 def test_an_interrupted_download_reports_its_current_obstacle(hub: Hub, cut: Path) -> None:

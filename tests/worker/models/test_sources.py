@@ -42,12 +42,12 @@ def test_a_hugging_face_model_is_downloaded_into_the_model_folder(hub: Hub, tmp_
 
 def test_a_downloaded_model_needs_no_network(hub: Hub, tmp_path: Path) -> None:
     found(NAME, tmp_path)
-    hub.asked = 0
+    hub.num_requests = 0
 
     model = found(NAME, tmp_path, "expired")
 
     assert model.folder == tmp_path / NAME
-    assert hub.asked == 0
+    assert hub.num_requests == 0
 
 
 def test_a_copied_model_needs_no_network(no_network: None, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from worker.engines.diffusers.loading.pipeline_classes import (
 )
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
 from worker.models.families import Family, Guidance, Siblings, family_of
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER
@@ -43,6 +44,7 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
     guidance = default_guidance(family, form, parameters)
     schedulers = usable_schedulers(model.config("scheduler"), only_lcm=_is_consistency_model(model))
     loras = tuple(find_loras(options.lora_dir)) if options.lora_dir and takes_loras(pipeline) else ()
+    embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
     return Capabilities(
         model=model.name,
         width=width,
@@ -63,6 +65,7 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         inpainting=siblings.inpaint is not None,
         strength=(overrides.strength or STRENGTH) if siblings.image else None,
         loras=loras,
+        embeddings=embeddings,
         safety=_safety(model, options),
         requires=family.needs,
         ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline))
@@ -122,8 +125,7 @@ def _safety(model: LocalModel, options: DiffusersOptions) -> str:
 
 def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     """Ways to read prompts that need CLIP, and as the only encoder where it is to skip layers."""
-    encoders = [model.index.get(name) or (None, None) for name in ("text_encoder", "text_encoder_2")]
-    names = [str(name) for _, name in encoders if name]
+    names = [model.parts[part][1] for part in ("text_encoder", "text_encoder_2") if part in model.parts]
     if not family.reads_with_clip or not all(name.startswith("CLIPTextModel") for name in names):
         return ("clip_skip", "prompt_syntax")
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()

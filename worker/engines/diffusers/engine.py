@@ -42,7 +42,9 @@ from worker.engines.diffusers.memory.out_of_memory import (
 )
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
+from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.engines.diffusers.prompts.encoding import Prompts
+from worker.engines.diffusers.prompts.textual_inversions import TextualInversions
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
 from worker.images.values import Inputs, RenderedImage
@@ -82,6 +84,7 @@ class DiffusersEngine:
         self._loras = Loras(pipelines, options.lora_dir, model.name)
         max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
+        self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.
@@ -109,12 +112,12 @@ class DiffusersEngine:
 
     @property
     def fingerprint(self) -> str:
-        """LoRAs may change at any time."""
+        """LoRAs and embeddings may change at any time."""
         options = self._options
         settings = (self.dtype, self.device, self._checker is not None, options.optimize, options.compile_sizes)
         loras = find_loras(options.lora_dir) if options.lora_dir else {}
-        files = dict.fromkeys([self._model.path, self._model.folder, *loras.values()])
-        return fingerprint(files, *settings)
+        files = [*loras.values(), *find_embeddings(options.embedding_dir).values()]
+        return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
 
     @property
     def acceleration(self) -> str:
@@ -127,7 +130,8 @@ class DiffusersEngine:
         return self._pipelines.size_bytes
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        return self._render(request, self._specs(request, inputs, watch), watch)
+        (read,) = self._read([request], [watch])
+        return self._render(read, self._specs(read, inputs, watch), watch)
 
     def batch_capacity(self, request: GenerationRequest) -> int:
         return self._memory_budget.batch_capacity(request, self._max_batch_size)
@@ -135,11 +139,10 @@ class DiffusersEngine:
     def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
-        specs = [
-            self._specs(request, job_inputs, watch.for_job(job))
-            for job, (request, job_inputs) in enumerate(zip(requests, inputs, strict=True))
-        ]
-        images = iter(self._render(requests[0], list(itertools.chain(*specs)), watch))
+        watches = [watch.for_job(job) for job in range(len(requests))]
+        read = self._read(requests, watches)
+        specs = [self._specs(*job) for job in zip(read, inputs, watches, strict=True)]
+        images = iter(self._render(read[0], list(itertools.chain(*specs)), watch))
         return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
 
     def memory(self) -> DeviceMemory | None:
@@ -162,11 +165,19 @@ class DiffusersEngine:
         gc.collect()
         free_memory()
 
+    def _read(self, requests: Sequence[GenerationRequest], watches: Sequence[JobWatch]) -> list[GenerationRequest]:
+        """With the embeddings that their prompts name."""
+        found = list(self._inversions.read(requests))
+        for (_, warnings), watch in zip(found, watches, strict=True):
+            for warning in warnings:
+                watch.add_warning(warning)
+        return [request for request, _ in found]
+
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
         for warning in prompt_warnings(self._pipelines, request):
-            watch.add_warning(warning)
+            watch.add_warning(self._inversions.readable(warning))
         seeds = range(request.seed, request.seed + request.num_images)
         given = self._image_inputs(inputs, request.width, request.height)
         return [ImageSpec(request.prompt, request.negative_prompt, seed, given, watch.add_warning) for seed in seeds]
@@ -255,6 +266,11 @@ def _dtype(options: DiffusersOptions, family: Family, device: torch.device) -> t
     if options.optimize == "max" and computes_bfloat16():
         half = {**half, "cpu": torch.bfloat16}
     return choose_dtype(options.dtype, device, half)
+
+
+def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
+    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
+    return dtype_name(_dtype(options, family_of(model), choose_device(options.device)))
 
 
 def _usable_references(inputs: Inputs) -> tuple[Any, ...]:

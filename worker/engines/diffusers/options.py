@@ -12,6 +12,7 @@ class DiffusersOptions:
     safety_checker: Callable[[], Path] | None = None
     """Returns the folder of the checker for models without their own; None switches checking off."""
     lora_dir: Path | None = None
+    embedding_dir: Path | None = None
     max_batch_size: int = 4
     optimize: str = "safe"
     """off, safe, fast or max (see SD_OPTIMIZE)."""

@@ -68,7 +68,9 @@ class Catalogue:
         more = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS") for name in settings.models]
         starter = ModelSource.for_model(settings, STARTER_NAME, "")
         return cls(
-            settings.model_dir, [*defaults, *more, starter], [settings.lora_dir, settings.model_dir / UPSCALERS_FOLDER]
+            settings.model_dir,
+            [*defaults, *more, starter],
+            [settings.lora_dir, settings.embedding_dir, settings.model_dir / UPSCALERS_FOLDER],
         )
 
     def scan(self) -> Mapping[str, CatalogueModel]:

@@ -16,7 +16,7 @@ from worker.models.checkpoints.recognition import NotACheckpoint
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
 from worker.models.fingerprint import revision_of_files
 from worker.models.hub.licences import commercial_use_of, licence_of_card
-from worker.models.local_model import MODULAR_INDEX, LocalModel, index_name
+from worker.models.local_model import LocalModel, index_name
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides
 from worker.models.sources import folder_model
 
@@ -25,7 +25,6 @@ SETTLING_SECONDS = 2.0
 #: An incomplete file that has not grown for this time is broken.
 COPYING_SECONDS = 60.0
 CARD = "README.md"
-MODULAR = "It is a modular pipeline, which is not supported; use a folder with a model_index.json."
 
 #: The model of a base by its name, or, for None, one with a pipeline among these; None if there is none.
 FindBase = Callable[[str | None, frozenset[str]], LocalModel | None]
@@ -79,8 +78,6 @@ class Inspector:
         index = index_name(candidate.path)
         if index is None:
             return _entry(candidate, DiskState.BROKEN, "Its index is not a file.")
-        if index == MODULAR_INDEX:
-            return _entry(candidate, DiskState.BROKEN, MODULAR)
         model = replace(folder_model(candidate.name, candidate.path, index), revision=_revision(candidate))
         if not model.pipeline_class.isidentifier():
             return _entry(candidate, DiskState.BROKEN, f"Its {index} names no pipeline class.")

@@ -12,7 +12,7 @@ from worker.models.checkpoints.tensor_names import Role, sort_tensors
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
 from worker.models.hub.licences import commercial_use_of, licence_of_card
-from worker.models.local_model import LocalModel
+from worker.models.local_model import LocalModel, index_name
 from worker.models.placements import HALF_PRECISION, WIDTHS, Placement, choose_placement, working_bytes
 from worker.models.sources import ModelSource, folder_model
 from worker.models.weight_files import SUFFIX
@@ -54,7 +54,7 @@ class Prospect:
 
 def prospect_of(source: ModelSource) -> Prospect:
     """Downloads configurations at most. Raises ConfigurationError with advice."""
-    if source.is_remote and not (source.folder / source.index).is_file():
+    if source.is_remote and index_name(source.folder, source.index) is None:
         return _remote(source)
     return _local(source.ensure_downloaded())
 
@@ -124,7 +124,8 @@ def _remote(source: ModelSource) -> Prospect:
         with TemporaryDirectory() as temporary:
             plan = downloader.plan(name, source.folder)
             downloader.fetch_configurations(name, plan, Path(temporary))
-            model = folder_model(source.model_id, Path(temporary), source.index)
+            index = index_name(Path(temporary), source.index) or source.index
+            model = folder_model(source.model_id, Path(temporary), index)
             missing = plan.total_bytes - plan.complete_bytes(source.folder)
             parameters = _planned_parameters(name, plan, downloader)
             return _prospect(model, plan.licence, parameters, plan.total_bytes, missing)

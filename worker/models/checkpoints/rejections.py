@@ -12,7 +12,7 @@ _KINDS = (
     ),
     (r"(?:control_model|controlnet_\w+|input_hint_block)\..*", "This is a ControlNet, which is not supported."),
     (r"(?:ip_adapter|image_proj)\..*", "This is an IP-Adapter, which is not supported."),
-    (r"(?:emb_params|string_to_param.*)", "This is a textual inversion embedding, not a model."),
+    (r"(?:emb_params|string_to_param.*)", "This is a textual inversion embedding: put it into SD_EMBEDDING_DIR."),
     (
         r"conditioner\.embedders\.0\.model\..*",
         "This is the refiner of Stable Diffusion XL, which draws no image itself.",
@@ -41,7 +41,7 @@ def reason_of_rejection(header: Header) -> str | None:
         if any(kind.fullmatch(name) for name in names):
             return sentence
     if {"clip_l", "clip_g"} >= set(names):
-        return "This is a textual inversion embedding, not a model."
+        return "This is a textual inversion embedding: put it into SD_EMBEDDING_DIR."
     if any(name.startswith(_DENOISERS) for name in names):
         return None
     for pattern, part in _PARTS:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from worker.models.download_plans import (
 )
 from worker.models.hub.errors import HubUnreachable, translated_hub_errors
 from worker.models.hub.licences import licence_of_fields
+from worker.models.local_model import index_name, index_names
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, select_files
 from worker.models.weight_files import width_of
 
@@ -50,7 +51,8 @@ class Downloader:
     on_progress: OnProgress
     """Called at the start, about once a second, and at the end."""
     index: str = PIPELINE_INDEX
-    """The file that lists the parts of the model. It is downloaded last: its presence marks a complete model."""
+    """The file that lists the parts of the model; modular pipelines have another. It is downloaded last: its presence
+    marks a complete model."""
 
     def fetch(self, name: str, folder: Path) -> None:
         """Download the model into the folder, or wait for another process that is downloading it.
@@ -61,7 +63,7 @@ class Downloader:
         with _disk_errors(name, folder), _network_errors(name, folder):
             folder.mkdir(parents=True, exist_ok=True)
             with _removed_if_empty(folder), _locked(name, folder):
-                if not (folder / self.index).is_file():
+                if index_name(folder, self.index) is None:
                     self._fetch(name, folder)
 
     def _fetch(self, name: str, folder: Path) -> None:
@@ -70,7 +72,8 @@ class Downloader:
         plan = self.plan(name, folder)
         plan.write(folder)
         _require_disk_space(name, folder, plan.total_bytes - plan.complete_bytes(folder))
-        parts = [file.path for file in plan.files if file.path != self.index]
+        index = self._index_in([file.path for file in plan.files])
+        parts = [file.path for file in plan.files if file.path != index]
         self.on_progress(name, plan.downloaded_bytes(folder), plan.total_bytes)
         with ThreadPoolExecutor(1) as executor:
             download = executor.submit(self._download_files, name, plan.commit, folder, parts)
@@ -81,7 +84,7 @@ class Downloader:
                 self.on_progress(name, done, plan.total_bytes)
             download.result()
         self._require_undamaged(name, plan.commit, folder)
-        self._download_files(name, plan.commit, folder, [self.index])
+        self._download_files(name, plan.commit, folder, [index])
         self.on_progress(name, plan.total_bytes, plan.total_bytes)
 
     def plan(self, name: str, folder: Path) -> DownloadPlan:
@@ -98,15 +101,17 @@ class Downloader:
         if interrupted:
             return interrupted
         commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        if self.index not in sizes:
+        index = self._index_in(sizes)
+        if index not in sizes:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
-        paths = select_files(sizes, self._parts(name, commit), name, self.dtype, self.index)
+        paths = select_files(sizes, self._parts(name, commit, index), name, self.dtype, index)
         files = tuple(PlannedFile(path=path, size=sizes[path]) for path in paths)
         return DownloadPlan(commit=commit, files=files, licence=_licence_of(info))
 
     def fetch_configurations(self, name: str, plan: DownloadPlan, folder: Path) -> None:
         """Download the index and the configurations of the parts only. Raises HubUnreachable and ConfigurationError."""
-        wanted = [file.path for file in plan.files if file.path == self.index or file.path.endswith(CONFIGURATIONS)]
+        index = self._index_in([file.path for file in plan.files])
+        wanted = [file.path for file in plan.files if file.path == index or file.path.endswith(CONFIGURATIONS)]
         self._download_files(name, plan.commit, folder, wanted)
 
     def stored_width(self, name: str, commit: str, path: str) -> float:
@@ -119,10 +124,13 @@ class Downloader:
         counts = header.parameter_count
         return sum(count * width_of(dtype) for dtype, count in counts.items()) / max(1, sum(counts.values()))
 
-    def _parts(self, name: str, commit: str) -> Iterable[str]:
+    def _index_in(self, paths: Collection[str]) -> str:
+        return next((name for name in index_names(self.index) if name in paths), self.index)
+
+    def _parts(self, name: str, commit: str, index: str) -> Iterable[str]:
         with tempfile.TemporaryDirectory() as temporary, translated_hub_errors(name):
-            file = hf_hub_download(name, self.index, revision=commit, local_dir=temporary, token=self.token)
-            return parts_of(read_index(name, Path(file).read_bytes()), name, self.index)
+            file = hf_hub_download(name, index, revision=commit, local_dir=temporary, token=self.token)
+            return parts_of(read_index(name, Path(file).read_bytes()), name, index)
 
     def _download_files(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
         with translated_hub_errors(name):

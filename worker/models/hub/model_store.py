@@ -45,7 +45,7 @@ def remove_model(model_dir: Path, name: str) -> StoredModel:
     else:
         model = _stored_model(path, name)
         # The files that mark it as complete go first, in case the removal is interrupted.
-        for index in (PIPELINE_INDEX, MODEL_CONFIG):
+        for index in (PIPELINE_INDEX, MODULAR_INDEX, MODEL_CONFIG):
             (path / index).unlink(missing_ok=True)
         shutil.rmtree(path)
     if path.parent != model_dir and not any(path.parent.iterdir()):

@@ -77,6 +77,12 @@ export function logOut() {
 export function imageUrl(image, { isThumbnail = false } = {}) {
   const { pathname, search } = new URL(image.url, location.href);
   const url = BASE + pathname.slice(pathname.indexOf("/api/jobs/")) + search;
-  if (!isThumbnail) return url;
-  return url + (search ? "&" : "?") + "width=320";
+  return isThumbnail ? `${url}${search ? "&" : "?"}width=320` : url;
+}
+
+// Whether the service still has an image; null if it does not say so now.
+export async function isStored(url) {
+  const answer = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch(() => null);
+  if (answer?.ok) return true;
+  return answer?.status === 404 ? false : null;
 }

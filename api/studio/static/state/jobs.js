@@ -218,7 +218,7 @@ export async function cancel(id) {
 export async function setPinned(id, pinned) {
   patch(id, { pinned });
   try {
-    upsert(await sendJson(`/api/jobs/${id}/pin`, { method: pinned ? "PUT" : "DELETE" }));
+    upsert(await sendJson(`/api/jobs/${id}/pin`, { method: pinned ? "PUT" : "DELETE", keepalive: true }));
   } catch (error) {
     patch(id, { pinned: !pinned });
     notifyProblem(error);

@@ -1,7 +1,7 @@
 // The job that was made last: its preview becoming clear, then its images and what can be done with them.
 import { html } from "../vendor/htm-preact.js";
 import { runAgain, useAsInput, vary } from "../state/actions.js";
-import { imageUrl, session } from "../state/api.js";
+import { session } from "../state/api.js";
 import { downloadImage } from "../state/downloads.js";
 import { form } from "../state/form.js";
 import { cancel, isUnfinished, jobs, setPinned } from "../state/jobs.js";
@@ -51,7 +51,7 @@ function Shown({ job, onOpen }) {
   if (job.state === "succeeded" && job.images.length) {
     return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
       ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.prompt}`} onClick=${() => onOpen(job.id, image.index)}>
-        <${StoredImage} src=${imageUrl(image)} alt=${job.prompt} width=${image.width} height=${image.height} />
+        <${StoredImage} image=${image} alt=${job.prompt} width=${image.width} height=${image.height} />
       </button>`)}
     </div>`;
   }

@@ -1,26 +1,25 @@
-// An image of the service. One that cannot be loaded is tried again until the service says that it does not have it.
+// An image of a job. One that does not come, as without a network, is asked for again until it is there or known to be gone.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { imageUrl, isStored } from "../state/api.js";
+import { connection } from "../state/events.js";
 
-const RETRY_MS = 2_000;
+const MAX_WAIT_MS = 15_000;
+// A bucket does not tell pages of other origins why.
+const MAX_ATTEMPTS = 5;
 
-// `failure` is null, "away" or "gone".
-export function useStoredImage(url) {
-  const [failure, setFailure] = useState(null);
+export function StoredImage({ image, isThumbnail = false, onGone, ...attributes }) {
+  const [{ attempt, hasFailed }, set] = useState({ attempt: 0, hasFailed: false });
+  const url = imageUrl(image, { isThumbnail });
   useEffect(() => {
-    if (failure !== "away") return undefined;
-    let timer = 0;
-    const check = async () => {
-      const answer = await fetch(url, { method: "HEAD", redirect: "manual" }).catch(() => null);
-      if (!answer) timer = setTimeout(check, RETRY_MS);
-      else setFailure(answer.ok ? null : "gone");
-    };
-    timer = setTimeout(check, RETRY_MS);
+    if (!hasFailed) return undefined;
+    let timer = null;
+    const again = () => set({ attempt: attempt + 1, hasFailed: false });
+    isStored(url).then((stored) => {
+      const isGone = stored === false || (attempt >= MAX_ATTEMPTS && connection.get().isOnline);
+      if (isGone && onGone) onGone();
+      else timer = setTimeout(again, Math.min(MAX_WAIT_MS, 500 * 2 ** attempt));
+    });
     return () => clearTimeout(timer);
-  }, [failure]);
-  return { failure, onError: () => setFailure("away") };
-}
-
-export function StoredImage(props) {
-  const { failure, onError } = useStoredImage(props.src);
-  return html`<img ...${props} key=${failure} onError=${failure ? undefined : onError} />`;
+  }, [hasFailed]);
+  return html`<img key=${attempt} src=${url} ...${attributes} onError=${() => set({ attempt, hasFailed: true })} />`;
 }

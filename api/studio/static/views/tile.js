@@ -1,30 +1,27 @@
 // One job in the gallery.
-import { html } from "../vendor/htm-preact.js";
-import { imageUrl, session } from "../state/api.js";
+import { html, useState } from "../vendor/htm-preact.js";
+import { session } from "../state/api.js";
 import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress } from "./progress.js";
-import { useStoredImage } from "./stored-image.js";
+import { StoredImage } from "./stored-image.js";
 
 const GONE = "The image is no longer stored";
-const AWAY = "The image cannot be loaded now";
 
 export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, onToggle, onOpen }) {
   const job = useStore(jobs, ({ byId }) => byId.get(id));
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
-  const image = job?.state === "succeeded" ? job.images[0] : null;
-  const url = image && imageUrl(image, { isThumbnail: true });
-  const { failure, onError } = useStoredImage(url);
+  const [isGone, setGone] = useState(false);
   if (!job) return null;
   const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
   // A tile without an image is named by the text in it.
-  const name = failure || job.state !== "succeeded" ? null : job.prompt;
+  const name = isGone || job.state !== "succeeded" ? null : job.prompt;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
     <button type="button" class="tile-open" data-job=${id} tabindex=${isTabStop ? 0 : -1} aria-label=${name} onClick=${open}
       onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
-      <${Content} job=${job} url=${url} failure=${failure} onError=${onError} />
+      <${Content} job=${job} isGone=${isGone} onGone=${() => setGone(true)} />
     </button>
     ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
     <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.prompt}`} onChange=${() => onToggle(id)} /></label>
@@ -34,10 +31,13 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   </li>`;
 }
 
-function Content({ job, url, failure, onError }) {
+function Content({ job, isGone, onGone }) {
+  const [image] = job.images;
   const prompt = html`<span class="visually-hidden">${job.prompt} </span>`;
-  if (failure) return html`<span class="tile-text">${prompt}<${Icon} name="close" /><span class="tile-state">${failure === "gone" ? GONE : AWAY}</span></span>`;
-  if (url) return html`<img src=${url} alt=${job.prompt} loading="lazy" decoding="async" onError=${onError} />`;
+  if (isGone) return html`<span class="tile-text">${prompt}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
+  if (job.state === "succeeded" && image) {
+    return html`<${StoredImage} image=${image} isThumbnail=${true} alt=${job.prompt} loading="lazy" decoding="async" onGone=${onGone} />`;
+  }
   return html`<span class="tile-text">
     ${prompt}
     ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}
@@ -48,7 +48,8 @@ function Content({ job, url, failure, onError }) {
 
 function onKey(event, job, mayWrite, onToggle) {
   const keys = {
-    x: () => onToggle(job.id), s: () => mayWrite && setPinned(job.id, !job.pinned),
+    x: () => onToggle(job.id),
+    s: () => mayWrite && setPinned(job.id, !job.pinned),
     Delete: () => mayWrite && removeWithUndo([job.id]),
   };
   if (event.ctrlKey || event.metaKey || !keys[event.key]) return;

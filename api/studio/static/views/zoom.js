@@ -1,6 +1,5 @@
 // An image that can be enlarged with the wheel or the keyboard, and moved with the pointer.
 import { html, useRef, useState, useEffect } from "../vendor/htm-preact.js";
-import { StoredImage } from "./stored-image.js";
 
 export function Zoom({ src, alt, zoom, setZoom }) {
   const [shift, setShift] = useState({ x: 0, y: 0 });
@@ -19,6 +18,6 @@ export function Zoom({ src, alt, zoom, setZoom }) {
   const onPointerUp = () => void (start.current = null);
   const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
   return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
-    <${StoredImage} src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
+    <img src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
   </div>`;
 }

@@ -8,8 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 import requests
+from requests.adapters import HTTPAdapter
 
+from shared.access.sessions import CallerSessions
+from shared.redis.store import Store, connect
 from tests.api.clients import ALICE, BOB, Client
 from tests.api.images import encoded, half_mask, png_claiming, scene
 from tests.stack import Api, Stack
@@ -17,6 +21,7 @@ from tests.stack import Api, Stack
 TXT2IMG, IMG2IMG = "/sdapi/v1/txt2img", "/sdapi/v1/img2img"
 IMAGE = base64.b64encode(encoded(scene())).decode()
 HTML = "data:text/html;base64," + base64.b64encode(b"<html></html>").decode()
+POLLERS = 8
 
 
 def refusal(answer: requests.Response, status: int, code: str) -> str:
@@ -234,7 +239,7 @@ def test_what_has_no_effect_gives_a_warning(api: Api) -> None:
         "prompt weights are ignored",
     ):
         assert part in said
-    assert info["prompt"] == "a cat:dog:0.5 AND a bird"
+    assert info["prompt"] == "a dog, a bird"
 
 
 def test_unknown_routes_answer_in_the_shape_of_the_web_ui(api: Api) -> None:
@@ -250,19 +255,35 @@ def test_no_images_are_sent_unless_they_are_wanted(api: Api) -> None:
     assert answer.headers["x-job-id"]
 
 
-def test_a_thousand_polls_cost_little(null: Stack, api: Api) -> None:
-    """Each poll costs no call to Redis: the number of commands does not grow with them."""
-    import redis
+def test_a_thousand_polls_cost_few_calls_to_redis(null: Stack, api: Api) -> None:
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(pool_maxsize=POLLERS))
 
-    api.post(TXT2IMG, {"prompt": "x"})
-    with redis.Redis.from_url(null.settings["SD_REDIS_URL"]) as client:
-        before = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
-        with ThreadPoolExecutor(8) as pool:
-            session = requests.Session()
-            statuses = set(
-                pool.map(lambda _: session.get(f"{api.url}/sdapi/v1/progress", timeout=30).status_code, range(200))
-            )
-        after = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    def poll(_: int) -> tuple[int, bool]:
+        answer = session.get(f"{api.url}/sdapi/v1/progress", timeout=30)
+        return answer.status_code, {"progress", "error"} & answer.json().keys() != set()
 
-    assert statuses <= {200, 429}
-    assert after - before < 150
+    # Many steps: a job is cancelled at the next one.
+    lasting = {"prompt": "x", "metadata": {"simulate": {"seconds": 120}}, "num_inference_steps": 150}
+    running = api.post("/api/jobs", lasting).json()["id"]
+    # As if it had come from here: only the native protocol can have the null model take its time.
+    Store(connect(null.settings["SD_REDIS_URL"])).run(CallerSessions(null.prefix).set_job("@127.0.0.1", running))
+    try:
+        until(lambda: progress_of(Client(api, None))["state"]["job"] == running)
+        with redis.Redis.from_url(null.settings["SD_REDIS_URL"]) as client, ThreadPoolExecutor(POLLERS) as pool:
+            before, begin = script_calls(client), time.monotonic()
+            answers = set(pool.map(poll, range(1000)))
+            calls, seconds = script_calls(client) - before, time.monotonic() - begin
+    finally:
+        api.delete(f"/api/jobs/{running}")
+
+    # Callers faster than the limit are told so in the shape of the protocol.
+    assert answers <= {(200, True), (429, True)}
+    # Other processes of the tests make a few calls a second beside these.
+    assert calls < 1000 / 10 + 20 * seconds
+
+
+def script_calls(client: redis.Redis) -> int:
+    """Every operation of the service on Redis is one."""
+    calls: int = client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+    return calls

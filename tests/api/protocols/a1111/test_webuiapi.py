@@ -139,7 +139,7 @@ def test_images_are_enlarged(client: webuiapi.WebUIApi) -> None:
     assert upscaled.image.size == (256, 256)
     assert shows_heart(upscaled.image)
     boxed = {"resize_mode": 1, "upscaling_resize_w": 300, "upscaling_resize_h": 200, "upscaler_1": "Lanczos"}
-    assert client.extra_single_image(heart, **boxed).image.size == (200, 200)
+    assert client.extra_single_image(heart, **boxed).image.size == (300, 200)
     batch = client.extra_batch_images([heart, heart.resize((64, 32))], upscaler_1="Lanczos", upscaling_resize=2)
     assert [image.size for image in batch.images] == [(256, 256), (128, 64)]
     assert shows_heart(batch.images[0])

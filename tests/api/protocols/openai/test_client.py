@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from typing import Any
 
 import openai
@@ -10,6 +11,8 @@ from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent
 from PIL import Image
 
 from tests.api.images import encoded, scene
+from tests.api.protocols.conftest import openai_for
+from tests.api.protocols.openai.recorded_events import recorded_events
 from tests.conftest import RED_HEART
 from tests.stack import Stack
 from tests.worker.images.image_checks import (
@@ -113,6 +116,35 @@ def test_a_stream_has_partial_images_and_then_the_finished_one(openai_client: op
     assert opened(final).size == (512, 512)
     assert shows_a_red_heart(pixels(final))
     assert all(opened(base64.b64decode(event.b64_json)).size >= (64, 64) for event in partial)
+
+
+def test_the_first_partial_image_is_of_one_of_the_first_two_steps(sd: Stack, openai_client: openai.OpenAI) -> None:
+    with recorded_events(sd) as events:
+        stream = openai_client.images.generate(prompt=HEART, stream=True, partial_images=1, extra_body=SEED)
+        partial, completed = list(stream)
+        published = events(stream.response.headers["x-job-id"])
+
+    assert isinstance(partial, ImageGenPartialImageEvent)
+    assert isinstance(completed, ImageGenCompletedEvent)
+    number = next(number for number, event in enumerate(published) if event.type == "preview")
+    preview = json.loads(published[number].data)
+    assert (preview["b64_json"], preview["step"] <= 2) == (partial.b64_json, True)
+    # Nor was it held back until later steps.
+    assert all(json.loads(event.data)["step"] <= 2 for event in published[:number] if event.type == "progress")
+
+
+def test_a_partial_image_is_sent_while_its_job_runs(null: Stack) -> None:
+    lasting = {"metadata": {"simulate": {"seconds": 120}}, "num_inference_steps": 150}
+    with openai_for(null.api.url) as client:
+        stream = client.images.generate(prompt="x", stream=True, partial_images=3, extra_body=lasting)
+        job_id = stream.response.headers["x-job-id"]
+
+        assert isinstance(next(iter(stream)), ImageGenPartialImageEvent)
+
+        assert null.api.get(f"/api/jobs/{job_id}").json()["state"] == "running"
+        null.api.delete(f"/api/jobs/{job_id}")
+        with pytest.raises(openai.APIError, match="cancelled"):
+            list(stream)
 
 
 def heart_with_hole(opaque: bool) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.web_ui.prompt_tags import extract_loras, syntax_warnings
+from shared.jobs.web_ui.prompt_tags import extract_loras
 
 OFFERED = ("watercolour", "people/anna")
 
@@ -51,17 +51,11 @@ def test_more_loras_than_a_request_may_have_are_left_out() -> None:
     assert warnings == ["only the first 5 LoRAs are used"]
 
 
-def test_other_syntax_gives_a_warning() -> None:
-    assert len(list(syntax_warnings("a [cat:dog:0.5] AND [a|b]"))) == 2
-    assert list(syntax_warnings("a (cat:1.2) [dog] SAND, \\[a:b\\]")) in ([], list(syntax_warnings("[a:b]")))
-    assert list(syntax_warnings("a (cat:1.2) [dog] SAND")) == []
-
-
-@pytest.mark.parametrize("hostile", ["<lora:", "<lora:a:", "[", "[a:", "[a|", "<lora:a:1", "AND "])
+@pytest.mark.parametrize("hostile", ["<lora:", "<lora:a:", "<lora:a:1"])
 def test_hostile_prompts_cost_little(hostile: str) -> None:
     prompt, begin = (hostile * 4000)[:4000], time.process_time()
 
     extracted: Any = extract_loras(prompt, OFFERED)
 
-    assert list(syntax_warnings(extracted[0])) is not None
+    assert extracted is not None
     assert time.process_time() - begin < 0.2

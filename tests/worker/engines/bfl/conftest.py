@@ -20,9 +20,9 @@ from worker.images.values import Inputs, RenderedImage
 #: The defaults, but shorter.
 QUICK = ProviderTimeouts(
     connect_seconds=2.0,
-    submit_seconds=1.0,
-    response_seconds=0.5,
-    image_seconds=0.5,
+    submit_seconds=3.0,
+    response_seconds=1.5,
+    image_seconds=1.5,
     first_pause=0.01,
     longest_pause=0.02,
     longest_retry_after=0.4,

@@ -43,7 +43,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     method: str
     path: str
     headers: Mapping[str, str]
@@ -51,7 +51,7 @@ class Asked:
 
 
 #: The next responses, or functions that create them from the request. The last one is repeated for ever.
-Script = list[Reply | Callable[[Asked], Reply]]
+Script = list[Reply | Callable[[ReceivedRequest], Reply]]
 
 
 class Server(ThreadingHTTPServer):
@@ -77,30 +77,30 @@ class Provider:
 
     def reset(self) -> None:
         """Forget all requests and scripts."""
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.submits: Script = [self.accept]
         self.polls: Script = [self.ready()]
         self.downloads: Script = [Reply(raw=image())]
         self.credits = Reply(body={"credits": 123.5})
 
-    def accept(self, _: Asked) -> Reply:
+    def accept(self, _: ReceivedRequest) -> Reply:
         number = len(self.posts)
         url = f"{self.api_url}/v1/get_result?id=task-{number}"
         return Reply(body={"id": f"task-{number}", "polling_url": url, "cost": 3.0, "unknown": [1]})
 
-    def ready(self, **told: Any) -> Callable[[Asked], Reply]:
-        def reply(_: Asked) -> Reply:
+    def ready(self, **fields: Any) -> Callable[[ReceivedRequest], Reply]:
+        def reply(_: ReceivedRequest) -> Reply:
             sample = f"{self.delivery_url}/image?sig=abc"
-            return Reply(body={"id": "x", "status": "Ready", "result": {"sample": sample}, **told})
+            return Reply(body={"id": "x", "status": "Ready", "result": {"sample": sample}, **fields})
 
         return reply
 
     @property
-    def posts(self) -> list[Asked]:
-        return [asked for asked in self.asked if asked.method == "POST"]
+    def posts(self) -> list[ReceivedRequest]:
+        return [request for request in self.requests if request.method == "POST"]
 
     def count(self, start: str) -> int:
-        return sum(asked.path.startswith(start) for asked in self.asked)
+        return sum(request.path.startswith(start) for request in self.requests)
 
     def close(self) -> None:
         for server in (self.api, self.delivery):
@@ -122,8 +122,10 @@ class Provider:
             def _answer(self) -> None:
                 length = int(self.headers.get("content-length", 0))
                 body = json.loads(self.rfile.read(length)) if length else None
-                asked = Asked(self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-                provider._send(self, provider._reply(name, asked))
+                request = ReceivedRequest(
+                    self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body
+                )
+                provider._send(self, provider._reply(name, request))
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -132,14 +134,14 @@ class Provider:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         return server
 
-    def _reply(self, name: str, asked: Asked) -> Reply:
+    def _reply(self, name: str, request: ReceivedRequest) -> Reply:
         with self._lock:
-            self.asked.append(asked)
-            if asked.path == "/v1/credits":
+            self.requests.append(request)
+            if request.path == "/v1/credits":
                 return self.credits
-            script = self.submits if asked.method == "POST" else self.polls if name == "api" else self.downloads
+            script = self.submits if request.method == "POST" else self.polls if name == "api" else self.downloads
             entry = script.pop(0) if len(script) > 1 else script[0]
-        return entry if isinstance(entry, Reply) else entry(asked)
+        return entry if isinstance(entry, Reply) else entry(request)
 
     def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
         time.sleep(reply.seconds)
@@ -170,9 +172,9 @@ def provider() -> Iterator[Provider]:
         server.close()
 
 
-def state(status: str, **told: Any) -> Reply:
+def state(status: str, **fields: Any) -> Reply:
     """The response to a poll."""
-    return Reply(body={"id": "x", "status": status, "result": None, **told})
+    return Reply(body={"id": "x", "status": status, "result": None, **fields})
 
 
 def refused(status: int, detail: Any = None, **headers: str) -> Reply:

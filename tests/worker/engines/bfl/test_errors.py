@@ -137,7 +137,7 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
     [
         Reply(hang_up=True),
         Reply(body={"id": "x"}, claim=1000),
-        Reply(seconds=1.5, body={}),
+        Reply(seconds=4, body={}),
         Reply(raw=b"{}"),
         Reply(raw=b"x" * 2_000_000),
         Reply(500, raw=b""),

@@ -54,7 +54,7 @@ def test_redirects_of_images_are_followed(table: Table) -> None:
 
 def test_downloads_are_repeated_while_the_server_fails(table: Table) -> None:
     whole = image()
-    bad = [refused(500), Reply(hang_up=True), Reply(raw=whole[:100], claim=len(whole)), Reply(seconds=0.7, raw=whole)]
+    bad = [refused(500), Reply(hang_up=True), Reply(raw=whole[:100], claim=len(whole)), Reply(seconds=2, raw=whole)]
     table.provider.downloads = [*bad, Reply(raw=whole)]
 
     assert len(table.made()) == 1
@@ -68,15 +68,15 @@ def test_a_download_that_trickles_ends_at_the_deadline(table: Table) -> None:
     with pytest.raises(TimedOut):
         table.made()
 
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30
 
 
 def test_the_key_is_sent_to_the_api_and_not_to_the_image_host(table: Table) -> None:
     table.made()
 
-    asked = table.provider.asked
-    assert [one.headers.get("x-key") for one in asked] == [KEY, KEY, None]
-    assert KEY not in json.dumps([dict(one.headers) for one in asked if one.path.startswith("/image")])
+    received = table.provider.requests
+    assert [one.headers.get("x-key") for one in received] == [KEY, KEY, None]
+    assert KEY not in json.dumps([dict(one.headers) for one in received if one.path.startswith("/image")])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from shared.errors import ProviderResponseLost, UpstreamRejected
 from shared.jobs.job import ProviderTask as Task
 from shared.models import bfl
 from tests.worker.engines.bfl.conftest import QUICK, Stop, Table, stop_after
-from tests.worker.engines.bfl.provider import KEY, Asked, Reply, refused
+from tests.worker.engines.bfl.provider import KEY, ReceivedRequest, Reply, refused
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl.http import Http, NoResponse
 from worker.engines.bfl.requests import aspect_ratio
@@ -28,7 +28,7 @@ def test_an_image_takes_one_submit(table: Table) -> None:
 
     assert made.pixels.shape == (64, 64, 3)
     assert made.seed == 7
-    assert [asked.path for asked in table.provider.posts] == ["/v1/flux-2-pro-preview"]
+    assert [request.path for request in table.provider.posts] == ["/v1/flux-2-pro-preview"]
 
 
 @pytest.mark.parametrize("model", [name for name, own in bfl.MODELS.items() if not own.requires])
@@ -64,7 +64,7 @@ def test_each_of_several_images_is_a_task_with_its_own_seed(table: Table) -> Non
     images = table.made(num_images=3)
 
     assert [made.seed for made in images] == [7, 8, 9]
-    assert [asked.body["seed"] for asked in table.provider.posts] == [7, 8, 9]
+    assert [request.body["seed"] for request in table.provider.posts] == [7, 8, 9]
 
 
 def test_every_2xx_response_to_a_submit_is_a_success(table: Table) -> None:
@@ -128,9 +128,9 @@ def test_a_task_is_saved_before_it_is_submitted_and_before_it_is_polled(table: T
     watch = RecordingWatch()
     seen: list[tuple[str, tuple[Task, ...]]] = []
 
-    def note(asked: Asked) -> Reply:
-        seen.append((asked.method, watch.provider_tasks))
-        return (table.provider.accept if asked.method == "POST" else table.provider.ready())(asked)
+    def note(request: ReceivedRequest) -> Reply:
+        seen.append((request.method, watch.provider_tasks))
+        return (table.provider.accept if request.method == "POST" else table.provider.ready())(request)
 
     table.provider.submits, table.provider.polls = [note], [note]
 
@@ -155,7 +155,7 @@ def test_a_task_of_an_earlier_attempt_is_polled_and_not_submitted_again(table: T
     images = table.made(RecordingWatch(provider_tasks=(old,)), num_images=2)
 
     assert len(images) == 2
-    assert [asked.body["seed"] for asked in table.provider.posts] == [8]
+    assert [request.body["seed"] for request in table.provider.posts] == [8]
     assert table.provider.count("/v1/get_result?id=old") == 1
 
 
@@ -174,4 +174,4 @@ def test_a_task_whose_worker_died_before_the_response_is_not_submitted_again(tab
     with pytest.raises(ProviderResponseLost, match="may have charged"):
         table.made(RecordingWatch(provider_tasks=(Task(),)))
 
-    assert table.provider.asked == []
+    assert table.provider.requests == []

@@ -19,7 +19,7 @@ from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
 from tests.stack import Api, Process, Stack
 from tests.worker.engines.bfl.conftest import cloud_settings
-from tests.worker.engines.bfl.provider import KEY, Asked, Provider, Reply, image, refused, state
+from tests.worker.engines.bfl.provider import KEY, Provider, ReceivedRequest, Reply, image, refused, state
 from tests.worker.new_jobs import get_job, submit_job
 from tests.worker.worker_records import only_worker
 
@@ -79,19 +79,19 @@ class Crowd:
         self.most = 0
         bfl.submits, bfl.polls = [self._accept], [self._poll]
 
-    def _accept(self, asked: Asked) -> Reply:
-        reply = self._bfl.accept(asked)
+    def _accept(self, request: ReceivedRequest) -> Reply:
+        reply = self._bfl.accept(request)
         self._left[reply.body["polling_url"].partition("=")[2]] = 2
         self.most = max(self.most, len(self._left))
         return reply
 
-    def _poll(self, asked: Asked) -> Reply:
-        task = asked.path.partition("=")[2]
+    def _poll(self, request: ReceivedRequest) -> Reply:
+        task = request.path.partition("=")[2]
         self._left[task] -= 1
         if self._left[task]:
             return state("Pending")
         del self._left[task]
-        return self._bfl.ready()(asked)
+        return self._bfl.ready()(request)
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -142,9 +142,9 @@ def test_a_worker_without_a_grace_period_requeues_its_jobs(shared: Stack, bfl: P
 def test_a_worker_waits_for_the_response_to_a_submit_before_it_ends(shared: Stack, bfl: Provider) -> None:
     accept = bfl.accept
 
-    def slowly(asked: Asked) -> Reply:
+    def slowly(request: ReceivedRequest) -> Reply:
         time.sleep(1.5)
-        return accept(asked)
+        return accept(request)
 
     bfl.submits = [slowly]
     worker = shared.start_worker("flux-api", SD_SHUTDOWN_GRACE_SECONDS="0")
@@ -213,7 +213,7 @@ def test_the_key_is_in_no_log_no_record_and_no_response(cloud: Stack, bfl: Provi
         assert KEY not in process.output
     assert KEY not in "".join(answers)
     assert KEY not in everything_in(redis_url)
-    assert all("x-key" not in asked.headers for asked in bfl.asked if asked.path.startswith("/image"))
+    assert all("x-key" not in request.headers for request in bfl.requests if request.path.startswith("/image"))
 
 
 def sentences(worker: Process) -> list[str]:

@@ -52,10 +52,10 @@ def test_parts_of_a_model_and_single_parts_are_not_models(tmp_path: Path) -> Non
     assert list(scanned(tmp_path)) == ["owner/name"]
 
 
-def test_loras_and_upscalers_are_not_models(tmp_path: Path) -> None:
-    for folder in ("loras", "upscalers"):
+def test_loras_embeddings_and_upscalers_are_not_models(tmp_path: Path) -> None:
+    for folder in ("loras", "embeddings", "upscalers"):
         write_header(tmp_path / folder / "file.safetensors", sd15_shapes())
-    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras")
+    settings = WorkerSettings(model_dir=tmp_path, lora_dir=tmp_path / "loras", embedding_dir=tmp_path / "embeddings")
 
     assert list(Catalogue.of(settings).scan()) == ["starter"]
 
@@ -233,11 +233,11 @@ def test_a_wrong_index_is_one_sentence(index: str, reason: str, tmp_path: Path) 
     assert str(only(tmp_path).reason).startswith(reason)
 
 
-def test_a_modular_pipeline_says_that_it_is_not_supported(tmp_path: Path) -> None:
+def test_a_modular_pipeline_is_listed(tmp_path: Path) -> None:
     folder = starter_copy(tmp_path / "name")
     (folder / "model_index.json").rename(folder / "modular_model_index.json")
 
-    assert str(only(tmp_path).reason).startswith("It is a modular pipeline, which is not supported")
+    assert only(tmp_path).state is DiskState.AVAILABLE
 
 
 def test_models_of_the_settings_are_listed_wherever_they_are(tmp_path: Path) -> None:

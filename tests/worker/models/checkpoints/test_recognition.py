@@ -103,8 +103,11 @@ def test_distilled_models_get_their_scheduler(tmp_path: Path) -> None:
     [
         ({"lora_unet_down_blocks_0.lora_up.weight": (4, 4)}, "This is a LoRA: put it into SD_LORA_DIR."),
         ({"unet.down_blocks.0.to_q.lora_A.weight": (4, 4)}, "This is a LoRA: put it into SD_LORA_DIR."),
-        ({"emb_params": (4, 768)}, "This is a textual inversion embedding, not a model."),
-        ({"clip_l": (1, 768), "clip_g": (1, 1280)}, "This is a textual inversion embedding, not a model."),
+        ({"emb_params": (4, 768)}, "This is a textual inversion embedding: put it into SD_EMBEDDING_DIR."),
+        (
+            {"clip_l": (1, 768), "clip_g": (1, 1280)},
+            "This is a textual inversion embedding: put it into SD_EMBEDDING_DIR.",
+        ),
         ({"control_model.time_embed.0.weight": (4, 4)}, "This is a ControlNet, which is not supported."),
         ({"decoder.conv_in.weight": (4, 4)}, "The file holds only an autoencoder, not a whole model."),
         ({"text_model.embeddings.x.weight": (4, 4)}, "The file holds only a text encoder, not a whole model."),

@@ -58,7 +58,8 @@ def mode_for(pipelines: Pipelines, request: GenerationRequest, inputs: Sequence[
         strength = 1.0
     else:
         strength = max(MIN_STRENGTH, request.strength or 1.0)
-    given = size | _init_images(pipe, [init for init in inits if init is not None]) | {"strength": strength}
+    repaints = pipe is pipelines.inpaint
+    given = size | _init_images([init for init in inits if init is not None], repaints) | {"strength": strength}
     if "strength" not in parameters_of(pipe):
         return Mode(pipe, given, steps, steps)
     scheduled = _scheduled_steps(steps, strength)
@@ -85,11 +86,12 @@ def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str
     return {"image": images if pipelines.max_references > 1 else images[0]}
 
 
-def _init_images(pipe: Any, inits: Sequence[InitImage]) -> dict[str, Any]:
+def _init_images(inits: Sequence[InitImage], repaints: bool) -> dict[str, Any]:
     images = [PIL.Image.fromarray(init.image) for init in inits]
     # They have the size of the result already. The pipeline of FLUX.1 Kontext would choose another.
     arguments: dict[str, Any] = {"image": images if len(images) > 1 else images[0], "_auto_resize": False}
-    if "mask_image" in parameters_of(pipe):
+    # Modular pipelines take masks always, and repaint if they get one.
+    if repaints:
         masks = [PIL.Image.fromarray(_mask_or_all(init)) for init in inits]
         arguments["mask_image"] = masks if len(masks) > 1 else masks[0]
     return arguments

@@ -1,10 +1,8 @@
 """The models on this machine: what each can do, and loading them."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +13,12 @@ from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad
 from worker.engines.diffusers.capabilities import capabilities_of
-from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.engine import DiffusersEngine, load_dtype
+from worker.engines.diffusers.loading.load_progress import load_progress
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.memory.placement import free_bytes
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.engines.model_memory import process_memory
+from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.families import family_of
 from worker.models.local_model import LocalModel
@@ -28,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 #: How long one scan may look into models that it does not know yet. The others follow in the next scans.
 INSPECTION_SECONDS = 0.5
-PROGRESS_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,11 @@ class LocalModels:
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _loras: tuple[str, ...] = ()
+    _embeddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._found = {self.default.name: self._default_entry()}
-        self._read_loras()
+        self._read_folders()
 
     @property
     def default_model(self) -> str:
@@ -69,7 +68,7 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
         if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
             raise LicenceForbidden
-        return self._with_loras(known.capabilities)
+        return self._with_files(known.capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
@@ -79,7 +78,7 @@ class LocalModels:
 
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
-        with _progress(self.expected_bytes(model), on_load):
+        with load_progress(local, load_dtype(local, self.options), on_load):
             try:
                 return DiffusersEngine.load(local, self.options)
             except ImagegenError as error:
@@ -102,7 +101,7 @@ class LocalModels:
         if (default := found.get(self.default.name)) is None or default.model is None:
             found[self.default.name] = self._default_entry()
         self._found = found
-        self._read_loras()
+        self._read_folders()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
@@ -110,8 +109,9 @@ class LocalModels:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
-    def _read_loras(self) -> None:
+    def _read_folders(self) -> None:
         self._loras = tuple(find_loras(self.options.lora_dir)) if self.options.lora_dir else ()
+        self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
 
     def _default_entry(self) -> CatalogueModel:
         """The default model is offered even if its folder is not found again: it may be in memory already."""
@@ -154,14 +154,15 @@ class LocalModels:
             licence=entry.licence or (family.licence if family else None),
             commercial_use=commercial_use,
             trigger_words=entry.trigger_words,
-            capabilities=self._with_loras(known.capabilities) if known and known.capabilities else None,
+            capabilities=self._with_files(known.capabilities) if known and known.capabilities else None,
         )
 
-    def _with_loras(self, capabilities: Capabilities) -> Capabilities:
-        """With the LoRAs that the last scan found: they come and go while the model stays."""
-        return (
-            capabilities if "loras" in capabilities.ignored else capabilities.model_copy(update={"loras": self._loras})
-        )
+    def _with_files(self, capabilities: Capabilities) -> Capabilities:
+        """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
+        update = {} if "loras" in capabilities.ignored else {"loras": self._loras}
+        if capabilities.embeddings is not None:
+            update["embeddings"] = self._embeddings
+        return capabilities.model_copy(update=update)
 
 
 def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
@@ -177,23 +178,3 @@ def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-@contextmanager
-def _progress(total: int, on_load: OnLoad) -> Iterator[None]:
-    """Report how much memory the process has gained: libraries that load weights report nothing."""
-    before, ended, most = process_memory(), threading.Event(), 0
-
-    def report() -> None:
-        nonlocal most
-        while not ended.wait(PROGRESS_SECONDS):
-            most = max(most, min(process_memory() - before, total))
-            on_load(most, total)
-
-    thread = threading.Thread(target=report, name="load-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -9,8 +9,9 @@ from typing import Any
 import diffusers
 
 from shared.errors import ConfigurationError
+from worker.engines.diffusers.loading.modular import modular_class
 from worker.models.families import UNLISTED, Family, Guidance, Siblings
-from worker.models.local_model import LocalModel
+from worker.models.local_model import LocalModel, ModelFormat
 
 _NAME = re.compile(r"[A-Z]\w{2,80}Pipeline", re.ASCII)
 
@@ -24,7 +25,7 @@ def pipeline_class(model: LocalModel, family: Family) -> Any:
     found = installed(name)
     if found is None:
         raise ConfigurationError(f"The model {model.name} is a {name}, which the installed diffusers does not have.")
-    return found
+    return modular_class(model, found)
 
 
 def installed(name: str | None) -> Any | None:
@@ -43,8 +44,16 @@ def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:
 
 
 def siblings_of(model: LocalModel, family: Family) -> Siblings:
-    """Those that are installed. Of unlisted pipelines, those with the usual names for the same parts."""
+    """Those that are installed. Of unlisted pipelines, those with the usual names for the same parts.
+
+    A modular pipeline is its own sibling: it chooses by its inputs what it does.
+    """
     names = family.siblings
+    if model.format is ModelFormat.MODULAR:
+        inputs = set(parameters_of(pipeline_class(model, family)))
+        starts = {"image", "strength"} <= inputs and not family.references
+        repaints = {"image", "mask_image"} <= inputs
+        return Siblings(*(model.pipeline_class if can else None for can in (starts, repaints)))
     if family is UNLISTED:
         stem = model.pipeline_class.removesuffix("Pipeline")
         names = Siblings(f"{stem}Img2ImgPipeline", f"{stem}InpaintPipeline")
@@ -68,7 +77,8 @@ def has_negative_prompt(form: Guidance, parameters: Mapping[str, Parameter]) -> 
 
 def max_references(family: Family, parameters: Mapping[str, Parameter]) -> int:
     """How many input images the pipeline itself takes, to look at them."""
-    return 1 if family is UNLISTED and "image" in parameters else family.references
+    looks_at_images = "image" in parameters and "strength" not in parameters
+    return int(looks_at_images) if family is UNLISTED else family.references
 
 
 def scale_name(parameters: Mapping[str, Parameter]) -> str | None:

@@ -11,10 +11,11 @@ from transformers.utils import is_torchvision_available
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints.loading import load_checkpoint
+from worker.engines.diffusers.loading.modular import load_modular
 from worker.engines.diffusers.memory.devices import dtype_name
 from worker.models import weight_files
 from worker.models.fingerprint import fingerprint
-from worker.models.local_model import LocalModel
+from worker.models.local_model import LocalModel, ModelFormat
 
 #: The libraries that define parts with weights.
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
@@ -46,6 +47,8 @@ def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
     folder, left_out = model.folder, _left_out(pipeline)
     classes = model.parts.items()
     parts = {name: _load(folder, name, *names, dtype) for name, names in classes if name not in left_out}
+    if model.format is ModelFormat.MODULAR:
+        return load_modular(model, pipeline, parts)
     return pipeline.from_pretrained(
         str(folder),
         dtype=dtype,

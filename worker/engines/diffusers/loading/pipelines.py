@@ -1,5 +1,6 @@
 """Loads a model as pipelines: one set of weights, and up to three ways to use it."""
 
+import copy
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusers.capabilities import denoiser_of, is_inpainting_model, native_size, side_multiple
+from worker.engines.diffusers.loading.modular import is_modular
 from worker.engines.diffusers.loading.pipeline_classes import (
     guidance_form,
     has_negative_prompt,
@@ -133,6 +135,8 @@ def _cache_signatures(denoiser: Any) -> None:
 
 def _sharing_parts(pipe: Any, name: str | None) -> Any | None:
     """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert the parts."""
+    if name is not None and is_modular(pipe):
+        return copy.copy(pipe)
     pipeline = installed(name)
     if pipeline is None:
         return None

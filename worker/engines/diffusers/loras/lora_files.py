@@ -40,17 +40,17 @@ def find_loras(folder: Path) -> dict[str, Path]:
     A folder with a single file can also be requested by the folder's name.
     """
     found: dict[str, Path] = {}
-    for inner, files in _walk(folder):
+    for inner, files in walk_files(folder):
         for file in files:
             _add(found, str((inner / file).relative_to(folder))[: -len(SUFFIX)], inner / file)
-    for inner, files in _walk(folder):
+    for inner, files in walk_files(folder):
         if len(files) == 1 and inner != folder:
             found.setdefault(_name(str(inner.relative_to(folder))), inner / files[0])
     return dict(sorted((name, file) for name, file in found.items() if _is_usable(name)))
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder with its LoRAs. Symbolic links are followed, but not in circles."""
+def walk_files(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder with its .safetensors files. Symbolic links are followed, but not in circles."""
     seen: set[str] = set()
     for inner, folders, files in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(inner)) in seen:

@@ -33,6 +33,10 @@ class Prompts:
         self._loras: Sequence[Lora] = ()
         self._embeddings = PromptEmbeddingCache(max_cached)
 
+    def forget(self) -> None:
+        """Texts mean something else from now on."""
+        self._embeddings.clear()
+
     def use_loras(self, loras: Sequence[Lora]) -> None:
         """Clears the cache when the LoRAs change, because they change text encoders too."""
         if tuple(loras) != tuple(self._loras):

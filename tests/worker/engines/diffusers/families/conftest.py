@@ -18,7 +18,7 @@ from diffusers.pipelines.qwenimage import (
 )
 
 from tests.worker.conftest import loaded
-from tests.worker.engines.diffusers.families.models import MODELS, save_model
+from tests.worker.engines.diffusers.families.models import MODELS, SAVED, save_model
 from tests.worker.engines.diffusers.families.pixel_processor import PixelProcessor
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading import pipeline_loading
@@ -64,7 +64,7 @@ def _small_dimensions(calculate: Any) -> Any:
     return lambda area, ratio: calculate(area // 256, ratio)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[*SAVED, *MODELS])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stand_ins: None) -> Iterator[Model]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import torch
 
+from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.families import parts
 from tests.worker.engines.diffusers.families.parts import WIDTH
 from tests.worker.engines.diffusers.families.pixel_processor import PixelProcessor
@@ -305,6 +306,14 @@ def kandinsky5() -> Any:
     )
 
 
+#: Of Stable Diffusion, which other tests save as well.
+SAVED: Mapping[str, Callable[[Path], Path]] = {
+    "sd1": tiny.save_sd,
+    "sd2": tiny.save_sd2,
+    "sdxl": tiny.save_sdxl,
+    "sdxl-turbo": tiny.save_turbo,
+    "lcm": tiny.save_lcm,
+}
 MODELS: Mapping[str, Build] = {
     "sd3": sd3,
     "flux-dev": flux,
@@ -334,6 +343,8 @@ MODELS: Mapping[str, Build] = {
 
 def save_model(family: str, folder: Path) -> Path:
     """The folder is named like the family, as a copy of a published model would be."""
+    if family in SAVED:
+        return SAVED[family](folder / family)
     torch.manual_seed(0)
     MODELS[family]().save_pretrained(folder / family)
     return folder / family

@@ -1,6 +1,7 @@
 """Input images and masks: by other pipelines of diffusers on the same weights, or by the family's own."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.worker.conftest import loaded
+from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
 from tests.worker.engines.diffusers.families.test_families import CALLS, CFG, SIZE
 from tests.worker.engines.drawing import draw, right_half, speckled
@@ -21,6 +24,11 @@ STEPS, STRENGTH = 4, 0.6
 IMAGE, MASK = speckled(WIDTH, HEIGHT), right_half(WIDTH, HEIGHT)
 #: The pipelines of diffusers that start from an image, and that repaint what a mask shows.
 SIBLINGS: dict[str, tuple[str | None, str | None]] = {
+    "sd1": ("StableDiffusionImg2ImgPipeline", None),
+    "sd2": ("StableDiffusionImg2ImgPipeline", None),
+    "sdxl": ("StableDiffusionXLImg2ImgPipeline", None),
+    "sdxl-turbo": ("StableDiffusionXLImg2ImgPipeline", None),
+    "lcm": ("StableDiffusionImg2ImgPipeline", None),
     "sd3": ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
     "flux-dev": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
     "flux-schnell": ("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
@@ -70,7 +78,9 @@ def test_an_image_is_changed_as_by_diffusers_alone(model: Model) -> None:
 def test_a_mask_is_repainted_as_by_diffusers_alone(model: Model) -> None:
     _, name = SIBLINGS.get(model.family, (None, None))
     if name is None:
-        assert model.family in ("flux-fill", "qwen-image-edit") or not model.engine.capabilities.inpainting
+        # Stable Diffusion blends latents, which is tested with its init images.
+        others = model.family in ("flux-fill", "qwen-image-edit") or model.engine._pipelines.family.blends_masks
+        assert others or not model.engine.capabilities.inpainting
         return
 
     inputs = Inputs((IMAGE,), MASK)
@@ -94,3 +104,17 @@ def test_images_to_look_at_change_the_result(model: Model) -> None:
     assert not np.array_equal(one, other)
     if count > 1:
         assert not np.array_equal(draw(model.engine, Inputs((IMAGE, IMAGE)), **fields).pixels, one)
+
+
+def test_an_inpainting_model_repaints_as_diffusers_alone(tmp_path: Path) -> None:
+    folder = tiny.save_inpainting(tmp_path / "model")
+    bare = diffusers.StableDiffusionInpaintPipeline.from_pretrained(folder)
+    bare.set_progress_bar_config(disable=True)
+    given = {**SIZE, **CFG, "num_inference_steps": STEPS, "strength": STRENGTH}
+
+    drawn = draw(loaded(folder), Inputs((IMAGE,), MASK), **given)
+
+    images = {"image": Image.fromarray(IMAGE), "mask_image": Image.fromarray(MASK)}
+    image = bare("a cat", **images, **given, generator=torch.Generator().manual_seed(1)).images[0]
+    assert np.array_equal(drawn.pixels[:, WIDTH // 2 :], np.asarray(image)[:, WIDTH // 2 :])
+    assert np.array_equal(drawn.pixels[:, : WIDTH // 2], IMAGE[:, : WIDTH // 2])

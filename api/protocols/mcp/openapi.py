@@ -1,0 +1,81 @@
+"""Describes the endpoint of the Model Context Protocol in OpenAPI: FastAPI does not know its route."""
+
+from typing import Any
+
+from api.problems import problem_responses
+
+TAG = "MCP"
+DESCRIPTION = (
+    "The Model Context Protocol for agents: streamable HTTP, stateless, protocol versions 2025-11-25 and 2026-07-28. "
+    "Its tools make and edit images; `tools/list` describes them. See docs/mcp.md."
+)
+_ERRORS = ("unauthorized", "unsupported-media-type", "store-unavailable")
+_TEXT = {"type": "string"}
+_ID = {"type": ["string", "integer"]}
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "title": "JSON-RPC message",
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {**_ID, "description": "Without it, the message is a notification, which is answered 202"},
+        "method": {**_TEXT, "examples": ["initialize", "server/discover", "tools/list", "tools/call"]},
+        "params": {"type": "object"},
+    },
+    "required": ["jsonrpc", "method"],
+}
+_ANSWER = {
+    "type": "object",
+    "title": "JSON-RPC answer",
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "integer", "null"]},
+        "result": {"type": "object"},
+        "error": {"type": "object", "properties": {"code": {"type": "integer"}, "message": _TEXT}},
+    },
+    "required": ["jsonrpc", "id"],
+}
+_CALL = {
+    "summary": "Call a tool",
+    "value": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "generate_image", "arguments": {"prompt": "a red heart on a blue background"}},
+    },
+}
+
+
+def describe_paths() -> dict[str, Any]:
+    """The operations of its path, by method."""
+    answer, events = {"schema": _ANSWER}, dict[str, Any]()
+    errors = {str(status): described for status, described in problem_responses(*_ERRORS).items()}
+    refused = {"description": "The message is malformed", "content": {"application/json": answer}}
+    post = {
+        "operationId": "mcpMessage",
+        "summary": "Send a message",
+        "description": "Answers a request with its result, or with a stream of progress that ends in it.",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _MESSAGE, "examples": {"call": _CALL}}},
+        },
+        "responses": {
+            "200": {
+                "description": "The answer",
+                "content": {"application/json": answer, "text/event-stream": events},
+            },
+            "202": {"description": "A notification was received"},
+            **dict.fromkeys(("400", "404", "406"), refused),
+            **errors,
+        },
+    }
+    get = {
+        "operationId": "mcpEvents",
+        "summary": "Listen",
+        "description": "A stream for clients that expect one; this server sends nothing of its own accord.",
+        "responses": {
+            "200": {"description": "Server-Sent Events", "content": {"text/event-stream": events}},
+            "406": refused,
+            **errors,
+        },
+    }
+    return {"post": {"tags": [TAG], **post}, "get": {"tags": [TAG], **get}}

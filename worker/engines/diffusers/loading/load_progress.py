@@ -1,0 +1,89 @@
+"""How many bytes of a model's files have been read while it is loaded."""
+
+import threading
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.engines.base import OnLoad
+from worker.models import weight_files
+from worker.models.local_model import LocalModel
+
+INTERVAL_SECONDS = 0.5
+SMAPS = Path("/proc/self/smaps")
+
+
+def files_to_read(model: LocalModel, dtype: str) -> dict[Path, int]:
+    """The files with weights that loading reads, and their sizes."""
+    files = [model.path] if model.file_parts else []
+    for part in model.index:
+        folder = model.folder / part
+        if part not in model.file_parts and part != "safety_checker" and folder.is_dir():
+            chosen = weight_files.choose_weights([path.name for path in folder.iterdir()], dtype)
+            names = chosen[1] if chosen else []
+            files += [folder / name for name in names if name.endswith(weight_files.SUFFIX)]
+    return {file.resolve(): file.stat().st_size for file in files if file.is_file()}
+
+
+@dataclass
+class ReadBytes:
+    """Libraries map weights into memory: what the system has read of a mapping counts, and all of one that has ended.
+
+    Where the system does not tell (/proc is Linux's), nothing counts before the end.
+    """
+
+    sizes: Mapping[Path, int]
+    smaps: Path = SMAPS
+    _read: dict[Path, int] = field(default_factory=dict)
+    _mapped: Set[Path] = frozenset()
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes.values())
+
+    def measure(self) -> int:
+        mapped = self._mappings()
+        for file in self._mapped - mapped.keys():
+            self._read[file] = self.sizes[file]
+        for file, read in mapped.items():
+            self._read[file] = max(self._read.get(file, 0), min(read, self.sizes[file]))
+        self._mapped = mapped.keys()
+        return sum(self._read.values())
+
+    def _mappings(self) -> dict[Path, int]:
+        try:
+            lines = self.smaps.read_text("utf-8", "surrogateescape").splitlines()
+        except OSError:
+            return {}
+        found: dict[Path, int] = {}
+        file: Path | None = None
+        for line in lines:
+            words = line.split(maxsplit=5)
+            if "-" in words[0]:
+                # The first line of a mapping ends with its path.
+                path = Path(words[5]) if len(words) == 6 else None
+                file = path if path in self.sizes else None
+            elif file is not None and words[0] == "Rss:":
+                found[file] = found.get(file, 0) + int(words[1]) * 1024
+        return found
+
+
+@contextmanager
+def load_progress(model: LocalModel, dtype: str, on_load: OnLoad) -> Iterator[None]:
+    """Call `on_load` with the bytes read and those to read, until the block ends."""
+    read, ended = ReadBytes(files_to_read(model, dtype)), threading.Event()
+
+    def report() -> None:
+        while not ended.wait(INTERVAL_SECONDS):
+            on_load(read.measure(), read.total)
+
+    on_load(0, read.total)
+    thread = threading.Thread(target=report, name="load-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    on_load(read.total, read.total)

@@ -1,0 +1,147 @@
+"""Modular pipelines of diffusers, to be called, placed and offloaded like its other pipelines."""
+
+import functools
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from inspect import Parameter
+from typing import Any, ClassVar
+
+import diffusers
+import transformers
+
+from shared.errors import ConfigurationError
+from worker.models.local_model import LocalModel, ModelFormat, read_json
+
+#: The output of pipelines that make images; others make videos or sound.
+IMAGES = "images"
+#: The part that weighs predictions, for pipelines whose call has no guidance scale.
+GUIDER, SCALE = "guider", "guidance_scale"
+_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
+#: Blocks with code of their own, beside the index.
+_CODE_FILE, _CODE = "modular_config.json", "auto_map"
+
+# It reports every exception that passes through a block, even that of a cancelled job; the caller gets it anyway.
+logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
+
+
+class ModularCall:
+    """The ways of other pipelines that modular ones lack. Comes before them in the order of base classes."""
+
+    #: The order in which parts compute; see DiffusionPipeline.
+    model_cpu_offload_seq: ClassVar[str] = "text_encoder->text_encoder_2->text_encoder_3->transformer->unet->vae"
+    blocks_class: ClassVar[type]
+    __setattr__ = object.__setattr__
+
+    @property
+    def num_timesteps(self: Any) -> int:
+        """Those of the schedule that are left for a start from an image."""
+        return len(self.scheduler.timesteps) - (getattr(self.scheduler, "begin_index", None) or 0)
+
+    def set_progress_bar_config(self: Any, **config: Any) -> None:
+        """Of all blocks, however deep: its own method reaches the outermost only."""
+        for block in _all_blocks(self._blocks):
+            if hasattr(block, "set_progress_bar_config"):
+                block.set_progress_bar_config(**config)
+
+    def _guide(self: Any, scale: float) -> None:
+        """Up to a certain scale, the second prediction would be weighed by nothing."""
+        least = 0.0 if self.guider.config.get("use_original_formulation") else 1.0
+        self.guider = self.guider.new(guidance_scale=scale, enabled=scale > least)
+
+
+def is_modular(pipeline: Any) -> bool:
+    kind = pipeline if isinstance(pipeline, type) else type(pipeline)
+    return issubclass(kind, diffusers.ModularPipeline)
+
+
+def modular_class(model: LocalModel, found: type) -> type:
+    """The class that runs a model: `found`, with the blocks that the index names.
+
+    Raises ConfigurationError if they are not part of diffusers, or make no images.
+    """
+    if is_modular(found) is not (model.format is ModelFormat.MODULAR) or found is diffusers.ModularPipeline:
+        raise ConfigurationError(
+            f"The index of {model.name} names a {found.__name__}, which belongs to another format."
+        )
+    if not is_modular(found):
+        return found
+    adapted = _adapted(found, _blocks_class(model, found))
+    if IMAGES not in {output.name for output in adapted.blocks_class().outputs}:
+        raise ConfigurationError(f"The model {model.name} is a {found.__name__}, which makes no images.")
+    return adapted  # type: ignore[no-any-return]
+
+
+def load_modular(model: LocalModel, pipeline: Any, parts: Mapping[str, Any]) -> Any:
+    """The pipeline with these parts, and those without weights. Raises what the libraries raise, and ValueError.
+
+    diffusers itself would import what the index names, and download parts that are elsewhere.
+    """
+    pipe = pipeline(pipeline.blocks_class())
+    known = set(pipe.component_names)
+    settings = {key: value for key, value in model.index.items() if key in pipe.config and key not in known}
+    pipe.register_to_config(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    found = {name: parts.get(name) for name in model.parts if name in known}
+    for name, part in found.items():
+        found[name] = _without_weights(model, name) if part is None else part
+    pipe.register_components(**found)
+    for name in ("vae", "scheduler"):
+        if getattr(pipe, name, None) is None:
+            raise ValueError(f"its index names no {name}")
+    return pipe
+
+
+def _without_weights(model: LocalModel, name: str) -> Any:
+    library, kind = model.parts[name]
+    part_class = getattr(_LIBRARIES.get(library), kind, None)
+    if not isinstance(part_class, type) or not hasattr(part_class, "from_pretrained"):
+        raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
+    options = {"trust_remote_code": False} if library == "transformers" else {}
+    return part_class.from_pretrained(str(model.folder), subfolder=name, local_files_only=True, **options)
+
+
+def _blocks_class(model: LocalModel, found: Any) -> Any:
+    """As diffusers chooses it, without code from the folder."""
+    name = str(model.index.get("_blocks_class_name") or found.default_blocks_name)
+    blocks = getattr(diffusers, name, None)
+    is_known = isinstance(blocks, type) and issubclass(blocks, diffusers.ModularPipelineBlocks)
+    if not is_known or _has_code(model):
+        raise ConfigurationError(f"The model {model.name} needs its own code, which this service never runs.")
+    # Some of the blocks, chosen by hand, are saved under the name of their base class.
+    return blocks if getattr(blocks, "block_classes", None) else getattr(diffusers, found.default_blocks_name)
+
+
+def _has_code(model: LocalModel) -> bool:
+    file = model.folder / _CODE_FILE
+    return file.is_file() and _CODE in read_json(file, model.name)
+
+
+@functools.cache
+def _adapted(found: Any, blocks_class: Any) -> Any:
+    """A subclass whose call has the inputs of the blocks as its signature."""
+    blocks = blocks_class()
+    guider = next((spec for spec in blocks.expected_components if spec.name == GUIDER), None)
+    parameters = {
+        given.name: Parameter(given.name, Parameter.KEYWORD_ONLY, default=given.default)
+        for given in blocks.inputs
+        if given.name
+    }
+    own_scale = SCALE in parameters or guider is None
+    if guider is not None and not own_scale:
+        default = (guider.config or {}).get(SCALE)
+        parameters[SCALE] = Parameter(SCALE, Parameter.KEYWORD_ONLY, default=default)
+
+    def call(self: Any, **inputs: Any) -> Any:
+        if not own_scale and (scale := inputs.pop(SCALE, None)) is not None:
+            self._guide(scale)
+        return found.__call__(self, **inputs)
+
+    call.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    namespace = {"__call__": call, "blocks_class": blocks_class}
+    return type(found.__name__, (ModularCall, found, diffusers.DiffusionPipeline), namespace)
+
+
+def _all_blocks(block: Any) -> Iterator[Any]:
+    yield block
+    for inner in getattr(block, "sub_blocks", {}).values():
+        yield from _all_blocks(inner)

@@ -1,0 +1,151 @@
+"""Textual inversion: files with vectors that a text encoder reads where a prompt has the name of the file."""
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from shared.jobs.requests import GenerationRequest
+from worker.engines.diffusers.loading.pipelines import Pipelines
+from worker.engines.diffusers.prompts.embedding_files import (
+    UnusableEmbedding,
+    find_embeddings,
+    read_vectors,
+    takes_embeddings,
+)
+
+#: Of all files that are loaded together.
+MAX_VECTORS = 1024
+#: The words that stand for vectors. Nobody writes them, and tokenizers take each as one token.
+_WORD = re.compile(r"<embedding-(\d+)>(?: ?<embedding-\d+>)*")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    version: tuple[int, int]
+    """Of its file."""
+    first: int
+    count: int
+
+    @property
+    def words(self) -> str:
+        return " ".join(f"<embedding-{number}>" for number in range(self.first, self.first + self.count))
+
+
+class _Encoder:
+    """A text encoder, and the vectors that its tokenizer's additional tokens stand for."""
+
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        words = [f"<embedding-{number}>" for number in range(MAX_VECTORS)]
+        tokenizer.add_tokens(words)
+        self._first: int = tokenizer.convert_tokens_to_ids(words[0])
+        self._layer = encoder.get_input_embeddings()
+        self._vectors = torch.zeros(MAX_VECTORS, self.width)
+        self._layer.forward = functools.partial(self._read, self._layer.forward)
+
+    @property
+    def width(self) -> int:
+        return int(self._layer.weight.shape[1])
+
+    def put(self, first: int, vectors: torch.Tensor) -> None:
+        self._vectors[first : first + len(vectors)] = vectors
+
+    def _read(self, forward: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        is_ours = tokens >= self._first
+        if not is_ours.any():
+            return forward(tokens)
+        # The layer has no rows for them. Unlike more rows, this survives offloading and other precisions.
+        read = forward(tokens.masked_fill(is_ours, 0))
+        read[is_ours] = self._vectors[(tokens[is_ours] - self._first).cpu()].to(read)
+        return read
+
+
+@dataclass
+class TextualInversions:
+    """The embeddings of one model. Each is loaded when a prompt names it first."""
+
+    pipelines: Pipelines
+    folder: Path | None
+    forget: Callable[[], None]
+    """Called when words stand for other vectors than before."""
+    _loaded: dict[str, _Loaded] = field(default_factory=dict)
+    _used: int = 0
+
+    def read(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[GenerationRequest, list[str]]]:
+        """The requests of a batch as the text encoders read them, with warnings about embeddings without effect."""
+        files = find_embeddings(self.folder) if takes_embeddings(self.pipelines.text, self.pipelines.family) else {}
+        # Not between the requests of a batch: their words must stand for different vectors.
+        if self._used > MAX_VECTORS // 2:
+            self._loaded, self._used = {}, 0
+            self.forget()
+        for request in requests:
+            warnings: dict[str, None] = {}
+            changes = {
+                name: self._words_in(text, files, warnings)
+                for name in ("prompt", "negative_prompt")
+                if files and (text := getattr(request, name))
+            }
+            yield (request.model_copy(update=changes) if changes else request), list(warnings)
+
+    def readable(self, text: str) -> str:
+        """With the names of the embeddings in place of the words for their vectors."""
+        names = {str(one.first): name for name, one in self._loaded.items()}
+        return _WORD.sub(lambda match: names.get(match[1], match[0]), text)
+
+    def _words_in(self, text: str, files: Mapping[str, Path], warnings: dict[str, None]) -> str:
+        named = {name.casefold(): name for name in reversed([*files])}
+
+        def words(match: re.Match[str]) -> str:
+            name = named.get(match[1].casefold())
+            if name is None:
+                return match[0]
+            try:
+                return self._require(name, files[name]).words
+            except UnusableEmbedding as error:
+                warnings[f"the embedding {name} was read as a word: {error}"] = None
+            return match[0]
+
+        return _pattern(tuple(files)).sub(words, _WORD.sub(lambda match: match[0].replace("-", " "), text))
+
+    def _require(self, name: str, file: Path) -> _Loaded:
+        """Raises UnusableEmbedding."""
+        try:
+            stat = file.stat()
+            version = stat.st_size, stat.st_mtime_ns
+            loaded = self._loaded.get(name)
+            if loaded is None or loaded.version != version:
+                loaded = self._loaded[name] = self._load(file, version)
+        except (OSError, SafetensorError):
+            raise UnusableEmbedding("its file is damaged") from None
+        return loaded
+
+    def _load(self, file: Path, version: tuple[int, int]) -> _Loaded:
+        encoders = self._encoders
+        vectors = read_vectors(file, [encoder.width for encoder in encoders])
+        first, count = self._used, len(vectors[0])
+        if first + count > MAX_VECTORS:
+            raise UnusableEmbedding("the prompts name too many others")
+        for encoder, found in zip(encoders, vectors, strict=True):
+            encoder.put(first, found)
+        self._used += count
+        return _Loaded(version, first, count)
+
+    @functools.cached_property
+    def _encoders(self) -> list[_Encoder]:
+        pipe = self.pipelines.text
+        parts = [
+            (getattr(pipe, f"tokenizer{end}", None), getattr(pipe, f"text_encoder{end}", None)) for end in ("", "_2")
+        ]
+        return [_Encoder(tokenizer, encoder) for tokenizer, encoder in parts if encoder is not None]
+
+
+@functools.lru_cache(maxsize=8)
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Finds names as whole words, also in the spelling of ComfyUI."""
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<![\w-])(?:embedding:)?({longest_first})(?![\w-])", re.IGNORECASE)
