@@ -78,6 +78,7 @@ def chromium() -> Iterator[Browser]:
 def tab(browser: Browser, stack: Stack) -> Iterator[Page]:
     """Without anything in the cache of the browser."""
     context = browser.new_context(viewport={"width": 1280, "height": 820})
+    context.set_default_timeout(300_000)
     context.add_init_script(CLOCK)
     page = context.new_page()
     page.goto(stack.api.url)
@@ -160,7 +161,6 @@ def crowded(browser: Browser, stack: Stack, scale: Scale) -> Iterator[Figure]:
     stack.api.wait_until_done(needle["id"])
     copy_job(stack, needle["id"], JOBS, prompt="hay {}")
     with tab(browser, stack) as page:
-        page.set_default_timeout(300_000)
         scale.show_progress(f"scrolling through {JOBS} jobs")
         found = page.evaluate(SCROLL)
         name = f"studio: {JOBS} jobs"

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.stack import Stack
 from tests.studio.conftest import Open, Studio
+from tests.support.polling import wait_until
 
 LONG = {"prompt": "a castle", "num_inference_steps": 150, "num_images": 4, "seed": 3}
 
@@ -63,10 +64,17 @@ def test_the_preview_becomes_the_image(studio: Studio) -> None:
     assert re.search(r"\d+ % · imagegen", shown)
 
 
-def test_a_running_job_is_cancelled(studio: Studio) -> None:
-    studio.set("Steps", "150")
-    studio.set("Images", "4")
+def test_a_running_job_is_cancelled(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api)
+
+    def prolong(route: Route) -> None:
+        """It runs until it is cancelled."""
+        simulated = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 100}}}
+        route.continue_(post_data={**route.request.post_data_json, **simulated})
+
+    studio.page.route("**/api/jobs", prolong, times=1)
     studio.generate("a green car")
+    wait_until(lambda: [job["state"] for job in jobs_of(null, "a green car")] == ["running"])
 
     studio.stage.get_by_role("button", name="Cancel").click()
 
