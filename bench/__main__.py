@@ -29,6 +29,7 @@ MEASURES = {
     "delivery": "api",
     "webhooks": "api",
     "polls": "api",
+    "studio": "api",
     "crowd": "api",
     "switching": "worker",
     "engine": "worker",

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.stack import Stack
 from tests.studio.conftest import Open, Studio
+from tests.support.polling import wait_until
 
 LONG = {"prompt": "a castle", "num_inference_steps": 150, "num_images": 4, "seed": 3}
 
@@ -63,10 +64,17 @@ def test_the_preview_becomes_the_image(studio: Studio) -> None:
     assert re.search(r"\d+ % · imagegen", shown)
 
 
-def test_a_running_job_is_cancelled(studio: Studio) -> None:
-    studio.set("Steps", "150")
-    studio.set("Images", "4")
+def test_a_running_job_is_cancelled(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api)
+
+    def prolong(route: Route) -> None:
+        """It runs until it is cancelled."""
+        simulated = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 100}}}
+        route.continue_(post_data={**route.request.post_data_json, **simulated})
+
+    studio.page.route("**/api/jobs", prolong, times=1)
     studio.generate("a green car")
+    wait_until(lambda: [job["state"] for job in jobs_of(null, "a green car")] == ["running"])
 
     studio.stage.get_by_role("button", name="Cancel").click()
 
@@ -110,16 +118,46 @@ def test_a_reload_in_the_middle_of_a_job_loses_nothing(sd: Stack, studio: Studio
     expect(studio.tile("a purple cat")).to_be_visible()
 
 
-def test_the_stream_resumes_after_the_network_was_away(sd: Stack, open_studio: Open) -> None:
+@pytest.fixture
+def away(sd: Stack, open_studio: Open) -> Studio:
+    """A page whose events still arrive while the network is away for everything else, as Chromium does it."""
     studio = open_studio(sd.api, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"))
+    studio.page.wait_for_function("() => performance.getEntriesByName('imagegen:sync').length")
     expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
     studio.page.context.set_offline(True)
+    return studio
+
+
+def test_the_stream_resumes_after_the_network_was_away(sd: Stack, away: Studio) -> None:
     job = submitted(sd, prompt="made while the laptop slept", num_inference_steps=2)
     sd.api.wait_until_done(job["id"])
 
-    studio.page.context.set_offline(False)
+    away.page.context.set_offline(False)
 
-    expect(studio.tile("made while the laptop slept")).to_be_visible()
+    expect(away.tile("made while the laptop slept")).to_be_visible()
+
+
+def test_an_image_that_could_not_be_loaded_is_tried_again(sd: Stack, away: Studio) -> None:
+    with away.page.expect_event("requestfailed", lambda request: "width=320" in request.url):
+        submitted(sd, prompt="not loaded", num_inference_steps=2)
+
+    away.page.context.set_offline(False)
+
+    image = away.tile("not loaded").get_by_role("img")
+    expect(image).to_have_js_property("complete", True)
+    expect(image).not_to_have_js_property("naturalWidth", 0)
+
+
+def test_a_list_that_could_not_be_read_is_read_again(sd: Stack, open_studio: Open) -> None:
+    """Beside a stream that works: its events do not tell what happened before."""
+    job = submitted(sd, prompt="before the page", num_inference_steps=2)
+    sd.api.wait_until_done(job["id"])
+    studio = open_studio(sd.api, "/health", allowed=("ERR_FAILED",))
+    studio.page.route("**/api/jobs?*", lambda route: route.abort(), times=4)
+
+    studio.open()
+
+    expect(studio.tile("before the page")).to_be_visible()
 
 
 def test_two_tabs_show_the_same_job(sd: Stack, studio: Studio, open_studio: Open) -> None:

@@ -39,9 +39,7 @@ export async function send(path, { method = "GET", body, headers, ...options } =
   throw problem;
 }
 
-export async function sendJson(path, options) {
-  return (await send(path, options)).json();
-}
+export const sendJson = async (path, options) => (await send(path, options)).json();
 
 async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));

@@ -31,7 +31,7 @@ async function run(stream, handle) {
     } catch (error) {
       if (error.status === 401) session.set({ isLocked: true });
     }
-    if (stream.failures > 0) connection.set({ isOnline: false });
+    if (stream.failures > 0) setOnline(false);
     stream.failures += 1;
     const wait = Math.min(MAX_WAIT_MS, 250 * 2 ** stream.failures);
     await new Promise((resolve) => {
@@ -41,18 +41,25 @@ async function run(stream, handle) {
   }
 }
 
+function setOnline(isOnline) {
+  if (connection.get().isOnline !== isOnline) connection.set({ isOnline });
+}
+
 async function connect(stream, handle) {
-  stream.controller = new AbortController();
+  const controller = (stream.controller = new AbortController());
+  const inTime = (step) => {
+    const timer = setTimeout(() => controller.abort(), SILENCE_MS);
+    return step.finally(() => clearTimeout(timer));
+  };
   const headers = headersWith(stream.last ? { "Last-Event-ID": stream.last } : {});
-  const answer = await fetch(`${BASE}/api/events`, { headers, signal: stream.controller.signal });
+  const answer = await inTime(fetch(`${BASE}/api/events`, { headers, signal: controller.signal }));
   if (!answer.ok) throw new Problem({ status: answer.status, detail: "" });
   stream.failures = 0;
-  connection.set({ isOnline: true });
+  setOnline(true);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
   for (;;) {
-    const timer = setTimeout(() => stream.controller.abort(), SILENCE_MS);
-    const { value, done } = await reader.read().finally(() => clearTimeout(timer));
+    const { value, done } = await inTime(reader.read());
     if (done) return;
     const blocks = (pending + value).split("\n\n");
     pending = blocks.pop();

@@ -46,17 +46,12 @@ export function sizeOf(state, controls) {
 export function requestOf(state, model = findModel(state.model)) {
   const { controls } = model;
   const chosen = {
-    negative_prompt: controls?.negative && state.negative.trim() ? state.negative : null,
-    width: state.width,
-    height: state.height,
-    num_inference_steps: controls?.steps ? state.steps : null,
+    negative_prompt: controls?.negative && state.negative.trim() ? state.negative : null, width: state.width,
+    height: state.height, num_inference_steps: controls?.steps ? state.steps : null,
     guidance_scale: controls?.guidance ? state.guidance : null,
-    scheduler: controls?.schedulers.includes(state.scheduler) ? state.scheduler : null,
-    seed: state.seed,
-    num_images: state.count > 1 ? Math.min(state.count, controls?.count ?? 1) : null,
-    loras: lorasOf(state, controls),
-    output_format: state.format === "png" ? null : state.format,
-    label: state.label.trim() || null,
+    scheduler: controls?.schedulers.includes(state.scheduler) ? state.scheduler : null, seed: state.seed,
+    num_images: state.count > 1 ? Math.min(state.count, controls?.count ?? 1) : null, loras: lorasOf(state, controls),
+    output_format: state.format === "png" ? null : state.format, label: state.label.trim() || null,
     ...inputsOf(state, controls),
   };
   const given = Object.entries(chosen).filter(([, value]) => value !== null && value !== undefined);
@@ -72,8 +67,7 @@ function inputsOf(state, controls) {
   if (!controls?.images || !state.images.length) return {};
   const images = state.images.slice(0, controls.images).map((image) => image.url);
   return {
-    image: images.length === 1 ? images[0] : images,
-    mask: controls.mask ? state.mask : null,
+    image: images.length === 1 ? images[0] : images, mask: controls.mask ? state.mask : null,
     strength: controls.strength ? state.strength : null,
   };
 }
@@ -84,9 +78,7 @@ export function fillForm(request, parts = "all") {
   const prompts = { prompt: request.prompt ?? "", negative: request.negative_prompt ?? "" };
   if (parts === "prompt") return form.set(prompts);
   form.set({
-    ...EMPTY,
-    ...prompts,
-    model: knownModel(request.bfl_model ?? request.model),
+    ...EMPTY, ...prompts, model: knownModel(request.bfl_model ?? request.model),
     width: request.width ?? null, height: request.height ?? null,
     steps: request.num_inference_steps ?? null, guidance: request.guidance_scale ?? null,
     strength: request.strength ?? null, scheduler: request.scheduler ?? null,

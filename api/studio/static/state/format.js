@@ -18,6 +18,4 @@ export function formatTime(iso) {
   return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-export function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
-}
+export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

@@ -4,7 +4,7 @@ import { announce, notifyProblem } from "./notices.js";
 import { createStore } from "./store.js";
 
 const PAGE = 100;
-const RELOAD_MS = 3_000;
+const RETRY_MS = 2_000;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
@@ -96,41 +96,47 @@ function endOf(job) {
   return job.state === "cancelled" ? "Cancelled" : `Failed: ${job.error?.detail ?? ""}`;
 }
 
+let retry = 0;
+
 // Read the first page again, and every job that this page believes to be unfinished. What is shown stays meanwhile.
+// Repeated until it succeeds, because the events of that time do not come again.
 async function reload() {
-  const { byId, filter } = jobs.get();
+  clearTimeout(retry);
+  const { byId, filter, ids } = jobs.get();
   const open = [...byId.values()].filter((job) => isUnfinished(job.state)).map((job) => job.id);
   try {
     const page = await sendJson(`/api/jobs?${queryOf(filter, null)}`);
-    if (jobs.get().filter === filter) replaceFirst(page);
+    if (jobs.get().filter === filter) replaceFirst(page, new Set(ids));
+    for (const id of open) await read(id);
   } catch (error) {
     jobs.set({ error: error.message });
-    if (error.retryable) setTimeout(reload, RELOAD_MS);
+    if (error.status !== 401) retry = setTimeout(reload, RETRY_MS);
   }
-  for (const id of open) await refresh(id);
 }
 
-// Jobs newer than the page came through events meanwhile. Older ones stay, unless there may be others between them and it.
-function replaceFirst(page) {
+// Jobs that arrived after `before` stay in the list. So do older ones, unless there may be others between them and this page.
+function replaceFirst(page, before) {
   for (const job of page.jobs) put(slim(job));
   const { ids } = jobs.get();
   const first = page.jobs.map((job) => job.id);
-  const newest = [...ids.filter((id) => !first.length || id > first[0]), ...first];
+  const newer = ids.filter((id) => !before.has(id) && !(id <= first[0]));
   const older = page.cursor === null ? [] : ids.filter((id) => id < first.at(-1));
-  if (older.length && first.some((id) => ids.includes(id))) return jobs.set({ ids: [...newest, ...older], error: "" });
-  jobs.set({ ids: newest, cursor: page.cursor, isComplete: page.cursor === null, error: "" });
+  if (older.length && first.some((id) => before.has(id))) return jobs.set({ ids: [...newer, ...first, ...older], error: "" });
+  jobs.set({ ids: [...newer, ...first], cursor: page.cursor, isComplete: page.cursor === null, error: "" });
   if (!first.length) loadMore();
 }
 
-export async function refresh(id) {
+async function read(id) {
   try {
     return upsert(await sendJson(`/api/jobs/${id}`));
   } catch (error) {
-    if (error.status !== 404) return null;
+    if (error.status !== 404) throw error;
     forget(id);
     return null;
   }
 }
+
+export const refresh = (id) => read(id).catch(() => null);
 
 export function forget(id) {
   const without = (list) => list.filter((other) => other !== id);
@@ -163,8 +169,11 @@ async function loadPages() {
   try {
     let found = 0;
     do {
-      const page = await sendJson(`/api/jobs?${queryOf(filter, jobs.get().cursor)}`);
+      const { cursor } = jobs.get();
+      const page = await sendJson(`/api/jobs?${queryOf(filter, cursor)}`);
       if (jobs.get().filter !== filter) return;
+      // The list was read again meanwhile.
+      if (jobs.get().cursor !== cursor) continue;
       append(page);
       found += page.jobs.length;
     } while (!found && !jobs.get().isComplete);

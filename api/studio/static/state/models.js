@@ -8,8 +8,14 @@ const REFRESH_MS = 5_000;
 // models that were chosen.
 export const models = createStore({ list: null, controls: {}, backends: [], defaultName: "" });
 
+let shown = "";
+
 export async function loadModels() {
   const [listed, status] = await Promise.all([sendJson("/api/models"), sendJson("/api/backends")]);
+  // Views render only what has changed.
+  const text = JSON.stringify([listed, status]);
+  if (text === shown) return;
+  shown = text;
   const backends = new Map(status.backends.map((backend) => [backend.name, backend]));
   const list = listed.models.map((model) => ({
     ...model,
@@ -63,12 +69,10 @@ function controlsOf(fields, maxPixels) {
   const range = (name) => (has(name) && fields[name].default != null ? rangeOf(fields[name]) : null);
   const images = fields.image?.anyOf ? (fields.image.anyOf.find((kind) => kind.maxItems)?.maxItems ?? 1) : 0;
   return {
-    width: rangeOf(fields.width), height: rangeOf(fields.height), maxPixels,
-    negative: has("negative_prompt"),
+    width: rangeOf(fields.width), height: rangeOf(fields.height), maxPixels, negative: has("negative_prompt"),
     steps: range("num_inference_steps"), guidance: range("guidance_scale"),
-    strength: images ? range("strength") : null,
-    count: fields.num_images?.maximum ?? 1,
-    images, mask: images > 0 && Boolean(fields.mask?.anyOf),
+    strength: images ? range("strength") : null, count: fields.num_images?.maximum ?? 1, images,
+    mask: images > 0 && Boolean(fields.mask?.anyOf),
     schedulers: has("scheduler") ? (fields.scheduler.enum ?? []).filter(Boolean) : [],
     loras: has("loras") ? (fields.loras.items?.properties.name.enum ?? []) : [],
   };
@@ -77,7 +81,6 @@ function controlsOf(fields, maxPixels) {
 function rangeOf(field) {
   return {
     min: field.minimum ?? field.exclusiveMinimum ?? 0, max: field.maximum ?? 100,
-    step: field.multipleOf ?? (field.type?.includes("integer") ? 1 : 0.05),
-    default: field.default,
+    step: field.multipleOf ?? (field.type?.includes("integer") ? 1 : 0.05), default: field.default,
   };
 }

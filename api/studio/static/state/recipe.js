@@ -119,11 +119,7 @@ function settingsOf(line) {
 }
 
 function unquoted(value) {
-  try {
-    return JSON.parse(value);
-  } catch {
-    return value;
-  }
+  try { return JSON.parse(value); } catch { return value; }
 }
 
 function numberOf(value) {
@@ -141,7 +137,7 @@ function comfyRequest(text) {
   const loader = all.find((node) => node.inputs?.ckpt_name || node.inputs?.unet_name)?.inputs ?? {};
   const number = (value) => (typeof value === "number" ? value : undefined);
   return {
-    prompt: linkedText(nodes, inputs.positive) ?? all.find(isText)?.inputs.text,
+    prompt: linkedText(nodes, inputs.positive) ?? firstText(all),
     negative_prompt: linkedText(nodes, inputs.negative) || undefined,
     model: (loader.ckpt_name ?? loader.unet_name)?.replace(/\.(safetensors|ckpt|gguf)$/, ""),
     width: number(latent.width), height: number(latent.height),
@@ -161,4 +157,4 @@ function linkedText(nodes, link, depth = 0) {
   return undefined;
 }
 
-const isText = (node) => /TextEncode/.test(node.class_type) && typeof node.inputs?.text === "string";
+const firstText = (all) => all.find(({ class_type: type, inputs }) => /TextEncode/.test(type) && typeof inputs?.text === "string")?.inputs.text;

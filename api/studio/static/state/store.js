@@ -24,9 +24,7 @@ export function useStore(store, select = (state) => state) {
   const selected = select(store.get());
   latest.current = { select, selected };
   useEffect(() => {
-    const check = () => {
-      if (!Object.is(latest.current.select(store.get()), latest.current.selected)) update();
-    };
+    const check = () => Object.is(latest.current.select(store.get()), latest.current.selected) || update();
     check();
     return store.subscribe(check);
   }, [store]);

@@ -149,10 +149,7 @@ function onKey(event, painting, brush) {
     painting.stroke(from, from, brush);
   } else if (moves[event.key]) {
     const [x, y] = moves[event.key].map((way) => (way * brush.size) / 2);
-    painting.last = {
-      x: Math.min(canvas.width, Math.max(0, from.x + x)),
-      y: Math.min(canvas.height, Math.max(0, from.y + y)),
-    };
+    painting.last = { x: Math.min(canvas.width, Math.max(0, from.x + x)), y: Math.min(canvas.height, Math.max(0, from.y + y)) };
     if (event.shiftKey) painting.stroke(from, painting.last, brush);
   } else {
     return;

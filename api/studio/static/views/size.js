@@ -12,10 +12,7 @@ export function sizeFor([across, down], { width, height }) {
     const stepped = Math.round(side / range.step) * range.step;
     return Math.min(range.max, Math.max(range.min, stepped));
   };
-  return {
-    width: fit(width, Math.sqrt((pixels * across) / down)),
-    height: fit(height, Math.sqrt((pixels * down) / across)),
-  };
+  return { width: fit(width, Math.sqrt((pixels * across) / down)), height: fit(height, Math.sqrt((pixels * down) / across)) };
 }
 
 export function Size({ state, controls }) {

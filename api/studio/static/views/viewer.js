@@ -84,15 +84,10 @@ function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous,
   const isField = event.target.matches("input, textarea, select");
   if (event.ctrlKey || event.metaKey || isField || !job) return;
   const keys = {
-    ArrowLeft: () => previous && onMove(previous),
-    ArrowRight: () => next && onMove(next),
-    "+": () => setZoom(Math.min(8, zoom * 1.5)),
-    "-": () => setZoom(Math.max(1, zoom / 1.5)),
-    0: () => setZoom(1),
-    c: () => setComparing(!isComparing),
-    s: () => mayWrite && setPinned(job.id, !job.pinned),
-    v: () => mayWrite && vary(job),
-    Delete: () => mayWrite && remove(job, next, onMove, onClose),
+    ArrowLeft: () => previous && onMove(previous), ArrowRight: () => next && onMove(next),
+    "+": () => setZoom(Math.min(8, zoom * 1.5)), "-": () => setZoom(Math.max(1, zoom / 1.5)), 0: () => setZoom(1),
+    c: () => setComparing(!isComparing), s: () => mayWrite && setPinned(job.id, !job.pinned),
+    v: () => mayWrite && vary(job), Delete: () => mayWrite && remove(job, next, onMove, onClose),
   };
   if (!keys[event.key]) return;
   event.preventDefault();

@@ -14,12 +14,8 @@ export function Zoom({ src, alt, zoom, setZoom }) {
     event.currentTarget.setPointerCapture(event.pointerId);
     start.current = { x: event.clientX - shift.x, y: event.clientY - shift.y };
   };
-  const onPointerMove = (event) => {
-    if (start.current) setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
-  };
-  const onPointerUp = () => {
-    start.current = null;
-  };
+  const onPointerMove = (event) => start.current && setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
+  const onPointerUp = () => void (start.current = null);
   const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
   return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
     <img src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
