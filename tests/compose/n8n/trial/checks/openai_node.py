@@ -63,8 +63,11 @@ def several_items_and_a_full_queue(workshop: Workshop) -> str:
     for _ in range(2):
         body = {"prompt": "busy", "metadata": {"simulate": {"seconds": 12}}}
         requests.post(f"{workshop.service.url}/api/jobs", json=body, headers={"X-API-Key": KEY}, timeout=60)
+    before = {job["id"] for job in workshop.service.jobs()}
     result = workshop.run(workflow)
     assert len(images(result, "drawn")) == 3, result.error
+    created = [job for job in workshop.service.jobs() if job["id"] not in before]
+    assert len(created) == 3, created
     return "three items behind jobs of 12 s: three images, one job each"
 
 
