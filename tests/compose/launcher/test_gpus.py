@@ -55,9 +55,7 @@ def test_the_nodes_of_a_backend_have_different_names() -> None:
 
     commands = [service.command for service in services.workers(given, {}, Backend.SD, 3)]
 
-    assert [command[command.index("--hostname") + 1] for command in commands] == [
-        f"sd-cuda{number}@%h" for number in range(3)
-    ]
+    assert [command[-1] for command in commands] == [f"sd-cuda{number}" for number in range(3)]
 
 
 @pytest.fixture

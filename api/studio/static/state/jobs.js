@@ -46,8 +46,7 @@ function patch(id, changes) {
 
 function matches(job, { q, model, state, pinned }) {
   const text = `${job.prompt}\n${job.label ?? ""}`.toLowerCase();
-  const words = q.toLowerCase().split(/\s+/);
-  const isFound = words.every((word) => text.includes(word)) && (!model || job.model === model);
+  const isFound = q.toLowerCase().split(/\s+/).every((word) => text.includes(word)) && (!model || job.model === model);
   return isFound && (!state || job.state === state) && (!pinned || job.pinned);
 }
 
@@ -72,8 +71,9 @@ const handlers = {
   sync: () => reload(),
   state: (job) => upsert(job),
   progress({ id, ...progress }) {
-    patch(id, { progress });
-    const { mine } = jobs.get();
+    const { mine, byId } = jobs.get();
+    // An answer that is older than its last event may have said that it is queued.
+    if (isUnfinished(byId.get(id)?.state)) patch(id, { progress, state: "running" });
     if (mine.includes(id) && isHalf(progress)) announce(`Half done: step ${progress.step} of ${progress.steps}`);
   },
   preview: ({ id, media_type: type, b64_json: data }) => patch(id, { preview: `data:${type};base64,${data}` }),
@@ -193,9 +193,8 @@ function queryOf({ q, model, state, pinned }, cursor) {
 
 function append(page) {
   for (const job of page.jobs) put(slim(job));
-  const known = new Set(jobs.get().ids);
-  const added = page.jobs.map((job) => job.id).filter((id) => !known.has(id));
-  jobs.set(({ ids }) => ({ ids: [...ids, ...added], cursor: page.cursor, isComplete: page.cursor === null }));
+  const ids = new Set([...jobs.get().ids, ...page.jobs.map((job) => job.id)]);
+  jobs.set({ ids: [...ids], cursor: page.cursor, isComplete: page.cursor === null });
 }
 
 // Submit a request; the job appears at once.
@@ -204,7 +203,8 @@ export async function submit(request) {
   const full = await sendJson("/api/jobs", { method: "POST", body: request, headers: { "Idempotency-Key": key } });
   performance.mark("imagegen:submitted");
   jobs.set(({ mine }) => ({ mine: [full.id, ...mine], current: full.id }));
-  return upsert(full);
+  // What events said meanwhile is newer.
+  return jobs.get().byId.get(full.id) ?? upsert(full);
 }
 
 export async function cancel(id) {
