@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import APIResponse, Route, expect
+from playwright.sync_api import Route, expect
 
 from tests.api.many_jobs import copy_job
 from tests.api.native.test_purge import generated
@@ -203,19 +203,21 @@ def test_an_image_that_did_not_come_is_asked_for_again(full: Stack, open_studio:
 
 
 def test_an_image_made_while_the_list_is_read_is_not_lost(full: Stack, studio: Studio) -> None:
-    answers: list[APIResponse] = []
+    prompts: list[str] = []
 
     def answer_late(route: Route) -> None:
-        if not answers:
-            answers.append(route.fetch())
-            made(full, "made meanwhile")
-        route.fulfill(response=answers[0])
+        answer = route.fetch()
+        prompts.append(f"made during read {len(prompts)}")
+        made(full, prompts[-1])
+        route.fulfill(response=answer)
 
     expect(studio.tiles().first).to_be_visible()
     studio.page.route(re.compile(r"/api/jobs\?limit"), answer_late)
     studio.page.reload()
 
-    expect(studio.tile("made meanwhile")).to_be_visible()
+    expect(studio.tile("made during read 0")).to_be_visible()
+    for prompt in prompts:
+        expect(studio.tile(prompt)).to_be_visible()
 
 
 def test_markup_in_a_prompt_is_only_text(full: Stack, studio: Studio) -> None:
