@@ -1,8 +1,6 @@
 """Serves the studio: a page at `/`, and its files as they are, with a strict Content-Security-Policy."""
 
 import gzip
-import posixpath
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -21,7 +19,6 @@ router = APIRouter(include_in_schema=False)
 
 #: The page is asked for each time, and usually has not changed (304). Its files have addresses that change with them.
 PAGE_CACHE, FILES_CACHE = "no-cache", "public, max-age=31536000, immutable"
-_STATIC_IMPORT = re.compile(r'^import .*"(.+)";$', re.MULTILINE)
 _LINKS = {
     "studio": "/",
     "docs": "/docs",
@@ -51,23 +48,14 @@ def _file(name: str) -> StaticFile:
 
 @lru_cache(maxsize=16)
 def _page(prefix: str, *, needs_key: bool) -> StaticFile:
-    """The page. It names the modules that it begins with, so that browsers load them at once, not level by level."""
+    """The page. It names all modules, so that the browser loads them at once and not level by level."""
     files = f"{escape(quote(prefix))}{STUDIO_PATH}"
-    preloads = "\n".join(
-        f'<link rel="modulepreload" href="{files}/{name}">' for name in _first_modules("app.js", set())
-    )
+    modules = (name for name, media_type in STUDIO_FILES.items() if media_type == "text/javascript")
+    preloads = "\n".join(f'<link rel="modulepreload" href="{files}/{name}">' for name in modules)
     text = (STUDIO_FOLDER / "index.html").read_text(encoding="utf-8")
     page = text.replace("{files}", files).replace("{preloads}", preloads).replace("{prefix}", escape(quote(prefix)))
     page = page.replace("{needs_key}", "yes" if needs_key else "no")
     return StaticFile.of(page.encode(), "text/html")
-
-
-def _first_modules(name: str, seen: set[str]) -> list[str]:
-    """A module with all that it imports, but for what it imports later with `import()`."""
-    seen.add(name)
-    folder, source = posixpath.dirname(name), (STUDIO_FOLDER / name).read_text(encoding="utf-8")
-    imported = [posixpath.normpath(posixpath.join(folder, path)) for path in _STATIC_IMPORT.findall(source)]
-    return [name, *(module for path in imported if path not in seen for module in _first_modules(path, seen))]
 
 
 @lru_cache(maxsize=4)

@@ -40,8 +40,10 @@ SCROLL = """async () => {
   const list = document.querySelector("[aria-label=Jobs]");
   const work = [];
   let most = 0;
+  const end = performance.now() + 240_000;
   const isAtEnd = () => list.lastElementChild?.querySelector("button").ariaLabel === "a needle";
   for (let before = -1; scrollY !== before || !isAtEnd(); ) {
+    if (performance.now() > end) throw new Error(`after ${list.lastElementChild?.innerText} no older job came`);
     before = scrollY;
     const start = performance.now();
     scrollBy(0, 600);

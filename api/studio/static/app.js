@@ -12,15 +12,13 @@ import { followTitle } from "./state/title.js";
 import { Create } from "./views/create.js";
 import { Gallery } from "./views/gallery.js";
 import { applyTheme, Header } from "./views/header.js";
-import { lazy, loadLazyViews } from "./views/lazy.js";
+import { Help } from "./views/help.js";
+import { Login } from "./views/login.js";
 import { Announcer, Notices } from "./views/notices.js";
+import { Reader } from "./views/reader.js";
+import { Service } from "./views/service.js";
 import { Stage } from "./views/stage.js";
-
-const Help = lazy(async () => (await import("./views/help.js")).Help);
-const Login = lazy(async () => (await import("./views/login.js")).Login);
-const Reader = lazy(async () => (await import("./views/reader.js")).Reader);
-const Service = lazy(async () => (await import("./views/service.js")).Service);
-const Viewer = lazy(async () => (await import("./views/viewer.js")).Viewer);
+import { Viewer } from "./views/viewer.js";
 
 let isFollowing = false;
 let reconnect = () => {};
@@ -130,4 +128,3 @@ function listen(target, handlers) {
 applyTheme();
 startUnlocked();
 render(html`<${App} />`, document.getElementById("app"));
-loadLazyViews();

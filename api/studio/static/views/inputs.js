@@ -4,9 +4,7 @@ import { addFiles } from "../state/actions.js";
 import { form } from "../state/form.js";
 import { Range } from "./controls.js";
 import { Icon, IconButton } from "./icons.js";
-import { lazy } from "./lazy.js";
-
-const MaskEditor = lazy(async () => (await import("./mask.js")).MaskEditor);
+import { MaskEditor } from "./mask.js";
 
 export function Inputs({ state, controls }) {
   const [isPainting, setPainting] = useState(false);
