@@ -135,7 +135,7 @@ def test_several_images_of_an_edit_differ_only_in_their_seed(table: Table) -> No
 
 @contextmanager
 def slow_reader() -> Iterator[str]:
-    """Receives 200 KB per 20 ms, and responds at the end."""
+    """Receives 200 KB per 80 ms, and responds at the end: 12 MB take five seconds."""
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         server.bind(("127.0.0.1", 0))
@@ -149,7 +149,7 @@ def slow_reader() -> Iterator[str]:
                     pass
                 for _ in range(0, length, 200_000):
                     length -= len(stream.read(min(200_000, length)))
-                    time.sleep(0.02)
+                    time.sleep(0.08)
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
         thread = threading.Thread(target=serve, daemon=True)
@@ -161,7 +161,7 @@ def slow_reader() -> Iterator[str]:
 def test_a_slow_upload_gets_the_time_that_it_needs() -> None:
     body = io.BytesIO(b"x" * 12_000_000)
     with slow_reader() as url:
-        http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=0.2))
+        http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=2.0))
 
         assert http.call("POST", url, 60.0, 1000, lambda: None, body).status == 200
 
