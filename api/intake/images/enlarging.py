@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from api.field_errors import invalid_field
 from api.intake.images.separate_images import SeparateImage
 from api.intake.submissions import Submission
-from shared.jobs.requests import GenerationRequest
+from shared.jobs.requests import MAX_SIDE, MIN_SIDE, GenerationRequest
 from shared.jobs.types import ApiProtocol, ResizeMode
 from shared.models.capabilities import RequestLimits, Size
 
 #: What a record of a job says in place of a prompt.
 PROMPT = "enlarge this image"
-MIN_SIDE, MAX_SIDE = 16, 8192
 
 
 @dataclass(frozen=True)

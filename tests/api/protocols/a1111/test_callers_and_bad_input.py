@@ -277,7 +277,7 @@ def test_a_thousand_polls_cost_few_calls_to_redis(null: Stack, api: Api) -> None
     finally:
         api.delete(f"/api/jobs/{running}")
 
-    # Callers faster than the limit are told so in the shape of the protocol.
+    # Callers above the rate limit get an error of the protocol.
     assert answers <= {(200, True), (429, True)}
     # Other processes of the tests make a few calls a second beside these.
     assert calls < 1000 / 10 + 20 * seconds
