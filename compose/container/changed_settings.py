@@ -35,7 +35,7 @@ OF_COMPOSE = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("HOST", "PORT", "PUBLISHED_ON", "FLOWER_PORT", "FLOWER_BASIC_AUTH", "BACKEND", "SHUTDOWN_GRACE_SECONDS"),
-        *("REDIS_URL", "OUTPUT_DIR", "MODEL_DIR", "LORA_DIR", "DATA_DIR"),
+        *("REDIS_URL", "OUTPUT_DIR", "MODEL_DIR", "LORA_DIR", "EMBEDDING_DIR", "DATA_DIR"),
     )
 )
 POLL_SECONDS = 0.5
