@@ -1,6 +1,8 @@
 """`imagegen up` starts, supervises and stops the whole service."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -21,6 +23,15 @@ def test_one_command_starts_a_service_that_generates_images(service: Launched) -
     assert response.json()["state"] == "succeeded"
     assert "/api/txt2img" in service.launcher.output
     assert (service.folder / "outputs").is_dir()
+
+
+def test_a_start_waits_for_no_module_of_other_commands_and_processes() -> None:
+    others = {"requests", "psutil", "rich", "redis", "celery", "fastapi", "asyncio", "numpy", "worker.models.sources"}
+    code = f"import sys, compose.cli.app, compose.launcher.up; print(sorted({others} & sys.modules.keys()))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout == "[]\n"
 
 
 def test_the_dashboard_shows_the_worker(service: Launched) -> None:
