@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import psutil
 import typer
 
 from compose.cli.client_error import errors_as_one_sentence
-from compose.doctor.installation import probe_device
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -26,6 +24,8 @@ def plan(
     name: Annotated[str, typer.Argument(help="A Hugging Face id, or a name from `imagegen models list`.")],
 ) -> None:
     """Tell download, licence, precision and memory of a model; downloads configurations at most."""
+    # Imported here, as in every command, so that `imagegen up` does not wait for it.
+    from compose.doctor.installation import probe_device
     from worker.models.catalogue.prospects import prospect_of
     from worker.models.sources import ModelSource
 
@@ -57,6 +57,8 @@ def _lines(prospect: "Prospect", dtype: str, device: "Device | None") -> list[tu
 
 
 def _memory(prospect: "Prospect", precision: str, device: "Device | None") -> str:
+    import psutil
+
     from worker.models.download_plans import format_bytes
 
     weights = sum(prospect.sizes(precision).values())
