@@ -3,12 +3,13 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
@@ -166,14 +167,15 @@ class DirectRoute(APIRoute):
     to clients.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        signature = inspect.signature(self.endpoint)
-        if not (signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response):
-            return super().get_route_handler()
-        sources, endpoint = {name: SOURCES[name] for name in signature.parameters}, self.endpoint
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        signature = inspect.signature(endpoint)
+        self.is_direct = signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response
+        if self.is_direct:
+            self._sources = {name: SOURCES[name] for name in signature.parameters}
+            self.app = self._call
 
-        async def call(http: Request) -> Response:
-            response: Response = await endpoint(**{name: source(http) for name, source in sources.items()})
-            return response
-
-        return call
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        http = Request(scope, receive, send)
+        response: Response = await self.endpoint(**{name: source(http) for name, source in self._sources.items()})
+        await response(scope, receive, send)
