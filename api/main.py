@@ -139,6 +139,8 @@ def main() -> None:
     try:
         settings = load(ApiSettings)
         app, hub = create(settings)
+        # Nor do the routes and what they share.
+        gc.freeze()
     except ConfigurationError as error:
         sys.exit(error.detail)
     limits = settings.max_connections, settings.max_connections_per_address

@@ -79,12 +79,12 @@ class PipelinedConnection:
             await self._changed.wait()
             connection = self._make_connection()
             try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(self._timeout_seconds):
+                    await connection.connect()  # type: ignore[no-untyped-call]
             except Exception as error:
                 self._fail_unsent(error)
+                await connection.disconnect(nowait=True)
                 continue
-            # From here on `_expire` limits the time of each command, instead of timers of its own.
-            connection.socket_timeout = None
             try:
                 async with asyncio.timeout(None) as self._use:
                     await self._exchange(connection)

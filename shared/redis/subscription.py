@@ -1,5 +1,6 @@
 """Receives the messages of a channel of Redis."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from redis.asyncio.connection import AbstractConnection
@@ -14,8 +15,9 @@ async def subscribe(connection: AbstractConnection, channel: str) -> AsyncIterat
     Raises ConnectionError and TimeoutError, also for a connection that was lost without a word. redis-py's own loop
     takes several timers for each message.
     """
-    await connection.connect()  # type: ignore[no-untyped-call]
-    await connection.send_command("SUBSCRIBE", channel, check_health=False)
+    async with asyncio.timeout(SILENCE_SECONDS):
+        await connection.connect()  # type: ignore[no-untyped-call]
+        await connection.send_command("SUBSCRIBE", channel, check_health=False)
     is_asked = False
     while True:
         reply = await connection.read_response(timeout=SILENCE_SECONDS, push_request=True)
