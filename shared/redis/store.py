@@ -206,7 +206,7 @@ def connect(url: str) -> redis.Redis:
 
 
 def async_connections(url: str) -> MakeConnection:
-    """For the API. Whoever uses a connection notices when it is dead; redis-py would take two timers for each command."""
+    """For the API. Whoever uses one notices when it is dead, without redis-py's timers for each command."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
     options = {**_CONNECTION, "socket_timeout": None, "health_check_interval": 0, "retry": retry}
     return redis.asyncio.ConnectionPool.from_url(url, **options).make_connection
