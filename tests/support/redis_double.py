@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from tests.stack import socket_folder
+
 #: The reply to a command of a connection, counted from 0; None for silence. Raises ConnectionError to close it.
 Answer = Callable[[int, list[str]], bytes | None]
 
@@ -12,16 +14,16 @@ Answer = Callable[[int, list[str]], bytes | None]
 @dataclass
 class RedisDouble:
     answer: Answer
+    path: str
     received: list[list[str]] = field(default_factory=list)
     """Commands of all connections, without those of redis-py itself."""
     connections: int = 0
-    port: int = 0
     _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         # Of the older protocol, redis-py expects no greeting.
-        return f"redis://127.0.0.1:{self.port}?protocol=2"
+        return f"unix://{self.path}?protocol=2"
 
     def send_all(self, data: bytes) -> None:
         for writer in self._writers:
@@ -60,14 +62,15 @@ async def _read_command(reader: asyncio.StreamReader) -> list[str]:
 
 
 @asynccontextmanager
-async def redis_double(answer: Answer, port: int = 0) -> AsyncIterator[RedisDouble]:
-    double = RedisDouble(answer)
-    server = await asyncio.start_server(double.serve, "127.0.0.1", port)
-    double.port = server.sockets[0].getsockname()[1]
-    try:
-        yield double
-    finally:
-        server.close()
+async def redis_double(answer: Answer, path: str = "") -> AsyncIterator[RedisDouble]:
+    """`path` is its socket; by default a new one."""
+    with socket_folder() as folder:
+        double = RedisDouble(answer, path or f"{folder}/s")
+        server = await asyncio.start_unix_server(double.serve, double.path)
+        try:
+            yield double
+        finally:
+            server.close()
 
 
 def bulk(text: str) -> bytes:
