@@ -28,8 +28,8 @@ from worker.records.model_reports import LoadGuard
 
 FAST = ("null", "null/red", "null/green", "null/blue")
 AFFINITY_SECONDS = 2
-#: A job or a load that has begun is not interrupted. It takes this long, or as long as the slowest of a run: on a busy
-#: machine, many times as long.
+#: A job or a load that has started is not interrupted. It takes this long, or as long as the slowest of a run, which on a
+#: busy machine is many times as long.
 BUSY_SECONDS = 3.0
 #: Jobs of one batch start at the same time, but for this.
 CLAIM_SECONDS = 0.3
@@ -255,9 +255,9 @@ def test_a_model_whose_loads_end_the_process_is_not_loaded_for_ever(redis_url: s
 
 def test_a_job_is_left_to_the_machine_that_has_its_model(redis_url: str) -> None:
     store, records = Store(connect(redis_url)), ModelRecords("machines:")
-    there = [ModelEntry(name="theirs", backend=Backend.SD)]
-    there.append(ModelEntry(name="broken", backend=Backend.SD, state=ModelState.BROKEN))
-    store.run(records.publish(Backend.SD, "there", there, is_complete=True))
+    entries = [ModelEntry(name="theirs", backend=Backend.SD)]
+    entries.append(ModelEntry(name="broken", backend=Backend.SD, state=ModelState.BROKEN))
+    store.run(records.publish(Backend.SD, "there", entries, is_complete=True))
     store.run(records.publish(Backend.SD, "here", [ModelEntry(name="ours", backend=Backend.SD)], is_complete=True))
 
     found = {name: store.run(records.is_elsewhere(Backend.SD, "here", name)) for name in ("theirs", "broken", "ours")}
