@@ -28,8 +28,8 @@ from worker.records.model_reports import LoadGuard
 
 FAST = ("null", "null/red", "null/green", "null/blue")
 AFFINITY_SECONDS = 2
-#: A job or a load that has started is not interrupted. It takes this long, or as long as the slowest of a run, which on a
-#: busy machine is many times as long.
+#: A job or a load that has started is not interrupted. It takes this long, or as long as the slowest of a run, which is
+#: many times as long on a busy machine.
 BUSY_SECONDS = 3.0
 #: Jobs of one batch start at the same time, but for this.
 CLAIM_SECONDS = 0.3
