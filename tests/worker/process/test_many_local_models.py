@@ -45,6 +45,8 @@ WANTED = random.Random(5).choices(list(FILES), k=60)
 #: Jobs differ in few seeds: what they should show is rendered once for each.
 SEEDS = (1, 2)
 AFFINITY_SECONDS = 3
+#: A job or a load that has started is not interrupted, and this machine may have much else to do.
+BUSY_SECONDS = 20
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
         assert difference <= 1, (name, difference)
     assert model_loads(api) <= 25
     assert 0 < most_bytes <= budget_of(expected)
-    assert overtaken_too_long(done, AFFINITY_SECONDS) == []
+    assert overtaken_too_long(done, AFFINITY_SECONDS, BUSY_SECONDS) == []
 
 
 def _difference(one: Pixels, other: Pixels) -> int:
