@@ -179,7 +179,9 @@ def test_a_process_explains_a_wrong_bucket_in_one_sentence(stack: Stack, server:
     without_library = stack.run([sys.executable, "-c", no_library], SD_OUTPUT_URL="s3://images")
 
     assert (api.wait(), without_library.wait()) == (1, 1)
-    assert api.lines[-1] == "SD_OUTPUT_URL is wrong: the bucket does not exist."
+    # On a busy machine, a thread of the library may complain afterwards that the process ends.
+    assert "SD_OUTPUT_URL is wrong: the bucket does not exist." in api.lines
+    assert "Traceback" not in api.output
     assert without_library.lines[-1] == "SD_OUTPUT_URL requires another package: pip install 'imagegen[s3]'."
 
 

@@ -32,7 +32,7 @@ AFFINITY_SECONDS = 2
 BUSY_SECONDS = 3.0
 #: Or this many times the slowest load or batch of the run, which is long on a busy machine: one for each model.
 SLOWEST_LOADS = 5
-#: Jobs of one batch start at the same time, but for this.
+#: Jobs of one batch start at the same time, but for this, or a quarter of the slowest load or batch of the run.
 CLAIM_SECONDS = 0.3
 
 
@@ -157,10 +157,11 @@ def overtaken_too_long(
     starts = [datetime.fromisoformat(job["started_at"]).timestamp() for job in jobs]
     slowest = max(later - earlier for earlier, later in itertools.pairwise(sorted(starts)))
     seconds = affinity_seconds + max(busy_seconds, SLOWEST_LOADS * slowest)
+    claim_seconds = max(CLAIM_SECONDS, slowest / 4)
 
     def claimed_with_earlier(later: int, job: int) -> bool:
         return any(
-            jobs[other]["model"] == jobs[later]["model"] and abs(starts[other] - starts[later]) < CLAIM_SECONDS
+            jobs[other]["model"] == jobs[later]["model"] and abs(starts[other] - starts[later]) < claim_seconds
             for other in range(job)
         )
 
