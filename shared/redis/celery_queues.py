@@ -42,7 +42,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
-        # A job continues without the broker: its lease and its record decide its fate.
+        # A job continues without the broker: its lease and its record decide its outcome.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "global_keyprefix": settings.redis_prefix,
