@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,22 @@ from worker.models.required_files import PIPELINE_INDEX
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 #: Loads a part of a base model: its class, the folder, the part, and the precision.
 LoadPart = Callable[[Any, Path, str, torch.dtype], Any]
+#: A part by its name if another model has the same, or else what the function loads.
+GetPart = Callable[[str, Callable[[], Any]], Any]
 
 _UNET_PREFIX = "model.diffusion_model."
 
 
-def load_checkpoint(model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, **left_out: Any) -> Any:
+def load_checkpoint(
+    model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, get_part: GetPart, **left_out: Any
+) -> Any:
     """The pipeline, on the CPU. `left_out` are settings, and parts that replace those of the model.
 
     Raises what the libraries raise, and ValueError if weights are missing.
     """
     with _configuration(model) as folder:
         parts = {
-            part: _load(model, folder, part, _class_of(library, kind), dtype, load_part)
+            part: get_part(part, partial(_load, model, folder, part, _class_of(library, kind), dtype, load_part))
             for part, (library, kind) in model.parts.items()
             if part not in left_out
         }

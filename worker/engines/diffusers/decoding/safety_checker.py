@@ -14,7 +14,9 @@ from transformers import CLIPImageProcessorPil
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.pipeline_loading import load_part, reason_of
 from worker.engines.diffusers.memory.out_of_memory import free_memory, is_out_of_memory
+from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.images.values import Pixels
+from worker.models.contents.part_sources import PartSource, folder_source
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +37,18 @@ class SafetyChecker:
         self._processor = processor
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device) -> "SafetyChecker":
+    def load(cls, folder: Path, device: torch.device, shared: SharedParts) -> "SafetyChecker":
         """From the folder of a checker, or of a model that includes one. Raises ConfigurationError."""
         try:
-            checker, processor = _load_parts(folder)
-            return cls(checker, processor, device)
+            source, checker, processor = _load_parts(folder, shared)
+            loaded = cls(checker, processor, device)
         except Exception as error:
             raise ConfigurationError(
                 f"The safety checker {folder} could not be loaded: {reason_of(error)}. Set SD_SAFETY_CHECKER_ID to "
                 "another checker (a Hugging Face id or a local folder), or SD_SAFETY_CHECKER=false to run without one."
             ) from error
+        shared.offer([(source, checker)] if source else [])
+        return loaded
 
     def is_flagged(self, pixels: Pixels) -> bool:
         try:
@@ -71,9 +75,13 @@ def flag_images(checker: SafetyChecker | None, images: Sequence[Pixels]) -> list
     return [checker is not None and checker.is_flagged(pixels) for pixels in images]
 
 
-def _load_parts(folder: Path) -> tuple[Any, Any]:
+def _load_parts(folder: Path, shared: SharedParts) -> tuple[PartSource | None, Any, Any]:
     is_model = (folder / CHECKER_PART).is_dir()
     part, processor_part = (CHECKER_PART, PROCESSOR_PART) if is_model else ("", "")
-    # load_part refuses incomplete weights: a checker with random weights flags nothing.
-    checker = load_part(StableDiffusionSafetyChecker, folder, part, torch.float32)
-    return checker, CLIPImageProcessorPil.from_pretrained(str(folder), subfolder=processor_part, local_files_only=True)
+    source = folder_source(CHECKER_PART, folder / part, "float32")
+    checker = shared.find(source) if source else None
+    if checker is None:
+        # load_part refuses incomplete weights: a checker with random weights flags nothing.
+        checker = load_part(StableDiffusionSafetyChecker, folder, part, torch.float32)
+    options = {"subfolder": processor_part, "local_files_only": True}
+    return source, checker, CLIPImageProcessorPil.from_pretrained(str(folder), **options)

@@ -1,6 +1,7 @@
 """Loads a pipeline from a model's folder or file, from weights in any precision, in one file or in shards."""
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints.loading import load_checkpoint
 from worker.engines.diffusers.loading.modular import load_modular
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.shared_parts import PartLoading
 from worker.models import weight_files
-from worker.models.fingerprint import fingerprint
+from worker.models.contents.fingerprint import fingerprint
 from worker.models.local_model import LocalModel, ModelFormat
 
 #: The libraries that define parts with weights.
@@ -23,15 +25,18 @@ _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 _NEED_TORCHVISION = frozenset({"PixtralProcessor", "Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
 
 
-def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
-    """The pipeline, on the CPU. Raises ConfigurationError for every error of the libraries."""
+def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype, parts: PartLoading) -> Any:
+    """The pipeline, on the CPU but for parts that other models have already.
+
+    Raises ConfigurationError for every error of the libraries.
+    """
     files = {model.path, model.folder}
     try:
         before = fingerprint(files)
         if model.file_parts:
-            pipe = load_checkpoint(model, pipeline, dtype, load_part, **_left_out(pipeline))
+            pipe = load_checkpoint(model, pipeline, dtype, load_part, parts.get, **_left_out(pipeline))
         else:
-            pipe = _from_folder(model, pipeline, dtype)
+            pipe = _from_folder(model, pipeline, dtype, parts)
         has_changed = fingerprint(files) != before
     except Exception as error:
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
@@ -43,10 +48,13 @@ def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
+def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype, loading: PartLoading) -> Any:
     folder, left_out = model.folder, _left_out(pipeline)
-    classes = model.parts.items()
-    parts = {name: _load(folder, name, *names, dtype) for name, names in classes if name not in left_out}
+    parts = {
+        name: loading.get(name, partial(_load, folder, name, *names, dtype))
+        for name, names in model.parts.items()
+        if name not in left_out
+    }
     if model.format is ModelFormat.MODULAR:
         return load_modular(model, pipeline, parts)
     return pipeline.from_pretrained(

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -41,10 +41,17 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
 
 
 def quantize(
-    pipe: Any, denoiser: str, setting: str, device: torch.device, free: int | None, working: Mapping[str, int]
+    pipe: Any,
+    denoiser: str,
+    setting: str,
+    device: torch.device,
+    free: int | None,
+    working: Mapping[str, int],
+    separate: Callable[[Any], None],
 ) -> Quantization:
     """Quantize a loaded pipeline as SD_QUANTIZE says; `auto` takes the first step with which all of it fits.
 
+    `separate` gives the pipeline parts of its own: without `auto`, those of other models are quantized in the same way.
     Raises ConfigurationError for what the device, its precision or a missing library forbids.
     """
     match setting:
@@ -52,6 +59,8 @@ def quantize(
             return Quantization.NONE
         case "auto":
             chosen = _first_that_fits(pipe, denoiser, device, free, working)
+            if chosen in (Quantization.EIGHT_BIT, Quantization.FOUR_BIT):
+                separate(pipe)
         case _:
             chosen = Quantization(setting)
             if (reason := _obstacle(chosen, getattr(pipe, denoiser), device)) is not None:

@@ -15,6 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images
 from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -31,7 +32,7 @@ def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checker(folder: Path) -> SafetyChecker:
-    return SafetyChecker.load(folder, torch.device("cpu"))
+    return SafetyChecker.load(folder, torch.device("cpu"), SharedParts())
 
 
 def refusal(folder: Path) -> str:
