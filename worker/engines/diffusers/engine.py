@@ -40,7 +40,6 @@ from worker.engines.diffusers.memory.out_of_memory import (
     is_out_of_memory,
     keep_freed_memory,
 )
-from worker.engines.diffusers.memory.quantization import Quantization
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
@@ -53,7 +52,7 @@ from worker.images.values import Inputs, RenderedImage
 from worker.models.contents.fingerprint import fingerprint
 from worker.models.families import FEW_STEPS, UNLISTED, family_of
 from worker.models.local_model import LocalModel
-from worker.models.placements import Placement
+from worker.models.placements import Placement, Quantization
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ def written(path: Path, content: bytes) -> Content:
 
 
 def test_files_of_the_same_bytes_are_equal_and_others_are_not(tmp_path: Path) -> None:
-    one, same, other = (written(tmp_path / str(n), text) for n, text in enumerate((b"abc", b"abc", b"abd")))
+    one, same, other = (written(tmp_path / str(n), text) for n, text in enumerate((b"abc", b"abc", b"abx")))
 
     digests = Digests(None)
 
@@ -58,7 +58,7 @@ def test_a_file_is_read_once_also_over_restarts_and_again_when_it_changes(tmp_pa
         assert Digests(tmp_path / "data").are_equal(one, same)
     assert sorted(hashed) == ["one", "same"]
 
-    changed = written(tmp_path / "same", b"abd")
+    changed = written(tmp_path / "same", b"abx")
     os.utime(changed.path, ns=(1, 1))
     changed = Content.of(changed.path)
 

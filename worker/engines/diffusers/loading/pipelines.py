@@ -30,12 +30,12 @@ from worker.engines.diffusers.memory.placement import (
     room_for,
     working_bytes,
 )
-from worker.engines.diffusers.memory.quantization import Quantization, quantize
+from worker.engines.diffusers.memory.quantization import quantize
 from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family, Guidance, family_of
 from worker.models.local_model import LocalModel
-from worker.models.placements import AUTOENCODER, Placement
+from worker.models.placements import AUTOENCODER, Placement, Quantization
 
 
 @dataclass(frozen=True)

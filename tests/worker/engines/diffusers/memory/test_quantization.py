@@ -14,8 +14,8 @@ from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.memory import placement, quantization
-from worker.engines.diffusers.memory.quantization import Quantization, _first_that_fits
-from worker.models.placements import WORKING_BYTES
+from worker.engines.diffusers.memory.quantization import _first_that_fits
+from worker.models.placements import WORKING_BYTES, Quantization
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|torchao)")
 
