@@ -43,13 +43,15 @@ def _read(file: Path) -> dict[str, list[Any]]:
     try:
         if file.stat().st_size > MAX_BYTES:
             return {}
-        rows = json.loads(file.read_text("utf-8"))
-        return {str(key): list(row) for key, row in rows.items()}
+        rows = {key: list(row) for key, row in json.loads(file.read_text("utf-8")).items()}
+        if all(isinstance(value, str | int | float) for row in rows.values() for value in row):
+            return rows
+        logger.warning("%s has rows of something else, and begins anew", file)
     except FileNotFoundError:
-        return {}
+        pass
     except (OSError, ValueError, TypeError, AttributeError) as error:
         logger.warning("%s is not readable, and begins anew: %s", file, error)
-        return {}
+    return {}
 
 
 def _write(file: Path, rows: OrderedDict[str, list[Any]]) -> None:

@@ -16,7 +16,7 @@ from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
-from worker.engines.diffusers.loras.lora_files import find_loras
+from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.memory.placement import free_bytes, part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
@@ -55,6 +55,7 @@ class LocalModels:
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _loras: tuple[str, ...] = ()
+    _lora_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _embeddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -121,7 +122,9 @@ class LocalModels:
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
     def _read_folders(self) -> None:
-        self._loras = tuple(find_loras(self.options.lora_dir)) if self.options.lora_dir else ()
+        loras = find_loras(self.options.lora_dir) if self.options.lora_dir else {}
+        self._loras = tuple(loras)
+        self._lora_words = trigger_words(loras)
         self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
 
     def _default_entry(self) -> CatalogueModel:
@@ -170,7 +173,9 @@ class LocalModels:
 
     def _with_files(self, capabilities: Capabilities) -> Capabilities:
         """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
-        update = {} if "loras" in capabilities.ignored else {"loras": self._loras}
+        update: dict[str, object] = {}
+        if "loras" not in capabilities.ignored:
+            update = {"loras": self._loras, "lora_trigger_words": self._lora_words}
         if capabilities.embeddings is not None:
             update["embeddings"] = self._embeddings
         return capabilities.model_copy(update=update)

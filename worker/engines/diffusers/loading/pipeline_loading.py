@@ -5,22 +5,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from transformers.utils import is_torchvision_available
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints.loading import load_checkpoint
 from worker.engines.diffusers.loading.modular import load_modular
+from worker.engines.diffusers.loading.part_classes import has_weights, part_class
 from worker.engines.diffusers.memory.devices import dtype_name
 from worker.engines.diffusers.memory.shared_parts import PartLoading
 from worker.models import weight_files
 from worker.models.contents.fingerprint import fingerprint
 from worker.models.local_model import LocalModel, ModelFormat
 
-#: The libraries that define parts with weights.
-_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 #: Parts of FLUX.2 dev, Qwen-Image-Edit and Kandinsky 5. transformers itself fails there without naming the reason.
 _NEED_TORCHVISION = frozenset({"PixtralProcessor", "Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
 
@@ -103,14 +100,14 @@ def reason_of(error: Exception) -> str:
 
 def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
     """None for a part without weights: the pipeline loads it itself."""
-    part_class = getattr(_LIBRARIES.get(library), kind, None)
+    found = part_class(library, kind)
     if kind in _NEED_TORCHVISION and not is_torchvision_available():
         raise TypeError(f"its {name} is a {kind}, which needs torchvision; install it for this version of torch")
     if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
         return None
-    if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):
+    if not has_weights(found):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
-    return load_part(part_class, folder, name, dtype)
+    return load_part(found, folder, name, dtype)
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -42,7 +42,7 @@ def room_for(pipe: Any, device: torch.device) -> int | None:
     free, parts = free_bytes(device), parts_of(pipe).values()
     if free is None:
         return None
-    return free + sum(part_size(part) for part in parts if next(part.parameters()).device.type != "cpu")
+    return free + sum(part_size(part) for part in parts if any(one.device.type != "cpu" for one in part.parameters()))
 
 
 def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:

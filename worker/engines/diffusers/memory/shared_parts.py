@@ -47,11 +47,8 @@ class SharedParts:
 
     def find_all(self, model: LocalModel, dtype: str) -> dict[str, Any]:
         """The parts of a model that are in memory before it is loaded."""
-        found = {}
-        for name in model.parts:
-            with suppress(OSError, ConfigurationError):
-                source = source_of(model, name, dtype)
-                found[name] = self.find(source) if source else None
+        sources = {name: _source(model, name, dtype) for name in model.parts}
+        found = {name: self.find(source) for name, source in sources.items() if source}
         return {name: part for name, part in found.items() if part is not None}
 
     def offer(self, parts: Iterable[tuple[PartSource, Any]]) -> None:
@@ -91,7 +88,7 @@ class PartLoading:
 
     def get(self, name: str, load: Callable[[], Any]) -> Any:
         """A part that is in memory already, or else a new one. Raises what `load` raises."""
-        source = source_of(self.model, name, self.dtype)
+        source = _source(self.model, name, self.dtype)
         if source is None:
             return load()
         if (part := self.shared.find(source)) is not None:
@@ -115,6 +112,13 @@ class PartLoading:
 def parts_of(pipe: Any) -> dict[str, torch.nn.Module]:
     """Those with weights."""
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _source(model: LocalModel, name: str, dtype: str) -> PartSource | None:
+    """None also for files that cannot be read: whoever loads them finds out more."""
+    with suppress(OSError, ConfigurationError):
+        return source_of(model, name, dtype)
+    return None
 
 
 def _copied(part: torch.nn.Module) -> torch.nn.Module:
