@@ -8,18 +8,16 @@ from typing import Any
 
 import diffusers
 import diffusers.utils.logging
-import torch
 import transformers.utils.logging
 
-from shared.errors import ConfigurationError, InvalidImage, InvalidRequest, OutOfMemory
+from shared.errors import InvalidImage, InvalidRequest, OutOfMemory
 from shared.jobs.requests import GenerationRequest
-from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
 from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
-from worker.engines.diffusers.decoding.safety_checker import CHECKER_PART, SafetyChecker, flag_images
+from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
 from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageInputs
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
@@ -111,7 +109,8 @@ class DiffusersEngine:
         # What cannot be run is refused before anything is read.
         capabilities = capabilities_of(model, options)
         # The checker comes first: the model is placed in the memory that is left.
-        checker = _load_checker(model, capabilities, device, options, shared)
+        find_checker = options.safety_checker if capabilities.safety != EXEMPT else None
+        checker = load_checker(model.folder, find_checker, device, shared) if find_checker else None
         engine = cls(model, load_pipelines(model, device, dtype, options, shared), checker, options)
         try:
             prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
@@ -292,21 +291,3 @@ def _usable_references(inputs: Inputs) -> tuple[Any, ...]:
                 f"pixels, and one side at most {MAX_REFERENCE_RATIO} times those of the other."
             )
     return inputs.images
-
-
-def _load_checker(
-    model: LocalModel,
-    capabilities: Capabilities,
-    device: torch.device,
-    options: DiffusersOptions,
-    shared: SharedParts,
-) -> SafetyChecker | None:
-    """The model's own checker if it has one that works."""
-    if options.safety_checker is None or capabilities.safety == EXEMPT:
-        return None
-    if (model.folder / CHECKER_PART).is_dir():
-        try:
-            return SafetyChecker.load(model.folder, device, shared)
-        except ConfigurationError as error:
-            logger.warning("using the checker of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
-    return SafetyChecker.load(options.safety_checker(), device, shared)

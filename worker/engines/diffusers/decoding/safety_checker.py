@@ -1,7 +1,7 @@
 """Flags images to withhold: CLIP compares them with concepts that the checker's publisher does not disclose."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ class SafetyChecker:
 
     def __init__(self, checker: Any, processor: Any, device: torch.device) -> None:
         # Half precision is unreliable on Apple's GPU; the CPU takes a second.
-        self._device = device if device.type == "cuda" else torch.device("cpu")
-        dtype = torch.float16 if self._device.type == "cuda" else torch.float32
-        self._checker = checker.to(self._device, dtype).eval()
+        on_gpu = device.type == "cuda"
+        place, dtype = (device, torch.float16) if on_gpu else (torch.device("cpu"), torch.float32)
+        self._checker = checker.to(place, dtype).eval()
         self._processor = processor
 
     @classmethod
@@ -54,11 +54,11 @@ class SafetyChecker:
         try:
             return self._check(pixels)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or self._device.type == "cpu":
+            if not is_out_of_memory(error) or self._checker.device.type == "cpu":
                 raise
         logger.warning("the safety checker no longer fits beside the model; it continues on the CPU")
-        self._device = torch.device("cpu")
-        self._checker.to(self._device, torch.float32)
+        # For all models that have it.
+        self._checker.to("cpu", torch.float32)
         free_memory()
         return self._check(pixels)
 
@@ -67,8 +67,21 @@ class SafetyChecker:
         values = self._processor(Image.fromarray(pixels), return_tensors="pt").pixel_values
         # The checker blackens flagged images; it gets a dummy to blacken.
         dummy = [np.zeros((1, 1, 3), np.float32)]
-        _, flagged = self._checker(clip_input=values.to(self._device, self._checker.dtype), images=dummy)
+        _, flagged = self._checker(clip_input=values.to(self._checker.device, self._checker.dtype), images=dummy)
         return bool(flagged[0])
+
+
+def load_checker(model: Path, find: Callable[[], Path], device: torch.device, shared: SharedParts) -> SafetyChecker:
+    """The model's own checker if it has one that works, or else the one that `find` finds.
+
+    Raises ConfigurationError.
+    """
+    if (model / CHECKER_PART).is_dir():
+        try:
+            return SafetyChecker.load(model, device, shared)
+        except ConfigurationError as error:
+            logger.warning("using the checker of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
+    return SafetyChecker.load(find(), device, shared)
 
 
 def flag_images(checker: SafetyChecker | None, images: Sequence[Pixels]) -> list[bool]:

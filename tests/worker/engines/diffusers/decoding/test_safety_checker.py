@@ -156,3 +156,16 @@ def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path)
     copy = shutil.copytree(STARTER, tmp_path / "copy")
 
     assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"
+
+
+def test_models_with_the_same_checker_hold_it_once(tmp_path: Path) -> None:
+    folder = tiny.save_checker(tmp_path / "one", strict=True)
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    other = tiny.save_checker(tmp_path / "other", strict=False)
+    shared, device = SharedParts(), torch.device("cpu")
+
+    first, second, third = (SafetyChecker.load(path, device, shared) for path in (folder, copied, other))
+
+    assert first._checker is second._checker
+    assert first._checker is not third._checker
+    assert [checker.is_flagged(speckled()) for checker in (first, second, third)] == [True, True, False]
