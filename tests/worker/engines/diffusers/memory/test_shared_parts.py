@@ -134,6 +134,24 @@ def test_a_lora_changes_no_text_encoder_that_other_models_may_have(tmp_path: Pat
     assert dict(part_of(engine, "text_encoder").named_parameters()).keys() == before.keys()
 
 
+def test_transformers_on_one_base_share_its_parts_without_comparing_files(tmp_path: Path) -> None:
+    pipe = tiny_pipeline("flux1")
+    pipe.save_pretrained(tmp_path / "owner" / "base")
+    for name in (ONE, OTHER):
+        with torch.no_grad():
+            pipe.transformer.proj_out.weight.mul_(-1)
+        original_layouts.write(tmp_path / f"{name}.safetensors", original_layouts.flux(pipe.transformer))
+    models = models_in(tmp_path)
+    one, other, base = (load(models, name) for name in (ONE, OTHER, "owner/base"))
+
+    assert shared_names(one, other) == shared_names(one, base) == {"text_encoder_2", "vae"}
+    assert not (tmp_path / "data").exists()
+    pixels = [draw(engine, **SIZE).pixels for engine in (one, other, base)]
+    assert not np.array_equal(pixels[0], pixels[1])
+    # The second change undoes the first.
+    assert np.array_equal(pixels[1], pixels[2])
+
+
 def test_parts_of_single_files_are_shared_as_well(tmp_path: Path) -> None:
     pipe = tiny_pipeline("sd15")
     original_layouts.write(tmp_path / f"{ONE}.safetensors", *single_file("sd15", pipe))
