@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import requests
 from compose.launcher.data_folder import REDIS_URL
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
 from tests.shared.webhooks.receiver import Receiver, receiving
-from tests.stack import free_port
+from tests.stack import Stack, free_port
 from tests.support.polling import wait_until
 
 
@@ -73,6 +74,17 @@ def test_a_service_without_a_model_is_four_programs_because_the_housekeeper_runs
         (*programs, "worker.main null", "/bin/sh")
     )
     assert "the housekeeper is ready" in service.launcher.output
+
+
+def test_the_api_does_not_go_on_without_its_housekeeper(redis_url: str, tmp_path: Path) -> None:
+    with Stack(
+        redis_url, tmp_path, SD_PORT=str(free_port()), SD_ALIVE_FILE=str(tmp_path / "missing" / "alive")
+    ) as stack:
+        process = stack.run([sys.executable, "-m", "compose.launcher.api_and_housekeeper"])
+
+        process.wait()
+
+        assert "FileNotFoundError" in process.output
 
 
 def test_a_process_that_dies_is_restarted_and_loses_no_job_until_ctrl_c_stops_everything(
