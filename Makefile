@@ -12,7 +12,7 @@ WORST_FILES ?= 25
 # The build of PyTorch: cpu, cuda, or auto (without CUDA if there is no NVIDIA driver).
 TORCH ?= auto
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.virtual_environment torch-options $(TORCH) $(TORCH_CPU_INDEX))
+TORCH_OPTIONS = $$($(BIN)/python -m tools.virtual_environment torch-options $(TORCH) $(TORCH_CPU_INDEX))
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
@@ -82,10 +82,10 @@ clean: ## Remove the environment; keep images, models and data
 
 # The scripts of an environment contain its path, which is wrong after the folder was moved or copied.
 environment:
-	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.virtual_environment relocate 2>/dev/null || echo FAILED)))
+	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m tools.virtual_environment relocate 2>/dev/null || echo FAILED)))
 	$(if $(findstring FAILED,$(RELOCATED)),$(error The environment in $(VENV) was not created in this folder: run `make clean` and try again))
 	@$(if $(RELOCATED),echo "$(RELOCATED)",:)
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m tools.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
 
 $(BIN)/python: | environment
 	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON): name a Python 3.11 or newer, for example: make run PYTHON=python3"; exit 1; }

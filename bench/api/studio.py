@@ -10,6 +10,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from bench.api.browser_tab import BrowserTab
 from bench.figures import Figure, Goal, Scale, compare, percentile
 from bench.service import service
 from tests.api.many_jobs import copy_job
@@ -20,32 +21,46 @@ PROMPT = "a blue fish"
 #: Short jobs have no previews.
 STEPS = 150
 JOBS = 20_000
-#: The CPU time of each task of the page's main thread, and the marks of the page.
-CATEGORIES = ["blink.user_timing", "disabled-by-default-devtools.timeline"]
-MARKS = ("imagegen:submitted", "imagegen:preview", "imagegen:done")
-#: Notes when the prompt has the focus and Generate can be pressed, when Enter is pressed, and when a preview is shown.
-CLOCK = """
-addEventListener("keydown", (event) => { if (event.key === "Enter") window.pressed = performance.now(); }, true);
-new PerformanceObserver((list) => {
-  for (const { name, startTime } of list.getEntries())
-    if (name === "imagegen:preview-shown" && window.pressed && !window.shown) window.shown = startTime;
-}).observe({ type: "mark", buffered: true });
-const look = () => {
-  const button = document.querySelector("button[type=submit], .generate");
-  if (document.activeElement?.id === "prompt" && button && !button.disabled) window.usable ??= performance.now();
-  else requestAnimationFrame(look);
-};
-requestAnimationFrame(look);
+FRAME_MS = 1000 / 60
+#: The tasks and frames of the page's main thread, and the marks of the page: a preview came, and is shown.
+CATEGORIES = ["blink.user_timing", "devtools.timeline", "disabled-by-default-devtools.timeline"]
+MARKS = ("imagegen:preview", "imagegen:preview-shown")
+#: Resolves when the page takes a prompt: the field has the focus, and Generate can be pressed.
+USABLE = """
+window.usable = new Promise((resolve) => {
+  const look = () => {
+    const generate = document.querySelector("button.generate");
+    if (document.activeElement?.id === "prompt" && generate && !generate.disabled) resolve(performance.now());
+  };
+  new MutationObserver(look).observe(document, { subtree: true, childList: true, attributes: true });
+  addEventListener("focusin", look);
+});
 """
-#: Scrolls by 600 pixels in each frame to the oldest job, and measures the work of the page in a frame.
+#: Notes when Generate was pressed and when its first preview was shown. Nothing polls, because that would be measured.
+CLOCK = """() => new Promise((resolve) => {
+  let pressed = 0, shown = 0;
+  addEventListener("keydown", (event) => event.key === "Enter" && (pressed = performance.now()), true);
+  const observer = new PerformanceObserver((list) => {
+    for (const { name, startTime } of list.getEntries()) {
+      if (name === "imagegen:preview-shown" && pressed) shown ||= startTime;
+      if (name !== "imagegen:done") continue;
+      observer.disconnect();
+      resolve(shown - pressed);
+    }
+  });
+  observer.observe({ type: "mark" });
+  window.armed();
+})"""
+#: Scrolls by 600 pixels in each frame to the oldest job. Measures what the page does for it, and the frames.
 SCROLL = """async () => {
   const list = document.querySelector("[aria-label=Jobs]");
-  const work = [];
-  let most = 0;
-  const end = performance.now() + 240_000;
+  const nextFrame = () => new Promise(requestAnimationFrame);
   const isAtEnd = () => list.lastElementChild?.querySelector("button").ariaLabel === "a needle";
+  const work = [], frames = [];
+  let most = 0, last = await nextFrame();
+  const end = last + 240_000;
   for (let before = -1; scrollY !== before || !isAtEnd(); ) {
-    if (performance.now() > end) throw new Error(`after ${list.lastElementChild?.innerText} no older job came`);
+    if (last > end) throw new Error(`after ${list.lastElementChild?.innerText} no older job came`);
     before = scrollY;
     const start = performance.now();
     scrollBy(0, 600);
@@ -53,19 +68,21 @@ SCROLL = """async () => {
     await Promise.resolve();
     work.push(performance.now() - start);
     most = Math.max(most, list.childElementCount);
-    await new Promise(requestAnimationFrame);
+    const now = await nextFrame();
+    frames.push(now - last);
+    last = now;
   }
-  return { work, most };
+  return { work, frames, most };
 }"""
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
-    with chromium() as browser:
-        with service("sd") as stack:
-            yield opening(browser, stack, scale)
-            yield from previews(browser, stack, scale)
-        with service("null") as stack:
-            yield from crowded(browser, stack, scale)
+    with chromium() as browser, service("sd") as stack:
+        yield opening(browser, stack, scale)
+        with tab(browser, stack) as page:
+            yield first_preview(page, stack, scale)
+            yield from preview_work(browser, page, "studio", scale)
+        yield from crowded(browser, stack, scale)
 
 
 @contextmanager
@@ -78,62 +95,48 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@contextmanager
-def tab(browser: Browser, stack: Stack) -> Iterator[Page]:
-    """Without anything in the cache of the browser."""
-    context = browser.new_context(viewport={"width": 1280, "height": 820})
-    context.set_default_timeout(300_000)
-    context.add_init_script(CLOCK)
-    page = context.new_page()
-    page.goto(stack.api.url)
-    page.wait_for_function("() => window.usable")
-    yield page
-    context.close()
-
-
 def opening(browser: Browser, stack: Stack, scale: Scale) -> Figure:
+    """In a tab that is open already, of a browser that has nothing of this service in its cache."""
     values = []
-    # The first one also starts a process of the browser.
     for number in range(2 * scale.rounds + 1):
         scale.show_progress(f"opening the studio: round {number}")
-        with tab(browser, stack) as page:
-            values.append(float(page.evaluate("() => window.usable")))
+        with BrowserTab(browser, f"{stack.api.url}/health/live") as page:
+            page.run_in_every_document(USABLE)
+            page.navigate(f"{stack.api.url}/")
+            values.append(float(page.evaluate("window.usable")))
+            page.insert_text(PROMPT)
+            assert page.evaluate("JSON.parse(localStorage.getItem('imagegen-form')).prompt") == PROMPT
+    # The first one also fills the caches of the service.
     value = percentile(values[1:], 50)
     return Figure("studio: first visit to ready for a prompt, p50", value, "ms", Goal(300), tuple(values[1:]))
 
 
-def previews(browser: Browser, stack: Stack, scale: Scale) -> Iterator[Figure]:
-    with tab(browser, stack) as page:
-        set_steps(page)
-        page.get_by_role("textbox", name="Prompt", exact=True).fill(PROMPT)
-        shown = compare(lambda: in_the_page(page), lambda: over_the_api(stack), scale, "Enter to the first preview")
-        yield shown.figure(
-            "studio: Enter to first preview in sight / API", Goal(1.3), f"{shown.our_median * 1000:.0f} ms"
-        )
-        browser.start_tracing(page=page, categories=CATEGORIES)
-        for number in range(scale.rounds):
-            scale.show_progress(f"work for previews: round {number}")
-            in_the_page(page)
-        work = work_per_preview(json.loads(browser.stop_tracing())["traceEvents"])
-    value = percentile(work, 95)
-    yield Figure(
-        "studio: CPU time of the page for a preview, p95", value, "ms", Goal(16), detail=f"{len(work)} previews"
-    )
-
-
-def set_steps(page: Page) -> None:
+@contextmanager
+def tab(browser: Browser, stack: Stack) -> Iterator[Page]:
+    """A tab with the studio, whose jobs have previews."""
+    context = browser.new_context(viewport={"width": 1280, "height": 820})
+    context.set_default_timeout(300_000)
+    page = context.new_page()
+    page.goto(stack.api.url)
     page.get_by_text("More settings").click()
     page.get_by_label("Steps", exact=True).fill(str(STEPS))
     page.get_by_label("Steps", exact=True).blur()
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(PROMPT)
+    yield page
+    context.close()
+
+
+def first_preview(page: Page, stack: Stack, scale: Scale) -> Figure:
+    shown = compare(lambda: in_the_page(page), lambda: over_the_api(stack), scale, "Enter to the first preview")
+    return shown.figure("studio: Enter to first preview in sight / API", Goal(1.3), f"{shown.our_median * 1000:.0f} ms")
 
 
 def in_the_page(page: Page) -> float:
     """Seconds. Waits until the job has ended, so that the next one finds an idle worker."""
-    page.evaluate("() => { window.pressed = window.shown = 0; }")
+    with page.expect_event("console", lambda message: message.text == "armed"):
+        page.evaluate(f"() => {{ window.armed = () => console.log('armed'); window.made = ({CLOCK})(); }}")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("() => window.shown")
-    page.wait_for_function("() => document.title === 'imagegen' || document.title.startsWith('Done')")
-    return float(page.evaluate("() => window.shown - window.pressed")) / 1000
+    return float(page.evaluate("() => window.made")) / 1000
 
 
 def over_the_api(stack: Stack) -> float:
@@ -147,28 +150,65 @@ def over_the_api(stack: Stack) -> float:
     return seconds
 
 
-def work_per_preview(events: list[dict[str, Any]]) -> list[float]:
-    """Milliseconds of CPU time of the page's main thread from each preview to the next one of the same job."""
-    marks = sorted((event for event in events if event["name"] in MARKS), key=lambda event: event["ts"])
-    thread = marks[0]["pid"], marks[0]["tid"]
-    tasks = [task for task in events if task["name"] == "RunTask" and (task["pid"], task["tid"]) == thread]
-    return [
-        sum(task["tdur"] for task in tasks if start["ts"] <= task["ts"] + task["dur"] < end["ts"]) / 1000
-        for start, end in pairwise(marks)
-        if start["name"] == end["name"] == "imagegen:preview"
-    ]
+def preview_work(browser: Browser, page: Page, name: str, scale: Scale) -> Iterator[Figure]:
+    browser.start_tracing(page=page, categories=CATEGORIES)
+    for number in range(scale.rounds):
+        scale.show_progress(f"work for previews: round {number}")
+        in_the_page(page)
+    thread = MainThread(json.loads(browser.stop_tracing())["traceEvents"])
+    work = thread.work_per_preview()
+    detail = f"{len(work)} previews"
+    yield Figure(
+        f"{name}: CPU time of the page for a preview, p95", percentile(work, 95), "ms", Goal(16), detail=detail
+    )
+    yield Figure(f"{name}: main thread of the page while images are made", 100 * thread.share(), "% of a core", Goal(5))
+
+
+class MainThread:
+    """What the main thread of the page did, according to a trace."""
+
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        self._marks = sorted((event for event in events if event["name"] in MARKS), key=lambda event: event["ts"])
+        thread = self._marks[0]["pid"], self._marks[0]["tid"]
+        own = [event for event in events if (event["pid"], event["tid"]) == thread]
+        self._tasks = [event for event in own if event["name"] == "RunTask"]
+        self._frames = sorted(event["ts"] for event in own if event["name"] == "Commit")
+
+    def work_per_preview(self) -> list[float]:
+        """Milliseconds of CPU time from the event with a preview to the frame that shows it.
+
+        These are all tasks between: reading the event, script, style, layout and painting. Not what comes before the
+        next preview and is not for this one: later steps of progress, collecting garbage. Pixels are decoded and drawn
+        by other threads.
+        """
+        pairs = [(came, shown) for came, shown in pairwise(self._marks) if (came["name"], shown["name"]) == MARKS]
+        ends = [min((frame for frame in self._frames if frame > shown["ts"]), default=0) for _, shown in pairs]
+        return [self._cpu_ms(came["ts"], end) for (came, _), end in zip(pairs, ends, strict=True) if end]
+
+    def share(self) -> float:
+        """The part of its time that it was busy, for whatever reason."""
+        start, end = self._marks[0]["ts"], self._marks[-1]["ts"]
+        return self._cpu_ms(start, end) * 1000 / float(end - start)
+
+    def _cpu_ms(self, start: float, end: float) -> float:
+        inside = (task for task in self._tasks if task["ts"] + task["dur"] > start and task["ts"] <= end)
+        return sum(float(task["tdur"]) for task in inside) / 1000
 
 
 def crowded(browser: Browser, stack: Stack, scale: Scale) -> Iterator[Figure]:
+    name = f"studio: {JOBS} jobs"
     scale.show_progress(f"storing {JOBS} jobs")
-    needle = stack.api.post("/api/jobs", {"prompt": "a needle"}).json()
+    needle = stack.api.post("/api/jobs", {"prompt": "a needle", "num_inference_steps": 1}).json()
     stack.api.wait_until_done(needle["id"])
     copy_job(stack, needle["id"], JOBS, prompt="hay {}")
     with tab(browser, stack) as page:
+        yield from preview_work(browser, page, name, scale)
         scale.show_progress(f"scrolling through {JOBS} jobs")
         found = page.evaluate(SCROLL)
-        name = f"studio: {JOBS} jobs"
+        frames = found["frames"]
+        dropped = 1 - len(frames) * FRAME_MS / sum(frames)
         yield Figure(f"{name}, work in a frame while scrolling, p95", percentile(found["work"], 95), "ms", Goal(16))
+        yield Figure(f"{name}, frames dropped while scrolling", 100 * dropped, "%", detail=f"of {len(frames)}")
         yield Figure(f"{name}, most tiles in the page", found["most"], "tiles", Goal(120))
         session = page.context.new_cdp_session(page)
         session.send("HeapProfiler.collectGarbage")

@@ -29,7 +29,9 @@ def most_model_bytes(stack: Stack, jobs: Sequence[Mapping[str, Any]]) -> int:
 
     def have_ended() -> bool:
         nonlocal most
-        most = max(most, sum(model.bytes for worker in worker_records(stack) for model in worker.models))
+        held = [model for worker in worker_records(stack) for model in worker.models]
+        # Parts that two of them have in common are there once.
+        most = max(most, sum(model.bytes - model.shared_bytes // 2 for model in held))
         states = (stack.api.get(f"/api/jobs/{job['id']}").json()["state"] for job in jobs)
         return not any(state in ("queued", "running") for state in states)
 

@@ -4,7 +4,7 @@ import { addFiles, focusPrompt } from "./state/actions.js";
 import { loadRights, session } from "./state/api.js";
 import { connection, followEvents } from "./state/events.js";
 import { imageFiles } from "./state/images.js";
-import { cancel, handleEvent, isUnfinished, jobs } from "./state/jobs.js";
+import { cancel, followQueue, handleEvent, isUnfinished, jobs } from "./state/jobs.js";
 import { followModels, loadModels } from "./state/models.js";
 import { notifyProblem } from "./state/notices.js";
 import { useStore } from "./state/store.js";
@@ -32,6 +32,7 @@ function start() {
   reconnect = followEvents(handleEvent);
   followModels().catch(notifyProblem);
   followTitle();
+  followQueue();
   // What the key may do is asked again if the service was away.
   connection.subscribe(() => connection.get().isOnline && !session.get().rights && loadRights().catch(() => {}));
 }

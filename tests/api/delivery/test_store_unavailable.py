@@ -11,7 +11,7 @@ import requests
 
 from api.delivery.events import read_job, retry_until_available
 from shared.jobs.operations import Jobs
-from shared.redis.store import AsyncStore, connect_async
+from shared.redis.store import AsyncStore, async_connections
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
@@ -136,14 +136,14 @@ def test_reading_an_accepted_job_waits_for_redis(valkey: Valkey, alone: Stack) -
     job, jobs = submit(alone.api), Jobs(alone.prefix)
 
     async def read_while_away() -> str:
-        store = AsyncStore(connect_async(valkey.url))
+        store = AsyncStore(async_connections(valkey.url))
         reading = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
         await asyncio.wait({reading}, timeout=0.1)
         await asyncio.to_thread(valkey.start)
         try:
             return (await reading).job.id
         finally:
-            await store.client.aclose(close_connection_pool=True)
+            await store.aclose()
 
     valkey.stop()
 

@@ -91,7 +91,7 @@ def _expected(folder: Path, name: str) -> Expected:
         request, _ = engine.capabilities.resolve(GenerationRequest(prompt="x", seed=seed, **SMALL))
         (image,) = engine.generate(request, Inputs(), RecordingWatch())
         pixels[seed] = image.pixels
-    size = engine.size_bytes
+    size = sum(engine.sizes.values())
     engine.close()
     return Expected(size, pixels)
 
@@ -179,8 +179,13 @@ def test_a_file_that_is_put_into_the_folder_is_offered_without_a_restart(local: 
 
     wait_until(lambda: names(local.api).get("new/model v1.0") == "available")
 
-    answer = local.api.post("/api/txt2img", {"prompt": "x", "model": "new/model v1.0", **SMALL})
-    assert (answer.status_code, answer.json()["model"]) == (200, "new/model v1.0")
+    for name in ("sd15", "new/model v1.0"):
+        answer = local.api.post("/api/txt2img", {"prompt": "x", "model": name, **SMALL})
+        assert (answer.status_code, answer.json()["model"]) == (200, name)
+    # They are the same file, and have the same autoencoder.
+    wait_until(lambda: local.api.get("/api/models/sd15").json()["shared_memory_bytes"])
+    copied = local.api.get("/api/models/new/model v1.0").json()
+    assert 0 < copied["shared_memory_bytes"] < copied["memory_bytes"] / 2
 
 
 def test_a_model_that_was_deleted_fails_only_the_jobs_that_wait_for_it(local: Stack, folder: Path) -> None:

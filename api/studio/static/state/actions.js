@@ -1,10 +1,12 @@
-// What people do with an image that is there: use it, vary it, run it again.
+// What people do with an image that is there: use it, vary it, run it again, save it.
 import { imageUrl, sendJson, send } from "./api.js";
 import { fillForm, form } from "./form.js";
 import { readImage } from "./images.js";
 import { submit } from "./jobs.js";
 import { findModel } from "./models.js";
 import { notify, notifyProblem } from "./notices.js";
+
+const MOST_AT_ONCE = 100;
 
 // Take over the settings of a job: "all", "prompt", "seed" or "all but seed".
 export async function reuse(job, parts = "all", seed = job.seed) {
@@ -66,4 +68,23 @@ async function reporting(work) {
   } catch (error) {
     notifyProblem(error);
   }
+}
+
+export function downloadImage(job, image) {
+  save(imageUrl(image), `${job.id}-${image.index}.${image.media_type.split("/")[1]}`);
+}
+
+export async function downloadImages(ids) {
+  if (ids.length > MOST_AT_ONCE) notify(`The file has the first ${MOST_AT_ONCE} of ${ids.length} jobs.`);
+  const query = ids.slice(0, MOST_AT_ONCE).map((id) => `job=${id}`).join("&");
+  const file = await (await send(`/api/images.zip?${query}`)).blob();
+  const url = URL.createObjectURL(file);
+  save(url, "images.zip");
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+function save(url, name) {
+  const link = document.createElement("a");
+  Object.assign(link, { href: url, download: name });
+  link.click();
 }

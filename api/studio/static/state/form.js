@@ -1,5 +1,5 @@
 // What the form holds, and the request that it becomes. null stands for the default of the model.
-import { findModel, models } from "./models.js";
+import { models } from "./models.js";
 import { createStore } from "./store.js";
 
 const SAVED = "imagegen-form";
@@ -43,8 +43,7 @@ export function sizeOf(state, controls) {
 }
 
 // The request that the form stands for, with only what this model has and what was chosen.
-export function requestOf(state, model = findModel(state.model)) {
-  const { controls } = model;
+export function requestOf(state, { name, controls }) {
   const chosen = {
     negative_prompt: controls?.negative && state.negative.trim() ? state.negative : null, width: state.width,
     height: state.height, num_inference_steps: controls?.steps ? state.steps : null,
@@ -55,7 +54,7 @@ export function requestOf(state, model = findModel(state.model)) {
     ...inputsOf(state, controls),
   };
   const given = Object.entries(chosen).filter(([, value]) => value !== null && value !== undefined);
-  return { prompt: state.prompt, model: model.name, ...Object.fromEntries(given) };
+  return { prompt: state.prompt, model: name, ...Object.fromEntries(given) };
 }
 
 function lorasOf(state, controls) {

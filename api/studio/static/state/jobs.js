@@ -5,6 +5,8 @@ import { createStore } from "./store.js";
 
 const PAGE = 100;
 const RETRY_MS = 2_000;
+const WAITING_MS = 2_000;
+const MOST_WAITING = 5;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
@@ -76,6 +78,7 @@ const handlers = {
     if (isUnfinished(byId.get(id)?.state)) patch(id, { progress, state: "running" });
     if (mine.includes(id) && isHalf(progress)) announce(`Half done: step ${progress.step} of ${progress.steps}`);
   },
+  loading: ({ id, ...load }) => patch(id, { load }),
   preview: ({ id, media_type: type, b64_json: data }) => patch(id, { preview: `data:${type};base64,${data}` }),
   done(full) {
     const wasUnfinished = isUnfinished(jobs.get().byId.get(full.id)?.state);
@@ -137,6 +140,21 @@ async function read(id) {
 }
 
 export const refresh = (id) => read(id).catch(() => null);
+
+// No event tells that a job of this tab has fewer jobs before it.
+export function followQueue() {
+  setInterval(() => {
+    const { byId, mine } = jobs.get();
+    const waiting = document.hidden ? [] : mine.filter((id) => byId.get(id)?.state === "queued");
+    for (const id of waiting.slice(-MOST_WAITING)) refreshPlace(id, byId.get(id));
+  }, WAITING_MS);
+}
+
+async function refreshPlace(id, known) {
+  const { state, queue_position: position, estimated_wait_seconds: wait } = await sendJson(`/api/jobs/${id}`).catch(() => ({}));
+  // An event that came meanwhile is newer.
+  if (state === "queued" && jobs.get().byId.get(id) === known) patch(id, { position, wait });
+}
 
 export function forget(id) {
   const without = (list) => list.filter((other) => other !== id);

@@ -5,7 +5,7 @@ import { createStore } from "./store.js";
 const REFRESH_MS = 5_000;
 
 // `list` has the models as the API lists them, each with its backend; null until it is loaded. `controls` has those of
-// models that were chosen.
+// models that were chosen; null while the service is asked, and false where it does not know them.
 export const models = createStore({ list: null, controls: {}, backends: [], defaultName: "" });
 
 let shown = "";
@@ -41,7 +41,21 @@ export function findModel(name) {
   const model = list?.find((one) => one.name === name) ?? list?.find((one) => one.name === defaultName);
   if (!model) return null;
   if (controls[model.name] === undefined) loadControls(model.name);
-  return { ...model, controls: controls[model.name] ?? null };
+  return { ...model, controls: controls[model.name] || null };
+}
+
+// The same, as soon as the service has said what there is to say.
+export function whenKnown(name) {
+  return new Promise((resolve) => {
+    const stop = models.subscribe(look);
+    function look() {
+      const model = findModel(name);
+      if (!model || models.get().controls[model.name] === null) return;
+      stop();
+      resolve(model);
+    }
+    look();
+  });
 }
 
 const pathOf = (name) => `/api/models/${name.split("/").map(encodeURIComponent).join("/")}`;
@@ -55,12 +69,9 @@ export async function manageModel(name, action, method) {
 async function loadControls(name) {
   const set = (value) => models.set(({ controls }) => ({ controls: { ...controls, [name]: value } }));
   set(null);
-  try {
-    const { capabilities: schema } = await sendJson(pathOf(name));
-    set(schema ? controlsOf(schema.properties, schema["x-max-pixels"]) : undefined);
-  } catch {
-    setTimeout(() => set(undefined), REFRESH_MS);
-  }
+  const { capabilities: schema } = await sendJson(pathOf(name)).catch(() => ({}));
+  set(schema ? controlsOf(schema.properties, schema["x-max-pixels"]) : false);
+  if (!schema) setTimeout(() => set(undefined), REFRESH_MS);
 }
 
 // What the JSON Schema of a model says about each control; null for a control that it does not have.

@@ -1,5 +1,5 @@
 // A value that views subscribe to.
-import { useEffect, useReducer, useRef } from "../vendor/htm-preact.js";
+import { useLayoutEffect, useReducer, useRef } from "../vendor/htm-preact.js";
 
 export function createStore(initial) {
   let state = initial;
@@ -17,13 +17,14 @@ export function createStore(initial) {
   };
 }
 
-// The selected part of a store. The view renders again only when that part is another value.
+// The selected part of a store. The view renders again only when that part is another value. It subscribes before the
+// browser does anything else, so that no change is missed or waits for a frame.
 export function useStore(store, select = (state) => state) {
   const [, update] = useReducer((count) => count + 1, 0);
   const latest = useRef();
   const selected = select(store.get());
   latest.current = { select, selected };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const check = () => Object.is(latest.current.select(store.get()), latest.current.selected) || update();
     check();
     return store.subscribe(check);

@@ -1,24 +1,22 @@
 // The form: a prompt, a model, and only the controls that this model has.
-import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { focusPrompt } from "../state/actions.js";
 import { session } from "../state/api.js";
 import { form, history, isChanged, MAX_SEED, requestOf, resetForm } from "../state/form.js";
 import { submit } from "../state/jobs.js";
-import { findModel, models } from "../state/models.js";
+import { findModel, models, whenKnown } from "../state/models.js";
 import { announce } from "../state/notices.js";
 import { useStore } from "../state/store.js";
-import { Choice, Range } from "./controls.js";
+import { Choice, Loras, Range } from "./controls.js";
 import { IconButton } from "./icons.js";
 import { Inputs } from "./inputs.js";
-import { Loras } from "./loras.js";
-import { ModelPicker } from "./model-picker.js";
-import { Price } from "./price.js";
+import { ModelPicker, Price } from "./model-picker.js";
 import { Size } from "./size.js";
 
 export function Create() {
   const state = useStore(form);
   const rights = useStore(session, ({ rights }) => rights);
-  useStore(models);
+  const { list } = useStore(models);
   const [status, setStatus] = useState({ isBusy: false, problem: "" });
   const model = findModel(state.model);
   const isReadOnly = rights?.may_write === false;
@@ -37,8 +35,8 @@ export function Create() {
     <div class="create-bar">
       ${status.problem && html`<p class="problem" role="alert">${status.problem}</p>`}
       ${isReadOnly && html`<p class="hint">This key is read-only: it cannot make images.</p>`}
-      ${model?.isPaid && html`<${Price} model=${model} count=${state.count} />`}
-      <button type="submit" class="primary generate" disabled=${isReadOnly || !model}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
+      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${state.count} />`}
+      <button type="submit" class="primary generate" disabled=${isReadOnly || (list && !model)}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
     </div>
   </form>`;
 }
@@ -50,7 +48,7 @@ async function submitForm() {
   try {
     const state = form.get();
     history.add(state.prompt);
-    await submit(requestOf(state));
+    await submit(requestOf(state, await whenKnown(state.model)));
     announce("Generating");
     showStage();
     return "";
@@ -68,7 +66,7 @@ function showStage() {
 function Prompt({ value }) {
   const position = useRef(-1);
   const area = useRef();
-  useEffect(() => area.current.focus(), []);
+  useLayoutEffect(() => area.current.focus(), []);
   const onKeyDown = (event) => {
     const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     if (!event.altKey || !step) return;

@@ -1,7 +1,7 @@
 // Search and filters of the gallery, and what to do with selected images.
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { downloadImages } from "../state/actions.js";
 import { session } from "../state/api.js";
-import { downloadImages } from "../state/downloads.js";
 import { plural } from "../state/format.js";
 import { jobs, setFilter, setPinned } from "../state/jobs.js";
 import { models } from "../state/models.js";

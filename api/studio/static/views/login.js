@@ -1,5 +1,5 @@
 // Asks for an API key where the service needs one. The key stays in this tab.
-import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { logIn, session } from "../state/api.js";
 import { useStore } from "../state/store.js";
 
@@ -8,7 +8,7 @@ export function Login({ onLogin }) {
   const [problem, setProblem] = useState("");
   const [isBusy, setBusy] = useState(false);
   const field = useRef();
-  useEffect(() => field.current.focus(), []);
+  useLayoutEffect(() => field.current.focus(), []);
   const onSubmit = async (event) => {
     event.preventDefault();
     setBusy(true);

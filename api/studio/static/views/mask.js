@@ -17,8 +17,9 @@ class Painting {
   }
 
   async load(mask) {
-    const bitmap = await createImageBitmap(await (await fetch(mask)).blob());
-    this.context.drawImage(bitmap, 0, 0);
+    const image = Object.assign(new Image(), { src: mask });
+    await image.decode();
+    this.context.drawImage(image, 0, 0);
     const pixels = this.pixels();
     for (let at = 0; at < pixels.data.length; at += 4) pixels.data.set([...RGB, pixels.data[at]], at);
     this.context.putImageData(pixels, 0, 0);

@@ -1,7 +1,9 @@
-// Chooses a model, and says whether it is loaded.
-import { html } from "../vendor/htm-preact.js";
+// Chooses a model, and says whether it is loaded and what it costs.
+import { html, useEffect, useState } from "../vendor/htm-preact.js";
+import { sendJson } from "../state/api.js";
 import { form } from "../state/form.js";
 import { formatBytes, formatSeconds, plural } from "../state/format.js";
+import { jobs } from "../state/jobs.js";
 import { models } from "../state/models.js";
 import { useStore } from "../state/store.js";
 
@@ -39,3 +41,24 @@ export function describe(model) {
   if (state === "loading") return `Loading${done}; jobs wait for it`;
   return reason ?? "No worker has it at the moment; jobs wait for one";
 }
+
+// What an image of a paid model costs, from the last ones that were bought.
+export function Price({ model, count }) {
+  const [each, setEach] = useState(null);
+  const bought = useStore(jobs, ({ byId, mine }) => mine.filter((id) => byId.get(id)?.state === "succeeded").length);
+  useEffect(() => {
+    const query = new URLSearchParams({ model: model.name, state: "succeeded", limit: 5 });
+    sendJson(`/api/jobs?${query}`).then((found) => setEach(lastPrice(found.jobs)), () => {});
+  }, [model.name, bought]);
+  const credits = model.backend?.credits ?? null;
+  const left = credits === null ? "" : ` ${credits} credits are left.`;
+  if (each === null) return html`<p class="hint">This model is paid. Its price is known after the first image.${left}</p>`;
+  return html`<p class="hint">Costs about <strong>${round(each * count)} credits</strong>, as the last time.${left}</p>`;
+}
+
+function lastPrice(found) {
+  const costs = found.flatMap((job) => job.providers.map((task) => task.cost)).filter((cost) => cost !== null);
+  return costs.length ? costs[0] : null;
+}
+
+const round = (value) => Math.round(value * 100) / 100;

@@ -2,9 +2,11 @@
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { BASE, sendJson, session } from "../state/api.js";
 import { formatBytes, formatSeconds, plural } from "../state/format.js";
-import { loadModels, models } from "../state/models.js";
+import { loadModels, manageModel, models } from "../state/models.js";
+import { notifyProblem } from "../state/notices.js";
 import { useStore } from "../state/store.js";
-import { ModelRow } from "./model-row.js";
+import { IconButton } from "./icons.js";
+import { describe } from "./model-picker.js";
 
 const REFRESH_MS = 3_000;
 
@@ -68,5 +70,20 @@ function WorkerRow({ worker }) {
     <span class=${`dot ${worker.state === "loading" ? "loading" : "loaded"}`}></span>
     <div><strong>${worker.name}</strong><span class="hint">${worker.model}${worker.device ? ` on ${worker.device}` : ""}, ${worker.state}</span></div>
     ${memory && html`<div class="memory"><progress aria-label=${`Memory of ${worker.name}`} max=${memory.size_bytes} value=${memory.used_bytes} /><span class="hint">${formatBytes(memory.used_bytes)} of ${formatBytes(memory.size_bytes)}</span></div>`}
+  </li>`;
+}
+
+function ModelRow({ model, isAdmin }) {
+  const { name, state, pinned, memory_bytes: memory, bytes, licence } = model;
+  const facts = [model.backend?.name, bytes && `${formatBytes(bytes)} on disk`, memory && `${formatBytes(memory)} in memory`, licence];
+  const manage = (action, method) => () => manageModel(name, action, method).catch(notifyProblem);
+  return html`<li>
+    <span class=${`dot ${state}`}></span>
+    <div><strong>${name}</strong><span class="hint">${[describe(model), ...facts.filter(Boolean)].join(" · ")}</span></div>
+    ${isAdmin && !model.isPaid && html`<div class="row" role="group" aria-label=${`Manage ${name}`}>
+      ${state === "loaded" && html`<button type="button" onClick=${manage("unload", "POST")}>Unload</button>`}
+      ${state === "available" && html`<button type="button" onClick=${manage("load", "POST")}>Load</button>`}
+      <${IconButton} icon="star" label=${`${pinned ? "Do not keep" : "Keep"} ${name} in memory`} isPressed=${pinned} isFilled=${pinned} onClick=${manage("pin", pinned ? "DELETE" : "PUT")} />
+    </div>`}
   </li>`;
 }

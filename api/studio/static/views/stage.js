@@ -1,8 +1,7 @@
 // The job that was made last: its preview becoming clear, then its images and what can be done with them.
 import { html } from "../vendor/htm-preact.js";
-import { runAgain, useAsInput, vary } from "../state/actions.js";
+import { downloadImage, runAgain, useAsInput, vary } from "../state/actions.js";
 import { session } from "../state/api.js";
-import { downloadImage } from "../state/downloads.js";
 import { form } from "../state/form.js";
 import { cancel, isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { useStore } from "../state/store.js";

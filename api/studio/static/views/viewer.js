@@ -1,16 +1,13 @@
 // One image on the whole screen, with its data beside it.
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
-import { vary } from "../state/actions.js";
+import { downloadImage, vary } from "../state/actions.js";
 import { imageUrl, session } from "../state/api.js";
-import { downloadImage } from "../state/downloads.js";
 import { jobs, loadMore, refresh, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
-import { Compare } from "./compare.js";
 import { Details } from "./details.js";
 import { IconButton } from "./icons.js";
 import { describeJob } from "./progress.js";
-import { Zoom } from "./zoom.js";
 
 // The places that the arrows go through: every image of every listed job.
 function neighbours(id, index) {
@@ -93,4 +90,39 @@ function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous,
   event.preventDefault();
   event.stopPropagation();
   keys[event.key]();
+}
+
+// An image that can be enlarged with the wheel or the keyboard, and moved with the pointer.
+function Zoom({ src, alt, zoom, setZoom }) {
+  const [shift, setShift] = useState({ x: 0, y: 0 });
+  const start = useRef(null);
+  useEffect(() => setShift({ x: 0, y: 0 }), [src, zoom === 1]);
+  const onWheel = (event) => {
+    event.preventDefault();
+    setZoom(Math.max(1, Math.min(8, zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
+  };
+  const onPointerDown = (event) => {
+    if (zoom === 1) return;
+    event.currentTarget.setPointerCapture(event.pointerId);
+    start.current = { x: event.clientX - shift.x, y: event.clientY - shift.y };
+  };
+  const onPointerMove = (event) => start.current && setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
+  const onPointerUp = () => void (start.current = null);
+  const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
+  return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
+    <img src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
+  </div>`;
+}
+
+// Two images on top of each other, with a slider between them.
+function Compare({ first, second, names }) {
+  const [share, setShare] = useState(50);
+  return html`<div class="compare">
+    <div class="compare-layers">
+      <img src=${second} alt=${names[1]} />
+      <img src=${first} alt=${names[0]} style=${{ clipPath: `inset(0 ${100 - share}% 0 0)` }} />
+      <span class="compare-line" style=${{ left: `${share}%` }}></span>
+    </div>
+    <input type="range" min="0" max="100" value=${share} aria-label="How much of the first image is shown" onInput=${(event) => setShare(Number(event.target.value))} />
+  </div>`;
 }

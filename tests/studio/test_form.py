@@ -1,0 +1,165 @@
+"""The form: what a model offers, what is sent for it, and masks."""
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Request, Route, expect
+
+from shared.models.capabilities import RequestLimits
+from shared.models.request_schema import request_schema
+from tests.api.images import encoded, scene
+from tests.stack import Stack
+from tests.studio.conftest import Open, Studio
+from tests.worker.engines.bfl import conftest as cloud
+from tests.worker.engines.bfl.provider import Provider
+from worker.engines.null import NullEngine
+
+PROMPT = "a castle"
+bfl, running_provider = cloud.bfl, cloud.running_provider
+
+
+@pytest.fixture
+def studio(null: Stack, open_studio: Open) -> Studio:
+    return open_studio(null.api)
+
+
+def is_submission(request: Request) -> bool:
+    return request.method == "POST" and request.url.endswith("/api/jobs")
+
+
+def sent(studio: Studio, act: Callable[[], object]) -> dict[str, Any]:
+    """The request that the page sends for what `act` does."""
+    with studio.page.expect_request(is_submission) as request:
+        act()
+    body: dict[str, Any] = request.value.post_data_json
+    return body
+
+
+def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, "/health/live")
+    held: list[Route] = []
+    studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ steps: 3 }))")
+    studio.page.route("**/api/models", lambda route: held.append(route))
+    studio.open()
+    expect(studio.prompt).to_be_focused()
+
+    studio.page.keyboard.type(PROMPT)
+    studio.page.keyboard.press("Control+Enter")
+
+    expect(studio.page.get_by_role("button", name="Sending…")).to_be_visible()
+    body = sent(studio, lambda: [route.continue_() for route in held])
+    assert (body["prompt"], body["model"], body["num_inference_steps"]) == (PROMPT, "null", 3)
+    expect(studio.made(PROMPT)).to_be_visible()
+
+
+def test_a_model_without_known_controls_takes_a_prompt_and_is_not_asked_at_once_again(
+    null: Stack, open_studio: Open
+) -> None:
+    studio = open_studio(null.api, "/health/live")
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(json={**route.fetch().json(), "capabilities": None})
+
+    studio.page.route("**/api/models/null", answer)
+    studio.open()
+
+    studio.generate(PROMPT)
+
+    expect(studio.made(PROMPT)).to_be_visible()
+    # Each answer takes milliseconds, so that asking at once again would be many.
+    assert len(asked) <= 3
+
+
+def test_sides_are_swapped_and_the_native_shape_is_marked(studio: Studio) -> None:
+    expect(studio.page.get_by_role("button", name="1:1, 64 by 64, native")).to_have_attribute("aria-pressed", "true")
+    studio.set("Width", "48")
+
+    studio.page.get_by_role("button", name="Swap width and height").click()
+
+    body = sent(studio, lambda: studio.generate(PROMPT))
+    assert (body["width"], body["height"]) == (64, 48)
+    studio.page.get_by_role("button", name="Reset size to the default").click()
+    assert "width" not in sent(studio, lambda: studio.generate(PROMPT))
+
+
+def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:
+    limits = RequestLimits(max_images=4, max_pixels=1 << 20, max_pixel_steps=1 << 30)
+    with_loras = NullEngine.capabilities.model_copy(update={"loras": ("ink", "oil"), "ignored": ()})
+    studio = open_studio(null.api, "/health/live", allowed=("422",))
+    schema = request_schema(with_loras, limits)
+    studio.page.route(
+        "**/api/models/null", lambda route: route.fulfill(json={**route.fetch().json(), "capabilities": schema})
+    )
+    studio.open()
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+    studio.page.get_by_text("More settings").click()
+
+    studio.page.get_by_role("combobox", name="Add a LoRA").select_option("ink")
+    studio.page.get_by_role("combobox", name="Add a LoRA").select_option("oil")
+    studio.page.get_by_role("spinbutton", name="Strength of ink").fill("0.5")
+    studio.page.get_by_role("button", name="Remove oil").click()
+
+    assert sent(studio, lambda: studio.generate(PROMPT))["loras"] == [{"name": "ink", "scale": 0.5}]
+
+
+def coverage(data_url: str) -> float:
+    """The white share of a mask, all of which is black or white."""
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(data_url.partition(",")[2]))).convert("L"))
+    assert np.isin(mask, (0, 255)).mean() > 0.9
+    return float((mask > 127).mean())
+
+
+def test_a_mask_is_painted_inverted_undone_and_erased_with_the_keyboard(studio: Studio) -> None:
+    page = studio.page
+    expect(page.get_by_role("button", name="Choose images")).to_be_attached()
+    files = {"name": "in.png", "mimeType": "image/png", "buffer": encoded(scene(64, 64))}
+    page.get_by_label("Choose images").set_input_files(files)  # type: ignore[arg-type]
+    expect(page.get_by_role("img", name="Input 1: in.png, 64 by 64 pixels")).to_be_visible()
+
+    page.get_by_role("button", name="Paint a mask").click()
+    page.get_by_role("application").press(" ")
+    page.get_by_role("button", name="Invert").click()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Use this mask").click()
+    dot = coverage(sent(studio, lambda: studio.generate(PROMPT))["mask"])
+    assert 0 < dot < 0.1
+
+    page.get_by_role("button", name="Change the mask").click()
+    page.get_by_role("button", name="Invert").click()
+    page.get_by_role("button", name="Use this mask").click()
+    assert coverage(sent(studio, lambda: studio.generate(PROMPT))["mask"]) == pytest.approx(1 - dot, abs=0.03)
+
+    page.get_by_role("button", name="Change the mask").click()
+    page.get_by_role("button", name="Invert").click()
+    page.get_by_role("button", name="Eraser").click()
+    page.get_by_role("slider", name="Size").fill("32")
+    page.get_by_role("application").press(" ")
+    page.get_by_role("button", name="Use this mask").click()
+    assert "mask" not in sent(studio, lambda: studio.generate(PROMPT))
+
+
+def test_a_paid_model_says_what_it_costs_and_has_only_its_own_controls(
+    stack: Stack, bfl: Provider, open_studio: Open
+) -> None:
+    stack.settings |= cloud.cloud_settings(bfl)
+    stack.start_worker("flux-api")
+    stack.start_api()
+    studio = open_studio(stack.api)
+    expect(studio.page.get_by_text("Its price is known after the first image. 123.5 credits are left.")).to_be_visible()
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+    expect(studio.page.get_by_label("Not in the image")).to_have_count(0)
+
+    studio.generate(PROMPT)
+    expect(studio.made(PROMPT)).to_be_visible()
+
+    expect(studio.page.get_by_text("Costs about 3 credits")).to_be_visible()
+    studio.page.get_by_label("Images", exact=True).fill("2")
+    studio.page.get_by_label("Images", exact=True).blur()
+    expect(studio.page.get_by_text("Costs about 6 credits")).to_be_visible()

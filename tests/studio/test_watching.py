@@ -1,0 +1,125 @@
+"""Watching jobs: several at a time, their places in the queue, and what the tab itself tells."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.api.native.test_purge import generated
+from tests.stack import Stack
+from tests.studio.conftest import Open, Studio
+
+LONG = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 100}}}
+
+
+@pytest.fixture(scope="module")
+def busy(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A worker for itself, whose jobs run as long as a test wants."""
+    with Stack(redis_url, tmp_path_factory.mktemp("busy"), SD_BACKENDS="null") as stack:
+        stack.start_worker("null")
+        stack.start_api()
+        yield stack
+
+
+@pytest.fixture
+def studio(busy: Stack, open_studio: Open) -> Studio:
+    return open_studio(busy.api)
+
+
+def submitted(stack: Stack, **request: Any) -> dict[str, Any]:
+    job: dict[str, Any] = stack.api.post("/api/jobs", request).json()
+    return job
+
+
+def make_long(route: Route) -> None:
+    """It runs until it is cancelled."""
+    route.continue_(post_data={**route.request.post_data_json, **LONG})
+
+
+def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> None:
+    page = studio.page
+    page.route("**/api/jobs", make_long)
+    studio.generate("the first")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    studio.generate("the second")
+    expect(studio.stage.get_by_text(re.compile("Next in the queue"))).to_be_visible()
+    others = studio.stage.get_by_role("list", name="Other jobs of this tab")
+    expect(page).to_have_title(re.compile("% · imagegen"))
+    expect(page.get_by_text("2 jobs running")).to_be_visible()
+
+    others.get_by_role("button", name="Cancel the first").click()
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    expect(others).to_have_count(0)
+    page.keyboard.press("Escape")
+
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+    expect(page).to_have_title("imagegen")
+
+
+def test_a_waiting_job_says_how_many_are_ahead_as_they_become_fewer(busy: Stack, studio: Studio) -> None:
+    ahead = [submitted(busy, prompt=f"ahead {number}", **LONG) for number in range(3)]
+    studio.generate("waiting")
+    expect(studio.stage.get_by_text(re.compile("^2 jobs ahead"))).to_be_visible()
+
+    busy.api.delete(ahead[1]["links"]["self"])
+
+    expect(studio.stage.get_by_text(re.compile("^1 job ahead"))).to_be_visible()
+    for job in (ahead[2], ahead[0]):
+        busy.api.delete(job["links"]["self"])
+    expect(studio.made("waiting")).to_be_visible()
+
+
+def test_a_job_tells_how_far_its_model_is_loaded(studio: Studio) -> None:
+    studio.record()
+    studio.page.get_by_role("combobox", name="Model", exact=True).select_option("null/slow")
+    studio.generate("with a slow model")
+
+    expect(studio.made("with a slow model")).to_be_visible()
+    assert re.search(r"Loading the model: \d+ MB of 1.0 GB", studio.recorded())
+
+
+def test_the_tab_tells_that_all_is_done(studio: Studio) -> None:
+    icon = "document.querySelector('link[rel=icon]').href"
+    # Somebody looks at something else.
+    studio.page.evaluate("document.hasFocus = () => false")
+
+    studio.generate("while nobody looks")
+
+    expect(studio.page).to_have_title("Done · imagegen")
+    assert studio.page.evaluate(icon).endswith("/icon-done.svg")
+    studio.page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(studio.page).to_have_title("imagegen")
+    assert studio.page.evaluate(icon).endswith("/icon.svg")
+
+
+def test_a_job_runs_again_and_its_images_are_saved(busy: Stack, studio: Studio) -> None:
+    job = generated(busy.api, prompt="once more", seed=8)
+    studio.tile("once more").click()
+    viewer = studio.page.get_by_role("dialog", name="Image")
+    with studio.page.expect_download() as download:
+        viewer.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == f"{job['id']}-0.png"
+
+    viewer.get_by_role("button", name="Again").click()
+
+    expect(studio.made("once more")).to_be_visible()
+    newest, *_ = busy.api.get("/api/jobs?limit=1").json()["jobs"]
+    assert newest["id"] != job["id"]
+    assert newest["request"] == job["request"]
+
+
+def test_the_gallery_is_filtered_by_state_and_model(busy: Stack, studio: Studio) -> None:
+    generated(busy.api, prompt="drawn in red", model="null/red")
+    failed = submitted(busy, prompt="gone wrong", metadata={"simulate": {"fail": "out-of-memory"}})
+    busy.api.wait_until_done(failed["id"])
+
+    studio.page.get_by_role("combobox", name="Model of the images").select_option("null/red")
+    expect(studio.tiles()).to_have_count(1)
+    expect(studio.tile("drawn in red")).to_be_visible()
+    studio.page.get_by_role("combobox", name="Model of the images").select_option("All models")
+    studio.page.get_by_role("combobox", name="State").select_option("Failed")
+
+    expect(studio.tiles()).to_have_count(1)
+    expect(studio.gallery.get_by_text(re.compile("gone wrong"))).to_be_visible()
