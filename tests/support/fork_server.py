@@ -184,6 +184,10 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
         ready, _, _ = select.select([lifetime, requests, *children], [], [])
         for descriptor in ready:
             if descriptor == lifetime:
+                # Of tests that were interrupted.
+                for pid, _ in children.values():
+                    with suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
                 return None
             if descriptor is requests:
                 message, (output, status), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
