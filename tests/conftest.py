@@ -32,10 +32,14 @@ MAX_PROCESSES = 8
 #: Files that take longest, which begin first, so that no process works on one while the others have ended.
 LONG = (
     "surface/test_described.py",
-    "bench/test_gpu.py",
     "worker/process/test_many_local_models.py",
     "worker/process/test_start.py",
+    "bench/test_gpu.py",
+    "worker/process/test_models_on_disk.py",
     "worker/engines/bfl/test_workers.py",
+    "worker/engines/diffusers/families/test_families.py",
+    "worker/engines/diffusers/acceleration/test_graphs_in_engines.py",
+    "worker/engines/diffusers/checkpoints/test_single_files.py",
     "faults/test_lost_workers.py",
     "shared/storage/test_bucket_outages.py",
 )
@@ -69,7 +73,11 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+        items.sort(key=lambda item: _rank(item.path.as_posix()))
+
+
+def _rank(path: str) -> int:
+    return next((rank for rank, name in enumerate(LONG) if path.endswith(name)), len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -184,6 +184,10 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
         ready, _, _ = select.select([lifetime, requests, *children], [], [])
         for descriptor in ready:
             if descriptor == lifetime:
+                # Of tests that were interrupted.
+                for pid, _ in children.values():
+                    with suppress(ProcessLookupError):
+                        os.killpg(pid, signal.SIGKILL)
                 return None
             if descriptor is requests:
                 message, (output, status), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
@@ -205,14 +209,26 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
             os.close(descriptor)
 
 
+def preload(names: Iterable[str]) -> None:
+    """Import them without their warnings, which would stand between the results of the tests."""
+    errors, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        for name in names:
+            importlib.import_module(name)
+    finally:
+        os.dup2(errors, 2)
+        os.close(errors)
+        os.close(nothing)
+
+
 def main() -> None:
     lifetime = int(sys.argv[1])
     found = serve_kinds(lifetime, sys.argv[2])
     if found is None:
         return
     kind, requests = found
-    for name in KINDS[kind]:
-        importlib.import_module(name)
+    preload(KINDS[kind])
     # Collections of garbage leave all this alone, in the forks too: they would have to copy it.
     gc.collect()
     gc.freeze()
