@@ -1,16 +1,18 @@
 # `make run` and `make test` need Python 3.11+, git and make, and install everything else.
 .DEFAULT_GOAL := help
-.PHONY: environment help run test check fix bench gpu profile faults docker smoke n8n n8n-node clean
+.PHONY: environment help run test coverage check fix bench gpu profile faults docker smoke n8n n8n-node clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 TESTS ?= tests
+# How many files `make coverage` names.
+WORST_FILES ?= 25
 # The build of PyTorch: cpu, cuda, or auto (without CUDA if there is no NVIDIA driver).
 TORCH ?= auto
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_OPTIONS = $$($(BIN)/python -m compose.launcher.virtual_environment torch-options $(TORCH) $(TORCH_CPU_INDEX))
+TORCH_OPTIONS = $$($(BIN)/python -m tools.virtual_environment torch-options $(TORCH) $(TORCH_CPU_INDEX))
 DOCKER_BUILD ?= docker build
 
 help: ## Show this list
@@ -22,6 +24,12 @@ run: $(VENV)/.run ## Start the service on this machine: http://localhost:7860
 test: $(VENV)/.dev ## Run all tests, or TESTS=...
 	@# Without bytecode, each of the thousand processes of a run would compile this package anew.
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto $(TESTS)
+
+coverage: $(VENV)/.dev ## Run all tests, or TESTS=..., and show the lines that they run: the total and the worst files
+	@$(BIN)/python -m coverage erase
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m coverage run -m pytest -n auto $(TESTS); status=$$?; \
+		$(BIN)/python -m coverage combine --quiet; \
+		$(BIN)/python -m coverage report | awk 'NR <= $(WORST_FILES) + 2 || /^TOTAL/'; exit $$status
 
 check: $(VENV)/.dev ## Check format, style, types, imports, dead code and spelling; changes nothing
 	@$(BIN)/ruff format --check .
@@ -74,10 +82,10 @@ clean: ## Remove the environment; keep images, models and data
 
 # The scripts of an environment contain its path, which is wrong after the folder was moved or copied.
 environment:
-	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m compose.launcher.virtual_environment relocate 2>/dev/null || echo FAILED)))
+	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m tools.virtual_environment relocate 2>/dev/null || echo FAILED)))
 	$(if $(findstring FAILED,$(RELOCATED)),$(error The environment in $(VENV) was not created in this folder: run `make clean` and try again))
 	@$(if $(RELOCATED),echo "$(RELOCATED)",:)
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m compose.launcher.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m tools.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
 
 $(BIN)/python: | environment
 	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON): name a Python 3.11 or newer, for example: make run PYTHON=python3"; exit 1; }

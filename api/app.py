@@ -42,7 +42,7 @@ def create_app(services: Services) -> FastAPI:
         await mcp.close()
         hub.cancel()
         await asyncio.gather(hub, return_exceptions=True)
-        await services.store.client.aclose(close_connection_pool=True)
+        await services.store.aclose()
         await asyncio.to_thread(services.tracing.close)
 
     protocols, mcp = enabled_protocols(services.settings.protocols), McpEndpoint(services)
@@ -64,8 +64,9 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     openapi.install(app, protocols, with_mcp=with_mcp)
     webhooks.describe(app)
+    # FastAPI matches the routes of an included router twice, and copies them. The most frequent ones come first.
     for module in (jobs, generate, events, images, models, webhooks, health, key, metrics, docs, page):
-        app.include_router(module.router)
+        app.router.routes += module.router.routes
     # Two protocols share the list of models.
     routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}
     for router, tag in routers.values():

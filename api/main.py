@@ -38,7 +38,7 @@ from shared.observability import logs, tracing
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
 from shared.redis.rate_limits import RateLimits
-from shared.redis.store import AsyncStore, Store, connect, connect_async, require_redis
+from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
 from shared.settings.api import ApiSettings
 from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
 from shared.storage import API_TIMEOUTS, open_storage
@@ -52,15 +52,15 @@ GRACE_SECONDS = 10
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
-    store = AsyncStore(connect_async(settings.redis_url))
+    connections = async_connections(settings.redis_url)
+    store = AsyncStore(connections)
     jobs, images = Jobs(settings.redis_prefix), ImageStore(storage)
     disk_space = DiskSpace(storage, settings.min_free_bytes)
     clock = StoreClock()
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
     stream_limit = StreamLimit(settings.max_event_streams)
-    # Its own connection, because the subscription occupies it.
-    event_hub = EventHub(connect_async(settings.redis_url, connections=2), jobs.channel)
+    event_hub = EventHub(connections, jobs.channel)
     sessions = CallerSessions(settings.redis_prefix)
     return Services(
         settings=settings,
@@ -139,6 +139,8 @@ def main() -> None:
     try:
         settings = load(ApiSettings)
         app, hub = create(settings)
+        # Nor do the routes and what they share.
+        gc.freeze()
     except ConfigurationError as error:
         sys.exit(error.detail)
     limits = settings.max_connections, settings.max_connections_per_address

@@ -3,12 +3,14 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
@@ -60,7 +62,9 @@ class FleetCache:
 
     async def get(self) -> Fleet:
         """Raises StoreUnavailable."""
-        if self._reading is None or (self._reading.done() and time.monotonic() >= self._expires):
+        if self._reading is not None and self._reading.done() and time.monotonic() < self._expires:
+            return self._reading.result()
+        if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
         # A caller that disconnects must not cancel the read for the others.
         return await asyncio.shield(self._reading)
@@ -130,11 +134,23 @@ class Services:
 
     def base_url(self, request: Request) -> str:
         """The beginning of links, without a slash at the end."""
-        return self.settings.public_url or str(request.base_url).rstrip("/")
+        if self.settings.public_url:
+            return self.settings.public_url
+        scope = request.scope
+        host = next((value for name, value in scope["headers"] if name == b"host"), None)
+        return _base_url(scope["scheme"], scope.get("server"), host, scope["root_path"])
 
     async def links(self, request: Request) -> Links:
         """Raises StoreUnavailable."""
         return Links(self.base_url(request), await self.link_secret.signer())
+
+
+@lru_cache(maxsize=256)
+def _base_url(scheme: str, server: tuple[str, int | None] | None, host: bytes | None, root_path: str) -> str:
+    """The same for all requests with this Host header."""
+    headers = [] if host is None else [(b"host", host)]
+    address = {"scheme": scheme, "server": server, "headers": headers, "root_path": root_path}
+    return str(Request({"type": "http", "path": "/", **address}).base_url).rstrip("/")
 
 
 def services_of(request: Request) -> Services:
@@ -166,14 +182,15 @@ class DirectRoute(APIRoute):
     to clients.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        signature = inspect.signature(self.endpoint)
-        if not (signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response):
-            return super().get_route_handler()
-        sources, endpoint = {name: SOURCES[name] for name in signature.parameters}, self.endpoint
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        signature = inspect.signature(endpoint)
+        self.is_direct = signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response
+        if self.is_direct:
+            self._sources = {name: SOURCES[name] for name in signature.parameters}
+            self.app = self._call
 
-        async def call(http: Request) -> Response:
-            response: Response = await endpoint(**{name: source(http) for name, source in sources.items()})
-            return response
-
-        return call
+    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
+        http = Request(scope, receive, send)
+        response: Response = await self.endpoint(**{name: source(http) for name, source in self._sources.items()})
+        await response(scope, receive, send)

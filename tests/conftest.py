@@ -17,6 +17,7 @@ for name in [name for name in os.environ if name.startswith("SD_")]:
     del os.environ[name]
 
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ LONG = (
     "shared/storage/test_bucket_outages.py",
 )
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server that forks processes of the service, once for all processes of the tests."""
+    if fork_server.IS_SUPPORTED and "PYTEST_XDIST_WORKER" not in os.environ:
+        threads = {"OMP_NUM_THREADS": "1"} if config.getoption("numprocesses", None) else {}
+        exits = ExitStack()
+        exits.enter_context(fork_server.running({**threads, **os.environ}))
+        config.add_cleanup(exits.close)
 
 
 def pytest_xdist_auto_num_workers() -> int:

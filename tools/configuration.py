@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel
 
 from shared.settings.api import ApiSettings
 from shared.settings.groups import Group
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import variable
 from shared.settings.worker import WorkerSettings
-from tools.env_example import BUCKETS, COMPOSE, TRACES, default_text, settings, variable
+from tools.env_example import BUCKETS, COMPOSE, TRACES, default_text, settings
 
 HEAD = """# Settings
 
@@ -25,7 +26,7 @@ installation need the same values.
 `make fix` generates this page from `shared/settings/`.
 """
 
-PROCESSES: Mapping[str, type[BaseSettings]] = {
+PROCESSES: Mapping[str, type[BaseModel]] = {
     "API": ApiSettings,
     "worker": WorkerSettings,
     "housekeeper": HousekeeperSettings,
@@ -57,9 +58,9 @@ def render() -> str:
     for group, fields in settings():
         lines += [f"## {group}\n", *([NOTES[group], ""] if group in NOTES else [])]
         lines += ["| setting | default | values | read by | |", "|---|---|---|---|---|"]
-        for name, field in fields:
+        for name, field, text in fields:
             values = _values(schema["properties"][name], schema["$defs"])
-            lines.append(_row(variable(name), default_text(field), values, _readers(name), field.description or ""))
+            lines.append(_row(variable(name), default_text(field), values, _readers(name), text))
         lines.append("")
     lines += ["## Store images in a bucket\n", BUCKETS_NOTE, "", "| variable | |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in BUCKETS]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from shared.jobs.types import field_docstrings
 from shared.settings.groups import Group
 from shared.settings.launcher import LauncherSettings
-from shared.settings.service import PREFIX
+from shared.settings.loading import variable
 
 #: Variables of the library that accesses the bucket of SD_OUTPUT_URL: name and description.
 BUCKETS = (
@@ -72,15 +73,12 @@ COMPOSE = (
 )
 
 
-def settings() -> Iterator[tuple[Group, list[tuple[str, FieldInfo]]]]:
-    """The settings of each group, with their names."""
-    fields = LauncherSettings.model_fields
+def settings() -> Iterator[tuple[Group, list[tuple[str, FieldInfo, str]]]]:
+    """The settings of each group, with their names and descriptions."""
+    fields, descriptions = LauncherSettings.model_fields, field_docstrings(LauncherSettings)
     for group in Group:
-        yield group, [(name, field) for name, field in fields.items() if group in field.metadata]
-
-
-def variable(name: str) -> str:
-    return f"{PREFIX}{name}".upper()
+        names = [name for name, field in fields.items() if group in field.metadata]
+        yield group, [(name, fields[name], descriptions[name]) for name in names]
 
 
 def default_text(field: FieldInfo) -> str:
@@ -96,8 +94,8 @@ def default_text(field: FieldInfo) -> str:
 def render() -> str:
     lines = ["# Settings of imagegen. Copy this file to .env and change what you need; every line is optional."]
     for group, fields in settings():
-        entries = [(name, field.description or "", default_text(field)) for name, field in fields]
-        lines += _section(group, [(f"#{variable(name)}", text, value) for name, text, value in entries])
+        entries = [(f"#{variable(name)}", text, default_text(field)) for name, field, text in fields]
+        lines += _section(group, entries)
     lines += _section("Store images in a bucket (AWS variables)", [(f"#{name}", text, "") for name, text in BUCKETS])
     lines += _section("Trace requests (docs/monitoring.md)", [(f"#{name}", text, "") for name, text in TRACES])
     lines += _section(

@@ -27,7 +27,7 @@ from shared.workers.records import WorkerRecord, Workers, WorkerState
 from worker.engines.base import EngineSource, ReportsCredits, ReportsPlacement, acceleration_of
 from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
-from worker.images.png_bands import BandEncoder
+from worker.images.png import PngEncoder
 from worker.jobs.claims import JobClaimer
 from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
 from worker.jobs.rendering import Renderer
@@ -46,8 +46,6 @@ from worker.records.result_cache import RedisResultCache, lifetime
 logger = logging.getLogger(__name__)
 
 
-#: With fewer, an image that is encoded in bands would take cores from the next one, which is being rendered.
-MIN_BAND_CPUS = 4
 #: How often the balance of the account with a provider is read.
 CREDITS_SECONDS = 300.0
 
@@ -194,10 +192,12 @@ def _create_runner(
 
 
 def _encoder(settings: WorkerSettings, *, is_cloud: bool) -> Encoder:
-    """Jobs of a provider are encoded side by side anyway. On few cores the next job needs them all."""
+    """Jobs of a provider are encoded side by side anyway.
+
+    More threads take more cores from the job that renders meanwhile, for a shorter time: on two cores it ends no later.
+    """
     threads = 1 if is_cloud else encoding_threads(settings.cpu_threads, usable_cpus(), settings.host_workers)
-    bands = BandEncoder(threads) if threads >= MIN_BAND_CPUS else None
-    return Encoder(version("imagegen"), bands)
+    return Encoder(version("imagegen"), PngEncoder(threads))
 
 
 def _result_cache(settings: WorkerSettings, store: Store, job_store: RedisJobStore) -> RedisResultCache | None:

@@ -10,11 +10,12 @@ from api.delivery.image_files import client_has, serve_image
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
-from shared.jobs.job import ModelLoad
+from shared.jobs.job import Job, ModelLoad
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
 from shared.jobs.types import ResponseFormat
 from shared.jobs.views import JobView, job_view
+from shared.workers.records import Fleet
 
 
 async def result_response(services: Services, http: Request, snapshot: JobSnapshot, *, as_image: bool) -> Response:
@@ -56,40 +57,42 @@ def _with_images(view: JobView, images: Mapping[int, str]) -> str:
 
 async def accepted_response(services: Services, http: Request, snapshot: JobSnapshot) -> Response:
     """202 with the job, and its URL in `Location`."""
-    job_id = snapshot.job.id
-    headers = {"Location": (await services.links(http)).job(job_id), "X-Job-Id": job_id}
-    return Response((await view_job(services, http, snapshot)).model_dump_json(), 202, headers, "application/json")
+    view = await view_job(services, http, snapshot)
+    headers = {"Location": view.links["self"], "X-Job-Id": view.id}
+    return Response(view.model_dump_json(), 202, headers, "application/json")
 
 
 async def view_job(services: Services, http: Request, snapshot: JobSnapshot) -> JobView:
     """The job as clients see it, with an estimate of its wait while it is queued."""
-    links = await services.links(http)
-    if snapshot.queue_position is None:
+    links, fleet = await services.links(http), await _fleet_ahead(services, snapshot)
+    if fleet is None:
         return job_view(snapshot, links)
-    return job_view(
-        snapshot, links, wait=await estimated_wait(services, snapshot), load=await load_of(services, snapshot)
-    )
+    return job_view(snapshot, links, wait=_wait_seconds(fleet, snapshot), load=_load(fleet, snapshot.job))
 
 
 async def estimated_wait(services: Services, snapshot: JobSnapshot) -> float | None:
     """Seconds until a queued job starts, loads of models included; None for any other job and while Redis is away."""
+    fleet = await _fleet_ahead(services, snapshot)
+    return _wait_seconds(fleet, snapshot) if fleet else None
+
+
+async def _fleet_ahead(services: Services, snapshot: JobSnapshot) -> Fleet | None:
+    """What a queued job waits for; None for any other job and while Redis is away."""
     if snapshot.queue_position is None:
         return None
     try:
-        fleet = await services.fleet_cache.get()
+        return await services.fleet_cache.get()
     except StoreUnavailable:
         return None
+
+
+def _wait_seconds(fleet: Fleet, snapshot: JobSnapshot) -> float:
     models = (*snapshot.models_ahead, snapshot.job.model or "")
     return fleet.wait_seconds(snapshot.job.backend, snapshot.work_ahead_ms, models)
 
 
-async def load_of(services: Services, snapshot: JobSnapshot) -> ModelLoad | None:
+def _load(fleet: Fleet, job: Job) -> ModelLoad | None:
     """The load that a queued job waits for."""
-    try:
-        fleet = await services.fleet_cache.get()
-    except StoreUnavailable:
-        return None
-    job = snapshot.job
     if job.model is None or fleet.holders_of(job.backend, job.model):
         return None
     return fleet.load_of(job.backend, job.model)

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-import redis.asyncio
 import redis.exceptions
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobEvent, JobSnapshot
+from shared.redis.pipelining import MakeConnection
 from shared.redis.store import AsyncStore
+from shared.redis.subscription import subscribe
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,8 @@ class Listener:
 class EventHub:
     """Receives all events on one connection and passes each to the listeners of its job."""
 
-    def __init__(self, client: redis.asyncio.Redis, channel: str) -> None:
-        self._client = client
+    def __init__(self, make_connection: MakeConnection, channel: str) -> None:
+        self._make_connection = make_connection
         self._channel = channel
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
@@ -90,30 +91,22 @@ class EventHub:
 
     async def run(self) -> None:
         """Receive until cancelled. All listeners catch up after a reconnection, because they may have missed events."""
-        try:
-            while True:
-                await self._subscribe()
-                await asyncio.sleep(RECONNECT_SECONDS)
-        finally:
-            await self._client.aclose(close_connection_pool=True)
+        while True:
+            await self._subscribe()
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _subscribe(self) -> None:
+        connection = self._make_connection()
         try:
-            async with self._client.pubsub() as pubsub:
-                await pubsub.subscribe(self._channel)
-                await self._forward(pubsub)
+            async for message in subscribe(connection, self._channel):
+                if message is None:
+                    self._catch_up_all()
+                else:
+                    self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
             logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
-
-    async def _forward(self, pubsub: redis.asyncio.client.PubSub) -> None:
-        while True:
-            # The timeout lets redis-py ping a silent connection, and so notice that it is dead.
-            match await pubsub.get_message(timeout=10):
-                case {"type": "subscribe"}:
-                    # No event is missed from here on. redis-py also sends this when it resubscribes by itself.
-                    self._catch_up_all()
-                case {"type": "message", "data": str(text)}:
-                    self._notify(JobEvent.parse(text))
+        finally:
+            await connection.disconnect(nowait=True)
 
     def _notify(self, event: JobEvent) -> None:
         self.on_event(event)

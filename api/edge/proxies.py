@@ -66,7 +66,8 @@ class PathNormalization:
 
 
 def _normalize(path: str, prefix: str) -> str:
-    path = re.sub("/{2,}", "/", path)
+    if "//" in path:
+        path = re.sub("/{2,}", "/", path)
     # A client may add the prefix to an address that already has it.
     while prefix not in ("", _API) and (path == prefix or path.startswith(f"{prefix}/")):
         path = path.removeprefix(prefix) or "/"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import MutableMapping
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ BURST_FRACTION = 64
 MAX_CLIENTS = 10_000
 
 
+@lru_cache(maxsize=1024)
 def client_network(address: str) -> str:
     """The address that counts as one client: for IPv6 its /64 network, because one host has 2^64 addresses."""
     try:

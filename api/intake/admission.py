@@ -63,9 +63,8 @@ async def prepare_job(services: Services, caller: Caller, submission: Submission
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
     job_base_url = base_url if request.webhook_url is not None else ""
     model = choice.entry.name if choice.entry else None
-    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model)
     details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
-    job = job.model_copy(update=details)
+    job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model, **details)
     return job, _expected_ms(services, models.fleet, choice, request, input_size)
 
 

@@ -20,7 +20,9 @@ class DiskSpace:
         self._expires = 0.0
 
     async def usage(self) -> DiskUsage:
-        if self._reading is None or (self._reading.done() and time.monotonic() >= self._expires):
+        if self._reading is not None and self._reading.done() and time.monotonic() < self._expires:
+            return self._reading.result()
+        if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read())
         return await asyncio.shield(self._reading)
 

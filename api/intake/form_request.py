@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from fastapi import Request
@@ -22,14 +23,12 @@ SEND_AS_FILE = "; send an image as a file part with the name image"
 CALL_PARAMETERS = frozenset({"on_disconnect"})
 
 
+@cache
 def _structured_fields() -> frozenset[str]:
+    """Fields that a form has as JSON or as a list of texts."""
     fields = GenerationRequest.model_json_schema()["properties"]
     types = {name: {kind.get("type") for kind in (field, *field.get("anyOf", ()))} for name, field in fields.items()}
-    return frozenset(name for name in types if types[name] & {"array", "object"})
-
-
-#: Fields that a form has as JSON or as a list of texts.
-STRUCTURED_FIELDS = _structured_fields() - {"image"}
+    return frozenset(name for name in types if types[name] & {"array", "object"}) - {"image"}
 
 
 async def read_form_request(
@@ -80,7 +79,7 @@ def _parse(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, values in texts.items():
         distinct = list(dict.fromkeys(value for value in values if value))
-        if name in STRUCTURED_FIELDS and distinct:
+        if name in _structured_fields() and distinct:
             fields[name] = _parse_structured(name, distinct)
         elif len(distinct) > 1 and name in GenerationRequest.model_fields:
             raise invalid_field(f"/{name}", "was given twice with different values")

@@ -36,6 +36,10 @@ _FIRST_FIELDS = frozenset(
     | {"response_format", "label", "metadata", "priority", "deadline_seconds", "webhook_url", "webhook_events"}
     | {"webhook_inline_images"}
 )
+#: Those that came later, and their defaults.
+_LATER_FIELDS = {
+    name: field.default for name, field in GenerationRequest.model_fields.items() if name not in _FIRST_FIELDS
+}
 
 
 @dataclass(frozen=True)
@@ -148,13 +152,10 @@ def _canonical(request: GenerationRequest) -> str:
 
     Fields that are newer than the first version count only if they are set.
     """
-    unset = {
-        name
-        for name, field in GenerationRequest.model_fields.items()
-        if name not in _FIRST_FIELDS and getattr(request, name) == field.default
-    }
-    spelled = request.model_copy(update={"bfl_model": request.requested_model})
-    return spelled.model_dump_json(exclude={"model", *unset})
+    unset = {name for name, default in _LATER_FIELDS.items() if getattr(request, name) == default}
+    if request.model is not None:
+        request = request.model_copy(update={"bfl_model": request.model})
+    return request.model_dump_json(exclude={"model", *unset})
 
 
 def _hash(text: str) -> str:

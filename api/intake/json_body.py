@@ -81,14 +81,23 @@ def parse_json(text: bytes) -> Any:
     return from_json(text, allow_inf_nan=False)
 
 
+class _DuplicateKeyError(Exception):
+    pass
+
+
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        raise _DuplicateKeyError
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicate_keys)
+
+
 def _has_duplicate_keys(text: bytes) -> bool:
-    found = False
-
-    def check(pairs: list[tuple[str, Any]]) -> None:
-        nonlocal found
-        found = found or len(dict(pairs)) < len(pairs)
-
-    # from_json refuses whatever json.loads cannot read.
+    # from_json refuses whatever this decoder cannot read.
     with suppress(ValueError, RecursionError):
-        json.loads(text, object_pairs_hook=check)
-    return found
+        try:
+            _DECODER.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+        except _DuplicateKeyError:
+            return True
+    return False

@@ -50,12 +50,12 @@ async def read_json_request(
     http: Request, uploads: RequestUploads, translate: Callable[[Any], Any] = lambda body: body
 ) -> GenerationRequest:
     """The request, with references in place of images. `translate` turns the body into the fields of a request."""
+    if is_small(http):
+        body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
+        return await request_from_fields(http, translate(body), uploads)
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
-        if is_small(http):
-            body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
-        else:
-            body = parse_body(await reader.read(body_chunks(http)))
+        body = parse_body(await reader.read(body_chunks(http)))
         return await _with_images(http, translate(body), reader.uploads.get, uploads)
 
 

@@ -84,6 +84,17 @@ class OfferedModels:
 
         Raises BackendUnavailable, ModelNotFound and ModelUnavailable.
         """
+        named = request.model, request.bfl_model, request.backend
+        if named not in self._choices:
+            self._choices[named] = self._choose(request)
+        return self._choices[named]
+
+    @cached_property
+    def _choices(self) -> dict[tuple[str | None, str | None, Backend | None], ModelChoice]:
+        """Those that were asked for since the fleet was read."""
+        return {}
+
+    def _choose(self, request: GenerationRequest) -> ModelChoice:
         name = request.requested_model
         backend = request.backend or self._backend_with(name)
         if (refusal := self._refusal(backend)) is not None:

@@ -68,6 +68,9 @@ class ModelView(BaseModel):
     supports: ModelSupport | None
     workers: list[str] = Field(description="Workers that hold it in memory")
     memory_bytes: int | None = Field(description="Memory that it takes, as measured; null if no worker holds it")
+    shared_memory_bytes: int | None = Field(
+        description="The part of `memory_bytes` that other models in memory use as well; it is there once"
+    )
     on_device: bool | None = Field(description="False while it waits in main memory; null if no worker holds it")
     loading: ModelLoad | None = Field(description="Progress of loading it into memory")
     pinned: bool = Field(description="Whether workers keep it in memory")
@@ -100,6 +103,7 @@ def model_view(model: OfferedModel) -> ModelView:
         supports=capabilities and _support(capabilities),
         workers=[worker.name for worker in model.workers],
         memory_bytes=memory and memory.bytes,
+        shared_memory_bytes=memory and memory.shared_bytes,
         on_device=memory and memory.on_device,
         loading=model.load,
         pinned=model.is_pinned,

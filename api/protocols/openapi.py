@@ -46,9 +46,6 @@ def openapi_tags(protocols: Sequence[ProtocolRoutes], *, with_mcp: bool) -> list
 def install(app: FastAPI, protocols: Sequence[ProtocolRoutes], *, with_mcp: bool) -> None:
     tags = {routes.tag: routes for routes in protocols}
     describe = app.openapi
-    _, referenced = models_json_schema(
-        [(Problem, "serialization"), (GenerationRequest, "validation")], ref_template="#/components/schemas/{model}"
-    )
 
     def openapi() -> dict[str, Any]:
         described = describe()
@@ -56,6 +53,9 @@ def install(app: FastAPI, protocols: Sequence[ProtocolRoutes], *, with_mcp: bool
             described["paths"][MCP_PATH] = mcp.describe_paths()
         schemas = described["components"]["schemas"]
         # Routes refer to these by name only: problems have their own media type, and routes read requests themselves.
+        _, referenced = models_json_schema(
+            [(Problem, "serialization"), (GenerationRequest, "validation")], ref_template="#/components/schemas/{model}"
+        )
         schemas |= referenced["$defs"]
         # As an example of the model it would lose its nulls.
         schemas["JobView"]["examples"] = [EXAMPLE]

@@ -27,7 +27,7 @@ def measure(scale: Scale) -> Iterator[Figure]:
             begin, before = time.monotonic(), sum(map(_cpu_seconds, processes))
             time.sleep(seconds)
             used = (sum(map(_cpu_seconds, processes)) - before) / (time.monotonic() - begin)
-            resident = launched.service("api.main").memory_info().rss / 1e6
+            resident = launched.service("api_and_housekeeper").memory_info().rss / 1e6
     yield Figure("API at rest", resident, "MB", Goal(90))
     yield Figure("whole stack at rest, of one core", used * 100, "%", Goal(2), detail=f"{len(processes)} processes")
     yield from _memory_without_a_model(scale)

@@ -12,7 +12,7 @@ from shared.jobs.types import Backend
 from shared.settings.launcher import LauncherSettings
 
 #: Everything that `imagegen up` may start, and itself.
-PROCESSES = ("imagegen", "redis", "api", *(f"worker-{backend}" for backend in Backend), "housekeeper", "flower")
+PROCESSES = ("imagegen", "redis", "api", *(f"worker-{backend}" for backend in Backend), "flower")
 #: How each of our entries begins; other lines belong to the entry before them, as tracebacks do.
 _ENTRY = re.compile(r"\d\d:\d\d:\d\d [A-Z]+ |\{")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel
 
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
@@ -23,7 +23,7 @@ from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 
 #: The settings that each kind of container reads, and the group that may read its file.
-FAMILIES: Mapping[str, tuple[type[BaseSettings], int]] = {
+FAMILIES: Mapping[str, tuple[type[BaseModel], int]] = {
     "api": (ApiSettings, 20001),
     "worker": (WorkerSettings, 20002),
     "housekeeper": (HousekeeperSettings, 20003),

@@ -28,8 +28,8 @@ def main(context: click.Context) -> None:
 
 
 if __name__ == "__main__":
-    # Celery's command line colours what it prints, if it can: 2 MB.
-    with not_importable(("pygments",)):
+    # Celery's command line and Tornado colour what they print, if they can: 3 MB.
+    with not_importable(("pygments", "curses")):
         from flower.command import flower
 
     main.add_command(flower)

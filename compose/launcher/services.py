@@ -29,7 +29,10 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
 
 
 def api(env: Mapping[str, str]) -> Service:
-    return Service("api", (sys.executable, "-m", "api.main"), ready="Uvicorn running on", env=env)
+    """With the housekeeper."""
+    command = (sys.executable, "-m", "compose.launcher.api_and_housekeeper")
+    # Open requests get ten seconds, then webhooks in flight five.
+    return Service("api", command, ready="Uvicorn running on", env=env, grace_seconds=20.0)
 
 
 def workers(settings: LauncherSettings, env: Mapping[str, str], backend: Backend, gpus: int) -> Iterator[Service]:
@@ -43,10 +46,6 @@ def workers(settings: LauncherSettings, env: Mapping[str, str], backend: Backend
             # A call to a provider may take 30 s more to return what it was paid for.
             grace_seconds=settings.shutdown_grace_seconds + (35.0 if backend is Backend.FLUX_API else 5.0),
         )
-
-
-def housekeeper(env: Mapping[str, str]) -> Service:
-    return Service("housekeeper", (sys.executable, "-m", "worker.housekeeper.main"), ready="ready.", env=env)
 
 
 def flower(settings: LauncherSettings, env: Mapping[str, str]) -> Service:

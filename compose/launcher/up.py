@@ -59,20 +59,18 @@ def _become_supervisor(plan: Plan) -> NoReturn:
 
 
 def _plan(settings: LauncherSettings, sockets: Path, command: str, gpus: int) -> Plan:
-    """API and workers start before housekeeper and dashboard, so that the first image comes sooner."""
+    """API and workers start before the dashboard, so that the first image comes sooner."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
     env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [worker for backend in settings.backends for worker in services.workers(settings, env, backend, gpus)]
-    others = [services.housekeeper(env)]
-    if settings.flower_port:
-        others.append(services.flower(settings, env))
+    dashboard = [services.flower(settings, env)] if settings.flower_port else []
     return Plan(
         stages=(
             Stage(tuple(redis)),
             Stage((services.api(env), *workers), announcement=_banner(settings, command)),
-            Stage(tuple(others), announcement=_dashboard(settings)),
+            Stage(tuple(dashboard), announcement=_dashboard(settings)),
         ),
         data_dir=str(settings.data_dir),
         socket_dir=str(sockets),

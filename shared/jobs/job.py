@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 import uuid_utils.compat
@@ -138,11 +138,11 @@ class Job(FrozenModel):
         owner: str = "",
         base_url: str = "",
         model: str | None = None,
+        **details: Any,
     ) -> Self:
         """A queued job. Its id is a UUIDv7: ids sort by creation and cannot be guessed. `now`: by the store's clock."""
-        seeded = request.with_seed()
-        job = cls(id=_new_id(now), backend=backend, owner=owner, model=model, request=seeded, created_at=now)
-        return job.model_copy(update={"base_url": base_url})
+        about = {"owner": owner, "base_url": base_url, "model": model, **details}
+        return cls(id=_new_id(now), backend=backend, request=request.with_seed(), created_at=now, **about)
 
     @property
     def seed(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -75,6 +76,8 @@ def dump_provider_tasks(job: Job) -> str:
     return _PROVIDER_TASKS.dump_json(job.providers, exclude_defaults=True).decode()
 
 
+# Whoever polls a job reads the same document again and again.
+@lru_cache(maxsize=64)
 def parse_job(doc: str, providers: str = "") -> Job:
     """From the fields of a record; `providers` is '' for none."""
     job = Job.model_validate_json(doc)

@@ -1,14 +1,52 @@
 """The base class of stored values, and the types of their fields that requests and jobs share."""
 
+import ast
+import inspect
 import json
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated
+from functools import cache
+from itertools import pairwise
+from textwrap import dedent
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler, JsonValue
 
 
-class FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+class DescribedModel(BaseModel):
+    """Describes fields in JSON schemas by their docstrings.
+
+    They are read when a schema is asked for. pydantic's `use_attribute_docstrings` reads and parses the source of each
+    class in every process that imports it.
+    """
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in field_docstrings(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", text)
+        return schema
+
+
+class FrozenModel(DescribedModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+@cache
+def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """The docstrings of fields by their names, those of base classes included."""
+    owners = [owner for owner in model.__mro__ if issubclass(owner, BaseModel) and owner is not BaseModel]
+    return {name: text for owner in reversed(owners) for name, text in _docstrings(owner)}
+
+
+def _docstrings(owner: type) -> Iterator[tuple[str, str]]:
+    (definition,) = ast.parse(dedent(inspect.getsource(owner))).body
+    for field, text in pairwise(definition.body if isinstance(definition, ast.ClassDef) else ()):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                yield name, inspect.cleandoc(docstring)
 
 
 class Backend(StrEnum):

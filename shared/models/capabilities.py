@@ -1,5 +1,6 @@
 """Describe what a model can do: the single source of checks, defaults and GET /api/backends."""
 
+from collections.abc import Mapping
 from math import sqrt
 
 from shared.errors import FieldError, InvalidRequest
@@ -82,6 +83,8 @@ class Capabilities(FrozenModel):
     """Default; None if the model has no strength."""
     loras: tuple[str, ...] = ()
     """Names that requests may use in `loras`."""
+    lora_trigger_words: Mapping[str, tuple[str, ...]] = {}
+    """Words for prompts that a LoRA was trained with, by its name: of files that tell them."""
     embeddings: tuple[str, ...] | None = None
     """Words in prompts that stand for textual inversion embeddings; None if the model does not read them."""
     safety: str | None = None

@@ -17,8 +17,9 @@ def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]
     """JSON Schema of the requests that `Capabilities.check` accepts, with the model's defaults and limits.
 
     `x-max-pixels`, `x-max-ratio` and `x-max-pixel-steps` hold what JSON Schema cannot express. Fields marked
-    `x-ignored` are accepted without effect. `x-embeddings` are words that a prompt may use. If requests may choose the
-    model, `allOf` holds the limits of each.
+    `x-ignored` are accepted without effect. `x-embeddings` are words that a prompt may use, and
+    `x-trigger-words` those that LoRAs were trained with, by their names. If requests may choose the model, `allOf`
+    holds the limits of each.
     """
     schema: dict[str, Any] = json.loads(_schema_of(GenerationRequest))
     fields: dict[str, dict[str, Any]] = schema["properties"]
@@ -29,6 +30,8 @@ def request_schema(model: Capabilities, limits: RequestLimits) -> dict[str, Any]
         fields[name]["x-ignored"] = True
     if model.embeddings:
         fields["prompt"]["x-embeddings"] = list(model.embeddings)
+    if model.lora_trigger_words:
+        fields["loras"]["x-trigger-words"] = {name: list(words) for name, words in model.lora_trigger_words.items()}
     schema |= {"title": f"{model.model} request", "x-max-pixels": limits.max_pixels}
     schema["x-max-pixel-steps"] = limits.max_pixel_steps
     if not model.choices:

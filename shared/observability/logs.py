@@ -2,7 +2,6 @@
 
 import json
 import logging
-import logging.config
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,8 +11,14 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal
 
-#: Celery's messages for every task, which workers log themselves, and requests with full URLs, which may be signed.
-_CHATTY = ("celery.app.trace", "celery.worker.strategy", "httpx2", "mcp")
+_LEVELS = {
+    # Messages for every task, which workers log themselves, and requests with full URLs, which may be signed.
+    **dict.fromkeys(("celery.app.trace", "celery.worker.strategy", "httpx2", "mcp"), logging.WARNING),
+    # Its warnings contain full URLs, which may be secret.
+    "urllib3": logging.ERROR,
+    # Warns about each of three attempts to send traces before it reports the failure.
+    "opentelemetry": logging.ERROR,
+}
 #: Fields of JSON entries, set with `log_context` or `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
 
@@ -63,22 +68,12 @@ class TextFormatter(logging.Formatter):
 
 def configure_logging(log_format: LogFormat, **fields: str) -> None:
     """`fields` are added to every entry of this process. May be called again with more fields."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter, "fields": fields}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": log_format}},
-            "loggers": {
-                **{name: {"level": "WARNING"} for name in _CHATTY},
-                # Its warnings contain full URLs, which may be secret.
-                "urllib3": {"level": "ERROR"},
-                # Warns about each of three attempts to send traces before it reports the failure.
-                "opentelemetry": {"level": "ERROR"},
-            },
-            "root": {"level": "INFO", "handlers": ["stderr"]},
-        }
-    )
+    # Not with logging.config, which imports a server of settings and every handler: 1 MB.
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter(fields) if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
     logging.captureWarnings(capture=True)
     # A process continues when an entry cannot be written: the disk is full or the reader of the pipe has gone.
     logging.raiseExceptions = False

@@ -42,13 +42,14 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
-        # A job continues without the broker: its lease and its record decide its fate.
+        # A job continues without the broker: its lease and its record decide its outcome.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {
             "global_keyprefix": settings.redis_prefix,
             "priority_steps": [0],
-            # A message that is redelivered after this time is a surplus wake-up and has no effect.
-            "visibility_timeout": 2 * settings.job_timeout_seconds + 3600,
+            # Or kombu copies each wake-up in work into Redis and back, which nobody needs, and ends a worker that loses
+            # Redis while it has one in work and waits for the next: it closes the channel twice (kombu 5.7).
+            "ack_emulation": False,
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -126,7 +126,7 @@ class Keys:
         return f"{self.prefix}pinned-models:{backend}"
 
     def unfinished_loads(self, backend: str) -> str:
-        """How often loading a model has begun without an end."""
+        """How often loading a model has started without an end."""
         return f"{self.prefix}unfinished-loads:{backend}"
 
     def commands(self, worker_id: str) -> str:

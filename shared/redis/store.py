@@ -4,7 +4,7 @@ An operation is one Lua script: one atomic step and one round trip. It is writte
 asyncio, workers run it on threads.
 """
 
-import asyncio
+import hashlib
 import re
 import ssl
 import time
@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import hiredis
 import redis
 import redis.asyncio
 import redis.asyncio.retry
@@ -26,6 +25,7 @@ from redis.retry import Retry
 
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
+from shared.redis.pipelining import MakeConnection, PipelinedConnection
 
 #: A healthy server replies in under a millisecond.
 REPLY_TIMEOUT_SECONDS = 2.0
@@ -64,6 +64,12 @@ def _source(script: str) -> str:
     return _INCLUDE.sub(lambda found: _source(found[1]), _files()[script])
 
 
+@cache
+def digest_of(script: str) -> str:
+    """The name under which servers know the script."""
+    return hashlib.sha1(_source(script).encode(), usedforsecurity=False).hexdigest()
+
+
 class Store:
     """Runs operations for workers. Thread-safe."""
 
@@ -86,7 +92,8 @@ class Store:
         """
         pipeline = self.client.pipeline(transaction=False)
         for operation in operations:
-            _add(pipeline, self._script(operation.script).sha, operation)
+            keys, args = operation.keys, operation.args
+            pipeline.evalsha(self._script(operation.script).sha, len(keys), *keys, *args)
         with _translated():
             replies = pipeline.execute(raise_on_error=False)
             return [self._decoded(*pair) for pair in zip(operations, replies, strict=True)]
@@ -109,71 +116,24 @@ class Store:
 
 
 class AsyncStore:
-    """Runs operations for the API. Operations of the same turn of the event loop share a round trip."""
+    """Runs operations for the API. All of them share one connection."""
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
+    def __init__(self, make_connection: MakeConnection) -> None:
         _files()
-        self.client = client
-        self._script = cache(lambda name: client.register_script(_source(name)))
-        self._pending: list[tuple[Operation[Any], asyncio.Future[Any]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._connection = PipelinedConnection(make_connection, REPLY_TIMEOUT_SECONDS)
 
     async def run(self, operation: Operation[T]) -> T:
-        """Raises StoreUnavailable when the server does not reply or cannot write, or no connection is free in time."""
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Any] = loop.create_future()
-        if not self._pending:
-            loop.call_soon(self._send_soon)
-        self._pending.append((operation, reply))
+        """Raises StoreUnavailable when the server does not reply in time or cannot write."""
+        arguments = len(operation.keys), *operation.keys, *operation.args
         with _translated():
-            # The timeout includes the wait for a connection.
-            async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-                return operation.decode(await reply)
+            try:
+                reply = await self._connection.execute("EVALSHA", digest_of(operation.script), *arguments)
+            except redis.exceptions.NoScriptError:
+                reply = await self._connection.execute("EVAL", _source(operation.script), *arguments)
+        return operation.decode(reply)
 
-    def _send_soon(self) -> None:
-        pending, self._pending = self._pending, []
-        task = asyncio.create_task(self._send(pending))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _send(self, pending: Sequence[tuple[Operation[Any], asyncio.Future[Any]]]) -> None:
-        if len(pending) == 1:
-            # A pipeline would cost twice as much.
-            ((operation, reply),) = pending
-            _resolve(reply, await self._run_alone(operation))
-            return
-        pipeline = self.client.pipeline(transaction=False)
-        for operation, _ in pending:
-            _add(pipeline, self._script(operation.script).sha, operation)
-        try:
-            replies = await pipeline.execute(raise_on_error=False)
-        except Exception as error:
-            replies = [error] * len(pending)
-        for (operation, reply), result in zip(pending, replies, strict=True):
-            if isinstance(result, redis.exceptions.NoScriptError):
-                result = await self._run_alone(operation)
-            _resolve(reply, result)
-
-    async def _run_alone(self, operation: Operation[Any]) -> Any:
-        """The reply or the error it raised; loads the script if the server does not have it."""
-        try:
-            return await self._script(operation.script)(keys=operation.keys, args=operation.args)
-        except Exception as error:
-            return error
-
-
-def _add(pipeline: Any, sha: str, operation: Operation[Any]) -> None:
-    pipeline.evalsha(sha, len(operation.keys), *operation.keys, *operation.args)
-
-
-def _resolve(reply: asyncio.Future[Any], result: Any) -> None:
-    # The caller may have stopped waiting.
-    if reply.done():
-        return
-    if isinstance(result, Exception):
-        reply.set_exception(result)
-    else:
-        reply.set_result(result)
+    async def aclose(self) -> None:
+        await self._connection.aclose()
 
 
 @contextmanager
@@ -245,28 +205,11 @@ def connect(url: str) -> redis.Redis:
     return redis.Redis.from_url(url, retry=retry, **_CONNECTION)
 
 
-def connect_async(url: str, connections: int = 32) -> redis.asyncio.Redis:
-    """Callers beyond `connections` wait; redis-py's default pool raises at 100 connections."""
+def async_connections(url: str) -> MakeConnection:
+    """For the API. Whoever uses one notices when it is dead, without redis-py's timers for each command."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url, max_connections=connections, timeout=REPLY_TIMEOUT_SECONDS, retry=retry, **_CONNECTION
-    )
-    pool.connection_class = _packing_in_c(pool.connection_class)
-    return redis.asyncio.Redis(connection_pool=pool)
-
-
-def _packing_in_c(connection: Any) -> Any:
-    """The same class of connections, with commands packed by hiredis, as redis-py does without asyncio.
-
-    A new job has forty arguments: packing them in Python takes an eighth of the time in which the API accepts it.
-    """
-
-    class Connection(connection):  # type: ignore[misc]
-        def pack_command(self, name: str | bytes, *args: Argument | bytes | float) -> list[bytes]:
-            # "SCRIPT LOAD" is two arguments.
-            return [hiredis.pack_command((*name.split(), *args))]
-
-    return Connection
+    options = {**_CONNECTION, "socket_timeout": None, "health_check_interval": 0, "retry": retry}
+    return redis.asyncio.ConnectionPool.from_url(url, **options).make_connection
 
 
 _CONNECTION: dict[str, Any] = {

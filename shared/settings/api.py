@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import NoDecode
 
 from shared.jobs.types import ApiProtocol, Backend
 from shared.settings.groups import Group
@@ -33,12 +32,12 @@ class ApiSettings(HttpServerSettings, WebhookSecretSettings):
     default_backend: Annotated[Backend | None, Group.MODELS] = None
     """Backend of requests that name none. If empty: flux-api if it is in SD_BACKENDS and SD_BFL_API_KEY is set, else
     the first of SD_BACKENDS."""
-    model_aliases: Annotated[dict[str, str], Group.MODELS, NoDecode, BeforeValidator(_aliases)] = {}
+    model_aliases: Annotated[dict[str, str], Group.MODELS, BeforeValidator(_aliases)] = {}
     """More names for models, comma-separated `alias=model`, for clients with a fixed list. `default` stands for the
     default model; dall-e-2, dall-e-3, gpt-image-1 and their like are names of it already."""
-    protocols: Annotated[
-        tuple[ApiProtocol, ...], Group.NETWORK, NoDecode, BeforeValidator(split_commas), Field(min_length=1)
-    ] = tuple(ApiProtocol)
+    protocols: Annotated[tuple[ApiProtocol, ...], Group.NETWORK, BeforeValidator(split_commas), Field(min_length=1)] = (
+        tuple(ApiProtocol)
+    )
     """Protocols to serve beside the native one, comma-separated; `native` alone switches all others off."""
     client_wait_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=86_400)] = 1800
     """How long clients of other protocols wait for the image before they get an error and the job continues. Clients

@@ -5,8 +5,6 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from shared.errors import ConfigurationError
 
 ENV_FILE = ".env"
@@ -25,6 +23,9 @@ def read() -> Mapping[str, str]:
             f"{path.absolute()} cannot be read ({error.strerror}): make it a file that this user may read, or "
             "remove it."
         ) from None
+    # Imported here: most processes have no `.env`.
+    from dotenv import dotenv_values
+
     encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

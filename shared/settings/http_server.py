@@ -5,8 +5,7 @@ from ipaddress import ip_address, ip_network
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from shared.access.api_keys import ApiKey, parse_api_keys
 from shared.errors import ConfigurationError
@@ -68,10 +67,8 @@ def _network(value: str) -> str:
         raise ValueError("each entry must be an IP address or a network such as 172.16.0.0/12") from None
 
 
-class HttpServerSettings(BaseSettings):
+class HttpServerSettings(BaseModel):
     """Where the API listens, who may use it, and how much traffic it accepts."""
-
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     host: Annotated[str, Group.START, AfterValidator(_listening_host)] = "127.0.0.1"
     """Address that the API listens on. 0.0.0.0 opens it to every network and requires SD_API_KEY."""
@@ -82,7 +79,7 @@ class HttpServerSettings(BaseSettings):
     https://example.com/imagegen. If empty, links use the URL of the request."""
     published_on: Annotated[str, Group.NETWORK] = ""
     """Address that a container is published on, if that is not SD_HOST; compose.yaml sets it."""
-    api_key: Annotated[tuple[ApiKey, ...], Group.START, NoDecode, BeforeValidator(_api_keys)] = ()
+    api_key: Annotated[tuple[ApiKey, ...], Group.START, BeforeValidator(_api_keys)] = ()
     """API keys, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name. Scopes: read;
     write (the default: read, create and cancel jobs); priority (write, and `priority: high`); admin (everything: jobs
     of all names, and /metrics); metrics (only /metrics). A key has at least 16 characters; `openssl rand -hex 24`
@@ -91,18 +88,18 @@ class HttpServerSettings(BaseSettings):
     allow_open: Annotated[bool, Group.NETWORK] = False
     """Allow the service to be open to the network without API keys."""
     allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_host)], ...], Group.NETWORK, NoDecode, BeforeValidator(split_commas)
+        tuple[Annotated[str, AfterValidator(_host)], ...], Group.NETWORK, BeforeValidator(split_commas)
     ] = ()
     """Host names that clients may use in addition to loopback names and the host of SD_PUBLIC_URL, comma-separated.
     *.example.com means all subdomains, * any host. If empty: IP addresses, names without a dot, and names that end in
     .internal, .local, .localhost or .home.arpa."""
     cors_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...], Group.NETWORK, NoDecode, BeforeValidator(split_commas)
+        tuple[Annotated[str, AfterValidator(_origin)], ...], Group.NETWORK, BeforeValidator(split_commas)
     ] = ()
     """Origins of web pages that may call the API (CORS), comma-separated, such as https://app.example.com. If empty,
     only pages of the API itself may."""
     trusted_proxies: Annotated[
-        tuple[Annotated[str, AfterValidator(_network)], ...], Group.NETWORK, NoDecode, BeforeValidator(split_commas)
+        tuple[Annotated[str, AfterValidator(_network)], ...], Group.NETWORK, BeforeValidator(split_commas)
     ] = ()
     """Reverse proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are trusted: IP addresses or networks,
     comma-separated. If empty, none are."""

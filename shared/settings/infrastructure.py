@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FilePath, model_validator
 
 from shared.errors import ConfigurationError
 from shared.settings.groups import Group
@@ -69,10 +68,8 @@ def require_folder(folder: Path, setting: str) -> None:
         )
 
 
-class InfrastructureSettings(BaseSettings):
+class InfrastructureSettings(BaseModel):
     """Where jobs and images are stored."""
-
-    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     redis_url: Annotated[str, Group.START, AfterValidator(_redis_url)] = ""
     """Redis or Valkey server, such as redis://:password@host:6379/0, or rediss://user:password@host:6380/0 with TLS.

@@ -1,12 +1,11 @@
 """Read the settings of a process from its environment and from `.env`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import BaseModel, ValidationError
 
 from shared.errors import ConfigurationError
 from shared.settings import env_file
@@ -16,7 +15,7 @@ from shared.settings.service import PREFIX
 #: Set for processes that `imagegen up` starts, which has already warned about unknown settings.
 SUPERVISED_VARIABLE = "IMAGEGEN_SUPERVISED"
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound=BaseModel)
 
 
 def load(family: type[S]) -> S:
@@ -26,18 +25,24 @@ def load(family: type[S]) -> S:
         # The library that accesses buckets reads these variables itself, and does not read `.env`.
         if name.startswith("AWS_"):
             os.environ.setdefault(name, value)
-    # The environment overrides `.env`.
-    in_environment = {name.upper() for name, value in os.environ.items() if value}
-    defaults = {name.upper(): value for name, value in from_file.items() if name.upper() not in in_environment}
-    fields: dict[str, Any] = {
-        field: defaults[name] for field in family.model_fields if (name := f"{PREFIX}{field}".upper()) in defaults
-    }
+    # The environment overrides `.env`; an empty variable counts as absent.
+    texts = _settings_in(from_file) | _settings_in(os.environ)
+    fields: dict[str, Any] = {field: texts[name] for field in family.model_fields if (name := variable(field)) in texts}
     try:
         return family(**fields)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = f"{PREFIX}{first['loc'][0]}".upper() if first["loc"] else "The settings"
+        name = variable(str(first["loc"][0])) if first["loc"] else "The settings"
         raise ConfigurationError(f"{name} is wrong: {explain(first)}.") from None
+
+
+def variable(field: str) -> str:
+    """The name of the environment variable of a setting."""
+    return f"{PREFIX}{field}".upper()
+
+
+def _settings_in(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name.upper(): value for name, value in variables.items() if value and name.upper().startswith(PREFIX)}
 
 
 def unknown_setting_warnings() -> list[str]:
@@ -45,7 +50,7 @@ def unknown_setting_warnings() -> list[str]:
     # Imported here: few processes need the settings of all.
     from shared.settings.launcher import LauncherSettings
 
-    known = [f"{PREFIX}{field}".upper() for field in LauncherSettings.model_fields]
+    known = [variable(field) for field in LauncherSettings.model_fields]
     names = {name for name in (*os.environ, *env_file.read()) if name.upper().startswith(PREFIX)}
     return [_unknown_setting(name, known) for name in sorted(names) if name.upper() not in known]
 

@@ -4,8 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr
 
 from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
@@ -57,16 +56,12 @@ def _bfl_model(value: str) -> str:
 class Settings(InfrastructureSettings):
     """Settings that every process needs."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
+    # Built when they are first read: a process reads one class of several.
+    model_config = ConfigDict(
+        extra="ignore", frozen=True, hide_input_in_errors=True, validate_default=True, defer_build=True
     )
 
-    backends: Annotated[tuple[Backend, ...], Group.START, NoDecode, BeforeValidator(_backends), Field(min_length=1)] = (
+    backends: Annotated[tuple[Backend, ...], Group.START, BeforeValidator(_backends), Field(min_length=1)] = (
         Backend.SD,
     )
     """Backends to run, comma-separated: sd, flux-local, flux-api, or null, which draws test patterns without a model.
@@ -94,7 +89,6 @@ class Settings(InfrastructureSettings):
     webhook_allow: Annotated[
         tuple[Annotated[str, AfterValidator(_allowlist_entry)], ...],
         Group.WEBHOOKS,
-        NoDecode,
         BeforeValidator(split_commas),
     ] = ()
     """Hosts in your own network that webhooks may be sent to and input images fetched from, comma-separated. Each entry

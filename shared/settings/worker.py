@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
 
 from shared.errors import ForbiddenUrl
 from shared.jobs.types import Backend
@@ -54,7 +53,6 @@ class WorkerSettings(Settings):
     models: Annotated[
         tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
         Group.MODELS,
-        NoDecode,
         BeforeValidator(split_commas),
     ] = ()
     """More models that requests may choose, comma-separated: Hugging Face ids, folders in diffusers' format, or files.
@@ -101,7 +99,6 @@ class WorkerSettings(Settings):
     compile_sizes: Annotated[
         tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...],
         Group.PERFORMANCE,
-        NoDecode,
         BeforeValidator(split_commas),
     ] = ()
     """Image sizes, comma-separated, such as 832x1216, that models are compiled for at start, beside their own size on

@@ -112,7 +112,7 @@ class ModelRecords:
         return Operation("models/count", [self._keys.counts], _flat([EVICTIONS.increment(backend)]), bool)
 
     def begin_load(self, backend: Backend, model: str, revision: str) -> Operation[int]:
-        """Returns how often loading it has begun without an end. Call `end_load` whatever comes of it."""
+        """Returns how often loading it has started without an end. Call `end_load` whatever comes of it."""
         args: list[Argument] = [f"{model} {revision}", UNFINISHED_LOAD_MS]
         return Operation("models/begin_load", [self._keys.unfinished_loads(backend)], args, int)
 

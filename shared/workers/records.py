@@ -41,6 +41,8 @@ class ModelInMemory(FrozenModel):
 
     name: str
     bytes: int
+    shared_bytes: int = 0
+    """Of parts that other models in memory have as well: they are there once."""
     on_device: bool
     """False while it waits in main memory."""
     pinned: bool = False

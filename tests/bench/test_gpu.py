@@ -102,7 +102,7 @@ def test_a_measure_that_fails_leaves_the_others(
     monkeypatch.setattr(whole_service, "measure", fail)
     monkeypatch.setattr(device_tests, "test_files", lambda _: [])
 
-    result = measured(tmp_path, "--quick", "--models", "SDXL", "--", "service", "tests")
+    result = measured(tmp_path, "--models", "SDXL", "--", "service", "tests")
 
     assert names(result)[-1] == device_tests.FAILED
     assert result["not_measured"] == ["the rest of service: RuntimeError: no such kernel"]

@@ -68,8 +68,8 @@ class Launched:
                     return process
         raise LookupError(f"{part} does not run: {self.launcher.output}")
 
-    def generate(self) -> requests.Response:
-        return requests.post(f"{self.url}/api/txt2img", json={"prompt": "x"}, timeout=30)
+    def generate(self, **fields: str) -> requests.Response:
+        return requests.post(f"{self.url}/api/txt2img", json={"prompt": "x", **fields}, timeout=30)
 
 
 Launch = Callable[..., Launched]

@@ -21,16 +21,16 @@ HAS_DRIVER = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia
 def checkout(tmp_path: Path) -> Path:
     """What `make run` needs of a checkout; its environment prints which code it runs."""
     folder = tmp_path / "first"
-    for package in ("launcher", "cli"):
-        (folder / "compose" / package).mkdir(parents=True)
+    for package in ("compose/cli", "tools"):
+        (folder / package).mkdir(parents=True)
     for name in (
         "Makefile",
         "pyproject.toml",
         "constraints.txt",
         "compose/__init__.py",
         "compose/cli/__init__.py",
-        "compose/launcher/__init__.py",
-        "compose/launcher/virtual_environment.py",
+        "tools/__init__.py",
+        "tools/virtual_environment.py",
     ):
         shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
@@ -114,7 +114,7 @@ def index(tmp_path: Path) -> Iterator[str]:
 
 
 def options(build: str, index: str, folder: Path, path: str = "/nowhere") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "compose.launcher.virtual_environment", "torch-options", build, index]
+    command = [sys.executable, "-m", "tools.virtual_environment", "torch-options", build, index]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 

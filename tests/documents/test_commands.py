@@ -17,11 +17,12 @@ from urllib3.util import Retry
 
 from compose.cli.app import cli
 from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import variable
 from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.documents.reading import EXAMPLE_ID, ROOT, Block, blocks, table
 from tests.stack import free_port
-from tools.env_example import BUCKETS, COMPOSE, TRACES, variable
+from tools.env_example import BUCKETS, COMPOSE, TRACES
 
 #: Why a block cannot be run.
 STOPPED = "stopped"

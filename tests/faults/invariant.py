@@ -21,8 +21,7 @@ from tests.support.polling import wait_until
 from worker.housekeeper.ownership import MARK
 
 ENDED = [state for state in State if state.is_terminal]
-#: Keys that may stay. `unacked` holds messages whose worker was killed; the broker redelivers them after its timeout,
-#: and workers ignore them.
+#: Keys that may stay.
 LASTING = (
     "job:",
     "jobs",
@@ -31,7 +30,6 @@ LASTING = (
     "pace:",
     "shares:",
     "_kombu.",
-    "unacked",
     "counts",
     "installation",
     "link-secret",

@@ -1,12 +1,17 @@
 """Jobs survive a killed Redis and a broker that loses its messages."""
 
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from tests.faults.service import Service
 from tests.support.valkey import Valkey
+from tests.worker.engines.bfl.conftest import cloud_settings
+from tests.worker.engines.bfl.provider import ReceivedRequest, Reply, provider, state
 
 #: Callers get an answer within this time, whatever Redis does: 3 s, and the rest is for a busy machine.
 SOON = 15.0
@@ -48,3 +53,37 @@ def test_jobs_run_although_the_broker_lost_every_message(service: Service) -> No
     service.store.delete(Keys(service.prefix).wake_ups(Backend.NULL))
 
     assert {service.wait_until_done(known).state for known in [*busy, *waiting]} == {"succeeded"}
+
+
+def test_a_worker_with_jobs_in_work_outlives_a_killed_redis(valkey: Valkey, tmp_path: Path) -> None:
+    polled, finish = threading.Event(), threading.Event()
+
+    def poll(request: ReceivedRequest) -> Reply:
+        polled.set()
+        return bfl.ready()(request) if finish.is_set() else state("Pending")
+
+    with (
+        provider() as bfl,
+        Service(valkey.url, tmp_path, ("flux-api-0", "housekeeper", "api-0"), **cloud_settings(bfl)) as service,
+    ):
+        bfl.polls = [poll]
+        service.start_missing()
+        worker = service.processes["flux-api-0"]
+        in_work = service.submit()
+        assert polled.wait(SOON)
+
+        # The connection on which it waits for the next wake-up goes last, so it is lost while others are being closed.
+        worker.send(signal.SIGSTOP)
+        for kind in ("pubsub", "normal"):
+            service.store.client_kill_filter(_type=kind, skipme=True)
+        valkey.kill()
+        worker.send(signal.SIGCONT)
+        worker.wait_for("Trying to re-establish the connection")
+        valkey.start()
+        finish.set()
+
+        assert service.wait_until_done(in_work).state == "succeeded"
+        assert service.wait_until_done(service.submit()).state == "succeeded"
+        assert service.processes["flux-api-0"].pid == worker.pid
+        assert service.is_running("flux-api-0")
+        assert len(bfl.posts) == 2

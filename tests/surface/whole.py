@@ -129,9 +129,8 @@ class Whole:
 
     def command_lines(self) -> str:
         """The command lines, which every user of the machine can see."""
-        children = psutil.Process().children(recursive=True)
         lines = []
-        for process in children:
+        for process in self.stack.all_processes():
             with suppress(psutil.NoSuchProcess):
                 lines.append(" ".join(process.cmdline()))
         return "\n".join(lines)

@@ -6,7 +6,7 @@ from tools.docker_smoke.checks import check, inspect, run, wait_for
 from tools.docker_smoke.stack import CANARY, Stack, call
 
 SERVICES = ("stable-diffusion", "worker-sd", "worker-flux-api", "housekeeper", "flower", "redis")
-WRITABLE = {"/app/outputs", "/app/models", "/data", "/settings", "/tmp"}  # noqa: S108 - paths in containers
+WRITABLE = {"/app/data", "/app/outputs", "/app/models", "/data", "/settings", "/tmp"}  # noqa: S108 - paths in containers
 #: Mounted by the engine in every container.
 ENGINE_MOUNTS = ("/dev", "/proc", "/sys", "/etc/")
 

@@ -1,6 +1,6 @@
 """The engine interface: capabilities, and images for a request."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -154,20 +154,26 @@ class ReportsCredits(Protocol):
         ...
 
 
+#: Bytes of the parts of a model. A part that several models have is the same key in each.
+Sizes = Mapping[Hashable, int]
+
+
 @runtime_checkable
 class Residency(Protocol):
     """An engine whose model can wait in main memory while another one has the device."""
 
     @property
-    def size_bytes(self) -> int:
+    def sizes(self) -> Sizes:
         """Memory that its weights take, as measured."""
         ...
 
     def move_to_main_memory(self) -> None:
-        """Without effect where the device is the CPU."""
+        """Without effect where the device is the CPU. What another model needs on the device stays there."""
         ...
 
-    def move_to_device(self) -> None: ...
+    def move_to_device(self) -> None:
+        """Raises OutOfMemory."""
+        ...
 
     def close(self) -> None:
         """Free its memory. It is not used again."""

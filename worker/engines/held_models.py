@@ -1,11 +1,11 @@
 """What a pool of models holds, and what it needs from others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad
+from worker.engines.base import Engine, OnLoad, Sizes
 
 
 class ModelLoader(Protocol):
@@ -22,8 +22,10 @@ class ModelLoader(Protocol):
         """Raises ModelNotFound."""
         ...
 
-    def expected_bytes(self, model: str) -> int:
-        """Memory that a model is expected to take: measured before, or the size of its files."""
+    def expected_sizes(self, model: str) -> Sizes:
+        """Memory that a model is expected to take: measured before, or the size of its files. Parts that other models
+        have in memory already have their keys.
+        """
         ...
 
     def load(self, model: str, on_load: OnLoad) -> Engine:
@@ -38,10 +40,25 @@ class HeldModel:
     name: str
     engine: Engine
     revision: str | None
-    size_bytes: int
+    sizes: Sizes
     is_on_device: bool = True
     users: int = 0
     used_at: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+def added_bytes(sizes: Sizes, models: Iterable[HeldModel]) -> int:
+    """Of the parts that none of these models has."""
+    present = {part for model in models for part in model.sizes}
+    return sum(size for part, size in sizes.items() if part not in present)
+
+
+def total_bytes(models: Iterable[HeldModel]) -> int:
+    """With parts that several of them have counted once."""
+    return sum({part: size for model in models for part, size in model.sizes.items()}.values())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Residency
-from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener
+from worker.engines.base import Engine, OnLoad, Residency, Sizes
+from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -112,14 +112,15 @@ class LoadedModels:
         failed_at, failure = self._failures.get((model, revision), (0.0, None))
         if failure is not None and self.clock() < failed_at + RETRY_SECONDS:
             raise failure
-        expected, begin = self.loader.expected_bytes(model), self.clock()
+        begin = self.clock()
 
         def report(done: int, total: int) -> None:
             self.listener.changed(self.models, Load(model, done, total))
             on_load(done, total)
 
-        report(0, expected)
         try:
+            expected = self.loader.expected_sizes(model)
+            report(0, sum(expected.values()))
             self._make_room(model, expected)
             engine = self._load_or_evict(model, report)
         except Exception as error:
@@ -128,11 +129,11 @@ class LoadedModels:
             self._tell()
             raise failure from error
         self._failures.pop((model, revision), None)
-        size = engine.size_bytes if isinstance(engine, Residency) else 0
-        held = self._put(HeldModel(model, engine, revision, size, used_at=self.clock()))
+        sizes = engine.sizes if isinstance(engine, Residency) else {}
+        held = self._put(HeldModel(model, engine, revision, sizes, used_at=self.clock()))
         # How much it really takes is known only now.
-        self._make_room(model, 0, keep=model)
-        seconds = self.clock() - begin
+        self._make_room(model, {}, keep=model)
+        seconds, size = self.clock() - begin, held.size_bytes
         logger.info("%s is loaded after %.1f s (%.1f GB)", model, seconds, size / 1e9)
         self.listener.loaded(held, seconds)
         self._tell()
@@ -149,7 +150,7 @@ class LoadedModels:
                 logger.warning("memory did not suffice for %s; trying again with fewer models", model)
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
-        self._make_room(held.name, held.size_bytes, keep=held.name)
+        self._make_room(held.name, held.sizes, keep=held.name)
         while True:
             try:
                 if isinstance(held.engine, Residency):
@@ -163,9 +164,9 @@ class LoadedModels:
         self._tell()
         return held
 
-    def _make_room(self, model: str, needed: int, keep: str = "") -> None:
-        """Free memory for `needed` bytes. Raises ModelUnavailable if the budget does not allow them."""
-        while (missing := self.budget.missing_bytes(needed, self._device_bytes())) > 0:
+    def _make_room(self, model: str, needed: Sizes, keep: str = "") -> None:
+        """Free memory for these parts. Raises ModelUnavailable if the budget does not allow them."""
+        while (missing := self._missing_bytes(needed)) > 0:
             if self._free_device(keep):
                 continue
             if keep or not self.budget.is_strict:
@@ -179,7 +180,8 @@ class LoadedModels:
         if not on_device:
             return False
         held = on_device[-1]
-        if not isinstance(held.engine, Residency) or not self._has_main_memory(held.size_bytes):
+        leaving = added_bytes(held.sizes, self._on_device(besides=held))
+        if not isinstance(held.engine, Residency) or not self._has_main_memory(leaving):
             self._evict(held)
             return True
         held.engine.move_to_main_memory()
@@ -203,8 +205,12 @@ class LoadedModels:
             self._evict(candidates[-1])
         return bool(candidates)
 
-    def _device_bytes(self) -> int:
-        return sum(held.size_bytes for held in self.models if held.is_on_device)
+    def _missing_bytes(self, needed: Sizes) -> int:
+        on_device = self._on_device()
+        return self.budget.missing_bytes(added_bytes(needed, on_device), total_bytes(on_device))
+
+    def _on_device(self, besides: HeldModel | None = None) -> list[HeldModel]:
+        return [held for held in self.models if held.is_on_device and held is not besides]
 
     def _evictable(self) -> Sequence[HeldModel]:
         """The most recently used first."""
@@ -213,10 +219,20 @@ class LoadedModels:
     def _evict(self, held: HeldModel) -> None:
         with self._state:
             del self._models[held.name]
+        self._leave_parts(held)
         if isinstance(held.engine, Residency):
             held.engine.close()
         logger.info("%s is no longer in memory", held.name)
         self.listener.evicted(held.name)
+
+    def _leave_parts(self, held: HeldModel) -> None:
+        """Models in main memory that have parts of one that leaves get them there; without room, they leave as well."""
+        heirs = [one for one in self._evictable() if not one.is_on_device and one.sizes.keys() & held.sizes.keys()]
+        left = {part: size for one in heirs for part, size in one.sizes.items() if part in held.sizes}
+        size = added_bytes(left, self._on_device()) if held.is_on_device else 0
+        if size and not self.budget.has_main_memory(size):
+            for one in heirs:
+                self._evict(one)
 
     def _put(self, held: HeldModel) -> HeldModel:
         with self._state:

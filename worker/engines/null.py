@@ -28,7 +28,7 @@ from shared.errors import InternalError, JobFailure, ModelNotFound, ModelUnavail
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import FrozenModel
 from shared.models.capabilities import Capabilities
-from worker.engines.base import JobWatch, MultiJobWatch, OnLoad, Step
+from worker.engines.base import JobWatch, MultiJobWatch, OnLoad, Sizes, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 DEFAULT_MODEL = "null"
@@ -115,7 +115,7 @@ class NullModel(NullEngine):
     """One of several models, as large as it says."""
 
     def __init__(self, name: str) -> None:
-        self.size_bytes = MODEL_BYTES
+        self.sizes: Sizes = {name: MODEL_BYTES}
         self._variant = 0 if name == DEFAULT_MODEL else zlib.crc32(name.encode())
         self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
         self.fingerprint = f"{NullEngine.fingerprint} {self._variant}"
@@ -141,8 +141,8 @@ class NullModels:
     def revision(self, model: str) -> str | None:
         return f"{NullEngine.fingerprint} {self._known(model)}"
 
-    def expected_bytes(self, model: str) -> int:  # noqa: ARG002 - all have the same size
-        return MODEL_BYTES
+    def expected_sizes(self, model: str) -> Sizes:
+        return {model: MODEL_BYTES}
 
     def load(self, model: str, on_load: OnLoad) -> NullModel:
         if model == BROKEN:

@@ -13,14 +13,19 @@ from shared.settings.loading import load
 from worker.housekeeper.app import Housekeeper
 
 
-def main() -> None:
+def create_housekeeper() -> Housekeeper:
+    """Exits with one sentence if the settings are wrong."""
     try:
         settings = load(HousekeeperSettings)
         logs.configure_logging(settings.log_format)
         require_redis(settings.redis_url)
     except ConfigurationError as error:
         sys.exit(error.detail)
-    housekeeper = Housekeeper(settings, partial(tracing.start_tracing, "imagegen-housekeeper", os.environ))
+    return Housekeeper(settings, partial(tracing.start_tracing, "imagegen-housekeeper", os.environ))
+
+
+def main() -> None:
+    housekeeper = create_housekeeper()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: housekeeper.stop())
     housekeeper.run()

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -11,8 +11,7 @@ from PIL import Image as PillowImage
 from shared.jobs.job import Job
 from shared.jobs.types import OutputFormat
 from shared.jobs.web_ui.infotext import infotext
-from worker.images.png import encode_png
-from worker.images.png_bands import BandEncoder
+from worker.images.png import PngEncoder
 from worker.images.values import Pixels, RenderedImage
 
 QUALITY = 92
@@ -28,17 +27,14 @@ _PRIVATE = {"label", "metadata", "webhook_url", "webhook_events", "webhook_inlin
 class Encoder:
     version: str
     """The version of this service, written into each file."""
-    bands: BandEncoder | None = None
-    """Encodes a PNG on several cores; None where no core is free for that."""
+    png: PngEncoder = field(default_factory=PngEncoder)
 
     def encode(self, image: RenderedImage, job: Job) -> bytes:
         parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
                 texts = {"parameters": parameters, "imagegen": self._recipe(image, job)}
-                pixels = _with_opacity(image)
-                in_bands = self.bands.encode(pixels, texts) if self.bands and image.opacity is None else None
-                return in_bands or encode_png(pixels, texts)
+                return self.png.encode(_with_opacity(image), texts)
             case OutputFormat.JPEG:
                 return _encode_with_exif(image, parameters, "JPEG", job.request.output_quality)
             case OutputFormat.WEBP:

@@ -1,26 +1,138 @@
-"""Encodes RGB images as PNG files with text metadata."""
+"""Encodes images as PNG files with text metadata: bands of rows are filtered and compressed side by side."""
 
-import io
+import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from PIL import Image
+import numpy as np
 from PIL.PngImagePlugin import PngInfo
 
 from worker.images.values import Pixels
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+#: Bits per sample, and the only methods of compression, filtering and (none) interlacing (PNG 11.2.1).
+_DEPTH, _METHODS = 8, bytes(3)
+#: RGB and RGBA, by channels.
+_COLOUR_TYPES = {3: 2, 4: 6}
+_PAETH = 4
+#: Window of 32 KiB, fastest level (RFC 1950).
+_ZLIB_HEADER = b"\x78\x01"
+_ADLER_MODULUS = 65_521
+#: zlib's tables and window take about as long to set up as it takes to compress this much.
+MIN_BAND_BYTES = 96 << 10
+MAX_BANDS = 8
+#: Rows that are filtered at once: they and what is computed from them fit into a core's cache.
+_BLOCK_BYTES = 64 << 10
 _NO_TEXTS: Mapping[str, str] = {}
 
 
-def encode_png(pixels: Pixels, texts: Mapping[str, str] = _NO_TEXTS) -> bytes:
-    """`texts` maps PNG keywords to texts, in the order of the file.
+@dataclass(frozen=True)
+class _Band:
+    data: bytes
+    """A part of the zlib stream that ends on a byte and refers to nothing before it."""
+    filtered_bytes: int
+    checksum: int
+    """Adler-32 of the filtered rows."""
 
-    Run-length compression takes a fifth to a third of the time of Pillow's default and, for what models paint, yields
-    files of the same size. An encoder of our own was 2.4 times as fast on photos, which no waiting caller noticed.
+
+class PngEncoder:
+    """Encodes bands on several threads, because zlib and numpy compute without the GIL. Thread-safe.
+
+    Every row gets the Paeth filter, and compression is run-length: files are about as large as Pillow's, which tries
+    five filters for each row and takes twice the CPU time (30 ms in the place of 14 for 1024x1024).
     """
+
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = min(threads, MAX_BANDS)
+        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="png-band")
+        self._map: Callable[[Callable[[int], _Band], Iterable[int]], Iterable[_Band]] = pool.map if threads > 1 else map
+
+    def encode(self, pixels: Pixels, texts: Mapping[str, str] = _NO_TEXTS) -> bytes:
+        """`pixels` are RGB or RGBA. `texts` maps PNG keywords to texts, in the order of the file."""
+        height, width, channels = pixels.shape
+        bands = max(1, min(self._threads, height, pixels.size // MIN_BAND_BYTES))
+        rows = np.ascontiguousarray(pixels).reshape(height, width * channels)
+        limits = [height * band // bands for band in range(bands + 1)]
+        compressed = self._map(lambda band: _compressed(rows, limits[band], limits[band + 1], channels), range(bands))
+        return b"".join(_file(pixels.shape, texts, list(compressed)))
+
+
+def _compressed(rows: Pixels, top: int, bottom: int, channels: int) -> _Band:
+    deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    block = max(1, _BLOCK_BYTES // rows.shape[1])
+    data, checksum = list[bytes](), zlib.adler32(b"")
+    for first in range(top, bottom, block):
+        lines = _filtered(rows, first, min(first + block, bottom), channels)
+        data.append(deflate.compress(lines.data))
+        checksum = zlib.adler32(lines.data, checksum)
+    data.append(deflate.flush(zlib.Z_FINISH if bottom == len(rows) else zlib.Z_FULL_FLUSH))
+    return _Band(b"".join(data), (bottom - top) * (rows.shape[1] + 1), checksum)
+
+
+def _filtered(rows: Pixels, top: int, bottom: int, channels: int) -> Pixels:
+    above = rows[top - 1 : bottom - 1] if top else np.concatenate([np.zeros_like(rows[:1]), rows[: bottom - 1]])
+    lines = np.empty((bottom - top, rows.shape[1] + 1), np.uint8)
+    lines[:, 0] = _PAETH
+    lines[:, 1:] = _paeth_residuals(rows[top:bottom], above, channels)
+    return lines
+
+
+def _paeth_residuals(rows: Pixels, above: Pixels, channels: int) -> Pixels:
+    """Rows minus the prediction of PNG 9.4: the one of left, up and corner that is nearest to left + up - corner.
+
+    With `low` and `high` the lesser and the greater of left and up, that is low where corner is at least twice as far
+    over low as under high, high the other way round, and corner between; a distance on the far side counts as 0. So no
+    step needs more than 8 bits, nor a branch.
+    """
+    residuals = np.empty_like(rows)
+    here, before = rows.reshape(-1), above.reshape(-1)
+    left, up, corner = here[:-channels], before[channels:], before[:-channels]
+    low, high = np.minimum(left, up), np.maximum(left, up)
+    over_low = np.subtract(corner, np.minimum(low, corner, out=low), out=low)
+    under_high = np.subtract(np.maximum(high, corner, out=high), corner, out=high)
+    is_low = (over_low >> 1 >= under_high).view(np.uint8)
+    is_high = (under_high >> 1 >= over_low).view(np.uint8)
+    over_low *= is_low
+    under_high *= is_high
+    rest = residuals.reshape(-1)[channels:]
+    np.subtract(here[channels:], corner, out=rest)
+    rest += over_low
+    rest -= under_high
+    # The end of a row was taken for the left of the next one. There left and corner are outside the image: up is left.
+    residuals[:, :channels] = rows[:, :channels] - above[:, :channels]
+    return residuals
+
+
+def _file(shape: tuple[int, ...], texts: Mapping[str, str], bands: Sequence[_Band]) -> Iterable[bytes]:
     info = PngInfo()
     for keyword, text in texts.items():
         info.add_text(keyword, text)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=info)
-    return file.getvalue()
+    height, width, channels = shape
+    yield _SIGNATURE
+    yield from _chunk(b"IHDR", struct.pack(">IIBB", width, height, _DEPTH, _COLOUR_TYPES[channels]) + _METHODS)
+    for kind, content, *_ in info.chunks:
+        yield from _chunk(kind, content)
+    last = len(bands) - 1
+    for number, band in enumerate(bands):
+        end = struct.pack(">I", _adler32(bands)) if number == last else b""
+        yield from _chunk(b"IDAT", b"" if number else _ZLIB_HEADER, band.data, end)
+    yield from _chunk(b"IEND")
+
+
+def _chunk(kind: bytes, *parts: bytes) -> Iterable[bytes]:
+    checksum = zlib.crc32(kind)
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return (struct.pack(">I", sum(map(len, parts))), kind, *parts, struct.pack(">I", checksum))
+
+
+def _adler32(bands: Sequence[_Band]) -> int:
+    """Of all bands together (RFC 1950: the low half sums the bytes, the high half sums the low half after each)."""
+    low, high = 1, 0
+    for band in bands:
+        band_low, band_high = band.checksum & 0xFFFF, band.checksum >> 16
+        high = (high + band_high + (low - 1) * band.filtered_bytes) % _ADLER_MODULUS
+        low = (low + band_low - 1) % _ADLER_MODULUS
+    return high << 16 | low

@@ -480,11 +480,12 @@ FAMILIES: tuple[Family, ...] = (
         **_QWEN_ROW,
     ),
     Family(
+        # By the card of Chroma1-HD, the one of 1024 pixels; the pipeline's own defaults are 35 and 5.
         key="chroma",
         title="Chroma",
         pipelines=("ChromaPipeline",),
-        steps=35,
-        guidance=5.0,
+        steps=40,
+        guidance=3.0,
         # The pipeline for masks of diffusers 0.42 reads a setting that the transformer does not have.
         siblings=Siblings("ChromaImg2ImgPipeline"),
         side=1024,
@@ -504,16 +505,22 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(key="sana", title="Sana", pipelines=("SanaPipeline",), steps=20, guidance=4.5, **_SANA_ROW),
     Family(
+        # By the card and the repository of Lumina-Image 2.0. Its text encoder, Gemma 2, has terms of its own, which
+        # permit commercial use.
         key="lumina2",
         title="Lumina 2",
         pipelines=("Lumina2Pipeline",),
-        steps=30,
+        steps=50,
         guidance=4.0,
+        # Its authors guide the first quarter of the steps only.
+        arguments={"cfg_trunc_ratio": 0.25},
         licence="Apache-2.0",
         commercial_use=True,
         side=1024,
     ),
     Family(
+        # The licence is that of the card of the model for 1024 pixels. Steps and guidance are those of the pipeline;
+        # the card calls it without any.
         key="pixart-sigma",
         title="PixArt-Sigma",
         pipelines=("PixArtSigmaPipeline",),
@@ -544,6 +551,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(key="ernie-image", title="ERNIE-Image", steps=50, guidance=4.0, **_ERNIE_ROW),
     Family(
+        # By configs/config_t2i.yaml and LICENSE of its repository, and the card of T2I-Lite-sft.
         key="kandinsky5",
         title="Kandinsky 5 Image",
         pipelines=("Kandinsky5T2IPipeline",),

@@ -1,7 +1,9 @@
 """Which precision a model gets, and which of its parts stay on the device, from sizes alone."""
 
-from collections.abc import Collection, Mapping
+import importlib.util
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
+from typing import assert_never
 
 #: Always stays on the device: it is small, and sometimes needs another precision.
 AUTOENCODER = "vae"
@@ -48,3 +50,61 @@ def working_bytes(parts: Collection[str], pixels: int, width: int) -> dict[str, 
         return dict.fromkeys(parts, WORKING_BYTES)
     megapixels = pixels / (1 << 20)
     return {"unet": int(UNET_BYTES * megapixels * width / 2), AUTOENCODER: int(AUTOENCODER_BYTES * megapixels)}
+
+
+class Quantization(StrEnum):
+    """How weights are stored. All of them compute in the model's own precision."""
+
+    NONE = "none"
+    FP8 = "fp8"
+    """Layers of the denoiser are eight-bit floats until they compute: needs no other library."""
+    EIGHT_BIT = "8bit"
+    """Matrices of the denoiser and of the text encoders are integers of eight bits."""
+    FOUR_BIT = "4bit"
+
+    @property
+    def width(self) -> float | None:
+        """Bytes of a number, with the scales; None where it stays as it is."""
+        return {"none": None, "fp8": 1.0, "8bit": 1.02, "4bit": 0.54}[self]
+
+    def parts(self, names: Iterable[str], denoiser: str) -> list[str]:
+        """The parts of a model that it changes."""
+        texts = [name for name in names if "text_encoder" in name and self not in (Quantization.NONE, Quantization.FP8)]
+        return [denoiser, *texts]
+
+    def obstacle(self, device: str, *, in_bfloat16: bool, is_compressed: bool) -> str | None:
+        """What forbids it, after the name of the setting. `device` is the kind of a device."""
+        match self:
+            case Quantization.NONE:
+                return None
+            case Quantization.FP8:
+                return "cannot convert weights that are compressed" if is_compressed else None
+            case Quantization.EIGHT_BIT | Quantization.FOUR_BIT:
+                if importlib.util.find_spec("torchao") is None:
+                    return "needs the package torchao: pip install 'imagegen[quantize]'"
+                if self is Quantization.EIGHT_BIT:
+                    return None
+                if device != "cuda":
+                    return "needs an NVIDIA GPU; 8bit works everywhere"
+                return None if in_bfloat16 else "needs SD_DTYPE=bfloat16"
+            case _:
+                assert_never(self)
+
+
+def choose_quantization(
+    sizes: Callable[[Quantization], Mapping[str, int]],
+    obstacle: Callable[[Quantization], str | None],
+    free: int | None,
+    working: Mapping[str, int],
+) -> tuple[Quantization, dict[Quantization, str]]:
+    """The first step with which all of a model fits, and why earlier ones that would do so cannot be taken.
+
+    NONE where nothing suffices: then parts wait in main memory, as they are.
+    """
+    obstacles: dict[Quantization, str] = {}
+    for step in Quantization:
+        if choose_placement(sizes(step), free, working) is Placement.RESIDENT:
+            if (reason := obstacle(step)) is None:
+                return step, obstacles
+            obstacles[step] = reason
+    return Quantization.NONE, obstacles

@@ -14,8 +14,8 @@ from shared.settings.worker import WorkerSettings
 from worker.models.checkpoints.assembly import NeedsBase, describe_file
 from worker.models.checkpoints.header import InvalidHeader
 from worker.models.checkpoints.recognition import NotACheckpoint
+from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
-from worker.models.fingerprint import revision_of
 from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index

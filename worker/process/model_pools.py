@@ -12,7 +12,7 @@ from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
-from worker.engines.base import Engine, OnLoad
+from worker.engines.base import Engine, OnLoad, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
@@ -38,8 +38,8 @@ class GuardedLoader:
     def revision(self, model: str) -> str | None:
         return self.loader.revision(model)
 
-    def expected_bytes(self, model: str) -> int:
-        return self.loader.expected_bytes(model)
+    def expected_sizes(self, model: str) -> Sizes:
+        return self.loader.expected_sizes(model)
 
     def load(self, model: str, on_load: OnLoad) -> Engine:
         if model == self.default_model:

@@ -17,7 +17,7 @@ from shared.redis.store import Store
 from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
 from worker.engines.base import ReportsPlacement, acceleration_of
-from worker.engines.held_models import HeldModel, Load
+from worker.engines.held_models import HeldModel, Load, added_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
 
@@ -72,6 +72,7 @@ class ModelReports:
             ModelInMemory(
                 name=model.name,
                 bytes=model.size_bytes,
+                shared_bytes=model.size_bytes - added_bytes(model.sizes, [one for one in models if one is not model]),
                 on_device=model.is_on_device,
                 pinned=model.name in self.pinned,
                 placement=model.engine.placement if isinstance(model.engine, ReportsPlacement) else None,

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.metrics_core import Metric
@@ -29,6 +30,13 @@ class RequestMetrics:
             buckets=SECONDS,
             registry=registry,
         )
+        # The library looks each of them up under a lock.
+        self._of = cache(
+            lambda method, route, status: (
+                self._requests.labels(method, route, str(status)),
+                self._seconds.labels(method, route),
+            )
+        )
         self._open = Gauge("imagegen_http_requests_open", "Requests in progress", registry=registry)
         Gauge("imagegen_event_streams", "Open event streams", registry=registry).set_function(open_streams)
         # Reads /proc, and reports nothing on systems without it.
@@ -40,8 +48,9 @@ class RequestMetrics:
     def response_started(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is the pattern of the path: paths themselves are unlimited in number."""
         method = method if method in METHODS else "other"
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        count, durations = self._of(method, route, status)
+        count.inc()
+        durations.observe(seconds)
 
     def request_finished(self) -> None:
         self._open.dec()

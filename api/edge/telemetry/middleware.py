@@ -33,8 +33,8 @@ class RequestTelemetry:
             nonlocal has_started
             if message["type"] == "http.response.start" and not has_started:
                 has_started = True
-                headers = dict(message.get("headers", ()))
-                self._record(scope, message["status"], headers, time.perf_counter() - start)
+                job_id = next((value for name, value in message.get("headers", ()) if name == b"x-job-id"), b"")
+                self._record(scope, message["status"], job_id.decode("latin-1"), time.perf_counter() - start)
             await send(message)
 
         self._metrics.request_started()
@@ -43,11 +43,10 @@ class RequestTelemetry:
         finally:
             self._metrics.request_finished()
             if not has_started:
-                self._record(scope, CLIENT_CLOSED_REQUEST, {}, time.perf_counter() - start)
+                self._record(scope, CLIENT_CLOSED_REQUEST, "", time.perf_counter() - start)
 
-    def _record(self, scope: Scope, status: int, headers: dict[bytes, bytes], seconds: float) -> None:
+    def _record(self, scope: Scope, status: int, job_id: str, seconds: float) -> None:
         method, route = scope["method"], getattr(scope.get("route"), "path", NO_ROUTE)
-        job_id = headers.get(b"x-job-id", b"").decode("latin-1")
         self._metrics.response_started(method, route, status, seconds)
         if job_id:
             add_job_id(job_id)

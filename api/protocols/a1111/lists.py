@@ -68,8 +68,14 @@ async def list_upscalers(services: ServicesDep, _: CallerDep) -> list[dict[str, 
 async def list_loras(services: ServicesDep, _: CallerDep) -> list[dict[str, Any]]:
     """The LoRAs of all models; prompts use them as `<lora:name:0.8>`."""
     checkpoints = await Checkpoints.read(services)
-    names = {name for one in checkpoints if one.entry.capabilities for name in one.entry.capabilities.loras}
-    return [{"name": name.rpartition("/")[2], "alias": name, "path": name, "metadata": {}} for name in sorted(names)]
+    capabilities = [one.entry.capabilities for one in checkpoints if one.entry.capabilities]
+    names = {name for model in capabilities for name in model.loras}
+    words = {name: found for model in capabilities for name, found in model.lora_trigger_words.items()}
+    metadata = {name: {"modelspec.trigger_phrase": ", ".join(found)} for name, found in words.items()}
+    return [
+        {"name": name.rpartition("/")[2], "alias": name, "path": name, "metadata": metadata.get(name, {})}
+        for name in sorted(names)
+    ]
 
 
 @router.get("/embeddings", operation_id="a1111Embeddings")

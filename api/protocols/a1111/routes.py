@@ -88,11 +88,11 @@ async def show_progress(services: ServicesDep, caller: CallerDep, skip_current_i
     live = await services.live_jobs.unfinished(caller.client_id)
     progress = live.progress if live else None
     # Clients take 0 for idle.
-    begun = 0.01 if live and live.job.state is State.RUNNING else 0.0
+    least = 0.01 if live and live.job.state is State.RUNNING else 0.0
     step, steps = (progress.step, progress.steps) if progress else (0, 0)
     state = {"skipped": False, "interrupted": False, "job": live.job.id if live else "", "job_no": 0}
     return {
-        "progress": max(begun, progress.fraction if progress else 0.0),
+        "progress": max(least, progress.fraction if progress else 0.0),
         "eta_relative": progress.eta_seconds or 0.0 if progress else 0.0,
         "state": state | {"job_count": 1 if live else 0, "sampling_step": step, "sampling_steps": steps},
         "current_image": live.preview if live and not skip_current_image else None,

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from shared.jobs.types import DescribedModel
 
 #: Clients send null for what their user left out.
 Texts = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+class Body(DescribedModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class OverrideSettings(Body):

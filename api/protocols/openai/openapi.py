@@ -3,6 +3,7 @@
 from typing import Any
 
 from api.intake.multipart_form import FORM_MEDIA_TYPE
+from api.intake.openapi_bodies import described_later
 from api.protocols.openai.wire import ImageParameters
 from shared.jobs.types import OutputFormat, ResponseFormat
 
@@ -32,16 +33,19 @@ ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
+@described_later
 def generation_body() -> dict[str, Any]:
     return _request_body({"application/json": _schema({}, ["prompt"])})
 
 
+@described_later
 def edit_body() -> dict[str, Any]:
     form = _schema({"image": {"type": "array", "items": _FILE, "minItems": 1}, "mask": _FILE}, ["prompt", "image"])
     json = _schema({"image": _IMAGES, "mask": _TEXT}, ["prompt", "image"])
     return _request_body({FORM_MEDIA_TYPE: form, "application/json": json})
 
 
+@described_later
 def variation_body() -> dict[str, Any]:
     return _request_body({FORM_MEDIA_TYPE: _schema({"image": _FILE}, ["image"])})
 

@@ -35,7 +35,7 @@ class JobStream:
             async for part in self._events():
                 yield part
         except ImagegenError as error:
-            # The answer has begun, so its status can no longer tell.
+            # The answer has started, so its status can no longer tell.
             yield self._error(problem_of(error))
 
     async def _events(self) -> AsyncIterator[bytes]:

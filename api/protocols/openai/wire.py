@@ -2,16 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from shared.jobs.types import DescribedModel
 
 #: Also the values that answers may have.
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
 
 
-class ImageParameters(BaseModel):
+class ImageParameters(DescribedModel):
     """Every other field of the service's own requests may be sent as well, such as seed or num_inference_steps."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     model: Annotated[str | None, Field(examples=["gpt-image-1"])] = None
     """A name from GET /v1/models; default: the service's default model."""

@@ -64,11 +64,11 @@ def test_an_archive_needs_images(null: Stack, idle: Stack) -> None:
 
 
 def test_an_archive_has_only_images_of_the_key(alice: Client, bob: Client, stranger: Client) -> None:
-    own, other = alice.generate(), bob.generate()
+    job, of_bob = alice.generate(), bob.generate()
 
-    assert_problem(alice.get(ask(own, other)), 404, "job-not-found")
-    assert_problem(stranger.get(ask(own)), 401, "unauthorized")
-    assert len(read_zip(alice.get(ask(own)))) == 1
+    assert_problem(alice.get(ask(job, of_bob)), 404, "job-not-found")
+    assert_problem(stranger.get(ask(job)), 401, "unauthorized")
+    assert len(read_zip(alice.get(ask(job)))) == 1
 
 
 def test_an_archive_is_bounded(api: Api, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 import pytest
+import redis
 
 from api.delivery import events
 from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
@@ -17,7 +18,7 @@ from shared.jobs.operations import Jobs
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobEvent
 from shared.jobs.types import Backend
-from shared.redis.store import AsyncStore, connect_async
+from shared.redis.store import AsyncStore, async_connections
 
 NOW = datetime.now(UTC)
 
@@ -38,12 +39,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
-    store, jobs = AsyncStore(connect_async(url)), Jobs(prefix)
+    store, jobs = AsyncStore(async_connections(url)), Jobs(prefix)
     queued = Job.new(GenerationRequest(prompt="x"), Backend.NULL, NOW)
     job = queued.start("null", "worker", NOW)
     await store.run(jobs.create(queued, QueueLimits(10, 10)))
     assert await store.run(jobs.move(queued, job))
-    hub = EventHub(connect_async(url, connections=2), jobs.channel)
+    hub = EventHub(async_connections(url), jobs.channel)
     listening = asyncio.create_task(hub.run())
     with hub.listen(job.id) as listener:
         # The first notification says that the hub has subscribed.
@@ -53,7 +54,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
-        await store.client.aclose(close_connection_pool=True)
+        await store.aclose()
 
 
 def on_event_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -124,7 +125,8 @@ async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> N
         with at.hub.listen(at.job.id) as listener:
             stream = job_events(at.store, at.jobs, listener, at.job.id, "")
             seen = [await anext(stream) for _ in range(2)]
-            await at.store.client.client_kill_filter(_type="pubsub")
+            with redis.Redis.from_url(redis_url) as server:
+                server.client_kill_filter(_type="pubsub")
 
             for step in range(1, 30):
                 await at.report(step)

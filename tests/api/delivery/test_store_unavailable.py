@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import requests
 
 from api.delivery.events import read_job, retry_until_available
 from shared.jobs.operations import Jobs
-from shared.redis.store import AsyncStore, connect_async
+from shared.redis.store import AsyncStore, async_connections
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem
 from tests.api.waiting import open_waiting_call
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 from tests.support.valkey import Valkey
 
 #: Callers get an answer within this time, whatever Redis does: 3 s, and the rest is for a busy machine.
@@ -113,9 +115,14 @@ def test_event_streams_survive_a_restart_of_redis(valkey: Valkey, alone: Stack) 
 
 def test_the_job_of_a_disconnected_caller_is_cancelled_once_redis_is_back(valkey: Valkey, alone: Stack) -> None:
     known = alone.api.get("/api/jobs").json()["jobs"]
+    jobs: list[dict[str, Any]] = []
+
+    def is_accepted() -> bool:
+        jobs[:] = alone.api.get("/api/jobs").json()["jobs"]
+        return jobs != known
+
     with open_waiting_call(alone.api.url, "cancel"):
-        while (jobs := alone.api.get("/api/jobs").json()["jobs"]) == known:
-            pass
+        wait_until(is_accepted)
         valkey.suspend()
     # Waits until a command that was sent to Redis times out.
     assert_problem(alone.api.get("/api/jobs/some"), 503, "store-unavailable")
@@ -129,14 +136,14 @@ def test_reading_an_accepted_job_waits_for_redis(valkey: Valkey, alone: Stack) -
     job, jobs = submit(alone.api), Jobs(alone.prefix)
 
     async def read_while_away() -> str:
-        store = AsyncStore(connect_async(valkey.url))
+        store = AsyncStore(async_connections(valkey.url))
         reading = asyncio.create_task(retry_until_available(lambda: read_job(store, jobs, job["id"])))
         await asyncio.wait({reading}, timeout=0.1)
         await asyncio.to_thread(valkey.start)
         try:
             return (await reading).job.id
         finally:
-            await store.client.aclose(close_connection_pool=True)
+            await store.aclose()
 
     valkey.stop()
 

@@ -15,9 +15,7 @@ from tests.stack import Stack
 
 
 def is_direct(endpoint: Callable[..., Any]) -> bool:
-    return (
-        DirectRoute("/x/{job_id}", endpoint, methods=["POST"]).get_route_handler().__module__ == DirectRoute.__module__
-    )
+    return DirectRoute("/x/{job_id}", endpoint, methods=["POST"]).is_direct
 
 
 @pytest.mark.parametrize("endpoint", [jobs.create_job, jobs.get_job, jobs.pin_job])

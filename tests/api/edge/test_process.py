@@ -9,7 +9,10 @@ import pytest
 
 from tests.stack import Process, Stack
 
-HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL", "opentelemetry.sdk.trace", "opentelemetry.exporter")
+HEAVY = (
+    *("torch", "diffusers", "transformers", "numpy", "PIL", "opentelemetry.sdk.trace", "opentelemetry.exporter"),
+    "pydantic_settings",
+)
 MAX_BYTES = 90_000_000
 #: Of the CPU, whatever else it does.
 MAX_CPU_SECONDS = 5.0
@@ -21,6 +24,21 @@ def test_the_api_imports_no_heavy_library() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert loaded.stdout.strip() == "[]"
+
+
+def test_descriptions_of_fields_are_read_only_for_a_schema() -> None:
+    code = """
+import api.main, worker.housekeeper.main
+from shared.jobs.job import Image
+from shared.jobs.types import field_docstrings
+print(field_docstrings.cache_info().currsize)
+Image.model_json_schema()
+print(field_docstrings.cache_info().currsize)
+"""
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.split() == ["0", "1"]
 
 
 def test_a_new_process_starts_fast_stays_small_and_stops_cleanly(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

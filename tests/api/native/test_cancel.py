@@ -12,7 +12,7 @@ from api.main import create_services
 from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
 from shared.observability.tracing import NoTracing
-from shared.redis.store import AsyncStore, Operation, Store, connect
+from shared.redis.store import AsyncStore, Operation, Store, async_connections, connect
 from shared.settings.api import ApiSettings
 from tests.api.native.test_jobs import running, submit
 from tests.api.problem import assert_problem
@@ -76,9 +76,9 @@ def test_a_job_that_starts_during_its_cancellation_is_cancelled(stack: Stack) ->
                     assert worker.run(services.jobs.move(queued.job, started))
                 return result
 
-        client = services.store.client
-        snapshot = await cancel_job(replace(services, store=Raced(client)), job_id)
-        await client.connection_pool.disconnect()
+        store = Raced(async_connections(url))
+        snapshot = await cancel_job(replace(services, store=store), job_id)
+        await store.aclose()
         assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is ProgressReply.CANCEL
         return snapshot.job.state
 

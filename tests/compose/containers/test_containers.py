@@ -133,7 +133,7 @@ def test_workers_have_time_to_stop() -> None:
 
 
 def test_containers_run_the_commands_of_the_launcher() -> None:
-    settings = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
+    settings = LauncherSettings()
     (worker,), housekeeper = services.workers(settings, {}, Backend.SD, gpus=0), services.housekeeper({})
     started = next(line for line in (ROOT / "Dockerfile.worker").read_text().splitlines() if line.startswith("CMD"))
 
@@ -145,7 +145,7 @@ def test_containers_run_the_commands_of_the_launcher() -> None:
 
 def test_redis_is_configured_as_the_embedded_server(tmp_path: Path) -> None:
     script = SERVICES["redis"]["command"][-1]
-    options = services.redis_server(LauncherSettings(_env_file=None), tmp_path / "socket").command  # type: ignore[call-arg]
+    options = services.redis_server(LauncherSettings(), tmp_path / "socket").command
 
     for name in ("appendonly", "appendfsync", "save", "maxmemory-policy", "stream-node-max-bytes"):
         value = options[options.index(f"--{name}") + 1] or '""'

@@ -42,7 +42,7 @@ def installation(
     **settings: Any,
 ) -> Installation:
     folders = {"data_dir": folder / "data", "output_dir": folder / "outputs", "model_dir": folder / "models"}
-    loaded = LauncherSettings(_env_file=None, **(folders | settings))
+    loaded = LauncherSettings(**(folders | settings))
     return Installation(loaded, redis_url, done(probed_device), done(responses or {}))
 
 

@@ -52,7 +52,7 @@ class Troubles:
     def hanging_download(self) -> Installation:
         folder = planned_model(self.folder / "models/some/model", SMALL)
         (folder / INCOMPLETE_DIR).mkdir(parents=True)
-        (folder / INCOMPLETE_DIR / f"model{INCOMPLETE_SUFFIX}").write_bytes(b"begun")
+        (folder / INCOMPLETE_DIR / f"model{INCOMPLETE_SUFFIX}").write_bytes(b"half")
         for file in folder.rglob("*"):
             os.utime(file, (time.time() - 600,) * 2)
         descriptor = os.open(folder, os.O_RDONLY)

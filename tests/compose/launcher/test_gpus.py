@@ -16,7 +16,7 @@ from shared.workers.gpus import installed_gpus, visible_gpus
 
 
 def planned(backend: Backend, count: int, **settings: str) -> dict[str, dict[str, str]]:
-    given = LauncherSettings(_env_file=None, **settings)  # type: ignore[call-arg, arg-type]
+    given = LauncherSettings(**settings)  # type: ignore[call-arg, arg-type]
     return {service.name: dict(service.env) for service in services.workers(given, {"SD_X": "1"}, backend, count)}
 
 
@@ -51,7 +51,7 @@ def test_everything_else_is_one_worker_as_before(backend: Backend, count: int, d
 
 
 def test_the_nodes_of_a_backend_have_different_names() -> None:
-    given = LauncherSettings(_env_file=None)  # type: ignore[call-arg]
+    given = LauncherSettings()
 
     commands = [service.command for service in services.workers(given, {}, Backend.SD, 3)]
 

@@ -1,14 +1,20 @@
 """`imagegen up` starts, supervises and stops the whole service."""
 
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
+import pytest
 import requests
 
 from compose.launcher.data_folder import REDIS_URL
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
-from tests.stack import free_port
+from tests.shared.webhooks.receiver import Receiver, receiving
+from tests.stack import Stack, free_port
 from tests.support.polling import wait_until
 
 
@@ -20,8 +26,23 @@ def test_one_command_starts_a_service_that_generates_images(service: Launched) -
     assert (service.folder / "outputs").is_dir()
 
 
+def test_a_start_waits_for_no_module_of_other_commands_and_processes() -> None:
+    others = {"requests", "psutil", "rich", "redis", "celery", "fastapi", "asyncio", "numpy", "worker.models.sources"}
+    code = f"import sys, compose.cli.app, compose.launcher.up; print(sorted({others} & sys.modules.keys()))"
+
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout == "[]\n"
+
+
 def test_the_dashboard_shows_the_worker(service: Launched) -> None:
     wait_until(lambda: "null@" in requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10).text)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -42,10 +63,36 @@ def assert_stops_in_order(launched: Launched, number: signal.Signals) -> None:
     assert positions == sorted(positions)
 
 
-def test_a_process_that_dies_is_restarted_and_loses_no_job_until_ctrl_c_stops_everything(launch: Launch) -> None:
-    launched = launch().is_ready()
+def test_a_service_without_a_model_is_four_programs_because_the_housekeeper_runs_beside_the_api(
+    service: Launched,
+) -> None:
+    programs = ("api_and_housekeeper", "worker.main null", "valkey-server", "flower_app")
+    commands = [" ".join(process.cmdline()) for process in service.descendants()]
+
+    # The guard of the process group is a shell; the worker has a child.
+    assert sorted(next(part for part in (*programs, "/bin/sh") if part in command) for command in commands) == sorted(
+        (*programs, "worker.main null", "/bin/sh")
+    )
+    assert "the housekeeper is ready" in service.launcher.output
+
+
+def test_the_api_does_not_go_on_without_its_housekeeper(redis_url: str, tmp_path: Path) -> None:
+    with Stack(
+        redis_url, tmp_path, SD_PORT=str(free_port()), SD_ALIVE_FILE=str(tmp_path / "missing" / "alive")
+    ) as stack:
+        process = stack.run([sys.executable, "-m", "compose.launcher.api_and_housekeeper"])
+
+        process.wait()
+
+        assert "FileNotFoundError" in process.output
+
+
+def test_a_process_that_dies_is_restarted_and_loses_no_job_until_ctrl_c_stops_everything(
+    launch: Launch, receiver: Receiver
+) -> None:
+    launched = launch(SD_WEBHOOK_ALLOW=receiver.origin).is_ready()
     before = launched.generate().json()
-    for part in ("api.main", "worker.main", "valkey-server"):
+    for part in ("api_and_housekeeper", "worker.main", "valkey-server"):
         launched.service(part).kill()
     deaths = [f"{name} │ ended unexpectedly" for name in ("redis", "api", "worker-null")]
     launched.launcher.wait_for(*deaths, "Uvicorn running on", "null@")
@@ -53,7 +100,8 @@ def test_a_process_that_dies_is_restarted_and_loses_no_job_until_ctrl_c_stops_ev
     after = requests.get(f"{launched.url}{before['links']['self']}", timeout=10).json()
 
     assert after["images"] == before["images"]
-    assert launched.generate().json()["state"] == "succeeded"
+    assert launched.generate(webhook_url=receiver.url).json()["state"] == "succeeded"
+    receiver.until("succeeded")
     assert_stops_in_order(launched, signal.SIGINT)
 
 
@@ -67,7 +115,7 @@ def test_jobs_survive_a_restart_and_a_killed_launcher_leaves_no_process_behind(l
     known = requests.get(f"{second.url}{job['links']['self']}", timeout=10).json()
     assert (known["id"], known["state"]) == (job["id"], "succeeded")
     processes = second.descendants()
-    assert len(processes) >= 5
+    assert len(processes) >= 4
 
     second.launcher.send(signal.SIGKILL)
     second.launcher.wait()

@@ -183,3 +183,20 @@ def test_a_second_retry_of_an_unconfirmed_request_gets_the_same_job(records: Rec
 
     assert [(answer.outcome, answer.job_id) for answer in answers] == [("duplicate", first.id)] * 2
     assert records.order() == [first.id]
+
+
+def read_calls(records: Records) -> int:
+    stats = records.store.client.info("commandstats")
+    return int(stats.get("cmdstat_hmget", {"calls": 0})["calls"])
+
+
+@pytest.mark.parametrize("ahead", [5, 500])
+def test_the_work_ahead_is_estimated_from_few_jobs_however_long_the_queue(records: Records, ahead: int) -> None:
+    records.store.run_all([records.jobs.create(new_job(), ROOM, expected_ms=1000) for _ in range(ahead)])
+    before = read_calls(records)
+
+    admission = records.run(records.jobs.create(new_job(), ROOM, expected_ms=1000))
+
+    assert (admission.queue_position, admission.work_ahead_ms) == (ahead, ahead * 1000)
+    # Processes of other tests read a little, too.
+    assert read_calls(records) - before <= 100

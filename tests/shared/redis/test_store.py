@@ -11,7 +11,7 @@ from shared.errors import StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
 from shared.redis.keys import Keys
-from shared.redis.store import AsyncStore, Store, connect, connect_async
+from shared.redis.store import AsyncStore, Store, async_connections, connect
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.stack import valkey_server
@@ -70,13 +70,13 @@ def test_an_idle_connection_that_the_server_closed_is_reopened(url: str, client:
 
 def test_the_api_reopens_closed_connections(url: str, client: redis.Redis) -> None:
     async def ask() -> bool:
-        store = AsyncStore(connect_async(url))
+        store = AsyncStore(async_connections(url))
         await store.run(WRITE)
         client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         try:
             return await store.run(WRITE)
         finally:
-            await store.client.aclose(close_connection_pool=True)
+            await store.aclose()
 
     assert asyncio.run(ask())
 
@@ -85,14 +85,14 @@ def test_a_failing_operation_affects_no_other_of_the_same_round_trip(url: str, c
     client.set(Keys("store:").queue(Backend.SD), "no sorted set")
 
     async def ask() -> list[object]:
-        store, jobs = AsyncStore(connect_async(url)), Jobs("store:")
+        store, jobs = AsyncStore(async_connections(url)), Jobs("store:")
         try:
             replies = (
                 store.run(jobs.peek_queue(backend, 1)) for backend in (Backend.NULL, Backend.SD, Backend.FLUX_API)
             )
             return await asyncio.gather(*replies, return_exceptions=True)
         finally:
-            await store.client.aclose(close_connection_pool=True)
+            await store.aclose()
 
     good, bad, also_good = asyncio.run(ask())
     assert (good, also_good) == ((), ())
@@ -120,27 +120,3 @@ def test_the_heartbeat_continues_after_an_unexpected_error(client: redis.Redis) 
 
 def _records(client: redis.Redis) -> list[object]:
     return [client.get(key) for key in client.scan_iter("beating:worker:*")]
-
-
-async def roundtrip(url: str) -> tuple[list[str], list[str], list[bool]]:
-    client = connect_async(url)
-    try:
-        await client.set("text", "ünïcödé \x00 \r\n")
-        await client.set("number", -(1 << 40))
-        async with client.pipeline(transaction=False) as pipeline:
-            pipeline.rpush("list", "a b", 1, b"raw", 2.5)
-            pipeline.lrange("list", 0, -1)
-            _, items = await pipeline.execute()
-        # The name of this command is two arguments.
-        scripts = await client.script_exists(await client.script_load("return ARGV[1]"))
-        return await client.mget("text", "number"), items, scripts
-    finally:
-        await client.aclose(close_connection_pool=True)
-
-
-def test_commands_of_the_api_carry_every_kind_of_argument(url: str) -> None:
-    texts, items, scripts = asyncio.run(roundtrip(url))
-
-    assert texts == ["ünïcödé \x00 \r\n", str(-(1 << 40))]
-    assert items == ["a b", "1", "raw", "2.5"]
-    assert scripts == [True]

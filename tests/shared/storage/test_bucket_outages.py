@@ -179,7 +179,9 @@ def test_a_process_explains_a_wrong_bucket_in_one_sentence(stack: Stack, server:
     without_library = stack.run([sys.executable, "-c", no_library], SD_OUTPUT_URL="s3://images")
 
     assert (api.wait(), without_library.wait()) == (1, 1)
-    assert api.lines[-1] == "SD_OUTPUT_URL is wrong: the bucket does not exist."
+    # On a busy machine, a thread of the library may complain afterwards that the process ends.
+    assert "SD_OUTPUT_URL is wrong: the bucket does not exist." in api.lines
+    assert "Traceback" not in api.output
     assert without_library.lines[-1] == "SD_OUTPUT_URL requires another package: pip install 'imagegen[s3]'."
 
 
@@ -189,7 +191,8 @@ def test_a_storage_that_is_unreachable_at_the_start_is_used_later(server: Unreli
         bucket = open_bucket(server, url, tmp_path, SHORT_TIMEOUTS)
         assert not bucket.disk_usage().is_writable
 
-    assert bucket.disk_usage().is_writable
+    # Its timeouts are short, and this machine may be busy.
+    wait_until(lambda: bucket.disk_usage().is_writable)
 
 
 def test_a_private_storage_is_trusted_by_its_certificate_authority_only(tmp_path: Path) -> None:

@@ -8,21 +8,23 @@ import pytest
 
 from shared.errors import ConfigurationError, ModelNotFound, ModelUnavailable, OutOfMemory
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad
-from worker.engines.held_models import HeldModel, Load
+from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.held_models import HeldModel, Load, total_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget
 from worker.engines.null import NullEngine, NullModel
 
-SIZES = {"a": 10, "b": 10, "c": 10, "large": 25, "huge": 100}
+SIZES = {"a": 10, "b": 10, "c": 10, "large": 25, "huge": 100, "d": 10, "e": 10}
+#: The largest part of these models.
+COMMON, COMMON_SIZE = "encoder", 6
 
 
 class Weights(NullModel):
     """An engine that says how large it is and where it is."""
 
-    def __init__(self, name: str, size: int, log: list[str]) -> None:
+    def __init__(self, name: str, sizes: Sizes, log: list[str]) -> None:
         super().__init__(name)
-        self.size_bytes = size
+        self.sizes = sizes
         self._name, self._log = name, log
 
     def move_to_main_memory(self) -> None:
@@ -55,15 +57,18 @@ class Store:
             raise ModelNotFound
         return self.revisions.get(model, "1")
 
-    def expected_bytes(self, model: str) -> int:
-        return SIZES[model]
+    def expected_sizes(self, model: str) -> Sizes:
+        return self._sizes(model, SIZES[model])
+
+    def _sizes(self, model: str, size: int) -> Sizes:
+        return {COMMON: COMMON_SIZE, model: size - COMMON_SIZE} if model in ("d", "e") else {model: size}
 
     def load(self, model: str, on_load: OnLoad) -> Engine:
         if self.errors:
             raise self.errors.pop()
         on_load(SIZES[model] // 2, SIZES[model])
         self.log.append(f"{model} loaded")
-        return Weights(model, self.measured.get(model, SIZES[model]), self.log)
+        return Weights(model, self._sizes(model, self.measured.get(model, SIZES[model])), self.log)
 
 
 @dataclass
@@ -73,7 +78,7 @@ class Reports:
     most_bytes: int = 0
 
     def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
-        self.most_bytes = max(self.most_bytes, sum(model.size_bytes for model in models if model.is_on_device))
+        self.most_bytes = max(self.most_bytes, total_bytes(model for model in models if model.is_on_device))
         if load is not None:
             self.loads.append(load)
 

@@ -20,7 +20,7 @@ def test_images_of_another_installation_are_left_alone_and_jobs_go_on(
 ) -> None:
     bench.run(bench.submit())
     bench.apply_retention(KEEP_ALL)
-    own = other.run(other.submit([IMAGE]))
+    others_job = other.run(other.submit([IMAGE]))
     leftover = bench.folder / STAGING_FOLDER / "x"
     leftover.write_bytes(b"half")
 
@@ -30,7 +30,7 @@ def test_images_of_another_installation_are_left_alone_and_jobs_go_on(
     assert other.ownership().owner() is StorageOwner.OTHER
     assert "another installation" in (other.ownership().refusal() or "")
     assert leftover.exists()
-    assert own.state == "succeeded"
+    assert others_job.state == "succeeded"
     assert len(bench.files) == 3
 
 

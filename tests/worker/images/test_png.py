@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from worker.images.png import encode_png
+from worker.images.png import PngEncoder
 
 Pixels = NDArray[np.uint8]
+encode_png = PngEncoder().encode
 NOISE = np.random.default_rng(5).integers(0, 256, (40, 60, 3), np.uint8)
 DOT = np.array([[[1, 2, 3]]], np.uint8)
 
@@ -48,7 +49,7 @@ def pictogram(side: int) -> Pixels:
 
 
 sides = st.integers(1, 40)
-images = st.tuples(sides, sides, st.just(3)).flatmap(lambda shape: arrays(np.uint8, shape))
+images = st.tuples(sides, sides, st.sampled_from([3, 4])).flatmap(lambda shape: arrays(np.uint8, shape))
 printable = st.characters(codec="latin-1", exclude_categories=["Cc", "Cf", "Zs"])
 keywords = st.lists(st.text(printable, min_size=1, max_size=8), min_size=1, max_size=8).map(" ".join)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))

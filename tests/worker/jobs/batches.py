@@ -12,7 +12,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.worker.bench import Bench, wake
 from worker.engines.base import JobWatch, MultiJobWatch
 from worker.engines.null import NullEngine
-from worker.images.png import encode_png
+from worker.images.png import PngEncoder
 from worker.images.values import Inputs, RenderedImage
 
 
@@ -55,7 +55,7 @@ def submit_all(bench: Bench, *requests: dict[str, Any]) -> list[Job]:
 def scene(turned: int = 0, width: int = 64) -> bytes:
     """A PNG file of coloured grain."""
     pixels = np.random.default_rng(1).integers(0, 256, (64, width, 3), np.uint8)
-    return encode_png(np.ascontiguousarray(np.rot90(pixels, turned // 90)), {})
+    return PngEncoder().encode(np.ascontiguousarray(np.rot90(pixels, turned // 90)))
 
 
 def states(bench: Bench, jobs: Sequence[Job]) -> list[str]:

@@ -15,7 +15,7 @@ from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit
 from worker.engines.base import MultiJobWatch, Step
 from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
-from worker.images.png import encode_png
+from worker.images.png import PngEncoder
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.runner import SHORT_SECONDS
 
@@ -57,7 +57,7 @@ def test_only_the_job_whose_input_image_is_lost_fails(bench: Bench, engine: Coun
 
 
 def test_only_the_job_whose_mask_cannot_be_used_fails(bench: Bench, engine: CountingEngine) -> None:
-    white, black = (encode_png(np.full((64, 64, 3), shade, np.uint8), {}) for shade in (255, 0))
+    white, black = (PngEncoder().encode(np.full((64, 64, 3), shade, np.uint8)) for shade in (255, 0))
     jobs = submit_all(bench, *({"images": [scene()], "mask": mask} for mask in (white, black, white)))
 
     run(bench, engine)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
-from worker.models.fingerprint import fingerprint
+from worker.models.contents.fingerprint import fingerprint
 from worker.records.result_cache import MAX_LIFETIME, lifetime
 
 _seeds = itertools.count(1)

@@ -1,5 +1,6 @@
 """The command `imagegen models`."""
 
+import importlib.util
 import re
 import signal
 import sys
@@ -162,6 +163,14 @@ def test_a_plan_of_a_model_on_this_machine_needs_no_network(shell: Shell) -> Non
     assert "none: it is on this machine" in output
     assert "bfloat16" in output
     assert shell.hub.num_requests == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is not None, reason="torchao is installed")
+def test_a_plan_follows_the_setting_of_quantization_and_says_what_it_needs(shell: Shell) -> None:
+    output = shell.output("plan", "starter", SD_DTYPE="bfloat16", SD_QUANTIZE="8bit")
+
+    assert "bfloat16, stored as 8bit" in output
+    assert "cannot be loaded: SD_QUANTIZE=8bit needs the package torchao: pip install 'imagegen[quantize]'" in output
 
 
 def test_a_plan_of_an_unknown_model_is_one_sentence(shell: Shell) -> None:

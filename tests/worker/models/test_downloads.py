@@ -56,9 +56,9 @@ def test_a_modular_pipeline_is_downloaded_once_and_removed(hub: Hub, folder: Pat
     assert model.format is ModelFormat.MODULAR
     assert files_in(folder) == {*NEEDED, modular, "download.json"} - {"model_index.json"}
     assert hub.sent[-1] == (modular, 0)
-    hub.asked = 0
+    hub.num_requests = 0
     assert source.ensure_downloaded() == model
-    assert hub.asked == 0
+    assert hub.num_requests == 0
     assert remove_model(folder.parents[1], NAME).missing_bytes == 0
     assert not folder.exists()
 

@@ -49,7 +49,16 @@ def test_a_name_is_completed_by_the_host(stack: Stack) -> None:
 def test_a_worker_imports_no_command_line_no_http_no_metrics_of_redis_and_no_formats_that_it_does_not_use(
     tmp_path: Path,
 ) -> None:
-    unneeded = "celery.bin", "requests", "opentelemetry.sdk.metrics", "flower", "yaml", "msgpack"
+    unneeded = (
+        "celery.bin",
+        "requests",
+        "opentelemetry.sdk.metrics",
+        "flower",
+        "yaml",
+        "msgpack",
+        "pydantic_settings",
+        "logging.config",
+    )
     modules = "shared.redis.celery_formats, celery.apps.worker, worker.app"
     code = f"import sys, {modules}; print(sorted(sys.modules.keys() & set({unneeded!r})))"
 

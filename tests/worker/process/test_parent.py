@@ -10,7 +10,7 @@ import pytest
 from shared.jobs.types import Backend
 from shared.workers.records import WorkerRecord
 from tests.conftest import RED_HEART
-from tests.stack import Stack
+from tests.stack import Process, Stack
 from tests.support.polling import wait_until
 from tests.worker.new_jobs import child_process, get_job, run_job, simulated, start_job
 from tests.worker.worker_records import only_worker, worker_records
@@ -32,13 +32,13 @@ def wait_for_record(stack: Stack, **fields: object) -> WorkerRecord:
 
 
 @ONLY_LINUX
-def test_the_parent_loads_no_model_library(sd: Stack) -> None:
-    assert "libtorch" in Path(f"/proc/{child_process(sd.worker).pid}/maps").read_text()
-    assert "libtorch" not in Path(f"/proc/{sd.worker.pid}/maps").read_text()
+def test_the_parent_loads_no_model_library(cold: Process) -> None:
+    assert "libtorch" in Path(f"/proc/{child_process(cold).pid}/maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{cold.pid}/maps").read_text()
 
 
-def test_the_parent_takes_less_than_a_hundred_megabytes(sd: Stack) -> None:
-    assert psutil.Process(sd.worker.pid).memory_info().rss < 100e6
+def test_the_parent_takes_less_than_a_hundred_megabytes(cold: Process) -> None:
+    assert psutil.Process(cold.pid).memory_info().rss < 100e6
 
 
 @ONLY_LINUX
@@ -90,7 +90,7 @@ def test_a_worker_finishes_its_job_before_it_ends_and_removes_its_record(stack: 
 
 
 def test_a_worker_reports_that_it_is_loading_and_can_be_stopped_meanwhile(stack: Stack) -> None:
-    worker = stack.start_worker("sd", ready=False)
+    worker = stack.start_worker("sd", ready=False, warm=False)
 
     record = wait_for_record(stack, state="loading")
     worker.send(signal.SIGTERM)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.conftest import RED_HEART
-from tests.stack import Api, Stack
+from tests.stack import Api, Process, Stack
 from tests.support.polling import wait_until
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
@@ -41,8 +41,8 @@ def start_log(output: str) -> list[str]:
     return (before.rpartition("_warn_or_raise_security_error(egid, euid, gid, uid,\n")[2] + ready).split("\n")
 
 
-def test_the_log_of_a_start_has_no_noise_of_libraries(sd: Stack) -> None:
-    messages = [line.split(maxsplit=2)[2] for line in start_log(sd.worker.output) if line.strip()]
+def test_the_log_of_a_start_has_no_noise_of_libraries(cold: Process) -> None:
+    messages = [line.split(maxsplit=2)[2] for line in start_log(cold.output) if line.strip()]
 
     placed, in_memory, loaded, connected, ready = messages
     assert in_memory.startswith("starter is loaded after ")

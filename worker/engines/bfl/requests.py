@@ -14,7 +14,7 @@ from PIL import Image
 from shared.jobs.requests import GenerationRequest
 from shared.models.bfl import image_field_names
 from shared.models.capabilities import Capabilities, Size
-from worker.images.png import encode_png
+from worker.images.png import PngEncoder
 from worker.images.values import ImageSource, Inputs, Pixels
 
 #: Aspect ratios are given in small numbers, up to 21:9.
@@ -108,13 +108,13 @@ def _limited_size(size: Size) -> Size:
 
 def _encoded(source: ImageSource, size: Size) -> bytes:
     """As a PNG of the pixels alone: no metadata of the original file leaves this service."""
-    return encode_png(_resized(source.pixels(size), size, Image.Resampling.LANCZOS))
+    return PngEncoder().encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS))
 
 
 def _encoded_mask(inputs: Inputs, size: Size) -> bytes:
     assert inputs.mask is not None  # noqa: S101 - the request has one
     mask = _resized(inputs.mask, size, Image.Resampling.NEAREST)
-    return encode_png(np.repeat(mask[..., None], 3, axis=2))
+    return PngEncoder().encode(np.repeat(mask[..., None], 3, axis=2))
 
 
 def _resized(pixels: Pixels, size: Size, resampling: Image.Resampling) -> Pixels:

@@ -17,7 +17,7 @@ from worker.engines.diffusers.loading.pipeline_classes import (
     pipeline_class,
     siblings_of,
 )
-from worker.engines.diffusers.loras.lora_files import find_loras
+from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
 from worker.models.families import Family, Guidance, Siblings, family_of
@@ -43,7 +43,7 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
     width, height = native_size(model, family)
     guidance = default_guidance(family, form, parameters)
     schedulers = usable_schedulers(model.config("scheduler"), only_lcm=_is_consistency_model(model))
-    loras = tuple(find_loras(options.lora_dir)) if options.lora_dir and takes_loras(pipeline) else ()
+    loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras(pipeline) else {}
     embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
     return Capabilities(
         model=model.name,
@@ -64,7 +64,8 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         max_input_images=_max_input_images(family, parameters, siblings),
         inpainting=siblings.inpaint is not None,
         strength=(overrides.strength or STRENGTH) if siblings.image else None,
-        loras=loras,
+        loras=tuple(loras),
+        lora_trigger_words=trigger_words(loras),
         embeddings=embeddings,
         safety=_safety(model, options),
         requires=family.needs,

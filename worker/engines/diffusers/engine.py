@@ -8,18 +8,16 @@ from typing import Any
 
 import diffusers
 import diffusers.utils.logging
-import torch
 import transformers.utils.logging
 
-from shared.errors import ConfigurationError, InvalidImage, InvalidRequest
+from shared.errors import InvalidImage, InvalidRequest, OutOfMemory
 from shared.jobs.requests import GenerationRequest
-from shared.models.capabilities import Capabilities
 from shared.workers.devices import DeviceMemory
-from worker.engines.base import JobWatch, MultiJobWatch
+from worker.engines.base import JobWatch, MultiJobWatch, Sizes
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
 from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
-from worker.engines.diffusers.decoding.safety_checker import CHECKER_PART, SafetyChecker, flag_images
+from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
 from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageInputs
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
@@ -37,9 +35,10 @@ from worker.engines.diffusers.memory.out_of_memory import (
     MemoryBudget,
     OutOfMemoryFallbacks,
     free_memory,
+    is_out_of_memory,
     keep_freed_memory,
 )
-from worker.engines.diffusers.memory.quantization import Quantization
+from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
@@ -48,10 +47,10 @@ from worker.engines.diffusers.prompts.textual_inversions import TextualInversion
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import ImageSpec, Rendering
 from worker.images.values import Inputs, RenderedImage
+from worker.models.contents.fingerprint import fingerprint
 from worker.models.families import FEW_STEPS, UNLISTED, family_of
-from worker.models.fingerprint import fingerprint
 from worker.models.local_model import LocalModel
-from worker.models.placements import Placement
+from worker.models.placements import Placement, Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +92,14 @@ class DiffusersEngine:
         self._max_batch_size = options.max_batch_size if family.batches and not no_batches else 1
 
     @classmethod
-    def load(cls, model: LocalModel, options: DiffusersOptions) -> "DiffusersEngine":
-        """Raises ConfigurationError if the model or the safety checker cannot be loaded."""
+    def load(cls, model: LocalModel, options: DiffusersOptions, shared: SharedParts | None = None) -> "DiffusersEngine":
+        """`shared` has the parts of the other models in memory.
+
+        Raises ConfigurationError if the model or the safety checker cannot be loaded.
+        """
         _quieten_libraries()
         keep_freed_memory()
+        shared = shared or SharedParts()
         device, family = choose_device(options.device), family_of(model)
         dtype = precision_of(options, family, device)
         if family is UNLISTED:
@@ -106,9 +109,14 @@ class DiffusersEngine:
         # What cannot be run is refused before anything is read.
         capabilities = capabilities_of(model, options)
         # The checker comes first: the model is placed in the memory that is left.
-        checker = _load_checker(model, capabilities, device, options)
-        engine = cls(model, load_pipelines(model, device, dtype, options), checker, options)
-        prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
+        find_checker = options.safety_checker if capabilities.safety != EXEMPT else None
+        checker = load_checker(model.folder, find_checker, device, shared) if find_checker else None
+        engine = cls(model, load_pipelines(model, device, dtype, options, shared), checker, options)
+        try:
+            prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
+        except Exception:
+            engine.close()
+            raise
         return engine
 
     @property
@@ -133,9 +141,9 @@ class DiffusersEngine:
         return self._accelerator.description
 
     @property
-    def size_bytes(self) -> int:
+    def sizes(self) -> Sizes:
         """Of the weights, as measured."""
-        return self._pipelines.size_bytes
+        return self._pipelines.sizes
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         (read,) = self._read([request], [watch])
@@ -163,12 +171,18 @@ class DiffusersEngine:
         free_memory()
 
     def move_to_device(self) -> None:
-        """Undo `move_to_main_memory`. Raises what the device raises if it is full."""
-        self._pipelines.return_to_device()
+        """Undo `move_to_main_memory`. Raises OutOfMemory; the next call continues."""
+        try:
+            self._pipelines.return_to_device()
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory from error
+            raise
 
     def close(self) -> None:
         """Free all memory. The engine cannot be used afterwards."""
         self._accelerator.drop()
+        self._pipelines.close()
         vars(self).clear()
         gc.collect()
         free_memory()
@@ -277,17 +291,3 @@ def _usable_references(inputs: Inputs) -> tuple[Any, ...]:
                 f"pixels, and one side at most {MAX_REFERENCE_RATIO} times those of the other."
             )
     return inputs.images
-
-
-def _load_checker(
-    model: LocalModel, capabilities: Capabilities, device: torch.device, options: DiffusersOptions
-) -> SafetyChecker | None:
-    """The model's own checker if it has one that works."""
-    if options.safety_checker is None or capabilities.safety == EXEMPT:
-        return None
-    if (model.folder / CHECKER_PART).is_dir():
-        try:
-            return SafetyChecker.load(model.folder, device)
-        except ConfigurationError as error:
-            logger.warning("using the checker of SD_SAFETY_CHECKER_ID instead: %s", error.detail)
-    return SafetyChecker.load(options.safety_checker(), device)

@@ -8,12 +8,12 @@ import torch
 
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from worker.engines.base import JobWatch, Step
+from worker.engines.base import JobWatch, Sizes, Step
 from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, dtype_name
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, RenderedImage
-from worker.models.fingerprint import fingerprint
+from worker.models.contents.fingerprint import fingerprint
 
 #: The compact network is sound in half precision, and so are those of ESRGAN on CUDA (as their authors run them).
 HALF = {"cuda": torch.float16}
@@ -38,8 +38,8 @@ class UpscalingEngine:
         return cls(Upscaler.load(path, chosen, precision), name, path, chosen, precision)
 
     @property
-    def size_bytes(self) -> int:
-        return self._upscaler.size_bytes
+    def sizes(self) -> Sizes:
+        return {id(self._upscaler): self._upscaler.size_bytes}
 
     def move_to_main_memory(self) -> None:
         self._upscaler.to(torch.device("cpu"))

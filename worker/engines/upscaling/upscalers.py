@@ -8,7 +8,7 @@ from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
-from worker.engines.base import Engine, OnLoad
+from worker.engines.base import Engine, OnLoad, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.upscaling.engine import UpscalingEngine, upscaler_capabilities
 from worker.engines.upscaling.network_files import scale_of
@@ -54,8 +54,8 @@ class ModelsAndUpscalers:
     def revision(self, model: str) -> str | None:
         return _revision(self._files[model]) if model in self._files else self.models.revision(model)
 
-    def expected_bytes(self, model: str) -> int:
-        return _size(self._files[model]) if model in self._files else self.models.expected_bytes(model)
+    def expected_sizes(self, model: str) -> Sizes:
+        return {model: _size(self._files[model])} if model in self._files else self.models.expected_sizes(model)
 
     def load(self, model: str, on_load: OnLoad) -> Engine:
         if model not in self._files:

@@ -14,7 +14,7 @@ from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel, DiskState
 from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
 from worker.models.catalogue.scan import MAX_FILES, FolderScan
-from worker.models.fingerprint import revision_of_files
+from worker.models.contents.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel, ModelFormat
 from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, UPSCALERS_FOLDER, ModelSource
 

@@ -13,8 +13,8 @@ from worker.models.checkpoints.assembly import NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.recognition import NotACheckpoint
+from worker.models.contents.fingerprint import revision_of_files
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
-from worker.models.fingerprint import revision_of_files
 from worker.models.hub.licences import commercial_use_of, licence_of_card
 from worker.models.local_model import LocalModel, index_name
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides

@@ -13,7 +13,15 @@ from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
 from worker.models.hub.licences import commercial_use_of, licence_of_card
 from worker.models.local_model import LocalModel, index_name
-from worker.models.placements import HALF_PRECISION, WIDTHS, Placement, choose_placement, working_bytes
+from worker.models.placements import (
+    HALF_PRECISION,
+    WIDTHS,
+    Placement,
+    Quantization,
+    choose_placement,
+    choose_quantization,
+    working_bytes,
+)
 from worker.models.sources import ModelSource, folder_model
 from worker.models.weight_files import SUFFIX
 
@@ -35,6 +43,9 @@ class Prospect:
     parameters: Mapping[str, float]
     """How many numbers each part with weights has."""
     side: int
+    denoiser: str
+    is_compressed: bool
+    """Whether the weights of the denoiser stay as small as they are on disk."""
 
     def precision(self, setting: str, device: str) -> str:
         """`setting` is SD_DTYPE, `device` the kind of a device."""
@@ -42,14 +53,46 @@ class Prospect:
             return setting
         return HALF_PRECISION[self.family.is_safe_in_float16].get(device, "float32")
 
-    def sizes(self, precision: str) -> dict[str, int]:
-        """Bytes of each part in memory."""
-        return {part: int(count * WIDTHS[precision]) for part, count in self.parameters.items()}
+    def sizes(self, precision: str, step: Quantization = Quantization.NONE) -> dict[str, int]:
+        """Bytes of each part in memory; of quantized ones, about so many: a few of their numbers stay as they are."""
+        usual, width = WIDTHS[precision], step.width
+        changed = set(step.parts(self.parameters, self.denoiser) if width else ())
+        if self.is_compressed:
+            changed.discard(self.denoiser)
+        return {
+            part: int(count * (width if width and part in changed else usual))
+            for part, count in self.parameters.items()
+        }
 
-    def placement(self, precision: str, free: int | None) -> Placement:
-        """`free` are the free bytes of a device with memory of its own."""
-        sizes = self.sizes(precision)
-        return choose_placement(sizes, free, working_bytes(sizes, self.side**2, WIDTHS[precision]))
+    def on_device(self, precision: str, quantize: str, device: str, free: int | None) -> "OnDevice":
+        """`quantize` is SD_QUANTIZE, and `free` are the free bytes of a device with memory of its own."""
+        working = working_bytes(self.parameters, self.side**2, WIDTHS[precision])
+        step, obstacles = Quantization.NONE, dict[Quantization, str]()
+
+        def sizes_of(step: Quantization) -> dict[str, int]:
+            return self.sizes(precision, step)
+
+        def obstacle_to(step: Quantization) -> str | None:
+            return step.obstacle(device, in_bfloat16=precision == "bfloat16", is_compressed=self.is_compressed)
+
+        if quantize == "auto":
+            step, obstacles = choose_quantization(sizes_of, obstacle_to, free, working)
+        elif quantize != "off":
+            step = Quantization(quantize)
+            obstacles = {step: reason} if (reason := obstacle_to(step)) else {}
+        sizes = sizes_of(step)
+        return OnDevice(step, sizes, choose_placement(sizes, free, working), obstacles)
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """How a worker on this machine would hold a model."""
+
+    quantization: Quantization
+    sizes: Mapping[str, int]
+    placement: Placement
+    obstacles: Mapping[Quantization, str]
+    """Why steps that were asked for, or with which all of it would fit, cannot be taken."""
 
 
 def prospect_of(source: ModelSource) -> Prospect:
@@ -161,6 +204,8 @@ def _prospect(
         missing_bytes=missing,
         parameters=parameters,
         side=model.overrides.width or family.side or _native_side(model),
+        denoiser="unet" if "unet" in model.index else "transformer",
+        is_compressed=bool(model.file_parts) and model.path.suffix != SUFFIX,
     )
 
 

@@ -28,6 +28,9 @@ class IncompleteFile(InvalidHeader):
 class Tensor:
     dtype: str
     shape: tuple[int, ...]
+    start: int
+    """Where its bytes begin in the file."""
+    length: int
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,10 @@ def _parse(text: bytes, size: int) -> Header:
     metadata = content.pop("__metadata__", None) or {}
     if len(content) > MAX_TENSORS:
         raise InvalidHeader(f"The header lists {len(content):,} tensors, more than the limit of {MAX_TENSORS:,}.")
-    tensors, end = {}, 0
+    tensors, expected = {}, 8 + len(text)
     for name, entry in content.items():
-        tensors[name], stop = _tensor(name, entry)
-        end = max(end, stop)
-    expected = 8 + len(text) + end
+        tensors[name] = tensor = _tensor(name, entry, 8 + len(text))
+        expected = max(expected, tensor.start + tensor.length)
     if size < expected:
         raise IncompleteFile(f"The file is incomplete: it has {size:,} of {expected:,} bytes.")
     if size > expected:
@@ -84,14 +86,14 @@ def _parse(text: bytes, size: int) -> Header:
     return Header(tensors, _readable(metadata), size)
 
 
-def _tensor(name: str, entry: Any) -> tuple[Tensor, int]:
-    """The tensor, and the offset of its end."""
+def _tensor(name: str, entry: Any, first: int) -> Tensor:
+    """`first` is where the bytes of all tensors begin."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if (
             dtype in _BITS and all(isinstance(side, int) and 0 <= side < 1 << 40 for side in shape) and len(shape) < 9
         ):
             if 0 <= start <= stop and (math.prod(shape) * _BITS[dtype] + 7) // 8 == stop - start:
-                return Tensor(dtype, tuple(shape)), stop
+                return Tensor(dtype, tuple(shape), first + start, stop - start)
     raise InvalidHeader(f"The header describes the tensor {name[:80]!r} wrongly; the file is damaged.")
 
 

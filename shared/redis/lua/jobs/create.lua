@@ -23,7 +23,9 @@ local count_field, increment, answer_by, model = ARGV[21], ARGV[22], ARGV[23], A
 if redis.call('EXISTS', record) == 1 then
   return { 'created', id, QUEUE.position(q.queue, record_prefix, id) }
 end
-local is_late = UNCONFIRMED.is_late(answer_by)
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local is_late = answer_by ~= '' and now > tonumber(answer_by)
 -- Jobs of equal requests whose callers were sent away, or never got an answer.
 local unconfirmed = on_duplicate == 'return-unconfirmed' and idempotency or idempotency .. ':unconfirmed'
 if on_duplicate ~= 'return' and lifetime_ms ~= '' then
@@ -52,16 +54,22 @@ if owner ~= '' then
     return { 'owner-limit', '' }
   end
   redis.call('SADD', unfinished, id)
-  redis.call('HSET', record, 'owner', owner)
 end
-local clock = redis.call('TIME')
 -- The first event is in the record: a stream would be most of the memory of a queued job.
-local event = clock[1] * 1000 + math.floor(clock[2] / 1000) .. '-0'
-redis.call('HSET', record, 'doc', doc, 'state', 'queued', 'attempt', 0, 'backend', backend, 'label', label,
-  'expected', expected_ms, 'queued', event)
-if model ~= '' then
-  redis.call('HSET', record, 'model', model)
+local event = now .. '-0'
+local fields = { 'doc', doc, 'state', 'queued', 'attempt', 0, 'backend', backend, 'label', label, 'expected', expected_ms,
+  'queued', event }
+local function add_field(name, value)
+  if value ~= '' then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
 end
+add_field('owner', owner)
+add_field('model', model)
+add_field('receiver', receiver)
+add_field('wanted', wanted_events)
+redis.call('HSET', record, unpack(fields))
 for i = first_index, #KEYS do
   redis.call('ZADD', KEYS[i], 0, id)
 end
@@ -78,9 +86,6 @@ elseif lifetime_ms ~= '' then
 end
 if deadline ~= '' then
   redis.call('ZADD', deadlines, deadline, id)
-end
-if receiver ~= '' then
-  redis.call('HSET', record, 'receiver', receiver, 'wanted', wanted_events)
 end
 redis.call('HINCRBY', counts, count_field, increment)
 redis.call('PUBLISH', channel, id .. ' ' .. event .. ' state queued')

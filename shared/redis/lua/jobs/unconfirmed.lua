@@ -2,12 +2,6 @@
 -- next identical request gets such a job, once; two requests that both got no answer get two.
 local UNCONFIRMED = {}
 
--- Whether the caller has stopped waiting for the answer. `answer_by` is in ms by the server's clock, '' for never.
-function UNCONFIRMED.is_late(answer_by)
-  local clock = redis.call('TIME')
-  return answer_by ~= '' and clock[1] * 1000 + math.floor(clock[2] / 1000) > tonumber(answer_by)
-end
-
 function UNCONFIRMED.add(list, id, lifetime_ms)
   redis.call('LREM', list, 0, id)
   redis.call('RPUSH', list, id)
@@ -15,9 +9,13 @@ function UNCONFIRMED.add(list, id, lifetime_ms)
 end
 
 -- The first unconfirmed job that neither failed nor was cancelled, or nil. `new_id` is the id of the job that the request
--- would create: when this answer is lost as well, the repeated request gets the same job.
+-- would create: when this answer is lost as well, the repeated request gets the same job. `is_late` says that the caller
+-- has stopped waiting for this answer.
 function UNCONFIRMED.take(list, record_prefix, lifetime_ms, is_late, new_id)
   local answer = list .. ':' .. new_id
+  if redis.call('EXISTS', answer, list) == 0 then
+    return nil
+  end
   local known = redis.call('GET', answer)
   if known then
     return known

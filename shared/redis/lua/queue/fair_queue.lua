@@ -5,7 +5,7 @@
 --   wake_ups  messages of the broker that wake a worker; they carry no job, the worker looks into the queue
 -- Start tags are those of start-time fair queueing (Goyal, Vin, Cheng, 1996): owners take turns, an image each, however
 -- many jobs one of them has queued, and the position of a job is known when it is queued.
-local QUEUE = { rank_span = 1e12, max_wake_ups = 32 }
+local QUEUE = { rank_span = 1e12, max_wake_ups = 32, max_read_ahead = 32 }
 
 -- Queued jobs that were passed over for jobs of another model, by the time in ms of the first time (see next.lua).
 function QUEUE.passed(queue)
@@ -63,13 +63,13 @@ function QUEUE.wake(q, message)
 end
 
 -- How many jobs are ahead of one, -1 if it is not queued, their expected duration in ms, and their models ('' for the
--- default one), each once. Only the first 200 are read and the sum is scaled up, so that reading stays cheap in a long
--- queue.
+-- default one), each once. Only the first ones are read and the sum is scaled up: in a long queue, reading two hundred
+-- took most of the time of accepting a job, and owners take turns, so that the first ones resemble the others.
 function QUEUE.position(queue, record_prefix, id)
   local position = redis.call('ZRANK', queue, id) or -1
   local work_ahead_ms, models, is_known = 0, {}, {}
   if position > 0 then
-    local ids = redis.call('ZRANGE', queue, 0, math.min(position, 200) - 1)
+    local ids = redis.call('ZRANGE', queue, 0, math.min(position, QUEUE.max_read_ahead) - 1)
     for _, other_id in ipairs(ids) do
       local fields = redis.call('HMGET', record_prefix .. other_id, 'expected', 'model')
       local model = fields[2] or ''

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.stack import Stack
 from tests.worker.engines import tiny
@@ -34,6 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore")
         place, _, name = LORA.rpartition("/")
         tiny.save_lora(folder / "loras" / place, name, tiny.save_sd(folder / "tiny"))
+    file = folder / "loras" / f"{LORA}.safetensors"
+    save_file(load_file(file), file, {"modelspec.trigger_phrase": "fine, detailed"})
     (folder / "embeddings").mkdir()
     save_file({"emb_params": torch.randn(2, 8) * 5}, folder / "embeddings" / f"{EMBEDDING}.safetensors")
     return folder
@@ -114,6 +116,13 @@ def test_an_unknown_lora_is_a_warning_and_no_other_image(local: Stack, folder: P
 
     assert any("'unknown' is left out" in warning for warning in job["warnings"])
     assert np.array_equal(pixels, bare_pixels(folder, None))
+
+
+def test_the_words_that_a_lora_was_trained_with_are_listed(local: Stack) -> None:
+    (lora,) = [one for one in local.api.get("/sdapi/v1/loras").json() if one["alias"] == LORA]
+    assert lora["metadata"] == {"modelspec.trigger_phrase": "fine, detailed"}
+    (backend,) = [one for one in local.api.get("/api/backends").json()["backends"] if one["name"] == "sd"]
+    assert backend["capabilities"]["properties"]["loras"]["x-trigger-words"][LORA] == ["fine", "detailed"]
 
 
 def test_an_embedding_is_listed_and_used_by_its_name_in_the_prompt(local: Stack, folder: Path) -> None:

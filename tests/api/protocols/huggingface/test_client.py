@@ -48,6 +48,7 @@ def test_an_image_and_a_prompt_become_an_image(client: InferenceClient) -> None:
         target_size=ImageToImageTargetSize(width=320, height=256),
         num_inference_steps=12,
         strength=0.2,
+        seed=42,
     )
 
     assert image.size == (320, 256)

@@ -69,12 +69,12 @@ def test_usage_is_whole(openai_client: openai.OpenAI) -> None:
 
 
 def test_own_fields_pass_through_extra_body(sd: Stack, openai_client: openai.OpenAI) -> None:
-    own = {"seed": 7, "num_inference_steps": 3, "guidance_scale": 2.5, "negative_prompt": "y", "label": "mine"}
+    fields = {"seed": 7, "num_inference_steps": 3, "guidance_scale": 2.5, "negative_prompt": "y", "label": "mine"}
 
-    answer = openai_client.images.with_raw_response.generate(prompt="x", user="anna", extra_body=own)
+    answer = openai_client.images.with_raw_response.generate(prompt="x", user="anna", extra_body=fields)
 
     job = sd.api.get(f"/api/jobs/{answer.headers['x-job-id']}").json()
-    assert {**job["request"], "label": job["label"]}.items() >= own.items()
+    assert {**job["request"], "label": job["label"]}.items() >= fields.items()
     assert job["metadata"] == {"user": "anna"}
 
 

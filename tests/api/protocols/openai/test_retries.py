@@ -77,13 +77,13 @@ def test_a_call_that_outlasts_the_wait_is_finished_by_the_retries_of_the_client(
 
 def test_a_client_that_gives_up_waiting_finds_the_job_and_leaves_nothing_behind(null: Stack) -> None:
     body, label = slow(2.5), str(uuid.uuid4())
-    own = {"metadata": body["metadata"], "label": label}
+    fields = {"metadata": body["metadata"], "label": label}
 
     with openai_for(null.api.url, timeout=1.2, max_retries=4) as client:
-        client.images.generate(prompt=body["prompt"], extra_body=own)
+        client.images.generate(prompt=body["prompt"], extra_body=fields)
         (first,) = job_ids(null.api, label)
         null.api.wait_until_done(first)
-        client.images.generate(prompt=body["prompt"], extra_body=own)
+        client.images.generate(prompt=body["prompt"], extra_body=fields)
 
     assert len(job_ids(null.api, label)) == 2
 
@@ -100,11 +100,11 @@ def test_a_caller_without_numbers_that_disconnects_finds_the_job(null: Stack) ->
 
 def test_a_form_is_recognised_although_its_boundary_differs(impatient: Api) -> None:
     label = str(uuid.uuid4())
-    own = {"label": label, "metadata": '{"simulate": {"seconds": 2.5}}', "mask_mode": "white"}
+    fields = {"label": label, "metadata": '{"simulate": {"seconds": 2.5}}', "mask_mode": "white"}
     files = {name: (name, encoded(image), "image/png") for name, image in (("a", scene()), ("b", half_mask()))}
 
     with openai_for(impatient.url) as client:
-        images = client.images.edit(prompt="x", image=files["a"], mask=files["b"], extra_body=own)
+        images = client.images.edit(prompt="x", image=files["a"], mask=files["b"], extra_body=fields)
 
     assert images.data is not None
     assert len(job_ids(impatient, label)) == 1

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,30 @@ from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.gguf import load_gguf
 from worker.engines.diffusers.checkpoints.tensors import TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
+from worker.engines.diffusers.loading.part_classes import has_weights, part_class
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.local_model import LocalModel
 from worker.models.required_files import PIPELINE_INDEX
 
-_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 #: Loads a part of a base model: its class, the folder, the part, and the precision.
 LoadPart = Callable[[Any, Path, str, torch.dtype], Any]
+#: A part by its name if another model has the same, or else what the function loads.
+GetPart = Callable[[str, Callable[[], Any]], Any]
 
 _UNET_PREFIX = "model.diffusion_model."
 
 
-def load_checkpoint(model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, **left_out: Any) -> Any:
+def load_checkpoint(
+    model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, get_part: GetPart, **left_out: Any
+) -> Any:
     """The pipeline, on the CPU. `left_out` are settings, and parts that replace those of the model.
 
     Raises what the libraries raise, and ValueError if weights are missing.
     """
     with _configuration(model) as folder:
         parts = {
-            part: _load(model, folder, part, _class_of(library, kind), dtype, load_part)
+            part: get_part(part, partial(_load, model, folder, part, part_class(library, kind), dtype, load_part))
             for part, (library, kind) in model.parts.items()
             if part not in left_out
         }
@@ -66,17 +71,11 @@ def _configuration(model: LocalModel) -> Iterator[Path]:
         yield folder
 
 
-def _class_of(library: str, kind: str) -> Any | None:
-    """None for parts without weights."""
-    found = getattr(_LIBRARIES.get(library), kind, None)
-    return found if isinstance(found, type) and issubclass(found, torch.nn.Module) else None
-
-
 def _load(
     model: LocalModel, folder: Path, part: str, kind: Any | None, dtype: torch.dtype, load_part: LoadPart
 ) -> Any | None:
     """None for a part without weights: the pipeline loads it itself."""
-    if kind is None:
+    if kind is None or not has_weights(kind):
         return None
     if part not in model.file_parts:
         return load_part(kind, folder, part, dtype)

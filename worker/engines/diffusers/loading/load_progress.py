@@ -1,7 +1,7 @@
 """How many bytes of a model's files have been read while it is loaded."""
 
 import threading
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,12 @@ INTERVAL_SECONDS = 0.5
 SMAPS = Path("/proc/self/smaps")
 
 
-def files_to_read(model: LocalModel, dtype: str) -> dict[Path, int]:
-    """The files with weights that loading reads, and their sizes."""
+def files_to_read(model: LocalModel, dtype: str, present: Collection[str] = ()) -> dict[Path, int]:
+    """The files with weights that loading reads, and their sizes. The parts in `present` are in memory already."""
     files = [model.path] if model.file_parts else []
     for part in model.index:
         folder = model.folder / part
-        if part not in model.file_parts and part != "safety_checker" and folder.is_dir():
+        if part not in (*model.file_parts, *present) and part != "safety_checker" and folder.is_dir():
             chosen = weight_files.choose_weights([path.name for path in folder.iterdir()], dtype)
             names = chosen[1] if chosen else []
             files += [folder / name for name in names if name.endswith(weight_files.SUFFIX)]
@@ -70,9 +70,9 @@ class ReadBytes:
 
 
 @contextmanager
-def load_progress(model: LocalModel, dtype: str, on_load: OnLoad) -> Iterator[None]:
-    """Call `on_load` with the bytes read and those to read, until the block ends."""
-    read, ended = ReadBytes(files_to_read(model, dtype)), threading.Event()
+def load_progress(files: Mapping[Path, int], on_load: OnLoad) -> Iterator[None]:
+    """Call `on_load` with the bytes read of these files and their sizes, until the block ends."""
+    read, ended = ReadBytes(files), threading.Event()
 
     def report() -> None:
         while not ended.wait(INTERVAL_SECONDS):

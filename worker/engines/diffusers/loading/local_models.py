@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,13 +11,14 @@ from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelU
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
-from worker.engines.base import OnLoad
+from worker.engines.base import OnLoad, Sizes
 from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
-from worker.engines.diffusers.loading.load_progress import load_progress
+from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
-from worker.engines.diffusers.loras.lora_files import find_loras
-from worker.engines.diffusers.memory.placement import free_bytes
+from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
+from worker.engines.diffusers.memory.placement import free_bytes, part_size
+from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
@@ -50,12 +51,15 @@ class LocalModels:
     measured_bytes: Callable[[str], int | None] = lambda _: None
     """The memory that a model took when it was loaded before."""
     commercial_only: bool = False
+    shared: SharedParts = field(init=False)
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
     _loras: tuple[str, ...] = ()
+    _lora_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     _embeddings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self.shared = SharedParts(self.options.data_dir)
         self._found = {self.default.name: self._default_entry()}
         self._read_folders()
 
@@ -74,14 +78,21 @@ class LocalModels:
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
 
-    def expected_bytes(self, model: str) -> int:
-        return self.measured_bytes(model) or self._found[self._local(model).name].size_bytes
+    def expected_sizes(self, model: str) -> Sizes:
+        local = self._local(model)
+        dtype = load_dtype(local, self.options)
+        total = self.measured_bytes(model) or sum(files_to_read(local, dtype).values())
+        present: dict[Hashable, int] = {
+            id(part): part_size(part) for part in self.shared.find_all(local, dtype).values()
+        }
+        return {**present, model: max(0, total - sum(present.values()))}
 
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
-        with load_progress(local, load_dtype(local, self.options), on_load):
+        dtype = load_dtype(local, self.options)
+        with load_progress(files_to_read(local, dtype, self.shared.find_all(local, dtype)), on_load):
             try:
-                return DiffusersEngine.load(local, self.options)
+                return DiffusersEngine.load(local, self.options, self.shared)
             except ImagegenError as error:
                 if _is_out_of_memory(error.__cause__):
                     raise OutOfMemory from error
@@ -111,7 +122,9 @@ class LocalModels:
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
     def _read_folders(self) -> None:
-        self._loras = tuple(find_loras(self.options.lora_dir)) if self.options.lora_dir else ()
+        loras = find_loras(self.options.lora_dir) if self.options.lora_dir else {}
+        self._loras = tuple(loras)
+        self._lora_words = trigger_words(loras)
         self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
 
     def _default_entry(self) -> CatalogueModel:
@@ -160,7 +173,9 @@ class LocalModels:
 
     def _with_files(self, capabilities: Capabilities) -> Capabilities:
         """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
-        update = {} if "loras" in capabilities.ignored else {"loras": self._loras}
+        update: dict[str, object] = {}
+        if "loras" not in capabilities.ignored:
+            update = {"loras": self._loras, "lora_trigger_words": self._lora_words}
         if capabilities.embeddings is not None:
             update["embeddings"] = self._embeddings
         return capabilities.model_copy(update=update)

@@ -8,16 +8,15 @@ from inspect import Parameter
 from typing import Any, ClassVar
 
 import diffusers
-import transformers
 
 from shared.errors import ConfigurationError
+from worker.engines.diffusers.loading.part_classes import part_class
 from worker.models.local_model import LocalModel, ModelFormat, read_json
 
 #: The output of pipelines that make images; others make videos or sound.
 IMAGES = "images"
 #: The part that weighs predictions, for pipelines whose call has no guidance scale.
 GUIDER, SCALE = "guider", "guidance_scale"
-_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 #: Blocks with code of their own, beside the index.
 _CODE_FILE, _CODE = "modular_config.json", "auto_map"
 
@@ -93,11 +92,11 @@ def load_modular(model: LocalModel, pipeline: Any, parts: Mapping[str, Any]) -> 
 
 def _without_weights(model: LocalModel, name: str) -> Any:
     library, kind = model.parts[name]
-    part_class = getattr(_LIBRARIES.get(library), kind, None)
-    if not isinstance(part_class, type) or not hasattr(part_class, "from_pretrained"):
+    found = part_class(library, kind)
+    if found is None or not hasattr(found, "from_pretrained"):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
     options = {"trust_remote_code": False} if library == "transformers" else {}
-    return part_class.from_pretrained(str(model.folder), subfolder=name, local_files_only=True, **options)
+    return found.from_pretrained(str(model.folder), subfolder=name, local_files_only=True, **options)
 
 
 def _blocks_class(model: LocalModel, found: Any) -> Any:

@@ -1,37 +1,39 @@
 """Loads a pipeline from a model's folder or file, from weights in any precision, in one file or in shards."""
 
 import inspect
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from transformers.utils import is_torchvision_available
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints.loading import load_checkpoint
 from worker.engines.diffusers.loading.modular import load_modular
+from worker.engines.diffusers.loading.part_classes import has_weights, part_class
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.shared_parts import PartLoading
 from worker.models import weight_files
-from worker.models.fingerprint import fingerprint
+from worker.models.contents.fingerprint import fingerprint
 from worker.models.local_model import LocalModel, ModelFormat
 
-#: The libraries that define parts with weights.
-_LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 #: Parts of FLUX.2 dev, Qwen-Image-Edit and Kandinsky 5. transformers itself fails there without naming the reason.
 _NEED_TORCHVISION = frozenset({"PixtralProcessor", "Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
 
 
-def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
-    """The pipeline, on the CPU. Raises ConfigurationError for every error of the libraries."""
+def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype, parts: PartLoading) -> Any:
+    """The pipeline, on the CPU but for parts that other models have already.
+
+    Raises ConfigurationError for every error of the libraries.
+    """
     files = {model.path, model.folder}
     try:
         before = fingerprint(files)
         if model.file_parts:
-            pipe = load_checkpoint(model, pipeline, dtype, load_part, **_left_out(pipeline))
+            pipe = load_checkpoint(model, pipeline, dtype, load_part, parts.get, **_left_out(pipeline))
         else:
-            pipe = _from_folder(model, pipeline, dtype)
+            pipe = _from_folder(model, pipeline, dtype, parts)
         has_changed = fingerprint(files) != before
     except Exception as error:
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
@@ -43,10 +45,13 @@ def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
     return pipe
 
 
-def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype) -> Any:
+def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype, loading: PartLoading) -> Any:
     folder, left_out = model.folder, _left_out(pipeline)
-    classes = model.parts.items()
-    parts = {name: _load(folder, name, *names, dtype) for name, names in classes if name not in left_out}
+    parts = {
+        name: loading.get(name, partial(_load, folder, name, *names, dtype))
+        for name, names in model.parts.items()
+        if name not in left_out
+    }
     if model.format is ModelFormat.MODULAR:
         return load_modular(model, pipeline, parts)
     return pipeline.from_pretrained(
@@ -95,14 +100,14 @@ def reason_of(error: Exception) -> str:
 
 def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
     """None for a part without weights: the pipeline loads it itself."""
-    part_class = getattr(_LIBRARIES.get(library), kind, None)
+    found = part_class(library, kind)
     if kind in _NEED_TORCHVISION and not is_torchvision_available():
         raise TypeError(f"its {name} is a {kind}, which needs torchvision; install it for this version of torch")
     if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
         return None
-    if not (isinstance(part_class, type) and issubclass(part_class, torch.nn.Module)):
+    if not has_weights(found):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
-    return load_part(part_class, folder, name, dtype)
+    return load_part(found, folder, name, dtype)
 
 
 def _files_in(folder: Path) -> list[str]:

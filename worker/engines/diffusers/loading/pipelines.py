@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from shared.errors import ConfigurationError
 from worker.engines.diffusers.capabilities import denoiser_of, is_inpainting_model, native_size, side_multiple
 from worker.engines.diffusers.loading.modular import is_modular
 from worker.engines.diffusers.loading.pipeline_classes import (
@@ -19,26 +21,26 @@ from worker.engines.diffusers.loading.pipeline_classes import (
     siblings_of,
 )
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
+from worker.engines.diffusers.memory.devices import dtype_name
 from worker.engines.diffusers.memory.placement import (
-    free_bytes,
     has_own_memory,
-    part_sizes,
+    part_size,
     place,
     place_where_it_fits,
+    room_for,
     working_bytes,
 )
-from worker.engines.diffusers.memory.quantization import Quantization, quantize
+from worker.engines.diffusers.memory.quantization import quantize
+from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family, Guidance, family_of
 from worker.models.local_model import LocalModel
-from worker.models.placements import AUTOENCODER, Placement
-
-_DEFAULTS = DiffusersOptions()
+from worker.models.placements import AUTOENCODER, Placement, Quantization
 
 
 @dataclass(frozen=True)
 class Pipelines:
-    """A loaded model. All pipelines share the same parts."""
+    """A loaded model. All pipelines share the same parts, some of them with other models."""
 
     text: Any
     image: Any | None
@@ -57,6 +59,7 @@ class Pipelines:
     max_references: int
     """How many input images the pipeline itself takes, to look at them."""
     takes_negative_prompts: bool
+    shared: SharedParts
 
     @property
     def denoiser(self) -> Any:
@@ -65,11 +68,12 @@ class Pipelines:
     @property
     def parts(self) -> list[torch.nn.Module]:
         """Everything that has weights."""
-        return [part for part in self.text.components.values() if isinstance(part, torch.nn.Module)]
+        return list(parts_of(self.text).values())
 
     @property
-    def size_bytes(self) -> int:
-        return sum(part_sizes(self.text).values())
+    def sizes(self) -> dict[Hashable, int]:
+        """Bytes of each part by its identity."""
+        return {id(part): part_size(part) for part in self.parts}
 
     def activate_offloading(self, pipe: Any) -> None:
         """Call this before using a pipeline: its hooks move offloaded parts to the device in its order."""
@@ -83,15 +87,17 @@ class Pipelines:
             self.text.to("cpu", silence_dtype_warnings=True)
 
     def leave_device(self) -> None:
-        """All parts wait in main memory. Only for devices with memory of their own."""
+        """All parts wait in main memory, but those that other models need. Only for devices with own memory."""
         if not has_own_memory(self.device):
             return
-        if self.placement is Placement.GROUP_OFFLOAD:
-            # The others are there already, but for the layers that compute.
-            getattr(self.text, AUTOENCODER).to("cpu")
-            return
-        self.text.remove_all_hooks()
-        self.text.to("cpu", silence_dtype_warnings=True)
+        match self.placement:
+            case Placement.RESIDENT:
+                _to_main_memory(self.shared.leave(self.text))
+            case Placement.MODEL_OFFLOAD:
+                self.deactivate_offloading()
+            case Placement.GROUP_OFFLOAD:
+                # The others are there already, but for the layers that compute.
+                getattr(self.text, AUTOENCODER).to("cpu")
 
     def return_to_device(self) -> None:
         """Undo `leave_device`."""
@@ -99,25 +105,49 @@ class Pipelines:
             return
         if self.placement is Placement.GROUP_OFFLOAD:
             getattr(self.text, AUTOENCODER).to(self.device)
-        else:
-            place(self.text, self.placement, self.device)
+            return
+        place(self.text, self.placement, self.device)
+        if self.placement is Placement.RESIDENT:
+            self.shared.enter(self.text)
+
+    def close(self) -> None:
+        """It is not used again. What models in main memory have as well goes there."""
+        if has_own_memory(self.device):
+            _to_main_memory(self.shared.end(self.text))
+
+
+def _to_main_memory(parts: Iterable[torch.nn.Module]) -> None:
+    for part in parts:
+        part.to("cpu")
 
 
 def load_pipelines(
-    model: LocalModel, device: torch.device, dtype: torch.dtype, options: DiffusersOptions = _DEFAULTS
+    model: LocalModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    options: DiffusersOptions,
+    shared: SharedParts,
 ) -> Pipelines:
-    """Raises ConfigurationError if the model cannot be loaded."""
+    """`shared` has the parts of the other models. Raises ConfigurationError if the model cannot be loaded."""
     family = family_of(model)
     pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
     parameters = parameters_of(pipeline)
     form = guidance_form(family, parameters)
-    pipe = load_pipeline(model, pipeline, dtype)
+    parts = PartLoading(model, dtype_name(dtype), shared)
+    pipe = load_pipeline(model, pipeline, dtype, parts)
     denoiser = denoiser_of(model)
     _cache_signatures(getattr(pipe, denoiser))
     width, height = native_size(model, family)
     working = working_bytes(pipe, width * height, dtype)
-    quantization = quantize(pipe, denoiser, options.quantize, device, free_bytes(device), working)
-    placement = place_where_it_fits(pipe, device, model.name, working)
+    room = room_for(pipe, device)
+    quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
+    try:
+        placement = place_where_it_fits(pipe, device, model.name, working, parts.separate)
+    except ConfigurationError:
+        _to_main_memory(shared.end(pipe))
+        raise
+    if placement is Placement.RESIDENT:
+        parts.finish(pipe)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
     has_inpaint = is_inpainting_model(model) or not family.blends_masks
     return Pipelines(
@@ -134,6 +164,7 @@ def load_pipelines(
         side_multiple=side_multiple(model, family),
         max_references=max_references(family, parameters),
         takes_negative_prompts=has_negative_prompt(form, parameters),
+        shared=shared,
     )
 
 

@@ -18,6 +18,8 @@ import torch
 from safetensors import safe_open
 
 from shared.jobs.requests import LORA_NAME, MAX_LORA_NAME
+from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.modelspec import read_modelspec
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,24 @@ def find_loras(folder: Path) -> dict[str, Path]:
         if len(files) == 1 and inner != folder:
             found.setdefault(_name(str(inner.relative_to(folder))), inner / files[0])
     return dict(sorted((name, file) for name, file in found.items() if _is_usable(name)))
+
+
+def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """Words for prompts that LoRAs were trained with, by their names: of files that tell them."""
+    return {name: words for name, file in loras.items() if (words := _words_in(file))}
+
+
+def _words_in(file: Path) -> tuple[str, ...]:
+    try:
+        found = file.stat()
+        return _read_words(file, found.st_size, found.st_mtime_ns)
+    except (OSError, InvalidHeader):
+        return ()
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_words(file: Path, size: int, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
+    return read_modelspec(read_header(file).metadata).trigger_words
 
 
 def walk_files(folder: Path) -> Iterator[tuple[Path, list[str]]]:

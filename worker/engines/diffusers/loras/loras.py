@@ -15,7 +15,8 @@ from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
 from worker.engines.diffusers.memory.out_of_memory import is_out_of_memory
-from worker.engines.diffusers.memory.quantization import Quantization
+from worker.models.contents.part_sources import is_changed_by_loras
+from worker.models.placements import Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Loras:
         #: By name, in order of use, the most recent one last.
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count()
+        if not is_changed_by_loras(type(getattr(self._pipe, "text_encoder", None)).__name__):
+            # Other models may have the same encoder. What a file has for it counts as without effect.
+            self._pipe.load_lora_into_text_encoder = lambda *_, **__: None
 
     def require(self, loras: Sequence[Lora]) -> Iterator[str]:
         """Load what is not loaded yet, or is another file now. Returns a warning for each LoRA that has an effect only

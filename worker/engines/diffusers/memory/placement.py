@@ -1,7 +1,7 @@
 """Decides which parts of a model stay on the device and which wait in main memory."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.engines.diffusers.memory.quantization import tensor_bytes
+from worker.engines.diffusers.memory.shared_parts import parts_of
 from worker.models import placements
 from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
@@ -27,12 +28,21 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def part_sizes(pipe: Any) -> dict[str, int]:
-    """Bytes of each part. Memory that two layers share is counted once."""
-    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    return {
-        name: sum(tensor_bytes(tensor) for tensor in (*part.parameters(), *part.buffers()))
-        for name, part in parts.items()
-    }
+    """Bytes of each part."""
+    return {name: part_size(part) for name, part in parts_of(pipe).items()}
+
+
+def part_size(part: torch.nn.Module) -> int:
+    """Memory that two layers share is counted once."""
+    return sum(tensor_bytes(tensor) for tensor in (*part.parameters(), *part.buffers()))
+
+
+def room_for(pipe: Any, device: torch.device) -> int | None:
+    """Free bytes of the device, with those of parts that are there already because other models have them as well."""
+    free, parts = free_bytes(device), parts_of(pipe).values()
+    if free is None:
+        return None
+    return free + sum(part_size(part) for part in parts if any(one.device.type != "cpu" for one in part.parameters()))
 
 
 def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:
@@ -40,10 +50,18 @@ def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:
     return placements.working_bytes(part_sizes(pipe), pixels, dtype.itemsize)
 
 
-def place_where_it_fits(pipe: Any, device: torch.device, name: str, working: Mapping[str, int]) -> Placement:
-    """Move a loaded pipeline to where the device has room for it. Raises ConfigurationError if it does not fit."""
+def place_where_it_fits(
+    pipe: Any, device: torch.device, name: str, working: Mapping[str, int], separate: Callable[[Any], None]
+) -> Placement:
+    """Move a loaded pipeline to where the device has room for it. Raises ConfigurationError if it does not fit.
+
+    `separate` gives the pipeline parts of its own: those that wait in main memory have hooks.
+    """
     sizes, free = part_sizes(pipe), free_bytes(device)
-    placement = choose_placement(sizes, free, working)
+    placement = choose_placement(sizes, room_for(pipe, device), working)
+    if placement is not Placement.RESIDENT:
+        separate(pipe)
+        placement = choose_placement(sizes, free, working)
     try:
         place(pipe, placement, device)
     except RuntimeError as error:

@@ -1,35 +1,19 @@
 """Stores weights in eight or four bits, where the operator allows it and memory asks for it."""
 
-import importlib.util
 import logging
-from collections.abc import Mapping
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 import torch
 
 from shared.errors import ConfigurationError
-from worker.models.placements import AUTOENCODER, Placement, choose_placement
+from worker.engines.diffusers.memory.shared_parts import parts_of
+from worker.models.placements import Quantization, choose_quantization
 
 logger = logging.getLogger(__name__)
 
 #: Four-bit weights share a scale in groups of this size.
 GROUP = 128
-
-
-class Quantization(StrEnum):
-    """How weights are stored. All of them compute in the model's own precision."""
-
-    NONE = "none"
-    FP8 = "fp8"
-    """Layers of the denoiser are eight-bit floats until they compute: needs no other library."""
-    EIGHT_BIT = "8bit"
-    """Matrices of the denoiser and of the text encoders are integers of eight bits."""
-    FOUR_BIT = "4bit"
-
-
-#: What is left of half precision, with the scales.
-_SHARES = {Quantization.NONE: 1.0, Quantization.FP8: 0.5, Quantization.EIGHT_BIT: 0.51, Quantization.FOUR_BIT: 0.27}
 
 
 def tensor_bytes(tensor: torch.Tensor) -> int:
@@ -41,10 +25,17 @@ def tensor_bytes(tensor: torch.Tensor) -> int:
 
 
 def quantize(
-    pipe: Any, denoiser: str, setting: str, device: torch.device, free: int | None, working: Mapping[str, int]
+    pipe: Any,
+    denoiser: str,
+    setting: str,
+    device: torch.device,
+    free: int | None,
+    working: Mapping[str, int],
+    separate: Callable[[Any], None],
 ) -> Quantization:
     """Quantize a loaded pipeline as SD_QUANTIZE says; `auto` takes the first step with which all of it fits.
 
+    `separate` gives the pipeline parts of its own: without `auto`, those of other models are quantized in the same way.
     Raises ConfigurationError for what the device, its precision or a missing library forbids.
     """
     match setting:
@@ -52,6 +43,8 @@ def quantize(
             return Quantization.NONE
         case "auto":
             chosen = _first_that_fits(pipe, denoiser, device, free, working)
+            if chosen in (Quantization.EIGHT_BIT, Quantization.FOUR_BIT):
+                separate(pipe)
         case _:
             chosen = Quantization(setting)
             if (reason := _obstacle(chosen, getattr(pipe, denoiser), device)) is not None:
@@ -63,32 +56,21 @@ def quantize(
 def _first_that_fits(
     pipe: Any, denoiser: str, device: torch.device, free: int | None, working: Mapping[str, int]
 ) -> Quantization:
-    """NONE where nothing suffices: then parts wait in main memory, as they are."""
-    for step in Quantization:
-        if choose_placement(_sizes(pipe, denoiser, step), free, working) is Placement.RESIDENT:
-            if (reason := _obstacle(step, getattr(pipe, denoiser), device)) is None:
-                return step
-            logger.warning("%s weights would fit, but SD_QUANTIZE=%s %s", step, step, reason)
-    return Quantization.NONE
+    chosen, obstacles = choose_quantization(
+        lambda step: _sizes(pipe, denoiser, step),
+        lambda step: _obstacle(step, getattr(pipe, denoiser), device),
+        free,
+        working,
+    )
+    for step, reason in obstacles.items():
+        logger.warning("%s weights would fit, but SD_QUANTIZE=%s %s", step, step, reason)
+    return chosen
 
 
 def _obstacle(step: Quantization, denoiser: torch.nn.Module, device: torch.device) -> str | None:
-    match step:
-        case Quantization.NONE:
-            return None
-        case Quantization.FP8:
-            return None if all(map(_is_plain, _matrices(denoiser))) else "cannot convert weights that are compressed"
-        case Quantization.EIGHT_BIT | Quantization.FOUR_BIT:
-            if importlib.util.find_spec("torchao") is None:
-                return "needs the package torchao: pip install 'imagegen[quantize]'"
-            if step is Quantization.EIGHT_BIT:
-                return None
-            if device.type != "cuda":
-                return "needs an NVIDIA GPU; 8bit works everywhere"
-            is_bfloat16 = any(weight.dtype is torch.bfloat16 for weight in denoiser.parameters())
-            return None if is_bfloat16 else "needs SD_DTYPE=bfloat16"
-        case _:
-            assert_never(step)
+    in_bfloat16 = any(weight.dtype is torch.bfloat16 for weight in denoiser.parameters())
+    is_compressed = not all(map(_is_plain, _matrices(denoiser)))
+    return step.obstacle(device.type, in_bfloat16=in_bfloat16, is_compressed=is_compressed)
 
 
 def _apply(step: Quantization, pipe: Any, denoiser: str, device: torch.device) -> None:
@@ -99,7 +81,7 @@ def _apply(step: Quantization, pipe: Any, denoiser: str, device: torch.device) -
             part = getattr(pipe, denoiser)
             part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
         case Quantization.EIGHT_BIT | Quantization.FOUR_BIT:
-            for name in _quantized_parts(pipe, denoiser, step):
+            for name in step.parts(parts_of(pipe), denoiser):
                 _quantize_matrices(getattr(pipe, name), step, device)
         case _:
             assert_never(step)
@@ -118,26 +100,20 @@ def _quantize_matrices(part: torch.nn.Module, step: Quantization, device: torch.
 
 def _sizes(pipe: Any, denoiser: str, step: Quantization) -> dict[str, int]:
     """Bytes of each part after the step."""
-    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    quantized = _quantized_parts(pipe, denoiser, step)
+    parts = parts_of(pipe)
+    quantized = step.parts(parts, denoiser)
     return {name: _size(part, step if name in quantized else Quantization.NONE) for name, part in parts.items()}
 
 
 def _size(part: torch.nn.Module, step: Quantization) -> int:
-    shrinking = {id(layer.weight) for layer in _matrices(part) if _fits(layer, step)}
+    width = step.width
+    shrinking = {id(layer.weight) for layer in _matrices(part) if width and _fits(layer, step)}
     return int(
         sum(
-            tensor_bytes(tensor) * (_SHARES[step] if id(tensor) in shrinking else 1)
+            tensor.numel() * width if width and id(tensor) in shrinking else tensor_bytes(tensor)
             for tensor in (*part.parameters(), *part.buffers())
         )
     )
-
-
-def _quantized_parts(pipe: Any, denoiser: str, step: Quantization) -> list[str]:
-    if step in (Quantization.NONE, Quantization.FP8):
-        return [denoiser]
-    names = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
-    return [name for name in names if name == denoiser or (name != AUTOENCODER and "text_encoder" in name)]
 
 
 def _matrices(part: torch.nn.Module) -> list[torch.nn.Linear]:

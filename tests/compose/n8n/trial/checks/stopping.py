@@ -33,11 +33,11 @@ def the_error_workflow_cancels_jobs(workshop: Workshop) -> str:
     node_of(failing, "Wait for the jobs").update(
         type="n8n-nodes-base.stopAndError", typeVersion=1, parameters={"errorMessage": "It fails."}
     )
-    refused = _begun(workshop, failing)
+    refused = _execution_of(workshop, failing)
     assert workshop.n8n.wait(refused).status == "error"
     assert "is not active and cannot be executed" in workshop.n8n.log
     workshop.n8n.publish(cancelling)
-    failed = _begun(workshop, failing)
+    failed = _execution_of(workshop, failing)
     wait_until_cancelled(workshop, failed)
     assert {job["state"] for job in workshop.jobs_of(refused)} <= {"queued", "running"}
     _cancel_by_hand(workshop, refused)
@@ -50,7 +50,7 @@ def _polling(workshop: Workshop, error_workflow: str) -> Workflow:
     return workflow
 
 
-def _begun(workshop: Workshop, workflow: Workflow) -> str:
+def _execution_of(workshop: Workshop, workflow: Workflow) -> str:
     """The execution that a call of the workflow starts once it is published, as soon as it has submitted its job."""
     path = str(uuid4())
     parameters = {"httpMethod": "POST", "path": path, "options": {}}

@@ -118,14 +118,15 @@ def what_cannot_pass_is_not_tried_again(workshop: Workshop) -> str:
 
 def a_restart_of_the_service_loses_nothing(workshop: Workshop) -> str:
     slow = {"metadata": simulating(seconds=3)}
-    begun = {
+    submitting_nodes = {
         "synchronous.json": "Generate the image",
         "batch.json": "Generate the image",
         "polling.json": "Submit",
         "asynchronous.json": "Submit",
     }
     executions = {
-        file: workshop.begin(with_body(workshop.prepared(file), node, **slow)) for file, node in begun.items()
+        file: workshop.begin(with_body(workshop.prepared(file), node, **slow))
+        for file, node in submitting_nodes.items()
     }
     for execution in executions.values():
         workshop.wait_for_jobs(execution, 1)

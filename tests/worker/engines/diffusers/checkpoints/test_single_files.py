@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError
+from tests.worker.conftest import alone
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
 from worker.engines.diffusers.loading import pipeline_loading
@@ -26,7 +27,7 @@ def found(file: Path) -> LocalModel:
 
 
 def loaded(model: LocalModel) -> Any:
-    return load_pipeline(model, getattr(diffusers, model.pipeline_class), torch.float32)
+    return load_pipeline(model, getattr(diffusers, model.pipeline_class), torch.float32, alone(model))
 
 
 def drawn(pipe: Any, **arguments: Any) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, speckled
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images
 from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.models.sources import STARTER
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -31,7 +32,7 @@ def lenient(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checker(folder: Path) -> SafetyChecker:
-    return SafetyChecker.load(folder, torch.device("cpu"))
+    return SafetyChecker.load(folder, torch.device("cpu"), SharedParts())
 
 
 def refusal(folder: Path) -> str:
@@ -155,3 +156,16 @@ def test_a_copy_of_the_starter_model_is_not_exempt(strict: Path, tmp_path: Path)
     copy = shutil.copytree(STARTER, tmp_path / "copy")
 
     assert loaded(copy, safety_checker=lambda: strict).capabilities.safety == "checked"
+
+
+def test_models_with_the_same_checker_hold_it_once(tmp_path: Path) -> None:
+    folder = tiny.save_checker(tmp_path / "one", strict=True)
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    other = tiny.save_checker(tmp_path / "other", strict=False)
+    shared, device = SharedParts(), torch.device("cpu")
+
+    first, second, third = (SafetyChecker.load(path, device, shared) for path in (folder, copied, other))
+
+    assert first._checker is second._checker
+    assert first._checker is not third._checker
+    assert [checker.is_flagged(speckled()) for checker in (first, second, third)] == [True, True, False]

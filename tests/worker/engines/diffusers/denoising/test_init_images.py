@@ -12,6 +12,8 @@ from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.pipelines import load_pipelines
+from worker.engines.diffusers.memory.shared_parts import SharedParts
+from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs
 from worker.models.sources import ModelSource
 
@@ -38,7 +40,7 @@ def model(folder: Path) -> DiffusersEngine:
 def test_all_pipelines_share_the_same_weights(folder: Path) -> None:
     found = ModelSource("SD_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
-    engine = load_pipelines(found, torch.device("cpu"), torch.float32)
+    engine = load_pipelines(found, torch.device("cpu"), torch.float32, DiffusersOptions(), SharedParts())
 
     for pipe in (engine.image, engine.inpaint):
         if pipe is not None:

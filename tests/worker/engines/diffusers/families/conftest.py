@@ -22,6 +22,7 @@ from tests.worker.engines.diffusers.families.models import MODELS, SAVED, save_m
 from tests.worker.engines.diffusers.families.pixel_processor import PixelProcessor
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading import pipeline_loading
+from worker.models.local_model import MODULAR_INDEX
 
 #: Of small images; Sana needs multiples of 32.
 WIDTH, HEIGHT = 96, 64
@@ -29,7 +30,8 @@ WIDTH, HEIGHT = 96, 64
 
 @dataclass
 class Model:
-    family: str
+    name: str
+    """Of its family, or of its modular pipeline."""
     folder: Path
 
     @cached_property
@@ -38,6 +40,11 @@ class Model:
 
     @cached_property
     def bare(self) -> Any:
+        """The pipeline of diffusers alone."""
+        if (self.folder / MODULAR_INDEX).is_file():
+            pipe = diffusers.ModularPipeline.from_pretrained(str(self.folder))
+            pipe.load_components()
+            return pipe
         pipe = diffusers.DiffusionPipeline.from_pretrained(self.folder)
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -46,10 +46,10 @@ SIBLINGS: dict[str, tuple[str | None, str | None]] = {
 def bare_pixels(model: Model, name: str, **arguments: Any) -> Pixels:
     pipeline = getattr(diffusers, name)
     parts = {key: part for key, part in model.bare.components.items() if key in inspect.signature(pipeline).parameters}
-    parts |= {"is_distilled": True} if model.family == "flux2-klein" else {}
+    parts |= {"is_distilled": True} if model.name == "flux2-klein" else {}
     pipe = pipeline(**parts)
     pipe.set_progress_bar_config(disable=True)
-    arguments = {"prompt": "a cat", **SIZE, "num_inference_steps": STEPS, **CALLS[model.family], **arguments}
+    arguments = {"prompt": "a cat", **SIZE, "num_inference_steps": STEPS, **CALLS[model.name], **arguments}
     # Of Sana Sprint: it has such a timestep for two steps only.
     arguments["intermediate_timesteps"] = None
     known = inspect.signature(pipeline.__call__).parameters
@@ -62,7 +62,7 @@ def bare_pixels(model: Model, name: str, **arguments: Any) -> Pixels:
 
 
 def test_an_image_is_changed_as_by_diffusers_alone(model: Model) -> None:
-    name, _ = SIBLINGS.get(model.family, (None, None))
+    name, _ = SIBLINGS.get(model.name, (None, None))
     if name is None:
         assert model.engine._pipelines.image is None
         return
@@ -76,10 +76,10 @@ def test_an_image_is_changed_as_by_diffusers_alone(model: Model) -> None:
 
 
 def test_a_mask_is_repainted_as_by_diffusers_alone(model: Model) -> None:
-    _, name = SIBLINGS.get(model.family, (None, None))
+    _, name = SIBLINGS.get(model.name, (None, None))
     if name is None:
         # Stable Diffusion blends latents, which is tested with its init images.
-        others = model.family in ("flux-fill", "qwen-image-edit") or model.engine._pipelines.family.blends_masks
+        others = model.name in ("flux-fill", "qwen-image-edit") or model.engine._pipelines.family.blends_masks
         assert others or not model.engine.capabilities.inpainting
         return
 
@@ -87,7 +87,7 @@ def test_a_mask_is_repainted_as_by_diffusers_alone(model: Model) -> None:
     drawn = draw(model.engine, inputs, **{**SIZE, **CFG, "num_inference_steps": STEPS, "strength": STRENGTH})
 
     arguments = {"image": Image.fromarray(IMAGE), "mask_image": Image.fromarray(MASK), "strength": STRENGTH}
-    arguments |= {"_auto_resize": False} if model.family == "flux-kontext" else {}
+    arguments |= {"_auto_resize": False} if model.name == "flux-kontext" else {}
     expected = bare_pixels(model, name, **arguments)
     assert np.array_equal(drawn.pixels[:, : WIDTH // 2], IMAGE[:, : WIDTH // 2])
     assert np.array_equal(drawn.pixels[:, WIDTH // 2 :], expected[:, WIDTH // 2 :])

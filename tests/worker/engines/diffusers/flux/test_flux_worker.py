@@ -46,7 +46,7 @@ def flux(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with Stack(redis_url, folder, SD_FLUX_MODEL_ID=str(save_klein(folder / "klein")), **settings) as stack:
         stack.start_api()
         assert is_seen(stack.api, "offline")
-        stack.start_worker("flux-local", ready=False)
+        stack.start_worker("flux-local", ready=False, warm=False)
         assert is_seen(stack.api, "loading")
         stack.worker.wait_for("ready.")
         assert is_seen(stack.api, "ready")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 
+from tests.worker.conftest import alone
 from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw, speckled
@@ -101,7 +102,8 @@ def test_an_image_that_fits_only_with_idle_parts_offloaded_is_rendered(
 def built(folder: Path, device: str) -> Any:
     """Full size on a GPU, small elsewhere."""
     if device != "cuda":
-        return load_pipeline(found(folder), Flux2KleinPipeline, torch.float32)
+        model = found(folder)
+        return load_pipeline(model, Flux2KleinPipeline, torch.float32, alone(model))
     with in_bfloat16(), torch.device(device):
         pipe = full_size()
     pipe.to("cpu")

@@ -43,9 +43,9 @@ def switch_torch(build: str, index: str) -> None:
         sys.exit(f"PyTorch stays with CUDA: {index}, which has the build without, does not respond.")
     print(f"Reinstalling PyTorch because of TORCH={build}")
     pip = (sys.executable, "-m", "pip")
-    subprocess.run((*pip, "uninstall", "--quiet", "--yes", "torch"), check=True)
+    subprocess.run((*pip, "uninstall", "--quiet", "--yes", "torch"), check=True)  # noqa: S603 - all of it from here
     options = ("--extra-index-url", index) if build == "cpu" else ()
-    subprocess.run((*pip, "install", "--quiet", "--constraint", "constraints.txt", *options, "torch"), check=True)
+    subprocess.run((*pip, "install", "--quiet", "--constraint", "constraints.txt", *options, "torch"), check=True)  # noqa: S603
 
 
 def torch_options(build: str, index: str) -> None:

@@ -1,0 +1,123 @@
+"""Models with parts in common: what they take, and what leaves and moves with one of them."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.worker.engines.diffusers.memory.two_models import (
+    ONE,
+    OTHER,
+    bare_pixels,
+    load,
+    models_in,
+    part_of,
+    pixels_of,
+    pool_of,
+    shared_names,
+)
+from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.loading import pipelines
+from worker.engines.diffusers.memory import placement
+from worker.models.placements import Placement
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|peft)")
+
+
+def test_a_model_that_leaves_takes_nothing_from_the_other(two_models: Path) -> None:
+    pool = pool_of(models_in(two_models))
+    pool.load(ONE)
+    with pool.use(OTHER) as other:
+        assert isinstance(other, DiffusersEngine)
+        encoder = weakref.ref(part_of(other, "text_encoder"))
+        before = pixels_of(other)
+
+        assert pool.unload(ONE)
+
+        assert np.array_equal(pixels_of(other), before)
+    del other
+    assert pool.unload(OTHER)
+    gc.collect()
+    assert encoder() is None, "nothing but models keeps a part"
+
+
+def test_the_budget_counts_a_part_that_models_share_once(two_models: Path) -> None:
+    models = models_in(two_models)
+    one, other = load(models, ONE), load(models, OTHER)
+    both = sum({**one.sizes, **other.sizes}.values())
+    encoder = one.sizes[id(part_of(one, "text_encoder"))]
+    sizes = {ONE: sum(one.sizes.values()), OTHER: sum(other.sizes.values())}
+    one.close()
+    other.close()
+    held = {}
+    for limit in (both, both - encoder):
+        models.measured_bytes = sizes.get
+        pool = pool_of(models, limit)
+        for name in (ONE, OTHER):
+            pool.load(name)
+        held[limit] = pool.loaded
+        for name in (ONE, OTHER):
+            pool.unload(name)
+
+    assert held == {both: {ONE, OTHER}, both - encoder: {OTHER}}
+
+
+def test_a_load_that_runs_out_of_memory_beside_the_model_with_its_parts_succeeds_without_it(
+    two_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = pool_of(models_in(two_models))
+    pool.load(ONE)
+    place, crowded = placement.place, [True]
+
+    def full_once(*arguments: Any) -> None:
+        if crowded.pop() if crowded else False:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        place(*arguments)
+
+    monkeypatch.setattr(placement, "place", full_once)
+
+    with pool.use(OTHER) as other:
+        assert np.array_equal(pixels_of(other), bare_pixels(two_models / OTHER))
+    assert pool.loaded == {OTHER}
+
+
+@pytest.mark.parametrize("wanted", [Placement.MODEL_OFFLOAD, Placement.GROUP_OFFLOAD])
+def test_a_model_whose_parts_wait_in_main_memory_has_its_own(
+    wanted: Placement, two_models: Path, parts_read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = models_in(two_models)
+    one = load(models, ONE)
+    monkeypatch.setattr(placement, "choose_placement", lambda *_: wanted)
+    other = load(models, OTHER)
+
+    assert shared_names(one, other) == set()
+    assert parts_read.count("text_encoder") == 1, "the copy is made in memory"
+    for name, engine in ((OTHER, other), (ONE, one), (OTHER, other)):
+        assert np.array_equal(pixels_of(engine), bare_pixels(two_models / name))
+
+
+def test_a_part_stays_on_the_device_as_long_as_a_model_there_has_it(
+    two_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, moved = models_in(two_models), list[Any]()
+    monkeypatch.setattr(pipelines, "has_own_memory", lambda _: True)
+    monkeypatch.setattr(pipelines, "_to_main_memory", lambda parts: moved.extend(parts))
+    one, other = load(models, ONE), load(models, OTHER)
+    common = [part_of(one, "vae"), part_of(one, "text_encoder")]
+    own = {name: part_of(engine, "transformer") for name, engine in ((ONE, one), (OTHER, other))}
+
+    def moved_by(action: Callable[[], None]) -> set[int]:
+        moved.clear()
+        action()
+        return {id(part) for part in moved}
+
+    assert moved_by(one.move_to_main_memory) == {id(own[ONE])}
+    assert moved_by(other.move_to_main_memory) == {id(part) for part in (own[OTHER], *common)}
+    assert moved_by(one.move_to_device) == set()
+    assert moved_by(one.close) == {id(part) for part in common}, "they wait with the other model"
+    assert moved_by(other.close) == set()

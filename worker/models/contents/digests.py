@@ -1,0 +1,103 @@
+"""Hashes of weights on disk, remembered as long as their files stay as they are: reading gigabytes takes seconds."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Self
+
+from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.contents.kept_rows import KeptRows
+
+FILE = "digests.json"
+CHUNK = 8 << 20
+
+
+@dataclass(frozen=True)
+class Content:
+    """The weights in a file, or those that a part has of them, at one moment."""
+
+    path: Path
+    """Without symbolic links."""
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    role: Role | None = None
+    """The part; None for the whole file."""
+
+    @classmethod
+    def of(cls, path: Path, role: Role | None = None) -> Self:
+        """Raises OSError."""
+        real = path.resolve(strict=True)
+        found = real.stat()
+        return cls(real, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, role)
+
+    def is_same_file(self, other: Self) -> bool:
+        """Also under another name."""
+        places = {(one.device, one.inode, one.size, one.modified_ns, one.role) for one in (self, other)}
+        return len(places) == 1
+
+    @property
+    def is_current(self) -> bool:
+        try:
+            return Content.of(self.path, self.role) == self
+        except OSError:
+            return False
+
+
+class Digests:
+    """Not thread-safe."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Without a folder they are remembered as long as this process."""
+        self._rows = KeptRows(folder / FILE if folder else None)
+
+    def are_equal(self, one: Content, other: Content) -> bool:
+        """False also if a file is no longer what it was."""
+        if one.is_same_file(other):
+            return True
+        # The parts of files have other sizes than the files.
+        if one.role != other.role or (one.role is None and one.size != other.size):
+            return False
+        digests = [self._of(content) for content in (one, other)]
+        return None not in digests and digests[0] == digests[1]
+
+    def _of(self, content: Content) -> str | None:
+        subject = (str(content.path), content.inode, content.size, content.modified_ns, content.role)
+        match self._rows.get(*subject):
+            case [str(digest)]:
+                return digest
+        with suppress(OSError, InvalidHeader):
+            digest = _digest(content)
+            if content.is_current:
+                self._rows.put([digest], *subject)
+                return digest
+        return None
+
+
+def _digest(content: Content) -> str:
+    digest = hashlib.sha256()
+    with content.path.open("rb") as file:
+        for start, length, label in [(0, content.size, "")] if content.role is None else _tensors(content):
+            digest.update(label.encode())
+            for chunk in _read(file, start, length):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _tensors(content: Content) -> list[tuple[int, int, str]]:
+    """Where each tensor of the part is, under its name within the part."""
+    tensors = read_header(content.path).tensors
+    names = sort_tensors(tensors).get(content.role or Role.OTHER, {})
+    found = ((inner, tensors[name]) for inner, name in sorted(names.items()))
+    return [(one.start, one.length, f"{inner} {one.dtype} {one.shape}\n") for inner, one in found]
+
+
+def _read(file: BinaryIO, start: int, length: int) -> Iterator[bytes]:
+    file.seek(start)
+    while length > 0 and (chunk := file.read(min(CHUNK, length))):
+        length -= len(chunk)
+        yield chunk

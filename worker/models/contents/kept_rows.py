@@ -1,0 +1,66 @@
+"""A few values that are kept in a file over restarts, because finding them out again takes time."""
+
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Hashable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS, MAX_BYTES = 512, 1 << 20
+
+
+class KeptRows:
+    """Numbers and texts by what they are about. Losing the file costs time, so no error of it stops anything."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Without a file they last as long as this process."""
+        self._file = file
+        self._rows: OrderedDict[str, list[Any]] = OrderedDict()
+        if file is not None:
+            self._rows.update(_read(file))
+
+    def get(self, *subject: Hashable) -> list[Any] | None:
+        return self._rows.get(_key(subject))
+
+    def put(self, row: list[Any], *subject: Hashable) -> None:
+        if self._file is not None:
+            # Other workers write the same file.
+            self._rows = OrderedDict(_read(self._file) | self._rows)
+        self._rows[_key(subject)] = row
+        while len(self._rows) > MAX_ROWS:
+            self._rows.popitem(last=False)
+        if self._file is not None:
+            _write(self._file, self._rows)
+
+
+def _read(file: Path) -> dict[str, list[Any]]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            return {}
+        rows = {key: list(row) for key, row in json.loads(file.read_text("utf-8")).items()}
+        if all(isinstance(value, str | int | float) for row in rows.values() for value in row):
+            return rows
+        logger.warning("%s has rows of something else, and begins anew", file)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s is not readable, and begins anew: %s", file, error)
+    return {}
+
+
+def _write(file: Path, rows: OrderedDict[str, list[Any]]) -> None:
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged = file.with_suffix(f".{os.getpid()}")
+        staged.write_text(json.dumps(rows), "utf-8")
+        staged.replace(file)
+
+
+def _key(subject: tuple[Hashable, ...]) -> str:
+    return hashlib.sha256(repr(subject).encode("utf-8", "surrogateescape")).hexdigest()[:24]

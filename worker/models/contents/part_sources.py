@@ -1,0 +1,67 @@
+"""What a part of a model is loaded from: models whose parts have equal sources can use the same part."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.models import weight_files
+from worker.models.checkpoints.tensor_names import Role
+from worker.models.contents.digests import Content, Digests
+from worker.models.local_model import LocalModel, read_json
+from worker.models.placements import AUTOENCODER
+
+#: Says where a configuration comes from, and which version of a library wrote it.
+_ORIGIN = frozenset({"_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version"})
+
+
+@dataclass(frozen=True)
+class PartSource:
+    kind: str
+    """Class, configuration and precision."""
+    contents: tuple[Content, ...]
+
+    def equals(self, other: "PartSource", digests: Digests) -> bool:
+        """Reads files that may be equal, but each only once in its life."""
+        if self.kind != other.kind or len(self.contents) != len(other.contents):
+            return False
+        return all(digests.are_equal(*pair) for pair in zip(self.contents, other.contents, strict=True))
+
+
+def source_of(model: LocalModel, part: str, dtype: str) -> PartSource | None:
+    """None for a part that each model has for itself: its denoiser, what LoRAs change, and parts without weights.
+
+    Raises OSError and ConfigurationError for files that cannot be read.
+    """
+    library, kind = model.parts[part]
+    if not (part == AUTOENCODER or (library == "transformers" and not is_changed_by_loras(kind))):
+        return None
+    if part not in model.file_parts:
+        return folder_source(f"{library} {kind}", model.folder / part, dtype)
+    content = Content.of(model.path, Role(model.file_parts[part]))
+    return PartSource(_named(f"{library} {kind} {dtype}", {"config.json": model.config(part)}), (content,))
+
+
+def is_changed_by_loras(kind: str) -> bool:
+    """Whether LoRAs and embeddings change a text encoder of this class while its model is in use."""
+    return kind.startswith("CLIPTextModel")
+
+
+def folder_source(kind: str, folder: Path, dtype: str) -> PartSource | None:
+    """Of a part in a folder of its own; None without weights. Raises what `source_of` raises."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    chosen = weight_files.choose_weights(names, dtype)
+    weights = [name for name in sorted(chosen[1] if chosen else ()) if name.endswith(weight_files.SUFFIX)]
+    if not weights:
+        return None
+    configs = [name for name in names if name.endswith(".json") and ".index." not in name]
+    named = _named(f"{kind} {dtype}", {name: read_json(folder / name, folder.name) for name in configs})
+    return PartSource(named, tuple(Content.of(folder / name) for name in weights))
+
+
+def _named(kind: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
+    plain = {
+        name: {key: value for key, value in config.items() if key not in _ORIGIN} for name, config in configs.items()
+    }
+    return f"{kind} {json.dumps(plain, sort_keys=True)}"
