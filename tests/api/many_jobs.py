@@ -16,10 +16,12 @@ def copy_job(stack: Stack, job_id: str, number: int, prompt: str) -> None:
     with redis.Redis.from_url(stack.settings["SD_REDIS_URL"], decode_responses=True) as client:
         record = client.hgetall(f"{stack.prefix}job:{job_id}")
         original = Job.model_validate_json(record["doc"])
-        now, pipeline = datetime.now(UTC), client.pipeline(transaction=False)
+        pipeline = client.pipeline(transaction=False)
         for index in range(number):
             request = original.request.model_copy(update={"prompt": prompt.format(index)})
-            job = original.model_copy(update={"request": request, "id": Job.new(request, original.backend, now).id})
+            # Ids follow the time, which goes on: so many jobs take seconds.
+            new_id = Job.new(request, original.backend, datetime.now(UTC)).id
+            job = original.model_copy(update={"request": request, "id": new_id})
             for file in files:
                 os.link(file, file.with_name(file.name.replace(job_id, job.id)))
             pipeline.hset(f"{stack.prefix}job:{job.id}", mapping={**record, "doc": dump_job(job)})

@@ -6,10 +6,19 @@ import { connection } from "../state/events.js";
 const MAX_WAIT_MS = 15_000;
 // A bucket does not tell pages of other origins why.
 const MAX_ATTEMPTS = 5;
+// While somebody scrolls, thumbnails are asked for that stay in sight for so long. Thousands that fly by are not.
+const STAY_MS = 100;
+let scrolledAt = -STAY_MS;
+addEventListener("scroll", () => (scrolledAt = performance.now()), { passive: true });
 
 export function StoredImage({ image, isThumbnail = false, onGone, ...attributes }) {
   const [{ attempt, hasFailed }, set] = useState({ attempt: 0, hasFailed: false });
+  const [isWanted, setWanted] = useState(!isThumbnail || performance.now() - scrolledAt >= STAY_MS);
   const url = imageUrl(image, { isThumbnail });
+  useEffect(() => {
+    const timer = isWanted ? 0 : setTimeout(() => setWanted(true), STAY_MS);
+    return () => clearTimeout(timer);
+  }, []);
   useEffect(() => {
     if (!hasFailed) return undefined;
     let timer = null;
@@ -21,5 +30,5 @@ export function StoredImage({ image, isThumbnail = false, onGone, ...attributes 
     });
     return () => clearTimeout(timer);
   }, [hasFailed]);
-  return html`<img key=${attempt} src=${url} ...${attributes} onError=${() => set({ attempt, hasFailed: true })} />`;
+  return isWanted && html`<img key=${attempt} src=${url} ...${attributes} onError=${() => set({ attempt, hasFailed: true })} />`;
 }
