@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from tests.api import conftest
 from tests.stack import Api
@@ -94,11 +94,17 @@ class Studio:
         return self.gallery.get_by_role("listitem")
 
 
+def _text(message: ConsoleMessage) -> str:
+    return f"{message.text} ({message.location['url']})"
+
+
 @contextmanager
 def watched(context: BrowserContext, host: str, allowed: tuple[str, ...] = ()) -> Iterator[None]:
     """Fails on an error in the console and on a request to another host."""
     errors: list[str] = []
-    context.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    context.on(
+        "console", lambda message: errors.append(_text(message)) if message.type in ("error", "warning") else None
+    )
     context.on("weberror", lambda error: errors.append(str(error.error)))
     context.on("request", lambda request: errors.append(request.url) if _is_elsewhere(request.url, host) else None)
     yield

@@ -94,6 +94,22 @@ def test_the_tab_tells_that_all_is_done(studio: Studio) -> None:
     assert studio.page.evaluate(icon).endswith("/icon.svg")
 
 
+def test_a_job_that_ends_before_its_answer_comes_is_told_as_well(busy: Stack, studio: Studio) -> None:
+    def answer_late(route: Route) -> None:
+        answer = route.fetch()
+        busy.api.wait_until_done(answer.json()["id"])
+        route.fulfill(response=answer)
+
+    studio.page.evaluate("document.hasFocus = () => false")
+    studio.page.route(
+        "**/api/jobs", lambda route: answer_late(route) if route.request.method == "POST" else route.continue_()
+    )
+
+    studio.generate("quicker than its answer")
+
+    expect(studio.page).to_have_title("Done · imagegen")
+
+
 def test_a_job_runs_again_and_its_images_are_saved(busy: Stack, studio: Studio) -> None:
     job = generated(busy.api, prompt="once more", seed=8)
     studio.tile("once more").click()

@@ -3,7 +3,7 @@ import { FILES } from "./api.js";
 import { isUnfinished, jobs } from "./jobs.js";
 
 const NAME = "imagegen";
-let hadOpenJobs = false;
+let ended = 0;
 let isDone = false;
 
 export function followTitle() {
@@ -16,9 +16,11 @@ export function followTitle() {
 
 function update() {
   const { byId, mine } = jobs.get();
-  const open = mine.map((id) => byId.get(id)).filter((job) => job && isUnfinished(job.state));
-  if (hadOpenJobs && !open.length && !document.hasFocus()) isDone = true;
-  hadOpenJobs = open.length > 0;
+  const known = mine.map((id) => byId.get(id)).filter(Boolean);
+  const open = known.filter((job) => isUnfinished(job.state));
+  // A quick job may have ended before the page hears that it was accepted.
+  if (known.length - open.length > ended && !open.length && !document.hasFocus()) isDone = true;
+  ended = known.length - open.length;
   const fraction = open.reduce((sum, job) => sum + (job.progress?.fraction ?? 0), 0) / (open.length || 1);
   const title = open.length ? `${Math.round(100 * fraction)} % · ${NAME}` : isDone ? `Done · ${NAME}` : NAME;
   if (document.title !== title) document.title = title;
