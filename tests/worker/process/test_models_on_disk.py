@@ -84,7 +84,9 @@ def test_jobs_over_five_models_on_disk_get_the_right_pixels(
     api, chance = stack.api, random.Random(5)
     wanted = [chance.choice(NAMES) for _ in range(JOBS)]
 
-    jobs = [api.post("/api/jobs", {**REQUEST, "model": name}).json() for name in wanted]
+    answers = [api.post("/api/jobs", {**REQUEST, "model": name}) for name in wanted]
+    assert [answer.text for answer in answers if answer.status_code != 202] == []
+    jobs = [answer.json() for answer in answers]
     most = most_model_bytes(stack, jobs[-5:])
     done = [api.get(f"/api/jobs/{job['id']}").json() for job in jobs]
 
