@@ -31,6 +31,7 @@ from worker.cloud import configure_cloud_worker
 from worker.process import start_failures
 from worker.process.liveness_file import add_liveness_file
 from worker.process.task_events import TaskEvents
+from worker.process.wakeup_consumer import replace_lost_wake_ups
 from worker.records.recovery import JobRecovery, WorkerIdentity
 
 if TYPE_CHECKING:
@@ -55,12 +56,12 @@ def create_worker(settings: WorkerSettings, start_id: str, start_tracing: tracin
         task_queues=[queue_for(settings.backend)],
         task_default_queue=queue_name(settings.backend),
         worker_hijack_root_logger=False,
-        worker_consumer="worker.process.wakeup_consumer:WakeUpConsumer",
     )
     # Keeps Celery from configuring logging its own way.
     setup_logging.connect(lambda **_: None, weak=False)
     configure = configure_cloud_worker if settings.backend is Backend.FLUX_API else configure_local_worker
     configure(app, settings, start_id, start_tracing)
+    replace_lost_wake_ups(app, settings)
     add_liveness_file(app, settings.alive_file)
     return app
 

@@ -87,3 +87,16 @@ def test_a_worker_with_jobs_in_work_outlives_a_killed_redis(valkey: Valkey, tmp_
         assert service.processes["flux-api-0"].pid == worker.pid
         assert service.is_running("flux-api-0")
         assert len(bfl.posts) == 2
+
+
+def test_a_worker_that_is_connected_again_runs_jobs_whose_wake_up_was_lost(valkey: Valkey, tmp_path: Path) -> None:
+    with Service(valkey.url, tmp_path, ("null-0", "api-0")) as service:
+        service.start_missing()
+        running = service.start_job(1.0)
+        waiting = service.submit()
+        service.store.delete(Keys(service.prefix).wake_ups(Backend.NULL))
+
+        for kind in ("pubsub", "normal"):
+            service.store.client_kill_filter(_type=kind, skipme=True)
+
+        assert {service.wait_until_done(job_id).state for job_id in (running, waiting)} == {"succeeded"}

@@ -1,8 +1,15 @@
-"""Celery's consumer, for messages that are wake-ups."""
+"""What a worker does about wake-ups when it loses Redis, and when it is connected again."""
 
+from contextlib import suppress
 from typing import Any
 
+from celery import Celery, bootsteps
 from celery.worker.consumer import Consumer
+
+from shared.errors import StoreUnavailable
+from shared.jobs.operations import Jobs
+from shared.redis.store import Store, connect
+from shared.settings.worker import WorkerSettings
 
 
 class WakeUpConsumer(Consumer):
@@ -10,10 +17,22 @@ class WakeUpConsumer(Consumer):
     """kombu's; None until the connection is up."""
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Do not put the wake-ups in work back: without a connection, kombu would dump them into files.
-
-        The queue holds the jobs, and whoever requeues one adds a wake-up.
-        """
+        """Do not put the wake-ups in work back: without a connection, kombu would dump them into files."""
         if self.task_consumer is not None:
             self.task_consumer.channel.do_restore = False
         super().on_connection_error_after_connected(exc)
+
+
+def replace_lost_wake_ups(app: Celery, settings: WorkerSettings) -> None:
+    """Whenever the worker is connected: what Redis sent over a lost connection is gone."""
+    store, jobs = Store(connect(settings.redis_url)), Jobs(settings.redis_prefix)
+
+    class WakeUps(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer:Tasks",)
+
+        def start(self, _: Any) -> None:
+            with suppress(StoreUnavailable):
+                store.run(jobs.repair_queue(settings.backend))
+
+    app.conf.worker_consumer = "worker.process.wakeup_consumer:WakeUpConsumer"
+    app.steps["consumer"].add(WakeUps)

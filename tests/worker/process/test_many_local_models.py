@@ -129,12 +129,11 @@ def budget_of(expected: Mapping[str, Expected]) -> int:
 
 
 def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
-    wait_until(lambda: names(local.api).keys() >= {*FILES, BASE})
+    wait_until(lambda: names(local.api).keys() >= {*FILES, BASE} and names(local.api)["starter"] == "loaded")
 
     xl = local.api.get("/api/models/people/sdxl").json()
     assert (xl["state"], xl["family"], xl["limits"]["multiple_of"]) == ("available", "sdxl", 8)
     assert xl["bytes"] == (local.folder / local.settings["SD_MODEL_DIR"] / FILES["people/sdxl"]).stat().st_size
-    assert names(local.api)["starter"] == "loaded"
 
 
 def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(

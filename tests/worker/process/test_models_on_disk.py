@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tests.stack import Stack
+from tests.support.polling import wait_until
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_gguf import rounded, write_gguf
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
@@ -67,7 +68,9 @@ def stack(
     }
     with Stack(redis_url, tmp_path_factory.mktemp("disk"), **settings) as stack:
         stack.start_worker("sd")
-        stack.start_api()
+        api = stack.start_api()
+        # A worker is ready before it has looked into the folder.
+        wait_until(lambda: {model["name"] for model in api.get("/api/models").json()["models"]} >= set(NAMES))
         yield stack
 
 
