@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.stack import Stack
+from tests.stack import Api, Stack
 from tests.support.polling import wait_until
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_gguf import rounded, write_gguf
@@ -69,9 +69,15 @@ def stack(
     with Stack(redis_url, tmp_path_factory.mktemp("disk"), **settings) as stack:
         stack.start_worker("sd")
         api = stack.start_api()
-        # A worker is ready before it has looked into the folder.
-        wait_until(lambda: {model["name"] for model in api.get("/api/models").json()["models"]} >= set(NAMES))
+        # Files that have just changed may still be changing.
+        wait_until(lambda: usable_models(api) >= set(NAMES))
         yield stack
+
+
+def usable_models(api: Api) -> set[str]:
+    return {
+        model["name"] for model in api.get("/api/models").json()["models"] if model["state"] in ("available", "loaded")
+    }
 
 
 def expected(pipe: Any) -> Pixels:
