@@ -43,7 +43,8 @@ CLOCK = """() => new Promise((resolve) => {
   const observer = new PerformanceObserver((list) => {
     for (const { name, startTime } of list.getEntries()) {
       if (name === "imagegen:preview-shown" && pressed) shown ||= startTime;
-      if (name !== "imagegen:done") continue;
+      // The end of the job before, which came over the API, may arrive only now.
+      if (name !== "imagegen:done" || !shown) continue;
       observer.disconnect();
       resolve(shown - pressed);
     }
@@ -171,7 +172,8 @@ class MainThread:
         self._marks = sorted((event for event in events if event["name"] in MARKS), key=lambda event: event["ts"])
         thread = self._marks[0]["pid"], self._marks[0]["tid"]
         own = [event for event in events if (event["pid"], event["tid"]) == thread]
-        self._tasks = [event for event in own if event["name"] == "RunTask"]
+        # A task that runs when tracing begins or ends has no duration.
+        self._tasks = [event for event in own if event["name"] == "RunTask" and "tdur" in event]
         self._frames = sorted(event["ts"] for event in own if event["name"] == "Commit")
 
     def work_per_preview(self) -> list[float]:
