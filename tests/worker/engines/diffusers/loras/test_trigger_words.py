@@ -1,4 +1,4 @@
-"""Words that LoRAs were trained with are told with the models that can use them."""
+"""Models list the trigger words of the LoRAs that they can use."""
 
 import os
 from pathlib import Path
