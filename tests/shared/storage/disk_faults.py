@@ -1,6 +1,5 @@
 """Real faults of a disk, temporary or permanent."""
 
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ UNREADABLE = "/proc/self/mem"
 def no_file_handles() -> Iterator[None]:
     """This process can open no more files: EMFILE."""
     soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard_limit))
+    # Only the standard streams have numbers below this limit. They stay open, whereas any other file may be
+    # closed meanwhile, by another thread or the garbage collector, and its number would be free again.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard_limit))
     try:
         yield
     finally:
