@@ -1,12 +1,12 @@
 """Encodes images as PNG files with text metadata: bands of rows are filtered and compressed side by side."""
 
 import struct
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from isal import isal_zlib
 from PIL.PngImagePlugin import PngInfo
 
 from worker.images.values import Pixels
@@ -20,8 +20,8 @@ _PAETH = 4
 #: Window of 32 KiB, fastest level (RFC 1950).
 _ZLIB_HEADER = b"\x78\x01"
 _ADLER_MODULUS = 65_521
-#: zlib's tables and window take about as long to set up as it takes to compress this much.
-MIN_BAND_BYTES = 96 << 10
+#: A band of this size takes 1.5 ms. Smaller ones are not worth waking another thread.
+MIN_BAND_BYTES = 384 << 10
 MAX_BANDS = 8
 #: Rows that are filtered at once: they and what is computed from them fit into a core's cache.
 _BLOCK_BYTES = 64 << 10
@@ -38,10 +38,11 @@ class _Band:
 
 
 class PngEncoder:
-    """Encodes bands on several threads, because zlib and numpy compute without the GIL. Thread-safe.
+    """Encodes bands on several threads, because ISA-L and numpy compute without the GIL. Thread-safe.
 
-    Every row gets the Paeth filter, and compression is run-length: files are about as large as Pillow's, which tries
-    five filters for each row and takes twice the CPU time (30 ms in the place of 14 for 1024x1024).
+    Every row gets the Paeth filter, and ISA-L compresses at its fastest: files are about as large as Pillow's, which
+    tries five filters for each row, compresses with zlib and takes six times the CPU time (47 ms in the place of 8 for
+    1024x1024).
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -60,14 +61,14 @@ class PngEncoder:
 
 
 def _compressed(rows: Pixels, top: int, bottom: int, channels: int) -> _Band:
-    deflate = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     block = max(1, _BLOCK_BYTES // rows.shape[1])
-    data, checksum = list[bytes](), zlib.adler32(b"")
+    data, checksum = list[bytes](), isal_zlib.adler32(b"")
     for first in range(top, bottom, block):
         lines = _filtered(rows, first, min(first + block, bottom), channels)
         data.append(deflate.compress(lines.data))
-        checksum = zlib.adler32(lines.data, checksum)
-    data.append(deflate.flush(zlib.Z_FINISH if bottom == len(rows) else zlib.Z_FULL_FLUSH))
+        checksum = isal_zlib.adler32(lines.data, checksum)
+    data.append(deflate.flush(isal_zlib.Z_FINISH if bottom == len(rows) else isal_zlib.Z_FULL_FLUSH))
     return _Band(b"".join(data), (bottom - top) * (rows.shape[1] + 1), checksum)
 
 
@@ -122,9 +123,9 @@ def _file(shape: tuple[int, ...], texts: Mapping[str, str], bands: Sequence[_Ban
 
 
 def _chunk(kind: bytes, *parts: bytes) -> Iterable[bytes]:
-    checksum = zlib.crc32(kind)
+    checksum = isal_zlib.crc32(kind)
     for part in parts:
-        checksum = zlib.crc32(part, checksum)
+        checksum = isal_zlib.crc32(part, checksum)
     return (struct.pack(">I", sum(map(len, parts))), kind, *parts, struct.pack(">I", checksum))
 
 

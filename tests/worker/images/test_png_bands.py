@@ -17,7 +17,7 @@ from worker.images.values import Pixels
 SIDES = st.integers(1, 40)
 IMAGES = st.tuples(SIDES, SIDES, st.sampled_from([3, 4])).flatmap(lambda shape: arrays(np.uint8, shape))
 TEXTS = {"parameters": "a cat", "imagegen": '{"seed": 1}', "Title": "猫"}
-SIDE = 512
+SIDE = 768
 
 
 def in_bands(pixels: Pixels, threads: int = 4) -> bytes:
