@@ -40,11 +40,8 @@ class Claim:
     engine: Engine
     capabilities: Capabilities
     """Of their model."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Identifies the model and how it runs; None if equal requests may give different images."""
-        return self.engine.fingerprint if isinstance(self.engine, Reproducible) else None
+    fingerprint: str | None
+    """Identifies the model and how it runs; None if equal requests may give different images."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +116,11 @@ class JobClaimer:
         first = self._prepare(candidate.job, model)
         if first is None:
             return None
+        fingerprint = engine.fingerprint if isinstance(engine, Reproducible) else None
         moves = [(candidate.job, first), *self._batch_members(first, engine, candidate.expected_ms, others)]
         started = self.job_store.move(moves)
         jobs = [job for (_, job), is_started in zip(moves, started, strict=True) if is_started]
-        return Claim(jobs, engine, self.engines.capabilities(model)) if jobs else None
+        return Claim(jobs, engine, self.engines.capabilities(model), fingerprint) if jobs else None
 
     def _load_report(self, model: str, waiting: Sequence[QueuedJob]) -> OnLoad:
         """Tells the jobs that wait for a model how far it is loaded."""

@@ -1,7 +1,8 @@
 """A fingerprint that changes whenever a model's images may change."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,12 +12,18 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 def fingerprint(paths: Iterable[Path], *settings: object) -> str:
     """A hash of the libraries' versions, of `settings`, and of the path, size and modification time of every file."""
-    digest = hashlib.sha256(repr([*map(version, LIBRARIES), *map(str, settings)]).encode())
+    digest = hashlib.sha256(repr([*_versions(), *map(str, settings)]).encode())
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             stat = file.stat()
             digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+@cache
+def _versions() -> Sequence[str]:
+    """Once, because each has to be found in a file."""
+    return [version(library) for library in LIBRARIES]
 
 
 def revision_of_files(files: Iterable[tuple[str, str]]) -> str:
