@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:
     studio.page.get_by_role("button", name="Remove oil").click()
 
     assert sent(studio, lambda: studio.generate(PROMPT))["loras"] == [{"name": "ink", "scale": 0.5}]
+
+
+def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
+    area = studio.page.get_by_role("group", name=re.compile("to begin with"))
+    expect(area).to_be_visible()
+    area.evaluate(
+        """(area, bytes) => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+          area.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }""",
+        list(encoded(scene(64, 48))),
+    )
+
+    expect(studio.page.get_by_role("img", name="Input 1: dropped.png, 64 by 48 pixels")).to_be_visible()
+    expect(studio.page.get_by_role("dialog")).to_have_count(0)
 
 
 def coverage(data_url: str) -> float:

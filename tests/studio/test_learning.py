@@ -181,6 +181,19 @@ def test_the_copied_program_makes_the_image(sd: Stack, studio: Studio, job: dict
     assert json.loads(answer.stdout)["request"]["seed"] == 55
 
 
+def test_the_copied_javascript_makes_the_image(sd: Stack, studio: Studio, job: dict[str, Any]) -> None:
+    view(studio, job).get_by_role("button", name="JavaScript").click()
+    expect(studio.page.get_by_role("status")).to_have_text("Copied as JavaScript")
+    program = studio.page.evaluate("navigator.clipboard.readText()")
+
+    with studio.page.expect_console_message() as printed:
+        studio.page.evaluate(f"async () => {{ {program} }}")
+
+    path = re.fullmatch(rf"{sd.api.url}(/api/jobs/[0-9a-f-]+)/images/0", printed.value.text)
+    assert path is not None
+    assert sd.api.get(path[1]).json()["request"] == job["request"]
+
+
 def test_a_question_mark_lists_the_keys(studio: Studio) -> None:
     wait_until(lambda: studio.prompt.is_visible())
     studio.prompt.blur()

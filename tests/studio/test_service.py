@@ -1,12 +1,14 @@
-"""The operator's corner: models are loaded, kept in memory and unloaded from the page."""
+"""The operator's corner: managing models, and seeing the workers and the queue."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.stack import Stack
 from tests.studio.conftest import Open
+from tests.studio.test_watching import LONG
 from tests.support.polling import wait_until
 from tests.worker.worker_records import worker_records
 
@@ -39,3 +41,28 @@ def test_an_operator_loads_keeps_and_unloads_a_model(stack: Stack, open_studio: 
     unload.click()
     expect(load).to_be_visible()
     assert stack.api.get("/api/models/null/red").json()["state"] == "available"
+
+
+def test_an_operator_sees_workers_the_queue_and_where_else_to_look(stack: Stack, open_studio: Open) -> None:
+    held = [stack.api.post("/api/jobs", {"prompt": "held", **LONG}).json() for _ in range(3)]
+    studio = open_studio(stack.api, "/health/live")
+    memory = {"used_bytes": 3_000_000_000, "size_bytes": 8_000_000_000}
+
+    def with_memory(route: Route) -> None:
+        found = route.fetch().json()
+        for backend in found["backends"]:
+            backend["workers"] = [{**worker, "memory": memory} for worker in backend["workers"]]
+        route.fulfill(json=found)
+
+    studio.page.route("**/api/backends", with_memory)
+    studio.open("/#/service")
+    service = studio.page.get_by_role("main", name="Service")
+
+    expect(service.get_by_text("Everything works")).to_be_visible()
+    expect(service.get_by_text(re.compile("^2 jobs"))).to_be_visible()
+    expect(service.get_by_text("3.0 GB of 8.0 GB")).to_be_visible()
+    for name, target in (("Flower", ":5555"), ("Metrics", "/metrics"), ("API", "/docs")):
+        link = service.get_by_role("link", name=re.compile(f"^{name}"))
+        expect(link).to_have_attribute("href", re.compile(f"{target}$"))
+    for job in held:
+        stack.api.delete(job["links"]["self"])

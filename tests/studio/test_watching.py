@@ -71,6 +71,31 @@ def test_a_waiting_job_says_how_many_are_ahead_as_they_become_fewer(busy: Stack,
     expect(studio.made("waiting")).to_be_visible()
 
 
+def test_a_waiting_job_says_about_how_long_it_waits(busy: Stack, studio: Studio) -> None:
+    quick = {**LONG, "metadata": {"simulate": {"seconds": 2}}}
+    generated(busy.api, prompt="tells how long jobs of so many steps take", **quick)
+    ahead = [submitted(busy, prompt="ahead", **LONG) for _ in range(2)]
+
+    studio.generate("waiting for a while")
+
+    expect(studio.stage.get_by_text(re.compile(r"^1 job ahead, about [\d.]+ s"))).to_be_visible()
+    for job in reversed(ahead):
+        busy.api.delete(job["links"]["self"])
+    expect(studio.made("waiting for a while")).to_be_visible()
+
+
+def test_nothing_moves_by_itself_for_people_who_do_not_want_it(busy: Stack, studio: Studio) -> None:
+    moving = "document.getAnimations().length"
+    jobs = [submitted(busy, prompt=f"long {number}", **LONG) for number in range(2)]
+    expect(studio.gallery.get_by_role("progressbar")).to_have_count(2)
+
+    assert studio.page.evaluate(moving) == 0
+    studio.page.emulate_media(reduced_motion="no-preference")
+    assert studio.page.evaluate(moving) > 0
+    for job in jobs:
+        busy.api.delete(job["links"]["self"])
+
+
 def test_a_job_tells_how_far_its_model_is_loaded(studio: Studio) -> None:
     studio.record()
     studio.page.get_by_role("combobox", name="Model", exact=True).select_option("null/slow")
