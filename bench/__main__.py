@@ -43,7 +43,7 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "HF_
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the performance promises.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"measure only these: {', '.join(MEASURES)}")
-    parser.add_argument("--full", action="store_true", help="more rounds and 20 000 jobs (ten minutes)")
+    parser.add_argument("--full", action="store_true", help="more rounds and jobs, and a queue of 100 000")
     parser.add_argument("--json", type=Path, default=RESULTS, help=f"file for the results (default: {RESULTS})")
     parser.add_argument("--publish", action="store_true", help="also write the table and plots to docs/performance.md")
     options = parser.parse_args()

@@ -24,12 +24,17 @@ def line(figure: Figure) -> str:
 
 
 def _value(figure: Figure) -> str:
-    return f"{figure.value:.3g} {figure.unit}".strip() if figure.unit else f"{figure.value:.3f}"
+    return f"{_number(figure.value)} {figure.unit}" if figure.unit else f"{figure.value:.3f}"
+
+
+def _number(value: float) -> str:
+    """Three digits, and all before the decimal point."""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _spread(figure: Figure) -> str:
     """The lowest and the highest round, and the noise."""
-    spread = f"{min(figure.rounds):.3g}..{max(figure.rounds):.3g}" if figure.rounds else ""
+    spread = f"{_number(min(figure.rounds))}..{_number(max(figure.rounds))}" if figure.rounds else ""
     return f"{spread} ±{figure.noise:.1%}" if figure.noise is not None else spread
 
 
