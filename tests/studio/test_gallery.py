@@ -230,6 +230,17 @@ def test_markup_in_a_prompt_is_only_text(full: Stack, studio: Studio) -> None:
     expect(studio.page.get_by_role("heading", name=markup)).to_be_visible()
 
 
+def test_an_image_without_a_prompt_has_a_name(null: Stack, open_studio: Open) -> None:
+    generated(null.api, prompt=" ", seed=77)
+    studio = open_studio(null.api)
+
+    studio.tile("Image without a prompt").first.click()
+
+    viewer = studio.page.get_by_role("dialog", name="Image", exact=True)
+    expect(viewer.get_by_role("img", name="Image without a prompt")).to_be_visible()
+    expect(viewer.get_by_role("heading", name="Image without a prompt")).to_be_visible()
+
+
 def test_a_failed_job_says_why(full: Stack, studio: Studio) -> None:
     request = {"prompt": "a failure", "metadata": {"simulate": {"fail": "out-of-memory"}}}
     full.api.post("/api/jobs", request)

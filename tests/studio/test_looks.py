@@ -21,6 +21,8 @@ AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 @pytest.fixture(scope="module")
 def stack(null: Stack) -> Stack:
     generated(null.api, prompt="first", num_images=2)
+    # As of clients that only upscale.
+    generated(null.api, prompt=" ")
     generated(null.api, prompt="second")
     return null
 

@@ -41,7 +41,7 @@ export async function useAsInput(job, image) {
   await reporting(async () => {
     const url = imageUrl(image);
     const file = await (await send(url.slice(url.indexOf("/api/jobs/")))).blob();
-    addInput(await readImage(file, job.prompt.slice(0, 40) || "image"));
+    addInput(await readImage(file, job.title.slice(0, 40)));
   });
 }
 

@@ -17,12 +17,15 @@ export const jobs = createStore({
   cursor: null, isLoading: false, isComplete: false, error: "",
 });
 
+// A prompt may be a space: upscaling, for one, needs none.
+export const titleOf = ({ request, label }) => request.prompt.trim() || label || "Image without a prompt";
+
 // What the page keeps of each job: a fifth of what the API sends.
 function slim(job) {
   const { id, state, model, backend, pinned, label, error, warnings, created_at: createdAt, request } = job;
   return {
     id, state, model, backend, pinned, label, error, warnings, createdAt,
-    prompt: request.prompt, seed: request.seed, width: request.width, height: request.height, count: request.num_images ?? 1,
+    prompt: request.prompt, title: titleOf(job), seed: request.seed, width: request.width, height: request.height, count: request.num_images ?? 1,
     images: job.images.filter((image) => image.url),
     progress: job.progress, position: job.queue_position, wait: job.estimated_wait_seconds, load: job.loading,
   };
@@ -95,7 +98,7 @@ export function handleEvent(type, data) {
 const isHalf = ({ step, steps }) => step / steps >= 0.5 && (step - 1) / steps < 0.5;
 
 function endOf(job) {
-  if (job.state === "succeeded") return `Done: ${job.prompt}`;
+  if (job.state === "succeeded") return `Done: ${job.title}`;
   return job.state === "cancelled" ? "Cancelled" : `Failed: ${job.error?.detail ?? ""}`;
 }
 

@@ -3,6 +3,7 @@ import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { requestOfJob, reuse, runAgain, useAsInput, vary } from "../state/actions.js";
 import { sendJson } from "../state/api.js";
 import { formatBytes, formatSeconds, formatTime } from "../state/format.js";
+import { titleOf } from "../state/jobs.js";
 import { notify, notifyProblem } from "../state/notices.js";
 import { copyText, languages } from "../state/snippets.js";
 import { Icon } from "./icons.js";
@@ -13,14 +14,14 @@ export function Details({ id, state, image, mayWrite, onClose }) {
     sendJson(`/api/jobs/${id}`).then(setJob, notifyProblem);
   }, [id, state]);
   if (job?.id !== id) return html`<aside class="details"></aside>`;
-  const known = { ...job, prompt: job.request.prompt, seed: job.request.seed };
+  const known = { ...job, title: titleOf(job), prompt: job.request.prompt, seed: job.request.seed };
   const seed = image?.seed ?? known.seed;
   const leave = (action) => () => {
     onClose();
     action();
   };
   return html`<aside class="details" aria-label="Data of the image">
-    <h2>${known.prompt}</h2>
+    <h2>${known.title}</h2>
     ${job.error && html`<p class="problem">${job.error.detail}</p>`}
     ${mayWrite && html`<div class="actions">
       <button type="button" onClick=${leave(() => vary(known))}><${Icon} name="vary" /> Vary</button>

@@ -23,5 +23,5 @@ function describeWait({ load }, position, wait) {
 
 export function Progress({ job }) {
   const fraction = job.state === "running" ? (job.progress?.fraction ?? 0) : null;
-  return html`<progress aria-label=${`Progress of ${job.prompt}`} max="1" value=${fraction ?? undefined} />`;
+  return html`<progress aria-label=${`Progress of ${job.title}`} max="1" value=${fraction ?? undefined} />`;
 }

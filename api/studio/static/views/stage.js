@@ -36,7 +36,7 @@ function Current({ job, onOpen }) {
   return html`<div class="stage-frame" data-state=${job.state}>
     <${Shown} job=${job} onOpen=${onOpen} />
     <div class="stage-side">
-      <p class="stage-prompt">${job.prompt}</p>
+      <p class="stage-prompt">${job.title}</p>
       <p class=${`stage-state ${job.state}`}>${describeJob(job)}</p>
       ${job.images.length > 0 && html`<p class="hint">${job.width} × ${job.height}, seed ${job.seed}, ${job.model}</p>`}
       ${isUnfinished(job.state) ? html`<${Unfinished} job=${job} />` : html`<${Actions} job=${job} />`}
@@ -49,13 +49,13 @@ function Shown({ job, onOpen }) {
   const shape = { aspectRatio: `${job.width ?? 1} / ${job.height ?? 1}` };
   if (job.state === "succeeded" && job.images.length) {
     return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
-      ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.prompt}`} onClick=${() => onOpen(job.id, image.index)}>
-        <${StoredImage} image=${image} alt=${job.prompt} width=${image.width} height=${image.height} />
+      ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.title}`} onClick=${() => onOpen(job.id, image.index)}>
+        <${StoredImage} image=${image} alt=${job.title} width=${image.width} height=${image.height} />
       </button>`)}
     </div>`;
   }
   return html`<div class=${`stage-picture ${job.state}`} style=${shape}>
-    ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.prompt}`} onLoad=${() => performance.mark("imagegen:preview-shown")} />` : html`<${Icon} name="image" />`}
+    ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.title}`} onLoad=${() => performance.mark("imagegen:preview-shown")} />` : html`<${Icon} name="image" />`}
   </div>`;
 }
 
@@ -84,9 +84,9 @@ function Others({ ids }) {
   useStore(jobs, (state) => ids.map((id) => state.byId.get(id)?.progress?.step ?? state.byId.get(id)?.state).join(" "));
   return html`<ul class="others" aria-label="Other jobs of this tab">
     ${ids.map((id) => byId.get(id)).filter(Boolean).map((job) => html`<li key=${job.id}>
-      <button type="button" class="plain" onClick=${() => jobs.set({ current: job.id })}>${job.prompt}</button>
+      <button type="button" class="plain" onClick=${() => jobs.set({ current: job.id })}>${job.title}</button>
       <${Progress} job=${job} />
-      <${IconButton} icon="close" label=${`Cancel ${job.prompt}`} onClick=${() => cancel(job.id)} />
+      <${IconButton} icon="close" label=${`Cancel ${job.title}`} onClick=${() => cancel(job.id)} />
     </li>`)}
   </ul>`;
 }

@@ -17,29 +17,29 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   if (!job) return null;
   const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
   // A tile without an image is named by the text in it.
-  const name = isGone || job.state !== "succeeded" ? null : job.prompt;
+  const name = isGone || job.state !== "succeeded" ? null : job.title;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
     <button type="button" class="tile-open" data-job=${id} tabindex=${isTabStop ? 0 : -1} aria-label=${name} onClick=${open}
       onKeyDown=${(event) => onKey(event, job, mayWrite, onToggle)}>
       <${Content} job=${job} isGone=${isGone} onGone=${() => setGone(true)} />
     </button>
     ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
-    <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.prompt}`} onChange=${() => onToggle(id)} /></label>
+    <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.title}`} onChange=${() => onToggle(id)} /></label>
     ${mayWrite && job.state === "succeeded" && html`<span class=${`tile-star ${job.pinned ? "on" : ""}`}>
-      <${IconButton} icon="star" label=${`${job.pinned ? "Remove the star from" : "Star"} ${job.prompt}`} isFilled=${job.pinned} isPressed=${job.pinned} tabindex="-1" onClick=${() => setPinned(id, !job.pinned)} />
+      <${IconButton} icon="star" label=${`${job.pinned ? "Remove the star from" : "Star"} ${job.title}`} isFilled=${job.pinned} isPressed=${job.pinned} tabindex="-1" onClick=${() => setPinned(id, !job.pinned)} />
     </span>`}
   </li>`;
 }
 
 function Content({ job, isGone, onGone }) {
   const [image] = job.images;
-  const prompt = html`<span class="visually-hidden">${job.prompt} </span>`;
-  if (isGone) return html`<span class="tile-text">${prompt}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
+  const title = html`<span class="visually-hidden">${job.title} </span>`;
+  if (isGone) return html`<span class="tile-text">${title}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
   if (job.state === "succeeded" && image) {
-    return html`<${StoredImage} image=${image} isThumbnail=${true} alt=${job.prompt} loading="lazy" decoding="async" onGone=${onGone} />`;
+    return html`<${StoredImage} image=${image} isThumbnail=${true} alt=${job.title} loading="lazy" decoding="async" onGone=${onGone} />`;
   }
   return html`<span class="tile-text">
-    ${prompt}
+    ${title}
     ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}
     <span class="tile-state">${describeJob(job)}</span>
     ${isUnfinished(job.state) && html`<${Progress} job=${job} />`}

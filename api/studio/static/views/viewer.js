@@ -51,8 +51,8 @@ function Content(view) {
   return html`<div class="viewer-stage">
       <${Toolbar} ...${view} image=${image} />
       ${!image && html`<p class="viewer-empty">${describeJob(job)}</p>`}
-      ${image && second && html`<${Compare} first=${imageUrl(image)} second=${imageUrl(second)} names=${[job.prompt, other.prompt]} />`}
-      ${image && !second && html`<${Zoom} src=${imageUrl(image)} alt=${job.prompt} zoom=${zoom} setZoom=${setZoom} />`}
+      ${image && second && html`<${Compare} first=${imageUrl(image)} second=${imageUrl(second)} names=${[job.title, other.title]} />`}
+      ${image && !second && html`<${Zoom} src=${imageUrl(image)} alt=${job.title} zoom=${zoom} setZoom=${setZoom} />`}
       <span class="viewer-arrow left"><${IconButton} icon="left" label="Previous image" disabled=${!previous} onClick=${() => onMove(previous)} /></span>
       <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>
     </div>
