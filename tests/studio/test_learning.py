@@ -66,7 +66,7 @@ def drop(studio: Studio, data: bytes, name: str, media_type: str = "image/png") 
 def view(studio: Studio, job: dict[str, Any]) -> Locator:
     studio.open(f"/#/job/{job['id']}/0")
     viewer = studio.page.get_by_role("dialog", name="Image")
-    expect(viewer.get_by_text(str(job["request"]["seed"]))).to_be_visible()
+    expect(viewer.get_by_text(str(job["request"]["seed"]), exact=True)).to_be_visible()
     return viewer
 
 
