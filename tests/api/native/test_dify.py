@@ -83,5 +83,6 @@ def test_dify_can_look_at_a_job_later(keyed: Stack, tool: dict[str, Any]) -> Non
 
     later = call_tool(keyed, tool, "/api/jobs/{job_id}", "get", job_id=job.json()["id"])
 
-    assert job.status_code == 202
+    # It may be done before anybody waits for it.
+    assert job.status_code in (200, 202)
     assert later.json()["id"] == job.json()["id"]

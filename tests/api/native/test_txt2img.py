@@ -59,7 +59,7 @@ def test_a_job_that_outlasts_the_wait_continues(api: Api) -> None:
 
 
 def test_wait_0_answers_immediately(api: Api) -> None:
-    answer = generate(api, prefer="respond-async, wait=0")
+    answer = generate(api, prefer="respond-async, wait=0", metadata={"simulate": {"seconds": 1}})
 
     assert answer.status_code == 202
     assert api.wait_until_done(answer.json()["id"])["state"] == "succeeded"
@@ -106,7 +106,7 @@ def test_a_call_without_a_key_finds_its_job_when_it_is_repeated(api: Api) -> Non
 
 
 def test_a_caller_that_accepts_json_too_gets_the_unfinished_job(api: Api) -> None:
-    answer = generate(api, "image/png, application/json;q=0.5", "wait=0")
+    answer = generate(api, "image/png, application/json;q=0.5", "wait=0", metadata={"simulate": {"seconds": 1}})
 
     assert (answer.status_code, answer.headers["content-type"]) == (202, "application/json")
 
