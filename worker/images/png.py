@@ -20,7 +20,7 @@ _PAETH = 4
 #: Window of 32 KiB, fastest level (RFC 1950).
 _ZLIB_HEADER = b"\x78\x01"
 _ADLER_MODULUS = 65_521
-#: A band of this size takes 1.5 ms. Smaller ones are not worth waking another thread.
+#: A band of this size takes 1 to 2 ms. Smaller ones are not worth waking another thread.
 MIN_BAND_BYTES = 384 << 10
 MAX_BANDS = 8
 #: Rows that are filtered at once: they and what is computed from them fit into a core's cache.

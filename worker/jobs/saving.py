@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -76,19 +76,16 @@ class ImageSaver:
         job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request, self.scale)
-        files = () if image.flagged else self._encode_thumbnails(job, image.pixels)
+        thumbnails = () if image.flagged else self._encode_thumbnails(job, image.pixels)
         data = None if image.flagged else self.encoder.encode(image, job)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
         if data is None:
             return _image(job, index, image, None)
-        rendering.saved_indexes.append(index)
-        # Meanwhile, because disks take as long for two files at once as for one.
-        thumbnails = [self.threads.submit(self._save_thumbnail, job, index, *file) for file in files]
-        try:
-            stored = self._retried(partial(self.images.save, job, index, data), rendering)
-        finally:
-            wait(thumbnails)
+        stored = self._retried(partial(self.images.save, job, index, data), rendering)
+        if stored is data:
+            rendering.saved_indexes.append(index)
+            self._save_thumbnails(job, index, thumbnails)
         return _image(job, index, image, stored)
 
     def _encode_thumbnails(self, job: Job, pixels: Pixels) -> Thumbnails:
@@ -96,11 +93,12 @@ class ImageSaver:
         widths = (width for width in thumbnail_widths(job) if pixels.shape[1] > width)
         return [(width, self.threads.submit(encode_thumbnail, pixels, width)) for width in widths]
 
-    def _save_thumbnail(self, job: Job, index: int, width: int, file: Future[bytes]) -> None:
-        """A job never fails for it: whoever shows a thumbnail shows the image where there is none."""
+    def _save_thumbnails(self, job: Job, index: int, thumbnails: Thumbnails) -> None:
+        """A job never fails for them: whoever shows a thumbnail shows the image where there is none."""
         try:
-            self.images.save_thumbnail(job, index, width, file.result())
-        except Exception as error:
+            for width, file in thumbnails:
+                self.images.save_thumbnail(job, index, width, file.result())
+        except (StorageFull, StorageUnavailable, OSError) as error:
             logger.warning("job %s has no thumbnail: %s", job.id, error)
 
     def _retried(self, save: Callable[[], bytes], rendering: Rendering) -> bytes:
