@@ -113,10 +113,7 @@ function unquoted(value) {
   try { return JSON.parse(value); } catch { return value; }
 }
 
-function numberOf(value) {
-  const number = Number(value);
-  return value === undefined || value === "" || Number.isNaN(number) ? undefined : number;
-}
+const numberOf = (value) => (value && !Number.isNaN(Number(value)) ? Number(value) : undefined);
 
 // The graph as the API of ComfyUI has it: {id: {class_type, inputs}}, where a link is [id, output].
 function comfyRequest(text) {
