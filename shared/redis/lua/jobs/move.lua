@@ -3,6 +3,7 @@
 --       deadlines, unfinished jobs of the owner, counts
 -- ARGV: see the locals, then pairs of a counter and its increment. Durations are in ms; '' stands for none.
 -- Returns 1, or 0 when another process moved the job first or it is deleted.
+-- include limits/full_server
 -- include queue/fair_queue
 -- include webhooks/outbox
 local record, events, old_index, new_index, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[8]

@@ -2,6 +2,7 @@
 -- KEYS: record
 -- ARGV: attempt, tasks as JSON
 -- Returns 1, or 0 when the job no longer runs in this attempt.
+-- include limits/full_server
 local record = KEYS[1]
 local attempt, tasks = ARGV[1], ARGV[2]
 
