@@ -28,7 +28,7 @@ class Shell:
         self.hub = hub
 
     def output(self, *arguments: str, code: int = 0, **settings: str) -> str:
-        env = {"SD_MODEL_DIR": str(self.folder / "models"), "SD_HUGGINGFACE_TOKEN": TOKEN, "COLUMNS": "200"}
+        env = {"SD_MODEL_DIR": str(self.folder / "models"), "SD_HUGGINGFACE_TOKEN": TOKEN}
         result = CliRunner().invoke(cli, ["models", *arguments], env=env | settings)
         assert result.exit_code == code, result.output
         return result.output.strip()
