@@ -63,6 +63,10 @@ def test_the_architecture_names_every_room() -> None:
     named = {ROOT / path for path in _PATH.findall((ROOT / "docs/architecture.md").read_text())}
 
     assert rooms <= named
+    first_cells = [
+        cells[0] for cells in table("docs/architecture.md", "| room | holds | may import (beside `shared`) |")
+    ]
+    assert len(first_cells) == len({*first_cells}), "a room has one row"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
