@@ -88,6 +88,12 @@ def test_docstrings_comments_and_messages_use_plain_phrases() -> None:
     assert {path: phrases for path, phrases in found.items() if phrases} == {}
 
 
+def test_nobody_is_advised_to_install_the_package_of_this_name_which_is_another_project() -> None:
+    paths = [*DOCUMENTS, *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+
+    assert [path for path in paths if re.search(r"pip install[^\n]*\bimagegen", path.read_text())] == []
+
+
 def private_phrases(text: str, phrases: Collection[str]) -> list[str]:
     pattern = re.compile(rf"\b(?:{'|'.join(phrases)})\b", re.IGNORECASE)
     return [f"{match[0]}: write {PHRASES[match[0].lower()]}" for match in pattern.finditer(" ".join(text.split()))]
