@@ -8,6 +8,7 @@ import httpx2
 
 from compose.cli.client import base_url
 from compose.cli.client_error import ClientError
+from shared.settings.extras import install_command
 from shared.settings.http_server import is_loopback
 
 #: A call of a tool waits for up to 45 seconds.
@@ -19,7 +20,7 @@ def serve(url: str, key: str | None) -> None:
     try:
         import mcp  # noqa: F401 - not part of every installation
     except ImportError:
-        raise ClientError("imagegen mcp needs the package mcp: pip install 'imagegen[api]'.") from None
+        raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
     asyncio.run(_serve(url, key))
 
 

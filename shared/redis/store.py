@@ -81,7 +81,7 @@ class Store:
 
     def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not reply or cannot write."""
-        with _translated():
+        with self._translated():
             reply = self._script(operation.script)(keys=operation.keys, args=operation.args)
         return operation.decode(reply)
 
@@ -94,7 +94,7 @@ class Store:
         for operation in operations:
             keys, args = operation.keys, operation.args
             pipeline.evalsha(self._script(operation.script).sha, len(keys), *keys, *args)
-        with _translated():
+        with self._translated():
             replies = pipeline.execute(raise_on_error=False)
             return [self._decoded(*pair) for pair in zip(operations, replies, strict=True)]
 
@@ -106,6 +106,16 @@ class Store:
                 seconds, microseconds = self.client.time()
                 self._clock.sync(seconds * 1000 + microseconds / 1000, requested_at)
         return self._clock.now()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        with _translated():
+            try:
+                yield
+            except redis.exceptions.ReadOnlyError:
+                # A server that has become a replica keeps its connections; its name may lead to its successor by now.
+                self.client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
     def _decoded(self, operation: Operation[T], reply: Any) -> T:
         if isinstance(reply, redis.exceptions.NoScriptError):

@@ -46,6 +46,21 @@ def test_new_jobs_run_once_redis_is_back(service: Service, valkey: Valkey) -> No
     assert service.wait_until_done(job_id).state == "succeeded"
 
 
+def test_a_full_redis_takes_no_new_job_and_finishes_those_that_it_has(service: Service) -> None:
+    running = [service.start_job(1.0) for _ in service.null_workers]
+    waiting = [service.submit() for _ in range(20)]
+
+    service.store.config_set("maxmemory", 1)
+    try:
+        refused = service.api.post("/api/jobs", {"prompt": "x"})
+        ended = [service.wait_until_done(job_id) for job_id in (*running, *waiting)]
+    finally:
+        service.store.config_set("maxmemory", 0)
+
+    assert refused.status_code == 503
+    assert {(job.state, job.attempt) for job in ended} == {("succeeded", 1)}
+
+
 def test_jobs_run_although_the_broker_lost_every_message(service: Service) -> None:
     busy = [service.start_job(4.0) for _ in service.null_workers]
     waiting = [service.submit() for _ in range(5)]

@@ -136,7 +136,7 @@ def test_results_stay_below_what_clients_accept(api: Api, size: str) -> None:
 
     assert len(shown.model_dump_json()) < MAX_RESULT_BYTES
     preview = image_of(shown)
-    assert preview.format == "WEBP"
+    assert preview.format == "JPEG"
     assert max(preview.size) <= 768
     assert f"/api/jobs/{job_id_of(made)}/images/0" in texts(shown)
 
