@@ -1,6 +1,7 @@
 """Passes the messages of MCP clients that only start programs on to the service: `imagegen mcp`."""
 
 import asyncio
+import signal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ def serve(url: str, key: str | None) -> None:
         import mcp  # noqa: F401 - not part of every installation
     except ImportError:
         raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
+    # Python would wait for the thread that reads the next message.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(_serve(url, key))
 
 
