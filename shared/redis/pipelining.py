@@ -16,6 +16,11 @@ MakeConnection = Callable[[], AbstractConnection]
 _pack: Callable[[tuple[str | int, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
+def is_of_replica(error: redis.exceptions.ResponseError) -> bool:
+    """Whether the server refused to write because it is a replica; before Redis 7, scripts say so at the end."""
+    return isinstance(error, redis.exceptions.ReadOnlyError) or ": -READONLY " in str(error)
+
+
 @dataclass(eq=False, slots=True)
 class _Command:
     packed: bytes
@@ -118,7 +123,7 @@ class PipelinedConnection:
                 reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             except redis.exceptions.ResponseError as error:
                 # A server that has become a replica keeps its connections; its name may lead to its successor by now.
-                if isinstance(error, redis.exceptions.ReadOnlyError) and not self._sent[0].is_repeated:
+                if is_of_replica(error) and not self._sent[0].is_repeated:
                     raise
                 reply = error
             self._sent.popleft().settle(reply)

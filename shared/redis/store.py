@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
-from shared.redis.pipelining import MakeConnection, PipelinedConnection
+from shared.redis.pipelining import MakeConnection, PipelinedConnection, is_of_replica
 
 #: A healthy server replies in under a millisecond.
 REPLY_TIMEOUT_SECONDS = 2.0
@@ -112,9 +112,10 @@ class Store:
         with _translated():
             try:
                 yield
-            except redis.exceptions.ReadOnlyError:
+            except redis.exceptions.ResponseError as error:
                 # A server that has become a replica keeps its connections; its name may lead to its successor by now.
-                self.client.connection_pool.disconnect(inuse_connections=False)
+                if is_of_replica(error):
+                    self.client.connection_pool.disconnect(inuse_connections=False)
                 raise
 
     def _decoded(self, operation: Operation[T], reply: Any) -> T:
@@ -156,6 +157,8 @@ def _translated() -> Iterator[None]:
         word, _, wait_ms = str(error).partition(" ")
         if word == "RATE":
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
+        if in_script := _IN_SCRIPT.search(str(error)):
+            word = in_script[1]
         if not isinstance(error, _CANNOT_WRITE) and word not in _CANNOT_WRITE_WORDS:
             raise
         raise StoreUnavailable from error
@@ -169,7 +172,9 @@ _CANNOT_WRITE = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-_CANNOT_WRITE_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
+_CANNOT_WRITE_WORDS = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
+#: Before Redis 7, the error of a script ends with that of its command.
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
 
 
 def require_redis(url: str) -> bool:

@@ -86,7 +86,7 @@ def test_a_queued_job_has_its_position_and_estimated_wait(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null")
     api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
     # The estimate for a job is what those before it took; the one that runs knows better.
-    slow = {"prompt": "x", "num_inference_steps": 500, "metadata": {"simulate": {"seconds": 500}}}
+    slow = {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": {"seconds": 300}}}
 
     jobs = [api.post("/api/jobs", slow).json() for _ in range(3)]
     path = jobs[-1]["links"]["self"]

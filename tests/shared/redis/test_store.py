@@ -17,6 +17,7 @@ from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.stack import valkey_server
+from tests.support.redis_double import redis_double
 from worker.records.heartbeat import Heartbeat
 
 #: What makes a server refuse to write, and what makes it write again.
@@ -58,6 +59,22 @@ def test_a_server_that_cannot_write_is_unavailable_until_it_can(client: redis.Re
         client.execute_command(*cure.split())
 
     assert store.run(write)
+
+
+@pytest.mark.parametrize(("word", "connections"), [("OOM", 1), ("NOREPLICAS", 1), ("MISCONF", 1), ("READONLY", 2)])
+def test_errors_of_scripts_before_redis_7_are_understood(word: str, connections: int) -> None:
+    """As Redis 6.2 sends them."""
+    error = f"ERR Error running script (call to f_61c2): @user_script:192: @user_script: 192: -{word} It cannot write."
+
+    async def write() -> int:
+        async with redis_double(lambda *_: f"-{error}\r\n".encode()) as server:
+            store = AsyncStore(async_connections(server.url))
+            with pytest.raises(StoreUnavailable):
+                await store.run(WRITE)
+            await store.aclose()
+            return server.connections
+
+    assert asyncio.run(write()) == connections
 
 
 def test_a_server_that_has_become_a_replica_is_left_for_its_successor(tmp_path: Path) -> None:

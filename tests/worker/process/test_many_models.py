@@ -3,7 +3,6 @@
 import io
 import itertools
 import random
-import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -16,7 +15,6 @@ from shared.errors import ModelUnavailable
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.models.catalogue import ModelEntry, ModelState
-from shared.redis.keys import Keys
 from shared.redis.store import Store, connect
 from shared.workers.models import ChangedEntry, ModelRecords
 from tests.api.problem import assert_problem
@@ -269,18 +267,6 @@ def test_a_job_is_left_to_the_machine_that_has_its_model(redis_url: str) -> None
     found = {name: store.run(records.is_elsewhere(Backend.SD, "here", name)) for name in ("theirs", "broken", "ours")}
 
     assert found == {"theirs": True, "broken": False, "ours": False}
-
-
-@pytest.mark.parametrize(("minutes", "is_awaited"), [(30, True), (90, False)])
-def test_a_job_waits_for_the_machine_that_has_its_model_while_that_may_start_again(
-    redis_url: str, minutes: int, *, is_awaited: bool
-) -> None:
-    store, records = Store(connect(redis_url)), ModelRecords(f"gone-{minutes}:")
-    store.run(records.publish(Backend.SD, "there", [ModelEntry(name="theirs", backend=Backend.SD)], is_complete=True))
-    published_ms = (time.time() - 60 * minutes) * 1000
-    store.client.hset(Keys(f"gone-{minutes}:").model_sources(Backend.SD), "there", f"1 {published_ms:.0f}")
-
-    assert store.run(records.is_elsewhere(Backend.SD, "here", "theirs")) == is_awaited
 
 
 def test_the_api_reads_only_what_changed_of_a_large_catalogue(redis_url: str) -> None:
