@@ -10,7 +10,7 @@ import diffusers
 import diffusers.utils.logging
 import transformers.utils.logging
 
-from shared.errors import InvalidImage, InvalidRequest, OutOfMemory
+from shared.errors import InvalidImage, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
@@ -35,8 +35,8 @@ from worker.engines.diffusers.memory.out_of_memory import (
     MemoryBudget,
     OutOfMemoryFallbacks,
     free_memory,
-    is_out_of_memory,
     keep_freed_memory,
+    reported_out_of_memory,
 )
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
@@ -172,12 +172,8 @@ class DiffusersEngine:
 
     def move_to_device(self) -> None:
         """Undo `move_to_main_memory`. Raises OutOfMemory; the next call continues."""
-        try:
+        with reported_out_of_memory():
             self._pipelines.return_to_device()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory from error
-            raise
 
     def close(self) -> None:
         """Free all memory. The engine cannot be used afterwards."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable, OutOfMemory
+from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
@@ -17,6 +17,7 @@ from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
+from worker.engines.diffusers.memory.out_of_memory import reported_out_of_memory
 from worker.engines.diffusers.memory.placement import free_bytes, part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
@@ -90,15 +91,9 @@ class LocalModels:
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
         dtype = load_dtype(local, self.options)
-        with load_progress(files_to_read(local, dtype, self.shared.find_all(local, dtype)), on_load):
-            try:
-                return DiffusersEngine.load(local, self.options, self.shared)
-            except ImagegenError as error:
-                if _is_out_of_memory(error.__cause__):
-                    raise OutOfMemory from error
-                raise
-            except torch.OutOfMemoryError as error:
-                raise OutOfMemory from error
+        files = files_to_read(local, dtype, self.shared.find_all(local, dtype))
+        with load_progress(files, on_load), reported_out_of_memory():
+            return DiffusersEngine.load(local, self.options, self.shared)
 
     def free_device_memory(self, device: torch.device) -> int | None:
         """What models can still take, with what torch keeps for itself; None if the device uses main memory."""
@@ -190,7 +185,3 @@ def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
         # Configurations are files of strangers: whatever is wrong with one must not hide the other models.
         logger.exception("%s cannot be inspected", model.name)
         return _Known(model.revision, None, "Its configuration cannot be understood; the log of the worker says why.")
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)

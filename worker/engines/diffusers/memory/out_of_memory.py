@@ -45,6 +45,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
 
 
+@contextmanager
+def reported_out_of_memory() -> Iterator[None]:
+    """Raises OutOfMemory for an error of the libraries, or with one as its cause, that says that memory is short."""
+    try:
+        yield
+    except Exception as error:
+        if any(is_out_of_memory(one) for one in (error, error.__cause__) if one is not None):
+            raise OutOfMemory from error
+        raise
+
+
 def is_broken_device(error: BaseException) -> bool:
     """Whether this process can no longer trust any result from the device."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
