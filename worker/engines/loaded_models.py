@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -125,6 +126,7 @@ class LoadedModels:
             engine = self._load_or_evict(model, report)
         except Exception as error:
             failure = _failure(model, error)
+            _clear_frames(error)
             self._failures[model, revision] = self.clock(), failure
             self._tell()
             raise failure from error
@@ -172,7 +174,7 @@ class LoadedModels:
             if keep or not self.budget.is_strict:
                 # The device decides.
                 return
-            raise ModelUnavailable(f"The model {model} needs {format_gb(missing)} more memory than can be freed.")
+            raise ModelUnavailable(f"The model {model} needs {missing / 1e9:.1f} GB more memory than can be freed.")
 
     def _free_device(self, keep: str = "") -> bool:
         """Take the least recently used model that is not needed from the device; False if there is none."""
@@ -261,5 +263,11 @@ def _failure(model: str, error: Exception) -> ImagegenError:
     return ModelUnavailable(f"The model {model} cannot be loaded; the log of the worker says why.")
 
 
-def format_gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _clear_frames(error: BaseException | None) -> None:
+    """The error is kept, but not the weights that had been read: the frames of its traceback hold them."""
+    seen = set[int]()
+    # A chain may end where it began.
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -1,8 +1,12 @@
 """The pool: what is loaded, what leaves memory, and what happens when something does not work."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Event
+from typing import NoReturn
 
 import pytest
 
@@ -221,6 +225,31 @@ def test_a_model_that_cannot_be_loaded_is_unavailable_and_not_tried_at_once(erro
 
     store.revisions["a"] = "2"
     use(models, "a")
+
+
+def test_a_load_that_failed_leaves_nothing_in_memory() -> None:
+    read: list[weakref.ref[Event]] = []
+
+    class Failing(Store):
+        def load(self, model: str, on_load: OnLoad) -> Engine:
+            on_load(1, 2)
+            try:
+                self._place(model)
+            except RuntimeError as error:
+                raise ConfigurationError("The device failed.") from error
+
+        def _place(self, model: str) -> NoReturn:
+            weights = Event()
+            read.append(weakref.ref(weights))
+            raise RuntimeError(f"the device failed to take {weights} of {model}")
+
+    models = pool(Failing())
+
+    with pytest.raises(ModelUnavailable):
+        use(models, "a")
+
+    gc.collect()
+    assert read[0]() is None
 
 
 def test_a_model_whose_files_were_replaced_is_loaded_again() -> None:
