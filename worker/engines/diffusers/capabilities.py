@@ -7,20 +7,11 @@ from typing import Any
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.decoding.safety_checker import CHECKED, OFF
 from worker.engines.diffusers.denoising.schedulers import usable_schedulers
-from worker.engines.diffusers.loading.pipeline_classes import (
-    default_guidance,
-    default_steps,
-    guidance_form,
-    has_negative_prompt,
-    max_references,
-    parameters_of,
-    pipeline_class,
-    siblings_of,
-)
+from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of, pipeline_of
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
-from worker.models.families import Family, Guidance, Siblings, family_of
+from worker.models.families import Family, Guidance
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER
 
@@ -36,12 +27,10 @@ USUAL_SIDE = 1024
 
 def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilities:
     """Raises ConfigurationError for a model that the installed diffusers cannot run."""
-    family, overrides = family_of(model), model.overrides
-    pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
-    parameters = parameters_of(pipeline)
-    form = guidance_form(family, parameters)
+    pipeline, family = pipeline_of(model)
+    overrides, siblings, parameters = model.overrides, family.siblings, parameters_of(pipeline)
     width, height = native_size(model, family)
-    guidance = default_guidance(family, form, parameters)
+    guidance = None if family.form is Guidance.NONE else family.guidance
     schedulers = usable_schedulers(model.config("scheduler"), only_lcm=_is_consistency_model(model))
     loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras(pipeline) else {}
     embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
@@ -57,11 +46,11 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         only_native_size=overrides.only_native_size,
         only_ratio=family.fixed_sizes,
         exact_size=not family.fixed_sizes,
-        num_inference_steps=overrides.num_inference_steps or default_steps(family, parameters),
+        num_inference_steps=overrides.num_inference_steps or family.steps,
         guidance_scale=guidance if overrides.guidance_scale is None else overrides.guidance_scale,
         max_steps=min(int(model.config("scheduler").get("original_inference_steps") or MAX_STEPS), MAX_STEPS),
         schedulers=schedulers,
-        max_input_images=_max_input_images(family, parameters, siblings),
+        max_input_images=family.references or int(bool(siblings.image or siblings.inpaint)),
         inpainting=siblings.inpaint is not None,
         strength=(overrides.strength or STRENGTH) if siblings.image else None,
         loras=tuple(loras),
@@ -69,8 +58,7 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         embeddings=embeddings,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline))
-        + _ignored_reading(model, family),
+        ignored=_ignored(family, parameters, schedulers, takes_loras(pipeline)) + _ignored_reading(model, family),
     )
 
 
@@ -114,10 +102,6 @@ def _is_consistency_model(model: LocalModel) -> bool:
     return model.config("unet").get("time_cond_proj_dim") is not None
 
 
-def _max_input_images(family: Family, parameters: Mapping[str, Parameter], siblings: Siblings) -> int:
-    return max_references(family, parameters) or int(bool(siblings.image or siblings.inpaint))
-
-
 def _safety(model: LocalModel, options: DiffusersOptions) -> str:
     if model.path == STARTER:
         return EXEMPT
@@ -132,15 +116,13 @@ def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
 
 
-def _ignored(
-    form: Guidance, parameters: Mapping[str, Parameter], schedulers: object, siblings: Siblings, loras: bool
-) -> tuple[str, ...]:
+def _ignored(family: Family, parameters: Mapping[str, Parameter], schedulers: object, loras: bool) -> tuple[str, ...]:
     ignored = {
         "bfl_model": True,
-        "guidance_scale": form in (Guidance.DISTILLED, Guidance.NONE),
+        "guidance_scale": family.form in (Guidance.DISTILLED, Guidance.NONE),
         "loras": not loras,
-        "negative_prompt": not has_negative_prompt(form, parameters),
+        "negative_prompt": not has_negative_prompt(family, parameters),
         "scheduler": not schedulers,
-        "strength": not siblings.image,
+        "strength": not family.siblings.image,
     }
     return tuple(name for name, holds in ignored.items() if holds)

@@ -76,7 +76,7 @@ class DiffusersEngine:
         self._default_scheduler = pipelines.text.scheduler
         family = pipelines.family
         self._autoencoder = Autoencoder(
-            pipelines.text, family.layout, pipelines.side_multiple, faithful_previews=checker is None
+            pipelines.text, family.layout, self.capabilities.multiple_of, faithful_previews=checker is None
         )
         self._accelerator = Accelerator(self._plan(model))
         if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
@@ -201,7 +201,7 @@ class DiffusersEngine:
         return [ImageSpec(request.prompt, request.negative_prompt, seed, given, watch.add_warning) for seed in seeds]
 
     def _image_inputs(self, inputs: Inputs, width: int, height: int) -> ImageInputs:
-        if self._pipelines.max_references and inputs.mask is None:
+        if self._pipelines.family.references and inputs.mask is None:
             return ImageInputs(references=_usable_references(inputs))
         return ImageInputs(init_image=InitImage.from_inputs(inputs, width, height))
 

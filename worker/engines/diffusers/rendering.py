@@ -107,7 +107,7 @@ class Rendering:
             "prompt": prompts if len(specs) > 1 else prompts[0],
             "num_inference_steps": mode.scheduled_steps,
             "generator": generators if len(specs) > 1 else generators[0],
-            **guidance_arguments(family, self.pipelines.form, parameters, self.request.guidance_scale, negatives),
+            **guidance_arguments(family, parameters, self.request.guidance_scale, negatives),
             **family.arguments,
             **mode.arguments,
         }

@@ -12,15 +12,11 @@ _NO_TEXT = " "
 
 
 def guidance_arguments(
-    family: Family,
-    form: Guidance,
-    parameters: Mapping[str, Parameter],
-    scale: float | None,
-    negative_prompts: Sequence[str | None],
+    family: Family, parameters: Mapping[str, Parameter], scale: float | None, negative_prompts: Sequence[str | None]
 ) -> dict[str, Any]:
     """`negative_prompts` has one for each image of the batch."""
     name = scale_name(parameters)
-    match form:
+    match family.form:
         case Guidance.NONE:
             return {}
         case Guidance.DISTILLED:
@@ -40,6 +36,6 @@ def _one_or_all(texts: Sequence[str | None] | None) -> Any:
     return None if texts is None else texts[0] if len(texts) == 1 else list(texts)
 
 
-def has_second_prediction(family: Family, form: Guidance, scale: float | None) -> bool:
+def has_second_prediction(family: Family, scale: float | None) -> bool:
     """Whether the negative prompt has an effect."""
-    return form in (Guidance.CFG, Guidance.TRUE_CFG) and (scale or 0) > family.guided_above
+    return family.form in (Guidance.CFG, Guidance.TRUE_CFG) and (scale or 0) > family.guided_above

@@ -83,7 +83,7 @@ def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str
     images = [PIL.Image.fromarray(pixels) for pixels in inputs[0].references]
     if not images:
         return {}
-    return {"image": images if pipelines.max_references > 1 else images[0]}
+    return {"image": images if pipelines.family.references > 1 else images[0]}
 
 
 def _init_images(inits: Sequence[InitImage], repaints: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _request(capabilities: Capabilities, size: str) -> GenerationRequest:
 def _run_one_step(pipelines: Pipelines, request: GenerationRequest, images: int) -> None:
     parameters = parameters_of(pipelines.text)
     guidance = guidance_arguments(
-        pipelines.family, pipelines.form, parameters, request.guidance_scale, [request.negative_prompt] * images
+        pipelines.family, parameters, request.guidance_scale, [request.negative_prompt] * images
     )
     arguments = {
         "prompt": [request.prompt] * images,
