@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from inspect import Parameter
-from typing import Any
 
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.decoding.safety_checker import CHECKED, OFF
@@ -11,7 +10,7 @@ from worker.engines.diffusers.loading.pipeline_classes import has_negative_promp
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
-from worker.models.families import Family, Guidance
+from worker.models.families import Family, Guidance, is_consistency_model
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER
 
@@ -21,25 +20,24 @@ STRENGTH = 0.75
 #: An inpainting model takes noise, the mask and the masked image: 4 + 1 + 4 channels.
 INPAINTING_CHANNELS = 9
 MAX_STEPS = 150
-#: Of pipelines that say nothing about their size.
-USUAL_SIDE = 1024
 
 
 def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilities:
     """Raises ConfigurationError for a model that the installed diffusers cannot run."""
     pipeline, family = pipeline_of(model)
     overrides, siblings, parameters = model.overrides, family.siblings, parameters_of(pipeline)
-    width, height = native_size(model, family)
+    (width, height), multiple = family.native_size(model), family.side_multiple(model)
     guidance = None if family.form is Guidance.NONE else family.guidance
-    schedulers = usable_schedulers(model.config("scheduler"), only_lcm=_is_consistency_model(model))
-    loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras(pipeline) else {}
+    schedulers = usable_schedulers(model.config("scheduler"), only_lcm=is_consistency_model(model))
+    takes_loras = hasattr(pipeline, "load_lora_weights")
+    loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras else {}
     embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
     return Capabilities(
         model=model.name,
         width=width,
         height=height,
-        multiple_of=side_multiple(model, family),
-        min_side=max(64, side_multiple(model, family)),
+        multiple_of=multiple,
+        min_side=max(64, multiple),
         max_side=max(width, height) * 4 if family.max_pixels is None else max(family.max_side, width, height),
         max_pixels=family.max_pixels,
         size_tolerance=family.size_tolerance,
@@ -58,48 +56,12 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         embeddings=embeddings,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(family, parameters, schedulers, takes_loras(pipeline)) + _ignored_reading(model, family),
+        ignored=_ignored(family, parameters, schedulers, takes_loras) + _ignored_reading(model, family),
     )
-
-
-def native_size(model: LocalModel, family: Family) -> tuple[int, int]:
-    """Width and height. Configurations hold one side in latents, or height and width."""
-    size = model.config(denoiser_of(model)).get("sample_size") or USUAL_SIDE // scale_of(model)
-    height, width = (size, size) if isinstance(size, int) else size
-    scaled = width * scale_of(model), height * scale_of(model)
-    native = scaled if family.side is None else (family.side, family.side)
-    return model.overrides.width or native[0], model.overrides.height or native[1]
-
-
-def side_multiple(model: LocalModel, family: Family) -> int:
-    return max(family.least_multiple, scale_of(model) * family.patch)
-
-
-def denoiser_of(model: LocalModel) -> str:
-    return "unet" if "unet" in model.index else "transformer"
-
-
-def scale_of(model: LocalModel) -> int:
-    """How many pixels a latent is wide."""
-    config = model.config("vae")
-    if ratio := config.get("spatial_compression_ratio"):
-        return int(ratio)
-    if (halvings := config.get("temperal_downsample")) is not None:
-        return 1 << len(halvings)
-    blocks = config.get("encoder_block_out_channels") or config.get("block_out_channels") or (0,) * 4
-    return 1 << (len(blocks) - 1)
-
-
-def takes_loras(pipeline: Any) -> bool:
-    return hasattr(pipeline, "load_lora_weights")
 
 
 def is_inpainting_model(model: LocalModel) -> bool:
     return model.config("unet").get("in_channels") == INPAINTING_CHANNELS
-
-
-def _is_consistency_model(model: LocalModel) -> bool:
-    return model.config("unet").get("time_cond_proj_dim") is not None
 
 
 def _safety(model: LocalModel, options: DiffusersOptions) -> str:

@@ -1,5 +1,6 @@
 """What a model would be on this machine, before it is downloaded or loaded."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,6 @@ from worker.models.weight_files import SUFFIX
 if TYPE_CHECKING:
     from worker.models.hub.downloads import Downloader
 
-#: The native size of families whose configuration tells it.
-USUAL_SIDE = 1024
-
 
 @dataclass(frozen=True)
 class Prospect:
@@ -42,7 +40,8 @@ class Prospect:
     """Still to download."""
     parameters: Mapping[str, float]
     """How many numbers each part with weights has."""
-    side: int
+    pixels: int
+    """Of an image of the native size."""
     denoiser: str
     is_compressed: bool
     """Whether the weights of the denoiser stay as small as they are on disk."""
@@ -66,7 +65,7 @@ class Prospect:
 
     def on_device(self, precision: str, quantize: str, device: str, free: int | None) -> "OnDevice":
         """`quantize` is SD_QUANTIZE, and `free` are the free bytes of a device with memory of its own."""
-        working = working_bytes(self.parameters, self.side**2, WIDTHS[precision])
+        working = working_bytes(self.parameters, self.pixels, WIDTHS[precision])
         step, obstacles = Quantization.NONE, dict[Quantization, str]()
 
         def sizes_of(step: Quantization) -> dict[str, int]:
@@ -142,17 +141,10 @@ def _parameters_in_file(model: LocalModel) -> dict[str, float]:
     header = read_header(model.path)
     roles = sort_tensors(header.tensors)
     counts = {
-        part: float(sum(_count(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
+        part: float(sum(math.prod(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
         for part, role in model.file_parts.items()
     }
     return base | counts
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def _remote(source: ModelSource) -> Prospect:
@@ -203,12 +195,7 @@ def _prospect(
         total_bytes=total,
         missing_bytes=missing,
         parameters=parameters,
-        side=model.overrides.width or family.side or _native_side(model),
-        denoiser="unet" if "unet" in model.index else "transformer",
+        pixels=math.prod(family.native_size(model)),
+        denoiser=model.denoiser,
         is_compressed=bool(model.file_parts) and model.path.suffix != SUFFIX,
     )
-
-
-def _native_side(model: LocalModel) -> int:
-    size = model.config("unet").get("sample_size")
-    return size * 8 if isinstance(size, int) else USUAL_SIDE

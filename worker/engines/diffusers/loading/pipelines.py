@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.capabilities import denoiser_of, is_inpainting_model, native_size
+from worker.engines.diffusers.capabilities import is_inpainting_model
 from worker.engines.diffusers.loading.modular import is_modular
 from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
@@ -119,9 +119,9 @@ def load_pipelines(
     pipeline, family = pipeline_of(model)
     parts = PartLoading(model, dtype_name(dtype), shared)
     pipe = load_pipeline(model, pipeline, dtype, parts)
-    denoiser = denoiser_of(model)
+    denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
-    width, height = native_size(model, family)
+    width, height = family.native_size(model)
     working = working_bytes(pipe, width * height, dtype)
     room = room_for(pipe, device)
     quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
