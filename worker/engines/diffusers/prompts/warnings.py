@@ -5,7 +5,7 @@ from typing import Any
 
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
-from worker.engines.diffusers.denoising.guidance import has_second_prediction
+from worker.engines.diffusers.denoising.call_arguments import has_second_prediction
 from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.prompts.weighted_prompts import Chunker
