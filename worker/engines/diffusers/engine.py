@@ -31,12 +31,12 @@ from worker.engines.diffusers.memory.devices import (
     device_memory,
     dtype_name,
 )
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.out_of_memory import (
     MemoryBudget,
     OutOfMemoryFallbacks,
     free_memory,
     keep_freed_memory,
-    reported_out_of_memory,
 )
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions

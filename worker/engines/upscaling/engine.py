@@ -10,7 +10,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch, Sizes, Step
 from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, dtype_name
-from worker.engines.diffusers.memory.out_of_memory import reported_out_of_memory
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, RenderedImage

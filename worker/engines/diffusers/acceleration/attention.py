@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.memory.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.errors import reason_to_do_without
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +55,6 @@ def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, c
             ratio = call.seconds(module, device) / usual
     # What a backend cannot compute it refuses in its own way.
     except Exception as error:
-        if is_broken_device(error):
-            raise
-        logger.info("attention by %s is not possible: %s", candidate, _first_line(error))
+        logger.info("attention by %s is not possible: %s", candidate, reason_to_do_without(error))
         return Decision(1.0, chosen=False)
     return Decision(round(ratio, 3), ratio <= WORTHWHILE)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().partition("\n")[0]

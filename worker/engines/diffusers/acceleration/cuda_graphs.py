@@ -13,6 +13,7 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
+from worker.engines.diffusers.memory.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class CudaGraphs:
             # Refuses results that are no tensors.
             signature_of(mapped(graph.output, torch.clone))
         except Exception as error:
-            logger.info("no graph for this shape: %s", str(error).partition("\n")[0])
+            logger.info("no graph for this shape: %s", reason_of(error))
             return None
         return _StaticCall(graph, static)
 

@@ -17,7 +17,7 @@ from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
-from worker.engines.diffusers.memory.out_of_memory import reported_out_of_memory
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.placement import free_bytes, part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions

@@ -13,6 +13,7 @@ from worker.engines.diffusers.checkpoints.loading import configured_folder, load
 from worker.engines.diffusers.loading.modular import load_modular
 from worker.engines.diffusers.loading.part_classes import has_weights, part_class, require_weights
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.shared_parts import PartLoading
 from worker.models import weight_files
 from worker.models.contents.fingerprint import fingerprint
@@ -87,11 +88,6 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     )
     require_weights(part, name, info)
     return part
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of the message, for the end of a sentence."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _load(model: LocalModel, folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:

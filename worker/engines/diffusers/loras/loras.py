@@ -11,10 +11,9 @@ from safetensors import SafetensorError
 
 from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
-from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
-from worker.engines.diffusers.memory.out_of_memory import is_out_of_memory
+from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 from worker.models.contents.part_sources import is_changed_by_loras
 from worker.models.placements import Quantization
 

@@ -17,6 +17,7 @@ from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch
+from worker.engines.diffusers.memory.errors import is_broken_device, is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,41 +25,10 @@ T = TypeVar("T")
 #: By default, tiles are as large as the autoencoder's training images, which does not help with images of that size.
 TILE = 512
 
-#: Found in the messages of errors that are not torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's own
-#: libraries, which allocate past torch.
-_OUT_OF_MEMORY_MESSAGES = (
-    "can't allocate memory",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
 #: How much freed tensor memory glibc may keep, and up to which size tensors are allocated there.
 KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
 #: Options of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
-
-
-@contextmanager
-def reported_out_of_memory() -> Iterator[None]:
-    """Raises OutOfMemory for an error of the libraries, or with one as its cause, that says that memory is short."""
-    try:
-        yield
-    except Exception as error:
-        if any(is_out_of_memory(one) for one in (error, error.__cause__) if one is not None):
-            raise OutOfMemory from error
-        raise
-
-
-def is_broken_device(error: BaseException) -> bool:
-    """Whether this process can no longer trust any result from the device."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def keep_freed_memory() -> None:
@@ -216,7 +186,7 @@ class OutOfMemoryFallbacks:
     def _require_out_of_memory(self, error: RuntimeError | MemoryError) -> None:
         """Raises all other errors again."""
         if is_broken_device(error):
-            self._watch.request_restart(f"the device failed: {str(error).partition(chr(10))[0]}")
+            self._watch.request_restart(f"the device failed: {reason_of(error)}")
         if not is_out_of_memory(error):
             raise error
         if isinstance(error, MemoryError):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.loading.pipeline_loading import reason_of
+from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.engines.diffusers.memory.quantization import tensor_bytes
 from worker.engines.diffusers.memory.shared_parts import parts_of
