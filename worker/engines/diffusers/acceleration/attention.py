@@ -1,8 +1,7 @@
 """Chooses how attention is computed, by timing it on this card once."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend
@@ -16,7 +15,6 @@ logger = logging.getLogger(__name__)
 #: Faster than PyTorch's own choice on some models of these generations (9: Hopper, 10: Blackwell), slower on others;
 #: on all other cards PyTorch's choice is at least as fast.
 CANDIDATES = {9: "_native_cudnn", 10: "_native_cudnn"}
-WORTHWHILE = 0.97
 
 
 def candidate_for(device: torch.device) -> str | None:
@@ -39,13 +37,8 @@ def choose_attention(
 
 def using(backend: str | None) -> AbstractContextManager[object]:
     """Inside the block, all models of diffusers that let callers choose compute attention so."""
-    return _using(backend) if backend else nullcontext()
-
-
-@contextmanager
-def _using(backend: str) -> Iterator[None]:
-    with attention_backend(backend):
-        yield
+    block: AbstractContextManager[object] = attention_backend(backend) if backend else nullcontext()
+    return block
 
 
 def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, candidate: str) -> Decision:
@@ -57,4 +50,4 @@ def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, c
     except Exception as error:
         logger.info("attention by %s is not possible: %s", candidate, reason_to_do_without(error))
         return Decision(1.0, chosen=False)
-    return Decision(round(ratio, 3), ratio <= WORTHWHILE)
+    return Decision.of(ratio)

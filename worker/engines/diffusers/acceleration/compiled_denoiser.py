@@ -11,14 +11,12 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
+from worker.engines.diffusers.acceleration.decisions import WORTHWHILE
 from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.memory.errors import reason_to_do_without
 
 logger = logging.getLogger(__name__)
-
-#: On a GPU, compiled code is used only if it takes at most this share of the time.
-WORTHWHILE = 0.97
 
 #: Runs the pipeline for one step, at one of the sizes.
 Run = Callable[[], object]

@@ -23,8 +23,6 @@ MAX_GRAPHS = 8
 MAX_SHAPES = 64
 #: Captures that failed or whose graphs were dropped for others, after which this model gets no more.
 MAX_WASTED = 16
-#: A graph is used only if it takes at most this share of the time.
-WORTHWHILE = 0.97
 #: The first call of a shape sets up libraries; the second and third are timed, and the fourth is captured.
 TIMED_CALLS = (2, 3)
 
@@ -168,10 +166,10 @@ class CudaGraphs:
             self._shapes[key] = shape
             return
         seconds = min(self._backend.seconds(lambda: call(arguments))[0] for _ in TIMED_CALLS)
-        ratio = seconds / shape.seconds
-        decision = Decision(round(ratio, 3), ratio <= WORTHWHILE)
+        decision = Decision.of(seconds / shape.seconds)
         self._decisions.put(decision, key)
-        logger.info("a graph takes %.2f of the time of this shape%s", ratio, "" if decision.chosen else ": not used")
+        used = "" if decision.chosen else ": not used"
+        logger.info("a graph takes %.2f of the time of this shape%s", decision.ratio, used)
         shape.rejected = not decision.chosen
         shape.graph = call if decision.chosen else None
 

@@ -66,7 +66,7 @@ def _measured(block: torch.nn.Module, call: SampleCall, device: torch.device, *,
     _quantize(quantized)
     ways = [torch.compile(way.forward, dynamic=False) if compiled else way.forward for way in (block, quantized)]
     usual, eight_bit = (call.seconds(way, device) for way in ways)
-    return Decision(round(eight_bit / usual, 3), eight_bit <= WORTHWHILE * usual)
+    return Decision.of(eight_bit / usual, WORTHWHILE)
 
 
 def _quantize(block: torch.nn.Module) -> None:

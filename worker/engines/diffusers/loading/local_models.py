@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
@@ -18,7 +16,7 @@ from worker.engines.diffusers.loading.load_progress import files_to_read, load_p
 from worker.engines.diffusers.loading.precision import load_dtype
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
-from worker.engines.diffusers.memory.placement import free_bytes, part_size
+from worker.engines.diffusers.memory.placement import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
@@ -94,13 +92,6 @@ class LocalModels:
         files = files_to_read(local, dtype, self.shared.find_all(local, dtype))
         with load_progress(files, on_load), reported_out_of_memory():
             return DiffusersEngine.load(local, self.options, self.shared)
-
-    def free_device_memory(self, device: torch.device) -> int | None:
-        """What models can still take, with what torch keeps for itself; None if the device uses main memory."""
-        free = free_bytes(device)
-        if free is None:
-            return None
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
     def scan(self) -> Mapping[str, ModelEntry]:
         """Look for models, and return what is known of each."""

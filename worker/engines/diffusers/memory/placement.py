@@ -27,6 +27,14 @@ def free_bytes(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if has_own_memory(device) else None
 
 
+def usable_bytes(device: torch.device) -> int | None:
+    """The free ones, and those that torch keeps for itself; None if the device uses main memory."""
+    free = free_bytes(device)
+    if free is None:
+        return None
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def part_sizes(pipe: Any) -> dict[str, int]:
     """Bytes of each part."""
     return {name: part_size(part) for name, part in parts_of(pipe).items()}
