@@ -18,6 +18,7 @@ from worker.engines.diffusers.prompts.embedding_files import (
     read_vectors,
     takes_embeddings,
 )
+from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
 
 #: Of all files that are loaded together.
 MAX_VECTORS = 1024
@@ -137,11 +138,7 @@ class TextualInversions:
 
     @functools.cached_property
     def _encoders(self) -> list[_Encoder]:
-        pipe = self.pipelines.text
-        parts = [
-            (getattr(pipe, f"tokenizer{end}", None), getattr(pipe, f"text_encoder{end}", None)) for end in ("", "_2")
-        ]
-        return [_Encoder(tokenizer, encoder) for tokenizer, encoder in parts if encoder is not None]
+        return [_Encoder(tokenizer, encoder) for tokenizer, encoder in clip_encoders(self.pipelines.text)]
 
 
 @functools.lru_cache(maxsize=8)
