@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,13 @@ from worker.engines.diffusers.memory.placement import (
     place,
     place_where_it_fits,
     room_for,
-    working_bytes,
 )
 from worker.engines.diffusers.memory.quantization import quantize
 from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family
 from worker.models.local_model import LocalModel
-from worker.models.placements import AUTOENCODER, Placement, Quantization
+from worker.models.placements import AUTOENCODER, Placement, Quantization, working_bytes
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def load_pipelines(
     pipe = load_pipeline(model, pipeline, dtype, parts)
     denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
-    width, height = family.native_size(model)
-    working = working_bytes(pipe, width * height, dtype)
+    working = working_bytes(parts_of(pipe), math.prod(family.native_size(model)), dtype.itemsize)
     room = room_for(pipe, device)
     quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
     try:

@@ -5,11 +5,11 @@ import gc
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 
@@ -21,9 +21,6 @@ from worker.engines.diffusers.memory.errors import is_broken_device, is_out_of_m
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-#: By default, tiles are as large as the autoencoder's training images, which does not help with images of that size.
-TILE = 512
 
 #: How much freed tensor memory glibc may keep, and up to which size tensors are allocated there.
 KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
@@ -66,26 +63,6 @@ class Fallback:
     """What was done, for the job's warnings."""
     enable: Callable[[], AbstractContextManager[object]]
     """The fallback is active until this context ends."""
-
-
-def tiling_fallback(autoencoder: Any) -> Fallback:
-    return Fallback("images were encoded and decoded in tiles", lambda: _tiled(autoencoder))
-
-
-@contextmanager
-def _tiled(autoencoder: Any) -> Iterator[None]:
-    # Autoencoders with other names for their tiles have a usable size by default.
-    sizes = getattr(autoencoder, "tile_sample_min_size", 0), getattr(autoencoder, "tile_latent_min_size", 0)
-    if all(sizes):
-        autoencoder.tile_sample_min_size = min(TILE, sizes[0])
-        autoencoder.tile_latent_min_size = max(1, sizes[1] * autoencoder.tile_sample_min_size // sizes[0])
-    autoencoder.enable_tiling()
-    try:
-        yield
-    finally:
-        autoencoder.disable_tiling()
-        if all(sizes):
-            autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = sizes
 
 
 class MemoryBudget:

@@ -12,7 +12,6 @@ from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.engines.diffusers.memory.quantization import tensor_bytes
 from worker.engines.diffusers.memory.shared_parts import parts_of
-from worker.models import placements
 from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
 logger = logging.getLogger(__name__)
@@ -51,11 +50,6 @@ def room_for(pipe: Any, device: torch.device) -> int | None:
     if free is None:
         return None
     return free + sum(part_size(part) for part in parts if any(one.device.type != "cpu" for one in part.parameters()))
-
-
-def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:
-    """For one image of this size. Larger jobs use the fallbacks of out_of_memory.py."""
-    return placements.working_bytes(part_sizes(pipe), pixels, dtype.itemsize)
 
 
 def place_where_it_fits(
