@@ -1,7 +1,8 @@
 """What a model can do, from its index, configurations, family and pipeline. No weights are loaded."""
 
 from collections.abc import Mapping
-from inspect import Parameter
+from dataclasses import dataclass
+from typing import Any, Self
 
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.decoding.safety_checker import CHECKED, OFF
@@ -23,15 +24,15 @@ MAX_STEPS = 150
 
 
 def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilities:
-    """Raises ConfigurationError for a model that the installed diffusers cannot run."""
+    """Without LoRAs and embeddings (see AddedFiles).
+
+    Raises ConfigurationError for a model that the installed diffusers cannot run.
+    """
     pipeline, family = pipeline_of(model)
-    overrides, siblings, parameters = model.overrides, family.siblings, parameters_of(pipeline)
+    overrides, siblings = model.overrides, family.siblings
     (width, height), multiple = family.native_size(model), family.side_multiple(model)
     guidance = None if family.form is Guidance.NONE else family.guidance
     schedulers = usable_schedulers(model.config("scheduler"), only_lcm=is_consistency_model(model))
-    takes_loras = hasattr(pipeline, "load_lora_weights")
-    loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras else {}
-    embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
     return Capabilities(
         model=model.name,
         width=width,
@@ -51,13 +52,34 @@ def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilitie
         max_input_images=family.references or int(bool(siblings.image or siblings.inpaint)),
         inpainting=siblings.inpaint is not None,
         strength=(overrides.strength or STRENGTH) if siblings.image else None,
-        loras=tuple(loras),
-        lora_trigger_words=trigger_words(loras),
-        embeddings=embeddings,
+        embeddings=() if takes_embeddings(pipeline, family) else None,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(family, parameters, schedulers, takes_loras) + _ignored_reading(model, family),
+        ignored=_ignored(pipeline, family, schedulers) + _ignored_reading(model, family),
     )
+
+
+@dataclass(frozen=True)
+class AddedFiles:
+    """The LoRAs and embeddings in the operator's folders: they come and go while models stay."""
+
+    loras: tuple[str, ...]
+    trigger_words: Mapping[str, tuple[str, ...]]
+    embeddings: tuple[str, ...]
+
+    @classmethod
+    def found(cls, options: DiffusersOptions) -> Self:
+        loras = find_loras(options.lora_dir) if options.lora_dir else {}
+        return cls(tuple(loras), trigger_words(loras), tuple(find_embeddings(options.embedding_dir)))
+
+    def for_model(self, capabilities: Capabilities) -> Capabilities:
+        """With those of them that the model takes."""
+        update: dict[str, object] = {}
+        if "loras" not in capabilities.ignored:
+            update = {"loras": self.loras, "lora_trigger_words": self.trigger_words}
+        if capabilities.embeddings is not None:
+            update["embeddings"] = self.embeddings
+        return capabilities.model_copy(update=update)
 
 
 def is_inpainting_model(model: LocalModel) -> bool:
@@ -78,12 +100,12 @@ def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
 
 
-def _ignored(family: Family, parameters: Mapping[str, Parameter], schedulers: object, loras: bool) -> tuple[str, ...]:
+def _ignored(pipeline: Any, family: Family, schedulers: object) -> tuple[str, ...]:
     ignored = {
         "bfl_model": True,
         "guidance_scale": family.form in (Guidance.DISTILLED, Guidance.NONE),
-        "loras": not loras,
-        "negative_prompt": not has_negative_prompt(family, parameters),
+        "loras": not hasattr(pipeline, "load_lora_weights"),
+        "negative_prompt": not has_negative_prompt(family, parameters_of(pipeline)),
         "scheduler": not schedulers,
         "strength": not family.siblings.image,
     }

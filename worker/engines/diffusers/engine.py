@@ -15,7 +15,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
-from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
+from worker.engines.diffusers.capabilities import EXEMPT, AddedFiles, capabilities_of
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
 from worker.engines.diffusers.denoising.init_image import InitImage
@@ -64,7 +64,7 @@ class DiffusersEngine:
     def __init__(
         self, model: LocalModel, pipelines: Pipelines, checker: SafetyChecker | None, options: DiffusersOptions
     ) -> None:
-        self.capabilities = capabilities_of(model, options)
+        self.capabilities = AddedFiles.found(options).for_model(capabilities_of(model, options))
         self.device = str(pipelines.device)
         self.dtype = dtype_name(pipelines.denoiser.dtype)
         is_quantized = pipelines.quantization is not Quantization.NONE
@@ -107,13 +107,13 @@ class DiffusersEngine:
                 "%s is a %s, which is not listed: its defaults are those of diffusers", model.name, model.pipeline_class
             )
         # What cannot be run is refused before anything is read.
-        capabilities = capabilities_of(model, options)
+        is_exempt = capabilities_of(model, options).safety == EXEMPT
         # The checker comes first: the model is placed in the memory that is left.
-        find_checker = options.safety_checker if capabilities.safety != EXEMPT else None
+        find_checker = None if is_exempt else options.safety_checker
         checker = load_checker(model.folder, find_checker, device, shared) if find_checker else None
         engine = cls(model, load_pipelines(model, device, dtype, options, shared), checker, options)
         try:
-            prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
+            prepare(engine._accelerator, engine._pipelines, engine.capabilities, options, engine._max_batch_size)
         except Exception:
             engine.close()
             raise

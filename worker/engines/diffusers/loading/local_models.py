@@ -10,16 +10,14 @@ from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad, Sizes
-from worker.engines.diffusers.capabilities import capabilities_of
+from worker.engines.diffusers.capabilities import AddedFiles, capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
-from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.placement import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
 from worker.models.families import family_of
 from worker.models.local_model import LocalModel
@@ -53,14 +51,12 @@ class LocalModels:
     shared: SharedParts = field(init=False)
     _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
     _known: dict[str, _Known] = field(default_factory=dict)
-    _loras: tuple[str, ...] = ()
-    _lora_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _embeddings: tuple[str, ...] = ()
+    _added: AddedFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.shared = SharedParts(self.options.data_dir)
         self._found = {self.default.name: self._default_entry()}
-        self._read_folders()
+        self._added = AddedFiles.found(self.options)
 
     @property
     def default_model(self) -> str:
@@ -72,7 +68,7 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
         if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
             raise LicenceForbidden
-        return self._with_files(known.capabilities)
+        return self._added.for_model(known.capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
@@ -98,20 +94,13 @@ class LocalModels:
         found = dict(self.catalogue.scan())
         if (default := found.get(self.default.name)) is None or default.model is None:
             found[self.default.name] = self._default_entry()
-        self._found = found
-        self._read_folders()
+        self._found, self._added = found, AddedFiles.found(self.options)
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
             if entry.model is not None and not self._is_known(entry.model) and time.monotonic() < end:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
-
-    def _read_folders(self) -> None:
-        loras = find_loras(self.options.lora_dir) if self.options.lora_dir else {}
-        self._loras = tuple(loras)
-        self._lora_words = trigger_words(loras)
-        self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
 
     def _default_entry(self) -> CatalogueModel:
         """The default model is offered even if its folder is not found again: it may be in memory already."""
@@ -154,17 +143,8 @@ class LocalModels:
             licence=entry.licence or (family.licence if family else None),
             commercial_use=commercial_use,
             trigger_words=entry.trigger_words,
-            capabilities=self._with_files(known.capabilities) if known and known.capabilities else None,
+            capabilities=self._added.for_model(known.capabilities) if known and known.capabilities else None,
         )
-
-    def _with_files(self, capabilities: Capabilities) -> Capabilities:
-        """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
-        update: dict[str, object] = {}
-        if "loras" not in capabilities.ignored:
-            update = {"loras": self._loras, "lora_trigger_words": self._lora_words}
-        if capabilities.embeddings is not None:
-            update["embeddings"] = self._embeddings
-        return capabilities.model_copy(update=update)
 
 
 def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
