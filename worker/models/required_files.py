@@ -21,7 +21,6 @@ _PART = re.compile(r"\w[\w-]*", re.ASCII)
 _CONFIGURATION = re.compile(r"[\w-]+\.(?:json|txt|model|jinja)", re.ASCII)
 #: Parts that have a replacement.
 _OPTIONAL = frozenset({"safety_checker"})
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def read_index(name: str, text: bytes) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def select_files(
             folders[match["part"] or ROOT][match["file"]] = path
     for part, files in folders.items():
         weights = weight_files.choose_weights(files, dtype)
-        if weights or not any(file.endswith(_PICKLED) for file in files):
+        if weights or not any(file.endswith(weight_files.PICKLES) for file in files):
             selected += [path for file, path in files.items() if _CONFIGURATION.fullmatch(file)]
             selected += [files[file] for file in (weights[1] if weights else ())]
         elif part not in _OPTIONAL:

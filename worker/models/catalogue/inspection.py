@@ -205,8 +205,7 @@ def _missing_weights(candidate: Candidate, model: LocalModel) -> str | None:
         if not names:
             return f"Its part {part} is missing."
         if "config.json" in names and not any(name.endswith(weight_files.SUFFIX) for name in names):
-            pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
-            if pickled:
+            if any(name.endswith(weight_files.PICKLES) for name in names):
                 return f"The weights of its part {part} are a pickle, which is never loaded."
             if "preprocessor_config.json" not in names and "tokenizer_config.json" not in names:
                 return f"The weights of its part {part} are missing."

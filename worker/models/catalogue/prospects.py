@@ -24,7 +24,7 @@ from worker.models.placements import (
     working_bytes,
 )
 from worker.models.sources import ModelSource, folder_model
-from worker.models.weight_files import SUFFIX
+from worker.models.weight_files import SUFFIX, weights_in
 
 if TYPE_CHECKING:
     from worker.models.hub.downloads import Downloader
@@ -121,15 +121,8 @@ def _parameters_in_folder(model: LocalModel) -> dict[str, float]:
     return {
         part: sum(read_header(file).parameters for file in files)
         for part in model.parts
-        if (files := _chosen(model.folder / part))
+        if (files := weights_in(model.folder / part, "auto"))
     }
-
-
-def _chosen(folder: Path) -> list[Path]:
-    """The files of one variant: those with the shortest name without numbers."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    variant = min((file.name.split("-")[0].count(".") for file in files), default=0)
-    return [file for file in files if file.name.split("-")[0].count(".") == variant]
 
 
 def _parameters_in_file(model: LocalModel) -> dict[str, float]:

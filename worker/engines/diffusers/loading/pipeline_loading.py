@@ -76,7 +76,7 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
 
     Raises what the library raises, and ValueError if weights are missing.
     """
-    chosen = weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype))
+    chosen = weight_files.choose_weights([path.name for path in (folder / name).glob("*")], dtype_name(dtype))
     part, info = kind.from_pretrained(
         str(folder),
         subfolder=name,
@@ -96,14 +96,10 @@ def _load(model: LocalModel, folder: Path, name: str, library: str, kind: str, d
     if kind in _NEED_TORCHVISION and not is_torchvision_available():
         raise TypeError(f"its {name} is a {kind}, which needs torchvision; install it for this version of torch")
     is_in_file = name in model.file_parts
-    if not is_in_file and weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
+    if not is_in_file and not weight_files.weights_in(folder / name, dtype_name(dtype)):
         return None
     if not has_weights(found):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
     if is_in_file:
         return load_file_part(found, model, folder, name, dtype)
     return load_part(found, folder, name, dtype)
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
