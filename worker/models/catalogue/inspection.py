@@ -9,7 +9,7 @@ from shared.errors import ConfigurationError
 from worker.models import weight_files
 from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel, DiskState
-from worker.models.checkpoints.assembly import NeedsBase, describe_file
+from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.recognition import NotACheckpoint
@@ -25,9 +25,6 @@ SETTLING_SECONDS = 2.0
 #: An incomplete file that has not grown for this time is broken.
 COPYING_SECONDS = 60.0
 CARD = "README.md"
-
-#: The model of a base by its name, or, for None, one with a pipeline among these; None if there is none.
-FindBase = Callable[[str | None, frozenset[str]], LocalModel | None]
 
 
 @dataclass(frozen=True)
@@ -109,24 +106,8 @@ class Inspector:
         return entry
 
     def _described(self, candidate: Candidate, path: Path, overrides: ModelOverrides) -> CatalogueModel:
-        base = self._base(overrides) if overrides.base else None
-        revision = _revision(candidate)
-        try:
-            model, recognised = describe_file(candidate.name, path, overrides, base, revision)
-        except NeedsBase as error:
-            base = self.find_base(None, error.pipelines) if base is None and error.pipelines else None
-            if base is None:
-                raise
-            model, recognised = describe_file(candidate.name, path, overrides, base, revision)
-        if base is not None:
-            model = replace(model, revision=revision_of_files([(base.name, base.revision), (path.name, revision)]))
+        model, recognised = describe_file(candidate.name, path, overrides, self.find_base, _revision(candidate))
         return _available(candidate, model, recognised.spec if recognised else ModelSpec())
-
-    def _base(self, overrides: ModelOverrides) -> LocalModel:
-        base = self.find_base(overrides.base, frozenset())
-        if base is None:
-            raise NeedsBase(f"Its base {overrides.base} is not available: `imagegen models pull {overrides.base}`.")
-        return base
 
     def _incomplete(self, candidate: Candidate, reason: str) -> CatalogueModel:
         if self._age(candidate) < COPYING_SECONDS:
