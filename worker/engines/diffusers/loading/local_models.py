@@ -49,14 +49,13 @@ class LocalModels:
     """The memory that a model took when it was loaded before."""
     commercial_only: bool = False
     shared: SharedParts = field(init=False)
-    _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
+    _found: Mapping[str, CatalogueModel] = field(init=False)
     _known: dict[str, _Known] = field(default_factory=dict)
     _added: AddedFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.shared = SharedParts(self.options.data_dir)
-        self._found = {self.default.name: self._default_entry()}
-        self._added = AddedFiles.found(self.options)
+        self._find()
 
     @property
     def default_model(self) -> str:
@@ -91,10 +90,7 @@ class LocalModels:
 
     def scan(self) -> Mapping[str, ModelEntry]:
         """Look for models, and return what is known of each."""
-        found = dict(self.catalogue.scan())
-        if (default := found.get(self.default.name)) is None or default.model is None:
-            found[self.default.name] = self._default_entry()
-        self._found, self._added = found, AddedFiles.found(self.options)
+        found = self._find()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
@@ -102,9 +98,13 @@ class LocalModels:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
-    def _default_entry(self) -> CatalogueModel:
-        """The default model is offered even if its folder is not found again: it may be in memory already."""
-        return CatalogueModel(self.default.name, DiskState.AVAILABLE, model=self.default)
+    def _find(self) -> Mapping[str, CatalogueModel]:
+        found, name = dict(self.catalogue.scan()), self.default.name
+        if name not in found or found[name].model is None:
+            # It is offered even if its folder is not found again: it may be in memory already.
+            found[name] = CatalogueModel(name, DiskState.AVAILABLE, model=self.default)
+        self._found, self._added = found, AddedFiles.found(self.options)
+        return found
 
     def _local(self, model: str) -> LocalModel:
         entry = self._found.get(model)
