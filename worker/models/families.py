@@ -197,7 +197,8 @@ def _is_distilled_9b(model: LocalModel) -> bool:
 
 def _is_9b(model: LocalModel) -> bool:
     """Three layers of Qwen3-8B, 4096 wide, where the model of 4B reads three of Qwen3-4B, 2560 wide."""
-    return int(model.config("transformer").get("joint_attention_dim") or 0) >= 3 * 4096
+    width = model.config("transformer").get("joint_attention_dim")
+    return isinstance(width, int) and width >= 3 * 4096
 
 
 def _predicts_velocities(model: LocalModel) -> bool:

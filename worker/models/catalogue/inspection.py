@@ -82,8 +82,8 @@ class Inspector:
             return _entry(candidate, DiskState.BROKEN, reason)
         _require_whole_files(candidate)
         plan = DownloadPlan.read(candidate.path)
-        card = licence_of_card(candidate.path / CARD)
-        return _available(candidate, model, ModelSpec(licence=(plan.licence if plan else None) or card))
+        licence = (plan.licence if plan else None) or licence_of_card(candidate.path / CARD)
+        return CatalogueModel.available(model, ModelSpec(licence=licence), candidate.size)
 
     def _pair(self, candidate: Candidate) -> CatalogueModel | None:
         overrides = _overrides(candidate)
@@ -107,7 +107,7 @@ class Inspector:
 
     def _described(self, candidate: Candidate, path: Path, overrides: ModelOverrides) -> CatalogueModel:
         model, recognised = describe_file(candidate.name, path, overrides, self.find_base, _revision(candidate))
-        return _available(candidate, model, recognised.spec if recognised else ModelSpec())
+        return CatalogueModel.available(model, recognised.spec if recognised else ModelSpec(), candidate.size)
 
     def _incomplete(self, candidate: Candidate, reason: str) -> CatalogueModel:
         if self._age(candidate) < COPYING_SECONDS:
@@ -133,22 +133,6 @@ def _revision(candidate: Candidate) -> str:
 
 def _entry(candidate: Candidate, state: DiskState, reason: str) -> CatalogueModel:
     return CatalogueModel(candidate.name, state, reason, candidate.size)
-
-
-def _available(candidate: Candidate, model: LocalModel, spec: ModelSpec) -> CatalogueModel:
-    overrides = model.overrides
-    licence = overrides.licence or spec.licence
-    permitted = commercial_use_of(licence) if overrides.commercial_use is None else overrides.commercial_use
-    return CatalogueModel(
-        name=candidate.name,
-        state=DiskState.AVAILABLE,
-        size_bytes=candidate.size,
-        licence=licence,
-        commercial_use=permitted,
-        title=overrides.title or spec.title,
-        trigger_words=overrides.trigger_words or spec.trigger_words,
-        model=model,
-    )
 
 
 def _planned(candidate: Candidate) -> CatalogueModel:

@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
+from worker.models.catalogue.entries import CatalogueModel
 from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.tensor_names import Role, sort_tensors
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
-from worker.models.hub.licences import commercial_use_of, licence_of_card
+from worker.models.hub.licences import licence_of_card
 from worker.models.local_model import LocalModel, index_name
 from worker.models.placements import (
     HALF_PRECISION,
@@ -104,7 +106,7 @@ def prospect_of(source: ModelSource) -> Prospect:
 def _local(model: LocalModel) -> Prospect:
     card = licence_of_card(model.folder / "README.md")
     plan = DownloadPlan.read(model.folder)
-    licence = model.overrides.licence or (plan.licence if plan else None) or card
+    licence = (plan.licence if plan else None) or card
     try:
         parameters = _parameters_in_file(model) if model.file_parts else _parameters_in_folder(model)
     except (InvalidHeader, OSError) as error:
@@ -178,13 +180,11 @@ def _prospect(
     model: LocalModel, licence: str | None, parameters: Mapping[str, float], total: int, missing: int
 ) -> Prospect:
     family = family_of(model)
-    permitted = commercial_use_of(licence) if model.overrides.commercial_use is None else model.overrides.commercial_use
-    if licence is None and permitted is None:
-        permitted = family.commercial_use
+    entry = CatalogueModel.available(model, ModelSpec(licence=licence))
     return Prospect(
         family=family,
-        licence=licence or family.licence,
-        commercial_use=permitted,
+        licence=entry.licence,
+        commercial_use=entry.commercial_use,
         total_bytes=total,
         missing_bytes=missing,
         parameters=parameters,

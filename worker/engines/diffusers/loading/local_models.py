@@ -18,8 +18,8 @@ from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.placement import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
-from worker.models.families import family_of
+from worker.models.catalogue import Catalogue, CatalogueModel
+from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.local_model import LocalModel
 
 logger = logging.getLogger(__name__)
@@ -49,12 +49,14 @@ class LocalModels:
     """The memory that a model took when it was loaded before."""
     commercial_only: bool = False
     shared: SharedParts = field(init=False)
+    _default_entry: CatalogueModel = field(init=False)
     _found: Mapping[str, CatalogueModel] = field(init=False)
     _known: dict[str, _Known] = field(default_factory=dict)
     _added: AddedFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.shared = SharedParts(self.options.data_dir)
+        self._default_entry = CatalogueModel.available(self.default, ModelSpec())
         self._find()
 
     @property
@@ -62,10 +64,10 @@ class LocalModels:
         return self.default.name
 
     def capabilities(self, model: str) -> Capabilities:
-        local, known = self._local(model), self._inspected(model)
+        known = self._inspected(model)
         if known.capabilities is None:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
-        if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
+        if self.commercial_only and not self._found[model].commercial_use:
             raise LicenceForbidden
         return self._added.for_model(known.capabilities)
 
@@ -94,7 +96,7 @@ class LocalModels:
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
-            if entry.model is not None and not self._is_known(entry.model) and time.monotonic() < end:
+            if entry.model is not None and time.monotonic() < end:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
@@ -102,7 +104,7 @@ class LocalModels:
         found, name = dict(self.catalogue.scan()), self.default.name
         if name not in found or found[name].model is None:
             # It is offered even if its folder is not found again: it may be in memory already.
-            found[name] = CatalogueModel(name, DiskState.AVAILABLE, model=self.default)
+            found[name] = self._default_entry
         self._found, self._added = found, AddedFiles.found(self.options)
         return found
 
@@ -114,10 +116,6 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} is {entry.state}: {entry.reason}")
         return entry.model
 
-    def _is_known(self, model: LocalModel) -> bool:
-        known = self._known.get(model.name)
-        return known is not None and known.revision == model.revision
-
     def _inspected(self, name: str) -> _Known:
         model = self._local(name)
         known = self._known.get(name)
@@ -126,22 +124,18 @@ class LocalModels:
         return known
 
     def _entry(self, entry: CatalogueModel, known: _Known | None) -> ModelEntry:
-        family = family_of(entry.model) if entry.model is not None else None
         is_unusable = known is not None and known.capabilities is None
-        commercial_use = entry.commercial_use
-        if commercial_use is None and entry.licence is None and family is not None:
-            commercial_use = family.commercial_use
         return ModelEntry(
             name=entry.name,
             backend=self.backend,
             state=ModelState.BROKEN if is_unusable else ModelState(entry.state),
             reason=known.reason if known is not None and is_unusable else entry.reason,
             title=entry.title,
-            family=family.key if family else None,
+            family=entry.family,
             revision=(entry.model.revision or None) if entry.model else None,
             bytes=entry.size_bytes or None,
-            licence=entry.licence or (family.licence if family else None),
-            commercial_use=commercial_use,
+            licence=entry.licence,
+            commercial_use=entry.commercial_use,
             trigger_words=entry.trigger_words,
             capabilities=self._added.for_model(known.capabilities) if known and known.capabilities else None,
         )
