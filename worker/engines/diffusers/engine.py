@@ -12,7 +12,6 @@ import transformers.utils.logging
 
 from shared.errors import InvalidImage, InvalidRequest
 from shared.jobs.requests import GenerationRequest
-from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
 from worker.engines.diffusers.capabilities import EXEMPT, AddedFiles, capabilities_of
@@ -26,11 +25,7 @@ from worker.engines.diffusers.loading.precision import precision_of
 from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
-from worker.engines.diffusers.memory.devices import (
-    choose_device,
-    device_memory,
-    dtype_name,
-)
+from worker.engines.diffusers.memory.devices import choose_device, dtype_name
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.out_of_memory import (
     MemoryBudget,
@@ -160,9 +155,6 @@ class DiffusersEngine:
         specs = [self._specs(*job) for job in zip(read, inputs, watches, strict=True)]
         images = iter(self._render(read[0], list(itertools.chain(*specs)), watch))
         return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
-
-    def memory(self) -> DeviceMemory | None:
-        return device_memory(self._pipelines.device)
 
     def move_to_main_memory(self) -> None:
         """Free the device's memory, and keep the weights in main memory."""

@@ -37,8 +37,6 @@ class CatalogueModel:
     """The setting that names the model."""
     model: LocalModel | None = None
     """None unless the model is available."""
-    bytes_done: int | None = None
-    """Of a download; `size_bytes` is its total."""
 
     @classmethod
     def available(cls, model: LocalModel, spec: ModelSpec, size_bytes: int = 0) -> Self:

@@ -145,7 +145,9 @@ def _planned(candidate: Candidate) -> CatalogueModel:
     reason = f"{progress}." if running else f"{progress}; continue with `imagegen models pull {candidate.name}`."
     state = DiskState.DOWNLOADING if running else DiskState.MISSING
     licence = plan.licence
-    return CatalogueModel(candidate.name, state, reason, total, licence, commercial_use_of(licence), bytes_done=done)
+    return CatalogueModel(
+        candidate.name, state, reason, total, licence=licence, commercial_use=commercial_use_of(licence)
+    )
 
 
 def _require_whole_files(candidate: Candidate) -> None:
