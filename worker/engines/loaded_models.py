@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
@@ -15,6 +16,7 @@ from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListene
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: How long a model that could not be loaded is not tried again, unless its files change.
 RETRY_SECONDS = 60.0
@@ -123,7 +125,7 @@ class LoadedModels:
             expected = self.loader.expected_sizes(model)
             report(0, sum(expected.values()))
             self._make_room(model, expected)
-            engine = self._load_or_evict(model, report)
+            engine = self._evicting_others(model, lambda: self.loader.load(model, report))
         except Exception as error:
             failure = _failure(model, error)
             _clear_frames(error)
@@ -141,27 +143,24 @@ class LoadedModels:
         self._tell()
         return held
 
-    def _load_or_evict(self, model: str, on_load: OnLoad) -> Engine:
-        """Load, and evict one model after the other while memory does not suffice."""
+    def _evicting_others(self, model: str, action: Callable[[], T]) -> T:
+        """Repeat it, and evict one other model after the other, while memory does not suffice."""
         while True:
             try:
-                return self.loader.load(model, on_load)
+                return action()
             except (OutOfMemory, MemoryError) as error:
-                if not self._evict_one():
+                if not self._evict_one(keep=model):
                     raise ModelUnavailable(f"The model {model} needs more memory than there is.") from error
                 logger.warning("memory did not suffice for %s; trying again with fewer models", model)
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
         self._make_room(held.name, held.sizes, keep=held.name)
-        while True:
+        if isinstance(held.engine, Residency):
             try:
-                if isinstance(held.engine, Residency):
-                    held.engine.move_to_device()
-                break
-            except (OutOfMemory, MemoryError) as error:
-                if not self._evict_one(keep=held.name):
-                    self._evict(held)
-                    raise ModelUnavailable(f"The model {held.name} needs more memory than there is.") from error
+                self._evicting_others(held.name, held.engine.move_to_device)
+            except ModelUnavailable:
+                self._evict(held)
+                raise
         held = self._put(replace(held, is_on_device=True))
         self._tell()
         return held
@@ -200,7 +199,7 @@ class LoadedModels:
             self._evict(waiting[-1])
         return True
 
-    def _evict_one(self, keep: str = "") -> bool:
+    def _evict_one(self, keep: str) -> bool:
         """Free the memory of the least recently used model that is not needed; False if there is none."""
         candidates = [held for held in self._evictable() if held.name != keep]
         if candidates:
