@@ -219,7 +219,9 @@ class LoadedModels:
 
     def _evict(self, held: HeldModel) -> None:
         with self._state:
-            del self._models[held.name]
+            # It may have left together with one that has the same parts.
+            if self._models.pop(held.name, None) is None:
+                return
         self._leave_parts(held)
         if isinstance(held.engine, Residency):
             held.engine.close()
