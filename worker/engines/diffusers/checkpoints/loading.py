@@ -1,5 +1,6 @@
 """Loads the parts of a single file, with bundled configurations or on a base model. Uses no network."""
 
+import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ import diffusers
 import torch
 import transformers
 
+from shared.errors import ConfigurationError
 from worker.engines.diffusers.checkpoints import flux
-from worker.engines.diffusers.checkpoints.gguf import load_gguf
 from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
 from worker.models.checkpoints.configurations import write_tokenizer
@@ -49,12 +50,29 @@ def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype:
     Raises what the libraries raise, and ValueError if weights are missing.
     """
     if model.path.suffix == ".gguf":
-        return load_gguf(kind, model.path, folder, part, dtype)
+        return _load_gguf(kind, model.path, folder, part, dtype)
     file, role = TensorFile(model.path, dtype), Role(model.file_parts[part])
     if issubclass(kind, transformers.PreTrainedModel):
         return load_text_encoder(kind, folder, part, file.of(role), dtype)
     tensors = file.of(role) if part in model.configs else file.everything()
     return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
+
+
+def _load_gguf(kind: Any, file: Path, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """Its weights stay compressed in memory. Raises ConfigurationError without the library."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigurationError("GGUF files need the package gguf: pip install 'imagegen[gguf]'.")
+    from diffusers.models.model_loading_utils import load_gguf_checkpoint
+
+    tensors = load_gguf_checkpoint(str(file))
+    return kind.from_single_file(
+        flux.translate(tensors) if flux.is_flux(tensors) else tensors,
+        quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
+        config=str(folder),
+        subfolder=part,
+        dtype=dtype,
+        local_files_only=True,
+    )
 
 
 def _in_known_layout(kind: Any, tensors: Tensors) -> Tensors:
